@@ -1,0 +1,1 @@
+"""The `capamesh` command: arguments and printing."""

@@ -1,0 +1,1 @@
+"""The SDK: numpy arrays in, numpy arrays out, through any router."""

@@ -1,0 +1,1 @@
+"""What nodes, routers and clients share: identities, adverts, tensors, frames, links and the mesh."""

@@ -1,0 +1,176 @@
+"""Every error the network knows, in one tree split by whose fault it is. Pure.
+
+`ClientError`: the caller's fault, never retried. `PeerError`: another peer's fault or state: count it and
+try another. `LocalError`: this process's own set-up or bug. Each has a wire code; the router alone maps
+codes to HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CapameshError(Exception):
+    """The root: a message that gives the value, the limit and what to do."""
+
+    code: ClassVar[str] = "error"
+    """How the error is named on the wire; never changes once released."""
+    is_retryable: ClassVar[bool] = False
+    """Whether the same request may succeed at another peer."""
+
+    @property
+    def message(self) -> str:
+        """The text for a person."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class ClientError(CapameshError):
+    """The caller asked for something that no peer can do."""
+
+    code = "client_error"
+
+
+class InvalidRequest(ClientError):
+    """The request's form or content is wrong: name, dtype, shape, size, JSON."""
+
+    code = "invalid_request"
+
+
+class TooLarge(ClientError):
+    """The request or its answer is over a size limit."""
+
+    code = "too_large"
+
+
+class ModelNotFound(ClientError):
+    """No peer hosts this model or this version of it."""
+
+    code = "model_not_found"
+
+
+class DeadlineExceeded(ClientError):
+    """The time the caller allowed has passed."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(ClientError):
+    """The caller withdrew the request."""
+
+    code = "cancelled"
+
+
+class PeerError(CapameshError):
+    """A peer failed or refused; another may do better."""
+
+    code = "peer_error"
+    is_retryable = True
+
+
+class Overloaded(PeerError):
+    """The peer's queue is full; it did not run the request."""
+
+    code = "overloaded"
+
+
+class Draining(PeerError):
+    """The peer is leaving and takes no new work; it did not run the request."""
+
+    code = "draining"
+
+
+class ModelUnavailable(PeerError):
+    """The peer knows the model but cannot run it now; it did not run the request."""
+
+    code = "model_unavailable"
+
+
+class LinkLost(PeerError):
+    """The connection to the peer ended before its answer was complete."""
+
+    code = "link_lost"
+
+
+class RunFailed(PeerError):
+    """The model's run failed on the peer."""
+
+    code = "run_failed"
+
+
+class NoCandidate(PeerError):
+    """Peers host the model, but none can be reached now."""
+
+    code = "no_candidate"
+
+
+class ProtocolViolation(PeerError):
+    """The peer broke the wire's rules; the link to it is closed."""
+
+    code = "protocol_violation"
+    is_retryable = True
+
+
+class NotMember(PeerError):
+    """The peer did not prove that it belongs to this network in this role."""
+
+    code = "not_member"
+
+
+class AdvertRejected(PeerError):
+    """An advert is not accepted; `reason` names why."""
+
+    code = "advert_rejected"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+class LocalError(CapameshError):
+    """This process's own configuration, files or code are at fault."""
+
+    code = "local_error"
+
+
+class ConfigError(LocalError):
+    """A setting, token or file cannot be used as given."""
+
+    code = "config_error"
+
+
+class KeyExposed(LocalError):
+    """A private key's file can be read by other users."""
+
+    code = "key_exposed"
+
+
+class ModelInvalid(LocalError):
+    """A model's folder or file cannot be hosted."""
+
+    code = "model_invalid"
+
+
+_REFUSALS = frozenset({Overloaded.code, Draining.code, ModelUnavailable.code})
+
+
+def is_refusal(error: CapameshError) -> bool:
+    """Whether the peer certainly did not run the request, so that asking another is always safe."""
+    return error.code in _REFUSALS
+
+
+def _walk(root: type[CapameshError]) -> dict[str, type[CapameshError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _walk(child)
+    return found
+
+
+_BY_CODE = _walk(CapameshError)
+
+
+def from_wire(code: str, message: str) -> CapameshError:
+    """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`."""
+    kind = _BY_CODE.get(code, PeerError)
+    if kind is AdvertRejected:
+        kind = PeerError
+    return kind(message)
