@@ -1,0 +1,60 @@
+"""What members tell the whole network, signed: adverts of nodes and routers. Pure, no IO."""
+
+from capamesh.protocol.adverts.addresses import parse_address
+from capamesh.protocol.adverts.advert import (
+    Device,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    RouterAdvert,
+)
+from capamesh.protocol.adverts.body import (
+    advert_from_body,
+    advert_to_body,
+    router_from_body,
+    router_to_body,
+)
+from capamesh.protocol.adverts.envelope import (
+    KIND_ADVERT,
+    KIND_GOODBYE,
+    KIND_ROUTER,
+    MAX_ENVELOPE_BYTES,
+    WIRE_VERSION,
+    Envelope,
+    open_envelope,
+    seal,
+)
+from capamesh.protocol.adverts.reasons import RejectReason, is_forwarder_to_blame
+from capamesh.protocol.adverts.sequence import (
+    Sequence,
+    SequenceSource,
+    boot_ns_after,
+    is_acceptable,
+)
+
+__all__ = [
+    "KIND_ADVERT",
+    "KIND_GOODBYE",
+    "KIND_ROUTER",
+    "MAX_ENVELOPE_BYTES",
+    "WIRE_VERSION",
+    "Device",
+    "Envelope",
+    "ModelOffer",
+    "ModelState",
+    "NodeAdvert",
+    "RejectReason",
+    "RouterAdvert",
+    "Sequence",
+    "SequenceSource",
+    "advert_from_body",
+    "advert_to_body",
+    "boot_ns_after",
+    "is_acceptable",
+    "is_forwarder_to_blame",
+    "open_envelope",
+    "parse_address",
+    "router_from_body",
+    "router_to_body",
+    "seal",
+]

@@ -1,0 +1,90 @@
+"""What nodes and routers tell about themselves, as values. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts.sequence import Sequence
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.tensors import TensorSpec
+
+
+class ModelState(StrEnum):
+    """Where a node is with a model; only `READY` takes requests."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNLOADING = "unloading"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator, or the CPU, with the worker process that serves it."""
+
+    index: int
+    """Unique within the node."""
+    kind: str
+    """"cpu", "cuda", or another lower-case word."""
+    name: str
+    """The maker's name, for people."""
+    provider: str
+    """The ONNX Runtime execution provider that was verified to run here."""
+    memory_total_bytes: int
+    memory_free_bytes: int
+    data_addresses: tuple[str, ...]
+    """Where this device's worker listens, each "host:port"; none for a node that only dials."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """One version of a model that a node hosts or is about to."""
+
+    name: ModelName
+    version: ModelVersion
+    digest: str
+    """"sha256:" and 64 hexadecimal digits of the model's files; may be "" while not ready."""
+    state: ModelState
+    reason: str
+    """Why it failed, for people; "" otherwise."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.state is ModelState.READY
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAdvert:
+    """All that changes slowly about a node; its load travels on the links instead."""
+
+    peer: PeerId
+    sequence: Sequence
+    devices: tuple[Device, ...]
+    models: tuple[ModelOffer, ...]
+    region: str
+    price_per_million: float
+    """For a million rows, in the unit that the network's operator defined; 0 is free."""
+    agent_version: str
+    is_draining: bool
+
+    def says_the_same_as(self, other: NodeAdvert) -> bool:
+        """Whether the two differ in nothing but their sequence."""
+        return self == replace(other, sequence=self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAdvert:
+    """Where nodes that cannot be dialled reach a router."""
+
+    peer: PeerId
+    sequence: Sequence
+    link_addresses: tuple[str, ...]
+    """One "host:port" for each API process."""
+    region: str
+    agent_version: str

@@ -1,0 +1,239 @@
+"""Seals what a member publishes and opens what others published, proving who said it. Pure.
+
+The wire, version 1, for an implementation in any language (integers are msgpack integers, big-endian
+as msgpack has them; text is UTF-8):
+
+    envelope  = array of 2: [payload: bin, signature: bin of 64 bytes]            at most 65,536 bytes
+    signature = Ed25519 by the sender's key over the bytes "capamesh-envelope-1", one zero byte, then
+                the payload's bytes exactly as they stand in the envelope
+    payload   = one msgpack map, whose key order does not matter:
+      "v"     integer   1
+      "kind"  text      1 to 32 characters: "advert", "goodbye", "router", or one unknown to the reader
+      "net"   text      the network id: "cm-" and 32 hexadecimal digits
+      "seq"   array     [boot_ns, counter], two integers in 0..2^63-1, compared left to right
+      "at"    integer   when it was sealed, milliseconds since the epoch, 0..2^63-1
+      "chain" array     [leaf, invite], two bin: X.509 certificates in DER, each at most 4,096 bytes
+      "body"  map       the kind's own fields (`capamesh.protocol.adverts.body`); empty for "goodbye"
+
+Beyond 2^53 a JavaScript number is inexact: read the integers as BigInt. Neither the envelope nor its
+payload has a byte after its end, a map key that is no text or occurs twice, an extension type, an
+array of over 1,024 items or a map of over 256. The sender's key is the leaf's key; its peer id follows
+from it. "advert" and "goodbye" come from nodes alone, "router" from routers alone.
+
+A reader checks in this order and names the first that fails: size (oversize), form (malformed), v
+(version), the other fields' form (malformed), net (network), at and boot_ns (future, stale), chain
+(membership), signature (signature).
+
+`v` changes only when a reader of the old version would misunderstand the new: a field's meaning, unit or
+type changes, a required field goes, a limit grows. New fields that may be missed and new kinds do not
+change it: readers skip what they do not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from capamesh.protocol.adverts.fields import Fields
+from capamesh.protocol.adverts.packed import pack, unpack_strictly
+from capamesh.protocol.adverts.reasons import RejectReason
+from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS, MAX_COUNT, Sequence
+from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError, NotMember
+from capamesh.protocol.identity import verify_signature
+from capamesh.protocol.ids import NetworkId
+from capamesh.protocol.network import Member, Membership, NetworkTrust, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WIRE_VERSION: Final = 1
+
+KIND_ADVERT: Final = "advert"
+KIND_GOODBYE: Final = "goodbye"
+KIND_ROUTER: Final = "router"
+
+MAX_ENVELOPE_BYTES: Final = 64 * 1024
+"""Measured: 250 models with two tensors each take 53 KiB. Gossip repeats it to every peer: a guess."""
+
+TIME_LIMIT_MS: Final = 600_000
+"""How far `at` may be from the receiver's clock, either way: 10 minutes, as for certificates."""
+
+MAX_CERTIFICATE_BYTES: Final = 4096
+"""Ten times what an Ed25519 certificate of this network takes: a guess."""
+
+MAX_KIND_CHARS: Final = 32
+MAX_NETWORK_CHARS: Final = 64
+
+_DOMAIN: Final = b"capamesh-envelope-1\0"
+_SIGNATURE_BYTES: Final = 64  # RFC 8032, section 5.1.6
+
+_SENDERS: Final = {
+    KIND_ADVERT: Role.NODE,
+    KIND_GOODBYE: Role.NODE,
+    KIND_ROUTER: Role.ROUTER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a verified member said. `body` is decoded but its fields are not checked yet."""
+
+    kind: str
+    """May be unknown to this program: the receiver skips it then."""
+    network: NetworkId
+    sender: Member
+    sequence: Sequence
+    issued_at_ms: int
+    body: dict[str, object] = field(repr=False)  # may be 64 KiB of a stranger's nesting
+
+
+def seal(
+    kind: str,
+    body: Mapping[str, object],
+    membership: Membership,
+    sequence: Sequence,
+    issued_at_ms: int,
+) -> bytes:
+    """Return the envelope's bytes, signed by the member's identity.
+
+    Raises `ConfigError` when it would be over `MAX_ENVELOPE_BYTES`, and `LocalError` when no receiver
+    would open it: the member's role may not send `kind`, or a value has no msgpack form.
+    """
+    role = _SENDERS.get(kind, membership.role)
+    if membership.role is not role:
+        raise LocalError(f"a {membership.role} may not send {kind!r}; only a {role} may")
+    try:
+        payload = pack(
+            {
+                "v": WIRE_VERSION,
+                "kind": kind,
+                "net": membership.network_id,
+                "seq": [sequence.boot_ns, sequence.counter],
+                "at": issued_at_ms,
+                "chain": list(membership.chain),
+                "body": dict(body),
+            }
+        )
+    except ValueError as exc:
+        raise LocalError(f"{kind!r} cannot be packed: {exc}; give plain msgpack values") from exc
+    raw = pack([payload, membership.identity.sign(_DOMAIN + payload)])
+    if len(raw) > MAX_ENVELOPE_BYTES:
+        raise ConfigError(
+            f"the {kind!r} envelope has {len(raw)} bytes; the limit is {MAX_ENVELOPE_BYTES}: "
+            "host fewer models, or shorten names and reasons"
+        )
+    try:
+        _read_payload(payload)
+    except AdvertRejected as exc:
+        raise LocalError(f"no receiver would accept this {kind!r}: {exc.message}") from exc
+    return raw
+
+
+def open_envelope(raw: bytes, trust: NetworkTrust, now_ms: int) -> Envelope:
+    """Return what is in `raw` after proving its sender's membership and signature.
+
+    `now_ms` is the receiver's wall clock in milliseconds since the epoch. Raises `AdvertRejected`
+    with a `RejectReason`, and nothing else whatever the bytes.
+    """
+    if len(raw) > MAX_ENVELOPE_BYTES:
+        raise AdvertRejected(
+            RejectReason.OVERSIZE, f"{len(raw)} bytes; the limit is {MAX_ENVELOPE_BYTES}"
+        )
+    payload, signature = _split(raw)
+    parts = _read_payload(payload)
+    if parts.network != trust.network_id:
+        raise AdvertRejected(
+            RejectReason.NETWORK, f"it belongs to {parts.network}; this is {trust.network_id}"
+        )
+    _check_time(parts.issued_at_ms, parts.sequence, now_ms)
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    try:
+        sender = trust.verify(parts.chain, now, role=_SENDERS.get(parts.kind))
+    except NotMember as exc:
+        raise AdvertRejected(RejectReason.MEMBERSHIP, exc.message) from exc
+    if not verify_signature(sender.peer_id, _DOMAIN + payload, signature):
+        raise AdvertRejected(
+            RejectReason.SIGNATURE, f"{sender.peer_id} did not sign this {parts.kind!r}"
+        )
+    return Envelope(
+        parts.kind, parts.network, sender, parts.sequence, parts.issued_at_ms, parts.body
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    kind: str
+    network: NetworkId
+    sequence: Sequence
+    issued_at_ms: int
+    chain: tuple[bytes, bytes]
+    body: dict[str, object]
+
+
+def _malformed(message: str) -> AdvertRejected:
+    return AdvertRejected(RejectReason.MALFORMED, message)
+
+
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    try:
+        outer = unpack_strictly(raw)
+    except ValueError as exc:
+        raise _malformed(f"the envelope is no msgpack value: {exc}") from exc
+    match outer:
+        case [bytes() as payload, bytes() as signature] if len(signature) == _SIGNATURE_BYTES:
+            return payload, signature
+        case _:
+            raise _malformed(
+                f"the envelope must be an array of a payload and {_SIGNATURE_BYTES} bytes of signature"
+            )
+
+
+def _read_payload(payload: bytes) -> _Payload:
+    try:
+        values = unpack_strictly(payload)
+    except ValueError as exc:
+        raise _malformed(f"the payload is no msgpack value: {exc}") from exc
+    if not isinstance(values, dict):
+        raise _malformed(f"the payload is {type(values).__name__}; it must be a map")
+    fields = Fields(cast("dict[str, object]", values), reason=RejectReason.MALFORMED)
+    version = fields.integer("v", 0, MAX_COUNT)
+    if version != WIRE_VERSION:
+        raise AdvertRejected(
+            RejectReason.VERSION,
+            f"it is of wire version {version}; this program reads {WIRE_VERSION}: "
+            "update the older of the two",
+        )
+    boot_ns, counter = fields.integers("seq", 2, 0, MAX_COUNT, min_items=2)
+    chain = fields.items("chain", 2, min_items=2)
+    return _Payload(
+        kind=fields.text("kind", MAX_KIND_CHARS, min_chars=1),
+        network=NetworkId(fields.text("net", MAX_NETWORK_CHARS, min_chars=1)),
+        sequence=Sequence(boot_ns, counter),
+        issued_at_ms=fields.integer("at", 0, MAX_COUNT),
+        chain=(
+            chain.blob("[0]", MAX_CERTIFICATE_BYTES),
+            chain.blob("[1]", MAX_CERTIFICATE_BYTES),
+        ),
+        body=fields.raw_map("body"),
+    )
+
+
+def _check_time(issued_at_ms: int, sequence: Sequence, now_ms: int) -> None:
+    ahead_ms = issued_at_ms - now_ms
+    if ahead_ms > TIME_LIMIT_MS:
+        raise AdvertRejected(
+            RejectReason.FUTURE,
+            f"issued {ahead_ms} ms ahead of this clock; the limit is {TIME_LIMIT_MS}: set the clocks",
+        )
+    if -ahead_ms > TIME_LIMIT_MS:
+        raise AdvertRejected(
+            RejectReason.STALE, f"issued {-ahead_ms} ms ago; the limit is {TIME_LIMIT_MS}"
+        )
+    boot_ahead_ns = sequence.boot_ns - now_ms * 1_000_000
+    if boot_ahead_ns > FUTURE_LIMIT_NS:
+        raise AdvertRejected(
+            RejectReason.FUTURE,
+            f"its sender started {boot_ahead_ns} ns ahead of this clock; the limit is "
+            f"{FUTURE_LIMIT_NS}: set the clocks",
+        )

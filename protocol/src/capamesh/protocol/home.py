@@ -1,0 +1,156 @@
+"""A member's data folder: who it is, what it was told, where it stands. File IO.
+
+Files besides those of the membership: `bootstrap.json` (addresses from the token), `revocations.bin` (the
+newest list heard), `boot_ns` (see `adverts.sequence`), `status.json` (for people and health checks) and
+`lock`, held while a process lives in the folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from capamesh.protocol.adverts import boot_ns_after
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import (
+    CHAIN_FILE,
+    IDENTITY_FILE,
+    REVOCATIONS_FILE,
+    JoinToken,
+    Membership,
+    RevocationList,
+    Role,
+)
+from capamesh.protocol.private_files import make_folder, replace_public
+
+BOOTSTRAP_FILE = "bootstrap.json"
+BOOT_FILE = "boot_ns"
+STATUS_FILE = "status.json"
+LOCK_FILE = "lock"
+
+
+class MemberHome:
+    """One folder, used by one running member at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: TextIO | None = None
+
+    def lock(self) -> None:
+        """Take the folder for this process until it ends; raise `ConfigError` when another has it."""
+        make_folder(self.folder)
+        try:
+            file = (self.folder / LOCK_FILE).open("a", encoding="ascii")
+        except OSError as exc:
+            raise ConfigError(f"cannot use the folder {self.folder}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            file.close()
+            raise ConfigError(
+                f"another process lives in {self.folder}: stop it, or give this one its own --data folder"
+            ) from exc
+        self._lock = file
+
+    def membership(self, token: str | None, role: Role, now: datetime) -> Membership:
+        """Return the membership kept here, or join with `token`; raise `ConfigError` when neither works.
+
+        A token that admits to what the folder already holds changes nothing, so a service may be started
+        with the same token for ever.
+        """
+        if token is not None:
+            invited = JoinToken.decode(token, now)
+            if invited.role is not role:
+                raise ConfigError(
+                    f"the token admits a {invited.role}, this is a {role}: ask for one with --role {role}"
+                )
+            identity = Identity.load_or_create(self.folder / IDENTITY_FILE)
+            joined = Membership.join(identity, invited, now)
+            joined.save(self.folder)
+            replace_public(
+                self.folder / BOOTSTRAP_FILE, json.dumps(list(invited.bootstrap)).encode()
+            )
+            return joined
+        if not (self.folder / CHAIN_FILE).exists():
+            raise ConfigError(
+                f"{self.folder} holds no membership: give --token, from `capamesh network token`"
+            )
+        membership = Membership.load(self.folder, now)
+        if membership.role is not role:
+            raise ConfigError(
+                f"{self.folder} is the home of a {membership.role}, this is a {role}: give another --data"
+            )
+        return membership
+
+    def bootstrap(self) -> tuple[str, ...]:
+        """Return the addresses that the token named."""
+        try:
+            raw = cast(object, json.loads((self.folder / BOOTSTRAP_FILE).read_text()))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as exc:
+            raise ConfigError(
+                f"{self.folder / BOOTSTRAP_FILE} cannot be read: {exc}; join again with the token"
+            ) from exc
+        if not isinstance(raw, list):
+            raise ConfigError(f"{self.folder / BOOTSTRAP_FILE} is not a list of addresses")
+        return tuple(str(address) for address in cast(list[object], raw))
+
+    def revocations(self, membership: Membership) -> RevocationList:
+        """Return the newest list heard, or an empty one."""
+        if not (self.folder / REVOCATIONS_FILE).exists():
+            return RevocationList.empty(membership.network_id)
+        return RevocationList.load(self.folder, membership.ca_der)
+
+    def keep_revocations(self, revocations: RevocationList) -> None:
+        """Remember a newer list."""
+        revocations.save(self.folder)
+
+    def next_boot_ns(self, time_ns: int) -> int:
+        """Return the boot time for this run's sequence numbers, after those of all earlier runs."""
+        file = self.folder / BOOT_FILE
+        try:
+            last_ns: int | None = int(file.read_text())
+        except (OSError, ValueError):
+            last_ns = None
+        boot_ns = boot_ns_after(time_ns, last_ns)
+        replace_public(file, str(boot_ns).encode())
+        return boot_ns
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace what people and health checks see."""
+        replace_public(self.folder / STATUS_FILE, json.dumps(status, indent=1).encode())
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return the status that a member in `folder` wrote last, with `is_running` added; `ConfigError` if none."""
+    file = folder / STATUS_FILE
+    try:
+        status = cast(dict[str, Any], json.loads(file.read_text()))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"{folder} has no readable status: {exc}; is it a --data folder?"
+        ) from exc
+    status["is_running"] = _is_locked(folder)
+    return status
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder, whatever its pid is in another container."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

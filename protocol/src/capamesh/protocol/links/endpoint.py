@@ -1,0 +1,134 @@
+"""Where links begin: dialling and listening over mutual TLS 1.3, and checking who is there. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
+from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
+
+BACKLOG = 512
+"""Connections that wait for their TLS handshake (guess: a fleet that reconnects at once)."""
+
+
+def check_hello(
+    trust: NetworkTrust,
+    hello: Hello,
+    certificate: bytes,
+    now: dt.datetime,
+    *,
+    role: Role,
+    peer: PeerId | None = None,
+) -> Member:
+    """Return who introduced itself; raise `NotMember` unless chain, role and identity all hold.
+
+    `certificate` is the TLS certificate in DER: the key that the handshake proved. `peer` is who was
+    dialled, None when anyone of the role may come.
+    """
+    if hello.network != trust.network_id:
+        raise NotMember(
+            f"the peer is of network {hello.network[:64]!r}, this one is {trust.network_id}"
+        )
+    if not hello.chain or hello.chain[0] != certificate:
+        raise NotMember("the introduction's certificate is not the one of the TLS connection")
+    member = trust.verify(hello.chain, now, role=role)
+    if peer is not None and member.peer_id != peer:
+        raise NotMember(f"dialled {peer}, but {member.peer_id} answered")
+    return member
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[v6]:port`; raise `ConfigError`."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(
+            f"address {address!r} is not of the form host:port with a port up to 65535"
+        )
+    return host.strip("[]"), int(port)
+
+
+class LinkEndpoint:
+    """This member's side of all its links: its introduction, its TLS contexts, its limits."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        folder: Path,
+        *,
+        agent_version: str,
+        limits: LinkLimits | None = None,
+        times: LinkTimes | None = None,
+    ) -> None:
+        """Prepare TLS from the membership saved in `folder`; raise `ConfigError` when that cannot be."""
+        self._limits = limits or LinkLimits()
+        self._times = times or LinkTimes()
+        self._hello = Hello(
+            network=membership.network_id,
+            chain=membership.chain,
+            agent_version=agent_version,
+            initial_credit_bytes=self._limits.initial_credit_bytes,
+            message_bytes=self._limits.message_bytes,
+        )
+        self._dialing = tls_context(membership, folder, server_side=False)
+        self._listening = tls_context(membership, folder, server_side=True)
+
+    async def dial(self, address: str, owner: LinkOwner) -> Link:
+        """Open a link to `host:port` and wait until the peer is verified.
+
+        Raises `LinkLost` when that has not happened within `LinkTimes.hello_s`.
+        """
+        host, port = split_address(address)
+        loop = asyncio.get_running_loop()
+        patience_s = self._times.hello_s
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(patience_s):
+                _, link = await loop.create_connection(
+                    lambda: self._link(owner, is_dialer=True),
+                    host,
+                    port,
+                    ssl=self._dialing,
+                    server_hostname="",
+                    ssl_handshake_timeout=patience_s,
+                    ssl_shutdown_timeout=patience_s,
+                )
+                await asyncio.shield(link.up)
+        except TimeoutError as exc:
+            if link is not None:
+                link.abort("not verified in time")
+            raise LinkLost(f"no verified link to {address} within {patience_s} s") from exc
+        except OSError as exc:  # ssl.SSLError is one
+            raise LinkLost(f"cannot reach {address}: {exc}") from exc
+        except asyncio.CancelledError:
+            if link is not None:
+                link.abort("no longer wanted")
+            raise
+        return link
+
+    async def listen(
+        self, host: str, port: int, owner_of: Callable[[], LinkOwner]
+    ) -> asyncio.Server:
+        """Accept links on `host:port` (0: any free port); raise `ConfigError` when it is taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(
+                lambda: self._link(owner_of(), is_dialer=False),
+                host,
+                port,
+                ssl=self._listening,
+                ssl_handshake_timeout=self._times.hello_s,
+                ssl_shutdown_timeout=self._times.hello_s,
+                backlog=BACKLOG,
+            )
+        except OSError as exc:
+            raise ConfigError(f"cannot listen for links on {host}:{port}: {exc}") from exc
+
+    def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:
+        return Link(owner, self._hello, is_dialer=is_dialer, limits=self._limits, times=self._times)

@@ -1,0 +1,388 @@
+"""A link: the core of `connection` on a TLS socket. IO: asyncio.
+
+The socket is read straight into the core's memory (`BufferedProtocol`) and written with `writelines`. A
+link is good for use once its HELLO has been checked; it ends for one reason, which every request that was
+under way is told as `LinkLost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never, cast
+
+from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
+from capamesh.protocol.links.connection import Connection
+from capamesh.protocol.links.events import (
+    ErrorReceived,
+    Event,
+    GoawayReceived,
+    HelloReceived,
+    LoadReceived,
+    PongReceived,
+    ProbeReceived,
+    RequestCancelled,
+    RequestReceived,
+    ResponseReceived,
+)
+from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.links.outgoing import Buffer
+from capamesh.protocol.network import Member
+
+WRITE_AHEAD_BYTES = 512 * 1024
+"""Handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """How patient a link is, in seconds."""
+
+    hello_s: float = 5.0
+    """From connection to a checked HELLO; the membership limit of the mesh."""
+    ping_every_s: float = 2.0
+    """Guess: a third of the silence that is borne."""
+    silent_s: float = 6.0
+    """Without a byte from the peer for so long, the link is given up (half-open socket, frozen peer)."""
+
+
+class LinkOwner(Protocol):
+    """What a link tells its owner. Called in the event loop; must not raise and must not block."""
+
+    def verify(self, hello: Hello, certificate: bytes) -> Member:
+        """Check an introduction against the TLS certificate (DER); raise `NotMember`."""
+        ...
+
+    def link_up(self, link: Link) -> None:
+        """The peer is verified; requests may be sent and will come."""
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """The link has ended. Called once, also when it was never up."""
+
+    def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
+        """Answer with `link.respond` or `link.fail`, now or later."""
+
+    def request_cancelled(self, link: Link, stream: int) -> None:
+        """The peer no longer wants the answer."""
+
+    def load(self, meta: bytes) -> bytes:
+        """Return this side's load for a probe."""
+        ...
+
+    def goaway_received(self, link: Link, reason: str) -> None:
+        """The peer takes no new requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as it came: metadata and body."""
+
+    meta: bytes
+    body: memoryview
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection between two peers, carrying many requests at once, opened by either."""
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        hello: Hello,
+        *,
+        is_dialer: bool,
+        limits: LinkLimits,
+        times: LinkTimes,
+    ) -> None:
+        self._owner = owner
+        self._limits = limits
+        self._times = times
+        self._core = Connection(is_dialer=is_dialer, hello=hello, limits=limits)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._probing: dict[int, asyncio.Future[bytes]] = {}
+        self._is_flush_due = False
+        self._is_paused = False
+        self._end_reason: str | None = None
+        self._hello: Hello | None = None
+        self._certificate = b""
+        self._last_heard_s = self._loop.time()
+        self._tick_due_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = self._loop.create_future()
+        self.up: asyncio.Future[Member] = self._loop.create_future()
+        """Resolved when the peer is verified; fails when the link ends before."""
+        self.member: Member | None = None
+        self.is_draining = False
+        """The peer said goaway: send it nothing new."""
+
+    def __repr__(self) -> str:
+        peer = self.member.peer_id if self.member else "unverified"
+        return f"Link({peer}, {self._core!r})"
+
+    # using it
+
+    async def request(self, meta: bytes, body: Sequence[Buffer] = ()) -> Answer:
+        """Send a request and wait for its answer; raise what the peer answered, or `LinkLost`.
+
+        Cancelling the wait tells the peer. The buffers must not change until the answer is here.
+        """
+        if self._end_reason is not None:
+            raise LinkLost(f"the link has ended: {self._end_reason}")
+        stream = self._core.ask(meta, body)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[stream] = answer
+        self._flush_soon()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._waiting.pop(stream, None) is not None:
+                self._core.cancel(stream)
+                self._flush_soon()
+            raise
+
+    async def probe(self) -> bytes:
+        """Ask for the peer's load and wait for it."""
+        if self._end_reason is not None:
+            raise LinkLost(f"the link has ended: {self._end_reason}")
+        stream = self._core.probe()
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._probing[stream] = answer
+        self._flush_soon()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._probing.pop(stream, None) is not None:
+                self._core.cancel(stream)
+                self._flush_soon()
+            raise
+
+    def respond(
+        self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
+    ) -> bool:
+        """Answer a request of the peer; False when it no longer wants to know."""
+        is_wanted = self._end_reason is None and self._core.respond(
+            stream, meta, body, is_final=is_final
+        )
+        if is_wanted:
+            self._flush_soon()
+        return is_wanted
+
+    def fail(self, stream: int, error: CapameshError) -> bool:
+        """Answer a request of the peer with an error; False when it no longer wants to know."""
+        is_wanted = self._end_reason is None and self._core.fail(stream, error)
+        if is_wanted:
+            self._flush_soon()
+        return is_wanted
+
+    def goaway(self, reason: str) -> None:
+        """Ask the peer to send nothing new; what is under way is still answered."""
+        if self._end_reason is None:
+            self._core.goaway(reason)
+            self._flush_soon()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new request may be sent."""
+        return self.member is not None and not self.is_draining and self._end_reason is None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing of the peer is under way, answers on their way out included."""
+        return (
+            self._core.serving_count == 0
+            and self._core.queued_bytes == 0
+            and (self._transport is None or self._transport.get_write_buffer_size() == 0)
+        )
+
+    def recheck(self) -> None:
+        """Check the peer's membership again; raise `NotMember` when it has ended."""
+        if self._hello is not None:
+            self._owner.verify(self._hello, self._certificate)
+
+    def close(self, reason: str) -> None:
+        """End the link now; requests under way fail with `LinkLost`."""
+        if self._end_reason is not None:
+            return
+        self._end_reason = reason
+        if self._transport is not None:
+            self._core.goaway(reason)
+            self._write()
+            self._transport.close()
+            # a peer that does not read must not keep the socket open
+            self._loop.call_later(self._times.hello_s, self._transport.abort)
+
+    def abort(self, reason: str) -> None:
+        """End the link without another byte, for a peer that broke the rules or is silent."""
+        if self._end_reason is None:
+            self._end_reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_ended(self) -> str:
+        """Wait until the socket is closed; return why."""
+        return await asyncio.shield(self._ended)
+
+    # asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of `BufferedProtocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
+        self._timer = self._loop.call_later(self._times.hello_s, self._hello_overdue)
+        self._flush_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of `BufferedProtocol`."""
+        if self._end_reason is None:
+            self._end_reason = f"the connection was lost: {exc}" if exc else "the peer closed it"
+        reason = self._end_reason
+        if self._timer is not None:
+            self._timer.cancel()
+        lost = LinkLost(f"the link to {self._peer_name()} ended: {reason}")
+        for waiting in self._waiting.values():
+            _fail(waiting, LinkLost(lost.message))
+        for probing in self._probing.values():
+            _fail(probing, LinkLost(lost.message))
+        self._waiting.clear()
+        self._probing.clear()
+        if not self.up.done():
+            self.up.set_exception(lost)
+            self.up.exception()  # whoever dialled may have gone; not reading it is no fault
+        self._owner.link_down(self, reason)
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Part of `BufferedProtocol`."""
+        return self._core.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of `BufferedProtocol`."""
+        self._last_heard_s = self._loop.time()
+        if self._end_reason is not None:
+            return
+        try:
+            events = self._core.received(nbytes)
+            for event in events:
+                self._act(event)
+        except CapameshError as error:
+            self.close(f"{error.code}: {error.message}")
+            return
+        if self._core.has_output():
+            self._flush_soon()
+
+    def eof_received(self) -> bool | None:
+        """Part of `BufferedProtocol`: a peer that closes its half has no answers to wait for."""
+        return None
+
+    def pause_writing(self) -> None:
+        """Part of `BufferedProtocol`."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Part of `BufferedProtocol`."""
+        self._is_paused = False
+        self._flush()
+
+    # inside
+
+    def _act(self, event: Event) -> None:
+        match event:
+            case ResponseReceived():
+                waiting = self._waiting.pop(event.stream, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(Answer(event.meta, event.body))
+            case RequestReceived():
+                if self.member is None:
+                    raise ProtocolViolation("a request before the peer was verified")
+                self._owner.request_received(self, event.stream, event.meta, event.body)
+            case ErrorReceived():
+                asked = self._waiting.pop(event.stream, None) or self._probing.pop(
+                    event.stream, None
+                )
+                if asked is not None and not asked.done():
+                    asked.set_exception(event.error)
+            case RequestCancelled():
+                self._owner.request_cancelled(self, event.stream)
+            case ProbeReceived():
+                self._core.send_load(event.stream, self._owner.load(event.meta))
+            case LoadReceived():
+                probing = self._probing.pop(event.stream, None)
+                if probing is not None and not probing.done():
+                    probing.set_result(event.meta)
+            case HelloReceived():
+                self._greet(event.hello)
+            case GoawayReceived():
+                self.is_draining = True
+                self._owner.goaway_received(self, event.reason)
+            case PongReceived():
+                pass
+            case _:
+                assert_never(event)
+
+    def _greet(self, hello: Hello) -> None:
+        assert self._transport is not None  # noqa: S101 - bytes come only from a transport
+        tls = cast(ssl.SSLObject, self._transport.get_extra_info("ssl_object"))
+        self._hello, self._certificate = hello, tls.getpeercert(binary_form=True) or b""
+        self.member = self._owner.verify(hello, self._certificate)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tick_later()
+        self.up.set_result(self.member)
+        self._owner.link_up(self)
+
+    def _hello_overdue(self) -> None:
+        self.abort(f"no HELLO within {self._times.hello_s} s")
+
+    def _tick(self) -> None:
+        now_s = self._loop.time()
+        if now_s - self._tick_due_s > self._times.ping_every_s:
+            self._last_heard_s = now_s  # this process itself was stopped: the peer is not to blame
+        silent_s = now_s - self._last_heard_s
+        if silent_s > self._times.silent_s:
+            self.abort(f"silent for {silent_s:.1f} s")
+            return
+        if silent_s >= self._times.ping_every_s:
+            self._core.ping(0)
+            self._flush_soon()
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        self._tick_due_s = self._loop.time() + self._times.ping_every_s
+        self._timer = self._loop.call_at(self._tick_due_s, self._tick)
+
+    def _flush_soon(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._end_reason is None:
+            self._write()
+            if self._core.queued_bytes > self._limits.send_bytes:
+                self.abort(f"{self._core.queued_bytes} bytes wait that the peer does not read")
+
+    def _write(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while not self._is_paused:
+            buffers = self._core.take(WRITE_AHEAD_BYTES)
+            if not buffers:
+                return
+            if len(buffers) == 1:
+                transport.write(buffers[0])
+            else:
+                transport.writelines(buffers)
+
+    def _peer_name(self) -> str:
+        return self.member.peer_id if self.member is not None else "an unverified peer"
+
+
+def _fail(asked: asyncio.Future[Any] | None, error: CapameshError) -> None:
+    if asked is not None and not asked.done():
+        asked.set_exception(error)

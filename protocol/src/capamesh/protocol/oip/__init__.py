@@ -1,0 +1,45 @@
+"""Open Inference Protocol v2 over HTTP: the bodies of requests and answers, in both directions. Pure.
+
+With Triton's binary tensor data extension, a body is JSON followed by raw tensors, and the header
+`Inference-Header-Content-Length` tells where the JSON ends.
+"""
+
+from __future__ import annotations
+
+from capamesh.protocol.oip.decoding import decode_request, decode_response, parse_header_length
+from capamesh.protocol.oip.encoding import encode_request, encode_response, error_body
+from capamesh.protocol.oip.json_text import parse_object
+from capamesh.protocol.oip.messages import (
+    HEADER_LENGTH_NAME,
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    Parameters,
+    RequestedOutput,
+)
+from capamesh.protocol.oip.metadata import (
+    IndexState,
+    index_entry,
+    model_config_body,
+    model_metadata_body,
+)
+
+__all__ = [
+    "HEADER_LENGTH_NAME",
+    "NO_PARAMETERS",
+    "IndexState",
+    "InferRequest",
+    "InferResponse",
+    "Parameters",
+    "RequestedOutput",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "encode_response",
+    "error_body",
+    "index_entry",
+    "model_config_body",
+    "model_metadata_body",
+    "parse_header_length",
+    "parse_object",
+]

@@ -1,0 +1,348 @@
+"""From an HTTP body to a request or an answer; what is binary in it stays where it lies. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.oip.json_data import read_data
+from capamesh.protocol.oip.json_text import is_unicode, parse_object, shown
+from capamesh.protocol.oip.messages import (
+    HEADER_LENGTH_NAME,
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    Parameters,
+    RequestedOutput,
+)
+from capamesh.protocol.tensors import DEFAULT_LIMITS, MAX_DIM, Datatype, Limits, Tensor, checked
+
+_MAX_LENGTH_DIGITS = 18
+"""Digits of a header length: every one fits 63 bits; no body is that long."""
+
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
+"""The range of a parameter: what msgpack, which carries it on, can hold."""
+
+_UNSUPPORTED_OUTPUT_PARAMETERS = {
+    "classification": "sort the scores at the client",
+    "shared_memory_region": "the network's peers share no memory, ask for binary data",
+}
+
+
+def parse_header_length(text: str | None) -> int | None:
+    """Return the value of the HTTP header `Inference-Header-Content-Length`, None when absent.
+
+    InvalidRequest: not decimal digits.
+    """
+    if text is None:
+        return None
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_LENGTH_DIGITS):
+        raise InvalidRequest(
+            f"{HEADER_LENGTH_NAME} must be the JSON's length in bytes, in digits, got {shown(text)}"
+        )
+    return int(digits)
+
+
+def decode_request(
+    model: str,
+    version: str,
+    body: bytes | bytearray | memoryview,
+    header_length: int | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> InferRequest:
+    """Return the request for `model` that `body` holds; binary inputs are views of `body`.
+
+    `header_length` is the bytes of JSON at the body's start, None when all of it is JSON. Inputs'
+    own parameters other than `binary_data_size` are dropped; unknown keys are ignored,
+    and null stands for an optional key that is absent.
+    InvalidRequest: anything malformed, with the tensor and the value; TooLarge: over `limits`.
+    """
+    view, header_bytes = _opened(body, header_length, limits)
+    request = parse_object(view[:header_bytes])
+    inputs = _tensors(request, "inputs", view, header_bytes, limits)
+    parameters = _parameters(request)
+    is_binary_default = False
+    if "binary_data_output" in parameters:
+        rest = dict(parameters)
+        wanted = rest.pop("binary_data_output")
+        if type(wanted) is not bool:
+            raise InvalidRequest(
+                f"parameter binary_data_output must be true or false, got {shown(wanted)}"
+            )
+        parameters, is_binary_default = rest, wanted
+    return InferRequest(
+        model,
+        version,
+        _text(request, "id"),
+        inputs,
+        _requested_outputs(request, limits),
+        is_binary_default,
+        parameters,
+    )
+
+
+def decode_response(
+    body: bytes | bytearray | memoryview,
+    header_length: int | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> InferResponse:
+    """Return the answer that `body` holds; binary outputs are views of `body`.
+
+    ProtocolViolation: anything malformed, which is the answering peer's fault; TooLarge: over
+    `limits`.
+    """
+    try:
+        view, header_bytes = _opened(body, header_length, limits)
+        response = parse_object(view[:header_bytes])
+        return InferResponse(
+            _text(response, "model_name"),
+            _text(response, "model_version"),
+            _text(response, "id"),
+            _tensors(response, "outputs", view, header_bytes, limits),
+            _parameters(response),
+        )
+    except InvalidRequest as exc:
+        raise ProtocolViolation(f"malformed answer: {exc.message}") from exc
+
+
+def _opened(
+    body: bytes | bytearray | memoryview, header_length: int | None, limits: Limits
+) -> tuple[memoryview, int]:
+    """Return the body's bytes as a view and how many of them are JSON."""
+    view = memoryview(body)
+    body_bytes = len(view)
+    if body_bytes > limits.max_message_bytes:
+        raise TooLarge(f"the body has {body_bytes} bytes; the limit is {limits.max_message_bytes}")
+    header_bytes = body_bytes if header_length is None else header_length
+    if not 0 <= header_bytes <= body_bytes:
+        raise InvalidRequest(
+            f"{HEADER_LENGTH_NAME} is {header_bytes}; it must be from 0 to the body's {body_bytes} "
+            "bytes"
+        )
+    if not header_bytes:
+        raise InvalidRequest(
+            f"no JSON in a body of {body_bytes} bytes (JSON length {header_bytes}); raw tensors need "
+            "a JSON header that describes them"
+        )
+    if header_bytes > limits.max_json_bytes:
+        raise TooLarge(
+            f"the JSON has {header_bytes} bytes; the limit is {limits.max_json_bytes}; send tensors "
+            "as binary data"
+        )
+    return view, header_bytes
+
+
+def _tensors(
+    message: dict[str, object], key: str, view: memoryview, header_bytes: int, limits: Limits
+) -> tuple[Tensor, ...]:
+    """Return the tensors under `key`: binary ones as the slices after the JSON, in order."""
+    items = message.get(key)
+    if type(items) is not list:
+        raise InvalidRequest(f"{key!r} must be a list of tensors, got {shown(items)}")
+    listed = cast("list[object]", items)
+    if len(listed) > limits.max_tensors:
+        raise TooLarge(f"{len(listed)} {key}; the limit is {limits.max_tensors}")
+    tensors: list[Tensor] = []
+    offset = header_bytes
+    body_bytes = len(view)
+    for index, item in enumerate(listed):
+        if type(item) is not dict:
+            raise InvalidRequest(f"{key}[{index}] must be an object, got {shown(item)}")
+        fields = cast("dict[str, object]", item)
+        name = _name(f"{key}[{index}]", fields, limits)
+        datatype = _datatype(name, fields)
+        shape = _shape(name, fields, limits)
+        size_bytes = _binary_size(name, fields)
+        if size_bytes is None:
+            data: bytes | memoryview = _json_data(name, datatype, shape, fields)
+        else:
+            end = offset + size_bytes
+            if end > body_bytes:
+                raise InvalidRequest(
+                    f"tensor {name!r} has binary_data_size {shown(size_bytes)}, but only "
+                    f"{body_bytes - offset} of the {body_bytes - header_bytes} bytes after the JSON "
+                    "are left for it"
+                )
+            data = view[offset:end]
+            offset = end
+        tensors.append(checked(Tensor(name, datatype, shape, data), limits))
+    if offset != body_bytes:
+        raise InvalidRequest(
+            f"{body_bytes - header_bytes} bytes follow the JSON, but the binary_data_size of all {key} "
+            f"sum to {offset - header_bytes}"
+        )
+    if len(tensors) > 1:
+        _refuse_repeated(key, [tensor.name for tensor in tensors])
+    return tuple(tensors)
+
+
+def _refuse_repeated(key: str, names: list[str]) -> None:
+    if len(set(names)) == len(names):
+        return
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            raise InvalidRequest(f"{key}[{index}] repeats the name {shown(name)}")
+        seen.add(name)
+
+
+def _name(place: str, fields: dict[str, object], limits: Limits) -> str:
+    name = fields.get("name")
+    if type(name) is not str or not 0 < len(name) <= limits.max_name_chars or not is_unicode(name):
+        raise InvalidRequest(
+            f"{place}.name must be text of 1 to {limits.max_name_chars} characters, got {shown(name)}"
+        )
+    return name
+
+
+def _datatype(name: str, fields: dict[str, object]) -> Datatype:
+    text = fields.get("datatype")
+    datatype = Datatype.of_name(text) if type(text) is str else None
+    if datatype is None:
+        raise InvalidRequest(
+            f"tensor {shown(name)}: datatype must be one of {', '.join(Datatype)}, got {shown(text)}"
+        )
+    return datatype
+
+
+def _shape(name: str, fields: dict[str, object], limits: Limits) -> tuple[int, ...]:
+    dims = fields.get("shape")
+    if type(dims) is not list:
+        raise InvalidRequest(
+            f"tensor {shown(name)}: shape must be a list of integers, got {shown(dims)}"
+        )
+    listed = cast("list[object]", dims)
+    if len(listed) > limits.max_dims:
+        raise InvalidRequest(
+            f"tensor {shown(name)} has {len(listed)} dimensions; the limit is {limits.max_dims}"
+        )
+    for dim in listed:
+        if type(dim) is not int or not 0 <= dim <= MAX_DIM:
+            raise InvalidRequest(
+                f"tensor {shown(name)}: every dimension must be an integer from 0 to {MAX_DIM}, got "
+                f"{shown(dim)} in shape {shown(listed)}"
+            )
+    return tuple(cast("list[int]", listed))
+
+
+def _binary_size(name: str, fields: dict[str, object]) -> int | None:
+    """Return the tensor's `binary_data_size`, None when its data is in the JSON."""
+    given = fields.get("parameters")
+    if given is None:
+        return None
+    if type(given) is not dict:
+        raise InvalidRequest(
+            f"tensor {shown(name)}: parameters must be an object, got {shown(given)}"
+        )
+    parameters = cast("dict[str, object]", given)
+    if "shared_memory_region" in parameters:
+        raise InvalidRequest(
+            f"tensor {shown(name)} is in shared memory, which the network's peers do not share; send "
+            "it as binary data"
+        )
+    size_bytes = parameters.get("binary_data_size")
+    if size_bytes is None:
+        return None
+    if type(size_bytes) is not int or size_bytes < 0:
+        raise InvalidRequest(
+            f"tensor {shown(name)}: binary_data_size must be an integer of 0 or more, got "
+            f"{shown(size_bytes)}"
+        )
+    if "data" in fields:
+        raise InvalidRequest(
+            f"tensor {shown(name)} has both data and binary_data_size; send one of them"
+        )
+    return size_bytes
+
+
+def _json_data(
+    name: str, datatype: Datatype, shape: tuple[int, ...], fields: dict[str, object]
+) -> bytes:
+    if "data" not in fields:
+        raise InvalidRequest(
+            f"tensor {shown(name)} has neither data nor binary_data_size; send one of them"
+        )
+    return read_data(name, datatype, shape, fields["data"])
+
+
+def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[RequestedOutput, ...]:
+    items = request.get("outputs")
+    if items is None:
+        return ()
+    if type(items) is not list:
+        raise InvalidRequest(f"'outputs' must be a list, got {shown(items)}")
+    listed = cast("list[object]", items)
+    if len(listed) > limits.max_tensors:
+        raise TooLarge(f"{len(listed)} outputs; the limit is {limits.max_tensors}")
+    outputs: list[RequestedOutput] = []
+    for index, item in enumerate(listed):
+        if type(item) is not dict:
+            raise InvalidRequest(f"outputs[{index}] must be an object, got {shown(item)}")
+        fields = cast("dict[str, object]", item)
+        name = _name(f"outputs[{index}]", fields, limits)
+        outputs.append(RequestedOutput(name, _wants_binary(name, fields)))
+    _refuse_repeated("outputs", [output.name for output in outputs])
+    return tuple(outputs)
+
+
+def _wants_binary(name: str, fields: dict[str, object]) -> bool | None:
+    given = fields.get("parameters")
+    if given is None:
+        return None
+    if type(given) is not dict:
+        raise InvalidRequest(
+            f"output {shown(name)}: parameters must be an object, got {shown(given)}"
+        )
+    parameters = cast("dict[str, object]", given)
+    for unsupported, instead in _UNSUPPORTED_OUTPUT_PARAMETERS.items():
+        if unsupported in parameters:
+            raise InvalidRequest(
+                f"output {shown(name)}: the parameter {unsupported} is not supported; {instead}"
+            )
+    wanted = parameters.get("binary_data")
+    if wanted is not None and type(wanted) is not bool:
+        raise InvalidRequest(
+            f"output {shown(name)}: binary_data must be true or false, got {shown(wanted)}"
+        )
+    return wanted
+
+
+def _text(message: dict[str, object], key: str) -> str:
+    value = message.get(key)
+    if value is None:
+        return ""
+    if type(value) is not str or not is_unicode(value):
+        raise InvalidRequest(f"{key!r} must be text, got {shown(value)}")
+    return value
+
+
+def _parameters(message: dict[str, object]) -> Parameters:
+    given = message.get("parameters")
+    if given is None:
+        return NO_PARAMETERS
+    if type(given) is not dict:
+        raise InvalidRequest(f"'parameters' must be an object, got {shown(given)}")
+    parameters = cast("dict[str, object]", given)
+    for key, value in parameters.items():
+        if not (_is_parameter(value) and is_unicode(key)):
+            raise InvalidRequest(
+                f"parameter {shown(key)} must be a string, a finite number of up to 64 bits, true or false, got "
+                f"{shown(value)}"
+            )
+    return cast("Parameters", parameters)
+
+
+def _is_parameter(value: object) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case str():
+            return is_unicode(value)
+        case bool():
+            return True
+        case int():
+            return _MIN_INTEGER <= value <= _MAX_INTEGER
+        case _:
+            return False

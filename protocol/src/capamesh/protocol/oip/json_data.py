@@ -1,0 +1,253 @@
+"""Tensors as JSON numbers, booleans and strings, in both directions. Pure.
+
+Reading is strict: a value that the datatype cannot hold exactly (300 for UINT8, 1.5 for INT32) or
+that is of another kind is refused by name, index and value; decimal fractions are rounded to the
+nearest float. All work on fixed-size datatypes runs in C, element by element only to find a culprit.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+
+import numpy as np
+
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.oip.json_text import json_text, shown
+from capamesh.protocol.tensors import (
+    Datatype,
+    bf16_from_fp64,
+    fp32_from_bf16,
+    join_elements,
+    split_elements,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from capamesh.protocol.tensors import Tensor
+
+    _Check: TypeAlias = Callable[[object], bool]
+
+_CHUNK_ELEMENTS = 65_536
+"""Elements turned into text at a time, so that the scratch space stays at some MB: guess."""
+
+_FLOATS = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
+_KINDS: dict[Datatype, tuple[frozenset[type], str]] = {
+    datatype: (frozenset({int}), "an integer") for datatype in Datatype
+} | {
+    **{datatype: (frozenset({int, float}), "a number") for datatype in _FLOATS},
+    Datatype.BOOL: (frozenset({bool, int}), "true, false, 0 or 1"),
+    Datatype.BYTES: (frozenset({str}), "a string"),
+}
+
+
+def read_data(name: str, datatype: Datatype, shape: tuple[int, ...], data: object) -> bytes:
+    """Return the raw bytes of a tensor given as JSON `data`, flat or nested, row-major.
+
+    `shape` has no negative dimension. A tensor of shape [] may also be the bare value. The count of
+    elements is compared with `shape` before anything is allocated.
+    InvalidRequest: another count or nesting, a value the datatype cannot hold.
+    """
+    flat = _flattened(name, shape, data)
+    kinds, wanted = _KINDS[datatype]
+    if not kinds.issuperset(map(type, flat)):
+        _refuse_first(name, datatype, flat, lambda value: type(value) in kinds, wanted)
+    if datatype is Datatype.BYTES:
+        return _read_strings(name, cast("list[str]", flat))
+    if datatype in _FLOATS:
+        return _read_floats(name, datatype, flat)
+    return _read_integers(name, datatype, flat)
+
+
+def _flattened(name: str, shape: tuple[int, ...], data: object) -> list[object]:
+    if type(data) is not list:
+        if shape:
+            raise InvalidRequest(f"tensor {name!r}: data must be a list, got {shown(data)}")
+        data = [data]
+    level = cast("list[object]", data)
+    if len(shape) > 1 and level and type(level[0]) is list:
+        for depth, dim in enumerate(shape[:-1]):
+            _check_level(name, shape, depth, level, dim)
+            level = list(chain.from_iterable(cast("list[list[object]]", level)))
+    count = math.prod(shape)
+    if len(level) != count:
+        raise InvalidRequest(
+            f"tensor {name!r}: shape {list(shape)} has {count} elements, the data has {len(level)}"
+        )
+    return level
+
+
+def _check_level(
+    name: str, shape: tuple[int, ...], depth: int, level: list[object], dim: int
+) -> None:
+    """Refuse nested data that is not, at `depth`, lists of the next dimension's length."""
+    width = shape[depth + 1]
+    if (
+        len(level) == dim
+        and {list}.issuperset(map(type, level))
+        and {width}.issuperset(map(len, cast("list[list[object]]", level)))
+    ):
+        return
+    if depth == 0 and len(level) != dim:
+        raise InvalidRequest(
+            f"tensor {name!r}: shape {list(shape)} needs {dim} lists at the top, the data has "
+            f"{len(level)}"
+        )
+    for index, row in enumerate(level):
+        if type(row) is not list:
+            raise InvalidRequest(
+                f"tensor {name!r}: nested data of shape {list(shape)} must be lists at depth "
+                f"{depth + 1}, item {index} is {shown(row)}"
+            )
+        length = len(cast("list[object]", row))
+        if length != width:
+            raise InvalidRequest(
+                f"tensor {name!r}: shape {list(shape)} needs lists of {width} at depth {depth + 1}, "
+                f"item {index} has {length}"
+            )
+
+
+def _refuse_first(
+    name: str, datatype: Datatype, flat: list[object], is_right: _Check, wanted: str
+) -> NoReturn:
+    index = next(index for index, value in enumerate(flat) if not is_right(value))
+    raise InvalidRequest(
+        f"tensor {name!r}: {datatype} element {index} must be {wanted}, got {shown(flat[index])}"
+    )
+
+
+def _read_strings(name: str, flat: list[str]) -> bytes:
+    try:
+        return join_elements([text.encode() for text in flat])
+    except UnicodeEncodeError as exc:
+        index = next(index for index, text in enumerate(flat) if text is exc.object)
+        raise InvalidRequest(
+            f"tensor {name!r}: BYTES element {index} has half of a surrogate pair at character "
+            f"{exc.start}: {shown(exc.object)}; send it as binary data"
+        ) from exc
+
+
+def _read_integers(name: str, datatype: Datatype, flat: list[object]) -> bytes:
+    if datatype is Datatype.BOOL:
+        low, high = 0, 1
+        is_inside = not flat or {0, 1}.issuperset(flat)
+    else:
+        info = np.iinfo(datatype.numpy_dtype)
+        low, high = int(info.min), int(info.max)
+        is_inside = True
+    if is_inside:
+        try:
+            return np.array(flat, dtype=datatype.numpy_dtype).tobytes()
+        except OverflowError:
+            pass  # the exact element is named below
+    _refuse_first(
+        name,
+        datatype,
+        flat,
+        lambda value: low <= cast("int", value) <= high,
+        f"from {low} to {high}",
+    )
+
+
+def _read_floats(name: str, datatype: Datatype, flat: list[object]) -> bytes:
+    try:
+        with np.errstate(over="ignore", under="ignore"):
+            if datatype is Datatype.BF16:
+                raw: npt.NDArray[Any] = bf16_from_fp64(np.array(flat, dtype=np.float64))
+            else:
+                raw = np.array(flat, dtype=datatype.numpy_dtype)
+    except OverflowError:
+        _refuse_first(name, datatype, flat, _fits_fp64, f"within the range of {datatype}")
+    is_finite = np.isfinite(_floats(datatype, raw))
+    if not is_finite.all():
+        index = int(np.argmin(is_finite))
+        raise InvalidRequest(
+            f"tensor {name!r}: {datatype} element {index} must be within the range of {datatype}, "
+            f"got {shown(flat[index])}"
+        )
+    return raw.astype(datatype.numpy_dtype, copy=False).tobytes()
+
+
+def _fits_fp64(value: object) -> bool:
+    try:
+        float(cast("int | float", value))
+    except OverflowError:
+        return False
+    return True
+
+
+def _floats(datatype: Datatype, raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return fp32_from_bf16(raw) if datatype is Datatype.BF16 else raw
+
+
+def write_data(tensor: Tensor, room_bytes: int) -> str:
+    """Return checked `tensor`'s elements as a flat JSON array, row-major.
+
+    Every number reads back to the very same element: integers exactly, FP64 with the digits it needs,
+    narrower floats as the shortest text for their own width (0.1, not 0.10000000149011612).
+
+    NaN and infinities are an error, not null and not a string: JSON has no such numbers, null would
+    pass an infinity off as nothing, and typed clients fail on strings in an array of numbers at a
+    place far from the cause. The error says where it is and to ask for binary data, which carries it.
+
+    InvalidRequest: NaN, an infinity, or BYTES that are not UTF-8. TooLarge: more text than
+    `room_bytes`, refused before it is built where the count alone tells.
+    """
+    count = math.prod(tensor.shape)
+    if 2 * count > room_bytes:
+        raise _too_much_text(tensor.name, room_bytes)
+    if tensor.datatype is Datatype.BYTES:
+        text = json_text(_strings(tensor, count))
+        if len(text) > room_bytes:
+            raise _too_much_text(tensor.name, room_bytes)
+        return text
+    array = tensor.to_numpy().reshape(-1)
+    if tensor.datatype in _FLOATS:
+        array = _floats(tensor.datatype, array)
+        _check_finite(tensor.name, tensor.datatype, array)
+    is_short = array.dtype.kind == "f" and array.dtype.itemsize < 8
+    chunks: list[str] = []
+    room = room_bytes
+    for start in range(0, count, _CHUNK_ELEMENTS):
+        chunk = array[start : start + _CHUNK_ELEMENTS]
+        # numpy's text of a float is the shortest that its own width reads back
+        text = ",".join(chunk.astype("U").tolist()) if is_short else json_text(chunk.tolist())[1:-1]
+        chunks.append(text)
+        room -= len(text) + 1
+        if room < 0:
+            raise _too_much_text(tensor.name, room_bytes)
+    return f"[{','.join(chunks)}]"
+
+
+def _too_much_text(name: str, room_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"tensor {name!r} takes more than the {room_bytes} bytes that are left of the limit on JSON; "
+        "use binary data"
+    )
+
+
+def _check_finite(name: str, datatype: Datatype, array: npt.NDArray[Any]) -> None:
+    is_finite = np.isfinite(array)
+    if not is_finite.all():
+        index = int(np.argmin(is_finite))
+        raise InvalidRequest(
+            f"tensor {name!r}: {datatype} element {index} is {array[index]}, which JSON cannot hold; "
+            "ask for binary data"
+        )
+
+
+def _strings(tensor: Tensor, count: int) -> list[str]:
+    elements = split_elements(tensor.data, count)
+    texts: list[str] = []
+    try:
+        texts.extend(element.decode() for element in elements)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(
+            f"tensor {tensor.name!r}: BYTES element {len(texts)} is not UTF-8 ({exc.reason} at byte "
+            f"{exc.start}), which JSON cannot hold; ask for binary data"
+        ) from exc
+    return texts

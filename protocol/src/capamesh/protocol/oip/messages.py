@@ -1,0 +1,55 @@
+"""An inference request and its answer, as the Open Inference Protocol v2 means them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from capamesh.protocol.tensors import Tensor
+
+HEADER_LENGTH_NAME: Final = "Inference-Header-Content-Length"
+"""The HTTP header that gives the bytes of JSON before the raw tensors."""
+
+Parameters: TypeAlias = Mapping[str, str | int | float | bool]
+"""What a client or model adds to a message; its meaning is theirs."""
+
+NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output the client wants; `is_binary` None leaves the form to the request's default."""
+
+    name: str
+    is_binary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a client asks of a model.
+
+    `version` is "" for any; no `outputs` means all of them; `is_binary_default` is the request's
+    parameter `binary_data_output`, which is therefore not among `parameters`.
+    """
+
+    model: str
+    version: str
+    id: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    is_binary_default: bool = False
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """What a model answers; `version` is the one that ran, `id` the request's own."""
+
+    model: str
+    version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)

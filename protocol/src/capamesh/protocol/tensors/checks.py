@@ -1,0 +1,106 @@
+"""Whether a tensor that came from outside is what it claims, decided before anything is allocated. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.tensors.byte_elements import walk_elements
+from capamesh.protocol.tensors.datatypes import Datatype
+
+if TYPE_CHECKING:
+    from capamesh.protocol.tensors.tensor import Tensor
+
+_MAX_ARRAY_BYTES = 2**63 - 1
+"""numpy's own limit on an array's extent, which it computes from the non-zero dimensions alone."""
+MAX_DIM = 2**63 - 1
+"""The protocol's shapes are of int64."""
+_POINTER_BYTES = 8
+"""What one element of an object array takes."""
+_SHOWN_NAME_CHARS = 80
+"""How much of an overlong name an error repeats: guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one message may hold. A field's unit is in its name."""
+
+    max_message_bytes: int = 256 * 2**20
+    """A request or answer with all its tensors: guess, 400 pictures of 3 x 224 x 224 FP32."""
+    max_json_bytes: int = 64 * 2**20
+    """The JSON part: guess; parsed JSON takes up to some 20 times its text (`[],[],...`)."""
+    max_tensors: int = 16_384
+    """Inputs or outputs of one message: guess, above the 10,000 columns of a wide tabular model."""
+    max_dims: int = 32
+    """numpy 1 and many runtimes stop at 32."""
+    max_name_chars: int = 1024
+    """A tensor's name: guess, exported graphs have names of some 200."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def checked(tensor: Tensor, limits: Limits = DEFAULT_LIMITS) -> Tensor:
+    """Return `tensor` if its name, shape and data agree and are within `limits`.
+
+    Fixed-size datatypes: the data is exactly the shape's product times the element size. BOOL: every
+    byte is 0 or 1. BYTES: the data is exactly as many elements as the shape says. Nothing of the
+    data's size is allocated. InvalidRequest: a disagreement; TooLarge: over `limits`.
+    """
+    name, shape, size_bytes = tensor.name, tensor.shape, tensor.size_bytes
+    if not name or len(name) > limits.max_name_chars:
+        raise InvalidRequest(
+            f"a tensor's name has 1 to {limits.max_name_chars} characters, got {len(name)}: "
+            f"{name[:_SHOWN_NAME_CHARS]!r}"
+        )
+    if len(shape) > limits.max_dims:
+        raise InvalidRequest(
+            f"tensor {name!r} has {len(shape)} dimensions; the limit is {limits.max_dims}"
+        )
+    if size_bytes > limits.max_message_bytes:
+        raise TooLarge(
+            f"tensor {name!r} has {size_bytes} bytes; the limit of a message is "
+            f"{limits.max_message_bytes}"
+        )
+    if shape and not 0 <= min(shape) <= max(shape) <= MAX_DIM:
+        raise InvalidRequest(
+            f"tensor {name!r} has shape {list(shape)}; every dimension must be from 0 to {MAX_DIM}"
+        )
+    count = math.prod(shape)
+    datatype = tensor.datatype
+    itemsize_bytes = datatype.itemsize_bytes
+    if itemsize_bytes is None:
+        walk_elements(name, tensor.data, count, size_bytes=size_bytes)
+    elif count * itemsize_bytes != size_bytes:
+        raise InvalidRequest(
+            f"tensor {name!r}: {datatype} of shape {list(shape)} needs {count * itemsize_bytes} "
+            f"bytes, got {size_bytes}"
+        )
+    if not count:
+        _check_empty(name, shape, itemsize_bytes or _POINTER_BYTES)
+    elif datatype is Datatype.BOOL:
+        _check_bools(name, tensor.data)
+    return tensor
+
+
+def _check_empty(name: str, shape: tuple[int, ...], itemsize_bytes: int) -> None:
+    """Refuse an empty shape that no array can have, such as [0, 2**62, 2**62]."""
+    extent_bytes = math.prod(dim for dim in shape if dim) * itemsize_bytes
+    if extent_bytes > _MAX_ARRAY_BYTES:
+        raise InvalidRequest(
+            f"tensor {name!r} has shape {list(shape)}; its non-zero dimensions span {extent_bytes} "
+            f"bytes, the limit is {_MAX_ARRAY_BYTES}"
+        )
+
+
+def _check_bools(name: str, data: bytes | bytearray | memoryview) -> None:
+    values = np.frombuffer(data, np.uint8)
+    if values.max() > 1:
+        index = int(np.argmax(values > 1))
+        raise InvalidRequest(
+            f"tensor {name!r}: BOOL element {index} is the byte {values[index]}; it must be 0 or 1"
+        )

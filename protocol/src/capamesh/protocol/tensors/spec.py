@@ -1,0 +1,37 @@
+"""What a model declares about one of its tensors. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capamesh.protocol.tensors.datatypes import Datatype
+
+ANY_DIM = -1
+"""A dimension of any size in a declared shape (the protocol's own mark)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A declared input or output: its name, datatype and shape, where -1 stands for any size."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    def accepts(self, datatype: Datatype, shape: Sequence[int]) -> str | None:
+        """Return None when a tensor of `datatype` and `shape` fits, else why it does not."""
+        if datatype is not self.datatype:
+            return f"tensor {self.name!r} is {datatype}, the model takes {self.datatype}"
+        fits = len(shape) == len(self.shape) and all(
+            declared in {ANY_DIM, given} for declared, given in zip(self.shape, shape, strict=True)
+        )
+        if not fits:
+            return (
+                f"tensor {self.name!r} has shape {list(shape)}, the model takes {list(self.shape)} "
+                f"(-1 is any size)"
+            )
+        return None

@@ -1,0 +1,339 @@
+"""The bodies of adverts: round trips, and each field's limits."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.adverts import (
+    Device,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    RouterAdvert,
+    Sequence,
+    advert_from_body,
+    advert_to_body,
+    router_from_body,
+    router_to_body,
+)
+from capamesh.protocol.adverts.packed import pack, unpack_strictly
+from capamesh.protocol.errors import AdvertRejected, ConfigError
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+PEER = PeerId("12D3KooWPeer")
+SEQUENCE = Sequence(1_000, 3)
+DIGEST = "sha256:" + "0a" * 32
+
+ADVERT = NodeAdvert(
+    peer=PEER,
+    sequence=SEQUENCE,
+    devices=(
+        Device(
+            index=0,
+            kind="cuda",
+            name="NVIDIA H100",
+            provider="CUDAExecutionProvider",
+            memory_total_bytes=80_000,
+            memory_free_bytes=70_000,
+            data_addresses=("10.0.0.1:7001", "[2001:db8::1]:7001"),
+        ),
+    ),
+    models=(
+        ModelOffer(
+            name=ModelName("iris"),
+            version=ModelVersion("1"),
+            digest=DIGEST,
+            state=ModelState.READY,
+            reason="",
+            inputs=(TensorSpec("X", Datatype.FP32, (-1, 4)),),
+            outputs=(TensorSpec("label", Datatype.INT64, (-1,)),),
+        ),
+    ),
+    region="eu",
+    price_per_million=0.25,
+    agent_version="0.1.0",
+    is_draining=False,
+)
+
+ROUTER = RouterAdvert(
+    peer=PEER,
+    sequence=SEQUENCE,
+    link_addresses=("router.example.org:7100", "router.example.org:7101"),
+    region="eu",
+    agent_version="0.1.0",
+)
+
+BODY: dict[str, Any] = advert_to_body(ADVERT)
+
+
+def texts(low: int, high: int) -> st.SearchStrategy[str]:
+    kept = st.characters(exclude_categories=("Cc", "Cs"))
+    return st.text(kept, min_size=low, max_size=high)
+
+
+addresses = st.builds(
+    "{}:{}".format, st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True), st.integers(1, 65_535)
+)
+specs = st.builds(
+    TensorSpec,
+    name=texts(0, 256),
+    datatype=st.sampled_from(Datatype),
+    shape=st.lists(st.integers(-1, 2**53 - 1), max_size=32).map(tuple),
+)
+offers = st.builds(
+    ModelOffer,
+    name=texts(1, 256).map(ModelName),
+    version=st.integers(0, 10**20 - 1).map(str).map(ModelVersion),
+    digest=st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.hex()),
+    state=st.sampled_from(ModelState),
+    reason=texts(0, 512),
+    inputs=st.lists(specs, max_size=3).map(tuple),
+    outputs=st.lists(specs, max_size=3).map(tuple),
+)
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> Device:
+    total_bytes = draw(st.integers(0, 2**63 - 1))
+    return Device(
+        index=draw(st.integers(0, 65_535)),
+        kind=draw(texts(1, 32)),
+        name=draw(texts(0, 256)),
+        provider=draw(texts(1, 64)),
+        memory_total_bytes=total_bytes,
+        memory_free_bytes=draw(st.integers(0, total_bytes)),
+        data_addresses=tuple(draw(st.lists(addresses, max_size=16))),
+    )
+
+
+adverts = st.builds(
+    NodeAdvert,
+    peer=st.just(PEER),
+    sequence=st.just(SEQUENCE),
+    devices=st.lists(devices(), max_size=4, unique_by=lambda one: one.index).map(tuple),
+    models=st.lists(offers, max_size=4, unique_by=lambda one: (one.name, one.version)).map(tuple),
+    region=texts(0, 64),
+    price_per_million=st.floats(0, 1e12),
+    agent_version=texts(0, 64),
+    is_draining=st.booleans(),
+)
+
+
+@given(adverts)
+def test_an_advert_comes_back_through_the_wire(advert: NodeAdvert) -> None:
+    body = unpack_strictly(pack(advert_to_body(advert)))
+    assert isinstance(body, dict)
+    assert advert_from_body(body, PEER, SEQUENCE) == advert
+
+
+def test_a_routers_advert_comes_back_through_the_wire() -> None:
+    body = unpack_strictly(pack(router_to_body(ROUTER)))
+    assert isinstance(body, dict)
+    assert router_from_body(body, PEER, SEQUENCE) == ROUTER
+
+
+def test_the_field_names_on_the_wire_are_these() -> None:
+    assert BODY == {
+        "devices": [
+            {
+                "index": 0,
+                "kind": "cuda",
+                "name": "NVIDIA H100",
+                "provider": "CUDAExecutionProvider",
+                "memory_total": 80_000,
+                "memory_free": 70_000,
+                "addresses": ["10.0.0.1:7001", "[2001:db8::1]:7001"],
+            }
+        ],
+        "models": [
+            {
+                "name": "iris",
+                "version": "1",
+                "digest": DIGEST,
+                "state": "ready",
+                "reason": "",
+                "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
+                "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
+            }
+        ],
+        "region": "eu",
+        "price_per_million": 0.25,
+        "agent_version": "0.1.0",
+        "draining": False,
+    }
+
+
+def changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    body = copy.deepcopy(BODY)
+    place: Any = body
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return body
+
+
+def missing(path: tuple[str | int, ...]) -> dict[str, Any]:
+    body = copy.deepcopy(BODY)
+    place: Any = body
+    for step in path[:-1]:
+        place = place[step]
+    del place[path[-1]]
+    return body
+
+
+DEVICE = ("devices", 0)
+MODEL = ("models", 0)
+INPUT = ("models", 0, "inputs", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("devices",), {}, "devices is {}"),
+        (("devices",), [{}] * 65, "devices is 65; it must be an array of 0 to 64 items"),
+        (("devices",), [1], "devices[0] is 1; it must be a map"),
+        (("devices",), BODY["devices"] * 2, "devices[1].index is 0"),
+        ((*DEVICE, "index"), True, "devices[0].index is True; it must be an integer in 0..65535"),
+        ((*DEVICE, "index"), -1, "devices[0].index is -1"),
+        ((*DEVICE, "index"), 0.0, "devices[0].index is 0.0"),
+        ((*DEVICE, "kind"), "", "devices[0].kind is ''"),
+        ((*DEVICE, "name"), "x" * 257, "devices[0].name"),
+        ((*DEVICE, "name"), "\x1b[2J", "devices[0].name"),
+        ((*DEVICE, "name"), b"H100", "devices[0].name"),
+        ((*DEVICE, "provider"), None, "devices[0].provider is None"),
+        ((*DEVICE, "memory_total"), 2**63, "devices[0].memory_total"),
+        ((*DEVICE, "memory_free"), 80_001, "devices[0].memory_free is 80001; it must be an integer in 0..80000"),
+        ((*DEVICE, "addresses"), ["a:1"] * 17, "devices[0].addresses is 17"),
+        ((*DEVICE, "addresses"), ["a:0"], "devices[0].addresses is 'a:0'; it must be host:port"),
+        ((*DEVICE, "addresses"), "a:1", "devices[0].addresses is 'a:1'"),
+        (("models",), [{}] * 1025, "models is 1025"),
+        (("models",), BODY["models"] * 2, "models[1].name is 'iris 1'; it must be a model and version listed once"),
+        ((*MODEL, "name"), "", "models[0].name"),
+        ((*MODEL, "version"), "v1", "models[0].version is 'v1'; it must be 1 to 20 decimal digits"),
+        ((*MODEL, "version"), "\u0661", "models[0].version"),
+        ((*MODEL, "version"), 1, "models[0].version is 1"),
+        ((*MODEL, "digest"), "", "models[0].digest is ''"),
+        ((*MODEL, "digest"), DIGEST.upper(), "models[0].digest"),
+        ((*MODEL, "digest"), DIGEST + "0", "models[0].digest"),
+        ((*MODEL, "state"), 3, "models[0].state is 3"),
+        ((*MODEL, "reason"), "x" * 513, "models[0].reason"),
+        ((*INPUT, "datatype"), "", "models[0].inputs[0].datatype"),
+        ((*INPUT, "shape"), [-2], "models[0].inputs[0].shape[0] is -2"),
+        ((*INPUT, "shape"), [1] * 33, "models[0].inputs[0].shape is 33"),
+        ((*INPUT, "shape"), [True], "models[0].inputs[0].shape[0] is True"),
+        (("region",), "x" * 65, "region"),
+        (("price_per_million",), -0.1, "price_per_million is -0.1; it must be a finite number in 0..1e+12"),
+        (("price_per_million",), float("nan"), "price_per_million is nan"),
+        (("price_per_million",), float("inf"), "price_per_million is inf"),
+        (("price_per_million",), True, "price_per_million is True"),
+        (("price_per_million",), "1", "price_per_million is '1'"),
+        (("agent_version",), 1, "agent_version is 1"),
+        (("draining",), 0, "draining is 0; it must be true or false"),
+    ],
+)  # fmt: skip
+def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
+    path: tuple[str | int, ...], value: object, named: str
+) -> None:
+    with pytest.raises(AdvertRejected) as caught:
+        advert_from_body(changed(path, value), PEER, SEQUENCE)
+    assert caught.value.reason == "field"
+    assert caught.value.message.startswith(f"field: {named}")
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    "path",
+    [(key,) for key in BODY]
+    + [(*DEVICE, key) for key in BODY["devices"][0]]
+    + [(*MODEL, key) for key in BODY["models"][0]]
+    + [(*INPUT, key) for key in BODY["models"][0]["inputs"][0]],
+)
+def test_every_field_is_required(path: tuple[str | int, ...]) -> None:
+    with pytest.raises(AdvertRejected, match=r"^field: .* is missing; it must be "):
+        advert_from_body(missing(path), PEER, SEQUENCE)
+
+
+@pytest.mark.parametrize("path", [(), DEVICE, MODEL, INPUT])
+def test_unknown_fields_are_tolerated(path: tuple[str | int, ...]) -> None:
+    body = changed((*path, "from_the_future"), {"a": [1, 2]})
+    assert advert_from_body(body, PEER, SEQUENCE) == ADVERT
+
+
+def test_a_whole_price_may_be_an_integer() -> None:
+    price = advert_from_body(changed(("price_per_million",), 2), PEER, SEQUENCE).price_per_million
+    assert (price, type(price)) == (2.0, float)
+
+
+def test_an_unknown_state_is_not_ready_and_says_why() -> None:
+    (offer,) = advert_from_body(changed((*MODEL, "state"), "paused"), PEER, SEQUENCE).models
+    assert not offer.is_ready
+    assert offer == replace(
+        ADVERT.models[0],
+        state=ModelState.FAILED,
+        reason="its state 'paused' is not known to this version",
+    )
+
+
+def test_an_unknown_datatype_makes_its_model_not_ready_and_leaves_the_others() -> None:
+    body = changed((*INPUT, "datatype"), "FP4")
+    body["models"].append({**BODY["models"][0], "name": "other"})
+    first, second = advert_from_body(body, PEER, SEQUENCE).models
+    assert (first.state, first.inputs, first.outputs) == (ModelState.FAILED, (), ())
+    assert first.reason == "it has a tensor of a datatype that is not known to this version"
+    assert second.is_ready
+
+
+def test_a_model_that_is_not_ready_needs_no_digest() -> None:
+    body = changed((*MODEL, "digest"), "")
+    body["models"][0]["state"] = "loading"
+    assert advert_from_body(body, PEER, SEQUENCE).models[0].digest == ""
+
+
+def test_a_publisher_learns_that_its_advert_would_be_refused() -> None:
+    with pytest.raises(ConfigError, match=r"refuse this advert: field: region is 'x"):
+        advert_to_body(replace(ADVERT, region="x" * 65))
+    with pytest.raises(ConfigError, match=r"link_addresses is '7100'; it must be host:port"):
+        router_to_body(replace(ROUTER, link_addresses=("7100",)))
+
+
+def test_a_long_reason_with_line_ends_and_undecodable_bytes_is_cut_and_cleaned_rather_than_refused() -> (
+    None
+):
+    offer = replace(ADVERT.models[0], state=ModelState.FAILED, reason="bad\n\udcff" + "x" * 600)
+    body = advert_to_body(replace(ADVERT, models=(offer,)))
+    read = advert_from_body(body, PEER, SEQUENCE).models[0].reason
+    assert read == "bad ?" + "x" * 507
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+places: list[tuple[str | int, ...]] = [
+    *[(key,) for key in BODY],
+    *[(*DEVICE, key) for key in BODY["devices"][0]],
+    *[(*MODEL, key) for key in BODY["models"][0]],
+    *[(*INPUT, key) for key in BODY["models"][0]["inputs"][0]],
+]
+
+
+@given(st.sampled_from(places), junk)
+def test_junk_in_any_field_is_read_or_rejected(path: tuple[str | int, ...], value: object) -> None:
+    try:
+        advert = advert_from_body(changed(path, value), PEER, SEQUENCE)
+    except AdvertRejected:
+        return
+    advert_to_body(advert)
+
+
+def test_adverts_that_differ_in_sequence_alone_say_the_same() -> None:
+    assert ADVERT.says_the_same_as(replace(ADVERT, sequence=Sequence(2_000, 1)))
+    assert not ADVERT.says_the_same_as(replace(ADVERT, is_draining=True))

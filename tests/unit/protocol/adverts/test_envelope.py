@@ -1,0 +1,318 @@
+"""Sealing and opening: what proves a sender, and each way to fail, in the documented order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgpack
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.adverts import (
+    MAX_ENVELOPE_BYTES,
+    RejectReason,
+    Sequence,
+    is_forwarder_to_blame,
+    open_envelope,
+    seal,
+)
+from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+
+NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
+NOW_MS = int(NOW.timestamp()) * 1000
+SEQUENCE = Sequence(NOW_MS * 1_000_000, 3)
+MINUTE_MS = 60_000
+BODY = {"region": "eu", "list": [1, 2.5, None, True, b"\x00"], "deep": {"a": {"b": "c"}}}
+
+
+def identity(number: int) -> Identity:
+    return Identity.from_private_bytes(bytes([number]) * 32)
+
+
+@dataclass(frozen=True)
+class Network:
+    owner: NetworkOwner
+    node: Membership
+    other_node: Membership
+    router: Membership
+
+
+def network() -> Network:
+    owner = NetworkOwner.create("test", NOW)
+
+    def join(number: int, role: Role) -> Membership:
+        token = owner.invite(role, expires_at=NOW + timedelta(days=30), bootstrap=(), now=NOW)
+        return Membership.join(identity(number), token, NOW)
+
+    return Network(owner, join(1, Role.NODE), join(2, Role.NODE), join(3, Role.ROUTER))
+
+
+NET = network()
+TRUST = NET.router.trust()
+GOOD = seal("advert", BODY, NET.node, SEQUENCE, NOW_MS)
+
+
+def payload_of(member: Membership) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "kind": "advert",
+        "net": str(member.network_id),
+        "seq": [SEQUENCE.boot_ns, SEQUENCE.counter],
+        "at": NOW_MS,
+        "chain": list(member.chain),
+        "body": {},
+    }
+
+
+def signed(payload: bytes, signer: Identity = NET.node.identity) -> bytes:
+    raw: bytes = msgpack.packb([payload, signer.sign(b"capamesh-envelope-1\0" + payload)])
+    return raw
+
+
+def forged(**parts: object) -> bytes:
+    return signed(msgpack.packb(payload_of(NET.node) | parts))
+
+
+def reason_of(raw: bytes, now_ms: int = NOW_MS) -> str:
+    with pytest.raises(AdvertRejected) as caught:
+        open_envelope(raw, TRUST, now_ms)
+    return caught.value.reason
+
+
+def test_what_a_member_sealed_opens_to_the_same_with_its_verified_sender() -> None:
+    envelope = open_envelope(GOOD, TRUST, NOW_MS)
+    assert envelope.kind == "advert"
+    assert envelope.network == NET.owner.network_id
+    assert envelope.sender.peer_id == identity(1).peer_id
+    assert envelope.sender.role is Role.NODE
+    assert envelope.sequence == SEQUENCE
+    assert envelope.issued_at_ms == NOW_MS
+    assert envelope.body == BODY
+
+
+def test_the_wire_is_what_the_documentation_tells_another_implementation() -> None:
+    payload, signature = msgpack.unpackb(GOOD)
+    key = Ed25519PublicKey.from_public_bytes(identity(1).public_bytes)
+    key.verify(signature, b"capamesh-envelope-1" + b"\x00" + payload)
+    assert msgpack.unpackb(payload) == payload_of(NET.node) | {"body": BODY}
+
+
+def test_an_envelope_built_by_hand_opens() -> None:
+    assert open_envelope(forged(), TRUST, NOW_MS).body == {}
+
+
+def test_the_key_order_and_unknown_payload_fields_do_not_matter() -> None:
+    parts = payload_of(NET.node) | {"later": [1]}
+    raw = signed(msgpack.packb(dict(reversed(parts.items()))))
+    assert open_envelope(raw, TRUST, NOW_MS).sequence == SEQUENCE
+
+
+@pytest.mark.parametrize("member", [NET.node, NET.router])
+def test_an_unknown_kind_opens_from_either_role(member: Membership) -> None:
+    raw = seal("demand", {}, member, SEQUENCE, NOW_MS)
+    assert open_envelope(raw, TRUST, NOW_MS).kind == "demand"
+
+
+@pytest.mark.parametrize("kind", ["advert", "goodbye"])
+def test_only_a_node_may_advertise_or_say_goodbye(kind: str) -> None:
+    parts = payload_of(NET.router) | {"kind": kind}
+    assert reason_of(signed(msgpack.packb(parts), NET.router.identity)) == "membership"
+    with pytest.raises(LocalError, match=f"a router may not send '{kind}'; only a node may"):
+        seal(kind, {}, NET.router, SEQUENCE, NOW_MS)
+
+
+def test_only_a_router_may_say_where_routers_are() -> None:
+    assert reason_of(forged(kind="router")) == "membership"
+    with pytest.raises(LocalError, match="a node may not send 'router'; only a router may"):
+        seal("router", {}, NET.node, SEQUENCE, NOW_MS)
+    raw = seal("router", {}, NET.router, SEQUENCE, NOW_MS)
+    assert open_envelope(raw, TRUST, NOW_MS).sender.role is Role.ROUTER
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"v": 2}, "version"),
+        ({"v": 2, "seq": "another form", "net": 7}, "version"),
+        ({"v": 0}, "version"),
+        ({"v": True}, "malformed"),
+        ({"v": "1"}, "malformed"),
+        ({"v": 1.0}, "malformed"),
+        ({"kind": ""}, "malformed"),
+        ({"kind": "x" * 33}, "malformed"),
+        ({"kind": b"advert"}, "malformed"),
+        ({"net": "cm-" + "0" * 32}, "network"),
+        ({"net": ""}, "malformed"),
+        ({"seq": [1]}, "malformed"),
+        ({"seq": [1, 2, 3]}, "malformed"),
+        ({"seq": [1, -1]}, "malformed"),
+        ({"seq": [1, 2**63]}, "malformed"),
+        ({"seq": [1, True]}, "malformed"),
+        ({"seq": {"boot": 1}}, "malformed"),
+        ({"at": None}, "malformed"),
+        ({"at": -1}, "malformed"),
+        ({"at": float(NOW_MS)}, "malformed"),
+        ({"chain": list(NET.node.chain[:1])}, "malformed"),
+        ({"chain": [*NET.node.chain, b"x"]}, "malformed"),
+        ({"chain": ["leaf", "invite"]}, "malformed"),
+        ({"chain": [b"", b""]}, "malformed"),
+        ({"chain": [b"x" * 4097, NET.node.chain[1]]}, "malformed"),
+        ({"chain": [b"x", b"y"]}, "membership"),
+        ({"chain": list(reversed(NET.node.chain))}, "membership"),
+        ({"body": []}, "malformed"),
+        ({"body": {1: 2}}, "malformed"),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_rejected_with_the_reason(
+    parts: dict[str, object], reason: str
+) -> None:
+    assert reason_of(forged(**parts)) == reason
+
+
+@pytest.mark.parametrize("key", ["v", "kind", "net", "seq", "at", "chain", "body"])
+def test_every_payload_field_is_required(key: str) -> None:
+    parts = payload_of(NET.node)
+    del parts[key]
+    assert reason_of(signed(msgpack.packb(parts))) == "malformed"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc0",
+        GOOD + b"\x00",
+        msgpack.packb([]),
+        msgpack.packb({"payload": b"", "signature": bytes(64)}),
+        msgpack.packb([b"", bytes(64), 1]),
+        msgpack.packb(["text", bytes(64)]),
+        msgpack.packb([b"\x80", bytes(63)]),
+        msgpack.packb([b"\x80", bytes(65)]),
+        signed(b""),
+        signed(b"\x90"),
+        signed(msgpack.packb(payload_of(NET.node)) + b"\x00"),
+        signed(b"\x82\xa1v\x01\xa1v\x01"),
+    ],
+)
+def test_bytes_that_are_no_envelope_are_malformed(raw: bytes) -> None:
+    assert reason_of(raw) == "malformed"
+
+
+def test_the_size_is_checked_before_anything_is_read() -> None:
+    assert reason_of(b"\xc1" * (MAX_ENVELOPE_BYTES + 1)) == "oversize"
+    assert reason_of(b"\xc1" * MAX_ENVELOPE_BYTES) == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "reason"),
+    [
+        (NOW_MS + 10 * MINUTE_MS, None),
+        (NOW_MS + 10 * MINUTE_MS + 1, "stale"),
+        (NOW_MS - 10 * MINUTE_MS, None),
+        (NOW_MS - 10 * MINUTE_MS - 1, "future"),
+    ],
+)
+def test_an_envelope_is_good_for_ten_minutes_either_way(now_ms: int, reason: str | None) -> None:
+    if reason is None:
+        assert open_envelope(GOOD, TRUST, now_ms).body == BODY
+    else:
+        assert reason_of(GOOD, now_ms) == reason
+
+
+def test_a_boot_may_be_ten_minutes_ahead_and_no_more() -> None:
+    limit_ns = (NOW_MS + 10 * MINUTE_MS) * 1_000_000
+    assert open_envelope(forged(seq=[limit_ns, 0]), TRUST, NOW_MS).sequence.boot_ns == limit_ns
+    assert reason_of(forged(seq=[limit_ns + 1, 0])) == "future"
+
+
+def test_the_checks_come_in_the_documented_order() -> None:
+    bad_signature = {"at": NOW_MS - 11 * MINUTE_MS, "chain": [b"x", b"y"]}
+    other_net = {"net": "cm-" + "0" * 32}
+    payload = msgpack.packb(payload_of(NET.node) | bad_signature | other_net)
+    assert reason_of(msgpack.packb([payload, bytes(64)])) == "network"
+    payload = msgpack.packb(payload_of(NET.node) | bad_signature)
+    assert reason_of(msgpack.packb([payload, bytes(64)])) == "stale"
+    payload = msgpack.packb(payload_of(NET.node) | {"chain": [b"x", b"y"]})
+    assert reason_of(msgpack.packb([payload, bytes(64)])) == "membership"
+    payload = msgpack.packb(payload_of(NET.node))
+    assert reason_of(msgpack.packb([payload, bytes(64)])) == "signature"
+
+
+def test_another_members_signature_does_not_count() -> None:
+    payload = msgpack.packb(payload_of(NET.node))
+    assert reason_of(signed(payload, NET.other_node.identity)) == "signature"
+
+
+def test_a_signature_made_for_another_purpose_does_not_count() -> None:
+    payload = msgpack.packb(payload_of(NET.node))
+    raw = msgpack.packb([payload, NET.node.identity.sign(payload)])
+    assert reason_of(raw) == "signature"
+
+
+def test_a_member_of_another_network_is_no_member_here() -> None:
+    stranger = network().node
+    assert reason_of(seal("advert", {}, stranger, SEQUENCE, NOW_MS)) == "network"
+    parts = payload_of(stranger) | {"net": str(NET.node.network_id)}
+    assert reason_of(signed(msgpack.packb(parts), stranger.identity)) == "membership"
+
+
+def test_a_revoked_member_is_no_member_any_more() -> None:
+    trust = NET.router.trust()
+    open_envelope(GOOD, trust, NOW_MS)
+    nothing_revoked = RevocationList.empty(NET.owner.network_id)
+    revocations = NET.owner.revoke(nothing_revoked, peers=(identity(1).peer_id,), now=NOW)
+    assert trust.update(revocations)
+    with pytest.raises(AdvertRejected) as caught:
+        open_envelope(GOOD, trust, NOW_MS)
+    assert caught.value.reason == "membership"
+
+
+def test_an_expired_member_is_no_member_any_more() -> None:
+    late_ms = NOW_MS + 31 * 24 * 60 * MINUTE_MS
+    raw = seal("advert", {}, NET.node, SEQUENCE, late_ms)
+    assert reason_of(raw, late_ms) == "membership"
+
+
+@given(st.data())
+def test_a_changed_byte_is_always_rejected(data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(GOOD) - 1))
+    flip = data.draw(st.integers(1, 255))
+    raw = bytearray(GOOD)
+    raw[place] ^= flip
+    with pytest.raises(AdvertRejected):
+        open_envelope(bytes(raw), TRUST, NOW_MS)
+
+
+@given(st.integers(0, len(GOOD) - 1))
+def test_a_truncated_envelope_is_malformed(kept: int) -> None:
+    assert reason_of(GOOD[:kept]) == "malformed"
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_rejected_as_malformed_even_when_signed(junk: bytes) -> None:
+    assert reason_of(junk) == "malformed"
+    assert reason_of(signed(junk)) == "malformed"
+
+
+def test_what_is_too_large_is_not_sealed() -> None:
+    with pytest.raises(ConfigError, match=r"has \d+ bytes; the limit is 65536: host fewer models"):
+        seal("advert", {"x": "x" * MAX_ENVELOPE_BYTES}, NET.node, SEQUENCE, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "body", [{"a": object()}, {"a": 2**64}, {"a": list(range(1025))}, {"a": {1: 2}}]
+)
+def test_what_no_receiver_would_open_is_not_sealed(body: dict[str, object]) -> None:
+    with pytest.raises(LocalError, match=r"plain msgpack values|no receiver would accept"):
+        seal("advert", body, NET.node, SEQUENCE, NOW_MS)
+
+
+def test_only_what_no_honest_forwarder_can_pass_on_is_blamed() -> None:
+    blamed = {reason.value for reason in RejectReason if is_forwarder_to_blame(reason)}
+    assert blamed == {"malformed", "oversize", "signature", "field"}

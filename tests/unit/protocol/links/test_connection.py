@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from link_wire import Wire, feed, greeted, hello, limits
+
+from capamesh.protocol.errors import (
+    InvalidRequest,
+    LinkLost,
+    Overloaded,
+    ProtocolViolation,
+    TooLarge,
+)
+from capamesh.protocol.links.connection import Connection
+from capamesh.protocol.links.events import (
+    ErrorReceived,
+    GoawayReceived,
+    HelloReceived,
+    LoadReceived,
+    PongReceived,
+    ProbeReceived,
+    RequestCancelled,
+    RequestReceived,
+    ResponseReceived,
+)
+from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind, LinkLimits, encode_frame
+
+
+def test_both_sides_hear_the_other_s_hello_first() -> None:
+    wire = Wire()
+    at_dialer, at_acceptor = wire.settle()
+    assert at_dialer == [HelloReceived(hello(LinkLimits()))]
+    assert at_acceptor == [HelloReceived(hello(LinkLimits()))]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024, 16 * 1024, 16 * 1024 + 1, 600_000, 5_000_000])
+def test_a_request_and_its_answer_arrive_whole(size: int) -> None:
+    wire = greeted()
+    body = random.Random(size).randbytes(size)
+    stream = wire.dialer.ask(b"meta", [body[: size // 3], body[size // 3 :]])
+    _, at_acceptor = wire.settle()
+    assert at_acceptor == [RequestReceived(stream, b"meta", memoryview(body))]
+    assert wire.acceptor.respond(stream, b"answer", [memoryview(body)])
+    at_dialer, _ = wire.settle()
+    assert at_dialer == [ResponseReceived(stream, b"answer", memoryview(body), True)]
+    assert (
+        repr(wire.dialer)
+        == repr(wire.acceptor)
+        == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
+    )
+    assert wire.dialer.queued_bytes == wire.acceptor.queued_bytes == 0
+
+
+def test_either_side_may_ask() -> None:
+    wire = greeted()
+    mine, theirs = wire.dialer.ask(b"a"), wire.acceptor.ask(b"b")
+    assert (mine % 2, theirs % 2) == (1, 0)
+    at_dialer, at_acceptor = wire.settle()
+    assert at_dialer == [RequestReceived(theirs, b"b", memoryview(b""))]
+    assert at_acceptor == [RequestReceived(mine, b"a", memoryview(b""))]
+
+
+def test_a_small_request_overtakes_a_large_one() -> None:
+    wire = greeted()
+    wire.dialer.ask(b"large", [bytes(3_000_000)])
+    wire.step(wire.dialer, wire.acceptor, budget=1)
+    small = wire.dialer.ask(b"small", [bytes(1024)])
+    assert wire.step(wire.dialer, wire.acceptor, budget=1) == [
+        RequestReceived(small, b"small", memoryview(bytes(1024)))
+    ]
+
+
+def test_large_messages_take_turns_by_chunks() -> None:
+    wire = greeted()
+    first = wire.dialer.ask(b"", [bytes(700_000)])
+    second = wire.dialer.ask(b"", [bytes(300_000)])
+    order = []
+    while wire.dialer.has_output():
+        parts = wire.dialer.take(1)
+        order += [HEADER.unpack(part)[3] for part in parts if len(part) == HEADER.size]
+    assert order == [first, second, first, second, first]
+
+
+def test_no_more_than_the_credit_is_sent_until_the_receiver_grants_it() -> None:
+    wire = greeted(acceptor=limits(initial_credit_bytes=300_000))
+    wire.dialer.ask(b"", [bytes(1_000_000)])
+    sent = sum(len(part) for _ in range(10) for part in wire.dialer.take(1 << 30))
+    assert 300_000 <= sent < 300_100
+    assert not wire.dialer.has_output()
+    assert wire.dialer.queued_bytes == 700_000
+
+
+def test_a_response_in_several_messages_ends_with_the_final_one() -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    big = bytes(range(256)) * 1000
+    wire.acceptor.respond(stream, b"1", [big], is_final=False)
+    wire.acceptor.respond(stream, b"2", [b"x"], is_final=False)
+    wire.acceptor.respond(stream, b"3", [])
+    at_dialer, _ = wire.settle()
+    assert at_dialer == [
+        ResponseReceived(stream, b"1", memoryview(big), False),
+        ResponseReceived(stream, b"2", memoryview(b"x"), False),
+        ResponseReceived(stream, b"3", memoryview(b""), True),
+    ]
+    assert wire.dialer.is_idle
+    assert wire.acceptor.is_idle
+
+
+def test_an_error_closes_the_stream_with_its_code_and_text() -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    assert wire.acceptor.fail(stream, InvalidRequest("input X is missing"))
+    at_dialer, _ = wire.settle()
+    (event,) = at_dialer
+    assert isinstance(event, ErrorReceived)
+    assert isinstance(event.error, InvalidRequest)
+    assert event.error.message == "input X is missing"
+    assert not wire.acceptor.fail(stream, InvalidRequest("again"))
+    assert wire.dialer.is_idle
+
+
+def test_cancel_reaches_the_server_and_its_late_answer_is_dropped() -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"", [bytes(10)])
+    wire.settle()
+    wire.dialer.cancel(stream)
+    _, at_acceptor = wire.settle()
+    assert at_acceptor == [RequestCancelled(stream)]
+    assert not wire.acceptor.respond(stream, b"", [])
+    assert wire.settle() == ([], [])
+    assert wire.acceptor.is_idle
+
+
+def test_cancel_crossing_the_answer_loses_nothing_else() -> None:
+    wire = greeted()
+    stream, other = wire.dialer.ask(b""), wire.dialer.ask(b"")
+    wire.settle()
+    wire.acceptor.respond(stream, b"late", [bytes(800_000)])
+    wire.acceptor.respond(other, b"kept", [bytes(800_000)])
+    wire.step(wire.acceptor, wire.dialer, budget=1)
+    wire.dialer.cancel(stream)
+    at_dialer, _ = wire.settle()
+    assert at_dialer == [ResponseReceived(other, b"kept", memoryview(bytes(800_000)), True)]
+    assert repr(wire.dialer) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
+    assert wire.acceptor.queued_bytes == 0
+
+
+def test_a_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"", [bytes(5_000_000)])
+    wire.step(wire.dialer, wire.acceptor, budget=1)
+    wire.dialer.cancel(stream)
+    assert wire.settle() == ([], [])
+    assert repr(wire.acceptor) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
+
+
+def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
+    wire = greeted(acceptor=limits(message_bytes=1000))
+    with pytest.raises(TooLarge, match="1001"):
+        wire.dialer.ask(b"", [bytes(1001)])
+
+
+def test_a_peer_that_ignores_the_limit_is_refused_before_memory_is_taken() -> None:
+    core = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=limits(message_bytes=1000))
+    feed(core, encode_frame(FrameKind.HELLO, meta=hello(LinkLimits()).encode()))
+    head = HEADER.pack(4, 0, 4_000_000_000, 1, FrameKind.REQUEST, 0, 0)
+    assert feed(core, head + b"1234") == []
+    assert repr(core) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
+
+
+def test_requests_over_the_receive_budget_are_overloaded_and_the_rest_goes_on() -> None:
+    wire = greeted(acceptor=limits(receive_bytes=1_000_000))
+    kept = wire.dialer.ask(b"", [bytes(900_000)])
+    refused = wire.dialer.ask(b"", [bytes(200_000)])
+    at_dialer, at_acceptor = wire.settle()
+    assert [type(event) for event in at_acceptor] == [RequestReceived]
+    (event,) = at_dialer
+    assert event.stream == refused
+    assert isinstance(event.error, Overloaded)
+    assert wire.acceptor.respond(kept, b"", [])
+    wire.settle()
+    wire.dialer.ask(b"", [bytes(900_000)])
+    assert [type(event) for event in wire.settle()[1]] == [RequestReceived]
+
+
+def test_more_streams_than_allowed_are_overloaded() -> None:
+    wire = greeted(acceptor=limits(streams=2))
+    for _ in range(3):
+        wire.dialer.ask(b"")
+    at_dialer, at_acceptor = wire.settle()
+    assert len(at_acceptor) == 2
+    assert [type(event.error) for event in at_dialer] == [Overloaded]
+
+
+def test_an_answer_over_the_limit_fails_only_its_own_request() -> None:
+    wire = greeted(dialer=limits(message_bytes=1000))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    assert wire.acceptor.respond(stream, b"", [bytes(2000)])
+    at_dialer, _ = wire.settle()
+    assert [type(event.error) for event in at_dialer] == [TooLarge]
+
+
+def test_probe_ping_and_goaway() -> None:
+    wire = greeted()
+    stream = wire.dialer.probe(b"m")
+    wire.dialer.ping(77)
+    wire.acceptor.goaway("upgrade")
+    at_dialer, at_acceptor = wire.settle()
+    assert at_acceptor == [ProbeReceived(stream, b"m")]
+    assert at_dialer == [GoawayReceived("upgrade"), PongReceived(77)]
+    wire.acceptor.send_load(stream, b"load")
+    assert wire.settle()[0] == [LoadReceived(stream, b"load")]
+    assert wire.dialer.is_idle
+
+
+def test_asking_before_the_peer_s_hello_is_refused() -> None:
+    core = Connection(is_dialer=True, hello=hello(LinkLimits()), limits=LinkLimits())
+    with pytest.raises(ProtocolViolation, match="not introduced"):
+        core.ask(b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (HEADER.pack(2**32 - 1, 0, 0, 1, FrameKind.REQUEST, 0, 0), "4294967295 bytes"),
+        (HEADER.pack(2**32 - 1, 2**32 - 1, 0, 1, FrameKind.REQUEST, 0, 0), "of metadata"),
+        (HEADER.pack(4, 8, 0, 1, FrameKind.REQUEST, 0, 0), "a frame of 4 bytes with 8"),
+        (HEADER.pack(0, 0, 0, 1, 99, 0, 0), "unknown kind 99"),
+        (HEADER.pack(0, 0, 0, 1, FrameKind.PING, 0, 7), "reserved field is 7"),
+        (HEADER.pack(0, 0, 0, 2, FrameKind.REQUEST, END | FINAL, 0), "not the peer's to open"),
+        (HEADER.pack(0, 0, 0, 0, FrameKind.REQUEST, END | FINAL, 0), "not the peer's to open"),
+        (HEADER.pack(3, 0, 0, 1, FrameKind.PING, 0, 0) + b"abc", "with a body of 3 bytes"),
+        (
+            HEADER.pack(3, 0, 2, 1, FrameKind.REQUEST, END, 0) + b"abc",
+            "sent 3 bytes of a body of 2",
+        ),
+        (HEADER.pack(3, 0, 9, 1, FrameKind.REQUEST, END, 0) + b"abc", "ended at 3 of 9"),
+        (HEADER.pack(0, 0, 0, 1, FrameKind.REQUEST, 0, 0), "did not end at 0 of 0"),
+        (HEADER.pack(3, 3, 0, 0, FrameKind.GOAWAY, 0, 0) + b"\xc1\xc1\xc1", "no msgpack"),
+        (HEADER.pack(0, 0, 0, 0, FrameKind.HELLO, 0, 0), "second HELLO"),
+    ],
+)
+def test_a_broken_rule_ends_the_connection_and_is_named(data: bytes, complaint: str) -> None:
+    wire = greeted()
+    with pytest.raises(ProtocolViolation, match=complaint):
+        feed(wire.acceptor, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+        HEADER.pack(0, 0, 0, 1, FrameKind.REQUEST, END | FINAL, 0),
+        encode_frame(FrameKind.HELLO, meta=b"\x80"),
+        encode_frame(FrameKind.HELLO, meta=b"\x81\xa1v\x02"),
+        encode_frame(FrameKind.HELLO, meta=b"x" * 40_000),
+    ],
+)
+def test_anything_but_a_proper_hello_first_is_refused(data: bytes) -> None:
+    core = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=LinkLimits())
+    with pytest.raises(ProtocolViolation):
+        feed(core, data)
+
+
+def test_leftovers_of_closed_streams_are_dropped() -> None:
+    wire = greeted()
+    for kind in (
+        FrameKind.CREDIT,
+        FrameKind.CANCEL,
+        FrameKind.ERROR,
+        FrameKind.LOAD,
+        FrameKind.CHUNK,
+    ):
+        assert feed(wire.acceptor, encode_frame(kind, 41)) == []
+    assert (
+        feed(wire.dialer, HEADER.pack(3, 0, 3, 41, FrameKind.RESPONSE, END | FINAL, 0) + b"abc")
+        == []
+    )
+    assert feed(wire.acceptor, HEADER.pack(9, 0, 0, 41, FrameKind.CHUNK, 0, 0) + b"123", 2) == []
+    assert feed(wire.acceptor, b"456789" + encode_frame(FrameKind.PROBE, 43), 4) == [
+        ProbeReceived(43, b"")
+    ]
+
+
+def test_stream_ids_wrap_around_past_those_in_use() -> None:
+    wire = greeted()
+    first = wire.dialer.ask(b"")
+    wire.dialer._next_stream = 2**32 - 1
+    assert [wire.dialer.ask(b"") for _ in range(2)] == [2**32 - 1, 3]
+    assert first == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    sizes=st.lists(st.sampled_from([0, 1, 500, 16_384, 16_385, 300_000, 1_300_000]), max_size=8),
+)
+def test_any_mix_of_messages_cut_anywhere_arrives_whole_and_leaves_nothing(
+    seed: int, sizes: list[int]
+) -> None:
+    wire = greeted(seed=seed)
+    chance = random.Random(seed)
+    expected = {}
+    for size in sizes:
+        asker = chance.choice((wire.dialer, wire.acceptor))
+        body = chance.randbytes(size)
+        expected[asker.ask(b"m" * (size % 97), [body])] = body
+    for side, events in zip((wire.dialer, wire.acceptor), wire.settle(), strict=True):
+        for event in events:
+            assert bytes(event.body) == expected[event.stream]
+            assert side.respond(event.stream, event.meta, [event.body])
+    answers = [event for events in wire.settle() for event in events]
+    assert {event.stream: bytes(event.body) for event in answers} == expected
+    assert wire.dialer.is_idle
+    assert wire.acceptor.is_idle
+    assert repr(wire.dialer) == repr(wire.acceptor)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_junk_raises_nothing_but_a_violation(data: bytes, step: int) -> None:
+    wire = greeted()
+    wire.dialer.ask(b"")
+    for core in (wire.dialer, wire.acceptor):
+        with contextlib.suppress(ProtocolViolation):
+            feed(core, data, step)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 14),
+            st.integers(0, 3),
+            st.integers(0, 6),
+            st.integers(0, 40),
+            st.binary(max_size=8),
+            st.binary(max_size=20),
+        ),
+        max_size=12,
+    )
+)
+def test_any_sequence_of_well_formed_frames_raises_nothing_but_a_violation(
+    frames: list[tuple[int, int, int, int, bytes, bytes]],
+) -> None:
+    wire = greeted()
+    wire.acceptor.ask(b"")
+    wire.acceptor.take(1 << 20)
+    with contextlib.suppress(ProtocolViolation):
+        for kind, flags, stream, value, meta, body in frames:
+            head = HEADER.pack(len(meta) + len(body), len(meta), value, stream, kind, flags, 0)
+            for event in feed(wire.acceptor, head + meta + body):
+                if isinstance(event, RequestReceived):
+                    wire.acceptor.respond(event.stream, b"", [event.body])
+
+
+def test_link_lost_is_retryable_and_an_invalid_request_is_not() -> None:
+    assert LinkLost.is_retryable
+    assert not InvalidRequest.is_retryable

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.oip import (
+    InferRequest,
+    RequestedOutput,
+    decode_request,
+    encode_request,
+    parse_header_length,
+)
+from capamesh.protocol.tensors import Datatype, Limits, Tensor
+
+
+def _decoded(message: object, binary: bytes = b"", **limits: int) -> InferRequest:
+    header = json.dumps(message).encode()
+    return decode_request("m", "", header + binary, len(header), Limits(**limits))
+
+
+def _binary(size_bytes: object, **fields: object) -> dict[str, object]:
+    return {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [2],
+        "parameters": {"binary_data_size": size_bytes},
+    } | fields
+
+
+def _given(**fields: object) -> dict[str, object]:
+    return {"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]} | fields
+
+
+def test_a_request_of_json_alone() -> None:
+    body = (
+        b'{"id":"7","parameters":{"priority":3,"note":"n","ratio":0.5,"on":true},'
+        b'"inputs":[{"name":"x","datatype":"INT32","shape":[2,1],"data":[1,-2]}],'
+        b'"outputs":[{"name":"a"},{"name":"b","parameters":{"binary_data":true}}]}'
+    )
+    assert decode_request("m", "3", body, None) == InferRequest(
+        "m",
+        "3",
+        "7",
+        (Tensor("x", Datatype.INT32, (2, 1), b"\1\0\0\0\xfe\xff\xff\xff"),),
+        (RequestedOutput("a"), RequestedOutput("b", is_binary=True)),
+        is_binary_default=False,
+        parameters={"priority": 3, "note": "n", "ratio": 0.5, "on": True},
+    )
+
+
+def test_json_and_binary_inputs_mix_and_binary_ones_are_views_of_the_body() -> None:
+    inputs = [_binary(8), _given(name="y"), _binary(3, name="z", datatype="UINT8", shape=[3])]
+    header = json.dumps({"inputs": inputs}).encode()
+    body = bytearray(header + b"abcdefgh" + b"xyz")
+    x, y, z = decode_request("m", "", body, len(header)).inputs
+    assert (x.name, y.name, z.name) == ("x", "y", "z")
+    assert (x.data, y.data, z.data) == (b"abcdefgh", b"\1\0\0\0\2\0\0\0", b"xyz")
+    body[len(header)] = ord("A")
+    body[-1] = ord("Z")
+    assert (x.data, z.data) == (b"Abcdefgh", b"xyZ")
+
+
+def test_the_request_parameter_for_binary_output_becomes_the_default() -> None:
+    parameters = {"binary_data_output": True, "k": 1}
+    request = _decoded({"inputs": [], "parameters": parameters})
+    assert request.is_binary_default is True
+    assert request.parameters == {"k": 1}
+
+
+def test_null_stands_for_an_absent_optional_key_and_unknown_keys_are_ignored() -> None:
+    tensor = _given(parameters=None, content_type="np")
+    request = _decoded(
+        {"id": None, "parameters": None, "outputs": None, "x": 1, "inputs": [tensor]}
+    )
+    assert (request.id, request.outputs, dict(request.parameters)) == ("", (), {})
+
+
+@pytest.mark.parametrize("datatype", list(Datatype))
+def test_scalar_and_empty_tensors_arrive_in_json_and_in_binary(datatype: Datatype) -> None:
+    size = datatype.itemsize_bytes or 4
+    value = "" if datatype is Datatype.BYTES else 0
+    fields = {"datatype": datatype.value}
+    inputs = [
+        _given(name="a", shape=[], data=[value], **fields),
+        _given(name="b", shape=[], data=value, **fields),
+        _given(name="c", shape=[0], data=[], **fields),
+        _given(name="d", shape=[2, 0], data=[], **fields),
+        _given(name="e", shape=[2, 0], data=[[], []], **fields),
+        _binary(size, name="f", shape=[], **fields),
+        _binary(0, name="g", shape=[3, 0], **fields),
+    ]
+    tensors = _decoded({"inputs": inputs}, bytes(size)).inputs
+    shapes = [(), (), (0,), (2, 0), (2, 0), (), (3, 0)]
+    assert [tensor.to_numpy().shape for tensor in tensors] == shapes
+    assert [tensor.size_bytes for tensor in tensors] == [size, size, 0, 0, 0, size, 0]
+
+
+@pytest.mark.parametrize(
+    ("message", "binary", "error"),
+    [
+        ({"inputs": [_binary(7)]}, bytes(7), r"FP32 of shape \[2\] needs 8 bytes, got 7"),
+        ({"inputs": [_binary(8)]}, bytes(7), "binary_data_size 8, but only 7 of the 7 bytes"),
+        ({"inputs": [_binary(8), _binary(8, name="y")]}, bytes(12), "only 4 of the 12 bytes"),
+        ({"inputs": [_binary(8)]}, bytes(9), "9 bytes follow the JSON, but .* sum to 8"),
+        ({"inputs": [_given()]}, bytes(1), "1 bytes follow the JSON, but .* sum to 0"),
+        (
+            {"inputs": [_binary(-8)]},
+            b"",
+            "binary_data_size must be an integer of 0 or more, got -8",
+        ),
+        ({"inputs": [_binary(8.0)]}, bytes(8), "must be an integer of 0 or more, got 8.0"),
+        ({"inputs": [_binary(True)]}, bytes(1), "must be an integer of 0 or more, got True"),
+        ({"inputs": [_binary("8")]}, bytes(8), "must be an integer of 0 or more, got '8'"),
+        ({"inputs": [_binary(2**80)]}, bytes(8), f"binary_data_size {2**80}, but only 8"),
+        ({"inputs": [_binary(8, data=[1, 2])]}, bytes(8), "both data and binary_data_size"),
+        ({"inputs": [_binary(2, datatype="BOOL")]}, b"\1\2", "BOOL element 1 is the byte 2"),
+        (
+            {"inputs": [_binary(8, datatype="BYTES")]},
+            b"\0\0\0\0\1\0\0\0",
+            "element 1 of 2 claims 1",
+        ),
+        ({"inputs": [_binary(0, shape=[2**40])]}, b"", f"needs {2**42} bytes, got 0"),
+        (
+            {"inputs": [_given(shape=[2**40], data=[])]},
+            b"",
+            f"has {2**40} elements, the data has 0",
+        ),
+        ({"inputs": [_given(shape=[2**62, 2**62], data=[1])]}, b"", f"has {2**124} elements"),
+        ({"inputs": [_given(shape=[2**63])]}, b"", f"from 0 to {2**63 - 1}, got {2**63} in"),
+        ({"inputs": [_given(shape=[10**4000, 10**4000])]}, b"", "integer from 0 to .*, got 1000"),
+        ({"inputs": [_binary(10**4000)]}, bytes(8), r"binary_data_size 10+\.\.\.0+, but only 8 of"),
+        ({"inputs": [], "parameters": {"k": 2**64}}, b"", "a finite number of up to 64 bits"),
+        ({"inputs": [_given(shape=[0, 2**62], data=[])]}, b"", "non-zero dimensions span"),
+        ({"inputs": [_given(shape=[-1])]}, b"", "integer from 0 to .*, got -1 in"),
+        ({"inputs": [_given(shape=[2.0])]}, b"", "integer from 0 to .*, got 2.0"),
+        ({"inputs": [_given(shape=[True])]}, b"", "integer from 0 to .*, got True"),
+        ({"inputs": [_given(shape=2)]}, b"", "shape must be a list of integers, got 2"),
+        ({"inputs": [_given(shape=[1] * 33)]}, b"", "has 33 dimensions; the limit is 32"),
+        (
+            {"inputs": [_given(datatype="FLOAT")]},
+            b"",
+            "datatype must be one of BOOL, .*got 'FLOAT'",
+        ),
+        ({"inputs": [_given(datatype=None)]}, b"", "datatype must be one of .*got None"),
+        ({"inputs": [_given(name=5)]}, b"", r"inputs\[0\].name must be text of 1 to 1024"),
+        ({"inputs": [_given(name="")]}, b"", r"inputs\[0\].name must be text of 1 to 1024"),
+        ({"inputs": [_given(name="n" * 1025)]}, b"", r"inputs\[0\].name must be text of 1 to 1024"),
+        ({"inputs": [_given(name="\ud800")]}, b"", r"inputs\[0\].name must be text of 1 to 1024"),
+        ({"inputs": [_given(), _given()]}, b"", r"inputs\[1\] repeats the name 'x'"),
+        ({"inputs": [3]}, b"", r"inputs\[0\] must be an object, got 3"),
+        ({"inputs": {}}, b"", "'inputs' must be a list of tensors, got {}"),
+        ({}, b"", "'inputs' must be a list of tensors, got None"),
+        ([], b"", r"must be an object, got \[\]"),
+        (
+            {"inputs": [{"name": "x", "datatype": "INT8", "shape": []}]},
+            b"",
+            "neither data nor binary",
+        ),
+        ({"inputs": [_given(parameters=[])]}, b"", "parameters must be an object, got"),
+        ({"inputs": [_given(parameters={"shared_memory_region": "r"})]}, b"", "shared memory"),
+        ({"inputs": [], "id": 7}, b"", "'id' must be text, got 7"),
+        ({"inputs": [], "id": "\udfff"}, b"", "'id' must be text, got"),
+        ({"inputs": [], "parameters": []}, b"", r"'parameters' must be an object, got \[\]"),
+        (
+            {"inputs": [], "parameters": {"k": None}},
+            b"",
+            "parameter 'k' must be a string, a finite",
+        ),
+        ({"inputs": [], "parameters": {"k": "\ud800"}}, b"", "parameter 'k' must be a string"),
+        (
+            {"inputs": [], "parameters": {"binary_data_output": 1}},
+            b"",
+            "must be true or false, got 1",
+        ),
+        ({"inputs": [], "outputs": {}}, b"", "'outputs' must be a list, got {}"),
+        ({"inputs": [], "outputs": ["a"]}, b"", r"outputs\[0\] must be an object, got 'a'"),
+        ({"inputs": [], "outputs": [{}]}, b"", r"outputs\[0\].name must be text"),
+        ({"inputs": [], "outputs": [{"name": "a"}] * 2}, b"", r"outputs\[1\] repeats the name 'a'"),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": 3}}]},
+            b"",
+            "classification is not supported",
+        ),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"shared_memory_region": "r"}}]},
+            b"",
+            "shared_memory_region is not supported",
+        ),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"binary_data": 1}}]},
+            b"",
+            "binary_data must be true or false, got 1",
+        ),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": 1}]},
+            b"",
+            "output 'a': parameters must be an object, got 1",
+        ),
+    ],
+)
+def test_a_malformed_request_is_refused_with_the_value(
+    message: object, binary: bytes, error: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=error):
+        _decoded(message, binary)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"", "no JSON in a body of 0 bytes"),
+        (b"{", "not JSON: .* at character 1 of 1"),
+        (b'{"inputs":[]} x', "not JSON: Extra data at character 14 of 15"),
+        (b'{"id":"\xff"}', "not UTF-8: invalid start byte at byte 7 of 10"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"[NaN]", "the literal NaN, which is not JSON"),
+        (b'{"inputs":[{"data":[-Infinity]}]}', "the literal -Infinity, which is not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 200_000, "nested too deeply"),
+        (b"[" + b"1" * 5000 + b"]", "a number that is too long"),
+        (b'{"inputs":[],"parameters":{"k":1e999}}', "parameter 'k' must be .*, got inf"),
+    ],
+)
+def test_what_is_not_strict_json_is_refused(text: bytes, error: str) -> None:
+    with pytest.raises(InvalidRequest, match=error):
+        decode_request("m", "", text, None)
+
+
+def test_json_as_deep_as_the_parser_allows_is_still_only_an_invalid_request() -> None:
+    for depth in range(sys.getrecursionlimit() - 400, sys.getrecursionlimit(), 7):
+        nested = b"[" * depth + b"]" * depth
+        body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[1],"data":' + nested + b"}]}"
+        with pytest.raises(InvalidRequest):
+            decode_request("m", "", body, None)
+
+
+@pytest.mark.parametrize("header_length", [-1, 3, 2**70])
+def test_a_json_length_outside_the_body_is_refused_with_both_numbers(header_length: int) -> None:
+    with pytest.raises(
+        InvalidRequest, match=f"is {header_length}; .* from 0 to the body's 2 bytes"
+    ):
+        decode_request("m", "", b"{}", header_length)
+
+
+def test_a_body_of_raw_tensors_alone_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no JSON in a body of 4 bytes"):
+        decode_request("m", "", b"\0\0\0\0", 0)
+
+
+def test_limits_are_errors_that_name_them() -> None:
+    with pytest.raises(TooLarge, match="2 inputs; the limit is 1"):
+        _decoded({"inputs": [_given(), _given(name="y")]}, max_tensors=1)
+    with pytest.raises(TooLarge, match="2 outputs; the limit is 1"):
+        _decoded({"inputs": [], "outputs": [{"name": "a"}, {"name": "b"}]}, max_tensors=1)
+    with pytest.raises(TooLarge, match="the body has 14 bytes; the limit is 13"):
+        _decoded({"inputs": []}, max_message_bytes=13)
+    with pytest.raises(TooLarge, match="the JSON has 14 bytes; the limit is 13"):
+        _decoded({"inputs": []}, max_json_bytes=13)
+    with pytest.raises(InvalidRequest, match="has 1 dimensions; the limit is 0"):
+        _decoded({"inputs": [_given()]}, max_dims=0)
+
+
+def test_ten_thousand_inputs_arrive_in_order() -> None:
+    columns = [
+        Tensor.from_numpy(f"c{index}", np.array([[index]], np.int32)) for index in range(10_000)
+    ]
+    for is_binary in (True, False):
+        buffers, header_length = encode_request(columns, is_binary=is_binary)
+        assert list(decode_request("m", "", b"".join(buffers), header_length).inputs) == columns
+
+
+def test_an_error_stays_short_however_long_the_value_is() -> None:
+    for value in ("v" * 100_000, [[["v" * 100] * 9] * 9] * 9, {"k" * 1000: "v" * 1000}):
+        with pytest.raises(InvalidRequest) as caught:
+            _decoded({"inputs": [_given(data=["1", value])]})
+        assert len(caught.value.message) < 500
+        with pytest.raises(InvalidRequest) as caught:
+            _decoded({"inputs": value})
+        assert len(caught.value.message) < 500
+
+
+def test_the_header_length_is_read_strictly() -> None:
+    assert parse_header_length(None) is None
+    assert parse_header_length(" 152 ") == 152
+    for text in ("", "-1", "+1", "1.0", "0x10", "1_000", "1 2", "\u0661", "9" * 19):
+        with pytest.raises(InvalidRequest, match="must be the JSON's length in bytes"):
+            parse_header_length(text)

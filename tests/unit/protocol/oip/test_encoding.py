@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.oip import (
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_response,
+    error_body,
+)
+from capamesh.protocol.tensors import Datatype, Limits, Tensor
+
+_A = Tensor("a", Datatype.INT16, (2,), b"\1\0\2\0")
+_B = Tensor("b", Datatype.BYTES, (), b"\1\0\0\0z")
+_C = Tensor("c", Datatype.FP32, (0, 4), b"")
+_RESPONSE = InferResponse("m", "3", "", (_A, _B, _C), {"took_ms": 1.5})
+
+
+def _request(
+    *outputs: RequestedOutput,
+    is_binary_default: bool = False,
+    id: str = "",  # noqa: A002 -- the protocol's own word
+) -> InferRequest:
+    return InferRequest("m", "", id, (), outputs, is_binary_default)
+
+
+def _json(buffers: list[bytes | memoryview]) -> Any:  # noqa: ANN401 -- JSON is any of its values
+    return json.loads(buffers[0])
+
+
+def test_an_answer_in_json_is_one_buffer_without_a_json_length() -> None:
+    buffers, header_length = encode_response(_RESPONSE, _request(id="7"))
+    assert header_length is None
+    assert buffers == [
+        b'{"model_name":"m","model_version":"3","id":"7","parameters":{"took_ms":1.5},"outputs":['
+        b'{"name":"a","datatype":"INT16","shape":[2],"data":[1,2]},'
+        b'{"name":"b","datatype":"BYTES","shape":[],"data":["z"]},'
+        b'{"name":"c","datatype":"FP32","shape":[0,4],"data":[]}]}'
+    ]
+
+
+def test_an_answer_in_binary_passes_the_very_buffers_on() -> None:
+    raw = bytearray(b"\1\0\2\0")
+    response = InferResponse("m", "", "", (Tensor("a", Datatype.INT16, (2,), raw), _B, _C))
+    buffers, header_length = encode_response(response, _request(is_binary_default=True))
+    assert buffers[0] == (
+        b'{"model_name":"m","outputs":['
+        b'{"name":"a","datatype":"INT16","shape":[2],"parameters":{"binary_data_size":4}},'
+        b'{"name":"b","datatype":"BYTES","shape":[],"parameters":{"binary_data_size":5}},'
+        b'{"name":"c","datatype":"FP32","shape":[0,4],"parameters":{"binary_data_size":0}}]}'
+    )
+    assert header_length == len(buffers[0])
+    raw[0] = 9
+    assert buffers[1] == b"\x09\0\2\0"
+    assert buffers[2] is _B.data
+    assert buffers[3] == b""
+
+
+def test_outputs_come_as_requested_in_the_order_and_form_that_each_asks_for() -> None:
+    request = _request(
+        RequestedOutput("c"),
+        RequestedOutput("a", is_binary=False),
+        RequestedOutput("b", is_binary=True),
+        is_binary_default=True,
+    )
+    buffers, header_length = encode_response(_RESPONSE, request)
+    outputs = _json(buffers)["outputs"]
+    assert [output["name"] for output in outputs] == ["c", "a", "b"]
+    assert [output.get("data") for output in outputs] == [None, [1, 2], None]
+    assert buffers[1:] == [b"", b"\1\0\0\0z"]
+    assert header_length == len(buffers[0])
+
+
+def test_an_output_the_model_does_not_have_is_named_with_those_it_has() -> None:
+    with pytest.raises(InvalidRequest, match=r"'m' has no output 'q'; it has \['a', 'b', 'c'\]"):
+        encode_response(_RESPONSE, _request(RequestedOutput("q")))
+
+
+def test_an_output_that_is_not_its_shape_is_the_peers_fault() -> None:
+    response = InferResponse("m", "", "", (Tensor("a", Datatype.INT16, (2,), b"123"),))
+    with pytest.raises(ProtocolViolation, match=r"malformed output: tensor 'a': INT16 .* got 3"):
+        encode_response(response, _request())
+
+
+def test_values_that_json_cannot_hold_are_refused_in_json_and_pass_in_binary() -> None:
+    nan = Tensor.from_numpy("n", np.array([np.nan], np.float32))
+    blob = Tensor.from_numpy("s", np.array([b"\xff"], dtype=object))
+    response = InferResponse("m", "", "", (nan, blob))
+    for name in ("n", "s"):
+        with pytest.raises(InvalidRequest, match="ask for binary data"):
+            encode_response(response, _request(RequestedOutput(name)))
+    buffers, _ = encode_response(response, _request(is_binary_default=True))
+    assert buffers[1:] == [nan.data, blob.data]
+    with pytest.raises(InvalidRequest, match=r"JSON cannot hold {'k': nan}"):
+        encode_response(InferResponse("m", "", "", (), {"k": float("nan")}), _request())
+
+
+def test_more_json_than_the_limit_is_too_large_over_all_outputs_together() -> None:
+    ones = [Tensor.from_numpy(name, np.ones(40, np.int8)) for name in "ab"]
+    response = InferResponse("m", "", "", tuple(ones))
+    with pytest.raises(TooLarge, match="tensor 'b' takes more than the 19 bytes that are left"):
+        encode_response(response, _request(), Limits(max_json_bytes=100))
+    with pytest.raises(TooLarge, match="the limit is 200; use binary data"):
+        encode_response(response, _request(), Limits(max_json_bytes=200))
+
+
+def test_a_binary_request_asks_for_binary_outputs() -> None:
+    buffers, header_length = encode_request(
+        [_A, _B],
+        outputs=[RequestedOutput("p"), RequestedOutput("q", is_binary=False)],
+        id="é",
+        parameters={"k": 1},
+    )
+    assert buffers == [
+        b'{"id":"\\u00e9","parameters":{"k":1,"binary_data_output":true},"inputs":['
+        b'{"name":"a","datatype":"INT16","shape":[2],"parameters":{"binary_data_size":4}},'
+        b'{"name":"b","datatype":"BYTES","shape":[],"parameters":{"binary_data_size":5}}],'
+        b'"outputs":[{"name":"p"},{"name":"q","parameters":{"binary_data":false}}]}',
+        _A.data,
+        _B.data,
+    ]
+    assert header_length == len(buffers[0])
+    assert buffers[1] is _A.data
+
+
+def test_a_json_request_is_one_buffer_and_leaves_the_outputs_in_json() -> None:
+    buffers, header_length = encode_request([_A], is_binary=False, parameters={"k": "v"})
+    assert header_length is None
+    assert buffers == [
+        b'{"parameters":{"k":"v"},"inputs":['
+        b'{"name":"a","datatype":"INT16","shape":[2],"data":[1,2]}]}'
+    ]
+
+
+def test_a_request_without_inputs_has_no_binary_part() -> None:
+    buffers, header_length = encode_request([])
+    assert header_length is None
+    assert decode_request("m", "", buffers[0], header_length).inputs == ()
+
+
+def test_an_input_that_is_not_its_shape_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(InvalidRequest, match="got 3"):
+        encode_request([Tensor("a", Datatype.INT16, (2,), b"123")])
+
+
+def test_a_malformed_answer_is_the_peers_fault_and_an_overlong_one_too_large() -> None:
+    for body in (b"", b"[]", b"{}", b'{"outputs":[{}]}', b'{"model_name":1,"outputs":[]}'):
+        with pytest.raises(ProtocolViolation, match="malformed answer: "):
+            decode_response(body, None)
+    with pytest.raises(ProtocolViolation, match="the literal NaN"):
+        decode_response(b'{"outputs":[{"data":[NaN]}]}', None)
+    with pytest.raises(TooLarge):
+        decode_response(b'{"outputs":[]}', None, Limits(max_message_bytes=3))
+
+
+def test_an_answer_reads_back_as_it_was() -> None:
+    for is_binary in (False, True):
+        buffers, header_length = encode_response(
+            _RESPONSE, _request(is_binary_default=is_binary, id="7")
+        )
+        back = decode_response(b"".join(buffers), header_length)
+        assert back == InferResponse("m", "3", "7", (_A, _B, _C), {"took_ms": 1.5})
+
+
+def test_an_error_body_is_json_whatever_the_message_holds() -> None:
+    for message in ("", 'a "quoted" é\n', "\ud800"):
+        assert json.loads(error_body(message)) == {"error": message}

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked, join_elements
+
+_GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
+
+
+def test_a_right_tensor_is_returned_itself() -> None:
+    assert checked(_GOOD) is _GOOD
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (replace(_GOOD, data=bytes(23)), r"FP32 of shape \[2, 3\] needs 24 bytes, got 23"),
+        (replace(_GOOD, shape=(2, -3)), r"shape \[2, -3\]; every dimension must be from 0 to"),
+        (replace(_GOOD, shape=(-2, -3)), r"shape \[-2, -3\]; every dimension"),
+        (replace(_GOOD, shape=(2**40,), data=b""), f"needs {2**42} bytes, got 0"),
+        (replace(_GOOD, shape=(2**62, 2**62)), f"needs {2**126} bytes, got 24"),
+        (replace(_GOOD, shape=(0, 2**63)), f"must be from 0 to {2**63 - 1}"),
+        (replace(_GOOD, shape=(1,) * 33), "has 33 dimensions; the limit is 32"),
+        (replace(_GOOD, shape=(0, 2**62), data=b""), "non-zero dimensions span"),
+        (replace(_GOOD, name=""), "1 to 1024 characters, got 0"),
+        (replace(_GOOD, name="n" * 1025), "1 to 1024 characters, got 1025"),
+        (Tensor("b", Datatype.BOOL, (3,), b"\0\1\2"), "BOOL element 2 is the byte 2"),
+        (Tensor("s", Datatype.BYTES, (2,), b"\0\0\0\0"), "need at least 8 bytes"),
+        (
+            Tensor("s", Datatype.BYTES, (1,), b"\4\0\0\0abc"),
+            "claims 4 bytes and would end at byte 8",
+        ),
+        (Tensor("s", Datatype.BYTES, (1,), b"\1\0\0\0ab"), "1 bytes are left after its 1"),
+        (Tensor("s", Datatype.BYTES, (0,), b"\0\0\0\0"), "4 bytes are left after its 0"),
+        (
+            Tensor("s", Datatype.BYTES, (2,), b"\1\0\0\0a\0\0\0"),
+            "ends in the length of BYTES element 1",
+        ),
+        (Tensor("s", Datatype.BYTES, (2**62,), b""), "need at least"),
+        (Tensor("s", Datatype.BYTES, (0, 2**62), b""), "non-zero dimensions span"),
+    ],
+)
+def test_a_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        checked(tensor)
+
+
+def test_more_bytes_than_a_message_may_have_are_too_large() -> None:
+    with pytest.raises(TooLarge, match="has 24 bytes; the limit of a message is 23"):
+        checked(_GOOD, Limits(max_message_bytes=23))
+
+
+@pytest.mark.parametrize("datatype", list(Datatype))
+def test_scalars_and_empty_tensors_pass(datatype: Datatype) -> None:
+    scalar = bytes(datatype.itemsize_bytes or 4)
+    assert checked(Tensor("x", datatype, (), scalar)).to_numpy().shape == ()
+    assert checked(Tensor("x", datatype, (0, 5), b"")).to_numpy().shape == (0, 5)
+
+
+@given(st.lists(st.binary(max_size=5), min_size=1, max_size=5))
+def test_bytes_cut_anywhere_are_refused(elements: list[bytes]) -> None:
+    raw = join_elements(elements)
+    shape = (len(elements),)
+    checked(Tensor("s", Datatype.BYTES, shape, raw))
+    for end in range(len(raw)):
+        with pytest.raises(InvalidRequest):
+            checked(Tensor("s", Datatype.BYTES, shape, raw[:end]))
+
+
+@given(
+    st.sampled_from(Datatype),
+    st.lists(st.integers(-1, 2**65) | st.integers(0, 3), max_size=34),
+    st.binary(max_size=32),
+)
+def test_junk_either_passes_and_can_be_read_or_is_an_invalid_request(
+    datatype: Datatype, shape: list[int], data: bytes
+) -> None:
+    tensor = Tensor("x", datatype, tuple(shape), data)
+    try:
+        checked(tensor)
+    except InvalidRequest:
+        return
+    assert tensor.to_numpy().shape == tuple(shape)
