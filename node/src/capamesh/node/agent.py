@@ -1,0 +1,307 @@
+"""The node agent: keeps the mesh sidecar and one worker a device running, and tells the network. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import random
+import signal
+import sys
+import time
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from capamesh.node.announcement import Announcement, NodeFacts
+from capamesh.node.capacity import DeviceInfo, read_devices
+from capamesh.node.nvml import GpuReader
+from capamesh.node.worker.process import WorkerSettings
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    KIND_GOODBYE,
+    KIND_ROUTER,
+    Sequence,
+    SequenceSource,
+    advert_from_body,
+    advert_to_body,
+    open_envelope,
+    router_from_body,
+    seal,
+)
+from capamesh.protocol.child import Child
+from capamesh.protocol.errors import AdvertRejected, ConfigError
+from capamesh.protocol.home import MemberHome
+from capamesh.protocol.mesh.client import MeshClient
+from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
+from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.outward import advertised_host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.settings import NodeSettings
+    from capamesh.protocol.channel.framing import Message
+    from capamesh.protocol.ids import PeerId
+
+ADVERT_EVERY_S = 10.0
+"""The design's interval; three missed ones end a membership."""
+JITTER = 0.1
+"""Part of the interval by which it varies, so that a fleet does not advertise in step (guess)."""
+SETTLE_S = 0.05
+"""Changes this close together make one advert (guess: models that load one after the other)."""
+FAREWELL_S = 0.5
+"""Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
+
+
+class NodeAgent:
+    """One node of a network."""
+
+    def __init__(self, settings: NodeSettings, log: FilteringBoundLogger) -> None:
+        """Take over the data folder and read the devices; raise `ConfigError` when that cannot be."""
+        if not settings.models_folder.is_dir():
+            raise ConfigError(
+                f"the models folder {settings.models_folder} does not exist: give --models"
+            )
+        self._settings = settings
+        self._log = log
+        self._home = MemberHome(settings.data_folder)
+        self._home.lock()
+        self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
+        self._trust = self._membership.trust()
+        self._trust.update(self._home.revocations(self._membership))
+        self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
+        self._announcement = Announcement(
+            NodeFacts(
+                peer=self._membership.identity.peer_id,
+                region=settings.region,
+                price_per_million=settings.price_per_million,
+                agent_version=package_version("capamesh"),
+            )
+        )
+        self._adverts = adverts_topic(self._membership.network_id)
+        self._mesh = MeshClient(
+            self._membership,
+            listen=[]
+            if settings.is_dialing
+            else [f"/ip4/{settings.host}/tcp/{settings.mesh_port}"],
+            bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
+            subscribe=[demand_topic(self._membership.network_id)],
+            use_mdns=settings.use_mdns,
+            revocations=self._trust.revocations.encode()
+            if self._trust.revocations.version
+            else b"",
+            on_message=self._heard,
+            on_ready=self._mesh_ready,
+            on_subscribed=self._subscribed,
+            on_revocations=self._revoked,
+            on_down=lambda _: self._write_status(),
+            log=log,
+        )
+        self._workers = [
+            self._worker(number, device)
+            for number, device in enumerate(
+                read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
+            )
+        ]
+        self._routers: dict[PeerId, tuple[str, ...]] = {}
+        self._is_news = asyncio.Event()
+        self._drained: set[int] = set()
+        self._all_drained = asyncio.Event()
+        self._state = "starting"
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain, say goodbye and return."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self._write_status()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                mesh = tasks.create_task(self._mesh.run())
+                workers = [tasks.create_task(worker.run()) for worker in self._workers]
+                announcing = tasks.create_task(self._announce())
+                await stop.wait()
+                await self._drain()
+                announcing.cancel()
+                self._say_goodbye()
+                await asyncio.sleep(FAREWELL_S)
+                for task in (mesh, *workers):
+                    task.cancel()
+        finally:
+            self._state = "stopped"
+            self._write_status()
+            self._log.info("node_stopped")
+
+    # workers
+
+    def _worker(self, number: int, device: DeviceInfo) -> Child:
+        settings = self._settings
+        start = WorkerSettings(
+            membership_folder=str(settings.data_folder),
+            models_folder=str(settings.models_folder),
+            device_index=device.index,
+            device_uuid=device.uuid,
+            device_kind=device.kind,
+            device_name=device.name,
+            memory_total_bytes=device.memory_total_bytes,
+            memory_free_bytes=device.memory_free_bytes,
+            threads=settings.threads or device.cores,
+            host=settings.host,
+            port=settings.port + number if settings.port else 0,
+            advertised_host=advertised_host(settings.host, settings.advertised_host),
+            max_in_flight=settings.max_in_flight,
+            is_dialing=settings.is_dialing,
+        )
+        return Child(
+            f"worker-{number}",
+            [sys.executable, "-P", "-m", "capamesh.node.worker"],
+            opening=start.to_message,
+            on_message=lambda message: self._worker_said(number, message),
+            on_down=lambda _: self._worker_down(number),
+            log=self._log,
+        )
+
+    def _worker_said(self, number: int, message: Message) -> None:
+        match message["type"]:
+            case "offer":
+                offer = advert_from_body(
+                    message["body"], self._membership.identity.peer_id, Sequence(0, 0)
+                )
+                if number not in self._announcement.workers:
+                    self._brief(number)
+                if self._announcement.offered(number, offer):
+                    self._changed()
+            case "drained":
+                self._drained.add(number)
+                self._check_drained()
+            case unknown:
+                self._log.warning("unknown_message", type=unknown)
+
+    def _brief(self, number: int) -> None:
+        """Tell a worker that just came up what the others heard before."""
+        worker = self._workers[number]
+        if self._trust.revocations.version:
+            worker.send({"type": "revocations", "data": self._trust.revocations.encode()})
+        if self._routers:
+            worker.send(self._routers_message())
+        if self._announcement.is_draining:
+            worker.send({"type": "drain"})
+
+    def _worker_down(self, number: int) -> None:
+        if self._announcement.lost(number):
+            self._changed()
+        if self._announcement.is_draining:
+            self._drained.add(number)
+            self._check_drained()
+
+    # the mesh
+
+    def _mesh_ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        self._log.info("mesh_ready", peer=peer, addrs=addrs)
+        self._changed()
+
+    def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
+        if topic == self._adverts:
+            self._log.info("routers_listening", count=len(peers))
+            self._changed()
+
+    def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
+        del topic, sender
+        try:
+            envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
+            if envelope.kind != KIND_ROUTER or not self._settings.is_dialing:
+                return
+            peer = envelope.sender.peer_id
+            router = router_from_body(envelope.body, peer, envelope.sequence)
+        except AdvertRejected as error:
+            self._log.warning("advert_rejected", reason=error.reason, error=error.message)
+            return
+        if self._routers.get(peer) != router.link_addresses:
+            self._routers[peer] = router.link_addresses
+            for worker in self._workers:
+                worker.send(self._routers_message())
+
+    def _routers_message(self) -> Mapping[str, object]:
+        return {
+            "type": "routers",
+            "routers": {peer: list(addresses) for peer, addresses in self._routers.items()},
+        }
+
+    def _revoked(self, encoded: bytes) -> None:
+        revocations = RevocationList.decode(encoded, self._membership.ca_der)
+        if self._trust.update(revocations):
+            self._home.keep_revocations(revocations)
+            for worker in self._workers:
+                worker.send({"type": "revocations", "data": encoded})
+            self._log.info("revocations_updated", version=revocations.version)
+
+    # telling the network
+
+    def _changed(self) -> None:
+        if self._state == "starting" and self._announcement.is_ready and self._mesh.addrs:
+            self._state = "ready"
+            self._log.info("node_ready")
+        self._write_status()
+        self._is_news.set()
+
+    async def _announce(self) -> None:
+        while True:
+            self._publish(KIND_ADVERT)
+            interval_s = ADVERT_EVERY_S * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._is_news.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(SETTLE_S)
+            self._is_news.clear()
+
+    def _publish(self, kind: str) -> None:
+        sequence = self._sequences.next()
+        body = advert_to_body(self._announcement.advert(sequence)) if kind == KIND_ADVERT else {}
+        raw = seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+        if not self._mesh.publish(self._adverts, raw):
+            self._log.debug("advert_not_published")
+
+    async def _drain(self) -> None:
+        self._state = "draining"
+        self._log.info("node_draining", patience_s=self._settings.drain_s)
+        self._write_status()
+        self._announcement.is_draining = True
+        self._publish(KIND_ADVERT)
+        for number, worker in enumerate(self._workers):
+            if not worker.send({"type": "drain"}):
+                self._drained.add(number)
+        self._check_drained()
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._all_drained.wait()
+        except TimeoutError:
+            self._log.warning("drain_cut_short", patience_s=self._settings.drain_s)
+
+    def _check_drained(self) -> None:
+        if len(self._drained) == len(self._workers):
+            self._all_drained.set()
+
+    def _say_goodbye(self) -> None:
+        self._publish(KIND_GOODBYE)
+
+    def _write_status(self) -> None:
+        advert = self._announcement.advert(Sequence(0, 0))
+        self._home.write_status(
+            {
+                "role": "node",
+                "state": self._state,
+                "pid": os.getpid(),
+                "peer_id": advert.peer,
+                "network_id": self._membership.network_id,
+                "sidecar_pid": self._mesh.pid,
+                "worker_pids": [worker.pid for worker in self._workers],
+                "mesh_addresses": list(self._mesh.addrs),
+                "data_addresses": [a for device in advert.devices for a in device.data_addresses],
+                "models": {f"{m.name}/{m.version}": m.state.value for m in advert.models},
+            }
+        )

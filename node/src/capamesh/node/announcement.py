@@ -1,0 +1,87 @@
+"""What a node says of itself: its workers' offers, put together. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, Sequence
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+
+_RANK = {
+    ModelState.READY: 0,
+    ModelState.LOADING: 1,
+    ModelState.UNLOADING: 2,
+    ModelState.FAILED: 3,
+}
+"""Of one model on several devices, the state that is of most use is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What stays as it is while the agent runs."""
+
+    peer: PeerId
+    region: str
+    price_per_million: float
+    agent_version: str
+
+
+class Announcement:
+    """The node's advert as it would be now."""
+
+    def __init__(self, facts: NodeFacts) -> None:
+        self._facts = facts
+        self._offers: dict[int, NodeAdvert] = {}
+        self.is_draining = False
+
+    @property
+    def workers(self) -> frozenset[int]:
+        """The workers whose offer is known."""
+        return frozenset(self._offers)
+
+    def offered(self, worker: int, offer: NodeAdvert) -> bool:
+        """Take over what a worker offers; return whether it is news."""
+        known = self._offers.get(worker)
+        self._offers[worker] = offer
+        return known is None or not offer.says_the_same_as(known)
+
+    def lost(self, worker: int) -> bool:
+        """Forget what a worker offered, for it is down; return whether it is news."""
+        return self._offers.pop(worker, None) is not None
+
+    def advert(self, sequence: Sequence) -> NodeAdvert:
+        """Return the advert to publish under `sequence`."""
+        facts = self._facts
+        return NodeAdvert(
+            peer=facts.peer,
+            sequence=sequence,
+            devices=tuple(self._devices()),
+            models=tuple(self._models()),
+            region=facts.region,
+            price_per_million=facts.price_per_million,
+            agent_version=facts.agent_version,
+            is_draining=self.is_draining,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether some worker runs and none of its models is still loading."""
+        models = self._models()
+        return bool(self._offers) and not any(model.state is ModelState.LOADING for model in models)
+
+    def _devices(self) -> list[Device]:
+        return [
+            replace(device, index=index)
+            for index, (_, offer) in enumerate(sorted(self._offers.items()))
+            for device in offer.devices
+        ]
+
+    def _models(self) -> list[ModelOffer]:
+        best: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        for offer in self._offers.values():
+            for model in offer.models:
+                key = (model.name, model.version)
+                known = best.get(key)
+                if known is None or _RANK[model.state] < _RANK[known.state]:
+                    best[key] = model
+        return [model for _, model in sorted(best.items())]

@@ -1,0 +1,44 @@
+"""`python -m capamesh.node.worker --channel-fd N`: started by the node agent, never by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from capamesh.node.worker.process import Worker, WorkerSettings
+from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.logs import configure_logs
+
+
+async def _run(channel_fd: int) -> None:
+    channel = await AsyncioChannel.inherit(channel_fd)
+    async for message in channel.messages():
+        if message["type"] != "start":
+            continue
+        settings = WorkerSettings.from_message(message)
+        if settings.device_uuid:
+            # CUDA numbers devices in its own order: showing it this one alone leaves no doubt
+            os.environ["CUDA_VISIBLE_DEVICES"] = settings.device_uuid
+        log = structlog.get_logger(process="worker", device=settings.device_index)
+        await Worker(settings, channel, log).run()
+        return
+
+
+def main() -> int:
+    """Run until the agent says stop or is gone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channel-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    configure_logs()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the agent's to act on
+    uvloop.run(_run(arguments.channel_fd))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""A worker process from its owner's first message to its last. IO: asyncio, a link server, model files.
+
+Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
+`drain`, `stop`. Messages to the agent: `offer {body}`, the body of an advert with this device alone, and
+`drained`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capamesh.node.onnx_backend import OnnxBackend
+from capamesh.node.worker.dialing import RouterDialing
+from capamesh.node.worker.models import HostedModels
+from capamesh.node.worker.run_loop import RunLoop
+from capamesh.node.worker.service import WorkerService
+from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.network import Membership, RevocationList
+from capamesh.protocol.tensors import Limits
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.link import Link
+
+RECHECK_MEMBERS_S = 60.0
+"""How often links are checked for peers whose membership has expired (guess)."""
+QUIET_S = 0.5
+"""A drained worker leaves after this long without a request: what crossed the goaway on the wire
+has arrived by then (guess: several round trips around the world)."""
+QUIET_STEP_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is told at its start. Paths are text, because they travel as msgpack."""
+
+    membership_folder: str
+    models_folder: str
+    device_index: int
+    device_uuid: str
+    device_kind: str
+    device_name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    threads: int
+    host: str
+    port: int
+    advertised_host: str
+    max_in_flight: int
+    is_dialing: bool
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the `start` message."""
+        return {"type": "start", **asdict(self)}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> WorkerSettings:
+        """Return the settings in a `start` message; it comes from our own agent."""
+        return cls(**{key: value for key, value in message.items() if key != "type"})
+
+
+class Worker:
+    """One device's worker."""
+
+    def __init__(
+        self, settings: WorkerSettings, channel: AsyncioChannel, log: FilteringBoundLogger
+    ) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._log = log
+        self._membership = Membership.load(
+            Path(settings.membership_folder), dt.datetime.now(dt.UTC)
+        )
+        self._trust = self._membership.trust()
+        self._models = HostedModels(
+            Path(settings.models_folder),
+            OnnxBackend(
+                "cuda" if settings.device_kind == "cuda" else "cpu",
+                intra_op_threads=settings.threads,
+            ),
+            max_in_flight=settings.max_in_flight,
+            on_change=self._tell,
+            log=log,
+        )
+        self._run_loop = RunLoop(time.monotonic, settings.max_in_flight)
+        self._service = WorkerService(
+            self._models,
+            self._run_loop,
+            self._trust,
+            clock=time.monotonic,
+            limits=Limits(),
+            log=log,
+        )
+        self._endpoint = LinkEndpoint(
+            self._membership,
+            Path(settings.membership_folder),
+            agent_version=package_version("capamesh"),
+        )
+        self._address = ""
+
+    async def run(self) -> None:
+        """Serve until the agent says stop or is gone."""
+        server = None if self._settings.is_dialing else await self._listen()
+        self._tell()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                dialing = RouterDialing(self._dial, tasks)
+                background = [
+                    tasks.create_task(self._models.load_all()),
+                    tasks.create_task(self._recheck_members()),
+                ]
+                async for message in self._channel.messages():
+                    match message["type"]:
+                        case "revocations":
+                            self._revoke(message["data"])
+                        case "routers":
+                            dialing.update(message["routers"])
+                        case "drain":
+                            self._service.drain()
+                            background.append(tasks.create_task(self._drained()))
+                        case "stop":
+                            break
+                        case unknown:
+                            self._log.warning("unknown_message", type=unknown)
+                dialing.close()
+                for task in background:
+                    task.cancel()
+        finally:
+            if server is not None:
+                server.close()
+            self._service.close("the node is stopping")
+            self._run_loop.close()
+
+    async def _listen(self) -> asyncio.Server:
+        settings = self._settings
+        server = await self._endpoint.listen(settings.host, settings.port, lambda: self._service)
+        host, port = settings.advertised_host, server.sockets[0].getsockname()[1]
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return server
+
+    async def _dial(self, peer: PeerId, address: str) -> Link:
+        link = await self._endpoint.dial(address, self._service)
+        if link.member is None or link.member.peer_id != peer:
+            link.close("another router answered")
+            raise LinkLost(f"dialled {peer} at {address}, but another router answered")
+        return link
+
+    def _tell(self) -> None:
+        settings = self._settings
+        device = Device(
+            index=settings.device_index,
+            kind=settings.device_kind,
+            name=settings.device_name,
+            provider=self._models.provider,
+            memory_total_bytes=settings.memory_total_bytes,
+            memory_free_bytes=settings.memory_free_bytes,
+            data_addresses=(self._address,) if self._address else (),
+        )
+        advert = NodeAdvert(
+            peer=self._membership.identity.peer_id,
+            sequence=Sequence(0, 0),
+            devices=(device,),
+            models=self._models.offers(),
+            region="",
+            price_per_million=0.0,
+            agent_version="",
+            is_draining=False,
+        )
+        self._channel.send({"type": "offer", "body": advert_to_body(advert)})
+
+    def _revoke(self, encoded: bytes) -> None:
+        if self._trust.update(RevocationList.decode(encoded, self._membership.ca_der)):
+            self._service.recheck_members()
+
+    async def _recheck_members(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK_MEMBERS_S)
+            self._service.recheck_members()
+
+    async def _drained(self) -> None:
+        quiet_s = 0.0
+        while quiet_s < QUIET_S:
+            await self._run_loop.wait_idle()
+            await asyncio.sleep(QUIET_STEP_S)
+            quiet_s = quiet_s + QUIET_STEP_S if self._service.is_quiet else 0.0
+        with contextlib.suppress(ConnectionError):
+            self._channel.send({"type": "drained"})

@@ -1,0 +1,51 @@
+"""The HTTP application: all routes behind one translation of errors. IO: aiohttp."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from capamesh.protocol.errors import CapameshError, LocalError, TooLarge
+from capamesh.router.api.errors import error_response, http_error_response
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.tensors import Limits
+    from capamesh.router.api.fleet import FleetApi
+    from capamesh.router.api.inference import InferenceApi
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_application(
+    inference: InferenceApi, fleet: FleetApi, *, limits: Limits, log: FilteringBoundLogger
+) -> web.Application:
+    """Return the application that a router serves."""
+
+    @web.middleware
+    async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            return error_response(
+                TooLarge(
+                    f"the request's body is over the limit of {limits.max_message_bytes} bytes"
+                )
+            )
+        except web.HTTPException as error:
+            return http_error_response(error)
+        except CapameshError as error:
+            return error_response(error)
+        except Exception:
+            log.exception("request_crashed", path=request.path)
+            return error_response(LocalError("the router failed on this request; see its log"))
+
+    application = web.Application(
+        middlewares=[translate_errors], client_max_size=limits.max_message_bytes
+    )
+    application.add_routes(inference.routes())
+    application.add_routes(fleet.routes())
+    return application

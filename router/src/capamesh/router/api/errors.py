@@ -1,0 +1,81 @@
+"""Errors as HTTP: the one place where codes become statuses. Pure but for building responses."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from capamesh.protocol.errors import (
+    AdvertRejected,
+    Cancelled,
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    NotMember,
+    Overloaded,
+    ProtocolViolation,
+    RunFailed,
+    TooLarge,
+)
+from capamesh.protocol.oip import error_body
+
+STATUS: dict[type[CapameshError], int] = {
+    InvalidRequest: 400,
+    ClientError: 400,
+    NotMember: 403,
+    AdvertRejected: 400,
+    ModelNotFound: 404,
+    TooLarge: 413,
+    Cancelled: 499,
+    RunFailed: 500,
+    LinkLost: 502,
+    ProtocolViolation: 502,
+    Draining: 503,
+    ModelUnavailable: 503,
+    NoCandidate: 503,
+    Overloaded: 503,
+    DeadlineExceeded: 504,
+}
+"""499 is nginx's status for a client that closed its request; nobody reads it."""
+
+RETRY_AFTER_S = 1
+"""For what another second may cure: a node that restarts is dialled within that time."""
+
+
+def status_of(error: CapameshError) -> int:
+    """Return the HTTP status of an error: that of its nearest class, else 500."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def error_response(error: CapameshError) -> web.Response:
+    """Return an error as the protocol's body."""
+    status = status_of(error)
+    headers = {"X-Capamesh-Error": error.code}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return web.Response(
+        status=status,
+        body=error_body(error.message),
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def http_error_response(error: web.HTTPException) -> web.Response:
+    """Return aiohttp's own refusal (no such route, method, size) in the protocol's form."""
+    response = web.Response(
+        status=error.status,
+        body=error_body(error.text or error.reason),
+        content_type="application/json",
+    )
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response

@@ -1,0 +1,110 @@
+"""The router's own pages: the fleet, metrics, revocation. IO: aiohttp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from capamesh.protocol.errors import TooLarge
+from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.network import RevocationList
+    from capamesh.router.candidates import Candidate
+    from capamesh.router.fleet_view import FleetView
+    from capamesh.router.link_pool import LinkPool
+
+
+class FleetApi:
+    """The `/v1` routes and `/metrics`."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        pool: LinkPool,
+        telemetry: Telemetry,
+        *,
+        revoke: Callable[[bytes], RevocationList],
+    ) -> None:
+        self._fleet = fleet
+        self._pool = pool
+        self._telemetry = telemetry
+        self._revoke = revoke
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/nodes", self.nodes),
+            web.post("/v1/revocations", self.revocations),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def nodes(self, _: web.Request) -> web.Response:
+        """Return every node of the fleet as this router sees it."""
+        return web.json_response({"nodes": [self._node(a) for a in self._fleet.adverts.values()]})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Return metrics for Prometheus."""
+        return web.Response(
+            body=self._telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def revocations(self, request: web.Request) -> web.Response:
+        """Take over a revocation list signed by the network's owner, and spread it."""
+        if (request.content_length or 0) > MAX_LIST_BYTES:
+            raise TooLarge(
+                f"a revocation list of {request.content_length} bytes; at most {MAX_LIST_BYTES}"
+            )
+        revocations = self._revoke(await request.read())
+        return web.json_response({"version": revocations.version})
+
+    def _node(self, advert: NodeAdvert) -> dict[str, Any]:
+        return {
+            "peer_id": advert.peer,
+            "region": advert.region,
+            "agent_version": advert.agent_version,
+            "price_per_million": advert.price_per_million,
+            "is_draining": advert.is_draining,
+            "devices": [
+                {
+                    "kind": device.kind,
+                    "name": device.name,
+                    "provider": device.provider,
+                    "memory_total_bytes": device.memory_total_bytes,
+                    "memory_free_bytes": device.memory_free_bytes,
+                }
+                for device in advert.devices
+            ],
+            "models": [
+                {
+                    "name": offer.name,
+                    "version": offer.version,
+                    "state": offer.state.value,
+                    "reason": offer.reason,
+                    "digest": offer.digest,
+                }
+                for offer in advert.models
+            ],
+            "links": [self._link(node) for node in self._fleet.candidates_of(advert.peer)],
+        }
+
+    def _link(self, candidate: Candidate) -> dict[str, Any]:
+        load = candidate.load
+        return {
+            "address": candidate.address,
+            "is_up": candidate.link is not None,
+            "is_usable": candidate.is_usable,
+            "is_suspected": candidate.is_suspected,
+            "last_error": self._pool.last_error(candidate),
+            "requests_in_flight": candidate.rif,
+            "answered": candidate.answered,
+            "failed": candidate.failed,
+            "node_in_flight": load.in_flight,
+            "node_limit": load.limit,
+            "queue_us": load.queue_us,
+            "run_us": load.run_us,
+        }

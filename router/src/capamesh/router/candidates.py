@@ -1,0 +1,80 @@
+"""One way to reach one node: what the balancer chooses among. Holds state, does no IO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.links.calls import LoadReport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.link import Link
+
+
+class Candidate:
+    """A node's worker, at one address. `rif` (requests in flight) counts this router's own."""
+
+    __slots__ = (
+        "_on_idle",
+        "address",
+        "answered",
+        "failed",
+        "is_draining",
+        "is_retired",
+        "is_suspected",
+        "link",
+        "load",
+        "peer",
+        "rif",
+    )
+
+    def __init__(self, peer: PeerId, address: str) -> None:
+        self.peer = peer
+        self.address = address
+        self.link: Link | None = None
+        self.load = LoadReport()
+        self.rif = 0
+        self.answered = 0
+        self.failed = 0
+        self.is_draining = False
+        """Its advert says that it takes no new work."""
+        self.is_suspected = False
+        self.is_retired = False
+        """It left the fleet; requests under way are still answered."""
+        self._on_idle: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.peer[-6:]} at {self.address}, {self.rif} in flight)"
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new request may be sent to it."""
+        link = self.link
+        return link is not None and link.is_usable and not self.is_draining and not self.is_retired
+
+    def retire(self, on_idle: Callable[[], None]) -> None:
+        """Take no new request; call `on_idle` once none is under way."""
+        self.is_retired = True
+        if self.rif == 0:
+            on_idle()
+        else:
+            self._on_idle = on_idle
+
+    # the in-flight guard: `with candidate:` counts a request from before it is sent to whichever way it ends
+
+    def __enter__(self) -> None:
+        self.rif += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.rif -= 1
+        if self.rif == 0 and self._on_idle is not None:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()

@@ -1,0 +1,178 @@
+"""Links to all nodes: dials those that can be dialled, takes in those that dial. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import itertools
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import NotMember
+from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
+from capamesh.protocol.links.keeper import LinkKeeper
+from capamesh.protocol.network import Role
+from capamesh.router.candidates import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.hello import Hello
+    from capamesh.protocol.links.link import Link
+    from capamesh.protocol.network import Member, NetworkTrust
+
+RECHECK_MEMBERS_S = 60.0
+"""How often links are checked for peers whose membership has expired (guess)."""
+
+
+class _NodeSide:
+    """The owner of links to nodes: they answer and never ask, so little comes from them."""
+
+    def __init__(self, pool: LinkPool, candidate: Candidate | None) -> None:
+        self._pool = pool
+        self._candidate = candidate
+
+    def verify(self, hello: Hello, certificate: bytes) -> Member:
+        """Part of `LinkOwner`: the node that was dialled, or any node that dials."""
+        peer: PeerId | None = self._candidate.peer if self._candidate is not None else None
+        return check_hello(
+            self._pool.trust,
+            hello,
+            certificate,
+            dt.datetime.now(dt.UTC),
+            role=Role.NODE,
+            peer=peer,
+        )
+
+    def link_up(self, link: Link) -> None:
+        """Part of `LinkOwner`."""
+        if self._candidate is None:
+            self._candidate = self._pool.visited(link)
+        self._candidate.link = link
+        self._pool.linked(self._candidate)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """Part of `LinkOwner`."""
+        candidate = self._candidate
+        if candidate is not None and candidate.link is link:
+            candidate.link = None
+            self._pool.unlinked(candidate, reason)
+
+    def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
+        """Part of `LinkOwner`: a node has nothing to ask of a router."""
+        del meta, body
+        link.fail(stream, NotMember("routers run no models; send requests to their HTTP address"))
+
+    def request_cancelled(self, link: Link, stream: int) -> None:
+        """Part of `LinkOwner`."""
+
+    def load(self, meta: bytes) -> bytes:
+        """Part of `LinkOwner`: a router has no load to tell."""
+        del meta
+        return b"\x80"
+
+    def goaway_received(self, link: Link, reason: str) -> None:
+        """Part of `LinkOwner`: the link itself knows; new requests go elsewhere."""
+
+
+class LinkPool:
+    """One kept link for each candidate that can be dialled, and the links of those that dialled."""
+
+    def __init__(
+        self,
+        endpoint: LinkEndpoint,
+        trust: NetworkTrust,
+        *,
+        on_visit: Callable[[Candidate], None],
+        on_leave: Callable[[Candidate], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._endpoint = endpoint
+        self.trust = trust
+        self._on_visit = on_visit
+        self._on_leave = on_leave
+        self._log = log
+        self._tasks: asyncio.TaskGroup | None = None
+        self._keepers: dict[Candidate, tuple[LinkKeeper, asyncio.Task[None]]] = {}
+        self._visitors: set[Candidate] = set()
+        self._visit_numbers = itertools.count(1)
+
+    async def run(self, host: str, port: int, on_listening: Callable[[int], None]) -> None:
+        """Keep links until cancelled; `on_listening` is told the port that nodes may dial."""
+        server = await self._endpoint.listen(host, port, lambda: _NodeSide(self, None))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                on_listening(server.sockets[0].getsockname()[1])
+                while True:
+                    await asyncio.sleep(RECHECK_MEMBERS_S)
+                    self.recheck_members()
+        finally:
+            server.close()
+            for candidate in self._visitors:
+                if candidate.link is not None:
+                    candidate.link.close("the router is stopping")
+
+    def keep(self, candidate: Candidate) -> None:
+        """Dial a candidate and keep its link up."""
+        if self._tasks is None:
+            return
+        side = _NodeSide(self, candidate)
+        keeper = LinkKeeper(lambda: self._endpoint.dial(candidate.address, side))
+        self._keepers[candidate] = (keeper, self._tasks.create_task(keeper.run()))
+
+    def let_go(self, candidate: Candidate) -> None:
+        """Hang up once the requests under way are answered."""
+        candidate.retire(lambda: self._hang_up(candidate))
+
+    def hurry(self, candidate: Candidate) -> None:
+        """There is news of a candidate: if its link is down, dial now."""
+        kept = self._keepers.get(candidate)
+        if kept is not None and candidate.link is None:
+            kept[0].hurry()
+
+    def recheck_members(self) -> None:
+        """End the links of peers that are revoked or have expired."""
+        for candidate in (*self._keepers, *self._visitors):
+            if candidate.link is None:
+                continue
+            try:
+                candidate.link.recheck()
+            except NotMember as error:
+                candidate.link.close(f"{error.code}: {error.message}")
+
+    def last_error(self, candidate: Candidate) -> str:
+        """Return why the candidate's link is down, for people."""
+        kept = self._keepers.get(candidate)
+        return kept[0].last_error if kept is not None else ""
+
+    # told by links
+
+    def visited(self, link: Link) -> Candidate:
+        """A node has dialled this router."""
+        assert link.member is not None  # noqa: S101 - `link_up` comes after verification
+        candidate = Candidate(link.member.peer_id, f"dialled-in-{next(self._visit_numbers)}")
+        self._visitors.add(candidate)
+        return candidate
+
+    def linked(self, candidate: Candidate) -> None:
+        """A candidate's link is up."""
+        if candidate in self._visitors:
+            self._on_visit(candidate)
+        self._log.info("node_linked", peer=candidate.peer, address=candidate.address)
+
+    def unlinked(self, candidate: Candidate, reason: str) -> None:
+        """A candidate's link has ended."""
+        if candidate in self._visitors:
+            self._visitors.discard(candidate)
+            self._on_leave(candidate)
+        self._log.info(
+            "node_unlinked", peer=candidate.peer, address=candidate.address, reason=reason
+        )
+
+    def _hang_up(self, candidate: Candidate) -> None:
+        kept = self._keepers.pop(candidate, None)
+        if kept is not None:
+            kept[1].cancel()

@@ -1,0 +1,29 @@
+"""Time as the mesh sees it: it stands still while nothing can be heard. Pure.
+
+An advert must not expire because this router's own sidecar was down: the last fleet stays usable.
+"""
+
+from __future__ import annotations
+
+
+class MeshClock:
+    """Counts the seconds in which adverts could have been heard. Starts paused."""
+
+    def __init__(self, now_s: float) -> None:
+        self._paused_at_s: float | None = now_s
+        self._lost_s = now_s
+
+    def now_s(self, now_s: float) -> float:
+        """Return mesh time at monotonic time `now_s`."""
+        return (now_s if self._paused_at_s is None else self._paused_at_s) - self._lost_s
+
+    def pause(self, now_s: float) -> None:
+        """The sidecar is down; again is harmless."""
+        if self._paused_at_s is None:
+            self._paused_at_s = now_s
+
+    def resume(self, now_s: float) -> None:
+        """The sidecar is up; again is harmless."""
+        if self._paused_at_s is not None:
+            self._lost_s += now_s - self._paused_at_s
+            self._paused_at_s = None

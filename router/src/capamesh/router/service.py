@@ -1,0 +1,319 @@
+"""One router from start to stop: mesh, fleet, links, HTTP. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import random
+import signal
+import time
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    KIND_GOODBYE,
+    KIND_ROUTER,
+    RouterAdvert,
+    SequenceSource,
+    advert_from_body,
+    open_envelope,
+    router_to_body,
+    seal,
+)
+from capamesh.protocol.errors import AdvertRejected, ConfigError
+from capamesh.protocol.fleet import Change, Changed, FleetMembership, Joined, Left
+from capamesh.protocol.home import MemberHome
+from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.mesh.client import MeshClient
+from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
+from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.outward import advertised_host
+from capamesh.router.api.application import make_application
+from capamesh.router.api.fleet import FleetApi
+from capamesh.router.api.inference import InferenceApi
+from capamesh.router.dispatch import Dispatch
+from capamesh.router.fleet_view import FleetView
+from capamesh.router.link_pool import LinkPool
+from capamesh.router.mesh_clock import MeshClock
+from capamesh.router.policies import make_policy
+from capamesh.router.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import PeerId
+    from capamesh.router.candidates import Candidate
+    from capamesh.router.settings import RouterSettings
+
+ADVERT_EVERY_S = 10.0
+"""As nodes do."""
+TICK_S = 0.5
+"""How exactly a member's silence is noticed (guess: 2 % of the silence that is borne)."""
+
+
+class Router:
+    """One router of a network."""
+
+    def __init__(self, settings: RouterSettings, log: FilteringBoundLogger) -> None:
+        """Take over the data folder; raise `ConfigError` when that cannot be."""
+        self._settings = settings
+        self._log = log
+        self._policy = make_policy(settings.policy, random.Random())  # noqa: S311 - load balancing
+        self._home = MemberHome(settings.data_folder)
+        self._home.lock()
+        self._membership = self._home.membership(
+            settings.token, Role.ROUTER, dt.datetime.now(dt.UTC)
+        )
+        self._trust = self._membership.trust()
+        self._trust.update(self._home.revocations(self._membership))
+        self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
+        self._demand = demand_topic(self._membership.network_id)
+        adverts = adverts_topic(self._membership.network_id)
+        self._mesh = MeshClient(
+            self._membership,
+            listen=[f"/ip4/{settings.mesh_host}/tcp/{settings.mesh_port}"],
+            bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
+            subscribe=[adverts, self._demand],
+            use_mdns=settings.use_mdns,
+            revocations=self._trust.revocations.encode()
+            if self._trust.revocations.version
+            else b"",
+            on_message=self._heard,
+            on_ready=self._mesh_ready,
+            on_subscribed=lambda _topic, _peers: self._is_news.set(),
+            on_revocations=self._take_revocations,
+            on_down=self._mesh_down,
+            log=log,
+        )
+        self._clock = MeshClock(time.monotonic())
+        self._membership_core = FleetMembership()
+        self._telemetry = Telemetry()
+        self._pool = LinkPool(
+            LinkEndpoint(
+                self._membership, settings.data_folder, agent_version=package_version("capamesh")
+            ),
+            self._trust,
+            on_visit=self._visited,
+            on_leave=self._visitor_left,
+            log=log,
+        )
+        self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
+        self._link_address = ""
+        self._is_news = asyncio.Event()
+        self._state = "starting"
+        self._http_address = ""
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish the requests under way and return."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self._write_status()
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=self._settings.drain_s,
+        )
+        await runner.setup()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(
+                        self._pool.run(
+                            self._settings.link_host, self._settings.link_port, self._listening
+                        )
+                    ),
+                    tasks.create_task(self._mesh.run()),
+                    tasks.create_task(self._tick()),
+                    tasks.create_task(self._announce()),
+                ]
+                await self._serve_http(runner)
+                self._state = "ready"
+                self._write_status()
+                self._log.info("router_ready", http=self._http_address)
+                await stop.wait()
+                self._state = "draining"
+                self._write_status()
+                self._log.info("router_draining", patience_s=self._settings.drain_s)
+                await runner.cleanup()
+                self._publish(KIND_GOODBYE)
+                for task in background:
+                    task.cancel()
+        finally:
+            await runner.cleanup()
+            self._state = "stopped"
+            self._write_status()
+            self._log.info("router_stopped")
+
+    def _application(self) -> web.Application:
+        settings, fleet = self._settings, self._fleet
+        self._telemetry.watch(
+            "capamesh_nodes", "Nodes in this router's view", lambda: len(fleet.adverts)
+        )
+        self._telemetry.watch(
+            "capamesh_requests_in_flight",
+            "Requests that nodes have not answered yet",
+            lambda: sum(candidate.rif for candidate in fleet.candidates()),
+        )
+        dispatch = Dispatch(
+            fleet,
+            self._policy,
+            clock=asyncio.get_running_loop().time,
+            limits=settings.limits,
+            telemetry=self._telemetry,
+        )
+        inference = InferenceApi(
+            fleet,
+            dispatch,
+            self._telemetry,
+            timeout_s=settings.timeout_s,
+            limits=settings.limits,
+            is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
+        )
+        pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke)
+        return make_application(inference, pages, limits=settings.limits, log=self._log)
+
+    async def _serve_http(self, runner: web.AppRunner) -> None:
+        settings = self._settings
+        site = web.TCPSite(runner, settings.http_host, settings.http_port)
+        try:
+            await site.start()
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: {exc.strerror};"
+                " give another --http"
+            ) from exc
+        host, port = runner.addresses[0][:2]
+        self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    # the mesh
+
+    def _mesh_ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        self._log.info("mesh_ready", peer=peer, addrs=addrs)
+        self._clock.resume(time.monotonic())
+        self._write_status()
+        self._is_news.set()
+
+    def _mesh_down(self, reason: str) -> None:
+        self._log.warning("mesh_down", reason=reason)
+        self._clock.pause(time.monotonic())
+        self._write_status()
+
+    def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
+        del topic, sender
+        now_s = self._clock.now_s(time.monotonic())
+        try:
+            envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
+            peer, sequence = envelope.sender.peer_id, envelope.sequence
+            if envelope.kind == KIND_ADVERT:
+                advert = advert_from_body(envelope.body, peer, sequence)
+                self._apply(self._membership_core.heard(advert, now_s))
+            elif envelope.kind == KIND_GOODBYE:
+                self._apply(self._membership_core.heard_goodbye(peer, sequence, now_s))
+        except AdvertRejected as error:
+            self._log.warning("advert_rejected", reason=error.reason, error=error.message)
+            return
+        for candidate in self._fleet.candidates_of(peer):
+            self._pool.hurry(candidate)
+
+    def _apply(self, changes: list[Change]) -> None:
+        self._fleet.apply(changes)
+        for change in changes:
+            match change:
+                case Joined(advert):
+                    names = [f"{model.name}/{model.version}" for model in advert.models]
+                    self._log.info("node_joined", peer=advert.peer, models=names)
+                case Left(peer, reason):
+                    self._log.info("node_left", peer=peer, reason=reason.value)
+                case Changed(advert):
+                    self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
+                case _:
+                    pass
+
+    def _visited(self, candidate: Candidate) -> None:
+        self._fleet.visit(candidate)
+
+    def _visitor_left(self, candidate: Candidate) -> None:
+        self._fleet.leave(candidate)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._apply(self._membership_core.tick(self._clock.now_s(time.monotonic())))
+
+    def _listening(self, port: int) -> None:
+        settings = self._settings
+        host = advertised_host(settings.link_host, settings.advertised_host)
+        self._link_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._is_news.set()
+
+    async def _announce(self) -> None:
+        while True:
+            self._is_news.clear()
+            self._publish(KIND_ROUTER)
+            try:
+                async with asyncio.timeout(ADVERT_EVERY_S):
+                    await self._is_news.wait()
+            except TimeoutError:
+                continue
+
+    def _publish(self, kind: str) -> None:
+        if not self._link_address:
+            return
+        sequence = self._sequences.next()
+        advert = RouterAdvert(
+            peer=self._membership.identity.peer_id,
+            sequence=sequence,
+            link_addresses=(self._link_address,),
+            region=self._settings.region,
+            agent_version=package_version("capamesh"),
+        )
+        body = router_to_body(advert) if kind == KIND_ROUTER else {}
+        self._mesh.publish(
+            self._demand, seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+        )
+
+    # revocation
+
+    def _revoke(self, encoded: bytes) -> RevocationList:
+        """Take over a list that an operator posted; raise `ConfigError` when it is not the owner's."""
+        revocations = RevocationList.decode(encoded, self._membership.ca_der)
+        if self._take(revocations):
+            self._mesh.update_revocations(encoded)
+        return self._trust.revocations
+
+    def _take_revocations(self, encoded: bytes) -> None:
+        self._take(RevocationList.decode(encoded, self._membership.ca_der))
+
+    def _take(self, revocations: RevocationList) -> bool:
+        if not self._trust.update(revocations):
+            return False
+        self._home.keep_revocations(revocations)
+        self._pool.recheck_members()
+        now_s = self._clock.now_s(time.monotonic())
+        for peer in list(self._fleet.adverts):
+            if peer in revocations.peers:
+                self._apply(self._membership_core.expel(peer, now_s))
+        self._log.info("revocations_updated", version=revocations.version)
+        return True
+
+    def _write_status(self) -> None:
+        self._home.write_status(
+            {
+                "role": "router",
+                "state": self._state,
+                "pid": os.getpid(),
+                "peer_id": self._membership.identity.peer_id,
+                "network_id": self._membership.network_id,
+                "sidecar_pid": self._mesh.pid,
+                "mesh_addresses": list(self._mesh.addrs),
+                "link_address": self._link_address,
+                "http_address": self._http_address,
+            }
+        )

@@ -1,0 +1,36 @@
+"""How a router is set up. Pure values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Everything a router is told; the command line has an option for each."""
+
+    data_folder: Path
+    token: str | None = None
+    """A join token; needed once, the membership is kept in the data folder."""
+    bootstrap: tuple[str, ...] = ()
+    """Mesh addresses of other routers, besides those of the token."""
+    http_host: str = "127.0.0.1"
+    http_port: int = 8000
+    mesh_host: str = "127.0.0.1"
+    mesh_port: int = 0
+    link_host: str = "127.0.0.1"
+    """Where nodes that nobody can dial reach this router."""
+    link_port: int = 0
+    advertised_host: str = ""
+    """The host that such nodes dial; empty: `link_host`, or the outward address if that is a wildcard."""
+    use_mdns: bool = False
+    region: str = ""
+    policy: str = "p2c"
+    timeout_s: float = 30.0
+    """For requests that name no deadline of their own."""
+    drain_s: float = 30.0
+    """How long a stopping router waits for requests under way."""
+    limits: Limits = DEFAULT_LIMITS

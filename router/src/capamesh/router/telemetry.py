@@ -1,0 +1,82 @@
+"""The router's metrics, in Prometheus' form. The only importer of prometheus-client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.ids import ModelName
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+"""From a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
+
+
+class _ModelMeter:
+    """One model's metrics with their labels resolved, so that a request only adds."""
+
+    __slots__ = ("answered", "latency")
+
+    def __init__(self, requests: Counter, latency: Histogram, model: ModelName) -> None:
+        self.answered = requests.labels(model=model, code="ok")
+        self.latency = latency.labels(model=model)
+
+
+class Telemetry:
+    """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._requests = Counter(
+            "capamesh_requests",
+            "Inference requests answered, by model and error code",
+            ("model", "code"),
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "capamesh_request_seconds",
+            "From a request's last byte read to its answer's first byte written",
+            ("model",),
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._attempts_failed = Counter(
+            "capamesh_attempts_failed",
+            "Attempts at a node that failed or were refused, by model and error code",
+            ("model", "code"),
+            registry=self._registry,
+        )
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
+        self._meters: dict[ModelName, _ModelMeter] = {}
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Export what `read` returns when metrics are asked for."""
+        gauge = Gauge(name, help_text, registry=self._registry)
+        gauge.set_function(read)
+        self._gauges.append((gauge, read))
+
+    def answered(self, model: ModelName, seconds: float) -> None:
+        """A request of a hosted model was answered well."""
+        meter = self._meters.get(model)
+        if meter is None:
+            meter = self._meters[model] = _ModelMeter(self._requests, self._latency, model)
+        meter.answered.inc()
+        meter.latency.observe(seconds)
+
+    def refused(self, model: ModelName, error: CapameshError, *, is_known: bool) -> None:
+        """A request was answered with an error. A model nobody hosts is not named: anyone can invent names."""
+        self._requests.labels(model=model if is_known else "", code=error.code).inc()
+
+    def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
+        """One node failed or refused."""
+        self._attempts_failed.labels(model=model, code=error.code).inc()
+
+    def exposition(self) -> bytes:
+        """Return all metrics as text, of `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
