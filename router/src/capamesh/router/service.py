@@ -24,7 +24,12 @@ from capamesh.protocol.adverts import (
     router_to_body,
     seal,
 )
-from capamesh.protocol.errors import AdvertRejected, ConfigError
+from capamesh.protocol.errors import (
+    AdvertRejected,
+    ConfigError,
+    InvalidRequest,
+    ProtocolViolation,
+)
 from capamesh.protocol.fleet import Change, Changed, FleetMembership, Joined, Left
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
@@ -142,7 +147,6 @@ class Router:
                 self._write_status()
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await runner.cleanup()
-                self._publish(KIND_GOODBYE)
                 for task in background:
                     task.cancel()
         finally:
@@ -256,14 +260,14 @@ class Router:
     async def _announce(self) -> None:
         while True:
             self._is_news.clear()
-            self._publish(KIND_ROUTER)
+            self._publish()
             try:
                 async with asyncio.timeout(ADVERT_EVERY_S):
                     await self._is_news.wait()
             except TimeoutError:
                 continue
 
-    def _publish(self, kind: str) -> None:
+    def _publish(self) -> None:
         if not self._link_address:
             return
         sequence = self._sequences.next()
@@ -274,16 +278,20 @@ class Router:
             region=self._settings.region,
             agent_version=package_version("capamesh"),
         )
-        body = router_to_body(advert) if kind == KIND_ROUTER else {}
+        body = router_to_body(advert)
         self._mesh.publish(
-            self._demand, seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+            self._demand,
+            seal(KIND_ROUTER, body, self._membership, sequence, time.time_ns() // 1_000_000),
         )
 
     # revocation
 
     def _revoke(self, encoded: bytes) -> RevocationList:
-        """Take over a list that an operator posted; raise `ConfigError` when it is not the owner's."""
-        revocations = RevocationList.decode(encoded, self._membership.ca_der)
+        """Take over a list that an operator posted; raise `InvalidRequest` when it is not the owner's."""
+        try:
+            revocations = RevocationList.decode(encoded, self._membership.ca_der)
+        except ProtocolViolation as exc:
+            raise InvalidRequest(exc.message) from exc
         if self._take(revocations):
             self._mesh.update_revocations(encoded)
         return self._trust.revocations

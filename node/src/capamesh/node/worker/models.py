@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from capamesh.node.backend import Backend, LoadedModel
 
+UNVERIFIED = "unverified"
+"""Stands for the provider while no model has shown which it is."""
+
 
 @dataclass(slots=True)
 class HostedModel:
@@ -78,11 +81,11 @@ class HostedModels:
 
     @property
     def provider(self) -> str:
-        """The provider that runs the models, as found after loading; empty before the first."""
+        """The provider that runs the models, as found after loading; `UNVERIFIED` before the first."""
         for versions in self._ready.values():
             for hosted in versions.values():
                 return hosted.loaded.provider
-        return ""
+        return UNVERIFIED
 
     async def load_all(self) -> None:
         """Load every model of the folder, one after the other, telling of each."""

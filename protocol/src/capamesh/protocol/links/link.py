@@ -30,7 +30,7 @@ from capamesh.protocol.links.events import (
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.outgoing import Buffer
-from capamesh.protocol.network import Member
+from capamesh.protocol.network import ALPN, Member
 
 WRITE_AHEAD_BYTES = 512 * 1024
 """Handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
@@ -326,6 +326,10 @@ class Link(asyncio.BufferedProtocol):
     def _greet(self, hello: Hello) -> None:
         assert self._transport is not None  # noqa: S101 - bytes come only from a transport
         tls = cast(ssl.SSLObject, self._transport.get_extra_info("ssl_object"))
+        if tls.selected_alpn_protocol() != ALPN:  # OpenSSL lets a peer without one pass
+            raise ProtocolViolation(
+                f"the peer speaks {tls.selected_alpn_protocol()!r} over TLS, not {ALPN!r}"
+            )
         self._hello, self._certificate = hello, tls.getpeercert(binary_form=True) or b""
         self.member = self._owner.verify(hello, self._certificate)
         if self._timer is not None:

@@ -36,7 +36,7 @@ def make_application(
                 )
             )
         except web.HTTPException as error:
-            return http_error_response(error)
+            return http_error_response(request, error)
         except CapameshError as error:
             return error_response(error)
         except Exception:

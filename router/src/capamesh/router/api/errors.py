@@ -69,13 +69,22 @@ def error_response(error: CapameshError) -> web.Response:
     )
 
 
-def http_error_response(error: web.HTTPException) -> web.Response:
-    """Return aiohttp's own refusal (no such route, method, size) in the protocol's form."""
-    response = web.Response(
+def http_error_response(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Return aiohttp's own refusal (no such route, wrong method) in the protocol's form."""
+    headers: dict[str, str] = {}
+    match error:
+        case web.HTTPMethodNotAllowed():
+            headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            message = f"{request.path} takes {headers['Allow']}, not {request.method}"
+        case web.HTTPNotFound():
+            message = (
+                f"there is nothing at {request.path}; GET /v2 and POST /v2/models/NAME/infer exist"
+            )
+        case _:
+            message = error.text or error.reason
+    return web.Response(
         status=error.status,
-        body=error_body(error.text or error.reason),
+        body=error_body(message),
         content_type="application/json",
+        headers=headers,
     )
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
-    return response

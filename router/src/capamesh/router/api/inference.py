@@ -43,6 +43,8 @@ _INDEX_STATES = {
     ModelState.UNLOADING: IndexState.UNLOADING,
     ModelState.FAILED: IndexState.UNAVAILABLE,
 }
+NODE_HEADER = "X-Capamesh-Node"
+"""Names the peer that ran the request."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 
 
@@ -108,13 +110,11 @@ class InferenceApi:
             raise
         self._telemetry.answered(model, loop.time() - started_s)
         whole = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-        if json_bytes is None:
-            return web.Response(body=whole, content_type="application/json")
-        return web.Response(
-            body=whole,
-            content_type="application/octet-stream",
-            headers={HEADER_LENGTH_NAME: str(json_bytes)},
-        )
+        headers = {NODE_HEADER: outcome.candidate.peer, "Content-Type": "application/json"}
+        if json_bytes is not None:
+            headers[HEADER_LENGTH_NAME] = str(json_bytes)
+            headers["Content-Type"] = "application/octet-stream"
+        return web.Response(body=whole, headers=headers)
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         """Return what this server is."""

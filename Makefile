@@ -1,0 +1,62 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13: they set up .venv themselves.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCES := protocol/src node/src router/src client/src cli/src
+
+.PHONY: help demo test test-unit test-slow check lint types imports models bench compose-test pins clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements/dev.txt requirements/models.txt pyproject.toml scripts/setup.sh
+	@./scripts/setup.sh
+
+demo: $(READY) build/models ## A router and three nodes on this machine; kill one under load
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(READY) build/models ## All tests but the slow ones
+	$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+test-unit: $(READY) ## The unit tests alone
+	$(BIN)/pytest tests/unit $(ARGS)
+
+test-slow: $(READY) build/models ## The tests that take minutes
+	$(BIN)/pytest -m slow $(ARGS)
+
+check: lint types imports test-unit ## What every change must pass before the full tests
+	$(BIN)/pytest tests/integration/test_wheel.py
+
+lint: $(READY) ## Style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY) ## Types, twice
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+imports: $(READY) ## The dependency rule
+	$(BIN)/lint-imports
+
+models: build/models ## The models of the demo and the tests
+
+build/models: $(READY) scripts/build_models.py
+	$(BIN)/python scripts/build_models.py --into build/models
+	@touch build/models
+
+bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+compose-test: $(READY) ## The compose cluster, for real; needs a Docker engine
+	$(BIN)/python scripts/compose_test.py $(ARGS)
+
+pins: ## Compile requirements/ anew; needs uv
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --quiet --output-file requirements/runtime.txt
+	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --constraint requirements/runtime.txt --quiet --output-file requirements/dev.txt
+
+clean: ## Remove what was built, .venv too
+	rm -rf .venv .cache build dist node_modules .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

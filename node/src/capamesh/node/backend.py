@@ -1,0 +1,61 @@
+"""The seam between a worker and what executes models: two protocols, no implementation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from capamesh.node.store import ModelSource
+from capamesh.protocol.tensors import Tensor, TensorSpec
+
+
+class LoadedModel(Protocol):
+    """One model version on one device. Safe to use from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model says it gives; the tensors that `run` returns have their true shapes."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """What runs it, as found after loading, not as asked for."""
+        ...
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
+
+        The tensors' data must have passed `tensors.checked`. InvalidRequest: an unknown, missing or
+        doubled input; a wrong datatype or shape; text that is not UTF-8; an unknown or doubled output.
+        """
+        ...
+
+    def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> list[Tensor]:
+        """Return the named outputs, in that order, or all of them, in the model's order.
+
+        Blocks; `inputs` must have passed `validate`, alone or as parts of a batch. Keeps no reference
+        to them. InvalidRequest: the runtime says that the inputs do not fit the model or each other;
+        RunFailed: it failed otherwise; ModelUnavailable: the model is closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the model and its memory once runs in progress end; again is harmless."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads models onto one device."""
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        """Return the model at `source`, ready to run. Blocks, for seconds where it is large.
+
+        ModelInvalid: it cannot be loaded, has a tensor that the wire cannot carry, or would run on
+        another provider than it should.
+        """
+        ...

@@ -1,0 +1,301 @@
+"""Checks untrusted certificates against a network's authority: who made them, for whom, as what. Pure.
+
+Nothing here looks at a clock: a chain that passed once passes always, which is what lets `NetworkTrust`
+remember it. Every refusal is a `NotMember` whose message starts with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from capamesh.protocol.errors import ConfigError, NotMember
+from capamesh.protocol.identity import peer_id_of
+from capamesh.protocol.network.certificates import (
+    LEAF_USES,
+    Role,
+    member_uri,
+    network_id_of,
+    serial_text,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from capamesh.protocol.ids import NetworkId, PeerId
+
+MAX_CERTIFICATE_BYTES = 8 * 1024
+"""Guess: this network's certificates have about 500 bytes."""
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    Warning,  # what the parser only tolerates is refused where Python turns warnings into errors
+)
+"""All that `cryptography` raises for a certificate that it cannot read."""
+
+_UNDERSTOOD = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    }
+)
+"""RFC 5280, section 4.2: a critical extension that is not understood refuses the certificate."""
+
+_ED25519_SIGNATURE = bytes.fromhex("300506032b6570034100")
+"""RFC 8410: the algorithm's identifier, then the head of a bit string of 64 bytes with no unused bits."""
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A network's own certificate, checked: the root of all trust in it."""
+
+    network_id: NetworkId
+    name: str
+    certificate: x509.Certificate
+    key: Ed25519PublicKey
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """An invite that the authority signed; valid between two times (UTC)."""
+
+    network_id: NetworkId
+    role: Role
+    serial: str
+    certificate: x509.Certificate
+    key: Ed25519PublicKey
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who a verified chain belongs to. `invite_serial` is 40 hexadecimal digits, `expires_at` UTC."""
+
+    peer_id: PeerId
+    role: Role
+    invite_serial: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a chain proves, whatever the time: the member, and the time (UTC) from which it is one."""
+
+    member: Member
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    what: str
+    certificate: x509.Certificate
+    key: Ed25519PublicKey
+    subject: tuple[tuple[x509.ObjectIdentifier, str | bytes], ...]
+    extensions: x509.Extensions
+    not_before: datetime
+    not_after: datetime
+
+    def extension(self, kind: type[_Extension]) -> _Extension | None:
+        """Return the extension of this kind, None where the certificate has none."""
+        for extension in self.extensions:
+            if isinstance(extension.value, kind):
+                return extension.value
+        return None
+
+
+def read_authority(der: object) -> Authority:
+    """Return the authority that `der` is; raise `NotMember` when it is none of a network."""
+    parsed = _parse(der, "the network's certificate")
+    _check_authority(parsed, path_length=1)
+    match parsed.subject:
+        case ((NameOID.COMMON_NAME, str() as name),):
+            pass
+        case _:
+            _refuse("malformed", f"{parsed.what} has the subject {_subject_text(parsed)}")
+    _check_signed(parsed, parsed.certificate)
+    return Authority(
+        network_id=network_id_of(parsed.key.public_bytes_raw()),
+        name=name,
+        certificate=parsed.certificate,
+        key=parsed.key,
+        not_before=parsed.not_before,
+        not_after=parsed.not_after,
+    )
+
+
+def own_authority(ca_der: bytes) -> Authority:
+    """Return the authority of this side's own network; `ConfigError` when its certificate is damaged."""
+    try:
+        return read_authority(ca_der)
+    except NotMember as exc:
+        raise ConfigError(f"the network's certificate is not usable: {exc.message}") from exc
+
+
+def read_invite(authority: Authority, der: object) -> Invite:
+    """Return the invite that `der` is; raise `NotMember` unless this authority signed it."""
+    parsed = _parse(der, "the invite")
+    _check_authority(parsed, path_length=0)
+    match parsed.subject:
+        case (
+            (NameOID.ORGANIZATION_NAME, str() as network_id),
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, str() as role_text),
+            (NameOID.COMMON_NAME, str() as serial),
+        ):
+            pass
+        case _:
+            _refuse("malformed", f"{parsed.what} has the subject {_subject_text(parsed)}")
+    if network_id != authority.network_id:
+        _refuse(
+            "wrong network",
+            f"{parsed.what} is of {network_id[:64]!r}, not of {authority.network_id}",
+        )
+    _check_signed(parsed, authority.certificate)
+    if serial != serial_text(parsed.certificate.serial_number):
+        _refuse("malformed", f"{parsed.what} calls itself {serial!r}, against its serial number")
+    try:
+        role = Role(role_text)
+    except ValueError:
+        _refuse(
+            "wrong role", f"{parsed.what} admits as {role_text[:64]!r}; this version knows {_ROLES}"
+        )
+    return Invite(
+        network_id=authority.network_id,
+        role=role,
+        serial=serial,
+        certificate=parsed.certificate,
+        key=parsed.key,
+        not_before=parsed.not_before,
+        not_after=parsed.not_after,
+    )
+
+
+def two_certificates(chain: object) -> tuple[bytes, bytes]:
+    """Return leaf and invite; raise `NotMember` unless `chain` is a tuple or list of two sane sizes of bytes."""
+    if not isinstance(chain, (tuple, list)):
+        _refuse("malformed", f"a chain is a list of two certificates, not {type(chain).__name__}")
+    parts = cast("tuple[object, ...] | list[object]", chain)
+    if len(parts) != 2:
+        _refuse("malformed", f"a chain has the leaf and the invite, not {len(parts)} certificates")
+    leaf, invite = parts
+    return _sized(leaf, "the leaf"), _sized(invite, "the invite")
+
+
+def admit(authority: Authority, leaf_der: bytes, invite_der: bytes) -> Admission:
+    """Return what the chain proves, times and revocations aside; raise `NotMember` when it proves nothing."""
+    invite = read_invite(authority, invite_der)
+    leaf = _parse(leaf_der, "the leaf")
+    constraints = leaf.extension(x509.BasicConstraints)
+    usage = leaf.extension(x509.KeyUsage)
+    if constraints is None or constraints.ca or usage is None or usage.key_cert_sign:
+        _refuse("malformed", f"{leaf.what} is made to sign certificates, or does not exclude it")
+    uses = leaf.extension(x509.ExtendedKeyUsage)
+    if not usage.digital_signature or uses is None or not set(uses) >= LEAF_USES:
+        _refuse("malformed", f"{leaf.what} is not made for links: it lacks server or client use")
+    _check_signed(leaf, invite.certificate)
+    peer_id = peer_id_of(leaf.key.public_bytes_raw())
+    _check_names(leaf, invite.network_id, peer_id)
+    return Admission(
+        Member(
+            peer_id=peer_id,
+            role=invite.role,
+            invite_serial=invite.serial,
+            expires_at=min(leaf.not_after, invite.not_after, authority.not_after),
+        ),
+        not_before=max(leaf.not_before, invite.not_before, authority.not_before),
+    )
+
+
+_ROLES = " and ".join(role.value for role in Role)
+
+
+def _refuse(reason: str, detail: str) -> NoReturn:
+    raise NotMember(f"{reason}: {detail}")
+
+
+def _sized(der: object, what: str) -> bytes:
+    if not isinstance(der, bytes):
+        _refuse("malformed", f"{what} is {type(der).__name__}, not bytes")
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        _refuse("malformed", f"{what} has {len(der)} bytes, at most {MAX_CERTIFICATE_BYTES}")
+    return der
+
+
+def _parse(der: object, what: str) -> _Parsed:
+    """Read everything that is ever looked at, so that nothing later meets an unreadable part."""
+    der = _sized(der, what)
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        issuer = certificate.issuer
+        subject = tuple((attribute.oid, attribute.value) for attribute in certificate.subject)
+        extensions = certificate.extensions
+        not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        body, signature = certificate.tbs_certificate_bytes, certificate.signature
+    except _UNREADABLE as exc:
+        raise NotMember(f"malformed: {what} of {len(der)} bytes cannot be read: {exc}") from exc
+    if not isinstance(key, Ed25519PublicKey):
+        _refuse("malformed", f"{what} has a key of kind {type(key).__name__}, not Ed25519")
+    if certificate.version is not x509.Version.v3 or not list(issuer):
+        _refuse("malformed", f"{what} is no X.509 certificate of version 3 with an issuer")
+    if not der.endswith(body + _ED25519_SIGNATURE + signature):
+        # The parser reads past a wrong count of unused bits: one certificate would have several spellings.
+        _refuse("malformed", f"{what} is not signed as Ed25519 does")
+    for extension in extensions:
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            _refuse("malformed", f"{what} has the critical extension {extension.oid.dotted_string}")
+    return _Parsed(what, certificate, key, subject, extensions, not_before, not_after)
+
+
+def _check_authority(parsed: _Parsed, *, path_length: int) -> None:
+    constraints = parsed.extension(x509.BasicConstraints)
+    if constraints is None or not constraints.ca or constraints.path_length != path_length:
+        _refuse("malformed", f"{parsed.what} is no authority of path length {path_length}")
+    usage = parsed.extension(x509.KeyUsage)
+    if usage is None or not usage.key_cert_sign:
+        _refuse("malformed", f"{parsed.what} is not made to sign certificates")
+
+
+def _check_signed(parsed: _Parsed, issuer: x509.Certificate) -> None:
+    try:
+        parsed.certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError) as exc:
+        raise NotMember(f"bad signature: {parsed.what} is not signed by who it should be") from exc
+
+
+def _check_names(leaf: _Parsed, network_id: NetworkId, peer_id: PeerId) -> None:
+    names = leaf.extension(x509.SubjectAlternativeName)
+    match list(names) if names is not None else []:
+        case [x509.UniformResourceIdentifier(value=uri)]:
+            pass
+        case _:
+            _refuse("malformed", f"{leaf.what} does not name its peer by exactly one URI")
+    if not uri.startswith(member_uri(network_id, cast("PeerId", ""))):
+        _refuse("wrong network", f"{leaf.what} is for {uri[:128]!r}, not for {network_id}")
+    if uri != member_uri(network_id, peer_id):
+        _refuse(
+            "peer id does not match key", f"{leaf.what} is for {uri[:128]!r}, its key is {peer_id}"
+        )
+    if leaf.subject != ((NameOID.COMMON_NAME, peer_id),):
+        _refuse("malformed", f"{leaf.what} has the subject {_subject_text(leaf)}, not CN={peer_id}")
+
+
+def _subject_text(parsed: _Parsed) -> str:
+    return repr(parsed.certificate.subject.rfc4514_string()[:128])

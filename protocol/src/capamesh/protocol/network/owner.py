@@ -1,0 +1,127 @@
+"""The network's owner: its key is the authority that invites and revokes. Does file IO in `save` and `load`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from capamesh.protocol import private_files
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import load_private_key, private_key_pem
+from capamesh.protocol.network.certificates import in_seconds, issue_authority, issue_invite
+from capamesh.protocol.network.chain import own_authority
+from capamesh.protocol.network.folder import (
+    NETWORK_FILE,
+    OWNER_KEY_FILE,
+    load_certificates,
+    save_certificates,
+)
+from capamesh.protocol.network.revocation import RevocationList
+from capamesh.protocol.network.token import JoinToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from capamesh.protocol.ids import NetworkId, PeerId
+    from capamesh.protocol.network.certificates import Role
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOwner:
+    """Who may admit to a network: its key and its certificate (DER). The text form hides the key."""
+
+    network_id: NetworkId
+    name: str
+    ca_der: bytes = field(repr=False)
+    private_key: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    @classmethod
+    def create(cls, name: str, now: datetime) -> NetworkOwner:
+        """Return the owner of a new network called `name`: 1 to 64 bytes of text, else `ConfigError`."""
+        key = Ed25519PrivateKey.generate()
+        return cls._of(key, issue_authority(key, name, now))
+
+    @classmethod
+    def load(cls, folder: Path) -> NetworkOwner:
+        """Return the owner saved in `folder`.
+
+        Raises:
+            KeyExposed: other users have rights on the key file.
+            ConfigError: a file is missing or damaged, or key and certificate are of different networks.
+        """
+        key = load_private_key(folder / OWNER_KEY_FILE, "the network owner's key")
+        (ca_der,) = load_certificates(folder / NETWORK_FILE, "the network's certificate", 1)
+        owner = cls._of(key, ca_der)
+        if own_authority(ca_der).key.public_bytes_raw() != key.public_key().public_bytes_raw():
+            raise ConfigError(
+                f"{folder / OWNER_KEY_FILE} is not the key of {folder / NETWORK_FILE} "
+                f"({owner.network_id}): restore both from the same copy"
+            )
+        return owner
+
+    def save(self, folder: Path) -> None:
+        """Write `owner.key` with mode 0600 and `network.pem`; nothing to do when they are there.
+
+        Raises `ConfigError` when the folder holds another network's owner: a key is never overwritten.
+        """
+        path = folder / OWNER_KEY_FILE
+        if not private_files.create_private(path, private_key_pem(self.private_key)):
+            there = load_private_key(path, "the network owner's key")
+            if there.private_bytes_raw() != self.private_key.private_bytes_raw():
+                raise ConfigError(
+                    f"{path} already holds another network's owner: choose another folder for "
+                    f"{self.network_id}"
+                )
+        save_certificates(folder / NETWORK_FILE, self.ca_der)
+
+    def invite(
+        self, role: Role, *, expires_at: datetime, bootstrap: Sequence[str], now: datetime
+    ) -> JoinToken:
+        """Return a token that admits any number of members in `role` until `expires_at`.
+
+        Raises `ConfigError` when it would expire at once or a bootstrap address is none.
+        """
+        invite_key = Ed25519PrivateKey.generate()
+        authority = own_authority(self.ca_der)
+        invite = issue_invite(
+            self.private_key,
+            authority.certificate,
+            invite_key.public_key(),
+            role,
+            now=now,
+            expires_at=expires_at,
+        )
+        return JoinToken.assemble(bootstrap, invite_key.private_bytes_raw(), invite, self.ca_der)
+
+    def revoke(
+        self,
+        current: RevocationList,
+        *,
+        peers: Iterable[PeerId] = (),
+        invites: Iterable[str] = (),
+        now: datetime,
+    ) -> RevocationList:
+        """Return the list that replaces `current` and shuts out these too (invites by serial).
+
+        `current` must be the network's newest list: members ignore a list whose version is not higher
+        than what they have. Raises `ConfigError` when `current` is not this owner's, when an id is none,
+        or when the list grows too large.
+        """
+        current.verify(own_authority(self.ca_der))
+        return RevocationList.sign(
+            self.private_key,
+            self.network_id,
+            version=current.version + 1,
+            issued_at=in_seconds(now, "the time"),
+            peers=current.peers | frozenset(peers),
+            invites=current.invites | frozenset(invites),
+        )
+
+    @classmethod
+    def _of(cls, key: Ed25519PrivateKey, ca_der: bytes) -> NetworkOwner:
+        authority = own_authority(ca_der)
+        return cls(authority.network_id, authority.name, ca_der, key)

@@ -1,0 +1,211 @@
+"""The owner's signed list of peers and invites that are members no more. Pure but for `save` and `load`.
+
+The bytes are an Ed25519 signature (64 bytes), then a msgpack map. The signature is checked before anything
+is parsed, so junk from a stranger costs one hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from cryptography.exceptions import InvalidSignature
+
+from capamesh.protocol import private_files
+from capamesh.protocol.errors import ConfigError, ProtocolViolation
+from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
+from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.network.certificates import serial_text
+from capamesh.protocol.network.chain import Authority, own_authority
+from capamesh.protocol.packed import pack, unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+MAX_LIST_BYTES = 1024 * 1024
+"""Guess: room for 30,000 peers; beyond that revoke their invites."""
+
+REVOCATIONS_FILE = "revocations.bin"
+
+_DOMAIN = b"capamesh-revocations-1\0"
+"""Keeps a signature on a list from being one on anything else that the owner's key signs."""
+
+_FORMAT = 1
+_SERIAL_BYTES = 20
+"""RFC 5280, section 4.1.2.2: the longest serial number."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """Who is shut out. A list replaces the one before it; `version` 0 is the empty, unsigned beginning.
+
+    `invites` are serials of 40 hexadecimal digits, `issued_at` is UTC in whole seconds.
+    """
+
+    network_id: NetworkId
+    version: int
+    issued_at: datetime
+    peers: frozenset[PeerId]
+    invites: frozenset[str]
+    signature: bytes
+
+    @classmethod
+    def empty(cls, network_id: NetworkId) -> RevocationList:
+        """Return the list of a network that never revoked anything."""
+        return cls(network_id, 0, datetime.fromtimestamp(0, UTC), frozenset(), frozenset(), b"")
+
+    @classmethod
+    def sign(
+        cls,
+        key: Ed25519PrivateKey,
+        network_id: NetworkId,
+        *,
+        version: int,
+        issued_at: datetime,
+        peers: frozenset[PeerId],
+        invites: frozenset[str],
+    ) -> RevocationList:
+        """Return the list signed with the owner's `key`.
+
+        Raises `ConfigError` for a peer id or serial that is none, and for a list over `MAX_LIST_BYTES`.
+        """
+        payload = _payload(network_id, version, issued_at, peers, invites)
+        if SIGNATURE_BYTES + len(payload) > MAX_LIST_BYTES:
+            raise ConfigError(
+                f"the revocation list would have {SIGNATURE_BYTES + len(payload)} bytes, at most "
+                f"{MAX_LIST_BYTES}: revoke the invites that admitted the peers instead of each peer"
+            )
+        signature = key.sign(_DOMAIN + payload)
+        return cls(network_id, version, issued_at, peers, invites, signature)
+
+    def encode(self) -> bytes:
+        """Return the list as bytes; the same list always gives the same ones."""
+        return self.signature + self._payload()
+
+    @classmethod
+    def decode(cls, raw: bytes, ca_der: bytes) -> RevocationList:
+        """Return the list that `raw` is.
+
+        Raises:
+            ProtocolViolation: it is too large, not signed by the owner of the network, or malformed.
+            ConfigError: `ca_der` is no network's certificate.
+        """
+        authority = own_authority(ca_der)
+        if len(raw) > MAX_LIST_BYTES:
+            raise ProtocolViolation(
+                f"oversize: a revocation list of {len(raw)} bytes, at most {MAX_LIST_BYTES}"
+            )
+        signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
+        try:
+            authority.key.verify(signature, _DOMAIN + payload)
+        except InvalidSignature as exc:
+            raise ProtocolViolation(
+                f"bad signature: the revocation list of {len(raw)} bytes is not signed by the owner of "
+                f"{authority.network_id}"
+            ) from exc
+        try:
+            decoded = cls._from_payload(signature, payload)
+        except (ValueError, TypeError, KeyError, OverflowError, OSError, ConfigError) as exc:
+            raise ProtocolViolation(
+                f"malformed: the revocation list cannot be read: {exc}"
+            ) from exc
+        if decoded.network_id != authority.network_id or decoded.encode() != raw:
+            raise ProtocolViolation("malformed: the revocation list is not in its one true form")
+        return decoded
+
+    def verify(self, authority: Authority) -> None:
+        """Raise `ConfigError` unless the list is of this network and its owner signed it, or it is the empty one."""
+        if self.network_id != authority.network_id:
+            raise ConfigError(
+                f"the revocation list is of {self.network_id}, not of {authority.network_id}"
+            )
+        if self == RevocationList.empty(self.network_id):
+            return
+        try:
+            authority.key.verify(self.signature, _DOMAIN + self._payload())
+        except InvalidSignature as exc:
+            raise ConfigError(
+                f"the revocation list, version {self.version}, is not signed by the owner of "
+                f"{authority.network_id}"
+            ) from exc
+
+    def is_newer_than(self, other: RevocationList) -> bool:
+        """Whether this list replaces `other`.
+
+        Two lists of one version (an owner's key used in two places) are ordered too, so that all members
+        settle on the same one.
+        """
+        mine = (self.version, self.issued_at, self.signature)
+        return mine > (other.version, other.issued_at, other.signature)
+
+    def save(self, folder: Path) -> None:
+        """Write the list to `folder`; raise `ConfigError` when that fails. The empty list leaves no file."""
+        if self.version > 0:
+            private_files.replace_public(folder / REVOCATIONS_FILE, self.encode())
+
+    @classmethod
+    def load(cls, folder: Path, ca_der: bytes) -> RevocationList:
+        """Return the list in `folder`, the empty one without a file; `ConfigError` when it is damaged."""
+        path = folder / REVOCATIONS_FILE
+        if not path.exists():
+            return cls.empty(own_authority(ca_der).network_id)
+        raw = private_files.read_public(path, "the revocation list", limit_bytes=MAX_LIST_BYTES)
+        try:
+            return cls.decode(raw, ca_der)
+        except ProtocolViolation as exc:
+            raise ConfigError(f"{path}: {exc.message}; restore it from a copy") from exc
+
+    def _payload(self) -> bytes:
+        return _payload(self.network_id, self.version, self.issued_at, self.peers, self.invites)
+
+    @classmethod
+    def _from_payload(cls, signature: bytes, payload: bytes) -> RevocationList:
+        fields = cast(
+            "dict[str, Any]", unpack(payload, max_array_items=MAX_LIST_BYTES // _SERIAL_BYTES)
+        )
+        if fields["v"] != _FORMAT:
+            raise ValueError(
+                f"its format is {fields['v']!r}, this version reads {_FORMAT}: upgrade"
+            )
+        version = fields["version"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"its version is {version!r}, not a number from 1")
+        # Another shape of the other fields fails here or does not encode to the same bytes again.
+        return cls(
+            network_id=NetworkId(fields["net"]),
+            version=version,
+            issued_at=datetime.fromtimestamp(fields["at"], UTC),
+            peers=frozenset(peer_id_of(key) for key in fields["peers"]),
+            invites=frozenset(
+                serial_text(int.from_bytes(serial, "big")) for serial in fields["invites"]
+            ),
+            signature=signature,
+        )
+
+
+def _is_serial(text: str) -> bool:
+    return len(text) == 2 * _SERIAL_BYTES and all(digit in "0123456789abcdef" for digit in text)
+
+
+def _payload(
+    network_id: NetworkId,
+    version: int,
+    issued_at: datetime,
+    peers: frozenset[PeerId],
+    invites: frozenset[str],
+) -> bytes:
+    for serial in invites:
+        if not _is_serial(serial):
+            raise ConfigError(f"{serial[:64]!r} is no invite's serial: one has 40 digits 0-9 a-f")
+    fields = {
+        "v": _FORMAT,
+        "net": network_id,
+        "version": version,
+        "at": int(issued_at.timestamp()),
+        "peers": sorted(public_bytes_of(peer) for peer in peers),
+        "invites": sorted(bytes.fromhex(serial) for serial in invites),
+    }
+    return pack(fields)

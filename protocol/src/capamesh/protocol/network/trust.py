@@ -1,0 +1,118 @@
+"""Decides whether a certificate chain belongs to a member of the network, now. No IO; the time is an argument."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import NotMember
+from capamesh.protocol.network.certificates import CLOCK_SKEW
+from capamesh.protocol.network.chain import Admission, admit, own_authority, two_certificates
+from capamesh.protocol.network.revocation import RevocationList
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from capamesh.protocol.ids import NetworkId
+    from capamesh.protocol.network.certificates import Role
+    from capamesh.protocol.network.chain import Member
+
+MAX_REMEMBERED = 32_768
+"""Above the 20,000 peers that a fleet view holds, so that a full fleet's adverts still hit; about 1 KB each."""
+
+
+class NetworkTrust:
+    """The verdict on chains: authority and revocation list of one network, and the chains seen lately.
+
+    Remembers what a chain proves (two signatures, a third of a millisecond), never that it is valid now:
+    time, revocation and role are checked on every call. Not to be shared by threads.
+    """
+
+    def __init__(self, ca_der: bytes, revocations: RevocationList | None = None) -> None:
+        """Trust the authority `ca_der`; `ConfigError` when it, or the list for it, is not usable."""
+        self._authority = own_authority(ca_der)
+        self._ca_der = ca_der
+        self._revocations = RevocationList.empty(self._authority.network_id)
+        self._admissions: OrderedDict[bytes, Admission] = OrderedDict()
+        if revocations is not None:
+            self.update(revocations)
+
+    def __repr__(self) -> str:
+        return (
+            f"NetworkTrust({self.network_id}, revocations version {self._revocations.version}, "
+            f"{len(self._admissions)} chains remembered)"
+        )
+
+    @property
+    def network_id(self) -> NetworkId:
+        """The network whose members are trusted."""
+        return self._authority.network_id
+
+    @property
+    def revocations(self) -> RevocationList:
+        """The newest list so far."""
+        return self._revocations
+
+    def with_revocations(self, revocations: RevocationList) -> NetworkTrust:
+        """Return trust in the same network under exactly this list; `ConfigError` as for `update`."""
+        return NetworkTrust(self._ca_der, revocations)
+
+    def update(self, revocations: RevocationList) -> bool:
+        """Take the list over when it is newer, and say whether it was.
+
+        Raises `ConfigError` for a list of another network or without its owner's signature.
+        """
+        revocations.verify(self._authority)
+        if not revocations.is_newer_than(self._revocations):
+            return False
+        self._revocations = revocations
+        return True
+
+    def verify(self, chain: Sequence[bytes], now: datetime, *, role: Role | None = None) -> Member:
+        """Return the member whose chain this is: leaf and invite in DER.
+
+        It proves membership, not presence: the peer must also prove that it has the leaf's key, by TLS
+        with that very leaf or by a signature. `role`, when given, is the only one accepted.
+
+        Raises `NotMember`, and nothing else whatever the chain holds; its message starts with the reason:
+        malformed, wrong network, bad signature, peer id does not match key, wrong role, expired, not yet
+        valid, revoked peer, revoked invite.
+        """
+        admission = self._admission(*two_certificates(chain))
+        member = admission.member
+        who = f"{member.role} {member.peer_id}"
+        if now > member.expires_at:
+            raise NotMember(
+                f"expired: {who} was a member until {member.expires_at:%Y-%m-%dT%H:%M:%SZ}; it is "
+                f"{now:%Y-%m-%dT%H:%M:%S%z}: the network's owner gives new tokens"
+            )
+        if now + CLOCK_SKEW < admission.not_before:
+            raise NotMember(
+                f"not yet valid: {who} is a member from {admission.not_before:%Y-%m-%dT%H:%M:%SZ}; it is "
+                f"{now:%Y-%m-%dT%H:%M:%S%z}: check the clocks, {CLOCK_SKEW} of difference are allowed"
+            )
+        if member.peer_id in self._revocations.peers:
+            raise NotMember(f"revoked peer: {who}, by list version {self._revocations.version}")
+        if member.invite_serial in self._revocations.invites:
+            raise NotMember(
+                f"revoked invite: {who} came with {member.invite_serial}, "
+                f"revoked by list version {self._revocations.version}"
+            )
+        if role is not None and member.role is not role:
+            raise NotMember(f"wrong role: {member.peer_id} is a {member.role}, a {role} is needed")
+        return member
+
+    def _admission(self, leaf: bytes, invite: bytes) -> Admission:
+        # The length keeps another split of the same bytes from being the same chain.
+        fingerprint = hashlib.sha256(len(leaf).to_bytes(4, "big") + leaf + invite).digest()
+        admission = self._admissions.get(fingerprint)
+        if admission is None:
+            admission = admit(self._authority, leaf, invite)
+            self._admissions[fingerprint] = admission
+            if len(self._admissions) > MAX_REMEMBERED:
+                self._admissions.popitem(last=False)
+        else:
+            self._admissions.move_to_end(fingerprint)
+        return admission

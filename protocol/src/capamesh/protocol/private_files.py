@@ -1,0 +1,137 @@
+"""Reads and writes key and certificate files: whole or not at all, keys for their owner alone. Does file IO."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from capamesh.protocol.errors import ConfigError, KeyExposed
+
+MAX_FILE_BYTES = 64 * 1024
+"""Guess: a key file has 119 bytes and a chain about 2 KB; a larger file is another file."""
+
+_PRIVATE_MODE = 0o600
+_PUBLIC_MODE = 0o644
+_OTHERS = 0o077
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` with mode 0700 unless it exists; raise `ConfigError` when that fails."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"cannot make the folder {folder}: {exc.strerror}") from exc
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """Return the contents of the key file `path`; `what` names it in messages.
+
+    Raises:
+        KeyExposed: the group or the world has any right on the file.
+        ConfigError: it is missing, unreadable, no plain file or over `MAX_FILE_BYTES`.
+    """
+    return _read(path, what, is_private=True, limit_bytes=MAX_FILE_BYTES)
+
+
+def read_public(path: Path, what: str, *, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the contents of `path`; `what` names it in messages.
+
+    Raises:
+        ConfigError: it is missing, unreadable, no plain file or over `limit_bytes`.
+    """
+    return _read(path, what, is_private=False, limit_bytes=limit_bytes)
+
+
+def create_private(path: Path, data: bytes) -> bool:
+    """Write a new file of mode 0600; return False, changing nothing, when `path` already exists.
+
+    A reader sees all of `data` or no file. Raises `ConfigError` when the file system refuses.
+    """
+    make_folder(path.parent)
+    try:
+        temporary = _write_beside(path, data, _PRIVATE_MODE)
+        try:
+            path.hardlink_to(
+                temporary
+            )  # fails when the name is taken, where a rename would replace it
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(path.parent)
+    except OSError as exc:
+        raise ConfigError(f"cannot create {path}: {exc.strerror}") from exc
+    return True
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 over whatever `path` holds; raise `ConfigError` when that fails."""
+    _replace(path, data, _PRIVATE_MODE)
+
+
+def replace_public(path: Path, data: bytes) -> None:
+    """Write a file of mode 0644 over whatever `path` holds; raise `ConfigError` when that fails."""
+    _replace(path, data, _PUBLIC_MODE)
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    make_folder(path.parent)
+    try:
+        temporary = _write_beside(path, data, mode)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink()
+            raise
+        _sync_folder(path.parent)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def _read(path: Path, what: str, *, is_private: bool, limit_bytes: int) -> bytes:
+    try:
+        # Non-blocking, so that opening a named pipe cannot hang; the checks are on the open file itself.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{what} {path} is not a plain file")
+            mode = stat.S_IMODE(status.st_mode)
+            if is_private and mode & _OTHERS:
+                raise KeyExposed(
+                    f"{what} {path} has mode {mode:04o}, so other users may use it; "
+                    f"it must be 0600: chmod 600 {path}"
+                )
+            data = file.read(limit_bytes + 1)
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{what} {path} does not exist") from exc
+    except OSError as exc:
+        raise ConfigError(f"cannot read {what} {path}: {exc.strerror}") from exc
+    if len(data) > limit_bytes:
+        raise ConfigError(f"{what} {path} has over {limit_bytes} bytes: it is another kind of file")
+    return data
+
+
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,271 @@
+"""Real TLS handshakes: first in memory, where each side's exact verdict can be read, then on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import (
+    ALPN,
+    CHAIN_FILE,
+    IDENTITY_FILE,
+    Membership,
+    NetworkOwner,
+    Role,
+    certificates,
+    tls_context,
+)
+
+# OpenSSL compares with the system's clock, so that the times of these tests are relative to it.
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Saved:
+    membership: Membership
+    folder: Path
+
+    def context(self, *, server_side: bool) -> ssl.SSLContext:
+        return tls_context(self.membership, self.folder, server_side=server_side)
+
+    def careless(self, *, server_side: bool) -> ssl.SSLContext:
+        """The same certificate, in the hands of one who does not check the other side."""
+        context = self.context(server_side=server_side)
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True)
+class World:
+    owner: NetworkOwner
+    node: Saved
+    router: Saved
+    expired: Saved
+    stranger: Saved
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    owner, other = NetworkOwner.create("home", NOW - 9 * DAY), NetworkOwner.create("home", NOW)
+
+    def member(network: NetworkOwner, role: Role, now: datetime, lifetime: timedelta) -> Saved:
+        token = network.invite(role, expires_at=now + lifetime, bootstrap=(), now=now)
+        membership = Membership.join(Identity.generate(), token, now)
+        folder = tmp_path_factory.mktemp("member")
+        membership.save(folder)
+        return Saved(membership, folder)
+
+    return World(
+        owner=owner,
+        node=member(owner, Role.NODE, NOW, DAY),
+        router=member(owner, Role.ROUTER, NOW, DAY),
+        expired=member(owner, Role.NODE, NOW - 2 * DAY, DAY),
+        stranger=member(other, Role.ROUTER, NOW, DAY),
+    )
+
+
+@dataclass
+class Side:
+    tls: ssl.SSLObject
+    error: ssl.SSLError | None = None
+    is_done: bool = False
+
+    def step(self) -> None:
+        if self.is_done or self.error is not None:
+            return
+        try:
+            self.tls.do_handshake()
+            self.is_done = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            self.error = exc
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[Side, Side]:
+    """Run both sides of one handshake in memory until nothing moves any more."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server_end = Side(server.wrap_bio(to_server, to_client, server_side=True))
+    client_end = Side(client.wrap_bio(to_client, to_server, server_side=False))
+    for _ in range(6):
+        client_end.step()
+        server_end.step()
+    return server_end, client_end
+
+
+def test_two_members_accept_each_other_and_see_each_others_leaf(world: World) -> None:
+    server, client = handshake(
+        world.node.context(server_side=True), world.router.context(server_side=False)
+    )
+    assert (server.error, client.error) == (None, None)
+    assert server.is_done
+    assert client.is_done
+    for side, other in ((server, world.router), (client, world.node)):
+        assert side.tls.version() == "TLSv1.3"
+        assert side.tls.selected_alpn_protocol() == ALPN == "capamesh/1"
+        leaf = side.tls.getpeercert(binary_form=True)
+        assert leaf == other.membership.chain[0]
+        member = world.node.membership.trust().verify(other.membership.chain, NOW)
+        assert member.peer_id == other.membership.identity.peer_id
+
+
+def test_a_server_gives_no_ticket_to_resume_with(world: World) -> None:
+    server, client = handshake(
+        world.node.context(server_side=True), world.router.context(server_side=False)
+    )
+    server.tls.write(b"x")
+    assert client.tls.read(1) == b"x"
+    assert client.tls.session is not None
+    assert not client.tls.session.has_ticket
+
+
+@pytest.mark.parametrize(
+    ("outsider", "message"),
+    [
+        ("stranger", "unable to get local issuer certificate"),
+        ("expired", "certificate has expired"),
+    ],
+)
+def test_an_outsider_is_refused_by_either_side_for_the_true_reason(
+    world: World, outsider: str, message: str
+) -> None:
+    """The stranger's authority has the same name as ours: its key is what gives it away."""
+    guest: Saved = getattr(world, outsider)
+    server, _client = handshake(
+        world.node.context(server_side=True), guest.careless(server_side=False)
+    )
+    assert isinstance(server.error, ssl.SSLCertVerificationError)
+    assert server.error.verify_message == message
+    _server, client = handshake(
+        guest.careless(server_side=True), world.node.context(server_side=False)
+    )
+    assert isinstance(client.error, ssl.SSLCertVerificationError)
+    assert client.error.verify_message == message
+
+
+def test_a_dialler_without_a_certificate_is_refused(world: World) -> None:
+    anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anonymous.check_hostname = False
+    anonymous.verify_mode = ssl.CERT_NONE
+    server, _client = handshake(world.node.context(server_side=True), anonymous)
+    assert server.error is not None
+    assert server.error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+
+
+def test_tls_1_2_is_refused(world: World) -> None:
+    old = world.router.careless(server_side=False)
+    old.minimum_version = ssl.TLSVersion.TLSv1_2
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    server, _client = handshake(world.node.context(server_side=True), old)
+    assert server.error is not None
+    assert server.error.reason == "UNSUPPORTED_PROTOCOL"
+
+
+def test_openssl_too_refuses_a_leaf_that_a_leaf_signed(world: World, tmp_path: Path) -> None:
+    forged = Identity.generate()
+    leaf = certificates.issue_leaf(
+        world.node.membership.identity.private_key,
+        x509.load_der_x509_certificate(world.node.membership.chain[0]),
+        forged.private_key.public_key(),
+        network_id=world.owner.network_id,
+        peer_id=forged.peer_id,
+    )
+    forged.save(tmp_path / IDENTITY_FILE)
+    (tmp_path / CHAIN_FILE).write_bytes(
+        b"".join(
+            x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+            for der in (leaf, *world.node.membership.chain)
+        )
+    )
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    client.load_cert_chain(tmp_path / CHAIN_FILE, tmp_path / IDENTITY_FILE)
+    server, _client = handshake(world.node.context(server_side=True), client)
+    assert isinstance(server.error, ssl.SSLCertVerificationError)
+    assert server.error.verify_message in {
+        "invalid CA certificate",
+        "path length constraint exceeded",
+    }
+
+
+LOOPS = pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+async def exchange(
+    server: ssl.SSLContext, client: ssl.SSLContext, met: list[bytes | None]
+) -> tuple[bytes, bytes | None]:
+    """Dial, send, read the echo. Return it and the listener's leaf; add to `met` whoever reached the server."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.write(await reader.readexactly(5))
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server) as listening:
+        host, port = listening.sockets[0].getsockname()
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, port, ssl=client)
+            try:
+                leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                writer.write(b"hello")
+                return await reader.read(), leaf
+            finally:
+                writer.close()
+
+
+@LOOPS
+def test_on_a_socket_members_talk_whoever_dials(world: World, new_loop: NewLoop) -> None:
+    for server, client in ((world.node, world.router), (world.router, world.node)):
+        met: list[bytes | None] = []
+        contexts = server.context(server_side=True), client.context(server_side=False)
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            answer, leaf = runner.run(exchange(*contexts, met))
+        assert answer == b"hello"
+        assert leaf == server.membership.chain[0]
+        assert met == [client.membership.chain[0]]
+
+
+@LOOPS
+@pytest.mark.parametrize("outsider", ["stranger", "expired"])
+def test_on_a_socket_an_outsider_that_dials_gets_nothing(
+    world: World, new_loop: NewLoop, outsider: str
+) -> None:
+    guest: Saved = getattr(world, outsider)
+    met: list[bytes | None] = []
+    contexts = world.node.context(server_side=True), guest.careless(server_side=False)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        try:
+            answer, _leaf = runner.run(exchange(*contexts, met))
+        except OSError:  # the refusal, as an alert or a reset
+            answer = b""
+    assert answer == b""
+    assert met == []
+
+
+@LOOPS
+@pytest.mark.parametrize("outsider", ["stranger", "expired"])
+def test_on_a_socket_an_outsider_that_listens_is_not_talked_to(
+    world: World, new_loop: NewLoop, outsider: str
+) -> None:
+    guest: Saved = getattr(world, outsider)
+    contexts = guest.careless(server_side=True), world.node.context(server_side=False)
+    with (
+        asyncio.Runner(loop_factory=new_loop) as runner,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        runner.run(exchange(*contexts, []))

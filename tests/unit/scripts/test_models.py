@@ -1,0 +1,121 @@
+"""The sample models: what is committed is what the builder builds, and it decides alike."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+
+from capamesh.node.onnx_backend import OnnxBackend
+from capamesh.node.store import scan
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts/build_models.py"
+SAMPLES = Path(str(files("capamesh.cli") / "samples"))
+
+
+@pytest.fixture(scope="module")
+def build_models() -> ModuleType:
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location("build_models", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["build_models"] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_package_carries_the_samples_and_the_store_accepts_them() -> None:
+    found = scan(SAMPLES / "models")
+    assert found.refused == ()
+    assert [(source.name, source.version) for source in found.models] == [
+        ("breast_cancer", "1"),
+        ("digits", "1"),
+    ]
+    assert all(source.manifest.description for source in found.models)
+    size_bytes = sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file())
+    assert size_bytes < 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "classes"), [("digits", 64, 10), ("breast_cancer", 30, 2)]
+)
+def test_a_sample_has_the_documented_signature_and_an_old_enough_format(
+    name: str, features: int, classes: int
+) -> None:
+    path = SAMPLES / "models" / name / "1/model.onnx"
+    (source,) = [source for source in scan(SAMPLES / "models").models if source.name == name]
+    model = OnnxBackend().load(source)
+    assert model.inputs == (TensorSpec("X", Datatype.FP32, (-1, features)),)
+    assert model.outputs == (
+        TensorSpec("label", Datatype.INT64, (-1,)),
+        TensorSpec("probabilities", Datatype.FP32, (-1, classes)),
+    )
+    onnx_model = onnx.load(path)
+    assert onnx_model.ir_version <= 13
+    assert all(opset.version <= 26 for opset in onnx_model.opset_import)
+    labels = (path.parents[1] / "labels.txt").read_text().splitlines()
+    assert len(labels) == classes
+
+
+@pytest.mark.parametrize(("name", "least_right"), [("digits", 0.97), ("breast_cancer", 0.95)])
+def test_a_sample_answers_its_held_out_cases(
+    build_models: ModuleType, name: str, least_right: float
+) -> None:
+    cases = build_models.Cases.load(SAMPLES / f"cases/{name}.npz")
+    assert len(cases.rows) == len(cases.expected) == len(cases.titles) > 100
+    decided = build_models.decisions(SAMPLES / "models", name, cases)
+    assert (decided == cases.expected).mean() >= least_right
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+def test_a_rebuilt_sample_has_the_same_cases_and_decides_alike(
+    build_models: ModuleType, name: str, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    build_models.write(name, build_models.BUILDERS[name](), models)
+    committed = build_models.Cases.load(SAMPLES / f"cases/{name}.npz")
+    rebuilt = build_models.Cases.load(tmp_path / f"cases/{name}.npz")
+    np.testing.assert_array_equal(rebuilt.rows, committed.rows)
+    np.testing.assert_array_equal(rebuilt.expected, committed.expected)
+    assert rebuilt.names.tolist() == committed.names.tolist()
+    agree = build_models.decisions(models, name, committed) == build_models.decisions(
+        SAMPLES / "models", name, committed
+    )
+    # Another processor's matrix product rounds otherwise, and training adds that up.
+    assert agree.mean() >= 0.98
+
+
+def test_magikas_features_are_both_ends_without_white_space_and_padded(
+    build_models: ModuleType,
+) -> None:
+    short = build_models.magika_features(b" \n ab ")
+    assert short.dtype == np.int32
+    assert short.tolist() == [97, 98, 32] + [256] * 2040 + [32, 10, 32, 97, 98]
+    long = build_models.magika_features(bytes(range(33, 233)) * 40)
+    assert long.min() > 32
+    assert long.max() < 256
+    assert long[0] == 33
+    assert long[-1] == 232
+    assert build_models.magika_features(b"").tolist() == [256] * 2048
+
+
+def test_magika_names_the_type_of_every_case(build_models: ModuleType, tmp_path: Path) -> None:
+    try:
+        importlib.metadata.distribution("magika")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("magika is optional: pip install --no-deps -r requirements/models.txt")
+    models = tmp_path / "models"
+    build_models.write("magika", build_models.build_magika(), models)
+    cases = build_models.Cases.load(tmp_path / "cases/magika.npz")
+    decided = build_models.decisions(models, "magika", cases)
+    assert len(cases.rows) >= 15
+    assert cases.names[decided].tolist() == cases.names[cases.expected].tolist()
