@@ -233,10 +233,10 @@ class NodeAgent:
     def _revoked(self, encoded: bytes) -> None:
         revocations = RevocationList.decode(encoded, self._membership.ca_der)
         if self._trust.update(revocations):
-            self._home.keep_revocations(revocations)
             for worker in self._workers:
                 worker.send({"type": "revocations", "data": encoded})
-            self._log.info("revocations_updated", version=revocations.version)
+            is_kept = self._home.keep_revocations(revocations)
+            self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
 
     # telling the network
 

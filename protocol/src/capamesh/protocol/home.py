@@ -98,9 +98,13 @@ class MemberHome:
             raise ConfigError(
                 f"{self.folder / BOOTSTRAP_FILE} cannot be read: {exc}; join again with the token"
             ) from exc
-        if not isinstance(raw, list):
-            raise ConfigError(f"{self.folder / BOOTSTRAP_FILE} is not a list of addresses")
-        return tuple(str(address) for address in cast(list[object], raw))
+        if not isinstance(raw, list) or not all(
+            isinstance(address, str) for address in cast(list[object], raw)
+        ):
+            raise ConfigError(
+                f"{self.folder / BOOTSTRAP_FILE} is not a list of addresses; join again with the token"
+            )
+        return tuple(cast(list[str], raw))
 
     def revocations(self, membership: Membership) -> RevocationList:
         """Return the newest list heard, or an empty one."""
@@ -108,9 +112,13 @@ class MemberHome:
             return RevocationList.empty(membership.network_id)
         return RevocationList.load(self.folder, membership.ca_der)
 
-    def keep_revocations(self, revocations: RevocationList) -> None:
-        """Remember a newer list."""
-        revocations.save(self.folder)
+    def keep_revocations(self, revocations: RevocationList) -> bool:
+        """Remember a newer list; False when the disk refuses, which must not stop its being enforced."""
+        try:
+            revocations.save(self.folder)
+        except ConfigError:
+            return False
+        return True
 
     def next_boot_ns(self, time_ns: int) -> int:
         """Return the boot time for this run's sequence numbers, after those of all earlier runs."""
@@ -123,22 +131,27 @@ class MemberHome:
         replace_public(file, str(boot_ns).encode())
         return boot_ns
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace what people and health checks see."""
-        replace_public(self.folder / STATUS_FILE, json.dumps(status, indent=1).encode())
+    def write_status(self, status: Mapping[str, Any]) -> bool:
+        """Replace what people and health checks see; False when the disk refuses, of which nobody must die."""
+        try:
+            replace_public(self.folder / STATUS_FILE, json.dumps(status, indent=1).encode())
+        except ConfigError:
+            return False
+        return True
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Return the status that a member in `folder` wrote last, with `is_running` added; `ConfigError` if none."""
     file = folder / STATUS_FILE
     try:
-        status = cast(dict[str, Any], json.loads(file.read_text()))
+        raw = cast(object, json.loads(file.read_text()))
     except (OSError, ValueError) as exc:
         raise ConfigError(
             f"{folder} has no readable status: {exc}; is it a --data folder?"
         ) from exc
-    status["is_running"] = _is_locked(folder)
-    return status
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} does not hold a status; is {folder} a --data folder?")
+    return {**cast(dict[str, Any], raw), "is_running": _is_locked(folder)}
 
 
 def _is_locked(folder: Path) -> bool:

@@ -127,6 +127,7 @@ class FleetView:
         self._index()
 
     def _left(self, peer: PeerId) -> None:
+        self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
         self._adverts.pop(peer, None)
         for candidate in self._dialled.pop(peer, {}).values():
             self._on_gone(candidate)

@@ -302,13 +302,13 @@ class Router:
     def _take(self, revocations: RevocationList) -> bool:
         if not self._trust.update(revocations):
             return False
-        self._home.keep_revocations(revocations)
+        is_kept = self._home.keep_revocations(revocations)
         self._pool.recheck_members()
         now_s = self._clock.now_s(time.monotonic())
         for peer in list(self._fleet.adverts):
             if peer in revocations.peers:
                 self._apply(self._membership_core.expel(peer, now_s))
-        self._log.info("revocations_updated", version=revocations.version)
+        self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
         return True
 
     def _write_status(self) -> None:

@@ -145,7 +145,7 @@ class RunLoop:
             return job.model.run(job.inputs, job.outputs)
         except CapameshError as error:
             return error
-        except Exception as exc:  # noqa: BLE001 - a backend's bug must fail one request, not the worker
+        except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail one request, not end the thread unseen
             return RunFailed(f"{type(exc).__name__}: {exc}")
 
     def _report(self) -> None:
@@ -156,6 +156,11 @@ class RunLoop:
             self._in_flight -= 1
             if not isinstance(job.result, CapameshError):
                 self._run_s += SMOOTHING * (job.ended_s - job.started_s - self._run_s)
-            job.done(job)
+            try:
+                job.done(job)
+            except Exception as exc:  # noqa: BLE001 - the jobs behind it are reported all the same
+                self._loop.call_exception_handler(
+                    {"message": "taking a job's result failed", "exception": exc}
+                )
         if self._in_flight == 0:
             self._idle.set()

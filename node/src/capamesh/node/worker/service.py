@@ -11,7 +11,6 @@ from capamesh.node.worker.run_loop import Job, RunLoop
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
-    ModelNotFound,
     ModelUnavailable,
     NotMember,
     Overloaded,
@@ -170,16 +169,19 @@ class WorkerService:
         hosted = self._models.find(call.model, call.version)
         if hosted is None:
             is_known = self._models.is_known(call.model, call.version)
-            raise (ModelUnavailable if is_known else ModelNotFound)(
-                f"model {call.model!r} version {call.version or 'any'!r} is not ready on this node, which"
+            # never ModelNotFound: whether nobody hosts it, only a router can tell
+            raise ModelUnavailable(
+                f"model {call.model!r} version {call.version or 'any'!r} is not"
+                f" {'ready' if is_known else 'hosted'} on this node, which"
                 f" has {self._models.describe()}"
             )
         return hosted
 
     def _done(self, link: Link, stream: int, hosted: HostedModel, job: Job) -> None:
         hosted.in_flight -= 1
-        if self._jobs.pop((link, stream), None) is None:
-            return  # cancelled, or its link is gone
+        if self._jobs.get((link, stream)) is not job:
+            return  # cancelled, and the stream perhaps in use again; or its link is gone
+        del self._jobs[link, stream]
         result = job.result
         if isinstance(result, CapameshError):
             link.fail(stream, result)

@@ -1,0 +1,117 @@
+"""Triton's own HTTP client, unmodified, against ONNX Runtime run directly."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import tritonclient.http as triton
+from capamesh.cli.local_cluster import LocalCluster
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+MODELS = ("digits", "breast_cancer", "magika")
+
+
+def direct(built_models: Path, model: str, feed: dict[str, Any]) -> dict[str, Any]:
+    session = ort.InferenceSession(
+        built_models / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def rows_of(built_models: Path, model: str) -> tuple[str, Any]:
+    cases: Any = np.load(built_models.parent / "cases" / f"{model}.npz")
+    return str(cases["input"]), cases["rows"][:7]
+
+
+def client(cluster: LocalCluster) -> Any:
+    return triton.InferenceServerClient(cluster.http_url.removeprefix("http://"))
+
+
+def ask(cluster: LocalCluster, model: str, name: str, rows: Any, *, is_binary: bool) -> Any:
+    with client(cluster) as server:
+        tensor = triton.InferInput(name, rows.shape, np_to_triton_dtype(rows.dtype))
+        tensor.set_data_from_numpy(rows, binary_data=is_binary)
+        metadata = server.get_model_metadata(model)
+        outputs = [
+            triton.InferRequestedOutput(output["name"], binary_data=is_binary)
+            for output in metadata["outputs"]
+        ]
+        result = server.infer(model, [tensor], outputs=outputs, request_id="seven")
+        assert result.get_response()["id"] == "seven"
+        return {output["name"]: result.as_numpy(output["name"]) for output in metadata["outputs"]}
+
+
+@pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("model", MODELS)
+async def test_answers_equal_those_of_onnx_runtime(
+    cluster: LocalCluster, built_models: Path, model: str, is_binary: bool
+) -> None:
+    name, rows = rows_of(built_models, model)
+    got = await asyncio.to_thread(ask, cluster, model, name, rows, is_binary=is_binary)
+    for output, expected in direct(built_models, model, {name: rows}).items():
+        assert got[output].dtype == expected.dtype
+        assert got[output].shape == expected.shape
+        # the workers' thread count may change the order of sums
+        np.testing.assert_allclose(got[output], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_metadata_config_and_readiness(
+    cluster: LocalCluster, built_models: Path, model: str
+) -> None:
+    session = ort.InferenceSession(
+        built_models / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+
+    def asked() -> Any:
+        with client(cluster) as server:
+            return (
+                server.is_server_live(),
+                server.is_server_ready(),
+                server.is_model_ready(model),
+                server.is_model_ready(model, "1"),
+                server.get_model_metadata(model, "1"),
+                server.get_model_config(model),
+                server.get_model_repository_index(),
+                server.get_server_metadata(),
+            )
+
+    (
+        live,
+        ready,
+        model_ready,
+        version_ready,
+        metadata,
+        config,
+        index,
+        server,
+    ) = await asyncio.to_thread(asked)
+    assert (live, ready, model_ready, version_ready) == (True, True, True, True)
+    assert metadata["versions"] == ["1"]
+    assert [entry["name"] for entry in metadata["inputs"]] == [i.name for i in session.get_inputs()]
+    assert [entry["name"] for entry in metadata["outputs"]] == [
+        o.name for o in session.get_outputs()
+    ]
+    assert config["name"] == model
+    assert config["platform"] == "onnxruntime_onnx"
+    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(MODELS, "READY")
+    assert server["name"] == "capamesh"
+
+
+async def test_an_unknown_model_is_an_error_the_client_understands(cluster: LocalCluster) -> None:
+    def asked() -> None:
+        with client(cluster) as server:
+            server.get_model_metadata("nonesuch")
+
+    with pytest.raises(InferenceServerException, match="no node hosts model 'nonesuch'"):
+        await asyncio.to_thread(asked)
