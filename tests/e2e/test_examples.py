@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from capamesh.cli.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXPECTED = {"classify_digits.py": "it is a 7\n"}
 
@@ -16,6 +15,7 @@ def test_every_example_has_its_expected_output() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == set(EXPECTED)
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("example", sorted(EXPECTED))
 async def test_an_example_runs_and_prints_what_it_promises(
     cluster: LocalCluster, example: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from capamesh.protocol.errors import CapameshError, LocalError, TooLarge
+from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
 from capamesh.router.api.errors import error_response, http_error_response
 
 if TYPE_CHECKING:
@@ -25,18 +25,22 @@ def make_application(
 ) -> web.Application:
     """Return the application that a router serves."""
 
+    too_large = TooLarge(
+        f"the request's body is over the limit of {limits.max_message_bytes} bytes"
+    )
+
     @web.middleware
     async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (request.content_length or 0) > limits.max_message_bytes:  # before any of it is read
+            return error_response(too_large)
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
-            return error_response(
-                TooLarge(
-                    f"the request's body is over the limit of {limits.max_message_bytes} bytes"
-                )
-            )
+            return error_response(too_large)
         except web.HTTPException as error:
             return http_error_response(request, error)
+        except web.RequestPayloadError as exc:
+            return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
         except CapameshError as error:
             return error_response(error)
         except Exception:

@@ -1,0 +1,257 @@
+"""The command line against real processes: a whole cluster, and a network built by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import capamesh.cli
+from capamesh.cli.local_cluster import LocalCluster
+from capamesh.client import AsyncClient, Client
+from capamesh.protocol.errors import LocalError
+
+MODELS = Path(capamesh.cli.__path__[0]) / "samples" / "models"
+LIMIT_S = 60
+
+
+def capamesh_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "capamesh.cli", *arguments]
+
+
+def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        capamesh_command(*arguments),
+        check=False,
+        capture_output=True,
+        text=True,
+        input=given,
+        timeout=LIMIT_S,
+        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
+    )
+
+
+def run_json(*arguments: str) -> Any:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def all_pids(status: dict[str, Any]) -> list[int]:
+    return [status["pid"], status["sidecar_pid"], *status.get("worker_pids", [])]
+
+
+async def test_a_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    x = {"X": np.zeros((3, 64), np.float32)}
+    async with LocalCluster(tmp_path, MODELS, nodes=2) as cluster:
+        await cluster.wait_routable(2, ["digits", "breast_cancer"])
+        pids = [pid for member in cluster.members for pid in all_pids(member.status())]
+        assert len(pids) == 2 + 2 * 3
+        async with AsyncClient(cluster.http_url) as client:
+            assert (await client.infer("digits", x))["probabilities"].shape == (3, 10)
+            killed = cluster.nodes[0]
+            killed.signal(signal.SIGKILL)
+            assert await killed.wait() == -signal.SIGKILL
+            for _ in range(20):
+                assert (await client.infer("digits", x))["label"].shape == (3,)
+            with pytest.raises(LocalError, match=r"node-1 \(pid \d+\) ended with signal 9"):
+                await cluster.wait_routable(2)
+            added = await cluster.add_node()
+            assert added.name == "node-3"
+            await cluster.wait_routable(2)
+        pids += all_pids(added.status())
+    assert [node.is_running for node in cluster.nodes] == [False, False, False]
+    assert await cluster.nodes[1].wait() == 0
+    assert await cluster.router.wait() == 0
+    assert cluster.nodes[1].status()["state"] == "stopped"
+    # A killed member's sidecar and worker end by themselves when they notice.
+    await asyncio.to_thread(until, lambda: not any(is_alive(pid) for pid in pids))
+
+
+async def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cluster = LocalCluster(tmp_path, MODELS, nodes=1, http=f"127.0.0.1:{port}")
+        with pytest.raises(LocalError, match=f"cannot listen for HTTP on 127.0.0.1:{port}"):
+            await cluster.start()
+    assert [member.is_running for member in cluster.members] == [False]
+
+
+@pytest.fixture
+def dev_up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    started = subprocess.Popen(
+        capamesh_command(
+            *("dev", "up", "--nodes", "1", "--http", "127.0.0.1:0"),
+            *("--data", str(tmp_path / "dev"), "--json"),
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    text = ""
+    while not text.endswith("\n}\n"):
+        line = started.stdout.readline()
+        assert line, started.communicate()
+        text += line
+    yield started, json.loads(text)
+    if started.poll() is None:
+        started.send_signal(signal.SIGINT)
+    started.communicate(timeout=LIMIT_S)
+
+
+def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
+    dev_up: tuple[subprocess.Popen[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    process, report = dev_up
+    url = report["http_url"]
+    router = ("--router", url)
+    assert report["models"] == ["breast_cancer", "digits"]
+
+    (node,) = run_json("nodes", *router)["nodes"]
+    assert node["peer_id"] == report["nodes"][0]["peer_id"]
+    assert "breast_cancer/1" in run("nodes", *router).stdout
+
+    models = run_json("models", *router)
+    assert [(m["name"], m["version"], m["state"]) for m in models] == [
+        ("breast_cancer", "1", "READY"),
+        ("digits", "1", "READY"),
+    ]
+    assert "FP32[-1,64]" in run("models", *router).stdout
+
+    rows = np.random.default_rng(5).uniform(0, 16, (4, 64)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows.tolist()))
+    with Client(url) as client:
+        expected = client.infer("digits", {"X": rows})["label"].tolist()
+    for value in (f"@{tmp_path}/rows.npy", f"@{tmp_path}/rows.json", json.dumps(rows.tolist())):
+        answer = run_json("infer", "digits", "--input", f"X={value}", "-o", "label", *router)
+        assert answer == {
+            "model": "digits",
+            "outputs": [{"name": "label", "dtype": "int64", "shape": [4], "data": expected}],
+        }
+    assert (
+        "probabilities" in run("infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", *router).stdout
+    )
+
+    wrong = run("infer", "digits", "--input", "X=[[1,2]]", *router)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr == (
+        "capamesh: error: tensor 'X' has shape [1, 2], the model takes [-1, 64] (-1 is any size)\n"
+    )
+    absent = run("infer", "absent", "--input", "X=1", *router)
+    assert absent.returncode == 1
+    assert "no node hosts model 'absent'" in absent.stderr
+
+    for member in (report["router"], report["nodes"][0]):
+        role = "router" if member["name"] == "router" else "node"
+        status = run_json(role, "status", "--data", member["data_folder"])
+        assert (status["is_ready"], status["pid"]) == (True, member["pid"])
+
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, said
+    assert "died" not in said
+    folder = report["nodes"][0]["data_folder"]
+    stopped = run("node", "status", "--data", folder)
+    assert stopped.returncode == 1
+    assert "stopped (not running now)" in stopped.stdout
+    assert not is_alive(report["router"]["pid"])
+
+
+def test_a_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
+    tmp_path: Path,
+) -> None:
+    network = str(tmp_path / "network")
+    owner = ("--dir", network)
+    assert run("network", "create", "home", *owner).returncode == 0
+    again = run("network", "create", "home", *owner)
+    assert again.returncode == 1
+    assert "already holds another network's owner" in again.stderr
+
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, token: str) -> None:
+        with (tmp_path / "log").open("ab") as log:
+            process = subprocess.Popen(
+                capamesh_command(*arguments, "--token-file", "-"),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        assert process.stdin is not None
+        process.stdin.write(token.encode())
+        process.stdin.close()
+        processes.append(process)
+
+    def status(role: str, folder: Path) -> dict[str, Any]:
+        done = run(role, "status", "--data", str(folder), "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    try:
+        token = run("network", "token", *owner, "--role", "router")
+        assert token.stdout.startswith("capamesh1")
+        assert token.stdout.count("\n") == 1
+        assert "A secret" in token.stderr
+        router, node = tmp_path / "router", tmp_path / "node"
+        start("router", "run", "--data", str(router), "--http", "127.0.0.1:0", token=token.stdout)
+        until(lambda: bool(status("router", router).get("mesh_addresses")))
+        found = status("router", router)
+        url = found["http_address"]
+        invite = run_json(
+            *("network", "token", *owner, "--role", "node", "--expires", "1h"),
+            *("--bootstrap", found["mesh_addresses"][0]),
+        )
+        start(*("node", "run", "--data", str(node), "--models", str(MODELS)), token=invite["token"])
+        with Client(url) as client:
+            until(lambda: client.is_ready("digits"))
+            peer = status("node", node)["peer_id"]
+
+            revoked = run_json("network", "revoke", *owner, peer, "--router", url)
+            assert (revoked["version"], revoked["peers"]) == (1, [peer])
+            assert revoked["router_version"] == 1
+            until(lambda: client.nodes() == [])
+        by_invite = run_json("network", "revoke", *owner, invite["invite"])
+        assert (by_invite["version"], by_invite["router_version"]) == (2, None)
+        assert run_json("network", "revoke", *owner, "--router", url)["router_version"] == 2
+        junk = run("network", "revoke", *owner, "somebody")
+        assert junk.returncode == 1
+        assert "somebody" in junk.stderr
+        for text in (token.stdout.strip(), invite["token"]):
+            assert text not in (tmp_path / "log").read_text()
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        codes = [process.wait(LIMIT_S) for process in processes]
+    assert codes == [0, 0]
