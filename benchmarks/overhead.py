@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from capamesh.cli.local_cluster import LocalCluster
 from machine import keep, memory_bytes
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 from wrk import Load, load, require_wrk
 
+from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.oip import encode_request
 from capamesh.protocol.tensors import Tensor
 

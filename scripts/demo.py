@@ -1,6 +1,6 @@
 """A network on this machine: one router, three nodes, real models, and two nodes that go while it is busy.
 
-`make demo`, or `python scripts/demo.py [--keep] [--requests 2000] [--concurrency 16]`. Exit code 0 only if
+`make demo`, or `python scripts/demo.py [--keep] [--requests 2000] [--concurrency 16] [--times 1]`. Exit code 0 only if
 every answer was right, none was missing, and the dead node was out of rotation.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 from build_models import Cases
-from capamesh.cli.local_cluster import LocalCluster, Member
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from capamesh.cli.local_cluster import LocalCluster, Member
 from capamesh.client import AsyncClient
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, decode_response, encode_request
 from capamesh.protocol.tensors import Tensor
@@ -258,7 +258,13 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the cluster up until Ctrl-C")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=16)
-    return 0 if asyncio.run(demo(parser.parse_args(), Console())) else 1
+    parser.add_argument("--times", type=int, default=1, help="how often, each time anew")
+    arguments = parser.parse_args()
+    console = Console()
+    for _ in range(arguments.times):
+        if not asyncio.run(demo(arguments, console)):
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

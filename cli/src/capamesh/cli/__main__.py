@@ -1,0 +1,72 @@
+"""Starts the `capamesh` command and turns every error into one line and an exit status. IO: prints, exits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
+
+import typer
+
+from capamesh.cli.application import application
+from capamesh.protocol.errors import CapameshError
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as shells count."""
+
+_UsageError: Final = cast("type[Exception]", typer.BadParameter.__mro__[1])
+"""Typer before 0.29 has click's class, later ones their own; both name it alike but export it nowhere."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
+    command = typer.main.get_command(application)
+    try:
+        status = command.main(list(arguments), prog_name="capamesh", standalone_mode=False)
+    except CapameshError as error:
+        _complain(error.message)
+        return FAILED
+    except BaseExceptionGroup as group:
+        # A service's tasks fail as a group; what is not a known error keeps its traceback.
+        leaves = list(_leaves(group))
+        if not all(isinstance(leaf, CapameshError) for leaf in leaves):
+            raise
+        for leaf in leaves:
+            _complain(str(leaf))
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except _UsageError as error:
+        _complain(_usage_text(error))
+        return USAGE
+    return status if isinstance(status, int) else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", error))
+        else:
+            yield error
+
+
+def _usage_text(error: BaseException) -> str:
+    message = getattr(error, "format_message", error.__str__)()
+    context: typer.Context | None = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "capamesh"
+    return f"{message.rstrip('.')}; see: {path} --help"
+
+
+def _complain(message: str) -> None:
+    print(f"capamesh: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The command's tree. Importing it imports no service, no client and no model: the commands do."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as package_version
+from typing import Annotated
+
+import typer
+
+from capamesh.cli import dev, fleet, infer, network, node, router
+from capamesh.cli.teaching import examples, new_group
+
+application = new_group(
+    "A decentralized inference network: nodes host ONNX models, routers find them by gossip.",
+    examples(
+        "capamesh dev up                      a whole network on this machine, with sample models",
+        "capamesh models                      what can be run, in another terminal",
+        "capamesh network create NAME         the first step to a network of your own",
+    ),
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"capamesh {package_version('capamesh')}")
+        raise typer.Exit
+
+
+@application.callback(invoke_without_command=True)
+def _teach(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    del version
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+application.add_typer(dev.group, name="dev", rich_help_panel="Try it")
+application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
+application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
+    fleet.models
+)
+application.command("nodes", rich_help_panel="Use a network", epilog=fleet.NODES_EPILOG)(
+    fleet.nodes
+)
+application.add_typer(network.group, name="network", rich_help_panel="Run a network")
+application.add_typer(router.group, name="router", rich_help_panel="Run a network")
+application.add_typer(node.group, name="node", rich_help_panel="Run a network")

@@ -1,0 +1,160 @@
+"""What `capamesh dev up` does: a cluster from start to Ctrl-C. IO: processes, signals, files, prints."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from capamesh.cli.example_requests import Example, write_example
+from capamesh.cli.local_cluster import LocalCluster
+from capamesh.cli.member import Member
+from capamesh.cli.printing import console, hint, print_json, print_table
+from capamesh.client import AsyncClient
+from capamesh.protocol.errors import ConfigError
+
+SAMPLES: Final = "samples"
+ROUTABLE_LIMIT_S: Final = 600.0
+"""Guess: large models load for minutes; what is wrong before that, a process's end tells."""
+
+
+def run_session(
+    models: Path | None, nodes: int, http: str, data: Path | None, *, as_json: bool
+) -> None:
+    """Run a cluster until SIGINT or SIGTERM. Raises `ConfigError` and `LocalError` when it does not start."""
+    folder = _models_folder(models)
+    if data is not None:
+        cluster = LocalCluster(data.absolute(), folder, nodes, http)
+        uvloop.run(_session(cluster, as_json=as_json))
+        return
+    with tempfile.TemporaryDirectory(prefix="capamesh-") as temporary:
+        cluster = LocalCluster(Path(temporary), folder, nodes, http)
+        uvloop.run(_session(cluster, as_json=as_json))
+
+
+async def _session(cluster: LocalCluster, *, as_json: bool) -> None:
+    stop = asyncio.Event()
+
+    def stop_or_kill() -> None:
+        if stop.is_set():
+            hint("Killing all processes.")
+            cluster.kill()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop_or_kill)
+    running = asyncio.create_task(_run(cluster, as_json=as_json))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            hint("Stopping: the nodes finish their work first. Ctrl-C again kills all at once.")
+        running.cancel()
+        await asyncio.wait({running})
+    finally:
+        stopping.cancel()
+        await cluster.stop()
+    if not running.cancelled():
+        running.result()
+
+
+async def _run(cluster: LocalCluster, *, as_json: bool) -> None:
+    hint(f"Starting a router and nodes in {cluster.folder}")
+    await cluster.start()
+    await cluster.wait_routable(len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S)
+    examples = await _write_examples(cluster)
+    if as_json:
+        print_json(_report(cluster, examples))
+    else:
+        _print_report(cluster, examples)
+    async with asyncio.TaskGroup() as watches:
+        for member in cluster.members:
+            watches.create_task(_watch(member))
+        await asyncio.Event().wait()  # until cancelled
+
+
+async def _watch(member: Member) -> None:
+    await member.wait()
+    hint(f"A process died: {member.obituary()}")
+
+
+def _models_folder(models: Path | None) -> Path:
+    if models is not None:
+        if not models.is_dir():
+            raise ConfigError(f"the models folder {models} does not exist: give another --models")
+        return models.absolute()
+    samples = _samples() / "models"
+    if not samples.is_dir():
+        raise ConfigError("this installation has no sample models: give --models DIR")
+    return samples
+
+
+def _samples() -> Path:
+    return Path(str(importlib.resources.files("capamesh.cli"))) / SAMPLES
+
+
+async def _write_examples(cluster: LocalCluster) -> list[Example]:
+    async with AsyncClient(cluster.http_url) as client:
+        names = sorted({entry.name for entry in await client.models() if entry.is_ready})
+        return [
+            write_example(
+                cluster.folder / "examples",
+                await client.metadata(name),
+                _samples() / "cases" / f"{name}.npz",
+            )
+            for name in names
+        ]
+
+
+def _report(cluster: LocalCluster, examples: list[Example]) -> dict[str, Any]:
+    return {
+        "http_url": cluster.http_url,
+        "folder": str(cluster.folder),
+        "models": [example.model for example in examples],
+        "router": _member(cluster.router),
+        "nodes": [_member(node) for node in cluster.nodes],
+    }
+
+
+def _member(member: Member) -> dict[str, Any]:
+    status = member.status()
+    return {
+        "name": member.name,
+        "pid": member.pid,
+        "peer_id": status.get("peer_id", ""),
+        "data_folder": str(member.data_folder),
+        "log_file": str(member.log_file),
+        "addresses": _addresses(status),
+    }
+
+
+def _addresses(status: dict[str, Any]) -> list[str]:
+    router = [status["http_address"]] if status.get("http_address") else []
+    return [*router, *status.get("data_addresses", []), *status.get("mesh_addresses", [])]
+
+
+def _print_report(cluster: LocalCluster, examples: list[Example]) -> None:
+    print_table(
+        ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
+        [
+            (m.name, m.pid, "\n".join(_addresses(m.status())), m.data_folder)
+            for m in cluster.members
+        ],
+    )
+    url = cluster.http_url
+    option = "" if url == "http://127.0.0.1:8000" else f" --router {url}"
+    lines = [f"capamesh nodes{option}", f"capamesh models{option}"]
+    for example in examples:
+        lines.append(f"capamesh infer {example.model}{option} {example.infer_options}")
+        lines.append(f"curl {url}/v2/models/{example.model}/infer -d @{example.request}")
+    out = console()
+    out.print("\nIn another terminal:", style="bold")
+    for line in lines:
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+    out.print("\nCtrl-C stops everything.")

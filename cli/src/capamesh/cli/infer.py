@@ -1,0 +1,65 @@
+"""`capamesh infer`: run a model once. Arguments and printing only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.teaching import examples
+
+EPILOG = examples(
+    "capamesh models   shows names, inputs and shapes; -1 is any size",
+    "capamesh infer iris --input 'X=[[5.1,3.5,1.4,0.2]]'   dtype and shape are the model's",
+    "capamesh infer iris --input X=@rows.npy --output label --json",
+)
+
+
+def infer(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="An input: NAME=JSON (a number, text or nested lists), NAME=@FILE.npy or NAME=@FILE.json; "
+            "repeat it for each input.",
+        ),
+    ],
+    version: Annotated[str, typer.Option("--version", help="Which version; any by default.")] = "",
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option("--output", "-o", metavar="NAME", help="Only this output; may be repeated."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.001, help="The deadline; the router's by default."
+        ),
+    ] = None,
+    router: options.Router = options.DEFAULT_ROUTER,
+    as_json: options.Json = False,
+) -> None:
+    """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
+    from capamesh.cli.input_values import parse_inputs  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.output_values import json_of, preview  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
+    from capamesh.client import Client  # noqa: PLC0415 - the same
+
+    with Client(router) as client:
+        tensors = parse_inputs(inputs, client.metadata(model, version))
+        answers = client.infer(
+            model, tensors, version=version, outputs=outputs or None, timeout_s=timeout
+        )
+    if as_json:
+        print_json({"model": model, "outputs": [json_of(n, a) for n, a in answers.items()]})
+        return
+    print_table(
+        ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),
+        [
+            (name, array.dtype.name, list(array.shape), preview(array))
+            for name, array in answers.items()
+        ],
+    )

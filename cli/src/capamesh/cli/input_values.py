@@ -1,0 +1,121 @@
+"""From `--input NAME=VALUE` to tensors, with dtype and shape from the model. Reads the files named with '@'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from capamesh.client import ModelMetadata, Tensor, TensorSpec
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.oip.json_data import read_data
+from capamesh.protocol.tensors import Datatype
+
+
+def parse_inputs(texts: Sequence[str], metadata: ModelMetadata) -> dict[str, Tensor]:
+    """Return the inputs by name.
+
+    A usage error: no NAME=, a name twice. `InvalidRequest`: a name that the model has not, a value that its
+    input cannot hold, a file that cannot be read.
+    """
+    specs = {spec.name: spec for spec in metadata.inputs}
+    tensors: dict[str, Tensor] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            _refuse(f"{text[:80]!r} is not NAME=VALUE, for example 'X=[[1,2,3]]' or X=@rows.npy")
+        if name in tensors:
+            _refuse(f"input {name!r} is given twice")
+        spec = specs.get(name)
+        if spec is None:
+            raise InvalidRequest(
+                f"model {metadata.name!r} has no input {name!r}; its inputs: {', '.join(specs) or 'none'}"
+            )
+        tensors[name] = _tensor(spec, value)
+    missing = [name for name in specs if name not in tensors]
+    if missing:
+        _refuse(f"model {metadata.name!r} needs these inputs too: {', '.join(missing)}")
+    return tensors
+
+
+def tensor_from_json(spec: TensorSpec, value: object) -> Tensor:
+    """Return JSON `value`, a scalar or nested lists, as a tensor of `spec`.
+
+    Its shape is that of the lists; leading dimensions of 1 may be left out.
+    """
+    shape = _shape_of(value)
+    left_out = len(spec.shape) - len(shape)
+    if left_out > 0:
+        shape = (1,) * left_out + shape
+        for _ in range(left_out):
+            value = [value]
+    reason = spec.accepts(spec.datatype, shape)
+    if reason is not None:
+        raise InvalidRequest(reason)
+    return Tensor(
+        spec.name, spec.datatype, shape, read_data(spec.name, spec.datatype, shape, value)
+    )
+
+
+def _tensor(spec: TensorSpec, value: str) -> Tensor:
+    if not value.startswith("@"):
+        return tensor_from_json(spec, _json(value, f"the value of {spec.name!r}"))
+    path = Path(value[1:])
+    try:
+        if path.suffix == ".npy":
+            return _from_npy(spec, path)
+        return tensor_from_json(spec, _json(path.read_text(encoding="utf-8"), str(path)))
+    except OSError as exc:
+        raise InvalidRequest(f"cannot read {path} for input {spec.name!r}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"{path} is neither JSON nor named .npy: {exc.reason}") from exc
+
+
+def _from_npy(spec: TensorSpec, path: Path) -> Tensor:
+    try:
+        # Pickled objects run code when they are loaded.
+        array = cast("object", np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as exc:
+        raise InvalidRequest(f"{path} is no array that can be read: {exc}") from exc
+    if not isinstance(array, np.ndarray):
+        raise InvalidRequest(f"{path} is an archive of arrays; save one array with numpy.save")
+    wanted = Datatype.BF16 if spec.datatype is Datatype.BF16 else None
+    tensor = Tensor.from_numpy(spec.name, cast("npt.NDArray[Any]", array), wanted)
+    reason = spec.accepts(tensor.datatype, tensor.shape)
+    if reason is not None:
+        raise InvalidRequest(f"{path}: {reason}")
+    return tensor
+
+
+def _json(text: str, what: str) -> object:
+    try:
+        return cast("object", json.loads(text, parse_constant=_no_constant))
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(
+            f"{what} is not JSON: {exc}; text needs its quotes: 'NAME=\"text\"', a file an '@': NAME=@FILE"
+        ) from exc
+
+
+def _no_constant(literal: str) -> NoReturn:
+    raise ValueError(f"{literal} is not JSON, use a .npy file")
+
+
+def _shape_of(value: object) -> tuple[int, ...]:
+    """Return the lengths along the first items; that all lists agree is for `read_data` to check."""
+    shape: list[int] = []
+    while isinstance(value, list):
+        items = cast("list[object]", value)
+        shape.append(len(items))
+        if not items:
+            break
+        value = items[0]
+    return tuple(shape)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise typer.BadParameter(message, param_hint="--input")

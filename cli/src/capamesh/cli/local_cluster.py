@@ -1,0 +1,218 @@
+"""A whole network on this machine: one router and some nodes, as real processes. IO: processes, files, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from capamesh.cli.member import Member
+from capamesh.client import AsyncClient
+from capamesh.protocol.errors import LocalError
+from capamesh.protocol.network import OWNER_KEY_FILE, NetworkOwner, Role
+
+START_LIMIT_S: Final = 30.0
+"""Guess: a process imports its libraries in 1 to 3 s on a machine with nothing else to do."""
+POLL_S: Final = 0.05
+"""Guess: nobody sees a delay this short."""
+STOP_LIMIT_S: Final = 45.0
+"""The 30 s that a member waits for work under way, and what its children take to end."""
+TOKEN_LIFE: Final = dt.timedelta(days=365)
+"""Memberships end with the token that gave them; no local cluster lives that long (guess)."""
+
+
+class LocalCluster:
+    """A router and nodes that all serve the models of one folder; everything they write is under `folder`.
+
+    `async with` starts it and stops it. `nodes` has every node ever started, the dead ones too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Path,
+        nodes: int = 3,
+        http: str = "127.0.0.1:0",
+        *,
+        node_options: Sequence[str] = (),
+        router_options: Sequence[str] = (),
+    ) -> None:
+        """Start nothing yet. The options are more of `capamesh node run` and `capamesh router run`."""
+        self.folder = folder
+        self.models = models
+        self.nodes: list[Member] = []
+        self._count = nodes
+        self._http = http
+        self._node_options = tuple(node_options)
+        self._router_options = tuple(router_options)
+        self._router: Member | None = None
+        self._last_number = 0
+
+    def __repr__(self) -> str:
+        living = sum(node.is_running for node in self.nodes)
+        return f"LocalCluster({self.folder}, {living} of {len(self.nodes)} nodes running)"
+
+    async def __aenter__(self) -> LocalCluster:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def router(self) -> Member:
+        """The router; `LocalError` before `start`."""
+        if self._router is None:
+            raise LocalError("the cluster is not started")
+        return self._router
+
+    @property
+    def http_url(self) -> str:
+        """The router's URL, for clients."""
+        return str(self.router.status().get("http_address", ""))
+
+    @property
+    def members(self) -> list[Member]:
+        """The router, once started, and the nodes."""
+        return [*([] if self._router is None else [self._router]), *self.nodes]
+
+    async def start(self) -> None:
+        """Start the router, then the nodes; return when all have joined the network.
+
+        What fails or is cancelled on the way is stopped again. `LocalError`: a process ended or is late; the
+        message has the end of its log. See `wait_routable` for when the nodes can be used.
+        """
+        try:
+            owner = self._owner()
+            self._router = await Member.start(
+                "router",
+                self.folder / "router",
+                ("router", "run", "--http", self._http, *self._router_options),
+                self._token(owner, Role.ROUTER),
+            )
+            await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))
+            await self._until(self._router, lambda status: status.get("state") == "ready")
+            nodes = [await self._start_node() for _ in range(self._count)]
+            async with asyncio.TaskGroup() as tasks:
+                for node in nodes:
+                    tasks.create_task(self._until_joined(node))
+        except BaseExceptionGroup as group:
+            await self.stop()
+            raise group.exceptions[0] from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def add_node(self) -> Member:
+        """Start one more node; return when it has joined the network."""
+        node = await self._start_node()
+        await self._until_joined(node)
+        return node
+
+    async def wait_routable(
+        self, count: int, models: Collection[str] | None = None, timeout_s: float = 60.0
+    ) -> None:
+        """Wait until the router can send requests to `count` nodes with all of `models` ready.
+
+        Without `models`: none of the node's models is still loading, and one at least is ready.
+        `LocalError`: not within `timeout_s`, or so many nodes have ended that it cannot be.
+        """
+        found: list[dict[str, Any]] = []
+        async with AsyncClient(self.http_url) as client:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while True:
+                        self._check_living(count)
+                        found = await client.nodes()
+                        if sum(is_routable(node, models) for node in found) >= count:
+                            return
+                        await asyncio.sleep(POLL_S)
+            except TimeoutError as exc:
+                ready = sum(is_routable(node, models) for node in found)
+                raise LocalError(
+                    f"{ready} of {count} nodes are routable after {timeout_s:g} s; the router knows "
+                    f"{len(found)}; see the logs under {self.folder}"
+                ) from exc
+
+    async def stop(self) -> None:
+        """Let the nodes finish their work and end, then the router; kill what does not. May be called again."""
+        await asyncio.gather(*(node.stop(STOP_LIMIT_S) for node in self.nodes))
+        if self._router is not None:
+            await self._router.stop(STOP_LIMIT_S)
+
+    def kill(self) -> None:
+        """Kill all processes at once; those that they started end when they notice."""
+        for member in self.members:
+            member.signal(9)
+
+    def _owner(self) -> NetworkOwner:
+        folder = self.folder / "network"
+        if (folder / OWNER_KEY_FILE).exists():
+            return NetworkOwner.load(folder)
+        owner = NetworkOwner.create("local", dt.datetime.now(dt.UTC))
+        owner.save(folder)
+        return owner
+
+    def _token(self, owner: NetworkOwner, role: Role, bootstrap: Sequence[str] = ()) -> str:
+        now = dt.datetime.now(dt.UTC)
+        return owner.invite(
+            role, expires_at=now + TOKEN_LIFE, bootstrap=bootstrap, now=now
+        ).encode()
+
+    async def _start_node(self) -> Member:
+        self._last_number += 1
+        name = f"node-{self._last_number}"
+        node = await Member.start(
+            name,
+            self.folder / name,
+            ("node", "run", "--models", str(self.models), *self._node_options),
+            self._token(self._owner(), Role.NODE, self.router.status().get("mesh_addresses", [])),
+        )
+        self.nodes.append(node)
+        return node
+
+    async def _until_joined(self, node: Member) -> None:
+        await self._until(node, lambda status: bool(status.get("peer_id")))
+
+    async def _until(self, member: Member, is_so: Callable[[dict[str, Any]], bool]) -> None:
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                while not is_so(member.status()):
+                    if not member.is_running:
+                        raise LocalError(member.obituary())
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError as exc:
+            raise LocalError(
+                f"{member.name} (pid {member.pid}) has not started within {START_LIMIT_S:g} s; its log, "
+                f"{member.log_file}, ends with:\n{member.last_lines()}"
+            ) from exc
+
+    def _check_living(self, count: int) -> None:
+        dead = [member for member in self.members if not member.is_running]
+        if not self.router.is_running or len(self.nodes) - len(dead) < count:
+            reports = "\n".join(member.obituary() for member in dead)
+            raise LocalError(
+                f"{count} nodes can never be routable: {reports or 'none was started'}"
+            )
+
+
+def is_routable(node: dict[str, Any], models: Collection[str] | None) -> bool:
+    """Whether a node of `/v1/nodes` can take requests for `models` (see `wait_routable`)."""
+    states: dict[str, set[str]] = {}
+    for model in node.get("models", []):
+        states.setdefault(str(model.get("name")), set()).add(str(model.get("state")))
+    if models is None:
+        seen = {state for found in states.values() for state in found}
+        has_models = "ready" in seen and not seen & {"loading", "unloading"}
+    else:
+        has_models = all("ready" in states.get(name, set()) for name in models)
+    is_usable = any(link.get("is_usable") for link in node.get("links", []))
+    return has_models and is_usable and not node.get("is_draining")

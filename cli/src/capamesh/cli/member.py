@@ -1,0 +1,115 @@
+"""One router or node of a local cluster, as a process of its own. IO: starts and signals a process, reads files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.home import read_status
+from capamesh.protocol.private_files import make_folder
+
+LOG_FILE: Final = "log.jsonl"
+_VARIABLES: Final = "CAPAMESH_"
+"""Variables that set options; those of the one who starts a cluster are not meant for its members."""
+
+
+class Member:
+    """A process started by `capamesh router run` or `capamesh node run`; it leads a session of its own."""
+
+    def __init__(self, name: str, data_folder: Path, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.data_folder = data_folder
+        self.log_file = data_folder / LOG_FILE
+        self._process = process
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else f"ended with {self._process.returncode}"
+        return f"Member({self.name}, pid {self.pid}, {state})"
+
+    @classmethod
+    async def start(
+        cls, name: str, data_folder: Path, arguments: Sequence[str], token: str
+    ) -> Member:
+        """Start `capamesh ARGUMENTS` with a join token on its standard input and its log in its data folder."""
+        make_folder(data_folder)
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
+        }
+        with (data_folder / LOG_FILE).open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "capamesh.cli", *arguments),
+                *("--data", str(data_folder), "--token-file", "-"),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                # A Ctrl-C in the terminal reaches the cluster's owner alone, which stops members in order.
+                start_new_session=True,
+            )
+        pipe = process.stdin
+        assert pipe is not None  # noqa: S101 - asked for above
+        pipe.write(token.encode())
+        # What is written is flushed first. Nothing is awaited from the start on: a cancelled caller would
+        # lose a running process.
+        pipe.close()
+        return cls(name, data_folder, process)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.returncode is None
+
+    def status(self) -> dict[str, Any]:
+        """Return what it wrote of itself last (`home.read_status`); empty before it has written anything."""
+        try:
+            status = read_status(self.data_folder)
+        except ConfigError:
+            return {}
+        # A folder that was used before holds the status of the process before.
+        return status if status.get("pid") == self.pid else {}
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process; nothing when it has ended."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Wait for its end; return the exit status, negative for a signal."""
+        return await self._process.wait()
+
+    async def stop(self, limit_s: float) -> int:
+        """Let it finish its work and end; kill it after `limit_s`. Return the exit status."""
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            return await self.wait()
+
+    def last_lines(self, count: int = 5) -> str:
+        """Return the end of its log."""
+        try:
+            lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        return "\n".join(lines[-count:]) or "(its log is empty)"
+
+    def obituary(self) -> str:
+        """Return how it ended and the end of its log."""
+        code = self._process.returncode
+        how = f"exit status {code}" if code is None or code >= 0 else f"signal {-code}"
+        return f"{self.name} (pid {self.pid}) ended with {how}; its log, {self.log_file}, ends with:\n{self.last_lines()}"

@@ -1,0 +1,114 @@
+"""`capamesh network`: create a network, admit to it, shut out of it. Arguments only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.notation import duration
+from capamesh.cli.teaching import examples, new_group, teach
+
+group = new_group(
+    "Own a network: create it, admit members with join tokens, shut members out.",
+    examples(
+        "capamesh network create home   makes ./network with the owner's key: keep it safe",
+        "capamesh network token --role router > router.token",
+        "capamesh router run --data router --token-file router.token   prints its mesh address",
+        "capamesh network token --role node --bootstrap MULTIADDR > node.token",
+        "capamesh node run --data node --models models --token-file node.token",
+    ),
+)
+group.callback(invoke_without_command=True)(teach)
+
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "--dir", envvar="CAPAMESH_NETWORK", metavar="DIR", help="The network owner's folder."
+    ),
+]
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network create home",
+        "capamesh network token --role router   the next step: admit a router",
+    )
+)
+def create(
+    name: Annotated[str, typer.Argument(help="What people call the network.")],
+    folder: Folder = Path("network"),
+    as_json: options.Json = False,
+) -> None:
+    """Create a network: its owner's key, which admits all members, goes to DIR."""
+    from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
+
+    ownership.create(name, folder, as_json=as_json)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network token --role router --expires 90d > router.token",
+        "capamesh network token --role node --bootstrap /ip4/10.0.0.5/tcp/4001/p2p/12D3... > node.token",
+        "capamesh node run --data node --models models --token-file node.token   the next step",
+    )
+)
+def token(
+    role: Annotated[str, typer.Option("--role", metavar="node|router", help="What it admits as.")],
+    folder: Folder = Path("network"),
+    expires: Annotated[
+        str,
+        typer.Option(
+            "--expires",
+            metavar="DURATION",
+            help="When token and the memberships it gave end: 12h, 30d, 8w.",
+        ),
+    ] = "30d",
+    bootstrap: options.Bootstrap = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print a join token, a secret that admits any number of members; only the token goes to standard output."""
+    from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
+
+    if role not in {"node", "router"}:
+        raise typer.BadParameter(f"{role!r} is neither node nor router", param_hint="--role")
+    ownership.issue_token(
+        folder, role, duration(expires, "--expires"), tuple(bootstrap or ()), as_json=as_json
+    )
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network revoke 12D3KooW...   one member, by the peer id that `capamesh nodes` shows",
+        "capamesh network revoke 5f1d... --router http://10.0.0.5:8000   all that an invite admitted, at once",
+        "capamesh network revoke --router http://10.0.0.5:8000   hands over the saved list again",
+    )
+)
+def revoke(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PEER_OR_INVITE...", help="Peer ids, or invites' 40 digits."),
+    ] = None,
+    folder: Folder = Path("network"),
+    router: Annotated[
+        str | None,
+        typer.Option(
+            "--router",
+            envvar="CAPAMESH_ROUTER",
+            metavar="URL",
+            help="Hand the list to this router, which spreads it.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Shut out members: sign and save the next revocation list, and hand it to a router."""
+    from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
+
+    if not names and router is None:
+        raise typer.BadParameter(
+            "name a peer id or an invite to revoke, or a --router to hand the saved list to",
+            param_hint="PEER_OR_INVITE",
+        )
+    ownership.revoke(folder, names or [], router, as_json=as_json)

@@ -1,0 +1,142 @@
+"""`capamesh node`: run a node, ask how one is. Arguments only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.teaching import examples, new_group, teach
+
+group = new_group(
+    "Provide compute: host ONNX models on this machine's devices.",
+    examples(
+        "capamesh node run --data node --models models --token-file node.token",
+        "capamesh node status --data node   in another terminal",
+    ),
+)
+group.callback(invoke_without_command=True)(teach)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network token --role node --bootstrap MULTIADDR > node.token   by the network's owner",
+        "capamesh node run --data node --models models --token-file node.token",
+        "capamesh node run --data node --models models   later: the folder remembers the membership",
+        "capamesh node run --data node --models models --dial-only   behind NAT",
+    )
+)
+def run(
+    data: options.Data,
+    models: Annotated[
+        Path,
+        typer.Option(
+            "--models",
+            envvar="CAPAMESH_MODELS",
+            metavar="DIR",
+            help="The models: NAME/VERSION/model.onnx, or NAME.onnx.",
+        ),
+    ],
+    token: options.Token = None,
+    token_file: options.TokenFile = None,
+    bootstrap: options.Bootstrap = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            envvar="CAPAMESH_HOST",
+            metavar="HOST",
+            help="Where to listen; 0.0.0.0: everywhere.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            envvar="CAPAMESH_PORT",
+            min=0,
+            max=65535,
+            help="The first device's link port, the next device has the next; 0: any free ones.",
+        ),
+    ] = 0,
+    mesh_port: Annotated[
+        int,
+        typer.Option(
+            "--mesh-port", envvar="CAPAMESH_MESH_PORT", min=0, max=65535, help="The mesh's port."
+        ),
+    ] = 0,
+    advertise: options.Advertise = "",
+    mdns: options.Mdns = False,
+    region: options.Region = "",
+    price: Annotated[
+        float,
+        typer.Option(
+            "--price", envvar="CAPAMESH_PRICE", min=0.0, help="For a million rows, in your unit."
+        ),
+    ] = 0.0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads",
+            envvar="CAPAMESH_THREADS",
+            min=0,
+            help="CPU threads of one run; 0: all cores.",
+        ),
+    ] = 0,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-in-flight",
+            envvar="CAPAMESH_MAX_IN_FLIGHT",
+            min=1,
+            help="Requests that wait or run on one device; more are refused.  [default: 512]",
+            show_default=False,
+        ),
+    ] = None,
+    drain: options.Drain = 30.0,
+    dial_only: Annotated[
+        bool,
+        typer.Option(
+            "--dial-only",
+            envvar="CAPAMESH_DIAL_ONLY",
+            help="Nobody can reach this machine: dial the routers instead.",
+        ),
+    ] = False,
+) -> None:
+    """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
+    from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
+    from capamesh.node.settings import NodeSettings  # noqa: PLC0415 - the same
+
+    settings = NodeSettings(
+        data_folder=data,
+        models_folder=models,
+        token=options.read_token(token, token_file),
+        bootstrap=tuple(bootstrap or ()),
+        host=host,
+        port=port,
+        mesh_port=mesh_port,
+        advertised_host=advertise,
+        use_mdns=mdns,
+        region=region,
+        price_per_million=price,
+        threads=threads,
+        **({} if max_in_flight is None else {"max_in_flight": max_in_flight}),
+        drain_s=drain,
+        is_dialing=dial_only,
+    )
+    run_node(settings)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh node status --data node",
+        "capamesh node status --data node > /dev/null   exit status 0 only when it is running and ready",
+    )
+)
+def status(data: options.Data, as_json: options.Json = False) -> None:
+    """Show how the node in DIR is; exit status 1 unless it is running and ready."""
+    from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
+
+    show_status(data, "node", as_json=as_json)

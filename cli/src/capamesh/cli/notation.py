@@ -1,0 +1,39 @@
+"""What people write in options: places, durations. Pure; a wrong one is a usage error."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import typer
+
+_PLACE = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def host_and_port(text: str, option: str) -> tuple[str, int]:
+    """Return the two parts of `HOST:PORT` or `[IPV6]:PORT`; port 0 is any free one."""
+    found = _PLACE.fullmatch(text.strip())
+    host = found and (found["v6"] or found["host"])
+    if not found or not host or int(found["port"]) > 65535:
+        raise typer.BadParameter(
+            f"{text!r} is no HOST:PORT with a port from 0 to 65535, for example 127.0.0.1:8000 or [::]:8000",
+            param_hint=option,
+        )
+    return host, int(found["port"])
+
+
+def duration(text: str, option: str) -> timedelta:
+    """Return what `30d`, `12h`, `90m`, `45s` or `2w` says."""
+    found = _DURATION.fullmatch(text.strip())
+    try:
+        lasts = timedelta(**{_UNITS[found["unit"]]: int(found["count"])}) if found else timedelta()
+    except OverflowError:
+        lasts = timedelta()
+    if not lasts:
+        raise typer.BadParameter(
+            f"{text!r} is no duration: give a whole number and s, m, h, d or w, for example 30d",
+            param_hint=option,
+        )
+    return lasts

@@ -1,0 +1,111 @@
+"""Options that several commands share, and the join token's ways in. Reads a token's file or standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from capamesh.protocol.errors import ConfigError
+
+DEFAULT_ROUTER = "http://127.0.0.1:8000"
+"""Where `capamesh router run` and `capamesh dev up` listen by default."""
+TOKEN_VARIABLE = "CAPAMESH_TOKEN"  # noqa: S105 - the variable's name, not its value
+_MAX_TOKEN_BYTES = 64 * 1024
+"""Guess: tokens have about 1,500 characters; a larger file is another file."""
+
+Router: TypeAlias = Annotated[
+    str,
+    typer.Option("--router", envvar="CAPAMESH_ROUTER", metavar="URL", help="The router to ask."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Data: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        envvar="CAPAMESH_DATA",
+        metavar="DIR",
+        help="The member's own folder: its key, membership and status.",
+    ),
+]
+Token: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar=TOKEN_VARIABLE,
+        metavar="TOKEN",
+        help="A join token, needed once. Other users of this machine can read command lines: prefer the "
+        "variable or --token-file.",
+    ),
+]
+TokenFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        envvar="CAPAMESH_TOKEN_FILE",
+        metavar="FILE",
+        help="Read the join token from FILE, or from standard input with '-'.",
+    ),
+]
+Bootstrap: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bootstrap",
+        envvar="CAPAMESH_BOOTSTRAP",
+        metavar="MULTIADDR",
+        help="A router's mesh address, besides those in the token; may be repeated (blanks between them in the "
+        "variable).",
+    ),
+]
+Advertise: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--advertise",
+        envvar="CAPAMESH_ADVERTISE",
+        metavar="HOST",
+        help="The host that others dial; by default the one listened on, or this machine's outward address.",
+    ),
+]
+Mdns: TypeAlias = Annotated[
+    bool, typer.Option("--mdns", envvar="CAPAMESH_MDNS", help="Find members on the local network.")
+]
+Region: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--region", envvar="CAPAMESH_REGION", metavar="NAME", help="Where this is, in your words."
+    ),
+]
+Drain: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--drain",
+        envvar="CAPAMESH_DRAIN",
+        metavar="SECONDS",
+        min=0.0,
+        help="How long a stop waits for work under way.",
+    ),
+]
+
+
+def read_token(token: str | None, token_file: str | None) -> str | None:
+    """Return the join token given, None when there is none; it is also taken out of the environment.
+
+    The processes that a service starts inherit its environment, and need no token.
+    """
+    os.environ.pop(TOKEN_VARIABLE, None)
+    if token is not None and token_file is not None:
+        raise typer.BadParameter("give one of --token and --token-file", param_hint="--token")
+    if token_file is None:
+        return token or None  # an empty variable is none: composed files set what they do not have
+    if token_file == "-":  # noqa: S105 - a file's name, no secret
+        return sys.stdin.read(_MAX_TOKEN_BYTES)
+    try:
+        with Path(token_file).open(encoding="ascii") as file:
+            return file.read(_MAX_TOKEN_BYTES)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"cannot read the join token from {token_file}: {exc}; write one with: capamesh network token"
+        ) from exc

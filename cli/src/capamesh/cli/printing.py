@@ -1,0 +1,75 @@
+"""How results look on a terminal, and as JSON for programs. IO: prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PIPED_COLUMNS = 200
+"""Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
+
+
+@cache
+def console() -> Console:
+    """Return the console of standard output."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document, at once even into a pipe."""
+    print(json.dumps(value, indent=1, allow_nan=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; long cells are folded, never cut, so that they can be copied."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    console().print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, a line each; a list's items stand under each other."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, Text(_text(value)))
+    console().print(table)
+
+
+def hint(text: str) -> None:
+    """Say something to the person beside the result, which may be piped on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def amount(size_bytes: int) -> str:
+    """Return a size in memory as people read it."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _text(value: object) -> str:
+    match value:
+        case list() | tuple():
+            return "\n".join(map(str, cast("Sequence[object]", value))) or "-"
+        case dict():
+            items = cast("Mapping[object, object]", value).items()
+            return "\n".join(f"{key}  {item}" for key, item in items) or "-"
+        case "" | None:
+            return "-"
+        case _:
+            return str(value)

@@ -1,0 +1,138 @@
+"""`capamesh router`: run a router, ask how one is. Arguments only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.notation import host_and_port
+from capamesh.cli.teaching import examples, new_group, teach
+
+group = new_group(
+    "Serve clients: find the nodes, send each request to a good one.",
+    examples(
+        "capamesh router run --data router --token-file router.token",
+        "capamesh router status --data router   in another terminal; shows its mesh address",
+    ),
+)
+group.callback(invoke_without_command=True)(teach)
+
+_MIB = 1024 * 1024
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network token --role router > router.token   by the network's owner",
+        "capamesh router run --data router --token-file router.token",
+        "capamesh router status --data router   its mesh address is what nodes' tokens name as --bootstrap",
+    )
+)
+def run(
+    data: options.Data,
+    token: options.Token = None,
+    token_file: options.TokenFile = None,
+    bootstrap: options.Bootstrap = None,
+    http: Annotated[
+        str,
+        typer.Option(
+            "--http", envvar="CAPAMESH_HTTP", metavar="HOST:PORT", help="Where clients come in."
+        ),
+    ] = "127.0.0.1:8000",
+    mesh: Annotated[
+        str,
+        typer.Option(
+            "--mesh", envvar="CAPAMESH_MESH", metavar="HOST:PORT", help="Where members gossip."
+        ),
+    ] = "127.0.0.1:0",
+    links: Annotated[
+        str,
+        typer.Option(
+            "--links",
+            envvar="CAPAMESH_LINKS",
+            metavar="HOST:PORT",
+            help="Where nodes come in that nobody can dial.",
+        ),
+    ] = "127.0.0.1:0",
+    advertise: options.Advertise = "",
+    mdns: options.Mdns = False,
+    region: options.Region = "",
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy", envvar="CAPAMESH_POLICY", metavar="NAME", help="How nodes are chosen."
+        ),
+    ] = "p2c",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            envvar="CAPAMESH_TIMEOUT",
+            metavar="SECONDS",
+            min=0.001,
+            help="For requests without a deadline of their own, and the most that one may name.",
+        ),
+    ] = 30.0,
+    drain: options.Drain = 30.0,
+    max_message_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-message-mib",
+            envvar="CAPAMESH_MAX_MESSAGE_MIB",
+            min=1,
+            max=2048,
+            help="The largest request or answer.",
+        ),
+    ] = 256,
+    max_json_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-json-mib",
+            envvar="CAPAMESH_MAX_JSON_MIB",
+            min=1,
+            max=2048,
+            help="The largest JSON in one, which takes some 20 times its size in memory.",
+        ),
+    ] = 64,
+) -> None:
+    """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first."""
+    from capamesh.cli.services import run_router  # noqa: PLC0415 - help and other commands start faster
+    from capamesh.protocol.tensors import Limits  # noqa: PLC0415 - the same
+    from capamesh.router.settings import RouterSettings  # noqa: PLC0415 - the same
+
+    http_host, http_port = host_and_port(http, "--http")
+    mesh_host, mesh_port = host_and_port(mesh, "--mesh")
+    link_host, link_port = host_and_port(links, "--links")
+    settings = RouterSettings(
+        data_folder=data,
+        token=options.read_token(token, token_file),
+        bootstrap=tuple(bootstrap or ()),
+        http_host=http_host,
+        http_port=http_port,
+        mesh_host=mesh_host,
+        mesh_port=mesh_port,
+        link_host=link_host,
+        link_port=link_port,
+        advertised_host=advertise,
+        use_mdns=mdns,
+        region=region,
+        policy=policy,
+        timeout_s=timeout,
+        drain_s=drain,
+        limits=Limits(max_message_bytes=max_message_mib * _MIB, max_json_bytes=max_json_mib * _MIB),
+    )
+    run_router(settings)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh router status --data router",
+        "capamesh router status --data router --json   for programs; exit status 0 only when ready",
+    )
+)
+def status(data: options.Data, as_json: options.Json = False) -> None:
+    """Show how the router in DIR is; exit status 1 unless it is running and ready."""
+    from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
+
+    show_status(data, "router", as_json=as_json)

@@ -1,0 +1,182 @@
+"""What a router answers, as values: models, metadata, failures. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    LinkLost,
+    Overloaded,
+    PeerError,
+    ProtocolViolation,
+    TooLarge,
+    from_wire,
+)
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+ERROR_NAME = "X-Capamesh-Error"
+"""The HTTP header with an error's code."""
+
+_SHOWN_CHARS = 300
+"""How much of a body that is no error of ours a message repeats (guess: a proxy's title and first line)."""
+
+_BY_STATUS: dict[int, type[CapameshError]] = {
+    400: InvalidRequest,
+    413: TooLarge,
+    429: Overloaded,
+    502: LinkLost,
+    503: Overloaded,
+    504: DeadlineExceeded,
+}
+"""For answers that a proxy gave in the router's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    body: bytes | bytearray
+    error_code: str | None = None
+    header_length: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model version of the fleet; `state` is READY, LOADING, UNLOADING or UNAVAILABLE, `reason` why not."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a node can run it now."""
+        return self.state == "READY"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """A model's tensors; -1 in a shape stands for any size."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def failure_of(answer: Answer, url: str) -> CapameshError:
+    """Return the error that an answer with a status other than 200 stands for."""
+    message = _error_text(answer.body)
+    if answer.error_code is not None and message is not None:
+        return from_wire(answer.error_code, message)
+    kind = _BY_STATUS.get(answer.status)
+    if kind is None:
+        kind = ClientError if 400 <= answer.status < 500 else PeerError
+    if message is None:
+        message = bytes(answer.body[:_SHOWN_CHARS]).decode("utf-8", "replace").strip()
+    said = " ".join(message.split()) or "nothing"
+    return kind(f"{url} answered with HTTP status {answer.status}: {said}")
+
+
+def read_json(answer: Answer) -> object:
+    """Return the JSON of an answer; raise `ProtocolViolation` when it is none."""
+    try:
+        return cast(object, json.loads(bytes(answer.body)))
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolViolation(f"the answer is not JSON: {exc}; is this a router's URL?") from exc
+
+
+def read_models(answer: Answer) -> list[ModelEntry]:
+    """Return the repository index."""
+    what = "the repository index"
+    entries = [_fields(entry, what) for entry in _items(read_json(answer), what)]
+    return [
+        ModelEntry(
+            _text(entry, "name", what),
+            _text(entry, "version", what, ""),
+            _text(entry, "state", what, ""),
+            _text(entry, "reason", what, ""),
+        )
+        for entry in entries
+    ]
+
+
+def read_metadata(answer: Answer) -> ModelMetadata:
+    """Return a model's metadata."""
+    what = "a model's metadata"
+    fields = _fields(read_json(answer), what)
+    return ModelMetadata(
+        _text(fields, "name", what),
+        tuple(map(str, _items(fields.get("versions", []), what))),
+        _text(fields, "platform", what, ""),
+        tuple(_spec(entry, what) for entry in _items(fields.get("inputs"), what)),
+        tuple(_spec(entry, what) for entry in _items(fields.get("outputs"), what)),
+    )
+
+
+def read_nodes(answer: Answer) -> list[dict[str, Any]]:
+    """Return the nodes of the fleet as the router words them."""
+    what = "the list of nodes"
+    nodes = _items(_fields(read_json(answer), what).get("nodes"), what)
+    return [_fields(node, what) for node in nodes]
+
+
+def read_version(answer: Answer) -> int:
+    """Return the version of the revocation list that the router holds now."""
+    what = "a revocation list's version"
+    version = _fields(read_json(answer), what).get("version")
+    if not isinstance(version, int):
+        raise _unexpected(what, version)
+    return version
+
+
+def _spec(value: object, what: str) -> TensorSpec:
+    fields = _fields(value, what)
+    dims = _items(fields.get("shape"), what)
+    shape = tuple(dim for dim in dims if isinstance(dim, int))
+    datatype = Datatype.of_name(_text(fields, "datatype", what))
+    if datatype is None or len(shape) != len(dims):
+        raise _unexpected(what, value)
+    return TensorSpec(_text(fields, "name", what), datatype, shape)
+
+
+def _fields(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _unexpected(what, value)
+    return cast("dict[str, Any]", value)
+
+
+def _items(value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise _unexpected(what, value)
+    return cast("list[object]", value)
+
+
+def _text(fields: dict[str, Any], key: str, what: str, default: str | None = None) -> str:
+    value = fields.get(key, default)
+    if not isinstance(value, str):
+        raise _unexpected(what, fields)
+    return value
+
+
+def _error_text(body: bytes | bytearray) -> str | None:
+    try:
+        value = cast(object, json.loads(bytes(body)))
+    except (ValueError, RecursionError):
+        return None
+    message = cast("dict[str, object]", value).get("error") if isinstance(value, dict) else None
+    return message if isinstance(message, str) else None
+
+
+def _unexpected(what: str, value: object) -> ProtocolViolation:
+    shown = repr(value)[:_SHOWN_CHARS]
+    return ProtocolViolation(f"the answer is not {what}: {shown}; is this a router's URL?")

@@ -1,0 +1,204 @@
+"""What a client asks a router, as values that either client can send. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import numpy.typing as npt
+
+from capamesh.client.answers import (
+    Answer,
+    ModelEntry,
+    ModelMetadata,
+    failure_of,
+    read_metadata,
+    read_models,
+    read_nodes,
+    read_version,
+)
+from capamesh.client.arrays import InputValue, arrays_of, tensors_of
+from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    NO_PARAMETERS,
+    RequestedOutput,
+    decode_response,
+    encode_request,
+    parse_header_length,
+)
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+
+T = TypeVar("T")
+
+CONNECT_LIMIT_S = 5.0
+"""To a router that is up, in the time of a few lost packets (guess)."""
+UNASKED_WAIT_S = 60.0
+"""Where the caller names no time, the router's own (30 s by default) ends the request; this ends a dead router."""
+GRACE_S = 1.0
+"""How much later than the router the client gives up, so that the router's reason arrives (guess)."""
+PAGE_WAIT_S = 10.0
+"""For pages that a router answers from memory (guess)."""
+
+_TIMEOUT_PARAMETER = "timeout"
+"""Triton's request parameter: the time the caller allows, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[T]):
+    """One HTTP request, how long to wait for its answer, and how to read that."""
+
+    method: str
+    path: str
+    read: Callable[[Answer, str], T]
+    """From the answer and the router's URL; raises the error that the answer is."""
+    wait_s: float = PAGE_WAIT_S
+    buffers: tuple[bytes | memoryview, ...] = ()
+    """The body in pieces, which both clients send without joining large ones."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    limits: Limits = DEFAULT_LIMITS
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the body."""
+        return sum(memoryview(buffer).nbytes for buffer in self.buffers)
+
+
+def ask_infer(
+    model: str,
+    inputs: Mapping[str, InputValue],
+    *,
+    version: str = "",
+    outputs: Sequence[str] | None = None,
+    timeout_s: float | None = None,
+    id: str = "",  # noqa: A002 - the protocol's own word
+    is_binary: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Ask[dict[str, npt.NDArray[Any]]]:
+    """Return the request for one inference; raises `InvalidRequest` and `TooLarge`."""
+    if timeout_s is not None and not 0 < timeout_s < float("inf"):
+        raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
+    if isinstance(outputs, str):
+        raise InvalidRequest(f"outputs is the text {outputs!r}; give a list: [{outputs!r}]")
+    parameters = (
+        NO_PARAMETERS if timeout_s is None else {_TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
+    )
+    buffers, json_bytes = encode_request(
+        tensors_of(inputs),
+        outputs=[RequestedOutput(name) for name in outputs or ()],
+        is_binary=is_binary,
+        id=id,
+        parameters=parameters,
+        limits=limits,
+    )
+    if json_bytes is None:
+        headers = {"Content-Type": "application/json"}
+    else:
+        headers = {
+            "Content-Type": "application/octet-stream",
+            HEADER_LENGTH_NAME: str(json_bytes),
+        }
+
+    def read(answer: Answer, url: str) -> dict[str, npt.NDArray[Any]]:
+        _check(answer, url)
+        try:
+            header_length = parse_header_length(answer.header_length)
+        except InvalidRequest as exc:
+            raise ProtocolViolation(f"malformed answer: {exc.message}") from exc
+        return arrays_of(decode_response(answer.body, header_length, limits).outputs)
+
+    return Ask(
+        "POST",
+        f"{_model_path(model, version)}/infer",
+        read,
+        UNASKED_WAIT_S if timeout_s is None else timeout_s + GRACE_S,
+        tuple(buffers),
+        headers,
+        limits,
+    )
+
+
+def ask_models() -> Ask[list[ModelEntry]]:
+    """Return the request for all model versions of the fleet."""
+    return Ask("POST", "/v2/repository/index", _checked(read_models))
+
+
+def ask_metadata(model: str, version: str = "") -> Ask[ModelMetadata]:
+    """Return the request for a model's inputs and outputs."""
+    return Ask("GET", _model_path(model, version), _checked(read_metadata))
+
+
+def ask_ready(model: str | None = None, version: str = "") -> Ask[bool]:
+    """Return the question whether a model, or any model, can be run now."""
+
+    def read(answer: Answer, url: str) -> bool:
+        if answer.status == 503 or (model is not None and answer.status == 404):
+            return False
+        _check(answer, url)
+        return True
+
+    path = "/v2/health" if model is None else _model_path(model, version)
+    return Ask("GET", f"{path}/ready", read)
+
+
+def ask_nodes() -> Ask[list[dict[str, Any]]]:
+    """Return the request for the fleet as the router sees it."""
+    return Ask("GET", "/v1/nodes", _checked(read_nodes))
+
+
+def ask_revoke(signed_list: bytes) -> Ask[int]:
+    """Return the request to take over and spread a revocation list."""
+    headers = {"Content-Type": "application/octet-stream"}
+    ask = Ask("POST", "/v1/revocations", _checked(read_version), buffers=(signed_list,))
+    return dataclasses.replace(ask, headers=headers)
+
+
+def unreachable(url: str, why: str) -> LinkLost:
+    """Return the error for a router that cannot be connected to."""
+    return LinkLost(
+        f"cannot reach a router at {url}: {why}; check the address, or start a network on this machine: "
+        "capamesh dev up"
+    )
+
+
+def too_late(url: str, ask: Ask[Any]) -> DeadlineExceeded:
+    """Return the error for a router that has not answered in time."""
+    return DeadlineExceeded(
+        f"no answer from {url} to {ask.method} {ask.path} within {ask.wait_s:g} s; allow more time, or look at "
+        "the fleet: capamesh nodes"
+    )
+
+
+def cut_off(url: str, why: str) -> LinkLost:
+    """Return the error for a connection that ended before the answer was complete."""
+    return LinkLost(
+        f"the connection to {url} ended before the answer was complete: {why}; ask again"
+    )
+
+
+def not_http(url: str, why: str) -> ProtocolViolation:
+    """Return the error for an answer that is not HTTP."""
+    return ProtocolViolation(f"{url} does not answer as a router does: {why}; check host and port")
+
+
+def _checked(read: Callable[[Answer], T]) -> Callable[[Answer, str], T]:
+    def read_checked(answer: Answer, url: str) -> T:
+        _check(answer, url)
+        return read(answer)
+
+    return read_checked
+
+
+def _check(answer: Answer, url: str) -> None:
+    if answer.status != 200:
+        raise failure_of(answer, url)
+
+
+def _model_path(model: str, version: str) -> str:
+    if not model:
+        raise InvalidRequest("the model's name is empty; see the list: capamesh models")
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path

@@ -1,0 +1,232 @@
+"""The asynchronous client. IO: sockets through aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import SimpleNamespace, TracebackType
+from typing import Any, TypeVar
+
+import aiohttp
+import numpy.typing as npt
+
+from capamesh.client import asks
+from capamesh.client.address import DEFAULT_URL, RouterAddress
+from capamesh.client.answers import ERROR_NAME, Answer, ModelEntry, ModelMetadata
+from capamesh.client.arrays import InputValue
+from capamesh.client.asks import Ask
+from capamesh.protocol.errors import LocalError, TooLarge
+from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+
+T = TypeVar("T")
+
+_JOINED_BYTES = 64 * 1024
+"""Bodies up to this size leave in one piece with their header (guess: a copy costs less than a write)."""
+
+
+class AsyncClient:
+    """Sends requests to one router from one event loop; `async with` or `close` ends its connections."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float | None = None,
+        max_connections: int = 100,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Connect to nothing yet. `timeout_s` is for inferences that name none; `ConfigError`: no URL.
+
+        Requests beyond `max_connections` at once wait for a connection (100 is aiohttp's own default).
+        """
+        self._address = RouterAddress.parse(url)
+        self._timeout_s = timeout_s
+        self._max_connections = max_connections
+        self._limits = limits
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._address.url!r})"
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """The router's."""
+        return self._address.url
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        id: str = "",  # noqa: A002 - the protocol's own word
+        is_binary: bool = True,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run `model` once and return its outputs by name, as read-only arrays; see `Client.infer`."""
+        ask = asks.ask_infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            id=id,
+            is_binary=is_binary,
+            limits=self._limits,
+        )
+        return await self._exchange(ask)
+
+    async def models(self) -> list[ModelEntry]:
+        """Return all model versions of the fleet."""
+        return await self._exchange(asks.ask_models())
+
+    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """Return a model's inputs and outputs; raises `ModelNotFound`."""
+        return await self._exchange(asks.ask_metadata(model, version))
+
+    async def is_ready(self, model: str | None = None, version: str = "") -> bool:
+        """Return whether `model`, or any model at all, can be run now."""
+        return await self._exchange(asks.ask_ready(model, version))
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes of the fleet as this router sees them (`/v1/nodes`)."""
+        return await self._exchange(asks.ask_nodes())
+
+    async def revoke(self, signed_list: bytes) -> int:
+        """Hand over an owner's signed revocation list; return the version the router holds then."""
+        return await self._exchange(asks.ask_revoke(signed_list))
+
+    async def close(self) -> None:
+        """Close all connections; requests under way fail. May be called again."""
+        self._is_closed = True
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def _exchange(self, ask: Ask[T]) -> T:
+        if self._is_closed:
+            raise LocalError("this client is closed; make another one")
+        way = SimpleNamespace(is_reused=False)
+        try:
+            async with asyncio.timeout(ask.wait_s):
+                try:
+                    answer = await self._send(ask, way, is_fresh=False)
+                except _NothingReadError:
+                    if not way.is_reused:
+                        raise
+                    # the router dropped the connection while it was idle: once more, on a new one
+                    answer = await self._send(ask, way, is_fresh=True)
+        except aiohttp.ConnectionTimeoutError as exc:
+            why = f"no connection within {asks.CONNECT_LIMIT_S:g} s"
+            raise asks.unreachable(self.url, why) from exc
+        except TimeoutError as exc:
+            raise asks.too_late(self.url, ask) from exc
+        except _NothingReadError as exc:
+            raise asks.cut_off(self.url, str(exc)) from exc
+        except aiohttp.ClientConnectorError as exc:
+            why = exc.os_error.strerror or str(exc.os_error)
+            raise asks.unreachable(self.url, why) from exc
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
+            raise asks.cut_off(self.url, _first_line(exc)) from exc
+        except aiohttp.ClientError as exc:
+            raise asks.not_http(self.url, _first_line(exc)) from exc
+        return ask.read(answer, self.url)
+
+    async def _send(self, ask: Ask[Any], way: SimpleNamespace, *, is_fresh: bool) -> Answer:
+        is_large = ask.size_bytes > _JOINED_BYTES
+        request = self._session(is_fresh=is_fresh).request(
+            ask.method,
+            self.url + ask.path,
+            data=_pieces(ask.buffers) if is_large else b"".join(ask.buffers),
+            headers={**ask.headers, "Content-Length": str(ask.size_bytes)},
+            allow_redirects=False,
+            trace_request_ctx=way,
+        )
+        try:
+            response = await request
+        except aiohttp.ServerDisconnectedError as exc:
+            if isinstance(exc.message, str):  # else it holds the part of an answer that came
+                raise _NothingReadError("it was closed") from exc
+            raise
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError) as exc:
+            # A reset while the headers are due; aiohttp does not say whether a part of them was there.
+            raise _NothingReadError(exc.strerror or str(exc)) from exc
+        async with response:
+            return Answer(
+                response.status,
+                await _read_body(response, ask.limits.max_message_bytes),
+                response.headers.get(ERROR_NAME),
+                response.headers.get(HEADER_LENGTH_NAME),
+            )
+
+    def _session(self, *, is_fresh: bool) -> aiohttp.ClientSession:
+        """Return the session whose connections are kept, or the one whose connections are always new."""
+        session = self._sessions.get(is_fresh)
+        if session is None:
+            session = self._sessions[is_fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections, force_close=is_fresh),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=asks.CONNECT_LIMIT_S),
+                headers={"Accept-Encoding": "identity"},
+                trace_configs=[_reuse_trace()],
+            )
+        return session
+
+
+class _NothingReadError(Exception):
+    """The connection ended before the first byte of an answer."""
+
+
+def _reuse_trace() -> aiohttp.TraceConfig:
+    """Return what marks a request whose connection was used before."""
+
+    async def reused(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionReuseconnParams,
+    ) -> None:
+        context.trace_request_ctx.is_reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    return trace
+
+
+async def _pieces(buffers: Sequence[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
+    for buffer in buffers:
+        yield buffer
+
+
+async def _read_body(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
+    length = response.content_length
+    if length is not None and length > limit_bytes:
+        response.close()
+        raise TooLarge(
+            f"the answer has {length} bytes; the limit is {limit_bytes}: ask for fewer outputs or rows"
+        )
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit_bytes:
+            response.close()
+            raise TooLarge(f"the answer is over the limit of {limit_bytes} bytes")
+    return body
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

@@ -1,0 +1,269 @@
+"""The synchronous client. IO: sockets through `http.client`.
+
+Why `http.client` and a pool of kept-alive connections, not the asynchronous client on a loop of its own:
+it needs no loop and no thread, so it works the same in a script, in any thread, and in a notebook whose
+loop runs already; nothing must be shut down for the interpreter to exit; and it imports in a fraction of the time.
+A thread takes a connection from the pool for one request at a time, so threads never share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+
+from capamesh.client import asks
+from capamesh.client.address import DEFAULT_URL, RouterAddress
+from capamesh.client.answers import ERROR_NAME, Answer, ModelEntry, ModelMetadata
+from capamesh.client.arrays import InputValue
+from capamesh.client.asks import Ask
+from capamesh.protocol.errors import LocalError, TooLarge
+from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+
+T = TypeVar("T")
+
+_READ_BYTES = 256 * 1024
+"""Read at a time, between looks at the clock (guess: what a socket's buffer holds)."""
+
+
+class Client:
+    """Sends requests to one router. Threads may share it; `with` or `close` ends its connections."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Connect to nothing yet. `timeout_s` is for inferences that name none; `ConfigError`: no URL."""
+        self._address = RouterAddress.parse(url)
+        self._timeout_s = timeout_s
+        self._limits = limits
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"Client({self._address.url!r}, {len(self._idle)} idle connections)"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The router's."""
+        return self._address.url
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        id: str = "",  # noqa: A002 - the protocol's own word
+        is_binary: bool = True,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run `model` once and return its outputs by name, as read-only arrays.
+
+        `inputs`: arrays of the model's own dtypes and shapes; (nested) lists of `str` and `bytes` for
+        BYTES; a `Tensor` for BF16. Outputs: BF16 comes as float32, BYTES as object arrays of `bytes`.
+        `version` "" is any, `outputs` None all. `timeout_s` is the deadline that router and node keep too.
+        `is_binary=False` sends and asks for JSON, which carries neither NaN nor infinities.
+
+        Raises what the network says (`ModelNotFound`, `InvalidRequest`, `Overloaded`, ...), `LinkLost`
+        when the router cannot be reached or goes away, `DeadlineExceeded`.
+        """
+        ask = asks.ask_infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            id=id,
+            is_binary=is_binary,
+            limits=self._limits,
+        )
+        return self._exchange(ask)
+
+    def models(self) -> list[ModelEntry]:
+        """Return all model versions of the fleet."""
+        return self._exchange(asks.ask_models())
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """Return a model's inputs and outputs; raises `ModelNotFound`."""
+        return self._exchange(asks.ask_metadata(model, version))
+
+    def is_ready(self, model: str | None = None, version: str = "") -> bool:
+        """Return whether `model`, or any model at all, can be run now."""
+        return self._exchange(asks.ask_ready(model, version))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes of the fleet as this router sees them (`/v1/nodes`)."""
+        return self._exchange(asks.ask_nodes())
+
+    def revoke(self, signed_list: bytes) -> int:
+        """Hand over an owner's signed revocation list; return the version the router holds then."""
+        return self._exchange(asks.ask_revoke(signed_list))
+
+    def close(self) -> None:
+        """Close the idle connections; requests under way end by themselves. May be called again."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(self, ask: Ask[T]) -> T:
+        deadline_s = time.monotonic() + ask.wait_s
+        with self._lock:
+            if self._is_closed:
+                raise LocalError("this client is closed; make another one")
+            kept = self._idle.pop() if self._idle else None
+        try:
+            if kept is not None:
+                try:
+                    return ask.read(self._send(kept, ask, deadline_s), self.url)
+                except _NothingReadError:
+                    pass  # the router dropped it while it was idle: once more, on a new one
+            fresh = self._connect(ask, deadline_s)
+            return ask.read(self._send(fresh, ask, deadline_s), self.url)
+        except TimeoutError as exc:
+            raise asks.too_late(self.url, ask) from exc
+        except _NothingReadError as exc:
+            raise asks.cut_off(self.url, str(exc)) from exc
+        except http.client.IncompleteRead as exc:
+            raise asks.cut_off(self.url, "it was closed") from exc
+        except http.client.HTTPException as exc:
+            raise asks.not_http(self.url, repr(exc)) from exc
+        except OSError as exc:
+            raise asks.cut_off(self.url, exc.strerror or repr(exc)) from exc
+
+    def _connect(self, ask: Ask[Any], deadline_s: float) -> http.client.HTTPConnection:
+        address = self._address
+        left_s = _left_s(deadline_s)
+        limit_s = min(asks.CONNECT_LIMIT_S, left_s)
+        if address.scheme == "https":
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                address.host, address.port, timeout=limit_s, context=ssl.create_default_context()
+            )
+        else:
+            connection = http.client.HTTPConnection(address.host, address.port, timeout=limit_s)
+        connection.response_class = _Response
+        try:
+            connection.connect()
+        except OSError as exc:
+            connection.close()
+            if isinstance(exc, TimeoutError):
+                if limit_s == left_s:
+                    raise asks.too_late(self.url, ask) from exc
+                why = f"no connection within {limit_s:g} s"
+            else:
+                why = exc.strerror or str(exc)
+            raise asks.unreachable(self.url, why) from exc
+        return connection
+
+    def _send(
+        self, connection: http.client.HTTPConnection, ask: Ask[Any], deadline_s: float
+    ) -> Answer:
+        """Return the answer; the connection goes back to the pool, or is closed on any failure."""
+        is_reusable = False
+        try:
+            sock: socket.socket = connection.sock
+            sock.settimeout(_left_s(deadline_s))
+            headers = {**ask.headers, "Content-Length": str(ask.size_bytes)}
+            # A router that refuses a body may have answered before it closed.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(
+                    ask.method, self._address.prefix + ask.path, ask.buffers, headers
+                )
+            sock.settimeout(_left_s(deadline_s))
+            response = connection.getresponse()
+            answer = Answer(
+                response.status,
+                _read_body(response, sock, deadline_s, ask.limits.max_message_bytes),
+                response.getheader(ERROR_NAME),
+                response.getheader(HEADER_LENGTH_NAME),
+            )
+            is_reusable = not response.will_close
+        finally:
+            if is_reusable:
+                self._give_back(connection)
+            else:
+                connection.close()
+        return answer
+
+    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class _NothingReadError(Exception):
+    """The connection ended before the first byte of an answer."""
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that tells a connection without any answer from one that breaks in the middle of it."""
+
+    def begin(self) -> None:
+        try:
+            first = self.fp.peek(1)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise _NothingReadError(exc.strerror or repr(exc)) from exc
+        if not first:
+            raise _NothingReadError("it was closed")
+        super().begin()
+
+
+def _read_body(
+    response: http.client.HTTPResponse, sock: socket.socket, deadline_s: float, limit_bytes: int
+) -> bytearray:
+    length = response.length
+    if length is not None and length > limit_bytes:
+        raise TooLarge(
+            f"the answer has {length} bytes; the limit is {limit_bytes}: ask for fewer outputs or rows"
+        )
+    body = bytearray()
+    while len(body) != length:
+        sock.settimeout(_left_s(deadline_s))
+        chunk = response.read1(_READ_BYTES)
+        if not chunk:
+            break
+        body += chunk
+        if len(body) > limit_bytes:
+            raise TooLarge(f"the answer is over the limit of {limit_bytes} bytes")
+    if length is not None and len(body) != length:
+        raise http.client.IncompleteRead(b"", length - len(body))
+    response.close()  # before Python 3.12, `read1` leaves it open and the connection busy
+    return body
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s

@@ -1,0 +1,261 @@
+"""Both clients against a server that speaks the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from capamesh.client import AsyncClient, Client, Datatype, ModelEntry, Tensor, TensorSpec, asks
+from capamesh.protocol.errors import (
+    CapameshError,
+    ClientError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    LinkLost,
+    LocalError,
+    ModelNotFound,
+    NoCandidate,
+    Overloaded,
+    PeerError,
+    TooLarge,
+)
+from capamesh.protocol.tensors import Limits
+
+if TYPE_CHECKING:
+    from oip_servers import OipServer
+
+Connect = Callable[..., Any]
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_arrays_come_back_as_they_went(
+    server: OipServer, connect: Connect, is_binary: bool
+) -> None:
+    inputs = {
+        "F": np.array([[1.5, -2.25], [0.1, 3e38]], np.float32),
+        "D": np.array(0.1),
+        "I": np.array([2**63 - 1, -(2**63)]),
+        "B": np.array([True, False]),
+        "E": np.zeros((0, 3), np.uint8),
+        "T": np.arange(6, dtype=np.int16).reshape(2, 3).T,
+    }
+    outputs = connect(server.url).infer("echo", inputs, is_binary=is_binary)
+    assert list(outputs) == list(inputs)
+    for name, array in inputs.items():
+        assert outputs[name].dtype == array.dtype
+        np.testing.assert_array_equal(outputs[name], array)
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_text_goes_as_lists_or_objects_and_comes_back_as_bytes(
+    server: OipServer, connect: Connect, is_binary: bool
+) -> None:
+    outputs = connect(server.url).infer(
+        "echo",
+        {"A": [["a", b"b"], ["ä", ""]], "B": np.array([b"x\0", "y"], dtype=object), "C": "one"},
+        is_binary=is_binary,
+    )
+    assert outputs["A"].tolist() == [[b"a", b"b"], ["ä".encode(), b""]]
+    assert outputs["A"].dtype == object
+    assert outputs["B"].tolist() == [b"x\0", b"y"]
+    assert outputs["C"].shape == ()
+
+
+def test_bf16_goes_as_a_tensor_and_comes_back_as_float32(
+    server: OipServer, connect: Connect
+) -> None:
+    tensor = Tensor.from_numpy("any", np.array([1.0, 1.00390625], np.float32), Datatype.BF16)
+    output = connect(server.url).infer("echo", {"X": tensor})["X"]
+    assert server.asked[0].inputs[0].datatype is Datatype.BF16
+    assert output.dtype == np.float32
+    assert output.tolist() == [1.0, 1.0]
+
+
+def test_a_large_body_is_sent_and_read_whole(server: OipServer, connect: Connect) -> None:
+    array = np.random.default_rng(7).integers(0, 255, 3_000_001, dtype=np.uint8)
+    np.testing.assert_array_equal(connect(server.url).infer("echo", {"X": array})["X"], array)
+
+
+def test_version_outputs_id_and_deadline_reach_the_router(
+    server: OipServer, connect: Connect
+) -> None:
+    one = np.ones(1, np.float32)
+    outputs = connect(server.url).infer(
+        "echo", {"X": one, "Y": one}, version="3", outputs=["Y"], id="r1", timeout_s=1.5
+    )
+    assert list(outputs) == ["Y"]
+    asked = server.asked[0]
+    assert (asked.version, asked.id, dict(asked.parameters)) == ("3", "r1", {"timeout": 1_500_000})
+
+
+def test_a_model_name_with_odd_characters_stays_one_name(
+    server: OipServer, connect: Connect
+) -> None:
+    connect(server.url).infer("a/b %?#", {"X": np.ones(1)})
+    assert server.asked[0].model == "a/b %?#"
+    assert server.paths == ["/v2/models/a%2Fb%20%25%3F%23/infer"]
+
+
+def test_without_a_deadline_none_is_sent(server: OipServer, connect: Connect) -> None:
+    connect(server.url).infer("echo", {"X": np.ones(1)})
+    connect(server.url, timeout_s=2.0).infer("echo", {"X": np.ones(1)})
+    assert [dict(asked.parameters) for asked in server.asked] == [{}, {"timeout": 2_000_000}]
+
+
+def test_the_pages_come_as_values(server: OipServer, connect: Connect) -> None:
+    client = connect(server.url)
+    assert client.models() == [
+        ModelEntry("echo", "1", "READY", ""),
+        ModelEntry("echo", "2", "UNAVAILABLE", "no memory"),
+    ]
+    metadata = client.metadata("echo")
+    assert metadata.versions == ("1", "2")
+    assert metadata.inputs == (TensorSpec("X", Datatype.FP32, (-1, 2)),)
+    assert metadata.outputs == (TensorSpec("Y", Datatype.INT64, (-1,)),)
+    assert client.nodes() == [{"peer_id": "12D3KooW"}]
+    assert client.revoke(b"signed") == 7
+    assert server.revocations == [b"signed"]
+
+
+def test_readiness_is_the_answer_not_an_error(server: OipServer, connect: Connect) -> None:
+    client = connect(server.url)
+    assert client.is_ready()
+    assert client.is_ready("echo")
+    assert not client.is_ready("busy")
+    assert not client.is_ready("absent")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (404, "model_not_found", ModelNotFound),
+        (503, "overloaded", Overloaded),
+        (503, "no_candidate", NoCandidate),
+        (400, "invalid_request", InvalidRequest),
+        (504, "deadline_exceeded", DeadlineExceeded),
+        (418, "of_the_future", PeerError),
+    ],
+)
+def test_the_routers_error_comes_back_as_its_class(
+    server: OipServer, connect: Connect, status: int, code: str, kind: type[CapameshError]
+) -> None:
+    server.failure = (status, {"X-Capamesh-Error": code}, b'{"error": "why, and what to do"}')
+    with pytest.raises(kind) as caught:
+        connect(server.url).infer("fails", {"X": np.ones(1)})
+    assert type(caught.value) is kind
+    assert caught.value.message == "why, and what to do"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (502, b"<h1>Bad\n Gateway</h1>", LinkLost),
+        (503, b"", Overloaded),
+        (413, b'{"error": "too much"}', TooLarge),
+        (404, b"Not Found", ClientError),
+        (301, b"", PeerError),
+        (500, b"\xff", PeerError),
+    ],
+)
+def test_a_proxys_error_names_the_router_the_status_and_what_it_said(
+    server: OipServer, connect: Connect, status: int, body: bytes, kind: type[CapameshError]
+) -> None:
+    server.failure = (status, {}, body)
+    with pytest.raises(kind, match=f"{server.url} answered with HTTP status {status}: ") as caught:
+        connect(server.url).infer("fails", {"X": np.ones(1)})
+    assert type(caught.value) is kind
+
+
+def test_a_router_that_is_not_there_is_named(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(LinkLost, match=f"cannot reach a router at {url}: .*capamesh dev up"):
+        connect(url).nodes()
+
+
+def test_a_router_that_is_silent_past_the_deadline_is_named(
+    server: OipServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asks, "GRACE_S", 0.0)
+    with pytest.raises(
+        DeadlineExceeded, match=f"no answer from {server.url} to POST .*slow/infer within 0.05 s"
+    ):
+        connect(server.url).infer("slow", {"X": np.ones(1)}, timeout_s=0.05)
+
+
+def test_an_answer_over_the_limit_is_refused(server: OipServer, connect: Connect) -> None:
+    server.failure = (500, {}, b"x" * 2000)
+    client = connect(server.url, limits=Limits(max_message_bytes=1000))
+    with pytest.raises(TooLarge, match="2000 bytes; the limit is 1000"):
+        client.infer("fails", {"X": np.ones(1)})
+    assert client.is_ready()  # on another connection
+
+
+def test_a_closed_client_says_so_and_may_be_closed_again(
+    server: OipServer, connect: Connect
+) -> None:
+    client = connect(server.url)
+    client.is_ready()
+    client.close()
+    client.close()
+    with pytest.raises(LocalError, match="closed"):
+        client.is_ready()
+
+
+def test_requests_one_after_another_use_one_connection(server: OipServer, connect: Connect) -> None:
+    client = connect(server.url)
+    for _ in range(5):
+        client.infer("echo", {"X": np.ones(1)})
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"X": [1, 2]}, {"X": [["a"], ["b", "c"]]}, {"X": {"a": 1}}, {"X": np.ones(1, complex)}],
+)
+def test_inputs_that_are_no_tensors_are_refused_before_anything_is_sent(
+    connect: Connect, inputs: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        connect("http://127.0.0.1:1").infer("echo", inputs)
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"outputs": "Y"}]
+)
+def test_odd_options_are_refused(connect: Connect, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        connect("http://127.0.0.1:1").infer("echo", {"X": np.ones(1)}, **options)
+
+
+def test_a_wrong_url_is_said_at_once(connect: Connect) -> None:
+    with pytest.raises(ConfigError, match="neither http nor https"):
+        connect("ftp://router")
+
+
+def test_threads_share_a_client(server: OipServer) -> None:
+    with Client(server.url) as client, ThreadPoolExecutor(8) as threads:
+        answers = list(
+            threads.map(lambda n: client.infer("echo", {"X": np.array([n])})["X"][0], range(200))
+        )
+    assert answers == list(range(200))
+    assert len(server.connections) <= 8
+
+
+async def test_the_sync_client_works_where_a_loop_runs(server: OipServer) -> None:
+    with Client(server.url) as client:
+        assert client.infer("echo", {"X": np.array([4])})["X"].tolist() == [4]
+
+
+async def test_the_async_client_sends_many_at_once(server: OipServer) -> None:
+    async with AsyncClient(server.url, max_connections=10) as client, asyncio.TaskGroup() as tasks:
+        runs = [tasks.create_task(client.infer("echo", {"X": np.array([n])})) for n in range(100)]
+    assert [run.result()["X"][0] for run in runs] == list(range(100))
+    assert len(server.connections) == 10

@@ -1,0 +1,200 @@
+"""Servers for the clients to talk to: one that speaks the protocol, one that does what a script says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+from aiohttp import web
+
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    InferRequest,
+    InferResponse,
+    decode_request,
+    encode_response,
+    index_entry,
+    model_metadata_body,
+    parse_header_length,
+)
+from capamesh.protocol.oip.metadata import IndexState
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+
+class OipServer:
+    """Speaks the protocol: `echo` answers its inputs, `fails` an error, `slow` never."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[InferRequest] = []
+        self.paths: list[str] = []
+        self.revocations: list[bytes] = []
+        self.failure: tuple[int, dict[str, str], bytes] = (500, {}, b"")
+        self.connections: set[tuple[str, int]] = set()
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=2**26)
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            application.router.add_post(f"{model}/infer", self.infer)
+            application.router.add_get(model, self.metadata)
+            application.router.add_get(f"{model}/ready", self.model_ready)
+        application.router.add_get("/v2/health/ready", self.ready)
+        application.router.add_post("/v2/repository/index", self.index)
+        application.router.add_get("/v1/nodes", self.nodes)
+        application.router.add_post("/v1/revocations", self.revoke)
+        return application
+
+    async def infer(self, request: web.Request) -> web.Response:
+        self.connections.add(request.transport.get_extra_info("peername"))
+        self.paths.append(request.raw_path)
+        match request.match_info["model"]:
+            case "fails":
+                status, headers, body = self.failure
+                return web.Response(status=status, headers=headers, body=body)
+            case "slow":
+                await asyncio.sleep(60)
+        body = await request.read()
+        length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
+        asked = decode_request(
+            request.match_info["model"], request.match_info.get("version", ""), body, length
+        )
+        self.asked.append(asked)
+        answer = InferResponse(asked.model, "1", asked.id, asked.inputs)
+        buffers, json_bytes = encode_response(answer, asked)
+        headers = {} if json_bytes is None else {HEADER_LENGTH_NAME: str(json_bytes)}
+        return web.Response(body=b"".join(buffers), headers=headers)
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        if request.match_info["model"] == "absent":
+            return web.json_response(
+                {"error": "no node hosts model 'absent'"},
+                status=404,
+                headers={"X-Capamesh-Error": "model_not_found"},
+            )
+        return web.json_response(
+            model_metadata_body(
+                "echo",
+                ["1", "2"],
+                [TensorSpec("X", Datatype.FP32, (-1, 2))],
+                [TensorSpec("Y", Datatype.INT64, (-1,))],
+            )
+        )
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        status = {"echo": 200, "absent": 404}.get(request.match_info["model"], 503)
+        return web.json_response({}, status=status)
+
+    async def ready(self, _: web.Request) -> web.Response:
+        return web.json_response({"ready": True})
+
+    async def index(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            [
+                index_entry("echo", "1", IndexState.READY),
+                index_entry("echo", "2", IndexState.UNAVAILABLE, reason="no memory"),
+            ]
+        )
+
+    async def nodes(self, _: web.Request) -> web.Response:
+        return web.json_response({"nodes": [{"peer_id": "12D3KooW"}]})
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        self.revocations.append(await request.read())
+        return web.json_response({"version": 7})
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[OipServer]:
+    served = OipServer()
+    loop = asyncio.new_event_loop()
+    is_up, stop = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        runner = web.AppRunner(served.application(), shutdown_timeout=0, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        is_up.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert is_up.wait(10)
+    yield served
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(10)
+    loop.close()
+
+
+Script = Callable[[socket.socket], None]
+"""What a scripted server does on one connection."""
+
+
+class ScriptedServer:
+    """Does on its n-th connection what the n-th script says, whatever HTTP thinks of it."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self._scripts = scripts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(10)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.accepted = 0
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for script in self._scripts:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(10)
+                script(connection)
+
+    def close(self) -> None:
+        # A connection of our own wakes the thread if it still waits for one.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Return one whole request."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        if not more:
+            raise ConnectionError
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return body
+
+
+def answer(body: bytes, *, length: int | None = None) -> bytes:
+    """Return an HTTP answer of JSON."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body) if length is None else length,
+        body,
+    )
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a reset instead of an end."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

@@ -1,0 +1,370 @@
+"""The command line in this process: its tree, its options, its errors and exit statuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from capamesh.cli import fleet, services, status
+from capamesh.cli.__main__ import run
+from capamesh.cli.application import application
+from capamesh.cli.local_cluster import is_routable
+from capamesh.node.settings import NodeSettings
+from capamesh.protocol.errors import ConfigError, LocalError
+from capamesh.protocol.home import LOCK_FILE, MemberHome
+from capamesh.protocol.network import NetworkOwner, RevocationList
+from capamesh.protocol.tensors import Limits
+from capamesh.router.settings import RouterSettings
+
+COMMANDS = [
+    (),
+    ("dev",),
+    ("dev", "up"),
+    ("infer",),
+    ("models",),
+    ("nodes",),
+    ("network",),
+    ("network", "create"),
+    ("network", "token"),
+    ("network", "revoke"),
+    ("node",),
+    ("node", "run"),
+    ("node", "status"),
+    ("router",),
+    ("router", "run"),
+    ("router", "status"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CAPAMESH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_page_has_examples(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--help"]) == 0
+    assert "Examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [(), ("dev",), ("network",), ("node",), ("router",)])
+def test_a_group_alone_shows_its_help(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 0
+    assert "Examples:" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"capamesh \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bogus"], "No such command 'bogus'; see: capamesh --help"),
+        (["infer"], "Missing argument 'MODEL'; see: capamesh infer --help"),
+        (["nodes", "--rooter", "x"], "No such option: --rooter"),
+        (["dev", "up", "--nodes", "0"], "--nodes"),
+        (["network", "token", "--role", "king"], "'king' is neither node nor router"),
+        (["network", "revoke"], "name a peer id or an invite"),
+        (["router", "run", "--data", "d", "--http", "x"], "no HOST:PORT"),
+        (
+            ["node", "run", "--data", "d", "--models", "m", "--token", "a", "--token-file", "b"],
+            "one of",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("capamesh: error: ")
+    assert said.err.count("\n") == 1
+    assert message in said.err
+
+
+def fail_with(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_failure_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(status, "read_status", fail_with(ConfigError("two\nlines")))
+    assert run(["node", "status", "--data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "capamesh: error: two lines\n"
+
+
+def test_errors_of_a_services_tasks_are_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    group = ExceptionGroup("tasks", [ConfigError("a"), ExceptionGroup("more", [LocalError("b")])])
+    monkeypatch.setattr(status, "read_status", fail_with(group))
+    assert run(["node", "status", "--data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "capamesh: error: a\ncapamesh: error: b\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    group = ExceptionGroup("tasks", [ConfigError("a"), ZeroDivisionError()])
+    monkeypatch.setattr(status, "read_status", fail_with(group))
+    with pytest.raises(ExceptionGroup):
+        run(["node", "status", "--data", str(tmp_path)])
+
+
+def test_an_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(status, "read_status", fail_with(KeyboardInterrupt()))
+    assert run(["node", "status", "--data", str(tmp_path)]) == 130
+
+
+@pytest.fixture
+def node_settings(monkeypatch: pytest.MonkeyPatch) -> list[NodeSettings]:
+    kept: list[NodeSettings] = []
+    monkeypatch.setattr(services, "run_node", kept.append)
+    return kept
+
+
+@pytest.fixture
+def router_settings(monkeypatch: pytest.MonkeyPatch) -> list[RouterSettings]:
+    kept: list[RouterSettings] = []
+    monkeypatch.setattr(services, "run_router", kept.append)
+    return kept
+
+
+def test_the_defaults_are_the_settings_own(
+    node_settings: list[NodeSettings], router_settings: list[RouterSettings]
+) -> None:
+    assert run(["node", "run", "--data", "d", "--models", "m"]) == 0
+    assert run(["router", "run", "--data", "d"]) == 0
+    assert node_settings == [NodeSettings(data_folder=Path("d"), models_folder=Path("m"))]
+    assert router_settings == [RouterSettings(data_folder=Path("d"))]
+
+
+def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> None:
+    line = (
+        "node run --data d --models m --token t --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
+        "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
+        "--drain 3 --dial-only"
+    )
+    assert run(line.split()) == 0
+    given = NodeSettings(
+        data_folder=Path("d"),
+        models_folder=Path("m"),
+        token="t",  # noqa: S106 - no secret
+        bootstrap=("/a", "/b"),
+        host="0.0.0.0",  # noqa: S104 - nothing listens here
+        port=5000,
+        mesh_port=4001,
+        advertised_host="me",
+        use_mdns=True,
+        region="eu",
+        price_per_million=1.5,
+        threads=2,
+        max_in_flight=9,
+        drain_s=3.0,
+        is_dialing=True,
+    )
+    assert node_settings == [given]
+    default = NodeSettings(data_folder=Path(), models_folder=Path())
+    for field in dataclasses.fields(NodeSettings):
+        assert getattr(given, field.name) != getattr(default, field.name), "not covered above"
+
+
+def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
+    line = (
+        "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4001 --links 10.0.0.1:5000 "
+        "--advertise me --mdns --region eu --policy other --timeout 2 --drain 3 --max-message-mib 1 "
+        "--max-json-mib 2"
+    )
+    assert run(line.split()) == 0
+    given = RouterSettings(
+        data_folder=Path("d"),
+        token="t",  # noqa: S106 - no secret
+        bootstrap=("/a",),
+        http_host="0.0.0.0",  # noqa: S104 - nothing listens here
+        http_port=80,
+        mesh_host="::",
+        mesh_port=4001,
+        link_host="10.0.0.1",
+        link_port=5000,
+        advertised_host="me",
+        use_mdns=True,
+        region="eu",
+        policy="other",
+        timeout_s=2.0,
+        drain_s=3.0,
+        limits=Limits(max_message_bytes=2**20, max_json_bytes=2**21),
+    )
+    assert router_settings == [given]
+    default = RouterSettings(data_folder=Path())
+    for field in dataclasses.fields(RouterSettings):
+        assert getattr(given, field.name) != getattr(default, field.name), "not covered above"
+
+
+def test_variables_set_options_and_the_token_leaves_the_environment(
+    node_settings: list[NodeSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "DATA": "d",
+        "MODELS": "m",
+        "TOKEN": "t",
+        "BOOTSTRAP": "/a /b",
+        "DIAL_ONLY": "1",
+        "PORT": "7",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"CAPAMESH_{name}", value)
+    assert run(["node", "run", "--port", "8"]) == 0
+    (settings,) = node_settings
+    assert (settings.token, settings.bootstrap, settings.port) == ("t", ("/a", "/b"), 8)
+    assert settings.is_dialing
+    assert "CAPAMESH_TOKEN" not in os.environ
+
+
+def test_an_empty_token_variable_is_no_token(
+    node_settings: list[NodeSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPAMESH_TOKEN", "")
+    assert run(["node", "run", "--data", "d", "--models", "m"]) == 0
+    assert node_settings[0].token is None
+
+
+def test_a_token_comes_from_a_file_or_standard_input(
+    node_settings: list[NodeSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("from-file\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from-input\n"))
+    for source in (str(tmp_path / "token"), "-"):
+        assert run(["node", "run", "--data", "d", "--models", "m", "--token-file", source]) == 0
+    assert [settings.token for settings in node_settings] == ["from-file\n", "from-input\n"]
+
+
+def test_an_absent_token_file_is_named(
+    node_settings: list[NodeSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["node", "run", "--data", "d", "--models", "m", "--token-file", "/absent"]) == 1
+    assert "cannot read the join token from /absent" in capsys.readouterr().err
+    assert node_settings == []
+
+
+def test_a_member_is_healthy_only_while_it_runs_and_is_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = MemberHome(tmp_path)
+    command = ["node", "status", "--data", str(tmp_path), "--json"]
+    home.write_status({"role": "node", "state": "ready", "pid": 1})
+    assert run(command) == 1  # nobody holds the folder
+    with (tmp_path / LOCK_FILE).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(command) == 0
+        home.write_status({"role": "node", "state": "starting", "pid": 1})
+        assert run(command) == 1
+    capsys.readouterr()
+    home.write_status({"role": "router", "state": "ready", "pid": 1})
+    assert run(command) == 1
+    assert "is the home of a router: ask capamesh router status" in capsys.readouterr().err
+
+
+def test_a_revocation_that_cannot_be_handed_over_is_saved_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path)
+    assert run(["network", "create", "home", "--dir", folder]) == 0
+    owner = NetworkOwner.load(tmp_path)
+    serial = "ab" * 20
+    line = ["network", "revoke", "--dir", folder, "--router", "http://127.0.0.1:1"]
+    capsys.readouterr()
+    assert run([*line, serial]) == 1
+    said = capsys.readouterr().err
+    assert f"version 1 is saved in {folder}, but not handed over: cannot reach" in said
+    assert f"try again: capamesh network revoke --dir {folder} --router" in said
+    assert RevocationList.load(tmp_path, owner.ca_der).invites == {serial}
+
+
+def test_a_token_that_would_never_end_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path)
+    run(["network", "create", "home", "--dir", folder])
+    line = ["network", "token", "--dir", folder, "--role", "node", "--expires"]
+    capsys.readouterr()
+    assert run([*line, "9999999d"]) == 2
+    assert run([*line, "1d", "--bootstrap", "not an address"]) == 1
+    assert run([*line, "1d", "--json"]) == 0
+    token = json.loads(capsys.readouterr().out)
+    assert re.fullmatch("[0-9a-f]{40}", token["invite"])
+
+
+NODE = {
+    "models": [{"name": "a", "state": "ready"}, {"name": "b", "state": "loading"}],
+    "links": [{"is_usable": False}, {"is_usable": True}],
+}
+
+
+def test_a_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
+    assert is_routable(NODE, ["a"])
+    assert not is_routable(NODE, ["a", "b"])
+    assert not is_routable(NODE, None)
+    assert is_routable({**NODE, "models": [{"name": "a", "state": "ready"}]}, None)
+    assert not is_routable({**NODE, "models": []}, None)
+    assert not is_routable({**NODE, "links": [{"is_usable": False}]}, ["a"])
+    assert not is_routable({**NODE, "is_draining": True}, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("node", "state"),
+    [
+        ({"links": [{"is_usable": True}]}, "usable"),
+        ({"links": [], "is_draining": True}, "draining"),
+        ({"links": []}, "no link"),
+        ({"links": [{"is_usable": False, "last_error": "refused"}]}, "not usable: refused"),
+        (NODE, "usable 1 of 2 devices"),
+    ],
+)
+def test_a_nodes_state_is_said_in_words(node: dict[str, object], state: str) -> None:
+    assert fleet._row(node)[1] == state
+
+
+def test_the_commands_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from capamesh.cli.__main__ import run; run(['--help']);"
+        "heavy = {'numpy', 'aiohttp', 'onnxruntime', 'cryptography', 'libp2p'} & set(sys.modules);"
+        "import capamesh.cli.services, capamesh.cli.cluster_session;"
+        "heavy |= {'onnxruntime', 'libp2p'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_tree_is_the_one_tested_here() -> None:
+    def walk(command: object, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+        found = [path]
+        for name, inner in getattr(command, "commands", {}).items():
+            found += walk(inner, (*path, name))
+        return found
+
+    assert sorted(walk(typer.main.get_command(application), ())) == sorted(COMMANDS)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.client.address import RouterAddress
+from capamesh.protocol.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("router:8000", "http://router:8000"),
+        ("router", "http://router:80"),
+        ("https://host/mesh/", "https://host:443/mesh"),
+        (" http://[::1]:8000 ", "http://[::1]:8000"),
+    ],
+)
+def test_a_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
+    assert RouterAddress.parse(url).url == whole
+    assert RouterAddress.parse(whole).url == whole
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("", "names no host"),
+        ("http://", "names no host"),
+        ("ftp://host", "'ftp' is neither http nor https"),
+        ("http://host:99999", "range"),
+        ("http://host:x", "Port"),
+        ("http://user@host", "user name"),
+        ("http://host/?a=1", "query"),
+        ("http://ho st", "blanks"),
+    ],
+)
+def test_what_is_no_url_is_refused_with_the_reason(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        RouterAddress.parse(url)
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_refused(url: str) -> None:
+    try:
+        address = RouterAddress.parse(url)
+    except ConfigError:
+        return
+    assert RouterAddress.parse(address.url) == address

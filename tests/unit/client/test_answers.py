@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.client.answers import (
+    Answer,
+    failure_of,
+    read_metadata,
+    read_models,
+    read_nodes,
+    read_version,
+)
+from capamesh.protocol.errors import CapameshError, ProtocolViolation
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "inputs", "outputs", "shape", "datatype", "nodes", "version"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_json_is_read_or_is_a_violation(value: object) -> None:
+    answer = Answer(200, json.dumps(value).encode())
+    for read in (read_models, read_metadata, read_nodes, read_version):
+        with contextlib.suppress(ProtocolViolation):
+            read(answer)
+
+
+@given(st.integers(100, 599), st.binary(max_size=400), st.none() | st.text(max_size=20))
+def test_any_failure_is_an_error_of_the_tree(status: int, body: bytes, code: str | None) -> None:
+    error = failure_of(Answer(status, body, code), "http://router:8000")
+    assert isinstance(error, CapameshError)
+    assert error.message
+
+
+def test_a_failure_with_code_and_message_says_just_the_message() -> None:
+    error = failure_of(Answer(503, b'{"error": "queue of 5 is full"}', "overloaded"), "http://r:1")
+    assert (error.code, error.message) == ("overloaded", "queue of 5 is full")
+
+
+def test_a_failure_without_our_body_shows_its_beginning_on_one_line() -> None:
+    error = failure_of(Answer(502, b"<html>\n" + b"x" * 1000, "overloaded"), "http://r:1")
+    assert error.message == f"http://r:1 answered with HTTP status 502: <html> {'x' * 293}"
+
+
+@pytest.mark.parametrize("dims", [["a"], [1.5], None])
+def test_metadata_with_odd_shapes_is_a_violation(dims: object) -> None:
+    spec = {"name": "X", "datatype": "FP32", "shape": dims}
+    body = json.dumps({"name": "m", "inputs": [spec], "outputs": []}).encode()
+    with pytest.raises(ProtocolViolation, match="metadata"):
+        read_metadata(Answer(200, body))
