@@ -171,6 +171,6 @@ _BY_CODE = _walk(CapameshError)
 def from_wire(code: str, message: str) -> CapameshError:
     """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`."""
     kind = _BY_CODE.get(code, PeerError)
-    if kind is AdvertRejected:
-        kind = PeerError
+    if kind is AdvertRejected or not issubclass(kind, ClientError | PeerError):
+        kind = PeerError  # what is local to the peer is, seen from here, the peer's fault
     return kind(message)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs] - it ships no types
 
@@ -12,6 +13,10 @@ _unpackb = cast("Callable[..., object]", msgpack.unpackb)  # pyright: ignore[rep
 
 MAX_MAP_ITEMS = 256
 """Ten times the fields of today's largest map: a guess that leaves room for unknown fields."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60  # guess: enough to recognize a value
 
 
 def pack(value: object) -> bytes:
@@ -37,6 +42,14 @@ def unpack_strictly(raw: bytes, *, max_array_items: int) -> object:
     return _unpack(raw, max_array_items, _unique)
 
 
+def shown(value: object) -> str:
+    """Return an unpacked value for an error message: short, however long or deep it is.
+
+    `repr` alone raises `RecursionError` on arrays nested as deep as the unpacker allows.
+    """
+    return _SHORT.repr(value)
+
+
 def _unpack(raw: bytes, max_array_items: int, pairs_hook: Callable[..., Any] | None) -> object:
     try:
         return _unpackb(
@@ -50,10 +63,15 @@ def _unpack(raw: bytes, max_array_items: int, pairs_hook: Callable[..., Any] | N
             max_array_len=max_array_items,
             max_map_len=MAX_MAP_ITEMS,
             max_ext_len=0,
+            ext_hook=_refuse_extension,
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
         # some of msgpack's own have no text
         raise ValueError(str(exc) or f"msgpack {type(exc).__name__}") from exc
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"an extension of type {code} and {len(data)} bytes; there are none")
 
 
 def _unique(pairs: list[tuple[object, object]]) -> dict[str, object]:

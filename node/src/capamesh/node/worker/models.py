@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from capamesh.node.backend import Backend, LoadedModel
 
+_ADVERTISABLE = re.compile(r"[0-9]{1,20}")
+"""What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
 UNVERIFIED = "unverified"
 """Stands for the provider while no model has shown which it is."""
 
@@ -94,6 +97,8 @@ class HostedModels:
             self._log.warning(
                 "model_refused", model=refused.name, version=refused.version, reason=refused.reason
             )
+            if not _ADVERTISABLE.fullmatch(refused.version):
+                continue  # the log alone can say it: an advert names versions
             name, version = ModelName(refused.name), ModelVersion(refused.version)
             self._offers[name, version] = ModelOffer(
                 name, version, "", ModelState.FAILED, refused.reason, (), ()

@@ -13,7 +13,7 @@ from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.hello import unpack_map
 from capamesh.protocol.links.outgoing import Buffer
-from capamesh.protocol.packed import pack
+from capamesh.protocol.packed import pack, shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked
 
 
@@ -81,13 +81,17 @@ def decode_call(meta: bytes, body: memoryview, limits: Limits) -> tuple[InferCal
     model, version, outputs = raw.get("m"), raw.get("v", ""), raw.get("o", [])
     budget_ms = raw.get("b")
     if not isinstance(model, str) or not isinstance(version, str):
-        raise InvalidRequest(f"a call for model {model!r} version {version!r}: both must be text")
+        raise InvalidRequest(
+            f"a call for model {shown(model)} version {shown(version)}: both must be text"
+        )
     if not isinstance(outputs, list) or not all(
         isinstance(name, str) for name in cast(list[object], outputs)
     ):
         raise InvalidRequest("a call whose outputs are not a list of names")
     if budget_ms is not None and type(budget_ms) is not int:
-        raise InvalidRequest(f"a call with budget {budget_ms!r}: whole milliseconds are expected")
+        raise InvalidRequest(
+            f"a call with budget {shown(budget_ms)}: whole milliseconds are expected"
+        )
     call = InferCall(
         model=ModelName(model),
         version=ModelVersion(version),
@@ -115,7 +119,7 @@ def decode_answer(meta: bytes, body: memoryview, limits: Limits) -> InferAnswer:
     version, queue_us, run_us = raw.get("v"), raw.get("q"), raw.get("r")
     if not isinstance(version, str) or type(queue_us) is not int or type(run_us) is not int:
         raise ProtocolViolation(
-            f"an answer with version {version!r}, times {queue_us!r}, {run_us!r}"
+            f"an answer with version {shown(version)}, times {shown(queue_us)}, {shown(run_us)}"
         )
     try:
         outputs = _tensors(raw.get("o"), body, limits)
@@ -141,7 +145,7 @@ def _load_values(load: LoadReport) -> tuple[int, ...]:
 def _load(raw: object) -> LoadReport:
     values = cast(list[object], raw) if isinstance(raw, list) else []
     if len(values) < 6 or not all(type(value) is int and value >= 0 for value in values[:6]):
-        raise ProtocolViolation(f"a load of {raw!r}: six counts are expected")
+        raise ProtocolViolation(f"a load of {shown(raw)}: six counts are expected")
     return LoadReport(*cast(list[int], values[:6]))
 
 
@@ -184,9 +188,9 @@ def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
                 kind = Datatype.of_name(datatype)
                 if kind is None:
                     raise InvalidRequest(
-                        f"tensor {name!r} has unknown datatype {datatype!r}; known: {', '.join(Datatype)}"
+                        f"tensor {name!r} has unknown datatype {shown(datatype)}; known: {', '.join(Datatype)}"
                     )
                 return name, kind, tuple(cast(list[int], dims)), size
     raise InvalidRequest(
-        f"a tensor described as {entry!r:.200}: name, datatype, shape, size are expected"
+        f"a tensor described as {shown(entry)}: name, datatype, shape, size are expected"
     )

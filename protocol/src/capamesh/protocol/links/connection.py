@@ -22,6 +22,7 @@ import numpy as np
 from capamesh.protocol.errors import (
     CapameshError,
     Overloaded,
+    PeerError,
     ProtocolViolation,
     TooLarge,
     from_wire,
@@ -120,10 +121,11 @@ class Connection:
     def ask(self, meta: bytes, body: Sequence[Buffer] = ()) -> int:
         """Send a request; return its stream."""
         peer = self._greeted()
-        self._check_outgoing(meta, body, peer)
-        if self._outgoing.queued_bytes > self._limits.send_bytes:
+        total = self._check_outgoing(meta, body, peer)
+        if self._outgoing.queued_bytes + total > self._limits.send_bytes:
             raise Overloaded(
-                f"{self._outgoing.queued_bytes} bytes wait for this peer; at most {self._limits.send_bytes}"
+                f"{self._outgoing.queued_bytes} bytes wait for this peer; no room for {total} more within"
+                f" {self._limits.send_bytes}"
             )
         stream = self._open()
         self._outgoing.message(
@@ -143,7 +145,6 @@ class Connection:
         if stream not in self._asked:
             return
         self._close_asked(stream)
-        self._outgoing.drop(stream)
         self._outgoing.frame(encode_frame(FrameKind.CANCEL, stream))
 
     # answering
@@ -271,9 +272,7 @@ class Connection:
             case FrameKind.CANCEL:
                 self._cancel_ended(stream)
             case FrameKind.GOAWAY:
-                self._events.append(
-                    GoawayReceived(str(unpack_map(meta, "GOAWAY").get("reason", "")))
-                )
+                self._events.append(GoawayReceived(_text(unpack_map(meta, "GOAWAY").get("reason"))))
             case FrameKind.HELLO:
                 self._hello_ended(meta)
             case _:
@@ -327,18 +326,22 @@ class Connection:
                 f"a second response on stream {stream} before the first has ended"
             )
         limits = self._limits
-        if total > limits.message_bytes or self._reserved_bytes + total > limits.receive_bytes:
-            self.cancel(stream)
-            self._events.append(
-                ErrorReceived(
-                    stream,
-                    TooLarge(
-                        f"an answer of {total} bytes; at most {limits.message_bytes} are taken"
-                    ),
-                )
+        error: CapameshError
+        if total > limits.message_bytes:
+            error = TooLarge(
+                f"an answer of {total} bytes; at most {limits.message_bytes} are taken"
             )
-            return None
-        return self._reserve(stream, meta, total, is_request=False)
+        elif self._reserved_bytes + total > limits.receive_bytes:
+            # not `Overloaded`: the peer did run the request
+            error = PeerError(
+                f"{self._reserved_bytes} bytes are being received; no room for an answer of {total}"
+                f" within {limits.receive_bytes}"
+            )
+        else:
+            return self._reserve(stream, meta, total, is_request=False)
+        self.cancel(stream)
+        self._events.append(ErrorReceived(stream, error))
+        return None
 
     def _reserve(self, stream: int, meta: bytes, total: int, *, is_request: bool) -> _Message:
         self._reserved_bytes += total
@@ -362,7 +365,7 @@ class Connection:
         self._reserved_bytes -= len(message.memory)
         is_final = bool(flags & FINAL)
         if is_final:
-            self._asked.discard(stream)
+            self._close_asked(stream)
         self._events.append(ResponseReceived(stream, message.meta, message.memory, is_final))
 
     def _error_ended(self, stream: int, meta: bytes) -> None:
@@ -370,8 +373,7 @@ class Connection:
             return
         raw = unpack_map(meta, "ERROR")
         self._close_asked(stream)
-        self._outgoing.drop(stream)
-        error = from_wire(str(raw.get("code", "")), str(raw.get("message", ""))[:MAX_ERROR_CHARS])
+        error = from_wire(_text(raw.get("code")), _text(raw.get("message"))[:MAX_ERROR_CHARS])
         self._events.append(ErrorReceived(stream, error))
 
     def _cancel_ended(self, stream: int) -> None:
@@ -390,6 +392,7 @@ class Connection:
 
     def _close_asked(self, stream: int) -> None:
         self._asked.discard(stream)
+        self._outgoing.drop(stream)  # a peer may answer before it has read the whole request
         message = self._messages.pop(stream, None)
         if message is not None:
             self._reserved_bytes -= len(message.memory)
@@ -408,7 +411,7 @@ class Connection:
             raise ProtocolViolation("the peer has not introduced itself yet")
         return self._peer_hello
 
-    def _check_outgoing(self, meta: bytes, body: Sequence[Buffer], peer: Hello) -> None:
+    def _check_outgoing(self, meta: bytes, body: Sequence[Buffer], peer: Hello) -> int:
         total = 0
         for part in body:
             total += part.nbytes if isinstance(part, memoryview) else len(part)
@@ -417,3 +420,9 @@ class Connection:
                 f"a message of {total} bytes with {len(meta)} of metadata; the peer takes"
                 f" {peer.message_bytes} and {self._limits.meta_bytes} at most"
             )
+        return total
+
+
+def _text(value: object) -> str:
+    """Return `value` if it is text, else none: `str` of a deeply nested list raises `RecursionError`."""
+    return value if isinstance(value, str) else ""

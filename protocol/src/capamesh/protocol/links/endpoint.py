@@ -104,7 +104,7 @@ class LinkEndpoint:
             if link is not None:
                 link.abort("not verified in time")
             raise LinkLost(f"no verified link to {address} within {patience_s} s") from exc
-        except OSError as exc:  # ssl.SSLError is one
+        except (OSError, UnicodeError) as exc:  # an ssl.SSLError; a name that IDNA refuses
             raise LinkLost(f"cannot reach {address}: {exc}") from exc
         except asyncio.CancelledError:
             if link is not None:

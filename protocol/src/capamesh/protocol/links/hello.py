@@ -8,7 +8,7 @@ from typing import Any, cast
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
-from capamesh.protocol.packed import pack, unpack
+from capamesh.protocol.packed import pack, shown, unpack
 
 MAX_ARRAY_ITEMS = 16_384
 """The most tensors of a message, see `tensors.Limits`."""
@@ -49,7 +49,7 @@ class Hello:
         version = raw.get("v")
         if type(version) is not int or version != WIRE_VERSION:
             raise ProtocolViolation(
-                f"the peer speaks link version {version!r}, this side {WIRE_VERSION}: upgrade the older"
+                f"the peer speaks link version {shown(version)}, this side {WIRE_VERSION}: upgrade the older"
             )
         network, chain, agent = raw.get("net"), raw.get("chain"), raw.get("agent")
         credit, message = raw.get("credit"), raw.get("message")
@@ -60,7 +60,9 @@ class Hello:
         ):
             raise ProtocolViolation("a HELLO whose chain is not a list of certificates")
         if type(credit) is not int or type(message) is not int or credit < 1 or message < 1:
-            raise ProtocolViolation(f"a HELLO with credit {credit!r} and message limit {message!r}")
+            raise ProtocolViolation(
+                f"a HELLO with credit {shown(credit)} and message limit {shown(message)}"
+            )
         return cls(
             network=NetworkId(network),
             chain=tuple(cast(list[bytes], chain)),

@@ -106,6 +106,7 @@ class Link(asyncio.BufferedProtocol):
         self._is_flush_due = False
         self._is_paused = False
         self._end_reason: str | None = None
+        self._goaway_reason = ""
         self._hello: Hello | None = None
         self._certificate = b""
         self._last_heard_s = self._loop.time()
@@ -207,12 +208,15 @@ class Link(asyncio.BufferedProtocol):
         if self._end_reason is not None:
             return
         self._end_reason = reason
+        self._fail_all(self._lost(reason))
         if self._transport is not None:
             self._core.goaway(reason)
             self._write()
             self._transport.close()
+            if self._timer is not None:
+                self._timer.cancel()
             # a peer that does not read must not keep the socket open
-            self._loop.call_later(self._times.hello_s, self._transport.abort)
+            self._timer = self._loop.call_later(self._times.hello_s, self._transport.abort)
 
     def abort(self, reason: str) -> None:
         """End the link without another byte, for a peer that broke the rules or is silent."""
@@ -238,18 +242,17 @@ class Link(asyncio.BufferedProtocol):
         """Part of `BufferedProtocol`."""
         if self._end_reason is None:
             self._end_reason = f"the connection was lost: {exc}" if exc else "the peer closed it"
+            if self._goaway_reason:
+                self._end_reason += f": {self._goaway_reason}"
+            elif self._hello is None and exc is None:
+                # asyncio's servers do not send the TLS alert that would say so
+                self._end_reason += " before its HELLO: it may not accept this member's certificate"
         reason = self._end_reason
         if self._timer is not None:
             self._timer.cancel()
-        lost = LinkLost(f"the link to {self._peer_name()} ended: {reason}")
-        for waiting in self._waiting.values():
-            _fail(waiting, LinkLost(lost.message))
-        for probing in self._probing.values():
-            _fail(probing, LinkLost(lost.message))
-        self._waiting.clear()
-        self._probing.clear()
+        self._fail_all(self._lost(reason))
         if not self.up.done():
-            self.up.set_exception(lost)
+            self.up.set_exception(self._lost(reason))
             self.up.exception()  # whoever dialled may have gone; not reading it is no fault
         self._owner.link_down(self, reason)
         if not self._ended.done():
@@ -292,9 +295,13 @@ class Link(asyncio.BufferedProtocol):
     def _act(self, event: Event) -> None:
         match event:
             case ResponseReceived():
+                if event.stream in self._probing:
+                    raise ProtocolViolation(f"a response to the probe on stream {event.stream}")
                 waiting = self._waiting.pop(event.stream, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(Answer(event.meta, event.body))
+                if not event.is_final:
+                    self._core.cancel(event.stream)  # one answer is all that was asked for
             case RequestReceived():
                 if self.member is None:
                     raise ProtocolViolation("a request before the peer was verified")
@@ -311,12 +318,15 @@ class Link(asyncio.BufferedProtocol):
                 self._core.send_load(event.stream, self._owner.load(event.meta))
             case LoadReceived():
                 probing = self._probing.pop(event.stream, None)
-                if probing is not None and not probing.done():
+                if probing is None:
+                    raise ProtocolViolation(f"a load for the request on stream {event.stream}")
+                if not probing.done():
                     probing.set_result(event.meta)
             case HelloReceived():
                 self._greet(event.hello)
             case GoawayReceived():
                 self.is_draining = True
+                self._goaway_reason = event.reason
                 self._owner.goaway_received(self, event.reason)
             case PongReceived():
                 pass
@@ -349,9 +359,9 @@ class Link(asyncio.BufferedProtocol):
         if silent_s > self._times.silent_s:
             self.abort(f"silent for {silent_s:.1f} s")
             return
-        if silent_s >= self._times.ping_every_s:
-            self._core.ping(0)
-            self._flush_soon()
+        # Also to a peer that sends all the time: its own pings may wait behind what it sends.
+        self._core.ping(0)
+        self._flush_soon()
         self._tick_later()
 
     def _tick_later(self) -> None:
@@ -382,6 +392,15 @@ class Link(asyncio.BufferedProtocol):
                 transport.write(buffers[0])
             else:
                 transport.writelines(buffers)
+
+    def _fail_all(self, lost: LinkLost) -> None:
+        for asked in (*self._waiting.values(), *self._probing.values()):
+            _fail(asked, LinkLost(lost.message))
+        self._waiting.clear()
+        self._probing.clear()
+
+    def _lost(self, reason: str) -> LinkLost:
+        return LinkLost(f"the link to {self._peer_name()} ended: {reason}")
 
     def _peer_name(self) -> str:
         return self.member.peer_id if self.member is not None else "an unverified peer"

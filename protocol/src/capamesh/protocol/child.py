@@ -1,0 +1,204 @@
+"""Starts a child process, talks to it over a channel, and restarts it when it dies or hangs. Does IO."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.channel.backoff import Backoff, RestartPolicy, SilenceWatch
+from capamesh.protocol.channel.framing import PING, PONG, Message
+from capamesh.protocol.errors import CapameshError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["Child", "RestartPolicy"]
+
+_START_LIMIT_S: Final = 60.0
+"""Guess: importing CUDA libraries from a cold disk takes up to half a minute."""
+
+_STOP_GRACE_S: Final = 5.0
+"""Guess: what a child may take to say goodbye to its peers after it was asked to stop."""
+
+
+class Child:
+    """A supervised child process: the mesh sidecar, or the worker of a device.
+
+    `run` starts it, sends the `opening` message (keys and settings: secrets never stand in the command
+    line or the environment), delivers its messages and pings it. A child that exits, is silent for
+    `silent_limit_s` or sends junk is killed, with its process group, and started again after a backoff.
+    A child that has not said a word yet has `start_limit_s`.
+
+    Callbacks run on the event loop and must not block; `on_down` gets the reason, for a person, each time
+    a running child is lost (not when `run` is cancelled).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        opening: Callable[[], Mapping[str, Any]],
+        on_message: Callable[[Message], None],
+        on_down: Callable[[str], None],
+        log: FilteringBoundLogger,
+        restart: RestartPolicy | None = None,
+        ping_every_s: float = 1.0,
+        start_limit_s: float = _START_LIMIT_S,
+        silent_limit_s: float = 10.0,
+        stop_grace_s: float = _STOP_GRACE_S,
+    ) -> None:
+        self.name = name
+        self._argv = tuple(argv)
+        self._opening = opening
+        self._on_message = on_message
+        self._on_down = on_down
+        self._log = log.bind(child=name)
+        self._backoff = Backoff(restart or RestartPolicy())
+        self._ping_every_s = ping_every_s
+        self._start_limit_s = start_limit_s
+        self._silent_limit_s = silent_limit_s
+        self._stop_grace_s = stop_grace_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: AsyncioChannel | None = None
+        self.starts = 0
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid}" if self.pid is not None else "down"
+        return f"Child({self.name}: {state}, {self.starts} starts)"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while the child is down."""
+        return self._process.pid if self._process is not None else None
+
+    def send(self, message: Mapping[str, Any]) -> bool:
+        """Queue `message` to the child; False when it is down or does not read. Never waits.
+
+        Raises:
+            ProtocolViolation, TooLarge: the message cannot be framed (see `channel.framing.encode`).
+        """
+        return self._channel is not None and self._channel.send(message)
+
+    async def run(self) -> None:
+        """Keep the child running until cancelled; then ask it to stop, wait a grace time, kill it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            started_s = loop.time()
+            reason = await self._live_once()
+            wait_s = self._backoff.failed(loop.time() - started_s)
+            self._log.warning("child_down", reason=reason, restart_in_s=round(wait_s, 3))
+            self._call("on_down", self._on_down, reason)
+            await asyncio.sleep(wait_s)
+
+    async def _live_once(self) -> str:
+        """Run one process from start to end; return why it ended."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            channel = await AsyncioChannel.connect(ours)
+            try:
+                process = await self._start(theirs.fileno())
+            except OSError as exc:
+                await channel.close()
+                return f"cannot start {self._argv[0]}: {exc}"
+            except asyncio.CancelledError:
+                await channel.close()
+                raise
+        self.starts += 1
+        self._log.info("child_started", pid=process.pid)
+        try:
+            self._process, self._channel = process, channel
+            return await self._supervise(process, channel)
+        except asyncio.CancelledError:
+            await self._stop(process, channel)
+            raise
+        finally:
+            self._process = self._channel = None
+            _kill(process)
+            await process.wait()
+            await channel.close()
+
+    async def _start(self, channel_fd: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self._argv,
+            "--channel-fd",
+            str(channel_fd),
+            pass_fds=(channel_fd,),
+            stdin=asyncio.subprocess.DEVNULL,
+            # A Ctrl-C in the terminal reaches the owner alone, which then decides.
+            start_new_session=True,
+        )
+
+    async def _supervise(self, process: asyncio.subprocess.Process, channel: AsyncioChannel) -> str:
+        watch = SilenceWatch(
+            ping_every_s=self._ping_every_s,
+            start_limit_s=self._start_limit_s,
+            silent_limit_s=self._silent_limit_s,
+        )
+        channel.send(self._opening())
+        ends = {
+            asyncio.create_task(self._receive(channel, watch), name=f"{self.name} receive"),
+            asyncio.create_task(self._ping(channel, watch), name=f"{self.name} ping"),
+            asyncio.create_task(_exit_reason(process), name=f"{self.name} exit"),
+        }
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _receive(self, channel: AsyncioChannel, watch: SilenceWatch) -> str:
+        try:
+            async for message in channel.messages():
+                watch.heard()
+                if message["type"] != PONG:
+                    self._call("on_message", self._on_message, message)
+        except CapameshError as exc:
+            return f"sent junk: {exc.message}"
+        # The stream ends when the process does; its exit status says more than the end of the stream.
+        await asyncio.sleep(self._ping_every_s)
+        return "closed its channel"
+
+    async def _ping(self, channel: AsyncioChannel, watch: SilenceWatch) -> str:
+        while not watch.pinged():
+            channel.send({"type": PING})
+            await asyncio.sleep(self._ping_every_s)
+        return f"silent for more than {self._silent_limit_s:g} s"
+
+    async def _stop(self, process: asyncio.subprocess.Process, channel: AsyncioChannel) -> None:
+        channel.send({"type": "stop"})
+        try:
+            async with asyncio.timeout(self._stop_grace_s):
+                await process.wait()
+        except TimeoutError:
+            self._log.warning("child_killed", pid=process.pid, grace_s=self._stop_grace_s)
+
+    def _call(self, name: str, callback: Callable[[Any], None], value: object) -> None:
+        try:
+            callback(value)
+        except Exception:  # noqa: BLE001  # a callback's bug must not take the supervision with it
+            self._log.exception("child_callback_failed", callback=name)
+
+
+async def _exit_reason(process: asyncio.subprocess.Process) -> str:
+    status = await process.wait()
+    if status < 0:
+        return f"killed by signal {-status} ({signal.strsignal(-status)})"
+    return f"exited with status {status}"
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the child's whole group, which it leads: a worker's own children go with it."""
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,26 @@
+"""Starts the mesh sidecar; its owner starts it as `python -m capamesh.protocol.mesh --channel-fd N`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import trio
+
+from capamesh.protocol.mesh.sidecar import run_sidecar
+
+
+def main() -> None:
+    """Read the command line and run until the owner stops or dies."""
+    parser = argparse.ArgumentParser(prog="python -m capamesh.protocol.mesh", description=__doc__)
+    parser.add_argument(
+        "--channel-fd", type=int, required=True, help="inherited end of the owner's channel"
+    )
+    arguments = parser.parse_args()
+    # libp2p logs what strangers send as errors; what matters reaches the owner as warnings.
+    logging.disable(logging.ERROR)
+    trio.run(run_sidecar, arguments.channel_fd)  # pyright: ignore[reportUnknownMemberType] - the stubs are older than trio
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false
+# libp2p is partly typed.
+"""Keeps connections to known peers: dials again whenever one is not connected. Does IO, on trio."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
+
+from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
+from capamesh.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from libp2p.abc import IHost
+    from libp2p.network.swarm import Swarm
+
+    from capamesh.protocol.mesh.walls import Warn
+
+DIAL_LIMIT_S: Final = 10.0
+"""Guess: TCP, noise, yamux and the handshake take 0.3 s on loopback and a few round trips elsewhere."""
+
+LOOK_EVERY_S: Final = 0.25
+"""Guess: how late a lost connection may be seen; looking costs a dictionary look-up."""
+
+BACKOFF: Final = RestartPolicy(first_s=0.25, factor=2.0, most_s=30.0, stable_after_s=10.0)
+"""Guess: a router that restarts is found within a second, one that is gone costs two dials a minute."""
+
+MAX_TARGETS: Final = 1024
+"""Guess: whoever answers on the local network can name peers; this bounds how many are believed."""
+
+MAX_ADDRS_PER_TARGET: Final = 16
+"""Guess: a host has a few interfaces."""
+
+
+class Dialler:
+    """One task for each peer to be connected to. `is_refused` tells who is not dialled for now."""
+
+    def __init__(
+        self,
+        host: IHost,
+        nursery: trio.Nursery,
+        *,
+        is_refused: Callable[[ID], bool],
+        warn: Warn,
+    ) -> None:
+        self._host = host
+        self._swarm = cast("Swarm", host.get_network())
+        self._nursery = nursery
+        self._is_refused = is_refused
+        self._warn = warn
+        self._targets: dict[ID, list[Multiaddr]] = {}
+
+    def add(self, addrs: Iterable[str]) -> None:
+        """Keep connections to the peers of these addresses, each ending in `/p2p/<peer id>`.
+
+        An address that cannot be used is reported as a warning and skipped.
+        """
+        for text in addrs:
+            try:
+                peer, addr = parse_target(text)
+            except ConfigError as exc:
+                self._warn("bad_address", exc.message)
+                continue
+            if peer == self._host.get_id():
+                continue
+            known = self._targets.get(peer)
+            if known is None and len(self._targets) < MAX_TARGETS:
+                self._targets[peer] = [addr]
+                self._nursery.start_soon(self._keep, peer)
+            elif known is not None and addr not in known and len(known) < MAX_ADDRS_PER_TARGET:
+                known.append(addr)
+
+    async def _keep(self, peer: ID) -> None:
+        backoff = Backoff(BACKOFF)
+        attempt = 0
+        while True:
+            addrs = self._targets[peer]
+            connected_since_s = trio.current_time()
+            if not self._is_refused(peer):
+                await self._dial(peer, addrs[attempt % len(addrs)])
+                attempt += 1
+                while self._is_connected(peer):  # noqa: ASYNC110  # libp2p's events come for connections, not peers
+                    await trio.sleep(LOOK_EVERY_S)
+            ran_s = trio.current_time() - connected_since_s
+            await trio.sleep(backoff.failed(ran_s, jitter=random.random()))  # noqa: S311  # it spreads load
+
+    async def _dial(self, peer: ID, addr: Multiaddr) -> None:
+        store = self._host.get_peerstore()
+        # libp2p dials one address of each kind it knows, always the same; and remembers failures.
+        store.clear_addrs(peer)
+        self._swarm.unblock_peer(peer)
+        try:
+            with trio.move_on_after(DIAL_LIMIT_S):
+                await self._host.connect(PeerInfo(peer, [addr]))
+        except Exception as exc:  # noqa: BLE001  # libp2p documents no error classes; the next dial follows
+            self._warn("dial_failed", f"{addr}: {exc!r}"[:200])
+
+    def _is_connected(self, peer: ID) -> bool:
+        """Ask the swarm: `connect` can return without a connection."""
+        return any(not conn.is_closed for conn in self._swarm.get_connections(peer))
+
+
+def parse_target(text: str) -> tuple[ID, Multiaddr]:
+    """Return the peer and where to dial it.
+
+    Raises:
+        ConfigError: the text is no multiaddress that ends in `/p2p/<peer id>` and names a TCP port.
+    """
+    head, separator, peer_text = text.rpartition("/p2p/")
+    try:
+        addr = Multiaddr(head)
+        peer = ID.from_string(peer_text)
+        addr.value_for_protocol("tcp")
+    except Exception as exc:
+        raise ConfigError(
+            f"{text[:200]!r} is no address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…: {exc}"
+        ) from exc
+    if not separator:
+        raise ConfigError(f"{text[:200]!r} does not end in /p2p/<peer id>")
+    return peer, addr

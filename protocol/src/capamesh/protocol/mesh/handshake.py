@@ -1,0 +1,235 @@
+"""Proves membership over a new connection: the messages, their order and what is signed. Pure.
+
+The wire of `/capamesh/member/1`, for an implementation in any language. It runs on one stream of a libp2p
+connection that noise has authenticated. Whoever dialled the connection opens the stream (the opener), the
+other accepts it (the acceptor); a peer that has not proved membership within 5 seconds of the connection,
+on this stream or on an earlier connection that still stands, is disconnected.
+
+A message is a 4-byte little-endian length and one msgpack map of at most 1,052,672 bytes: no key that is no
+text or occurs twice, no extension type, no array of over 16 items, no map of over 256. Unknown keys are
+skipped.
+
+1. Each side sends at once, without waiting for the other:
+     "type"    text  "hello"
+     "v"       int   1
+     "net"     text  the network id
+     "chain"   array [leaf, invite], two bin: X.509 certificates in DER
+     "nonce"   bin   32 fresh random bytes
+     "revoked" int   the version of the newest revocation list it has; 0: none
+2. Each side checks the other's chain against the network's authority, and that the leaf's peer id is the
+   one that noise authenticated, and sends:
+     "type"    text  "proof"
+     "sig"     bin   64 bytes: Ed25519 by its identity key, over the concatenation of
+                     "capamesh-member-1" and a zero byte,
+                     "O" if the opener signs, "A" if the acceptor does,
+                     the network id and a zero byte,
+                     the opener's peer id in base58 and a zero byte, the acceptor's likewise,
+                     the opener's nonce, the acceptor's nonce
+     "list"    bin   its encoded revocation list if that is of a higher version than the other's
+                     "revoked", else empty
+3. Each side checks the other's signature and sends:
+     "type"    text  "verdict"
+     "ok"      bool  true: the other is a member
+     "why"     text  empty, or the reason for a person
+A side that has both sent and received a verdict that is true may close the stream. A side that refuses
+sends a verdict that is false in place of the message that is due, and disconnects.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+from capamesh.protocol.channel.framing import Decoder, Message, encode
+from capamesh.protocol.errors import NotMember
+from capamesh.protocol.identity import verify_signature
+from capamesh.protocol.packed import unpack_strictly
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from capamesh.protocol.identity import Identity
+    from capamesh.protocol.ids import NetworkId, PeerId
+    from capamesh.protocol.network import Member, NetworkTrust
+
+PROTOCOL: Final = "/capamesh/member/1"
+VERSION: Final = 1
+TIME_LIMIT_S: Final = 5.0
+"""The design's limit: a member needs two round trips and a few milliseconds."""
+
+NONCE_BYTES: Final = 32
+MAX_MESSAGE_BYTES: Final = 1024 * 1024 + 4096
+"""The largest revocation list, and room for what stands around it."""
+
+_DOMAIN: Final = b"capamesh-member-1\0"
+_MAX_ARRAY_ITEMS: Final = 16
+"""Of the arrays that this version has, the chain is the longest, with two; the rest is for later ones."""
+
+_MAX_WHY_CHARS: Final = 300
+"""Guess: a reason is one line in a log."""
+
+
+class Side(Enum):
+    """Who a member is in the exchange; the value stands in what it signs."""
+
+    OPENER = b"O"
+    ACCEPTOR = b"A"
+
+
+def signed_bytes(
+    signer: Side,
+    network_id: NetworkId,
+    *,
+    opener: tuple[PeerId, bytes],
+    acceptor: tuple[PeerId, bytes],
+) -> bytes:
+    """Return what `signer` signs; `opener` and `acceptor` are each a peer id and its nonce."""
+    return b"".join(
+        (
+            _DOMAIN,
+            signer.value,
+            network_id.encode() + b"\0",
+            opener[0].encode() + b"\0",
+            acceptor[0].encode() + b"\0",
+            opener[1],
+            acceptor[1],
+        )
+    )
+
+
+def stream_decoder() -> Decoder:
+    """Return the decoder for a stream of this protocol."""
+    return Decoder(MAX_MESSAGE_BYTES, partial(unpack_strictly, max_array_items=_MAX_ARRAY_ITEMS))
+
+
+def refusal(why: str) -> bytes:
+    """Return the frame that tells the other side that it is refused."""
+    return encode({"type": "verdict", "ok": False, "why": why[:_MAX_WHY_CHARS]})
+
+
+class Handshake:
+    """One side of one exchange: messages in, frames out. The nonce and the time are arguments.
+
+    After `receive` raised `NotMember`, disconnect; first send `refusal` with its message and let it
+    arrive, unless `was_refused`.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        *,
+        identity: Identity,
+        chain: Sequence[bytes],
+        trust: NetworkTrust,
+        remote: PeerId,
+        nonce: bytes,
+    ) -> None:
+        self._side = side
+        self._identity = identity
+        self._chain = list(chain)
+        self._trust = trust
+        self._remote = remote
+        self._nonce = nonce
+        self._expected = "hello"
+        self._remote_nonce = b""
+        self._member: Member | None = None
+        self.was_refused = False
+        """Whether the remote refused us: there is nothing to tell it any more."""
+        self.remote_chain: tuple[bytes, ...] = ()
+        """The remote's certificates, once they are verified."""
+        self.revocations = b""
+        """A revocation list that the remote sent as newer than ours; not verified; empty: none."""
+
+    def __repr__(self) -> str:
+        return f"Handshake({self._side.name} with {self._remote}: {self._expected} is due)"
+
+    @property
+    def member(self) -> Member | None:
+        """Who the remote is, once both sides have proved and accepted each other."""
+        return self._member if self._expected == "nothing" else None
+
+    def first(self) -> bytes:
+        """Return the frame to send at once."""
+        return encode(
+            {
+                "type": "hello",
+                "v": VERSION,
+                "net": self._trust.network_id,
+                "chain": self._chain,
+                "nonce": self._nonce,
+                "revoked": self._trust.revocations.version,
+            }
+        )
+
+    def receive(self, message: Message, now: datetime) -> bytes:
+        """Return the frame to send in answer to `message`, or nothing when none is due.
+
+        Raises:
+            NotMember: the remote is none, refused us, or broke the protocol; the message says which.
+        """
+        kind = message["type"]
+        if kind == "verdict" and message.get("ok") is not True:
+            self.was_refused = True
+            raise NotMember(f"it refused us: {str(message.get('why'))[:_MAX_WHY_CHARS]}")
+        if kind != self._expected:
+            raise NotMember(f"malformed: {str(kind)[:20]!r} came where {self._expected!r} is due")
+        match kind:
+            case "hello":
+                self._expected = "proof"
+                return self._answer_hello(message, now)
+            case "proof":
+                self._expected = "verdict"
+                self._check_proof(message)
+                return encode({"type": "verdict", "ok": True, "why": ""})
+            case _:
+                self._expected = "nothing"
+                return b""
+
+    def _answer_hello(self, message: Message, now: datetime) -> bytes:
+        nonce, chain, revoked = message.get("nonce"), message.get("chain"), message.get("revoked")
+        if message.get("v") != VERSION:
+            raise NotMember(f"malformed: version {message.get('v')!r}, this side speaks {VERSION}")
+        if message.get("net") != self._trust.network_id:
+            raise NotMember(
+                f"wrong network: {str(message.get('net'))[:64]!r}, this is {self._trust.network_id}"
+            )
+        if not isinstance(nonce, bytes) or len(nonce) != NONCE_BYTES or nonce == self._nonce:
+            raise NotMember(f"malformed: the nonce must be {NONCE_BYTES} fresh bytes")
+        if not isinstance(revoked, int) or revoked < 0:
+            raise NotMember("malformed: 'revoked' must be the version of a revocation list")
+        if not isinstance(chain, list):
+            raise NotMember("malformed: 'chain' must be an array of two certificates")
+        certificates = cast("list[bytes]", chain)
+        member = self._trust.verify(certificates, now)
+        if member.peer_id != self._remote:
+            raise NotMember(
+                f"peer id does not match key: the chain is {member.peer_id}'s, the connection {self._remote}'s"
+            )
+        self._member = member
+        self._remote_nonce = nonce
+        self.remote_chain = tuple(certificates)
+        ours = self._trust.revocations
+        return encode(
+            {
+                "type": "proof",
+                "sig": self._identity.sign(self._signed_by(self._side)),
+                "list": ours.encode() if ours.version > revoked else b"",
+            }
+        )
+
+    def _check_proof(self, message: Message) -> None:
+        signature, newer = message.get("sig"), message.get("list")
+        if not isinstance(signature, bytes) or not isinstance(newer, bytes):
+            raise NotMember("malformed: a proof needs 'sig' and 'list' as bytes")
+        other = Side.ACCEPTOR if self._side is Side.OPENER else Side.OPENER
+        if not verify_signature(self._remote, self._signed_by(other), signature):
+            raise NotMember(f"bad signature: {self._remote} did not sign this exchange")
+        self.revocations = newer
+
+    def _signed_by(self, signer: Side) -> bytes:
+        mine = (self._identity.peer_id, self._nonce)
+        its = (self._remote, self._remote_nonce)
+        opener, acceptor = (mine, its) if self._side is Side.OPENER else (its, mine)
+        return signed_bytes(signer, self._trust.network_id, opener=opener, acceptor=acceptor)

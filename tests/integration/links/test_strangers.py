@@ -1,0 +1,336 @@
+"""Whoever does not prove to be a member in the right role gets nowhere, and the honest are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+from link_sockets import (
+    BRISK,
+    HOST,
+    Members,
+    RawPeer,
+    Side,
+    Town,
+    raw_listener,
+    town,
+    within,
+)
+
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.ids import NetworkId
+from capamesh.protocol.links.frames import FrameKind, encode_frame
+from capamesh.protocol.network import Role
+from capamesh.protocol.network.tls import ALPN
+
+
+async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    """Return what still comes; an end with an error is an end."""
+    gathered = b""
+    with suppress(OSError):
+        while data := await within(reader.read(65536)):
+            gathered += data
+    return gathered
+
+
+async def served(here: Town) -> None:
+    assert (await within(here.link.request(b"m", [b"meanwhile"]))).body == b"meanwhile"
+
+
+# before the handshake is over
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"\0" * 4096, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\1" * 5000, b""],
+)
+async def test_garbage_instead_of_tls_is_cut_off(members: Members, junk: bytes) -> None:
+    async with town(members, times=BRISK) as here:
+        reader, writer = await asyncio.open_connection(HOST, here.port)
+        writer.write(junk)
+        await served(here)
+        await read_to_the_end(reader)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        assert len(here.node.links) == 1
+        assert not here.node.reasons
+
+
+async def test_a_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
+    members: Members,
+) -> None:
+    async with town(members, times=BRISK) as here:
+        reader, writer = await asyncio.open_connection(HOST, here.port)
+        writer.write(b"\x16\x03\x01\x02\x00")
+        ending = asyncio.create_task(read_to_the_end(reader))
+        while not ending.done():
+            writer.write(b"\1")
+            await asyncio.wait([ending], timeout=0.02)
+            await served(here)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_a_hundred_half_open_connections_are_cut_off_when_their_time_is_over(
+    members: Members,
+) -> None:
+    async with town(members, times=BRISK) as here:
+        pairs = [await asyncio.open_connection(HOST, here.port) for _ in range(100)]
+        await served(here)
+        for reader, writer in pairs:
+            await read_to_the_end(reader)
+            writer.close()
+
+
+def no_certificate(here: Town, strangers: Members) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([ALPN])
+    return context
+
+
+def another_network(here: Town, strangers: Members) -> ssl.SSLContext:
+    context = strangers.tls(strangers.join(Role.ROUTER))
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def expired(here: Town, strangers: Members) -> ssl.SSLContext:
+    return here.members.tls(here.members.join(Role.ROUTER, joined_ago_s=7200, lasts_s=3600))
+
+
+def old_tls(here: Town, strangers: Members) -> ssl.SSLContext:
+    context = here.members.tls(here.members.join(Role.ROUTER))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@pytest.mark.parametrize("context_of", [no_certificate, another_network, expired, old_tls])
+async def test_the_handshake_itself_refuses_who_has_no_valid_certificate(
+    members: Members, strangers: Members, context_of: Callable[[Town, Members], ssl.SSLContext]
+) -> None:
+    async with town(members, times=BRISK) as here:
+        context = context_of(here, strangers)
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await knock(here, context)
+        assert len(here.node.links) == 1
+        assert not here.node.reasons
+
+
+async def knock(here: Town, context: ssl.SSLContext) -> None:
+    peer = await RawPeer.dial(here.port, here.router_member, context)
+    try:
+        await peer.send(peer.hello())
+        await peer.frame()
+    finally:
+        await peer.hang_up()
+
+
+async def test_a_member_whose_time_is_over_is_told_that_its_certificate_may_be_why(
+    members: Members,
+) -> None:
+    async with town(members) as here:
+        late = members.join(Role.ROUTER, joined_ago_s=7200, lasts_s=3600)
+        owner = Side(members.trust(), Role.NODE)
+        with pytest.raises(LinkLost, match="may not accept this member's certificate|ALERT|alert"):
+            await within(members.endpoint(late, None, None).dial(here.address, owner))
+
+
+async def test_whoever_dials_a_listener_of_another_network_is_told_so(
+    members: Members, strangers: Members
+) -> None:
+    async with raw_listener(strangers, hold_still) as (_, address), town(members) as here:
+        owner = Side(members.trust(), Role.NODE)
+        with pytest.raises(LinkLost, match=f"cannot reach {address}: .*CERTIFICATE_VERIFY_FAILED"):
+            await within(here.router_endpoint.dial(address, owner))
+        assert not owner.links
+
+
+async def hold_still(peer: RawPeer) -> None:
+    """Say nothing until the other side ends it."""
+    await read_to_the_end(peer.reader)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a..b:1", "a" * 64 + ".example:1", "no-such-host.invalid:1", f"{HOST}:1", "[::1]:1", "xn--:1"],
+)
+async def test_an_address_that_leads_nowhere_is_a_lost_link_whatever_it_is(
+    members: Members, address: str
+) -> None:
+    async with town(members) as here:
+        with pytest.raises(LinkLost, match="cannot reach"):
+            await within(here.router_endpoint.dial(address, Side(members.trust(), Role.NODE)))
+
+
+# after the handshake: who is it?
+
+
+async def test_a_member_of_the_wrong_role_is_told_so_and_hung_up_on(members: Members) -> None:
+    async with town(members) as here:
+        peer = await here.attacker(members.join(Role.NODE))
+        await peer.send(peer.hello())
+        reason = await peer.farewell()
+        assert reason is not None
+        assert reason.startswith("not_member: wrong role")
+        assert await here.node.reason() == reason
+
+
+async def test_a_peer_that_was_revoked_before_it_came_is_told_so_and_hung_up_on(
+    members: Members,
+) -> None:
+    async with town(members) as here:
+        evil = members.join(Role.ROUTER)
+        here.node.trust.update(revoking(members, here, evil.identity.peer_id))
+        peer = await here.attacker(evil)
+        await peer.send(peer.hello())
+        reason = await peer.farewell()
+        assert reason is not None
+        assert reason.startswith("not_member: revoked peer")
+        assert await here.node.reason() == reason
+
+
+async def test_a_peer_that_is_revoked_meanwhile_is_hung_up_on_and_its_requests_are_dropped(
+    members: Members,
+) -> None:
+    async with town(members) as here:
+        evil = members.join(Role.ROUTER)
+        owner = Side(members.trust(), Role.NODE)
+        link = await members.endpoint(evil, None, None).dial(here.address, owner)
+        asking = asyncio.create_task(link.request(b"hold"))
+        node_link, stream = (await here.node.until(lambda: here.node.held))[0]
+        here.node.recheck()
+        assert link.is_usable
+        here.node.trust.update(revoking(members, here, evil.identity.peer_id))
+        here.node.recheck()
+        with pytest.raises(LinkLost, match="the peer closed it: not_member: revoked peer"):
+            await within(asking)
+        assert (await here.node.reason()).startswith("not_member: revoked peer")
+        assert node_link.respond(stream, b"", [b"secret"]) is False
+
+
+def revoking(members: Members, here: Town, peer: object) -> object:
+    return members.owner.revoke(
+        here.node.trust.revocations,
+        peers=[peer],  # type: ignore[list-item]
+        now=datetime.now(UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ("chain of another member", "not_member: the introduction's certificate is not the one of"),
+        ("no chain", "not_member: the introduction's certificate is not the one of"),
+        ("leaf alone", "not_member: malformed"),
+        ("leaf with another invite", "not_member: "),
+        ("a thousand certificates", "not_member: malformed"),
+        ("another network", "not_member: the peer is of network 'cm-elsewhere'"),
+        ("another version", "protocol_violation: the peer speaks link version 2"),
+        ("no credit", "protocol_violation: a HELLO with credit 0"),
+    ],
+)
+async def test_an_introduction_that_does_not_hold_is_refused_with_the_reason(
+    members: Members, changes: str, reason: str
+) -> None:
+    async with town(members) as here:
+        other = members.join(Role.ROUTER)
+        peer = await here.attacker()
+        leaf, invite = peer.membership.chain
+        lie: dict[str, object] = {
+            "chain of another member": {"chain": here.router_member.chain},
+            "no chain": {"chain": ()},
+            "leaf alone": {"chain": (leaf,)},
+            "leaf with another invite": {"chain": (leaf, other.chain[1])},
+            "a thousand certificates": {"chain": (leaf, invite, *[b""] * 1000)},
+            "another network": {"network": NetworkId("cm-elsewhere")},
+            "another version": {"wire_version": 2},
+            "no credit": {"initial_credit_bytes": 0},
+        }[changes]
+        await peer.send(peer.hello(**lie))
+        said = await peer.farewell()
+        assert said is not None
+        assert said.startswith(reason)
+        assert await here.node.reason() == said
+
+
+async def test_another_node_behind_the_dialled_address_is_found_out(members: Members) -> None:
+    async with town(members) as here:
+        wanted = members.join(Role.NODE).identity.peer_id
+        owner = Side(members.trust(), Role.NODE, peer=wanted)
+        found = here.node_member.identity.peer_id
+        with pytest.raises(LinkLost, match=f"not_member: dialled {wanted}, but {found} answered"):
+            await within(here.router_endpoint.dial(here.address, owner))
+        assert not owner.links
+        assert f"dialled {wanted}" in await here.node.reason()
+
+
+async def test_a_listener_with_the_chain_of_the_wanted_node_is_found_out(members: Members) -> None:
+    async with town(members) as here:
+
+        async def lie(peer: RawPeer) -> None:
+            await peer.send(peer.hello(chain=here.node_member.chain))
+            await peer.farewell()
+
+        async with raw_listener(members, lie) as (_, address):
+            owner = Side(members.trust(), Role.NODE, peer=here.node_member.identity.peer_id)
+            with pytest.raises(LinkLost, match="not the one of the TLS connection"):
+                await within(here.router_endpoint.dial(address, owner))
+
+
+async def test_without_a_hello_in_time_both_sides_give_up(members: Members) -> None:
+    async with town(members, times=BRISK) as here:
+        peer = await here.attacker()
+        assert await peer.farewell() is None
+        assert await here.node.reason() == "no HELLO within 0.4 s"
+        async with raw_listener(members, hold_still) as (_, address):
+            owner = Side(members.trust(), Role.NODE)
+            with pytest.raises(LinkLost, match="no verified link to .* within 0.4 s"):
+                await within(here.router_endpoint.dial(address, owner))
+
+
+@pytest.mark.parametrize("kind", [k for k in FrameKind if k != FrameKind.HELLO] + [0, 255])
+async def test_nothing_may_come_before_the_hello(members: Members, kind: int) -> None:
+    async with town(members) as here:
+        peer = await here.attacker()
+        await peer.send(encode_frame(kind, 1))  # type: ignore[arg-type]
+        said = await peer.farewell()
+        assert said == f"protocol_violation: the first frame is of kind {kind}, not HELLO"
+        assert await here.node.reason() == said
+
+
+async def test_a_hello_larger_than_any_honest_one_is_refused(members: Members) -> None:
+    async with town(members) as here:
+        peer = await here.attacker()
+        await peer.send(encode_frame(FrameKind.HELLO, meta=bytes(40_000)))
+        said = await peer.farewell()
+        assert said == "protocol_violation: a HELLO of 40000 bytes; at most 32768"
+        assert await here.node.reason() == said
+
+
+async def test_a_caller_that_gives_up_dialling_leaves_nothing_behind(members: Members) -> None:
+    async with town(members) as here:
+        arrived = asyncio.Event()
+
+        async def arrive(peer: RawPeer) -> None:
+            arrived.set()
+            await hold_still(peer)
+
+        async with raw_listener(members, arrive) as (_, address):
+            owner = Side(members.trust(), Role.NODE)
+            dialling: Awaitable[object] = asyncio.create_task(
+                here.router_endpoint.dial(address, owner)  # type: ignore[arg-type]
+            )
+            await within(arrived.wait())
+            dialling.cancel()  # type: ignore[attr-defined]
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+            assert await owner.reason() == "no longer wanted"

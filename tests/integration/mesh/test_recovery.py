@@ -1,0 +1,95 @@
+"""A sidecar that dies or hangs comes back, and is heard again; a sidecar without an owner leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capamesh.protocol.network import Role
+
+if TYPE_CHECKING:
+    from conftest import Fleet, MemberOf
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGKILL, "killed by signal 9 (Killed)"),
+        (signal.SIGSTOP, "silent for more than 2 s"),
+    ],
+)
+async def test_a_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
+    fleet: Fleet, member: MemberOf, number: signal.Signals, reason: str
+) -> None:
+    router = fleet.routers[1]
+    membership = fleet.network.join(Role.NODE)
+    async with member(membership, bootstrap=router.client.addrs, silent_limit_s=2) as node:
+        await node.until(lambda: fleet.network.adverts in node.reachable)
+        before = node.say({"life": 1})
+        await router.until(partial(router.has_heard, before))
+        node.reachable.clear()
+        os.kill(node.client.pid, number)
+        await node.until(lambda: node.downs == [reason])
+        assert node.client.publish(fleet.network.adverts, node.envelope({})) is False
+        await node.until(lambda: node.ready == 2 and fleet.network.adverts in node.reachable)
+        after = node.say({"life": 2})
+        await router.until(partial(router.has_heard, after))
+
+
+async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
+    fleet: Fleet, member: MemberOf, free_port: int
+) -> None:
+    membership = fleet.network.join(Role.ROUTER)
+    listen = (f"/ip4/127.0.0.1/tcp/{free_port}",)
+    async with member(membership, listen=listen) as router:
+        nodes = fleet.network.join(Role.NODE)
+        async with member(nodes, bootstrap=router.client.addrs) as node:
+            await node.until(lambda: fleet.network.adverts in node.reachable)
+            node.reachable.clear()
+            os.kill(router.client.pid, signal.SIGKILL)
+            await node.until(lambda: fleet.network.adverts in node.reachable, "connected again")
+            envelope = node.say({"still": "here"})
+            await router.until(partial(router.has_heard, envelope))
+            assert node.downs == []
+
+
+async def test_a_sidecar_exits_when_its_owner_is_killed(fleet: Fleet, tmp_path: Path) -> None:
+    membership = fleet.network.join(Role.NODE)
+    membership.save(tmp_path)
+    program = """
+import asyncio, sys, structlog
+from datetime import UTC, datetime
+from pathlib import Path
+from capamesh.protocol.mesh.client import MeshClient
+from capamesh.protocol.network import Membership
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+client = MeshClient(Membership.load(Path(sys.argv[1]), datetime.now(UTC)), listen=(), bootstrap=sys.argv[2:],
+    subscribe=(), log=structlog.get_logger(), on_members=lambda _: print(client.pid, flush=True))
+asyncio.run(client.run())
+"""
+    first = fleet.routers[0]
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path),
+        *first.client.addrs,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    pid = int(await owner.stdout.readline())
+    peer = membership.identity.peer_id
+    await first.until(lambda: peer in first.client.members)
+    assert b"capamesh.protocol.mesh" in Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: ASYNC240  # a proc file answers at once
+    owner.kill()
+    await owner.wait()
+    await first.until(lambda: peer not in first.client.members, "the sidecar's connection ends")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import struct
+from functools import partial
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES, Decoder, encode
+from capamesh.protocol.errors import ProtocolViolation, TooLarge
+from capamesh.protocol.packed import unpack_strictly
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+messages = st.builds(
+    lambda fields, kind: {**fields, "type": kind},
+    st.dictionaries(st.text(), values, max_size=4),
+    st.text(),
+)
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack("<I", len(body)) + body
+
+
+def test_a_frame_is_a_little_endian_length_and_a_msgpack_map() -> None:
+    assert encode({"type": "ping"}) == b"\x0b\x00\x00\x00\x81\xa4type\xa4ping"
+
+
+@given(st.lists(messages, max_size=5), st.data())
+def test_messages_come_back_in_order_however_the_stream_is_cut(
+    sent: list[dict[str, object]], data: st.DataObject
+) -> None:
+    stream = b"".join(encode(message) for message in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    decoder = Decoder()
+    received = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += decoder.feed(stream[start:end])
+    assert received == sent
+    assert decoder.buffered_bytes == 0
+
+
+@given(messages, st.data())
+def test_a_truncated_message_yields_nothing(
+    message: dict[str, object], data: st.DataObject
+) -> None:
+    stream = encode(message)
+    cut = data.draw(st.integers(0, len(stream) - 1))
+    decoder = Decoder()
+    assert decoder.feed(stream[:cut]) == []
+    assert decoder.buffered_bytes == cut
+
+
+@given(st.binary(max_size=200))
+def test_junk_raises_only_a_protocol_violation(junk: bytes) -> None:
+    for decoder in (Decoder(), Decoder(100, partial(unpack_strictly, max_array_items=4))):
+        try:
+            decoder.feed(frame(junk))
+            decoder.feed(junk)
+        except ProtocolViolation:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"\xc1", "not msgpack"),
+        (b"", "not msgpack"),
+        (msgpack.packb([1]), "must be a map, not list"),
+        (msgpack.packb({"kind": 1}), 'needs a "type" string'),
+        (msgpack.packb({"type": 7}), 'needs a "type" string'),
+        (msgpack.packb({"type": "a"}) + b"\x00", "not msgpack"),
+        (b"\x91" * 5000, "not msgpack"),
+        (msgpack.packb({1: "a"}), "not msgpack"),
+    ],
+)
+def test_a_body_that_is_no_message_is_named(body: bytes, complaint: str) -> None:
+    with pytest.raises(ProtocolViolation, match=complaint):
+        Decoder().feed(frame(body))
+
+
+def test_a_length_over_the_limit_is_refused_at_its_last_byte_before_any_body() -> None:
+    decoder = Decoder()
+    header = struct.pack("<I", MAX_MESSAGE_BYTES + 1)
+    assert decoder.feed(header[:3]) == []
+    with pytest.raises(
+        ProtocolViolation, match="16777217 bytes was announced, the limit is 16777216"
+    ):
+        decoder.feed(header[3:])
+
+
+def test_a_lower_limit_for_strangers_counts_the_body() -> None:
+    body = msgpack.packb({"type": "x" * 10})
+    assert Decoder(len(body)).feed(frame(body)) == [{"type": "x" * 10}]
+    with pytest.raises(ProtocolViolation):
+        Decoder(len(body) - 1).feed(frame(body))
+
+
+def test_the_largest_message_passes_and_one_byte_more_is_too_large() -> None:
+    overhead = len(encode({"type": "d", "data": b"x" * 70_000})) - 4 - 70_000
+    largest = {"type": "d", "data": bytes(MAX_MESSAGE_BYTES - overhead)}
+    assert Decoder().feed(encode(largest)) == [largest]
+    with pytest.raises(TooLarge, match="16777217 bytes, the limit is 16777216"):
+        encode({"type": "d", "data": bytes(MAX_MESSAGE_BYTES - overhead + 1)})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"type": None}, {"type": 3}, {"type": "a", "x": object()}, {"type": "a", "x": 2**64}],
+)
+def test_a_message_that_cannot_be_sent_is_refused_at_the_sender(message: dict[str, object]) -> None:
+    with pytest.raises(ProtocolViolation):
+        encode(message)

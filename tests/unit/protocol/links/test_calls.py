@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import (
+    InferAnswer,
+    InferCall,
+    LoadReport,
+    decode_answer,
+    decode_call,
+    decode_load,
+    encode_answer,
+    encode_call,
+    encode_load,
+)
+from capamesh.protocol.packed import pack, unpack
+from capamesh.protocol.tensors import Datatype, Limits, Tensor
+
+LIMITS = Limits()
+NOTHING = memoryview(b"")
+DEEP = b"\x91" * 1000 + b"\xc0"
+"""Lists in lists, about as deep as the unpacker goes: `repr` of it raises `RecursionError`."""
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+_counts = st.integers(0, 2**64 - 1)
+_loads = st.builds(LoadReport, *[_counts] * 6)
+
+
+@st.composite
+def _tensors(draw: st.DrawFn) -> Tensor:
+    datatype = draw(st.sampled_from([Datatype.FP32, Datatype.INT8, Datatype.BOOL, Datatype.BYTES]))
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
+    count = 1
+    for dim in shape:
+        count *= dim
+    if datatype is Datatype.BYTES:
+        data = b"".join(
+            len(element).to_bytes(4, "little") + element
+            for element in draw(st.lists(st.binary(max_size=3), min_size=count, max_size=count))
+        )
+    elif datatype is Datatype.BOOL:
+        data = bytes(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
+    else:
+        size = count * (datatype.itemsize_bytes or 0)
+        data = draw(st.binary(min_size=size, max_size=size))
+    return Tensor(draw(_text), datatype, shape, data)
+
+
+_many = st.lists(_tensors(), max_size=3).map(tuple)
+_calls = st.builds(
+    InferCall,
+    _text.map(ModelName),
+    st.sampled_from(["", "1", "20"]).map(ModelVersion),
+    _many,
+    st.lists(_text, max_size=3).map(tuple),
+)
+_answers = st.builds(
+    InferAnswer,
+    _text.map(ModelVersion),
+    _many,
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    _loads,
+)
+
+
+def body_of(parts: list) -> memoryview:  # type: ignore[type-arg]
+    return memoryview(b"".join(parts))
+
+
+@settings(max_examples=40, deadline=None)
+@given(_calls, st.none() | st.integers(-(2**63), 2**64 - 1))
+def test_a_call_comes_back_as_it_was(call: InferCall, budget_ms: int | None) -> None:
+    meta, body = encode_call(call, budget_ms)
+    assert decode_call(meta, body_of(body), LIMITS) == (call, budget_ms)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_answers)
+def test_an_answer_comes_back_as_it_was(answer: InferAnswer) -> None:
+    meta, body = encode_answer(answer)
+    assert decode_answer(meta, body_of(body), LIMITS) == answer
+
+
+@settings(max_examples=40, deadline=None)
+@given(_loads)
+def test_a_load_comes_back_as_it_was(load: LoadReport) -> None:
+    assert decode_load(encode_load(load)) == load
+
+
+def test_tensors_are_views_of_the_body_and_are_sent_without_a_copy() -> None:
+    data = bytearray(b"\0\0\x80\x3f")
+    call = InferCall(ModelName("m"), ModelVersion(""), (Tensor("x", Datatype.FP32, (1,), data),))
+    meta, body = encode_call(call)
+    assert body[0] is data
+    received = bytearray(data)
+    back, _ = decode_call(meta, memoryview(received), LIMITS)
+    received[0] = 9
+    assert bytes(back.inputs[0].data) == bytes(received)
+
+
+@settings(max_examples=40)
+@given(_calls.filter(lambda call: call.inputs), _answers.filter(lambda answer: answer.outputs))
+def test_whatever_is_cut_off_is_refused(call: InferCall, answer: InferAnswer) -> None:
+    meta, parts = encode_call(call, 5)
+    body = body_of(parts)
+    for end in range(len(meta)):
+        with pytest.raises(InvalidRequest):
+            decode_call(meta[:end], body, LIMITS)
+    for end in range(len(body)):
+        with pytest.raises(InvalidRequest):
+            decode_call(meta, body[:end], LIMITS)
+    with pytest.raises(InvalidRequest, match="the body has"):
+        decode_call(meta, memoryview(bytes(body) + b"\0"), LIMITS)
+    meta, parts = encode_answer(answer)
+    body = body_of(parts)
+    for end in range(len(meta)):
+        with pytest.raises(ProtocolViolation):
+            decode_answer(meta[:end], body, LIMITS)
+    for end in range(len(body)):
+        with pytest.raises(ProtocolViolation):
+            decode_answer(meta, body[:end], LIMITS)
+
+
+def expect_documented(meta: bytes, body: bytes) -> None:
+    with contextlib.suppress(InvalidRequest, TooLarge):
+        call, _ = decode_call(meta, memoryview(body), LIMITS)
+        for tensor in call.inputs:
+            assert tensor.to_numpy().shape == tensor.shape
+    with contextlib.suppress(ProtocolViolation, TooLarge):
+        decode_answer(meta, memoryview(body), LIMITS)
+    with contextlib.suppress(ProtocolViolation):
+        decode_load(meta)
+
+
+@settings(max_examples=120)
+@given(st.binary(max_size=60), st.binary(max_size=10))
+def test_junk_bytes_raise_nothing_but_what_is_documented(meta: bytes, body: bytes) -> None:
+    expect_documented(meta, body)
+
+
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.integers(-1, 9)
+    | st.floats()
+    | st.sampled_from(["m", "1", "FP32", "BYTES", ""])
+    | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=1), inner),
+    max_leaves=8,
+)
+_tensor_like = st.tuples(
+    _text | _values,
+    st.sampled_from(Datatype) | _values,
+    st.lists(st.integers(-1, 3) | st.sampled_from([2**62, 2**64 - 1]), max_size=4) | _values,
+    st.integers(-1, 9) | _values,
+).map(list)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "m": _text | _values,
+            "v": _text | _values,
+            "i": st.lists(_tensor_like, max_size=3) | _values,
+            "o": st.lists(_tensor_like, max_size=3) | _values,
+            "b": st.integers(-5, 5) | _values,
+            "q": st.integers(0, 5) | _values,
+            "r": st.integers(0, 5) | _values,
+            "l": st.lists(st.integers(0, 5), max_size=7) | _values,
+        },
+    )
+    | _values,
+    st.binary(max_size=24),
+)
+def test_well_packed_junk_raises_nothing_but_what_is_documented(raw: object, body: bytes) -> None:
+    expect_documented(pack(raw), body)
+
+
+@pytest.mark.parametrize("key", ["m", "v", "i", "o", "b", "q", "r", "l"])
+def test_what_is_nested_too_deeply_to_print_is_refused_like_any_junk(key: str) -> None:
+    good = {"m": "m", "v": "1", "i": [], "o": [], "q": 0, "r": 0, "l": [0] * 6}
+    good.pop(key, None)
+    packed = pack(good)
+    meta = bytes([packed[0] + 1]) + packed[1:] + pack(key) + DEEP
+    assert isinstance(unpack(meta, max_array_items=10), dict)
+    expect_documented(meta, b"")
+    described = pack({**good, "i": [None], "o": [None]}).replace(b"\x91\xc0", DEEP)
+    expect_documented(described, b"")
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        ([], "is a list, not a map"),
+        ({"v": "1", "i": []}, "a call for model None version '1': both must be text"),
+        ({"m": b"m", "i": []}, "both must be text"),
+        ({"m": "m", "i": [], "o": "y"}, "outputs are not a list of names"),
+        ({"m": "m", "i": [], "o": [1]}, "outputs are not a list of names"),
+        ({"m": "m", "i": [], "b": 1.5}, "a call with budget 1.5"),
+        ({"m": "m", "i": [], "b": True}, "a call with budget True"),
+        ({"m": "m"}, "without a list of tensors"),
+        ({"m": "m", "i": [["x", "FP32", [1]]]}, "name, datatype, shape, size are expected"),
+        ({"m": "m", "i": [["x", "FP32", [True], 4]]}, "name, datatype, shape, size are expected"),
+        ({"m": "m", "i": [["x", "FP7", [1], 4]]}, "unknown datatype 'FP7'"),
+        ({"m": "m", "i": [["x", "FP32", [1], -4]]}, "is said to have -4 bytes; 4 of the body"),
+        ({"m": "m", "i": [["x", "FP32", [2], 8]]}, "is said to have 8 bytes; 4 of the body"),
+        ({"m": "m", "i": [["x", "FP32", [2], 4]]}, "needs 8 bytes, got 4"),
+        ({"m": "m", "i": [["x", "FP32", [2**63, 2], 4]]}, "every dimension"),
+        ({"m": "m", "i": [["", "FP32", [1], 4]]}, "a tensor's name"),
+        ({"m": "m", "i": []}, "the tensors take 0 bytes, the body has 4"),
+    ],
+)
+def test_each_fault_of_a_call_is_named(raw: object, complaint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode_call(pack(raw), memoryview(bytes(4)), LIMITS)
+    assert complaint in caught.value.message
+
+
+def test_more_tensors_than_the_limit_are_refused_before_they_are_read() -> None:
+    meta = pack({"m": "m", "i": [None] * 4})
+    with pytest.raises(InvalidRequest, match="4 tensors; at most 3"):
+        decode_call(meta, NOTHING, Limits(max_tensors=3))
+
+
+@pytest.mark.parametrize(
+    "load", [None, [], [0] * 5, [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, True], [0.0] * 6, "abcdef"]
+)
+def test_a_load_is_six_counts(load: object) -> None:
+    with pytest.raises(ProtocolViolation, match="six counts are expected"):
+        decode_load(pack({"l": load}))
+
+
+def test_what_a_later_version_adds_is_ignored() -> None:
+    raw = {"m": "m", "i": [["x", "INT8", [1], 1, "more"]], "new": {"a": 1}, "b": 7}
+    call, budget_ms = decode_call(pack(raw), memoryview(b"\5"), LIMITS)
+    assert budget_ms == 7
+    assert call.inputs == (Tensor("x", Datatype.INT8, (1,), b"\5"),)
+    assert decode_load(pack({"l": [1, 2, 3, 4, 5, 6, 7]})) == LoadReport(1, 2, 3, 4, 5, 6)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import NetworkId
+from capamesh.protocol.links.frames import WIRE_VERSION
+from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
+from capamesh.protocol.packed import pack
+
+GOOD = {
+    "v": WIRE_VERSION,
+    "net": "cm-1",
+    "chain": [b"leaf", b"invite"],
+    "agent": "0.1",
+    "credit": 5,
+    "message": 6,
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.lists(st.binary(max_size=20), max_size=3).map(tuple),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=64),
+    st.integers(1, 2**63),
+    st.integers(1, 2**63),
+)
+def test_an_introduction_comes_back_as_it_was(
+    network: str, chain: tuple[bytes, ...], agent: str, credit: int, message: int
+) -> None:
+    hello = Hello(NetworkId(network), chain, agent, credit, message)
+    assert Hello.decode(hello.encode()) == hello
+
+
+def test_every_cut_is_refused() -> None:
+    raw = pack(GOOD)
+    for end in range(len(raw)):
+        with pytest.raises(ProtocolViolation):
+            Hello.decode(raw[:end])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=80))
+def test_junk_is_a_violation(raw: bytes) -> None:
+    with contextlib.suppress(ProtocolViolation):
+        Hello.decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"v": 2}, "speaks link version 2, this side 1: upgrade the older"),
+        ({"v": True}, "speaks link version True"),
+        ({"v": None}, "speaks link version None"),
+        ({"net": 5}, "text fields net and agent"),
+        ({"agent": None}, "text fields net and agent"),
+        ({"chain": b"leaf"}, "not a list of certificates"),
+        ({"chain": ["leaf"]}, "not a list of certificates"),
+        ({"credit": 0}, "credit 0 and message limit 6"),
+        ({"credit": True}, "credit True"),
+        ({"message": -1}, "message limit -1"),
+        ({"message": 1.0}, "message limit 1.0"),
+    ],
+)
+def test_each_fault_is_named(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        Hello.decode(pack({**GOOD, **change}))
+    assert complaint in caught.value.message
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_what_is_nested_too_deeply_to_print_is_a_violation(key: str) -> None:
+    rest = pack({name: value for name, value in GOOD.items() if name != key})
+    deep = b"\x91" * 1000 + b"\xc0"
+    with pytest.raises(ProtocolViolation):
+        Hello.decode(bytes([rest[0] + 1]) + rest[1:] + pack(key) + deep)
+
+
+def test_too_large_an_introduction_is_refused_unread() -> None:
+    with pytest.raises(ProtocolViolation, match=f"at most {MAX_HELLO_BYTES}"):
+        Hello.decode(bytes(MAX_HELLO_BYTES + 1))
+
+
+def test_unknown_fields_are_ignored_and_a_long_agent_name_is_cut() -> None:
+    hello = Hello.decode(pack({**GOOD, "agent": "x" * 100, "new": [1]}))
+    assert hello.agent_version == "x" * 64
+
+
+def test_metadata_that_is_no_map_names_the_frame() -> None:
+    with pytest.raises(ProtocolViolation, match="metadata of a LOAD is a list, not a map"):
+        unpack_map(b"\x90", "LOAD")
+    with pytest.raises(ProtocolViolation, match="metadata of a LOAD is no msgpack"):
+        unpack_map(b"\xc1", "LOAD")

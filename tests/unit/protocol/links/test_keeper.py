@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+import virtual_time
+
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.links.keeper import LinkKeeper
+
+
+class FakeLink:
+    """Ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.closed: list[str] = []
+
+    async def wait_ended(self) -> str:
+        return await asyncio.shield(self.ended)
+
+    def close(self, reason: str) -> None:
+        self.closed.append(reason)
+
+
+class Dialling:
+    """Notes when it was asked; each answer is a link, or why there is none."""
+
+    def __init__(self, answer: Callable[[], FakeLink | BaseException]) -> None:
+        self.answer = answer
+        self.at_s: list[float] = []
+        self.links: list[FakeLink] = []
+
+    async def __call__(self) -> FakeLink:
+        self.at_s.append(round(asyncio.get_running_loop().time(), 4))
+        answer = self.answer()
+        if isinstance(answer, BaseException):
+            raise answer
+        self.links.append(answer)
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capamesh.protocol.links.keeper.random.random", lambda: 0.0)
+
+
+def keeping(dial: Dialling) -> tuple[LinkKeeper, asyncio.Task[None]]:
+    keeper = LinkKeeper(dial)  # type: ignore[arg-type]
+    return keeper, asyncio.create_task(keeper.run())
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_peer_that_is_away_is_dialled_ever_more_rarely_but_never_less_than_every_5_s() -> None:
+    async def scenario() -> None:
+        dial = Dialling(lambda: LinkLost("cannot reach it"))
+        keeper, task = keeping(dial)
+        await asyncio.sleep(21)
+        assert dial.at_s == [0.0, 0.05, 0.15, 0.35, 0.75, 1.55, 3.15, 6.35, 11.35, 16.35]
+        assert keeper.last_error == "cannot reach it"
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+def test_news_of_the_peer_dials_at_once_and_just_once() -> None:
+    async def scenario() -> None:
+        dial = Dialling(lambda: LinkLost("away"))
+        keeper, task = keeping(dial)
+        await asyncio.sleep(7)
+        before = len(dial.at_s)
+        keeper.hurry()
+        keeper.hurry()
+        await asyncio.sleep(0.1)
+        assert dial.at_s[before:] == [7.0]
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+def test_a_link_is_kept_until_it_ends_and_then_dialled_again() -> None:
+    async def scenario() -> None:
+        dial = Dialling(FakeLink)
+        keeper, task = keeping(dial)
+        await asyncio.sleep(100)
+        assert dial.at_s == [0.0]
+        assert keeper.last_error == ""
+        keeper.hurry()
+        await asyncio.sleep(1)
+        assert dial.at_s == [0.0]
+        dial.links[0].ended.set_result("the peer closed it")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert keeper.last_error == "the peer closed it"
+        await asyncio.sleep(1)
+        assert dial.at_s == [0.0, 101.05]
+        assert keeper.last_error == ""
+        await stopped(task)
+        assert [link.closed for link in dial.links] == [[], ["no longer wanted"]]
+
+    virtual_time.run(scenario())
+
+
+def test_a_link_that_never_lasts_is_backed_off_from_and_one_that_lasted_is_not() -> None:
+    async def scenario() -> None:
+        life_s = 1.0
+
+        def short() -> FakeLink:
+            link = FakeLink()
+            asyncio.get_running_loop().call_later(life_s, link.ended.set_result, "crashed")
+            return link
+
+        dial = Dialling(short)
+        _, task = keeping(dial)
+        await asyncio.sleep(4.5)
+        assert dial.at_s == [0.0, 1.05, 2.15, 3.35]
+        life_s = 10.0
+        await asyncio.sleep(21)
+        assert dial.at_s[4:] == [4.75, 14.8, 24.85]
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+@pytest.mark.parametrize("at_s", [0.0, 0.02, 0.5])
+def test_cancelling_ends_the_keeper_whether_it_dials_waits_or_is_linked(at_s: float) -> None:
+    async def scenario() -> None:
+        never = asyncio.Event()
+
+        class Slow(Dialling):
+            async def __call__(self) -> FakeLink:
+                link = await super().__call__()
+                if len(self.links) > 1:
+                    await never.wait()
+                link.ended.set_result("gone")
+                return link
+
+        dial = Slow(FakeLink)
+        _, task = keeping(dial)
+        await asyncio.sleep(at_s)
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+def test_an_error_that_is_no_lost_link_is_not_hidden() -> None:
+    async def scenario() -> None:
+        _, task = keeping(Dialling(ZeroDivisionError))
+        with pytest.raises(ZeroDivisionError):
+            await task
+
+    virtual_time.run(scenario())

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind
+from capamesh.protocol.links.outgoing import SMALL_BYTES, Outgoing
+
+CHUNK = 1000
+ASK = FrameKind.REQUEST
+BIG = SMALL_BYTES + 1
+
+
+def frames(data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
+    """Return kind, stream, flags, metadata and body of each frame."""
+    found = []
+    while data:
+        payload, meta_bytes, _, stream, kind, flags, _ = HEADER.unpack_from(data)
+        end = HEADER.size + payload
+        body_at = HEADER.size + meta_bytes
+        found.append((kind, stream, flags, data[HEADER.size : body_at], data[body_at:end]))
+        data = data[end:]
+    return found
+
+
+def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int, bytes, bytes]]:
+    return frames(b"".join(outgoing.take(budget)))
+
+
+def test_nothing_queued_is_nothing_to_send() -> None:
+    outgoing = Outgoing(CHUNK)
+    assert not outgoing
+    assert outgoing.take(100) == []
+    outgoing.drop(1)
+    outgoing.grant(1, 10)
+    assert not outgoing
+    assert outgoing.queued_bytes == 0
+
+
+def test_small_messages_and_frames_leave_as_one_buffer_in_order() -> None:
+    outgoing = Outgoing(CHUNK)
+    outgoing.message(ASK, 1, b"m", [b"ab", bytearray(b"c"), memoryview(b"")], FINAL, 99)
+    outgoing.frame(HEADER.pack(0, 0, 0, 0, FrameKind.PING, 0, 0))
+    assert outgoing.queued_bytes == 2 * HEADER.size + 4
+    (buffer,) = outgoing.take(0)
+    assert frames(bytes(buffer)) == [
+        (ASK, 1, FINAL | END, b"m", b"abc"),
+        (FrameKind.PING, 0, 0, b"", b""),
+    ]
+    assert outgoing.queued_bytes == 0
+
+
+def test_large_bodies_are_views_of_what_was_given() -> None:
+    outgoing = Outgoing(CHUNK)
+    body = bytearray(BIG)
+    outgoing.message(ASK, 1, b"m", [body], 0, BIG)
+    first = outgoing.take(1)
+    body[0] = 7
+    assert first[1][0] == 7
+
+
+def test_a_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None:
+    outgoing = Outgoing(CHUNK)
+    outgoing.message(ASK, 1, b"m", [b"abcdef"], FINAL, 4)
+    assert sent(outgoing) == [(ASK, 1, 0, b"m", b"abcd")]
+    assert not outgoing
+    assert outgoing.queued_bytes == 2
+    outgoing.grant(2, 100)
+    assert not outgoing
+    outgoing.grant(1, 1)
+    assert sent(outgoing) == [(FrameKind.CHUNK, 1, 0, b"", b"e")]
+    outgoing.grant(1, 1)
+    assert sent(outgoing) == [(FrameKind.CHUNK, 1, FINAL | END, b"", b"f")]
+    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
+
+
+def test_without_credit_the_header_alone_announces_the_message() -> None:
+    outgoing = Outgoing(CHUNK)
+    outgoing.message(ASK, 1, b"m", [b"abc"], 0, 0)
+    (buffer,) = outgoing.take(100)
+    assert HEADER.unpack_from(buffer)[2] == 3
+    assert frames(bytes(buffer)) == [(ASK, 1, 0, b"m", b"")]
+    assert not outgoing
+    outgoing.grant(1, 3)
+    assert sent(outgoing) == [(FrameKind.CHUNK, 1, END, b"", b"abc")]
+
+
+def test_streams_take_turns_and_the_budget_ends_a_round() -> None:
+    outgoing = Outgoing(8000)
+    for stream in (1, 3):
+        outgoing.message(ASK, stream, b"", [bytes(BIG)], 0, BIG)
+    order = [frame[1] for _ in range(6) for frame in sent(outgoing, 1)]
+    assert order == [1, 3, 1, 3, 1, 3]
+    assert not outgoing
+
+
+def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() -> None:
+    outgoing = Outgoing(1 << 20)
+    outgoing.message(FrameKind.RESPONSE, 1, b"1", [bytes(BIG)], 0, BIG)
+    outgoing.message(FrameKind.RESPONSE, 1, b"2", [], FINAL, 10)
+    outgoing.message(FrameKind.RESPONSE, 3, b"3", [], FINAL, 10)
+    assert [(frame[1], frame[3], frame[2]) for frame in sent(outgoing)] == [
+        (3, b"3", FINAL | END),
+        (1, b"1", END),
+        (1, b"2", FINAL | END),
+    ]
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
+    outgoing = Outgoing(CHUNK)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], 0, 500)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], 0, 500)
+    outgoing.message(ASK, 3, b"", [bytes(BIG)], 0, BIG)
+    for _ in range(taken):
+        outgoing.take(1)
+    outgoing.drop(1)
+    outgoing.drop(1)
+    outgoing.grant(1, 10**6)
+    assert outgoing.queued_bytes == BIG
+    assert {frame[1] for _ in range(99) for frame in sent(outgoing)} == {3}
+    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.lists(
+        st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([0, 1, 900, BIG, 40_000])), max_size=6
+    ),
+)
+def test_every_body_arrives_whole_within_its_credit(
+    seed: int, messages: list[tuple[int, int]]
+) -> None:
+    chance = random.Random(seed)
+    outgoing = Outgoing(8000)
+    expected: dict[int, list[bytes]] = {}
+    for stream, size in messages:
+        body = chance.randbytes(size)
+        cut = chance.randint(0, size)
+        outgoing.message(
+            ASK, stream, b"m" * (size % 7), [body[:cut], body[cut:]], 0, chance.randint(0, 50_000)
+        )
+        expected.setdefault(stream, []).append(body)
+    got: dict[int, list[bytes]] = {}
+    for _ in range(200):
+        for kind, stream, flags, _, body in sent(outgoing, chance.randint(1, 50_000)):
+            assert len(body) <= 16 * 1024
+            if kind == ASK:
+                got.setdefault(stream, []).append(b"")
+            got[stream][-1] += body
+            if flags & END:
+                done = len(got[stream]) - 1
+                assert got[stream][done] == expected[stream][done]
+        for stream in (1, 3, 5):
+            if chance.random() < 0.7:
+                outgoing.grant(stream, chance.randint(1, 10_000))
+    assert got == expected
+    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.channel.framing import Message, encode
+from capamesh.protocol.errors import NotMember, ProtocolViolation
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.mesh.handshake import (
+    MAX_MESSAGE_BYTES,
+    Handshake,
+    Side,
+    refusal,
+    signed_bytes,
+    stream_decoder,
+)
+from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, RevocationList, Role
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+OWNER = NetworkOwner.create("test", NOW)
+OTHER_OWNER = NetworkOwner.create("other", NOW)
+
+
+def join(role: Role, owner: NetworkOwner = OWNER) -> Membership:
+    token = owner.invite(role, expires_at=NOW + timedelta(hours=1), bootstrap=(), now=NOW)
+    return Membership.join(Identity.generate(), token, NOW)
+
+
+NODE, ROUTER, THIRD = join(Role.NODE), join(Role.ROUTER), join(Role.NODE)
+STRANGER = join(Role.ROUTER, OTHER_OWNER)
+
+
+def side_of(
+    side: Side, mine: Membership, remote: Membership, trust: NetworkTrust | None = None
+) -> Handshake:
+    return Handshake(
+        side,
+        identity=mine.identity,
+        chain=mine.chain,
+        trust=trust or mine.trust(),
+        remote=remote.identity.peer_id,
+        nonce=side.value * 32,
+    )
+
+
+def one(frame: bytes) -> Message:
+    (message,) = stream_decoder().feed(frame)
+    return message
+
+
+def hello_of(member: Membership, **fields: object) -> Message:
+    other = side_of(Side.ACCEPTOR, member, NODE)
+    return one(other.first()) | fields
+
+
+def run(opener: Handshake, acceptor: Handshake, now: datetime = NOW) -> None:
+    """Carry frames to and fro until neither has anything to say."""
+    to_acceptor, to_opener = [opener.first()], [acceptor.first()]
+    while to_acceptor or to_opener:
+        if to_acceptor:
+            to_opener.append(acceptor.receive(one(to_acceptor.pop(0)), now))
+        if to_opener[0]:
+            to_acceptor.append(opener.receive(one(to_opener.pop(0)), now))
+        to_acceptor = [frame for frame in to_acceptor if frame]
+        to_opener = [frame for frame in to_opener if frame]
+
+
+def test_two_members_know_each_other_after_the_exchange() -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    run(opener, acceptor)
+    assert opener.member is not None
+    assert acceptor.member is not None
+    assert (opener.member.peer_id, opener.member.role) == (ROUTER.identity.peer_id, Role.ROUTER)
+    assert (acceptor.member.peer_id, acceptor.member.role) == (NODE.identity.peer_id, Role.NODE)
+    assert opener.remote_chain == ROUTER.chain
+    assert (opener.revocations, acceptor.revocations) == (b"", b"")
+
+
+def test_nobody_is_a_member_before_the_last_verdict() -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = acceptor.receive(one(opener.first()), NOW)
+    verdict = acceptor.receive(one(opener.receive(one(acceptor.first()), NOW)), NOW)
+    assert acceptor.member is None
+    opener.receive(one(proof), NOW)
+    assert opener.member is None
+    opener.receive(one(verdict), NOW)
+    assert opener.member is not None
+
+
+def test_what_is_signed_is_the_documented_concatenation() -> None:
+    assert signed_bytes(
+        Side.ACCEPTOR,
+        NetworkId("cm-1"),
+        opener=(PeerId("12D3a"), b"o" * 32),
+        acceptor=(PeerId("12D3b"), b"a" * 32),
+    ) == (b"capamesh-member-1\0Acm-1\012D3a\012D3b\0" + b"o" * 32 + b"a" * 32)
+
+
+def test_the_newer_revocation_list_travels_with_the_proof() -> None:
+    listed = OWNER.revoke(
+        RevocationList.empty(OWNER.network_id), peers=[THIRD.identity.peer_id], now=NOW
+    )
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+    run(opener, acceptor)
+    assert opener.revocations == listed.encode()
+    assert acceptor.revocations == b""
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"v": 2}, "malformed: version 2, this side speaks 1"),
+        ({"net": "cm-0"}, "wrong network: 'cm-0', this is cm-"),
+        ({"net": None}, "wrong network: 'None'"),
+        ({"nonce": b"short"}, "malformed: the nonce must be 32 fresh bytes"),
+        ({"nonce": "A" * 32}, "malformed: the nonce must be 32 fresh bytes"),
+        ({"nonce": b"O" * 32}, "malformed: the nonce must be 32 fresh bytes"),
+        ({"revoked": -1}, "malformed: 'revoked' must be the version"),
+        ({"revoked": None}, "malformed: 'revoked' must be the version"),
+        ({"chain": None}, "malformed: 'chain' must be an array"),
+        ({"chain": []}, "malformed"),
+        ({"chain": [b"", b""]}, "malformed"),
+        ({"chain": ["text", "text"]}, "malformed"),
+        ({"chain": list(STRANGER.chain)}, "wrong network|bad signature"),
+        (
+            {"chain": list(THIRD.chain)},
+            "peer id does not match key: the chain is 12D3.*, the connection 12D3",
+        ),
+        ({"type": "proof"}, "malformed: 'proof' came where 'hello' is due"),
+        ({"type": "verdict", "ok": True}, "malformed: 'verdict' came where 'hello' is due"),
+        ({"type": "verdict", "ok": False, "why": "no"}, "it refused us: no"),
+        ({"type": "x" * 500}, "malformed: 'x{20}' came"),
+    ],
+)
+def test_a_bad_first_message_is_refused_by_name(fields: dict[str, object], why: str) -> None:
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    with pytest.raises(NotMember, match=why):
+        opener.receive(hello_of(ROUTER, **fields), NOW)
+    assert opener.member is None
+    assert opener.was_refused is (fields.get("ok") is False)
+
+
+def test_an_expired_and_a_revoked_member_are_refused_by_name() -> None:
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    with pytest.raises(NotMember, match="expired: router"):
+        opener.receive(hello_of(ROUTER), NOW + timedelta(hours=2))
+    listed = OWNER.revoke(
+        RevocationList.empty(OWNER.network_id), peers=[ROUTER.identity.peer_id], now=NOW
+    )
+    opener = side_of(Side.OPENER, NODE, ROUTER, NetworkTrust(OWNER.ca_der, listed))
+    with pytest.raises(NotMember, match="revoked peer: router"):
+        opener.receive(hello_of(ROUTER), NOW)
+
+
+@pytest.mark.parametrize("fields", [{"sig": b"x" * 64}, {"sig": b""}])
+def test_a_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = one(acceptor.receive(one(opener.first()), NOW))
+    opener.receive(one(acceptor.first()), NOW)
+    with pytest.raises(NotMember, match="bad signature: 12D3.* did not sign this exchange"):
+        opener.receive(proof | fields, NOW)
+
+
+@pytest.mark.parametrize("fields", [{"sig": None}, {"list": "text"}])
+def test_a_proof_without_its_parts_is_refused(fields: dict[str, object]) -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = one(acceptor.receive(one(opener.first()), NOW))
+    opener.receive(one(acceptor.first()), NOW)
+    with pytest.raises(NotMember, match="a proof needs 'sig' and 'list' as bytes"):
+        opener.receive(proof | fields, NOW)
+
+
+def test_a_proof_of_another_exchange_is_refused() -> None:
+    first = side_of(Side.OPENER, NODE, ROUTER)
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE)
+    recorded = one(acceptor.receive(one(first.first()), NOW))
+    second = Handshake(
+        Side.OPENER,
+        identity=NODE.identity,
+        chain=NODE.chain,
+        trust=NODE.trust(),
+        remote=ROUTER.identity.peer_id,
+        nonce=b"n" * 32,
+    )
+    second.receive(one(acceptor.first()), NOW)
+    with pytest.raises(NotMember, match="bad signature"):
+        second.receive(recorded, NOW)
+
+
+def test_a_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
+    # A peer without the key that mirrors everything, nonce aside, has only our own signature to show.
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    ours = one(opener.receive(hello_of(ROUTER), NOW))
+    with pytest.raises(NotMember, match="bad signature"):
+        opener.receive(ours, NOW)
+
+
+def test_a_refusal_is_one_frame_and_its_reason_is_short() -> None:
+    assert one(refusal("no")) == {"type": "verdict", "ok": False, "why": "no"}
+    assert len(one(refusal("x" * 10_000))["why"]) == 300
+
+
+def test_the_text_form_shows_no_key() -> None:
+    shown = repr(side_of(Side.OPENER, NODE, ROUTER))
+    assert shown == f"Handshake(OPENER with {ROUTER.identity.peer_id}: hello is due)"
+
+
+def test_a_message_over_the_limit_is_refused_before_it_arrives() -> None:
+    with pytest.raises(ProtocolViolation, match="the limit is 1052672"):
+        stream_decoder().feed((MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4), st.booleans())
+def test_junk_raises_only_the_documented_errors(parts: list[bytes], is_framed: bool) -> None:
+    decoder = stream_decoder()
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    try:
+        for part in parts:
+            data = len(part).to_bytes(4, "little") + part if is_framed else part
+            for message in decoder.feed(data):
+                opener.receive(message, NOW)
+    except (NotMember, ProtocolViolation):
+        pass
+    assert opener.member is None
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from(["hello", "proof", "verdict"]),
+    st.dictionaries(
+        st.sampled_from(["v", "net", "chain", "nonce", "revoked", "sig", "list", "ok", "why"]),
+        json_like,
+    ),
+)
+def test_well_formed_messages_with_any_fields_raise_only_not_member(
+    kind: str, fields: dict[str, object]
+) -> None:
+    base = hello_of(ROUTER) if kind == "hello" else {}
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    try:
+        opener.receive(one(encode({**base, **fields, "type": kind})), NOW)
+    except (NotMember, ProtocolViolation):
+        pass
+    assert opener.member is None

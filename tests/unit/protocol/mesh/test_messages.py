@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.channel.framing import Decoder, encode
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import NetworkId
+from capamesh.protocol.mesh.gossip import (
+    PayloadKind,
+    adverts_topic,
+    demand_topic,
+    unwrap,
+    wrap,
+)
+from capamesh.protocol.mesh.messages import (
+    Dial,
+    Heard,
+    Members,
+    Publish,
+    Ready,
+    Revocations,
+    Start,
+    Stop,
+    Subscribed,
+    Warned,
+    from_wire,
+    to_wire,
+)
+
+KINDS = (Start, Publish, Revocations, Dial, Stop, Ready, Heard, Members, Subscribed, Warned)
+texts = st.lists(st.text(), max_size=3)
+start = st.builds(
+    Start,
+    private_key=st.binary(),
+    chain=st.lists(st.binary(), max_size=2),
+    ca_der=st.binary(),
+    revocations=st.binary(),
+    listen=texts,
+    bootstrap=texts,
+    use_mdns=st.booleans(),
+    subscribe=texts,
+)
+messages = st.one_of(
+    start,
+    st.builds(Publish, st.text(), st.binary()),
+    st.builds(Revocations, st.binary()),
+    st.builds(Dial, texts),
+    st.just(Stop()),
+    st.builds(Ready, st.text(), texts),
+    st.builds(Heard, st.text(), st.binary(), st.text(), st.text()),
+    st.builds(Members, texts, texts),
+    st.builds(Subscribed, st.text(), texts),
+    st.builds(Warned, st.text(), st.text(), st.integers(0, 2**60)),
+)
+
+
+@given(messages)
+def test_every_message_survives_the_channel(message: object) -> None:
+    (raw,) = Decoder().feed(encode(to_wire(message)))
+    assert from_wire(raw) == message
+
+
+@given(messages, st.data())
+def test_a_missing_or_wrong_field_is_named(message: object, data: st.DataObject) -> None:
+    raw = to_wire(message)
+    names = [name for name in raw if name != "type"]
+    if not names:
+        return
+    name = data.draw(st.sampled_from(names))
+    wrong = data.draw(st.sampled_from([None, 1.5, {"a": 1}, [1], [None]]))
+    with pytest.raises(ProtocolViolation, match=f"field '{name}' is"):
+        from_wire(raw | {name: wrong})
+    del raw[name]
+    with pytest.raises(ProtocolViolation, match=f"field '{name}' is NoneType"):
+        from_wire(raw)
+
+
+def test_an_unknown_message_is_named() -> None:
+    with pytest.raises(ProtocolViolation, match="unknown mesh message 'new'"):
+        from_wire({"type": "new"})
+
+
+def test_the_type_words_are_distinct() -> None:
+    assert len({kind.TYPE for kind in KINDS}) == len(KINDS)
+
+
+def test_a_start_never_shows_its_key() -> None:
+    shown = repr(Start(b"s3cret", [b"chain"], b"", b"", ["/ip4/1.2.3.4/tcp/1"], [], False, ["t"]))
+    assert shown == "Start(listen=['/ip4/1.2.3.4/tcp/1'], bootstrap=[], subscribe=['t'])"
+
+
+def test_topics_carry_the_network_id() -> None:
+    assert adverts_topic(NetworkId("cm-1")) == "capamesh/cm-1/adverts"
+    assert demand_topic(NetworkId("cm-1")) == "capamesh/cm-1/demand"
+
+
+def test_a_payload_is_a_kind_byte_and_a_body() -> None:
+    assert wrap(PayloadKind.ENVELOPE, b"abc") == b"Eabc"
+    assert unwrap(b"Eabc") == (PayloadKind.ENVELOPE, b"abc")
+    assert unwrap(b"R") == (PayloadKind.REVOCATIONS, b"")
+    assert unwrap(b"") is None
+    assert unwrap(b"Zabc") is None

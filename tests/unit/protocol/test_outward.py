@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from capamesh.protocol import outward
+from capamesh.protocol.outward import advertised_host
+
+
+class FakeSocket:
+    """A machine whose outward address is 10.1.2.3, or that has no route."""
+
+    has_route = True
+    asked: list[tuple[str, int]]
+
+    def __init__(self, family: int, kind: int) -> None:
+        assert (family, kind) == (
+            socket.AF_INET,
+            socket.SOCK_DGRAM,
+        )  # a datagram socket sends nothing
+
+    def __enter__(self) -> FakeSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def connect(self, address: tuple[str, int]) -> None:
+        if not self.has_route:
+            raise OSError(101, "Network is unreachable")
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("10.1.2.3", 40_000)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
+    class Machine(FakeSocket):
+        pass
+
+    monkeypatch.setattr(outward.socket, "socket", Machine)
+    return Machine
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.168.1.9", "::1", "fe80::1", "node.example", ""])
+def test_what_names_one_place_is_itself(machine: type[FakeSocket], host: str) -> None:
+    assert advertised_host(host) == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104 - nothing listens here
+def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket], host: str) -> None:
+    assert advertised_host(host) == "10.1.2.3"
+    machine.has_route = False
+    assert advertised_host(host) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "name"])  # noqa: S104 - likewise
+def test_what_the_operator_says_wins(machine: type[FakeSocket], host: str) -> None:
+    assert advertised_host(host, "public.example") == "public.example"

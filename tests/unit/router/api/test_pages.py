@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from fleet_fakes import advert, echo, offer
+from router_http import Http, serving
+
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.fleet import Joined
+from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.protocol.tensors import Limits
+
+
+async def get(http: Http, path: str) -> tuple[int, object]:
+    response = await http.client.get(path)
+    assert response.content_type == "application/json"
+    return response.status, await response.json()
+
+
+async def test_health_is_exactly_what_clients_compare_with(http: Http) -> None:
+    response = await http.client.get("/v2/health/live")
+    assert (response.status, await response.json()) == (200, {"live": True})
+    assert await get(http, "/v2/health/ready") == (503, {"ready": False})
+    link = http.node("A")
+    assert await get(http, "/v2/health/ready") == (200, {"ready": True})
+    link.is_usable = False
+    assert await get(http, "/v2/health/ready") == (503, {"ready": False})
+
+
+async def test_the_server_says_what_it_is(http: Http) -> None:
+    status, body = await get(http, "/v2")
+    assert status == 200
+    assert isinstance(body, dict)
+    assert body["name"] == "capamesh"
+    assert body["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "model_repository",
+    ]
+
+
+async def test_a_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Http) -> None:
+    http.node("A", models=(offer(version="9"), offer(version="10")))
+    expected = {
+        "name": "m",
+        "versions": ["9", "10"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+    assert await get(http, "/v2/models/m") == (200, expected)
+    one = {**expected, "versions": ["9"]}
+    assert await get(http, "/v2/models/m/versions/9") == (200, one)
+    status, body = await get(http, "/v2/models/m/versions/3")
+    assert (status, body) == (
+        404,
+        {"error": "no node hosts model 'm' version '3'; hosted: 9, 10"},
+    )
+    status, body = await get(http, "/v2/models/x")
+    assert (status, body) == (404, {"error": "no node hosts model 'x'; hosted: m"})
+
+
+async def test_a_model_s_configuration_is_worded_as_triton_words_it(http: Http) -> None:
+    http.node("A")
+    status, body = await get(http, "/v2/models/m/config")
+    assert status == 200
+    assert isinstance(body, dict)
+    assert body["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
+    assert await get(http, "/v2/models/m/versions/1/config") == (200, body)
+    assert (await get(http, "/v2/models/m/versions/2/config"))[0] == 404
+
+
+async def test_a_model_is_ready_while_some_node_can_be_asked(http: Http) -> None:
+    assert (await get(http, "/v2/models/m/ready"))[0] == 404
+    link = http.node("A")
+    assert await get(http, "/v2/models/m/ready") == (200, {"name": "m", "ready": True})
+    assert (await get(http, "/v2/models/m/versions/1/ready"))[0] == 200
+    assert (await get(http, "/v2/models/m/versions/2/ready"))[0] == 404
+    link.is_usable = False
+    assert await get(http, "/v2/models/m/ready") == (503, {"name": "m", "ready": False})
+
+
+async def test_the_index_lists_all_versions_or_just_those_that_are_ready(http: Http) -> None:
+    http.node("A", models=(offer(), offer("broken", "2", ModelState.FAILED, "no such operator")))
+    ready = {"name": "m", "version": "1", "state": "READY", "reason": ""}
+    broken = {
+        "name": "broken",
+        "version": "2",
+        "state": "UNAVAILABLE",
+        "reason": "no such operator",
+    }
+    for body, expected in [
+        (b"", [broken, ready]),
+        (b" \n", [broken, ready]),
+        (b"{}", [broken, ready]),
+        (b'{"ready": false}', [broken, ready]),
+        (b'{"ready": true}', [ready]),
+        (b'{"ready": true, "more": [1]}', [ready]),
+    ]:
+        response = await http.client.post("/v2/repository/index", data=body)
+        assert (response.status, await response.json()) == (200, expected)
+    for body in (b"[]", b"{", b'{"ready": 1}', b'{"ready": null}', b"\xff", b'{"ready": NaN}'):
+        response = await http.client.post("/v2/repository/index", data=body)
+        assert response.status == 400
+        assert list(await response.json()) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v2/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
+)
+async def test_an_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, path: str) -> None:
+    for method in ("GET", "POST"):
+        response = await http.client.request(method, path)
+        assert response.status == 404
+        assert list(await response.json()) == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v2/models/m/infer", {"POST"}),
+        ("POST", "/v2/health/live", {"GET", "HEAD"}),
+        ("DELETE", "/v2/models/m", {"GET", "HEAD"}),
+        ("PUT", "/v1/revocations", {"POST"}),
+        ("GET", "/v2/repository/index", {"POST"}),
+    ],
+)
+async def test_a_wrong_method_is_refused_with_those_there_are(
+    http: Http, method: str, path: str, allowed: set[str]
+) -> None:
+    response = await http.client.request(method, path)
+    assert response.status == 405
+    assert set(response.headers["Allow"].split(", ")) == allowed
+    assert list(await response.json()) == ["error"]
+
+
+async def test_the_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
+    assert await get(http, "/v1/nodes") == (200, {"nodes": []})
+    http.node("A", echo)
+    http.view.apply([Joined(advert("B", "b:1", is_draining=True))])
+    http.pool.errors["b:1"] = "refused"
+    status, body = await get(http, "/v1/nodes")
+    assert status == 200
+    assert isinstance(body, dict)
+    first, second = body["nodes"]
+    assert (first["peer_id"], first["region"], first["is_draining"]) == ("A", "eu", False)
+    assert first["price_per_million"] == 1.5
+    assert first["models"][0]["state"] == "ready"
+    assert first["links"][0]["is_usable"]
+    assert second["is_draining"]
+    assert second["links"] == [
+        {
+            "address": "b:1",
+            "is_up": False,
+            "is_usable": False,
+            "is_suspected": False,
+            "last_error": "refused",
+            "requests_in_flight": 0,
+            "answered": 0,
+            "failed": 0,
+            "node_in_flight": 0,
+            "node_limit": 0,
+            "queue_us": 0,
+            "run_us": 0,
+        }
+    ]
+
+
+async def test_metrics_are_prometheus_text(http: Http) -> None:
+    response = await http.client.get("/metrics")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "process_cpu_seconds_total" in await response.text()
+
+
+async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) -> None:
+    response = await http.client.post("/v1/revocations", data=b"signed list")
+    assert (response.status, await response.json()) == (200, {"version": 7})
+    assert http.revoked == [b"signed list"]
+    response = await http.client.post("/v1/revocations", data=b"junk")
+    assert (response.status, await response.json()) == (400, {"error": "not signed by the owner"})
+    response = await http.client.post("/v1/revocations", data=io.BytesIO(bytes(MAX_LIST_BYTES + 1)))
+    assert response.status == 413
+    assert http.revoked == [b"signed list"]
+
+
+async def test_a_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
+    async with serving(limits=Limits(max_message_bytes=100)) as http:
+        http.view.apply([Joined(advert("A", "a:1"))])
+        http.candidates[0].load = None  # type: ignore[assignment]
+        response = await http.client.get("/v1/nodes")
+        assert response.status == 500
+        assert json.loads(await response.read()) == {
+            "error": "the router failed on this request; see its log"
+        }
+        assert http.log.events == ["request_crashed"]

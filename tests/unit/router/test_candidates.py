@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from fleet_fakes import FakeLink
+
+from capamesh.protocol.ids import PeerId
+from capamesh.router.candidates import Candidate
+
+
+def fresh() -> Candidate:
+    return Candidate(PeerId("peer-abcdef"), "10.0.0.1:7000")
+
+
+def test_a_candidate_is_usable_only_with_a_usable_link_and_neither_draining_nor_retired() -> None:
+    candidate = fresh()
+    assert not candidate.is_usable
+    link = FakeLink()
+    candidate.link = link  # type: ignore[assignment]
+    assert candidate.is_usable
+    link.is_usable = False
+    assert not candidate.is_usable
+    link.is_usable = True
+    candidate.is_draining = True
+    assert not candidate.is_usable
+    candidate.is_draining = False
+    candidate.is_suspected = True
+    assert candidate.is_usable
+    candidate.retire(lambda: None)
+    assert not candidate.is_usable
+
+
+@pytest.mark.parametrize(
+    "error", [None, ValueError(), asyncio.CancelledError(), KeyboardInterrupt()]
+)
+def test_the_guard_counts_down_whichever_way_it_ends(error: BaseException | None) -> None:
+    candidate = fresh()
+    with contextlib.suppress(BaseException), candidate:
+        assert candidate.rif == 1
+        if error is not None:
+            raise error
+    assert candidate.rif == 0
+
+
+def test_an_idle_candidate_retires_at_once_and_a_busy_one_after_its_last_request_once() -> None:
+    told: list[str] = []
+    idle, busy = fresh(), fresh()
+    idle.retire(lambda: told.append("idle"))
+    assert told == ["idle"]
+    with busy:
+        with busy:
+            busy.retire(lambda: told.append("busy"))
+        assert told == ["idle"]
+        assert busy.rif == 1
+    assert told == ["idle", "busy"]
+    with busy:
+        pass
+    assert told == ["idle", "busy"]
+
+
+def test_the_text_form_says_who_and_how_busy() -> None:
+    assert repr(fresh()) == "Candidate(abcdef at 10.0.0.1:7000, 0 in flight)"

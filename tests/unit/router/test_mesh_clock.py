@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.router.mesh_clock import MeshClock
+
+
+def test_mesh_time_stands_still_until_the_sidecar_is_up_and_while_it_is_down() -> None:
+    clock = MeshClock(100.0)
+    assert clock.now_s(150.0) == 0.0
+    clock.resume(160.0)
+    assert clock.now_s(165.0) == 5.0
+    clock.pause(170.0)
+    clock.pause(175.0)
+    assert clock.now_s(999.0) == 10.0
+    clock.resume(1000.0)
+    clock.resume(1005.0)
+    assert clock.now_s(1010.0) == 20.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=30))
+def test_mesh_time_is_the_time_that_was_up_and_never_goes_back(
+    steps: list[tuple[bool, int]],
+) -> None:
+    now_s, up_s, is_up = 1000, 0, False
+    clock = MeshClock(now_s)
+    for turns_up, wait_s in steps:
+        (clock.resume if turns_up else clock.pause)(now_s)
+        is_up = turns_up
+        now_s += wait_s
+        up_s += wait_s if is_up else 0
+        assert clock.now_s(now_s) == up_s

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from capamesh.protocol.errors import ModelNotFound, Overloaded
+from capamesh.protocol.ids import ModelName
+from capamesh.router.telemetry import Telemetry
+
+M = ModelName("m")
+
+
+def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() -> None:
+    telemetry = Telemetry()
+    telemetry.answered(M, 0.003)
+    telemetry.answered(M, 0.004)
+    telemetry.refused(M, Overloaded("full"), is_known=True)
+    telemetry.attempt_failed(M, Overloaded("full"))
+    lines = telemetry.exposition().decode().splitlines()
+    assert 'capamesh_requests_total{code="ok",model="m"} 2.0' in lines
+    assert 'capamesh_requests_total{code="overloaded",model="m"} 1.0' in lines
+    assert 'capamesh_attempts_failed_total{code="overloaded",model="m"} 1.0' in lines
+    assert 'capamesh_request_seconds_bucket{le="0.002",model="m"} 0.0' in lines
+    assert 'capamesh_request_seconds_bucket{le="0.005",model="m"} 2.0' in lines
+
+
+def test_invented_model_names_make_no_series() -> None:
+    telemetry = Telemetry()
+    for number in range(100):
+        telemetry.refused(ModelName(f"x{number}"), ModelNotFound("none"), is_known=False)
+    text = telemetry.exposition().decode()
+    assert 'capamesh_requests_total{code="model_not_found",model=""} 100.0' in text
+    assert "x42" not in text
+
+
+def test_what_is_watched_is_read_when_it_is_asked_for() -> None:
+    telemetry, nodes = Telemetry(), [1, 2]
+    telemetry.watch("capamesh_nodes", "Nodes", lambda: len(nodes))
+    nodes.append(3)
+    assert "capamesh_nodes 3.0" in telemetry.exposition().decode().splitlines()
