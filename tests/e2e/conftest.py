@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from capamesh.cli.local_cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]

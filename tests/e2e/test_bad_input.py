@@ -9,9 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from capamesh.cli.local_cluster import LocalCluster
 from cluster_load import digits_stream
 
+from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from capamesh.cli.local_cluster import LocalCluster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -6,8 +6,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from capamesh.cli.local_cluster import LocalCluster
 from cluster_load import digits_stream
+
+from capamesh.cli.local_cluster import LocalCluster
 
 REQUESTS = 2000
 

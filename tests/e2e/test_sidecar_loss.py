@@ -6,8 +6,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from capamesh.cli.local_cluster import LocalCluster, Member
 from cluster_load import digits_stream
+
+from capamesh.cli.local_cluster import LocalCluster, Member
 
 
 async def new_sidecar(member: Member, before: int) -> int:

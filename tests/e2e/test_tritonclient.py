@@ -10,8 +10,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tritonclient.http as triton
-from capamesh.cli.local_cluster import LocalCluster
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from capamesh.cli.local_cluster import LocalCluster
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),

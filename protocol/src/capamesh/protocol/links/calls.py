@@ -143,7 +143,7 @@ def _load_values(load: LoadReport) -> tuple[int, ...]:
 
 
 def _load(raw: object) -> LoadReport:
-    values = cast(list[object], raw) if isinstance(raw, list) else []
+    values = _listed(raw)
     if len(values) < 6 or not all(type(value) is int and value >= 0 for value in values[:6]):
         raise ProtocolViolation(f"a load of {shown(raw)}: six counts are expected")
     return LoadReport(*cast(list[int], values[:6]))
@@ -175,8 +175,9 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
 
 
 def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
-    if isinstance(entry, list) and len(cast(list[object], entry)) >= 4:
-        name, datatype, shape, size = cast(list[object], entry)[:4]
+    parts = _listed(entry)
+    if len(parts) >= 4:
+        name, datatype, shape, size = parts[:4]
         if (
             isinstance(name, str)
             and isinstance(datatype, str)
@@ -194,3 +195,7 @@ def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
     raise InvalidRequest(
         f"a tensor described as {shown(entry)}: name, datatype, shape, size are expected"
     )
+
+
+def _listed(raw: object) -> list[object]:
+    return cast(list[object], raw) if isinstance(raw, list) else []

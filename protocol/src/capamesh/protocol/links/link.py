@@ -394,8 +394,10 @@ class Link(asyncio.BufferedProtocol):
                 transport.writelines(buffers)
 
     def _fail_all(self, lost: LinkLost) -> None:
-        for asked in (*self._waiting.values(), *self._probing.values()):
-            _fail(asked, LinkLost(lost.message))
+        for waiting in self._waiting.values():
+            _fail(waiting, LinkLost(lost.message))
+        for probing in self._probing.values():
+            _fail(probing, LinkLost(lost.message))
         self._waiting.clear()
         self._probing.clear()
 
