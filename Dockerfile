@@ -1,0 +1,89 @@
+# The images of a router and of a node: `docker build --target router .`, `docker build --target node .`
+# Both share every layer but their command. They hold no key, no token and no model: those are mounted.
+
+# Any Debian or Ubuntu image whose python3 (3.11 to 3.13) can make virtual environments.
+ARG BASE_IMAGE=python:3.13-slim-trixie
+
+FROM ${BASE_IMAGE} AS base
+# Packages are fetched only where the base image lacks them.
+RUN dpkg --status libgmp10 ca-certificates >/dev/null 2>&1 \
+ || { apt-get update \
+   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libgmp10 ca-certificates \
+   && rm -rf /var/lib/apt/lists/*; }
+ENV PATH=/opt/capamesh/bin:$PATH \
+    PYTHONUNBUFFERED=1
+
+# What is fetched or compiled changes with requirements/runtime.txt alone.
+FROM base AS dependencies
+RUN dpkg --status gcc libc6-dev libgmp-dev >/dev/null 2>&1 \
+ || { apt-get update \
+   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev libgmp-dev \
+   && rm -rf /var/lib/apt/lists/*; }
+RUN python3 -m venv /opt/capamesh
+COPY requirements/runtime.txt /build/
+# libp2p's fastecdsa has no wheels, so it is compiled; its source has a pinned hash like all the rest.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes -r /build/runtime.txt
+
+# The build backend and what it needs, at the versions that requirements/dev.txt pins.
+FROM base AS wheel
+WORKDIR /build
+RUN python3 -m venv /opt/capamesh
+COPY requirements/dev.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' dev.txt >backend.txt \
+ && pip install --require-hashes -r backend.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY protocol/src protocol/src
+COPY node/src node/src
+COPY router/src router/src
+COPY client/src client/src
+COPY cli/src cli/src
+RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels .
+
+FROM base AS member
+# A fixed uid, so that a volume's files belong to the same user in every container and after every rebuild.
+ARG UID=10001
+RUN groupadd --gid ${UID} capamesh \
+ && useradd --uid ${UID} --gid ${UID} --no-create-home --home-dir /data --shell /usr/sbin/nologin capamesh \
+ # A new volume takes over owner and mode of the folder it is mounted on. The last four are docker-compose.yml's.
+ && install -d -o capamesh -g capamesh -m 0700 \
+    /data /token /network /network/owner /network/router /network/router-token /network/node-token
+COPY --from=dependencies /opt/capamesh /opt/capamesh
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && pip check
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    CAPAMESH_DATA=/data
+USER ${UID}:${UID}
+WORKDIR /data
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["capamesh"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.vendor="The Capamesh developers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM member AS router
+LABEL org.opencontainers.image.title="capamesh-router" \
+      org.opencontainers.image.description="A router of a Capamesh network: finds nodes by gossip and sends requests to them"
+ENV CAPAMESH_HTTP=0.0.0.0:8000 \
+    CAPAMESH_MESH=0.0.0.0:4001 \
+    CAPAMESH_LINKS=0.0.0.0:4100
+EXPOSE 8000 4001 4100
+HEALTHCHECK --interval=10s --timeout=10s --start-period=90s --start-interval=2s --retries=3 \
+    CMD ["capamesh", "router", "status", "--data", "/data"]
+CMD ["router", "run"]
+
+FROM member AS node
+LABEL org.opencontainers.image.title="capamesh-node" \
+      org.opencontainers.image.description="A node of a Capamesh network: hosts ONNX models on this machine's devices"
+ENV CAPAMESH_MODELS=/models \
+    CAPAMESH_HOST=0.0.0.0 \
+    CAPAMESH_MESH_PORT=4001 \
+    CAPAMESH_PORT=4100
+EXPOSE 4001 4100
+HEALTHCHECK --interval=10s --timeout=10s --start-period=90s --start-interval=2s --retries=3 \
+    CMD ["capamesh", "node", "status", "--data", "/data"]
+CMD ["node", "run"]
