@@ -225,7 +225,11 @@ def test_a_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
         assert token.stdout.count("\n") == 1
         assert "A secret" in token.stderr
         router, node = tmp_path / "router", tmp_path / "node"
-        start("router", "run", "--data", str(router), "--http", "127.0.0.1:0", token=token.stdout)
+        start(
+            *("router", "run", "--data", str(router), "--http", "127.0.0.1:0"),
+            *("--mesh", "127.0.0.1:0", "--links", "127.0.0.1:0"),
+            token=token.stdout,
+        )
         until(lambda: bool(status("router", router).get("mesh_addresses")))
         found = status("router", router)
         url = found["http_address"]

@@ -193,7 +193,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
 
 def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
     line = (
-        "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4001 --links 10.0.0.1:5000 "
+        "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
         "--advertise me --mdns --region eu --policy other --timeout 2 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2"
     )
@@ -205,7 +205,7 @@ def test_every_router_setting_has_an_option(router_settings: list[RouterSettings
         http_host="0.0.0.0",  # noqa: S104 - nothing listens here
         http_port=80,
         mesh_host="::",
-        mesh_port=4001,
+        mesh_port=4002,
         link_host="10.0.0.1",
         link_port=5000,
         advertised_host="me",

@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from capamesh.protocol import outward
-from capamesh.protocol.outward import advertised_host
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
 
 
 class FakeSocket:
@@ -58,3 +59,22 @@ def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket], host:
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "name"])  # noqa: S104 - likewise
 def test_what_the_operator_says_wins(machine: type[FakeSocket], host: str) -> None:
     assert advertised_host(host, "public.example") == "public.example"
+
+
+def test_the_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
+    assert listen_multiaddr("127.0.0.1", 4001) == "/ip4/127.0.0.1/tcp/4001"
+    assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
+    with pytest.raises(ConfigError, match="not on the name 'localhost'"):
+        listen_multiaddr("localhost", 4001)
+
+
+def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: .*; give another --mesh"):
+            require_free("127.0.0.1", port, "--mesh")
+    require_free("127.0.0.1", port, "--mesh")
+    require_free("127.0.0.1", 0, "--mesh")

@@ -20,6 +20,8 @@ POLL_S: Final = 0.05
 """Guess: nobody sees a delay this short."""
 STOP_LIMIT_S: Final = 45.0
 """The 30 s that a member waits for work under way, and what its children take to end."""
+ANY_PORTS: Final = ("--mesh", "127.0.0.1:0", "--links", "127.0.0.1:0")
+"""So that several clusters fit on one machine."""
 TOKEN_LIFE: Final = dt.timedelta(days=365)
 """Memberships end with the token that gave them; no local cluster lives that long (guess)."""
 
@@ -95,7 +97,7 @@ class LocalCluster:
             self._router = await Member.start(
                 "router",
                 self.folder / "router",
-                ("router", "run", "--http", self._http, *self._router_options),
+                ("router", "run", "--http", self._http, *ANY_PORTS, *self._router_options),
                 self._token(owner, Role.ROUTER),
             )
             await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))

@@ -45,7 +45,7 @@ def run(
         typer.Option(
             "--mesh", envvar="CAPAMESH_MESH", metavar="HOST:PORT", help="Where members gossip."
         ),
-    ] = "127.0.0.1:0",
+    ] = "127.0.0.1:4001",
     links: Annotated[
         str,
         typer.Option(
@@ -54,7 +54,7 @@ def run(
             metavar="HOST:PORT",
             help="Where nodes come in that nobody can dial.",
         ),
-    ] = "127.0.0.1:0",
+    ] = "127.0.0.1:4100",
     advertise: options.Advertise = "",
     mdns: options.Mdns = False,
     region: options.Region = "",

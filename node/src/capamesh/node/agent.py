@@ -34,7 +34,7 @@ from capamesh.protocol.home import MemberHome
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
-from capamesh.protocol.outward import advertised_host
+from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +64,8 @@ class NodeAgent:
             raise ConfigError(
                 f"the models folder {settings.models_folder} does not exist: give --models"
             )
+        if not settings.is_dialing:
+            require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._settings = settings
         self._log = log
         self._home = MemberHome(settings.data_folder)
@@ -85,7 +87,7 @@ class NodeAgent:
             self._membership,
             listen=[]
             if settings.is_dialing
-            else [f"/ip4/{settings.host}/tcp/{settings.mesh_port}"],
+            else [listen_multiaddr(settings.host, settings.mesh_port)],
             bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
             subscribe=[demand_topic(self._membership.network_id)],
             use_mdns=settings.use_mdns,

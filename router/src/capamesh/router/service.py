@@ -36,7 +36,7 @@ from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
-from capamesh.protocol.outward import advertised_host
+from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
 from capamesh.router.api.application import make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
@@ -67,6 +67,7 @@ class Router:
         """Take over the data folder; raise `ConfigError` when that cannot be."""
         self._settings = settings
         self._log = log
+        require_free(settings.mesh_host, settings.mesh_port, "--mesh")
         self._policy = make_policy(settings.policy, random.Random())  # noqa: S311 - load balancing
         self._home = MemberHome(settings.data_folder)
         self._home.lock()
@@ -80,7 +81,7 @@ class Router:
         adverts = adverts_topic(self._membership.network_id)
         self._mesh = MeshClient(
             self._membership,
-            listen=[f"/ip4/{settings.mesh_host}/tcp/{settings.mesh_port}"],
+            listen=[listen_multiaddr(settings.mesh_host, settings.mesh_port)],
             bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
             subscribe=[adverts, self._demand],
             use_mdns=settings.use_mdns,

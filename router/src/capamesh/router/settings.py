@@ -20,10 +20,11 @@ class RouterSettings:
     http_host: str = "127.0.0.1"
     http_port: int = 8000
     mesh_host: str = "127.0.0.1"
-    mesh_port: int = 0
+    mesh_port: int = 4001
+    """libp2p's usual port: tokens name it, so it should stay the same from run to run."""
     link_host: str = "127.0.0.1"
     """Where nodes that nobody can dial reach this router."""
-    link_port: int = 0
+    link_port: int = 4100
     advertised_host: str = ""
     """The host that such nodes dial; empty: `link_host`, or the outward address if that is a wildcard."""
     use_mdns: bool = False

@@ -128,7 +128,9 @@ class LinkEndpoint:
                 backlog=BACKLOG,
             )
         except OSError as exc:
-            raise ConfigError(f"cannot listen for links on {host}:{port}: {exc}") from exc
+            raise ConfigError(
+                f"cannot listen for links on {host}:{port}: {exc}; give another port"
+            ) from exc
 
     def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:
         return Link(owner, self._hello, is_dialer=is_dialer, limits=self._limits, times=self._times)

@@ -24,7 +24,6 @@ def make_application(
     inference: InferenceApi, fleet: FleetApi, *, limits: Limits, log: FilteringBoundLogger
 ) -> web.Application:
     """Return the application that a router serves."""
-
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes"
     )
@@ -36,16 +35,17 @@ def make_application(
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
-            return error_response(too_large)
+            refusal: CapameshError = too_large
         except web.HTTPException as error:
             return http_error_response(request, error)
-        except web.RequestPayloadError as exc:
-            return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
+        except web.RequestPayloadError as exc:  # its compression or its chunks are broken
+            refusal = InvalidRequest(f"the request's body cannot be decoded: {exc}")
         except CapameshError as error:
-            return error_response(error)
+            refusal = error
         except Exception:
             log.exception("request_crashed", path=request.path)
-            return error_response(LocalError("the router failed on this request; see its log"))
+            refusal = LocalError("the router failed on this request; see its log")
+        return error_response(refusal)
 
     application = web.Application(
         middlewares=[translate_errors], client_max_size=limits.max_message_bytes
