@@ -111,6 +111,7 @@ class Side:
         self.held: deque[tuple[Link, int]] = deque()
         self.cancelled: deque[int] = deque()
         self.goaways: deque[str] = deque()
+        self.requests = 0
         self.told = asyncio.Event()
 
     async def until(self, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
@@ -143,6 +144,7 @@ class Side:
         self.told.set()
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
+        self.requests += 1
         if meta == b"hold":
             self.held.append((link, stream))
         elif meta.startswith(b"give "):
@@ -200,6 +202,18 @@ class Town:
         membership = membership or self.members.join(Role.ROUTER)
         return await RawPeer.dial(self.port, membership, self.members.tls(membership))
 
+    async def deaf_attacker(self, **changes: Any) -> tuple[RawPeer, Link]:
+        """A greeted router that will read nothing more, behind small kernel buffers; and the node's end."""
+        membership = self.members.join(Role.ROUTER)
+        peer = await RawPeer.dial(self.port, membership, self.members.tls(membership), 16_384)
+        await peer.greet(**changes)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (link,) = [one for one in self.node.links if is_of(one, membership)]
+        assert link._transport is not None
+        plain: socket.socket = link._transport.get_extra_info("socket")
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        return peer, link
+
 
 def is_of(link: Link, membership: Membership) -> bool:
     return link.member is not None and link.member.peer_id == membership.identity.peer_id
@@ -236,7 +250,8 @@ async def town(
         port=port,
         link=link,
     )
-    yield here
+    async with asyncio.timeout(2 * LIMIT_S):
+        yield here
     answer = await within(link.request(b"are you there", [b"x" * 70_000]))
     assert answer.meta == b"are you there"
     assert answer.body == b"x" * 70_000
@@ -313,9 +328,20 @@ class RawPeer:
         self.writer = writer
 
     @classmethod
-    async def dial(cls, port: int, membership: Membership, context: ssl.SSLContext) -> RawPeer:
+    async def dial(
+        cls,
+        port: int,
+        membership: Membership,
+        context: ssl.SSLContext,
+        receive_bytes: int | None = None,
+    ) -> RawPeer:
+        plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        plain.setblocking(False)
+        if receive_bytes is not None:  # before it connects, or the kernel has offered more already
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        await within(asyncio.get_running_loop().sock_connect(plain, (HOST, port)))
         reader, writer = await within(
-            asyncio.open_connection(HOST, port, ssl=context, server_hostname="")
+            asyncio.open_connection(sock=plain, ssl=context, server_hostname="")
         )
         return cls(membership, reader, writer)
 
@@ -372,8 +398,9 @@ class RawPeer:
 
     async def reset(self) -> None:
         """End with a TCP reset, as a killed machine's router does."""
-        plain: socket.socket = self.writer.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        plain: socket.socket | None = self.writer.get_extra_info("socket")
+        if plain is not None:  # else the other side was first
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         with suppress(OSError):
             await within(self.writer.wait_closed())

@@ -7,7 +7,7 @@ from fleet_fakes import advert, offer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.node.announcement import Announcement, NodeFacts
+from capamesh.node.announcement import TOO_LARGE, Announcement, NodeFacts
 from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.ids import PeerId
 
@@ -126,3 +126,18 @@ def test_whatever_workers_say_receivers_take_the_advert(
     for worker, told in sorted(known.items(), reverse=True):
         again.offered(worker, dataclasses.replace(told))
     assert again.advert(S) == announcement.advert(S)
+
+
+def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_up_first() -> None:
+    announcement = Announcement(FACTS)
+    wide = dataclasses.replace(offer("wide"), inputs=offer().inputs * 9)
+    announcement.offered(0, advert("node", "h:1", models=[offer("m"), wide]))
+    given_up = announcement.give_up_largest()
+    assert given_up == wide
+    assert said(announcement) == ["m/1 ready", "wide/1 failed"]
+    (_, shown) = announcement.advert(S).models
+    assert (shown.reason, shown.inputs, shown.outputs) == (TOO_LARGE, (), ())
+    announcement.offered(0, advert("node", "h:1", models=[wide, offer("m")], counter=2))
+    assert said(announcement) == ["m/1 ready", "wide/1 failed"]
+    assert announcement.give_up_largest() == offer("m")
+    assert announcement.give_up_largest() is None

@@ -12,6 +12,7 @@ from capamesh.node.worker.models import UNVERIFIED, HostedModels
 from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tensors import Datatype, TensorSpec
 
 M = ModelName("m")
 ANY = ModelVersion("")
@@ -22,9 +23,15 @@ assert isinstance(onnx.load_from_string(GRAPH), onnx.ModelProto)
 
 
 class Loaded:
-    inputs = SPEC
     outputs = OUT
     provider = "CPUExecutionProvider"
+
+    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
+        self.inputs = inputs
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class Backend:
@@ -39,6 +46,9 @@ class Backend:
         self.loaded.append(name)
         if name in self.bad:
             raise ModelInvalid("an operator is unknown")
+        if source.name == "wide":
+            self.wide = Loaded(tuple(TensorSpec(f"x{n}", Datatype.FP32, (1,)) for n in range(1025)))
+            return self.wide
         return Loaded()
 
 
@@ -159,3 +169,16 @@ async def test_an_empty_folder_is_told_of_once(tmp_path: Path) -> None:
     await rig.models.load_all()
     assert rig.told == [[]]
     assert rig.models.offers() == ()
+
+
+async def test_a_model_that_no_advert_can_carry_fails_and_is_let_go(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    put(tmp_path, "wide/1/model.onnx")
+    rig = Rig(tmp_path)
+    await rig.models.load_all()
+    assert rig.told[-1] == ["m/1 ready", "wide/1 failed"]
+    (_, wide) = rig.models.offers()
+    assert "models[0].inputs" in wide.reason
+    assert "1024" in wide.reason
+    assert rig.models.find(ModelName("wide"), ANY) is None
+    assert rig.backend.wide.is_closed

@@ -149,6 +149,18 @@ def test_revocations_are_kept_and_a_damaged_list_is_not_taken_for_an_empty_one(
         home.revocations(membership)
 
 
+def test_joining_another_network_leaves_the_list_of_the_one_before_behind(tmp_path: Path) -> None:
+    home = MemberHome(tmp_path)
+    home.membership(token(), Role.NODE, NOW)
+    home.keep_revocations(
+        OWNER.revoke(RevocationList.empty(OWNER.network_id), peers=[], invites=["0" * 40], now=NOW)
+    )
+    home.membership(token(), Role.NODE, NOW)
+    assert (tmp_path / "revocations.bin").exists()
+    moved = home.membership(token(owner=OTHER), Role.NODE, NOW)
+    assert home.revocations(moved) == RevocationList.empty(OTHER.network_id)
+
+
 S = 1_000_000_000
 
 

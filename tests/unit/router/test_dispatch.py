@@ -261,7 +261,7 @@ async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> No
     fleet = Fleet([echo], [echo])
     for candidate in fleet.candidates:
         candidate.link = None
-    with pytest.raises(NoCandidate, match="2 nodes host model 'm', none can be reached now"):
+    with pytest.raises(NoCandidate, match="model 'm' is hosted, but no node that has it can be"):
         await fleet.dispatch.infer(call(), FAR_S)
     with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; there are 1"):
         await fleet.dispatch.infer(call("m", "7"), FAR_S)
@@ -269,6 +269,13 @@ async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> No
         await fleet.dispatch.infer(call("x"), FAR_S)
     with pytest.raises(ModelNotFound, match="hosted models: none yet"):
         await Fleet().dispatch.infer(call(), FAR_S)
+
+
+async def test_a_node_that_dials_and_whose_link_is_down_still_hosts_its_models() -> None:
+    fleet = Fleet()
+    fleet.view.apply([Joined(advert("A"))])
+    with pytest.raises(NoCandidate, match="model 'm' is hosted"):
+        await fleet.dispatch.infer(call(), FAR_S)
 
 
 async def test_the_version_asked_for_decides_who_is_asked_and_empty_is_the_newest() -> None:

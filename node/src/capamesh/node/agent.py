@@ -51,6 +51,8 @@ JITTER = 0.1
 """Part of the interval by which it varies, so that a fleet does not advertise in step (guess)."""
 SETTLE_S = 0.05
 """Changes this close together make one advert (guess: models that load one after the other)."""
+ROUTER_FORGOTTEN_S = 600.0
+"""A router not heard of for so long is dialled no more (guess: its mesh may be down while its links work)."""
 FAREWELL_S = 0.5
 """Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
 
@@ -108,6 +110,7 @@ class NodeAgent:
             )
         ]
         self._routers: dict[PeerId, tuple[str, ...]] = {}
+        self._routers_heard_s: dict[PeerId, float] = {}
         self._is_news = asyncio.Event()
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
@@ -221,7 +224,16 @@ class NodeAgent:
         except AdvertRejected as error:
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return
-        if self._routers.get(peer) != router.link_addresses:
+        now_s = time.monotonic()
+        self._routers_heard_s[peer] = now_s
+        gone = {
+            other
+            for other, heard_s in self._routers_heard_s.items()
+            if now_s - heard_s > ROUTER_FORGOTTEN_S
+        }
+        if gone or self._routers.get(peer) != router.link_addresses:
+            for other in gone:
+                del self._routers[other], self._routers_heard_s[other]
             self._routers[peer] = router.link_addresses
             for worker in self._workers:
                 worker.send(self._routers_message())
@@ -262,11 +274,27 @@ class NodeAgent:
             self._is_news.clear()
 
     def _publish(self, kind: str) -> None:
-        sequence = self._sequences.next()
-        body = advert_to_body(self._announcement.advert(sequence)) if kind == KIND_ADVERT else {}
-        raw = seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+        raw = self._sealed(kind)
+        while raw is None:
+            withdrawn = self._announcement.give_up_largest()
+            if withdrawn is None:
+                return
+            self._log.error("model_withdrawn", model=withdrawn.name, version=withdrawn.version)
+            raw = self._sealed(kind)
         if not self._mesh.publish(self._adverts, raw):
             self._log.debug("advert_not_published")
+
+    def _sealed(self, kind: str) -> bytes | None:
+        """Return the envelope to publish, None when the advert does not fit into one."""
+        sequence = self._sequences.next()
+        try:
+            body = (
+                advert_to_body(self._announcement.advert(sequence)) if kind == KIND_ADVERT else {}
+            )
+            return seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+        except ConfigError as error:
+            self._log.error("advert_refused", error=error.message)
+            return None
 
     async def _drain(self) -> None:
         self._state = "draining"

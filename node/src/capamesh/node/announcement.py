@@ -15,6 +15,8 @@ _RANK = {
 }
 """Of one model on several devices, the state that is of most use is shown."""
 
+TOO_LARGE = "the node's models together do not fit into one advert: host fewer, or on two nodes"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
@@ -32,6 +34,7 @@ class Announcement:
     def __init__(self, facts: NodeFacts) -> None:
         self._facts = facts
         self._offers: dict[int, NodeAdvert] = {}
+        self._withdrawn: set[tuple[ModelName, ModelVersion]] = set()
         self.is_draining = False
 
     @property
@@ -63,6 +66,18 @@ class Announcement:
             is_draining=self.is_draining,
         )
 
+    def give_up_largest(self) -> ModelOffer | None:
+        """Withdraw the ready model with the most tensors, for the advert is too large; return it.
+
+        Returns None when there is none left to withdraw. The model stays withdrawn while the agent runs.
+        """
+        ready = [model for model in self._models() if model.state is ModelState.READY]
+        if not ready:
+            return None
+        largest = max(ready, key=lambda model: len(model.inputs) + len(model.outputs))
+        self._withdrawn.add((largest.name, largest.version))
+        return largest
+
     @property
     def is_ready(self) -> bool:
         """Whether some worker runs and none of its models is still loading."""
@@ -84,4 +99,9 @@ class Announcement:
                 known = best.get(key)
                 if known is None or _RANK[model.state] < _RANK[known.state]:
                     best[key] = model
-        return [model for _, model in sorted(best.items())]
+        return [
+            replace(model, state=ModelState.FAILED, reason=TOO_LARGE, inputs=(), outputs=())
+            if key in self._withdrawn
+            else model
+            for key, model in sorted(best.items())
+        ]

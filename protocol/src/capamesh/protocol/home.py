@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -21,17 +22,22 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import (
     CHAIN_FILE,
     IDENTITY_FILE,
+    NETWORK_FILE,
     REVOCATIONS_FILE,
     JoinToken,
     Membership,
     RevocationList,
     Role,
 )
+from capamesh.protocol.network.folder import load_certificates
 from capamesh.protocol.private_files import make_folder, replace_public
 
 BOOTSTRAP_FILE = "bootstrap.json"
 BOOT_FILE = "boot_ns"
 STATUS_FILE = "status.json"
+LOCK_TRIES = 5
+LOCK_RETRY_S = 0.02
+"""`read_status` holds the lock for microseconds; that must not look like a second process."""
 LOCK_FILE = "lock"
 
 
@@ -49,14 +55,18 @@ class MemberHome:
             file = (self.folder / LOCK_FILE).open("a", encoding="ascii")
         except OSError as exc:
             raise ConfigError(f"cannot use the folder {self.folder}: {exc.strerror}") from exc
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            file.close()
-            raise ConfigError(
-                f"another process lives in {self.folder}: stop it, or give this one its own --data folder"
-            ) from exc
-        self._lock = file
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(LOCK_RETRY_S)
+            else:
+                self._lock = file
+                return
+        file.close()
+        raise ConfigError(
+            f"another process lives in {self.folder}: stop it, or give this one its own --data folder"
+        )
 
     def membership(self, token: str | None, role: Role, now: datetime) -> Membership:
         """Return the membership kept here, or join with `token`; raise `ConfigError` when neither works.
@@ -72,6 +82,7 @@ class MemberHome:
                 )
             identity = Identity.load_or_create(self.folder / IDENTITY_FILE)
             joined = Membership.join(identity, invited, now)
+            self._leave_other_network(joined)
             joined.save(self.folder)
             replace_public(
                 self.folder / BOOTSTRAP_FILE, json.dumps(list(invited.bootstrap)).encode()
@@ -87,6 +98,16 @@ class MemberHome:
                 f"{self.folder} is the home of a {membership.role}, this is a {role}: give another --data"
             )
         return membership
+
+    def _leave_other_network(self, joined: Membership) -> None:
+        """Remove the revocation list of a network that the folder belonged to before."""
+        file = self.folder / REVOCATIONS_FILE
+        if (self.folder / NETWORK_FILE).exists() and file.exists():
+            (ca_der,) = load_certificates(
+                self.folder / NETWORK_FILE, "the network's certificate", 1
+            )
+            if ca_der != joined.ca_der:
+                file.unlink()
 
     def bootstrap(self) -> tuple[str, ...]:
         """Return the addresses that the token named."""

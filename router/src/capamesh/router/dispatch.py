@@ -119,12 +119,11 @@ class Dispatch:
         ]
 
     def _nobody(self, call: InferCall) -> CapameshError:
-        hosts = self._fleet.hosts(call.model, call.version)
-        if hosts:
-            return NoCandidate(
-                f"{len(hosts)} nodes host model {call.model!r}, none can be reached now; try again soon"
-            )
         versions = self._fleet.versions(call.model)
+        if versions and (not call.version or call.version in versions):
+            return NoCandidate(
+                f"model {call.model!r} is hosted, but no node that has it can be reached now; try again soon"
+            )
         if versions:
             return ModelNotFound(
                 f"model {call.model!r} has no version {call.version!r}; there are {', '.join(versions)}"

@@ -46,11 +46,10 @@ class FleetView:
         return sorted(self._hosts)
 
     def offer(self, model: ModelName, version: ModelVersion) -> ModelOffer | None:
-        """Return how some node describes the model that `hosts` returns the candidates of."""
-        hosts = self.hosts(model, version)
+        """Return how some node describes the model, None when no node has it ready."""
         wanted = version or self._newest.get(model)
-        for candidate in hosts:
-            for offer in self._adverts[candidate.peer].models:
+        for advert in self._adverts.values():
+            for offer in advert.models:
                 if offer.name == model and offer.version == wanted and offer.is_ready:
                     return offer
         return None
@@ -142,7 +141,7 @@ class FleetView:
         for peer, advert in self._adverts.items():
             candidates = self.candidates_of(peer)
             for offer in advert.models:
-                if offer.is_ready and candidates:
+                if offer.is_ready:  # also while nobody can be reached: that is another error
                     hosts.setdefault(offer.name, {}).setdefault(offer.version, []).extend(
                         candidates
                     )
@@ -150,4 +149,7 @@ class FleetView:
             model: {version: tuple(of) for version, of in versions.items()}
             for model, versions in hosts.items()
         }
-        self._newest = {model: max(versions, key=int) for model, versions in hosts.items()}
+        self._newest = {
+            model: max([v for v, of in versions.items() if of] or versions, key=int)
+            for model, versions in hosts.items()
+        }

@@ -95,6 +95,7 @@ class LinkPool:
         self._on_leave = on_leave
         self._log = log
         self._tasks: asyncio.TaskGroup | None = None
+        self._early: list[Candidate] = []
         self._keepers: dict[Candidate, tuple[LinkKeeper, asyncio.Task[None]]] = {}
         self._visitors: set[Candidate] = set()
         self._visit_numbers = itertools.count(1)
@@ -105,10 +106,16 @@ class LinkPool:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
+                for candidate in self._early:
+                    self.keep(candidate)
+                self._early.clear()
                 on_listening(server.sockets[0].getsockname()[1])
-                while True:
-                    await asyncio.sleep(RECHECK_MEMBERS_S)
-                    self.recheck_members()
+                try:
+                    while True:
+                        await asyncio.sleep(RECHECK_MEMBERS_S)
+                        self.recheck_members()
+                finally:
+                    self._tasks = None  # a group that ends takes no new tasks
         finally:
             server.close()
             for candidate in self._visitors:
@@ -116,8 +123,11 @@ class LinkPool:
                     candidate.link.close("the router is stopping")
 
     def keep(self, candidate: Candidate) -> None:
-        """Dial a candidate and keep its link up."""
+        """Dial a candidate and keep its link up; before `run`, as soon as that begins."""
         if self._tasks is None:
+            self._early.append(candidate)
+            return
+        if candidate.is_retired:
             return
         side = _NodeSide(self, candidate)
         keeper = LinkKeeper(lambda: self._endpoint.dial(candidate.address, side))

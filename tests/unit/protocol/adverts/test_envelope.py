@@ -301,7 +301,7 @@ def test_junk_is_rejected_as_malformed_even_when_signed(junk: bytes) -> None:
 
 
 def test_what_is_too_large_is_not_sealed() -> None:
-    with pytest.raises(ConfigError, match=r"has \d+ bytes; the limit is 65536: host fewer models"):
+    with pytest.raises(ConfigError, match=r"has \d+ bytes; the limit is 262144: host fewer models"):
         seal("advert", {"x": "x" * MAX_ENVELOPE_BYTES}, NET.node, SEQUENCE, NOW_MS)
 
 

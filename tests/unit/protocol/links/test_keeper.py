@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import virtual_time
 
 from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.links.keeper import LinkKeeper
+from capamesh.protocol.network import Membership, NetworkOwner, Role
 
 
 class FakeLink:
@@ -157,3 +162,19 @@ def test_an_error_that_is_no_lost_link_is_not_hidden() -> None:
             await task
 
     virtual_time.run(scenario())
+
+
+@pytest.mark.parametrize("address", ["a..b:80", "a" * 70 + ":80"])
+async def test_an_advertised_name_that_cannot_be_one_is_a_lost_link(
+    tmp_path: Path, address: str
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    expires_at = now + dt.timedelta(days=1)
+    token = NetworkOwner.create("n", now).invite(
+        Role.ROUTER, expires_at=expires_at, bootstrap=(), now=now
+    )
+    membership = Membership.join(Identity.generate(), token, now)
+    membership.save(tmp_path)
+    endpoint = LinkEndpoint(membership, tmp_path, agent_version="test")
+    with pytest.raises(LinkLost, match="cannot reach a"):
+        await endpoint.dial(address, None)  # type: ignore[arg-type]  # nobody will answer

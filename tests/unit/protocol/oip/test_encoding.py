@@ -33,7 +33,7 @@ def _request(
     return InferRequest("m", "", id, (), outputs, is_binary_default)
 
 
-def _json(buffers: list[bytes | memoryview]) -> Any:  # noqa: ANN401 -- JSON is any of its values
+def _json(buffers: list[bytes | memoryview]) -> Any:
     return json.loads(buffers[0])
 
 

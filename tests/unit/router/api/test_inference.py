@@ -124,7 +124,7 @@ async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_40
     response = await http.infer(BODY)
     assert response.status == 503
     assert response.headers["Retry-After"] == "1"
-    assert "none can be reached now" in await error_of(response)
+    assert "no node that has it can be reached now" in await error_of(response)
     response = await http.infer(BODY, path="/v2/models/other/infer")
     assert response.status == 404
     assert await error_of(response) == "no node hosts model 'other'; hosted models: m"

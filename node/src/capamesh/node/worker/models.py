@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capamesh.node.store import ModelSource, scan
-from capamesh.protocol.adverts import ModelOffer, ModelState
+from capamesh.protocol.adverts import ModelOffer, ModelState, offer_problem
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
 
@@ -119,12 +119,7 @@ class HostedModels:
             )
             self._offer(source, ModelState.FAILED, error.message)
             return
-        hosted = HostedModel(source, loaded, source.manifest.max_queue or self._max_in_flight)
-        self._ready.setdefault(source.name, {})[source.version] = hosted
-        newest = self._newest.get(source.name)
-        if newest is None or int(source.version) > int(newest.version):
-            self._newest[source.name] = hosted
-        self._offers[source.name, source.version] = ModelOffer(
+        offer = ModelOffer(
             source.name,
             source.version,
             source.digest,
@@ -133,6 +128,20 @@ class HostedModels:
             loaded.inputs,
             loaded.outputs,
         )
+        problem = offer_problem(offer)
+        if problem:  # nobody could be told of it
+            loaded.close()
+            self._log.warning(
+                "model_failed", model=source.name, version=source.version, reason=problem
+            )
+            self._offer(source, ModelState.FAILED, problem)
+            return
+        hosted = HostedModel(source, loaded, source.manifest.max_queue or self._max_in_flight)
+        self._ready.setdefault(source.name, {})[source.version] = hosted
+        newest = self._newest.get(source.name)
+        if newest is None or int(source.version) > int(newest.version):
+            self._newest[source.name] = hosted
+        self._offers[source.name, source.version] = offer
         self._log.info("model_ready", model=source.name, version=source.version)
 
     def _offer(self, source: ModelSource, state: ModelState, reason: str = "") -> None:

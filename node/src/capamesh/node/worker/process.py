@@ -114,7 +114,6 @@ class Worker:
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
         server = None if self._settings.is_dialing else await self._listen()
-        self._tell()
         try:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)

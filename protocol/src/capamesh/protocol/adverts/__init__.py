@@ -11,6 +11,7 @@ from capamesh.protocol.adverts.advert import (
 from capamesh.protocol.adverts.body import (
     advert_from_body,
     advert_to_body,
+    offer_problem,
     router_from_body,
     router_to_body,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "boot_ns_after",
     "is_acceptable",
     "is_forwarder_to_blame",
+    "offer_problem",
     "open_envelope",
     "parse_address",
     "router_from_body",

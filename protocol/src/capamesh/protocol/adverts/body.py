@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence
     from capamesh.protocol.ids import PeerId
 
-# Where no source stands, a limit is a guess: generous for people, small against 64 KiB.
+# Where no source stands, a limit is a guess: generous for people, small against an envelope.
 MAX_DEVICES: Final = 64  # four times the accelerators of the largest single machines
 MAX_MODELS: Final = 1024
 MAX_TENSORS: Final = 1024  # a decoder with a cache has two a layer and direction
@@ -143,6 +143,15 @@ def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         region=fields.text("region", MAX_LABEL_CHARS),
         agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
     )
+
+
+def offer_problem(offer: ModelOffer) -> str:
+    """Return why no advert can carry `offer`, for people; "" when one can."""
+    try:
+        _read_models(Fields({"models": [_offer_to_map(offer)]}))
+    except AdvertRejected as exc:
+        return exc.message
+    return ""
 
 
 def _device_to_map(device: Device) -> dict[str, object]:
