@@ -190,6 +190,16 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     assert not is_alive(report["router"]["pid"])
 
 
+def test_a_cluster_whose_owner_is_killed_ends_by_itself(
+    dev_up: tuple[subprocess.Popen[str], dict[str, Any]],
+) -> None:
+    process, report = dev_up
+    pids = [report["router"]["pid"], *(node["pid"] for node in report["nodes"])]
+    process.kill()
+    process.wait(timeout=LIMIT_S)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
 def test_a_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
     tmp_path: Path,
 ) -> None:

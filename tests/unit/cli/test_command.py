@@ -141,14 +141,14 @@ def test_an_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.fixture
 def node_settings(monkeypatch: pytest.MonkeyPatch) -> list[NodeSettings]:
     kept: list[NodeSettings] = []
-    monkeypatch.setattr(services, "run_node", kept.append)
+    monkeypatch.setattr(services, "run_node", lambda settings, _owner_fd: kept.append(settings))
     return kept
 
 
 @pytest.fixture
 def router_settings(monkeypatch: pytest.MonkeyPatch) -> list[RouterSettings]:
     kept: list[RouterSettings] = []
-    monkeypatch.setattr(services, "run_router", kept.append)
+    monkeypatch.setattr(services, "run_router", lambda settings, _owner_fd: kept.append(settings))
     return kept
 
 

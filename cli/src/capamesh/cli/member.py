@@ -24,8 +24,12 @@ _VARIABLES: Final = "CAPAMESH_"
 class Member:
     """A process started by `capamesh router run` or `capamesh node run`; it leads a session of its own."""
 
-    def __init__(self, name: str, data_folder: Path, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, name: str, data_folder: Path, process: asyncio.subprocess.Process, leash_fd: int
+    ) -> None:
+        """Take over a started process; it stops when `leash_fd` is closed, as it is when this process dies."""
         self.name = name
+        self._leash_fd: int | None = leash_fd
         self.data_folder = data_folder
         self.log_file = data_folder / LOG_FILE
         self._process = process
@@ -43,24 +47,30 @@ class Member:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
         }
-        with (data_folder / LOG_FILE).open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "capamesh.cli", *arguments),
-                *("--data", str(data_folder), "--token-file", "-"),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                # A Ctrl-C in the terminal reaches the cluster's owner alone, which stops members in order.
-                start_new_session=True,
-            )
+        owner_fd, leash_fd = os.pipe()
+        try:
+            with (data_folder / LOG_FILE).open("ab") as log, os.fdopen(owner_fd):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "capamesh.cli", *arguments),
+                    *("--data", str(data_folder), "--token-file", "-", "--owner-fd", str(owner_fd)),
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=(owner_fd,),
+                    # A Ctrl-C in the terminal reaches the cluster's owner alone, which stops members in order.
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(leash_fd)
+            raise
         pipe = process.stdin
         assert pipe is not None  # noqa: S101 - asked for above
         pipe.write(token.encode())
         # What is written is flushed first. Nothing is awaited from the start on: a cancelled caller would
         # lose a running process.
         pipe.close()
-        return cls(name, data_folder, process)
+        return cls(name, data_folder, process, leash_fd)
 
     @property
     def pid(self) -> int:
@@ -88,7 +98,11 @@ class Member:
 
     async def wait(self) -> int:
         """Wait for its end; return the exit status, negative for a signal."""
-        return await self._process.wait()
+        code = await self._process.wait()
+        if self._leash_fd is not None:
+            os.close(self._leash_fd)
+            self._leash_fd = None
+        return code
 
     async def stop(self, limit_s: float) -> int:
         """Let it finish its work and end; kill it after `limit_s`. Return the exit status."""

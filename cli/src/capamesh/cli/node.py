@@ -104,6 +104,7 @@ def run(
             help="Nobody can reach this machine: dial the routers instead.",
         ),
     ] = False,
+    owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
     from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
@@ -126,7 +127,7 @@ def run(
         drain_s=drain,
         is_dialing=dial_only,
     )
-    run_node(settings)
+    run_node(settings, owner_fd)
 
 
 @group.command(

@@ -50,6 +50,14 @@ TokenFile: TypeAlias = Annotated[
         help="Read the join token from FILE, or from standard input with '-'.",
     ),
 ]
+OwnerFd: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--owner-fd",
+        hidden=True,  # for a local cluster, which starts members with it
+        help="Stop as if by SIGTERM when this inherited pipe ends, which it does when its owner dies.",
+    ),
+]
 Bootstrap: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -95,6 +95,7 @@ def run(
             help="The largest JSON in one, which takes some 20 times its size in memory.",
         ),
     ] = 64,
+    owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first."""
     from capamesh.cli.services import run_router  # noqa: PLC0415 - help and other commands start faster
@@ -122,7 +123,7 @@ def run(
         drain_s=drain,
         limits=Limits(max_message_bytes=max_message_mib * _MIB, max_json_bytes=max_json_mib * _MIB),
     )
-    run_router(settings)
+    run_router(settings, owner_fd)
 
 
 @group.command(

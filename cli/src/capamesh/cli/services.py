@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+
 import structlog
 import uvloop
 
@@ -10,25 +14,40 @@ from capamesh.protocol.logs import configure_logs
 from capamesh.router.settings import RouterSettings
 
 
-def run_node(settings: NodeSettings) -> None:
-    """Run a node until SIGTERM or SIGINT."""
+def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
+    """Run a node until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
     from capamesh.node.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
 
     configure_logs()
 
     async def serve() -> None:
+        _stop_with(owner_fd)
         await NodeAgent(settings, structlog.get_logger()).run()
 
     uvloop.run(serve())
 
 
-def run_router(settings: RouterSettings) -> None:
-    """Run a router until SIGTERM or SIGINT."""
+def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
+    """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
     from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
 
     configure_logs()
 
     async def serve() -> None:
+        _stop_with(owner_fd)
         await Router(settings, structlog.get_logger()).run()
 
     uvloop.run(serve())
+
+
+def _stop_with(owner_fd: int | None) -> None:
+    if owner_fd is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(owner_fd)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    os.set_inheritable(owner_fd, False)
+    loop.add_reader(owner_fd, ended)
