@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import statistics
 import sys
 import tempfile
@@ -78,14 +79,14 @@ def run_directly(model_file: Path, case: Case) -> tuple[float, float]:
     return statistics.median(times) * 1e6, DIRECT_RUNS / (time.perf_counter() - began)
 
 
-async def measure(nodes: int, seconds: float, console: Console) -> dict[str, object]:
+async def measure(nodes: int, seconds: int, console: Console) -> dict[str, object]:
     """Return all figures."""
     chance = np.random.default_rng(SEED)
     samples = Path("build/models")
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         models.mkdir()
-        (models / "digits").symlink_to((samples / "digits").resolve())
+        shutil.copytree(samples / "digits", models / "digits")
         build_picture_model(models)
         cases = [
             Case("1 KiB", "digits", "X", chance.random((4, 64), np.float32)),
@@ -94,6 +95,7 @@ async def measure(nodes: int, seconds: float, console: Console) -> dict[str, obj
         figures: dict[str, object] = {"seed": SEED, "nodes": nodes, "seconds": seconds}
         rows: dict[str, dict[str, object]] = {}
         async with LocalCluster(Path(folder) / "cluster", models, nodes=nodes) as cluster:
+            await cluster.wait_routable(nodes, models=[case.model for case in cases])
             for case in cases:
                 direct_us, direct_per_second = run_directly(
                     models / case.model / "1" / "model.onnx", case
@@ -176,7 +178,7 @@ def main() -> int:
     """Measure, print, keep; fail when a bar of the design is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
     arguments = parser.parse_args()
     require_wrk()
     console = Console()
@@ -187,11 +189,17 @@ def main() -> int:
         "per_second_c32_1kib": small["per_second_c32"],
         "added_p50_us_c1_1kib": small["added_p50_us_c1"],
     }
+    failed = sum(
+        row[f"failed_c{count}"]
+        for row in dict(figures["cases"]).values()  # type: ignore[call-overload]
+        for count in CONNECTIONS
+    )
     held = (
-        seen["per_second_c32_1kib"] >= BARS["per_second_c32_1kib"]
+        failed == 0
+        and seen["per_second_c32_1kib"] >= BARS["per_second_c32_1kib"]
         and seen["added_p50_us_c1_1kib"] <= BARS["added_p50_us_c1_1kib"]
     )
-    console.print(f"bars {BARS}: {'held' if held else f'MISSED with {seen}'}")
+    console.print(f"bars {BARS}: {'held' if held else f'MISSED with {seen}, {failed} failed'}")
     return 0 if held else 1
 
 

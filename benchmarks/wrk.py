@@ -50,7 +50,7 @@ def require_wrk() -> None:
 
 
 async def load(
-    url: str, body: bytes, header_length: int, *, connections: int, seconds: float
+    url: str, body: bytes, header_length: int, *, connections: int, seconds: int
 ) -> Load:
     """Send `body` again and again over `connections` kept-alive connections."""
     with tempfile.TemporaryDirectory() as folder:
@@ -68,5 +68,8 @@ async def load(
             stdout=asyncio.subprocess.PIPE,
         )
         out, _ = await process.communicate()
-    line = next(line for line in out.decode().splitlines() if line.startswith("{"))
+    lines = [line for line in out.decode().splitlines() if line.startswith("{")]
+    if process.returncode or not lines:
+        raise SystemExit(f"wrk ended with {process.returncode}: {out.decode()}")
+    (line,) = lines
     return Load(**json.loads(line))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-import os
 import socket
 import ssl
 import struct
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
@@ -36,6 +37,8 @@ from capamesh.protocol.network import (
 LIMIT_S = 10.0
 """Nothing here takes long; whatever is not over by then hangs."""
 HOST = "127.0.0.1"
+ON_ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
+"""For cases of what the core decides: the loop makes no difference to it."""
 BRISK = LinkTimes(hello_s=0.4, ping_every_s=0.1, silent_s=0.3)
 """For tests of what happens when a time is over."""
 
@@ -55,9 +58,9 @@ async def eventually(condition: Callable[[], bool], what: str, limit_s: float = 
 def open_sockets() -> int:
     """Count this process's sockets; its other files are the event loop's own."""
     count = 0
-    for name in os.listdir("/proc/self/fd"):
+    for file in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the listing's own is closed by now
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+            count += file.readlink().name.startswith("socket:")
     return count
 
 
@@ -250,8 +253,14 @@ async def town(
         port=port,
         link=link,
     )
-    async with asyncio.timeout(2 * LIMIT_S):
-        yield here
+    try:
+        async with asyncio.timeout(2 * LIMIT_S):
+            yield here
+    except BaseException:
+        server.close()
+        for end in (*node.links, *router.links):
+            end.abort("the test failed")
+        raise
     answer = await within(link.request(b"are you there", [b"x" * 70_000]))
     assert answer.meta == b"are you there"
     assert answer.body == b"x" * 70_000
@@ -412,9 +421,11 @@ async def raw_listener(
 ) -> AsyncIterator[tuple[Membership, str]]:
     """A node that does what `serve` does with each connection; yields who it is and its address."""
     membership = members.join(Role.NODE)
+    peers: list[RawPeer] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = RawPeer(membership, reader, writer)
+        peers.append(peer)
         try:
             await serve(peer)
         finally:
@@ -427,3 +438,5 @@ async def raw_listener(
         yield membership, f"{HOST}:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for peer in peers:
+            peer.writer.transport.abort()

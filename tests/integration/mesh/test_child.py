@@ -249,11 +249,14 @@ asyncio.run(child.run())
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(LIMIT_S):
-        pid = int(await owner.stdout.readline())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            pid = int(await owner.stdout.readline())
         assert is_running(pid)
+    finally:
         owner.kill()
         await owner.wait()
+    async with asyncio.timeout(LIMIT_S):
         while not has_ended(pid):  # a process that is not ours sends no event
             await asyncio.sleep(0.01)
 

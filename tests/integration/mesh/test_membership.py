@@ -56,6 +56,19 @@ async def test_what_a_stranger_publishes_is_never_delivered(
         assert not router.has_heard(ours)
 
 
+async def test_what_a_member_publishes_before_it_has_proved_itself_is_not_delivered(
+    fleet: Fleet, attacker_of_first: AttackerOf
+) -> None:
+    membership = fleet.network.join(Role.NODE)
+    now_ns = time.time_ns()
+    envelope = seal("test", {}, membership, Sequence(now_ns, 1), now_ns // 10**6)
+    async with attacker_of_first(membership) as unproved:
+        payload = wrap(PayloadKind.ENVELOPE, envelope).hex()
+        assert await unproved.do("publish", payload=payload, topic=fleet.network.adverts) is None
+        await fleet.hears()
+        assert not any(router.has_heard(envelope) for router in fleet.routers)
+
+
 async def test_an_expired_member_is_refused(fleet: Fleet, attacker_of_first: AttackerOf) -> None:
     expired = fleet.network.join(Role.NODE, lasts_s=60, joined_ago_s=120)
     async with attacker_of_first(expired) as attacker:

@@ -34,7 +34,9 @@ async def test_a_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard
     membership = fleet.network.join(Role.NODE)
     async with member(membership, bootstrap=router.client.addrs, silent_limit_s=2) as node:
         await node.until(lambda: fleet.network.adverts in node.reachable)
-        before = node.say({"life": 1})
+        # More messages than seconds: numbers counted from the second of the start would come again.
+        for _ in range(20):
+            before = node.say({"life": 1})
         await router.until(partial(router.has_heard, before))
         node.reachable.clear()
         os.kill(node.client.pid, number)
@@ -62,6 +64,13 @@ async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
             assert node.downs == []
 
 
+async def test_a_router_is_found_by_its_name(fleet: Fleet, member: MemberOf) -> None:
+    router = fleet.routers[2]
+    address = router.client.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
+    async with member(fleet.network.join(Role.NODE), bootstrap=[address]) as node:
+        await node.until(lambda: router.peer in node.client.members)
+
+
 async def test_a_sidecar_exits_when_its_owner_is_killed(fleet: Fleet, tmp_path: Path) -> None:
     membership = fleet.network.join(Role.NODE)
     membership.save(tmp_path)
@@ -86,10 +95,13 @@ asyncio.run(client.run())
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    pid = int(await owner.stdout.readline())
     peer = membership.identity.peer_id
-    await first.until(lambda: peer in first.client.members)
-    assert b"capamesh.protocol.mesh" in Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: ASYNC240  # a proc file answers at once
-    owner.kill()
-    await owner.wait()
+    try:
+        pid = int(await owner.stdout.readline())
+        await first.until(lambda: peer in first.client.members)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: ASYNC240  # a proc file answers at once
+        assert b"capamesh.protocol.mesh" in command
+    finally:
+        owner.kill()
+        await owner.wait()
     await first.until(lambda: peer not in first.client.members, "the sidecar's connection ends")

@@ -255,7 +255,7 @@ class NodeAgent:
     # telling the network
 
     def _changed(self) -> None:
-        if self._state == "starting" and self._announcement.is_ready and self._mesh.addrs:
+        if self._state == "starting" and self._announcement.is_ready and self._mesh.is_ready:
             self._state = "ready"
             self._log.info("node_ready")
         self._write_status()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -92,12 +93,23 @@ def test_nobody_is_a_member_before_the_last_verdict() -> None:
 
 
 def test_what_is_signed_is_the_documented_concatenation() -> None:
-    assert signed_bytes(
+    signed = signed_bytes(
         Side.ACCEPTOR,
         NetworkId("cm-1"),
         opener=(PeerId("12D3a"), b"o" * 32),
         acceptor=(PeerId("12D3b"), b"a" * 32),
-    ) == (b"capamesh-member-1\0Acm-1\012D3a\012D3b\0" + b"o" * 32 + b"a" * 32)
+    )
+    zero = bytes(1)
+    assert signed == b"".join(
+        (
+            b"capamesh-member-1" + zero + b"A",
+            b"cm-1" + zero,
+            b"12D3a" + zero,
+            b"12D3b" + zero,
+            b"o" * 32,
+            b"a" * 32,
+        )
+    )
 
 
 def test_the_newer_revocation_list_travels_with_the_proof() -> None:
@@ -162,7 +174,7 @@ def test_a_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) ->
     opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
     proof = one(acceptor.receive(one(opener.first()), NOW))
     opener.receive(one(acceptor.first()), NOW)
-    with pytest.raises(NotMember, match="bad signature: 12D3.* did not sign this exchange"):
+    with pytest.raises(NotMember, match=r"bad signature: 12D3.* did not sign this exchange"):
         opener.receive(proof | fields, NOW)
 
 
@@ -248,8 +260,6 @@ def test_well_formed_messages_with_any_fields_raise_only_not_member(
 ) -> None:
     base = hello_of(ROUTER) if kind == "hello" else {}
     opener = side_of(Side.OPENER, NODE, ROUTER)
-    try:
+    with suppress(NotMember, ProtocolViolation):
         opener.receive(one(encode({**base, **fields, "type": kind})), NOW)
-    except (NotMember, ProtocolViolation):
-        pass
     assert opener.member is None

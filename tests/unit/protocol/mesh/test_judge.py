@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.adverts import Sequence, seal
+from capamesh.protocol.adverts import MAX_ENVELOPE_BYTES, Sequence, seal
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, wrap
 from capamesh.protocol.mesh.judge import SENDER_BURST, Judge, Judgement, Verdict
@@ -76,7 +76,7 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
         (payload(1)[:-1] + b"\x00", A, Verdict.REJECT, "signature"),
         (payload(1)[:-1], A, Verdict.REJECT, "malformed"),
         (b"E", A, Verdict.REJECT, "malformed"),
-        (b"E" + bytes(70_000), A, Verdict.REJECT, "oversize"),
+        (b"E" + bytes(MAX_ENVELOPE_BYTES + 1), A, Verdict.REJECT, "oversize"),
         (b"E" + bytes(MAX_PAYLOAD_BYTES), A, Verdict.REJECT, "oversize"),
         (payload(1, STRANGER), STRANGER.identity.peer_id, Verdict.IGNORE, "network"),
         (payload(1, at_ms=NOW_MS - 700_000), A, Verdict.IGNORE, "stale"),

@@ -36,13 +36,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from capamesh.protocol.adverts.fields import Fields
-from capamesh.protocol.adverts.packed import pack, unpack_strictly
 from capamesh.protocol.adverts.reasons import RejectReason
 from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS, MAX_COUNT, Sequence
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError, NotMember
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role
+from capamesh.protocol.packed import pack, unpack_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,8 @@ KIND_ADVERT: Final = "advert"
 KIND_GOODBYE: Final = "goodbye"
 KIND_ROUTER: Final = "router"
 
+MAX_ARRAY_ITEMS: Final = 1024
+"""Bounds what an array header may reserve before its items arrive; the most models of an advert."""
 MAX_ENVELOPE_BYTES: Final = 256 * 1024
 """Measured: 250 models with two tensors each take 53 KiB. Gossip repeats it to every peer: a guess."""
 
@@ -177,7 +179,7 @@ def _malformed(message: str) -> AdvertRejected:
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:
     try:
-        outer = unpack_strictly(raw)
+        outer = unpack_strictly(raw, max_array_items=MAX_ARRAY_ITEMS)
     except ValueError as exc:
         raise _malformed(f"the envelope is no msgpack value: {exc}") from exc
     match outer:
@@ -191,7 +193,7 @@ def _split(raw: bytes) -> tuple[bytes, bytes]:
 
 def _read_payload(payload: bytes) -> _Payload:
     try:
-        values = unpack_strictly(payload)
+        values = unpack_strictly(payload, max_array_items=MAX_ARRAY_ITEMS)
     except ValueError as exc:
         raise _malformed(f"the payload is no msgpack value: {exc}") from exc
     if not isinstance(values, dict):

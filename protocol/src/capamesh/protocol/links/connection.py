@@ -272,7 +272,8 @@ class Connection:
             case FrameKind.CANCEL:
                 self._cancel_ended(stream)
             case FrameKind.GOAWAY:
-                self._events.append(GoawayReceived(_text(unpack_map(meta, "GOAWAY").get("reason"))))
+                reason = _text(unpack_map(meta, "GOAWAY").get("reason"))
+                self._events.append(GoawayReceived(reason[:MAX_ERROR_CHARS]))
             case FrameKind.HELLO:
                 self._hello_ended(meta)
             case _:

@@ -15,6 +15,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no t
 
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import public_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +33,12 @@ LOOK_EVERY_S: Final = 0.25
 
 BACKOFF: Final = RestartPolicy(first_s=0.25, factor=2.0, most_s=30.0, stable_after_s=10.0)
 """Guess: a router that restarts is found within a second, one that is gone costs two dials a minute."""
+
+_FAMILIES: Final = {
+    "dns": trio.socket.AF_UNSPEC,
+    "dns4": trio.socket.AF_INET,
+    "dns6": trio.socket.AF_INET6,
+}
 
 MAX_TARGETS: Final = 1024
 """Guess: whoever answers on the local network can name peers; this bounds how many are believed."""
@@ -83,12 +90,12 @@ class Dialler:
         attempt = 0
         while True:
             addrs = self._targets[peer]
-            connected_since_s = trio.current_time()
             if not self._is_refused(peer):
                 await self._dial(peer, addrs[attempt % len(addrs)])
                 attempt += 1
-                while self._is_connected(peer):  # noqa: ASYNC110  # libp2p's events come for connections, not peers
-                    await trio.sleep(LOOK_EVERY_S)
+            connected_since_s = trio.current_time()
+            while self._is_connected(peer):  # noqa: ASYNC110  # libp2p's events come for connections, not peers
+                await trio.sleep(LOOK_EVERY_S)
             ran_s = trio.current_time() - connected_since_s
             await trio.sleep(backoff.failed(ran_s, jitter=random.random()))  # noqa: S311  # it spreads load
 
@@ -99,7 +106,7 @@ class Dialler:
         self._swarm.unblock_peer(peer)
         try:
             with trio.move_on_after(DIAL_LIMIT_S):
-                await self._host.connect(PeerInfo(peer, [addr]))
+                await self._host.connect(PeerInfo(peer, [await resolve(addr)]))
         except Exception as exc:  # noqa: BLE001  # libp2p documents no error classes; the next dial follows
             self._warn("dial_failed", f"{addr}: {exc!r}"[:200])
 
@@ -108,21 +115,33 @@ class Dialler:
         return any(not conn.is_closed for conn in self._swarm.get_connections(peer))
 
 
+async def resolve(addr: Multiaddr) -> Multiaddr:
+    """Return `addr` with an IP address, picked at random, in place of a DNS name, which libp2p does not dial.
+
+    Raises:
+        OSError: the name cannot be resolved.
+    """
+    _, kind, name, *rest = str(addr).split("/")
+    if kind not in _FAMILIES:
+        return addr
+    found = await trio.socket.getaddrinfo(name, None, _FAMILIES[kind], trio.socket.SOCK_STREAM)
+    ip = random.choice(found)[4][0]  # noqa: S311  # it spreads load
+    return Multiaddr("/".join(("", "ip6" if ":" in str(ip) else "ip4", str(ip), *rest)))
+
+
 def parse_target(text: str) -> tuple[ID, Multiaddr]:
     """Return the peer and where to dial it.
 
     Raises:
         ConfigError: the text is no multiaddress that ends in `/p2p/<peer id>` and names a TCP port.
     """
-    head, separator, peer_text = text.rpartition("/p2p/")
+    head, _, peer_text = text.rpartition("/p2p/")
     try:
+        public_bytes_of(peer_text)
         addr = Multiaddr(head)
-        peer = ID.from_string(peer_text)
         addr.value_for_protocol("tcp")
+        return ID.from_string(peer_text), addr
     except Exception as exc:
         raise ConfigError(
             f"{text[:200]!r} is no address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…: {exc}"
         ) from exc
-    if not separator:
-        raise ConfigError(f"{text[:200]!r} does not end in /p2p/<peer id>")
-    return peer, addr

@@ -18,7 +18,12 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 
-from capamesh.protocol.mesh.walls import WalledYamux, contain_streams, release_inbound
+from capamesh.protocol.mesh.walls import (
+    WalledYamux,
+    contain_streams,
+    multiplex_within_limits,
+    release_inbound,
+)
 
 if TYPE_CHECKING:
     from capamesh.protocol.mesh.walls import Warn
@@ -43,6 +48,7 @@ _CONNECTIONS: Final = ConnectionConfig(
 
 def make_host(private_key: bytes, warn: Warn) -> BasicHost:
     """Return a host with the identity of a raw Ed25519 private key."""
+    multiplex_within_limits()
     key_pair = create_new_key_pair(private_key)
     noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
     host = cast(

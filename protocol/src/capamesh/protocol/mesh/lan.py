@@ -73,7 +73,7 @@ async def find_on_lan(
     found: Callable[[list[str]], None],
     warn: Warn,
 ) -> None:
-    """Announce `addrs` and report others' until cancelled. A LAN without multicast is a warning."""
+    """Announce `addrs`, if any, and report others' until cancelled. A LAN without multicast is a warning."""
     kind = service_type(network_id)
     name = f"{stringGen(_NAME_CHARS)}.{kind}"
     store = _Found(found)
@@ -83,11 +83,13 @@ async def find_on_lan(
     def start() -> tuple[Zeroconf, PeerBroadcaster, PeerListener]:
         zeroconf = Zeroconf()
         broadcaster = PeerBroadcaster(zeroconf, kind, name, peer_id, port, listen_addrs=listen)
-        broadcaster.register()
+        if listen or port:
+            broadcaster.register()
         return zeroconf, broadcaster, PeerListener(cast("IPeerStore", store), zeroconf, kind, name)
 
     def stop(zeroconf: Zeroconf, broadcaster: PeerBroadcaster, listener: PeerListener) -> None:
-        broadcaster.unregister()
+        if listen or port:
+            broadcaster.unregister()
         listener.stop()
         zeroconf.close()
 

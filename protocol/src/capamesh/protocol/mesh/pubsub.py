@@ -223,7 +223,7 @@ class MemberPubsub(Pubsub):
                 self._on_reachable(topic, [PeerId(peer.to_base58()) for peer in listeners])
 
 
-class _StreamOver(Exception):  # noqa: N818  # an end, not an error
+class _StreamOver(Exception):  # an end, not an error
     """The peer closed or reset the stream between two RPCs."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_SYN,
     GO_AWAY_NORMAL,
@@ -100,6 +101,14 @@ class WalledYamux(Yamux):
                     struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_GO_AWAY, 0, 0, error_code)
                 )
         await self._cleanup_on_error()
+
+
+def multiplex_within_limits() -> None:
+    """Make every connection of this process a `WalledYamux`.
+
+    The class that a host is given as its multiplexer is only negotiated; libp2p then makes its own.
+    """
+    muxer_multistream.Yamux = WalledYamux  # type: ignore[attr-defined]  # see above
 
 
 def contain(

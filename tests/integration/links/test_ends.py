@@ -1,0 +1,208 @@
+"""However a link ends, every request under way hears of it at once; and it does not end without cause."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from link_sockets import (
+    BRISK,
+    HOST,
+    ON_ONE_LOOP,
+    Members,
+    RawPeer,
+    Side,
+    eventually,
+    message,
+    raw_listener,
+    town,
+    within,
+)
+
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.links.frames import FrameKind
+from capamesh.protocol.links.link import LinkTimes
+from capamesh.protocol.network import Role
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize("how", ["closed", "cut", "reset"])
+async def test_every_request_fails_when_the_peer_ends_in_the_middle_of_an_answer(
+    members: Members, how: str
+) -> None:
+    async def break_off(peer: RawPeer) -> None:
+        await peer.greet(initial_credit_bytes=1 << 28)
+        stream = (await peer.frame_of(FrameKind.REQUEST)).stream
+        await peer.send(message(FrameKind.RESPONSE, stream, b"", b"x" * 1000, 0, total=MB))
+        await go.wait()
+        if how == "closed":
+            await peer.hang_up()
+        elif how == "cut":
+            peer.writer.transport.abort()
+        else:
+            await peer.reset()
+
+    go = asyncio.Event()
+    async with town(members) as here, raw_listener(members, break_off) as (_, address):
+        owner = Side(members.trust(), Role.NODE)
+        link = await here.router_endpoint.dial(address, owner)
+        asking = [asyncio.create_task(link.request(b"m", [bytes(200_000)])) for _ in range(20)]
+        probing = asyncio.create_task(link.probe())
+        await eventually(lambda: link._core._reserved_bytes == MB, "no answer began")
+        go.set()
+        for waiting in (*asking, probing):
+            with pytest.raises(
+                LinkLost, match=r"ended: (the peer closed it|the connection was lost)"
+            ):
+                await within(waiting)
+        assert (await owner.reason()).startswith(("the peer closed it", "the connection was lost"))
+        with pytest.raises(LinkLost, match="the link has ended: "):
+            await link.request(b"m")
+        with pytest.raises(LinkLost, match="the link has ended: "):
+            await link.probe()
+
+
+NODE = """
+import asyncio, sys
+from pathlib import Path
+from datetime import UTC, datetime
+sys.path.insert(0, sys.argv[1])
+from link_sockets import HOST, Side
+from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.network import Membership, Role
+
+async def main():
+    folder = Path(sys.argv[2])
+    membership = Membership.load(folder, datetime.now(UTC))
+    side = Side(membership.trust(), Role.ROUTER)
+    server = await LinkEndpoint(membership, folder, agent_version="child").listen(HOST, 0, lambda: side)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def node_process(members: Members) -> AsyncIterator[tuple[int, str]]:
+    """A node in a process of its own; yields its process id and its address."""
+    folder = members.folder()
+    members.join(Role.NODE).save(folder)
+    support = str(Path(__file__).parents[2] / "support")
+    process = subprocess.Popen(  # noqa: ASYNC220 - only started here, read once
+        [sys.executable, "-c", NODE, support, str(folder)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        port = int(await asyncio.to_thread(process.stdout.readline))
+        yield process.pid, f"{HOST}:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP])
+async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
+    members: Members, kind: signal.Signals
+) -> None:
+    async with town(members, times=BRISK) as here, node_process(members) as (pid, address):
+        patient = LinkTimes(hello_s=10, ping_every_s=0.1, silent_s=0.3)
+        endpoint = members.endpoint(here.router_member, None, patient)
+        link = await endpoint.dial(address, Side(members.trust(), Role.NODE))
+        asking = [asyncio.create_task(link.request(b"hold")) for _ in range(10)]
+        asking.append(asyncio.create_task(link.request(b"give 200000000")))
+        await eventually(lambda: link._core._reserved_bytes > 0, "no answer began")
+        os.kill(pid, kind)
+        reason = (
+            "silent for 0" if kind == signal.SIGSTOP else "the peer closed it|connection was lost"
+        )
+        for waiting in asking:
+            with pytest.raises(LinkLost, match=reason):
+                await within(waiting)
+
+
+async def test_a_process_that_was_stopped_itself_does_not_blame_its_peers(members: Members) -> None:
+    async with town(members, times=BRISK) as here:
+        asking = asyncio.create_task(here.link.request(b"hold"))
+        node_link, stream = (await here.node.until(lambda: here.node.held))[0]
+        for _ in range(2):
+            time.sleep(1.5 * BRISK.silent_s)  # noqa: ASYNC251 - the very thing: a loop that stands still
+            await within(here.link.probe())
+            await within(node_link.probe())
+        assert node_link.respond(stream, b"", [b"after all"])
+        assert (await within(asking)).body == b"after all"
+        assert not here.node.reasons
+        assert not here.router.reasons
+
+
+@ON_ONE_LOOP
+async def test_an_idle_link_lives_on_its_pings(members: Members) -> None:
+    async with town(members, times=BRISK) as here:
+        core, start = here.link._core, here.link._last_heard_s
+        await eventually(
+            lambda: here.link._last_heard_s > start + 3 * BRISK.silent_s, f"no pings: {core!r}"
+        )
+        assert here.link.is_usable
+
+
+# a slow line
+
+
+@asynccontextmanager
+async def slow_line(port: int, bytes_per_s: int) -> AsyncIterator[str]:
+    """A relay to `port` that carries so much each way, with a long buffer in front; yields its address."""
+    loop = asyncio.get_running_loop()
+    step_s = 0.01
+
+    async def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := await loop.sock_recv(source, int(bytes_per_s * step_s)):
+                await loop.sock_sendall(target, data)
+                await asyncio.sleep(step_s * len(data) / (bytes_per_s * step_s))
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    async def relay() -> None:
+        near, _ = await loop.sock_accept(listener)
+        far = socket.create_connection((HOST, port))
+        far.setblocking(False)
+        with near, far:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(carry(near, far))
+                tasks.create_task(carry(far, near))
+
+    with socket.create_server((HOST, 0)) as listener:
+        listener.setblocking(False)
+        relaying = asyncio.create_task(relay())
+        try:
+            yield f"{HOST}:{listener.getsockname()[1]}"
+        finally:
+            relaying.cancel()
+            with suppress(asyncio.CancelledError):
+                await relaying
+
+
+@pytest.mark.parametrize(("there", "back"), [(12 * MB, 1), (0, 12 * MB)])
+async def test_a_slow_line_that_is_busy_one_way_is_not_taken_for_a_silent_peer(
+    members: Members, there: int, back: int
+) -> None:
+    async with town(members, times=BRISK) as here, slow_line(here.port, 16 * MB) as address:
+        owner = Side(members.trust(), Role.NODE)
+        link = await here.router_endpoint.dial(address, owner)
+        answer = await within(link.request(b"give %d" % back, [bytes(there)]))
+        assert len(answer.body) == back
+        link.close("done")
+        await within(link.wait_ended())
