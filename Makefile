@@ -23,8 +23,9 @@ test: $(READY) build/models ## All tests but the slow ones
 test-unit: $(READY) ## The unit tests alone
 	$(BIN)/pytest tests/unit $(ARGS)
 
-test-slow: $(READY) build/models ## The tests that take minutes
+test-slow: $(READY) build/models ## The tests that take minutes, and every property tried 1,000 times
 	$(BIN)/pytest -m slow $(ARGS)
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/unit $(ARGS)
 
 check: lint types imports test-unit ## What every change must pass before the full tests
 	$(BIN)/pytest tests/integration/test_wheel.py

@@ -324,7 +324,7 @@ def test_any_mix_of_messages_cut_anywhere_arrives_whole_and_leaves_nothing(
     assert repr(wire.dialer) == repr(wire.acceptor)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_junk_raises_nothing_but_a_violation(data: bytes, step: int) -> None:
     wire = greeted()
@@ -334,7 +334,7 @@ def test_junk_raises_nothing_but_a_violation(data: bytes, step: int) -> None:
             feed(core, data, step)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -29,6 +29,11 @@ ALICE, BOB, STRANGER = join(), join(), join(OTHER_OWNER)
 A, B = ALICE.identity.peer_id, BOB.identity.peer_id
 
 
+def forged(honest: bytes) -> bytes:
+    """Return a payload whose signature, its last bytes, is wrong in one bit."""
+    return honest[:-1] + bytes([honest[-1] ^ 1])
+
+
 def payload(
     counter: int, member: Membership = ALICE, kind: str = "goodbye", at_ms: int = NOW_MS
 ) -> bytes:
@@ -73,7 +78,7 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
     ("sent", "publisher", "verdict", "reason"),
     [
         (payload(1), B, Verdict.REJECT, "publisher"),
-        (payload(1)[:-1] + b"\x00", A, Verdict.REJECT, "signature"),
+        (forged(payload(1)), A, Verdict.REJECT, "signature"),
         (payload(1)[:-1], A, Verdict.REJECT, "malformed"),
         (b"E", A, Verdict.REJECT, "malformed"),
         (b"E" + bytes(MAX_ENVELOPE_BYTES + 1), A, Verdict.REJECT, "oversize"),
@@ -94,8 +99,8 @@ def test_what_is_dropped_is_named_and_only_what_nobody_honest_forwards_is_blamed
 
 
 def test_what_was_dropped_does_not_use_up_its_sequence(judge: Judge) -> None:
-    forged = payload(1)[:-1] + b"\x00"
-    assert judge.judge(forged, A, NOW_MS).verdict is Verdict.REJECT
+    forgery = forged(payload(1))
+    assert judge.judge(forgery, A, NOW_MS).verdict is Verdict.REJECT
     assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
 
 

@@ -166,7 +166,7 @@ def test_a_token_cut_short_is_told_so(home: Network, data: st.DataObject) -> Non
         JoinToken.decode(text[:length], home.now)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_mistyped_character_is_found(home: Network, data: st.DataObject) -> None:
     text = home.node_token.encode()
