@@ -233,7 +233,7 @@ async def count_pongs(peer: RawPeer, count: int) -> None:
         left -= len(await within(peer.reader.read(1 << 20)))
 
 
-async def test_answers_that_nobody_reads_end_the_link_at_the_send_limit(members: Members) -> None:
+async def test_answers_that_nobody_reads_become_errors_at_the_send_limit(members: Members) -> None:
     async with town(members, limits=LinkLimits(send_bytes=8 * MB)) as here:
         peer, _ = await here.deaf_attacker(initial_credit_bytes=1 << 28)
         node = here.node
@@ -241,9 +241,12 @@ async def test_answers_that_nobody_reads_end_the_link_at_the_send_limit(members:
             for count in range(1, 7):
                 give = message(REQUEST, 2 * count - 1, b"give 2000000", b"", END | FINAL, 0)
                 await peer.send(give)
-                await node.until(lambda count=count: node.requests == count or node.reasons)
-            assert 8 * MB < waiting_bytes(await here.node.reason()) <= 10 * MB
+                await node.until(lambda count=count: node.requests == count)
+            (link,) = node.links - {here.node_link}
+            assert 4 * MB < link._core.queued_bytes <= 8 * MB
+            assert not node.reasons
         await peer.reset()
+        await node.reason()
 
 
 async def test_answers_without_credit_wait_and_a_cancel_forgets_them(members: Members) -> None:

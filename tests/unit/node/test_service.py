@@ -23,7 +23,7 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
     InferAnswer,
     InferCall,
@@ -31,8 +31,9 @@ from capamesh.protocol.links.calls import (
     decode_load,
     encode_call,
 )
+from capamesh.protocol.links.endpoint import MAX_LINKS_OF_PEER
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, Role
+from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
 from capamesh.protocol.tensors import Limits, Tensor
 
 NOW = dt.datetime.now(dt.UTC)
@@ -368,3 +369,20 @@ async def test_only_routers_may_ask(rig: Rig, role: Role) -> None:
     else:
         with pytest.raises(NotMember, match="role"):
             rig.service.verify(hello, member.chain[0])
+
+
+async def test_a_router_has_a_limited_number_of_links_and_another_router_is_not_affected(
+    rig: Rig,
+) -> None:
+    def of(peer: str) -> FakeLink:
+        link = FakeLink()
+        link.member = Member(PeerId(peer), Role.ROUTER, "0" * 40, NOW)  # type: ignore[assignment]
+        rig.service.link_up(link)  # type: ignore[arg-type]
+        return link
+
+    kept = [of("busy") for _ in range(MAX_LINKS_OF_PEER)]
+    assert [link.closed for link in kept] == [[]] * MAX_LINKS_OF_PEER
+    assert of("busy").closed == ["16 links of this peer are open, the limit; close one first"]
+    assert of("other").closed == []
+    rig.service.link_down(kept[0], "gone")  # type: ignore[arg-type]
+    assert of("busy").closed == []

@@ -6,7 +6,12 @@ import pytest
 
 from capamesh.protocol import outward
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
+from capamesh.protocol.outward import (
+    advertised_host,
+    listen_multiaddr,
+    reachable_multiaddr,
+    require_free,
+)
 
 
 class FakeSocket:
@@ -78,3 +83,18 @@ def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it()
             require_free("127.0.0.1", port, "--mesh")
     require_free("127.0.0.1", port, "--mesh")
     require_free("127.0.0.1", 0, "--mesh")
+
+
+@pytest.mark.parametrize(
+    ("addr", "host", "reached"),
+    [
+        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "10.1.2.3", "/ip4/10.1.2.3/tcp/4001/p2p/x"),
+        ("/ip6/::/tcp/4001/p2p/x", "fd00::1", "/ip6/fd00::1/tcp/4001/p2p/x"),
+        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "router.example", "/dns4/router.example/tcp/4001/p2p/x"),
+        ("/ip4/127.0.0.1/tcp/4001/p2p/x", "10.1.2.3", "/ip4/127.0.0.1/tcp/4001/p2p/x"),
+    ],
+)
+def test_a_wildcard_s_multiaddr_is_told_with_the_address_that_others_dial(
+    addr: str, host: str, reached: str
+) -> None:
+    assert reachable_multiaddr(addr, host) == reached

@@ -34,7 +34,12 @@ from capamesh.protocol.home import MemberHome
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
-from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
+from capamesh.protocol.outward import (
+    advertised_host,
+    listen_multiaddr,
+    reachable_multiaddr,
+    require_free,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +108,7 @@ class NodeAgent:
             on_down=lambda _: self._write_status(),
             log=log,
         )
+        self._advertised_host = advertised_host(settings.host, settings.advertised_host)
         self._workers = [
             self._worker(number, device)
             for number, device in enumerate(
@@ -156,7 +162,7 @@ class NodeAgent:
             threads=settings.threads or device.cores,
             host=settings.host,
             port=settings.port + number if settings.port else 0,
-            advertised_host=advertised_host(settings.host, settings.advertised_host),
+            advertised_host=self._advertised_host,
             max_in_flight=settings.max_in_flight,
             is_dialing=settings.is_dialing,
         )
@@ -330,7 +336,9 @@ class NodeAgent:
                 "network_id": self._membership.network_id,
                 "sidecar_pid": self._mesh.pid,
                 "worker_pids": [worker.pid for worker in self._workers],
-                "mesh_addresses": list(self._mesh.addrs),
+                "mesh_addresses": [
+                    reachable_multiaddr(addr, self._advertised_host) for addr in self._mesh.addrs
+                ],
                 "data_addresses": [a for device in advert.devices for a in device.data_addresses],
                 "models": {f"{m.name}/{m.version}": m.state.value for m in advert.models},
             }

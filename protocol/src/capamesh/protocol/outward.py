@@ -7,6 +7,7 @@ import socket
 
 from capamesh.protocol.errors import ConfigError
 
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to recognise them
 _ELSEWHERE = ("192.0.2.1", 9)
 """TEST-NET-1 (RFC 5737): no host has it, but the route to it is the default one."""
 
@@ -40,6 +41,18 @@ def listen_multiaddr(host: str, port: int) -> str:
             f"the mesh listens on IP addresses, not on the name {host!r}: give 127.0.0.1, or 0.0.0.0 for all"
         ) from exc
     return f"/ip{version}/{host}/tcp/{port}"
+
+
+def reachable_multiaddr(addr: str, host: str) -> str:
+    """Return where others reach what listens on `addr`: a wildcard address becomes `host`, an IP or a name."""
+    parts = addr.split("/")
+    if len(parts) > 2 and parts[2] in WILDCARDS:
+        try:
+            parts[1] = f"ip{ipaddress.ip_address(host).version}"
+        except ValueError:
+            parts[1] = "dns4"
+        parts[2] = host
+    return "/".join(parts)
 
 
 def require_free(host: str, port: int, option: str) -> None:

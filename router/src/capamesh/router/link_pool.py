@@ -8,7 +8,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import NotMember
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
+from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello, is_one_too_many
 from capamesh.protocol.links.keeper import LinkKeeper
 from capamesh.protocol.network import Role
 from capamesh.router.candidates import Candidate
@@ -49,6 +49,8 @@ class _NodeSide:
     def link_up(self, link: Link) -> None:
         """Part of `LinkOwner`."""
         if self._candidate is None:
+            if is_one_too_many(self._pool.visiting(), link):
+                return
             self._candidate = self._pool.visited(link)
         self._candidate.link = link
         self._pool.linked(self._candidate)
@@ -159,6 +161,10 @@ class LinkPool:
         return kept[0].last_error if kept is not None else ""
 
     # told by links
+
+    def visiting(self) -> list[Link | None]:
+        """Return the links of the nodes that dialled this router."""
+        return [candidate.link for candidate in self._visitors]
 
     def visited(self, link: Link) -> Candidate:
         """A node has dialled this router."""

@@ -36,7 +36,12 @@ from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
-from capamesh.protocol.outward import advertised_host, listen_multiaddr, require_free
+from capamesh.protocol.outward import (
+    advertised_host,
+    listen_multiaddr,
+    reachable_multiaddr,
+    require_free,
+)
 from capamesh.router.api.application import make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
@@ -108,6 +113,7 @@ class Router:
             log=log,
         )
         self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
+        self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_address = ""
         self._is_news = asyncio.Event()
         self._state = "starting"
@@ -321,7 +327,9 @@ class Router:
                 "peer_id": self._membership.identity.peer_id,
                 "network_id": self._membership.network_id,
                 "sidecar_pid": self._mesh.pid,
-                "mesh_addresses": list(self._mesh.addrs),
+                "mesh_addresses": [
+                    reachable_multiaddr(addr, self._mesh_host) for addr in self._mesh.addrs
+                ],
                 "link_address": self._link_address,
                 "http_address": self._http_address,
             }

@@ -12,6 +12,7 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     Overloaded,
+    PeerError,
     ProtocolViolation,
     TooLarge,
 )
@@ -206,6 +207,21 @@ def test_an_answer_over_the_limit_fails_only_its_own_request() -> None:
     assert wire.acceptor.respond(stream, b"", [bytes(2000)])
     at_dialer, _ = wire.settle()
     assert [type(event.error) for event in at_dialer] == [TooLarge]
+
+
+def test_answers_that_the_peer_does_not_read_are_errors_once_too_many_wait() -> None:
+    wire = greeted(acceptor=limits(send_bytes=100_000))
+    first, second = wire.dialer.ask(b""), wire.dialer.ask(b"")
+    wire.settle()
+    assert wire.acceptor.respond(first, b"", [bytes(80_000)])
+    assert wire.acceptor.respond(second, b"", [bytes(80_000)])
+    at_dialer, _ = wire.settle()
+    errors = [event for event in at_dialer if isinstance(event, ErrorReceived)]
+    assert [event.stream for event in errors] == [second]
+    assert isinstance(errors[0].error, PeerError)
+    assert "no room for 80000 more within 100000" in errors[0].error.message
+    assert wire.dialer.is_idle
+    assert wire.acceptor.is_idle
 
 
 def test_probe_ping_and_goaway() -> None:

@@ -23,7 +23,7 @@ from capamesh.protocol.links.calls import (
     encode_answer,
     encode_load,
 )
-from capamesh.protocol.links.endpoint import check_hello
+from capamesh.protocol.links.endpoint import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits
 
@@ -72,6 +72,8 @@ class WorkerService:
 
     def link_up(self, link: Link) -> None:
         """Part of `LinkOwner`."""
+        if is_one_too_many(self._links, link):
+            return
         self._links.add(link)
         self._log.info("link_up", peer=link.member.peer_id if link.member else "")
         if self._is_draining:

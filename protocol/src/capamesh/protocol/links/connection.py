@@ -157,8 +157,13 @@ class Connection:
             return False
         peer = self._greeted()
         try:
-            self._check_outgoing(meta, body, peer)
-        except TooLarge as error:
+            total = self._check_outgoing(meta, body, peer)
+            if self._outgoing.queued_bytes + total > self._limits.send_bytes:
+                raise PeerError(
+                    f"{self._outgoing.queued_bytes} bytes of answers wait to be read; no room for {total} more"
+                    f" within {self._limits.send_bytes}"
+                )
+        except CapameshError as error:
             self.fail(stream, error)
             return True
         if is_final:

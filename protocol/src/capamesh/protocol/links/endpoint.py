@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
@@ -16,6 +16,27 @@ from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tl
 
 BACKLOG = 512
 """Connections that wait for their TLS handshake (guess: a fleet that reconnects at once)."""
+
+
+MAX_LINKS_OF_PEER = 16
+"""A router process keeps one link to a worker, and a worker that dials one to each API process; the rest is
+for links that linger (guess)."""
+
+
+def is_one_too_many(links: Iterable[Link | None], newcomer: Link) -> bool:
+    """Close `newcomer` and return True when its peer has `MAX_LINKS_OF_PEER` others among `links`."""
+    peer = newcomer.member
+    count = sum(
+        link is not None
+        and link.member is not None
+        and peer is not None
+        and link.member.peer_id == peer.peer_id
+        for link in links
+    )
+    if count < MAX_LINKS_OF_PEER:
+        return False
+    newcomer.close(f"{count} links of this peer are open, the limit; close one first")
+    return True
 
 
 def check_hello(

@@ -261,9 +261,9 @@ class Link(asyncio.BufferedProtocol):
         if not self.up.done():
             self.up.set_exception(self._lost(reason))
             self.up.exception()  # whoever dialled may have gone; not reading it is no fault
-        self._owner.link_down(self, reason)
         if not self._ended.done():
             self._ended.set_result(reason)
+        self._owner.link_down(self, reason)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Part of `BufferedProtocol`."""
