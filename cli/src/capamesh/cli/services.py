@@ -10,6 +10,7 @@ import structlog
 import uvloop
 
 from capamesh.node.settings import NodeSettings
+from capamesh.protocol.garbage import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 from capamesh.router.settings import RouterSettings
 
@@ -19,6 +20,7 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
     from capamesh.node.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
 
     configure_logs()
+    spare_what_is_loaded()
 
     async def serve() -> None:
         _stop_with(owner_fd)
@@ -32,6 +34,7 @@ def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
 
     configure_logs()
+    spare_what_is_loaded()
 
     async def serve() -> None:
         _stop_with(owner_fd)

@@ -12,6 +12,7 @@ import uvloop
 
 from capamesh.node.worker.process import Worker, WorkerSettings
 from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.garbage import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 
 
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--channel-fd", type=int, required=True)
     arguments = parser.parse_args()
     configure_logs()
+    spare_what_is_loaded()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the agent's to act on
     uvloop.run(_run(arguments.channel_fd))
     return 0
