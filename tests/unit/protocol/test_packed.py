@@ -110,8 +110,7 @@ def test_a_value_nested_without_end_is_not_packed() -> None:
 
 def test_a_value_is_shown_shortly_however_long_or_deep_it_is() -> None:
     deep = unpack(b"\x91" * 1000 + b"\xc0", max_array_items=1)
-    with pytest.raises(RecursionError):
-        repr(deep)
+    # some versions of Python raise RecursionError for repr(deep)
     assert shown(deep) == "[[[...]]]"
     assert len(shown("x" * 10**6)) == 60
     assert len(shown({"k": ["y" * 1000] * 1000})) < 500

@@ -281,7 +281,9 @@ class Link(asyncio.BufferedProtocol):
         except CapameshError as error:
             self.close(f"{error.code}: {error.message}")
             return
-        if self._core.has_output():
+        if self._core.queued_bytes > self._limits.send_bytes:
+            self._flush()  # not soon: a flood of pings may fill megabytes before the loop's next turn
+        elif self._core.has_output():
             self._flush_soon()
 
     def eof_received(self) -> bool | None:
