@@ -16,7 +16,7 @@ from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.tensors import Limits
-from capamesh.router.api.application import make_application
+from capamesh.router.api.application import OpenRequests, make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.candidates import Candidate
@@ -121,6 +121,8 @@ async def serving(
         return _Revocations()
 
     pages = FleetApi(view, pool, telemetry, revoke=revoke)  # type: ignore[arg-type]
-    application = make_application(inference, pages, limits=limits, log=log)  # type: ignore[arg-type]
+    application = make_application(
+        inference, pages, limits=limits, log=log, requests=OpenRequests()
+    )  # type: ignore[arg-type]
     async with TestClient(TestServer(application)) as client:
         yield Http(client, view, dispatch, telemetry, pool, log, candidates, revoked)

@@ -386,3 +386,10 @@ async def test_a_router_has_a_limited_number_of_links_and_another_router_is_not_
     assert of("other").closed == []
     rig.service.link_down(kept[0], "gone")  # type: ignore[arg-type]
     assert of("busy").closed == []
+
+
+async def test_an_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: Rig) -> None:
+    rig.model.result = [object()]
+    rig.ask(1)
+    await rig.idle()
+    assert isinstance(rig.refusal(), RunFailed)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from capamesh.protocol.adverts import SequenceSource
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.home import MemberHome, read_status
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
@@ -214,3 +215,14 @@ def test_a_folder_without_a_status_is_a_config_error(tmp_path: Path, content: by
         (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(ConfigError, match="--data folder"):
         read_status(tmp_path)
+
+
+def test_a_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_numbers(
+    tmp_path: Path,
+) -> None:
+    home = MemberHome(tmp_path)
+    source = SequenceSource(home.next_boot_ns(5_000 * S))
+    assert home.current(source, 4_400 * S) is source
+    renewed = home.current(source, 4_399 * S)
+    assert renewed.boot_ns == 4_399 * S
+    assert home.current(renewed, 4_400 * S) is renewed

@@ -25,11 +25,12 @@ from capamesh.protocol.adverts import (
     advert_from_body,
     advert_to_body,
     open_envelope,
+    parse_address,
     router_from_body,
     seal,
 )
 from capamesh.protocol.child import Child
-from capamesh.protocol.errors import AdvertRejected, ConfigError
+from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
@@ -109,12 +110,13 @@ class NodeAgent:
             log=log,
         )
         self._advertised_host = advertised_host(settings.host, settings.advertised_host)
-        self._workers = [
-            self._worker(number, device)
-            for number, device in enumerate(
-                read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
-            )
-        ]
+        advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start
+        _check_advertised(self._advertised_host)
+        devices = read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if settings.port and not settings.is_dialing:
+            for number in range(len(devices)):
+                require_free(settings.host, settings.port + number, "--port")
+        self._workers = [self._worker(number, device) for number, device in enumerate(devices)]
         self._routers: dict[PeerId, tuple[str, ...]] = {}
         self._routers_heard_s: dict[PeerId, float] = {}
         self._is_news = asyncio.Event()
@@ -280,27 +282,29 @@ class NodeAgent:
             self._is_news.clear()
 
     def _publish(self, kind: str) -> None:
-        raw = self._sealed(kind)
-        while raw is None:
-            withdrawn = self._announcement.give_up_largest()
-            if withdrawn is None:
-                return
-            self._log.error("model_withdrawn", model=withdrawn.name, version=withdrawn.version)
+        self._sequences = self._home.current(self._sequences, time.time_ns())
+        try:
             raw = self._sealed(kind)
+        except LocalError as error:
+            self._log.error("advert_refused", error=error.message)
+            return
         if not self._mesh.publish(self._adverts, raw):
             self._log.debug("advert_not_published")
 
-    def _sealed(self, kind: str) -> bytes | None:
-        """Return the envelope to publish, None when the advert does not fit into one."""
-        sequence = self._sequences.next()
-        try:
+    def _sealed(self, kind: str) -> bytes:
+        """Return the envelope to publish; give models up until it is small enough."""
+        while True:
+            sequence = self._sequences.next()
             body = (
                 advert_to_body(self._announcement.advert(sequence)) if kind == KIND_ADVERT else {}
             )
-            return seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
-        except ConfigError as error:
-            self._log.error("advert_refused", error=error.message)
-            return None
+            try:
+                return seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+            except ConfigError:  # too large
+                withdrawn = self._announcement.give_up_largest()
+                if withdrawn is None:
+                    raise
+                self._log.error("model_withdrawn", model=withdrawn.name, version=withdrawn.version)
 
     async def _drain(self) -> None:
         self._state = "draining"
@@ -343,3 +347,11 @@ class NodeAgent:
                 "models": {f"{m.name}/{m.version}": m.state.value for m in advert.models},
             }
         )
+
+
+def _check_advertised(host: str) -> None:
+    """Raise `ConfigError` when no router would take `host` from an advert."""
+    try:
+        parse_address(f"[{host}]:1" if ":" in host else f"{host}:1")
+    except ValueError as exc:
+        raise ConfigError(f"cannot advertise the host {host!r}: {exc}; give --advertise") from exc

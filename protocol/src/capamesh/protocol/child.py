@@ -99,9 +99,16 @@ class Child:
 
     async def _live_once(self) -> str:
         """Run one process from start to end; return why it ended."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:  # for example: no file descriptors left
+            return f"cannot make a channel: {exc}"
         with theirs:
-            channel = await AsyncioChannel.connect(ours)
+            try:
+                channel = await AsyncioChannel.connect(ours)
+            except OSError as exc:
+                ours.close()
+                return f"cannot open the channel: {exc}"
             try:
                 process = await self._start(theirs.fileno())
             except OSError as exc:

@@ -16,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from capamesh.protocol.adverts import boot_ns_after
+from capamesh.protocol.adverts import SequenceSource, boot_ns_after
+from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import (
@@ -151,6 +152,15 @@ class MemberHome:
         boot_ns = boot_ns_after(time_ns, last_ns)
         replace_public(file, str(boot_ns).encode())
         return boot_ns
+
+    def current(self, source: SequenceSource, time_ns: int) -> SequenceSource:
+        """Return `source`, or a new one when the clock was set back so far that nobody would accept it."""
+        if source.boot_ns - time_ns <= FUTURE_LIMIT_NS:
+            return source
+        try:
+            return SequenceSource(self.next_boot_ns(time_ns))
+        except ConfigError:  # the disk refuses: numbers from the clock alone are better than none
+            return SequenceSource(time_ns)
 
     def write_status(self, status: Mapping[str, Any]) -> bool:
         """Replace what people and health checks see; False when the disk refuses, of which nobody must die."""

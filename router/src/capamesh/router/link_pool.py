@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
 
+MAX_VISITS_OF_PEER = 128
+"""A node has up to 64 devices, each with a worker that dials; the rest is for links that linger."""
 RECHECK_MEMBERS_S = 60.0
 """How often links are checked for peers whose membership has expired (guess)."""
 
@@ -49,7 +51,7 @@ class _NodeSide:
     def link_up(self, link: Link) -> None:
         """Part of `LinkOwner`."""
         if self._candidate is None:
-            if is_one_too_many(self._pool.visiting(), link):
+            if is_one_too_many(self._pool.visiting(), link, MAX_VISITS_OF_PEER):
                 return
             self._candidate = self._pool.visited(link)
         self._candidate.link = link

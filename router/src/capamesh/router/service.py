@@ -28,6 +28,7 @@ from capamesh.protocol.errors import (
     AdvertRejected,
     ConfigError,
     InvalidRequest,
+    LocalError,
     ProtocolViolation,
 )
 from capamesh.protocol.fleet import Change, Changed, FleetMembership, Joined, Left
@@ -42,7 +43,7 @@ from capamesh.protocol.outward import (
     reachable_multiaddr,
     require_free,
 )
-from capamesh.router.api.application import make_application
+from capamesh.router.api.application import OpenRequests, make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.dispatch import Dispatch
@@ -61,6 +62,10 @@ if TYPE_CHECKING:
 
 ADVERT_EVERY_S = 10.0
 """As nodes do."""
+STOPPED_S = 2.0
+"""A tick that is late by so much means SIGSTOP or a suspended machine, not load (guess)."""
+SHUTDOWN_S = 1.0
+"""For connections that are left after the requests under way are answered."""
 TICK_S = 0.5
 """How exactly a member's silence is noticed (guess: 2 % of the silence that is borne)."""
 
@@ -115,6 +120,8 @@ class Router:
         self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_address = ""
+        self._requests = OpenRequests()
+        self._invites: dict[PeerId, str] = {}
         self._is_news = asyncio.Event()
         self._state = "starting"
         self._http_address = ""
@@ -130,7 +137,7 @@ class Router:
             self._application(),
             access_log=None,
             handler_cancellation=True,
-            shutdown_timeout=self._settings.drain_s,
+            shutdown_timeout=SHUTDOWN_S,
         )
         await runner.setup()
         try:
@@ -153,7 +160,7 @@ class Router:
                 self._state = "draining"
                 self._write_status()
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
-                await runner.cleanup()
+                await self._drain(runner)
                 for task in background:
                     task.cancel()
         finally:
@@ -161,6 +168,18 @@ class Router:
             self._state = "stopped"
             self._write_status()
             self._log.info("router_stopped")
+
+    async def _drain(self, runner: web.AppRunner) -> None:
+        """Accept nothing new, answer what is under way, requests still being sent included, then hang up."""
+        for site in list(runner.sites):
+            await site.stop()
+        self._requests.is_closing = True
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._requests.wait_none()
+        except TimeoutError:
+            self._log.warning("drain_cut_short", open_requests=self._requests.count)
+        await runner.cleanup()
 
     def _application(self) -> web.Application:
         settings, fleet = self._settings, self._fleet
@@ -171,6 +190,11 @@ class Router:
             "capamesh_requests_in_flight",
             "Requests that nodes have not answered yet",
             lambda: sum(candidate.rif for candidate in fleet.candidates()),
+        )
+        self._telemetry.watch(
+            "capamesh_open_requests",
+            "HTTP requests between their head and their answer, the one that asks this included",
+            lambda: self._requests.count,
         )
         dispatch = Dispatch(
             fleet,
@@ -188,7 +212,9 @@ class Router:
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
         pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke)
-        return make_application(inference, pages, limits=settings.limits, log=self._log)
+        return make_application(
+            inference, pages, limits=settings.limits, log=self._log, requests=self._requests
+        )
 
     async def _serve_http(self, runner: web.AppRunner) -> None:
         settings = self._settings
@@ -224,6 +250,7 @@ class Router:
             peer, sequence = envelope.sender.peer_id, envelope.sequence
             if envelope.kind == KIND_ADVERT:
                 advert = advert_from_body(envelope.body, peer, sequence)
+                self._invites[peer] = envelope.sender.invite_serial
                 self._apply(self._membership_core.heard(advert, now_s))
             elif envelope.kind == KIND_GOODBYE:
                 self._apply(self._membership_core.heard_goodbye(peer, sequence, now_s))
@@ -241,6 +268,7 @@ class Router:
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
+                    self._invites.pop(peer, None)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
@@ -254,9 +282,16 @@ class Router:
         self._fleet.leave(candidate)
 
     async def _tick(self) -> None:
+        last_s = time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
-            self._apply(self._membership_core.tick(self._clock.now_s(time.monotonic())))
+            now_s = time.monotonic()
+            if now_s - last_s > STOPPED_S:  # this process itself was stopped: it could hear nobody
+                self._clock.pause(last_s)
+                if self._mesh.is_ready:
+                    self._clock.resume(now_s)
+            last_s = now_s
+            self._apply(self._membership_core.tick(self._clock.now_s(now_s)))
 
     def _listening(self, port: int) -> None:
         settings = self._settings
@@ -267,7 +302,10 @@ class Router:
     async def _announce(self) -> None:
         while True:
             self._is_news.clear()
-            self._publish()
+            try:
+                self._publish()
+            except LocalError as error:
+                self._log.error("advert_refused", error=error.message)
             try:
                 async with asyncio.timeout(ADVERT_EVERY_S):
                     await self._is_news.wait()
@@ -277,6 +315,7 @@ class Router:
     def _publish(self) -> None:
         if not self._link_address:
             return
+        self._sequences = self._home.current(self._sequences, time.time_ns())
         sequence = self._sequences.next()
         advert = RouterAdvert(
             peer=self._membership.identity.peer_id,
@@ -313,7 +352,7 @@ class Router:
         self._pool.recheck_members()
         now_s = self._clock.now_s(time.monotonic())
         for peer in list(self._fleet.adverts):
-            if peer in revocations.peers:
+            if peer in revocations.peers or self._invites.get(peer) in revocations.invites:
                 self._apply(self._membership_core.expel(peer, now_s))
         self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
         return True

@@ -37,7 +37,8 @@ def main() -> int:
     arguments = parser.parse_args()
     configure_logs()
     spare_what_is_loaded()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the agent's to act on
+    for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the agent's to say
+        signal.signal(number, signal.SIG_IGN)
     uvloop.run(_run(arguments.channel_fd))
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capamesh.node.store import ModelSource, scan
-from capamesh.protocol.adverts import ModelOffer, ModelState, offer_problem
+from capamesh.protocol.adverts import MAX_MODELS, ModelOffer, ModelState, offer_problem
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
 
@@ -75,7 +75,11 @@ class HostedModels:
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """Return all models, in the order of their names, as adverts show them."""
-        return tuple(offer for _, offer in sorted(self._offers.items()))
+        offers = list(self._offers.items())
+        if len(offers) > MAX_MODELS:  # the ready ones first: an advert holds no more
+            offers.sort(key=lambda item: (not item[1].is_ready, item[0]))
+            del offers[MAX_MODELS:]
+        return tuple(offer for _, offer in sorted(offers))
 
     def describe(self) -> str:
         """Return the ready models for an error message."""

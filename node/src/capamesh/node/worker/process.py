@@ -188,6 +188,7 @@ class Worker:
         while True:
             await asyncio.sleep(RECHECK_MEMBERS_S)
             self._service.recheck_members()
+            self._tell()  # again, in case the agent was not reading when there was news
 
     async def _drained(self) -> None:
         quiet_s = 0.0

@@ -14,6 +14,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     NotMember,
     Overloaded,
+    RunFailed,
 )
 from capamesh.protocol.links.calls import (
     InferAnswer,
@@ -188,13 +189,16 @@ class WorkerService:
         if isinstance(result, CapameshError):
             link.fail(stream, result)
             return
-        meta, body = encode_answer(
-            InferAnswer(
-                version=hosted.version,
-                outputs=tuple(result),
-                queue_us=int((job.started_s - job.arrived_s) * 1e6),
-                run_us=int((job.ended_s - job.started_s) * 1e6),
-                load=self.load_report(),
-            )
+        answer = InferAnswer(
+            version=hosted.version,
+            outputs=tuple(result),
+            queue_us=int((job.started_s - job.arrived_s) * 1e6),
+            run_us=int((job.ended_s - job.started_s) * 1e6),
+            load=self.load_report(),
         )
+        try:
+            meta, body = encode_answer(answer)
+        except Exception as exc:  # noqa: BLE001 - a backend's bug must not leave the caller without an answer
+            link.fail(stream, RunFailed(f"the answer has no wire form: {exc}"))
+            return
         link.respond(stream, meta, body)

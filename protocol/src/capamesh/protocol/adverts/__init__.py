@@ -9,6 +9,7 @@ from capamesh.protocol.adverts.advert import (
     RouterAdvert,
 )
 from capamesh.protocol.adverts.body import (
+    MAX_MODELS,
     advert_from_body,
     advert_to_body,
     offer_problem,
@@ -38,6 +39,7 @@ __all__ = [
     "KIND_GOODBYE",
     "KIND_ROUTER",
     "MAX_ENVELOPE_BYTES",
+    "MAX_MODELS",
     "WIRE_VERSION",
     "Device",
     "Envelope",

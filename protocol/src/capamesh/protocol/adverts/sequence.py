@@ -49,6 +49,11 @@ class SequenceSource:
         self._boot_ns = boot_ns
         self._sent = 0
 
+    @property
+    def boot_ns(self) -> int:
+        """The boot time it numbers with."""
+        return self._boot_ns
+
     def next(self) -> Sequence:
         """Return a sequence newer than all this source gave before."""
         self._sent += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.protocol.channel.framing import (
@@ -39,6 +40,7 @@ class AsyncioChannel:
         self._writer = writer
         self._max_buffered_bytes = max_buffered_bytes
         self._decoder = Decoder()
+        self._decoded: deque[Message] = deque()
 
     @classmethod
     async def connect(
@@ -85,12 +87,18 @@ class AsyncioChannel:
         Raises:
             ProtocolViolation: the other end sent junk.
         """
-        while data := await self._read():
-            for message in self._decoder.feed(data):
+        while True:
+            # kept outside of this generator: what came with the last message is the next reader's
+            while self._decoded:
+                message = self._decoded.popleft()
                 if message["type"] == PING:
                     self.send({"type": PONG})
                 else:
                     yield message
+            data = await self._read()
+            if not data:
+                return
+            self._decoded.extend(self._decoder.feed(data))
 
     async def close(self) -> None:
         """Close the channel, which the other end sees as the end of the stream."""

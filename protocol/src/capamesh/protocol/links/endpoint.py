@@ -19,12 +19,13 @@ BACKLOG = 512
 
 
 MAX_LINKS_OF_PEER = 16
-"""A router process keeps one link to a worker, and a worker that dials one to each API process; the rest is
-for links that linger (guess)."""
+"""A router process keeps one link to a worker; the rest is for links that linger (guess)."""
 
 
-def is_one_too_many(links: Iterable[Link | None], newcomer: Link) -> bool:
-    """Close `newcomer` and return True when its peer has `MAX_LINKS_OF_PEER` others among `links`."""
+def is_one_too_many(
+    links: Iterable[Link | None], newcomer: Link, limit: int = MAX_LINKS_OF_PEER
+) -> bool:
+    """Close `newcomer` and return True when its peer has `limit` others among `links`."""
     peer = newcomer.member
     count = sum(
         link is not None
@@ -33,7 +34,7 @@ def is_one_too_many(links: Iterable[Link | None], newcomer: Link) -> bool:
         and link.member.peer_id == peer.peer_id
         for link in links
     )
-    if count < MAX_LINKS_OF_PEER:
+    if count < limit:
         return False
     newcomer.close(f"{count} links of this peer are open, the limit; close one first")
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 
 import trio
 
@@ -17,6 +18,8 @@ def main() -> None:
         "--channel-fd", type=int, required=True, help="inherited end of the owner's channel"
     )
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the owner's to say
+        signal.signal(number, signal.SIG_IGN)
     # libp2p logs what strangers send as errors; what matters reaches the owner as warnings.
     logging.disable(logging.ERROR)
     trio.run(run_sidecar, arguments.channel_fd)  # pyright: ignore[reportUnknownMemberType] - the stubs are older than trio

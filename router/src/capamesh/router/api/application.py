@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,54 @@ if TYPE_CHECKING:
     from capamesh.router.api.fleet import FleetApi
     from capamesh.router.api.inference import InferenceApi
 
+
+class OpenRequests:
+    """Counts the requests between their head and their answer, so that a router can wait for the last."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_closing = False
+        """Whether answers ask their clients to leave."""
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if self.count == 0:
+            self._none.set()
+
+    async def wait_none(self) -> None:
+        """Wait until no request is open."""
+        await self._none.wait()
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_application(
-    inference: InferenceApi, fleet: FleetApi, *, limits: Limits, log: FilteringBoundLogger
+    inference: InferenceApi,
+    fleet: FleetApi,
+    *,
+    limits: Limits,
+    log: FilteringBoundLogger,
+    requests: OpenRequests,
 ) -> web.Application:
-    """Return the application that a router serves."""
+    """Return the application that a router serves, which counts its open `requests`."""
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes"
     )
+
+    @web.middleware
+    async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with requests:
+            response = await handler(request)
+        if requests.is_closing:
+            response.force_close()
+        return response
 
     @web.middleware
     async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,7 +87,7 @@ def make_application(
         return error_response(refusal)
 
     application = web.Application(
-        middlewares=[translate_errors], client_max_size=limits.max_message_bytes
+        middlewares=[count_requests, translate_errors], client_max_size=limits.max_message_bytes
     )
     application.add_routes(inference.routes())
     application.add_routes(fleet.routes())
