@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,3 +33,17 @@ def test_mesh_time_is_the_time_that_was_up_and_never_goes_back(
         now_s += wait_s
         up_s += wait_s if is_up else 0
         assert clock.now_s(now_s) == up_s
+
+
+def test_time_in_which_the_process_itself_was_stopped_does_not_count() -> None:
+    clock = MeshClock(100.0)
+    clock.resume(100.0)
+    assert clock.tick(100.5) == 0.5
+    assert clock.tick(102.5) == 2.5
+    assert clock.tick(142.5) == 2.5
+    assert clock.now_s(142.7) == pytest.approx(2.7)
+    assert clock.tick(143.0) == 3.0
+    clock.pause(143.0)
+    assert clock.tick(243.0) == 3.0
+    clock.resume(243.0)
+    assert clock.tick(243.5) == 3.5

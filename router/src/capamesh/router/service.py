@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 
 ADVERT_EVERY_S = 10.0
 """As nodes do."""
-STOPPED_S = 2.0
-"""A tick that is late by so much means SIGSTOP or a suspended machine, not load (guess)."""
 SHUTDOWN_S = 1.0
 """For connections that are left after the requests under way are answered."""
 TICK_S = 0.5
@@ -282,16 +280,9 @@ class Router:
         self._fleet.leave(candidate)
 
     async def _tick(self) -> None:
-        last_s = time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
-            now_s = time.monotonic()
-            if now_s - last_s > STOPPED_S:  # this process itself was stopped: it could hear nobody
-                self._clock.pause(last_s)
-                if self._mesh.is_ready:
-                    self._clock.resume(now_s)
-            last_s = now_s
-            self._apply(self._membership_core.tick(self._clock.now_s(now_s)))
+            self._apply(self._membership_core.tick(self._clock.tick(time.monotonic())))
 
     def _listening(self, port: int) -> None:
         settings = self._settings
