@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11 to 3.13: they set up .venv themselves.
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13: scripts/setup.sh sees to the rest.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/.ready

@@ -58,7 +58,9 @@ async def classify(console: Console, url: str) -> bool:
             outputs = await client.infer(model, {cases.input: cases.rows})
             classes = np.argmax(outputs[cases.output], axis=1)
             right = int(np.sum(classes == cases.expected))
-            table = Table(title=f"{model}: {right} of {len(classes)} as expected")
+            table = Table(
+                title=f"{model}: {right} of {len(classes)} as labelled (the model's accuracy)"
+            )
             for column in ("input", "expected", "answer"):
                 table.add_column(column)
             for index in range(min(SHOWN_CASES, len(classes))):

@@ -310,7 +310,9 @@ def test_a_token_that_would_never_end_is_a_usage_error(
     line = ["network", "token", "--dir", folder, "--role", "node", "--expires"]
     capsys.readouterr()
     assert run([*line, "9999999d"]) == 2
-    assert run([*line, "1d", "--bootstrap", "not an address"]) == 1
+    for address in ("not an address", "/ip4/192.0.2.1/tcp/4001", "garbage"):
+        assert run([*line, "1d", "--bootstrap", address]) == 1
+    capsys.readouterr()
     assert run([*line, "1d", "--json"]) == 0
     token = json.loads(capsys.readouterr().out)
     assert re.fullmatch("[0-9a-f]{40}", token["invite"])

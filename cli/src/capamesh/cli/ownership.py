@@ -11,12 +11,15 @@ import typer
 
 from capamesh.cli.printing import hint, print_fields, print_json
 from capamesh.client import Client
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
 
 _SERIAL: Final = re.compile(r"[0-9a-f]{40}")
+_MESH_ADDRESS: Final = re.compile(
+    r"/(?:ip[46]|dns[46]?)/[^/\s]+/tcp/[0-9]{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+"
+)
 
 
 def create(name: str, folder: Path, *, as_json: bool) -> None:
@@ -39,6 +42,12 @@ def issue_token(
     folder: Path, role_text: str, lasts: dt.timedelta, bootstrap: tuple[str, ...], *, as_json: bool
 ) -> None:
     """Print a new join token."""
+    for address in bootstrap:
+        if not _MESH_ADDRESS.fullmatch(address):
+            raise ConfigError(
+                f"--bootstrap {address!r} is no mesh address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...; "
+                "`capamesh router status` shows a router's"
+            )
     owner, role, now = NetworkOwner.load(folder), Role(role_text), dt.datetime.now(dt.UTC)
     try:
         expires_at = now + lasts

@@ -277,9 +277,25 @@ class NodeAgent:
                 async with asyncio.timeout(interval_s):
                     await self._is_news.wait()
             except TimeoutError:
+                self._check_routers()
                 continue
             await asyncio.sleep(SETTLE_S)
             self._is_news.clear()
+
+    def _check_routers(self) -> None:
+        """Say it when nobody can use this node: no router is reached, or none takes it."""
+        self._write_status()
+        if self._router_count == 0:
+            self._log.warning(
+                "no_router_reached",
+                mesh_warnings=self._mesh.warnings,
+                what_to_do="see the mesh warnings above; ask the network's owner for a token with a router's"
+                " address, or give --bootstrap",
+            )
+
+    @property
+    def _router_count(self) -> int:
+        return sum(role is Role.ROUTER for role in self._mesh.members.values())
 
     def _publish(self, kind: str) -> None:
         self._sequences = self._home.current(self._sequences, time.time_ns())
@@ -338,6 +354,7 @@ class NodeAgent:
                 "pid": os.getpid(),
                 "peer_id": advert.peer,
                 "network_id": self._membership.network_id,
+                "routers": self._router_count,
                 "sidecar_pid": self._mesh.pid,
                 "worker_pids": [worker.pid for worker in self._workers],
                 "mesh_addresses": [

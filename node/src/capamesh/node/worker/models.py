@@ -107,6 +107,10 @@ class HostedModels:
             self._offers[name, version] = ModelOffer(
                 name, version, "", ModelState.FAILED, refused.reason, (), ()
             )
+        if not found.models:
+            self._log.warning(
+                "no_models", folder=str(self._root), expected="NAME/VERSION/model.onnx or NAME.onnx"
+            )
         for source in found.models:
             self._offer(source, ModelState.LOADING)
         self._on_change()
