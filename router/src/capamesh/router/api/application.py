@@ -59,16 +59,7 @@ def make_application(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes"
     )
 
-    @web.middleware
-    async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with requests:
-            response = await handler(request)
-        if requests.is_closing:
-            response.force_close()
-        return response
-
-    @web.middleware
-    async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (request.content_length or 0) > limits.max_message_bytes:  # before any of it is read
             return error_response(too_large)
         try:
@@ -86,8 +77,16 @@ def make_application(
             refusal = LocalError("the router failed on this request; see its log")
         return error_response(refusal)
 
+    @web.middleware
+    async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with requests:
+            response = await answer(request, handler)
+        if requests.is_closing:
+            response.force_close()
+        return response
+
     application = web.Application(
-        middlewares=[count_requests, translate_errors], client_max_size=limits.max_message_bytes
+        middlewares=[count_and_translate], client_max_size=limits.max_message_bytes
     )
     application.add_routes(inference.routes())
     application.add_routes(fleet.routes())
