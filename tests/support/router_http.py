@@ -86,7 +86,11 @@ class Http:
 
 @asynccontextmanager
 async def serving(
-    *, limits: Limits | None = None, timeout_s: float = 30.0, policy: Policy | None = None
+    *,
+    limits: Limits | None = None,
+    timeout_s: float = 30.0,
+    arrival_s: float = 30.0,
+    policy: Policy | None = None,
 ) -> AsyncIterator[Http]:
     """Serve on a free port of this machine."""
     limits = limits or Limits()
@@ -106,6 +110,7 @@ async def serving(
         dispatch,
         telemetry,
         timeout_s=timeout_s,
+        arrival_s=arrival_s,
         limits=limits,
         is_ready=lambda: any(candidate.is_usable for candidate in candidates),
     )

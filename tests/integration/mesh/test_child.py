@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
+from capamesh.protocol import child as child_module
 from capamesh.protocol.channel.asyncio_end import AsyncioChannel
 from capamesh.protocol.child import Child, RestartPolicy
 
@@ -207,6 +211,24 @@ async def test_a_command_that_does_not_exist_is_reported_and_tried_again() -> No
     assert owner.downs[0].startswith("cannot start /nonexistent/program: ")
 
 
+async def test_a_child_for_which_there_are_no_descriptors_is_reported_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusals = iter([OSError(errno.EMFILE, "Too many open files")] * 2)
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        for refusal in refusals:
+            raise refusal
+        return socket.socketpair()
+
+    monkeypatch.setattr(child_module, "socket", SimpleNamespace(socketpair=socketpair))
+    async with owned(ASYNCIO_CHILD) as owner:
+        await owner.until(lambda: len(owner.heard) == 1)
+        reason = "cannot make a channel: [Errno 24] Too many open files"
+        assert owner.downs == [reason, reason]
+        assert owner.child.starts == 1
+
+
 async def test_a_callback_that_raises_does_not_end_the_supervision() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
@@ -262,8 +284,6 @@ asyncio.run(child.run())
 
 
 async def test_a_channel_answers_pings_without_showing_them() -> None:
-    import socket  # noqa: PLC0415  # this test alone makes its own socketpair
-
     left, right = socket.socketpair()
     one, other = await AsyncioChannel.connect(left), await AsyncioChannel.connect(right)
     one.send({"type": "ping"})

@@ -32,6 +32,11 @@ COMMANDS = [
     ("dev",),
     ("dev", "up"),
     ("infer",),
+    ("model",),
+    ("model", "check"),
+    ("model", "inspect"),
+    ("model", "optimize"),
+    ("model", "profile"),
     ("models",),
     ("nodes",),
     ("network",),
@@ -85,6 +90,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["network", "token", "--role", "king"], "'king' is neither node nor router"),
         (["network", "revoke"], "name a peer id or an invite"),
         (["router", "run", "--data", "d", "--http", "x"], "no HOST:PORT"),
+        (["node", "run", "--data", "d", "--models", "m", "--metrics", "9100"], "no HOST:PORT"),
+        (["node", "run", "--data", "d", "--models", "m", "--memory-limit", "2 cows"], "no size"),
+        (["node", "run", "--data", "d", "--models", "m", "--watchdog", "0"], "--watchdog"),
         (
             ["node", "run", "--data", "d", "--models", "m", "--token", "a", "--token-file", "b"],
             "one of",
@@ -165,7 +173,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
     line = (
         "node run --data d --models m --token t --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
         "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
-        "--drain 3 --dial-only"
+        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --metrics [::1]:9100"
     )
     assert run(line.split()) == 0
     given = NodeSettings(
@@ -184,6 +192,12 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
         max_in_flight=9,
         drain_s=3.0,
         is_dialing=True,
+        poll_s=0.0,
+        is_controllable=True,
+        memory_limit_bytes=2 * 2**30,
+        watchdog_s=90.0,
+        metrics_host="::1",
+        metrics_port=9100,
     )
     assert node_settings == [given]
     default = NodeSettings(data_folder=Path(), models_folder=Path())
@@ -194,7 +208,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
 def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
     line = (
         "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --mdns --region eu --policy other --timeout 2 --drain 3 --max-message-mib 1 "
+        "--advertise me --mdns --region eu --policy other --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2"
     )
     assert run(line.split()) == 0
@@ -213,6 +227,7 @@ def test_every_router_setting_has_an_option(router_settings: list[RouterSettings
         region="eu",
         policy="other",
         timeout_s=2.0,
+        arrival_s=4.0,
         drain_s=3.0,
         limits=Limits(max_message_bytes=2**20, max_json_bytes=2**21),
     )
@@ -316,6 +331,82 @@ def test_a_token_that_would_never_end_is_a_usage_error(
     assert run([*line, "1d", "--json"]) == 0
     token = json.loads(capsys.readouterr().out)
     assert re.fullmatch("[0-9a-f]{40}", token["invite"])
+
+
+MODEL = {
+    "name": "m",
+    "version": "1",
+    "device": 0,
+    "state": "ready",
+    "reason": "",
+    "memory_bytes": 3 * 2**20,
+    "in_flight": 2,
+    "limit": 8,
+    "requests": {"ok": 90, "invalid_request": 9, "overloaded": 1},
+    "rows": 270,
+    "batches": 60,
+    "queue_s": {"p50": 0.000_012, "p99": 0.004},
+    "run_s": {"p50": None, "p99": None},
+}
+REASON = "it ended its worker 3 times in a row"
+
+
+def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = {"name": "bad", "version": "2", "device": 0, "state": "failed", "reason": REASON}
+    resting = {**MODEL, "name": "idle", "in_flight": 0, "limit": 0, "memory_bytes": 0}
+    MemberHome(tmp_path).write_status(
+        {
+            "role": "node",
+            "state": "ready",
+            "workers": [
+                {"device": 0, "name": "H100", "pid": 77, "starts": 4, "last_down": "silent"},
+                {"device": 1, "name": "H100", "pid": None, "starts": 1, "last_down": ""},
+            ],
+            "models": [MODEL, failed, resting],
+        }
+    )
+    assert run(["node", "status", "--data", str(tmp_path)]) == 1  # it does not run
+    said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert said[4:8] == [
+        "WORKER  DEVICE  PID  STARTS  LOST LAST BECAUSE",
+        "0  H100  77  4  silent",
+        "1  H100  down  1  -",
+        "",
+    ]
+    assert "m/1  0  ready  2 of 8  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said
+    assert "idle/1  0  ready  -  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  -" in said
+    assert f"bad/2  0  failed: {REASON}  -  0  -  -  - / -  - / -  -" in said
+    assert run(["node", "status", "--data", str(tmp_path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["models"] == [MODEL, failed, resting]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.0, "0 µs"), (0.000_123_4, "123 µs"), (0.0123, "12.3 ms"), (2.5, "2.5 s")],
+)
+def test_a_time_has_three_digits(seconds: float | None, text: str) -> None:
+    assert status._time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"state": "ready"}, "m/1"),
+        ({"state": "ready", "provider": "CPUExecutionProvider"}, "m/1 (CPU)"),
+        (
+            {"state": "ready", "provider": "CUDAExecutionProvider", "precision": "fp16"},
+            "m/1 (CUDA, fp16)",
+        ),
+        ({"state": "loading", "provider": "CUDAExecutionProvider"}, "m/1 loading"),
+        ({"state": "failed", "reason": REASON}, f"m/1 failed: {REASON}"),
+    ],
+)
+def test_a_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
+    model: dict[str, object], text: str
+) -> None:
+    assert fleet._row({"models": [{"name": "m", "version": "1", **model}]})[3] == text
 
 
 NODE = {

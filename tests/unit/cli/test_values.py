@@ -93,21 +93,107 @@ def test_floats_in_a_file_become_bf16_where_the_model_asks_for_it(tmp_path: Path
 
 def test_a_file_of_objects_is_not_run(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InvalidRequest, match="allow_pickle"):
+    with pytest.raises(InvalidRequest, match="Python objects") as refusal:
         parse_inputs([f"X=@{tmp_path}/x.npy"], model(FLOATS))
+    assert "allow_pickle" not in refusal.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x93NUMPY\x01\x00"])
 def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(InvalidRequest):
-        parse_inputs([f"X=@{tmp_path}/x.npy"], model(FLOATS))
+    for name in ("x.npy", "x.npz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidRequest, match=f"{name} is no array that can be read") as refusal:
+            parse_inputs([f"X=@{tmp_path}/{name}"], model(FLOATS))
+        assert "allow_pickle" not in refusal.value.message
 
 
-def test_an_array_of_another_dtype_is_not_cast(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((1, 3)))
-    with pytest.raises(InvalidRequest, match=r"x\.npy: tensor 'X' is FP64, the model takes FP32"):
-        parse_inputs([f"X=@{tmp_path}/x.npy"], model(FLOATS))
+def test_an_array_of_another_dtype_is_cast_only_when_asked_to(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[1.5, np.nan, -np.inf]]))
+    text = f"X=@{tmp_path}/x.npy"
+    with pytest.raises(
+        InvalidRequest,
+        match=r"x\.npy: tensor 'X' is FP64, the model takes FP32; convert it with array\.astype\(np\.float32\), "
+        "or here with --cast",
+    ):
+        parse_inputs([text], model(FLOATS))
+    tensor = parse_inputs([text], model(FLOATS), is_cast=True)["X"]
+    assert tensor.datatype is Datatype.FP32
+    np.testing.assert_array_equal(tensor.to_numpy(), np.array([[1.5, np.nan, -np.inf]], np.float32))
+
+
+def of(datatype: Datatype) -> TensorSpec:
+    return TensorSpec("X", datatype, (-1,))
+
+
+@pytest.mark.parametrize(
+    ("given", "datatype", "expected"),
+    [
+        (np.array([-(2**63), 2**53], np.float64), Datatype.INT64, [-(2**63), 2**53]),
+        (np.array([0, 255], np.int64), Datatype.UINT8, [0, 255]),
+        (np.array([2**24 + 1], np.int64), Datatype.FP32, [2**24]),
+        (np.array([True, False]), Datatype.FP32, [1.0, 0.0]),
+        (np.array([1.0, 0.0]), Datatype.BOOL, [True, False]),
+        (np.array([1, -2], np.int32), Datatype.BF16, [0x3F80, 0xC000]),
+        (np.array([65_504.0]), Datatype.FP16, [65_504.0]),
+    ],
+)
+def test_a_cast_keeps_what_the_other_dtype_can_hold(
+    tmp_path: Path, given: np.ndarray, datatype: Datatype, expected: list[object]
+) -> None:
+    np.save(tmp_path / "x.npy", given)
+    tensor = parse_inputs([f"X=@{tmp_path}/x.npy"], model(of(datatype)), is_cast=True)["X"]
+    assert (tensor.datatype, tensor.to_numpy().tolist()) == (datatype, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "datatype", "why"),
+    [
+        (np.array([2.0, 1.5]), Datatype.INT64, "1.5 cannot be cast to INT64"),
+        (np.array([2.0**63]), Datatype.INT64, r"9.2\S+ cannot be cast to INT64"),
+        (np.array([np.nan]), Datatype.INT8, "nan cannot"),
+        (np.array([-np.inf], np.float16), Datatype.INT64, "-inf cannot"),
+        (np.array([0, -1], np.int64), Datatype.UINT64, "-1 cannot be cast to UINT64"),
+        (np.array([255], np.uint8), Datatype.INT8, "255 cannot"),
+        (np.array([2], np.int8), Datatype.BOOL, "2 cannot be cast to BOOL"),
+        (np.array([1e39]), Datatype.FP32, r"1e\+39 cannot be cast to FP32"),
+        (np.array(["1"]), Datatype.FP32, "BYTES cannot be cast to FP32"),
+        (np.array([1]), Datatype.BYTES, "INT64 cannot be cast to BYTES"),
+    ],
+)
+def test_a_cast_that_would_lose_a_value_is_refused(
+    tmp_path: Path, given: np.ndarray, datatype: Datatype, why: str
+) -> None:
+    np.save(tmp_path / "x.npy", given)
+    with pytest.raises(InvalidRequest, match=rf"x\.npy: {why}"):
+        parse_inputs([f"X=@{tmp_path}/x.npy"], model(of(datatype)), is_cast=True)
+
+
+def test_a_shape_that_does_not_fit_is_not_blamed_on_the_dtype(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    for text, spec in ((f"X=@{tmp_path}/x.npy", FLOATS), (f"B=@{tmp_path}/b.npy", BRAIN)):
+        with pytest.raises(InvalidRequest, match=r"has shape .*is any size\)$"):
+            parse_inputs([text], model(spec))
+
+
+def test_an_archive_gives_the_array_named_as_the_input_or_its_only_one(tmp_path: Path) -> None:
+    rows = np.ones((2, 3), np.float32)
+    np.savez(tmp_path / "one.npz", rows=rows)
+    np.savez(tmp_path / "more.npz", X=rows, Y=np.zeros(1))
+    np.savez(tmp_path / "other.npz", a=rows, b=rows)
+    for name in ("one", "more"):
+        tensor = parse_inputs([f"X=@{tmp_path}/{name}.npz"], model(FLOATS))["X"]
+        np.testing.assert_array_equal(tensor.to_numpy(), rows)
+    with pytest.raises(InvalidRequest, match=r"has 2 arrays and none is named 'X': a, b; save one"):
+        parse_inputs([f"X=@{tmp_path}/other.npz"], model(FLOATS))
+
+
+def test_a_whole_request_given_as_an_input_is_recognised(tmp_path: Path) -> None:
+    example = write_example(tmp_path, model(FLOATS), tmp_path / "absent.npz")
+    with pytest.raises(
+        InvalidRequest, match=rf"a whole inference request.* 'X'.*infer -d @{example.request}"
+    ):
+        parse_inputs([f"X=@{example.request}"], model(FLOATS))
 
 
 JSON = st.recursive(

@@ -150,16 +150,35 @@ def test_revocations_are_kept_and_a_damaged_list_is_not_taken_for_an_empty_one(
         home.revocations(membership)
 
 
-def test_joining_another_network_leaves_the_list_of_the_one_before_behind(tmp_path: Path) -> None:
+def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     home = MemberHome(tmp_path)
-    home.membership(token(), Role.NODE, NOW)
+    first = home.membership(token(), Role.NODE, NOW)
     home.keep_revocations(
         OWNER.revoke(RevocationList.empty(OWNER.network_id), peers=[], invites=["0" * 40], now=NOW)
     )
-    home.membership(token(), Role.NODE, NOW)
-    assert (tmp_path / "revocations.bin").exists()
-    moved = home.membership(token(owner=OTHER), Role.NODE, NOW)
-    assert home.revocations(moved) == RevocationList.empty(OTHER.network_id)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ConfigError) as refusal:
+        home.membership(token(owner=OTHER), Role.NODE, NOW)
+    assert refusal.value.message == (
+        f"the token admits to the network {OTHER.network_id}, {tmp_path} belongs to {OWNER.network_id}: give "
+        f"another --data to be in both, or remove {tmp_path} to leave that network for good, its identity with it"
+    )
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert home.membership(None, Role.NODE, NOW) == first
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert home.membership(token(owner=OTHER), Role.NODE, NOW).network_id == OTHER.network_id
+
+
+def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        read_status(tmp_path)
+    assert refusal.value.message == (
+        f"{tmp_path} has no readable status: No such file or directory; is it a --data folder?"
+    )
+    (tmp_path / "bootstrap.json").mkdir()
+    with pytest.raises(ConfigError, match=r"bootstrap\.json cannot be read: Is a directory; join"):
+        MemberHome(tmp_path).bootstrap()
 
 
 S = 1_000_000_000

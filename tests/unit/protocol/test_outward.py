@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import socket
+from typing import ClassVar
 
 import pytest
 
@@ -9,22 +11,23 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.outward import (
     advertised_host,
     listen_multiaddr,
+    listen_reason,
     reachable_multiaddr,
     require_free,
 )
 
 
 class FakeSocket:
-    """A machine whose outward address is 10.1.2.3, or that has no route."""
+    """A machine with an outward address in each family that it has a route in."""
 
-    has_route = True
-    asked: list[tuple[str, int]]
+    outward: ClassVar[dict[int, str]] = {}
+    has_ipv6 = True
 
     def __init__(self, family: int, kind: int) -> None:
-        assert (family, kind) == (
-            socket.AF_INET,
-            socket.SOCK_DGRAM,
-        )  # a datagram socket sends nothing
+        assert kind == socket.SOCK_DGRAM  # a datagram socket sends nothing
+        if family == socket.AF_INET6 and not self.has_ipv6:
+            raise OSError(97, "Address family not supported by protocol")
+        self._family = family
 
     def __enter__(self) -> FakeSocket:
         return self
@@ -33,17 +36,18 @@ class FakeSocket:
         pass
 
     def connect(self, address: tuple[str, int]) -> None:
-        if not self.has_route:
+        assert (":" in address[0]) == (self._family == socket.AF_INET6)
+        if self._family not in self.outward:
             raise OSError(101, "Network is unreachable")
 
     def getsockname(self) -> tuple[str, int]:
-        return ("10.1.2.3", 40_000)
+        return (self.outward[self._family], 40_000)
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
     class Machine(FakeSocket):
-        pass
+        outward: ClassVar[dict[int, str]] = {socket.AF_INET: "10.1.2.3"}
 
     monkeypatch.setattr(outward.socket, "socket", Machine)
     return Machine
@@ -54,11 +58,28 @@ def test_what_names_one_place_is_itself(machine: type[FakeSocket], host: str) ->
     assert advertised_host(host) == host
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104 - nothing listens here
-def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket], host: str) -> None:
-    assert advertised_host(host) == "10.1.2.3"
-    machine.has_route = False
-    assert advertised_host(host) == "127.0.0.1"
+def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket]) -> None:
+    machine.outward[socket.AF_INET6] = "2001:db8::7"
+    assert advertised_host("0.0.0.0") == "10.1.2.3"  # noqa: S104 - nothing listens here
+    assert advertised_host("::") == advertised_host("0:0::0") == "2001:db8::7"
+
+
+def test_a_machine_without_a_network_is_reached_from_itself(machine: type[FakeSocket]) -> None:
+    machine.outward.clear()
+    assert advertised_host("0.0.0.0") == "127.0.0.1"  # noqa: S104 - likewise
+    assert advertised_host("::") == "::1"
+
+
+@pytest.mark.parametrize("kind", ["no route", "link-local", "no IPv6"])
+def test_all_of_ipv6_on_a_machine_that_others_reach_over_ipv4_needs_an_address_to_tell(
+    machine: type[FakeSocket], kind: str
+) -> None:
+    machine.has_ipv6 = kind != "no IPv6"
+    if kind == "link-local":
+        machine.outward[socket.AF_INET6] = "fe80::1%eth0"
+    with pytest.raises(ConfigError, match=r"listening on :: takes IPv6 alone.*--advertise"):
+        advertised_host("::")
+    assert advertised_host("::", "router.example") == "router.example"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "name"])  # noqa: S104 - likewise
@@ -83,6 +104,22 @@ def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it()
             require_free("127.0.0.1", port, "--mesh")
     require_free("127.0.0.1", port, "--mesh")
     require_free("127.0.0.1", 0, "--mesh")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "while binding ('::1', 80): address already in use"),
+            "Address already in use",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("could not bind on any address"), "could not bind on any address"),
+    ],
+)
+def test_why_listening_failed_is_told_once(error: OSError, reason: str) -> None:
+    assert listen_reason(error) == reason
 
 
 @pytest.mark.parametrize(

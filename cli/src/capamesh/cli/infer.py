@@ -13,6 +13,7 @@ EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",
     "capamesh infer iris --input 'X=[[5.1,3.5,1.4,0.2]]'   dtype and shape are the model's",
     "capamesh infer iris --input X=@rows.npy --output label --json",
+    "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
 )
 
 
@@ -24,8 +25,8 @@ def infer(
             "--input",
             "-i",
             metavar="NAME=VALUE",
-            help="An input: NAME=JSON (a number, text or nested lists), NAME=@FILE.npy or NAME=@FILE.json; "
-            "repeat it for each input.",
+            help="An input: NAME=JSON (a number, text or nested lists), NAME=@FILE.npy, NAME=@FILE.npz or "
+            "NAME=@FILE.json; repeat it for each input.",
         ),
     ],
     version: Annotated[str, typer.Option("--version", help="Which version; any by default.")] = "",
@@ -33,6 +34,13 @@ def infer(
         list[str] | None,
         typer.Option("--output", "-o", metavar="NAME", help="Only this output; may be repeated."),
     ] = None,
+    cast: Annotated[
+        bool,
+        typer.Option(
+            "--cast",
+            help="Convert arrays in files to the model's dtype; what it cannot hold is refused.",
+        ),
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -49,7 +57,7 @@ def infer(
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
     with Client(router) as client:
-        tensors = parse_inputs(inputs, client.metadata(model, version))
+        tensors = parse_inputs(inputs, client.metadata(model, version), is_cast=cast)
         answers = client.infer(
             model, tensors, version=version, outputs=outputs or None, timeout_s=timeout
         )

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
+from capamesh.cli.array_files import ARRAY_SUFFIXES, tensor_from_file
 from capamesh.client import ModelMetadata, Tensor, TensorSpec
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip.json_data import read_data
-from capamesh.protocol.tensors import Datatype
 
 
-def parse_inputs(texts: Sequence[str], metadata: ModelMetadata) -> dict[str, Tensor]:
-    """Return the inputs by name.
+def parse_inputs(
+    texts: Sequence[str], metadata: ModelMetadata, *, is_cast: bool = False
+) -> dict[str, Tensor]:
+    """Return the inputs by name; with `is_cast`, arrays in files are converted to the model's dtypes.
 
     A usage error: no NAME=, a name twice. `InvalidRequest`: a name that the model has not, a value that its
     input cannot hold, a file that cannot be read.
@@ -36,7 +36,7 @@ def parse_inputs(texts: Sequence[str], metadata: ModelMetadata) -> dict[str, Ten
             raise InvalidRequest(
                 f"model {metadata.name!r} has no input {name!r}; its inputs: {', '.join(specs) or 'none'}"
             )
-        tensors[name] = _tensor(spec, value)
+        tensors[name] = _tensor(spec, value, is_cast=is_cast)
     missing = [name for name in specs if name not in tensors]
     if missing:
         _refuse(f"model {metadata.name!r} needs these inputs too: {', '.join(missing)}")
@@ -62,34 +62,30 @@ def tensor_from_json(spec: TensorSpec, value: object) -> Tensor:
     )
 
 
-def _tensor(spec: TensorSpec, value: str) -> Tensor:
+def _tensor(spec: TensorSpec, value: str, *, is_cast: bool) -> Tensor:
     if not value.startswith("@"):
         return tensor_from_json(spec, _json(value, f"the value of {spec.name!r}"))
     path = Path(value[1:])
     try:
-        if path.suffix == ".npy":
-            return _from_npy(spec, path)
-        return tensor_from_json(spec, _json(path.read_text(encoding="utf-8"), str(path)))
+        if path.suffix in ARRAY_SUFFIXES:
+            return tensor_from_file(spec, path, is_cast=is_cast)
+        content: object = _json(path.read_text(encoding="utf-8"), str(path))
+        if _is_request(content):
+            raise InvalidRequest(
+                f"{path} is a whole inference request, not the value of the input {spec.name!r}: give that input's "
+                f"data alone, or post the file as it is: curl ROUTER/v2/models/MODEL/infer -d @{path}"
+            )
+        return tensor_from_json(spec, content)
     except OSError as exc:
         raise InvalidRequest(f"cannot read {path} for input {spec.name!r}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"{path} is neither JSON nor named .npy: {exc.reason}") from exc
+        raise InvalidRequest(
+            f"{path} is neither JSON nor named .npy or .npz: {exc.reason}"
+        ) from exc
 
 
-def _from_npy(spec: TensorSpec, path: Path) -> Tensor:
-    try:
-        # Pickled objects run code when they are loaded.
-        array = cast("object", np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as exc:
-        raise InvalidRequest(f"{path} is no array that can be read: {exc}") from exc
-    if not isinstance(array, np.ndarray):
-        raise InvalidRequest(f"{path} is an archive of arrays; save one array with numpy.save")
-    wanted = Datatype.BF16 if spec.datatype is Datatype.BF16 else None
-    tensor = Tensor.from_numpy(spec.name, cast("npt.NDArray[Any]", array), wanted)
-    reason = spec.accepts(tensor.datatype, tensor.shape)
-    if reason is not None:
-        raise InvalidRequest(f"{path}: {reason}")
-    return tensor
+def _is_request(value: object) -> bool:
+    return isinstance(value, dict) and "inputs" in cast("dict[str, object]", value)
 
 
 def _json(text: str, what: str) -> object:

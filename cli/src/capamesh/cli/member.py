@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from capamesh.protocol.home import read_status
 from capamesh.protocol.private_files import make_folder
 
 LOG_FILE: Final = "log.jsonl"
+ERROR_PREFIX: Final = "capamesh: error: "
+"""With which a command's errors begin: the last lines that a process writes which could not go on."""
 _VARIABLES: Final = "CAPAMESH_"
 """Variables that set options; those of the one who starts a cluster are not meant for its members."""
 
@@ -123,7 +126,14 @@ class Member:
         return "\n".join(lines[-count:]) or "(its log is empty)"
 
     def obituary(self) -> str:
-        """Return how it ended and the end of its log."""
+        """Return how it ended and why: in its own words, or else the end of its log."""
         code = self._process.returncode
         how = f"exit status {code}" if code is None or code >= 0 else f"signal {-code}"
-        return f"{self.name} (pid {self.pid}) ended with {how}; its log, {self.log_file}, ends with:\n{self.last_lines()}"
+        last_lines = self.last_lines()
+        last_words = itertools.takewhile(
+            lambda line: line.startswith(ERROR_PREFIX), reversed(last_lines.splitlines())
+        )
+        reasons = [line.removeprefix(ERROR_PREFIX) for line in last_words]
+        if code and code > 0 and reasons:
+            return f"{self.name} (pid {self.pid}) ended with {how}: {'; '.join(reversed(reasons))}"
+        return f"{self.name} (pid {self.pid}) ended with {how}; its log, {self.log_file}, ends with:\n{last_lines}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -10,6 +11,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.private_files import is_exposed, reason_of
 
 DEFAULT_ROUTER = "http://127.0.0.1:8000"
 """Where `capamesh router run` and `capamesh dev up` listen by default."""
@@ -101,7 +103,8 @@ Drain: TypeAlias = Annotated[
 def read_token(token: str | None, token_file: str | None) -> str | None:
     """Return the join token given, None when there is none; it is also taken out of the environment.
 
-    The processes that a service starts inherit its environment, and need no token.
+    The processes that a service starts inherit its environment, and need no token. A token file that other
+    users may read is used all the same, with a warning on standard error. `ConfigError`: it cannot be read.
     """
     os.environ.pop(TOKEN_VARIABLE, None)
     if token is not None and token_file is not None:
@@ -112,8 +115,15 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
         return sys.stdin.read(_MAX_TOKEN_BYTES)
     try:
         with Path(token_file).open(encoding="ascii") as file:
+            if is_exposed(file):
+                print(
+                    f"capamesh: warning: other users of this machine can read the join token in {token_file}; "
+                    f"keep them out: chmod 600 {shlex.quote(token_file)}",
+                    file=sys.stderr,
+                )
             return file.read(_MAX_TOKEN_BYTES)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
-            f"cannot read the join token from {token_file}: {exc}; write one with: capamesh network token"
+            f"cannot read the join token from {token_file}: {reason_of(exc)}; write one with: "
+            "capamesh network token"
         ) from exc

@@ -74,6 +74,16 @@ def run(
             help="For requests without a deadline of their own, and the most that one may name.",
         ),
     ] = 30.0,
+    arrival: Annotated[
+        float,
+        typer.Option(
+            "--arrival",
+            envvar="CAPAMESH_ARRIVAL",
+            metavar="SECONDS",
+            min=0.001,
+            help="How long a request's body may take to arrive.",
+        ),
+    ] = 30.0,
     drain: options.Drain = 30.0,
     max_message_mib: Annotated[
         int,
@@ -120,6 +130,7 @@ def run(
         region=region,
         policy=policy,
         timeout_s=timeout,
+        arrival_s=arrival,
         drain_s=drain,
         limits=Limits(max_message_bytes=max_message_mib * _MIB, max_json_bytes=max_json_mib * _MIB),
     )

@@ -30,8 +30,9 @@ from capamesh.protocol.network import (
     RevocationList,
     Role,
 )
+from capamesh.protocol.network.chain import own_authority
 from capamesh.protocol.network.folder import load_certificates
-from capamesh.protocol.private_files import make_folder, replace_public
+from capamesh.protocol.private_files import make_folder, reason_of, replace_public
 
 BOOTSTRAP_FILE = "bootstrap.json"
 BOOT_FILE = "boot_ns"
@@ -72,8 +73,8 @@ class MemberHome:
     def membership(self, token: str | None, role: Role, now: datetime) -> Membership:
         """Return the membership kept here, or join with `token`; raise `ConfigError` when neither works.
 
-        A token that admits to what the folder already holds changes nothing, so a service may be started
-        with the same token for ever.
+        A token for the network that the folder already belongs to keeps the identity, so a service may be
+        started with the same token for ever. A token of another network is refused and changes nothing.
         """
         if token is not None:
             invited = JoinToken.decode(token, now)
@@ -81,9 +82,9 @@ class MemberHome:
                 raise ConfigError(
                     f"the token admits a {invited.role}, this is a {role}: ask for one with --role {role}"
                 )
+            self._refuse_other_network(invited)
             identity = Identity.load_or_create(self.folder / IDENTITY_FILE)
             joined = Membership.join(identity, invited, now)
-            self._leave_other_network(joined)
             joined.save(self.folder)
             replace_public(
                 self.folder / BOOTSTRAP_FILE, json.dumps(list(invited.bootstrap)).encode()
@@ -100,15 +101,17 @@ class MemberHome:
             )
         return membership
 
-    def _leave_other_network(self, joined: Membership) -> None:
-        """Remove the revocation list of a network that the folder belonged to before."""
-        file = self.folder / REVOCATIONS_FILE
-        if (self.folder / NETWORK_FILE).exists() and file.exists():
-            (ca_der,) = load_certificates(
-                self.folder / NETWORK_FILE, "the network's certificate", 1
+    def _refuse_other_network(self, invited: JoinToken) -> None:
+        """Raise `ConfigError` when the folder belongs to another network than the token's."""
+        if not (self.folder / NETWORK_FILE).exists():
+            return
+        (ca_der,) = load_certificates(self.folder / NETWORK_FILE, "the network's certificate", 1)
+        if ca_der != invited.ca_der:
+            raise ConfigError(
+                f"the token admits to the network {invited.network_id}, {self.folder} belongs to "
+                f"{own_authority(ca_der).network_id}: give another --data to be in both, or remove "
+                f"{self.folder} to leave that network for good, its identity with it"
             )
-            if ca_der != joined.ca_der:
-                file.unlink()
 
     def bootstrap(self) -> tuple[str, ...]:
         """Return the addresses that the token named."""
@@ -118,7 +121,7 @@ class MemberHome:
             return ()
         except (OSError, ValueError) as exc:
             raise ConfigError(
-                f"{self.folder / BOOTSTRAP_FILE} cannot be read: {exc}; join again with the token"
+                f"{self.folder / BOOTSTRAP_FILE} cannot be read: {reason_of(exc)}; join again with the token"
             ) from exc
         if not isinstance(raw, list) or not all(
             isinstance(address, str) for address in cast(list[object], raw)
@@ -178,7 +181,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         raw = cast(object, json.loads(file.read_text()))
     except (OSError, ValueError) as exc:
         raise ConfigError(
-            f"{folder} has no readable status: {exc}; is it a --data folder?"
+            f"{folder} has no readable status: {reason_of(exc)}; is it a --data folder?"
         ) from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} does not hold a status; is {folder} a --data folder?")

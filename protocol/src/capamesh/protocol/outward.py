@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 
 from capamesh.protocol.errors import ConfigError
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to recognise them
-_ELSEWHERE = ("192.0.2.1", 9)
-"""TEST-NET-1 (RFC 5737): no host has it, but the route to it is the default one."""
+_ELSEWHERE = {
+    socket.AF_INET: ("192.0.2.1", 9),
+    socket.AF_INET6: ("2001:db8::1", 9),
+}
+"""TEST-NET-1 (RFC 5737) and its like of IPv6 (RFC 3849): no host has them, but the route is the default one."""
 
 
 def advertised_host(host: str, override: str = "") -> str:
     """Return the host that peers should dial when this process listens on `host`.
 
-    `override` wins; a wildcard becomes the machine's outward address, anything else is itself.
+    `override` wins; a wildcard becomes the machine's outward address of its own family, or loopback where
+    the machine has no network at all; anything else is itself.
+
+    `ConfigError`: `host` is IPv6's wildcard on a machine that others reach over IPv4 alone, which a socket
+    on "::" does not take (asyncio and uvloop set IPV6_V6ONLY).
     """
     if override:
         return override
     try:
-        if not ipaddress.ip_address(host).is_unspecified:
-            return host
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host  # a name
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(_ELSEWHERE)
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+    if not address.is_unspecified:
+        return host
+    if address.version == 4:
+        return _source_of_default_route(socket.AF_INET) or "127.0.0.1"
+    outward = _source_of_default_route(socket.AF_INET6)
+    if outward and not ipaddress.ip_address(outward).is_link_local:
+        return outward
+    if _source_of_default_route(socket.AF_INET):
+        raise ConfigError(
+            f"listening on {host} takes IPv6 alone, and this machine has no IPv6 address that others could "
+            "dial: give --advertise HOST, or listen on 0.0.0.0"
+        )
+    return "::1"
+
+
+def _source_of_default_route(family: socket.AddressFamily) -> str:
+    """Return the address from which this machine reaches others, empty when it cannot."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(_ELSEWHERE[family])
+            return str(probe.getsockname()[0])
+    except OSError:  # no route, or a kernel without IPv6
+        return ""
 
 
 def listen_multiaddr(host: str, port: int) -> str:
@@ -53,6 +77,13 @@ def reachable_multiaddr(addr: str, host: str) -> str:
             parts[1] = "dns4"
         parts[2] = host
     return "/".join(parts)
+
+
+def listen_reason(error: OSError) -> str:
+    """Return why listening failed, without the address that event loops write into the error's text."""
+    if error.errno is None or isinstance(error, socket.gaierror):  # whose numbers are its own
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def require_free(host: str, port: int, option: str) -> None:

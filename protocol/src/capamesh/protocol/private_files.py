@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import IO, Any
 
 from capamesh.protocol.errors import ConfigError, KeyExposed
 
@@ -15,6 +16,7 @@ MAX_FILE_BYTES = 64 * 1024
 _PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o644
 _OTHERS = 0o077
+_OTHERS_READ = 0o044
 
 
 def make_folder(folder: Path) -> None:
@@ -23,6 +25,17 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"cannot make the folder {folder}: {exc.strerror}") from exc
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Return why a file could not be read or parsed, without the number and the path that `str` repeats."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def is_exposed(file: IO[Any]) -> bool:
+    """Whether an open file is a plain one that users besides its owner may read; a pipe never is."""
+    status = os.fstat(file.fileno())
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & _OTHERS_READ)
 
 
 def read_private(path: Path, what: str) -> bytes:

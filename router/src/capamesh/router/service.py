@@ -40,6 +40,7 @@ from capamesh.protocol.network import RevocationList, Role
 from capamesh.protocol.outward import (
     advertised_host,
     listen_multiaddr,
+    listen_reason,
     reachable_multiaddr,
     require_free,
 )
@@ -108,7 +109,10 @@ class Router:
         self._telemetry = Telemetry()
         self._pool = LinkPool(
             LinkEndpoint(
-                self._membership, settings.data_folder, agent_version=package_version("capamesh")
+                self._membership,
+                settings.data_folder,
+                agent_version=package_version("capamesh"),
+                log=log,
             ),
             self._trust,
             on_visit=self._visited,
@@ -117,7 +121,9 @@ class Router:
         )
         self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
+        self._link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._link_address = ""
+        self._has_links = asyncio.Event()
         self._requests = OpenRequests()
         self._invites: dict[PeerId, str] = {}
         self._is_news = asyncio.Event()
@@ -150,6 +156,7 @@ class Router:
                     tasks.create_task(self._tick()),
                     tasks.create_task(self._announce()),
                 ]
+                await self._has_links.wait()
                 await self._serve_http(runner)
                 self._state = "ready"
                 self._write_status()
@@ -206,6 +213,7 @@ class Router:
             dispatch,
             self._telemetry,
             timeout_s=settings.timeout_s,
+            arrival_s=settings.arrival_s,
             limits=settings.limits,
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
@@ -221,8 +229,8 @@ class Router:
             await site.start()
         except OSError as exc:
             raise ConfigError(
-                f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: {exc.strerror};"
-                " give another --http"
+                f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
+                f"{listen_reason(exc)}; give another --http"
             ) from exc
         host, port = runner.addresses[0][:2]
         self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -285,9 +293,9 @@ class Router:
             self._apply(self._membership_core.tick(self._clock.tick(time.monotonic())))
 
     def _listening(self, port: int) -> None:
-        settings = self._settings
-        host = advertised_host(settings.link_host, settings.advertised_host)
+        host = self._link_host
         self._link_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._has_links.set()
         self._is_news.set()
 
     async def _announce(self) -> None:

@@ -32,6 +32,8 @@ class RouterSettings:
     policy: str = "p2c"
     timeout_s: float = 30.0
     """For requests that name no deadline of their own."""
+    arrival_s: float = 30.0
+    """How long a request's body may take to arrive once its head is here (guess: 256 MiB at 70 Mbit/s)."""
     drain_s: float = 30.0
     """How long a stopping router waits for requests under way."""
     limits: Limits = DEFAULT_LIMITS

@@ -9,14 +9,20 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
+    MAX_PRIORITY,
+    MAX_SEQUENCE_CHARS,
+    ControlAction,
+    ControlCall,
     InferAnswer,
     InferCall,
     LoadReport,
+    SequenceMark,
     decode_answer,
     decode_call,
     decode_load,
     encode_answer,
     encode_call,
+    encode_control,
     encode_load,
 )
 from capamesh.protocol.packed import pack, unpack
@@ -29,7 +35,8 @@ DEEP = b"\x91" * 1000 + b"\xc0"
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 _counts = st.integers(0, 2**64 - 1)
-_loads = st.builds(LoadReport, *[_counts] * 6)
+_loads = st.builds(LoadReport, *[_counts] * 8)
+_marks = st.builds(SequenceMark, st.integers(0, 2**64 - 1) | _text, st.booleans(), st.booleans())
 
 
 @st.composite
@@ -59,6 +66,9 @@ _calls = st.builds(
     st.sampled_from(["", "1", "20"]).map(ModelVersion),
     _many,
     st.lists(_text, max_size=3).map(tuple),
+    st.integers(0, MAX_PRIORITY),
+    st.booleans(),
+    st.none() | _marks,
 )
 _answers = st.builds(
     InferAnswer,
@@ -245,4 +255,55 @@ def test_what_a_later_version_adds_is_ignored() -> None:
     call, budget_ms = decode_call(pack(raw), memoryview(b"\5"), LIMITS)
     assert budget_ms == 7
     assert call.inputs == (Tensor("x", Datatype.INT8, (1,), b"\5"),)
-    assert decode_load(pack({"l": [1, 2, 3, 4, 5, 6, 7]})) == LoadReport(1, 2, 3, 4, 5, 6)
+    more = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert decode_load(pack({"l": more})) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
+
+
+def test_a_load_of_an_earlier_version_is_read() -> None:
+    assert decode_load(pack({"l": [1, 2, 3, 4, 5, 6]})) == LoadReport(1, 2, 3, 4, 5, 6, 0, 0)
+
+
+@pytest.mark.parametrize("action", ControlAction)
+@pytest.mark.parametrize("version", ["", "7"])
+def test_a_change_comes_back_as_it_was(action: ControlAction, version: str) -> None:
+    call = ControlCall(action, ModelName("m"), ModelVersion(version))
+    assert decode_call(encode_control(call), NOTHING, LIMITS) == (call, None)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"x": "explode", "m": "m"},
+        {"x": 1, "m": "m"},
+        {"x": [], "m": "m"},
+        {"x": "load"},
+        {"x": "load", "m": 3},
+        {"x": "load", "m": "m", "v": None},
+    ],
+)
+def test_a_broken_change_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        decode_call(pack(raw), NOTHING, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"p": -1},
+        {"p": MAX_PRIORITY + 1},
+        {"p": True},
+        {"p": "1"},
+        {"k": 1},
+        {"s": []},
+        {"s": [1, True]},
+        {"s": [-1, True, False]},
+        {"s": [2**64 - 1, 1, False]},
+        {"s": ["", True, False]},
+        {"s": ["x" * (MAX_SEQUENCE_CHARS + 1), True, False]},
+        {"s": [True, True, False]},
+        {"s": "x"},
+    ],
+)
+def test_a_broken_priority_class_or_sequence_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        decode_call(pack({"m": "m", "i": [], **wrong}), NOTHING, LIMITS)

@@ -337,3 +337,33 @@ async def test_a_path_of_raw_bytes_is_refused_in_good_order(http: Http) -> None:
     status, _ = await raw(http, request)
     assert status in {400, 404}
     assert http.log.events == []
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index"])
+async def test_a_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(path: str) -> None:
+    async with serving(arrival_s=0.05) as http:
+        link = http.node("A")
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" % path.encode()
+        async with asyncio.timeout(10):
+            status, body = await raw(http, head + b'{"inputs": [')
+        assert status == 408
+        assert json.loads(body) == {
+            "error": "12 of 5000 bytes of the request's body came within 0.05 s, the limit; send it faster or "
+            "in smaller requests, or give the router a longer --arrival"
+        }
+        assert link.calls == []
+        assert (await http.infer(BODY)).status == 200
+        assert http.log.events == []
+
+
+async def test_a_body_that_comes_in_pieces_but_in_time_is_answered(http: Http) -> None:
+    http.node("A")
+    whole = json.dumps(BODY).encode()
+
+    async def pieces() -> object:
+        for byte in whole:
+            yield bytes([byte])
+            await asyncio.sleep(0)
+
+    response = await http.client.post(INFER, data=pieces())
+    assert response.status == 200

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
+from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
+from capamesh.protocol.outward import listen_reason
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 BACKLOG = 512
 """Connections that wait for their TLS handshake (guess: a fleet that reconnects at once)."""
@@ -87,8 +94,12 @@ class LinkEndpoint:
         agent_version: str,
         limits: LinkLimits | None = None,
         times: LinkTimes | None = None,
+        log: FilteringBoundLogger | None = None,
     ) -> None:
-        """Prepare TLS from the membership saved in `folder`; raise `ConfigError` when that cannot be."""
+        """Prepare TLS from the membership saved in `folder`; raise `ConfigError` when that cannot be.
+
+        With a `log`, TLS handshakes that fail here are told.
+        """
         self._limits = limits or LinkLimits()
         self._times = times or LinkTimes()
         self._hello = Hello(
@@ -100,6 +111,8 @@ class LinkEndpoint:
         )
         self._dialing = tls_context(membership, folder, server_side=False)
         self._listening = tls_context(membership, folder, server_side=True)
+        if log is not None:
+            HandshakeRefusals(log, time.monotonic).watch(self._listening)
 
     async def dial(self, address: str, owner: LinkOwner) -> Link:
         """Open a link to `host:port` and wait until the peer is verified.
@@ -151,7 +164,7 @@ class LinkEndpoint:
             )
         except OSError as exc:
             raise ConfigError(
-                f"cannot listen for links on {host}:{port}: {exc}; give another port"
+                f"cannot listen for links on {host}:{port}: {listen_reason(exc)}; give another port"
             ) from exc
 
     def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:

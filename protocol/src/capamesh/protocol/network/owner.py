@@ -10,7 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from capamesh.protocol import private_files
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import load_private_key, private_key_pem
-from capamesh.protocol.network.certificates import in_seconds, issue_authority, issue_invite
+from capamesh.protocol.network.certificates import (
+    in_seconds,
+    issue_authority,
+    issue_invite,
+    network_id_of,
+)
 from capamesh.protocol.network.chain import own_authority
 from capamesh.protocol.network.folder import (
     NETWORK_FILE,
@@ -58,8 +63,8 @@ class NetworkOwner:
         owner = cls._of(key, ca_der)
         if own_authority(ca_der).key.public_bytes_raw() != key.public_key().public_bytes_raw():
             raise ConfigError(
-                f"{folder / OWNER_KEY_FILE} is not the key of {folder / NETWORK_FILE} "
-                f"({owner.network_id}): restore both from the same copy"
+                f"{folder / OWNER_KEY_FILE} is not the key of {folder / NETWORK_FILE}: it is of the network "
+                f"{_network_of(key)}, the certificate of {owner.network_id}; restore both from the same copy"
             )
         return owner
 
@@ -73,8 +78,8 @@ class NetworkOwner:
             there = load_private_key(path, "the network owner's key")
             if there.private_bytes_raw() != self.private_key.private_bytes_raw():
                 raise ConfigError(
-                    f"{path} already holds another network's owner: choose another folder for "
-                    f"{self.network_id}"
+                    f"{path} already holds another network's owner, that of {_network_of(there)}: choose "
+                    f"another folder for {self.name!r}"
                 )
         save_certificates(folder / NETWORK_FILE, self.ca_der)
 
@@ -125,3 +130,7 @@ class NetworkOwner:
     def _of(cls, key: Ed25519PrivateKey, ca_der: bytes) -> NetworkOwner:
         authority = own_authority(ca_der)
         return cls(authority.network_id, authority.name, ca_der, key)
+
+
+def _network_of(key: Ed25519PrivateKey) -> NetworkId:
+    return network_id_of(key.public_key().public_bytes_raw())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from aiohttp import web
 
 from capamesh.protocol.errors import (
@@ -60,7 +62,8 @@ def error_response(error: CapameshError) -> web.Response:
     status = status_of(error)
     headers = {"X-Capamesh-Error": error.code}
     if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        hint_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
+        headers["Retry-After"] = str(max(RETRY_AFTER_S, math.ceil(hint_s)))
     return web.Response(
         status=status,
         body=error_body(error.message),

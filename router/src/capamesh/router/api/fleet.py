@@ -76,6 +76,8 @@ class FleetApi:
                     "provider": device.provider,
                     "memory_total_bytes": device.memory_total_bytes,
                     "memory_free_bytes": device.memory_free_bytes,
+                    "runtime": device.runtime,
+                    "driver": device.driver,
                 }
                 for device in advert.devices
             ],
@@ -86,6 +88,12 @@ class FleetApi:
                     "state": offer.state.value,
                     "reason": offer.reason,
                     "digest": offer.digest,
+                    "provider": offer.provider,
+                    "precision": offer.precision,
+                    "best_rows": offer.best_rows,
+                    "row_us": offer.row_us,
+                    "max_rows": offer.max_rows,
+                    "memory_bytes": offer.memory_bytes,
                 }
                 for offer in advert.models
             ],

@@ -17,7 +17,6 @@ from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     IndexState,
-    InferRequest,
     InferResponse,
     decode_request,
     encode_response,
@@ -27,6 +26,7 @@ from capamesh.protocol.oip import (
     parse_header_length,
     parse_object,
 )
+from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
@@ -35,13 +35,12 @@ if TYPE_CHECKING:
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.telemetry import Telemetry
 
-TIMEOUT_PARAMETER = "timeout"
-"""Triton's request parameter: the time the caller allows, in microseconds."""
 _INDEX_STATES = {
     ModelState.READY: IndexState.READY,
     ModelState.LOADING: IndexState.LOADING,
     ModelState.UNLOADING: IndexState.UNLOADING,
     ModelState.FAILED: IndexState.UNAVAILABLE,
+    ModelState.UNLOADED: IndexState.UNAVAILABLE,
 }
 NODE_HEADER = "X-Capamesh-Node"
 """Names the peer that ran the request."""
@@ -58,6 +57,7 @@ class InferenceApi:
         telemetry: Telemetry,
         *,
         timeout_s: float,
+        arrival_s: float,
         limits: Limits,
         is_ready: Callable[[], bool],
     ) -> None:
@@ -65,6 +65,7 @@ class InferenceApi:
         self._dispatch = dispatch
         self._telemetry = telemetry
         self._timeout_s = timeout_s
+        self._arrival_s = arrival_s
         self._limits = limits
         self._is_ready = is_ready
 
@@ -91,15 +92,22 @@ class InferenceApi:
         loop = asyncio.get_running_loop()
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
-        body = await request.read()
+        body = await self._body(request)
         started_s = loop.time()
         try:
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
             asked = decode_request(model, version, body, header_length, self._limits)
+            parameters = asked.parameters
             call = InferCall(
-                model, version, asked.inputs, tuple(output.name for output in asked.outputs)
+                model,
+                version,
+                asked.inputs,
+                tuple(output.name for output in asked.outputs),
+                priority_of(parameters),
+                sequence=sequence_of(parameters),
             )
-            outcome = await self._dispatch.infer(call, started_s + self._time_allowed_s(asked))
+            allowed_s = time_allowed_s(parameters, self._timeout_s)
+            outcome = await self._dispatch.infer(call, started_s + allowed_s)
             answer = outcome.answer
             buffers, json_bytes = encode_response(
                 InferResponse(model, answer.version, asked.id, answer.outputs), asked, self._limits
@@ -158,7 +166,7 @@ class InferenceApi:
 
     async def index(self, request: web.Request) -> web.Response:
         """Return all model versions of the fleet; with `{"ready": true}` just those that can be run."""
-        body = await request.read()
+        body = await self._body(request)
         asked = parse_object(body) if body.strip() else {}
         is_ready_only = asked.get("ready", False)
         if not isinstance(is_ready_only, bool):
@@ -175,6 +183,20 @@ class InferenceApi:
             ]
         )
 
+    async def _body(self, request: web.Request) -> bytes:
+        if request.content.is_eof():  # small bodies come with their head: no timer for them
+            return await request.read()
+        try:
+            async with asyncio.timeout(self._arrival_s):
+                return await request.read()
+        except TimeoutError as exc:
+            announced = "" if request.content_length is None else f" of {request.content_length}"
+            raise web.HTTPRequestTimeout(
+                text=f"{request.content.total_raw_bytes}{announced} bytes of the request's body came within "
+                f"{self._arrival_s:g} s, the limit; send it faster or in smaller requests, or give the router "
+                "a longer --arrival"
+            ) from exc
+
     def _offer(self, request: web.Request) -> ModelOffer:
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
@@ -184,16 +206,6 @@ class InferenceApi:
             known = ", ".join(self._fleet.versions(model) or self._fleet.models()) or "none"
             raise ModelNotFound(f"no node hosts model {model!r}{of}; hosted: {known}")
         return offer
-
-    def _time_allowed_s(self, asked: InferRequest) -> float:
-        timeout_us = asked.parameters.get(TIMEOUT_PARAMETER)
-        if timeout_us is None:
-            return self._timeout_s
-        if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-            raise InvalidRequest(
-                f"parameter {TIMEOUT_PARAMETER} is {timeout_us!r}: whole microseconds are expected"
-            )
-        return min(timeout_us / 1e6, self._timeout_s) if timeout_us else self._timeout_s
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from capamesh.cli.options import read_token
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.private_files import is_exposed
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_token_file_that_others_can_read_is_used_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    file = tmp_path / "my token"
+    file.write_text("secret\n")
+    file.chmod(mode)
+    assert read_token(None, str(file)) == "secret\n"
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f"capamesh: warning: other users of this machine can read the join token in {file}; "
+        f"keep them out: chmod 600 '{file}'\n"
+    )
+
+
+def test_a_token_file_of_ones_own_gives_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    assert read_token(None, str(file)) == "secret\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe").chmod(0o644)
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDWR), "rb", buffering=0) as pipe:
+        assert not is_exposed(pipe)
+
+
+def test_a_token_file_that_cannot_be_read_is_told_without_the_errors_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        read_token(None, str(tmp_path))
+    assert refusal.value.message == (
+        f"cannot read the join token from {tmp_path}: Is a directory; write one with: capamesh network token"
+    )

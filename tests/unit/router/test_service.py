@@ -1,0 +1,174 @@
+"""One router without its sidecar: what it does with what it hears, and in which order it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import offer
+
+from capamesh.protocol import outward
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    Device,
+    NodeAdvert,
+    SequenceSource,
+    advert_to_body,
+    seal,
+)
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.home import MemberHome
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.router.service import Router
+from capamesh.router.settings import RouterSettings
+
+
+@pytest.fixture(autouse=True)
+def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router holds its folder to its process's end, for which no test waits."""
+    monkeypatch.setattr(MemberHome, "lock", lambda _: None)
+
+
+class Log:
+    """Keeps every event, with the state of the router at that moment."""
+
+    def __init__(self) -> None:
+        self.router: Router | None = None
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.link_addresses: dict[str, str] = {}
+
+    def _take(self, event: str, **values: Any) -> None:
+        self.events.append((event, values))
+        if self.router is not None:
+            self.link_addresses[event] = self.router._link_address
+        if event == "router_ready":
+            signal.raise_signal(signal.SIGTERM)
+
+    debug = info = warning = error = exception = _take
+
+    def bind(self, **_: object) -> Log:
+        return self
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [values for name, values in self.events if name == event]
+
+
+NOW = dt.datetime.now(dt.UTC)
+OWNER = NetworkOwner.create("home", NOW)
+
+
+def invite(role: Role) -> JoinToken:
+    return OWNER.invite(role, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
+
+
+def make_router(folder: Path, **settings: Any) -> tuple[Router, Log]:
+    given = {"http_port": 0, "mesh_port": 0, "link_port": 0, **settings}
+    log = Log()
+    log.router = Router(
+        RouterSettings(data_folder=folder, token=invite(Role.ROUTER).encode(), **given),
+        log,  # type: ignore[arg-type]  # it takes every event
+    )
+    return log.router, log
+
+
+def heard(router: Router, token: JoinToken, port: int) -> str:
+    """Let the router hear the advert of a new node that `token` admitted; return the node's peer id."""
+    member = Membership.join(Identity.generate(), token, NOW)
+    peer, sequence = member.identity.peer_id, SequenceSource(time.time_ns()).next()
+    advert = NodeAdvert(
+        peer=peer,
+        sequence=sequence,
+        devices=(Device(0, "cpu", "cpu", "CPUExecutionProvider", 100, 50, (f"127.0.0.1:{port}",)),),
+        models=(offer(),),
+        region="",
+        price_per_million=0.0,
+        agent_version="0.1",
+        is_draining=False,
+    )
+    now_ms = time.time_ns() // 10**6
+    envelope = seal(KIND_ADVERT, advert_to_body(advert), member, sequence, now_ms)
+    router._heard("adverts", envelope, peer)
+    return peer
+
+
+def test_a_revoked_invite_expels_all_that_it_admitted_and_nobody_else(tmp_path: Path) -> None:
+    router, log = make_router(tmp_path)
+    revoked, kept = invite(Role.NODE), invite(Role.NODE)
+    out = [heard(router, revoked, port) for port in (7001, 7002)]
+    stays = heard(router, kept, 7003)
+    assert list(router._fleet.adverts) == [*out, stays]
+    serial = read_invite(read_authority(OWNER.ca_der), revoked.invite_der).serial
+    revocations = OWNER.revoke(
+        RevocationList.empty(OWNER.network_id), invites=[serial], now=dt.datetime.now(dt.UTC)
+    )
+    assert router._revoke(revocations.encode()) == revocations
+    assert list(router._fleet.adverts) == [stays]
+    assert log.of("node_left") == [{"peer": peer, "reason": "revoked"} for peer in out]
+    late = heard(router, revoked, 7004)
+    assert late not in router._fleet.adverts
+    assert len(log.of("advert_rejected")) == 1
+
+
+async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, log = make_router(tmp_path)
+    listen = router._pool._endpoint.listen
+
+    async def slow_listen(*arguments: Any) -> asyncio.Server:
+        for _ in range(200):  # turns of the loop, more than it takes to serve HTTP
+            await asyncio.sleep(0)
+        return await listen(*arguments)
+
+    async def no_sidecar() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(router._pool._endpoint, "listen", slow_listen)
+    monkeypatch.setattr(router._mesh, "run", no_sidecar)
+    async with asyncio.timeout(10):
+        await router.run()
+    assert log.link_addresses["router_ready"] == router._link_address != ""
+    assert [event for event, _ in log.events] == [
+        "router_ready",
+        "router_draining",
+        "router_stopped",
+    ]
+
+
+async def test_a_taken_http_port_is_told_once_in_the_systems_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        router, _ = make_router(tmp_path, http_port=port)
+
+        async def no_sidecar() -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(router._mesh, "run", no_sidecar)
+        async with asyncio.timeout(10):
+            with pytest.raises(ExceptionGroup) as refusal:
+                await router.run()
+    (error,) = refusal.value.exceptions
+    assert str(error) == (
+        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --http"
+    )
+
+
+def test_an_address_that_nobody_can_be_told_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(family: int) -> str:
+        return "10.1.2.3" if family == socket.AF_INET else ""
+
+    monkeypatch.setattr(outward, "_source_of_default_route", source)
+    with pytest.raises(ConfigError, match="--advertise"):
+        make_router(tmp_path, link_host="::")
