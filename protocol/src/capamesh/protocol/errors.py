@@ -68,9 +68,14 @@ class PeerError(CapameshError):
 
 
 class Overloaded(PeerError):
-    """The peer's queue is full; it did not run the request."""
+    """The peer has as much to do as it can; it did not run the request."""
 
     code = "overloaded"
+
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message or self.code)
+        self.retry_after_s = retry_after_s
+        """When to ask this peer again, as it estimates; 0 when it does not say."""
 
 
 class Draining(PeerError):
@@ -168,9 +173,11 @@ def _walk(root: type[CapameshError]) -> dict[str, type[CapameshError]]:
 _BY_CODE = _walk(CapameshError)
 
 
-def from_wire(code: str, message: str) -> CapameshError:
+def from_wire(code: str, message: str, retry_after_s: float = 0.0) -> CapameshError:
     """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`."""
     kind = _BY_CODE.get(code, PeerError)
+    if kind is Overloaded:
+        return Overloaded(message, retry_after_s)
     if kind is AdvertRejected or not issubclass(kind, ClientError | PeerError):
         kind = PeerError  # what is local to the peer is, seen from here, the peer's fault
     return kind(message)

@@ -19,6 +19,8 @@ class ModelState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+    """Known and not in memory; its reason says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Device:
     memory_free_bytes: int
     data_addresses: tuple[str, ...]
     """Where this device's worker listens, each "host:port"; none for a node that only dials."""
+    runtime: str = ""
+    """What executes the models, with its version: "onnxruntime 1.31.1"; "" where it was not told."""
+    driver: str = ""
+    """The version of the device's driver; "" for a CPU, or where it was not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,21 @@ class ModelOffer:
     """"sha256:" and 64 hexadecimal digits of the model's files; may be "" while not ready."""
     state: ModelState
     reason: str
-    """Why it failed, for people; "" otherwise."""
+    """Why it failed or is not loaded, for people; "" otherwise."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    provider: str = ""
+    """What runs it, as found after loading; "" before, or where it was not told."""
+    precision: str = ""
+    """What its numbers are: "fp32", "fp16", "int8", "mixed", …; "" where it was not told."""
+    best_rows: int = 0
+    """The batch with the most rows a second, as measured; 0: unknown."""
+    row_us: int = 0
+    """Service time of one row in a batch of `best_rows`, in microseconds; 0: unknown."""
+    max_rows: int = 0
+    """Of one request; 0: no limit, or unknown."""
+    memory_bytes: int = 0
+    """What it occupies on the device; 0: unknown."""
 
     @property
     def is_ready(self) -> bool:

@@ -1,7 +1,8 @@
 """Turns adverts into envelope bodies and back, checking every field of a stranger's. Pure.
 
 The body of "advert" (text without control characters U+0000-1F and U+007F-9F; lengths in Unicode code points; every
-field is required; unknown fields are skipped):
+field is required unless a default is given, "" or 0, which a field that is left out has; unknown fields are skipped,
+so a field with a default can be added without a new wire version):
 
     "devices"           array, up to 64, of maps:
       "index"             integer 0..65,535, unique
@@ -11,16 +12,22 @@ field is required; unknown fields are skipped):
       "memory_total"      integer 0..2^63-1, bytes
       "memory_free"       integer 0.."memory_total", bytes
       "addresses"         array, up to 16, of "host:port" with port 1..65,535; IPv6 in brackets
+      "runtime"           text 0..64, default ""
+      "driver"            text 0..64, default ""
     "models"            array, up to 1,024, of maps, each name and version once:
       "name"              text 1..256
       "version"           text, 1..20 decimal digits
       "digest"            text: "sha256:" and 64 lower-case hexadecimal digits; or "" unless "ready"
-      "state"             text 1..32: "loading", "ready", "failed", "unloading"
+      "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
       "reason"            text 0..512
       "inputs", "outputs" array, up to 1,024, of maps:
         "name"              text 0..256
         "datatype"          text 1..32: a datatype of the Open Inference Protocol
         "shape"             array, up to 32, of integers -1..2^53-1; -1 is any
+      "provider"          text 0..64, default ""
+      "precision"         text 0..32, default ""
+      "best_rows", "row_us", "max_rows", "memory"
+                          integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -163,6 +170,7 @@ def _device_to_map(device: Device) -> dict[str, object]:
         "memory_total": device.memory_total_bytes,
         "memory_free": device.memory_free_bytes,
         "addresses": list(device.data_addresses),
+        **_told({"runtime": device.runtime, "driver": device.driver}),
     }
 
 
@@ -175,7 +183,22 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
         "reason": _clean_reason(offer.reason),
         "inputs": [_spec_to_map(spec) for spec in offer.inputs],
         "outputs": [_spec_to_map(spec) for spec in offer.outputs],
+        **_told(
+            {
+                "provider": offer.provider,
+                "precision": offer.precision,
+                "best_rows": offer.best_rows,
+                "row_us": offer.row_us,
+                "max_rows": offer.max_rows,
+                "memory": offer.memory_bytes,
+            }
+        ),
     }
+
+
+def _told(fields: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Return those of the fields with a default that say something else: an envelope has a limit."""
+    return {key: value for key, value in fields.items() if value}
 
 
 def _clean_reason(reason: str) -> str:
@@ -203,6 +226,8 @@ def _read_devices(fields: Fields) -> tuple[Device, ...]:
             memory_total_bytes=total_bytes,
             memory_free_bytes=one.integer("memory_free", 0, total_bytes),
             data_addresses=_read_addresses(one, "addresses", MAX_ADDRESSES),
+            runtime=_text_or_empty(one, "runtime", MAX_LABEL_CHARS),
+            driver=_text_or_empty(one, "driver", MAX_LABEL_CHARS),
         )
     return tuple(devices.values())
 
@@ -251,7 +276,21 @@ def _read_offer(one: Fields) -> ModelOffer:
         reason=reason,
         inputs=inputs,
         outputs=outputs,
+        provider=_text_or_empty(one, "provider", MAX_LABEL_CHARS),
+        precision=_text_or_empty(one, "precision", MAX_WORD_CHARS),
+        best_rows=_count_or_0(one, "best_rows"),
+        row_us=_count_or_0(one, "row_us"),
+        max_rows=_count_or_0(one, "max_rows"),
+        memory_bytes=_count_or_0(one, "memory"),
     )
+
+
+def _text_or_empty(fields: Fields, key: str, max_chars: int) -> str:
+    return fields.text(key, max_chars) if key in fields else ""
+
+
+def _count_or_0(fields: Fields, key: str) -> int:
+    return fields.integer(key, 0, MAX_COUNT) if key in fields else 0
 
 
 def _read_specs(fields: Fields, key: str) -> tuple[TensorSpec, ...] | None:

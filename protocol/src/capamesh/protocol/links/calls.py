@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from enum import StrEnum
+from typing import Any, NamedTuple, cast
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -16,10 +17,22 @@ from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.packed import pack, shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked
 
+MAX_PRIORITY = 255
+DEFAULT_PRIORITY = 128
+MAX_SEQUENCE_CHARS = 128
+"""As Triton's."""
 
-@dataclass(frozen=True, slots=True)
-class InferCall:
-    """One inference as a node sees it.
+
+class SequenceMark(NamedTuple):
+    """Which sequence of requests a request belongs to, and whether it is its first or last."""
+
+    id: int | str
+    is_start: bool = False
+    is_end: bool = False
+
+
+class InferCall(NamedTuple):
+    """One inference as a node sees it; a named tuple, because one is made for every request.
 
     `version` is empty for whichever the node serves; `outputs` is empty for all. The time left travels
     beside it as `budget_ms`, because it shrinks between attempts.
@@ -29,22 +42,53 @@ class InferCall:
     version: ModelVersion
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()
+    priority: int = DEFAULT_PRIORITY
+    """0..`MAX_PRIORITY`; lower goes first."""
+    is_bulk: bool = False
+    """Of a batch job: it gives way to online requests, but for its share."""
+    sequence: SequenceMark | None = None
+
+
+class ControlAction(StrEnum):
+    """What a router may ask of a node's models, where the node's operator allows it."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
 
 
 @dataclass(frozen=True, slots=True)
-class LoadReport:
-    """A worker's load when it was asked. In flight includes queued; times in microseconds."""
+class ControlCall:
+    """A change to the models that a node hosts. Answered once it is done, with an empty body.
+
+    `version` is empty for all that the model's policy names.
+    """
+
+    action: ControlAction
+    model: ModelName
+    version: ModelVersion
+
+
+class LoadReport(NamedTuple):
+    """How busy a worker is with one model. Counts requests, but for `device_in_flight`; times in microseconds."""
 
     in_flight: int = 0
+    """Queued and running."""
     queued: int = 0
     limit: int = 0
+    """More in flight than this are refused."""
     queue_us: int = 0
+    """How long one that comes now would wait, as estimated."""
     run_us: int = 0
+    """A run, smoothed."""
     free_bytes: int = 0
+    """The device's memory."""
+    latency_us: int = 0
+    """From arrival to answer of late, when as many were in flight as now."""
+    device_in_flight: int = 0
+    """Of all the worker's models."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferAnswer:
+class InferAnswer(NamedTuple):
     """A call's outputs, how long it queued and ran, and the worker's load after it."""
 
     version: ModelVersion
@@ -66,10 +110,18 @@ def encode_call(call: InferCall, budget_ms: int | None = None) -> tuple[bytes, l
         meta["o"] = call.outputs
     if budget_ms is not None:
         meta["b"] = budget_ms
+    if call.priority != DEFAULT_PRIORITY:
+        meta["p"] = call.priority
+    if call.is_bulk:
+        meta["k"] = True
+    if call.sequence is not None:
+        meta["s"] = call.sequence
     return pack(meta), [tensor.data for tensor in call.inputs]
 
 
-def decode_call(meta: bytes, body: memoryview, limits: Limits) -> tuple[InferCall, int | None]:
+def decode_call(
+    meta: bytes, body: memoryview, limits: Limits
+) -> tuple[InferCall | ControlCall, int | None]:
     """Return the call and its budget in milliseconds, None without one; its tensors are slices of `body`.
 
     Raises `InvalidRequest` or `TooLarge`.
@@ -78,6 +130,8 @@ def decode_call(meta: bytes, body: memoryview, limits: Limits) -> tuple[InferCal
         raw = unpack_map(meta, "REQUEST")
     except ProtocolViolation as exc:
         raise InvalidRequest(exc.message) from exc
+    if "x" in raw:
+        return _control(raw), None
     model, version, outputs = raw.get("m"), raw.get("v", ""), raw.get("o", [])
     budget_ms = raw.get("b")
     if not isinstance(model, str) or not isinstance(version, str):
@@ -92,13 +146,57 @@ def decode_call(meta: bytes, body: memoryview, limits: Limits) -> tuple[InferCal
         raise InvalidRequest(
             f"a call with budget {shown(budget_ms)}: whole milliseconds are expected"
         )
+    priority, is_bulk, sequence = raw.get("p", DEFAULT_PRIORITY), raw.get("k", False), raw.get("s")
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(
+            f"a call with priority {shown(priority)}: a whole number from 0 to {MAX_PRIORITY} is expected"
+        )
+    if not isinstance(is_bulk, bool):
+        raise InvalidRequest(f"a call whose bulk mark is {shown(is_bulk)}, not true or false")
     call = InferCall(
-        model=ModelName(model),
-        version=ModelVersion(version),
-        inputs=_tensors(raw.get("i"), body, limits),
-        outputs=tuple(cast(list[str], outputs)),
+        ModelName(model),
+        ModelVersion(version),
+        _tensors(raw.get("i"), body, limits),
+        tuple(cast(list[str], outputs)),
+        priority,
+        is_bulk,
+        None if sequence is None else _sequence_mark(sequence),
     )
     return call, budget_ms
+
+
+def encode_control(call: ControlCall) -> bytes:
+    """Return the metadata of a request that changes what a node hosts; it has no body."""
+    return pack({"x": call.action.value, "m": call.model, "v": call.version})
+
+
+def _control(raw: dict[str, Any]) -> ControlCall:
+    action, model, version = raw["x"], raw.get("m"), raw.get("v", "")
+    if not isinstance(model, str) or not isinstance(version, str):
+        raise InvalidRequest(
+            f"a change of model {shown(model)} version {shown(version)}: both must be text"
+        )
+    try:
+        return ControlCall(ControlAction(action), ModelName(model), ModelVersion(version))
+    except ValueError as exc:
+        raise InvalidRequest(
+            f"a change {shown(action)}; known are {', '.join(ControlAction)}"
+        ) from exc
+
+
+def _sequence_mark(raw: object) -> SequenceMark:
+    values = _listed(raw)
+    if len(values) >= 3:
+        key, is_start, is_end = values[:3]
+        is_key = (type(key) is int and 0 <= key < 2**64) or (
+            isinstance(key, str) and 0 < len(key) <= MAX_SEQUENCE_CHARS
+        )
+        if is_key and isinstance(is_start, bool) and isinstance(is_end, bool):
+            return SequenceMark(cast("int | str", key), is_start, is_end)
+    raise InvalidRequest(
+        f"a sequence of {shown(raw)}: an id (a number below 2**64, or a text of at most"
+        f" {MAX_SEQUENCE_CHARS} characters), a start and an end mark are expected"
+    )
 
 
 def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
@@ -108,7 +206,7 @@ def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
         "o": _describe(answer.outputs),
         "q": answer.queue_us,
         "r": answer.run_us,
-        "l": _load_values(answer.load),
+        "l": answer.load,
     }
     return pack(meta), [tensor.data for tensor in answer.outputs]
 
@@ -128,9 +226,32 @@ def decode_answer(meta: bytes, body: memoryview, limits: Limits) -> InferAnswer:
     return InferAnswer(ModelVersion(version), outputs, queue_us, run_us, _load(raw.get("l")))
 
 
+def encode_done() -> bytes:
+    """Return the metadata of the answer to a change that was made."""
+    return pack({})
+
+
+def encode_probe(model: ModelName, version: ModelVersion) -> bytes:
+    """Return the metadata of a PROBE for one model's load."""
+    return pack({"m": model, "v": version})
+
+
+def decode_probe(meta: bytes) -> tuple[ModelName, ModelVersion]:
+    """Return which model a probe asks about, both empty for the whole worker; junk asks about that too."""
+    if meta:
+        try:
+            raw = unpack_map(meta, "PROBE")
+        except ProtocolViolation:
+            raw = {}
+        model, version = raw.get("m"), raw.get("v", "")
+        if isinstance(model, str) and isinstance(version, str):
+            return ModelName(model), ModelVersion(version)
+    return ModelName(""), ModelVersion("")
+
+
 def encode_load(load: LoadReport) -> bytes:
     """Return the metadata of a LOAD frame."""
-    return pack({"l": _load_values(load)})
+    return pack({"l": load})
 
 
 def decode_load(meta: bytes) -> LoadReport:
@@ -138,15 +259,12 @@ def decode_load(meta: bytes) -> LoadReport:
     return _load(unpack_map(meta, "LOAD").get("l"))
 
 
-def _load_values(load: LoadReport) -> tuple[int, ...]:
-    return (load.in_flight, load.queued, load.limit, load.queue_us, load.run_us, load.free_bytes)
-
-
 def _load(raw: object) -> LoadReport:
     values = _listed(raw)
-    if len(values) < 6 or not all(type(value) is int and value >= 0 for value in values[:6]):
-        raise ProtocolViolation(f"a load of {shown(raw)}: six counts are expected")
-    return LoadReport(*cast(list[int], values[:6]))
+    known = values[: len(LoadReport._fields)]
+    if len(known) < 6 or not all(type(value) is int and value >= 0 for value in known):
+        raise ProtocolViolation(f"a load of {shown(raw)}: at least six counts are expected")
+    return LoadReport(*cast(list[int], known))
 
 
 def _describe(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
@@ -160,41 +278,46 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
     if len(described) > limits.max_tensors:
         raise InvalidRequest(f"{len(described)} tensors; at most {limits.max_tensors}")
     tensors: list[Tensor] = []
-    at = 0
+    at, end = 0, len(body)
     for entry in described:
-        name, datatype, shape, size = _entry(entry)
-        if size < 0 or at + size > len(body):
+        name, kind, shape, size = _entry(entry)
+        if size < 0 or at + size > end:
             raise InvalidRequest(
-                f"tensor {name!r} is said to have {size} bytes; {len(body) - at} of the body are left"
+                f"tensor {name!r} is said to have {size} bytes; {end - at} of the body are left"
             )
-        tensors.append(checked(Tensor(name, datatype, shape, body[at : at + size]), limits))
+        tensors.append(checked(Tensor(name, kind, shape, body[at : at + size]), limits))
         at += size
-    if at != len(body):
-        raise InvalidRequest(f"the tensors take {at} bytes, the body has {len(body)}")
+    if at != end:
+        raise InvalidRequest(f"the tensors take {at} bytes, the body has {end}")
     return tuple(tensors)
 
 
 def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
-    parts = _listed(entry)
-    if len(parts) >= 4:
-        name, datatype, shape, size = parts[:4]
+    if type(entry) is list and len(cast(list[object], entry)) >= 4:
+        name, datatype, shape, size = cast(list[object], entry)[:4]
         if (
-            isinstance(name, str)
-            and isinstance(datatype, str)
-            and isinstance(shape, list)
+            type(name) is str
+            and type(datatype) is str
+            and type(shape) is list
             and type(size) is int
+            and _are_ints(cast(list[object], shape))
         ):
-            dims = cast(list[object], shape)
-            if all(type(dim) is int for dim in dims):
-                kind = Datatype.of_name(datatype)
-                if kind is None:
-                    raise InvalidRequest(
-                        f"tensor {name!r} has unknown datatype {shown(datatype)}; known: {', '.join(Datatype)}"
-                    )
-                return name, kind, tuple(cast(list[int], dims)), size
+            kind = Datatype.of_name(datatype)
+            if kind is None:
+                raise InvalidRequest(
+                    f"tensor {name!r} has unknown datatype {shown(datatype)}; known: {', '.join(Datatype)}"
+                )
+            return name, kind, tuple(cast(list[int], shape)), size
     raise InvalidRequest(
         f"a tensor described as {shown(entry)}: name, datatype, shape, size are expected"
     )
+
+
+def _are_ints(values: list[object]) -> bool:
+    for value in values:  # noqa: SIM110 - `all` would make a generator for every tensor
+        if type(value) is not int:
+            return False
+    return True
 
 
 def _listed(raw: object) -> list[object]:

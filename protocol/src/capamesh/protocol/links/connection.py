@@ -48,6 +48,8 @@ from capamesh.protocol.packed import pack
 MAX_STREAM = 2**32 - 1
 MAX_ERROR_CHARS = 8192
 """Longer error texts are cut: they are for a person to read."""
+MAX_AFTER_MS = 3_600_000
+"""A hint of more than an hour is no hint."""
 ZEROED_BYTES = 64 * 1024
 """Above this a body's memory is taken without clearing it first (measured: clearing 600 KB costs 30 µs)."""
 
@@ -379,7 +381,12 @@ class Connection:
             return
         raw = unpack_map(meta, "ERROR")
         self._close_asked(stream)
-        error = from_wire(_text(raw.get("code")), _text(raw.get("message"))[:MAX_ERROR_CHARS])
+        after_ms = raw.get("after_ms")
+        error = from_wire(
+            _text(raw.get("code")),
+            _text(raw.get("message"))[:MAX_ERROR_CHARS],
+            min(after_ms, MAX_AFTER_MS) / 1000 if type(after_ms) is int and after_ms > 0 else 0.0,
+        )
         self._events.append(ErrorReceived(stream, error))
 
     def _cancel_ended(self, stream: int) -> None:
@@ -393,7 +400,9 @@ class Connection:
             self._events.append(RequestCancelled(stream))
 
     def _send_error(self, stream: int, error: CapameshError) -> None:
-        meta = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
+        meta: dict[str, object] = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
+        if isinstance(error, Overloaded) and error.retry_after_s > 0:
+            meta["after_ms"] = min(int(error.retry_after_s * 1000) + 1, MAX_AFTER_MS)
         self._outgoing.frame(encode_frame(FrameKind.ERROR, stream, meta=pack(meta)))
 
     def _close_asked(self, stream: int) -> None:

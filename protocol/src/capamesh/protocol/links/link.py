@@ -148,11 +148,11 @@ class Link(asyncio.BufferedProtocol):
                 self._flush_soon()
             raise
 
-    async def probe(self) -> bytes:
-        """Ask for the peer's load and wait for it."""
+    async def probe(self, meta: bytes = b"") -> bytes:
+        """Ask for the peer's load, of what `meta` says, and wait for it."""
         if self._end_reason is not None:
             raise LinkLost(f"the link has ended: {self._end_reason}")
-        stream = self._core.probe()
+        stream = self._core.probe(meta)
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._probing[stream] = answer
         self._flush_soon()

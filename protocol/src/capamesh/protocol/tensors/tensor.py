@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,18 +16,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor as it travels: little-endian, row-major, no padding; BYTES as lengths and bytes.
 
-    The constructor checks nothing, because most tensors pass through unread; `checked` does.
+    The constructor checks nothing, because most tensors pass through unread; `checked` does. A named
+    tuple, because some are made for every request.
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: bytes | bytearray | memoryview = field(repr=False)
+    data: bytes | bytearray | memoryview
     """The raw bytes, shared, not copied: whoever owns the buffer must not change it."""
+
+    def __repr__(self) -> str:
+        """Return it without its data, which may be megabytes."""
+        return f"Tensor(name={self.name!r}, datatype={self.datatype!r}, shape={self.shape!r})"
 
     @property
     def size_bytes(self) -> int:
