@@ -141,6 +141,16 @@ def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         external_locations(b"\x08\x01" * 11)
 
 
+def test_too_many_nodes_are_refused_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "body", [], [])
+    node = helper.make_node("If", ["p"], ["y"], then_branch=body, else_branch=body)
+    monkeypatch.setattr("capamesh.node.store.external_data.MAX_NODES", 3)
+    external_locations(serialised(nodes=(node,)))
+    monkeypatch.setattr("capamesh.node.store.external_data.MAX_NODES", 2)
+    with pytest.raises(ModelInvalid, match="more than 2 nodes"):
+        external_locations(serialised(nodes=(node,)))
+
+
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from capamesh.node.store import Manifest, Refused, Scan, scan
+from capamesh.node.store import DeclaredIo, Manifest, Refused, Scan, scan
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.tensors import Datatype, TensorSpec
 
 F32 = onnx.TensorProto.FLOAT
 
@@ -63,7 +64,6 @@ def test_what_is_no_model_is_left_alone(tmp_path: Path) -> None:
     put(tmp_path / ".git/1/model.onnx", b"junk")
     put(tmp_path / ".hidden.onnx", b"junk")
     put(tmp_path / "digits/1/model.onnx", onnx_bytes())
-    put(tmp_path / "digits/config.pbtxt", b"Triton's own")
     put(tmp_path / "digits/labels.txt", b"zero")
     put(tmp_path / "digits/cache/model.onnx", b"junk")
     found = scan(tmp_path)
@@ -78,6 +78,110 @@ def test_an_empty_folder_has_no_models(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_config_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'.*gone' cannot be read: No such file.*; create it"):
         scan(tmp_path / "gone")
+
+
+def test_a_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) -> None:
+    config = b"max_batch_size: 4 input { name: 'x' data_type: TYPE_FP32 dims: 2 } runtime: 'r'"
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/config.pbtxt", config)
+    put(tmp_path / "b/1/model.onnx", onnx_bytes())
+    put(tmp_path / "b/config.pbtxt", b"junk is not read")
+    put(tmp_path / "b/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "c/1/model.onnx", onnx_bytes())
+    put(tmp_path / "c/config.pbtxt", b"name: 'd'")
+    found = scan(tmp_path)
+    a, b = found.models
+    assert a.manifest.rules.batching.max_rows == 4
+    assert a.declared == DeclaredIo((TensorSpec("x", Datatype.FP32, (2,)),), has_batch_axis=True)
+    assert a.notes == ("runtime is ignored: ONNX Runtime is the only one",)
+    assert b.manifest == Manifest(max_queue=3)
+    assert b.notes == ("config.pbtxt is ignored: capamesh.toml is there too",)
+    assert found.refused == (
+        Refused(
+            "c",
+            "",
+            f"{tmp_path}/c/config.pbtxt, line 1: name: is 'd' in the folder 'c'; make them the same",
+        ),
+    )
+
+
+STEPS = b"[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}\n"
+
+
+def test_a_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_own(
+    tmp_path: Path,
+) -> None:
+    toml = put(tmp_path / "chain/capamesh.toml", STEPS)
+    put(tmp_path / "two/capamesh.toml", STEPS)
+    (tmp_path / "two/1").mkdir()
+    (tmp_path / "two/3").mkdir()
+    found = scan(tmp_path)
+    assert names(found) == [("chain", "1"), ("two", "1"), ("two", "3")]
+    chain = found.models[0]
+    assert chain.is_pipeline
+    assert chain.path == tmp_path / "chain"
+    assert chain.size_bytes == len(STEPS)
+    assert [file.path for file in chain.files] == [toml]
+    assert len({source.digest for source in found.models}) == 1
+    toml.write_bytes(STEPS + b"version = 2\n")
+    assert scan(tmp_path).models[0].digest != chain.digest
+
+
+def test_an_ensemble_is_a_pipeline(tmp_path: Path) -> None:
+    config = b"""
+    platform: "ensemble"
+    input { name: "x" data_type: TYPE_FP32 dims: 1 }
+    output { name: "y" data_type: TYPE_FP32 dims: 1 }
+    ensemble_scheduling { step { model_name: "a" model_version: -1
+      input_map { key: "i" value: "x" } output_map { key: "o" value: "y" } } }
+    """
+    put(tmp_path / "e/config.pbtxt", config)
+    (source,) = scan(tmp_path).models
+    assert source.is_pipeline
+    assert source.version == "1"
+    assert [file.name for file in source.files] == ["config.pbtxt"]
+
+
+def test_steps_and_a_file_of_its_own_exclude_each_other(tmp_path: Path) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/capamesh.toml", STEPS.replace(b"'a'", b"'other'"))
+    put(tmp_path / "b.onnx", onnx_bytes())
+    put(tmp_path / "b.capamesh.toml", STEPS)
+    put(tmp_path / "self/capamesh.toml", STEPS.replace(b"'a'", b"'self'"))
+    found = scan(tmp_path)
+    assert found.models == ()
+    assert [(one.name, one.version) for one in found.refused] == [
+        ("a", "1"),
+        ("b", ""),
+        ("self", ""),
+    ]
+    assert "a pipeline has no file of its own; remove its steps or" in found.refused[0].reason
+    assert found.refused[1].reason == (
+        "b.capamesh.toml has steps, and b.onnx is there; remove one of the two"
+    )
+    assert "a pipeline cannot contain itself" in found.refused[2].reason
+
+
+def test_the_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) -> None:
+    toml = b"[[warm_up]]\nfile = 'typical.npz'\n[[warm_up]]\n"
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/capamesh.toml", toml)
+    npz = put(tmp_path / "a/typical.npz", b"arrays")
+    put(tmp_path / "b.onnx", onnx_bytes())
+    put(tmp_path / "b.capamesh.toml", toml)
+    put(tmp_path / "c/1/model.onnx", onnx_bytes())
+    put(tmp_path / "c/capamesh.toml", toml)
+    (tmp_path / "c/typical.npz").symlink_to("/etc/hostname")
+    put(tmp_path / "d/1/model.onnx", onnx_bytes())
+    put(tmp_path / "d/capamesh.toml", toml)
+    with put(tmp_path / "d/typical.npz", b"").open("r+b") as stream:
+        stream.truncate(2**28 + 1)  # sparse
+    found = scan(tmp_path)
+    (source,) = found.models
+    assert [(file.name, file.path) for file in source.warm_up_files] == [("typical.npz", npz)]
+    assert "typical.npz' cannot be read: No such file or directory" in found.refused[0].reason
+    assert "outside the model folder; copy it inside" in found.refused[1].reason
+    assert "typical.npz has 268435457 bytes, at most 268435456" in found.refused[2].reason
 
 
 def test_the_manifest_beside_a_model_applies_to_all_its_versions(tmp_path: Path) -> None:
@@ -120,7 +224,8 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
         ),
         ("toml", ""): (
             f"{tmp_path}/toml/capamesh.toml: unknown key 'colour'; allowed keys are description, "
-            "providers, allow_cpu_fallback, max_queue"
+            "providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, versions, "
+            "batching, sequence, warm_up, step"
         ),
         ("void", ""): "'void' has no version folder; put the model at 1/model.onnx",
         ("zero", "01"): "version '01' is not a decimal number from 1 without a leading zero",
@@ -245,6 +350,8 @@ def test_links_that_leave_the_folder_are_refused_wherever_they_stand(tmp_path: P
     put(root / "extra/1/model.onnx", onnx_bytes())
     (root / "extra/1/notes").symlink_to(outside)
     (root / "bare.onnx").symlink_to(outside)
+    put(root / "below.onnx", onnx_bytes(location="weights/model.onnx"))
+    (root / "weights").symlink_to(outside.parent)
     (root / "file/1").mkdir(parents=True)
     (root / "file/1/model.onnx").symlink_to(outside)
     (root / "model").symlink_to(tmp_path / "outside")
@@ -256,12 +363,14 @@ def test_links_that_leave_the_folder_are_refused_wherever_they_stand(tmp_path: P
     assert found.models == ()
     assert [(refused.name, refused.version) for refused in found.refused] == [
         ("bare", "1"),
+        ("below", "1"),
         ("data", "1"),
         ("extra", "1"),
         ("file", "1"),
         ("model", ""),
         ("toml", ""),
         ("version", "1"),
+        ("weights", ""),
     ]
     for refused in found.refused:
         assert "outside the model folder; copy it inside" in refused.reason
@@ -289,23 +398,13 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert names(scan(tmp_path / "link")) == [("m", "1")]
 
 
-def test_an_entry_that_may_not_be_looked_at_does_not_hide_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
     put(tmp_path / "good.onnx", onnx_bytes())
-    put(tmp_path / "shut/1/model.onnx", onnx_bytes())
-    real = Path.is_dir
-
-    def is_dir(path: Path) -> bool:
-        if path.name == "shut":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(Path, "is_dir", is_dir)
+    (tmp_path / "loop").symlink_to("loop")
     found = scan(tmp_path)
     assert names(found) == [("good", "1")]
     assert found.refused == (
-        Refused("shut", "", f"'{tmp_path}/shut' cannot be read: Permission denied"),
+        Refused("loop", "", f"'{tmp_path}/loop' cannot be read: Too many levels of symbolic links"),
     )
 
 
@@ -320,9 +419,11 @@ def test_sizes_and_counts_over_the_limits_are_refused_before_anything_is_read(
 ) -> None:
     path = put(tmp_path / "m/1/model.onnx", onnx_bytes())
     put(tmp_path / "m/1/notes", b"abc")
-    monkeypatch.setattr("capamesh.node.store.folder.MAX_VERSION_BYTES", path.stat().st_size + 2)
+    monkeypatch.setattr(
+        "capamesh.node.store.folder_files.MAX_VERSION_BYTES", path.stat().st_size + 2
+    )
     assert "at most 10000 files of" in only_refusal(scan(tmp_path)).reason
-    monkeypatch.setattr("capamesh.node.store.folder.MAX_VERSION_FILES", 1)
+    monkeypatch.setattr("capamesh.node.store.folder_files.MAX_VERSION_FILES", 1)
     assert "holds more than 1 files" in only_refusal(scan(tmp_path)).reason
     with path.open("r+b") as stream:
         stream.truncate(2**31)  # sparse

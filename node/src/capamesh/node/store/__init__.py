@@ -1,12 +1,14 @@
 """The model store: what a folder of ONNX models offers. Reads files; loads nothing.
 
-Layout: `<root>/<model>/<version>/model.onnx` (Triton's) or `<root>/<model>.onnx` (version 1).
+Layout: `<root>/<model>/<version>/model.onnx` (Triton's) or `<root>/<model>.onnx` (version 1); beside it may
+be a `capamesh.toml` or Triton's `config.pbtxt`. A folder whose file has steps is a pipeline.
 """
 
 from __future__ import annotations
 
+from capamesh.node.store.declared import DeclaredIo
 from capamesh.node.store.folder import Refused, Scan, scan
 from capamesh.node.store.manifest import Manifest
-from capamesh.node.store.source import ModelSource
+from capamesh.node.store.source import FileStamp, ModelSource
 
-__all__ = ["Manifest", "ModelSource", "Refused", "Scan", "scan"]
+__all__ = ["DeclaredIo", "FileStamp", "Manifest", "ModelSource", "Refused", "Scan", "scan"]

@@ -19,6 +19,9 @@ from capamesh.protocol.errors import ModelInvalid
 
 MAX_DEPTH: Final = 100  # protobuf's own default recursion limit
 MAX_FIELDS: Final = 20_000_000  # guess: about 10 s of walking; a 135M-parameter decoder has 50,000
+MAX_NODES: Final = (
+    500_000  # guess: ten times the fields of a 135M-parameter decoder; a runtime plans each
+)
 MAX_LOCATION_BYTES: Final = 4096  # Linux's PATH_MAX
 _PAGE_BYTES: Final = 64 * 1024  # guess: some hundred nodes of a graph
 
@@ -62,12 +65,13 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 def external_locations(stream: BinaryIO) -> frozenset[str]:
     """Return the locations that the ONNX model in `stream` names, as they are written in it.
 
-    Raises ModelInvalid: not a protobuf, nested too deeply, too many fields, a location that is no text.
+    Raises ModelInvalid: not a protobuf, nested too deeply, too many fields or nodes, a location that is no
+    text.
     """
     model = _Pages(stream)
     locations: set[str] = set()
     pending = [(0, model.size_bytes, _Message.MODEL, 0)]
-    fields = 0
+    fields = nodes = 0
     while pending:
         position, end, message, depth = pending.pop()
         if depth > MAX_DEPTH:
@@ -82,6 +86,10 @@ def external_locations(stream: BinaryIO) -> frozenset[str]:
             if not is_bytes:
                 continue
             if number in children:
+                if children[number] is _Message.NODE:
+                    nodes += 1
+                    if nodes > MAX_NODES:
+                        raise ModelInvalid(f"the ONNX file has more than {MAX_NODES} nodes")
                 # This message goes on after its child: the stack never holds more than the depth.
                 pending.append((position, end, message, depth))
                 pending.append((start, position, children[number], depth + 1))

@@ -1,35 +1,37 @@
 """Finds the models in a folder, and says of each that it cannot host why. Reads files.
 
 One broken model never hides the others. Nothing outside the folder is read: links that leave it are
-refused. Copy a model elsewhere and rename it into place, else a scan may see half of it.
+refused. Copy a model elsewhere and rename it into place, else a first scan may see half of it; later ones
+wait until its files are a second old.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from capamesh.node.store.config_pbtxt import ModelConfig
 from capamesh.node.store.digest import digest_of
-from capamesh.node.store.external_data import checked_location, external_locations
-from capamesh.node.store.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from capamesh.node.store.folder_files import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    ONNX_FILE,
+    FolderFiles,
+    Seen,
+    Unsettled,
+    entries,
+)
+from capamesh.node.store.rule_checks import MODEL_NAME
+from capamesh.node.store.rules import VersionChoice, VersionPolicy
 from capamesh.node.store.source import FileStamp, ModelSource
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
 
-MAX_ONNX_BYTES: Final = 2**31 - 1  # protobuf reads no more; larger weights go to external data
-MAX_VERSION_BYTES: Final = 256 * 2**30  # guess: more than any one device's memory
-MAX_VERSION_FILES: Final = 10_000  # guess: a large model exported with one file a tensor has 1,000
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")  # fits a signed 64-bit number
-_ONNX_FILE: Final = "model.onnx"
-_MANIFEST_FILE: Final = "capamesh.toml"
-_BARE_VERSION: Final = ModelVersion("1")
+_FIRST_VERSION: Final = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,87 +51,129 @@ class Scan:
 
     models: tuple[ModelSource, ...] = ()
     refused: tuple[Refused, ...] = ()
+    is_unsettled: bool = False
+    """Whether some model was still being written, and what the scan before said of it stands here."""
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
+    """For the next scan."""
 
 
-def scan(root: Path, *, before: Scan | None = None) -> Scan:
+def scan(root: Path, *, before: Scan | None = None, now_ns: int | None = None) -> Scan:
     """Return the models under `root`.
 
-    Digests are taken over from the scan `before` for files whose size and modification time are the same.
+    Files whose size and times are as in the scan `before` are not opened. With `now_ns`, the time since the
+    epoch, a model of which a file was modified less than a second from it is not judged: what `before` said
+    of it stands, so that it is left out where it is new.
     Raises ConfigError where `root` is no folder that can be read.
     """
     try:
         real_root = root.resolve(strict=True)
-        entries = sorted(real_root.iterdir())
+        found = [entry for entry in entries(real_root) if not entry.name.startswith(".")]
     except OSError as exc:
         raise ConfigError(
             f"the model folder {str(root)!r} cannot be read: {exc.strerror}; "
             "create it or name another"
         ) from exc
-    return _Scanner(real_root, before or Scan()).scan(entries)
+    scanner = _Scanner(real_root, before or Scan(), now_ns)
+    for entry in found:
+        try:
+            is_folder, is_link = entry.is_dir(), entry.is_symlink()
+        except OSError as exc:
+            scanner.refuse(entry.name, "", exc)
+            continue
+        if is_folder:
+            scanner.add_folder(real_root / entry.name, is_link=is_link)
+        elif entry.name.endswith(".onnx"):
+            scanner.add_bare(real_root / entry.name)
+    return scanner.result()
 
 
 class _Scanner:
     """One pass over a folder."""
 
-    def __init__(self, root: Path, before: Scan) -> None:
+    def __init__(self, root: Path, before: Scan, now_ns: int | None) -> None:
         self._root = root
-        self._digests = {source.files: source.digest for source in before.models}
+        self._before = before
+        self._sources_before = {(source.name, source.version): source for source in before.models}
+        self._files = FolderFiles(root, before.seen, now_ns)
         self._models: dict[tuple[str, str], ModelSource] = {}
         self._refused: list[Refused] = []
+        self._unsettled: set[str] = set()
 
-    def scan(self, entries: list[Path]) -> Scan:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                is_folder = entry.is_dir()
-            except OSError as exc:
-                self._refuse(entry.name, "", exc)
-                continue
-            if is_folder:
-                self._scan_folder(entry)
-            elif entry.suffix == ".onnx":
-                self._scan_bare(entry)
+    def result(self) -> Scan:
+        """Return what was found; of the models that are not settled, what was there before."""
+        models = [model for model in self._models.values() if model.name not in self._unsettled]
+        models += [model for model in self._before.models if model.name in self._unsettled]
+        refused = [one for one in self._refused if one.name not in self._unsettled]
+        refused += [one for one in self._before.refused if one.name in self._unsettled]
         return Scan(
-            tuple(
-                sorted(self._models.values(), key=lambda model: (model.name, int(model.version)))
-            ),
-            tuple(sorted(self._refused, key=lambda refused: (refused.name, refused.version))),
+            tuple(sorted(models, key=lambda model: (model.name, int(model.version)))),
+            tuple(sorted(refused, key=lambda one: (one.name, one.version))),
+            is_unsettled=bool(self._unsettled),
+            seen=self._files.seen,
         )
 
-    def _scan_folder(self, folder: Path) -> None:
+    def add_folder(self, folder: Path, *, is_link: bool) -> None:
         """Add the versions in `folder`, a model in Triton's layout."""
         name = folder.name
         try:
             model = _checked_name(name)
-            self._check_inside(folder)
-            manifest = self._manifest(folder / _MANIFEST_FILE)
-            versions = _version_folders(folder)
+            if is_link:
+                self._files.check_inside(folder)
+            config = self._files.config(name, folder / MANIFEST_FILE, folder / CONFIG_FILE)
+            warm_up = self._warm_up_files(folder, config)
+            versions = self._chosen(folder, config)
         except (ModelInvalid, OSError) as exc:
-            self._refuse(name, "", exc)
+            self.refuse(name, "", exc)
+            return
+        except Unsettled:
+            self._unsettled.add(name)
             return
         for version in versions:
-            self._add(model, version.name, version / _ONNX_FILE, manifest)
+            self._add(model, version, folder / version / ONNX_FILE, config, warm_up)
 
-    def _scan_bare(self, file: Path) -> None:
+    def add_bare(self, file: Path) -> None:
         """Add `file`, a model without a folder of its own."""
         name = file.stem
         try:
             model = _checked_name(name)
-            manifest = self._manifest(file.with_name(f"{name}.{_MANIFEST_FILE}"))
+            config = self._files.config(name, file.with_name(f"{name}.{MANIFEST_FILE}"), None)
+            _check_no_steps(name, config)
+            warm_up = self._warm_up_files(self._root, config)
         except (ModelInvalid, OSError) as exc:
-            self._refuse(name, "", exc)
+            self.refuse(name, "", exc)
             return
-        self._add(model, _BARE_VERSION, file, manifest)
+        except Unsettled:
+            self._unsettled.add(name)
+            return
+        self._add(model, _FIRST_VERSION, file, config, warm_up)
 
-    def _add(self, name: ModelName, version: str, path: Path, manifest: Manifest) -> None:
+    def refuse(self, name: str, version: str, error: ModelInvalid | OSError) -> None:
+        """Add why a model, or with `version` that of it, cannot be hosted."""
+        reason = error.message if isinstance(error, ModelInvalid) else _os_reason(error)
+        self._refused.append(Refused(name, version, reason))
+
+    def _add(
+        self,
+        name: ModelName,
+        version: str,
+        onnx: Path,
+        config: ModelConfig,
+        warm_up: tuple[FileStamp, ...],
+    ) -> None:
         """Add one version, or why it is refused."""
+        is_pipeline = bool(config.manifest.rules.steps)
+        path = onnx.parent.parent if is_pipeline else onnx
         try:
-            self._check_version(name, version, path)
-            files = self._files(path)
-            digest = self._digests.get(files) or digest_of(files)
+            self._check_version(name, version, onnx)
+            files = self._pipeline_files(onnx) if is_pipeline else self._version_files(onnx)
+            before = self._sources_before.get((name, ModelVersion(version)))
+            is_same = before is not None and before.files == files
+            digest = before.digest if before is not None and is_same else digest_of(files)
         except (ModelInvalid, OSError) as exc:
-            self._refuse(name, version, exc)
+            self.refuse(name, version, exc)
+            return
+        except Unsettled:
+            self._unsettled.add(name)
             return
         self._models[name, version] = ModelSource(
             name=name,
@@ -137,9 +181,27 @@ class _Scanner:
             path=path,
             digest=digest,
             size_bytes=sum(file.size_bytes for file in files),
-            manifest=manifest,
+            manifest=config.manifest,
             files=files,
+            declared=config.declared,
+            warm_up_files=warm_up,
+            notes=config.notes,
         )
+
+    def _version_files(self, onnx: Path) -> tuple[FileStamp, ...]:
+        if onnx.parent.is_symlink():
+            self._files.check_inside(onnx.parent)
+        return self._files.of_version(onnx)
+
+    def _pipeline_files(self, onnx: Path) -> tuple[FileStamp, ...]:
+        """Return the file that says the steps of the pipeline that would have its ONNX file at `onnx`."""
+        if onnx.exists():
+            raise ModelInvalid(
+                f"a pipeline has no file of its own; remove its steps or {str(onnx)!r}"
+            )
+        folder = onnx.parent.parent
+        names = [name for name in (MANIFEST_FILE, CONFIG_FILE) if (folder / name).exists()]
+        return (self._files.stamp(names[0], folder / names[0]),)
 
     def _check_version(self, name: ModelName, version: str, path: Path) -> None:
         if not _VERSION.fullmatch(version):
@@ -151,103 +213,52 @@ class _Scanner:
                 f"version {version} is there twice, as a folder and as {path.name!r}; remove one"
             )
 
-    def _files(self, path: Path) -> tuple[FileStamp, ...]:
-        """Return every file of the version whose ONNX file is `path`, sorted by name."""
-        folder = path.parent
-        onnx = self._stamp(_ONNX_FILE, path)
-        if not 0 < onnx.size_bytes <= MAX_ONNX_BYTES:
+    def _warm_up_files(self, folder: Path, config: ModelConfig) -> tuple[FileStamp, ...]:
+        names = {warm_up.file for warm_up in config.manifest.rules.warm_up if warm_up.file}
+        return tuple(self._files.warm_up_file(folder, name) for name in sorted(names))
+
+    def _chosen(self, folder: Path, config: ModelConfig) -> list[str]:
+        """Return the version folders that the policy chooses, and those whose names are no versions."""
+        found = [entry.name for entry in entries(folder) if entry.name.isdecimal()]
+        rules = config.manifest.rules
+        if not found and rules.steps:
+            found = [_FIRST_VERSION]
+        if not found:
             raise ModelInvalid(
-                f"{path.name} has {onnx.size_bytes} bytes, 1 to {MAX_ONNX_BYTES} are allowed; "
-                "keep larger weights as external data"
+                f"{folder.name!r} has no version folder; put the model at 1/{ONNX_FILE}"
             )
-        files = {onnx.name: onnx}
-        if folder != self._root:
-            for member in _walk(folder):
-                name = member.relative_to(folder).as_posix()
-                files.setdefault(name, self._stamp(name, member))
-        for location in _locations(path):
-            if location not in files:
-                files[location] = self._stamp(location, folder / location)
-        total_bytes = sum(file.size_bytes for file in files.values())
-        if total_bytes > MAX_VERSION_BYTES or len(files) > MAX_VERSION_FILES:
-            raise ModelInvalid(
-                f"{len(files)} files of {total_bytes} bytes; at most {MAX_VERSION_FILES} files of "
-                f"{MAX_VERSION_BYTES} bytes are allowed"
-            )
-        return tuple(files[name] for name in sorted(files))
+        numbers = sorted(int(name) for name in found if _VERSION.fullmatch(name))
+        chosen = set(_chosen(rules.versions, numbers))
+        for missing in sorted(chosen - set(numbers)):
+            reason = f"version {missing} is asked for and has no folder; put the model at {missing}/{ONNX_FILE}"
+            self.refuse(folder.name, str(missing), ModelInvalid(reason))
+        return [name for name in found if not _VERSION.fullmatch(name) or int(name) in chosen]
 
-    def _stamp(self, name: str, path: Path) -> FileStamp:
-        self._check_inside(path)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelInvalid(f"{str(path)!r} is not an ordinary file")
-        return FileStamp(name, path, status.st_size, status.st_mtime_ns)
 
-    def _manifest(self, path: Path) -> Manifest:
-        if not path.exists():
-            return Manifest()
-        stamp = self._stamp(path.name, path)
-        with stamp.path.open("rb") as stream:
-            return parse_manifest(stream.read(MAX_MANIFEST_BYTES + 1), str(path))
+def _chosen(policy: VersionPolicy, numbers: list[int]) -> Iterable[int]:
+    """Return the versions that `policy` chooses of `numbers`, which ascend."""
+    match policy.choice:
+        case VersionChoice.ALL:
+            return numbers
+        case VersionChoice.LATEST:
+            return numbers[-policy.count :]
+        case VersionChoice.SPECIFIC:
+            return policy.versions
 
-    def _check_inside(self, path: Path) -> None:
-        real = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
-        if not real.is_relative_to(self._root):
-            raise ModelInvalid(
-                f"{str(path)!r} leads to {str(real)!r}, outside the model folder; copy it inside"
-            )
 
-    def _refuse(self, name: str, version: str, error: ModelInvalid | OSError) -> None:
-        reason = error.message if isinstance(error, ModelInvalid) else _os_reason(error)
-        self._refused.append(Refused(name, version, reason))
+def _check_no_steps(name: str, config: ModelConfig) -> None:
+    if config.manifest.rules.steps:
+        raise ModelInvalid(
+            f"{name}.{MANIFEST_FILE} has steps, and {name}.onnx is there; remove one of the two"
+        )
 
 
 def _checked_name(name: str) -> ModelName:
-    if not _NAME.fullmatch(name):
+    if not MODEL_NAME.fullmatch(name):
         raise ModelInvalid(
             f"{name!r} is no model name: 1 to 256 letters, digits, '.', '_' and '-', no dot first"
         )
     return ModelName(name)
-
-
-def _version_folders(folder: Path) -> list[Path]:
-    versions = sorted(path for path in folder.iterdir() if path.name.isdecimal())
-    if not versions:
-        raise ModelInvalid(
-            f"{folder.name!r} has no version folder; put the model at 1/{_ONNX_FILE}"
-        )
-    return versions
-
-
-def _locations(path: Path) -> Iterator[str]:
-    """Yield the external files that the ONNX file names, as normalised relative paths."""
-    with path.open("rb") as stream:
-        locations = external_locations(stream)
-    for location in sorted(locations):
-        name = checked_location(location).as_posix()
-        if name == _ONNX_FILE:
-            raise ModelInvalid(f"external data location {location!r} is the ONNX file's own name")
-        yield name
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder`; raises ModelInvalid at a folder that is a link."""
-    pending = [folder]
-    found = 0
-    while pending:
-        for member in sorted(pending.pop().iterdir()):
-            found += 1
-            if found > MAX_VERSION_FILES:
-                raise ModelInvalid(
-                    f"{str(folder)!r} holds more than {MAX_VERSION_FILES} files; keep only the "
-                    "model's own there"
-                )
-            if not member.is_dir():
-                yield member
-            elif member.is_symlink():
-                raise ModelInvalid(f"{str(member)!r} is a link to a folder; copy it inside")
-            else:
-                pending.append(member)
 
 
 def _os_reason(error: OSError) -> str:

@@ -1,21 +1,30 @@
-"""What an operator may say about a model in `capamesh.toml`. Pure: bytes in, a value out."""
+"""What an operator may say about a model in `capamesh.toml`. Pure: bytes in, a value out.
+
+`manifest.schema.json` beside this module says the same to editors.
+"""
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, field
+from typing import Final
 
+from capamesh.node.store.limits import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_LINE_CHARS,
+    MAX_MANIFEST_BYTES,
+    MAX_PROVIDERS,
+    MAX_QUEUE_LIMIT,
+)
+from capamesh.node.store.rule_checks import rules_problem
+from capamesh.node.store.rule_tables import RULE_KEYS, read_rules
+from capamesh.node.store.rules import Rules
+from capamesh.node.store.toml_table import Table
 from capamesh.protocol.errors import ModelInvalid
 
-MAX_MANIFEST_BYTES: Final = 16 * 1024  # guess: a hundred times what the keys need
-MAX_DESCRIPTION_CHARS: Final = 1024  # guess: a paragraph
-MAX_PROVIDERS: Final = 8  # guess: ONNX Runtime's builds carry two or three
-MAX_QUEUE_LIMIT: Final = 1_000_000  # guess: far over what any deadline lets a queue hold
+KEYS: Final = ("description", "providers", "allow_cpu_fallback", "max_queue", *RULE_KEYS)
 
-_PROVIDER: Final = re.compile(r"[A-Za-z0-9_]{1,64}ExecutionProvider")
+_MAX_PROVIDER_CHARS: Final = 80  # guess: ONNX Runtime's longest is 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,68 +38,58 @@ class Manifest:
     """Whether it may run on the CPU where no wanted provider works."""
     max_queue: int | None = None
     """Requests that may wait for it; None: what the node's own setting says."""
+    rules: Rules = field(default_factory=Rules)
+    """How it is served."""
 
 
-def parse_manifest(raw: bytes, file: str) -> Manifest:
-    """Return the manifest in `raw`, TOML in UTF-8; `file` is named in every complaint.
+def parse_manifest(raw: bytes, file: str, model: str = "") -> Manifest:
+    """Return the manifest in `raw`, TOML in UTF-8, of the model called `model`.
 
-    Raises ModelInvalid: too large, not TOML, an unknown key, a value of the wrong type or over its limit.
+    Raises ModelInvalid, which names `file`: too large, a line too long, not TOML, an unknown key, a value of the wrong type
+    or over its limit, rules that contradict each other, a pipeline that contains itself.
     """
     if len(raw) > MAX_MANIFEST_BYTES:
         raise ModelInvalid(
             f"{file} has {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are allowed: shorten it"
         )
+    top = Table(_toml(raw, file), KEYS, file)
+    manifest = Manifest(
+        description=top.text("description", MAX_DESCRIPTION_CHARS),
+        providers=top.texts(
+            "providers",
+            _MAX_PROVIDER_CHARS,
+            MAX_PROVIDERS,
+            r"[A-Za-z0-9_]+ExecutionProvider",
+            such_as="CUDAExecutionProvider",
+        ),
+        allow_cpu_fallback=top.flag("allow_cpu_fallback", default=False),
+        max_queue=top.integer("max_queue", 1, MAX_QUEUE_LIMIT, None),
+        rules=read_rules(top),
+    )
+    if problem := rules_problem(manifest.rules, model):
+        raise ModelInvalid(f"{file}: {problem}")
+    if manifest.rules.steps:
+        for key in ("providers", "allow_cpu_fallback"):
+            if key in top:
+                raise top.refused(
+                    key,
+                    "a pipeline runs on no provider itself; say it in the manifests of its models",
+                )
+    return manifest
+
+
+def _toml(raw: bytes, file: str) -> dict[str, object]:
     try:
-        table = tomllib.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as exc:  # TOML and UTF-8 errors are ValueErrors
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
         raise ModelInvalid(f"{file} is not TOML: {exc}") from exc
-    for key in table:
-        if key not in _PARSERS:
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > MAX_LINE_CHARS:
             raise ModelInvalid(
-                f"{file}: unknown key {key!r}; allowed keys are {', '.join(_PARSERS)}"
+                f"{file}, line {number} has {len(line)} characters, at most {MAX_LINE_CHARS} are "
+                "allowed: break it, or give a table lines of its own"
             )
-    values = {key: _PARSERS[key](value, f"{file}: {key}") for key, value in table.items()}
-    return Manifest(**values)  # type: ignore[arg-type]  # each parser returns its field's type
-
-
-def _description(value: object, where: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_DESCRIPTION_CHARS:
-        raise _wrong(where, value, f"a text of at most {MAX_DESCRIPTION_CHARS} characters")
-    return value
-
-
-def _providers(value: object, where: str) -> tuple[str, ...]:
-    expected = f"a list of at most {MAX_PROVIDERS} names such as 'CUDAExecutionProvider'"
-    if not isinstance(value, list):
-        raise _wrong(where, value, expected)
-    names = cast("list[object]", value)
-    if len(names) > MAX_PROVIDERS:
-        raise _wrong(where, names, expected)
-    for name in names:
-        if not isinstance(name, str) or not _PROVIDER.fullmatch(name):
-            raise _wrong(where, name, expected)
-    return tuple(cast("list[str]", names))
-
-
-def _allow_cpu_fallback(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(where, value, "true or false")
-    return value
-
-
-def _max_queue(value: object, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_QUEUE_LIMIT:
-        raise _wrong(where, value, f"a whole number from 1 to {MAX_QUEUE_LIMIT}")
-    return value
-
-
-def _wrong(where: str, value: object, expected: str) -> ModelInvalid:
-    return ModelInvalid(f"{where} is {repr(value)[:80]}, expected {expected}")
-
-
-_PARSERS: Final[dict[str, Callable[[object, str], object]]] = {
-    "description": _description,
-    "providers": _providers,
-    "allow_cpu_fallback": _allow_cpu_fallback,
-    "max_queue": _max_queue,
-}
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # TOML errors are ValueErrors
+        raise ModelInvalid(f"{file} is not TOML: {exc}") from exc

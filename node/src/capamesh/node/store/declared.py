@@ -1,0 +1,62 @@
+"""What a model's configuration says about its tensors, to be compared with what the model has. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from capamesh.protocol.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredIo:
+    """Inputs and outputs as an operator declared them; empty: nothing is declared."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    """May be some of the model's only."""
+    has_batch_axis: bool = False
+    """Whether the shapes leave out an axis 0 of any size that the model has."""
+
+    def problem(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+        """Return why a model with `inputs` and `outputs` is not what was declared; "" if it is.
+
+        -1 on either side fits any size; a model's shape `()` may be any (`LoadedModel.inputs`).
+        """
+        if self.inputs:
+            declared = {spec.name for spec in self.inputs}
+            missing = [spec.name for spec in inputs if spec.name not in declared]
+            if missing:
+                return f"the model's inputs {missing} are not declared; declare all or none"
+        for side, ours, models in (
+            ("input", self.inputs, inputs),
+            ("output", self.outputs, outputs),
+        ):
+            by_name = {spec.name: spec for spec in models}
+            for spec in ours:
+                if spec.name not in by_name:
+                    names = ", ".join(list(by_name)[:20])
+                    return f"{side} {spec.name!r} is declared; the model has {names}"
+                if problem := self._mismatch(spec, by_name[spec.name]):
+                    return f"{side} {spec.name!r} is declared as {problem}"
+        return ""
+
+    def _mismatch(self, ours: TensorSpec, model: TensorSpec) -> str:
+        if ours.datatype is not model.datatype:
+            return f"{ours.datatype}, the model has {model.datatype}"
+        shape = (-1, *ours.shape) if self.has_batch_axis else ours.shape
+        if not model.shape:
+            return ""
+        if self.has_batch_axis and model.shape[0] != -1:
+            return (
+                f"batched, but axis 0 of the model's shape {list(model.shape)} is fixed; "
+                "set max_batch_size to 0"
+            )
+        fits = len(shape) == len(model.shape) and all(
+            -1 in {mine, other} or mine == other
+            for mine, other in zip(shape, model.shape, strict=True)
+        )
+        if fits:
+            return ""
+        with_batch = ", the batch axis first" if self.has_batch_axis else ""
+        return f"{list(shape)}{with_batch}; the model has {list(model.shape)}"

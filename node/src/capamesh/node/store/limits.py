@@ -1,0 +1,43 @@
+"""How much a model's rules may ask for, whichever file says them. Pure constants.
+
+Where no source stands, a limit is a guess: generous for people, small against what a node bears.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_MANIFEST_BYTES: Final = 64 * 1024  # a decoder's 512 states take some 100 bytes each
+MAX_LINE_CHARS: Final = (
+    4096  # tomllib is quadratic in a dotted key: 0.8 s for the worst file (measured)
+)
+MAX_DESCRIPTION_CHARS: Final = 1024  # a paragraph
+MAX_PROVIDERS: Final = 8  # ONNX Runtime's builds carry two or three
+MAX_QUEUE_LIMIT: Final = 1_000_000  # far over what any deadline lets a queue hold
+
+MAX_INSTANCES: Final = 64  # runs at a time on one device, which share its cores or streams
+MAX_ROWS: Final = 2**20  # a row of one FP32 fills 4 MiB then
+MAX_DELAY_US: Final = 10_000_000  # nobody waits longer for company
+MAX_RAGGED: Final = 64
+MAX_BUCKETS: Final = 64
+MAX_AXIS: Final = 31  # tensors.Limits.max_dims is 32
+MAX_DIM: Final = 2**31 - 1  # a JSON reader that knows only doubles keeps it exact
+MAX_PAD: Final = 2**53  # whole numbers up to here are exact as a double
+MAX_NAME_CHARS: Final = 256  # what an advert carries
+MAX_NAMES: Final = 1024  # tensors of a model in an advert
+
+MAX_STATES: Final = 512  # a decoder has two a layer; the largest have 128 layers
+MIN_IDLE_S: Final = 0.001
+MAX_IDLE_S: Final = 7 * 24 * 3600.0
+MAX_STATE_BYTES: Final = 256 * 2**30  # as a model's files: more than any one device's memory
+
+MAX_WARM_UPS: Final = 64
+MAX_WARM_UP_COUNT: Final = 1000
+MAX_WARM_UP_ELEMENTS: Final = (
+    256 * 2**20
+)  # the bytes of one message, and an element has one or more
+MAX_FILE_NAME_CHARS: Final = 255  # Linux's NAME_MAX, in bytes
+
+MAX_STEPS: Final = 64
+MAX_VERSIONS: Final = 1000
+MAX_VERSION: Final = 10**18 - 1  # 18 digits fit a signed 64-bit number
