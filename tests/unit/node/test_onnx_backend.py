@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -180,12 +181,16 @@ def test_the_named_outputs_come_in_the_order_asked_for_and_all_by_default(
 
 
 class Recorder:
-    """Stands in for a session and keeps what it was fed."""
+    """Stands in for a session, outside and inside, and keeps what it was fed."""
 
     def __init__(self) -> None:
         self.fed: dict[str, np.ndarray] = {}
+        self._sess = self
 
-    def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, names: list[str], feed: dict[str, np.ndarray], options: object
+    ) -> list[np.ndarray]:
+        del options
         self.fed = feed
         return [np.zeros(1, np.float32) for _ in names]
 
@@ -194,7 +199,7 @@ def test_the_runtime_reads_a_tensors_own_bytes_unless_they_are_at_an_odd_address
     two_inputs: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(two_inputs, "_session", recorder)
+    monkeypatch.setattr(two_inputs, "_live", (recorder, None))
     frame = np.frombuffer(bytearray(64), np.uint8)
     frame[1:17] = np.frombuffer(struct.pack("<4f", 1, 2, 3, 4), np.uint8)
     odd = Tensor("a", Datatype.FP32, (2, 2), frame[1:17].data)
@@ -280,6 +285,7 @@ def test_bfloat16_goes_in_where_no_bfloat16_comes_out(load: Load) -> None:
         (lambda a, b: [a], "inputs ['b'] are missing"),
         (lambda a, b: [], "inputs ['a', 'b'] are missing"),
         (lambda a, b: [a, a, b], "input 'a' is given twice"),
+        (lambda a, b: [a, a], "input 'a' is given twice"),
         (lambda a, b: [a, b, fp32("c", [1])], "the model has no input 'c'"),
         (
             lambda a, b: [a, Tensor.from_numpy("b", np.zeros((1, 2)))],
@@ -414,6 +420,7 @@ def tensor_type(kind: int = P.FLOAT) -> onnx.TypeProto:
         (helper.make_sequence_type_proto(tensor_type()), "seq(tensor(float))"),
         (helper.make_optional_type_proto(tensor_type()), "optional(tensor(float))"),
         (tensor_type(P.FLOAT8E4M3FN), "tensor(float8e4m3fn)"),
+        (tensor_type(P.FLOAT8E5M2), "tensor(float8e5m2)"),
     ],
 )
 def test_a_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
@@ -426,6 +433,27 @@ def test_a_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
             [node("Identity", ["strange"], ["y"])],
         )
     assert f"input 'strange' is {shown}, which the protocol cannot carry" in caught.value.message
+
+
+def test_packed_four_bit_inputs_are_refused_at_load_by_name(load: Load) -> None:
+    scale = helper.make_tensor("s", P.FLOAT, [], [0.5])
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("x", P.INT4, ["N"])],
+            [value("y", P.FLOAT, ["N"])],
+            [node("DequantizeLinear", ["x", "s"], ["y"])],
+            [scale],
+        )
+    assert "input 'x' is tensor(int4), which the protocol cannot carry" in caught.value.message
+
+
+def test_complex_numbers_are_refused_at_load_by_name(load: Load) -> None:
+    with pytest.raises(ModelInvalid, match=r"tensor\(complex64\) is not .* supported"):
+        load(
+            [value("x", P.COMPLEX64, ["N"])],
+            [value("y", P.COMPLEX64, ["N"])],
+            [node("Identity", ["x"], ["y"])],
+        )
 
 
 def test_an_output_of_maps_is_refused_at_load_by_name(tmp_path: Path) -> None:
@@ -457,21 +485,81 @@ def test_text_in_beside_bfloat16_out_is_refused_at_load(load: Load) -> None:
     assert caught.value.message.startswith("output 'y' is bfloat16 beside the string input 's'")
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"\x0a\xff\xff\xff"])
-def test_a_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "ONNX Runtime cannot load it: "),
+        (b"\x08\x0a", "ONNX Runtime cannot load it: "),
+        (b"junk", "the ONNX file is cut short or broken at byte 0"),
+        (b"\x0b", "not an ONNX file: wire type 3 at byte 0"),
+    ],
+)
+def test_a_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelInvalid, match="ONNX Runtime cannot load it: "):
+    with pytest.raises(ModelInvalid, match=complaint):
         OnnxBackend().load(source_of(path))
 
 
+def test_a_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid, match="its file cannot be read: "):
+        OnnxBackend().load(source_of(tmp_path / "model.onnx"))
+
+
 def test_an_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
-    with pytest.raises(ModelInvalid, match="custom"):
+    with pytest.raises(ModelInvalid) as caught:
         load(
             [value("x", P.FLOAT, [1])],
             [value("y", P.FLOAT, [1])],
             [node("Own", ["x"], ["y"], domain="custom")],
         )
+    assert "Own" in caught.value.message
+    assert "No opset import for domain 'custom'" in caught.value.message
+
+
+def test_an_operator_of_a_library_is_refused_by_its_domain_and_name(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [node("Own", ["x"], ["y"], domain="own.ops")],
+        "g",
+        [value("x", P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own.ops", 1)]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+    )
+    with pytest.raises(ModelInvalid, match=r"own\.ops:Own.* is not a registered function/op"):
+        OnnxBackend().load(source_of(path))
+
+
+def test_functions_and_control_flow_of_the_models_own_are_fine(tmp_path: Path) -> None:
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    twice = helper.make_function(
+        "own", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opsets[:1]
+    )
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [node(kind, ["x"], ["r"], domain=domain)], name, [], [value("r", P.FLOAT, ["N"])]
+        )
+        for name, kind, domain in (("then", "Twice", "own"), ("else", "Neg", ""))
+    }
+    graph = helper.make_graph(
+        [node("If", ["c"], ["y"], **branches)],
+        "g",
+        [value("x", P.FLOAT, ["N"]), value("c", P.BOOL, [])],
+        [value("y", P.FLOAT, ["N"])],
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(
+            graph, functions=[twice], ir_version=10, opset_imports=opsets
+        ).SerializeToString()
+    )
+    model = OnnxBackend().load(source_of(path))
+    for choice, expected in ((True, [6.0]), (False, [-3.0])):
+        (out,) = model.run([fp32("x", [3]), Tensor.from_numpy("c", np.array(choice))])
+        assert floats(out) == expected
 
 
 def external_model(folder: Path, location: str) -> Path:
@@ -540,6 +628,7 @@ class FellBack:
 
     asked: object = None
     providers: Sequence[str] = (CPU,)
+    busy: Sequence[str] = ()
 
     def __init__(self, path: str, options: object, **settings: object) -> None:
         del path, options
@@ -548,6 +637,9 @@ class FellBack:
 
     def get_providers(self) -> list[str]:
         return list(self.providers)
+
+    def get_provider_graph_assignment_info(self) -> list[object]:
+        return [SimpleNamespace(ep_name=name) for name in self.busy]
 
     def get_inputs(self) -> list[object]:
         return []
@@ -600,6 +692,74 @@ def test_a_fall_back_that_the_manifest_allows_is_taken_and_told(
     assert loaded.provider == CPU
 
 
+def test_a_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
+    tmp_path: Path, fell_back: type[FellBack]
+) -> None:
+    fell_back.providers, fell_back.busy = (CUDA, CPU), (CPU, CPU)
+    with pytest.raises(ModelInvalid) as caught:
+        OnnxBackend("cuda").load(source_of(small_model(tmp_path)))
+    assert caught.value.message.startswith(
+        f"it should run on {CUDA}, but none of its operators can; {CPU} takes all; for CUDA install"
+    )
+    allowed = Manifest(allow_cpu_fallback=True)
+    assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU
+
+
+def test_the_best_provider_that_took_an_operator_is_told(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = "TensorrtExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
+    fell_back.providers, fell_back.busy = (tensorrt, CUDA, CPU), (CPU, CUDA)
+    manifest = Manifest(providers=(tensorrt, CUDA))
+    loaded = OnnxBackend("cuda").load(source_of(small_model(tmp_path), manifest))
+    assert loaded.provider == CUDA
+
+
+def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = "TensorrtExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
+    fell_back.providers = (tensorrt, CPU)
+    cache = tmp_path / "cache"
+    backend = OnnxBackend("cuda", device_index=1, cache_folder=cache)
+    backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+    assert fell_back.asked == {
+        "providers": [
+            (
+                tensorrt,
+                {
+                    "device_id": "1",
+                    "trt_engine_cache_enable": "1",
+                    "trt_engine_cache_path": str(cache / "sha256-0"),
+                    "trt_timing_cache_enable": "1",
+                    "trt_timing_cache_path": str(cache),
+                },
+            )
+        ],
+        "enable_fallback": False,
+    }
+    assert (cache / "sha256-0").stat().st_mode & 0o777 == 0o700
+    blocked = OnnxBackend("cuda", cache_folder=small_model(tmp_path))
+    with pytest.raises(ModelInvalid, match="the folder for its compiled engines cannot be made: "):
+        blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+
+
+def test_a_provider_known_by_its_name_alone_is_passed_on_without_options(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = "OpenVINOExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [openvino, CPU])
+    fell_back.providers = fell_back.busy = (openvino, CPU)
+    manifest = Manifest(providers=(openvino,))
+    loaded = OnnxBackend(memory_limit_bytes=5, cache_folder=tmp_path).load(
+        source_of(small_model(tmp_path), manifest)
+    )
+    assert loaded.provider == openvino
+    assert fell_back.asked == {"providers": [(openvino, {})], "enable_fallback": False}
+
+
 def test_the_provider_found_after_loading_is_told(
     tmp_path: Path, fell_back: type[FellBack]
 ) -> None:
@@ -617,6 +777,8 @@ def test_settings_that_make_no_sense_are_config_errors() -> None:
         OnnxBackend("tpu")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="intra_op_threads is 0; it must be at least 1"):
         OnnxBackend(intra_op_threads=0)
+    with pytest.raises(ConfigError, match="memory_limit_bytes is -1; 0 is for no limit"):
+        OnnxBackend(memory_limit_bytes=-1)
 
 
 def test_a_session_neither_spins_nor_shares_more_threads_than_told(

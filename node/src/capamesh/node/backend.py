@@ -9,6 +9,14 @@ from capamesh.node.store import ModelSource
 from capamesh.protocol.tensors import Tensor, TensorSpec
 
 
+class StopSwitch(Protocol):
+    """Ends a run early. Made by the backend, given to one run."""
+
+    def stop(self) -> None:
+        """End the run as soon as the runtime looks; from any thread, before or after it has ended too."""
+        ...
+
+
 class LoadedModel(Protocol):
     """One model version on one device. Safe to use from several threads at once."""
 
@@ -27,6 +35,11 @@ class LoadedModel(Protocol):
         """What runs it, as found after loading, not as asked for."""
         ...
 
+    @property
+    def precision(self) -> str:
+        """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
+        ...
+
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
 
@@ -35,12 +48,17 @@ class LoadedModel(Protocol):
         """
         ...
 
-    def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> list[Tensor]:
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
         """Return the named outputs, in that order, or all of them, in the model's order.
 
         Blocks; `inputs` must have passed `validate`, alone or as parts of a batch. Keeps no reference
         to them. InvalidRequest: the runtime says that the inputs do not fit the model or each other;
-        RunFailed: it failed otherwise; ModelUnavailable: the model is closed.
+        RunFailed: it failed otherwise, or `stop` was used; ModelUnavailable: the model is closed.
         """
         ...
 
@@ -51,6 +69,23 @@ class LoadedModel(Protocol):
 
 class Backend(Protocol):
     """Loads models onto one device."""
+
+    @property
+    def runtime(self) -> str:
+        """What executes the models, with its version: "onnxruntime 1.31.1"."""
+        ...
+
+    def stop_switch(self) -> StopSwitch:
+        """Return a new switch for one run."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the device's memory that is free now, in bytes."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Return the device's memory that is in use now, in bytes: on the CPU by this process, on a GPU by all."""
+        ...
 
     def load(self, source: ModelSource) -> LoadedModel:
         """Return the model at `source`, ready to run. Blocks, for seconds where it is large.

@@ -1,0 +1,181 @@
+"""Looks into an ONNX file for what a session does not tell: its weights' datatypes. Reads a given stream.
+
+It also refuses what would be handed to a device's driver as it is. The file is walked by lengths, and
+weights are skipped; field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final
+
+from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+MAX_DEPTH: Final = 100  # protobuf's own default recursion limit
+MAX_FIELDS: Final = 20_000_000  # guess: some 20 s of walking; a 135M-parameter decoder has 50,000
+MAX_HEAD_BYTES: Final = 20  # two base-128 numbers of 64 bits
+MAX_SHORT_BYTES: Final = 4096  # guess: ten times any operator's name, or any tensor's rank
+MOST: Final = 0.9
+"""The share of a model's weights that names its precision (guess: leaves out biases and scales)."""
+
+_OP_TYPE: Final = 4  # in NodeProto
+_DIMS, _DATA_TYPE = 1, 2  # in TensorProto
+_COMPILED_OPS: Final = frozenset({b"EPContext"})
+"""Operators whose content a provider gives its driver to execute, machine code included."""
+
+_WEIGHTS: Final = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}
+"""By TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
+_NARROW: Final = frozenset({17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
+"""Types of 8 bits and fewer that are widened before they are used: float8, float4, int4, int2."""
+_FLOATS: Final = {
+    Datatype.FP16: "fp16",
+    Datatype.BF16: "bf16",
+    Datatype.FP32: "fp32",
+    Datatype.FP64: "fp64",
+}
+
+
+class _Message(enum.Enum):
+    MODEL = enum.auto()
+    GRAPH = enum.auto()
+    NODE = enum.auto()
+    ATTRIBUTE = enum.auto()
+    TENSOR = enum.auto()
+    FUNCTION = enum.auto()
+
+
+_CHILDREN: Final[dict[_Message, dict[int, _Message]]] = {
+    _Message.MODEL: {7: _Message.GRAPH, 25: _Message.FUNCTION},
+    _Message.GRAPH: {1: _Message.NODE, 5: _Message.TENSOR},
+    _Message.NODE: {5: _Message.ATTRIBUTE},
+    _Message.ATTRIBUTE: {6: _Message.GRAPH, 11: _Message.GRAPH},
+    _Message.TENSOR: {},
+    _Message.FUNCTION: {7: _Message.NODE, 11: _Message.ATTRIBUTE},
+}
+
+
+def weights_in(stream: BinaryIO) -> dict[int, int]:
+    """Return how many elements the weights have of each TensorProto.DataType.
+
+    ModelInvalid: an operator that holds compiled code; no ONNX file; too deep or too many fields.
+    """
+    elements: dict[int, int] = {}
+    pending = [(0, stream.seek(0, os.SEEK_END), _Message.MODEL, 0)]
+    budget = MAX_FIELDS
+    while pending:
+        start, end, message, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ModelInvalid(f"the ONNX file nests messages deeper than {MAX_DEPTH}")
+        children = _CHILDREN[message]
+        dims: list[int] = []
+        data_type = 0
+        for number, value, content, stop in _fields(stream, start, end):
+            budget -= 1
+            if budget < 0:
+                raise ModelInvalid(f"the ONNX file has more than {MAX_FIELDS} fields")
+            if message is _Message.TENSOR:
+                if number == _DATA_TYPE:
+                    data_type = value
+                elif number == _DIMS:
+                    dims.extend([value] if content < 0 else _packed(stream, content, stop))
+            elif message is _Message.NODE and number == _OP_TYPE:
+                _check_op(_slice(stream, content, stop))
+            elif content >= 0 and number in children:
+                pending.append((content, stop, children[number], depth + 1))
+        if message is _Message.TENSOR:
+            elements[data_type] = elements.get(data_type, 0) + math.prod(dims)
+    return elements
+
+
+def precision(weights: dict[int, int], specs: Sequence[TensorSpec]) -> str:
+    """Return what a model's numbers are, by its weights, or by its inputs and outputs without any.
+
+    "fp32", "fp16", "bf16", "fp64", "int8" (also of packed 4-bit weights, which look so), "mixed",
+    or "" where nothing but text and whole numbers is seen.
+    """
+    kinds: dict[str, int] = {}
+    for data_type, count in weights.items():
+        kind = "mixed" if data_type in _NARROW else _WEIGHTS.get(data_type)
+        if kind is not None:
+            kinds[kind] = kinds.get(kind, 0) + count
+    total = sum(kinds.values())
+    if total:
+        kind = max(kinds, key=lambda kind: kinds[kind])
+        return kind if kinds[kind] >= MOST * total else "mixed"
+    found = {_FLOATS[spec.datatype] for spec in specs if spec.datatype in _FLOATS}
+    if len(found) > 1:
+        return "mixed"
+    return found.pop() if found else ""
+
+
+def _check_op(op_type: bytes) -> None:
+    if op_type in _COMPILED_OPS:
+        raise ModelInvalid(
+            f"the model has an operator {op_type.decode()}, which holds code compiled for a device; "
+            "export it as an ordinary ONNX model"
+        )
+
+
+def _fields(stream: BinaryIO, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each field's number, its value, and where its bytes start and stop.
+
+    One of the two is there: the value is 0 for bytes, the start -1 for a number.
+    """
+    while position < end:
+        stream.seek(position)
+        head = stream.read(min(MAX_HEAD_BYTES, end - position))
+        tag, used = _varint(head, 0, position)
+        value, content, stop = 0, -1, position
+        match tag & 7:
+            case 0:
+                value, used = _varint(head, used, position)
+                stop = position + used
+            case 1:
+                stop = position + used + 8
+            case 2:
+                size, used = _varint(head, used, position)
+                content = position + used
+                stop = content + size
+            case 5:
+                stop = position + used + 4
+            case _:  # groups, which ONNX never had, or junk
+                raise ModelInvalid(f"not an ONNX file: wire type {tag & 7} at byte {position}")
+        if stop > end:
+            raise ModelInvalid(f"the ONNX file is cut short or broken at byte {position}")
+        yield tag >> 3, value, content, stop
+        position = stop
+
+
+def _varint(head: bytes, index: int, position: int) -> tuple[int, int]:
+    """Return the base-128 number at `index` and the index after it; `position` is where `head` starts."""
+    value = shift = 0
+    while index < len(head) and shift < 70:  # ten groups of seven bits hold 64
+        byte = head[index]
+        index += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, index
+        shift += 7
+    raise ModelInvalid(f"the ONNX file is cut short or broken at byte {position}")
+
+
+def _packed(stream: BinaryIO, start: int, stop: int) -> Iterator[int]:
+    raw, index = _slice(stream, start, stop), 0
+    while index < len(raw):
+        value, index = _varint(raw, index, start)
+        yield value
+
+
+def _slice(stream: BinaryIO, start: int, stop: int) -> bytes:
+    """Return the bytes of a short field; ModelInvalid: it is longer than any name or shape."""
+    if start < 0 or stop - start > MAX_SHORT_BYTES:
+        raise ModelInvalid(
+            f"the ONNX file has a name or shape of {stop - start} bytes at byte {start}; at most "
+            f"{MAX_SHORT_BYTES} are allowed"
+        )
+    stream.seek(start)
+    return stream.read(stop - start)
