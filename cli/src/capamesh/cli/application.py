@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capamesh.cli import dev, fleet, infer, network, node, router
+from capamesh.cli import dev, fleet, infer, model, network, node, router
 from capamesh.cli.teaching import examples, new_group
 
 application = new_group(
@@ -52,3 +52,4 @@ application.command("nodes", rich_help_panel="Use a network", epilog=fleet.NODES
 application.add_typer(network.group, name="network", rich_help_panel="Run a network")
 application.add_typer(router.group, name="router", rich_help_panel="Run a network")
 application.add_typer(node.group, name="node", rich_help_panel="Run a network")
+application.add_typer(model.group, name="model", rich_help_panel="Run a network")

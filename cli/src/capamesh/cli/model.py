@@ -1,0 +1,189 @@
+"""`capamesh model`: look at, check, time and shrink models before they are served. Arguments only."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.teaching import examples, new_group, teach
+
+group = new_group(
+    "Prepare models: look at them, check, time and shrink them before a node serves them.",
+    examples(
+        "capamesh model inspect models/digits",
+        "capamesh model check models   the next step: would a node host them?",
+        "capamesh model optimize models/digits --int8   a smaller one, if it still decides alike",
+    ),
+)
+group.callback(invoke_without_command=True)(teach)
+
+
+class Device(StrEnum):
+    """What runs a model."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+ModelPath: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="NAME.onnx, a model's folder, one VERSION folder of it, or a folder of models.",
+    ),
+]
+OneModelPath: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="NAME.onnx, a model's folder (its newest version), or one VERSION folder of it.",
+    ),
+]
+Inputs: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE.npz",
+        help="Real inputs: numpy.savez(FILE, NAME=ROWS). Generated ones by default.",
+    ),
+]
+OnDevice: TypeAlias = Annotated[Device, typer.Option("--device", help="What runs it.")]
+Threads: TypeAlias = Annotated[
+    int, typer.Option("--threads", min=0, help="CPU threads of one run; 0: all cores.")
+]
+Seconds: TypeAlias = Annotated[
+    float,
+    typer.Option("--seconds", metavar="S", min=0.01, help="About how long to measure a model."),
+]
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model inspect models/digits",
+        "capamesh model inspect yolo.onnx --json",
+        "capamesh model check models/digits   the next step: would a node host it?",
+    )
+)
+def inspect(path: ModelPath, as_json: options.Json = False) -> None:
+    """Show what is in a model: inputs, outputs, size, precision, operators. Nothing of it is run."""
+    from capamesh.cli.model_tools import inspect_models  # noqa: PLC0415 - help starts faster
+
+    inspect_models(path, as_json=as_json)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model check models   every model in the folder",
+        "capamesh model check models/digits --inputs rows.npz   runs all rows of the file",
+        "capamesh model check models > /dev/null   exit status 0 only when all are good",
+        "capamesh model profile models/digits   the next step: how fast is it?",
+    )
+)
+def check(
+    path: ModelPath,
+    inputs: Inputs = None,
+    device: OnDevice = Device.CPU,
+    threads: Threads = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Load and run models as a node would; exit status 1 with the reason where a node would refuse one."""
+    from capamesh.cli.model_tools import check_models  # noqa: PLC0415 - help starts faster
+
+    check_models(path, inputs, device.value, threads, as_json=as_json)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model profile models/digits",
+        "capamesh model profile models/digits --device cuda --max-rows 4096 --plot digits.svg",
+        "capamesh model optimize models/digits --int8   the next step: is it faster with 8 bits?",
+    )
+)
+def profile(
+    path: OneModelPath,
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", min=1, metavar="N", help="The largest batch to try.")
+    ] = 1024,
+    seconds: Seconds = 10.0,
+    inputs: Inputs = None,
+    device: OnDevice = Device.CPU,
+    threads: Threads = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.svg", help="Draw the measurements into FILE too."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Time a model at 1, 2, 4 and so on rows until more rows bring no more throughput."""
+    from capamesh.cli.model_tools import profile_model  # noqa: PLC0415 - help starts faster
+
+    profile_model(
+        path, max_rows, seconds, inputs, device.value, threads, plot=plot, as_json=as_json
+    )
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model optimize models/digits --int8   writes models/digits-int8",
+        "capamesh model optimize models/digits --int8 --inputs rows.npz --min-agreement 0.995",
+        "capamesh model optimize models/digits --fp16 --device cuda --out smaller",
+        "capamesh model check models/digits-int8   the next step",
+    )
+)
+def optimize(
+    path: OneModelPath,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of 8 bits; for CPUs.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Floats of 16 bits; for GPUs.")] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Fused operators; the numbers stay as precise.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The folder of models for the new one; the model's own by default.",
+        ),
+    ] = None,
+    inputs: Inputs = None,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            "--min-agreement",
+            min=0.0,
+            max=1.0,
+            help="Write nothing where a smaller share of decisions stays the same.",
+        ),
+    ] = 0.99,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the version that an earlier run wrote.")
+    ] = False,
+    seconds: Seconds = 5.0,
+    device: OnDevice = Device.CPU,
+    threads: Threads = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Make a smaller or faster model beside the original, and measure what it gains and what it costs."""
+    from capamesh.cli.model_tools import optimize_model  # noqa: PLC0415 - help starts faster
+
+    asked = [
+        name for name, is_asked in (("int8", int8), ("fp16", fp16), ("graph", graph)) if is_asked
+    ]
+    if len(asked) != 1:
+        raise typer.BadParameter("give one of --int8, --fp16 and --graph", param_hint="--int8")
+    optimize_model(
+        path,
+        asked[0],
+        out,
+        inputs,
+        min_agreement,
+        seconds,
+        device.value,
+        threads,
+        may_replace=force,
+        as_json=as_json,
+    )

@@ -1,0 +1,317 @@
+"""What the commands of `capamesh model` do and print. IO: reads and writes model files, runs models, prints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import typer
+from rich.text import Text
+
+from capamesh.cli.printing import amount, hint, print_fields, print_json, print_table
+from capamesh.cli.progress import steps
+from capamesh.node.capacity import read_cpu
+from capamesh.node.onnx_backend import DeviceKind, OnnxBackend
+from capamesh.node.optimise.chart import profile_svg
+from capamesh.node.optimise.checking import check, refusal
+from capamesh.node.optimise.conversions import Conversion
+from capamesh.node.optimise.finding import find_models, one_model
+from capamesh.node.optimise.loading import opened
+from capamesh.node.optimise.optimising import STEPS, Order, optimise
+from capamesh.node.optimise.structure import Structure, read_structure
+from capamesh.node.optimise.timing import time_model
+from capamesh.node.optimise.trial import trial_inputs
+from capamesh.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capamesh.node.optimise.report import Report, Side
+    from capamesh.node.profile import ServiceProfile
+    from capamesh.node.store import ModelSource
+    from capamesh.node.store.rules import PipelineStep
+
+_GOOD: Final = "good"
+_BEST: Final = "best"
+
+
+def inspect_models(path: Path, *, as_json: bool) -> None:
+    """Print what the models at `path` are; exit with 1 where a node would refuse one."""
+    found = find_models(path)
+    entries = [
+        (source, None if source.is_pipeline else read_structure(source.path))
+        for source in found.models
+    ]
+    if as_json:
+        print_json(
+            [_json_of(source, structure) for source, structure in entries]
+            + [asdict(refused) for refused in found.refused]
+        )
+    else:
+        for index, (source, structure) in enumerate(entries):
+            if index:
+                print()
+            print_fields(_fields_of(source, structure))
+    for refused in found.refused:
+        version = f"/{refused.version}" if refused.version else ""
+        hint(f"A node refuses {refused.name}{version}: {refused.reason}")
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def check_models(
+    path: Path, inputs: Path | None, device: str, threads: int, *, as_json: bool
+) -> None:
+    """Print what a node would say to the models at `path`; exit with 1 where it would refuse one."""
+    found = find_models(path)
+    if inputs is not None and len(found.models) > 1:
+        raise typer.BadParameter(
+            f"fits one model, {path} has {len(found.models)}; name one of them",
+            param_hint="--inputs",
+        )
+    backend = _backend(device, threads)
+    verdicts = [refusal(refused) for refused in found.refused]
+    with steps(len(found.models)) as begin:
+        for source in found.models:
+            begin(f"{source.name}/{source.version}")
+            verdicts.append(check(source, backend, inputs, clock_s=time.perf_counter))
+    verdicts.sort(key=lambda verdict: (verdict.name, verdict.version))
+    bad = [verdict for verdict in verdicts if not verdict.is_good]
+    if as_json:
+        print_json([{**asdict(v), "is_good": v.is_good} for v in verdicts])
+    else:
+        print_table(
+            ("MODEL", "VERSION", "VERDICT", "PROVIDER", "RUN WITH"),
+            [
+                (
+                    v.name,
+                    v.version or "-",
+                    Text(_GOOD, "green") if v.is_good else Text(v.reason, "red"),
+                    v.provider or "-",
+                    v.inputs or "-",
+                )
+                for v in verdicts
+            ],
+        )
+    for verdict in verdicts:
+        for note in verdict.notes:
+            hint(f"Note on {verdict.name}/{verdict.version}: {note}")
+    if bad:
+        hint(f"Not good: {len(bad)} of {len(verdicts)}.")
+        raise typer.Exit(1)
+
+
+def profile_model(
+    path: Path,
+    max_rows: int,
+    seconds: float,
+    inputs: Path | None,
+    device: str,
+    threads: int,
+    *,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Print how long the model at `path` takes for how many rows; draw it into `plot`."""
+    source = one_model(path)
+    with opened(source, _backend(device, threads)) as model, steps() as begin:
+        provider = model.provider
+        trial = trial_inputs(model, inputs)
+        timing = time_model(
+            model,
+            trial,
+            max_rows=max_rows,
+            budget_s=seconds,
+            clock_s=time.perf_counter,
+            on_size=lambda rows: begin(f"{rows} rows"),
+        )
+    profile = timing.profile
+    if plot is not None:
+        _write(plot, profile_svg(f"{source.name}/{source.version} on {provider}", profile))
+    if as_json:
+        print_json(
+            {
+                "model": source.name,
+                "version": source.version,
+                "digest": source.digest,
+                "provider": provider,
+                "inputs": trial.origin,
+                "is_batched": trial.is_batched,
+                "best_rows": profile.best_rows,
+                "row_s": profile.row_s,
+                "stopped": timing.stopped,
+                **profile.to_json(),
+            }
+        )
+        return
+    print_table(("ROWS", "MS", "ROWS/S", ""), _profile_rows(profile))
+    hint(f"{source.name}/{source.version} on {provider}, inputs: {trial.origin}")
+    if not trial.is_batched:
+        hint("No input has an open first dimension: a run is counted as one row.")
+    if timing.stopped:
+        hint(f"It fails beyond that, at {timing.stopped}")
+
+
+def optimize_model(
+    path: Path,
+    conversion: str,
+    out: Path | None,
+    inputs: Path | None,
+    min_agreement: float,
+    seconds: float,
+    device: str,
+    threads: int,
+    *,
+    may_replace: bool,
+    as_json: bool,
+) -> None:
+    """Write the converted model, print what it gains and costs. ModelInvalid: it agrees too little."""
+    source = one_model(path)
+    order = Order(
+        Conversion(conversion),
+        out=out,
+        inputs=inputs,
+        min_agreement=min_agreement,
+        may_replace=may_replace,
+        budget_s=seconds,
+    )
+    with steps(STEPS) as begin:
+        report, folder = optimise(
+            source, order, _backend(device, threads), clock_s=time.perf_counter, tell=begin
+        )
+    if as_json:
+        print_json({**report.to_json(), "folder": str(folder)})
+        return
+    _print_report(report)
+    hint(f"Written: {folder}")
+    hint(f"Next: capamesh model check {folder}")
+
+
+def _backend(device: str, threads: int) -> OnnxBackend:
+    return OnnxBackend(
+        cast("DeviceKind", device), intra_op_threads=threads or read_cpu(Path("/")).cores
+    )
+
+
+def _fields_of(source: ModelSource, structure: Structure | None) -> dict[str, object]:
+    return {
+        "model": source.name,
+        "version": source.version,
+        "digest": source.digest,
+        "size": amount(source.size_bytes),
+        **(_pipeline_fields(source) if structure is None else _structure_fields(structure)),
+        "description": source.manifest.description,
+    }
+
+
+def _structure_fields(structure: Structure) -> dict[str, object]:
+    weights = sum(structure.weight_bytes.values())
+    return {
+        "inputs": structure.inputs,
+        "outputs": structure.outputs,
+        "batches": structure.batching,
+        "parameters": f"{structure.parameters:,}",
+        "precision": [
+            f"{name}  {size / weights:.1%}" if weights else name
+            for name, size in structure.weight_bytes.items()
+        ],
+        "operators": [f"{count:>5}  {name}" for name, count in structure.operators.items()],
+        "external data": structure.external_files,
+        "opsets": [f"{domain} {version}" for domain, version in structure.opsets.items()],
+        "IR version": structure.ir_version,
+        "producer": structure.producer,
+    }
+
+
+def _pipeline_fields(source: ModelSource) -> dict[str, object]:
+    return {"pipeline of": [f"{step.model} {step.version}".strip() for step in _steps(source)]}
+
+
+def _json_of(source: ModelSource, structure: Structure | None) -> dict[str, object]:
+    return {
+        "name": source.name,
+        "version": source.version,
+        "digest": source.digest,
+        "size_bytes": source.size_bytes,
+        **(
+            {"steps": [{"model": step.model, "version": step.version} for step in _steps(source)]}
+            if structure is None
+            else {**asdict(structure), "batching": structure.batching}
+        ),
+    }
+
+
+def _steps(source: ModelSource) -> tuple[PipelineStep, ...]:
+    return source.manifest.rules.steps
+
+
+def _profile_rows(profile: ServiceProfile) -> list[tuple[object, ...]]:
+    return [
+        (
+            point.rows,
+            f"{point.seconds * 1e3:.3f}",
+            f"{point.rows / point.seconds:,.0f}",
+            Text(_BEST, "green") if point.rows == profile.best_rows else "",
+        )
+        for point in profile.points
+    ]
+
+
+def _print_report(report: Report) -> None:
+    before, after = report.before, report.after
+    print_table(
+        ("", "BEFORE", "AFTER", "CHANGE"),
+        [
+            (
+                "size",
+                amount(before.size_bytes),
+                amount(after.size_bytes),
+                f"{after.size_bytes / before.size_bytes:.0%}",
+            ),
+            (
+                "1 row",
+                f"{before.profile.seconds_at(1) * 1e3:.3f} ms",
+                f"{after.profile.seconds_at(1) * 1e3:.3f} ms",
+                _speed(before.profile.seconds_at(1), after.profile.seconds_at(1)),
+            ),
+            (
+                "best batch",
+                _best(before),
+                _best(after),
+                _speed(after.rows_per_s, before.rows_per_s),
+            ),
+        ],
+    )
+    print()
+    print_table(
+        ("OUTPUT", "SAME DECISIONS", "OF", "BY", "LARGEST DIFFERENCE", "MEAN"),
+        [
+            (
+                output.name,
+                f"{output.share:.2%}",
+                output.decisions,
+                output.measure,
+                f"{output.largest_difference:.3g}",
+                f"{output.mean_difference:.3g}",
+            )
+            for output in report.outputs
+        ],
+    )
+    hint(f"Compared on {report.rows} rows, inputs: {report.inputs}; run on {report.provider}")
+    for note in report.notes:
+        hint(f"Note: {note}")
+
+
+def _best(side: Side) -> str:
+    return f"{side.rows_per_s:,.0f} rows/s at {side.profile.best_rows}"
+
+
+def _speed(more: float, less: float) -> str:
+    return f"{more / less:.2f} x as fast"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc

@@ -1,0 +1,199 @@
+"""Makes a smaller or faster model out of one and keeps it only if it still decides alike. Reads, runs, writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from capamesh.node.optimise.agreement import OutputAgreement, OutputComparison, overall
+from capamesh.node.optimise.conversions import Conversion, Feed, convert
+from capamesh.node.optimise.onnx_files import INLINE_BYTES, require_onnx
+from capamesh.node.optimise.placing import (
+    REPORT_FILE,
+    Building,
+    Place,
+    copy_companions,
+    models_folder,
+)
+from capamesh.node.optimise.report import Report, Side
+from capamesh.node.optimise.timing import time_model
+from capamesh.node.optimise.trial import trial_inputs
+from capamesh.node.store import scan
+from capamesh.protocol.errors import ModelInvalid
+
+if TYPE_CHECKING:
+    from capamesh.node.backend import Backend, LoadedModel
+    from capamesh.node.optimise.trial import TrialInputs
+    from capamesh.node.store import ModelSource
+
+DEFAULT_MIN_AGREEMENT: Final = 0.99
+"""Guess: one decision in a hundred may change."""
+CALIBRATION_ROWS: Final = 512
+"""Given rows that find the ranges of activations, at most (guess: some hundred are usual, more change little)."""
+STEPS: Final = 6
+"""How often `tell` is called at most."""
+_COMPARED_ROWS: Final = 16
+"""Of one run that compares outputs (guess: they fit into memory for pictures too)."""
+_MAX_ROWS: Final = 1024
+"""Of the batches that are timed (guess)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted."""
+
+    conversion: Conversion
+    out: Path | None = None
+    """The folder of models that takes the new one; None: the one that the model is in."""
+    inputs: Path | None = None
+    """A `.npz` with real inputs; None: generated ones."""
+    min_agreement: float = DEFAULT_MIN_AGREEMENT
+    may_replace: bool = False
+    budget_s: float = 5.0
+    """For the timing of each model."""
+
+
+def optimise(
+    source: ModelSource,
+    order: Order,
+    backend: Backend,
+    *,
+    clock_s: Callable[[], float],
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Report, Path]:
+    """Write `NAME-CONVERSION/VERSION/model.onnx` and a report beside it; return the report and the version's folder.
+
+    The source stays as it is. Where it fails, nothing is left behind. `tell` hears of each step. ModelInvalid:
+    the model cannot be converted or loaded, before or after, or agrees too little with the original.
+    ConfigError: the place is taken, inputs do not fit, or the `onnx` package is missing.
+    """
+    require_onnx()
+    if source.is_pipeline:
+        raise ModelInvalid(
+            f"{source.name} is a pipeline, which has no weights of its own: optimise its models, "
+            f"{', '.join(step.model for step in source.manifest.rules.steps)}"
+        )
+    name = f"{source.name}-{order.conversion}"
+    place = Place(order.out or models_folder(source), name, source.version)
+    place.check_free(may_replace=order.may_replace)
+    tell("loading the model")
+    before = backend.load(source)
+    try:
+        trial = trial_inputs(before, order.inputs)
+        with place.building() as building:
+            tell(f"converting it to {order.conversion}")
+            notes = convert(
+                source.path,
+                building.onnx_file,
+                order.conversion,
+                calibration=_calibration(trial) if trial.is_given else None,
+                providers=(before.provider,),
+                is_external=source.size_bytes > INLINE_BYTES,
+            )
+            copy_companions(source, building)
+            built = _built(building)
+            after = backend.load(built)
+            try:
+                _check_signature(before, after)
+                tell("comparing their outputs")
+                outputs = compare(before, after, trial)
+                _check_agreement(outputs, order, trial)
+                tell("timing the original")
+                before_side = _side(source, before, trial, order.budget_s, clock_s)
+                tell("timing the new one")
+                after_side = _side(built, after, trial, order.budget_s, clock_s)
+            finally:
+                after.close()
+            if not trial.is_varied:
+                notes = (
+                    *notes,
+                    "generated rows are all alike, so that agreement says little: give --inputs",
+                )
+            report = Report(
+                order.conversion,
+                before_side,
+                after_side,
+                outputs,
+                order.min_agreement,
+                trial.origin,
+                trial.rows,
+                backend.runtime,
+                before.provider,
+                notes,
+            )
+            tell("putting it into place")
+            text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+            (building.model_folder / REPORT_FILE).write_text(f"{text}\n", encoding="utf-8")
+            place.take(building)
+    finally:
+        before.close()
+    return report, place.path
+
+
+def compare(
+    before: LoadedModel, after: LoadedModel, trial: TrialInputs
+) -> tuple[OutputAgreement, ...]:
+    """Return how the outputs of two models with the same signature agree over all rows of `trial`."""
+    comparisons = [OutputComparison(spec.name) for spec in before.outputs]
+    step = _COMPARED_ROWS if trial.is_batched else 1
+    for start in range(0, trial.rows, step):
+        inputs = trial.take(start, min(step, trial.rows - start))
+        pairs = zip(before.run(inputs), after.run(inputs), strict=True)
+        for comparison, (left, right) in zip(comparisons, pairs, strict=True):
+            comparison.add(left, right)
+    return tuple(comparison.result() for comparison in comparisons)
+
+
+def _calibration(trial: TrialInputs) -> list[Feed]:
+    rows = min(trial.rows, CALIBRATION_ROWS)
+    step = _COMPARED_ROWS if trial.is_batched else 1
+    return [
+        {tensor.name: tensor.to_numpy() for tensor in trial.take(start, min(step, rows - start))}
+        for start in range(0, rows, step)
+    ]
+
+
+def _built(building: Building) -> ModelSource:
+    found = scan(building.root)
+    if found.refused:
+        raise ModelInvalid(f"a node would refuse the new model: {found.refused[0].reason}")
+    return found.models[0]
+
+
+def _check_signature(before: LoadedModel, after: LoadedModel) -> None:
+    for side, old, new in (
+        ("inputs", before.inputs, after.inputs),
+        ("outputs", before.outputs, after.outputs),
+    ):
+        if [(s.name, s.datatype) for s in old] != [(s.name, s.datatype) for s in new]:
+            raise ModelInvalid(f"the conversion changes the model's {side} from {old} to {new}")
+
+
+def _check_agreement(
+    outputs: tuple[OutputAgreement, ...], order: Order, trial: TrialInputs
+) -> None:
+    agreement = overall(outputs)
+    if agreement >= order.min_agreement:
+        return
+    worst = min(outputs, key=lambda output: output.share)
+    others = [f"--{other}" for other in Conversion if other is not order.conversion]
+    real = "" if trial.is_given else "give real inputs with --inputs FILE.npz, "
+    raise ModelInvalid(
+        f"nothing was written: the {order.conversion} model makes the same decisions in {agreement:.4f} of "
+        f"{worst.decisions} cases ({worst.measure} of output {worst.name!r}, {trial.origin}), the bound is "
+        f"{order.min_agreement:g}; {real}try {' or '.join(others)}, or accept it with a lower --min-agreement"
+    )
+
+
+def _side(
+    source: ModelSource,
+    model: LoadedModel,
+    trial: TrialInputs,
+    budget_s: float,
+    clock_s: Callable[[], float],
+) -> Side:
+    timing = time_model(model, trial, max_rows=_MAX_ROWS, budget_s=budget_s, clock_s=clock_s)
+    return Side(source.name, source.version, source.digest, source.size_bytes, timing.profile)

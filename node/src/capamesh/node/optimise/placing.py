@@ -1,0 +1,134 @@
+"""Where an optimised model goes: built in a hidden folder beside it, then renamed into place. Writes files."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from capamesh.node.store.external_data import checked_location, external_locations
+from capamesh.node.store.folder_files import CONFIG_FILE, MANIFEST_FILE, ONNX_FILE
+from capamesh.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capamesh.node.store import ModelSource
+
+REPORT_FILE: Final = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """A model that is being built; `root` is a models folder with nothing else."""
+
+    root: Path
+    name: str
+    version: str
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder that becomes the model's."""
+        return self.root / self.name
+
+    @property
+    def onnx_file(self) -> Path:
+        """Where the model itself goes."""
+        return self.model_folder / self.version / ONNX_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A version of a model in a folder of models."""
+
+    folder: Path
+    name: str
+    version: str
+
+    @property
+    def path(self) -> Path:
+        """The version's folder."""
+        return self.folder / self.name / self.version
+
+    def check_free(self, *, may_replace: bool) -> None:
+        """Raise ConfigError where something is in the way."""
+        if not self.folder.parent.is_dir() or (self.folder.exists() and not self.folder.is_dir()):
+            raise ConfigError(f"{self.folder} is no folder and cannot be made; name another --out")
+        if self.path.exists() and not may_replace:
+            raise ConfigError(f"{self.path} exists; replace it with --force or name another --out")
+
+    @contextlib.contextmanager
+    def building(self) -> Generator[Building]:
+        """Yield a place to build in, which is gone afterwards; a folder made for it too, if still empty."""
+        is_new = not self.folder.exists()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            # A scan skips names that start with a dot, so that no node sees half a model.
+            with tempfile.TemporaryDirectory(
+                prefix=f".{self.name}.", dir=self.folder, ignore_cleanup_errors=True
+            ) as root:
+                building = Building(Path(root), self.name, self.version)
+                building.onnx_file.parent.mkdir(parents=True)
+                yield building
+        except OSError as exc:
+            raise ConfigError(f"cannot write the model to {self.folder}: {exc}") from exc
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+
+    def take(self, building: Building) -> None:
+        """Rename what was built into place; other versions of the model, and its manifest, stay."""
+        model_folder = self.folder / self.name
+        if not model_folder.exists():
+            building.model_folder.rename(model_folder)
+            return
+        if self.path.exists():
+            self.path.rename(building.root / "replaced")
+        building.onnx_file.parent.rename(self.path)
+        (building.model_folder / REPORT_FILE).replace(model_folder / REPORT_FILE)
+
+
+def models_folder(source: ModelSource) -> Path:
+    """Return the folder of models that `source` lies in."""
+    folder = source.path.parent
+    return folder if _is_bare(source) else folder.parent.parent
+
+
+def copy_companions(source: ModelSource, building: Building) -> None:
+    """Copy what belongs to `source` besides its ONNX file and its weights: manifest, labels, other files."""
+    with source.path.open("rb") as stream:
+        weights = {checked_location(name).as_posix() for name in external_locations(stream)}
+    for file in source.files:
+        if file.name != ONNX_FILE and file.name not in weights:
+            _copy(file.path, building.onnx_file.parent / file.name)
+    if _is_bare(source):
+        manifest = source.path.with_name(f"{source.name}.{MANIFEST_FILE}")
+        if manifest.is_file():
+            _copy(manifest, building.model_folder / MANIFEST_FILE)
+        return
+    for path in sorted(source.path.parent.parent.iterdir()):
+        if path.is_file() and path.name != REPORT_FILE:
+            _copy(path, building.model_folder / path.name)
+    _rename_in_pbtxt(building.model_folder / CONFIG_FILE, source.name, building.name)
+
+
+def _rename_in_pbtxt(path: Path, before: str, after: str) -> None:
+    """A `config.pbtxt` names its own model, if it has a name at all."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        named = re.compile(rf"^(\s*name\s*:\s*)([\"']){re.escape(before)}\2", re.MULTILINE)
+        renamed = named.sub(rf"\g<1>\g<2>{after}\g<2>", text, count=1)
+        path.write_text(renamed, encoding="utf-8", errors="surrogateescape")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _is_bare(source: ModelSource) -> bool:
+    return not (source.path.name == ONNX_FILE and source.path.parent.name == source.version)

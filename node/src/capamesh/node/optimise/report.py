@@ -1,0 +1,82 @@
+"""What an optimisation did to a model, as a value and as JSON. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.node.optimise.agreement import overall
+
+if TYPE_CHECKING:
+    from capamesh.node.optimise.agreement import OutputAgreement
+    from capamesh.node.profile import ServiceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The model before, or after."""
+
+    name: str
+    version: str
+    digest: str
+    size_bytes: int
+    profile: ServiceProfile
+
+    @property
+    def rows_per_s(self) -> float:
+        """At the best batch."""
+        return 1 / self.profile.row_s
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as JSON values."""
+        return {
+            "model": self.name,
+            "version": self.version,
+            "digest": self.digest,
+            "size_bytes": self.size_bytes,
+            "one_row_s": self.profile.seconds_at(1),
+            "best_rows": self.profile.best_rows,
+            "best_rows_per_s": self.rows_per_s,
+            **self.profile.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done, and what it gained and cost."""
+
+    conversion: str
+    before: Side
+    after: Side
+    outputs: tuple[OutputAgreement, ...]
+    min_agreement: float
+    inputs: str
+    """For people: what the outputs were compared on."""
+    rows: int
+    """How many rows, or runs of a model that takes no batch, were compared."""
+    runtime: str
+    provider: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agreement(self) -> float:
+        """Share of the same decisions of the worst output."""
+        return overall(self.outputs)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as JSON values; shares are from 0 to 1, times in seconds."""
+        return {
+            "conversion": self.conversion,
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "agreement": self.agreement,
+            "min_agreement": self.min_agreement,
+            "outputs": [
+                {**asdict(output), "measure": output.measure.value} for output in self.outputs
+            ],
+            "inputs": self.inputs,
+            "rows": self.rows,
+            "runtime": self.runtime,
+            "provider": self.provider,
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,150 @@
+"""How long a model takes for how many rows, and what follows from it. Pure; whoever measures has the clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple, cast
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.tensors import MAX_DIM
+
+MAX_POINTS: Final = 64
+"""Of a profile that is read: doubling reaches any number of rows with fewer (shapes are of int64)."""
+_GAIN: Final = 0.05
+"""A smaller rise of rows per second is no reason for a larger batch, which makes its requests wait (guess:
+above the scatter of a median on a machine that does other work)."""
+_FLAT_DOUBLINGS: Final = 2
+"""Doublings without a gain that end the search (guess: one may fall on a bad size of a kernel's tiles)."""
+
+
+class ProfilePoint(NamedTuple):
+    """One measurement."""
+
+    rows: int
+    seconds: float
+    """Of one run: the median of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProfile:
+    """What was measured of one model on one device: at least one point, rows ascending, seconds above 0."""
+
+    points: tuple[ProfilePoint, ...]
+
+    def __post_init__(self) -> None:
+        if problem := _problem(self.points):
+            raise ValueError(problem)
+
+    @property
+    def best_rows(self) -> int:
+        """The fewest rows whose rows per second are within 5 % of the most that was measured."""
+        enough = max(map(_rate, self.points)) * (1 - _GAIN)
+        return next(point.rows for point in self.points if _rate(point) >= enough)
+
+    @property
+    def row_s(self) -> float:
+        """Seconds for each row of a batch of `best_rows`."""
+        best = self.best_rows
+        return self.seconds_at(best) / best
+
+    def seconds_at(self, rows: int) -> float:
+        """Return how long `rows` rows take.
+
+        Linear between the points; beyond the last as steep as before it, or in proportion to the rows
+        where there is one point only; never less than the first point.
+        """
+        first, last = self.points[0], self.points[-1]
+        if rows <= first.rows:
+            return first.seconds
+        for left, right in pairwise(self.points):
+            if rows <= right.rows:
+                return left.seconds + _slope(left, right) * (rows - left.rows)
+        before = self.points[-2] if len(self.points) > 1 else ProfilePoint(0, 0.0)
+        # A larger batch that was quicker is scatter: more rows never take less.
+        return last.seconds + max(0.0, _slope(before, last)) * (rows - last.rows)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as JSON values: `{"points": [{"rows": 1, "seconds": 0.002}]}`."""
+        return {"points": [point._asdict() for point in self.points]}
+
+    @staticmethod
+    def from_json(value: object) -> ServiceProfile:
+        """Return what `to_json` gave; ConfigError: anything else."""
+        points = _fields(value, {"points"}, "a profile")["points"]
+        match points:
+            case list() if len(cast("list[object]", points)) <= MAX_POINTS:
+                read = tuple(map(_point, cast("list[object]", points)))
+            case _:
+                raise _wrong("points of a profile", points, f"a list of at most {MAX_POINTS}")
+        if problem := _problem(read):
+            raise ConfigError(problem)
+        return ServiceProfile(read)
+
+
+def next_rows(
+    points: tuple[ProfilePoint, ...], *, max_rows: int, left_s: float = math.inf
+) -> int | None:
+    """Return how many rows to measure after `points`, or None when the profile is complete.
+
+    1, 2, 4, 8 and so on, `max_rows` last. Complete: two doublings have raised rows per second by less than
+    5 %, `max_rows` was measured, or a run of the next size, taken to last in proportion to its rows, is
+    longer than the `left_s` seconds that are left. The first point is measured in any case.
+    """
+    if not points:
+        return 1
+    last = points[-1]
+    if last.rows >= max_rows:
+        return None
+    earlier, latest = points[:-_FLAT_DOUBLINGS], points[-_FLAT_DOUBLINGS:]
+    if earlier and max(map(_rate, latest)) < max(map(_rate, earlier)) * (1 + _GAIN):
+        return None
+    rows = min(2 * last.rows, max_rows)
+    return rows if last.seconds * rows / last.rows <= left_s else None
+
+
+def _rate(point: ProfilePoint) -> float:
+    return point.rows / point.seconds
+
+
+def _slope(left: ProfilePoint, right: ProfilePoint) -> float:
+    return (right.seconds - left.seconds) / (right.rows - left.rows)
+
+
+def _problem(points: tuple[ProfilePoint, ...]) -> str | None:
+    """Return why `points` are no profile, None if they are one."""
+    if not points:
+        return "a profile has at least one point, got none"
+    for point in points:
+        if not (1 <= point.rows <= MAX_DIM and 0 < point.seconds < math.inf):
+            return f"a point has 1 to {MAX_DIM} rows and takes a finite time above 0, got {point}"
+    for left, right in pairwise(points):
+        if right.rows <= left.rows:
+            return f"the rows of a profile ascend, got {right.rows} after {left.rows}"
+    return None
+
+
+def _point(value: object) -> ProfilePoint:
+    fields = _fields(value, {"rows", "seconds"}, "a point")
+    rows, seconds = fields["rows"], fields["seconds"]
+    if not isinstance(rows, int) or isinstance(rows, bool):
+        raise _wrong("rows of a point", rows, "a whole number")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise _wrong("seconds of a point", seconds, "a number")
+    try:
+        return ProfilePoint(rows, float(seconds))
+    except OverflowError as exc:
+        raise _wrong("seconds of a point", seconds, "a number that a float holds") from exc
+
+
+def _fields(value: object, names: set[str], what: str) -> dict[str, object]:
+    match value:
+        case dict() if set(cast("dict[object, object]", value)) == names:
+            return cast("dict[str, object]", value)
+        case _:
+            raise _wrong(what, value, f"an object of {', '.join(sorted(names))}")
+
+
+def _wrong(what: str, value: object, expected: str) -> ConfigError:
+    return ConfigError(f"{what}: got {repr(value)[:80]}, expected {expected}")

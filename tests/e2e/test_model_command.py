@@ -1,0 +1,156 @@
+"""`capamesh model` as people run it, on real models with real inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+from capamesh.node.store import scan
+
+LIMIT_S = 120
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "capamesh.cli", "model", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
+    )
+
+
+def run_json(*arguments: str | Path) -> Any:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def models(built_models: Path, tmp_path: Path) -> Path:
+    """Return a folder with digits and magika that a test may write into."""
+    folder = tmp_path / "models"
+    for name in ("digits", "magika"):
+        shutil.copytree(built_models / name, folder / name)
+    return folder
+
+
+def inputs(built_models: Path, name: str, file: Path) -> Path:
+    """Write a model's cases as its inputs."""
+    cases = np.load(built_models.parent / "cases" / f"{name}.npz", allow_pickle=False)
+    np.savez(file, **{str(cases["input"]): cases["rows"]})
+    return file
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_inspect_shows_what_is_in_a_model(models: Path) -> None:
+    (digits,) = run_json("inspect", models / "digits")
+    assert (digits["name"], digits["version"]) == ("digits", "1")
+    assert digits["inputs"] == [{"name": "X", "datatype": "fp32", "shape": ["?", 64]}]
+    assert digits["batching"] == "yes: every first dimension is open"
+    assert digits["operators"]["MatMul"] == 2
+    shown = run("inspect", models)
+    assert shown.returncode == 0
+    assert shown.stdout.index("digits") < shown.stdout.index("magika")
+    assert "ai.onnx.ml.Scaler" in shown.stdout
+
+
+def test_check_names_the_one_model_that_a_node_would_refuse(models: Path) -> None:
+    good = run_json("check", models)
+    assert [(v["name"], v["is_good"], v["provider"]) for v in good] == [
+        ("digits", True, "CPUExecutionProvider"),
+        ("magika", True, "CPUExecutionProvider"),
+    ]
+    (models / "broken.onnx").write_bytes((models / "digits/1/model.onnx").read_bytes()[:1000])
+    bad = run("check", models, "--json")
+    assert bad.returncode == 1
+    assert "Not good: 1 of 3." in bad.stderr
+    reasons = {verdict["name"]: verdict["reason"] for verdict in json.loads(bad.stdout)}
+    assert reasons.keys() == {"broken", "digits", "magika"}
+    assert "cut short or broken" in reasons["broken"]
+    assert run("check", models / "absent").returncode == 1
+
+
+def test_profile_measures_and_draws(models: Path, tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    found = run_json(
+        *("profile", models / "digits", "--max-rows", "6", "--seconds", "0.5", "--plot", chart)
+    )
+    rows = [point["rows"] for point in found["points"]]
+    assert rows[0] == 1
+    assert rows == [1, 2, 4, 6][: len(rows)]
+    assert found["best_rows"] in rows
+    dots = ET.parse(chart).iter("{http://www.w3.org/2000/svg}circle")  # noqa: S314 - our own file
+    assert len(list(dots)) == 2 * len(rows)
+
+
+def test_optimize_writes_a_model_that_serves_and_its_report(
+    models: Path, built_models: Path, tmp_path: Path
+) -> None:
+    rows = inputs(built_models, "digits", tmp_path / "rows.npz")
+    report = run_json(
+        *("optimize", models / "digits", "--int8", "--inputs", rows, "--seconds", "0.3")
+    )
+    assert report["folder"] == str(models / "digits-int8" / "1")
+    assert report["agreement"] >= 0.99
+    assert report["rows"] == 450
+    assert report["after"]["size_bytes"] < 0.5 * report["before"]["size_bytes"]
+    assert entries(models / "digits-int8") == ["1", "capamesh.toml", "labels.txt", "report.json"]
+    assert [model.name for model in scan(models).models] == ["digits", "digits-int8", "magika"]
+    assert run("check", models / "digits-int8", "--inputs", rows).returncode == 0
+    again = run("optimize", models / "digits", "--int8")
+    assert again.returncode == 1
+    assert "replace it with --force" in again.stderr
+
+
+def test_optimize_converts_convolutions_of_a_real_model_with_real_inputs(
+    models: Path, built_models: Path, tmp_path: Path
+) -> None:
+    rows = inputs(built_models, "magika", tmp_path / "rows.npz")
+    command = ("optimize", models / "magika", "--inputs", rows, "--seconds", "0.3")
+    report = run_json(*command, "--int8", "--out", tmp_path / "small")
+    assert report["agreement"] == 1.0
+    assert report["after"]["size_bytes"] < 0.4 * report["before"]["size_bytes"]
+    report = run_json(*command, "--fp16")
+    assert report["agreement"] == 1.0
+    assert 0.4 < report["after"]["size_bytes"] / report["before"]["size_bytes"] < 0.6
+
+
+def test_optimize_refuses_what_decides_otherwise_and_leaves_nothing(models: Path) -> None:
+    # Made-up pixels are nothing like digits: the figure is far from what real ones give.
+    done = run("optimize", models / "digits", "--int8", "--out", models / "new")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "nothing was written: the int8 model makes the same decisions in 0." in done.stderr
+    assert "the bound is 0.99; give real inputs with --inputs FILE.npz" in done.stderr
+    assert entries(models) == ["digits", "magika"]
+
+
+@pytest.mark.parametrize("options", [(), ("--int8", "--fp16")])
+def test_optimize_takes_one_conversion(models: Path, options: tuple[str, ...]) -> None:
+    done = run("optimize", models / "digits", *options)
+    assert done.returncode == 2
+    assert "give one of --int8, --fp16 and --graph" in done.stderr
+
+
+def test_given_inputs_fit_one_model(models: Path, built_models: Path, tmp_path: Path) -> None:
+    rows = inputs(built_models, "digits", tmp_path / "rows.npz")
+    several = run("check", models, "--inputs", rows)
+    assert several.returncode == 2
+    assert "name one of them" in several.stderr
+    other = run("check", models / "magika", "--inputs", rows)
+    assert other.returncode == 1
+    assert "does not fit the model" in other.stderr
