@@ -13,7 +13,7 @@ _SCRIPT = """
 local file = io.open("{body}", "rb")
 wrk.method = "POST"
 wrk.body = file:read("*a")
-wrk.headers["Content-Type"] = "application/octet-stream"
+wrk.headers["Content-Type"] = "{content_type}"
 wrk.headers["Inference-Header-Content-Length"] = "{header_length}"
 function done(summary, latency, requests)
   local e = summary.errors
@@ -50,13 +50,21 @@ def require_wrk() -> None:
 
 
 async def load(
-    url: str, body: bytes, header_length: int, *, connections: int, seconds: int
+    url: str,
+    body: bytes,
+    header_length: int,
+    *,
+    connections: int,
+    seconds: int,
+    content_type: str = "application/octet-stream",
 ) -> Load:
     """Send `body` again and again over `connections` kept-alive connections."""
     with tempfile.TemporaryDirectory() as folder:
         payload, script = Path(folder) / "body", Path(folder) / "post.lua"
         payload.write_bytes(body)
-        script.write_text(_SCRIPT.format(body=payload, header_length=header_length))
+        script.write_text(
+            _SCRIPT.format(body=payload, header_length=header_length, content_type=content_type)
+        )
         process = await asyncio.create_subprocess_exec(
             "wrk",
             "--threads=1",
