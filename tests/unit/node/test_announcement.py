@@ -56,6 +56,8 @@ def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
         (ModelState.FAILED, ModelState.LOADING, "loading"),
         (ModelState.UNLOADING, ModelState.FAILED, "unloading"),
         (ModelState.UNLOADING, ModelState.LOADING, "loading"),
+        (ModelState.UNLOADED, ModelState.FAILED, "unloaded"),
+        (ModelState.UNLOADED, ModelState.UNLOADING, "unloading"),
     ],
 )
 def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
@@ -66,6 +68,18 @@ def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
         for worker, state in enumerate(states):
             announcement.offered(worker, advert("node", models=[offer(state=state)]))
         assert said(announcement) == [f"m/1 {shown}"]
+
+
+def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_came_up_first() -> (
+    None
+):
+    announcement = Announcement(FACTS)
+    slow, fast = (dataclasses.replace(offer(), row_us=row_us) for row_us in (90, 10))
+    announcement.offered(1, advert("node", "h:2", models=[slow]))
+    announcement.offered(0, advert("node", "h:1", models=[fast]))
+    assert announcement.advert(S).models == (fast,)
+    assert announcement.models_of(1) == [slow]
+    assert announcement.models_of(2) == []
 
 
 def test_what_a_lost_worker_alone_had_is_gone_and_what_another_has_stays() -> None:
@@ -141,3 +155,4 @@ def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_u
     assert said(announcement) == ["m/1 ready", "wide/1 failed"]
     assert announcement.give_up_largest() == offer("m")
     assert announcement.give_up_largest() is None
+    assert [one.reason for one in announcement.models_of(0)] == [TOO_LARGE, TOO_LARGE]

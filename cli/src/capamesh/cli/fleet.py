@@ -74,11 +74,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         f"{d.get('name') or d.get('kind')} ({amount(d.get('memory_free_bytes', 0))} free)"
         for d in node.get("devices", [])
     )
-    offered = "\n".join(
-        f"{m.get('name')}/{m.get('version')}"
-        + ("" if m.get("state") == "ready" else f" {m.get('state')}")
-        for m in node.get("models", [])
-    )
+    offered = "\n".join(_model(model) for model in node.get("models", []))
     return (
         node.get("peer_id", "?"),
         _state(node, links),
@@ -89,6 +85,17 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         node.get("region") or "-",
         f"{node.get('price_per_million', 0.0):g}",
     )
+
+
+def _model(model: dict[str, Any]) -> str:
+    """Return a model with what runs it, or with why it cannot be used."""
+    named = f"{model.get('name')}/{model.get('version')}"
+    if model.get("state") != "ready":
+        reason = model.get("reason", "")
+        return f"{named} {model.get('state')}" + (f": {reason}" if reason else "")
+    provider = str(model.get("provider", "")).removesuffix("ExecutionProvider")
+    how = ", ".join(filter(None, (provider, model.get("precision", ""))))
+    return f"{named} ({how})" if how else named
 
 
 def _state(node: dict[str, Any], links: list[dict[str, Any]]) -> str:

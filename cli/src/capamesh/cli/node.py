@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.notation import host_and_port
+from capamesh.cli.sizes import size_bytes
 from capamesh.cli.teaching import examples, new_group, teach
 
 group = new_group(
@@ -26,6 +29,7 @@ group.callback(invoke_without_command=True)(teach)
         "capamesh node run --data node --models models --token-file node.token",
         "capamesh node run --data node --models models   later: the folder remembers the membership",
         "capamesh node run --data node --models models --dial-only   behind NAT",
+        "capamesh node run --data node --models models --metrics 127.0.0.1:9100   for Prometheus",
     )
 )
 def run(
@@ -96,6 +100,53 @@ def run(
         ),
     ] = None,
     drain: options.Drain = 30.0,
+    poll: Annotated[
+        float,
+        typer.Option(
+            "--poll",
+            envvar="CAPAMESH_POLL",
+            metavar="SECONDS",
+            min=0.0,
+            help="How often to look for new, changed and removed models; 0: only at the start.",
+        ),
+    ] = 2.0,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control/--no-control",
+            envvar="CAPAMESH_CONTROL",
+            help="Routers may have models loaded and unloaded here.",
+        ),
+    ] = False,
+    memory_limit: Annotated[
+        str,
+        typer.Option(
+            "--memory-limit",
+            envvar="CAPAMESH_MEMORY_LIMIT",
+            metavar="BYTES",
+            help="What the models of one device may occupy, for example 512MiB or 2GiB; 0: what the device has.",
+        ),
+    ] = "0",
+    watchdog: Annotated[
+        float,
+        typer.Option(
+            "--watchdog",
+            envvar="CAPAMESH_WATCHDOG",
+            metavar="SECONDS",
+            min=1.0,
+            help="A run that takes longer ends its worker process, which starts anew.",
+        ),
+    ] = 60.0,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            envvar="CAPAMESH_METRICS",
+            metavar="HOST:PORT",
+            help="Serve metrics for Prometheus at http://HOST:PORT/metrics.  [default: nowhere]",
+            show_default=False,
+        ),
+    ] = "",
     dial_only: Annotated[
         bool,
         typer.Option(
@@ -110,6 +161,7 @@ def run(
     from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
     from capamesh.node.settings import NodeSettings  # noqa: PLC0415 - the same
 
+    metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)
     settings = NodeSettings(
         data_folder=data,
         models_folder=models,
@@ -123,10 +175,17 @@ def run(
         region=region,
         price_per_million=price,
         threads=threads,
-        **({} if max_in_flight is None else {"max_in_flight": max_in_flight}),
         drain_s=drain,
+        poll_s=poll,
+        is_controllable=control,
+        memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),
+        watchdog_s=watchdog,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
         is_dialing=dial_only,
     )
+    if max_in_flight is not None:
+        settings = replace(settings, max_in_flight=max_in_flight)
     run_node(settings, owner_fd)
 
 
@@ -137,7 +196,7 @@ def run(
     )
 )
 def status(data: options.Data, as_json: options.Json = False) -> None:
-    """Show how the node in DIR is; exit status 1 unless it is running and ready."""
+    """Show how the node in DIR and each of its models is; exit status 1 unless it is running and ready."""
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
     show_status(data, "node", as_json=as_json)

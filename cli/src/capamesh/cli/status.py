@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from capamesh.cli.printing import print_fields, print_json
+from capamesh.cli.printing import amount, print_fields, print_json, print_table
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.home import read_status
 
@@ -23,6 +24,75 @@ def show_status(folder: Path, role: str, *, as_json: bool) -> None:
         print_json({**status, "is_ready": is_ready})
     else:
         was = "" if status["is_running"] else " (not running now)"
+        tables = {key: status.pop(key, []) for key in ("workers", "models")}
         print_fields({**status, "state": f"{status.get('state')}{was}"})
+        _print_workers(tables["workers"])
+        _print_models(tables["models"])
     if not is_ready:
         raise typer.Exit(1)
+
+
+def _print_workers(workers: list[dict[str, Any]]) -> None:
+    if not workers:
+        return
+    print()
+    print_table(
+        ("WORKER", "DEVICE", "PID", "STARTS", "LOST LAST BECAUSE"),
+        [
+            (
+                worker["device"],
+                worker["name"],
+                worker["pid"] or "down",
+                worker["starts"],
+                worker["last_down"] or "-",
+            )
+            for worker in workers
+        ],
+    )
+
+
+def _print_models(models: list[dict[str, Any]]) -> None:
+    if not models:
+        return
+    print()
+    print_table(
+        (
+            "MODEL", "WORKER", "STATE", "IN FLIGHT", "REQUESTS", "ROWS", "ROWS/RUN",
+            "QUEUED p50/p99", "RUN p50/p99", "MEMORY",
+        ),
+        [_model_row(model) for model in models],
+    )  # fmt: skip
+
+
+def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
+    reason = model.get("reason", "")
+    requests: dict[str, int] = model.get("requests", {})
+    failed = sum(count for code, count in requests.items() if code != "ok")
+    batches = model.get("batches", 0)
+    return (
+        f"{model['name']}/{model['version']}",
+        model["device"],
+        model["state"] + (f": {reason}" if reason else ""),
+        f"{model['in_flight']} of {model['limit']}" if model.get("limit") else "-",
+        f"{sum(requests.values())}" + (f" ({failed} failed)" if failed else ""),
+        model.get("rows", "-"),
+        f"{model['rows'] / batches:.1f}" if batches else "-",
+        _times(model.get("queue_s", {})),
+        _times(model.get("run_s", {})),
+        amount(model["memory_bytes"]) if model.get("memory_bytes") else "-",
+    )
+
+
+def _times(quantiles: dict[str, float | None]) -> str:
+    return " / ".join(_time(quantiles.get(key)) for key in ("p50", "p99"))
+
+
+def _time(seconds: float | None) -> str:
+    """Return a time as people read it, to three digits."""
+    if seconds is None:
+        return "-"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    if seconds >= 0.001:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e6:.3g} µs"

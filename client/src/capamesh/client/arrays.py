@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -36,7 +35,7 @@ def arrays_of(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
 def _tensor_of(name: str, value: InputValue) -> Tensor:
     match value:
         case Tensor():
-            return value if value.name == name else dataclasses.replace(value, name=name)
+            return value if value.name == name else value._replace(name=name)
         case np.ndarray() | np.generic():
             return Tensor.from_numpy(name, value)
         case list() | tuple() | str() | bytes():

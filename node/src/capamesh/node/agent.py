@@ -7,15 +7,16 @@ import datetime as dt
 import os
 import random
 import signal
-import sys
 import time
+from contextlib import AsyncExitStack
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from capamesh.node.announcement import Announcement, NodeFacts
-from capamesh.node.capacity import DeviceInfo, read_devices
+from capamesh.node.capacity import read_devices
+from capamesh.node.device_worker import CACHE_FOLDER, DeviceWorker, start_settings
 from capamesh.node.nvml import GpuReader
-from capamesh.node.worker.process import WorkerSettings
+from capamesh.node.status import models_status, worker_status
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
@@ -29,7 +30,6 @@ from capamesh.protocol.adverts import (
     router_from_body,
     seal,
 )
-from capamesh.protocol.child import Child
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.mesh.client import MeshClient
@@ -41,6 +41,7 @@ from capamesh.protocol.outward import (
     reachable_multiaddr,
     require_free,
 )
+from capamesh.protocol.private_files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,13 +117,27 @@ class NodeAgent:
         if settings.port and not settings.is_dialing:
             for number in range(len(devices)):
                 require_free(settings.host, settings.port + number, "--port")
-        self._workers = [self._worker(number, device) for number, device in enumerate(devices)]
+        if settings.metrics_host:
+            require_free(settings.metrics_host, settings.metrics_port, "--metrics")
+        make_folder(settings.data_folder / CACHE_FOLDER)
+        self._workers = [
+            DeviceWorker(
+                number,
+                device,
+                start_settings(settings, number, device, self._advertised_host),
+                on_message=self._worker_said,
+                on_down=self._worker_down,
+                log=log,
+            )
+            for number, device in enumerate(devices)
+        ]
         self._routers: dict[PeerId, tuple[str, ...]] = {}
         self._routers_heard_s: dict[PeerId, float] = {}
         self._is_news = asyncio.Event()
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
+        self._metrics_url = ""
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain, say goodbye and return."""
@@ -130,9 +145,10 @@ class NodeAgent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        self._write_status()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with AsyncExitStack() as pages, asyncio.TaskGroup() as tasks:
+                await self._serve_metrics(pages)
+                self._write_status()
                 mesh = tasks.create_task(self._mesh.run())
                 workers = [tasks.create_task(worker.run()) for worker in self._workers]
                 announcing = tasks.create_task(self._announce())
@@ -148,64 +164,56 @@ class NodeAgent:
             self._write_status()
             self._log.info("node_stopped")
 
+    async def _serve_metrics(self, pages: AsyncExitStack) -> None:
+        settings = self._settings
+        if not settings.metrics_host:
+            return
+        from capamesh.node.metrics_page import serve_metrics  # noqa: PLC0415 - most nodes serve none, and save its memory
+
+        page = serve_metrics(
+            settings.metrics_host,
+            settings.metrics_port,
+            lambda: [worker.sample() for worker in self._workers],
+        )
+        self._metrics_url = await pages.enter_async_context(page)
+        self._log.info("metrics_served", url=self._metrics_url)
+
     # workers
 
-    def _worker(self, number: int, device: DeviceInfo) -> Child:
-        settings = self._settings
-        start = WorkerSettings(
-            membership_folder=str(settings.data_folder),
-            models_folder=str(settings.models_folder),
-            device_index=device.index,
-            device_uuid=device.uuid,
-            device_kind=device.kind,
-            device_name=device.name,
-            memory_total_bytes=device.memory_total_bytes,
-            memory_free_bytes=device.memory_free_bytes,
-            threads=settings.threads or device.cores,
-            host=settings.host,
-            port=settings.port + number if settings.port else 0,
-            advertised_host=self._advertised_host,
-            max_in_flight=settings.max_in_flight,
-            is_dialing=settings.is_dialing,
-        )
-        return Child(
-            f"worker-{number}",
-            [sys.executable, "-P", "-m", "capamesh.node.worker"],
-            opening=start.to_message,
-            on_message=lambda message: self._worker_said(number, message),
-            on_down=lambda _: self._worker_down(number),
-            log=self._log,
-        )
-
     def _worker_said(self, number: int, message: Message) -> None:
+        worker = self._workers[number]
         match message["type"]:
             case "offer":
                 offer = advert_from_body(
                     message["body"], self._membership.identity.peer_id, Sequence(0, 0)
                 )
                 if number not in self._announcement.workers:
-                    self._brief(number)
+                    self._brief(worker)
+                worker.offered(offer)
                 if self._announcement.offered(number, offer):
                     self._changed()
+            case "metrics":
+                worker.told(message["models"])
             case "drained":
                 self._drained.add(number)
                 self._check_drained()
             case unknown:
                 self._log.warning("unknown_message", type=unknown)
 
-    def _brief(self, number: int) -> None:
+    def _brief(self, worker: DeviceWorker) -> None:
         """Tell a worker that just came up what the others heard before."""
-        worker = self._workers[number]
         if self._trust.revocations.version:
             worker.send({"type": "revocations", "data": self._trust.revocations.encode()})
         if self._routers:
             worker.send(self._routers_message())
         if self._announcement.is_draining:
-            worker.send({"type": "drain"})
+            worker.drain()
 
     def _worker_down(self, number: int) -> None:
         if self._announcement.lost(number):
             self._changed()
+        else:
+            self._write_status()
         if self._announcement.is_draining:
             self._drained.add(number)
             self._check_drained()
@@ -328,9 +336,9 @@ class NodeAgent:
         self._write_status()
         self._announcement.is_draining = True
         self._publish(KIND_ADVERT)
-        for number, worker in enumerate(self._workers):
-            if not worker.send({"type": "drain"}):
-                self._drained.add(number)
+        for worker in self._workers:
+            if not worker.drain():
+                self._drained.add(worker.number)
         self._check_drained()
         try:
             async with asyncio.timeout(self._settings.drain_s):
@@ -361,7 +369,15 @@ class NodeAgent:
                     reachable_multiaddr(addr, self._advertised_host) for addr in self._mesh.addrs
                 ],
                 "data_addresses": [a for device in advert.devices for a in device.data_addresses],
-                "models": {f"{m.name}/{m.version}": m.state.value for m in advert.models},
+                "metrics": self._metrics_url,
+                "workers": [worker_status(worker) for worker in self._workers],
+                "models": [
+                    status
+                    for worker in self._workers
+                    for status in models_status(
+                        worker.sample(), self._announcement.models_of(worker.number)
+                    )
+                ],
             }
         )
 

@@ -11,7 +11,8 @@ _RANK = {
     ModelState.READY: 0,
     ModelState.LOADING: 1,
     ModelState.UNLOADING: 2,
-    ModelState.FAILED: 3,
+    ModelState.UNLOADED: 3,
+    ModelState.FAILED: 4,
 }
 """Of one model on several devices, the state that is of most use is shown."""
 
@@ -66,6 +67,16 @@ class Announcement:
             is_draining=self.is_draining,
         )
 
+    def models_of(self, worker: int) -> list[ModelOffer]:
+        """Return what one worker offers, less what was given up; nothing while it is down."""
+        offer = self._offers.get(worker)
+        return [
+            replace(model, state=ModelState.FAILED, reason=TOO_LARGE, inputs=(), outputs=())
+            if (model.name, model.version) in self._withdrawn
+            else model
+            for model in (offer.models if offer is not None else ())
+        ]
+
     def give_up_largest(self) -> ModelOffer | None:
         """Withdraw the ready model with the most tensors, for the advert is too large; return it.
 
@@ -93,15 +104,10 @@ class Announcement:
 
     def _models(self) -> list[ModelOffer]:
         best: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
-        for offer in self._offers.values():
-            for model in offer.models:
+        for worker in sorted(self._offers):
+            for model in self.models_of(worker):
                 key = (model.name, model.version)
                 known = best.get(key)
                 if known is None or _RANK[model.state] < _RANK[known.state]:
                     best[key] = model
-        return [
-            replace(model, state=ModelState.FAILED, reason=TOO_LARGE, inputs=(), outputs=())
-            if key in self._withdrawn
-            else model
-            for key, model in sorted(best.items())
-        ]
+        return [model for _, model in sorted(best.items())]

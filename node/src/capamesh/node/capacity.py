@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,15 @@ def usable_cores(root: Path = Path("/")) -> int:
         if quota.isdecimal() and period.isdecimal() and int(period):
             cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(1, cores)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds; where the system does not say, the most it ever held."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # macOS has no /proc, and counts in bytes there
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()
 
 
 def _visible(gpus: tuple[Gpu, ...], visible_gpus: str | None) -> tuple[Gpu, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from capamesh.node.worker.run_loop import MAX_QUEUED
+MAX_IN_FLIGHT = 512
+"""Requests that wait or run at one model (guess: 10 ms of a small model; more is latency, not throughput)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,20 @@ class NodeSettings:
     price_per_million: float = 0.0
     threads: int = 0
     """CPU threads of one run; 0: the device's cores."""
-    max_in_flight: int = MAX_QUEUED
+    max_in_flight: int = MAX_IN_FLIGHT
     drain_s: float = 30.0
     """How long a stopping node waits for work under way."""
+    poll_s: float = 2.0
+    """How often the models folder is looked through for changes; 0: only at the start."""
+    is_controllable: bool = False
+    """Whether routers may have models loaded and unloaded."""
+    memory_limit_bytes: int = 0
+    """What the models of one device may occupy together; 0: what the device has."""
+    watchdog_s: float = 60.0
+    """A run that takes longer ends its worker, which then starts anew (guess: the default deadline twice)."""
+    metrics_host: str = ""
+    """Where metrics are served over HTTP; empty: nowhere."""
+    metrics_port: int = 0
+    """0: any free one."""
     is_dialing: bool = False
     """Behind NAT: dial the routers and serve over those links, instead of being dialled."""

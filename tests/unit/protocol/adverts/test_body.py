@@ -43,6 +43,8 @@ ADVERT = NodeAdvert(
             memory_total_bytes=80_000,
             memory_free_bytes=70_000,
             data_addresses=("10.0.0.1:7001", "[2001:db8::1]:7001"),
+            runtime="onnxruntime 1.31.1",
+            driver="580.65.06",
         ),
     ),
     models=(
@@ -54,6 +56,12 @@ ADVERT = NodeAdvert(
             reason="",
             inputs=(TensorSpec("X", Datatype.FP32, (-1, 4)),),
             outputs=(TensorSpec("label", Datatype.INT64, (-1,)),),
+            provider="CUDAExecutionProvider",
+            precision="fp16",
+            best_rows=64,
+            row_us=15,
+            max_rows=256,
+            memory_bytes=9_000,
         ),
     ),
     region="eu",
@@ -87,6 +95,7 @@ specs = st.builds(
     datatype=st.sampled_from(Datatype),
     shape=st.lists(st.integers(-1, 2**53 - 1), max_size=32).map(tuple),
 )
+counts = st.integers(0, 2**63 - 1)
 offers = st.builds(
     ModelOffer,
     name=texts(1, 256).map(ModelName),
@@ -96,6 +105,12 @@ offers = st.builds(
     reason=texts(0, 512),
     inputs=st.lists(specs, max_size=3).map(tuple),
     outputs=st.lists(specs, max_size=3).map(tuple),
+    provider=texts(0, 64),
+    precision=texts(0, 32),
+    best_rows=counts,
+    row_us=counts,
+    max_rows=counts,
+    memory_bytes=counts,
 )
 
 
@@ -110,6 +125,8 @@ def devices(draw: st.DrawFn) -> Device:
         memory_total_bytes=total_bytes,
         memory_free_bytes=draw(st.integers(0, total_bytes)),
         data_addresses=tuple(draw(st.lists(addresses, max_size=16))),
+        runtime=draw(texts(0, 64)),
+        driver=draw(texts(0, 64)),
     )
 
 
@@ -150,6 +167,8 @@ def test_the_field_names_on_the_wire_are_these() -> None:
                 "memory_total": 80_000,
                 "memory_free": 70_000,
                 "addresses": ["10.0.0.1:7001", "[2001:db8::1]:7001"],
+                "runtime": "onnxruntime 1.31.1",
+                "driver": "580.65.06",
             }
         ],
         "models": [
@@ -161,6 +180,12 @@ def test_the_field_names_on_the_wire_are_these() -> None:
                 "reason": "",
                 "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
                 "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
+                "provider": "CUDAExecutionProvider",
+                "precision": "fp16",
+                "best_rows": 64,
+                "row_us": 15,
+                "max_rows": 256,
+                "memory": 9_000,
             }
         ],
         "region": "eu",
@@ -224,6 +249,14 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "digest"), DIGEST + "0", "models[0].digest"),
         ((*MODEL, "state"), 3, "models[0].state is 3"),
         ((*MODEL, "reason"), "x" * 513, "models[0].reason"),
+        ((*DEVICE, "runtime"), "x" * 65, "devices[0].runtime"),
+        ((*DEVICE, "driver"), None, "devices[0].driver is None"),
+        ((*MODEL, "provider"), "x" * 65, "models[0].provider"),
+        ((*MODEL, "precision"), "x" * 33, "models[0].precision"),
+        ((*MODEL, "best_rows"), -1, "models[0].best_rows is -1; it must be an integer in 0.."),
+        ((*MODEL, "row_us"), 1.5, "models[0].row_us is 1.5"),
+        ((*MODEL, "max_rows"), True, "models[0].max_rows is True"),
+        ((*MODEL, "memory"), 2**63, "models[0].memory"),
         ((*INPUT, "datatype"), "", "models[0].inputs[0].datatype"),
         ((*INPUT, "shape"), [-2], "models[0].inputs[0].shape[0] is -2"),
         ((*INPUT, "shape"), [1] * 33, "models[0].inputs[0].shape is 33"),
@@ -248,16 +281,49 @@ def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
     assert len(caught.value.message) < 400
 
 
+WITH_DEFAULT = {
+    DEVICE: ("runtime", "driver"),
+    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory"),
+}
+
+
 @pytest.mark.parametrize(
     "path",
     [(key,) for key in BODY]
-    + [(*DEVICE, key) for key in BODY["devices"][0]]
-    + [(*MODEL, key) for key in BODY["models"][0]]
+    + [(*DEVICE, key) for key in BODY["devices"][0] if key not in WITH_DEFAULT[DEVICE]]
+    + [(*MODEL, key) for key in BODY["models"][0] if key not in WITH_DEFAULT[MODEL]]
     + [(*INPUT, key) for key in BODY["models"][0]["inputs"][0]],
 )
-def test_every_field_is_required(path: tuple[str | int, ...]) -> None:
+def test_every_field_without_a_default_is_required(path: tuple[str | int, ...]) -> None:
     with pytest.raises(AdvertRejected, match=r"^field: .* is missing; it must be "):
         advert_from_body(missing(path), PEER, SEQUENCE)
+
+
+def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_is_as_it_was() -> (
+    None
+):
+    body = copy.deepcopy(BODY)
+    for path, keys in WITH_DEFAULT.items():
+        place: Any = body[str(path[0])][0]
+        for key in keys:
+            del place[key]
+    older = replace(
+        ADVERT,
+        devices=(replace(ADVERT.devices[0], runtime="", driver=""),),
+        models=(
+            replace(
+                ADVERT.models[0],
+                provider="",
+                precision="",
+                best_rows=0,
+                row_us=0,
+                max_rows=0,
+                memory_bytes=0,
+            ),
+        ),
+    )
+    assert advert_from_body(body, PEER, SEQUENCE) == older
+    assert advert_to_body(older) == body
 
 
 @pytest.mark.parametrize("path", [(), DEVICE, MODEL, INPUT])

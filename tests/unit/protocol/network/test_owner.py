@@ -92,7 +92,10 @@ def test_an_owners_key_is_never_overwritten(
     home: Network, stranger: Network, tmp_path: Path
 ) -> None:
     home.owner.save(tmp_path)
-    with pytest.raises(ConfigError, match="already holds another network's owner"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"owner\.key already holds another network's owner, that of {home.owner.network_id}: choose",
+    ):
         stranger.owner.save(tmp_path)
     assert NetworkOwner.load(tmp_path) == home.owner
 
@@ -122,5 +125,9 @@ def test_missing_damaged_and_mixed_files_are_named(
         NetworkOwner.load(tmp_path)
     stranger.owner.save(tmp_path / "other")
     (tmp_path / NETWORK_FILE).write_bytes((tmp_path / "other" / NETWORK_FILE).read_bytes())
-    with pytest.raises(ConfigError, match=r"owner\.key is not the key of .*network\.pem"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"owner\.key is not the key of .*network\.pem: it is of the network {home.owner.network_id}, "
+        f"the certificate of {stranger.owner.network_id}; restore",
+    ):
         NetworkOwner.load(tmp_path)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,16 +17,16 @@ def test_a_right_tensor_is_returned_itself() -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (replace(_GOOD, data=bytes(23)), r"FP32 of shape \[2, 3\] needs 24 bytes, got 23"),
-        (replace(_GOOD, shape=(2, -3)), r"shape \[2, -3\]; every dimension must be from 0 to"),
-        (replace(_GOOD, shape=(-2, -3)), r"shape \[-2, -3\]; every dimension"),
-        (replace(_GOOD, shape=(2**40,), data=b""), f"needs {2**42} bytes, got 0"),
-        (replace(_GOOD, shape=(2**62, 2**62)), f"needs {2**126} bytes, got 24"),
-        (replace(_GOOD, shape=(0, 2**63)), f"must be from 0 to {2**63 - 1}"),
-        (replace(_GOOD, shape=(1,) * 33), "has 33 dimensions; the limit is 32"),
-        (replace(_GOOD, shape=(0, 2**62), data=b""), "non-zero dimensions span"),
-        (replace(_GOOD, name=""), "1 to 1024 characters, got 0"),
-        (replace(_GOOD, name="n" * 1025), "1 to 1024 characters, got 1025"),
+        (_GOOD._replace(data=bytes(23)), r"FP32 of shape \[2, 3\] needs 24 bytes, got 23"),
+        (_GOOD._replace(shape=(2, -3)), r"shape \[2, -3\]; every dimension must be from 0 to"),
+        (_GOOD._replace(shape=(-2, -3)), r"shape \[-2, -3\]; every dimension"),
+        (_GOOD._replace(shape=(2**40,), data=b""), f"needs {2**42} bytes, got 0"),
+        (_GOOD._replace(shape=(2**62, 2**62)), f"needs {2**126} bytes, got 24"),
+        (_GOOD._replace(shape=(0, 2**63)), f"must be from 0 to {2**63 - 1}"),
+        (_GOOD._replace(shape=(1,) * 33), "has 33 dimensions; the limit is 32"),
+        (_GOOD._replace(shape=(0, 2**62), data=b""), "non-zero dimensions span"),
+        (_GOOD._replace(name=""), "1 to 1024 characters, got 0"),
+        (_GOOD._replace(name="n" * 1025), "1 to 1024 characters, got 1025"),
         (Tensor("b", Datatype.BOOL, (3,), b"\0\1\2"), "BOOL element 2 is the byte 2"),
         (Tensor("s", Datatype.BYTES, (2,), b"\0\0\0\0"), "need at least 8 bytes"),
         (

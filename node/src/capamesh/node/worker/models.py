@@ -1,28 +1,23 @@
-"""The models of one worker and where each stands: loading, ready or failed. Reads model files in threads."""
+"""The models of one worker and where each stands: loading, ready, failed, unloaded. Pure but for its runners."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from capamesh.node.store import ModelSource, scan
 from capamesh.protocol.adverts import MAX_MODELS, ModelOffer, ModelState, offer_problem
-from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    from capamesh.node.store import ModelSource
+    from capamesh.node.worker.preparation import Prepared
+    from capamesh.node.worker.runner import ModelRunner
 
-    from capamesh.node.backend import Backend, LoadedModel
-
-_ADVERTISABLE = re.compile(r"[0-9]{1,20}")
-"""What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
 UNVERIFIED = "unverified"
 """Stands for the provider while no model has shown which it is."""
+
+Key = tuple[ModelName, ModelVersion]
 
 
 @dataclass(slots=True)
@@ -30,9 +25,8 @@ class HostedModel:
     """A model version that takes requests."""
 
     source: ModelSource
-    loaded: LoadedModel = field(repr=False)
-    max_in_flight: int
-    in_flight: int = 0
+    prepared: Prepared = field(repr=False)
+    runner: ModelRunner
 
     @property
     def version(self) -> ModelVersion:
@@ -41,31 +35,30 @@ class HostedModel:
 
 
 class HostedModels:
-    """What a folder of models became on this device. Owned by the worker's event loop."""
+    """What is known of each model version. Owned by the worker's event loop."""
 
-    def __init__(
-        self,
-        root: Path,
-        backend: Backend,
-        *,
-        max_in_flight: int,
-        on_change: Callable[[], None],
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._root = root
-        self._backend = backend
-        self._max_in_flight = max_in_flight
-        self._on_change = on_change
-        self._log = log
+    def __init__(self) -> None:
         self._ready: dict[ModelName, dict[ModelVersion, HostedModel]] = {}
         self._newest: dict[ModelName, HostedModel] = {}
-        self._offers: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        self._offers: dict[Key, ModelOffer] = {}
+
+    def __iter__(self) -> Iterator[HostedModel]:
+        for versions in self._ready.values():
+            yield from versions.values()
 
     def find(self, model: ModelName, version: ModelVersion) -> HostedModel | None:
         """Return the model at `version`, or its newest version when that is empty; None if not ready."""
         if not version:
             return self._newest.get(model)
         return self._ready.get(model, {}).get(version)
+
+    def offer(self, key: Key) -> ModelOffer | None:
+        """Return what is said of a model version."""
+        return self._offers.get(key)
+
+    def known_keys(self) -> frozenset[Key]:
+        """Return every model version that something is said of."""
+        return frozenset(self._offers)
 
     def is_known(self, model: ModelName, version: ModelVersion) -> bool:
         """Whether the folder has it, though it may not be ready."""
@@ -89,70 +82,76 @@ class HostedModels:
     @property
     def provider(self) -> str:
         """The provider that runs the models, as found after loading; `UNVERIFIED` before the first."""
-        for versions in self._ready.values():
-            for hosted in versions.values():
-                return hosted.loaded.provider
+        for hosted in self:
+            return hosted.prepared.loaded.provider
         return UNVERIFIED
 
-    async def load_all(self) -> None:
-        """Load every model of the folder, one after the other, telling of each."""
-        found = await asyncio.to_thread(scan, self._root)
-        for refused in found.refused:
-            self._log.warning(
-                "model_refused", model=refused.name, version=refused.version, reason=refused.reason
-            )
-            if not _ADVERTISABLE.fullmatch(refused.version):
-                continue  # the log alone can say it: an advert names versions
-            name, version = ModelName(refused.name), ModelVersion(refused.version)
-            self._offers[name, version] = ModelOffer(
-                name, version, "", ModelState.FAILED, refused.reason, (), ()
-            )
-        if not found.models:
-            self._log.warning(
-                "no_models", folder=str(self._root), expected="NAME/VERSION/model.onnx or NAME.onnx"
-            )
-        for source in found.models:
-            self._offer(source, ModelState.LOADING)
-        self._on_change()
-        for source in found.models:
-            await self._load(source)
-            self._on_change()
+    def ready(self, hosted: HostedModel) -> HostedModel | None:
+        """Take requests for a model version; return the one that it takes the place of."""
+        source = hosted.source
+        versions = self._ready.setdefault(source.name, {})
+        before = versions.get(source.version)
+        versions[source.version] = hosted
+        self._choose_newest(source.name)
+        self._offers[source.name, source.version] = ready_offer(hosted)
+        return before
 
-    async def _load(self, source: ModelSource) -> None:
-        try:
-            loaded = await asyncio.to_thread(self._backend.load, source)
-        except ModelInvalid as error:
-            self._log.warning(
-                "model_failed", model=source.name, version=source.version, reason=error.message
-            )
-            self._offer(source, ModelState.FAILED, error.message)
-            return
-        offer = ModelOffer(
-            source.name,
-            source.version,
-            source.digest,
-            ModelState.READY,
-            "",
-            loaded.inputs,
-            loaded.outputs,
-        )
-        problem = offer_problem(offer)
-        if problem:  # nobody could be told of it
-            loaded.close()
-            self._log.warning(
-                "model_failed", model=source.name, version=source.version, reason=problem
-            )
-            self._offer(source, ModelState.FAILED, problem)
-            return
-        hosted = HostedModel(source, loaded, source.manifest.max_queue or self._max_in_flight)
-        self._ready.setdefault(source.name, {})[source.version] = hosted
-        newest = self._newest.get(source.name)
-        if newest is None or int(source.version) > int(newest.version):
-            self._newest[source.name] = hosted
-        self._offers[source.name, source.version] = offer
-        self._log.info("model_ready", model=source.name, version=source.version)
+    def withdraw(self, key: Key) -> HostedModel | None:
+        """Take no more requests for a model version; return what took them."""
+        name, version = key
+        versions = self._ready.get(name, {})
+        hosted = versions.pop(version, None)
+        if not versions:
+            self._ready.pop(name, None)
+        self._choose_newest(name)
+        return hosted
 
-    def _offer(self, source: ModelSource, state: ModelState, reason: str = "") -> None:
-        self._offers[source.name, source.version] = ModelOffer(
-            source.name, source.version, source.digest, state, reason, (), ()
-        )
+    def say(self, key: Key, state: ModelState, reason: str = "", digest: str = "") -> None:
+        """Say where a model version stands that takes no requests."""
+        self._offers[key] = ModelOffer(*key, digest, state, reason, (), ())
+
+    def forget(self, key: Key) -> None:
+        """Say nothing of a model version any more."""
+        self._offers.pop(key, None)
+
+    def _choose_newest(self, name: ModelName) -> None:
+        versions = self._ready.get(name)
+        if versions:
+            self._newest[name] = versions[max(versions, key=int)]
+        else:
+            self._newest.pop(name, None)
+
+
+def ready_offer(hosted: HostedModel) -> ModelOffer:
+    """Return how an advert shows a model that takes requests."""
+    source, prepared = hosted.source, hosted.prepared
+    plan, profile = prepared.plan, prepared.measured.profile
+    return ModelOffer(
+        source.name,
+        source.version,
+        source.digest,
+        ModelState.READY,
+        "",
+        plan.public_inputs,
+        plan.public_outputs,
+        provider=prepared.loaded.provider,
+        precision=prepared.loaded.precision,
+        best_rows=plan.batch_rows,
+        row_us=round(profile.seconds_at(plan.batch_rows) / plan.batch_rows * 1e6) if profile else 0,
+        max_rows=plan.max_rows,
+        memory_bytes=prepared.measured.memory_bytes,
+    )
+
+
+def advert_problem(source: ModelSource, prepared: Prepared) -> str:
+    """Return why no advert can carry a model, "" when one can."""
+    offer = ModelOffer(
+        source.name,
+        source.version,
+        source.digest,
+        ModelState.READY,
+        "",
+        prepared.plan.public_inputs,
+        prepared.plan.public_outputs,
+    )
+    return offer_problem(replace(offer))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,9 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capamesh.node.onnx_backend import OnnxBackend
+from capamesh.node.running_page import RunningPage
 from capamesh.node.worker.dialing import RouterDialing
+from capamesh.node.worker.hosting import Hosting, HostingSettings
+from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.models import HostedModels
-from capamesh.node.worker.run_loop import RunLoop
+from capamesh.node.worker.preparation import Preparation
+from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost
@@ -41,6 +47,14 @@ QUIET_S = 0.5
 """A drained worker leaves after this long without a request: what crossed the goaway on the wire
 has arrived by then (guess: several round trips around the world)."""
 QUIET_STEP_S = 0.05
+OBSERVE_S = 0.5
+"""How old the free memory in an answer may be (guess: probes are as old)."""
+METRICS_TURNS = 4
+"""Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
+FLUSH_S = 0.2
+"""What a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
+STUCK_STATUS = 70
+"""EX_SOFTWARE of sysexits.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,16 @@ class WorkerSettings:
     device_name: str
     memory_total_bytes: int
     memory_free_bytes: int
+    driver: str
     threads: int
+    memory_limit_bytes: int
+    """0: what the device has."""
+    watchdog_s: float
+    poll_s: float
+    is_controllable: bool
+    quarantined: dict[str, str]
+    running_page: str
+    cache_folder: str
     host: str
     port: int
     advertised_host: str
@@ -85,21 +108,47 @@ class Worker:
             Path(settings.membership_folder), dt.datetime.now(dt.UTC)
         )
         self._trust = self._membership.trust()
-        self._models = HostedModels(
-            Path(settings.models_folder),
-            OnnxBackend(
-                "cuda" if settings.device_kind == "cuda" else "cpu",
-                intra_op_threads=settings.threads,
+        self._models = HostedModels()
+        self._backend = OnnxBackend(
+            "cuda" if settings.device_kind == "cuda" else "cpu",
+            device_uuid=settings.device_uuid,
+            intra_op_threads=settings.threads,
+            memory_limit_bytes=settings.memory_limit_bytes,
+            cache_folder=Path(settings.cache_folder),
+        )
+        marks = Marks(
+            RunningPage.open(Path(settings.running_page)) if settings.running_page else None
+        )
+        self._hosting = Hosting(
+            HostingSettings(
+                folder=Path(settings.models_folder),
+                poll_s=settings.poll_s,
+                is_controllable=settings.is_controllable,
+                memory_limit_bytes=settings.memory_limit_bytes,
+                max_in_flight=settings.max_in_flight,
+                quarantined=settings.quarantined,
             ),
-            max_in_flight=settings.max_in_flight,
+            self._models,
+            self._backend,
+            Preparation(
+                self._backend,
+                ProfileCache(Path(settings.cache_folder) / "profiles"),
+                circumstances={
+                    "device": settings.device_uuid or settings.device_name,
+                    "threads": str(settings.threads),
+                },
+                clock=time.perf_counter,
+            ),
+            marks=marks,
             on_change=self._tell,
             log=log,
         )
-        self._run_loop = RunLoop(time.monotonic, settings.max_in_flight)
         self._service = WorkerService(
             self._models,
-            self._run_loop,
             self._trust,
+            control=self._hosting.change,
+            on_stuck=self._stuck,
+            watchdog_s=settings.watchdog_s,
             clock=time.monotonic,
             limits=Limits(),
             log=log,
@@ -108,6 +157,7 @@ class Worker:
             self._membership,
             Path(settings.membership_folder),
             agent_version=package_version("capamesh"),
+            log=log,
         )
         self._address = ""
 
@@ -118,7 +168,8 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)
                 background = [
-                    tasks.create_task(self._models.load_all()),
+                    tasks.create_task(self._hosting.run()),
+                    tasks.create_task(self._observe()),
                     tasks.create_task(self._recheck_members()),
                 ]
                 async for message in self._channel.messages():
@@ -141,7 +192,7 @@ class Worker:
             if server is not None:
                 server.close()
             self._service.close("the node is stopping")
-            self._run_loop.close()
+            self._hosting.close()
 
     async def _listen(self) -> asyncio.Server:
         settings = self._settings
@@ -167,6 +218,8 @@ class Worker:
             memory_total_bytes=settings.memory_total_bytes,
             memory_free_bytes=settings.memory_free_bytes,
             data_addresses=(self._address,) if self._address else (),
+            runtime=self._backend.runtime,
+            driver=settings.driver,
         )
         advert = NodeAdvert(
             peer=self._membership.identity.peer_id,
@@ -190,10 +243,23 @@ class Worker:
             self._service.recheck_members()
             self._tell()  # again, in case the agent was not reading when there was news
 
+    async def _observe(self) -> None:
+        """Read what is too slow to read for every answer, and report the counts."""
+        for turn in itertools.count():
+            self._service.free_bytes = await asyncio.to_thread(self._backend.free_bytes)
+            if turn % METRICS_TURNS == 0:
+                self._channel.send({"type": "metrics", "models": self._service.metrics()})
+            await asyncio.sleep(OBSERVE_S)
+
+    def _stuck(self, reason: str) -> None:
+        """End this process, for a run that cannot be stopped holds its device; the agent starts another."""
+        self._log.error("worker_stuck", reason=reason)
+        self._service.fail_all(f"the worker is restarted: {reason}")
+        asyncio.get_running_loop().call_later(FLUSH_S, os._exit, STUCK_STATUS)
+
     async def _drained(self) -> None:
         quiet_s = 0.0
         while quiet_s < QUIET_S:
-            await self._run_loop.wait_idle()
             await asyncio.sleep(QUIET_STEP_S)
             quiet_s = quiet_s + QUIET_STEP_S if self._service.is_quiet else 0.0
         with contextlib.suppress(ConnectionError):

@@ -1,27 +1,29 @@
-"""What a worker does with the links that reach it: check who is there, run calls, answer. IO: through links."""
+"""What a worker does with the links that reach it: check who is there, run calls, answer. IO: links, a timer."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.worker.run_loop import Job, RunLoop
+from capamesh.node.engine import Batch, Result, Work
+from capamesh.node.engine.work import WorkState
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     ModelUnavailable,
     NotMember,
-    Overloaded,
     RunFailed,
 )
 from capamesh.protocol.links.calls import (
+    ControlCall,
     InferAnswer,
-    InferCall,
     LoadReport,
     decode_call,
+    decode_probe,
     encode_answer,
+    encode_done,
     encode_load,
 )
 from capamesh.protocol.links.endpoint import check_hello, is_one_too_many
@@ -31,10 +33,16 @@ from capamesh.protocol.tensors import Limits
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.worker.hosting import Changed
     from capamesh.node.worker.models import HostedModel, HostedModels
+    from capamesh.node.worker.runner import ModelRunner
+    from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.hello import Hello
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
+
+TICK_S = 0.005
+"""How exactly a deadline is kept (guess: a quarter of what a caller would notice)."""
 
 
 class WorkerService:
@@ -43,25 +51,38 @@ class WorkerService:
     def __init__(
         self,
         models: HostedModels,
-        run_loop: RunLoop,
         trust: NetworkTrust,
         *,
+        control: Callable[[ControlCall, Changed], None],
+        on_stuck: Callable[[str], None],
+        watchdog_s: float,
         clock: Callable[[], float],
         limits: Limits,
         log: FilteringBoundLogger,
     ) -> None:
         self._models = models
-        self._run_loop = run_loop
         self._trust = trust
+        self._control = control
+        self._on_stuck = on_stuck
+        self._watchdog_s = watchdog_s
         self._clock = clock
         self._limits = limits
         self._log = log
         self._links: set[Link] = set()
-        self._jobs: dict[tuple[Link, int], Job] = {}
+        self._works: dict[tuple[Link, int], tuple[HostedModel, Work]] = {}
+        self._active: set[ModelRunner] = set()
+        """Those that may have something under way, replaced ones included."""
+        self._is_ticking = False
+        self._is_stuck = False
         self._is_draining = False
+        self._reported: Batch | None = None
+        self._report = LoadReport()
+        self.free_bytes = 0
+        """The device's memory, as its owner read it last: reading it for every answer would cost more than
+        the answer."""
 
     def __repr__(self) -> str:
-        return f"WorkerService({len(self._links)} links, {len(self._jobs)} jobs)"
+        return f"WorkerService({len(self._links)} links, {len(self._works)} requests)"
 
     # LinkOwner
 
@@ -83,65 +104,71 @@ class WorkerService:
     def link_down(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`: what its peer asked for is not wanted any more."""
         self._links.discard(link)
-        for key in [key for key in self._jobs if key[0] is link]:
-            self._jobs.pop(key).is_cancelled = True
+        for key in [key for key in self._works if key[0] is link]:
+            self._withdraw(key)
         self._log.info("link_down", peer=link.member.peer_id if link.member else "", reason=reason)
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
         """Part of `LinkOwner`: queue a call or refuse it."""
         now_s = self._clock()
+        key = link, stream
         try:
             call, budget_ms = decode_call(meta, body, self._limits)
-            hosted = self._hosted(call)
-            if hosted.in_flight >= hosted.max_in_flight:
-                raise Overloaded(
-                    f"{hosted.in_flight} requests for model {call.model!r} are in flight here, its limit;"
-                    " try another node"
-                )
-            hosted.loaded.validate(call.inputs, call.outputs)
-            deadline_s = None if budget_ms is None else now_s + budget_ms / 1000
-            if deadline_s is not None and deadline_s <= now_s:
-                raise DeadlineExceeded("the deadline had passed when the request arrived")
-            job = Job(
-                hosted.loaded,
-                call.inputs,
+            if isinstance(call, ControlCall):
+                self._control(call, partial(self._changed, link, stream))
+                return
+            hosted = self._models.find(call.model, call.version)
+            if hosted is None:
+                raise self._not_ready(call.model, call.version)
+            plan = hosted.runner.engine.plan
+            inputs = plan.completed(call.inputs)
+            hosted.prepared.loaded.validate(inputs, call.outputs)
+            work = Work(
+                inputs,
                 call.outputs,
+                partial(self._done, key, hosted),
                 arrived_s=now_s,
-                deadline_s=deadline_s,
-                done=partial(self._done, link, stream, hosted),
+                deadline_s=None if budget_ms is None else now_s + budget_ms / 1000,
+                priority=call.priority,
+                is_bulk=call.is_bulk,
+                sequence=call.sequence,
             )
-            self._run_loop.submit(job)
+            self._works[key] = hosted, work
+            hosted.runner.submit(work)
+            self._active.add(hosted.runner)
+            if not self._is_ticking:
+                self._tick_later()
         except CapameshError as error:
+            self._works.pop(key, None)
             link.fail(stream, error)
-        else:
-            hosted.in_flight += 1
-            self._jobs[link, stream] = job
 
     def request_cancelled(self, link: Link, stream: int) -> None:
         """Part of `LinkOwner`: what has not started will not."""
-        job = self._jobs.pop((link, stream), None)
-        if job is not None:
-            job.is_cancelled = True
+        self._withdraw((link, stream))
 
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkOwner`."""
-        return encode_load(self.load_report())
+        """Part of `LinkOwner`: the load of one model, or of the whole worker."""
+        model, version = decode_probe(meta)
+        hosted = self._models.find(model, version) if model else None
+        return encode_load(self.load_report(hosted))
 
     def goaway_received(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`: a router that leaves sends no more; nothing to do."""
 
     # the worker's own
 
-    def load_report(self) -> LoadReport:
-        """Return the load as it is now."""
-        run_loop = self._run_loop
-        return LoadReport(
-            in_flight=run_loop.in_flight,
-            queued=run_loop.queued,
-            limit=run_loop.max_queued,
-            queue_us=int(run_loop.queued * run_loop.run_s * 1e6),
-            run_us=int(run_loop.run_s * 1e6),
-            free_bytes=0,
+    def load_report(self, hosted: HostedModel | None = None) -> LoadReport:
+        """Return the load as it is now: of a model, or without one of all together."""
+        device_in_flight = len(self._works)
+        if hosted is None:
+            return LoadReport(
+                in_flight=device_in_flight,
+                queued=sum(one.runner.engine.queued for one in self._models),
+                free_bytes=self.free_bytes,
+                device_in_flight=device_in_flight,
+            )
+        return hosted.runner.engine.load(
+            free_bytes=self.free_bytes, device_in_flight=device_in_flight
         )
 
     def drain(self) -> None:
@@ -166,35 +193,80 @@ class WorkerService:
     @property
     def is_quiet(self) -> bool:
         """Whether no peer's request is being received, run or answered."""
-        return not self._jobs and all(link.is_quiet for link in self._links)
+        return not self._works and all(link.is_quiet for link in self._links)
 
-    def _hosted(self, call: InferCall) -> HostedModel:
-        hosted = self._models.find(call.model, call.version)
-        if hosted is None:
-            is_known = self._models.is_known(call.model, call.version)
-            # never ModelNotFound: whether nobody hosts it, only a router can tell
-            raise ModelUnavailable(
-                f"model {call.model!r} version {call.version or 'any'!r} is not"
-                f" {'ready' if is_known else 'hosted'} on this node, which"
-                f" has {self._models.describe()}"
-            )
-        return hosted
+    def fail_all(self, reason: str) -> None:
+        """Answer everything under way: this process is about to end. What has not run may run elsewhere."""
+        for key, (_, work) in list(self._works.items()):
+            has_started = work.state is WorkState.RUNNING
+            self._withdraw(key)
+            key[0].fail(key[1], RunFailed(reason) if has_started else ModelUnavailable(reason))
 
-    def _done(self, link: Link, stream: int, hosted: HostedModel, job: Job) -> None:
-        hosted.in_flight -= 1
-        if self._jobs.get((link, stream)) is not job:
-            return  # cancelled, and the stream perhaps in use again; or its link is gone
-        del self._jobs[link, stream]
-        result = job.result
+    def metrics(self) -> dict[str, object]:
+        """Return the counts of every model that takes requests, by name and version."""
+        return {
+            f"{hosted.source.name}/{hosted.version}": {
+                **hosted.runner.engine.meter.snapshot(),
+                "memory_bytes": hosted.prepared.measured.memory_bytes,
+                "in_flight": hosted.runner.engine.in_flight,
+                "limit": hosted.runner.engine.load(free_bytes=0, device_in_flight=0).limit,
+            }
+            for hosted in self._models
+        }
+
+    def _tick_later(self) -> None:
+        self._is_ticking = True
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """See to deadlines and to runs that take too long, while anything is under way."""
+        self._is_ticking = False
+        now_s = self._clock()
+        for runner in list(self._active):
+            reason = runner.tick(now_s, self._watchdog_s)
+            if reason and not self._is_stuck:
+                self._is_stuck = True
+                self._on_stuck(reason)
+            if runner.engine.is_idle:
+                self._active.discard(runner)
+        if self._active:
+            self._tick_later()
+
+    def _withdraw(self, key: tuple[Link, int]) -> None:
+        found = self._works.pop(key, None)
+        if found is not None:
+            hosted, work = found
+            hosted.runner.cancel(work)
+
+    def _not_ready(self, model: ModelName, version: ModelVersion) -> ModelUnavailable:
+        # never ModelNotFound: whether nobody hosts it, only a router can tell
+        is_known = self._models.is_known(model, version)
+        return ModelUnavailable(
+            f"model {model!r} version {version or 'any'!r} is not {'ready' if is_known else 'hosted'} on"
+            f" this node, which has {self._models.describe()}"
+        )
+
+    def _changed(self, link: Link, stream: int, error: CapameshError | None) -> None:
+        if error is None:
+            link.respond(stream, encode_done(), ())
+        else:
+            link.fail(stream, error)
+
+    def _done(self, key: tuple[Link, int], hosted: HostedModel, work: Work, result: Result) -> None:
+        link, stream = key
+        del self._works[key]
         if isinstance(result, CapameshError):
             link.fail(stream, result)
             return
+        if work.batch is not self._reported or work.batch is None:
+            self._reported = work.batch  # one report for all that ran together
+            self._report = self.load_report(hosted)
         answer = InferAnswer(
-            version=hosted.version,
-            outputs=tuple(result),
-            queue_us=int((job.started_s - job.arrived_s) * 1e6),
-            run_us=int((job.ended_s - job.started_s) * 1e6),
-            load=self.load_report(),
+            hosted.version,
+            tuple(result),
+            int((work.started_s - work.arrived_s) * 1e6),
+            int(work.run_s * 1e6),
+            self._report,
         )
         try:
             meta, body = encode_answer(answer)

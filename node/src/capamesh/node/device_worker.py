@@ -1,0 +1,177 @@
+"""One device's worker as its agent sees it: the process, what it died of, what it counted. IO: a process, a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capamesh.node.crashes import CrashRecord
+from capamesh.node.figures import WorkerFigures, WorkerSample
+from capamesh.node.running_page import RunningPage
+from capamesh.node.worker.process import WorkerSettings
+from capamesh.protocol.child import Child
+from capamesh.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.capacity import DeviceInfo
+    from capamesh.node.running_page import Marked
+    from capamesh.node.settings import NodeSettings
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.channel.framing import Message
+
+CACHE_FOLDER = "cache"
+"""In the data folder: measured profiles and compiled engines, which may be deleted at any time."""
+
+
+class DeviceWorker:
+    """Keeps the worker of one device running, and from models that end it again and again."""
+
+    def __init__(
+        self,
+        number: int,
+        device: DeviceInfo,
+        start: WorkerSettings,
+        *,
+        on_message: Callable[[int, Message], None],
+        on_down: Callable[[int], None],
+        log: FilteringBoundLogger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.number = number
+        self.device = device
+        self._start = start
+        self._on_down = on_down
+        self._log = log.bind(device=device.index)
+        self._clock = clock
+        self._page: RunningPage | None = None
+        self._started_s = clock()
+        self._crashes = CrashRecord()
+        self._figures = WorkerFigures()
+        self._is_leaving = False
+        self.last_down = ""
+        """Why it was lost the last time; empty while it never was."""
+        self._child = Child(
+            f"worker-{number}",
+            [sys.executable, "-P", "-m", "capamesh.node.worker"],
+            opening=self._opening,
+            on_message=lambda message: on_message(number, message),
+            on_down=self._down,
+            log=log,
+        )
+
+    def __repr__(self) -> str:
+        return f"DeviceWorker({self._child!r}, {self._crashes!r})"
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was asked to drain."""
+        return self._is_leaving
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is down."""
+        return self._child.pid
+
+    async def run(self) -> None:
+        """Keep it running until cancelled; see `Child.run`."""
+        await self._child.run()
+
+    def send(self, message: Mapping[str, Any]) -> bool:
+        """Queue a message to it; see `Child.send`."""
+        return self._child.send(message)
+
+    def drain(self) -> bool:
+        """Ask it to finish its work; its end is no crash from now on. Returns False when it is down."""
+        self._is_leaving = True
+        return self.send({"type": "drain"})
+
+    def told(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over a `metrics` message's models."""
+        self._figures.told(models)
+
+    def offered(self, offer: NodeAdvert) -> None:
+        """Look through what it offers for files that were replaced: those are not to blame for earlier deaths."""
+        for model in offer.models:
+            if self._crashes.offered(model.name, model.version, model.digest):
+                self._log.info("quarantine_ended", model=model.name, version=model.version)
+
+    def sample(self) -> WorkerSample:
+        """Return how it is now, and its counts over all its lives."""
+        return WorkerSample(
+            number=self.number,
+            is_up=self.pid is not None,
+            starts=self._child.starts,
+            models=self._figures.models(),
+        )
+
+    def _opening(self) -> Mapping[str, Any]:
+        """Return the start message of a new life."""
+        self._started_s = self._clock()
+        start = replace(self._start, quarantined=self._crashes.quarantined)
+        try:
+            self._page = RunningPage.create(Path(start.running_page))
+        except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
+            self._log.warning("no_running_page", error=error.message)
+            start = replace(start, running_page="")
+        return start.to_message()
+
+    def _down(self, reason: str) -> None:
+        self.last_down = reason
+        self._figures.ended()
+        if self._page is not None:
+            marked = self._page.marked()
+            self._page.close()
+            self._page = None
+            if not self._is_leaving:
+                self._blame(marked, reason)
+        self._on_down(self.number)
+
+    def _blame(self, marked: list[Marked], reason: str) -> None:
+        lived_s = self._clock() - self._started_s
+        self._log.warning(
+            "worker_died",
+            reason=reason,
+            lived_s=round(lived_s, 1),
+            executing=[f"{mark.name}/{mark.version} {mark.phase.name.lower()}" for mark in marked],
+        )
+        for one in self._crashes.died(marked, reason, lived_s):
+            self._log.error(
+                "model_quarantined", model=one.name, version=one.version, reason=one.reason
+            )
+
+
+def start_settings(
+    settings: NodeSettings, number: int, device: DeviceInfo, advertised_host: str
+) -> WorkerSettings:
+    """Return what the worker `number` is told at each start; `DeviceWorker` adds who is in quarantine."""
+    return WorkerSettings(
+        membership_folder=str(settings.data_folder),
+        models_folder=str(settings.models_folder),
+        cache_folder=str(settings.data_folder / CACHE_FOLDER),
+        running_page=str(settings.data_folder / f"worker-{number}.running"),
+        quarantined={},
+        device_index=device.index,
+        device_uuid=device.uuid,
+        device_kind=device.kind,
+        device_name=device.name,
+        memory_total_bytes=device.memory_total_bytes,
+        memory_free_bytes=device.memory_free_bytes,
+        driver=device.driver_version,
+        memory_limit_bytes=settings.memory_limit_bytes,
+        threads=settings.threads or device.cores,
+        host=settings.host,
+        port=settings.port + number if settings.port else 0,
+        advertised_host=advertised_host,
+        max_in_flight=settings.max_in_flight,
+        poll_s=settings.poll_s,
+        watchdog_s=settings.watchdog_s,
+        is_controllable=settings.is_controllable,
+        is_dialing=settings.is_dialing,
+    )

@@ -1,0 +1,7 @@
+"""The engine of one model: queue, batches, limit, sequences, counts. Pure: time comes in, answers go out."""
+
+from capamesh.node.engine.engine import ModelEngine
+from capamesh.node.engine.plan import BatchPlan
+from capamesh.node.engine.work import Batch, Result, Work
+
+__all__ = ["Batch", "BatchPlan", "ModelEngine", "Result", "Work"]

@@ -1,0 +1,348 @@
+"""One model's requests from arrival to answer: accepted or refused, queued, run together, answered once. Pure.
+
+The owner asks for the next batch whenever an instance is free, runs it and reports what came of it. Every
+accepted work's `done` is called exactly once, unless it is cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from capamesh.node.engine.latency import LatencyByLoad
+from capamesh.node.engine.limit import ConcurrencyLimit
+from capamesh.node.engine.meter import Meter
+from capamesh.node.engine.plan import BatchPlan
+from capamesh.node.engine.queue import WorkQueue
+from capamesh.node.engine.sequences import Sequences
+from capamesh.node.engine.service_time import ServiceTime
+from capamesh.node.engine.work import Batch, Result, Work, WorkState
+from capamesh.node.profile import ServiceProfile
+from capamesh.node.store.rules import Rules
+from capamesh.protocol.errors import (
+    Cancelled,
+    CapameshError,
+    DeadlineExceeded,
+    Overloaded,
+)
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.tensors import Tensor
+
+MIN_RETRY_S = 0.001
+"""A refused caller is never told to come back at once (guess)."""
+
+
+class ModelEngine:
+    """The engine of one model version on one device. Owned by one thread."""
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        rules: Rules,
+        profile: ServiceProfile | None,
+        *,
+        max_in_flight: int,
+    ) -> None:
+        self.plan = plan
+        self.meter = Meter()
+        self.time = ServiceTime(profile)
+        self.sequences = Sequences(rules.sequence, plan) if plan.states else None
+        self._instances = rules.instances
+        self._max_in_flight = max_in_flight
+        self._max_delay_s = rules.batching.max_delay_us / 1e6 if plan.is_batching else 0.0
+        rows = plan.batch_rows
+        self.limit = ConcurrencyLimit(
+            full_rows=rules.instances * rows,
+            row_s=profile.seconds_at(rows) / rows / rules.instances if profile else 0.0,
+        )
+        self.latency = LatencyByLoad()
+        self._queue = WorkQueue()
+        self._live: set[Work] = set()
+        self._running: set[Batch] = set()
+        self._rows = 0
+        """Of all that is live."""
+        self._soonest_s = math.inf
+        """No live deadline is earlier."""
+
+    def __repr__(self) -> str:
+        return f"ModelEngine({len(self._queue)} queued, {len(self._running)} batches running)"
+
+    # what the owner asks
+
+    @property
+    def in_flight(self) -> int:
+        """Works that are accepted and not answered."""
+        return len(self._live)
+
+    @property
+    def queued(self) -> int:
+        """Works in flight that do not run."""
+        return len(self._live) - sum(batch.wanted for batch in self._running)
+
+    @property
+    def running(self) -> frozenset[Batch]:
+        """Batches that were taken and have not finished, those that nobody wants any more included."""
+        return frozenset(self._running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight and nothing runs."""
+        return not self._live and not self._running
+
+    def load(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
+        """Return the load as it is now."""
+        in_flight = len(self._live)
+        rows_each = self._rows / in_flight if in_flight else 1.0
+        run_s = self.time.run_s
+        return LoadReport(
+            in_flight,
+            self.queued,
+            min(self._max_in_flight, max(1, int(self.limit.rows / max(rows_each, 1.0)))),
+            int(self._wait_s() * 1e6),
+            int(run_s * 1e6),
+            free_bytes,
+            int(self.latency.estimate_s(in_flight + 1) * 1e6),
+            device_in_flight,
+        )
+
+    # what the owner tells
+
+    def submit(self, work: Work, now_s: float) -> None:
+        """Accept `work`, whose inputs the model has validated, or refuse it.
+
+        Raises `Overloaded`: over the limit; `DeadlineExceeded`: its deadline has passed; `InvalidRequest`,
+        `TooLarge`: as `BatchPlan.prepare`, `Sequences.accept`.
+        """
+        try:
+            deadline_s = work.deadline_s
+            if deadline_s is not None and deadline_s <= now_s:
+                raise DeadlineExceeded("the deadline had passed when the request arrived")
+            self.plan.prepare(work)
+            self._admit(work)
+            is_turn = self.sequences is None or self.sequences.accept(work, now_s)
+        except CapameshError as error:
+            self.meter.answered(error.code)
+            raise
+        self._live.add(work)
+        self._rows += work.rows
+        work.in_flight = len(self._live)
+        if deadline_s is not None and deadline_s < self._soonest_s:
+            self._soonest_s = deadline_s
+        if is_turn:
+            self._put(work)
+
+    def take(self, now_s: float) -> Batch | None:
+        """Return the next batch to run; None when all instances are busy or nothing is due.
+
+        What has expired is answered first.
+        """
+        self.expire(now_s)
+        if len(self._running) >= self._instances or not self._queue:
+            return None
+        if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
+            return None
+        works = self._queue.take(self.plan.batch_rows)
+        rows = 0
+        batch = Batch(works, 0, now_s)
+        for work in works:
+            work.state = WorkState.RUNNING
+            work.started_s = now_s
+            work.batch = batch
+            rows += work.rows
+        batch.rows = rows
+        self._running.add(batch)
+        return batch
+
+    @property
+    def due_s(self) -> float:
+        """When `take` may have something that it has not now, if nothing else happens; infinity if never."""
+        if not self._max_delay_s or len(self._running) >= self._instances:
+            return math.inf
+        return self._ripe_s()
+
+    def finished(
+        self,
+        batch: Batch,
+        results: Sequence[Result],
+        now_s: float,
+        *,
+        run_s: float,
+        is_whole: bool = True,
+    ) -> None:
+        """Take in what came of a batch: one result for each of its works, in order. Answers them.
+
+        `run_s` is how long it ran; `is_whole` says that it ran as one batch to its end, so that this time
+        says something about the model.
+        """
+        self._running.discard(batch)
+        meter = self.meter
+        meter.ran(batch.rows, run_s)
+        if is_whole:
+            slowdown = self.time.ran(batch.rows, run_s)
+            self.limit.ran(slowdown, self._rows, now_s)
+        answers: list[tuple[Work, Result]] = []
+        for work, result in zip(batch.works, results, strict=True):
+            outcome = result
+            if self.sequences is not None:
+                if not isinstance(outcome, CapameshError):
+                    outcome = self.sequences.ran(work, outcome)
+                self._next_of_sequence(work, now_s)
+            if work.state is WorkState.ENDED:
+                continue
+            meter.queue_s.add(work.started_s - work.arrived_s)
+            if isinstance(outcome, CapameshError):
+                meter.answered(outcome.code)
+            else:
+                meter.answered("ok")
+                self.latency.answered(work.in_flight, now_s - work.arrived_s)
+                if work.outputs:
+                    outcome = _chosen(outcome, work.outputs)
+            work.run_s = run_s
+            self._forget(work)
+            answers.append((work, outcome))
+        batch.wanted = 0
+        for work, outcome in answers:  # all are counted before the first is told of the load
+            work.done(work, outcome)
+        for work in batch.works:  # whoever keeps a work or the batch keeps no data
+            work.batch = None
+            work.inputs = ()
+
+    def cancel(self, work: Work, now_s: float) -> None:
+        """Nobody waits for `work` any more: it is never answered, and not run if it has not started."""
+        if work.state is WorkState.ENDED:
+            work.done = _unheard  # its batch may be answering its members just now
+        if work.state in {WorkState.ENDED, WorkState.NEW}:
+            return
+        self.meter.answered(Cancelled.code)
+        self._give_up(work, "cancelled", now_s)
+
+    def expire(self, now_s: float) -> None:
+        """Answer every work whose deadline has passed, running or not; forget silent sequences."""
+        if self.sequences is not None:
+            self.sequences.tidy(now_s)
+        if now_s < self._soonest_s:
+            return
+        self._soonest_s = math.inf
+        for work in list(self._live):
+            deadline_s = work.deadline_s
+            if deadline_s is None or work.state is WorkState.ENDED:
+                continue
+            if deadline_s > now_s:
+                self._soonest_s = min(self._soonest_s, deadline_s)
+                continue
+            where = "while it ran" if work.state is WorkState.RUNNING else "before it ran"
+            self._refuse(work, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s)
+
+    def fail_queued(self, error: CapameshError, reason: str, now_s: float) -> None:
+        """Answer everything that has not started with `error`."""
+        for work in list(self._live):
+            if work.state is not WorkState.RUNNING and work.state is not WorkState.ENDED:
+                self._refuse(work, error, reason, now_s)
+
+    def fail_running(self, error: CapameshError, now_s: float) -> None:
+        """Answer everything that runs with `error`; the runs themselves are reported when they end."""
+        for work in list(self._live):
+            if work.state is WorkState.RUNNING:
+                self._refuse(work, error, "", now_s)
+
+    # inside
+
+    def _put(self, work: Work) -> None:
+        if self.sequences is not None and self.sequences.fill(work):
+            self.plan.prepare(work)  # a state that grows: only those as long may share its batch
+        self._queue.put(work)
+
+    def _ripe_s(self) -> float:
+        """When what is queued goes as it is: after the longest wait for company, and in time for all deadlines."""
+        if not self._queue:
+            return math.inf
+        run_s = self.time.predicted_s(min(self._queue.rows, self.plan.batch_rows))
+        return min(
+            min(
+                work.arrived_s + self._max_delay_s,
+                math.inf if work.deadline_s is None else work.deadline_s - run_s,
+            )
+            for work in self._queue
+        )
+
+    def _admit(self, work: Work) -> None:
+        in_flight = len(self._live)
+        if not in_flight:
+            return
+        if in_flight >= self._max_in_flight:
+            raise Overloaded(
+                f"{in_flight} requests are in flight at this model, the most that may be; try another node",
+                retry_after_s=self._retry_s(),
+            )
+        if self._rows + work.rows > self.limit.rows:
+            raise Overloaded(
+                f"{self._rows} rows are in flight at this model; {work.rows} more are over its present limit"
+                f" of {self.limit.rows}; try another node",
+                retry_after_s=self._retry_s(),
+            )
+
+    def _wait_s(self) -> float:
+        """Return how long one that comes now would wait for its turn, as estimated."""
+        rows = self._queue.rows
+        busy = len(self._running)
+        if busy < self._instances and rows == 0:
+            return 0.0
+        if self.plan.is_batching:
+            batches = -(-rows // self.plan.batch_rows)
+            each_s = self.time.predicted_s(min(rows, self.plan.batch_rows))
+        else:
+            batches = len(self._queue)
+            each_s = self.time.predicted_s(-(-rows // batches) if batches else 1)
+        # those that run are half through, on average
+        return (batches * each_s + (0.5 * each_s if busy >= self._instances else 0)) / (
+            self._instances
+        )
+
+    def _retry_s(self) -> float:
+        """Return when one that is refused now may be accepted: half a run ends the next, on average."""
+        return max(self._wait_s(), 0.5 * self.time.predicted_s(1), MIN_RETRY_S)
+
+    def _refuse(self, work: Work, error: CapameshError, reason: str, now_s: float) -> None:
+        self._give_up(work, reason, now_s)
+        self.meter.answered(error.code)
+        work.done(work, error)
+
+    def _give_up(self, work: Work, reason: str, now_s: float) -> None:
+        """End `work` before its result is there; `reason` is counted unless it runs."""
+        state, batch = work.state, work.batch
+        self._forget(work)
+        if state is WorkState.RUNNING:
+            if batch is not None:
+                batch.wanted -= 1
+                if batch.wanted == 0 and batch.stop is not None:
+                    batch.stop()
+            return
+        self.meter.drop(reason)
+        if state is WorkState.QUEUED:
+            self._queue.drop(work)
+        work.inputs = ()  # its entry in the queue may stay a while; its data need not
+        self._next_of_sequence(work, now_s)
+
+    def _next_of_sequence(self, work: Work, now_s: float) -> None:
+        if self.sequences is not None:
+            following = self.sequences.ended(work, now_s)
+            if following is not None:
+                self._put(following)
+
+    def _forget(self, work: Work) -> None:
+        self._live.discard(work)
+        self._rows -= work.rows
+        work.state = WorkState.ENDED
+
+
+def _unheard(work: Work, result: Result) -> None:
+    """Stand for a caller who has left."""
+
+
+def _chosen(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+    if len(outputs) == len(names) and all(
+        output.name == name for output, name in zip(outputs, names, strict=True)
+    ):
+        return list(outputs)
+    by_name = {output.name: output for output in outputs}
+    return [by_name[name] for name in names]

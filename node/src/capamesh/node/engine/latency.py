@@ -1,0 +1,37 @@
+"""From arrival to answer, by how many were in flight at arrival: what a probe is told. Pure.
+
+Prequal (Wydrowski et al., NSDI 2024, section 4) reports the median of recent latencies near the present
+number in flight; a smoothed mean for each power of two needs no memory of single requests.
+"""
+
+from __future__ import annotations
+
+SMOOTHING = 0.1
+"""Weight of the newest (guess: follows ten requests)."""
+BUCKETS = 24
+"""Powers of two; 8 million in flight is more than any limit."""
+
+
+class LatencyByLoad:
+    """Smoothed latencies by load."""
+
+    def __init__(self) -> None:
+        self._seconds = [0.0] * BUCKETS
+
+    def answered(self, in_flight: int, seconds: float) -> None:
+        """A request that came when `in_flight` were in flight, itself included, was answered."""
+        bucket = in_flight.bit_length()
+        known = self._seconds[bucket]
+        self._seconds[bucket] = known + SMOOTHING * (seconds - known) if known else seconds
+
+    def estimate_s(self, in_flight: int) -> float:
+        """Return what a request that comes at this load should expect; 0 when nothing is known."""
+        bucket = in_flight.bit_length()
+        known = self._seconds[bucket]
+        if known:
+            return known
+        for distance in range(1, BUCKETS):
+            for near in (bucket - distance, bucket + distance):
+                if 0 <= near < BUCKETS and self._seconds[near]:
+                    return self._seconds[near]
+        return 0.0

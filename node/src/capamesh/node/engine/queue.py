@@ -1,0 +1,180 @@
+"""What waits for one model, the most urgent first, in groups that may share a batch. Pure.
+
+Order: lower priority number, then earlier deadline, then earlier arrival. Bulk work has an order of its
+own: while online work waits beside it, it gets its share of the rows; alone, all of them (start-time fair
+queueing, Goyal, Vin and Cheng 1996).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from heapq import heapify, heappop, heappush
+
+from capamesh.node.engine.work import Work, WorkState
+
+BULK_SHARE = 0.1
+"""Of the rows, while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
+STALE_ENTRIES = 64
+"""Entries of dropped work that are borne before a heap is built anew (guess: a page of pointers)."""
+
+_Entry = tuple[int, float, int, Work]
+
+
+class _Class:
+    """The online or the bulk half: a heap for each group."""
+
+    __slots__ = ("count", "entries", "heaps", "passed", "share")
+
+    def __init__(self, share: float) -> None:
+        self.heaps: dict[Hashable, list[_Entry]] = {}
+        self.count = 0
+        self.entries = 0
+        self.passed = 0.0
+        """Rows taken, divided by the share: whoever has less goes first."""
+        self.share = share
+
+    def push(self, work: Work) -> None:
+        heap = self.heaps.get(work.key)
+        if heap is None:
+            heap = self.heaps[work.key] = []
+        deadline_s = math.inf if work.deadline_s is None else work.deadline_s
+        heappush(heap, (work.priority, deadline_s, work.order, work))
+        self.count += 1
+        self.entries += 1
+
+    def head(self, key: Hashable) -> Work | None:
+        """Return the most urgent work of a group."""
+        heap = self.heaps.get(key)
+        if heap is None:
+            return None
+        while heap:
+            work = heap[0][3]
+            if work.state is WorkState.QUEUED:
+                return work
+            heappop(heap)
+            self.entries -= 1
+        del self.heaps[key]
+        return None
+
+    def first(self) -> Work | None:
+        """Return the most urgent work of all groups."""
+        if len(self.heaps) == 1:
+            (key,) = self.heaps
+            return self.head(key)
+        heads = [work for key in list(self.heaps) if (work := self.head(key)) is not None]
+        return min(heads, key=_urgency, default=None)
+
+    def pop(self, key: Hashable) -> None:
+        """Remove what `head` has just returned."""
+        heap = self.heaps[key]
+        heappop(heap)
+        if not heap:
+            del self.heaps[key]
+        self.count -= 1
+        self.entries -= 1
+
+    def dropped(self) -> None:
+        """One queued work is not wanted any more; its entry goes when it is met, or in time."""
+        self.count -= 1
+        if self.entries > 2 * self.count + STALE_ENTRIES:
+            self.entries = 0
+            for key, heap in list(self.heaps.items()):
+                kept = [entry for entry in heap if entry[3].state is WorkState.QUEUED]
+                heapify(kept)
+                self.entries += len(kept)
+                if kept:
+                    self.heaps[key] = kept
+                else:
+                    del self.heaps[key]
+
+
+class WorkQueue:
+    """Requests of one model that have not started."""
+
+    def __init__(self, bulk_share: float = BULK_SHARE) -> None:
+        self._online = _Class(1.0 - bulk_share)
+        self._bulk = _Class(bulk_share)
+        self._orders = 0
+        self._passed = 0.0
+        """What the class that went last had passed before it: where one that was idle joins in."""
+        self.rows = 0
+        """Of all that waits."""
+
+    def __len__(self) -> int:
+        return self._online.count + self._bulk.count
+
+    def __iter__(self) -> Iterator[Work]:
+        """Iterate over all that waits, in no order."""
+        for half in (self._online, self._bulk):
+            for heap in half.heaps.values():
+                for *_, work in heap:
+                    if work.state is WorkState.QUEUED:
+                        yield work
+
+    def __repr__(self) -> str:
+        return f"WorkQueue({self._online.count} online, {self._bulk.count} bulk, {self.rows} rows)"
+
+    def put(self, work: Work) -> None:
+        """Queue `work`."""
+        mine = self._bulk if work.is_bulk else self._online
+        if mine.count == 0:
+            mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
+        self._orders += 1
+        work.order = self._orders
+        work.state = WorkState.QUEUED
+        mine.push(work)
+        self.rows += work.rows
+
+    def drop(self, work: Work) -> None:
+        """Forget `work`, which is queued and has just been marked as ended."""
+        self.rows -= work.rows
+        (self._bulk if work.is_bulk else self._online).dropped()
+
+    def take(self, max_rows: int) -> list[Work]:
+        """Remove and return the next batch: works of one key, at most `max_rows` unless a single one has more.
+
+        Room that the class in turn leaves is given to the other.
+        """
+        chosen = self._next_class()
+        first = chosen.first() if chosen is not None else None
+        if chosen is None or first is None:
+            return []
+        self._passed = chosen.passed
+        works: list[Work] = []
+        rows = self._fill(chosen, first.key, works, 0, max_rows)
+        if rows < max_rows:
+            other = self._online if chosen is self._bulk else self._bulk
+            if other.count:
+                self._fill(other, first.key, works, rows, max_rows)
+        return works
+
+    def _fill(
+        self, source: _Class, key: Hashable, works: list[Work], rows: int, max_rows: int
+    ) -> int:
+        before = rows
+        charged = 0
+        while (work := source.head(key)) is not None:
+            if works and rows + work.rows > max_rows:
+                break
+            source.pop(key)
+            works.append(work)
+            rows += work.rows
+            charged += work.rows or 1  # a run of no rows takes its time too
+            if rows >= max_rows:
+                break
+        self.rows -= rows - before
+        source.passed += charged / source.share
+        return rows
+
+    def _next_class(self) -> _Class | None:
+        online, bulk = self._online, self._bulk
+        if online.count == 0:
+            return bulk if bulk.count else None
+        if bulk.count and bulk.passed < online.passed:
+            return bulk
+        return online
+
+
+def _urgency(work: Work) -> tuple[int, float, int]:
+    return work.priority, math.inf if work.deadline_s is None else work.deadline_s, work.order

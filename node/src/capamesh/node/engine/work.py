@@ -1,0 +1,102 @@
+"""One request inside the engine, and the batch that it runs in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from enum import IntEnum
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.tensors import Tensor
+
+Result = Sequence[Tensor] | CapameshError
+"""What came of a request: the outputs that it asked for, or why there are none."""
+
+
+class WorkState(IntEnum):
+    """Where a request is; it only ever moves forward."""
+
+    NEW = 0
+    WAITING = 1
+    """Behind an earlier request of its own sequence."""
+    QUEUED = 2
+    RUNNING = 3
+    ENDED = 4
+    """Answered, or not wanted any more. Its run may still be going on."""
+
+
+class Work:
+    """One request: what to run, until when, and whom to tell. `done` is called at most once."""
+
+    __slots__ = (
+        "arrived_s",
+        "batch",
+        "deadline_s",
+        "done",
+        "in_flight",
+        "inputs",
+        "is_bulk",
+        "key",
+        "order",
+        "outputs",
+        "priority",
+        "rows",
+        "run_s",
+        "sequence",
+        "started_s",
+        "state",
+    )
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[str, ...],
+        done: Callable[[Work, Result], None],
+        *,
+        arrived_s: float,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        is_bulk: bool = False,
+        sequence: SequenceMark | None = None,
+    ) -> None:
+        self.inputs = inputs
+        """In the model's order."""
+        self.outputs = outputs
+        """Empty for all."""
+        self.done = done
+        self.arrived_s = arrived_s
+        self.deadline_s = deadline_s
+        self.priority = priority
+        self.is_bulk = is_bulk
+        self.sequence = sequence
+        self.state = WorkState.NEW
+        self.rows = 1
+        self.key: Hashable = None
+        """Requests of equal keys may share a batch."""
+        self.order = 0
+        self.in_flight = 0
+        """How many were in flight when it came, itself included."""
+        self.started_s = arrived_s
+        self.run_s = 0.0
+        self.batch: Batch | None = None
+
+    def __repr__(self) -> str:
+        return f"Work({self.state.name}, {self.rows} rows, priority {self.priority})"
+
+
+class Batch:
+    """Requests that run together."""
+
+    __slots__ = ("rows", "started_s", "stop", "wanted", "works")
+
+    def __init__(self, works: list[Work], rows: int, started_s: float) -> None:
+        self.works = works
+        self.rows = rows
+        self.started_s = started_s
+        self.wanted = len(works)
+        """Members whose answer is still awaited."""
+        self.stop: Callable[[], None] | None = None
+        """Ends the run early; set by whoever runs it."""
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self.works)} requests, {self.rows} rows, {self.wanted} wanted)"

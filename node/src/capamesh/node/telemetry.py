@@ -1,0 +1,112 @@
+"""The node's metrics, in Prometheus' form. The node's only importer of prometheus-client; does no IO of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from capamesh.node.figures import Histogram, WorkerSample
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class NodeTelemetry:
+    """Turns what the workers counted into text; reads it anew each time, and counts nothing itself."""
+
+    def __init__(self, read: Callable[[], Iterable[WorkerSample]]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(_Workers(read))
+
+    def exposition(self) -> bytes:
+        """Return all metrics as text, of `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class _Workers(Collector):
+    def __init__(self, read: Callable[[], Iterable[WorkerSample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        samples = list(self._read())
+        yield from _processes(samples)
+        yield from _models(samples)
+
+
+def _processes(samples: list[WorkerSample]) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "capamesh_node_worker_up", "Whether a device's worker process runs", labels=["device"]
+    )
+    starts = CounterMetricFamily(
+        "capamesh_node_worker_starts", "Starts of a device's worker process", labels=["device"]
+    )
+    for sample in samples:
+        up.add_metric([str(sample.number)], float(sample.is_up))
+        starts.add_metric([str(sample.number)], sample.starts)
+    yield from (up, starts)
+
+
+def _models(samples: list[WorkerSample]) -> Iterator[Metric]:
+    model = ["model", "version", "device"]
+    requests = CounterMetricFamily(
+        "capamesh_node_requests", "Requests answered, by error code", labels=[*model, "code"]
+    )
+    dropped = CounterMetricFamily(
+        "capamesh_node_dropped",
+        "Requests taken and not run, by reason",
+        labels=[*model, "reason"],
+    )
+    rows = CounterMetricFamily("capamesh_node_rows", "Rows run", labels=model)
+    batch_rows = HistogramMetricFamily(
+        "capamesh_node_batch_rows", "Rows of a batch that was run", labels=model
+    )
+    queue_s = HistogramMetricFamily(
+        "capamesh_node_queue_seconds", "From a request's arrival to its run", labels=model
+    )
+    run_s = HistogramMetricFamily("capamesh_node_run_seconds", "Of a batch", labels=model)
+    memory = GaugeMetricFamily(
+        "capamesh_node_model_memory_bytes", "What a model occupies on its device", labels=model
+    )
+    in_flight = GaugeMetricFamily(
+        "capamesh_node_in_flight", "Requests that wait or run", labels=model
+    )
+    limit = GaugeMetricFamily(
+        "capamesh_node_limit", "How many requests may wait or run", labels=model
+    )
+    for sample in samples:
+        for (name, version), figures in sample.models.items():
+            of = [name, version, str(sample.number)]
+            for code, count in figures.requests.items():
+                requests.add_metric([*of, code], count)
+            for reason, count in figures.dropped.items():
+                dropped.add_metric([*of, reason], count)
+            rows.add_metric(of, figures.rows)
+            batch_rows.add_metric(of, _buckets(figures.batch_rows), figures.batch_rows.sum)
+            queue_s.add_metric(of, _buckets(figures.queue_s), figures.queue_s.sum)
+            run_s.add_metric(of, _buckets(figures.run_s), figures.run_s.sum)
+            memory.add_metric(of, figures.memory_bytes)
+            in_flight.add_metric(of, figures.in_flight)
+            limit.add_metric(of, figures.limit)
+    yield from (requests, dropped, rows, batch_rows, queue_s, run_s, memory, in_flight, limit)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    return [
+        ("+Inf" if bound == math.inf else repr(bound), at_most)
+        for bound, at_most in histogram.cumulative()
+    ]

@@ -1,0 +1,433 @@
+"""Brings what a worker hosts in line with its folder and with what routers ask: load, reload, unload, make room.
+
+One change after the other. Models are prepared in threads; what is replaced or withdrawn goes on until its
+requests are answered, and is closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capamesh.node.engine import ModelEngine
+from capamesh.node.pipeline import PipelineModel
+from capamesh.node.store import ModelSource, Scan, scan
+from capamesh.node.worker.marks import Marks, Phase
+from capamesh.node.worker.models import HostedModel, HostedModels, Key, advert_problem
+from capamesh.node.worker.runner import ModelRunner
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.errors import (
+    CapameshError,
+    ConfigError,
+    InvalidRequest,
+    ModelInvalid,
+    ModelUnavailable,
+    Overloaded,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import ControlAction, ControlCall
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.backend import Backend, LoadedModel
+    from capamesh.node.worker.preparation import Preparation, Prepared
+
+_ADVERTISABLE = re.compile(r"[0-9]{1,20}")
+"""What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
+MAX_CHANGES = 64
+"""Changes that routers asked for and that wait (guess: more is an operator's script gone wrong)."""
+UNUSED_S = 60.0
+"""A model gives way to one that was merely found in the folder after so long without a request; to one that
+a router asks for at once (guess: longer than a pause between two requests of one user)."""
+HEADROOM = 1.1
+"""A model is let in when so many times its need is free (guess: what its first runs add to a measured need)."""
+
+Changed = Callable[[CapameshError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HostingSettings:
+    """How a worker hosts."""
+
+    folder: Path
+    poll_s: float
+    """0: the folder is read once."""
+    is_controllable: bool
+    memory_limit_bytes: int
+    """0: what the device has."""
+    max_in_flight: int
+    quarantined: Mapping[str, str]
+    """"name/version" to the reason: models that ended earlier workers."""
+
+
+class Hosting:
+    """The changes to one worker's models."""
+
+    def __init__(
+        self,
+        settings: HostingSettings,
+        models: HostedModels,
+        backend: Backend,
+        preparation: Preparation,
+        *,
+        marks: Marks,
+        on_change: Callable[[], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._backend = backend
+        self._preparation = preparation
+        self._marks = marks
+        self._on_change = on_change
+        self._log = log
+        self._before: Scan | None = None
+        self._sources: dict[Key, ModelSource] = {}
+        """What was tried last of each model version."""
+        self._held: dict[Key, ModelSource] = {}
+        """Unloaded on purpose: not loaded again unless asked for, or changed."""
+        self._short: set[Key] = set()
+        """Failed for want of memory."""
+        self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Load the folder, then follow it and what is asked, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            await self._follow(is_first=True)
+            while True:
+                try:
+                    async with asyncio.timeout(self._settings.poll_s or None):
+                        call, done = await self._asked.get()
+                except TimeoutError:
+                    await self._follow(is_first=False)
+                    continue
+                try:
+                    await self._control(call)
+                except CapameshError as error:
+                    done(error)
+                else:
+                    done(None)
+
+    def change(self, call: ControlCall, done: Changed) -> None:
+        """Do what a router asks, in turn; `done` gets None or why not. Raises when it is refused at once."""
+        if not self._settings.is_controllable:
+            raise InvalidRequest(
+                "this node's operator does not let routers load or unload models"
+                " (capamesh node run --control does)"
+            )
+        try:
+            self._asked.put_nowait((call, done))
+        except asyncio.QueueFull as exc:
+            raise Overloaded(f"{MAX_CHANGES} changes of models wait already") from exc
+
+    def close(self) -> None:
+        """Let go of all models."""
+        for hosted in list(self._models):
+            hosted.runner.close()
+
+    # the folder
+
+    async def _follow(self, *, is_first: bool) -> None:
+        now_ns = None if is_first else time.time_ns()
+        try:
+            found = await asyncio.to_thread(
+                partial(scan, self._settings.folder, before=self._before, now_ns=now_ns)
+            )
+        except ConfigError as error:
+            if is_first:
+                raise
+            self._log.warning("models_folder_unreadable", reason=error.message)
+            return
+        if found == self._before and not self._short:
+            return
+        self._before = found
+        wanted = {(source.name, source.version): source for source in found.models}
+        refused = self._refuse(found)
+        for key in self._models.known_keys() - wanted.keys() - refused:
+            await self._unload(key, "its files are gone", is_gone=True)
+        due = [source for key, source in wanted.items() if self._is_due(key, source)]
+        for source in due:
+            if self._models.find(source.name, source.version) is None:
+                self._models.say(_key(source), ModelState.LOADING, digest=source.digest)
+        if is_first and not found.models:
+            self._log.warning(
+                "no_models",
+                folder=str(self._settings.folder),
+                expected="NAME/VERSION/model.onnx or NAME.onnx",
+            )
+        self._on_change()
+        # pipelines last: they are made of the others
+        for source in sorted(due, key=lambda source: bool(source.manifest.rules.steps)):
+            await self._load(source)
+            self._on_change()
+        await self._reload_pipelines({_key(source) for source in due})
+
+    def _refuse(self, found: Scan) -> set[Key]:
+        keys: set[Key] = set()
+        for refused in found.refused:
+            key = ModelName(refused.name), ModelVersion(refused.version)
+            offer = self._models.offer(key)
+            if offer is None or offer.reason != refused.reason:
+                self._log.warning(
+                    "model_refused",
+                    model=refused.name,
+                    version=refused.version,
+                    reason=refused.reason,
+                )
+            if not _ADVERTISABLE.fullmatch(refused.version):
+                continue  # the log alone can say it: an advert names versions
+            keys.add(key)
+            if self._models.find(*key) is None:  # else what was loaded before goes on
+                self._models.say(key, ModelState.FAILED, refused.reason)
+        return keys
+
+    def _is_due(self, key: Key, source: ModelSource) -> bool:
+        if self._held.get(key) == source:
+            return False
+        self._held.pop(key, None)
+        if key in self._short:
+            return True
+        known = self._sources.get(key)
+        if known is None:
+            reason = self._settings.quarantined.get(f"{key[0]}/{key[1]}")
+            if reason is not None:
+                self._sources[key] = source
+                self._models.say(key, ModelState.FAILED, reason, source.digest)
+                self._log.error("model_quarantined", model=key[0], version=key[1], reason=reason)
+                return False
+        return known != source
+
+    # loading
+
+    async def _load(self, source: ModelSource, *, unused_s: float = UNUSED_S) -> None:
+        """Load or replace one model version; say why where it fails."""
+        key = _key(source)
+        self._sources[key] = source
+        self._short.discard(key)
+        try:
+            await self._make_room(source, unused_s)
+            hosted = await self._hosted(source)
+        except ModelInvalid as error:
+            self._log.warning(
+                "model_failed", model=source.name, version=source.version, reason=error.message
+            )
+            if self._models.find(*key) is None:
+                self._models.say(key, ModelState.FAILED, error.message, source.digest)
+            return
+        replaced = self._models.ready(hosted)
+        for note in hosted.prepared.notes:
+            self._log.info("model_note", model=source.name, version=source.version, note=note)
+        self._log.info(
+            "model_ready",
+            model=source.name,
+            version=source.version,
+            batch_rows=hosted.prepared.plan.batch_rows,
+        )
+        if replaced is not None:
+            self._close_later(replaced)
+
+    async def _hosted(self, source: ModelSource) -> HostedModel:
+        number = self._marks.number(source.name, source.version, source.digest)
+        slot = self._marks.begin(number, Phase.LOADING)
+        try:
+            prepared = await asyncio.to_thread(
+                self._preparation.prepare, source, partial(self._loaded, source)
+            )
+        except CapameshError as error:
+            raise ModelInvalid(error.message) from error
+        except Exception as exc:
+            self._log.exception("model_load_crashed", model=source.name, version=source.version)
+            raise ModelInvalid(f"loading it failed: {type(exc).__name__}: {exc}") from exc
+        finally:
+            self._marks.end(slot)
+        problem = advert_problem(source, prepared)
+        if problem:  # nobody could be told of it
+            prepared.loaded.close()
+            raise ModelInvalid(problem)
+        return HostedModel(source, prepared, self._runner(source, prepared, number))
+
+    def _loaded(self, source: ModelSource) -> LoadedModel:
+        steps = source.manifest.rules.steps
+        if not steps:
+            return self._backend.load(source)
+        return PipelineModel(source.name, source.version, steps, self._member)
+
+    def _member(self, name: ModelName, version: ModelVersion) -> LoadedModel | None:
+        hosted = self._models.find(name, version)
+        return hosted.prepared.loaded if hosted is not None else None
+
+    def _runner(self, source: ModelSource, prepared: Prepared, number: int) -> ModelRunner:
+        rules = source.manifest.rules
+        engine = ModelEngine(
+            prepared.plan,
+            rules,
+            prepared.measured.profile,
+            max_in_flight=source.manifest.max_queue or self._settings.max_in_flight,
+        )
+        return ModelRunner(
+            prepared.loaded,
+            engine,
+            instances=rules.instances,
+            may_run_here=prepared.is_steady,
+            clock=time.monotonic,
+            switch=self._backend.stop_switch,
+            marks=self._marks,
+            number=number,
+        )
+
+    async def _reload_pipelines(self, changed: set[Key]) -> None:
+        """Make the pipelines anew whose members have changed."""
+        for source in list(self._sources.values()):
+            steps = source.manifest.rules.steps
+            key = _key(source)
+            if not steps or key in changed or key in self._held:
+                continue
+            names = {step.model for step in steps}
+            if any(name in names for name, _ in changed):
+                await self._load(source)
+                self._on_change()
+
+    # unloading
+
+    async def _unload(self, key: Key, reason: str, *, is_gone: bool) -> None:
+        hosted = self._models.withdraw(key)
+        self._sources.pop(key, None)
+        self._short.discard(key)
+        if is_gone:
+            self._held.pop(key, None)
+            self._models.forget(key)
+        else:
+            self._models.say(key, ModelState.UNLOADED, reason)
+        if hosted is None:
+            return
+        self._log.info("model_unloaded", model=key[0], version=key[1], reason=reason)
+        self._on_change()
+        await self._drop_pipelines(key[0])
+        self._close_later(hosted)
+
+    async def _drop_pipelines(self, member: ModelName) -> None:
+        for hosted in list(self._models):
+            source = hosted.source
+            if any(step.model == member for step in source.manifest.rules.steps):
+                if self._models.find(member, ModelVersion("")) is not None:
+                    await self._load(source)  # another version of the member takes over, if it may
+                    continue
+                self._models.withdraw(_key(source))
+                reason = f"its model {member!r} is not loaded any more"
+                self._models.say(_key(source), ModelState.FAILED, reason, source.digest)
+                self._close_later(hosted)
+
+    def _close_later(self, hosted: HostedModel) -> None:
+        assert self._tasks is not None  # noqa: S101 - `run` has set it before anything was loaded
+        self._tasks.create_task(_closed(hosted))
+
+    async def _make_room(self, source: ModelSource, unused_s: float) -> None:
+        """Unload what was not used for long until `source` fits; raise `ModelInvalid` where that is not enough."""
+        needed = int(HEADROOM * self._preparation.needed_bytes(source))
+        while (free := self._free_bytes()) < needed:
+            now_s = time.monotonic()
+            idle = [
+                hosted
+                for hosted in self._models
+                if hosted.runner.engine.is_idle
+                and not hosted.source.manifest.rules.is_pinned
+                and now_s - hosted.runner.last_used_s >= unused_s
+                and _key(hosted.source) != _key(source)
+                and not self._is_member(hosted.source.name)
+            ]
+            if not idle:
+                self._short.add(_key(source))
+                raise ModelInvalid(
+                    f"it needs about {needed} bytes of memory and {free} are free: unload a model, or allow"
+                    " more (--memory-limit)"
+                )
+            oldest = min(idle, key=lambda hosted: hosted.runner.last_used_s)
+            key = _key(oldest.source)
+            self._held[key] = oldest.source
+            self._models.withdraw(key)
+            reason = f"unloaded to make room for {source.name}/{source.version}"
+            self._models.say(key, ModelState.UNLOADED, reason, oldest.source.digest)
+            self._log.info("model_evicted", model=key[0], version=key[1], reason=reason)
+            await _closed(oldest)  # it is idle: this takes no time
+
+    def _is_member(self, name: ModelName) -> bool:
+        return any(
+            step.model == name
+            for hosted in self._models
+            for step in hosted.source.manifest.rules.steps
+        )
+
+    def _free_bytes(self) -> int:
+        free = self._backend.free_bytes()
+        limit = self._settings.memory_limit_bytes
+        return min(free, limit - self._backend.used_bytes()) if limit else free
+
+    # what routers ask
+
+    async def _control(self, call: ControlCall) -> None:
+        keys = [
+            key
+            for key in self._models.known_keys()
+            if key[0] == call.model and call.version in {"", key[1]}
+        ]
+        match call.action:
+            case ControlAction.LOAD:
+                await self._load_asked(call, keys)
+            case ControlAction.UNLOAD:
+                if not keys:
+                    raise ModelUnavailable(
+                        f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
+                    )
+                for key in keys:
+                    source = self._sources.get(key)
+                    if source is not None:
+                        self._held[key] = source
+                    await self._unload(key, "unloaded on request", is_gone=False)
+        self._on_change()
+
+    async def _load_asked(self, call: ControlCall, keys: list[Key]) -> None:
+        for key in keys:
+            self._held.pop(key, None)
+            self._short.discard(key)
+        found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
+        self._before = found
+        self._refuse(found)
+        sources = [
+            source
+            for source in found.models
+            if source.name == call.model and call.version in {"", source.version}
+        ]
+        if not sources:
+            reasons = [r.reason for r in found.refused if r.name == call.model]
+            raise ModelUnavailable(
+                f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
+                + (f": {reasons[0]}" if reasons else "")
+            )
+        for source in sources:
+            key = _key(source)
+            if self._sources.get(key) != source or self._models.find(*key) is None:
+                await self._load(source, unused_s=0.0)
+            offer = self._models.offer(key)
+            if self._models.find(*key) is None:
+                raise ModelUnavailable(offer.reason if offer else "it was not loaded")
+        await self._reload_pipelines({_key(source) for source in sources})
+
+
+async def _closed(hosted: HostedModel) -> None:
+    """Wait for the requests of a model that takes no more, then let go of it."""
+    await hosted.runner.wait_idle()
+    hosted.runner.close()
+    await asyncio.to_thread(hosted.prepared.loaded.close)
+
+
+def _key(source: ModelSource) -> Key:
+    return source.name, source.version

@@ -1,0 +1,257 @@
+"""Runs one model's batches: short ones in the event loop, others in threads. IO: threads, the loop's timers.
+
+Waking a thread and being woken by it costs more than a tiny model's run, and a run in the loop needs no lock
+of the interpreter to be handed over. What is long must not hold the loop up: it goes to a thread, where ONNX
+Runtime lets the interpreter go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.node.engine import Batch, ModelEngine, Result, Work
+from capamesh.node.engine.work import WorkState
+from capamesh.node.worker.marks import Marks, Phase
+from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
+
+if TYPE_CHECKING:
+    from capamesh.node.backend import LoadedModel, StopSwitch
+
+SHORT_S = 0.000_3
+"""A run predicted to be no longer goes into the loop (measured: a thread costs 50 to 100 µs of latency and
+more of throughput; twice that is a fair price for what else waits in the loop)."""
+TURN_S = 0.001
+"""Runs in the loop take no longer than this before others have their turn (guess)."""
+STOP_GRACE_S = 2.0
+"""A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
+BATCH_DOUBTS = 3
+"""Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    batch: Batch
+    results: Sequence[Result]
+    run_s: float
+    is_whole: bool
+    fault: str
+
+
+class ModelRunner:
+    """One loaded model version with its engine. Made, used and closed in one event loop."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        engine: ModelEngine,
+        *,
+        instances: int,
+        may_run_here: bool,
+        clock: Callable[[], float],
+        switch: Callable[[], StopSwitch],
+        marks: Marks,
+        number: int,
+    ) -> None:
+        """Run `instances` batches at the same time. `may_run_here`: a run's time depends on its rows alone."""
+        self.engine = engine
+        self.model = model
+        self._instances = instances
+        self._may_run_here = may_run_here
+        self._clock = clock
+        self._switch = switch
+        self._marks = marks
+        self._number = number
+        self._loop = asyncio.get_running_loop()
+        self._batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._ended: deque[_Ended] = deque()
+        self._is_waking = False
+        self._is_pump_due = False
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._stopped_s: dict[Batch, float] = {}
+        self._doubts = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.last_used_s = clock()
+        self.batch_fault = ""
+        """Why batching was given up; empty while it was not."""
+
+    def __repr__(self) -> str:
+        return f"ModelRunner({self.engine!r})"
+
+    def submit(self, work: Work) -> None:
+        """Accept or refuse `work`, as `ModelEngine.submit` does; `work.done` is called in the event loop."""
+        now_s = work.arrived_s
+        self.engine.submit(work, now_s)
+        self.last_used_s = now_s
+        self._idle.clear()
+        self._pump_soon()
+
+    def cancel(self, work: Work) -> None:
+        """Nobody waits for `work` any more."""
+        self.engine.cancel(work, self._clock())
+        self._check_idle()
+        self._pump_soon()  # the next of its sequence, for one
+
+    def tick(self, now_s: float, watchdog_s: float) -> str:
+        """Answer what has expired, stop runs that take too long; return why the process is stuck, or ""."""
+        engine = self.engine
+        if engine.is_idle:
+            return ""
+        engine.expire(now_s)
+        self._check_idle()
+        for batch in engine.running:
+            if now_s - batch.started_s <= watchdog_s:
+                continue
+            told_s = self._stopped_s.get(batch)
+            if told_s is None:
+                self._stopped_s[batch] = now_s
+                engine.fail_running(
+                    RunFailed(
+                        f"the run took more than the {watchdog_s:g} s that this node allows one"
+                    ),
+                    now_s,
+                )
+                if batch.stop is not None:
+                    batch.stop()
+            elif now_s - told_s > STOP_GRACE_S:
+                return (
+                    f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is"
+                    f" {watchdog_s:g} s"
+                )
+        return ""
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is in flight and nothing runs."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """End the threads once their runs have ended."""
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        for _ in self._threads:
+            self._batches.put(None)
+
+    # inside the loop
+
+    def _pump_soon(self) -> None:
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            # after this turn's frames: what came together runs together
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pump_due = False
+        engine, clock = self.engine, self._clock
+        now_s = started_s = clock()
+        while (batch := engine.take(now_s)) is not None:
+            if self._may_run_here and engine.time.predicted_s(batch.rows) <= SHORT_S:
+                self._finish(self._executed(batch, None), clock())
+                now_s = clock()
+                if now_s - started_s > TURN_S:
+                    self._pump_soon()
+                    return
+            else:
+                self._hand_over(batch)
+        due_s = engine.due_s
+        if due_s < math.inf:
+            if self._due_timer is not None:
+                self._due_timer.cancel()
+            self._due_timer = self._loop.call_later(max(0.0, due_s - now_s), self._pump_soon)
+
+    def _hand_over(self, batch: Batch) -> None:
+        while len(self._threads) < self._instances:
+            thread = threading.Thread(target=self._work, name="run", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        switch = self._switch()
+        batch.stop = switch.stop
+        self._batches.put((batch, switch))
+
+    def _finish(self, ended: _Ended, now_s: float) -> None:
+        batch = ended.batch
+        self._stopped_s.pop(batch, None)
+        if ended.fault:
+            self._doubts += 1
+            if self._doubts >= BATCH_DOUBTS:
+                self.batch_fault = ended.fault
+                self.engine.plan = self.engine.plan.unbatched()
+        self.engine.finished(
+            batch, ended.results, now_s, run_s=ended.run_s, is_whole=ended.is_whole
+        )
+        self._check_idle()
+
+    def _report(self) -> None:
+        self._is_waking = False
+        while self._ended:
+            ended = self._ended.popleft()
+            try:
+                self._finish(ended, self._clock())
+            except Exception as exc:  # noqa: BLE001 - the batches behind it are reported all the same
+                self._loop.call_exception_handler(
+                    {"message": "taking a batch's results failed", "exception": exc}
+                )
+        self._pump()
+
+    def _check_idle(self) -> None:
+        if self.engine.is_idle:
+            self._idle.set()
+
+    # in a thread, or in the loop
+
+    def _work(self) -> None:
+        while (handed := self._batches.get()) is not None:
+            self._ended.append(self._executed(*handed))
+            if not self._is_waking:
+                self._is_waking = True
+                try:
+                    self._loop.call_soon_threadsafe(self._report)
+                except RuntimeError:
+                    return  # the event loop is closed: nobody waits any more
+
+    def _executed(self, batch: Batch, switch: StopSwitch | None) -> _Ended:
+        slot = self._marks.begin(self._number, Phase.RUNNING)
+        began_s = self._clock()
+        works, fault = batch.works, ""
+        results: Sequence[Result]
+        try:
+            results, is_whole = self._run(works, switch), True
+        except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
+            error, is_whole = _as_error(exc), False
+            if len(works) == 1 or batch.wanted == 0:
+                results = [error] * len(works)
+            else:  # one of them may be at fault: the others must not suffer for it
+                results = [self._run_alone(work, switch) for work in works]
+                if not any(isinstance(result, CapameshError) for result in results):
+                    fault = error.message
+        run_s = self._clock() - began_s
+        self._marks.end(slot)
+        return _Ended(batch, results, run_s, is_whole, fault)
+
+    def _run(self, works: list[Work], switch: StopSwitch | None) -> Sequence[Result]:
+        plan = self.engine.plan
+        joined = plan.join(works)
+        outputs = self.model.run(joined, plan.wanted(works), switch)
+        return plan.split(works, outputs, joined)
+
+    def _run_alone(self, work: Work, switch: StopSwitch | None) -> Result:
+        if work.state is WorkState.ENDED:
+            return Cancelled("not wanted any more")
+        try:
+            (outputs,) = self._run([work], switch)
+        except BaseException as exc:  # noqa: BLE001 - as above
+            return _as_error(exc)
+        return outputs
+
+
+def _as_error(exc: BaseException) -> CapameshError:
+    if isinstance(exc, CapameshError):
+        return exc
+    return RunFailed(f"{type(exc).__name__}: {exc}")

@@ -1,0 +1,216 @@
+"""An agent's care of one worker: its start messages, its deaths, its counts. No process is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog, advert, offer
+
+from capamesh.node.capacity import DeviceInfo
+from capamesh.node.device_worker import DeviceWorker, start_settings
+from capamesh.node.running_page import Phase, RunningPage
+from capamesh.node.settings import NodeSettings
+from capamesh.node.status import models_status, worker_status
+from capamesh.node.worker.process import WorkerSettings
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.channel.framing import Message
+
+CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
+OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
+COUNTED: dict[str, Any] = {
+    "requests": {"ok": 3, "invalid_request": 1},
+    "dropped": {"expired": 1},
+    "rows": 6,
+    "batches": 3,
+    "batch_rows": {"bounds": [1, 2], "counts": [0, 3, 0], "sum": 6.0},
+    "queue_s": {"bounds": [0.002], "counts": [3, 0], "sum": 0.003},
+    "run_s": {"bounds": [0.002], "counts": [0, 0], "sum": 0.0},
+    "memory_bytes": 2048,
+    "in_flight": 2,
+    "limit": 8,
+}
+
+
+class Care:
+    """A worker that never runs: a test says when it starts and dies."""
+
+    def __init__(self, folder: Path, settings: NodeSettings | None = None) -> None:
+        self.log = NullLog()
+        self.now_s = 0.0
+        self.downs: list[int] = []
+        self.sent: list[Message] = []
+        settings = settings or NodeSettings(data_folder=folder, models_folder=folder)
+        self.worker = DeviceWorker(
+            3,
+            CPU,
+            start_settings(settings, 3, CPU, "127.0.0.1"),
+            on_message=lambda _, __: None,
+            on_down=self.downs.append,
+            log=self.log,  # type: ignore[arg-type]  # it logs nothing but names
+            clock=lambda: self.now_s,
+        )
+        self.worker.send = self._send  # type: ignore[method-assign, assignment]  # there is no process
+
+    def _send(self, message: Message) -> bool:
+        self.sent.append(message)
+        return True
+
+    def start(self) -> WorkerSettings:
+        return WorkerSettings.from_message(self.worker._opening())
+
+    def die(self, *running: str, digest: str = OLD, after_s: float = 1.0) -> None:
+        """Live once, and die while running these models."""
+        start = self.start()
+        if start.running_page:
+            page = RunningPage.open(Path(start.running_page))
+            for slot, name in enumerate(running):
+                page.name(slot, name, "1", digest)
+                page.begin(slot, slot, Phase.RUNNING)
+            page.close()
+        self.now_s += after_s
+        self.worker._down("killed by signal 11 (Segmentation fault)")
+
+
+@pytest.fixture
+def care(tmp_path: Path) -> Care:
+    return Care(tmp_path)
+
+
+def test_a_worker_is_told_what_the_operator_set(tmp_path: Path) -> None:
+    settings = NodeSettings(
+        data_folder=tmp_path,
+        models_folder=Path("models"),
+        port=5000,
+        poll_s=7.0,
+        is_controllable=True,
+        memory_limit_bytes=123,
+        watchdog_s=9.0,
+        threads=2,
+    )
+    start = Care(tmp_path, settings).start()
+    assert (start.poll_s, start.is_controllable, start.memory_limit_bytes) == (7.0, True, 123)
+    assert (start.watchdog_s, start.threads, start.port) == (9.0, 2, 5003)
+    assert start.driver == "580.1"
+    assert start.cache_folder == str(tmp_path / "cache")
+    assert start.running_page == str(tmp_path / "worker-3.running")
+    assert start.quarantined == {}
+
+
+def test_a_model_that_ends_its_worker_thrice_is_in_quarantine_at_the_next_start(care: Care) -> None:
+    for _ in range(2):
+        care.die("bad")
+    assert care.start().quarantined == {}
+    care.die("bad")
+    reasons = care.start().quarantined
+    assert set(reasons) == {"bad/1"}
+    assert "3 times in a row (killed by signal 11 (Segmentation fault), while" in reasons["bad/1"]
+    assert care.log.events.count("worker_died") == 3
+    assert care.log.events.count("model_quarantined") == 1
+    assert care.downs == [3, 3, 3]
+
+
+def test_each_life_has_a_page_of_its_own(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    care.die()
+    care.worker._down("cannot start python: No such file or directory")  # it had no life
+    assert care.start().quarantined == {}
+    assert care.worker.last_down == "cannot start python: No such file or directory"
+
+
+def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    care.die("bad", after_s=3600.0)
+    assert care.start().quarantined == {}
+
+
+def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    assert care.worker.drain()
+    care.die("bad")
+    assert care.start().quarantined == {}
+    assert care.sent == [{"type": "drain"}]
+
+
+def test_a_model_whose_files_were_replaced_leaves_quarantine(care: Care) -> None:
+    for _ in range(3):
+        care.die("bad")
+    failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
+    care.worker.offered(advert("node", models=[failed]))
+    assert set(care.start().quarantined) == {"bad/1"}
+    care.worker.offered(advert("node", models=[replace(failed, digest=NEW)]))
+    assert care.start().quarantined == {}
+    assert care.log.events[-1] == "quarantine_ended"
+
+
+def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of the data folder")
+    care = Care(
+        tmp_path, NodeSettings(data_folder=tmp_path / "file" / "data", models_folder=tmp_path)
+    )
+    assert care.start().running_page == ""
+    care.die("bad")
+    assert care.log.events == ["no_running_page", "no_running_page"]
+    assert care.downs == [3]
+
+
+def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
+    care.start()
+    care.worker.told({"m/1": COUNTED})
+    care.worker._down("exited with status 1")
+    care.start()
+    care.worker.told({"m/1": {**COUNTED, "in_flight": 0}})
+    sample = care.worker.sample()
+    assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
+    figures = sample.models["m", "1"]
+    assert (figures.requests, figures.rows) == ({"ok": 6, "invalid_request": 2}, 12)
+
+
+def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
+    care.worker.told({"m/1": COUNTED})
+    offers = [
+        replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
+        offer("bad", state=ModelState.FAILED, reason="it ended its worker"),
+    ]
+    ready, failed = models_status(care.worker.sample(), offers)
+    assert ready == {
+        "name": "m",
+        "version": "1",
+        "device": 3,
+        "state": "ready",
+        "reason": "",
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "memory_bytes": 2048,
+        "in_flight": 2,
+        "limit": 8,
+        "requests": {"ok": 3, "invalid_request": 1},
+        "dropped": {"expired": 1},
+        "rows": 6,
+        "batches": 3,
+        "queue_s": {"p50": pytest.approx(0.001), "p99": pytest.approx(0.00198)},
+        "run_s": {"p50": None, "p99": None},
+    }
+    assert failed == {
+        "name": "bad",
+        "version": "1",
+        "device": 3,
+        "state": "failed",
+        "reason": "it ended its worker",
+        "provider": "",
+        "precision": "",
+        "memory_bytes": 0,
+    }
+    care.die()
+    assert worker_status(care.worker) == {
+        "device": 3,
+        "name": "a CPU",
+        "pid": None,
+        "starts": 0,
+        "last_down": "killed by signal 11 (Segmentation fault)",
+    }

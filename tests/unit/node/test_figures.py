@@ -1,0 +1,176 @@
+"""What workers count, summed over their lives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.figures import Histogram, ModelFigures, WorkerFigures
+
+INF = math.inf
+M = ("m", "1")
+
+
+def told(ok: int = 0, **changed: Any) -> dict[str, Any]:
+    """Return one model's map after `ok` good requests of two rows each, one batch a request."""
+    return {
+        "requests": {"ok": ok},
+        "dropped": {},
+        "rows": 2 * ok,
+        "batches": ok,
+        "batch_rows": {"bounds": [1, 4], "counts": [0, ok, 0], "sum": 2.0 * ok},
+        "queue_s": {"bounds": [0.001], "counts": [ok, 0], "sum": 0.0005 * ok},
+        "run_s": {"bounds": [0.001], "counts": [0, ok], "sum": 0.01 * ok},
+        "memory_bytes": 100,
+        "in_flight": 3,
+        "limit": 9,
+        **changed,
+    }
+
+
+def test_a_message_becomes_figures() -> None:
+    worker = WorkerFigures()
+    worker.told({"m/1": told(5, dropped={"expired": 2})})
+    assert worker.models() == {
+        M: ModelFigures(
+            requests={"ok": 5},
+            dropped={"expired": 2},
+            rows=10,
+            batches=5,
+            batch_rows=Histogram({1.0: 0, 4.0: 5, INF: 0}, 10.0),
+            queue_s=Histogram({0.001: 5, INF: 0}, 0.0025),
+            run_s=Histogram({0.001: 0, INF: 5}, 0.05),
+            memory_bytes=100,
+            in_flight=3,
+            limit=9,
+        )
+    }
+
+
+def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> None:
+    worker = WorkerFigures()
+    worker.told({"m/1": told(5)})
+    worker.ended()
+    between = worker.models()[M]
+    assert (between.requests, between.rows) == ({"ok": 5}, 10)
+    assert (between.in_flight, between.limit, between.memory_bytes) == (0, 0, 0)
+    worker.told({"m/1": told(1)})
+    worker.told({"m/1": told(2, requests={"ok": 1, "overloaded": 1})})
+    after = worker.models()[M]
+    assert after.requests == {"ok": 6, "overloaded": 1}
+    assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
+    assert after.run_s.counts == {0.001: 0, INF: 7}
+    assert after.run_s.sum == pytest.approx(0.07)
+
+
+def test_a_model_that_was_loaded_again_counts_on() -> None:
+    worker = WorkerFigures()
+    worker.told({"m/1": told(5)})
+    worker.told({"m/1": told(2)})
+    worker.told({"m/1": told(3)})
+    assert worker.models()[M].requests == {"ok": 8}
+
+
+def test_a_model_that_is_not_told_of_keeps_its_counts_and_goes_on_from_them() -> None:
+    worker = WorkerFigures()
+    worker.told({"m/1": told(5), "n/1": told(1)})
+    worker.told({"n/1": told(1)})
+    gone = worker.models()[M]
+    assert (gone.requests, gone.in_flight, gone.memory_bytes) == ({"ok": 5}, 0, 0)
+    worker.told({"m/1": told(6)})
+    assert worker.models()[M].requests == {"ok": 6}
+    assert worker.models()[M].in_flight == 3
+    assert worker.models()["n", "1"].requests == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    "fewer",
+    [
+        {"requests": {"ok": 4}},
+        {"dropped": {}},
+        {"rows": 9},
+        {"batches": 4},
+        {"queue_s": {"bounds": [0.001], "counts": [4, 0], "sum": 1.0}},
+        {"run_s": {"bounds": [0.001], "counts": [0, 4], "sum": 1.0}},
+    ],
+)
+def test_any_count_that_went_down_is_a_new_beginning(fewer: dict[str, Any]) -> None:
+    before = ModelFigures.from_message(told(5, dropped={"expired": 1}))
+    assert before.is_continued_by(before)
+    later = ModelFigures.from_message(told(5, **{"dropped": {"expired": 1}, **fewer}))
+    assert not before.is_continued_by(later)
+
+
+def test_histograms_of_different_bounds_are_put_together() -> None:
+    both = Histogram({1.0: 2, INF: 1}, 9.0) + Histogram({2.0: 3, INF: 0}, 4.0)
+    assert both.cumulative() == [(1.0, 2), (2.0, 5), (INF, 6)]
+    assert (both.sum, both.count) == (13.0, 6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "part", "value"),
+    [
+        ({1.0: 0, INF: 0}, 0.5, None),
+        ({1.0: 10, 2.0: 0, INF: 0}, 0.5, 0.5),
+        ({1.0: 10, 2.0: 10, INF: 0}, 0.5, 1.0),
+        ({1.0: 10, 2.0: 10, INF: 0}, 0.75, 1.5),
+        ({1.0: 0, 2.0: 10, INF: 0}, 0.0, 1.0),
+        ({1.0: 98, 2.0: 0, 4.0: 2, INF: 0}, 0.99, 3.0),
+        ({1.0: 1, 2.0: 0, INF: 9}, 0.99, 2.0),
+        ({INF: 4}, 0.5, 0.0),
+    ],
+)
+def test_a_quantile_lies_within_its_bucket(
+    counts: dict[float, int], part: float, value: float | None
+) -> None:
+    assert Histogram(counts, 0.0).quantile(part) == (
+        None if value is None else pytest.approx(value)
+    )
+
+
+def test_counts_and_bounds_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Histogram.from_message({"bounds": [1.0, 2.0], "counts": [1, 2], "sum": 0.0})
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 9), st.just("away")), max_size=12))
+def test_counts_never_go_down(steps: list[int | str | None]) -> None:
+    worker = WorkerFigures()
+    before = 0
+    for step in steps:
+        if step is None:
+            worker.ended()
+        elif isinstance(step, str):
+            worker.told({})
+        else:
+            worker.told({"m/1": told(step)})
+        figures = worker.models().get(M)
+        now = figures.rows if figures else 0
+        assert now >= before
+        before = now
+
+
+histograms = st.builds(
+    Histogram,
+    counts=st.dictionaries(st.sampled_from([1.0, 2.0, 4.0, INF]), st.integers(0, 9)),
+    sum=st.integers(0, 100).map(float),
+)
+
+
+@given(histograms, histograms, histograms)
+def test_putting_histograms_together_commutes_and_associates(
+    a: Histogram, b: Histogram, c: Histogram
+) -> None:
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert (a + b).count == a.count + b.count
+
+
+def test_at_rest_keeps_the_counts_alone() -> None:
+    figures = ModelFigures.from_message(told(5))
+    assert figures.at_rest() == replace(figures, memory_bytes=0, in_flight=0, limit=0)
