@@ -487,6 +487,16 @@ def test_everything_that_waits_can_be_failed_and_what_runs_goes_on() -> None:
     assert desk.engine.meter.dropped == {"draining": 1}
 
 
+def test_what_ends_together_is_told_in_the_order_in_which_it_came() -> None:
+    desk = Desk()
+    works = [desk.submit(priority=9 - at % 10, left_s=5.0 - at % 5) for at in range(40)]
+    desk.engine.fail_queued(Draining("bye"), "draining", 0.0)
+    assert [work for work, _ in desk.answers] == works
+    works += [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
+    desk.engine.expire(5.0)
+    assert [work for work, _ in desk.answers] == works
+
+
 def test_everything_that_runs_can_be_failed_and_its_report_changes_nothing_then() -> None:
     desk = Desk(batch_rows=1)
     running, waiting = desk.submit(), desk.submit()

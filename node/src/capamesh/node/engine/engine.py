@@ -57,7 +57,8 @@ class ModelEngine:
         )
         self.latency = LatencyByLoad()
         self._queue = WorkQueue()
-        self._live: set[Work] = set()
+        self._live: dict[Work, None] = {}
+        """In the order in which they came, so that what ends together is told in this order."""
         self._running: set[Batch] = set()
         self._rows = 0
         """Of all that is live."""
@@ -123,7 +124,7 @@ class ModelEngine:
         except CapameshError as error:
             self.meter.answered(error.code)
             raise
-        self._live.add(work)
+        self._live[work] = None
         self._rows += work.rows
         work.in_flight = len(self._live)
         if deadline_s is not None and deadline_s < self._soonest_s:
@@ -330,7 +331,7 @@ class ModelEngine:
                 self._put(following)
 
     def _forget(self, work: Work) -> None:
-        self._live.discard(work)
+        del self._live[work]
         self._rows -= work.rows
         work.state = WorkState.ENDED
 

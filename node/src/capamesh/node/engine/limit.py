@@ -3,7 +3,7 @@
 Netflix's Gradient2 (concurrency-limits, `Gradient2Limit`), fed with the queue-free run time over what was
 expected for that many rows: else every full batch would look like congestion. Its floor of 20 and its fixed
 queue of 4 do not suit one device: the floor is 1 and the queue is the square root, as Envoy's gradient
-controller has it.
+controller has it, but scaled by the gradient, or congestion without end would leave 4 rows.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ class ConcurrencyLimit:
         if rows_in_flight < self._limit / 2:
             return  # the callers are the limit
         gradient = min(1.0, max(0.5, TOLERANCE * self._long / short)) if short > 0 else 1.0
-        target = self._limit * gradient + math.sqrt(self._limit)
+        target = (self._limit + math.sqrt(self._limit)) * gradient
         smoothed = (1 - SMOOTHING) * self._limit + SMOOTHING * target
         self._limit = min(max(smoothed, 1.0), float(self.ceiling))

@@ -244,8 +244,9 @@ class Worker:
             self._tell()  # again, in case the agent was not reading when there was news
 
     async def _observe(self) -> None:
-        """Read what is too slow to read for every answer, and report the counts."""
+        """See to what no request sees to: the free memory, silent sequences, the counts."""
         for turn in itertools.count():
+            self._service.tidy()
             self._service.free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             if turn % METRICS_TURNS == 0:
                 self._channel.send({"type": "metrics", "models": self._service.metrics()})

@@ -202,6 +202,12 @@ class WorkerService:
             self._withdraw(key)
             key[0].fail(key[1], RunFailed(reason) if has_started else ModelUnavailable(reason))
 
+    def tidy(self) -> None:
+        """Forget what has been silent too long; for models that nobody asks, on which no tick falls."""
+        now_s = self._clock()
+        for hosted in self._models:
+            hosted.runner.engine.expire(now_s)
+
     def metrics(self) -> dict[str, object]:
         """Return the counts of every model that takes requests, by name and version."""
         return {
@@ -254,7 +260,7 @@ class WorkerService:
 
     def _done(self, key: tuple[Link, int], hosted: HostedModel, work: Work, result: Result) -> None:
         link, stream = key
-        del self._works[key]
+        self._works.pop(key, None)
         if isinstance(result, CapameshError):
             link.fail(stream, result)
             return
