@@ -1,8 +1,9 @@
 """How close is a node to ONNX Runtime itself? One node, asked over its link as a router asks, no router between.
 
-`python benchmarks/engine.py [--seconds 5]`. Three things are compared in one run: ONNX Runtime in a loop in a
-process of its own, at its best batch; a bare server that runs every request at once behind the same link; and
-the node. `added` is the node's median over the bare server's at one request in flight.
+`python benchmarks/engine.py [--seconds 10]`. Compared in one run: ONNX Runtime in a loop in a process of its own,
+at every batch; the same behind a link, at its best batch and one request at a time (`bare_server.py`), so that the
+client and the wire cost both sides the same; and the node. `added` is the node's median over the bare server's at
+one request in flight, `node / bare` their throughputs under load, in turns.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anchor_models
@@ -42,6 +44,8 @@ from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
 
 SEED = 20260801
+ROUNDS = 5
+"""The machine's mood changes within seconds: both sides are asked in turns."""
 HOUR = dt.timedelta(hours=1)
 BARS = {
     "tiny_per_second": 25_000.0,
@@ -71,9 +75,7 @@ class Asker:
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         """Part of `LinkOwner`."""
-        return check_hello(
-            self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.NODE
-        )
+        return check_hello(self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.NODE)
 
     def link_up(self, link: Link) -> None:
         """Part of `LinkOwner`."""
@@ -172,7 +174,15 @@ def in_own_process(model: Path, case: Case, threads: int, seconds: float) -> dic
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **case.arrays)
         out = subprocess.run(
-            [sys.executable, __file__, "--raw", str(model), str(inputs), str(threads), str(seconds)],
+            [
+                sys.executable,
+                __file__,
+                "--raw",
+                str(model),
+                str(inputs),
+                str(threads),
+                str(seconds),
+            ],
             check=True,
             capture_output=True,
             text=True,
@@ -181,15 +191,20 @@ def in_own_process(model: Path, case: Case, threads: int, seconds: float) -> dic
 
 
 @asynccontextmanager
-async def bare_server(folder: Path, model: Path, threads: int, owner: NetworkOwner):  # noqa: ANN201 - a context manager of a port and a pid
+async def bare_server(  # noqa: ANN201 - a context manager of an address and a pid
+    folder: Path, model: Path, threads: int, batch: int, case: Case, owner: NetworkOwner
+):
     """Start `bare_server.py` and give its address and process id."""
     member(owner, Role.NODE, folder)
+    shapes = {name: (list(array.shape), array.dtype.str) for name, array in case.arrays.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).with_name("bare_server.py")),
         str(folder),
         str(model),
         str(threads),
+        str(batch),
+        json.dumps(shapes),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -271,30 +286,55 @@ async def measure(seconds: float, names: list[str], threads: int, console: Conso
                     "raw_best_per_second": best,
                     "raw_best_rows": float(best_rows),
                 }
-                if len(case.arrays) == 1:
-                    async with bare_server(
-                        folder / f"bare-{case.name}", model, threads or 2, owner
-                    ) as (address, pid):
-                        bare = await endpoint.dial(address, asker)
-                        await ask(bare, b"\x80", body, 1, 0.5, pid)
-                        seen = await ask(bare, b"\x80", body, 1, seconds, pid)
-                        figures["bare_p50_us_1"] = seen.p50_us
-                        bare.close("done")
-                        await bare.wait_ended()
-                with console.status(f"{case.name}: the node"):
-                    await ask(node, meta, body, 4, 0.5, worker)
-                    one = await ask(node, meta, body, 1, seconds, worker)
-                    many = await ask(node, meta, body, case.in_flight, seconds, worker)
+                batch = min(int(best_rows), case.in_flight // 2)
+                serving = partial(
+                    bare_server, model=model, threads=threads or 2, case=case, owner=owner
+                )
+                async with (
+                    serving(folder / f"{case.name}-1", batch=1) as (single_at, single_pid),
+                    serving(folder / f"{case.name}-n", batch=batch) as (stacked_at, stacked_pid),
+                ):
+                    single = await endpoint.dial(single_at, asker)
+                    stacked = await endpoint.dial(stacked_at, asker)
+                    ones: list[tuple[Seen, Seen]] = []
+                    many: list[tuple[Seen, Seen]] = []
+                    with console.status(f"{case.name}: the node and the bare server in turns"):
+                        await ask(node, meta, body, 4, 0.5, worker)
+                        await ask(single, b"\x80", body, 1, 0.5, single_pid)
+                        await ask(stacked, b"\x80", body, case.in_flight, 0.5, stacked_pid)
+                        for _ in range(ROUNDS):
+                            part_s = seconds / ROUNDS
+                            ones.append(
+                                (
+                                    await ask(single, b"\x80", body, 1, part_s, single_pid),
+                                    await ask(node, meta, body, 1, part_s, worker),
+                                )
+                            )
+                            many.append(
+                                (
+                                    await ask(
+                                        stacked, b"\x80", body, case.in_flight, part_s, stacked_pid
+                                    ),
+                                    await ask(node, meta, body, case.in_flight, part_s, worker),
+                                )
+                            )
+                    for link in (single, stacked):
+                        link.close("done")
+                        await link.wait_ended()
                 figures |= {
-                    "node_p50_us_1": one.p50_us,
-                    "node_per_second": many.per_second,
-                    "node_p99_us": many.p99_us,
-                    "node_cpu_us": many.cpu_us,
+                    "bare_p50_us_1": statistics.median(bare.p50_us for bare, _ in ones),
+                    "node_p50_us_1": statistics.median(node.p50_us for _, node in ones),
+                    "added_us": statistics.median(node.p50_us - bare.p50_us for bare, node in ones),
+                    "bare_batch": float(batch),
+                    "bare_per_second": statistics.median(bare.per_second for bare, _ in many),
+                    "node_per_second": statistics.median(node.per_second for _, node in many),
+                    "node_p99_us": statistics.median(node.p99_us for _, node in many),
+                    "node_cpu_us": statistics.median(node.cpu_us for _, node in many),
                     "in_flight": float(case.in_flight),
-                    "ratio": many.per_second / best,
+                    "ratio": statistics.median(
+                        node.per_second / bare.per_second for bare, node in many
+                    ),
                 }
-                if "bare_p50_us_1" in figures:
-                    figures["added_us"] = figures["node_p50_us_1"] - figures["bare_p50_us_1"]
                 rows[case.name] = {key: round(value, 3) for key, value in figures.items()}
             node.close("done")
             await node.wait_ended()
@@ -311,13 +351,14 @@ def show(rows: dict[str, dict[str, float]], console: Console) -> None:
             "raw best",
             lambda row: f"{row['raw_best_per_second']:,.0f}/s at {row['raw_best_rows']:.0f}",
         ),
-        ("bare p50", lambda row: f"{row['bare_p50_us_1']:,.0f} µs" if "added_us" in row else "-"),
+        ("bare p50", lambda row: f"{row['bare_p50_us_1']:,.0f} µs"),
         ("node p50", lambda row: f"{row['node_p50_us_1']:,.0f} µs"),
-        ("added", lambda row: f"{row['added_us']:,.0f} µs" if "added_us" in row else "-"),
+        ("added", lambda row: f"{row['added_us']:,.0f} µs"),
+        ("bare", lambda row: f"{row['bare_per_second']:,.0f}/s at {row['bare_batch']:.0f}"),
         ("node", lambda row: f"{row['node_per_second']:,.0f}/s at {row['in_flight']:.0f}"),
         ("p99", lambda row: f"{row['node_p99_us'] / 1000:,.1f} ms"),
         ("node CPU", lambda row: f"{row['node_cpu_us']:,.1f} µs"),
-        ("node / raw", lambda row: f"{row['ratio']:.3f}"),
+        ("node / bare", lambda row: f"{row['ratio']:.3f}"),
     ]
     table.add_column("model")
     for title, _ in columns:
@@ -330,7 +371,7 @@ def show(rows: dict[str, dict[str, float]], console: Console) -> None:
 def main() -> int:
     """Measure, print, keep; fail when a bar of the design is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--models", default="mlp,picture,minilm,resnet")
     parser.add_argument("--threads", type=int, default=0, help="of one run; 0: the node's default")
     arguments = parser.parse_args()

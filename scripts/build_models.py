@@ -4,7 +4,8 @@
     python scripts/build_models.py --samples       # the two that the `capamesh` package carries
 
 `digits` and `breast_cancer` are trained here in a second, on data that scikit-learn carries; `magika`
-(file types) is copied out of the package of that name (`pip install --no-deps -r requirements/models.txt`).
+(file types) and `silero_vad` (speech, window by window) are copied out of the packages of those names
+(`pip install --no-deps -r requirements/models.txt`).
 Cases are real inputs that no model was trained on, with the expected answers, in `<model>.npz`:
 
     rows      the inputs, [N, ...], for the model's tensor `input`
@@ -13,6 +14,13 @@ Cases are real inputs that no model was trained on, with the expected answers, i
     titles    text [N]: what each row is, for people
     input     text []: the name of the input tensor
     output    text []: the name of the output tensor that scores the classes, f32 [N, classes]
+
+Those of `silero_vad` are one recording, in its order:
+
+    rows      f32 [N, 576]: the 64 samples before a window of 512, and the window, from -1 to 1
+    expected  f32 [N]: the probability of speech that ONNX Runtime alone gives each, one after the other
+    titles    text [N]: where in the recording each window begins
+    rate_hz   int64 []: samples a second
 """
 
 from __future__ import annotations
@@ -38,6 +46,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import onnxruntime as ort
 import sklearn
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -48,7 +57,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import scan
+from capamesh.node.store import ModelSource, scan
 from capamesh.protocol.tensors import Tensor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,6 +72,24 @@ MAGIKA_BLOCK_BYTES = 4096  # these four are the model's own, from its config.min
 MAGIKA_BEGIN_BYTES = 1024
 MAGIKA_END_BYTES = 1024
 MAGIKA_PADDING = 256
+
+SILERO_MODEL = "silero_vad/data/silero_vad.onnx"
+SILERO_WINDOW = 512  # these four are the model's own, from its package's utils_vad.py
+SILERO_CONTEXT = 64
+SILERO_RATE_HZ = 16_000
+SILERO_STATE = (2, 1, 128)
+PCM_SCALE = 32_768.0  # 16-bit samples become -1 to 1
+SILERO_MANIFEST = """
+[sequence]
+idle_s = 30
+
+[[sequence.state]]
+input = "state"
+output = "stateN"
+axis = 1
+shape = [2, 1, 128]
+"""
+SPEECH = "moonshine_onnx/assets/beckett.wav"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,43 @@ class Cases:
                 output=str(fields["output"]),
             )
 
+    def right(self, models: Path, name: str) -> np.ndarray:
+        """Return which cases the model in `models` gets right, bool [N]."""
+        return decisions(models, name, self) == self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The windows of one recording; the module's docstring says what each field is."""
+
+    rows: np.ndarray
+    expected: np.ndarray
+    titles: np.ndarray
+    rate_hz: int
+
+    def save(self, path: Path) -> None:
+        """Write the fields as arrays; nothing needs pickle to be read."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            path,
+            rows=self.rows,
+            expected=self.expected,
+            titles=self.titles,
+            rate_hz=np.array(self.rate_hz),
+        )
+
+    def right(self, models: Path, name: str) -> np.ndarray:
+        """Return for which windows the model in `models`, run as a node would, says what is expected, bool [N]."""
+        model = OnnxBackend().load(_source(models, name))
+        rate = Tensor.from_numpy("sr", np.array(self.rate_hz))
+        state = Tensor.from_numpy("state", np.zeros(SILERO_STATE, np.float32))
+        said: list[float] = []
+        for row in self.rows:
+            score, state = model.run([Tensor.from_numpy("input", row[None]), state, rate])
+            state = Tensor("state", state.datatype, state.shape, state.data)
+            said.append(float(score.to_numpy()[0, 0]))
+        return np.isclose(said, self.expected, rtol=1e-5)
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -109,7 +173,9 @@ class Built:
 
     onnx: bytes
     description: str
-    cases: Cases
+    cases: Cases | Recording
+    manifest: str = ""
+    """More of its `capamesh.toml`."""
 
 
 def build_digits() -> Built:
@@ -280,10 +346,52 @@ def _marked_up(values: list[int]) -> bytes:
     return ET.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
+def build_silero_vad() -> Built:
+    """Take the speech detector out of its package, without importing that, and a recording out of another."""
+    distribution = importlib.metadata.distribution("silero-vad")
+    model = Path(str(distribution.locate_file(SILERO_MODEL))).read_bytes()
+    speech = importlib.metadata.distribution("useful-moonshine-onnx")
+    rows = speech_windows(Path(str(speech.locate_file(SPEECH))))
+    recording = Recording(
+        rows=rows,
+        expected=_probabilities(model, rows),
+        titles=np.array(
+            [f"{index * SILERO_WINDOW / SILERO_RATE_HZ:.3f} s" for index in range(len(rows))]
+        ),
+        rate_hz=SILERO_RATE_HZ,
+    )
+    description = f"Whether a window of 32 ms is speech: Silero VAD {distribution.version}"
+    return Built(model, description, recording, SILERO_MANIFEST)
+
+
+def speech_windows(path: Path) -> np.ndarray:
+    """Return the whole windows of a 16-bit mono recording at 16 kHz, f32 [N, 576], as `Recording.rows`."""
+    with wave.open(str(path)) as sound:
+        form = sound.getnchannels(), sound.getsampwidth(), sound.getframerate()
+        if form != (1, 2, SILERO_RATE_HZ):
+            raise ValueError(f"{path} has channels, bytes and rate {form}; 1, 2, 16000 are needed")
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / np.float32(PCM_SCALE)
+    padded = np.concatenate([np.zeros(SILERO_CONTEXT, np.float32), samples])
+    whole = np.lib.stride_tricks.sliding_window_view(padded, SILERO_CONTEXT + SILERO_WINDOW)
+    return whole[::SILERO_WINDOW].copy()
+
+
+def _probabilities(model: bytes, rows: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    state = np.zeros(SILERO_STATE, np.float32)
+    rate = np.array(SILERO_RATE_HZ)
+    found: list[float] = []
+    for row in rows:
+        score, state = session.run(None, {"input": row[None], "state": state, "sr": rate})
+        found.append(score[0, 0])
+    return np.array(found, np.float32)
+
+
 BUILDERS: dict[str, Callable[[], Built]] = {
     "digits": build_digits,
     "breast_cancer": build_breast_cancer,
     "magika": build_magika,
+    "silero_vad": build_silero_vad,
 }
 SAMPLE_NAMES = ("digits", "breast_cancer")
 
@@ -296,19 +404,25 @@ def write(name: str, built: Built, models: Path) -> None:
     version = models / name / "1"
     version.mkdir(parents=True, exist_ok=True)
     (version / "model.onnx").write_bytes(built.onnx)
-    (models / name / "capamesh.toml").write_text(f'description = "{built.description}"\n')
-    (models / name / "labels.txt").write_text("\n".join(built.cases.names.tolist()) + "\n")
+    (models / name / "capamesh.toml").write_text(
+        f'description = "{built.description}"\n{built.manifest}'
+    )
+    if isinstance(built.cases, Cases):
+        (models / name / "labels.txt").write_text("\n".join(built.cases.names.tolist()) + "\n")
     built.cases.save(models.parent / "cases" / f"{name}.npz")
 
 
 def decisions(models: Path, name: str, cases: Cases) -> np.ndarray:
     """Return the class that the model in `models` gives to each case, int64 [N], as a node would."""
-    source = next(source for source in scan(models).models if source.name == name)
-    model = OnnxBackend().load(source)
+    model = OnnxBackend().load(_source(models, name))
     inputs = [Tensor.from_numpy(cases.input, cases.rows)]
     model.validate(inputs, [cases.output])
     (scores,) = model.run(inputs, [cases.output])
     return scores.to_numpy().argmax(axis=1)
+
+
+def _source(models: Path, name: str) -> ModelSource:
+    return next(source for source in scan(models).models if source.name == name)
 
 
 def main() -> int:
@@ -330,7 +444,7 @@ def main() -> int:
                 return 1
             continue
         write(name, built, models)
-        right = decisions(models, name, built.cases) == built.cases.expected
+        right = built.cases.right(models, name)
         print(
             f"{name:<16}{len(built.onnx):>10}{len(right):>7}{right.mean():>7.3f}  {built.description}"
         )

@@ -105,7 +105,8 @@ async def test_metadata_config_and_readiness(
     ]
     assert config["name"] == model
     assert config["platform"] == "onnxruntime_onnx"
-    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(MODELS, "READY")
+    hosted = [path.name for path in built_models.iterdir()]
+    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(hosted, "READY")
     assert server["name"] == "capamesh"
 
 

@@ -1,98 +1,154 @@
-"""One ONNX model behind a link: asked through frames and metadata as a router asks, answered as a node answers."""
+"""One ONNX model on a node's worker behind a link: asked as a router asks, by frames that cross by hand."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
+from fleet_fakes import NullLog
 from link_wire import Wire, greeted
 
-from capamesh.node.backend import LoadedModel
+from capamesh.node.engine import ModelEngine
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.store import ModelSource, scan
+from capamesh.node.worker.marks import Marks
+from capamesh.node.worker.models import HostedModel, HostedModels
+from capamesh.node.worker.preparation import Preparation, Prepared
+from capamesh.node.worker.profile_cache import ProfileCache
+from capamesh.node.worker.runner import ModelRunner
+from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelVersion
-from capamesh.protocol.links.calls import (
-    InferAnswer,
-    InferCall,
-    LoadReport,
-    decode_answer,
-    decode_call,
-    encode_answer,
-    encode_call,
-)
+from capamesh.protocol.links.calls import InferCall, decode_answer, encode_call
+from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
     ErrorReceived,
     Event,
     RequestReceived,
     ResponseReceived,
 )
+from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Tensor
 
 ANY_VERSION = ModelVersion("")
 CUTS_SEED = 20260702
 """Where the bytes of a message are cut on their way."""
+BUDGET_MS = 30_000
+"""A deadline that travels with every call and that none comes near."""
 
 Run = Callable[[Sequence[Tensor], Sequence[str]], list[Tensor]]
 
 
 @contextmanager
 def model_wire(file: Path) -> Iterator[Run]:
-    """Load `file`, which is alone in its folder; give a function that runs it through the wire.
+    """Prepare `file`, which is alone in its folder, as a node does; give a function that runs it through the wire.
 
     That takes inputs and the outputs wanted (none: all), and raises what the far end answers with.
     ModelInvalid: the model cannot be hosted.
     """
     (source,) = scan(file.parent).models
-    loaded = OnnxBackend().load(source)
-    try:
-        yield _Asker(_Host(source, loaded)).run
-    finally:
-        loaded.close()
+    backend = OnnxBackend()
+    preparation = Preparation(
+        backend,
+        ProfileCache(None),
+        circumstances={},
+        clock=itertools.count().__next__,  # a second a look, so that a measurement is short
+    )
+    prepared = preparation.prepare(source, partial(backend.load, source))
+    with asyncio.Runner() as loop:
+        host = loop.run(_hosted(source, prepared, backend))
+        try:
+            yield _Asker(host, loop).run
+        finally:
+            host.close()
+
+
+async def _hosted(source: ModelSource, prepared: Prepared, backend: OnnxBackend) -> _Host:
+    return _Host(source, prepared, backend)
 
 
 class _Host:
-    """What answers at the far end of the wire."""
+    """A worker with one model at the far end of the wire. Made in the event loop that it runs in."""
 
-    def __init__(self, source: ModelSource, loaded: LoadedModel) -> None:
+    def __init__(self, source: ModelSource, prepared: Prepared, backend: OnnxBackend) -> None:
         self.source = source
-        self._loaded = loaded
+        rules = source.manifest.rules
+        self._prepared = prepared
+        self._runner = ModelRunner(
+            prepared.loaded,
+            ModelEngine(prepared.plan, rules, prepared.measured.profile, max_in_flight=8),
+            instances=rules.instances,
+            may_run_here=prepared.is_steady,
+            clock=time.monotonic,
+            switch=backend.stop_switch,
+            marks=Marks(None),
+            number=1,
+        )
+        models = HostedModels()
+        models.ready(HostedModel(source, prepared, self._runner))
+        self._service = WorkerService(
+            models,
+            None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
+            control=_unexpected,
+            on_stuck=_unexpected,
+            watchdog_s=60.0,
+            clock=time.monotonic,
+            limits=DEFAULT_LIMITS,
+            log=NullLog(),  # type: ignore[arg-type]
+        )
 
-    def answer(self, meta: bytes, body: memoryview) -> InferAnswer:
-        call, _ = decode_call(meta, body, DEFAULT_LIMITS)
-        assert call.model == self.source.name
-        self._loaded.validate(call.inputs, call.outputs)
-        outputs = self._loaded.run(call.inputs, call.outputs)
-        return InferAnswer(self.source.version, tuple(outputs), 0, 0, LoadReport())
+    async def serve(self, request: RequestReceived, core: Connection) -> None:
+        """Answer a request."""
+        link: Any = _Link(core)
+        self._service.request_received(link, request.stream, request.meta, request.body)
+        await self._runner.wait_idle()
+
+    def close(self) -> None:
+        self._runner.close()
+        self._prepared.loaded.close()
+
+
+class _Link:
+    """A core as the worker knows it."""
+
+    def __init__(self, core: Connection) -> None:
+        self._core = core
+
+    def respond(self, stream: int, meta: bytes, body: Sequence[Buffer]) -> bool:
+        return self._core.respond(stream, meta, body)
+
+    def fail(self, stream: int, error: CapameshError) -> bool:
+        return self._core.fail(stream, error)
+
+
+def _unexpected(*what: object) -> NoReturn:
+    raise AssertionError(f"{what} on a wire that only carries inference")
 
 
 class _Asker:
     """What asks, and both sides of the link between."""
 
-    def __init__(self, host: _Host) -> None:
+    def __init__(self, host: _Host, loop: asyncio.Runner) -> None:
         self._host = host
+        self._loop = loop
         self._wire: Wire = greeted(seed=CUTS_SEED)
 
     def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> list[Tensor]:
         call = InferCall(self._host.source.name, ANY_VERSION, tuple(inputs), tuple(outputs))
-        stream = self._wire.dialer.ask(*encode_call(call, budget_ms=1000))
+        stream = self._wire.dialer.ask(*encode_call(call, budget_ms=BUDGET_MS))
         _, at_host = self._wire.settle()
         (request,) = at_host
         assert isinstance(request, RequestReceived)
-        self._serve(request)
+        self._loop.run(self._host.serve(request, self._wire.acceptor))
         at_asker, _ = self._wire.settle()
         (answer,) = at_asker
         return self._read(stream, answer)
-
-    def _serve(self, request: RequestReceived) -> None:
-        acceptor = self._wire.acceptor
-        try:
-            answer = self._host.answer(request.meta, request.body)
-        except CapameshError as error:
-            acceptor.fail(request.stream, error)
-        else:
-            acceptor.respond(request.stream, *encode_answer(answer))
 
     def _read(self, stream: int, event: Event) -> list[Tensor]:
         match event:

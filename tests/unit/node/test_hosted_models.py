@@ -1,184 +1,197 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import cast
 
-import onnx
-import pytest
-from fleet_fakes import OUT, SPEC, NullLog
-from onnx import helper
+from fleet_fakes import OUT, SPEC
+from worker_fakes import FakeModel, source_of
 
-from capamesh.node.store import ModelSource
-from capamesh.node.worker.models import UNVERIFIED, HostedModels
-from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, advert_to_body
-from capamesh.protocol.errors import ModelInvalid
+from capamesh.node.engine import BatchPlan
+from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.store.rules import StateTensor
+from capamesh.node.worker.models import (
+    UNVERIFIED,
+    HostedModel,
+    HostedModels,
+    advert_problem,
+    ready_offer,
+)
+from capamesh.node.worker.preparation import Prepared
+from capamesh.node.worker.profile_cache import Measured
+from capamesh.node.worker.runner import ModelRunner
+from capamesh.protocol.adverts import (
+    MAX_MODELS,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    Sequence,
+    advert_to_body,
+)
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 M = ModelName("m")
 ANY = ModelVersion("")
-GRAPH = helper.make_model(
-    helper.make_graph([], "g", [], []), ir_version=10, opset_imports=[helper.make_opsetid("", 21)]
-).SerializeToString()
-assert isinstance(onnx.load_from_string(GRAPH), onnx.ModelProto)
+NO_RUNNER = cast("ModelRunner", None)
+"""Nothing is run here."""
 
 
-class Loaded:
-    outputs = OUT
-    provider = "CPUExecutionProvider"
-
-    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
-        self.inputs = inputs
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class Backend:
-    """Loads everything but the versions it was told to refuse."""
-
-    def __init__(self, *bad: str) -> None:
-        self.bad = bad
-        self.loaded: list[str] = []
-
-    def load(self, source: ModelSource) -> Loaded:
-        name = f"{source.name}/{source.version}"
-        self.loaded.append(name)
-        if name in self.bad:
-            raise ModelInvalid("an operator is unknown")
-        if source.name == "wide":
-            self.wide = Loaded(tuple(TensorSpec(f"x{n}", Datatype.FP32, (1,)) for n in range(1025)))
-            return self.wide
-        return Loaded()
+def hosted(
+    name: str = "m",
+    version: str = "1",
+    *,
+    digest: str = "",
+    plan: BatchPlan | None = None,
+    profile: ServiceProfile | None = None,
+    memory_bytes: int = 0,
+    inputs: tuple[TensorSpec, ...] = SPEC,
+) -> HostedModel:
+    model = FakeModel(inputs)
+    measured = Measured(profile, memory_bytes, is_batching=True)
+    prepared = Prepared(model, plan or BatchPlan(inputs, OUT), measured)
+    return HostedModel(source_of(name, version, digest=digest), prepared, NO_RUNNER)
 
 
-class Rig:
-    def __init__(self, root: Path, *bad: str) -> None:
-        self.backend = Backend(*bad)
-        self.log = NullLog()
-        self.told: list[list[str]] = []
-        self.models = HostedModels(
-            root,
-            self.backend,  # type: ignore[arg-type]
-            max_in_flight=64,
-            on_change=self._changed,
-            log=self.log,  # type: ignore[arg-type]
-        )
-
-    def _changed(self) -> None:
-        offers = self.models.offers()
-        advert_to_body(
-            NodeAdvert(PeerId("p"), Sequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False)
-        )
-        self.told.append([f"{one.name}/{one.version} {one.state}" for one in offers])
+def key(name: str, version: str) -> tuple[ModelName, ModelVersion]:
+    return ModelName(name), ModelVersion(version)
 
 
-def put(root: Path, name: str, data: bytes = GRAPH) -> None:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+def states(models: HostedModels) -> list[str]:
+    return [f"{one.name}/{one.version} {one.state}" for one in models.offers()]
 
 
-async def test_models_load_one_after_the_other_and_each_is_told_of(tmp_path: Path) -> None:
-    put(tmp_path, "m/1/model.onnx")
-    put(tmp_path, "m/2/model.onnx")
-    rig = Rig(tmp_path)
-    assert rig.models.provider == UNVERIFIED
-    assert rig.models.describe() == "none that is ready"
-    await rig.models.load_all()
-    assert rig.told == [
-        ["m/1 loading", "m/2 loading"],
-        ["m/1 ready", "m/2 loading"],
-        ["m/1 ready", "m/2 ready"],
-    ]
-    assert rig.models.provider == "CPUExecutionProvider"
-    assert rig.models.describe() == "m/1, m/2"
-    first, second = rig.models.offers()
-    assert (first.inputs, first.outputs, first.reason) == (SPEC, OUT, "")
-    assert first.digest == second.digest
-    assert first.digest.startswith("sha256:")
+def check_advert(models: HostedModels) -> None:
+    """Raise where an advert cannot carry what is offered."""
+    offers = models.offers()
+    advert_to_body(
+        NodeAdvert(PeerId("p"), Sequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False)
+    )
 
 
-async def test_the_newest_ready_version_is_the_default_by_number(tmp_path: Path) -> None:
-    for version in ("9", "10", "11"):
-        put(tmp_path, f"m/{version}/model.onnx")
-    rig = Rig(tmp_path, "m/11")
-    await rig.models.load_all()
-    newest = rig.models.find(M, ANY)
-    assert newest is not None
-    assert newest.version == "10"
-    older = rig.models.find(M, ModelVersion("9"))
-    assert older is not None
-    assert older.version == "9"
-    assert rig.models.find(M, ModelVersion("11")) is None
-    assert rig.models.find(ModelName("x"), ANY) is None
-    assert rig.models.is_known(M, ModelVersion("11"))
-    assert rig.models.is_known(M, ANY)
-    assert not rig.models.is_known(M, ModelVersion("12"))
-    assert not rig.models.is_known(ModelName("x"), ANY)
+def test_the_newest_ready_version_is_the_default_by_number() -> None:
+    models = HostedModels()
+    nine, ten = hosted(version="9"), hosted(version="10")
+    models.ready(ten)
+    models.ready(nine)
+    models.say(key("m", "11"), ModelState.FAILED, "an operator is unknown")
+    assert models.find(M, ANY) is ten
+    assert models.find(M, ModelVersion("9")) is nine
+    assert models.find(M, ModelVersion("11")) is None
+    assert models.find(ModelName("x"), ANY) is None
+    assert list(models) == [ten, nine]
+    assert models.withdraw(key("m", "10")) is ten
+    assert models.find(M, ANY) is nine
+    assert models.withdraw(key("m", "10")) is None
+    assert models.withdraw(key("m", "9")) is nine
+    assert models.find(M, ANY) is None
+    assert list(models) == []
 
 
-async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(tmp_path: Path) -> None:
-    put(tmp_path, "bad/1/model.onnx")
-    put(tmp_path, "m/1/model.onnx")
-    rig = Rig(tmp_path, "bad/1")
-    await rig.models.load_all()
-    failed, ready = rig.models.offers()
-    assert (failed.state, failed.reason) == (ModelState.FAILED, "an operator is unknown")
-    assert ready.state is ModelState.READY
-    assert rig.log.events == ["model_failed", "model_ready"]
+def test_what_is_known_need_not_be_ready() -> None:
+    models = HostedModels()
+    models.say(key("m", "11"), ModelState.LOADING)
+    assert models.is_known(M, ModelVersion("11"))
+    assert models.is_known(M, ANY)
+    assert not models.is_known(M, ModelVersion("12"))
+    assert not models.is_known(ModelName("x"), ANY)
+    assert models.known_keys() == {key("m", "11")}
+    models.forget(key("m", "11"))
+    models.forget(key("m", "11"))
+    assert models.known_keys() == frozenset()
+    assert not models.is_known(M, ANY)
 
 
-@pytest.mark.parametrize(
-    ("stray", "is_offered"),
-    [
-        ("notes/todo.txt", False),
-        ("no model\nname/1/model.onnx", False),
-        ("zeros/01/model.onnx", True),
-        ("arabic/\u0661/model.onnx", False),
-        ("huge/" + "9" * 40 + "/model.onnx", False),
-        ("dangling/1/readme", True),
-        ("\u00e9.onnx", False),
-    ],
-)
-async def test_what_a_folder_holds_besides_never_makes_an_advert_that_cannot_be_sent(
-    tmp_path: Path, stray: str, is_offered: bool
-) -> None:
-    put(tmp_path, stray, b"")
-    put(tmp_path, "m/1/model.onnx")
-    rig = Rig(tmp_path)
-    await rig.models.load_all()
-    assert "model_refused" in rig.log.events
-    states = [one.state for one in rig.models.offers()]
-    assert sorted(states) == [ModelState.FAILED, ModelState.READY][not is_offered :]
-    assert rig.models.find(M, ANY) is not None
+def test_a_model_that_takes_another_s_place_returns_it() -> None:
+    models = HostedModels()
+    old, new = hosted(digest="a"), hosted(digest="b")
+    assert models.ready(old) is None
+    assert models.ready(new) is old
+    assert models.find(M, ANY) is new
+    offer = models.offer(key("m", "1"))
+    assert offer is not None
+    assert offer.digest == "sha256:" + "b".rjust(64, "0")
 
 
-async def test_an_operator_s_own_limit_goes_before_the_worker_s(tmp_path: Path) -> None:
-    put(tmp_path, "m/1/model.onnx")
-    put(tmp_path, "n/1/model.onnx")
-    put(tmp_path, "n/capamesh.toml", b"max_queue = 3\n")
-    rig = Rig(tmp_path)
-    await rig.models.load_all()
-    limits = [rig.models.find(ModelName(name), ANY).max_in_flight for name in ("m", "n")]  # type: ignore[union-attr]
-    assert limits == [64, 3]
+def test_the_provider_is_what_a_loaded_model_has_shown() -> None:
+    models = HostedModels()
+    assert models.provider == UNVERIFIED
+    assert models.describe() == "none that is ready"
+    models.say(key("a", "1"), ModelState.LOADING)
+    assert models.provider == UNVERIFIED
+    models.ready(hosted("n", "2"))
+    models.ready(hosted())
+    assert models.provider == "CPUExecutionProvider"
+    assert models.describe() == "m/1, n/2"
 
 
-async def test_an_empty_folder_is_told_of_once(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
-    await rig.models.load_all()
-    assert rig.told == [[]]
-    assert rig.models.offers() == ()
+def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
+    models = HostedModels()
+    models.say(key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256:" + "1" * 64)
+    models.ready(hosted())
+    models.say(key("a", "1"), ModelState.UNLOADED, "unloaded on request")
+    assert states(models) == ["a/1 unloaded", "m/1 ready", "m/2 failed"]
+    failed = models.offer(key("m", "2"))
+    assert failed is not None
+    assert (failed.reason, failed.digest) == ("an operator is unknown", "sha256:" + "1" * 64)
+    check_advert(models)
 
 
-async def test_a_model_that_no_advert_can_carry_fails_and_is_let_go(tmp_path: Path) -> None:
-    put(tmp_path, "m/1/model.onnx")
-    put(tmp_path, "wide/1/model.onnx")
-    rig = Rig(tmp_path)
-    await rig.models.load_all()
-    assert rig.told[-1] == ["m/1 ready", "wide/1 failed"]
-    (_, wide) = rig.models.offers()
-    assert "models[0].inputs" in wide.reason
-    assert "1024" in wide.reason
-    assert rig.models.find(ModelName("wide"), ANY) is None
-    assert rig.backend.wide.is_closed
+def test_an_offer_says_how_a_model_is_served() -> None:
+    state = TensorSpec("h", Datatype.FP32, (-1, 4))
+    following = TensorSpec("h_next", Datatype.FP32, (-1, 4))
+    plan = BatchPlan(
+        (*SPEC, state),
+        (*OUT, following),
+        is_batching=True,
+        batch_rows=4,
+        max_rows=16,
+        states=(StateTensor("h", "h_next"),),
+    )
+    profile = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(4, 0.002)))
+    offer = ready_offer(
+        hosted(version="7", digest="d", plan=plan, profile=profile, memory_bytes=5_000)
+    )
+    assert offer == ModelOffer(
+        M,
+        ModelVersion("7"),
+        "sha256:" + "d".rjust(64, "0"),
+        ModelState.READY,
+        "",
+        SPEC,
+        OUT,
+        provider="CPUExecutionProvider",
+        precision="fp32",
+        best_rows=4,
+        row_us=500,
+        max_rows=16,
+        memory_bytes=5_000,
+    )
+
+
+def test_a_model_that_was_not_measured_tells_no_time() -> None:
+    offer = ready_offer(hosted())
+    assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
+
+
+def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:
+    models = HostedModels()
+    for number in range(MAX_MODELS):
+        models.say(key(f"a{number:04}", "1"), ModelState.FAILED, "broken")
+    assert len(models.offers()) == MAX_MODELS
+    models.ready(hosted("z", "1"))
+    models.ready(hosted("z", "2"))
+    offers = models.offers()
+    assert len(offers) == MAX_MODELS
+    assert [one.version for one in offers if one.is_ready] == ["1", "2"]
+    assert [one.name for one in offers] == sorted(one.name for one in offers)
+    assert offers[-3].name == f"a{MAX_MODELS - 3:04}"
+    check_advert(models)
+
+
+def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
+    wide = tuple(TensorSpec(f"x{number}", Datatype.FP32, (1,)) for number in range(1025))
+    one = hosted(inputs=wide)
+    problem = advert_problem(one.source, one.prepared)
+    assert "inputs" in problem
+    assert "1024" in problem
+    one = hosted()
+    assert advert_problem(one.source, one.prepared) == ""

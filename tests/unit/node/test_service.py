@@ -2,17 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import threading
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 from fleet_fakes import NullLog, call, fp32
+from worker_fakes import (
+    LIMIT_S,
+    LONG,
+    SHORT,
+    FakeClock,
+    FakeModel,
+    FakeSwitch,
+    engine_of,
+    source_of,
+)
 
-from capamesh.node.store import Manifest, ModelSource
-from capamesh.node.worker.models import HostedModel
-from capamesh.node.worker.run_loop import RunLoop
+from capamesh.node.worker.hosting import Changed
+from capamesh.node.worker.marks import Marks
+from capamesh.node.worker.models import HostedModel, HostedModels
+from capamesh.node.worker.preparation import Prepared
+from capamesh.node.worker.profile_cache import Measured
+from capamesh.node.worker.runner import STOP_GRACE_S, ModelRunner
 from capamesh.node.worker.service import WorkerService
+from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
@@ -25,61 +38,29 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
+    ControlAction,
+    ControlCall,
     InferAnswer,
     InferCall,
+    LoadReport,
+    SequenceMark,
     decode_answer,
     decode_load,
     encode_call,
+    encode_control,
+    encode_done,
+    encode_probe,
 )
 from capamesh.protocol.links.endpoint import MAX_LINKS_OF_PEER
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.tensors import Limits, Tensor
+from capamesh.protocol.tensors import Limits
 
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("test", NOW)
-
-
-class Model:
-    """Answers `y` from `x`, once its gate is open; refuses more than one input."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.started = threading.Event()
-        self.ran = 0
-        self.result: object = None
-
-    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        if len(inputs) != 1 or outputs not in {(), ("y",)}:
-            raise InvalidRequest(f"{len(inputs)} inputs; the model takes x alone")
-
-    def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> object:
-        self.started.set()
-        assert self.gate.wait(10)
-        self.ran += 1
-        if isinstance(self.result, BaseException):
-            raise self.result
-        return self.result if self.result is not None else [fp32("y", [1.0, 2.0])]
-
-
-class Models:
-    """One model, `m` version 3, and one that is known but not ready."""
-
-    def __init__(self, model: Model, max_in_flight: int) -> None:
-        source = ModelSource(
-            ModelName("m"), ModelVersion("3"), Path("model.onnx"), "", 0, Manifest()
-        )
-        self.hosted = HostedModel(source, model, max_in_flight)  # type: ignore[arg-type]
-
-    def find(self, model: str, version: str) -> HostedModel | None:
-        return self.hosted if model == "m" and version in {"", "3"} else None
-
-    def is_known(self, model: str, version: str) -> bool:
-        return model in {"m", "loading"} and version in {"", "3"}
-
-    def describe(self) -> str:
-        return "m/3"
+WATCHDOG_S = 60.0
+LOAD = ControlCall(ControlAction.LOAD, ModelName("m"), ModelVersion("3"))
+UNLOAD = ControlCall(ControlAction.UNLOAD, ModelName("m"), ModelVersion(""))
 
 
 class FakeLink:
@@ -88,22 +69,25 @@ class FakeLink:
     def __init__(self) -> None:
         self.member = None
         self.is_quiet = True
-        self.answers: dict[int, InferAnswer | CapameshError] = {}
+        self.answers: dict[int, InferAnswer | CapameshError | None] = {}
+        """None: a change that was made."""
         self.goaways: list[str] = []
         self.closed: list[str] = []
         self.membership_error: NotMember | None = None
-        self.answered = asyncio.Event()
+        self._answered = asyncio.Event()
 
     def respond(self, stream: int, meta: bytes, body: Sequence[bytes]) -> bool:
         assert stream not in self.answers
-        self.answers[stream] = decode_answer(meta, memoryview(b"".join(body)), Limits())
-        self.answered.set()
+        is_done = meta == encode_done()
+        whole = memoryview(b"".join(body))
+        self.answers[stream] = None if is_done else decode_answer(meta, whole, Limits())
+        self._answered.set()
         return True
 
     def fail(self, stream: int, error: CapameshError) -> bool:
         assert stream not in self.answers
         self.answers[stream] = error
-        self.answered.set()
+        self._answered.set()
         return True
 
     def goaway(self, reason: str) -> None:
@@ -116,23 +100,71 @@ class FakeLink:
         if self.membership_error is not None:
             raise self.membership_error
 
+    async def answer(self, stream: int = 1) -> InferAnswer | CapameshError | None:
+        """Wait for the answer on `stream`."""
+        async with asyncio.timeout(LIMIT_S):
+            while stream not in self.answers:
+                self._answered.clear()
+                await self._answered.wait()
+        return self.answers[stream]
+
+    def refusal(self, stream: int = 1) -> CapameshError:
+        answer = self.answers[stream]
+        assert isinstance(answer, CapameshError)
+        return answer
+
+    def load(self, stream: int) -> LoadReport:
+        answer = self.answers[stream]
+        assert isinstance(answer, InferAnswer)
+        return answer.load
+
 
 class Rig:
-    def __init__(self, *, max_queued: int = 8, max_in_flight: int = 8) -> None:
-        self.now_s = 50.0
-        self.model = Model()
-        self.models = Models(self.model, max_in_flight)
-        self.run_loop = RunLoop(lambda: self.now_s, max_queued)
+    """A service with one model, `m` version 3, and one that is known but not ready."""
+
+    def __init__(self, **engine: Any) -> None:
+        self.clock = FakeClock(50.0)
+        self.models = HostedModels()
+        self.models.say((ModelName("loading"), ModelVersion("3")), ModelState.LOADING)
+        self.hosted, self.model = self.host("m", "3", **engine)
         self.log = NullLog()
+        self.asked: list[tuple[ControlCall, Changed]] = []
+        self.control_error: CapameshError | None = None
+        self.stuck: list[str] = []
         self.service = WorkerService(
-            self.models,  # type: ignore[arg-type]
-            self.run_loop,
+            self.models,
             NetworkTrust(OWNER.ca_der),
-            clock=lambda: self.now_s,
+            control=self._control,
+            on_stuck=self.stuck.append,
+            watchdog_s=WATCHDOG_S,
+            clock=self.clock,
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]
         )
         self.link = self.add_link()
+
+    def host(self, name: str, version: str, **engine: Any) -> tuple[HostedModel, FakeModel]:
+        model = FakeModel()
+        made = engine_of(model, **{"profile": LONG, **engine})
+        runner = ModelRunner(
+            model,
+            made,
+            instances=engine.get("instances", 1),
+            may_run_here=True,
+            clock=self.clock,
+            switch=FakeSwitch,
+            marks=Marks(None),
+            number=1,
+        )
+        measured = Measured(None, 12_345, is_batching=True)
+        hosted = HostedModel(source_of(name, version), Prepared(model, made.plan, measured), runner)
+        self.models.ready(hosted)
+        return hosted, model
+
+    def _control(self, asked: ControlCall, done: Changed) -> None:
+        if self.control_error is not None:
+            raise self.control_error
+        self.asked.append((asked, done))
 
     def add_link(self) -> FakeLink:
         link = FakeLink()
@@ -158,48 +190,119 @@ class Rig:
     def cancel(self, stream: int) -> None:
         self.service.request_cancelled(self.link, stream)  # type: ignore[arg-type]
 
-    async def idle(self) -> None:
-        async with asyncio.timeout(10):
-            await self.run_loop.wait_idle()
-        assert self.models.hosted.in_flight == 0
-        assert self.run_loop.in_flight == 0
-        assert repr(self.service).endswith(", 0 jobs)")
+    def probe(self, model: str = "", version: str = "") -> LoadReport:
+        meta = encode_probe(ModelName(model), ModelVersion(version)) if model else b""
+        return decode_load(self.service.load(meta))
 
-    async def hold(self) -> None:
+    async def hold(self, stream: int = 99) -> FakeLink:
         """Ask once on a link of its own, and wait until that runs."""
         self.model.gate.clear()
-        self.ask(99, link=self.add_link())
-        await asyncio.to_thread(self.model.started.wait, 10)
+        link = self.add_link()
+        self.ask(stream, link=link)
+        await asyncio.to_thread(self.model.wait_started)
+        return link
 
-    def refusal(self, stream: int = 1) -> CapameshError:
-        answer = self.link.answers[stream]
-        assert isinstance(answer, CapameshError)
-        return answer
+    async def idle(self) -> None:
+        """Let everything run to its end."""
+        for hosted in self.models:
+            assert isinstance(hosted.prepared.loaded, FakeModel)
+            hosted.prepared.loaded.gate.set()
+            async with asyncio.timeout(LIMIT_S):
+                await hosted.runner.wait_idle()
+        assert repr(self.service).endswith(", 0 requests)")
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait, turn of the loop by turn, for what timers of the service's own bring about."""
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                await asyncio.sleep(0)
+
+    def close(self) -> None:
+        for hosted in self.models:
+            assert isinstance(hosted.prepared.loaded, FakeModel)
+            hosted.prepared.loaded.gate.set()
+            hosted.runner.close()
+            for thread in hosted.runner._threads:
+                thread.join(LIMIT_S)
+                assert not thread.is_alive()
+
+
+Make = Callable[..., Rig]
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    yield rig
-    rig.model.gate.set()
-    rig.run_loop.close()
-    rig.run_loop._thread.join(10)
+async def make() -> AsyncIterator[Make]:
+    """A function that makes rigs, whose threads must all have ended when the test has."""
+    rigs: list[Rig] = []
+
+    def made(**engine: Any) -> Rig:
+        rigs.append(Rig(**engine))
+        return rigs[-1]
+
+    yield made
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture
+async def rig(make: Make) -> Rig:
+    return make()
+
+
+# calls
 
 
 async def test_a_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1)
     assert not rig.service.is_quiet
-    rig.now_s = 50.25
-    rig.model.gate.set()
+    rig.clock.now_s = 50.25
+    rig.service.free_bytes = 77
     await rig.idle()
     answer = rig.link.answers[1]
     assert isinstance(answer, InferAnswer)
     assert answer.version == "3"
-    assert answer.outputs == (fp32("y", [1.0, 2.0]),)
+    assert answer.outputs == (fp32("y", [2.0, 4.0]),)
     assert (answer.queue_us, answer.run_us) == (250_000, 0)
-    assert (answer.load.limit, answer.load.queued) == (8, 0)
+    assert answer.load == LoadReport(
+        in_flight=0,
+        queued=0,
+        limit=64,
+        queue_us=0,
+        run_us=answer.load.run_us,
+        free_bytes=77,
+        latency_us=250_000,
+        device_in_flight=0,
+    )
+    assert answer.load.run_us == 8_122_500  # 10 s as profiled, then a run of 0.25 and one of 0
     assert rig.service.is_quiet
+
+
+async def test_a_short_model_s_calls_are_answered_without_a_thread(make: Make) -> None:
+    rig = make(profile=SHORT)
+    for stream in (1, 2, 3):
+        rig.ask(stream, call()._replace(inputs=(fp32("x", [stream, 0]),)))
+    await rig.idle()
+    for stream in (1, 2, 3):
+        answer = rig.link.answers[stream]
+        assert isinstance(answer, InferAnswer)
+        assert answer.outputs == (fp32("y", [2 * stream, 0]),)
+    assert rig.model.ran == [[1, 2, 3]]
+    assert rig.hosted.runner._threads == []
+
+
+async def test_a_run_s_time_is_told(make: Make) -> None:
+    rig = make(profile=SHORT)
+
+    def act(_: list[float]) -> None:
+        rig.clock.now_s += 0.125
+
+    rig.model.act = act
+    rig.ask(1)
+    await rig.idle()
+    answer = rig.link.answers[1]
+    assert isinstance(answer, InferAnswer)
+    assert (answer.queue_us, answer.run_us, answer.load.latency_us) == (0, 125_000, 125_000)
 
 
 @pytest.mark.parametrize(
@@ -215,25 +318,87 @@ async def test_a_call_that_cannot_be_run_is_refused_at_once(
     rig: Rig, asked: InferCall, kind: type[CapameshError], message: str
 ) -> None:
     rig.ask(1, asked)
-    refusal = rig.refusal()
+    refusal = rig.link.refusal()
     assert type(refusal) is kind
     assert message in refusal.message
     await rig.idle()
-    assert rig.model.ran == 0
+    assert rig.model.ran == []
 
 
 @pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x90", b"\x80", b"\x81\xa1m" + b"\x91" * 1000])
 async def test_junk_is_an_invalid_request(rig: Rig, meta: bytes) -> None:
     rig.receive(1, meta)
-    assert type(rig.refusal()) is InvalidRequest
+    assert type(rig.link.refusal()) is InvalidRequest
+
+
+async def test_priority_bulk_and_sequence_reach_the_engine(rig: Rig) -> None:
+    await rig.hold()
+    for stream, priority, is_bulk in ((1, 200, False), (2, 0, True), (3, 7, False)):
+        x = (fp32("x", [stream, 0]),)
+        mark = SequenceMark(stream, is_start=True)
+        asked = InferCall(ModelName("m"), ModelVersion(""), x, (), priority, is_bulk, mark)
+        rig.ask(stream, asked)
+    works = [work for _, work in rig.service._works.values()]
+    assert [(work.priority, work.is_bulk, work.sequence) for work in works[1:]] == [
+        (200, False, SequenceMark(1, is_start=True)),
+        (0, True, SequenceMark(2, is_start=True)),
+        (7, False, SequenceMark(3, is_start=True)),
+    ]
+    await rig.idle()
+    assert rig.model.ran == [[1], [2, 3, 1]]  # the bulk one was owed its share
+
+
+async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -> None:
+    rig = make(max_in_flight=2)
+    await rig.hold()
+    rig.ask(1)
+    rig.ask(2)
+    refusal = rig.link.refusal(2)
+    assert type(refusal) is Overloaded
+    assert refusal.retry_after_s > 0
+    assert rig.hosted.runner.engine.in_flight == 2
+    await rig.idle()
+    assert isinstance(rig.link.answers[1], InferAnswer)
+    rig.ask(3)
+    await rig.idle()
+    assert isinstance(rig.link.answers[3], InferAnswer)
+
+
+@pytest.mark.parametrize("result", [ValueError("odd"), SystemExit(1), MemoryError()])
+async def test_a_run_that_fails_is_told_and_the_next_one_runs(
+    rig: Rig, result: BaseException
+) -> None:
+    def act(_: list[float]) -> None:
+        raise result
+
+    rig.model.act = act
+    rig.ask(1)
+    await rig.idle()
+    assert type(rig.link.refusal()) is RunFailed
+    rig.model.act = lambda _: None
+    rig.ask(2)
+    await rig.idle()
+    assert isinstance(rig.link.answers[2], InferAnswer)
+
+
+async def test_an_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: Rig) -> None:
+    rig.model.act = lambda _: [object()]
+    rig.ask(1)
+    await rig.idle()
+    refusal = rig.link.refusal()
+    assert isinstance(refusal, RunFailed)
+    assert refusal.message.startswith("the answer has no wire form")
+
+
+# deadlines
 
 
 @pytest.mark.parametrize("budget_ms", [0, -5, -(2**63)])
 async def test_a_call_that_comes_too_late_is_not_queued(rig: Rig, budget_ms: int) -> None:
     rig.ask(1, budget_ms=budget_ms)
-    assert type(rig.refusal()) is DeadlineExceeded
+    assert type(rig.link.refusal()) is DeadlineExceeded
     await rig.idle()
-    assert rig.model.ran == 0
+    assert rig.model.ran == []
 
 
 async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) -> None:
@@ -241,93 +406,236 @@ async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) 
     rig.ask(1, budget_ms=1000)
     rig.ask(2, budget_ms=1001)
     rig.ask(3, budget_ms=2**64 - 1)
-    rig.now_s = 51.0
-    rig.model.gate.set()
+    rig.clock.now_s = 51.0
     await rig.idle()
-    assert type(rig.refusal(1)) is DeadlineExceeded
+    assert type(rig.link.refusal(1)) is DeadlineExceeded
     assert isinstance(rig.link.answers[2], InferAnswer)
     assert isinstance(rig.link.answers[3], InferAnswer)
-    assert rig.model.ran == 3
+    assert rig.model.ran == [[1], [1, 1]]
 
 
-async def test_the_worker_s_and_the_model_s_limits_refuse_what_is_over_them() -> None:
-    for limits in ({"max_queued": 2}, {"max_in_flight": 2}):
-        rig = Rig(**limits)
-        await rig.hold()
-        rig.ask(1)
-        rig.ask(2)
-        assert type(rig.refusal(2)) is Overloaded
-        assert rig.models.hosted.in_flight == 2
-        rig.model.gate.set()
-        await rig.idle()
-        assert isinstance(rig.link.answers[1], InferAnswer)
-        rig.ask(3)
-        await rig.idle()
-        assert isinstance(rig.link.answers[3], InferAnswer)
-        rig.run_loop.close()
+async def test_a_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
+    await rig.hold()
+    rig.ask(1, budget_ms=1000)
+    rig.clock.now_s = 51.0
+    refusal = await rig.link.answer(1)  # the gate is shut: nothing but a timer can tell
+    assert type(refusal) is DeadlineExceeded
+    await rig.idle()
+    assert rig.model.ran == [[1]]
+
+
+async def test_the_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Rig) -> None:
+    rig.model.is_deaf = True
+    rig.model.gate.clear()
+    rig.ask(1, budget_ms=1000)
+    await asyncio.to_thread(rig.model.wait_started)
+    rig.clock.now_s = 51.0
+    refusal = await rig.link.answer(1)
+    assert isinstance(refusal, DeadlineExceeded)
+    assert refusal.message == "the deadline passed while it ran"
+    assert rig.service.is_quiet
+    await rig.idle()
+
+
+# the watchdog
+
+
+async def test_a_run_that_takes_too_long_is_answered_and_reported_once_if_it_does_not_stop(
+    rig: Rig,
+) -> None:
+    rig.model.is_deaf = True
+    link = await rig.hold(1)
+    rig.clock.now_s += WATCHDOG_S + 1
+    answer = await link.answer(1)
+    assert isinstance(answer, RunFailed)
+    assert answer.message == "the run took more than the 60 s that this node allows one"
+    assert rig.stuck == []
+    rig.clock.now_s += STOP_GRACE_S + 1
+    await rig.until(lambda: rig.stuck)
+    rig.service._tick()
+    rig.service._tick()
+    assert rig.stuck == ["a run has taken 64.0 s and does not stop; the limit is 60 s"]
+    await rig.idle()
+
+
+async def test_no_timer_is_left_when_nothing_is_under_way(rig: Rig) -> None:
+    rig.ask(1)
+    assert rig.service._is_ticking
+    await rig.idle()
+    await rig.until(lambda: not rig.service._is_ticking)
+    assert rig.service._active == set()
+    rig.ask(2)
+    assert rig.service._is_ticking
+    await rig.idle()
+
+
+# who has left
 
 
 async def test_a_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
     await rig.hold()
-    rig.ask(1)
+    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
     rig.ask(2)
     rig.cancel(1)
     rig.cancel(1)
     rig.cancel(77)
-    rig.model.gate.set()
     await rig.idle()
     assert list(rig.link.answers) == [2]
-    assert rig.model.ran == 2
+    assert rig.model.ran == [[1], [1]]
+
+
+async def test_a_cancelled_run_is_stopped(rig: Rig) -> None:
+    rig.model.gate.clear()
+    rig.ask(1)
+    await asyncio.to_thread(rig.model.wait_started)
+    rig.cancel(1)
+    async with asyncio.timeout(LIMIT_S):
+        await rig.hosted.runner.wait_idle()
+    assert rig.link.answers == {}
 
 
 async def test_a_stream_used_again_after_a_cancel_gets_its_own_answer(rig: Rig) -> None:
     await rig.hold()
-    rig.ask(1)
+    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
     rig.cancel(1)
-    rig.ask(1)
-    rig.model.gate.set()
+    rig.ask(1, call()._replace(inputs=(fp32("x", [6, 0]),)))
     await rig.idle()
-    assert isinstance(rig.link.answers[1], InferAnswer)
-    assert rig.model.ran == 2
+    answer = rig.link.answers[1]
+    assert isinstance(answer, InferAnswer)
+    assert answer.outputs == (fp32("y", [12, 0]),)
+    assert rig.model.ran == [[1], [6]]
+
+
+async def test_a_stream_used_again_while_its_cancelled_run_goes_on_gets_its_own_answer(
+    rig: Rig,
+) -> None:
+    rig.model.is_deaf = True
+    rig.model.gate.clear()
+    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
+    await asyncio.to_thread(rig.model.wait_started)
+    rig.cancel(1)
+    rig.ask(1, call()._replace(inputs=(fp32("x", [6, 0]),)))
+    await rig.idle()
+    answer = rig.link.answers[1]
+    assert isinstance(answer, InferAnswer)
+    assert answer.outputs == (fp32("y", [12, 0]),)
 
 
 async def test_what_a_lost_link_asked_for_is_dropped_and_other_links_go_on(rig: Rig) -> None:
     await rig.hold()
     other = rig.add_link()
-    rig.ask(1)
+    for stream in (1, 2, 3):
+        rig.ask(stream, call()._replace(inputs=(fp32("x", [5, 0]),)))
     rig.ask(1, link=other)
     rig.service.link_down(rig.link, "gone")  # type: ignore[arg-type]
-    rig.model.gate.set()
+    assert repr(rig.service) == "WorkerService(2 links, 2 requests)"
     await rig.idle()
     assert rig.link.answers == {}
     assert isinstance(other.answers[1], InferAnswer)
-    assert rig.model.ran == 2
-    assert repr(rig.service) == "WorkerService(2 links, 0 jobs)"
+    assert rig.model.ran == [[1], [1]]
 
 
-@pytest.mark.parametrize("result", [ValueError("odd"), SystemExit(1), MemoryError()])
-async def test_a_run_that_fails_is_told_and_the_next_one_runs(
-    rig: Rig, result: BaseException
-) -> None:
-    rig.model.result = result
-    rig.ask(1)
-    await rig.idle()
-    assert type(rig.refusal()) is RunFailed
-    rig.model.result = None
-    rig.ask(2)
-    await rig.idle()
-    assert isinstance(rig.link.answers[2], InferAnswer)
+# loads and counts
 
 
-async def test_the_load_tells_what_waits_and_what_runs(rig: Rig) -> None:
+async def test_a_probe_tells_of_one_model_or_of_all(rig: Rig) -> None:
+    rig.service.free_bytes = 1_000
+    _, other = rig.host("n", "1")
+    other.gate.clear()
     await rig.hold()
     rig.ask(1)
     rig.ask(2)
-    load = decode_load(rig.service.load(b""))
-    assert (load.in_flight, load.queued, load.limit) == (3, 2, 8)
-    rig.model.gate.set()
+    rig.ask(3, call("n"))
+    await asyncio.to_thread(other.wait_started)
+    of_m = rig.probe("m")
+    assert (of_m.in_flight, of_m.queued, of_m.limit) == (3, 2, 64)
+    assert (of_m.free_bytes, of_m.device_in_flight, of_m.run_us) == (1_000, 4, 10_000_000)
+    # one run half through, and a batch of two after it
+    assert of_m.queue_us == pytest.approx(10_158_730 * 1.5, abs=2)
+    assert rig.probe("m", "3") == of_m
+    of_n = rig.probe("n")
+    assert (of_n.in_flight, of_n.queued, of_n.device_in_flight) == (1, 0, 4)
+    of_all = LoadReport(in_flight=4, queued=2, free_bytes=1_000, device_in_flight=4)
+    assert rig.probe() == rig.probe("unknown") == rig.probe("m", "4") == of_all
     await rig.idle()
-    assert decode_load(rig.service.load(b"")).in_flight == 0
+    assert rig.probe().in_flight == rig.probe("m").in_flight == 0
+
+
+async def test_the_load_in_an_answer_counts_none_of_those_that_ran_with_it(rig: Rig) -> None:
+    await rig.hold()
+    for stream in (1, 2, 3):
+        rig.ask(stream)
+    await rig.idle()
+    loads = [rig.link.load(stream) for stream in (1, 2, 3)]
+    assert [(load.in_flight, load.device_in_flight) for load in loads] == [(0, 0)] * 3
+
+
+async def test_each_batch_tells_the_load_after_it(rig: Rig) -> None:
+    link = await rig.hold()
+    rig.ask(1)
+    await rig.idle()
+    assert (link.load(99).in_flight, link.load(99).device_in_flight) == (1, 1)
+    assert (rig.link.load(1).in_flight, rig.link.load(1).device_in_flight) == (0, 0)
+
+
+async def test_the_metrics_count_every_model_that_takes_requests(make: Make) -> None:
+    rig = make(max_in_flight=3)
+    rig.host("n", "12")
+    await rig.hold()
+    rig.ask(1)
+    rig.ask(2, call("m", "", "z"))
+    rig.cancel(1)
+    rig.ask(3)
+    rig.ask(4)
+    rig.ask(5)
+    counts = rig.service.metrics()
+    assert set(counts) == {"m/3", "n/12"}
+    m: Any = counts["m/3"]
+    assert set(m) == {
+        "requests",
+        "dropped",
+        "rows",
+        "batches",
+        "batch_rows",
+        "queue_s",
+        "run_s",
+        "memory_bytes",
+        "in_flight",
+        "limit",
+    }
+    assert m["requests"] == {"ok": 0, "cancelled": 1, "overloaded": 1}
+    assert m["dropped"] == {"cancelled": 1}
+    assert (m["memory_bytes"], m["in_flight"], m["limit"]) == (12_345, 3, 3)
+    await rig.idle()
+    m = rig.service.metrics()["m/3"]
+    assert (m["requests"]["ok"], m["rows"], m["batches"], m["in_flight"]) == (3, 3, 2, 0)
+    assert sum(m["run_s"]["counts"]) == 2
+    assert set(m["run_s"]) == {"bounds", "counts", "sum"}
+
+
+# changes that routers ask for
+
+
+async def test_a_change_is_passed_on_and_answered_when_it_is_done(rig: Rig) -> None:
+    for stream, asked in ((1, LOAD), (2, UNLOAD)):
+        rig.receive(stream, encode_control(asked))
+    assert [asked for asked, _ in rig.asked] == [LOAD, UNLOAD]
+    assert rig.link.answers == {}
+    rig.asked[1][1](None)
+    assert rig.link.answers == {2: None}
+    error = ModelUnavailable("not in this node's folder")
+    rig.asked[0][1](error)
+    assert rig.link.refusal(1) is error
+    assert rig.model.ran == []
+
+
+async def test_a_change_that_is_not_allowed_is_refused_at_once(rig: Rig) -> None:
+    rig.control_error = InvalidRequest("the operator does not let routers")
+    rig.receive(1, encode_control(LOAD))
+    assert rig.link.refusal(1) is rig.control_error
+
+
+# the end
 
 
 async def test_draining_asks_every_peer_those_that_come_later_too_and_still_answers(
@@ -341,10 +649,30 @@ async def test_draining_asks_every_peer_those_that_come_later_too_and_still_answ
     assert isinstance(rig.link.answers[1], InferAnswer)
 
 
-async def test_quiet_means_no_job_and_every_link_quiet(rig: Rig) -> None:
+async def test_quiet_means_no_request_and_every_link_quiet(rig: Rig) -> None:
     assert rig.service.is_quiet
     rig.link.is_quiet = False
     assert not rig.service.is_quiet
+    rig.link.is_quiet = True
+    rig.ask(1)
+    assert not rig.service.is_quiet
+    await rig.idle()
+    assert rig.service.is_quiet
+
+
+async def test_before_a_process_ends_everything_under_way_is_answered(rig: Rig) -> None:
+    rig.model.is_deaf = True
+    link = await rig.hold(1)
+    rig.ask(1)
+    rig.ask(2)
+    rig.service.fail_all("it is stuck")
+    running, waiting = link.answers[1], rig.link.answers[2]
+    assert isinstance(running, RunFailed)
+    assert isinstance(waiting, ModelUnavailable)
+    assert running.message == waiting.message == "it is stuck"
+    assert list(rig.link.answers) == [1, 2]
+    await rig.idle()
+    assert rig.model.ran == [[1]]
 
 
 async def test_a_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: Rig) -> None:
@@ -386,10 +714,3 @@ async def test_a_router_has_a_limited_number_of_links_and_another_router_is_not_
     assert of("other").closed == []
     rig.service.link_down(kept[0], "gone")  # type: ignore[arg-type]
     assert of("busy").closed == []
-
-
-async def test_an_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: Rig) -> None:
-    rig.model.result = [object()]
-    rig.ask(1)
-    await rig.idle()
-    assert isinstance(rig.refusal(), RunFailed)

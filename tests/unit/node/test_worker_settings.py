@@ -3,9 +3,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from capamesh.node.settings import NodeSettings
+from capamesh.node.settings import MAX_IN_FLIGHT, NodeSettings
 from capamesh.node.worker.process import WorkerSettings
-from capamesh.node.worker.run_loop import MAX_QUEUED
 from capamesh.protocol.packed import pack, unpack
 
 SETTINGS = WorkerSettings(
@@ -17,7 +16,15 @@ SETTINGS = WorkerSettings(
     device_name="some GPU",
     memory_total_bytes=2**40,
     memory_free_bytes=2**39,
+    driver="580.1",
     threads=4,
+    memory_limit_bytes=2**38,
+    watchdog_s=12.5,
+    poll_s=0.5,
+    is_controllable=True,
+    quarantined={"m/1": "it was running at three deaths"},
+    running_page="/data/running-1",
+    cache_folder="/data/cache",
     host="127.0.0.1",
     port=7001,
     advertised_host="node.example",
@@ -34,10 +41,18 @@ def test_a_worker_s_settings_survive_the_channel() -> None:
     assert set(message) == {"type", *(one.name for one in dataclasses.fields(SETTINGS))}
 
 
-def test_a_node_listens_on_this_machine_alone_unless_told_otherwise() -> None:
+def test_a_node_is_open_to_nobody_unless_told_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.host == "127.0.0.1"
     assert (settings.port, settings.mesh_port) == (0, 0)
-    assert settings.max_in_flight == MAX_QUEUED
+    assert settings.metrics_host == ""
+    assert not settings.is_controllable
     assert not settings.is_dialing
     assert not settings.use_mdns
+
+
+def test_a_node_follows_its_folder_and_bounds_its_models_unless_told_otherwise() -> None:
+    settings = NodeSettings(Path("data"), Path("models"))
+    assert settings.max_in_flight == MAX_IN_FLIGHT == 512
+    assert (settings.poll_s, settings.watchdog_s) == (2.0, 60.0)
+    assert settings.memory_limit_bytes == 0

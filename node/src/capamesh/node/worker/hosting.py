@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,12 +89,19 @@ class Hosting:
         self._on_change = on_change
         self._log = log
         self._before: Scan | None = None
+        """What was read last, so that it need not be read again."""
+        self._followed: Scan | None = None
+        """What the models were brought in line with last."""
         self._sources: dict[Key, ModelSource] = {}
         """What was tried last of each model version."""
         self._held: dict[Key, ModelSource] = {}
-        """Unloaded on purpose: not loaded again unless asked for, or changed."""
+        """Unloaded on purpose, or in quarantine: not loaded again unless asked for, or changed."""
         self._short: set[Key] = set()
         """Failed for want of memory."""
+        self._quarantined = dict(settings.quarantined)
+        """Those that were not met in the folder yet."""
+        self._leaving: list[HostedModel] = []
+        """Take no more requests, and go once the pipelines that were made of them are made anew."""
         self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -147,14 +154,18 @@ class Hosting:
                 raise
             self._log.warning("models_folder_unreadable", reason=error.message)
             return
-        if found == self._before and not self._short:
-            return
         self._before = found
+        is_known = found == self._followed
+        if is_known and not self._short:
+            return
+        self._followed = found
         wanted = {(source.name, source.version): source for source in found.models}
         refused = self._refuse(found)
         for key in self._models.known_keys() - wanted.keys() - refused:
             await self._unload(key, "its files are gone", is_gone=True)
         due = [source for key, source in wanted.items() if self._is_due(key, source)]
+        if is_known and not due:
+            return
         for source in due:
             if self._models.find(source.name, source.version) is None:
                 self._models.say(_key(source), ModelState.LOADING, digest=source.digest)
@@ -165,11 +176,10 @@ class Hosting:
                 expected="NAME/VERSION/model.onnx or NAME.onnx",
             )
         self._on_change()
-        # pipelines last: they are made of the others
-        for source in sorted(due, key=lambda source: bool(source.manifest.rules.steps)):
+        for source in _members_first(due):
             await self._load(source)
             self._on_change()
-        await self._reload_pipelines({_key(source) for source in due})
+        await self._remake_pipelines({_key(source) for source in due})
 
     def _refuse(self, found: Scan) -> set[Key]:
         keys: set[Key] = set()
@@ -183,33 +193,43 @@ class Hosting:
                     version=refused.version,
                     reason=refused.reason,
                 )
-            if not _ADVERTISABLE.fullmatch(refused.version):
+            if _ADVERTISABLE.fullmatch(refused.version):
+                meant = [key]
+            elif not refused.version:  # all that was there before
+                meant = [known for known in self._models.known_keys() if known[0] == refused.name]
+            else:
                 continue  # the log alone can say it: an advert names versions
-            keys.add(key)
-            if self._models.find(*key) is None:  # else what was loaded before goes on
-                self._models.say(key, ModelState.FAILED, refused.reason)
+            keys.update(meant)
+            for one in meant:
+                if self._models.find(*one) is None:  # else what was loaded before goes on
+                    self._models.say(one, ModelState.FAILED, refused.reason)
+                    self._sources.pop(one, None)
         return keys
 
     def _is_due(self, key: Key, source: ModelSource) -> bool:
         if self._held.get(key) == source:
             return False
         self._held.pop(key, None)
-        if key in self._short:
-            return True
-        known = self._sources.get(key)
-        if known is None:
-            reason = self._settings.quarantined.get(f"{key[0]}/{key[1]}")
-            if reason is not None:
-                self._sources[key] = source
-                self._models.say(key, ModelState.FAILED, reason, source.digest)
-                self._log.error("model_quarantined", model=key[0], version=key[1], reason=reason)
-                return False
-        return known != source
+        if key in self._short and self._sources.get(key) == source:
+            idle = self._idle(source, UNUSED_S)
+            return self._missing_bytes(source) <= sum(map(_held_bytes, idle))
+        reason = self._quarantined.pop(f"{key[0]}/{key[1]}", None)
+        if reason is not None:
+            self._held[key] = source
+            self._models.say(key, ModelState.FAILED, reason, source.digest)
+            self._log.error("model_quarantined", model=key[0], version=key[1], reason=reason)
+            return False
+        return self._sources.get(key) != source
 
     # loading
 
-    async def _load(self, source: ModelSource, *, unused_s: float = UNUSED_S) -> None:
-        """Load or replace one model version; say why where it fails."""
+    async def _load(
+        self, source: ModelSource, *, unused_s: float = UNUSED_S, is_remade: bool = False
+    ) -> None:
+        """Load or replace one model version; say why where it fails.
+
+        What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go.
+        """
         key = _key(source)
         self._sources[key] = source
         self._short.discard(key)
@@ -220,6 +240,8 @@ class Hosting:
             self._log.warning(
                 "model_failed", model=source.name, version=source.version, reason=error.message
             )
+            if is_remade and (before := self._models.withdraw(key)) is not None:
+                self._leaving.append(before)
             if self._models.find(*key) is None:
                 self._models.say(key, ModelState.FAILED, error.message, source.digest)
             return
@@ -232,8 +254,12 @@ class Hosting:
             version=source.version,
             batch_rows=hosted.prepared.plan.batch_rows,
         )
-        if replaced is not None:
-            self._close_later(replaced)
+        if replaced is None:
+            return
+        if self._is_member(source.name) or source.is_pipeline:
+            self._leaving.append(replaced)
+        else:
+            self._close_later([replaced])
 
     async def _hosted(self, source: ModelSource) -> HostedModel:
         number = self._marks.number(source.name, source.version, source.digest)
@@ -284,17 +310,18 @@ class Hosting:
             number=number,
         )
 
-    async def _reload_pipelines(self, changed: set[Key]) -> None:
-        """Make the pipelines anew whose members have changed."""
-        for source in list(self._sources.values()):
-            steps = source.manifest.rules.steps
+    async def _remake_pipelines(self, changed: set[Key]) -> None:
+        """Make the pipelines anew whose members have changed, then let go of what those held."""
+        names = {name for name, _ in changed}
+        for source in _members_first(list(self._sources.values())):
             key = _key(source)
-            if not steps or key in changed or key in self._held:
+            if key in changed or not _members(source) & names:
                 continue
-            names = {step.model for step in steps}
-            if any(name in names for name, _ in changed):
-                await self._load(source)
-                self._on_change()
+            names.add(source.name)
+            await self._load(source, is_remade=True)
+            self._on_change()
+        leaving, self._leaving = self._leaving, []
+        self._close_later(leaving)
 
     # unloading
 
@@ -311,44 +338,24 @@ class Hosting:
             return
         self._log.info("model_unloaded", model=key[0], version=key[1], reason=reason)
         self._on_change()
-        await self._drop_pipelines(key[0])
-        self._close_later(hosted)
+        self._leaving.append(hosted)
+        await self._remake_pipelines({key})
 
-    async def _drop_pipelines(self, member: ModelName) -> None:
-        for hosted in list(self._models):
-            source = hosted.source
-            if any(step.model == member for step in source.manifest.rules.steps):
-                if self._models.find(member, ModelVersion("")) is not None:
-                    await self._load(source)  # another version of the member takes over, if it may
-                    continue
-                self._models.withdraw(_key(source))
-                reason = f"its model {member!r} is not loaded any more"
-                self._models.say(_key(source), ModelState.FAILED, reason, source.digest)
-                self._close_later(hosted)
-
-    def _close_later(self, hosted: HostedModel) -> None:
+    def _close_later(self, leaving: list[HostedModel]) -> None:
         assert self._tasks is not None  # noqa: S101 - `run` has set it before anything was loaded
-        self._tasks.create_task(_closed(hosted))
+        if leaving:
+            self._tasks.create_task(_closed(leaving))
 
     async def _make_room(self, source: ModelSource, unused_s: float) -> None:
-        """Unload what was not used for long until `source` fits; raise `ModelInvalid` where that is not enough."""
-        needed = int(HEADROOM * self._preparation.needed_bytes(source))
-        while (free := self._free_bytes()) < needed:
-            now_s = time.monotonic()
-            idle = [
-                hosted
-                for hosted in self._models
-                if hosted.runner.engine.is_idle
-                and not hosted.source.manifest.rules.is_pinned
-                and now_s - hosted.runner.last_used_s >= unused_s
-                and _key(hosted.source) != _key(source)
-                and not self._is_member(hosted.source.name)
-            ]
-            if not idle:
+        """Unload what was not used for long until `source` fits; raise `ModelInvalid` where that cannot be enough."""
+        while (missing := self._missing_bytes(source)) > 0:
+            idle = self._idle(source, unused_s)
+            if missing > sum(map(_held_bytes, idle)):
                 self._short.add(_key(source))
+                free = self._free_bytes()
                 raise ModelInvalid(
-                    f"it needs about {needed} bytes of memory and {free} are free: unload a model, or allow"
-                    " more (--memory-limit)"
+                    f"it needs about {missing + free} bytes of memory and {free} are free: unload a model, or"
+                    " allow more (--memory-limit)"
                 )
             oldest = min(idle, key=lambda hosted: hosted.runner.last_used_s)
             key = _key(oldest.source)
@@ -357,14 +364,28 @@ class Hosting:
             reason = f"unloaded to make room for {source.name}/{source.version}"
             self._models.say(key, ModelState.UNLOADED, reason, oldest.source.digest)
             self._log.info("model_evicted", model=key[0], version=key[1], reason=reason)
-            await _closed(oldest)  # it is idle: this takes no time
+            await _closed([oldest])  # it is idle: this takes no time
+
+    def _missing_bytes(self, source: ModelSource) -> int:
+        """Return how much more memory must be free before `source` is loaded; none is missing below 1."""
+        return int(HEADROOM * self._preparation.needed_bytes(source)) - self._free_bytes()
+
+    def _idle(self, source: ModelSource, unused_s: float) -> list[HostedModel]:
+        """Return what may give way to `source`."""
+        unused_since_s = time.monotonic() - unused_s
+        return [
+            hosted
+            for hosted in self._models
+            if hosted.runner.engine.is_idle
+            and not hosted.source.is_pipeline  # it holds next to nothing itself
+            and not hosted.source.manifest.rules.is_pinned
+            and hosted.runner.last_used_s <= unused_since_s
+            and _key(hosted.source) != _key(source)
+            and not self._is_member(hosted.source.name)
+        ]
 
     def _is_member(self, name: ModelName) -> bool:
-        return any(
-            step.model == name
-            for hosted in self._models
-            for step in hosted.source.manifest.rules.steps
-        )
+        return any(name in _members(hosted.source) for hosted in self._models)
 
     def _free_bytes(self) -> int:
         free = self._backend.free_bytes()
@@ -419,15 +440,41 @@ class Hosting:
             offer = self._models.offer(key)
             if self._models.find(*key) is None:
                 raise ModelUnavailable(offer.reason if offer else "it was not loaded")
-        await self._reload_pipelines({_key(source) for source in sources})
+        await self._remake_pipelines({_key(source) for source in sources})
 
 
-async def _closed(hosted: HostedModel) -> None:
-    """Wait for the requests of a model that takes no more, then let go of it."""
-    await hosted.runner.wait_idle()
-    hosted.runner.close()
-    await asyncio.to_thread(hosted.prepared.loaded.close)
+async def _closed(leaving: list[HostedModel]) -> None:
+    """Wait for the requests of models that take no more, then let go of them: pipelines and what they hold."""
+    for hosted in leaving:
+        await hosted.runner.wait_idle()
+    for hosted in leaving:
+        hosted.runner.close()
+        await asyncio.to_thread(hosted.prepared.loaded.close)
 
 
 def _key(source: ModelSource) -> Key:
     return source.name, source.version
+
+
+def _held_bytes(hosted: HostedModel) -> int:
+    """Return what unloading a model is expected to free."""
+    return max(hosted.source.size_bytes, hosted.prepared.measured.memory_bytes)
+
+
+def _members(source: ModelSource) -> set[str]:
+    """Return the names of the models that a pipeline is made of; of another model, none."""
+    return {step.model for step in source.manifest.rules.steps}
+
+
+def _members_first(sources: Sequence[ModelSource]) -> list[ModelSource]:
+    """Return `sources` in an order in which every pipeline comes after what it is made of."""
+    ordered: list[ModelSource] = []
+    left = list(sources)
+    while left:
+        names = {source.name for source in left}
+        waiting = [source for source in left if _members(source) & names]
+        if len(waiting) == len(left):  # a circle, which loading them refuses
+            return ordered + left
+        ordered += [source for source in left if not _members(source) & names]
+        left = waiting
+    return ordered

@@ -24,11 +24,19 @@ class Marks:
         self._page = page
         self._free = deque(range(SLOTS))
         self._numbers = itertools.count(1)
+        self._known: dict[tuple[str, str, str], int] = {}
 
     def number(self, name: str, version: str, digest: str) -> int:
-        """Return the number by which `begin` will know a model version."""
-        number = next(self._numbers)
-        if self._page is not None:
+        """Return the number by which `begin` will know a model version.
+
+        The page keeps what it has named: the same files keep their number, however often they are loaded.
+        """
+        if self._page is None:
+            return next(self._numbers)
+        key = name, version, digest
+        number = self._known.get(key)
+        if number is None:
+            number = self._known[key] = next(self._numbers)
             self._page.name(number, name, version, digest)
         return number
 

@@ -42,6 +42,8 @@ PROBE_ROWS: Final = (2, 3)
 RTOL, ATOL = 1e-2, 1e-3
 """How far a row may be from itself in a batch: far above what another kernel's rounding does, far below
 what another row's influence does (guess)."""
+_MEASURES: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
+"""Datatypes of quantities: they seldom decide how much there is to do."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
 
@@ -57,9 +59,14 @@ class Prepared:
 
     @property
     def is_steady(self) -> bool:
-        """Whether the time of a run depends on nothing but its rows."""
+        """Whether the time of a run depends on nothing but its rows.
+
+        Not where an input is of whole numbers: one may be the turns of a loop or the size of a tensor, and was 0
+        when the runs were timed.
+        """
         return self.measured.profile is not None and all(
-            dim >= 0 for spec in self.plan.inputs for dim in spec.shape[1:]
+            spec.datatype in _MEASURES and all(dim >= 0 for dim in spec.shape[1:])
+            for spec in self.plan.inputs
         )
 
 
@@ -86,7 +93,7 @@ class Preparation:
         loaded = load()
         try:
             return self._prepare(source, loaded, used_before)
-        except CapameshError:
+        except BaseException:
             loaded.close()
             raise
 
@@ -98,10 +105,12 @@ class Preparation:
         notes = list(source.notes)
         self._warm_up(source, loaded, rules.warm_up)
         key = self._key(source)
-        measured = self._cache.get(key)
+        # a pipeline's digest does not tell of which files its models are
+        measured = None if source.is_pipeline else self._cache.get(key)
         if measured is None:
             measured = self._measured(loaded, _with_shapes(plan, rules), rules, used_before)
-            self._cache.put(key, measured)
+            if not source.is_pipeline:
+                self._cache.put(key, measured)
         elif measured.profile is not None:  # its first run is slow: better now than for a caller
             self._try(loaded, _with_shapes(plan, rules))
         if plan.is_batching and not measured.is_batching:
@@ -173,22 +182,44 @@ class Preparation:
     def _mixing(self, loaded: LoadedModel, plan: BatchPlan, open_dim: int) -> str:
         """Return why requests cannot share a run, "" when they can."""
         for rows in PROBE_ROWS:
-            whole_inputs = _inputs(plan, rows, open_dim)
-            works = [_row_of(plan, whole_inputs, row) for row in range(rows)]
-            try:
-                whole = loaded.run(whole_inputs)
-                shares = plan.split(works, whole, whole_inputs)
-                for work, share in zip(works, shares, strict=True):
-                    alone = loaded.run(work.inputs)
-                    for mine, own in zip(share, alone, strict=True):
-                        if not _alike(mine, own):
-                            return (
-                                f"output {own.name!r} of a request differs when it runs in a batch:"
-                                " requests run alone"
-                            )
-            except CapameshError as error:
-                return f"a batch of {rows} does not run: {error.message}: requests run alone"
+            plain = _inputs(plan, rows, open_dim)
+            varied = _varied(plan, plain)
+            if varied is not None and self._runs_alone(loaded, plan, varied, rows):
+                problem = self._mixing_of(loaded, plan, varied, rows)
+            else:
+                problem = self._mixing_of(loaded, plan, plain, rows)
+            if problem:
+                return problem
         return ""
+
+    def _mixing_of(
+        self, loaded: LoadedModel, plan: BatchPlan, inputs: Sequence[Tensor], rows: int
+    ) -> str:
+        works = [_row_of(plan, inputs, row) for row in range(rows)]
+        try:
+            whole = loaded.run(inputs)
+            shares = plan.split(works, whole, inputs)
+            for work, share in zip(works, shares, strict=True):
+                alone = loaded.run(work.inputs)
+                for mine, own in zip(share, alone, strict=True):
+                    if not _alike(mine, own):
+                        return (
+                            f"output {own.name!r} of a request differs when it runs in a batch:"
+                            " requests run alone"
+                        )
+        except CapameshError as error:
+            return f"a batch of {rows} does not run: {error.message}: requests run alone"
+        return ""
+
+    def _runs_alone(
+        self, loaded: LoadedModel, plan: BatchPlan, inputs: Sequence[Tensor], rows: int
+    ) -> bool:
+        try:
+            for row in range(rows):
+                loaded.run(_row_of(plan, inputs, row).inputs)
+        except CapameshError:
+            return False
+        return True
 
     def _profile(
         self, loaded: LoadedModel, plan: BatchPlan, open_dim: int, rules: Rules
@@ -363,6 +394,23 @@ def _inputs(plan: BatchPlan, rows: int, open_dim: int) -> tuple[Tensor, ...]:
             tensor = Tensor(spec.name, spec.datatype, whole, bytes(size))
         inputs.append(tensor)
     return tuple(inputs)
+
+
+def _varied(plan: BatchPlan, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Return a batch whose whole numbers are 0 and 1 by turns of the rows; None where it has no whole numbers.
+
+    Rows that are all alike hide that they influence each other; 0 and 1 are what most lists and tables have.
+    """
+    kept = plan.shared | {state.input for state in plan.states}
+    varied: list[Tensor] = []
+    for tensor in inputs:
+        if tensor.name in kept or tensor.datatype in _MEASURES | {Datatype.BYTES}:
+            varied.append(tensor)
+            continue
+        array = np.zeros_like(tensor.to_numpy())
+        array[1::2] = 1
+        varied.append(Tensor.from_numpy(tensor.name, array, tensor.datatype))
+    return tuple(varied) if varied != list(inputs) else None
 
 
 def _row_of(plan: BatchPlan, inputs: Sequence[Tensor], row: int) -> Work:

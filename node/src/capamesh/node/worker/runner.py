@@ -130,7 +130,8 @@ class ModelRunner:
 
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
-        await self._idle.wait()
+        while not self.engine.is_idle:  # a waiter may be woken after the next request has come
+            await self._idle.wait()
 
     def close(self) -> None:
         """End the threads once their runs have ended."""
@@ -183,21 +184,20 @@ class ModelRunner:
             if self._doubts >= BATCH_DOUBTS:
                 self.batch_fault = ended.fault
                 self.engine.plan = self.engine.plan.unbatched()
-        self.engine.finished(
-            batch, ended.results, now_s, run_s=ended.run_s, is_whole=ended.is_whole
-        )
+        try:
+            self.engine.finished(
+                batch, ended.results, now_s, run_s=ended.run_s, is_whole=ended.is_whole
+            )
+        except Exception as exc:  # noqa: BLE001 - the batches behind it run and are reported all the same
+            self._loop.call_exception_handler(
+                {"message": "taking a batch's results failed", "exception": exc}
+            )
         self._check_idle()
 
     def _report(self) -> None:
         self._is_waking = False
         while self._ended:
-            ended = self._ended.popleft()
-            try:
-                self._finish(ended, self._clock())
-            except Exception as exc:  # noqa: BLE001 - the batches behind it are reported all the same
-                self._loop.call_exception_handler(
-                    {"message": "taking a batch's results failed", "exception": exc}
-                )
+            self._finish(self._ended.popleft(), self._clock())
         self._pump()
 
     def _check_idle(self) -> None:

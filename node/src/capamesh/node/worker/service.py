@@ -159,7 +159,8 @@ class WorkerService:
 
     def load_report(self, hosted: HostedModel | None = None) -> LoadReport:
         """Return the load as it is now: of a model, or without one of all together."""
-        device_in_flight = len(self._works)
+        # not `_works`: of a batch that is being answered, those behind this one are in it still
+        device_in_flight = sum(runner.engine.in_flight for runner in self._active)
         if hosted is None:
             return LoadReport(
                 in_flight=device_in_flight,

@@ -1,0 +1,222 @@
+"""A model that ends its worker, and runs that never end: nobody but their own callers notices."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import engine_models
+import numpy as np
+import pytest
+import pytest_asyncio
+from cluster_load import Seen, digits_stream
+from engine_link import ask, load_of, logged, node_link, row, until
+
+from capamesh.cli.local_cluster import LocalCluster, is_routable
+from capamesh.cli.member import Member
+from capamesh.client import AsyncClient
+from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable, RunFailed
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.links.link import Link
+
+LEAST_REQUESTS = 2000
+BACK_S = 3.0
+"""A worker is back after its backoff (0.2, then 0.4, then 0.8 s) and its start (1 to 2 s, measured)."""
+DEATHS = 3
+"""So many in a row put a model into quarantine."""
+BUSY = 50
+"""Answers after which a node is part of the network again."""
+X = row(1, 2, 3, 4)
+HARMLESS, LETHAL = np.array([[5]]), np.array([[engine_models.LETHAL]])
+
+
+async def seen_of(client: AsyncClient, member: Member) -> dict[str, Any]:
+    """Return a node as the router sees it, empty while it does not know it."""
+    peer = member.status()["peer_id"]
+    return next((node for node in await client.nodes() if node["peer_id"] == peer), {})
+
+
+def is_busy(node: dict[str, Any]) -> bool:
+    """Whether it has answered some since it was last dialled."""
+    return sum(link["answered"] for link in node.get("links", [])) >= BUSY
+
+
+async def digits_until(is_over: asyncio.Event, url: str, cases: Path) -> Seen:
+    """Ask for digits, two at a time, until it is over; return what all of it saw."""
+    total = Seen()
+    while not is_over.is_set() or total.answered < LEAST_REQUESTS:
+        seen = await digits_stream(url, cases, count=100, concurrency=2)
+        total.answered += seen.answered
+        total.failures += seen.failures
+        total.wrong += seen.wrong
+        total.nodes += seen.nodes
+    return total
+
+
+def capamesh(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "capamesh.cli", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"},
+    reason="of the processors, only x86 traps when -2^63 is divided by -1",
+)
+async def test_a_model_that_ends_its_worker_harms_no_other_and_the_third_time_is_left_out(
+    built_models: Path, tmp_path: Path
+) -> None:
+    common, with_lethal = tmp_path / "common", tmp_path / "with_lethal"
+    for models in (common, with_lethal):
+        shutil.copytree(built_models / "digits", models / "digits")
+    engine_models.save(engine_models.adding(1), with_lethal, "adding")
+    engine_models.save(engine_models.lethal(), with_lethal, "lethal")
+    back_s: list[float] = []
+    async with LocalCluster(tmp_path / "cluster", common, nodes=2) as cluster:
+        cluster.models = with_lethal
+        host = await cluster.add_node()
+        await cluster.wait_routable(3)
+        async with AsyncClient(cluster.http_url) as client, asyncio.TaskGroup() as tasks:
+            is_over = asyncio.Event()
+            cases = built_models.parent / "cases" / "digits.npz"
+            streaming = tasks.create_task(digits_until(is_over, cluster.http_url, cases))
+            for death in range(1, DEATHS + 1):
+                assert (await client.infer("lethal", {"x": HARMLESS}))["y"].tolist() == [[0]]
+                await until(lambda: seen_of(client, host), is_busy)
+                (before,) = host.status()["worker_pids"]
+                with pytest.raises(LinkLost):
+                    await client.infer("lethal", {"x": LETHAL})
+                died_s = time.monotonic()
+                wanted = ["digits", "adding", *(["lethal"] if death < DEATHS else [])]
+                await until(
+                    lambda: seen_of(client, host),
+                    lambda node, wanted=wanted: bool(node) and is_routable(node, wanted),
+                )
+                back_s.append(time.monotonic() - died_s)
+                assert host.status()["worker_pids"] not in ([before], [None])
+            node = await until(lambda: seen_of(client, host), is_busy)
+            is_over.set()
+            seen = await streaming
+            assert set(seen.nodes) == {node["peer_id"] for node in await client.nodes()}
+        async with node_link(cluster, host) as link:
+            assert (await ask(link, "adding", {"x": X}))["y"].tolist() == [[2, 3, 4, 5]]
+            with pytest.raises(ModelUnavailable, match="not ready"):
+                await ask(link, "lethal", {"x": HARMLESS})
+        printed = await asyncio.to_thread(capamesh, "nodes", "--router", cluster.http_url)
+    assert (seen.failures, seen.wrong) == ([], [])
+    assert seen.answered >= LEAST_REQUESTS
+    assert max(back_s) < BACK_S
+    models = {model["name"]: model for model in node["models"]}
+    assert {name: model["state"] for name, model in models.items()} == {
+        "digits": "ready",
+        "adding": "ready",
+        "lethal": "failed",
+    }
+    reason = models["lethal"]["reason"]
+    assert reason.startswith("it ended its worker 3 times in a row (killed by signal 8")
+    assert f"lethal/1 failed: {reason}" in " ".join(printed.split())
+    told = [entry for entry in logged(host, "model_quarantined") if "process" not in entry]
+    assert [(entry["model"], entry["reason"]) for entry in told] == [("lethal", reason)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    """A router and two nodes whose runs may take a second."""
+    folder = tmp_path_factory.mktemp("impatient")
+    models = folder / "models"
+    engine_models.save(engine_models.adding(1), models, "adding")
+    engine_models.save(engine_models.looping(), models, "looping")
+    engine_models.save(engine_models.deaf(), models, "deaf")
+    options = ("--watchdog", "1", "--threads", "1")
+    async with LocalCluster(folder / "cluster", models, nodes=2, node_options=options) as running:
+        await running.wait_routable(2)
+        yield running
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_run_that_takes_too_long_is_stopped_and_those_behind_it_are_answered(
+    impatient: LocalCluster,
+) -> None:
+    node = impatient.nodes[0]
+    (before,) = node.status()["worker_pids"]
+    async with node_link(impatient, node) as link, asyncio.TaskGroup() as tasks:
+        endless = tasks.create_task(refused(link, "looping", turns(engine_models.FOREVER)))
+        await until(lambda: load_of(link, "looping"), is_running)
+        behind = tasks.create_task(ask(link, "looping", turns(3)))
+        await until(lambda: load_of(link, "looping"), lambda load: load.queued == 1)
+        assert (await ask(link, "adding", {"x": X}))["y"].tolist() == [[2, 3, 4, 5]]
+        assert not behind.done()
+        error = await endless
+        assert isinstance(error, RunFailed)
+        assert "more than the 1 s that this node allows one" in error.message
+        assert (await behind)["done"].tolist() == [3]
+    assert node.status()["worker_pids"] == [before]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_worker_with_a_run_that_cannot_be_stopped_is_replaced_and_no_other_caller_notices(
+    impatient: LocalCluster,
+) -> None:
+    node = impatient.nodes[0]
+    (before,) = node.status()["worker_pids"]
+    async with AsyncClient(impatient.http_url) as client, asyncio.TaskGroup() as tasks:
+        is_over = asyncio.Event()
+        streaming = tasks.create_task(added_until(is_over, client))
+        async with node_link(impatient, node) as link:
+            side = np.array([engine_models.DEAF_SIDE])
+            stuck = tasks.create_task(refused(link, "deaf", {"side": side}))
+            await until(lambda: load_of(link, "deaf"), is_running)
+            behind = tasks.create_task(refused(link, "deaf", {"side": np.array([1])}))
+            await until(lambda: load_of(link, "deaf"), lambda load: load.queued == 1)
+            error = await stuck
+            assert isinstance(error, RunFailed)
+            assert "more than the 1 s that this node allows one" in error.message
+            error = await behind
+            assert isinstance(error, ModelUnavailable)  # it did not run: another node may be asked
+            assert "the worker is restarted" in error.message
+            await link.wait_ended()
+        await until(
+            lambda: seen_of(client, node), lambda seen: bool(seen) and is_routable(seen, ["deaf"])
+        )
+        is_over.set()
+        assert await streaming > 100
+    assert node.status()["worker_pids"] not in ([before], [None])
+    (worker,) = node.status()["workers"]
+    assert (worker["starts"], worker["last_down"]) == (2, "exited with status 70")
+
+
+async def refused(link: Link, model: str, inputs: dict[str, Any]) -> CapameshError:
+    """Ask and return the error that is the answer."""
+    with pytest.raises(CapameshError) as caught:
+        await ask(link, model, inputs)
+    return caught.value
+
+
+async def added_until(is_over: asyncio.Event, client: AsyncClient) -> int:
+    """Ask for sums without a pause until it is over; return how many there were."""
+    for count in itertools.count():
+        if is_over.is_set():
+            return count
+        assert (await client.infer("adding", {"x": X}))["y"].tolist() == [[2, 3, 4, 5]]
+    raise AssertionError("counting never ends")
+
+
+def turns(count: int) -> dict[str, Any]:
+    return {"turns": np.array([count])}
+
+
+def is_running(load: LoadReport) -> bool:
+    return load.in_flight - load.queued == 1

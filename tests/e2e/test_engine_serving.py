@@ -1,0 +1,268 @@
+"""What a node's folder may hold and what its queue promises: deadlines, Triton's files, pipelines, sequences."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import engine_models
+import numpy as np
+import onnxruntime as ort
+import pytest
+import pytest_asyncio
+import tritonclient.http as triton
+from engine_link import ask, control, counted, load_of, node_link, row, until
+from tritonclient.utils import InferenceServerException
+
+from capamesh.cli.local_cluster import LocalCluster
+from capamesh.client import AsyncClient
+from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest
+from capamesh.protocol.links.calls import ControlAction
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+VAD = "silero_vad"
+LATE_S = 0.020
+"""How exactly a deadline is kept: the node looks every 5 ms, and the event loops have other things to do."""
+
+TRITON_CONFIG = """
+name: "graded"
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 }
+instance_group [ { count: 2 kind: KIND_CPU } ]
+version_policy: { specific: { versions: [ 1, 3 ] } }
+"""
+PIPELINE = """
+[[step]]
+model = "doubled"
+inputs = {x = "raw"}
+outputs = {y = "twice"}
+
+[[step]]
+model = "raised"
+inputs = {x = "twice"}
+outputs = {y = "result"}
+"""
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """Return the folder of the speech detector, `cases` beside its parent; None where nobody has its package."""
+    models = ROOT / "build" / "models"
+    if not (models / VAD).is_dir():
+        models = tmp_path_factory.mktemp("build") / "models"
+        build = [sys.executable, str(ROOT / "scripts" / "build_models.py"), "--only", VAD]
+        subprocess.run([*build, "--into", str(models)], check=False, timeout=120)
+    return models / VAD if (models / VAD).is_dir() else None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def serving(
+    tmp_path_factory: pytest.TempPathFactory, speech: Path | None
+) -> AsyncIterator[LocalCluster]:
+    """A router and one node with a folder of all sorts."""
+    folder = tmp_path_factory.mktemp("serving")
+    models = folder / "models"
+    for name in ("looping", "left"):
+        engine_models.save(engine_models.looping(), models, name)
+    for version in (1, 2, 3):
+        engine_models.save(engine_models.adding(version), models, "graded", version)
+    (models / "graded" / "config.pbtxt").write_text(TRITON_CONFIG)
+    engine_models.save(engine_models.multiplying(2), models, "doubled")
+    engine_models.save(engine_models.adding(0.5), models, "raised")
+    (models / "chained").mkdir()
+    (models / "chained" / "capamesh.toml").write_text(PIPELINE)
+    if speech is not None:
+        shutil.copytree(speech, models / VAD)
+    options = ("--threads", "1", "--metrics", "127.0.0.1:0")
+    async with LocalCluster(folder / "cluster", models, nodes=1, node_options=options) as running:
+        await running.wait_routable(1, [path.name for path in models.iterdir()])
+        yield running
+
+
+def turns(count: int) -> dict[str, Any]:
+    return {"turns": np.array([count])}
+
+
+async def test_a_deadline_is_kept_behind_a_long_run_and_what_is_given_up_never_runs(
+    serving: LocalCluster,
+) -> None:
+    loop = asyncio.get_running_loop()
+    (node,) = serving.nodes
+
+    async def overdue(link: Any, budget_ms: int) -> float:
+        """Return how long after its deadline a request was refused, in seconds."""
+        began_s = loop.time()
+        with pytest.raises(DeadlineExceeded, match="before it ran"):
+            await ask(link, "looping", turns(1), budget_ms=budget_ms)
+        return loop.time() - began_s - budget_ms / 1000
+
+    async with node_link(serving, node) as link:
+        assert (await ask(link, "looping", turns(7)))["done"].tolist() == [7]
+        running = asyncio.create_task(ask(link, "looping", turns(engine_models.FOREVER)))
+        await until(
+            lambda: load_of(link, "looping"), lambda load: load.in_flight - load.queued == 1
+        )
+        withdrawn = [asyncio.create_task(ask(link, "looping", turns(1))) for _ in range(3)]
+        late_s = await asyncio.gather(*(overdue(link, ms) for ms in range(300, 700, 50)))
+        assert min(late_s) > -0.001  # a deadline travels as whole milliseconds
+        assert statistics.median(late_s) < LATE_S
+        for task in (*withdrawn, running):
+            assert task.cancel()
+        await asyncio.gather(running, *withdrawn, return_exceptions=True)
+        # the run was stopped too: else this would wait for ever
+        assert (await ask(link, "looping", turns(9), budget_ms=10_000))["done"].tolist() == [9]
+    figures = await until(
+        lambda: counted(node, "looping"), lambda seen: seen.get("requests ok") == 2
+    )
+    assert figures["dropped expired"] == figures["requests deadline_exceeded"] == len(late_s)
+    assert figures["dropped cancelled"] == len(withdrawn)
+    assert figures["requests cancelled"] == len(withdrawn) + 1
+    assert figures["rows"] == 3  # two that were answered, and the one that was stopped
+
+
+async def test_a_request_that_the_caller_gave_up_at_the_router_frees_the_node(
+    serving: LocalCluster,
+) -> None:
+    (node,) = serving.nodes
+    async with AsyncClient(serving.http_url) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.infer("left", turns(engine_models.FOREVER), timeout_s=0.2)
+        assert (await client.infer("left", turns(5)))["done"].tolist() == [5]
+    await until(lambda: counted(node, "left"), lambda seen: seen.get("in_flight") == 0)
+
+
+async def test_models_are_not_changed_for_routers_where_the_operator_does_not_let_them(
+    serving: LocalCluster,
+) -> None:
+    async with node_link(serving, serving.nodes[0]) as link:
+        for action in ControlAction:
+            with pytest.raises(InvalidRequest, match="--control"):
+                await control(link, action, "raised")
+        assert (await ask(link, "raised", {"x": row(1, 2, 3, 4)}))["y"].tolist() == [
+            [1.5, 2.5, 3.5, 4.5]
+        ]
+
+
+async def test_a_repository_made_for_triton_is_served_as_it_is(serving: LocalCluster) -> None:
+    def asked(version: str, rows: int) -> Any:
+        x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+        tensor = triton.InferInput("x", x.shape, "FP32")
+        tensor.set_data_from_numpy(x)
+        with triton.InferenceServerClient(serving.http_url.removeprefix("http://")) as client:
+            return client.infer("graded", [tensor], model_version=version).as_numpy("y") - x
+
+    def metadata() -> Any:
+        with triton.InferenceServerClient(serving.http_url.removeprefix("http://")) as client:
+            return client.get_model_metadata("graded")
+
+    assert (await asyncio.to_thread(metadata))["versions"] == ["1", "3"]
+    for version, added in (("1", 1.0), ("3", 3.0), ("", 3.0)):
+        got = await asyncio.to_thread(asked, version, 8)
+        assert got.tolist() == [[added] * 4] * 8
+    with pytest.raises(InferenceServerException, match="no version '2'"):
+        await asyncio.to_thread(asked, "2", 1)
+    with pytest.raises(InferenceServerException, match="9 rows"):
+        await asyncio.to_thread(asked, "", 9)
+
+
+async def test_a_pipeline_answers_as_its_models_do_one_after_the_other(
+    serving: LocalCluster,
+) -> None:
+    x = np.random.default_rng(20261124).random((3, 4), np.float32)
+    async with AsyncClient(serving.http_url) as client:
+        metadata = await client.metadata("chained")
+        assert [spec.name for spec in metadata.inputs] == ["raw"]
+        chained = await client.infer("chained", {"raw": x})
+        twice = (await client.infer("doubled", {"x": x}))["y"]
+        by_hand = (await client.infer("raised", {"x": twice}))["y"]
+    np.testing.assert_array_equal(chained["result"], by_hand)
+    np.testing.assert_array_equal(by_hand, x * 2 + np.float32(0.5))
+
+
+class Listener:
+    """The speech detector in this process, one window after the other."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = ort.InferenceSession(
+            model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(self, windows: Any, rate_hz: Any) -> list[float]:
+        """Return the probability of speech of each of float32 [N, 576], starting with no memory."""
+        state = np.zeros((2, 1, 128), np.float32)
+        found: list[float] = []
+        for window in windows:
+            feed = {"input": window[None], "state": state, "sr": rate_hz}
+            score, state = self._session.run(["output", "stateN"], feed)
+            found.append(score.item())
+        return found
+
+
+def heard_by_the_network(
+    cluster: LocalCluster, sequence_id: int | str, windows: Any, rate_hz: Any
+) -> list[float]:
+    """Return the same as `Listener.probabilities`, asked for window by window with Triton's own client."""
+    rate = triton.InferInput("sr", [], "INT64")
+    rate.set_data_from_numpy(rate_hz)
+    found: list[float] = []
+    with triton.InferenceServerClient(cluster.http_url.removeprefix("http://")) as client:
+        for number, window in enumerate(windows):
+            samples = triton.InferInput("input", [1, len(window)], "FP32")
+            samples.set_data_from_numpy(window[None])
+            result = client.infer(
+                VAD,
+                [samples, rate],
+                sequence_id=sequence_id,
+                sequence_start=number == 0,
+                sequence_end=number == len(windows) - 1,
+            )
+            found.append(result.as_numpy("output").item())
+    return found
+
+
+def recording_of(speech: Path | None) -> tuple[Path, Any, Any]:
+    """Return the model's folder, the windows of its recording and the samples a second."""
+    if speech is None:
+        pytest.skip(f"{VAD} is optional: pip install --no-deps -r requirements/models.txt")
+    cases: Any = np.load(speech.parents[1] / "cases" / f"{VAD}.npz")
+    return speech, cases["rows"], cases["rate_hz"]
+
+
+async def test_speech_is_heard_window_by_window_as_in_one_process(
+    serving: LocalCluster, speech: Path | None
+) -> None:
+    model, windows, rate_hz = recording_of(speech)
+    expected = Listener(model).probabilities(windows, rate_hz)
+    assert min(expected) < 0.01
+    assert max(expected) > 0.99
+    heard = await asyncio.to_thread(heard_by_the_network, serving, 7, windows, rate_hz)
+    np.testing.assert_allclose(heard, expected, rtol=1e-5)
+
+
+async def test_several_who_are_heard_at_once_do_not_disturb_each_other(
+    serving: LocalCluster, speech: Path | None
+) -> None:
+    model, windows, rate_hz = recording_of(speech)
+    listener = Listener(model)
+    parts = {f"caller {start}": windows[start : start + 100] for start in range(0, 200, 50)}
+    heard = await asyncio.gather(
+        *(
+            asyncio.to_thread(heard_by_the_network, serving, caller, part, rate_hz)
+            for caller, part in parts.items()
+        )
+    )
+    for got, part in zip(heard, parts.values(), strict=True):
+        np.testing.assert_allclose(got, listener.probabilities(part, rate_hz), rtol=1e-3)

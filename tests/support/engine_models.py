@@ -1,0 +1,154 @@
+"""Tiny ONNX models that do one thing to the node that runs them: add, take long, end the process. Writes files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+IR_VERSION = 10
+OPSET = 21
+"""Both old enough for ONNX Runtime 1.31; onnx 1.23 writes newer ones unless told."""
+WIDTH = 4
+"""Columns of the models that calculate."""
+LOOP_SIDE = 64
+"""Of the matrix that a turn of `looping` multiplies: a turn takes 4 µs (measured)."""
+FOREVER = 2**62
+"""Turns of a loop that nobody lives to see the end of."""
+DEAF_SIDE = 3000
+"""Of the matrices that `deaf` multiplies: 10 s (measured), in one operator, which nothing can stop."""
+LETHAL = -(2**63)
+"""The one value that ends the process in which `lethal` runs."""
+
+
+def adding(value: float) -> onnx.ModelProto:
+    """Return y = x + value, float32 [N, 4]."""
+    return _model(
+        [helper.make_node("Add", ["x", "value"], ["y"])],
+        [_value("x", TensorProto.FLOAT, ["rows", WIDTH])],
+        [_value("y", TensorProto.FLOAT, ["rows", WIDTH])],
+        {"value": np.array(value, np.float32)},
+    )
+
+
+def multiplying(value: float, source: str = "x", result: str = "y") -> onnx.ModelProto:
+    """Return `result` = `source` * value, float32 [N, 4]."""
+    return _model(
+        [helper.make_node("Mul", [source, "value"], [result])],
+        [_value(source, TensorProto.FLOAT, ["rows", WIDTH])],
+        [_value(result, TensorProto.FLOAT, ["rows", WIDTH])],
+        {"value": np.array(value, np.float32)},
+    )
+
+
+def lethal() -> onnx.ModelProto:
+    """Return y = x mod -1, int64 [N, 1]: 0, but for one value.
+
+    -2^63 divided by -1 does not fit into 64 bits: x86 processors trap, and ONNX Runtime 1.31 does not look
+    before it divides, so that SIGFPE ends the process. Other processors return something.
+    """
+    return _model(
+        [helper.make_node("Mod", ["x", "divisor"], ["y"])],
+        [_value("x", TensorProto.INT64, ["rows", 1])],
+        [_value("y", TensorProto.INT64, ["rows", 1])],
+        {"divisor": np.array(-1, np.int64)},
+    )
+
+
+def looping() -> onnx.ModelProto:
+    """Return a model that multiplies a matrix `turns` times and answers how often: int64 [1] to int64 [1].
+
+    Between two turns the runtime looks whether it should stop.
+    """
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["still"]),
+            helper.make_node("MatMul", ["before", "matrix"], ["after"]),
+            helper.make_node("Add", ["count", "one"], ["counted"]),
+        ],
+        "turn",
+        [
+            _value("turn", TensorProto.INT64, []),
+            _value("go", TensorProto.BOOL, []),
+            _value("before", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
+            _value("count", TensorProto.INT64, [1]),
+        ],
+        [
+            _value("still", TensorProto.BOOL, []),
+            _value("after", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
+            _value("counted", TensorProto.INT64, [1]),
+        ],
+    )
+    return _model(
+        [
+            helper.make_node(
+                "Loop", ["turns", "", "matrix", "zero"], ["unused", "done"], body=body
+            ),
+        ],
+        [_value("turns", TensorProto.INT64, [1])],
+        [_value("done", TensorProto.INT64, [1])],
+        {
+            "matrix": np.eye(LOOP_SIDE, dtype=np.float32),
+            "zero": np.zeros(1, np.int64),
+            "one": np.ones(1, np.int64),
+        },
+    )
+
+
+def deaf() -> onnx.ModelProto:
+    """Return a model that multiplies two matrices of `side` x `side` in one go: int64 [1] to int64 [1].
+
+    Within an operator the runtime never looks whether it should stop.
+    """
+    return _model(
+        [
+            helper.make_node("Concat", ["side", "side"], ["shape"], axis=0),
+            helper.make_node("Expand", ["one", "shape"], ["matrix"]),
+            helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+            helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
+            helper.make_node("Reshape", ["sum", "one"], ["total"]),
+        ],
+        [_value("side", TensorProto.INT64, [1])],
+        [_value("total", TensorProto.INT64, [1])],
+        {"one": np.ones(1, np.int64)},
+    )
+
+
+def save(
+    model: onnx.ModelProto, models: Path, name: str, version: int = 1, manifest: str = ""
+) -> Path:
+    """Write a model version as a node's folder has it, in one step; return the file."""
+    file = models / name / str(version) / "model.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if manifest:
+        (models / name / "capamesh.toml").write_text(manifest)
+    staged = models.parent / f"{name}.part"
+    staged.write_bytes(model.SerializeToString())
+    return staged.replace(file)
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(
+        graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def _value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)

@@ -1,0 +1,154 @@
+"""Models, switches and clocks in which a test says what happens and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fleet_fakes import OUT, SPEC
+
+from capamesh.node.backend import StopSwitch
+from capamesh.node.engine import BatchPlan, ModelEngine
+from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.store import Manifest, ModelSource
+from capamesh.node.store.rules import BatchingRules, Rules
+from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Tensor, TensorSpec
+
+LIMIT_S = 10.0
+"""Nothing here takes long; whatever is not over by then hangs."""
+SHORT = ServiceProfile((ProfilePoint(1, 1e-5), ProfilePoint(64, 1e-4)))
+"""Of a model that runs in the event loop."""
+LONG = ServiceProfile((ProfilePoint(1, 10.0), ProfilePoint(64, 20.0)))
+"""Of one that runs in threads, however much quicker than that its first runs are."""
+
+
+class FakeClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self, now_s: float = 100.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class FakeSwitch:
+    """Remembers that it was used, and wakes the run that it was given to."""
+
+    def __init__(self) -> None:
+        self.is_used = False
+        self._gate = threading.Event()
+
+    def stop(self) -> None:
+        self.is_used = True
+        self._gate.set()
+
+    def wakes(self, gate: threading.Event) -> None:
+        """Open `gate` when used."""
+        self._gate = gate
+        if self.is_used:
+            gate.set()
+
+
+class FakeModel:
+    """`y = 2 x` over rows of two numbers, as a test lets it.
+
+    A run waits at the gate, which is open at first; a stop switch opens it, unless the model is deaf. `act`
+    sees the first number of every row and may raise.
+    """
+
+    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
+        self.inputs = inputs
+        self.outputs = OUT
+        self.provider = "CPUExecutionProvider"
+        self.precision = "fp32"
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_deaf = False
+        self.act: Callable[[list[float]], object] = lambda _: None
+        self.ran: list[list[float]] = []
+        """The first numbers of the rows of every run."""
+        self.wanted: list[tuple[str, ...]] = []
+        self.threads: list[threading.Thread] = []
+        self.switches: list[FakeSwitch | None] = []
+        self.is_closed = False
+        self._started = threading.Semaphore(0)
+
+    def wait_started(self) -> None:
+        """Wait for one more run to have started; blocks."""
+        assert self._started.acquire(timeout=LIMIT_S)
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        if [tensor.name for tensor in inputs] != ["x"] or not set(outputs) <= {"y"}:
+            raise InvalidRequest(f"{len(inputs)} inputs; the model takes x alone and gives y")
+        if problem := SPEC[0].accepts(inputs[0].datatype, inputs[0].shape):
+            raise InvalidRequest(problem)
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> Any:
+        array = inputs[0].to_numpy()
+        values = [float(row[0]) for row in array]
+        self.ran.append(values)
+        self.wanted.append(tuple(outputs))
+        self.threads.append(threading.current_thread())
+        assert stop is None or isinstance(stop, FakeSwitch)
+        self.switches.append(stop)
+        if stop is not None and not self.is_deaf:
+            stop.wakes(self.gate)
+        self._started.release()
+        assert self.gate.wait(LIMIT_S)
+        if stop is not None and stop.is_used:
+            raise RunFailed("the run was stopped before its end")
+        given = self.act(values)
+        return given if given is not None else [Tensor.from_numpy("y", array * np.float32(2))]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def engine_of(
+    model: FakeModel,
+    *,
+    profile: ServiceProfile | None = SHORT,
+    batch_rows: int = 8,
+    instances: int = 1,
+    max_in_flight: int = 100,
+    max_delay_us: int = 0,
+) -> ModelEngine:
+    """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
+    plan = BatchPlan(
+        model.inputs,
+        model.outputs,
+        is_batching=batch_rows > 0,
+        batch_rows=max(batch_rows, 1),
+    )
+    rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
+    return ModelEngine(plan, rules, profile, max_in_flight=max_in_flight)
+
+
+def source_of(
+    name: str = "m",
+    version: str = "1",
+    *,
+    digest: str = "",
+    size_bytes: int = 0,
+    manifest: Manifest | None = None,
+) -> ModelSource:
+    """Return a source without a file; `digest` in a word."""
+    return ModelSource(
+        ModelName(name),
+        ModelVersion(version),
+        Path(f"{name}/{version}/model.onnx"),
+        "sha256:" + (digest or "0").rjust(64, "0"),
+        size_bytes,
+        manifest or Manifest(),
+    )

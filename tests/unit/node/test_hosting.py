@@ -1,0 +1,1032 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import OUT, SPEC, NullLog, fp32
+from onnx import helper
+from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
+
+from capamesh.node.backend import LoadedModel
+from capamesh.node.engine import BatchPlan, Result, Work
+from capamesh.node.pipeline import PipelineModel
+from capamesh.node.running_page import Marked, Phase, RunningPage
+from capamesh.node.store import Manifest, ModelSource, Refused, Scan, scan
+from capamesh.node.store.rules import PipelineStep, Rules
+from capamesh.node.worker import hosting as hosting_module
+from capamesh.node.worker.hosting import MAX_CHANGES, UNUSED_S, Hosting, HostingSettings
+from capamesh.node.worker.marks import Marks
+from capamesh.node.worker.models import HostedModel, HostedModels
+from capamesh.node.worker.preparation import Prepared
+from capamesh.node.worker.profile_cache import Measured
+from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
+from capamesh.protocol.adverts import Sequence as AdvertSequence
+from capamesh.protocol.errors import (
+    CapameshError,
+    ConfigError,
+    InvalidRequest,
+    ModelInvalid,
+    ModelUnavailable,
+    Overloaded,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import ControlAction, ControlCall
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+ANY = ModelVersion("")
+POLL_S = 0.001
+GRAPH = helper.make_model(
+    helper.make_graph([], "g", [], []), ir_version=10, opset_imports=[helper.make_opsetid("", 21)]
+).SerializeToString()
+PIPELINE = b"""
+[[step]]
+model = "m"
+inputs = {x = "x"}
+outputs = {y = "y"}
+"""
+
+
+class Device:
+    """A backend and a preparation at once: loads what fits, and fails as a test says."""
+
+    runtime = "fake 1"
+
+    def __init__(self) -> None:
+        self.total_bytes = 1_000_000
+        self.loaded: list[str] = []
+        """Every load, as "name/version digest's end"."""
+        self.models: dict[str, FakeModel] = {}
+        """The latest of each, by "name/version"."""
+        self.errors: dict[str, Exception] = {}
+        self.notes: tuple[str, ...] = ()
+        self.during_load: Callable[[str], object] = lambda _: None
+        self._held: dict[FakeModel, int] = {}
+
+    def free_bytes(self) -> int:
+        return self.total_bytes - self.used_bytes()
+
+    def used_bytes(self) -> int:
+        return sum(size for model, size in self._held.items() if not model.is_closed)
+
+    def stop_switch(self) -> FakeSwitch:
+        return FakeSwitch()
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        name = f"{source.name}/{source.version}"
+        self.loaded.append(f"{name} {source.digest[-1]}")
+        self.during_load(name)
+        if name in self.errors:
+            raise self.errors[name]
+        inputs = {
+            "wide": tuple(TensorSpec(f"x{n}", Datatype.FP32, (1,)) for n in range(1025)),
+            "open": (TensorSpec("x", Datatype.FP32, (-1, -1)),),
+        }
+        model = self.models[name] = FakeModel(inputs.get(source.name, SPEC))
+        self._held[model] = source.size_bytes
+        return model
+
+    # Preparation
+
+    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> Prepared:
+        loaded = load()
+        if source.is_pipeline:
+            self.loaded.append(f"{source.name}/{source.version} {source.digest[-1]}")
+        plan = BatchPlan(loaded.inputs, loaded.outputs)
+        measured = Measured(LONG, source.size_bytes, is_batching=False)
+        return Prepared(loaded, plan, measured, self.notes)
+
+    def needed_bytes(self, source: ModelSource) -> int:
+        return source.size_bytes
+
+
+def manifest(*members: str, is_pinned: bool = False, **more: Any) -> Manifest:
+    """Return the manifest of a model, or of a pipeline that feeds each member's output to the next."""
+    names = ["x", *(f"t{at}" for at in range(1, len(members))), "y"]
+    steps = tuple(
+        PipelineStep(name, version, (("x", names[at]),), (("y", names[at + 1]),))
+        for at, (name, _, version) in enumerate(member.partition("/") for member in members)
+    )
+    return Manifest(rules=Rules(steps=steps, is_pinned=is_pinned, **more))
+
+
+def pipeline(name: str, *members: str, digest: str = "") -> ModelSource:
+    return source_of(name, digest=digest, manifest=manifest(*members))
+
+
+class Rig:
+    """A hosting that runs, over a folder that a test fills by saying what a scan finds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.folder = folder
+        self.found: Scan | ConfigError | None = None
+        """None: what really is in the folder."""
+        self.scans = 0
+        self.before: Scan | None = None
+        """What the latest scan was told of the one before it."""
+        self.device = Device()
+        self.models = HostedModels()
+        self.log = NullLog()
+        self.told: list[list[str]] = []
+        self.marks = Marks(None)
+        self.hosting: Hosting
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(hosting_module, "scan", self._scan)
+
+    def has(self, *sources: ModelSource, refused: Sequence[Refused] = ()) -> None:
+        """Say what the folder has from now on."""
+        self.found = Scan(sources, tuple(refused))
+
+    def _scan(self, root: Path, *, before: Scan | None, now_ns: int | None = None) -> Scan:
+        self.before = before
+        try:
+            if isinstance(self.found, ConfigError):
+                raise self.found
+            if self.found is not None:
+                return self.found
+            return scan(root, before=before, now_ns=now_ns)
+        finally:
+            self.scans += 1
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _changed(self) -> None:
+        offers = self.models.offers()
+        advert_to_body(
+            NodeAdvert(
+                PeerId("p"), AdvertSequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False
+            )
+        )
+        self.told.append([f"{one.name}/{one.version} {one.state}" for one in offers])
+        self._news.set()
+
+    def start(self, *, poll_s: float = POLL_S, **settings: Any) -> None:
+        chosen: dict[str, Any] = {
+            "is_controllable": True,
+            "memory_limit_bytes": 0,
+            "max_in_flight": 64,
+            "quarantined": {},
+            **settings,
+        }
+        self.hosting = Hosting(
+            HostingSettings(folder=self.folder, poll_s=poll_s, **chosen),
+            self.models,
+            self.device,
+            self.device,  # type: ignore[arg-type]
+            marks=self.marks,
+            on_change=self._changed,
+            log=self.log,  # type: ignore[arg-type]
+        )
+        self._task = asyncio.create_task(self.hosting.run())
+        self._task.add_done_callback(lambda _: self._news.set())
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds; it is looked at after whatever may have changed it."""
+        assert self._task is not None
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                assert not self._task.done(), self._task
+                self._news.clear()
+                await self._news.wait()
+
+    async def followed(self) -> None:
+        """Wait until the folder as it is now has been read and seen to, and read again."""
+        before = self.scans
+        await self.until(lambda: self.scans >= before + 3)
+
+    async def ready(self, *names: str) -> None:
+        """Wait until exactly these are ready."""
+        await self.until(lambda: self.states(ModelState.READY) == sorted(names))
+
+    async def ask(self, action: ControlAction, name: str, version: str = "") -> str:
+        """Ask for a change and wait for it; return "done", or why not."""
+        outcome: asyncio.Future[str] = self._loop.create_future()
+
+        def done(error: CapameshError | None) -> None:
+            outcome.set_result("done" if error is None else f"{error.code}: {error.message}")
+
+        self.hosting.change(ControlCall(action, ModelName(name), ModelVersion(version)), done)
+        async with asyncio.timeout(LIMIT_S):
+            return await outcome
+
+    async def load(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.LOAD, name, version)
+
+    async def unload(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.UNLOAD, name, version)
+
+    def states(self, state: ModelState) -> list[str]:
+        return [f"{one.name}/{one.version}" for one in self.models.offers() if one.state is state]
+
+    def state(self, name: str, version: str = "1") -> tuple[ModelState, str]:
+        offer = self.models.offer((ModelName(name), ModelVersion(version)))
+        assert offer is not None
+        return offer.state, offer.reason
+
+    def hosted(self, name: str, version: str = "") -> HostedModel:
+        found = self.models.find(ModelName(name), ModelVersion(version))
+        assert found is not None
+        return found
+
+    def submit(self, name: str, value: float = 1.0) -> asyncio.Future[Result]:
+        """Ask a model, as the service would."""
+        hosted = self.hosted(name)
+        answer: asyncio.Future[Result] = self._loop.create_future()
+        work = Work(
+            (fp32("x", [value, 0.0]),),
+            (),
+            lambda _, result: answer.set_result(result),
+            arrived_s=time.monotonic(),
+        )
+        hosted.runner.submit(work)
+        return answer
+
+    async def value(self, name: str, value: float = 1.0) -> float:
+        """Ask a model; return the number it answers with."""
+        async with asyncio.timeout(LIMIT_S):
+            result = await self.submit(name, value)
+        assert not isinstance(result, CapameshError), result
+        return float(result[0].to_numpy()[0, 0])
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        for model in self.device.models.values():
+            model.gate.set()
+        is_over = self._task.done()
+        self._task.cancel()
+        (outcome,) = await asyncio.gather(self._task, return_exceptions=True)
+        assert is_over or isinstance(outcome, asyncio.CancelledError), outcome
+        self.hosting.close()
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(monkeypatch, tmp_path)
+    yield rig
+    await rig.stop()
+
+
+def put(root: Path, name: str, data: bytes = GRAPH) -> None:
+    """Write a file that looks as if it had been there for a while."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (1_000_000, 1_000_000))
+
+
+# the first time
+
+
+async def test_models_load_one_after_the_other_and_each_is_told_of(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    put(rig.folder, "m/2/model.onnx")
+    rig.start(poll_s=0)
+    await rig.ready("m/1", "m/2")
+    assert rig.told == [
+        ["m/1 loading", "m/2 loading"],
+        ["m/1 ready", "m/2 loading"],
+        ["m/1 ready", "m/2 ready"],
+    ]
+    first, second = rig.models.offers()
+    assert (first.inputs, first.outputs, first.reason) == (SPEC, OUT, "")
+    assert first.digest == second.digest
+    assert first.digest.startswith("sha256:")
+    assert rig.scans == 1
+    assert await rig.value("m", 4.0) == 8.0
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Rig) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.start()
+    await rig.ready("m/1")
+    assert rig.state("bad") == (ModelState.FAILED, "an operator is unknown")
+    assert rig.log.events == ["model_failed", "model_ready"]
+    await rig.followed()
+    assert rig.device.loaded == ["bad/1 0", "m/1 0"]  # not tried again
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), RuntimeError("odd"), KeyError("x")])
+async def test_an_error_that_nobody_expected_fails_the_model_alone(
+    rig: Rig, error: Exception
+) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = error
+    rig.start()
+    await rig.ready("m/1")
+    expected = f"loading it failed: {type(error).__name__}: {error}"
+    assert rig.state("bad") == (ModelState.FAILED, expected)
+    assert "model_load_crashed" in rig.log.events
+
+
+@pytest.mark.parametrize(
+    ("stray", "is_offered"),
+    [
+        ("notes/todo.txt", False),
+        ("no model\nname/1/model.onnx", False),
+        ("zeros/01/model.onnx", True),
+        ("arabic/\u0661/model.onnx", False),
+        ("huge/" + "9" * 40 + "/model.onnx", False),
+        ("dangling/1/readme", True),
+        ("\u00e9.onnx", False),
+    ],
+)
+async def test_what_a_folder_holds_besides_never_makes_an_advert_that_cannot_be_sent(
+    rig: Rig, stray: str, is_offered: bool
+) -> None:
+    put(rig.folder, stray, b"")
+    put(rig.folder, "m/1/model.onnx")
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    assert "model_refused" in rig.log.events
+    states = [one.state for one in rig.models.offers()]
+    assert sorted(states) == [ModelState.FAILED, ModelState.READY][not is_offered :]
+
+
+async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    limits = [rig.hosted(name).runner.engine._max_in_flight for name in ("m", "n")]
+    assert limits == [64, 3]
+
+
+async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
+    two = replace(source_of("m"), manifest=manifest(instances=2))
+    rig.has(two, source_of("open"))
+    rig.start()
+    await rig.ready("m/1", "open/1")
+    runner = rig.hosted("m").runner
+    assert (runner._instances, runner.engine._instances) == (2, 2)
+    assert runner._may_run_here
+    assert runner.engine.plan is rig.hosted("m").prepared.plan
+    assert not rig.hosted("open").runner._may_run_here
+
+
+async def test_an_empty_folder_is_told_of_once(rig: Rig) -> None:
+    rig.start()
+    await rig.followed()
+    assert rig.told == [[]]
+    assert rig.models.offers() == ()
+    assert rig.log.events == ["no_models"]
+
+
+async def test_a_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig) -> None:
+    rig.found = ConfigError("it cannot be read")
+    rig.start()
+    assert rig._task is not None
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(LIMIT_S):
+            await rig._task
+    assert [str(error) for error in caught.value.exceptions] == ["it cannot be read"]
+
+
+async def test_a_model_that_no_advert_can_carry_fails_and_is_let_go(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("wide"))
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    state, reason = rig.state("wide")
+    assert state is ModelState.FAILED
+    assert "inputs" in reason
+    assert "1024" in reason
+    assert rig.device.models["wide/1"].is_closed
+
+
+async def test_what_is_noteworthy_of_a_model_is_logged(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.notes = ("requests run alone", "a key is ignored")
+    rig.start()
+    await rig.ready("m/1")
+    assert rig.log.events == ["model_note", "model_note", "model_ready"]
+
+
+async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    seen: list[list[Marked]] = []
+    rig.device.during_load = lambda _: seen.append(page.marked())
+    rig.device.errors["n/1"] = RuntimeError("odd")
+    m, n = source_of("m"), source_of("n", digest="1")
+    rig.has(m, n)
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    assert seen == [
+        [Marked("m", "1", Phase.LOADING, m.digest)],
+        [Marked("n", "1", Phase.LOADING, n.digest)],
+    ]
+    assert page.marked() == []
+
+
+# following the folder
+
+
+async def test_a_model_that_appears_is_loaded(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    rig.start()
+    await rig.ready("m/1")
+    put(rig.folder, "n.onnx")
+    await rig.ready("m/1", "n/1")
+    put(rig.folder, "m/2/model.onnx")
+    await rig.ready("m/1", "m/2", "n/1")
+    assert rig.hosted("m").version == "2"
+    assert [load[:3] for load in rig.device.loaded] == ["m/1", "n/1", "m/2"]
+
+
+async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    told = len(rig.told)
+    await rig.followed()
+    assert len(rig.told) == told
+    assert rig.device.loaded == ["m/1 0"]
+    assert rig.before is rig.found  # so that no file is read again
+
+
+async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.found = ConfigError("it cannot be read")
+    await rig.until(lambda: "models_folder_unreadable" in rig.log.events)
+    rig.has(source_of("m"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+    assert rig.device.loaded == ["m/1 0", "n/1 0"]
+
+
+async def test_a_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_requests_first(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    old = rig.device.models["m/1"]
+    old.gate.clear()
+    answer = rig.submit("m", 3.0)
+    await asyncio.to_thread(old.wait_started)
+    was_found: list[bool] = []
+    rig.device.during_load = lambda _: was_found.append(
+        rig.models.find(ModelName("m"), ANY) is not None
+    )
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("2"))
+    await rig.followed()
+    assert was_found == [True]
+    assert all(told == ["m/1 ready"] for told in rig.told[1:])
+    new = rig.device.models["m/1"]
+    assert await rig.value("m", 5.0) == 10.0
+    assert new.ran == [[5]]
+    assert not old.is_closed
+    assert not answer.done()
+    old.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await answer == [fp32("y", [6.0, 0.0])]
+    await rig.until(lambda: old.is_closed)
+    assert old.ran == [[3]]
+    assert not new.is_closed
+
+
+async def test_a_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.state("m") == (ModelState.READY, "")
+    assert rig.hosted("m").source.digest.endswith("1")
+    assert not rig.device.models["m/1"].is_closed
+    assert await rig.value("m") == 2.0
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+    del rig.device.errors["m/1"]
+    rig.has(source_of("m", digest="3"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("3"))
+
+
+@pytest.mark.parametrize("version", ["1", ""])
+async def test_a_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version: str) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    rig.has(source_of("n"), refused=[Refused("m", version, "capamesh.toml is not TOML")])
+    await rig.until(lambda: "model_refused" in rig.log.events)
+    await rig.followed()
+    assert rig.state("m") == (ModelState.READY, "")
+    assert await rig.value("m") == 2.0
+    rig.has(source_of("m"), source_of("n"))
+    await rig.followed()
+    assert rig.device.loaded == ["m/1 0", "n/1 0"]
+    assert rig.log.events.count("model_refused") == 1
+
+
+async def test_a_model_that_was_refused_is_tried_when_its_files_are_as_before(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    rig.has(refused=[Refused("m", "1", "it has 0 bytes")])
+    await rig.until(lambda: rig.state("m") == (ModelState.FAILED, "it has 0 bytes"))
+    rig.has(source_of("m"))
+    await rig.until(lambda: rig.state("m") == (ModelState.FAILED, "an operator is unknown"))
+    assert rig.device.loaded == ["m/1 0", "m/1 0"]
+
+
+async def test_a_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    model = rig.device.models["m/1"]
+    model.gate.clear()
+    answer = rig.submit("m")
+    await asyncio.to_thread(model.wait_started)
+    rig.has(source_of("n"))
+    await rig.ready("n/1")
+    assert rig.told[-1] == ["n/1 ready"]
+    assert not model.is_closed
+    model.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await answer == [fp32("y", [2.0, 0.0])]
+    await rig.until(lambda: model.is_closed)
+    rig.has(source_of("m"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+
+
+# what routers ask
+
+
+async def test_an_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    assert await rig.unload("m") == "done"
+    assert rig.state("m") == (ModelState.UNLOADED, "unloaded on request")
+    assert rig.told[-1] == ["m/1 unloaded", "n/1 ready"]
+    await rig.until(lambda: rig.device.models["m/1"].is_closed)
+    await rig.followed()
+    rig.has(source_of("m"), source_of("n", digest="2"))  # another's change is not its own
+    await rig.until(lambda: "n/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.state("m")[0] is ModelState.UNLOADED
+    assert await rig.unload("m") == "done"
+    assert await rig.load("m") == "done"
+    assert rig.state("m") == (ModelState.READY, "")
+    assert await rig.load("m", "1") == "done"
+    assert rig.device.loaded.count("m/1 0") == 2  # what is loaded is not loaded again
+
+
+async def test_an_unloaded_model_is_loaded_when_its_files_change(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    assert await rig.unload("m") == "done"
+    rig.has(source_of("m", digest="2"))
+    await rig.ready("m/1")
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+
+
+async def test_one_version_or_all_can_be_asked_for(rig: Rig) -> None:
+    rig.has(source_of("m", "1"), source_of("m", "2"))
+    rig.start()
+    await rig.ready("m/1", "m/2")
+    assert await rig.unload("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert await rig.unload("m") == "done"
+    assert rig.states(ModelState.READY) == []
+    assert await rig.load("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/2"]
+    assert await rig.load("m") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "m/2"]
+
+
+async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
+    rig.has(source_of("bad"), refused=[Refused("odd", "", "capamesh.toml is not TOML")])
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    for outcome in (await rig.load("x", "3"), await rig.unload("x", "3")):
+        assert outcome == ("model_unavailable: model 'x' version '3' is not in this node's folder")
+    assert await rig.load("bad") == "model_unavailable: an operator is unknown"
+    assert await rig.load("odd") == (
+        "model_unavailable: model 'odd' version 'any' is not in this node's folder: capamesh.toml is"
+        " not TOML"
+    )
+    rig.found = ConfigError("the model folder cannot be read")
+    assert await rig.load("bad") == "config_error: the model folder cannot be read"
+    rig.has(source_of("bad"))
+    del rig.device.errors["bad/1"]
+    assert await rig.load("bad") == "done"
+
+
+async def test_a_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) -> None:
+    rig.has()
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.told)
+    rig.has(source_of("m", digest="1"))
+    assert await rig.load("m") == "done"
+    rig.has(source_of("m", digest="2"))
+    assert await rig.load("m") == "done"
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+    assert await rig.value("m") == 2.0
+
+
+async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"), source_of("gone"))
+    rig.start(poll_s=3600)
+    await rig.ready("gone/1", "m/1", "n/1")
+    rig.has(source_of("m"), source_of("n", digest="2"), source_of("new"))
+    assert await rig.load("m") == "done"
+    await rig.hosting._follow(is_first=False)
+    assert rig.states(ModelState.READY) == ["m/1", "n/1", "new/1"]
+    assert rig.hosted("n").source.digest.endswith("2")
+
+
+async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(is_controllable=False)
+    await rig.ready("m/1")
+    with pytest.raises(InvalidRequest, match="does not let routers load or unload"):
+        await rig.unload("m")
+    assert rig.states(ModelState.READY) == ["m/1"]
+
+
+async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
+    rig.has()
+    rig.start(poll_s=0)
+    outcomes: list[CapameshError | None] = []
+    asked = ControlCall(ControlAction.UNLOAD, ModelName("x"), ANY)
+    for _ in range(MAX_CHANGES):
+        rig.hosting.change(asked, outcomes.append)
+    with pytest.raises(Overloaded, match="64 changes of models wait already"):
+        rig.hosting.change(asked, outcomes.append)
+    async with asyncio.timeout(LIMIT_S):
+        while len(outcomes) < MAX_CHANGES:
+            await asyncio.sleep(0)
+    assert {type(outcome) for outcome in outcomes} == {ModelUnavailable}
+
+
+async def test_changes_are_made_one_after_the_other(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    outcomes = await asyncio.gather(rig.unload("m"), rig.load("m"), rig.unload("m"), rig.load("m"))
+    assert outcomes == ["done"] * 4
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert rig.device.loaded == ["m/1 0"] * 3
+
+
+# quarantine
+
+
+async def test_a_model_in_quarantine_says_why_and_is_loaded_once_its_files_change(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="1"), source_of("n"))
+    rig.start(quarantined={"m/1": "it was running at three deaths"})
+    await rig.ready("n/1")
+    assert rig.state("m") == (ModelState.FAILED, "it was running at three deaths")
+    assert "model_quarantined" in rig.log.events
+    await rig.followed()
+    assert rig.device.loaded == ["n/1 0"]
+    rig.has(source_of("m", digest="2"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+    assert await rig.unload("m") == "done"
+    rig.has(source_of("m", digest="3"), source_of("n"))
+    await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
+
+
+async def test_a_model_in_quarantine_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(quarantined={"m/1": "it was running at three deaths"})
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    assert await rig.load("m") == "done"
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1"]
+
+
+async def test_a_pipeline_in_quarantine_is_not_made_when_its_models_load(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"), pipeline("p", "m"))
+    rig.start(quarantined={"p/1": "it was running at three deaths"})
+    await rig.ready("m/1")
+    rig.has(source_of("m", digest="2"), pipeline("p", "m"))
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.state("p") == (ModelState.FAILED, "it was running at three deaths")
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+
+
+# memory
+
+
+def of_size(
+    name: str, size_bytes: int, *, is_pinned: bool = False, digest: str = ""
+) -> ModelSource:
+    return source_of(
+        name, size_bytes=size_bytes, digest=digest, manifest=manifest(is_pinned=is_pinned)
+    )
+
+
+def unused(rig: Rig, **seconds: float) -> None:
+    """Say how long ago models were used."""
+    for name, ago_s in seconds.items():
+        rig.hosted(name).runner.last_used_s = time.monotonic() - ago_s
+
+
+async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 130
+    a, b, c, d = (of_size(name, 40) for name in "abcd")
+    rig.has(a, b, c)
+    rig.start()
+    await rig.ready("a/1", "b/1", "c/1")
+    unused(rig, a=3, b=5, c=4)
+    rig.has(a, b, c, d)
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    assert rig.state("d") == (
+        ModelState.FAILED,
+        "it needs about 44 bytes of memory and 10 are free: unload a model, or allow more"
+        " (--memory-limit)",
+    )
+    assert await rig.load("d") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "c/1", "d/1"]
+    assert rig.state("b") == (ModelState.UNLOADED, "unloaded to make room for d/1")
+    assert rig.device.models["b/1"].is_closed
+    await rig.followed()  # it does not come back by itself
+    assert rig.device.loaded.count("b/1 0") == 1
+
+
+async def test_only_what_was_not_used_for_long_gives_way_to_what_was_merely_found(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 40), of_size("b", 40))
+    rig.start()
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=UNUSED_S - 10, b=UNUSED_S - 20)
+    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 40))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    unused(rig, a=UNUSED_S + 1)
+    await rig.ready("b/1", "c/1")
+
+
+async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    small = (of_size("a", 20), of_size("b", 20))
+    rig.has(*small)
+    rig.start()
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=100, b=200)
+    rig.has(*small, of_size("huge", 95))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    told = len(rig.told)
+    await rig.followed()
+    assert await rig.load("huge") == (
+        "model_unavailable: it needs about 104 bytes of memory and 60 are free: unload a model, or allow"
+        " more (--memory-limit)"
+    )
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert len(rig.told) == told  # a model that does not fit is not told of again and again
+    assert rig.log.events.count("model_failed") == 2
+
+
+async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
+    rig.device.total_bytes = 150
+    sources = (
+        of_size("busy", 40),
+        of_size("member", 40),
+        of_size("pinned", 40, is_pinned=True),
+        pipeline("p", "member"),
+    )
+    rig.has(*sources)
+    rig.start()
+    await rig.ready("busy/1", "member/1", "p/1", "pinned/1")
+    unused(rig, busy=1000, member=1000, pinned=1000)
+    busy = rig.device.models["busy/1"]
+    busy.gate.clear()
+    answer = rig.submit("busy")
+    unused(rig, busy=1000)
+    rig.has(*sources, of_size("z", 60))
+    assert "needs about 66 bytes" in await rig.load("z")
+    assert rig.states(ModelState.READY) == ["busy/1", "member/1", "p/1", "pinned/1"]
+    busy.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        await answer
+    assert await rig.load("z") == "done"
+    assert rig.state("busy")[0] is ModelState.UNLOADED
+
+
+async def test_a_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    sources = (of_size("a", 40), of_size("m", 20), pipeline("p", "m"))
+    rig.has(*sources)
+    rig.start()
+    await rig.ready("a/1", "m/1", "p/1")
+    unused(rig, a=1, m=3, p=2)
+    rig.has(*sources, of_size("z", 60))
+    assert await rig.load("z") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "p/1", "z/1"]
+
+
+async def test_the_operator_s_limit_counts_where_it_is_less_than_what_is_free(rig: Rig) -> None:
+    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 40))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1", "b/1")
+    await rig.followed()
+    state, reason = rig.state("c")
+    assert state is ModelState.FAILED
+    assert "needs about 44 bytes of memory and 20 are free" in reason
+
+
+async def test_what_failed_for_want_of_memory_is_tried_again_once_there_is_some(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 80), of_size("b", 40))
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["b/1"])
+    assert await rig.unload("a") == "done"
+    await rig.ready("b/1")
+    assert rig.device.loaded == ["a/1 0", "b/1 0"]
+
+
+async def test_a_new_file_needs_room_beside_the_old_one_which_never_gives_way_to_it(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60, digest="1"))
+    rig.start()
+    await rig.ready("a/1")
+    unused(rig, a=1000)
+    rig.has(of_size("a", 60, digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.hosted("a").source.digest.endswith("1")
+    rig.device.total_bytes = 200
+    await rig.until(lambda: rig.hosted("a").source.digest.endswith("2"))
+
+
+# pipelines
+
+
+async def test_a_pipeline_is_made_after_its_models_whatever_their_names(rig: Rig) -> None:
+    rig.has(pipeline("a", "b", "m"), pipeline("b", "m", "z"), source_of("m"), source_of("z"))
+    rig.start()
+    await rig.ready("a/1", "b/1", "m/1", "z/1")
+    assert rig.device.loaded == ["m/1 0", "z/1 0", "b/1 0", "a/1 0"]
+    assert "model_failed" not in rig.log.events
+    assert await rig.value("a") == 8.0
+
+
+async def test_a_pipeline_without_one_of_its_models_says_so_and_is_made_when_that_comes(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"), pipeline("p", "m", "z"))
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    assert rig.state("p") == (
+        ModelState.FAILED,
+        "step 2: model z is not loaded on this device; its own state tells why",
+    )
+    rig.has(source_of("m"), pipeline("p", "m", "z"), source_of("z"))
+    await rig.ready("m/1", "p/1", "z/1")
+    assert await rig.value("p") == 4.0
+
+
+async def test_pipelines_are_made_anew_when_a_model_changes_and_serve_all_the_while(
+    rig: Rig,
+) -> None:
+    outer, inner = pipeline("a", "p"), pipeline("p", "m", "m")
+    rig.has(outer, source_of("m", digest="1"), source_of("other"), inner)
+    rig.start()
+    await rig.ready("a/1", "m/1", "other/1", "p/1")
+    old = rig.device.models["m/1"]
+    old_pipeline = rig.hosted("a").prepared.loaded
+    old.gate.clear()
+    under_way = rig.submit("a", 1.0)  # it will need the old model once more
+    await asyncio.to_thread(old.wait_started)
+    rig.has(outer, source_of("m", digest="2"), source_of("other", digest="2"), inner)
+
+    def while_loading(name: str) -> None:
+        if name == "other/1":  # m has been replaced; no pipeline has
+            asyncio.run_coroutine_threadsafe(turns(), rig._loop).result(LIMIT_S)
+            closed.append(old.is_closed)
+
+    async def turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    closed: list[bool] = []
+    rig.device.during_load = while_loading
+    await rig.until(lambda: rig.hosted("a").prepared.loaded is not old_pipeline)
+    assert closed == [False]
+    assert rig.device.loaded[4:] == ["m/1 2", "other/1 2", "p/1 0", "a/1 0"]
+    assert await rig.value("a", 3.0) == 12.0
+    assert rig.device.models["m/1"].ran == [[3], [6]]
+    assert not old.is_closed
+    old.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await under_way == [fp32("y", [4.0, 0.0])]
+    await rig.until(lambda: old.is_closed)
+    assert await rig.value("a", 3.0) == 12.0
+
+
+async def test_a_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> None:
+    rig.has(pipeline("a", "p"), source_of("m"), pipeline("p", "m"))
+    rig.start()
+    await rig.ready("a/1", "m/1", "p/1")
+    assert await rig.unload("m") == "done"
+    assert rig.state("p") == (
+        ModelState.FAILED,
+        "step 1: model m is not loaded on this device; its own state tells why",
+    )
+    assert rig.state("a") == (
+        ModelState.FAILED,
+        "step 1: model p is not loaded on this device; its own state tells why",
+    )
+    assert rig.told[-1] == ["a/1 failed", "m/1 unloaded", "p/1 failed"]
+    await rig.until(lambda: rig.device.models["m/1"].is_closed)
+    assert await rig.load("m") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "m/1", "p/1"]
+    assert await rig.value("a") == 2.0
+    rig.has(pipeline("a", "p"), pipeline("p", "m"))
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["a/1", "p/1"])
+    assert [one.name for one in rig.models.offers()] == ["a", "p"]
+
+
+async def test_a_pipeline_takes_the_newest_version_that_is_left_of_its_model(rig: Rig) -> None:
+    fixed, newest = pipeline("fixed", "m/2"), pipeline("newest", "m")
+    rig.has(fixed, source_of("m", "1"), source_of("m", "2"), newest)
+    rig.start()
+    await rig.ready("fixed/1", "m/1", "m/2", "newest/1")
+    assert await rig.value("newest") == 2.0
+    assert rig.device.models["m/2"].ran == [[1]]
+    assert await rig.unload("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "newest/1"]
+    assert rig.state("fixed") == (
+        ModelState.FAILED,
+        "step 1: model m/2 is not loaded on this device; its own state tells why",
+    )
+    await rig.until(lambda: rig.device.models["m/2"].is_closed)
+    assert await rig.value("newest") == 2.0
+    assert rig.device.models["m/1"].ran == [[1]]
+
+
+async def test_pipelines_are_made_anew_in_their_order_whichever_was_there_first(rig: Rig) -> None:
+    outer, inner = pipeline("a", "p"), pipeline("p", "m")
+    rig.has(outer, source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.has(outer, source_of("m", digest="1"), inner)
+    await rig.ready("a/1", "m/1", "p/1")
+    rig.has(outer, source_of("m", digest="2"), inner)
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.device.loaded[-3:] == ["m/1 2", "p/1 0", "a/1 0"]
+    assert await rig.value("a") == 2.0
+    assert rig.device.models["m/1"].ran == [[1]]
+
+
+async def test_a_pipeline_whose_own_change_is_wrong_goes_on_as_it_was(rig: Rig) -> None:
+    rig.has(source_of("m"), pipeline("p", "m", digest="1"))
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    rig.has(source_of("m"), pipeline("p", "m", "nobody", digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1", "p/1"]
+    assert await rig.value("p") == 2.0
+
+
+async def test_pipelines_in_a_circle_fail_and_hide_no_other(rig: Rig) -> None:
+    rig.has(pipeline("a", "b"), pipeline("b", "a"), source_of("m"), pipeline("p", "m"))
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    await rig.followed()
+    assert rig.states(ModelState.FAILED) == ["a/1", "b/1"]
+
+
+async def test_a_pipeline_is_unloaded_alone(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    put(rig.folder, "p/capamesh.toml", PIPELINE)
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    assert isinstance(rig.hosted("p").prepared.loaded, PipelineModel)
+    assert await rig.unload("p") == "done"
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert await rig.unload("m") == "done"
+    assert await rig.load("m") == "done"
+    assert rig.state("p") == (ModelState.UNLOADED, "unloaded on request")
+    assert await rig.load("p") == "done"
+    assert await rig.value("p") == 2.0

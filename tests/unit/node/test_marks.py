@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from capamesh.node.running_page import SLOTS, Marked, RunningPage
+from capamesh.node.worker.marks import NO_SLOT, Marks, Phase
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> RunningPage:
+    return RunningPage.create(tmp_path / "page")
+
+
+def test_what_is_begun_is_marked_until_it_ends(page: RunningPage) -> None:
+    marks = Marks(page)
+    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "22", "")
+    assert m != n
+    loading = marks.begin(n, Phase.LOADING)
+    first, second = marks.begin(m, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    assert sorted(page.marked(), key=repr) == sorted(
+        [
+            Marked("n", "22", Phase.LOADING),
+            Marked("m", "1", Phase.RUNNING, "sha256:a"),
+            Marked("m", "1", Phase.RUNNING, "sha256:a"),
+        ],
+        key=repr,
+    )
+    marks.end(loading)
+    marks.end(first)
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+    marks.end(second)
+    assert page.marked() == []
+
+
+def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: RunningPage) -> None:
+    marks = Marks(page)
+    old, new = marks.number("m", "1", "sha256:a"), marks.number("m", "1", "sha256:b")
+    running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
+    assert {one.digest for one in page.marked()} == {"sha256:a", "sha256:b"}
+    marks.end(running)
+    assert page.marked() == [Marked("m", "1", Phase.LOADING, "sha256:b")]
+    marks.end(loading)
+
+
+def test_the_same_files_keep_their_number_however_often_they_are_loaded(
+    page: RunningPage,
+) -> None:
+    marks = Marks(page)
+    numbers = [marks.number("m", "1", "sha256:a") for _ in range(3)]
+    assert len(set(numbers)) == 1
+    others = [("n", "1", "sha256:a"), ("m", "2", "sha256:a"), ("m", "1", "sha256:b")]
+    assert len({numbers[0], *(marks.number(*other) for other in others)}) == 4
+    assert len(page._records) == 4
+
+
+def test_what_has_no_slot_goes_on_without_a_mark(page: RunningPage) -> None:
+    marks = Marks(page)
+    number = marks.number("m", "1", "")
+    slots = [marks.begin(number, Phase.RUNNING) for _ in range(SLOTS)]
+    assert sorted(slots) == list(range(SLOTS))
+    assert marks.begin(number, Phase.RUNNING) == NO_SLOT
+    marks.end(NO_SLOT)
+    assert len(page.marked()) == SLOTS
+    marks.end(slots[3])
+    assert marks.begin(number, Phase.RUNNING) == slots[3]
+    for slot in slots:
+        marks.end(slot)
+    assert page.marked() == []
+
+
+def test_without_a_page_nothing_is_marked() -> None:
+    marks = Marks(None)
+    number = marks.number("m", "1", "")
+    assert marks.number("m", "1", "") != number
+    slot = marks.begin(number, Phase.RUNNING)
+    assert slot == NO_SLOT
+    marks.end(slot)
+
+
+def test_threads_never_share_a_slot(page: RunningPage) -> None:
+    marks = Marks(page)
+    number = marks.number("m", "1", "")
+    in_use: set[int] = set()
+
+    def mark(_: int) -> None:
+        slot = marks.begin(number, Phase.RUNNING)
+        assert slot not in in_use
+        in_use.add(slot)
+        in_use.remove(slot)
+        marks.end(slot)
+
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in pool.map(mark, range(2_000)):
+            assert outcome is None
+    assert page.marked() == []
+    assert len(marks._free) == SLOTS

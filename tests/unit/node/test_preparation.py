@@ -1,0 +1,904 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fleet_fakes import OUT, SPEC
+from onnx import helper
+from worker_fakes import FakeClock, FakeSwitch, source_of
+
+from capamesh.node.backend import LoadedModel, StopSwitch
+from capamesh.node.engine import Work
+from capamesh.node.onnx_backend import OnnxBackend
+from capamesh.node.pipeline import PipelineModel
+from capamesh.node.store import Manifest, ModelSource, scan
+from capamesh.node.store.rules import (
+    BatchingRules,
+    PipelineStep,
+    RaggedInput,
+    Rules,
+    SequenceRules,
+    StateTensor,
+    WarmUp,
+)
+from capamesh.node.worker.preparation import (
+    BUDGET_S,
+    MAX_BATCH_ROWS,
+    POINT_RUNS,
+    POINT_S,
+    PROFILE_DIMS,
+    Preparation,
+    Prepared,
+)
+from capamesh.node.worker.profile_cache import Measured, ProfileCache
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+P = onnx.TensorProto
+value = helper.make_tensor_value_info
+node = helper.make_node
+CIRCUMSTANCES = {"device": "cpu", "threads": "1"}
+
+Build = tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto], list[onnx.NodeProto]]
+
+
+def f32(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    return value(name, P.FLOAT, shape)
+
+
+def constant(name: str, *values: float, datatype: int = P.FLOAT) -> onnx.NodeProto:
+    tensor = helper.make_tensor(name, datatype, [len(values)], values)
+    return node("Constant", [], [name], value=tensor)
+
+
+def x_to_y(*nodes: onnx.NodeProto) -> Build:
+    """`y` from `x`, both f32[N, 2]."""
+    return [f32("x", "N", 2)], [f32("y", "N", 2)], list(nodes)
+
+
+DOUBLE = x_to_y(node("Add", ["x", "x"], ["y"]))
+AXIS_0 = constant("axes", 0, datatype=P.INT64)
+ROWS_INFLUENCE_EACH_OTHER = {
+    "softmax over the batch": x_to_y(node("Softmax", ["x"], ["y"], axis=0)),
+    "minus the batch's mean": x_to_y(
+        AXIS_0, node("ReduceMean", ["x", "axes"], ["mean"]), node("Sub", ["x", "mean"], ["y"])
+    ),
+    "sum of the rows before": x_to_y(
+        constant("axis", 0, datatype=P.INT64),
+        node("Squeeze", ["axis"], ["scalar"]),
+        node("CumSum", ["x", "scalar"], ["y"]),
+    ),
+    "rows in reverse": x_to_y(
+        constant("starts", -1, datatype=P.INT64),
+        constant("ends", -(2**31), datatype=P.INT64),
+        AXIS_0,
+        constant("steps", -1, datatype=P.INT64),
+        node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
+    ),
+}
+CELL: Build = (
+    [f32("x", "N", 2), f32("h", "N", 2)],
+    [f32("y", "N", 2), f32("h_next", "N", 2)],
+    [node("Add", ["x", "h"], ["h_next"]), node("Identity", ["h_next"], ["y"])],
+)
+ONLY_SEVEN: Build = (
+    [f32("x", "N", "L")],
+    [f32("y", "N", 7)],
+    [constant("shape", 0, 7, datatype=P.INT64), node("Reshape", ["x", "shape"], ["y"])],
+)
+"""Runs with rows of 7 alone, though it does not say so."""
+PADDED: Build = (
+    [value("ids", P.INT64, ["N", "L"]), value("mask", P.INT64, ["N", "L"])],
+    [value("y", P.INT64, ["N", "L"]), value("sum", P.INT64, ["N", 1])],
+    [
+        node("Mul", ["ids", "mask"], ["y"]),
+        constant("axes", 1, datatype=P.INT64),
+        node("ReduceSum", ["y", "axes"], ["sum"]),
+    ],
+)
+
+
+class Shop:
+    """A folder of real models, prepared with a clock that stands still."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.backend = OnnxBackend("cpu")
+        self.loaded: list[LoadedModel] = []
+
+    def put(self, build: Build, **files: str | bytes) -> ModelSource:
+        """Write a model; `files` by name, with `_` for the dot."""
+        inputs, outputs, nodes = build
+        graph = helper.make_graph(nodes, "g", inputs, outputs)
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+        path = self.folder / "m" / "1" / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.SerializeToString())
+        for name, content in files.items():
+            raw = content.encode() if isinstance(content, str) else content
+            (self.folder / "m" / name.replace("_", ".")).write_bytes(raw)
+        found = scan(self.folder)
+        assert found.refused == ()
+        (source,) = found.models
+        return source
+
+    def prepare(self, build: Build, toml: str = "", **files: str | bytes) -> Prepared:
+        if toml:
+            files["capamesh_toml"] = toml
+        source = self.put(build, **files)
+        preparation = Preparation(
+            self.backend, ProfileCache(None), circumstances=CIRCUMSTANCES, clock=FakeClock()
+        )
+        return preparation.prepare(source, partial(self._load, source))
+
+    def _load(self, source: ModelSource) -> LoadedModel:
+        self.loaded.append(self.backend.load(source))
+        return self.loaded[-1]
+
+    def refusal(self, build: Build, toml: str = "", **files: str | bytes) -> str:
+        """Return why a model cannot be served, after which it must have been let go."""
+        with pytest.raises(ModelInvalid) as caught:
+            self.prepare(build, toml, **files)
+        (loaded,) = self.loaded
+        assert loaded._live is None  # type: ignore[attr-defined]
+        return caught.value.message
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def together(prepared: Prepared, *requests: Sequence[Tensor]) -> list[list[Any]]:
+    """Run requests as one batch, as the engine would; return each one's outputs as lists."""
+    plan = prepared.plan
+    works = [
+        Work(plan.completed(tuple(inputs)), (), lambda *_: None, arrived_s=0.0)
+        for inputs in requests
+    ]
+    for work in works:
+        prepared.loaded.validate(work.inputs)
+        plan.prepare(work)
+    assert len({work.key for work in works}) == 1
+    joined = plan.join(works)
+    shares = plan.split(works, prepared.loaded.run(joined), joined)
+    return [[output.to_numpy().tolist() for output in share] for share in shares]
+
+
+def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
+    return Tensor.from_numpy(name, np.array(values, dtype))
+
+
+# what may share a run
+
+
+def test_a_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE)
+    plan = prepared.plan
+    assert (plan.is_batching, plan.max_rows, plan.shared) == (True, 0, frozenset())
+    assert plan.batch_rows == MAX_BATCH_ROWS  # by this clock, more rows take no longer
+    assert prepared.notes == ()
+    assert prepared.measured.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4], [5, 6]])]) == [
+        [[[2, 4]]],
+        [[[6, 8], [10, 12]]],
+    ]
+
+
+@pytest.mark.parametrize(
+    "build", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
+)
+def test_a_model_whose_rows_influence_each_other_runs_requests_alone(
+    shop: Shop, build: Build
+) -> None:
+    prepared = shop.prepare(build)
+    note = "output 'y' of a request differs when it runs in a batch: requests run alone"
+    assert prepared.notes == (note,)
+    assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
+    assert prepared.measured.profile is not None
+    assert [point.rows for point in prepared.measured.profile.points] == [1]
+
+
+def whole_numbers(*nodes: onnx.NodeProto) -> Build:
+    """`y` of f32[N, 2] from `ids`, i64[N, 2], of which the nodes make `x`."""
+    return [value("ids", P.INT64, ["N", 2])], [f32("y", "N", 2)], list(nodes)
+
+
+def test_influence_through_whole_numbers_is_seen_too(shop: Shop) -> None:
+    build = whole_numbers(
+        node("Cast", ["ids"], ["x"], to=P.FLOAT),
+        AXIS_0,
+        node("ReduceMax", ["x", "axes"], ["most"]),
+        node("Sub", ["x", "most"], ["y"]),
+    )
+    prepared = shop.prepare(build)
+    assert not prepared.plan.is_batching
+    (note,) = prepared.notes
+    assert note.startswith("output 'y' of a request differs when it runs in a batch")
+
+
+def test_a_model_that_takes_no_other_number_than_0_is_batched_all_the_same(shop: Shop) -> None:
+    build = whole_numbers(constant("table", 7.5), node("Gather", ["table", "ids"], ["y"]))
+    prepared = shop.prepare(build)
+    assert prepared.plan.is_batching
+    assert prepared.notes == ()
+    zeros = tensor("ids", [[0, 0]], np.int64)
+    assert together(prepared, [zeros], [zeros])[1] == [[[7.5, 7.5]]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nodes"),
+    [
+        ([f32("x", 1, 2)], [node("Identity", ["x"], ["y"])]),
+        ([f32("x", "N", 2), f32("z", 1, 2)], [node("Add", ["x", "z"], ["y"])]),
+        ([value("x", P.FLOAT, [])], [node("Identity", ["x"], ["y"])]),
+        ([], [constant("y", 1, 2)]),
+    ],
+    ids=["fixed", "one of two fixed", "a scalar", "none"],
+)
+def test_a_model_without_an_open_first_axis_runs_requests_alone(
+    shop: Shop, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto]
+) -> None:
+    prepared = shop.prepare((inputs, [value("y", P.FLOAT, None)], nodes))
+    assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
+    assert prepared.plan.shared == frozenset()
+    assert prepared.notes == ()
+    assert prepared.measured.profile is not None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "why"),
+    [
+        (
+            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)],
+            [2],  # as many as the rows, by chance
+            "output 'y' of a request differs when it runs in a batch",
+        ),
+        (
+            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])],
+            [1, 2],
+            "a batch of 2 does not run: output 'y' of shape [1, 2] cannot be divided",
+        ),
+        (
+            [node("ReduceSum", ["x"], ["y"], keepdims=0)],
+            [],
+            "a batch of 2 does not run: output 'y' of shape [] cannot be divided",
+        ),
+    ],
+    ids=["no batch axis", "fixed", "a scalar"],
+)
+def test_a_model_whose_outputs_cannot_be_divided_runs_requests_alone(
+    shop: Shop, nodes: list[onnx.NodeProto], shape: list[int], why: str
+) -> None:
+    prepared = shop.prepare(([f32("x", "N", 2)], [f32("y", *shape)], nodes))
+    assert not prepared.plan.is_batching
+    (note,) = prepared.notes
+    assert note.startswith(why)
+    assert note.endswith("requests run alone")
+
+
+def test_a_scalar_is_shared_by_a_batch(shop: Shop) -> None:
+    scaled: Build = (
+        [f32("x", "N", 2), value("scale", P.FLOAT, [])],
+        [f32("y", "N", 2)],
+        [node("Mul", ["x", "scale"], ["y"])],
+    )
+    prepared = shop.prepare(scaled)
+    assert prepared.plan.is_batching
+    assert prepared.plan.shared == {"scale"}
+    three = Tensor.from_numpy("scale", np.array(3, np.float32))
+    assert together(prepared, [tensor("x", [[1, 2]]), three], [tensor("x", [[3, 4]]), three]) == [
+        [[[3, 6]]],
+        [[[9, 12]]],
+    ]
+
+
+def test_text_and_several_outputs_are_batched(shop: Shop) -> None:
+    build: Build = (
+        [value("text", P.STRING, ["N", 1]), f32("x", "N", 2)],
+        [value("same", P.STRING, ["N", 1]), f32("y", "N", 2)],
+        [node("Identity", ["text"], ["same"]), node("Add", ["x", "x"], ["y"])],
+    )
+    prepared = shop.prepare(build)
+    assert prepared.plan.is_batching
+    texts = [Tensor.from_numpy("text", np.array([[one]], object)) for one in ("a", "bc")]
+    assert together(prepared, [texts[0], tensor("x", [[1, 2]])], [texts[1], tensor("x", [[3, 4]])])[
+        1
+    ] == [[[b"bc"]], [[6, 8]]]
+
+
+def test_an_operator_may_turn_batching_off(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE, "[batching]\nenabled = false")
+    assert not prepared.plan.is_batching
+    assert prepared.notes == ()
+
+
+def test_an_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE, "[batching]\nmax_rows = 6")
+    assert (prepared.plan.batch_rows, prepared.plan.max_rows) == (6, 6)
+    assert prepared.measured.profile is not None
+    assert [point.rows for point in prepared.measured.profile.points] == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (
+            ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2]),
+            "input 'x' of shape [1, 2] has a fixed first axis",
+        ),
+        (([], [f32("y", 2)], [constant("y", 1, 2)]), "no input has an open first axis"),
+        (
+            ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"],
+            "output 'y' of a request differs when it runs in a batch: requests run alone",
+        ),
+    ],
+    ids=["fixed", "no inputs", "influence"],
+)
+def test_batching_that_is_asked_for_and_impossible_is_refused(
+    shop: Shop, build: Build, why: str
+) -> None:
+    assert shop.refusal(build, "[batching]\nenabled = true") == (
+        f"batching is asked for, but {why}: set batching.enabled = false"
+    )
+
+
+def test_a_model_that_does_not_run_on_generated_inputs_is_batched_only_when_told(
+    tmp_path: Path,
+) -> None:
+    prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
+    assert prepared.measured.profile is None
+    assert not prepared.plan.is_batching
+    assert not prepared.is_steady
+    (note,) = prepared.notes
+    assert note.startswith("it was not measured, because it does not run on generated inputs: ")
+    assert note.endswith("; batching stays off (batching.enabled = true turns it on)")
+    told = Shop(tmp_path / "b").prepare(ONLY_SEVEN, "[batching]\nenabled = true")
+    assert told.plan.is_batching
+    assert told.plan.batch_rows == 1
+    x = tensor("x", [[1, 2, 3, 4, 5, 6, 7]])
+    assert together(told, [x], [x])[1] == [[[1, 2, 3, 4, 5, 6, 7]]]
+    (note,) = told.notes
+    assert "batching stays off" not in note
+
+
+# lengths that differ
+
+
+RAGGED = """
+[[batching.ragged]]
+input = "ids"
+buckets = [4]
+mask = "mask"
+outputs = ["y"]
+"""
+
+
+def test_requests_of_different_lengths_are_padded_masked_and_cut_back(shop: Shop) -> None:
+    prepared = shop.prepare(PADDED, RAGGED)
+    assert prepared.plan.is_batching
+    assert prepared.plan.ragged == (RaggedInput("ids", buckets=(4,), mask="mask", outputs=("y",)),)
+    short, long = tensor("ids", [[1, 2]], np.int64), tensor("ids", [[3, 4, 5]], np.int64)
+    assert together(prepared, [short], [long]) == [[[[1, 2]], [[3]]], [[[3, 4, 5]], [[12]]]]
+
+
+@pytest.mark.parametrize(
+    ("ragged", "why"),
+    [
+        (
+            {"input": "nobody"},
+            "batching.ragged: input 'nobody' is not one of the model's: ids, mask",
+        ),
+        ({"mask": "nobody"}, "batching.ragged: mask 'nobody' is not one of the model's: ids, mask"),
+        ({"outputs": ["no"]}, "batching.ragged: output 'no' is not one of the model's: y, sum"),
+        ({"axis": 2}, "batching.ragged: axis 2 of input 'ids' [-1, -1] is not open"),
+        ({"pad": 0.5}, "batching.ragged: pad 0.5 is no INT64, as input 'ids' is"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_ragged_rules_that_do_not_fit_the_model_are_refused(
+    shop: Shop, ragged: dict[str, Any], why: str
+) -> None:
+    table = {"input": "ids", **ragged}
+    lines = "\n".join(f"{key} = {content!r}" for key, content in table.items())
+    assert shop.refusal(PADDED, f"[[batching.ragged]]\n{lines}") == why
+
+
+def test_a_fixed_axis_and_text_cannot_be_padded(tmp_path: Path) -> None:
+    toml = '[[batching.ragged]]\ninput = "x"'
+    assert Shop(tmp_path / "a").refusal(DOUBLE, toml) == (
+        "batching.ragged: axis 1 of input 'x' [-1, 2] is not open"
+    )
+    text = value("x", P.STRING, ["N", "L"]), value("y", P.STRING, ["N", "L"])
+    identity: Build = ([text[0]], [text[1]], [node("Identity", ["x"], ["y"])])
+    assert Shop(tmp_path / "b").refusal(identity, toml) == (
+        "batching.ragged: input 'x' is text, which is not padded"
+    )
+
+
+# states
+
+
+STATE = '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n'
+
+
+def test_states_are_the_node_s_own_and_batch(shop: Shop) -> None:
+    prepared = shop.prepare(CELL, STATE)
+    plan = prepared.plan
+    assert [spec.name for spec in plan.public_inputs] == ["x"]
+    assert [spec.name for spec in plan.public_outputs] == ["y"]
+    assert plan.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4]])]) == [
+        [[[1, 2]], [[1, 2]]],
+        [[[3, 4]], [[3, 4]]],
+    ]
+
+
+def test_states_are_stacked_along_their_own_axis(shop: Shop) -> None:
+    layered: Build = (
+        [f32("x", "N", 2), f32("h", 1, "N", 2)],
+        [f32("y", "N", 2), f32("h_next", 1, "N", 2)],
+        [
+            AXIS_0,
+            node("Squeeze", ["h", "axes"], ["flat"]),
+            node("Add", ["x", "flat"], ["y"]),
+            node("Unsqueeze", ["y", "axes"], ["h_next"]),
+        ],
+    )
+    prepared = shop.prepare(layered, STATE + "axis = 1\nshape = [1, 1, 2]\n")
+    assert prepared.plan.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4]])]) == [
+        [[[1, 2]], [[[1, 2]]]],
+        [[[3, 4]], [[[3, 4]]]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("build", "toml", "why"),
+    [
+        (
+            CELL,
+            STATE.replace('"h"', '"nobody"'),
+            "sequence.state: input 'nobody' is not one of the model's: x, h",
+        ),
+        (
+            CELL,
+            STATE.replace("h_next", "nobody"),
+            "sequence.state: output 'nobody' is not one of the model's: y, h_next",
+        ),
+        (
+            CELL,
+            STATE + "shape = [1, 3]",
+            "sequence.state: the shape [1, 3] of 'h' does not fit the model's [-1, 2] with axis 0: give"
+            " sequence.state.shape",
+        ),
+        (
+            (
+                [f32("h", "N", "W")],
+                [f32("h_next", "N", "W")],
+                [node("Identity", ["h"], ["h_next"])],
+            ),
+            STATE,
+            "sequence.state: the shape [1, -1] of 'h' does not fit the model's [-1, -1] with axis 0: give"
+            " sequence.state.shape",
+        ),
+        (
+            (
+                [f32("h", "N", 2)],
+                [value("h_next", P.DOUBLE, ["N", 2])],
+                [node("Cast", ["h"], ["h_next"], to=P.DOUBLE)],
+            ),
+            STATE,
+            "sequence.state: input 'h' is FP32 and output 'h_next' FP64; both must be of one datatype that"
+            " is not BYTES",
+        ),
+    ],
+    ids=["no input", "no output", "shape", "open", "datatype"],
+)
+def test_states_that_do_not_fit_the_model_are_refused(
+    shop: Shop, build: Build, toml: str, why: str
+) -> None:
+    assert shop.refusal(build, toml) == why
+
+
+# warm-up and declarations
+
+
+def test_a_warm_up_file_is_run(tmp_path: Path) -> None:
+    toml = '[[warm_up]]\nfile = "seven.npz"\n'
+    for width, problem in ((7, ""), (3, "warm-up 1 does not run: ")):
+        np.savez(tmp_path / "seven.npz", x=np.ones((1, width), np.float32))
+        shop = Shop(tmp_path / str(width))
+        raw = (tmp_path / "seven.npz").read_bytes()
+        if not problem:
+            shop.prepare(ONLY_SEVEN, toml, seven_npz=raw)
+        else:
+            assert shop.refusal(ONLY_SEVEN, toml, seven_npz=raw).startswith(problem)
+
+
+def test_a_warm_up_file_that_is_no_archive_of_arrays_is_refused(tmp_path: Path) -> None:
+    toml = '[[warm_up]]\nfile = "in.npz"\n'
+    np.savez(tmp_path / "pickled.npz", x=np.array([print], object))
+    for name, raw in (
+        ("junk", b"junk"),
+        ("empty", b""),
+        ("pickled", (tmp_path / "pickled.npz").read_bytes()),
+    ):
+        refusal = Shop(tmp_path / name).refusal(DOUBLE, toml, in_npz=raw)
+        assert refusal.startswith("warm-up 1 does not run: 'in.npz' cannot be read: "), refusal
+
+
+@pytest.mark.parametrize(
+    ("shapes", "why"),
+    [
+        ("nobody = [1, 2]", "the model has no input ['nobody']"),
+        ("x = [1, 3]", "tensor 'x' has shape [1, 3], the model takes [-1, 2]"),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_the_model_is_refused(
+    shop: Shop, shapes: str, why: str
+) -> None:
+    toml = f"[[warm_up]]\n[[warm_up]]\nshapes = {{{shapes}}}"
+    assert shop.refusal(DOUBLE, toml).startswith(f"warm-up 2 does not run: {why}")
+
+
+def test_a_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
+    prepared = shop.prepare(ONLY_SEVEN, "[[warm_up]]\nshapes = {x = [1, 7]}\n")
+    assert prepared.measured.profile is not None
+    assert prepared.plan.is_batching
+    assert prepared.plan.inputs[0].shape == (-1, -1)
+    assert not prepared.is_steady
+
+
+def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop) -> None:
+    pbtxt = """
+        backend: "onnxruntime"
+        max_batch_size: 8
+        input [{name: "x" data_type: TYPE_FP32 dims: [3]}]
+        output [{name: "y" data_type: TYPE_FP32 dims: [2]}]
+    """
+    assert shop.refusal(DOUBLE, config_pbtxt=pbtxt) == (
+        "input 'x' is declared as [-1, 3], the batch axis first; the model has [-1, 2]"
+    )
+
+
+def test_what_of_a_configuration_is_ignored_is_told(shop: Shop) -> None:
+    source = shop.put(DOUBLE)
+    noted = replace(source, notes=("a key is ignored",))
+    preparation = Preparation(shop.backend, ProfileCache(None), circumstances={}, clock=FakeClock())
+    prepared = preparation.prepare(noted, partial(shop.backend.load, noted))
+    assert prepared.notes == ("a key is ignored",)
+
+
+# measuring
+
+
+class Timed:
+    """A model whose every run takes the time that a test says."""
+
+    provider, precision = "CPUExecutionProvider", "fp32"
+    outputs = OUT
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        seconds: Callable[[int], float] = lambda rows: 0.001 + 0.0001 * rows,
+        inputs: tuple[TensorSpec, ...] = SPEC,
+        max_rows: int = 2**30,
+    ) -> None:
+        self.inputs = inputs
+        self.clock = clock
+        self.seconds = seconds
+        self.max_rows = max_rows
+        self.ran: list[int] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.error: Exception | None = None
+        self.is_closed = False
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        """Everything fits."""
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        rows = inputs[0].shape[0]
+        self.ran.append(rows)
+        self.shapes.append(inputs[0].shape)
+        if self.error is not None:
+            raise self.error
+        if rows > self.max_rows:
+            raise RunFailed(f"out of memory at {rows} rows")
+        self.clock.now_s += self.seconds(rows)
+        return [Tensor("y", Datatype.FP32, inputs[0].shape, inputs[0].data)]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Bench:
+    """Prepares timed models; every one takes 700 bytes of the device."""
+
+    runtime = "fake 1"
+
+    def __init__(self, folder: Path | None) -> None:
+        self.clock = FakeClock()
+        self.cache = ProfileCache(folder)
+        self.circumstances = CIRCUMSTANCES
+        self.free, self.used = 1_000_000, 5_000
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def used_bytes(self) -> int:
+        return self.used
+
+    def stop_switch(self) -> FakeSwitch:
+        return FakeSwitch()
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        raise NotImplementedError(f"{source} is loaded by the test")
+
+    def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
+        return Timed(self.clock, seconds, **how) if seconds else Timed(self.clock, **how)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self, self.cache, circumstances=self.circumstances, clock=self.clock)
+
+    def prepare(
+        self, model: LoadedModel, rules: Rules | None = None, *, digest: str = ""
+    ) -> Prepared:
+        def load() -> LoadedModel:
+            self.used += 700
+            return model
+
+        source = source_of(digest=digest, manifest=Manifest(rules=rules or Rules()))
+        return self.preparation.prepare(source, load)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "profiles")
+
+
+def points(prepared: Prepared) -> list[tuple[int, float]]:
+    assert prepared.measured.profile is not None
+    return [(rows, pytest.approx(seconds)) for rows, seconds in prepared.measured.profile.points]
+
+
+def test_rows_are_doubled_until_larger_batches_gain_no_more(bench: Bench) -> None:
+    model = bench.timed()
+    prepared = bench.prepare(model)
+    assert points(prepared) == [(2**n, 0.001 + 0.0001 * 2**n) for n in range(11)]
+    assert prepared.plan.batch_rows == 256  # within 5 % of the best
+    assert prepared.measured.memory_bytes == 700
+
+
+def test_one_number_of_rows_is_measured_as_often_as_its_time_allows(bench: Bench) -> None:
+    model = bench.timed(lambda _: POINT_S / 4)
+    bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    # once to see that it runs, once for the shape, and then for as long as a point may take
+    assert model.ran == [1] * (2 + 4)
+    model = bench.timed(lambda _: 1e-6)
+    bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False), instances=2), digest="2")
+    assert model.ran == [1] * (2 + POINT_RUNS)
+
+
+def test_a_slow_model_is_measured_within_the_budget(bench: Bench) -> None:
+    model = bench.timed(lambda rows: BUDGET_S * rows)
+    began_s = bench.clock.now_s
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert points(prepared) == [(1, BUDGET_S)]
+    assert bench.clock.now_s - began_s == pytest.approx(3 * BUDGET_S)
+
+
+def test_no_more_rows_are_tried_than_the_model_bears(bench: Bench) -> None:
+    prepared = bench.prepare(bench.timed(lambda _: 0.001, max_rows=8))
+    assert [rows for rows, _ in points(prepared)] == [1, 2, 4, 8]
+    assert prepared.plan.batch_rows == 8
+
+
+def test_no_more_rows_are_tried_once_memory_is_short(bench: Bench) -> None:
+    model = bench.timed(lambda _: 0.001)
+
+    def seconds(rows: int) -> float:
+        if rows == 4:
+            bench.free, bench.used = 99, 901
+        return 0.001
+
+    model.seconds = seconds
+    prepared = bench.prepare(model)
+    assert [rows for rows, _ in points(prepared)] == [1, 2, 4]
+
+
+def test_an_error_that_nobody_expected_lets_the_model_go(bench: Bench) -> None:
+    model = bench.timed()
+    model.error = ZeroDivisionError("odd")
+    with pytest.raises(ZeroDivisionError):
+        bench.prepare(model)
+    assert model.is_closed
+
+
+def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
+    class Picky(Timed):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            if inputs[0].shape[1] > 8:
+                self.shapes.append(inputs[0].shape)
+                raise InvalidRequest("too wide")
+            return super().run(inputs, outputs, stop)
+
+    model = Picky(bench.clock, inputs=(TensorSpec("x", Datatype.FP32, (-1, -1)),))
+    prepared = bench.prepare(model)
+    assert model.shapes[:3] == [(1, dim) for dim in PROFILE_DIMS[:3]]
+    assert {shape[1] for shape in model.shapes[3:]} == {8}
+    assert prepared.measured.profile is not None
+    assert not prepared.is_steady
+
+
+def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
+    model = bench.timed()
+    warm_up = (WarmUp(shapes=(("x", (5, 2)),), count=3), WarmUp(count=2))
+    bench.prepare(model, Rules(warm_up=warm_up))
+    assert model.ran[:6] == [5, 5, 5, 1, 1, 1]
+    model = bench.timed()
+    bench.prepare(model, Rules(warm_up=warm_up))  # whatever the cache knows
+    assert model.ran == [5, 5, 5, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_steady"),
+    [
+        (TensorSpec("x", Datatype.FP32, (-1, 2)), True),
+        (TensorSpec("x", Datatype.FP16, (1, 3, 4)), True),
+        (TensorSpec("x", Datatype.FP32, (-1, -1)), False),
+        (TensorSpec("x", Datatype.INT64, (-1, 2)), False),
+        (TensorSpec("x", Datatype.BYTES, (-1, 2)), False),
+    ],
+    ids=str,
+)
+def test_the_time_of_a_run_is_told_by_its_rows_where_nothing_else_differs(
+    bench: Bench, spec: TensorSpec, is_steady: bool
+) -> None:
+    prepared = bench.prepare(bench.timed(inputs=(spec,)))
+    assert prepared.is_steady is is_steady
+    unmeasured = replace(prepared, measured=Measured(None, 0, is_batching=False))
+    assert not unmeasured.is_steady
+
+
+# what was measured before
+
+
+def test_a_second_start_measures_nothing(bench: Bench) -> None:
+    first = bench.prepare(bench.timed())
+    model = bench.timed()
+    second = bench.prepare(model)
+    assert model.ran == [1]  # its first run is slow: not for a caller
+    assert (second.plan, second.measured) == (first.plan, first.measured)
+    assert second.measured.memory_bytes == 700
+
+
+def test_that_a_model_does_not_batch_is_remembered(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "models")
+    cache = ProfileCache(tmp_path / "profiles")
+    source = shop.put(ROWS_INFLUENCE_EACH_OTHER["rows in reverse"])
+    preparation = Preparation(shop.backend, cache, circumstances=CIRCUMSTANCES, clock=FakeClock())
+    first = preparation.prepare(source, partial(shop.backend.load, source))
+    second = preparation.prepare(source, partial(shop.backend.load, source))
+    assert first.plan == second.plan
+    assert not second.plan.is_batching
+    assert first.notes == second.notes != ()
+
+
+def test_another_file_device_runtime_or_rule_is_measured_anew(bench: Bench) -> None:
+    def is_measured(rules: Rules | None = None, *, digest: str = "") -> bool:
+        model = bench.timed()
+        bench.prepare(model, rules, digest=digest)
+        return len(model.ran) > 10
+
+    assert is_measured()
+    assert not is_measured()
+    assert is_measured(digest="2")
+    assert is_measured(Rules(batching=BatchingRules(max_rows=4)))
+    assert is_measured(Rules(warm_up=(WarmUp(),)))
+    assert not is_measured(Rules(instances=3, is_pinned=True))
+    bench.circumstances = {"device": "cpu", "threads": "2"}
+    assert is_measured()
+    bench.runtime = "fake 2"
+    assert is_measured()
+    assert not is_measured()
+
+
+def test_the_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
+    h, following = (TensorSpec(name, Datatype.FP32, (-1, 2)) for name in ("h", "h_next"))
+
+    class Cell(Timed):
+        outputs = (*OUT, following)
+
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            given = super().run(inputs, outputs, stop)
+            return [*given, given[0]._replace(name="h_next")]
+
+    rules = Rules(sequence=SequenceRules(states=(StateTensor("h", "h_next"),)))
+    for expected in (True, False):
+        model = Cell(bench.clock, inputs=(*SPEC, h))
+        bench.prepare(model, rules)
+        assert (len(model.ran) > 10) is expected
+    model = Cell(bench.clock, inputs=(*SPEC, h))
+    bench.prepare(model)
+    assert len(model.ran) > 10
+
+
+def test_a_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
+    steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
+    for _ in range(2):
+        member = bench.timed()
+        chain = PipelineModel(
+            source_of("p").name, source_of("p").version, steps, lambda *_, member=member: member
+        )
+        prepared = bench.prepare(chain, Rules(steps=steps))
+        assert len(member.ran) > 10
+        assert prepared.plan.is_batching
+
+
+def test_a_cache_of_junk_is_measured_anew_and_mended(bench: Bench, tmp_path: Path) -> None:
+    bench.prepare(bench.timed())
+    (file,) = (tmp_path / "profiles").iterdir()
+    file.write_bytes(b"junk")
+    for expected in (True, False):
+        model = bench.timed()
+        bench.prepare(model)
+        assert (len(model.ran) > 10) is expected
+
+
+def test_a_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    bench = Bench(tmp_path / "file" / "profiles")
+    for _ in range(2):
+        model = bench.timed()
+        prepared = bench.prepare(model)
+        assert prepared.plan.is_batching
+        assert len(model.ran) > 10
+
+
+def test_the_memory_that_a_model_needs_is_its_files_until_more_was_measured(bench: Bench) -> None:
+    small, large = (replace(source_of(), size_bytes=size) for size in (100, 900))
+    assert bench.preparation.needed_bytes(small) == 100
+    bench.prepare(bench.timed())
+    assert bench.preparation.needed_bytes(small) == 700
+    assert bench.preparation.needed_bytes(large) == 900
+
+
+def test_memory_that_others_gave_back_meanwhile_is_not_counted_against_a_model(
+    bench: Bench,
+) -> None:
+    def seconds(_: int) -> float:
+        bench.used = 10
+        return 0.001
+
+    assert bench.prepare(bench.timed(seconds)).measured.memory_bytes == 0
+
+
+def test_a_profile_is_made_of_medians(bench: Bench) -> None:
+    scatter = iter([1.0, 1.0, *[0.001, 0.001, 0.5] * 100])
+    model = bench.timed(lambda _: next(scatter))
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert points(prepared) == [(1, 0.001)]
