@@ -21,7 +21,7 @@ test: $(READY) build/models ## All tests but the slow ones
 	@$(BIN)/coverage report
 
 test-unit: $(READY) ## The unit tests alone
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest tests/unit -n 2 $(ARGS)
 
 test-slow: $(READY) build/models ## The tests that take minutes, and every property tried 1,000 times
 	$(BIN)/pytest -m slow $(ARGS)

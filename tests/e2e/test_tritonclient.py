@@ -105,8 +105,9 @@ async def test_metadata_config_and_readiness(
     ]
     assert config["name"] == model
     assert config["platform"] == "onnxruntime_onnx"
-    hosted = [path.name for path in built_models.iterdir()]
-    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(hosted, "READY")
+    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(
+        _names(built_models), "READY"
+    )
     assert server["name"] == "capamesh"
 
 
@@ -117,3 +118,7 @@ async def test_an_unknown_model_is_an_error_the_client_understands(cluster: Loca
 
     with pytest.raises(InferenceServerException, match="no node hosts model 'nonesuch'"):
         await asyncio.to_thread(asked)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -91,6 +92,7 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
         (b"R", A, Verdict.REJECT, "signature"),
         (b"R" + bytes(200), A, Verdict.REJECT, "signature"),
     ],
+    ids=itertools.count(),  # not of the peers' ids, which differ from run to run
 )
 def test_what_is_dropped_is_named_and_only_what_nobody_honest_forwards_is_blamed(
     judge: Judge, sent: bytes, publisher: str, verdict: Verdict, reason: str

@@ -293,8 +293,9 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
 
 
 def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
-    if type(entry) is list and len(cast(list[object], entry)) >= 4:
-        name, datatype, shape, size = cast(list[object], entry)[:4]
+    parts = _listed(entry)
+    if len(parts) >= 4:
+        name, datatype, shape, size = parts[:4]
         if (
             type(name) is str
             and type(datatype) is str
