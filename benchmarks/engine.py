@@ -329,6 +329,7 @@ async def measure(seconds: float, names: list[str], threads: int, console: Conso
                     "bare_per_second": statistics.median(bare.per_second for bare, _ in many),
                     "node_per_second": statistics.median(node.per_second for _, node in many),
                     "node_p99_us": statistics.median(node.p99_us for _, node in many),
+                    "bare_cpu_us": statistics.median(bare.cpu_us for bare, _ in many),
                     "node_cpu_us": statistics.median(node.cpu_us for _, node in many),
                     "in_flight": float(case.in_flight),
                     "ratio": statistics.median(

@@ -407,6 +407,7 @@ async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) 
     rig.ask(2, budget_ms=1001)
     rig.ask(3, budget_ms=2**64 - 1)
     rig.clock.now_s = 51.0
+    rig.service._tick()
     await rig.idle()
     assert type(rig.link.refusal(1)) is DeadlineExceeded
     assert isinstance(rig.link.answers[2], InferAnswer)
@@ -418,6 +419,7 @@ async def test_a_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, budget_ms=1000)
     rig.clock.now_s = 51.0
+    rig.service._tick()
     refusal = await rig.link.answer(1)  # the gate is shut: nothing but a timer can tell
     assert type(refusal) is DeadlineExceeded
     await rig.idle()
@@ -430,6 +432,7 @@ async def test_the_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Ri
     rig.ask(1, budget_ms=1000)
     await asyncio.to_thread(rig.model.wait_started)
     rig.clock.now_s = 51.0
+    rig.service._tick()
     refusal = await rig.link.answer(1)
     assert isinstance(refusal, DeadlineExceeded)
     assert refusal.message == "the deadline passed while it ran"
@@ -446,11 +449,13 @@ async def test_a_run_that_takes_too_long_is_answered_and_reported_once_if_it_doe
     rig.model.is_deaf = True
     link = await rig.hold(1)
     rig.clock.now_s += WATCHDOG_S + 1
+    rig.service._tick()
     answer = await link.answer(1)
     assert isinstance(answer, RunFailed)
     assert answer.message == "the run took more than the 60 s that this node allows one"
     assert rig.stuck == []
     rig.clock.now_s += STOP_GRACE_S + 1
+    rig.service._tick()
     await rig.until(lambda: rig.stuck)
     rig.service._tick()
     rig.service._tick()
@@ -460,12 +465,26 @@ async def test_a_run_that_takes_too_long_is_answered_and_reported_once_if_it_doe
 
 async def test_no_timer_is_left_when_nothing_is_under_way(rig: Rig) -> None:
     rig.ask(1)
-    assert rig.service._is_ticking
+    assert rig.service._ticker is not None
     await rig.idle()
-    await rig.until(lambda: not rig.service._is_ticking)
+    rig.service._tick()
+    assert rig.service._ticker is None
     assert rig.service._active == set()
     rig.ask(2)
-    assert rig.service._is_ticking
+    assert rig.service._ticker is not None
+    await rig.idle()
+
+
+async def test_the_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
+    await rig.hold(1)  # without a deadline: the watchdog's
+    assert rig.service._tick_due_s == rig.clock.now_s + WATCHDOG_S
+    rig.ask(2, budget_ms=5000)
+    rig.ask(3, budget_ms=9000)
+    assert rig.service._tick_due_s == rig.clock.now_s + 5
+    rig.clock.now_s += 5
+    rig.service._tick()
+    assert rig.service._tick_due_s == rig.clock.now_s + 4
+    rig.model.gate.set()
     await rig.idle()
 
 

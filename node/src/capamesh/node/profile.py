@@ -13,8 +13,11 @@ from capamesh.protocol.tensors import MAX_DIM
 MAX_POINTS: Final = 64
 """Of a profile that is read: doubling reaches any number of rows with fewer (shapes are of int64)."""
 _GAIN: Final = 0.05
-"""A smaller rise of rows per second is no reason for a larger batch, which makes its requests wait (guess:
-above the scatter of a median on a machine that does other work)."""
+"""A smaller rise of rows per second is no reason to go on searching (guess: above the scatter of a median on a
+machine that does other work)."""
+_NEAR_BEST: Final = 0.02
+"""Fewer rows are taken where they come so close to the most rows per second: their requests wait less (guess:
+what a measurement can tell apart)."""
 _FLAT_DOUBLINGS: Final = 2
 """Doublings without a gain that end the search (guess: one may fall on a bad size of a kernel's tiles)."""
 
@@ -39,8 +42,8 @@ class ServiceProfile:
 
     @property
     def best_rows(self) -> int:
-        """The fewest rows whose rows per second are within 5 % of the most that was measured."""
-        enough = max(map(_rate, self.points)) * (1 - _GAIN)
+        """The fewest rows whose rows per second are within 2 % of the most that was measured."""
+        enough = max(map(_rate, self.points)) * (1 - _NEAR_BEST)
         return next(point.rows for point in self.points if _rate(point) >= enough)
 
     @property

@@ -86,6 +86,11 @@ class ModelEngine:
         return frozenset(self._running)
 
     @property
+    def soonest_deadline_s(self) -> float:
+        """When `expire` may have something to do; infinity if never. It may be early, never late."""
+        return self._soonest_s
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is in flight and nothing runs."""
         return not self._live and not self._running

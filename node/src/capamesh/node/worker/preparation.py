@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from capamesh.node.backend import Backend, LoadedModel
     from capamesh.node.store import ModelSource
 
-BUDGET_S: Final = 2.0
+BUDGET_S: Final = 3.0
 """For measuring one model at its first load (guess: a start that people wait for)."""
-POINT_S: Final = 0.1
+POINT_S: Final = 0.25
 """For one number of rows."""
 POINT_RUNS: Final = 25
 """A median of more is no better."""

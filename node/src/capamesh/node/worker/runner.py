@@ -128,6 +128,17 @@ class ModelRunner:
                 )
         return ""
 
+    def tick_due_s(self, now_s: float, watchdog_s: float) -> float:
+        """Return when `tick` has something to do next, if nothing else happens; infinity if never."""
+        if self.engine.is_idle:
+            return math.inf
+        due_s = min(self.engine.soonest_deadline_s, now_s + watchdog_s)  # what waits may start now
+        for batch in self.engine.running:
+            told_s = self._stopped_s.get(batch)
+            limit_s = batch.started_s + watchdog_s if told_s is None else told_s + STOP_GRACE_S
+            due_s = min(due_s, limit_s)
+        return due_s
+
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
         while not self.engine.is_idle:  # a waiter may be woken after the next request has come

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
 
-TICK_S = 0.005
-"""How exactly a deadline is kept (guess: a quarter of what a caller would notice)."""
+MIN_TICK_S = 0.001
+"""Between two looks at deadlines (guess: a twentieth of what a caller would notice)."""
 
 
 class WorkerService:
@@ -72,7 +73,8 @@ class WorkerService:
         self._works: dict[tuple[Link, int], tuple[HostedModel, Work]] = {}
         self._active: set[ModelRunner] = set()
         """Those that may have something under way, replaced ones included."""
-        self._is_ticking = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tick_due_s = math.inf
         self._is_stuck = False
         self._is_draining = False
         self._reported: Batch | None = None
@@ -136,8 +138,9 @@ class WorkerService:
             self._works[key] = hosted, work
             hosted.runner.submit(work)
             self._active.add(hosted.runner)
-            if not self._is_ticking:
-                self._tick_later()
+            deadline_s = work.deadline_s
+            watched_s = now_s + self._watchdog_s
+            self._tick_at(watched_s if deadline_s is None else min(deadline_s, watched_s), now_s)
         except CapameshError as error:
             self._works.pop(key, None)
             link.fail(stream, error)
@@ -221,14 +224,20 @@ class WorkerService:
             for hosted in self._models
         }
 
-    def _tick_later(self) -> None:
-        self._is_ticking = True
-        asyncio.get_running_loop().call_later(TICK_S, self._tick)
+    def _tick_at(self, due_s: float, now_s: float) -> None:
+        if due_s >= self._tick_due_s:
+            return
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._tick_due_s = due_s
+        delay_s = max(due_s - now_s, MIN_TICK_S)
+        self._ticker = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
         """See to deadlines and to runs that take too long, while anything is under way."""
-        self._is_ticking = False
+        self._ticker, self._tick_due_s = None, math.inf
         now_s = self._clock()
+        due_s = math.inf
         for runner in list(self._active):
             reason = runner.tick(now_s, self._watchdog_s)
             if reason and not self._is_stuck:
@@ -236,8 +245,9 @@ class WorkerService:
                 self._on_stuck(reason)
             if runner.engine.is_idle:
                 self._active.discard(runner)
-        if self._active:
-            self._tick_later()
+            due_s = min(due_s, runner.tick_due_s(now_s, self._watchdog_s))
+        if due_s < math.inf:
+            self._tick_at(due_s, now_s)
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
         found = self._works.pop(key, None)
