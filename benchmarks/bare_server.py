@@ -120,6 +120,9 @@ class BareServer:
     def goaway_received(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`."""
 
+    def read_ended(self, link: Link) -> None:
+        """Part of `LinkOwner`."""
+
 
 async def serve(folder: Path, model: Path, threads: int, batch: int, inputs: str) -> None:
     """Serve until this process is ended."""

@@ -96,6 +96,9 @@ class Asker:
     def goaway_received(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`."""
 
+    def read_ended(self, link: Link) -> None:
+        """Part of `LinkOwner`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

@@ -69,6 +69,8 @@ class Asker:
     def goaway_received(self, link: Link, reason: str) -> None:
         """Nothing to do."""
 
+    def read_ended(self, link: Link) -> None: ...
+
 
 @asynccontextmanager
 async def node_link(cluster: LocalCluster, node: Process) -> AsyncIterator[Link]:

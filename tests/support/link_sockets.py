@@ -167,6 +167,8 @@ class Side:
         self.goaways.append(reason)
         self.told.set()
 
+    def read_ended(self, link: Link) -> None: ...
+
     def recheck(self) -> None:
         for link in list(self.links):
             try:

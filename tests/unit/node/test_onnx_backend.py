@@ -781,7 +781,7 @@ def test_settings_that_make_no_sense_are_config_errors() -> None:
         OnnxBackend(memory_limit_bytes=-1)
 
 
-def test_a_session_neither_spins_nor_shares_more_threads_than_told(
+def test_a_session_spins_within_runs_only_and_has_the_threads_it_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[onnxruntime.SessionOptions] = []
@@ -795,4 +795,4 @@ def test_a_session_neither_spins_nor_shares_more_threads_than_told(
     OnnxBackend(intra_op_threads=2).load(source_of(small_model(tmp_path)))
     (options,) = seen
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"

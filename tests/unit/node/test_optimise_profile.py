@@ -16,16 +16,16 @@ from capamesh.node.optimise.timing import MIN_RUNS, time_rows
 from capamesh.node.profile import ProfilePoint, ServiceProfile, next_rows
 from capamesh.protocol.errors import ConfigError, InvalidRequest, RunFailed
 
-# 100, 197, 200 and 199 rows a second.
+# 100, 199, 200 and 199.5 rows a second.
 SLOWING = ServiceProfile(
-    tuple(ProfilePoint(rows, s) for rows, s in ((1, 0.01), (2, 2 / 197), (4, 0.02), (8, 8 / 199)))
+    tuple(ProfilePoint(rows, s) for rows, s in ((1, 0.01), (2, 2 / 199), (4, 0.02), (8, 8 / 199.5)))
 )
 
 
-def test_the_best_batch_is_the_smallest_within_2_percent_of_the_most_throughput() -> None:
+def test_the_best_batch_is_the_smallest_within_1_percent_of_the_most_throughput() -> None:
     assert SLOWING.best_rows == 2
-    assert SLOWING.row_s == pytest.approx(1 / 197)
-    barely_not = ServiceProfile((ProfilePoint(1, 1 / 97), ProfilePoint(2, 2 / 100)))
+    assert SLOWING.row_s == pytest.approx(1 / 199)
+    barely_not = ServiceProfile((ProfilePoint(1, 1 / 98), ProfilePoint(2, 2 / 100)))
     assert barely_not.best_rows == 2
 
 
@@ -72,7 +72,7 @@ def test_a_profile_survives_json_and_its_best_is_one_of_its_points(
     assert ServiceProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
     assert profile.best_rows in [point.rows for point in points]
     best = max(point.rows / point.seconds for point in points)
-    assert 1 / profile.row_s >= 0.95 * best * (1 - 1e-9)
+    assert 1 / profile.row_s >= 0.99 * best * (1 - 1e-9)
 
 
 junk = st.recursive(
@@ -117,14 +117,16 @@ def measured(
     return [point.rows for point in points]
 
 
-def test_rows_are_doubled_until_two_doublings_bring_nothing_or_the_limit_is_measured() -> None:
+def test_rows_are_doubled_until_three_doublings_bring_nothing_or_the_limit_is_measured() -> None:
     assert measured(lambda rows: 0.01, 6) == [1, 2, 4, 6]
     assert measured(lambda rows: 0.01, 8) == [1, 2, 4, 8]
-    assert measured(lambda rows: 0.01 * rows, 1000) == [1, 2, 4]
-    assert measured(lambda rows: 0.01 * max(rows, 4), 1000) == [1, 2, 4, 8, 16]
+    assert measured(lambda rows: 0.01 * rows, 1000) == [1, 2, 4, 8]
+    assert measured(lambda rows: 0.01 * max(rows, 4), 1000) == [1, 2, 4, 8, 16, 32]
     assert measured(lambda rows: 0.01, 1) == [1]
     # One doubling may bring nothing: 2 rows are no better than 1, 4 are.
-    assert measured(lambda rows: {1: 1, 2: 2, 4: 2, 8: 4, 16: 8}[rows], 1000) == [1, 2, 4, 8, 16]
+    assert measured(
+        lambda rows: {1: 1, 2: 2, 4: 2, 8: 4, 16: 8}[min(rows, 16)] * max(1, rows // 16), 1000
+    ) == [1, 2, 4, 8, 16, 32]
 
 
 def test_a_size_that_would_not_fit_into_the_time_left_is_not_begun() -> None:
@@ -204,5 +206,5 @@ def test_a_chart_has_a_dot_for_each_point_and_marks_the_best() -> None:
     dots = list(root.iter(f"{space}circle"))
     assert len(dots) == 2 * 4
     assert [dot.get("fill") for dot in dots[:4]] == ["#1f77b4", "#d62728", "#1f77b4", "#1f77b4"]
-    assert dots[1].findtext(f"{space}title") == "2 rows: 197 rows per second"
+    assert dots[1].findtext(f"{space}title") == "2 rows: 199 rows per second"
     ET.fromstring(profile_svg("one", ServiceProfile((ProfilePoint(1, 1.0),))))  # noqa: S314 - likewise

@@ -12,13 +12,13 @@ from capamesh.protocol.tensors import MAX_DIM
 
 MAX_POINTS: Final = 64
 """Of a profile that is read: doubling reaches any number of rows with fewer (shapes are of int64)."""
-_GAIN: Final = 0.05
+_GAIN: Final = 0.02
 """A smaller rise of rows per second is no reason to go on searching (guess: above the scatter of a median on a
 machine that does other work)."""
-_NEAR_BEST: Final = 0.02
+_NEAR_BEST: Final = 0.01
 """Fewer rows are taken where they come so close to the most rows per second: their requests wait less (guess:
 what a measurement can tell apart)."""
-_FLAT_DOUBLINGS: Final = 2
+_FLAT_DOUBLINGS: Final = 3
 """Doublings without a gain that end the search (guess: one may fall on a bad size of a kernel's tiles)."""
 
 
@@ -42,7 +42,7 @@ class ServiceProfile:
 
     @property
     def best_rows(self) -> int:
-        """The fewest rows whose rows per second are within 2 % of the most that was measured."""
+        """The fewest rows whose rows per second are within 1 % of the most that was measured."""
         enough = max(map(_rate, self.points)) * (1 - _NEAR_BEST)
         return next(point.rows for point in self.points if _rate(point) >= enough)
 
@@ -62,7 +62,9 @@ class ServiceProfile:
         if rows <= first.rows:
             return first.seconds
         for left, right in pairwise(self.points):
-            if rows <= right.rows:
+            if rows == right.rows:
+                return right.seconds
+            if rows < right.rows:
                 return left.seconds + _slope(left, right) * (rows - left.rows)
         before = self.points[-2] if len(self.points) > 1 else ProfilePoint(0, 0.0)
         # A larger batch that was quicker is scatter: more rows never take less.
@@ -91,8 +93,8 @@ def next_rows(
 ) -> int | None:
     """Return how many rows to measure after `points`, or None when the profile is complete.
 
-    1, 2, 4, 8 and so on, `max_rows` last. Complete: two doublings have raised rows per second by less than
-    5 %, `max_rows` was measured, or a run of the next size, taken to last in proportion to its rows, is
+    1, 2, 4, 8 and so on, `max_rows` last. Complete: three doublings have raised rows per second by less than
+    2 %, `max_rows` was measured, or a run of the next size, taken to last in proportion to its rows, is
     longer than the `left_s` seconds that are left. The first point is measured in any case.
     """
     if not points:

@@ -80,6 +80,9 @@ class _NodeSide:
     def goaway_received(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`: the link itself knows; new requests go elsewhere."""
 
+    def read_ended(self, link: Link) -> None:
+        """Part of `LinkOwner`."""
+
 
 class LinkPool:
     """One kept link for each candidate that can be dialled, and the links of those that dialled."""

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
+    MAX_KNOWN_CALLS,
     MAX_PRIORITY,
     MAX_SEQUENCE_CHARS,
+    CallDecoder,
     ControlAction,
     ControlCall,
     InferAnswer,
@@ -307,3 +309,56 @@ def test_a_broken_change_is_refused(raw: dict[str, object]) -> None:
 def test_a_broken_priority_class_or_sequence_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         decode_call(pack({"m": "m", "i": [], **wrong}), NOTHING, LIMITS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_calls, st.none() | st.integers(0, 10_000))
+def test_a_call_that_was_seen_before_is_read_as_the_first_time(
+    call: InferCall, budget_ms: int | None
+) -> None:
+    decoder = CallDecoder(LIMITS)
+    meta, body = encode_call(call, budget_ms)
+    for _ in range(3):
+        assert decoder.decode(meta, body_of(body)) == (call, budget_ms)
+
+
+def test_a_call_that_was_seen_before_is_given_its_own_data() -> None:
+    decoder = CallDecoder(LIMITS)
+    meta = pack({"m": "m", "i": [["x", "INT8", [2], 2], ["y", "INT8", [1], 1]]})
+    decoder.decode(meta, memoryview(b"abc"))
+    call, _ = decoder.decode(meta, memoryview(b"xyz"))
+    assert isinstance(call, InferCall)
+    assert [bytes(tensor.data) for tensor in call.inputs] == [b"xy", b"z"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "good", "bad"),
+    [("BOOL", b"\1\0\1\0\1", b"\1\0\1\0\2"), ("BYTES", b"\1\0\0\0a", b"\2\0\0\0a")],
+)
+def test_data_is_checked_also_of_a_call_that_was_seen_before(
+    datatype: str, good: bytes, bad: bytes
+) -> None:
+    decoder = CallDecoder(LIMITS)
+    shape = [5] if datatype == "BOOL" else [1]
+    meta = pack({"m": "m", "i": [["x", datatype, shape, 5]]})
+    for _ in range(2):
+        decoder.decode(meta, memoryview(good))
+        with pytest.raises(InvalidRequest):
+            decoder.decode(meta, memoryview(bad))
+
+
+@pytest.mark.parametrize("body", [b"", b"ab", b"abcd"])
+def test_a_body_of_another_size_is_refused_also_when_its_metadata_was_seen(body: bytes) -> None:
+    decoder = CallDecoder(LIMITS)
+    meta = pack({"m": "m", "i": [["x", "INT8", [3], 3]]})
+    decoder.decode(meta, memoryview(b"abc"))
+    with pytest.raises(InvalidRequest):
+        decoder.decode(meta, memoryview(body))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    decoder = CallDecoder(LIMITS)
+    for number in range(3 * MAX_KNOWN_CALLS):
+        decoder.decode(pack({"m": f"m{number}", "i": []}), NOTHING)
+    decoder.decode(pack({"m": "m" * 2000, "i": []}), NOTHING)
+    assert 0 < len(decoder._known) <= MAX_KNOWN_CALLS

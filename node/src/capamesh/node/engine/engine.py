@@ -78,7 +78,7 @@ class ModelEngine:
     @property
     def queued(self) -> int:
         """Works in flight that do not run."""
-        return len(self._live) - sum(batch.wanted for batch in self._running)
+        return len(self._live) - sum(batch.wanted for batch in self._running if batch.has_begun)
 
     @property
     def running(self) -> frozenset[Batch]:
@@ -137,13 +137,18 @@ class ModelEngine:
         if is_turn:
             self._put(work)
 
-    def take(self, now_s: float) -> Batch | None:
+    def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
         """Return the next batch to run; None when all instances are busy or nothing is due.
 
-        What has expired is answered first.
+        With `is_ahead` return a full one, or None, to follow at once when the first of the busy instances is
+        free. What has expired is answered first.
         """
         self.expire(now_s)
-        if len(self._running) >= self._instances or not self._queue:
+        if not self._queue or len(self._running) >= self._instances + is_ahead:
+            return None
+        if is_ahead and (
+            len(self._running) < self._instances or self._queue.rows < self.plan.batch_rows
+        ):
             return None
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
             return None
@@ -156,6 +161,7 @@ class ModelEngine:
             work.batch = batch
             rows += work.rows
         batch.rows = rows
+        batch.has_begun = not is_ahead
         self._running.add(batch)
         return batch
 
@@ -174,17 +180,21 @@ class ModelEngine:
         *,
         run_s: float,
         is_whole: bool = True,
+        ran_rows: int | None = None,
     ) -> None:
         """Take in what came of a batch: one result for each of its works, in order. Answers them.
 
         `run_s` is how long it ran; `is_whole` says that it ran as one batch to its end, so that this time
-        says something about the model.
+        says something about the model; `ran_rows` is how many rows ran where that is not all of them, -1 for
+        a batch that nobody wanted when its turn came.
         """
         self._running.discard(batch)
         meter = self.meter
-        meter.ran(batch.rows, run_s)
+        rows = batch.rows if ran_rows is None else ran_rows
+        if rows >= 0:
+            meter.ran(rows, run_s)
         if is_whole:
-            slowdown = self.time.ran(batch.rows, run_s)
+            slowdown = self.time.ran(rows, run_s)
             self.limit.ran(slowdown, self._rows, now_s)
         answers: list[tuple[Work, Result]] = []
         for work, result in zip(batch.works, results, strict=True):
@@ -195,7 +205,8 @@ class ModelEngine:
                 self._next_of_sequence(work, now_s)
             if work.state is WorkState.ENDED:
                 continue
-            meter.queue_s.add(work.started_s - work.arrived_s)
+            work.started_s = batch.started_s
+            meter.queue_s.add(batch.started_s - work.arrived_s)
             if isinstance(outcome, CapameshError):
                 meter.answered(outcome.code)
             else:
@@ -236,7 +247,8 @@ class ModelEngine:
             if deadline_s > now_s:
                 self._soonest_s = min(self._soonest_s, deadline_s)
                 continue
-            where = "while it ran" if work.state is WorkState.RUNNING else "before it ran"
+            is_running = work.batch is not None and work.batch.has_begun
+            where = "while it ran" if is_running else "before it ran"
             self._refuse(work, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s)
 
     def fail_queued(self, error: CapameshError, reason: str, now_s: float) -> None:
@@ -248,7 +260,7 @@ class ModelEngine:
     def fail_running(self, error: CapameshError, now_s: float) -> None:
         """Answer everything that runs with `error`; the runs themselves are reported when they end."""
         for work in list(self._live):
-            if work.state is WorkState.RUNNING:
+            if work.state is WorkState.RUNNING and (work.batch is None or work.batch.has_begun):
                 self._refuse(work, error, "", now_s)
 
     # inside
@@ -319,6 +331,9 @@ class ModelEngine:
         self._forget(work)
         if state is WorkState.RUNNING:
             if batch is not None:
+                if not batch.has_begun:
+                    self.meter.drop(reason)
+                    self._next_of_sequence(work, now_s)
                 batch.wanted -= 1
                 if batch.wanted == 0 and batch.stop is not None:
                     batch.stop()

@@ -87,12 +87,14 @@ class Work:
 class Batch:
     """Requests that run together."""
 
-    __slots__ = ("rows", "started_s", "stop", "wanted", "works")
+    __slots__ = ("has_begun", "rows", "started_s", "stop", "wanted", "works")
 
     def __init__(self, works: list[Work], rows: int, started_s: float) -> None:
         self.works = works
         self.rows = rows
         self.started_s = started_s
+        self.has_begun = True
+        """False while it waits, ready made, behind the run before it; set by whoever runs it."""
         self.wanted = len(works)
         """Members whose answer is still awaited."""
         self.stop: Callable[[], None] | None = None

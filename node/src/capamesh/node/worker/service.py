@@ -18,10 +18,10 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.links.calls import (
+    CallDecoder,
     ControlCall,
     InferAnswer,
     LoadReport,
-    decode_call,
     decode_probe,
     encode_answer,
     encode_done,
@@ -67,12 +67,14 @@ class WorkerService:
         self._on_stuck = on_stuck
         self._watchdog_s = watchdog_s
         self._clock = clock
-        self._limits = limits
+        self._decoder = CallDecoder(limits)
         self._log = log
         self._links: set[Link] = set()
         self._works: dict[tuple[Link, int], tuple[HostedModel, Work]] = {}
         self._active: set[ModelRunner] = set()
         """Those that may have something under way, replaced ones included."""
+        self._due: list[ModelRunner] = []
+        """Those that were given requests in the present read, once for each."""
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_due_s = math.inf
         self._is_stuck = False
@@ -115,7 +117,7 @@ class WorkerService:
         now_s = self._clock()
         key = link, stream
         try:
-            call, budget_ms = decode_call(meta, body, self._limits)
+            call, budget_ms = self._decoder.decode(meta, body)
             if isinstance(call, ControlCall):
                 self._control(call, partial(self._changed, link, stream))
                 return
@@ -138,6 +140,7 @@ class WorkerService:
             self._works[key] = hosted, work
             hosted.runner.submit(work)
             self._active.add(hosted.runner)
+            self._due.append(hosted.runner)
             deadline_s = work.deadline_s
             watched_s = now_s + self._watchdog_s
             self._tick_at(watched_s if deadline_s is None else min(deadline_s, watched_s), now_s)
@@ -157,6 +160,11 @@ class WorkerService:
 
     def goaway_received(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`: a router that leaves sends no more; nothing to do."""
+
+    def read_ended(self, link: Link) -> None:
+        """Part of `LinkOwner`: run what came, in this very turn of the loop."""
+        while self._due:
+            self._due.pop().pump()
 
     # the worker's own
 

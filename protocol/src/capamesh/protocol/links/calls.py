@@ -17,6 +17,10 @@ from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.packed import pack, shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked
 
+MAX_KNOWN_CALLS = 1024
+"""Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
+MAX_KNOWN_META_BYTES = 1024
+"""Longer metadata is read anew each time (guess: ten tensors)."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
 MAX_SEQUENCE_CHARS = 128
@@ -163,6 +167,73 @@ def decode_call(
         None if sequence is None else _sequence_mark(sequence),
     )
     return call, budget_ms
+
+
+class CallDecoder:
+    """Decodes calls as `decode_call` does, and remembers how: those for one model differ in little but their data.
+
+    What is remembered is keyed by the whole metadata, so it is as well checked as what is read anew.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[bytes, _KnownCall] = {}
+
+    def decode(self, meta: bytes, body: memoryview) -> tuple[InferCall | ControlCall, int | None]:
+        """Return what `decode_call` returns, or raise what it raises."""
+        known = self._known.get(meta)
+        if known is None or known.body_bytes != len(body):
+            call, budget_ms = decode_call(meta, body, self._limits)
+            if isinstance(call, InferCall) and len(meta) <= MAX_KNOWN_META_BYTES:
+                if len(self._known) >= MAX_KNOWN_CALLS:
+                    self._known.clear()
+                self._known[meta] = _known_call(call, budget_ms, len(body))
+            return call, budget_ms
+        call = known.call
+        inputs = tuple(
+            [Tensor(name, kind, shape, body[at:end]) for name, kind, shape, at, end in known.parts]
+        )
+        if known.is_data_checked:
+            for tensor in inputs:
+                checked(tensor, self._limits)
+        return (
+            InferCall(
+                call.model,
+                call.version,
+                inputs,
+                call.outputs,
+                call.priority,
+                call.is_bulk,
+                call.sequence,
+            ),
+            known.budget_ms,
+        )
+
+
+class _KnownCall(NamedTuple):
+    call: InferCall
+    """Without its data."""
+    budget_ms: int | None
+    parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
+    body_bytes: int
+    is_data_checked: bool
+    """Whether some tensor's bytes may be wrong though their number is right."""
+
+
+def _known_call(call: InferCall, budget_ms: int | None, body_bytes: int) -> _KnownCall:
+    parts: list[tuple[str, Datatype, tuple[int, ...], int, int]] = []
+    at = 0
+    for tensor in call.inputs:
+        end = at + tensor.size_bytes
+        parts.append((tensor.name, tensor.datatype, tensor.shape, at, end))
+        at = end
+    return _KnownCall(
+        call._replace(inputs=()),
+        budget_ms,
+        tuple(parts),
+        body_bytes,
+        any(tensor.datatype in {Datatype.BOOL, Datatype.BYTES} for tensor in call.inputs),
+    )
 
 
 def encode_control(call: ControlCall) -> bytes:

@@ -78,6 +78,9 @@ class LinkOwner(Protocol):
     def goaway_received(self, link: Link, reason: str) -> None:
         """The peer takes no new requests."""
 
+    def read_ended(self, link: Link) -> None:
+        """All that came in one read has been told: what came together may be done together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -108,6 +111,7 @@ class Link(asyncio.BufferedProtocol):
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._probing: dict[int, asyncio.Future[bytes]] = {}
         self._is_flush_due = False
+        self._is_reading = False
         self._is_paused = False
         self._end_reason: str | None = None
         self._goaway_reason = ""
@@ -274,17 +278,21 @@ class Link(asyncio.BufferedProtocol):
         self._last_heard_s = self._loop.time()
         if self._end_reason is not None:
             return
+        self._is_reading = True
         try:
-            events = self._core.received(nbytes)
-            for event in events:
+            for event in self._core.received(nbytes):
                 self._act(event)
+            if self.member is not None:
+                self._owner.read_ended(self)
         except CapameshError as error:
+            self._owner.read_ended(self)  # what came before the fault
             self.close(f"{error.code}: {error.message}")
             return
-        if self._core.queued_bytes > self._limits.send_bytes:
-            self._flush()  # not soon: a flood of pings may fill megabytes before the loop's next turn
-        elif self._core.has_output():
-            self._flush_soon()
+        finally:
+            self._is_reading = False
+        if self._core.has_output():
+            self._flush()  # not soon: a turn of the loop is dear at one request in flight, and a flood of
+            # pings may fill megabytes until then
 
     def eof_received(self) -> bool | None:
         """Part of `BufferedProtocol`: a peer that closes its half has no answers to wait for."""
@@ -378,7 +386,7 @@ class Link(asyncio.BufferedProtocol):
         self._timer = self._loop.call_at(self._tick_due_s, self._tick)
 
     def _flush_soon(self) -> None:
-        if not self._is_flush_due:
+        if not self._is_flush_due and not self._is_reading:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
 
