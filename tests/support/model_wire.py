@@ -107,6 +107,7 @@ class _Host:
         """Answer a request."""
         link: Any = _Link(core)
         self._service.request_received(link, request.stream, request.meta, request.body)
+        self._service.read_ended(link)
         await self._runner.wait_idle()
 
     def close(self) -> None:

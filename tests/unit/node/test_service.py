@@ -185,7 +185,10 @@ class Rig:
     def receive(
         self, stream: int, meta: bytes, body: bytes = b"", link: FakeLink | None = None
     ) -> None:
-        self.service.request_received(link or self.link, stream, meta, memoryview(body))  # type: ignore[arg-type]
+        to = link or self.link
+        self.service.request_received(to, stream, meta, memoryview(body))  # type: ignore[arg-type]
+        # what is received in one turn of the loop stands for what came in one read
+        asyncio.get_running_loop().call_soon(self.service.read_ended, to)
 
     def cancel(self, stream: int) -> None:
         self.service.request_cancelled(self.link, stream)  # type: ignore[arg-type]

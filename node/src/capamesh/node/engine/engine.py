@@ -98,8 +98,19 @@ class ModelEngine:
     def load(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
         """Return the load as it is now."""
         in_flight = len(self._live)
-        rows_each = self._rows / in_flight if in_flight else 1.0
         run_s = self.time.run_s
+        if not in_flight and not self._running:  # the answer to a lone request: nothing to estimate
+            return LoadReport(
+                0,
+                0,
+                min(self._max_in_flight, self.limit.rows),
+                0,
+                int(run_s * 1e6),
+                free_bytes,
+                int(self.latency.estimate_s(1) * 1e6),
+                device_in_flight,
+            )
+        rows_each = self._rows / in_flight if in_flight else 1.0
         return LoadReport(
             in_flight,
             self.queued,

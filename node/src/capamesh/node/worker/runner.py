@@ -95,19 +95,24 @@ class ModelRunner:
     def __repr__(self) -> str:
         return f"ModelRunner({self.engine!r})"
 
-    def submit(self, work: Work) -> None:
-        """Accept or refuse `work`, as `ModelEngine.submit` does; `work.done` is called in the event loop."""
+    def submit(self, work: Work, *, is_pumped: bool = False) -> None:
+        """Accept or refuse `work`, as `ModelEngine.submit` does; `work.done` is called in the event loop.
+
+        With `is_pumped` the caller calls `pump` once it has submitted all that came together; else that happens
+        in the loop's next turn.
+        """
         now_s = work.arrived_s
         self.engine.submit(work, now_s)
         self.last_used_s = now_s
         self._idle.clear()
-        self._pump_soon()
+        if not is_pumped:
+            self._pump_soon()
 
     def pump(self) -> None:
-        """Start what can be started now; without it that happens in the loop's next turn."""
+        """Start what can be started now."""
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-            self._pump()
+        self._pump()
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for `work` any more."""

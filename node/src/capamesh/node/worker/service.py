@@ -73,8 +73,8 @@ class WorkerService:
         self._works: dict[tuple[Link, int], tuple[HostedModel, Work]] = {}
         self._active: set[ModelRunner] = set()
         """Those that may have something under way, replaced ones included."""
-        self._due: list[ModelRunner] = []
-        """Those that were given requests in the present read, once for each."""
+        self._due: dict[ModelRunner, None] = {}
+        """Those that were given requests in the present read, in that order."""
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_due_s = math.inf
         self._is_stuck = False
@@ -138,9 +138,9 @@ class WorkerService:
                 sequence=call.sequence,
             )
             self._works[key] = hosted, work
-            hosted.runner.submit(work)
+            hosted.runner.submit(work, is_pumped=True)
             self._active.add(hosted.runner)
-            self._due.append(hosted.runner)
+            self._due[hosted.runner] = None
             deadline_s = work.deadline_s
             watched_s = now_s + self._watchdog_s
             self._tick_at(watched_s if deadline_s is None else min(deadline_s, watched_s), now_s)
@@ -163,8 +163,10 @@ class WorkerService:
 
     def read_ended(self, link: Link) -> None:
         """Part of `LinkOwner`: run what came, in this very turn of the loop."""
-        while self._due:
-            self._due.pop().pump()
+        if self._due:
+            due, self._due = self._due, {}
+            for runner in due:
+                runner.pump()
 
     # the worker's own
 
