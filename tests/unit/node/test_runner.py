@@ -642,3 +642,68 @@ async def test_a_run_is_marked_while_it_goes_on(
     await rig.idle()
     assert seen == [[Marked("m", "1", Phase.RUNNING)]]
     assert page.marked() == []
+
+
+# a full batch that waits ready made
+
+
+async def staged(make: Make) -> Rig:
+    """Return a rig with a run that is held and a full batch of two ready made behind it."""
+    rig = make(may_run_here=False, batch_rows=2)
+    await rig.hold(0.0)
+    rig.submit(1.0, left_s=5.0)
+    rig.submit(2.0)
+    rig.runner.pump()
+    running = sorted(batch.has_begun for batch in rig.runner.engine.running)
+    assert running == [False, True]
+    return rig
+
+
+async def test_a_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
+    rig = await staged(make)
+    assert rig.runner.engine.queued == 2  # it does not run yet
+    await rig.idle()
+    rig.doubled(0.0, 1.0, 2.0)
+    assert rig.model.ran == [[0.0], [1.0, 2.0]]
+
+
+async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> None:
+    rig = make(may_run_here=False, batch_rows=3)
+    await rig.hold(0.0)
+    rig.submit(1.0)
+    rig.submit(2.0)
+    rig.runner.pump()
+    assert len(rig.runner.engine.running) == 1
+    rig.submit(3.0)
+    await rig.idle()
+    assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]
+
+
+async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(make: Make) -> None:
+    rig = await staged(make)
+    rig.clock.now_s += 6.0
+    assert rig.runner.tick(rig.clock.now_s, 60.0) == ""
+    assert rig.codes() == {1.0: "deadline_exceeded"}
+    assert rig.runner.engine.meter.dropped == {"expired": 1}
+    await rig.idle()
+    assert rig.model.ran == [[0.0], [2.0]]
+    assert rig.runner.engine.meter.rows == 2
+
+
+async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
+    rig = await staged(make)
+    for work in [work for work, name in rig.names.items() if name]:
+        rig.runner.cancel(work)
+    assert rig.runner.engine.meter.dropped == {"cancelled": 2}
+    await rig.idle()
+    assert rig.model.ran == [[0.0]]
+    assert rig.runner.engine.meter.batches == 1
+
+
+async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
+    rig = await staged(make)
+    rig.clock.now_s += 4.0
+    assert rig.runner.tick(rig.clock.now_s, 3.0) == ""
+    await rig.answered(3)
+    assert rig.codes() == {0.0: "run_failed", 1.0: "ok", 2.0: "ok"}
+    await rig.idle()

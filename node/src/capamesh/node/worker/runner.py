@@ -128,7 +128,7 @@ class ModelRunner:
         engine.expire(now_s)
         self._check_idle()
         for batch in engine.running:
-            if now_s - batch.started_s <= watchdog_s:
+            if not batch.has_begun or now_s - batch.started_s <= watchdog_s:
                 continue
             told_s = self._stopped_s.get(batch)
             if told_s is None:
@@ -154,6 +154,8 @@ class ModelRunner:
             return math.inf
         due_s = min(self.engine.soonest_deadline_s, now_s + watchdog_s)  # what waits may start now
         for batch in self.engine.running:
+            if not batch.has_begun:
+                continue
             told_s = self._stopped_s.get(batch)
             limit_s = batch.started_s + watchdog_s if told_s is None else told_s + STOP_GRACE_S
             due_s = min(due_s, limit_s)

@@ -212,7 +212,8 @@ class WorkerService:
     def fail_all(self, reason: str) -> None:
         """Answer everything under way: this process is about to end. What has not run may run elsewhere."""
         for key, (_, work) in list(self._works.items()):
-            has_started = work.state is WorkState.RUNNING
+            batch = work.batch
+            has_started = work.state is WorkState.RUNNING and batch is not None and batch.has_begun
             self._withdraw(key)
             key[0].fail(key[1], RunFailed(reason) if has_started else ModelUnavailable(reason))
 
