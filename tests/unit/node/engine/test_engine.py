@@ -681,3 +681,19 @@ def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
     entries = sum(len(heap) for half in halves for heap in half.heaps.values())
     assert entries <= 2 * (STALE_ENTRIES + 1)
     assert (desk.engine.in_flight, desk.engine.queued) == (1, 0)
+
+
+def test_a_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
+    desk = Desk()
+
+    def broken(work: Work, result: Result) -> None:
+        raise ZeroDivisionError
+
+    first, second = desk.submit(), desk.submit()
+    first.done = broken
+    batch = desk.taken()
+    with pytest.raises(ZeroDivisionError):
+        desk.finish(batch)
+    assert [work for work, _ in desk.answers] == [second]
+    assert second.batch is None
+    assert desk.engine.is_idle

@@ -229,11 +229,17 @@ class ModelEngine:
             self._forget(work)
             answers.append((work, outcome))
         batch.wanted = 0
+        fault: Exception | None = None
         for work, outcome in answers:  # all are counted before the first is told of the load
-            work.done(work, outcome)
+            try:
+                work.done(work, outcome)
+            except Exception as exc:  # noqa: BLE001 - a caller's bug must not cost the others their answers
+                fault = fault or exc
         for work in batch.works:  # whoever keeps a work or the batch keeps no data
             work.batch = None
             work.inputs = ()
+        if fault is not None:
+            raise fault
 
     def cancel(self, work: Work, now_s: float) -> None:
         """Nobody waits for `work` any more: it is never answered, and not run if it has not started."""
