@@ -26,7 +26,7 @@ import anchor_models
 import numpy as np
 import onnxruntime as ort
 from anchor_servers import BUILD, SERVERS, Case, Target, versions_of
-from machine import keep
+from machine import keep, wait_quiet
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -114,6 +114,7 @@ async def measure(
                 for server, target in targets.items():
                     what = f"{case.model}: round {number}, c={connections}, {server}"
                     progress.update(task, description=what)
+                    await wait_quiet()
                     seen = await hit(target, connections, options.seconds)
                     cells.setdefault((case.model, server, connections), []).append(seen)
                     progress.advance(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import os
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+QUIET_LOOK_S = 0.25
+QUIET_SHARE = 0.2
+"""Of one core: below it nothing works on requests (guess: a node, a router and a browser idle below a tenth)."""
 
 
 def machine() -> dict[str, Any]:
@@ -40,6 +44,28 @@ def keep(name: str, figures: dict[str, Any]) -> Path:
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
     return file
+
+
+def busy_s() -> float:
+    """Return the CPU time that all processes of the machine have used, in seconds."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    idle, waiting = int(fields[3]), int(fields[4])
+    return (sum(map(int, fields[:8])) - idle - waiting) / os.sysconf("SC_CLK_TCK")
+
+
+async def wait_quiet(limit_s: float = 30.0) -> None:
+    """Wait until next to nothing runs: a server may go on with what its last client did not wait for.
+
+    SystemExit: something was still running after `limit_s`.
+    """
+    quiet = 0
+    for _ in range(int(limit_s / QUIET_LOOK_S)):
+        before_s = busy_s()
+        await asyncio.sleep(QUIET_LOOK_S)
+        quiet = quiet + 1 if busy_s() - before_s < QUIET_SHARE * QUIET_LOOK_S else 0
+        if quiet == 2:
+            return
+    raise SystemExit(f"the machine was not quiet within {limit_s:g} s: end what else runs on it")
 
 
 def memory_bytes(pid: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from fleet_fakes import OUT, SPEC
 
 from capamesh.node.backend import StopSwitch
-from capamesh.node.engine import BatchPlan, ModelEngine
+from capamesh.node.engine import BatchPlan, ModelEngine, Streams
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store import Manifest, ModelSource
 from capamesh.node.store.rules import BatchingRules, Rules
@@ -123,6 +123,7 @@ def engine_of(
     instances: int = 1,
     max_in_flight: int = 100,
     max_delay_us: int = 0,
+    streams: Streams | None = None,
 ) -> ModelEngine:
     """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
     plan = BatchPlan(
@@ -132,7 +133,7 @@ def engine_of(
         batch_rows=max(batch_rows, 1),
     )
     rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
-    return ModelEngine(plan, rules, profile, max_in_flight=max_in_flight)
+    return ModelEngine(plan, rules, profile, max_in_flight=max_in_flight, streams=streams)
 
 
 def source_of(

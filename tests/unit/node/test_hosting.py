@@ -56,6 +56,7 @@ class Device:
     """A backend and a preparation at once: loads what fits, and fails as a test says."""
 
     runtime = "fake 1"
+    streams = 1
 
     def __init__(self) -> None:
         self.total_bytes = 1_000_000
@@ -90,6 +91,8 @@ class Device:
         model = self.models[name] = FakeModel(inputs.get(source.name, SPEC))
         self._held[model] = source.size_bytes
         return model
+
+    load_stream = load
 
     # Preparation
 
@@ -364,7 +367,7 @@ async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> No
     rig.start()
     await rig.ready("m/1", "open/1")
     runner = rig.hosted("m").runner
-    assert (runner._instances, runner.engine._instances) == (2, 2)
+    assert runner.engine.lanes == 2
     assert runner._may_run_here
     assert runner.engine.plan is rig.hosted("m").prepared.plan
     assert not rig.hosted("open").runner._may_run_here

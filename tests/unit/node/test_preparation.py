@@ -27,15 +27,14 @@ from capamesh.node.store.rules import (
     StateTensor,
     WarmUp,
 )
-from capamesh.node.worker.preparation import (
+from capamesh.node.worker.measuring import (
     BUDGET_S,
     MAX_BATCH_ROWS,
     POINT_RUNS,
     POINT_S,
     PROFILE_DIMS,
-    Preparation,
-    Prepared,
 )
+from capamesh.node.worker.preparation import Preparation, Prepared
 from capamesh.node.worker.profile_cache import Measured, ProfileCache
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -634,6 +633,9 @@ class Bench:
         self.cache = ProfileCache(folder)
         self.circumstances = CIRCUMSTANCES
         self.free, self.used = 1_000_000, 5_000
+        self.streams = 1
+        self.stream: LoadedModel | None = None
+        self.stream_loads = 0
 
     def free_bytes(self) -> int:
         return self.free
@@ -646,6 +648,12 @@ class Bench:
 
     def load(self, source: ModelSource) -> LoadedModel:
         raise NotImplementedError(f"{source} is loaded by the test")
+
+    def load_stream(self, source: ModelSource) -> LoadedModel:
+        del source
+        self.stream_loads += 1
+        assert self.stream is not None
+        return self.stream
 
     def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
         return Timed(self.clock, seconds, **how) if seconds else Timed(self.clock, **how)
@@ -814,7 +822,9 @@ def test_another_file_device_runtime_or_rule_is_measured_anew(bench: Bench) -> N
     assert is_measured(digest="2")
     assert is_measured(Rules(batching=BatchingRules(max_rows=4)))
     assert is_measured(Rules(warm_up=(WarmUp(),)))
-    assert not is_measured(Rules(instances=3, is_pinned=True))
+    assert not is_measured(Rules(is_pinned=True))
+    assert is_measured(Rules(instances=3))
+    assert not is_measured(Rules(instances=1))
     bench.circumstances = {"device": "cpu", "threads": "2"}
     assert is_measured()
     bench.runtime = "fake 2"
@@ -902,3 +912,68 @@ def test_a_profile_is_made_of_medians(bench: Bench) -> None:
     model = bench.timed(lambda _: next(scatter))
     prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
     assert points(prepared) == [(1, 0.001)]
+
+
+# runs of one thread beside one another
+
+
+def slow(rows: int) -> float:
+    return 0.01 * rows
+
+
+def beside(seconds: float) -> Callable[[int], float]:
+    """Return the time that a stream's run adds to the clock, which all streams share."""
+    return lambda rows: seconds * rows
+
+
+def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow))
+    assert prepared.streams is not None
+    assert (prepared.streams.count, prepared.stream) == (2, bench.stream)
+    assert prepared.measured.stream_profile is prepared.streams.profile
+    assert bench.stream_loads == 2  # to measure, and to keep
+    prepared.close()
+
+
+def test_streams_are_let_go_where_they_do_less(bench: Bench) -> None:
+    stream = bench.timed(beside(0.05))
+    bench.streams, bench.stream = 2, stream
+    prepared = bench.prepare(bench.timed(slow))
+    assert (prepared.streams, prepared.stream, prepared.measured.stream_profile) == (
+        None,
+        None,
+        None,
+    )
+    assert stream.is_closed
+
+
+@pytest.mark.parametrize("why", ["instances", "one thread", "short runs", "no memory"])
+def test_streams_are_not_tried_where_they_cannot_help(bench: Bench, why: str) -> None:
+    bench.streams, bench.stream = 1 if why == "one thread" else 2, bench.timed(beside(0.001))
+    if why == "no memory":
+        bench.free = 100
+    model = bench.timed(lambda _: 1e-4) if why == "short runs" else bench.timed(slow)
+    prepared = bench.prepare(model, Rules(instances=1 if why == "instances" else 0))
+    assert (prepared.streams, bench.stream_loads) == (None, 0)
+
+
+def test_measured_streams_are_remembered_and_a_number_of_instances_ends_them(bench: Bench) -> None:
+    stream = bench.timed(beside(0.009))
+    bench.streams, bench.stream = 2, stream
+    first = bench.prepare(bench.timed(slow))
+    ran = len(stream.ran)
+    second = bench.prepare(bench.timed(slow))
+    assert second.streams == first.streams
+    assert len(stream.ran) == ran
+    assert bench.prepare(bench.timed(slow), Rules(instances=2)).streams is None
+
+
+def test_a_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    bench.prepare(bench.timed(slow))
+    bench.stream = None
+    model = bench.timed(slow)
+    with pytest.raises(AssertionError):
+        bench.prepare(model)
+    assert model.is_closed

@@ -10,7 +10,7 @@ import pytest
 from fleet_fakes import fp32
 from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
-from capamesh.node.engine import Result, Work
+from capamesh.node.engine import Result, Streams, Work
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.worker.marks import Marks
@@ -35,11 +35,12 @@ class Rig:
     ) -> None:
         self.clock = FakeClock()
         self.model = FakeModel()
+        self.stream = FakeModel()
         self.marks = marks or Marks(None)
         self.runner = ModelRunner(
             self.model,
             engine_of(self.model, **engine),
-            instances=engine.get("instances", 1),
+            stream=self.stream if "streams" in engine else None,
             may_run_here=may_run_here,
             clock=self.clock,
             switch=FakeSwitch,
@@ -217,6 +218,39 @@ async def test_as_many_batches_run_at_once_as_there_are_instances(make: Make) ->
     await rig.idle()
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3)
+
+
+async def test_many_requests_run_on_the_model_of_one_thread_and_a_lone_one_on_that_of_all(
+    make: Make,
+) -> None:
+    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4))
+    for name in (1, 2, 3, 4):
+        rig.submit(name)
+    await rig.idle()
+    assert sorted(rig.stream.ran) == [[1, 2], [3, 4]]
+    assert rig.model.ran == []
+    rig.submit(5)
+    await rig.idle()
+    assert rig.model.ran == [[5]]
+    assert len(rig.runner._threads) == 2
+    rig.doubled(1, 2, 3, 4, 5)
+
+
+async def test_one_bad_request_of_a_stream_fails_alone(make: Make) -> None:
+    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4))
+    refusal = InvalidRequest("2 is odd")
+
+    def act(values: list[float]) -> None:
+        if 2 in values:
+            raise refusal
+
+    rig.stream.act = act
+    for name in (1, 2, 3, 4):
+        rig.submit(name)
+    await rig.idle()
+    assert rig.answers.pop(2) is refusal
+    rig.doubled(1, 3, 4)
+    assert rig.model.ran == []
 
 
 async def test_a_request_waits_for_company_as_long_as_its_model_allows(make: Make) -> None:

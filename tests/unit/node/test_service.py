@@ -149,7 +149,6 @@ class Rig:
         runner = ModelRunner(
             model,
             made,
-            instances=engine.get("instances", 1),
             may_run_here=True,
             clock=self.clock,
             switch=FakeSwitch,

@@ -75,6 +75,11 @@ class Backend(Protocol):
         """What executes the models, with its version: "onnxruntime 1.31.1"."""
         ...
 
+    @property
+    def streams(self) -> int:
+        """How many runs of one thread each the device takes beside one another; 1: it is not divided so."""
+        ...
+
     def stop_switch(self) -> StopSwitch:
         """Return a new switch for one run."""
         ...
@@ -93,4 +98,8 @@ class Backend(Protocol):
         ModelInvalid: it cannot be loaded, has a tensor that the wire cannot carry, or would run on
         another provider than it should.
         """
+        ...
+
+    def load_stream(self, source: ModelSource) -> LoadedModel:
+        """Return the model as `load` does, for runs of one thread each beside one another."""
         ...

@@ -112,6 +112,11 @@ class OnnxBackend:
         """What executes the models; see `Backend.runtime`."""
         return f"onnxruntime {_ort.__version__}"
 
+    @property
+    def streams(self) -> int:
+        """See `Backend.streams`."""
+        return self._intra_op_threads if self._device == "cpu" else 1
+
     def stop_switch(self) -> OnnxStopSwitch:
         """Return a new switch for one run."""
         return OnnxStopSwitch()
@@ -135,6 +140,13 @@ class OnnxBackend:
 
     def load(self, source: ModelSource) -> OnnxModel:
         """Return the model at `source`, ready to run; see `Backend.load`."""
+        return self._loaded(source, self._intra_op_threads)
+
+    def load_stream(self, source: ModelSource) -> OnnxModel:
+        """Return the model at `source` on one thread; see `Backend.load_stream`."""
+        return self._loaded(source, 1)
+
+    def _loaded(self, source: ModelSource, threads: int) -> OnnxModel:
         wanted = source.manifest.providers or _PROVIDERS[self._device]
         may_fall_back = source.manifest.allow_cpu_fallback
         available = cast("list[str]", _ort.get_available_providers())
@@ -146,7 +158,7 @@ class OnnxBackend:
         try:
             session = _ort.InferenceSession(
                 str(source.path),
-                self._session_options(),
+                _session_options(threads),
                 providers=[
                     (name, provider_options(name, self._limits, source.digest))
                     for name in usable or [CPU]
@@ -173,19 +185,6 @@ class OnnxBackend:
             if is_ours:
                 return gpu
         return None
-
-    def _session_options(self) -> object:
-        options = _ort.SessionOptions()
-        options.intra_op_num_threads = self._intra_op_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_FATAL
-        # Within a run threads spin for their next share of work (measured: a run of a MiniLM takes 6.6 ms
-        # instead of 8.9 on two cores); between runs they leave the cores to other models and the links.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # The store has read the file as ONNX; another format in it must not be tried.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        return options
 
     def _make_engine_folder(self, providers: Sequence[str], digest: str) -> None:
         cache_folder = self._limits.cache_folder
@@ -326,6 +325,20 @@ class OnnxModel:
         if self._live is not None:
             self._live = None
             _trim()
+
+
+def _session_options(threads: int) -> object:
+    options = _ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_FATAL
+    # Within a run threads spin for their next share of work (measured: a run of a MiniLM takes 6.6 ms
+    # instead of 8.9 on two cores); between runs they leave the cores to other models and the links.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # The store has read the file as ONNX; another format in it must not be tried.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
 
 
 def _weights(path: Path) -> dict[int, int]:

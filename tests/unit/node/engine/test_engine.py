@@ -3,19 +3,17 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from engine_desk import F32, PROFILE, Desk, y
 
-from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.engine import Result, Work
 from capamesh.node.engine.queue import STALE_ENTRIES
 from capamesh.node.engine.work import WorkState
 from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.store.rules import BatchingRules, Rules
 from capamesh.protocol.errors import (
-    CapameshError,
     DeadlineExceeded,
     Draining,
     Overloaded,
@@ -23,100 +21,10 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.protocol.tensors import Tensor
 
-F32 = Datatype.FP32
-PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(4, 0.016), ProfilePoint(8, 0.024)))
 GENEROUS = ServiceProfile((ProfilePoint(1, 1e-6),))
 """A limit of two million rows."""
-
-
-class Desk:
-    """An engine, a clock and the answers that came."""
-
-    def __init__(
-        self,
-        *,
-        batch_rows: int = 8,
-        instances: int = 1,
-        max_delay_us: int = 0,
-        profile: ServiceProfile | None = PROFILE,
-        max_in_flight: int = 1_000,
-        is_batching: bool = True,
-        max_rows: int = 0,
-        limit_rows: int = 0,
-    ) -> None:
-        """`limit_rows`: what the limit has come to; 0: where it starts."""
-        plan = BatchPlan(
-            (TensorSpec("x", F32, (-1, -1)),),
-            (TensorSpec("y", F32, (-1, -1)), TensorSpec("z", F32, (-1,))),
-            is_batching=is_batching,
-            batch_rows=batch_rows,
-            max_rows=max_rows,
-        )
-        rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
-        self.engine = ModelEngine(plan, rules, profile, max_in_flight=max_in_flight)
-        if limit_rows:
-            self.engine.limit._limit = float(limit_rows)
-        self.now_s = 0.0
-        self.answers: list[tuple[Work, Result]] = []
-
-    def answered(self, work: Work, result: Result) -> None:
-        self.answers.append((work, result))
-
-    def work(
-        self,
-        rows: int = 1,
-        *,
-        width: int = 1,
-        outputs: tuple[str, ...] = (),
-        left_s: float | None = None,
-        priority: int = 0,
-        is_bulk: bool = False,
-    ) -> Work:
-        x = Tensor.from_numpy("x", np.full((rows, width), len(self.answers), np.float32))
-        deadline_s = None if left_s is None else self.now_s + left_s
-        return Work(
-            (x,),
-            outputs,
-            self.answered,
-            arrived_s=self.now_s,
-            deadline_s=deadline_s,
-            priority=priority,
-            is_bulk=is_bulk,
-        )
-
-    def submit(self, rows: int = 1, **asked: Any) -> Work:
-        work = self.work(rows, **asked)
-        self.engine.submit(work, self.now_s)
-        return work
-
-    def take(self) -> list[Work]:
-        batch = self.engine.take(self.now_s)
-        return [] if batch is None else batch.works
-
-    def taken(self) -> Batch:
-        batch = self.engine.take(self.now_s)
-        assert batch is not None
-        return batch
-
-    def finish(self, batch: Batch, run_s: float = 0.010, results: Sequence[Result] = ()) -> None:
-        self.now_s += run_s
-        self.engine.finished(
-            batch, results or [[y(work.rows)] for work in batch.works], self.now_s, run_s=run_s
-        )
-
-    def load(self) -> LoadReport:
-        return self.engine.load(free_bytes=7, device_in_flight=9)
-
-    def outcomes(self) -> list[str]:
-        return [
-            result.code if isinstance(result, CapameshError) else "ok" for _, result in self.answers
-        ]
-
-
-def y(rows: int) -> Tensor:
-    return Tensor.from_numpy("y", np.zeros((rows, 1), np.float32))
 
 
 def test_a_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs() -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Streams, Work
 from capamesh.node.engine.work import WorkState
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store.rules import BatchingRules, Rules, SequenceRules, StateTensor
@@ -68,10 +68,17 @@ class Machine(RuleBasedStateMachine):
         """By sequence: the rows that were answered since its last start. Absent: it has not started."""
         self.instances = 1
         self.delay_us = 0
+        self.streams: Streams | None = None
 
-    @initialize(instances=st.integers(1, 2), delay_us=st.sampled_from([0, 300_000]))
-    def start(self, instances: int, delay_us: int) -> None:
-        self.instances, self.delay_us = instances, delay_us
+    @initialize(
+        instances=st.integers(1, 2),
+        delay_us=st.sampled_from([0, 300_000]),
+        streams=st.sampled_from([None, Streams(2, PROFILE, 4), Streams(3, PROFILE, 1)]),
+    )
+    def start(self, instances: int, delay_us: int, streams: Streams | None) -> None:
+        self.instances, self.delay_us, self.streams = instances, delay_us, streams
+        if streams is not None:
+            self.instances = 0
         self.engine = self.new_engine()
 
     def new_engine(self) -> ModelEngine:
@@ -89,7 +96,7 @@ class Machine(RuleBasedStateMachine):
             sequence=SequenceRules(states, IDLE_S),
             instances=self.instances,
         )
-        return ModelEngine(plan, rules, PROFILE, max_in_flight=12)
+        return ModelEngine(plan, rules, PROFILE, max_in_flight=12, streams=self.streams)
 
     # what callers do
 
@@ -194,12 +201,16 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.engine.take(self.now_s)
+        lanes = max(1, self.instances)
+        if self.streams is not None and self.running and self.running[0].is_stream:
+            lanes = self.streams.count
         if batch is None:
-            if len(self.running) < self.instances and not self.delay_us:
+            if len(self.running) < lanes and not self.delay_us:
                 assert len(self.engine._queue) == 0
             return
         works = batch.works
-        assert len(self.running) < self.instances
+        assert len(self.running) < lanes
+        assert all(other.is_stream == batch.is_stream for other in self.running)
         assert works
         assert batch.wanted == len(works)
         assert batch.rows == sum(work.rows for work in works)
@@ -249,7 +260,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule(
-        pick=st.integers(0, 1),
+        pick=st.integers(0, 2),
         outcome=st.sampled_from(["ok", "ok", "ok", "error", "no split", "one fails"]),
         run_s=st.sampled_from([0.0, 0.1, 0.2, 1.0]),
     )

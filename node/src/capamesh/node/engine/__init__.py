@@ -2,6 +2,7 @@
 
 from capamesh.node.engine.engine import ModelEngine
 from capamesh.node.engine.plan import BatchPlan
+from capamesh.node.engine.streams import Streams
 from capamesh.node.engine.work import Batch, Result, Work
 
-__all__ = ["Batch", "BatchPlan", "ModelEngine", "Result", "Work"]
+__all__ = ["Batch", "BatchPlan", "ModelEngine", "Result", "Streams", "Work"]

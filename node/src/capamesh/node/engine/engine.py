@@ -16,6 +16,7 @@ from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.queue import WorkQueue
 from capamesh.node.engine.sequences import Sequences
 from capamesh.node.engine.service_time import ServiceTime
+from capamesh.node.engine.streams import Streams
 from capamesh.node.engine.work import Batch, Result, Work, WorkState
 from capamesh.node.profile import ServiceProfile
 from capamesh.node.store.rules import Rules
@@ -42,18 +43,23 @@ class ModelEngine:
         profile: ServiceProfile | None,
         *,
         max_in_flight: int,
+        streams: Streams | None = None,
     ) -> None:
         self.plan = plan
         self.meter = Meter()
         self.time = ServiceTime(profile)
         self.sequences = Sequences(rules.sequence, plan) if plan.states else None
-        self._instances = rules.instances
+        self._time_of_streams = ServiceTime(streams.profile if streams else None)
+        self._latest_time = self.time
+        self._streams = streams
+        self._instances = max(1, rules.instances)
         self._max_in_flight = max_in_flight
         self._max_delay_s = rules.batching.max_delay_us / 1e6 if plan.is_batching else 0.0
         rows = plan.batch_rows
+        row_s = profile.seconds_at(rows) / rows / self._instances if profile else 0.0
         self.limit = ConcurrencyLimit(
-            full_rows=rules.instances * rows,
-            row_s=profile.seconds_at(rows) / rows / rules.instances if profile else 0.0,
+            full_rows=max(self._instances * rows, streams.count * streams.rows if streams else 0),
+            row_s=streams.row_s if streams else row_s,
         )
         self.latency = LatencyByLoad()
         self._queue = WorkQueue()
@@ -81,6 +87,18 @@ class ModelEngine:
         return len(self._live) - sum(batch.wanted for batch in self._running if batch.has_begun)
 
     @property
+    def lanes(self) -> int:
+        """How many batches may run at the same time."""
+        return self._streams.count if self._streams is not None else self._instances
+
+    @property
+    def full_batch_s(self) -> float:
+        """How long a full batch would take now where many wait."""
+        if self._streams is not None:
+            return self._time_of_streams.predicted_s(self._stream_rows)
+        return self.time.predicted_s(self.plan.batch_rows)
+
+    @property
     def running(self) -> frozenset[Batch]:
         """Batches that were taken and have not finished, those that nobody wants any more included."""
         return frozenset(self._running)
@@ -98,7 +116,7 @@ class ModelEngine:
     def load(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
         """Return the load as it is now."""
         in_flight = len(self._live)
-        run_s = self.time.run_s
+        run_s = self._latest_time.run_s
         if not in_flight and not self._running:  # the answer to a lone request: nothing to estimate
             return LoadReport(
                 0,
@@ -149,23 +167,23 @@ class ModelEngine:
             self._put(work)
 
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
-        """Return the next batch to run; None when all instances are busy or nothing is due.
+        """Return the next batch to run; None when all lanes are busy or nothing is due.
 
-        With `is_ahead` return a full one, or None, to follow at once when the first of the busy instances is
+        With `is_ahead` return a full one, or None, to follow at once when the first of the busy lanes is
         free. What has expired is answered first.
         """
         self.expire(now_s)
-        if not self._queue or len(self._running) >= self._instances + is_ahead:
+        if not self._queue:
             return None
-        if is_ahead and (
-            len(self._running) < self._instances or self._queue.rows < self.plan.batch_rows
-        ):
+        is_stream = self._streams is not None and self._is_streaming()
+        room = self._room(is_stream=is_stream, is_ahead=is_ahead)
+        if not room:
             return None
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
             return None
-        works = self._queue.take(self.plan.batch_rows)
+        works = self._queue.take(room)
         rows = 0
-        batch = Batch(works, 0, now_s)
+        batch = Batch(works, 0, now_s, is_stream=is_stream)
         for work in works:
             work.state = WorkState.RUNNING
             work.started_s = now_s
@@ -179,7 +197,7 @@ class ModelEngine:
     @property
     def due_s(self) -> float:
         """When `take` may have something that it has not now, if nothing else happens; infinity if never."""
-        if not self._max_delay_s or len(self._running) >= self._instances:
+        if not self._max_delay_s or not self._room(is_stream=self._is_streaming()):
             return math.inf
         return self._ripe_s()
 
@@ -205,7 +223,8 @@ class ModelEngine:
         if rows >= 0:
             meter.ran(rows, run_s)
         if is_whole:
-            slowdown = self.time.ran(rows, run_s)
+            self._latest_time = self._time_of_streams if batch.is_stream else self.time
+            slowdown = self._latest_time.ran(rows, run_s)
             self.limit.ran(slowdown, self._rows, now_s)
         answers: list[tuple[Work, Result]] = []
         for work, result in zip(batch.works, results, strict=True):
@@ -282,6 +301,35 @@ class ModelEngine:
 
     # inside
 
+    @property
+    def _stream_rows(self) -> int:
+        return self._streams.rows if self._streams is not None and self.plan.is_batching else 1
+
+    def _is_streaming(self) -> bool:
+        """Whether the next batch is one of several runs beside one another: those that run decide, or the queue."""
+        streams = self._streams
+        if streams is None:
+            return False
+        for batch in self._running:
+            return batch.is_stream
+        return len(self._queue) >= streams.count
+
+    def _room(self, *, is_stream: bool, is_ahead: bool = False) -> int:
+        """Return how many rows the next batch may have; 0: none may be taken."""
+        streams, waiting = self._streams, self._queue.rows
+        if streams is None or not is_stream:
+            lanes, rows = self._instances, self.plan.batch_rows
+        else:
+            lanes, rows = streams.count, self._stream_rows
+        free = lanes - len(self._running)
+        if is_ahead:
+            # behind a run of all threads those of one each come next, if so much waits
+            may_follow = streams is None or is_stream
+            return rows if free == 0 and waiting >= rows and may_follow else 0
+        if free <= 0:
+            return 0
+        return min(rows, -(-waiting // free)) if is_stream else rows  # an equal share for each
+
     def _put(self, work: Work) -> None:
         if self.sequences is not None and self.sequences.fill(work):
             self.plan.prepare(work)  # a state that grows: only those as long may share its batch
@@ -319,19 +367,21 @@ class ModelEngine:
     def _wait_s(self) -> float:
         """Return how long one that comes now would wait for its turn, as estimated."""
         rows = self._queue.rows
-        busy = len(self._running)
-        if busy < self._instances and rows == 0:
+        is_stream = self._is_streaming()
+        lanes = self.lanes if is_stream else self._instances
+        is_busy = len(self._running) >= lanes
+        if not is_busy and rows == 0:
             return 0.0
+        time = self._time_of_streams if is_stream else self.time
         if self.plan.is_batching:
-            batches = -(-rows // self.plan.batch_rows)
-            each_s = self.time.predicted_s(min(rows, self.plan.batch_rows))
+            full = self._stream_rows if is_stream else self.plan.batch_rows
+            batches = -(-rows // full)
+            each_s = time.predicted_s(min(rows, full))
         else:
             batches = len(self._queue)
-            each_s = self.time.predicted_s(-(-rows // batches) if batches else 1)
+            each_s = time.predicted_s(-(-rows // batches) if batches else 1)
         # those that run are half through, on average
-        return (batches * each_s + (0.5 * each_s if busy >= self._instances else 0)) / (
-            self._instances
-        )
+        return (batches * each_s + (0.5 * each_s if is_busy else 0)) / lanes
 
     def _retry_s(self) -> float:
         """Return when one that is refused now may be accepted: half a run ends the next, on average."""

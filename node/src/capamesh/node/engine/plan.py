@@ -212,6 +212,8 @@ class BatchPlan:
         `joined` is what `join` returned. Raises `RunFailed` when an output has not the batch's rows.
         """
         if len(works) == 1:
+            if not self.ragged:
+                return [list(outputs)]
             return [self._cut_back(works[0], outputs, joined)]
         shares: list[list[Tensor]] = [[] for _ in works]
         rows = sum(work.rows for work in works)

@@ -136,6 +136,9 @@ class WorkQueue:
 
         Room that the class in turn leaves is given to the other.
         """
+        online = self._online
+        if online.entries == 1 and online.count == 1 and not self._bulk.count:
+            return self._take_lone()
         chosen = self._next_class()
         first = chosen.first() if chosen is not None else None
         if chosen is None or first is None:
@@ -148,6 +151,16 @@ class WorkQueue:
             if other.count:
                 self._fill(other, first.key, works, rows, max_rows)
         return works
+
+    def _take_lone(self) -> list[Work]:
+        """Return the only work, which is online, without a look at orders: what a quiet node does."""
+        online = self._online
+        (((*_, work),),) = online.heaps.values()
+        online.heaps.clear()
+        online.count = online.entries = self.rows = 0
+        self._passed = online.passed
+        online.passed += (work.rows or 1) / online.share
+        return [work]
 
     def _fill(
         self, source: _Class, key: Hashable, works: list[Work], rows: int, max_rows: int

@@ -87,12 +87,16 @@ class Work:
 class Batch:
     """Requests that run together."""
 
-    __slots__ = ("has_begun", "rows", "started_s", "stop", "wanted", "works")
+    __slots__ = ("has_begun", "is_stream", "rows", "started_s", "stop", "wanted", "works")
 
-    def __init__(self, works: list[Work], rows: int, started_s: float) -> None:
+    def __init__(
+        self, works: list[Work], rows: int, started_s: float, *, is_stream: bool = False
+    ) -> None:
         self.works = works
         self.rows = rows
         self.started_s = started_s
+        self.is_stream = is_stream
+        """Whether it runs on one thread, beside others, instead of on all."""
         self.has_begun = True
         """False while it waits, ready made, behind the run before it; set by whoever runs it."""
         self.wanted = len(works)

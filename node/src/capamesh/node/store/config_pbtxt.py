@@ -290,7 +290,7 @@ class _Reader:
         return batching, max_queue or None
 
     def _instances(self, top: Fields) -> tuple[int, tuple[str, ...]]:
-        """Return how many instances a device has, and the providers that may run them."""
+        """Return how many instances a device has, 0 where nothing says it, and the providers that may run them."""
         allowed = (*_GROUP, "passive", *_GROUP_IGNORED, *_GROUP_REFUSED)
         groups = top.messages("instance_group", allowed, _MAX_GROUPS)
         counts: list[int] = []
@@ -306,7 +306,7 @@ class _Reader:
                 f"instance_group: of {len(groups)} groups the largest count is taken for every device"
             )
         providers = wanted.pop() if len(wanted) == 1 else ()
-        return max(counts, default=1), providers
+        return max(counts, default=0), providers
 
     def _warm_up(self, top: Fields, max_rows: int) -> tuple[WarmUp, ...]:
         return tuple(

@@ -77,7 +77,7 @@ def read_rules(top: Table) -> Rules:
         steps=tuple(_step(table) for table in top.tables("step", _STEP, MAX_STEPS)),
         warm_up=tuple(_warm_up(table) for table in top.tables("warm_up", _WARM_UP, MAX_WARM_UPS)),
         versions=_versions(top),
-        instances=top.integer("instances", 1, MAX_INSTANCES, 1),
+        instances=top.integer("instances", 1, MAX_INSTANCES, 0),
         is_pinned=top.flag("pinned", default=False),
         is_idempotent=is_idempotent,
     )

@@ -120,8 +120,9 @@ class Rules:
     """Not empty: a pipeline, which has no file of its own."""
     warm_up: tuple[WarmUp, ...] = ()
     versions: VersionPolicy = field(default_factory=VersionPolicy)
-    instances: int = 1
-    """Runs at the same time on one device."""
+    instances: int = 0
+    """Runs at the same time on one device; 0: one, or on a CPU as many of one thread each as are measured to
+    do more."""
     is_pinned: bool = False
     """Never unloaded to make room for another model."""
     is_idempotent: bool = True

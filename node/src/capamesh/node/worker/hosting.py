@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from capamesh.node.pipeline import PipelineModel
 from capamesh.node.store import ModelSource, Scan, scan
 from capamesh.node.worker.marks import Marks, Phase
 from capamesh.node.worker.models import HostedModel, HostedModels, Key, advert_problem
+from capamesh.node.worker.pipelines import is_member, members, members_first
+from capamesh.node.worker.room import Room
 from capamesh.node.worker.runner import ModelRunner
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
@@ -46,8 +48,6 @@ MAX_CHANGES = 64
 UNUSED_S = 60.0
 """A model gives way to one that was merely found in the folder after so long without a request; to one that
 a router asks for at once (guess: longer than a pause between two requests of one user)."""
-HEADROOM = 1.1
-"""A model is let in when so many times its need is free (guess: what its first runs add to a measured need)."""
 
 Changed = Callable[[CapameshError | None], None]
 
@@ -104,6 +104,9 @@ class Hosting:
         """Take no more requests, and go once the pipelines that were made of them are made anew."""
         self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)
         self._tasks: asyncio.TaskGroup | None = None
+        self._room = Room(
+            models, backend, preparation.needed_bytes, limit_bytes=settings.memory_limit_bytes
+        )
 
     async def run(self) -> None:
         """Load the folder, then follow it and what is asked, until cancelled."""
@@ -176,7 +179,7 @@ class Hosting:
                 expected="NAME/VERSION/model.onnx or NAME.onnx",
             )
         self._on_change()
-        for source in _members_first(due):
+        for source in members_first(due):
             await self._load(source)
             self._on_change()
         await self._remake_pipelines({_key(source) for source in due})
@@ -211,8 +214,7 @@ class Hosting:
             return False
         self._held.pop(key, None)
         if key in self._short and self._sources.get(key) == source:
-            idle = self._idle(source, UNUSED_S)
-            return self._missing_bytes(source) <= sum(map(_held_bytes, idle))
+            return self._room.can_be_made(source, UNUSED_S)
         reason = self._quarantined.pop(f"{key[0]}/{key[1]}", None)
         if reason is not None:
             self._held[key] = source
@@ -256,7 +258,7 @@ class Hosting:
         )
         if replaced is None:
             return
-        if self._is_member(source.name) or source.is_pipeline:
+        if is_member(source.name, self._models) or source.is_pipeline:
             self._leaving.append(replaced)
         else:
             self._close_later([replaced])
@@ -277,7 +279,7 @@ class Hosting:
             self._marks.end(slot)
         problem = advert_problem(source, prepared)
         if problem:  # nobody could be told of it
-            prepared.loaded.close()
+            prepared.close()
             raise ModelInvalid(problem)
         return HostedModel(source, prepared, self._runner(source, prepared, number))
 
@@ -298,11 +300,12 @@ class Hosting:
             rules,
             prepared.measured.profile,
             max_in_flight=source.manifest.max_queue or self._settings.max_in_flight,
+            streams=prepared.streams,
         )
         return ModelRunner(
             prepared.loaded,
             engine,
-            instances=rules.instances,
+            stream=prepared.stream,
             may_run_here=prepared.is_steady,
             clock=time.monotonic,
             switch=self._backend.stop_switch,
@@ -313,9 +316,9 @@ class Hosting:
     async def _remake_pipelines(self, changed: set[Key]) -> None:
         """Make the pipelines anew whose members have changed, then let go of what those held."""
         names = {name for name, _ in changed}
-        for source in _members_first(list(self._sources.values())):
+        for source in members_first(list(self._sources.values())):
             key = _key(source)
-            if key in changed or not _members(source) & names:
+            if key in changed or not members(source) & names:
                 continue
             names.add(source.name)
             await self._load(source, is_remade=True)
@@ -348,49 +351,18 @@ class Hosting:
 
     async def _make_room(self, source: ModelSource, unused_s: float) -> None:
         """Unload what was not used for long until `source` fits; raise `ModelInvalid` where that cannot be enough."""
-        while (missing := self._missing_bytes(source)) > 0:
-            idle = self._idle(source, unused_s)
-            if missing > sum(map(_held_bytes, idle)):
-                self._short.add(_key(source))
-                free = self._free_bytes()
-                raise ModelInvalid(
-                    f"it needs about {missing + free} bytes of memory and {free} are free: unload a model, or"
-                    " allow more (--memory-limit)"
-                )
-            oldest = min(idle, key=lambda hosted: hosted.runner.last_used_s)
-            key = _key(oldest.source)
-            self._held[key] = oldest.source
-            self._models.withdraw(key)
-            reason = f"unloaded to make room for {source.name}/{source.version}"
-            self._models.say(key, ModelState.UNLOADED, reason, oldest.source.digest)
-            self._log.info("model_evicted", model=key[0], version=key[1], reason=reason)
-            await _closed([oldest])  # it is idle: this takes no time
-
-    def _missing_bytes(self, source: ModelSource) -> int:
-        """Return how much more memory must be free before `source` is loaded; none is missing below 1."""
-        return int(HEADROOM * self._preparation.needed_bytes(source)) - self._free_bytes()
-
-    def _idle(self, source: ModelSource, unused_s: float) -> list[HostedModel]:
-        """Return what may give way to `source`."""
-        unused_since_s = time.monotonic() - unused_s
-        return [
-            hosted
-            for hosted in self._models
-            if hosted.runner.engine.is_idle
-            and not hosted.source.is_pipeline  # it holds next to nothing itself
-            and not hosted.source.manifest.rules.is_pinned
-            and hosted.runner.last_used_s <= unused_since_s
-            and _key(hosted.source) != _key(source)
-            and not self._is_member(hosted.source.name)
-        ]
-
-    def _is_member(self, name: ModelName) -> bool:
-        return any(name in _members(hosted.source) for hosted in self._models)
-
-    def _free_bytes(self) -> int:
-        free = self._backend.free_bytes()
-        limit = self._settings.memory_limit_bytes
-        return min(free, limit - self._backend.used_bytes()) if limit else free
+        try:
+            while (leaving := self._room.next_to_leave(source, unused_s)) is not None:
+                key = _key(leaving.source)
+                self._held[key] = leaving.source
+                self._models.withdraw(key)
+                reason = f"unloaded to make room for {source.name}/{source.version}"
+                self._models.say(key, ModelState.UNLOADED, reason, leaving.source.digest)
+                self._log.info("model_evicted", model=key[0], version=key[1], reason=reason)
+                await _closed([leaving])  # it is idle: this takes no time
+        except ModelInvalid:
+            self._short.add(_key(source))
+            raise
 
     # what routers ask
 
@@ -449,32 +421,8 @@ async def _closed(leaving: list[HostedModel]) -> None:
         await hosted.runner.wait_idle()
     for hosted in leaving:
         hosted.runner.close()
-        await asyncio.to_thread(hosted.prepared.loaded.close)
+        await asyncio.to_thread(hosted.prepared.close)
 
 
 def _key(source: ModelSource) -> Key:
     return source.name, source.version
-
-
-def _held_bytes(hosted: HostedModel) -> int:
-    """Return what unloading a model is expected to free."""
-    return max(hosted.source.size_bytes, hosted.prepared.measured.memory_bytes)
-
-
-def _members(source: ModelSource) -> set[str]:
-    """Return the names of the models that a pipeline is made of; of another model, none."""
-    return {step.model for step in source.manifest.rules.steps}
-
-
-def _members_first(sources: Sequence[ModelSource]) -> list[ModelSource]:
-    """Return `sources` in an order in which every pipeline comes after what it is made of."""
-    ordered: list[ModelSource] = []
-    left = list(sources)
-    while left:
-        names = {source.name for source in left}
-        waiting = [source for source in left if _members(source) & names]
-        if len(waiting) == len(left):  # a circle, which loading them refuses
-            return ordered + left
-        ordered += [source for source in left if not _members(source) & names]
-        left = waiting
-    return ordered

@@ -122,10 +122,18 @@ class HostedModels:
             self._newest.pop(name, None)
 
 
+def _row_s(prepared: Prepared) -> float:
+    """Return the seconds that the device takes for a row when many wait; 0: unknown."""
+    if prepared.streams is not None:
+        return prepared.streams.row_s
+    rows, profile = prepared.plan.batch_rows, prepared.measured.profile
+    return profile.seconds_at(rows) / rows if profile else 0.0
+
+
 def ready_offer(hosted: HostedModel) -> ModelOffer:
     """Return how an advert shows a model that takes requests."""
     source, prepared = hosted.source, hosted.prepared
-    plan, profile = prepared.plan, prepared.measured.profile
+    plan = prepared.plan
     return ModelOffer(
         source.name,
         source.version,
@@ -137,7 +145,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         provider=prepared.loaded.provider,
         precision=prepared.loaded.precision,
         best_rows=plan.batch_rows,
-        row_us=round(profile.seconds_at(plan.batch_rows) / plan.batch_rows * 1e6) if profile else 0,
+        row_us=round(_row_s(prepared) * 1e6),
         max_rows=plan.max_rows,
         memory_bytes=prepared.measured.memory_bytes,
     )

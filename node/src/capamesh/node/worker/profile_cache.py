@@ -35,6 +35,8 @@ class Measured:
     """Whether a batch gave what its parts give."""
     note: str = ""
     """Why it has no profile or does not batch, for people; empty otherwise."""
+    stream_profile: ServiceProfile | None = None
+    """Of one of several runs of one thread each beside one another; None: they do no more than one of all."""
 
 
 class ProfileCache:
@@ -66,6 +68,9 @@ class ProfileCache:
             "memory_bytes": measured.memory_bytes,
             "is_batching": measured.is_batching,
             "note": measured.note,
+            "stream_profile": measured.stream_profile.to_json()
+            if measured.stream_profile
+            else None,
         }
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,5 +102,11 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
         or not isinstance(note, str)
     ):
         raise ValueError("another file")
-    read = None if profile is None else ServiceProfile.from_json(profile)
-    return Measured(read, memory_bytes, is_batching, note)
+    of_streams = values.get("stream_profile", "missing")
+    return Measured(
+        None if profile is None else ServiceProfile.from_json(profile),
+        memory_bytes,
+        is_batching,
+        note,
+        None if of_streams is None else ServiceProfile.from_json(of_streams),
+    )

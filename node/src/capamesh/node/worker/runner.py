@@ -13,8 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from capamesh.node.engine import Batch, ModelEngine, Result, Work
 from capamesh.node.engine.work import WorkState
@@ -42,8 +41,7 @@ BATCH_DOUBTS = 3
 _NOT_WANTED = Cancelled("not wanted any more")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(NamedTuple):
     batch: Batch
     results: Sequence[Result]
     run_s: float
@@ -51,6 +49,7 @@ class _Ended:
     fault: str
     rows: int
     """Rows that ran; -1: nobody wanted it any more."""
+    ended_s: float
 
 
 class ModelRunner:
@@ -61,17 +60,21 @@ class ModelRunner:
         model: LoadedModel,
         engine: ModelEngine,
         *,
-        instances: int,
+        stream: LoadedModel | None = None,
         may_run_here: bool,
         clock: Callable[[], float],
         switch: Callable[[], StopSwitch],
         marks: Marks,
         number: int,
     ) -> None:
-        """Run `instances` batches at the same time. `may_run_here`: a run's time depends on its rows alone."""
+        """Run what `engine` gives, as many batches at the same time as it allows.
+
+        `stream` is the same model on one thread, for the batches that run beside one another.
+        `may_run_here`: a run's time depends on its rows alone.
+        """
         self.engine = engine
         self.model = model
-        self._instances = instances
+        self._stream = stream or model
         self._may_run_here = may_run_here
         self._clock = clock
         self._switch = switch
@@ -185,15 +188,22 @@ class ModelRunner:
         engine, clock = self.engine, self._clock
         now_s = started_s = clock()
         while (batch := engine.take(now_s)) is not None:
-            if self._may_run_here and engine.time.predicted_s(batch.rows) <= SHORT_S:
-                self._finish(self._executed(batch, None), clock())
-                now_s = clock()
+            if (
+                self._may_run_here
+                and not batch.is_stream
+                and engine.time.predicted_s(batch.rows) <= SHORT_S
+            ):
+                ended = self._executed(batch, None)
+                now_s = ended.ended_s
+                self._finish(ended, now_s)
+                if engine.is_idle:
+                    return
                 if now_s - started_s > TURN_S:
                     self._pump_soon()
                     return
             else:
                 self._hand_over(batch)
-        if self._threads and engine.time.predicted_s(engine.plan.batch_rows) <= AHEAD_S:
+        if self._threads and engine.full_batch_s <= AHEAD_S:
             ahead = engine.take(now_s, is_ahead=True)
             if ahead is not None:
                 self._hand_over(ahead)
@@ -204,7 +214,7 @@ class ModelRunner:
             self._due_timer = self._loop.call_later(max(0.0, due_s - now_s), self._pump_soon)
 
     def _hand_over(self, batch: Batch) -> None:
-        while len(self._threads) < self._instances:
+        while len(self._threads) < self.engine.lanes:
             thread = threading.Thread(target=self._work, name="run", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -269,38 +279,41 @@ class ModelRunner:
             if len(works) < len(batch.works):
                 rows = sum(work.rows for work in works) if works else -1
         if not works:
-            return _Ended(batch, [_NOT_WANTED] * len(batch.works), 0.0, False, "", rows)
+            return _Ended(batch, [_NOT_WANTED] * len(batch.works), 0.0, False, "", rows, began_s)
+        model = self._stream if batch.is_stream else self.model
         slot = self._marks.begin(self._number, Phase.RUNNING)
         fault, is_whole = "", True
         results: Sequence[Result]
         try:
-            results = self._run(works, switch)
+            results = self._run(works, switch, model)
         except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
             error, is_whole = _as_error(exc), False
             if len(works) == 1 or batch.wanted == 0:
                 results = [error] * len(works)
             else:  # one of them may be at fault: the others must not suffer for it
-                results = [self._run_alone(work, switch) for work in works]
+                results = [self._run_alone(work, switch, model) for work in works]
                 if not any(isinstance(result, CapameshError) for result in results):
                     fault = error.message
-        run_s = self._clock() - began_s
+        ended_s = self._clock()
         self._marks.end(slot)
         if len(works) < len(batch.works):
             of = dict(zip(works, results, strict=True))
             results = [of.get(work, _NOT_WANTED) for work in batch.works]
-        return _Ended(batch, results, run_s, is_whole, fault, rows)
+        return _Ended(batch, results, ended_s - began_s, is_whole, fault, rows, ended_s)
 
-    def _run(self, works: list[Work], switch: StopSwitch | None) -> Sequence[Result]:
+    def _run(
+        self, works: list[Work], switch: StopSwitch | None, model: LoadedModel
+    ) -> Sequence[Result]:
         plan = self.engine.plan
         joined = plan.join(works)
-        outputs = self.model.run(joined, plan.wanted(works), switch)
+        outputs = model.run(joined, plan.wanted(works), switch)
         return plan.split(works, outputs, joined)
 
-    def _run_alone(self, work: Work, switch: StopSwitch | None) -> Result:
+    def _run_alone(self, work: Work, switch: StopSwitch | None, model: LoadedModel) -> Result:
         if work.state is WorkState.ENDED:
             return _NOT_WANTED
         try:
-            (outputs,) = self._run([work], switch)
+            (outputs,) = self._run([work], switch, model)
         except BaseException as exc:  # noqa: BLE001 - as above
             return _as_error(exc)
         return outputs

@@ -1,0 +1,133 @@
+"""How fast a model is, by rows: on all threads, and on one thread each beside one another. Runs it, for seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from capamesh.node.engine import BatchPlan
+from capamesh.node.profile import ProfilePoint, ServiceProfile, next_rows
+from capamesh.node.store.rules import Rules
+from capamesh.node.worker.trial_inputs import trial_inputs
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.tensors import Tensor
+
+if TYPE_CHECKING:
+    from capamesh.node.backend import Backend, LoadedModel
+    from capamesh.node.store import ModelSource
+
+BUDGET_S: Final = 3.0
+"""For measuring one model at its first load (guess: a start that people wait for)."""
+POINT_S: Final = 0.25
+"""For one number of rows."""
+POINT_RUNS: Final = 25
+"""A median of more is no better."""
+MAX_BATCH_ROWS: Final = 1024
+"""Larger batches gain nothing that was measured: a tiny MLP is flat from 64 on (guess)."""
+PROFILE_DIMS: Final = (64, 16, 8, 1, 224)
+"""Sizes for open dimensions besides the batch, where no warm-up gives shapes: the first that runs counts
+(guess: a sentence of 64 tokens, a small picture; a length of 1 would tell nothing of the real one)."""
+STREAM_RUN_S: Final = 0.002
+"""Runs that are shorter are left to one thread or to all: handing them to threads would cost more than it gives
+(guess: twenty times what waking a thread costs)."""
+STREAM_SHARE: Final = 0.95
+"""Streams are taken when they reach this share of the rows a second that runs of all threads have on a quiet
+machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
+MIN_FREE_SHARE: Final = 0.1
+"""A larger batch is not tried when less of the memory is free (guess)."""
+
+
+class Measuring:
+    """Measures models on one device."""
+
+    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._clock = clock
+
+    def open_dim(self, loaded: LoadedModel, plan: BatchPlan) -> tuple[int | None, str]:
+        """Return a size for open dimensions that the model runs with, or why none does."""
+        problem = ""
+        is_open = any(dim < 0 for spec in plan.inputs for dim in spec.shape[1:])
+        for open_dim in PROFILE_DIMS if is_open else PROFILE_DIMS[:1]:
+            try:
+                loaded.run(trial_inputs(plan, 1, open_dim))
+            except CapameshError as error:
+                problem = problem or error.message
+            else:
+                return open_dim, ""
+        return None, problem
+
+    def profile(
+        self, loaded: LoadedModel, plan: BatchPlan, open_dim: int, rules: Rules
+    ) -> ServiceProfile:
+        """Measure runs of all threads, of more and more rows until that gains nothing or takes too long."""
+
+        def measure(rows: int) -> ProfilePoint:
+            return self._point(loaded, trial_inputs(plan, rows, open_dim), rows)
+
+        limit = rules.batching.max_rows or MAX_BATCH_ROWS
+        return self._profile_of(measure, limit if plan.is_batching else 1)
+
+    def stream_profile(
+        self, source: ModelSource, plan: BatchPlan, open_dim: int, profile: ServiceProfile
+    ) -> ServiceProfile | None:
+        """Measure runs of one thread each beside one another; None where they would not do as much."""
+        rules, count = source.manifest.rules, self._backend.streams
+        if count < 2 or rules.instances or source.is_pipeline or self._is_tight():
+            return None
+        if profile.seconds_at(1) < STREAM_RUN_S:
+            return None
+        stream = self._backend.load_stream(source)
+        try:
+            with ThreadPoolExecutor(count) as threads:
+
+                def measure(rows: int) -> ProfilePoint:
+                    inputs = trial_inputs(plan, rows, open_dim)
+                    points = threads.map(lambda _: self._point(stream, inputs, rows), range(count))
+                    return ProfilePoint(rows, statistics.fmean(p.seconds for p in points))
+
+                beside = self._profile_of(measure, profile.best_rows)
+        finally:
+            stream.close()
+        return beside if beside.row_s / count * STREAM_SHARE <= profile.row_s else None
+
+    def try_once(self, loaded: LoadedModel, plan: BatchPlan) -> None:
+        """Run a model once, as far as it runs: its first run is slow."""
+        for open_dim in PROFILE_DIMS:
+            try:
+                loaded.run(trial_inputs(plan, 1, open_dim))
+            except CapameshError:
+                continue
+            return
+
+    def _profile_of(self, measure: Callable[[int], ProfilePoint], max_rows: int) -> ServiceProfile:
+        points: tuple[ProfilePoint, ...] = ()
+        ends_s = self._clock() + BUDGET_S
+        while True:
+            rows = next_rows(points, max_rows=max_rows, left_s=max(0.0, ends_s - self._clock()))
+            if rows is None or (points and self._is_tight()):
+                break
+            try:
+                points = (*points, measure(rows))
+            except CapameshError:
+                if not points:
+                    raise
+                break  # as many rows as that do not fit: the last is the most
+        return ServiceProfile(points)
+
+    def _point(self, loaded: LoadedModel, inputs: Sequence[Tensor], rows: int) -> ProfilePoint:
+        clock = self._clock
+        loaded.run(inputs)  # the first of a new shape allocates
+        ends_s = clock() + POINT_S
+        times: list[float] = []
+        while len(times) < POINT_RUNS and (not times or clock() < ends_s):
+            began_s = clock()
+            loaded.run(inputs)
+            times.append(clock() - began_s)
+        return ProfilePoint(rows, max(statistics.median(times), 1e-7))
+
+    def _is_tight(self) -> bool:
+        free = self._backend.free_bytes()
+        return free < MIN_FREE_SHARE * (free + self._backend.used_bytes())
