@@ -90,6 +90,34 @@ class Answer:
     body: memoryview
 
 
+class Asker(Protocol):
+    """Who waits for an answer. Told once, in the event loop, unless it withdraws; must not raise."""
+
+    def answered(self, answer: Answer) -> None:
+        """The answer is here."""
+
+    def failed(self, error: CapameshError) -> None:
+        """The peer answered with an error, or the link has ended (`LinkLost`)."""
+
+
+class _Awaited:
+    """Waits for an answer in a future."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Answer]) -> None:
+        self.future = future
+
+    def answered(self, answer: Answer) -> None:
+        """Part of `Asker`."""
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Asker`."""
+        _fail(self.future, error)
+
+
 class Link(asyncio.BufferedProtocol):
     """One connection between two peers, carrying many requests at once, opened by either."""
 
@@ -108,7 +136,7 @@ class Link(asyncio.BufferedProtocol):
         self._core = Connection(is_dialer=is_dialer, hello=hello, limits=limits)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, Asker] = {}
         self._probing: dict[int, asyncio.Future[bytes]] = {}
         self._is_flush_due = False
         self._is_reading = False
@@ -138,19 +166,31 @@ class Link(asyncio.BufferedProtocol):
 
         Cancelling the wait tells the peer. The buffers must not change until the answer is here.
         """
-        if self._end_reason is not None:
-            raise LinkLost(f"the link has ended: {self._end_reason}")
-        stream = self._core.ask(meta, body)
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting[stream] = answer
-        self._flush_soon()
+        stream = self.ask(meta, body, _Awaited(answer))
         try:
             return await answer
         except asyncio.CancelledError:
-            if self._waiting.pop(stream, None) is not None:
-                self._core.cancel(stream)
-                self._flush_soon()
+            self.withdraw(stream)
             raise
+
+    def ask(self, meta: bytes, body: Sequence[Buffer], asker: Asker) -> int:
+        """Send a request, whose answer `asker` is told; return its number. `LinkLost`: the link has ended.
+
+        The buffers must not change until the answer is here.
+        """
+        if self._end_reason is not None:
+            raise LinkLost(f"the link has ended: {self._end_reason}")
+        stream = self._core.ask(meta, body)
+        self._waiting[stream] = asker
+        self._flush_soon()
+        return stream
+
+    def withdraw(self, stream: int) -> None:
+        """The answer to a request is not wanted any more: tell the peer, and nobody else."""
+        if self._waiting.pop(stream, None) is not None:
+            self._core.cancel(stream)
+            self._flush_soon()
 
     async def probe(self, meta: bytes = b"") -> bytes:
         """Ask for the peer's load, of what `meta` says, and wait for it."""
@@ -314,21 +354,21 @@ class Link(asyncio.BufferedProtocol):
             case ResponseReceived():
                 if event.stream in self._probing:
                     raise ProtocolViolation(f"a response to the probe on stream {event.stream}")
-                waiting = self._waiting.pop(event.stream, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(Answer(event.meta, event.body))
+                asker = self._waiting.pop(event.stream, None)
                 if not event.is_final:
                     self._core.cancel(event.stream)  # one answer is all that was asked for
+                if asker is not None:
+                    asker.answered(Answer(event.meta, event.body))
             case RequestReceived():
                 if self.member is None:
                     raise ProtocolViolation("a request before the peer was verified")
                 self._owner.request_received(self, event.stream, event.meta, event.body)
             case ErrorReceived():
-                asked = self._waiting.pop(event.stream, None) or self._probing.pop(
-                    event.stream, None
-                )
-                if asked is not None and not asked.done():
-                    asked.set_exception(event.error)
+                asker = self._waiting.pop(event.stream, None)
+                if asker is not None:
+                    asker.failed(event.error)
+                else:
+                    _fail(self._probing.pop(event.stream, None), event.error)
             case RequestCancelled():
                 self._owner.request_cancelled(self, event.stream)
             case ProbeReceived():
@@ -411,12 +451,12 @@ class Link(asyncio.BufferedProtocol):
                 transport.writelines(buffers)
 
     def _fail_all(self, lost: LinkLost) -> None:
-        for waiting in self._waiting.values():
-            _fail(waiting, LinkLost(lost.message))
-        for probing in self._probing.values():
-            _fail(probing, LinkLost(lost.message))
-        self._waiting.clear()
-        self._probing.clear()
+        waiting, self._waiting = self._waiting, {}  # who is told may ask or withdraw others
+        probing, self._probing = self._probing, {}
+        for asker in waiting.values():
+            asker.failed(LinkLost(lost.message))
+        for future in probing.values():
+            _fail(future, LinkLost(lost.message))
 
     def _lost(self, reason: str) -> LinkLost:
         return LinkLost(f"the link to {self._peer_name()} ended: {reason}")
