@@ -100,12 +100,22 @@ class Asker(Protocol):
         """The peer answered with an error, or the link has ended (`LinkLost`)."""
 
 
+class LoadAsker(Protocol):
+    """Who waits for a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
+
+    def told(self, meta: bytes) -> None:
+        """The load is here."""
+
+    def failed(self, error: CapameshError) -> None:
+        """The peer answered with an error, or the link has ended (`LinkLost`)."""
+
+
 class _Awaited:
-    """Waits for an answer in a future."""
+    """Waits for an answer, or for a load, in a future."""
 
     __slots__ = ("future",)
 
-    def __init__(self, future: asyncio.Future[Answer]) -> None:
+    def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
 
     def answered(self, answer: Answer) -> None:
@@ -113,9 +123,15 @@ class _Awaited:
         if not self.future.done():
             self.future.set_result(answer)
 
+    def told(self, meta: bytes) -> None:
+        """Part of `LoadAsker`."""
+        if not self.future.done():
+            self.future.set_result(meta)
+
     def failed(self, error: CapameshError) -> None:
-        """Part of `Asker`."""
-        _fail(self.future, error)
+        """Part of both."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Link(asyncio.BufferedProtocol):
@@ -137,7 +153,7 @@ class Link(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, Asker] = {}
-        self._probing: dict[int, asyncio.Future[bytes]] = {}
+        self._probing: dict[int, LoadAsker] = {}
         self._is_flush_due = False
         self._is_reading = False
         self._is_paused = False
@@ -194,19 +210,28 @@ class Link(asyncio.BufferedProtocol):
 
     async def probe(self, meta: bytes = b"") -> bytes:
         """Ask for the peer's load, of what `meta` says, and wait for it."""
-        if self._end_reason is not None:
-            raise LinkLost(f"the link has ended: {self._end_reason}")
-        stream = self._core.probe(meta)
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._probing[stream] = answer
-        self._flush_soon()
+        stream = self.ask_load(meta, _Awaited(answer))
         try:
             return await answer
         except asyncio.CancelledError:
-            if self._probing.pop(stream, None) is not None:
-                self._core.cancel(stream)
-                self._flush_soon()
+            self.withdraw_load(stream)
             raise
+
+    def ask_load(self, meta: bytes, asker: LoadAsker) -> int:
+        """Ask for the peer's load, which `asker` is told; return the probe's number. `LinkLost`: the link has ended."""
+        if self._end_reason is not None:
+            raise LinkLost(f"the link has ended: {self._end_reason}")
+        stream = self._core.probe(meta)
+        self._probing[stream] = asker
+        self._flush_soon()
+        return stream
+
+    def withdraw_load(self, stream: int) -> None:
+        """The load is not wanted any more: tell the peer, and nobody else."""
+        if self._probing.pop(stream, None) is not None:
+            self._core.cancel(stream)
+            self._flush_soon()
 
     def respond(
         self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
@@ -364,11 +389,11 @@ class Link(asyncio.BufferedProtocol):
                     raise ProtocolViolation("a request before the peer was verified")
                 self._owner.request_received(self, event.stream, event.meta, event.body)
             case ErrorReceived():
-                asker = self._waiting.pop(event.stream, None)
-                if asker is not None:
-                    asker.failed(event.error)
-                else:
-                    _fail(self._probing.pop(event.stream, None), event.error)
+                asked = self._waiting.pop(event.stream, None) or self._probing.pop(
+                    event.stream, None
+                )
+                if asked is not None:
+                    asked.failed(event.error)
             case RequestCancelled():
                 self._owner.request_cancelled(self, event.stream)
             case ProbeReceived():
@@ -377,8 +402,7 @@ class Link(asyncio.BufferedProtocol):
                 probing = self._probing.pop(event.stream, None)
                 if probing is None:
                     raise ProtocolViolation(f"a load for the request on stream {event.stream}")
-                if not probing.done():
-                    probing.set_result(event.meta)
+                probing.told(event.meta)
             case HelloReceived():
                 self._greet(event.hello)
             case GoawayReceived():
@@ -453,18 +477,12 @@ class Link(asyncio.BufferedProtocol):
     def _fail_all(self, lost: LinkLost) -> None:
         waiting, self._waiting = self._waiting, {}  # who is told may ask or withdraw others
         probing, self._probing = self._probing, {}
-        for asker in waiting.values():
+        askers: list[Asker | LoadAsker] = [*waiting.values(), *probing.values()]
+        for asker in askers:
             asker.failed(LinkLost(lost.message))
-        for future in probing.values():
-            _fail(future, LinkLost(lost.message))
 
     def _lost(self, reason: str) -> LinkLost:
         return LinkLost(f"the link to {self._peer_name()} ended: {reason}")
 
     def _peer_name(self) -> str:
         return self.member.peer_id if self.member is not None else "an unverified peer"
-
-
-def _fail(asked: asyncio.Future[Any] | None, error: CapameshError) -> None:
-    if asked is not None and not asked.done():
-        asked.set_exception(error)
