@@ -170,6 +170,7 @@ def test_an_offer_says_how_a_model_is_served() -> None:
 def test_a_model_that_was_not_measured_tells_no_time() -> None:
     offer = ready_offer(hosted())
     assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
+    assert offer.is_idempotent
 
 
 def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:

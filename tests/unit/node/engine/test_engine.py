@@ -15,7 +15,6 @@ from capamesh.node.engine.work import WorkState
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
     DeadlineExceeded,
-    Draining,
     Overloaded,
     RunFailed,
     TooLarge,
@@ -383,24 +382,9 @@ def test_a_run_that_was_not_whole_says_nothing_about_the_model() -> None:
     assert desk.engine.meter.batches == 1
 
 
-def test_everything_that_waits_can_be_failed_and_what_runs_goes_on() -> None:
-    desk = Desk(batch_rows=1)
-    running, waiting = desk.submit(), desk.submit()
-    batch = desk.taken()
-    error = Draining("bye")
-    desk.engine.fail_queued(error, "draining", 0.0)
-    assert desk.answers == [(waiting, error)]
-    desk.finish(batch)
-    assert [work for work, _ in desk.answers] == [waiting, running]
-    assert desk.engine.meter.dropped == {"draining": 1}
-
-
 def test_what_ends_together_is_told_in_the_order_in_which_it_came() -> None:
     desk = Desk()
-    works = [desk.submit(priority=9 - at % 10, left_s=5.0 - at % 5) for at in range(40)]
-    desk.engine.fail_queued(Draining("bye"), "draining", 0.0)
-    assert [work for work, _ in desk.answers] == works
-    works += [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
+    works = [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
     desk.engine.expire(5.0)
     assert [work for work, _ in desk.answers] == works
 

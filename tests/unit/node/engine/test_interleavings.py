@@ -322,12 +322,6 @@ class Machine(RuleBasedStateMachine):
             )
 
     @rule()
-    def fail_queued(self) -> None:
-        running = {work for batch in self.running for work in batch.works}
-        self.engine.fail_queued(ModelUnavailable("unloading"), "unloading", self.now_s)
-        assert all(case.work in running for case in self.cases if case.is_open)
-
-    @rule()
     def fail_running(self) -> None:
         self.engine.fail_running(RunFailed("stuck"), self.now_s)
         running = {work for batch in self.running for work in batch.works}
@@ -335,7 +329,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        self.engine.fail_queued(ModelUnavailable("crashed"), "crashed", self.now_s)
+        running = {work for batch in self.running for work in batch.works}
+        for case in self.cases:
+            if case.is_open and case.work not in running:
+                self.withdraw(case)
         self.engine.fail_running(ModelUnavailable("crashed"), self.now_s)
         assert not any(case.is_open for case in self.cases)
         for batch in self.running:

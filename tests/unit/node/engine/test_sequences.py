@@ -417,16 +417,6 @@ def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> Non
     assert (desk.sequences.working, desk.engine.is_idle) == (0, True)
 
 
-def test_failing_all_that_is_queued_reaches_what_waits_for_its_turn() -> None:
-    desk = Desk()
-    works = [desk.submit("a", at, start=at == 0) for at in range(30)]
-    error = RunFailed("unloading")
-    desk.engine.fail_queued(error, "unloading", 0.0)
-    assert {work for work, _ in desk.answers} == set(works)
-    assert len(desk.answers) == 30
-    assert (desk.engine.is_idle, len(desk.sequences), desk.nothing_to_take()) == (True, 0, True)
-
-
 def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
     desk = Desk()
     desk.submit("a", 1, start=True)

@@ -62,6 +62,7 @@ ADVERT = NodeAdvert(
             row_us=15,
             max_rows=256,
             memory_bytes=9_000,
+            is_idempotent=False,
         ),
     ),
     region="eu",
@@ -111,6 +112,7 @@ offers = st.builds(
     row_us=counts,
     max_rows=counts,
     memory_bytes=counts,
+    is_idempotent=st.booleans(),
 )
 
 
@@ -186,6 +188,7 @@ def test_the_field_names_on_the_wire_are_these() -> None:
                 "row_us": 15,
                 "max_rows": 256,
                 "memory": 9_000,
+                "once": 1,
             }
         ],
         "region": "eu",
@@ -257,6 +260,7 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "row_us"), 1.5, "models[0].row_us is 1.5"),
         ((*MODEL, "max_rows"), True, "models[0].max_rows is True"),
         ((*MODEL, "memory"), 2**63, "models[0].memory"),
+        ((*MODEL, "once"), 2, "models[0].once"),
         ((*INPUT, "datatype"), "", "models[0].inputs[0].datatype"),
         ((*INPUT, "shape"), [-2], "models[0].inputs[0].shape[0] is -2"),
         ((*INPUT, "shape"), [1] * 33, "models[0].inputs[0].shape is 33"),
@@ -283,7 +287,7 @@ def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
 
 WITH_DEFAULT = {
     DEVICE: ("runtime", "driver"),
-    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory"),
+    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once"),
 }
 
 
@@ -319,6 +323,7 @@ def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaul
                 row_us=0,
                 max_rows=0,
                 memory_bytes=0,
+                is_idempotent=True,
             ),
         ),
     )

@@ -287,12 +287,6 @@ class ModelEngine:
             where = "while it ran" if is_running else "before it ran"
             self._refuse(work, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s)
 
-    def fail_queued(self, error: CapameshError, reason: str, now_s: float) -> None:
-        """Answer everything that has not started with `error`."""
-        for work in list(self._live):
-            if work.state is not WorkState.RUNNING and work.state is not WorkState.ENDED:
-                self._refuse(work, error, reason, now_s)
-
     def fail_running(self, error: CapameshError, now_s: float) -> None:
         """Answer everything that runs with `error`; the runs themselves are reported when they end."""
         for work in list(self._live):

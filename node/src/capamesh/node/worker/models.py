@@ -148,6 +148,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         row_us=round(_row_s(prepared) * 1e6),
         max_rows=plan.max_rows,
         memory_bytes=prepared.measured.memory_bytes,
+        is_idempotent=source.manifest.rules.is_idempotent,
     )
 
 

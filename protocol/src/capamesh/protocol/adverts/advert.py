@@ -70,6 +70,8 @@ class ModelOffer:
     """Of one request; 0: no limit, or unknown."""
     memory_bytes: int = 0
     """What it occupies on the device; 0: unknown."""
+    is_idempotent: bool = True
+    """Whether a request may be run again elsewhere when its outcome is unknown."""
 
     @property
     def is_ready(self) -> bool:

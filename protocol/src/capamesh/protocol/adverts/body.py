@@ -191,6 +191,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "row_us": offer.row_us,
                 "max_rows": offer.max_rows,
                 "memory": offer.memory_bytes,
+                "once": int(not offer.is_idempotent),
             }
         ),
     }
@@ -282,6 +283,7 @@ def _read_offer(one: Fields) -> ModelOffer:
         row_us=_count_or_0(one, "row_us"),
         max_rows=_count_or_0(one, "max_rows"),
         memory_bytes=_count_or_0(one, "memory"),
+        is_idempotent="once" not in one or one.integer("once", 0, 1) == 0,
     )
 
 
