@@ -11,7 +11,7 @@ from link_sockets import HOST, Members, Side, Town, is_at_rest, town, within
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.link import UNSENT_BYTES
+from capamesh.protocol.links.link import UNSENT_BYTES, LinkTimes
 from capamesh.protocol.network import Role
 
 KIB, MB = 1024, 1_000_000
@@ -190,3 +190,19 @@ async def test_an_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_a
         assert await owner.reason() == "moving house"
         assert await here.node.reason() == "the peer closed it: moving house"
         assert list(here.node.goaways) == ["moving house"]
+
+
+async def test_the_round_trip_of_every_ping_is_told(members: Members) -> None:
+    async with town(members, times=LinkTimes(ping_every_s=0.02)) as here:
+        told: list[float] = []
+        enough = asyncio.Event()
+
+        def tell(seconds: float) -> None:
+            told.append(seconds)
+            if len(told) == 3:
+                enough.set()
+
+        here.link.on_round_trip = tell
+        await within(enough.wait())
+        here.link.on_round_trip = None
+        assert all(0 < seconds < 5 for seconds in told)

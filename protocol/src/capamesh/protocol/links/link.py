@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never, cast
 
@@ -170,6 +171,10 @@ class Link(asyncio.BufferedProtocol):
         self.member: Member | None = None
         self.is_draining = False
         """The peer said goaway: send it nothing new."""
+        self.on_round_trip: Callable[[float], None] | None = None
+        """Told the seconds that each ping took."""
+        self._pinged_s = 0.0
+        """When the ping was sent that is not answered yet; 0: none."""
 
     def __repr__(self) -> str:
         peer = self.member.peer_id if self.member else "unverified"
@@ -410,7 +415,10 @@ class Link(asyncio.BufferedProtocol):
                 self._goaway_reason = event.reason
                 self._owner.goaway_received(self, event.reason)
             case PongReceived():
-                pass
+                if self._pinged_s and self.on_round_trip is not None:
+                    # not the loop's time, which stands still for a turn in uvloop
+                    self.on_round_trip(time.monotonic() - self._pinged_s)
+                self._pinged_s = 0.0
             case _:
                 assert_never(event)
 
@@ -428,6 +436,7 @@ class Link(asyncio.BufferedProtocol):
         self._tick_later()
         self.up.set_result(self.member)
         self._owner.link_up(self)
+        self._ping()
 
     def _hello_overdue(self) -> None:
         self.abort(f"no HELLO within {self._times.hello_s} s")
@@ -441,9 +450,15 @@ class Link(asyncio.BufferedProtocol):
             self.abort(f"silent for {silent_s:.1f} s")
             return
         # Also to a peer that sends all the time: its own pings may wait behind what it sends.
-        self._core.ping(0)
-        self._flush_soon()
+        self._ping()
         self._tick_later()
+
+    def _ping(self) -> None:
+        if self._end_reason is None:
+            if not self._pinged_s:
+                self._pinged_s = time.monotonic()
+            self._core.ping(0)
+            self._flush_soon()
 
     def _tick_later(self) -> None:
         self._tick_due_s = self._loop.time() + self._times.ping_every_s
