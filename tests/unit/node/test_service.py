@@ -406,7 +406,7 @@ async def test_a_call_that_comes_too_late_is_not_queued(rig: Rig, budget_ms: int
 async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, budget_ms=1000)
-    rig.ask(2, budget_ms=1001)
+    rig.ask(2, budget_ms=20_000)
     rig.ask(3, budget_ms=2**64 - 1)
     rig.clock.now_s = 51.0
     rig.service._tick()

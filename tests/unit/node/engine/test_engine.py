@@ -175,7 +175,7 @@ def test_a_short_deadline_is_no_reason_to_refuse_because_it_goes_first() -> None
     batch = desk.taken()
     desk.submit(8)
     assert desk.load().queue_us == 36_000  # a batch of eight rows, and half of one before it
-    urgent = desk.submit(left_s=0.030)
+    urgent = desk.submit(left_s=0.050)
     desk.finish(batch, 0.024)
     assert desk.take() == [urgent]
 
@@ -589,3 +589,30 @@ def test_a_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
     assert [work for work, _ in desk.answers] == [second]
     assert second.batch is None
     assert desk.engine.is_idle
+
+
+def test_of_several_that_wait_what_would_be_late_is_answered_and_not_run() -> None:
+    desk = Desk(batch_rows=1)  # a run takes 10 ms
+    desk.submit()
+    running = desk.taken()
+    late, in_time, other = (
+        desk.submit(left_s=0.025),
+        desk.submit(left_s=0.100),
+        desk.submit(),
+    )
+    desk.finish(running)
+    assert desk.take() == [in_time]
+    assert desk.answers[1][0] is late
+    assert desk.outcomes() == ["ok", "deadline_exceeded"]
+    assert desk.engine.meter.dropped == {"late": 1}
+    assert other.state is WorkState.QUEUED
+
+
+def test_the_last_that_waits_is_run_however_late_it_seems() -> None:
+    desk = Desk(batch_rows=1)
+    desk.submit()
+    running = desk.taken()
+    first, last = desk.submit(left_s=0.012), desk.submit(left_s=0.028)
+    desk.finish(running)
+    assert desk.take() == [last]
+    assert [work for work, _ in desk.answers][1:] == [first]
