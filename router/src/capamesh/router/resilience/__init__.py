@@ -1,0 +1,1 @@
+"""What keeps faults away from callers: health, budgets, hedging, ejection. Pure."""

@@ -1,0 +1,118 @@
+"""Quantiles of a model's latencies of late, from a histogram of fixed size. Pure.
+
+Buckets grow by 10 %, so that a quantile is wrong by at most 5 %; nothing is sorted and nothing is kept of a
+single request. Two histograms take turns: the present one fills, the one before it is still read; each lasts
+2.5 s where there is traffic, so that 5 s after a change nothing is left of what was before. With little traffic
+they last longer, until there is enough to say something, up to 30 s.
+"""
+
+from __future__ import annotations
+
+import math
+
+LEAST_S = 1e-5
+MOST_S = 3600.0
+"""What is beyond these counts as they do (guess: faster is a lie, slower is given up)."""
+GROWTH = 1.1
+"""From bucket to bucket; the error is half of it, sqrt(1.1) - 1 = 4.9 %."""
+TURN_S = 2.5
+"""How long a histogram fills, when it has enough by then (guess)."""
+ENOUGH = 200
+"""Samples (guess: two above the 99th percentile)."""
+MOST_TURN_S = 30.0
+"""How long it fills at most (guess)."""
+READ_EVERY_S = 0.05
+"""A quantile is computed no more often, unless the samples have become twice as many (guess)."""
+
+_PER_NAT = 1.0 / math.log(GROWTH)
+_BUCKETS = math.ceil(math.log(MOST_S / LEAST_S) * _PER_NAT) + 1
+_MIDDLES: list[float] = [LEAST_S] + [LEAST_S * GROWTH ** (i - 0.5) for i in range(1, _BUCKETS + 1)]
+"""What a sample of each bucket is taken for; the first holds what is not above the least."""
+
+
+class LatencyWindow:
+    """Latencies of one model, of all its hosts. `now_s` is the caller's monotonic clock in seconds."""
+
+    __slots__ = (
+        "_known",
+        "_known_count",
+        "_known_s",
+        "_now",
+        "_now_count",
+        "_old",
+        "_old_count",
+        "_turned_s",
+    )
+
+    def __init__(self) -> None:
+        self._now = [0] * len(_MIDDLES)
+        self._old = [0] * len(_MIDDLES)
+        self._now_count = 0
+        self._old_count = 0
+        self._turned_s = -math.inf
+        self._known: dict[float, float] = {}
+        self._known_s = -math.inf
+        self._known_count = 0
+
+    def __repr__(self) -> str:
+        return f"LatencyWindow({self._now_count} + {self._old_count} samples)"
+
+    @property
+    def count(self) -> int:
+        """Samples that a quantile would be of, as of the last call."""
+        return self._now_count + self._old_count
+
+    def add(self, seconds: float, now_s: float) -> None:
+        """Take in a latency; what is not above 0 counts as the least."""
+        if not 0.0 <= now_s - self._turned_s < TURN_S:
+            self._turn(now_s)
+        if seconds > LEAST_S:
+            bucket = 1 + int(math.log(min(seconds, MOST_S) / LEAST_S) * _PER_NAT)
+        else:
+            bucket = 0
+        self._now[bucket] += 1
+        self._now_count += 1
+
+    def quantile(self, q: float, now_s: float) -> float:
+        """Return the latency in seconds that a part `q`, 0 to 1, of requests does not exceed; 0 when empty.
+
+        By nearest rank; up to `READ_EVERY_S` old.
+        """
+        if not 0.0 <= now_s - self._turned_s < TURN_S:
+            self._turn(now_s)
+        count = self._now_count + self._old_count
+        if not 0.0 <= now_s - self._known_s < READ_EVERY_S or count > 2 * self._known_count:
+            self._known = {}
+            self._known_s = now_s
+            self._known_count = count
+        known = self._known.get(q)
+        if known is None:
+            known = self._known[q] = self._quantile(q, count)
+        return known
+
+    def _quantile(self, q: float, count: int) -> float:
+        if count == 0:
+            return 0.0
+        rank = max(1, math.ceil(q * count))
+        for middle, now, old in zip(_MIDDLES, self._now, self._old, strict=True):
+            rank -= now + old
+            if rank <= 0:
+                return middle
+        return _MIDDLES[-1]
+
+    def _turn(self, now_s: float) -> None:
+        filled_s = now_s - self._turned_s
+        if filled_s < 0:
+            self._turned_s = now_s  # a clock set back: begin the turn anew
+            return
+        if filled_s < MOST_TURN_S and self._now_count < ENOUGH:
+            return
+        self._old, self._now = self._now, self._old
+        self._old_count = self._now_count
+        self._now_count = 0
+        self._now[:] = [0] * len(_MIDDLES)
+        if filled_s >= 2 * MOST_TURN_S:
+            self._old[:] = self._now
+            self._old_count = 0
+        self._turned_s = now_s
+        self._known_s = -math.inf
