@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
-import pytest
 from fleet_fakes import FakeLink
 
 from capamesh.protocol.ids import PeerId
@@ -32,15 +28,14 @@ def test_a_candidate_is_usable_only_with_a_usable_link_and_neither_draining_nor_
     assert not candidate.is_usable
 
 
-@pytest.mark.parametrize(
-    "error", [None, ValueError(), asyncio.CancelledError(), KeyboardInterrupt()]
-)
-def test_the_guard_counts_down_whichever_way_it_ends(error: BaseException | None) -> None:
+def test_each_request_is_counted_from_its_begin_to_its_end() -> None:
     candidate = fresh()
-    with contextlib.suppress(BaseException), candidate:
-        assert candidate.rif == 1
-        if error is not None:
-            raise error
+    candidate.began()
+    candidate.began()
+    assert candidate.rif == 2
+    candidate.ended()
+    assert candidate.rif == 1
+    candidate.ended()
     assert candidate.rif == 0
 
 
@@ -49,14 +44,16 @@ def test_an_idle_candidate_retires_at_once_and_a_busy_one_after_its_last_request
     idle, busy = fresh(), fresh()
     idle.retire(lambda: told.append("idle"))
     assert told == ["idle"]
-    with busy:
-        with busy:
-            busy.retire(lambda: told.append("busy"))
-        assert told == ["idle"]
-        assert busy.rif == 1
+    busy.began()
+    busy.began()
+    busy.retire(lambda: told.append("busy"))
+    busy.ended()
+    assert told == ["idle"]
+    assert busy.rif == 1
+    busy.ended()
     assert told == ["idle", "busy"]
-    with busy:
-        pass
+    busy.began()
+    busy.ended()
     assert told == ["idle", "busy"]
 
 

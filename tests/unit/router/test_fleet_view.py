@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
 
@@ -30,7 +31,11 @@ class Seen:
 
     def hosts(self, model: str = "m", version: str = "") -> list[str]:
         found = self.view.hosts(ModelName(model), ModelVersion(version))
-        return [f"{candidate.peer}@{candidate.address}" for candidate in found]
+        return [f"{host.candidate.peer}@{host.candidate.address}" for host in found]
+
+    def host(self, address: str, version: str = "") -> Host:
+        found = self.view.hosts(M, ModelVersion(version))
+        return next(host for host in found if host.candidate.address == address)
 
 
 def left(peer: str) -> Left:
@@ -133,6 +138,57 @@ def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> N
     assert [candidate.is_suspected for candidate in seen.view.candidates()] == [False, False]
 
 
+def test_a_host_is_the_same_for_as_long_as_that_candidate_hosts_that_version() -> None:
+    seen = Seen()
+    before = advert("A", "a:1", "a:2")
+    seen.joined(before, advert("B", "b:1"))
+    kept, lost = seen.host("a:1"), seen.host("a:2")
+    kept.rif = 3
+    faster = dataclasses.replace(offer(), row_us=70)
+    after = advert("A", "a:1", models=[faster], counter=2)
+    seen.view.apply([Changed(after, before)])
+    assert seen.host("a:1") is kept
+    assert (kept.rif, kept.offer, kept.advert) == (3, faster, after)
+    assert (kept.is_gone, lost.is_gone) == (False, True)
+    assert seen.view.hosts_at(kept.candidate) == [kept]
+    assert seen.view.hosts_at(lost.candidate) == []
+    unloaded = advert("A", "a:1", models=[offer(version="2")], counter=3)
+    seen.view.apply([Changed(unloaded, after)])
+    assert kept.is_gone
+    seen.view.apply([Changed(after, unloaded)])
+    assert seen.host("a:1") is not kept
+
+
+def test_a_tuple_of_hosts_is_the_same_until_one_comes_or_goes() -> None:
+    seen = Seen()
+    both = [offer("m"), offer("n")]
+    first = advert("A", "a:1", models=both)
+    seen.joined(first, advert("B", "b:1", models=both))
+    of_m, of_n = (seen.view.hosts(ModelName(name), ANY) for name in "mn")
+    again = advert("A", "a:1", models=both, is_draining=True, counter=2)
+    seen.view.apply([Changed(again, first), Suspected(PeerId("A")), Recovered(PeerId("A"))])
+    assert seen.view.hosts(M, ANY) is of_m
+    assert seen.view.hosts(ModelName("n"), ANY) is of_n
+    seen.view.apply([Changed(advert("A", "a:1", models=[offer("n")], counter=3), again)])
+    assert seen.view.hosts(M, ANY) == of_m[1:]
+    assert seen.view.hosts(ModelName("n"), ANY) is of_n
+    visitor = Candidate(PeerId("B"), "dialled-in-1")
+    seen.view.visit(visitor)
+    assert [host.candidate for host in seen.view.hosts(M, ANY)[1:]] == [visitor]
+    host = seen.view.hosts(M, ANY)[1]
+    seen.view.leave(visitor)
+    assert host.is_gone
+    assert seen.view.hosts(M, ANY) == of_m[1:]
+
+
+def tuples_of(view: FleetView) -> dict[tuple[str, str], tuple[Host, ...]]:
+    return {
+        (model, version): view.hosts(model, version)
+        for model in view.models()
+        for version in view.versions(model)
+    }
+
+
 PEERS = ("A", "B", "C")
 _offers = st.lists(
     st.builds(
@@ -168,8 +224,10 @@ def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) 
     seen = Seen()
     adverts: dict[str, NodeAdvert] = {}
     visitors: dict[str, list[Candidate]] = {peer: [] for peer in PEERS}
+    ever: set[Host] = set()
     for counter, step in enumerate(steps, 1):
         peer = step[1]
+        before = tuples_of(seen.view)
         match step:
             case ("advert", _, addresses, offers, is_draining):
                 new = advert(
@@ -192,7 +250,13 @@ def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) 
                 seen.view.apply([Suspected(PeerId(peer))])
             case ("recover", _):
                 seen.view.apply([Recovered(PeerId(peer))])
+        after = tuples_of(seen.view)
+        for key in before.keys() & after.keys():  # a tuple is another one only if its members are
+            assert (before[key] is after[key]) == (before[key] == after[key])
+        ever.update(host for hosts in after.values() for host in hosts)
     assert dict(seen.view.adverts) == adverts
+    now = {host for hosts in tuples_of(seen.view).values() for host in hosts}
+    assert all(host.is_gone for host in ever - now)
     dialled = {candidate for candidate in seen.new if candidate not in seen.gone}
     assert len(set(seen.new)) == len(seen.new)
     assert len(set(seen.gone)) == len(seen.gone)
@@ -204,6 +268,8 @@ def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) 
         assert all(c.is_draining == told.is_draining for c in ways[peer])
     assert {c.peer for c in dialled} <= set(adverts)
     assert len(list(seen.view.candidates())) == sum(map(len, ways.values()))
+    for candidate in seen.view.candidates():
+        assert set(seen.view.hosts_at(candidate)) == {h for h in now if h.candidate is candidate}
     for model in ("m", "n"):
         by_version: dict[str, set[Candidate]] = {}
         for peer, told in adverts.items():
@@ -214,11 +280,21 @@ def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) 
         assert seen.view.versions(name) == sorted(by_version, key=int)
         for version in ("1", "2", "10"):
             hosts = seen.view.hosts(name, ModelVersion(version))
-            assert len(hosts) == len(set(hosts))
-            assert set(hosts) == by_version.get(version, set())
+            at = [host.candidate for host in hosts]
+            assert len(at) == len(set(at))
+            assert set(at) == by_version.get(version, set())
+            assert (version in seen.view.versions_ready(name)) == (version in by_version)
+            assert seen.view.has(name, ModelVersion(version)) == (version in by_version)
+            for host in hosts:
+                assert host.advert is adverts[host.candidate.peer]
+                assert host.offer in host.advert.models
+                assert (host.offer.name, host.offer.version) == (name, version)
+                assert not host.is_gone
         reachable = [version for version, ways_there in by_version.items() if ways_there]
         newest = max(reachable or by_version, key=int, default="")
-        assert set(seen.view.hosts(name, ANY)) == by_version.get(newest, set())
+        assert seen.view.newest(name) == newest
+        newest_at = {host.candidate for host in seen.view.hosts(name, ANY)}
+        assert newest_at == by_version.get(newest, set())
         found = seen.view.offer(name, ANY)
         assert (found.version if found else "") == newest
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.network import NetworkEstimate
+from capamesh.router.resilience.health import Health
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
 
@@ -22,11 +21,12 @@ class Candidate:
         "address",
         "answered",
         "failed",
+        "health",
         "is_draining",
         "is_retired",
         "is_suspected",
         "link",
-        "load",
+        "network",
         "peer",
         "rif",
     )
@@ -35,7 +35,9 @@ class Candidate:
         self.peer = peer
         self.address = address
         self.link: Link | None = None
-        self.load = LoadReport()
+        self.network = NetworkEstimate()
+        self.health = Health()
+        """Of the node as a whole; each of its models has one of its own (`Host.health`)."""
         self.rif = 0
         self.answered = 0
         self.failed = 0
@@ -63,17 +65,14 @@ class Candidate:
         else:
             self._on_idle = on_idle
 
-    # the in-flight guard: `with candidate:` counts a request from before it is sent to whichever way it ends
+    # the in-flight guard: each request is counted from before it is sent to whichever way it ends
 
-    def __enter__(self) -> None:
+    def began(self) -> None:
+        """A request is about to be sent; `ended` must follow, exactly once."""
         self.rif += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def ended(self) -> None:
+        """A request that `began` is under way no more: answered, failed or withdrawn."""
         self.rif -= 1
         if self.rif == 0 and self._on_idle is not None:
             on_idle, self._on_idle = self._on_idle, None

@@ -1,14 +1,37 @@
-"""Which candidates host which model, kept current from the fleet's changes. Holds state, does no IO."""
+"""Which candidates host which model, kept current from the fleet's changes. Holds state, does no IO.
+
+What is chosen among is a `Host`: one model version at one candidate. It is the same object, with all that was
+learnt of it, for as long as that candidate hosts that version; a tuple of hosts is the same object for as long
+as its members are, so that whoever derives something from it can tell by identity whether to do so again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import assert_never
 
 from capamesh.protocol.adverts import ModelOffer, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
+
+_NO_VERSION = ModelVersion("")
+
+
+class _Hosted:
+    """One version of a model: who says to have it ready, and where it can be reached."""
+
+    __slots__ = ("by_candidate", "hosts", "offers")
+
+    def __init__(self) -> None:
+        self.offers: dict[PeerId, ModelOffer] = {}
+        """Also of nodes that nobody can reach: that is another error than a model nobody has."""
+        self.by_candidate: dict[Candidate, Host] = {}
+        self.hosts: tuple[Host, ...] = ()
+
+
+_NONE: dict[ModelVersion, _Hosted] = {}
 
 
 class FleetView:
@@ -22,37 +45,60 @@ class FleetView:
         self._adverts: dict[PeerId, NodeAdvert] = {}
         self._dialled: dict[PeerId, dict[str, Candidate]] = {}
         self._visiting: dict[PeerId, list[Candidate]] = {}
-        self._hosts: dict[ModelName, dict[ModelVersion, tuple[Candidate, ...]]] = {}
+        self._models: dict[ModelName, dict[ModelVersion, _Hosted]] = {}
         self._newest: dict[ModelName, ModelVersion] = {}
+        self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
+        """What of each node is in `_models`."""
 
     def __repr__(self) -> str:
-        return f"FleetView({len(self._adverts)} nodes, {len(self._hosts)} models)"
+        return f"FleetView({len(self._adverts)} nodes, {len(self._models)} models)"
 
     # reading
 
-    def hosts(self, model: ModelName, version: ModelVersion) -> Sequence[Candidate]:
+    def hosts(self, model: ModelName, version: ModelVersion) -> tuple[Host, ...]:
         """Return who hosts the model at `version`, or its newest version when that is empty."""
-        versions = self._hosts.get(model)
+        versions = self._models.get(model)
         if versions is None:
             return ()
-        return versions.get(version or self._newest[model], ())
+        hosted = versions.get(version or self._newest[model])
+        return () if hosted is None else hosted.hosts
+
+    def hosts_at(self, candidate: Candidate) -> list[Host]:
+        """Return all that can be had at one candidate."""
+        found: list[Host] = []
+        for model, version in self._ready.get(candidate.peer, ()):
+            host = self._models[model][version].by_candidate.get(candidate)
+            if host is not None:
+                found.append(host)
+        return found
+
+    def newest(self, model: ModelName) -> ModelVersion:
+        """Return the version that an empty one stands for, "" when no node has the model ready.
+
+        It is the largest that can be reached, or the largest when none can.
+        """
+        return self._newest.get(model, _NO_VERSION)
+
+    def has(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node, reachable or not, has just this version ready."""
+        return version in self._models.get(model, ())
+
+    def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
+        """Return the versions that some node has ready, in no order; cheap, and kept current."""
+        return self._models.get(model, _NONE).keys()
 
     def versions(self, model: ModelName) -> list[ModelVersion]:
         """Return the versions that some node has ready, oldest first."""
-        return sorted(self._hosts.get(model, ()), key=int)
+        return sorted(self._models.get(model, ()), key=int)
 
     def models(self) -> list[ModelName]:
         """Return the models that some node has ready, by name."""
-        return sorted(self._hosts)
+        return sorted(self._models)
 
     def offer(self, model: ModelName, version: ModelVersion) -> ModelOffer | None:
         """Return how some node describes the model, None when no node has it ready."""
-        wanted = version or self._newest.get(model)
-        for advert in self._adverts.values():
-            for offer in advert.models:
-                if offer.name == model and offer.version == wanted and offer.is_ready:
-                    return offer
-        return None
+        hosted = self._models.get(model, {}).get(version or self.newest(model))
+        return None if hosted is None else next(iter(hosted.offers.values()))
 
     def offers(self) -> list[ModelOffer]:
         """Return every model version that is known, ready or not, once, the readiest offer of each."""
@@ -100,7 +146,7 @@ class FleetView:
         self._visiting.setdefault(candidate.peer, []).append(candidate)
         advert = self._adverts.get(candidate.peer)
         candidate.is_draining = advert is not None and advert.is_draining
-        self._index()
+        self._index(candidate.peer)
 
     def leave(self, candidate: Candidate) -> None:
         """Remove a candidate that had dialled this router."""
@@ -109,47 +155,99 @@ class FleetView:
             visitors.remove(candidate)
             if not visitors:
                 del self._visiting[candidate.peer]
-            self._index()
+            self._index(candidate.peer, gone=(candidate,))
 
     def _heard(self, advert: NodeAdvert) -> None:
         peer = advert.peer
         self._adverts[peer] = advert
         known = self._dialled.setdefault(peer, {})
         wanted = {a for device in advert.devices for a in device.data_addresses}
-        for address in known.keys() - wanted:
-            self._on_gone(known.pop(address))
+        gone = [known.pop(address) for address in known.keys() - wanted]
         for address in sorted(wanted - known.keys()):
             known[address] = Candidate(peer, address)
             self._on_new(known[address])
         for candidate in self.candidates_of(peer):
             candidate.is_draining = advert.is_draining
-        self._index()
+        self._index(peer, gone=gone)
+        for candidate in gone:
+            self._on_gone(candidate)
 
     def _left(self, peer: PeerId) -> None:
         self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
         self._adverts.pop(peer, None)
-        for candidate in self._dialled.pop(peer, {}).values():
+        gone = list(self._dialled.pop(peer, {}).values())
+        self._index(peer, gone=gone)
+        for candidate in gone:
             self._on_gone(candidate)
-        self._index()
 
     def _suspect(self, peer: PeerId, *, is_suspected: bool) -> None:
         for candidate in self.candidates_of(peer):
             candidate.is_suspected = is_suspected
 
-    def _index(self) -> None:
-        hosts: dict[ModelName, dict[ModelVersion, list[Candidate]]] = {}
-        for peer, advert in self._adverts.items():
-            candidates = self.candidates_of(peer)
-            for offer in advert.models:
-                if offer.is_ready:  # also while nobody can be reached: that is another error
-                    hosts.setdefault(offer.name, {}).setdefault(offer.version, []).extend(
-                        candidates
-                    )
-        self._hosts = {
-            model: {version: tuple(of) for version, of in versions.items()}
-            for model, versions in hosts.items()
-        }
-        self._newest = {
-            model: max([v for v, of in versions.items() if of] or versions, key=int)
-            for model, versions in hosts.items()
-        }
+    # the index: one node's part at a time, since a fleet's nodes change one by one
+
+    def _index(self, peer: PeerId, *, gone: Iterable[Candidate] = ()) -> None:
+        """Bring one node's hosts in line with its advert and candidates; `gone` it has no more."""
+        advert = self._adverts.get(peer)
+        before = self._ready.get(peer, {})
+        ready = (
+            {}
+            if advert is None
+            else {(offer.name, offer.version): offer for offer in advert.models if offer.is_ready}
+        )
+        candidates = self.candidates_of(peer)
+        for key in before.keys() - ready.keys():
+            hosted = self._models[key[0]][key[1]]
+            del hosted.offers[peer]
+            self._settle(key, hosted, _dropped(hosted, (*gone, *candidates)))
+        for key, offer in ready.items():
+            versions = self._models.setdefault(key[0], {})
+            is_changed = key[1] not in versions
+            if is_changed:
+                versions[key[1]] = _Hosted()
+            hosted = versions[key[1]]
+            hosted.offers[peer] = offer
+            is_changed |= _dropped(hosted, gone)
+            assert advert is not None  # noqa: S101 - or nothing of it were ready
+            for candidate in candidates:
+                host = hosted.by_candidate.get(candidate)
+                if host is None:
+                    hosted.by_candidate[candidate] = Host(candidate, offer, advert)
+                    is_changed = True
+                else:
+                    host.offer = offer
+                    host.advert = advert
+            self._settle(key, hosted, is_changed)
+        if ready:
+            self._ready[peer] = ready
+        else:
+            self._ready.pop(peer, None)
+
+    def _settle(
+        self, key: tuple[ModelName, ModelVersion], hosted: _Hosted, is_changed: bool
+    ) -> None:
+        """Make a version's tuple anew if its members changed, and forget what nobody has any more."""
+        model, version = key
+        if is_changed:
+            hosted.hosts = tuple(hosted.by_candidate.values())
+        elif hosted.offers:
+            return
+        versions = self._models[model]
+        if not hosted.offers:
+            del versions[version]
+        if versions:
+            reachable = [version for version, each in versions.items() if each.hosts]
+            self._newest[model] = max(reachable or versions, key=int)
+        else:
+            del self._models[model], self._newest[model]
+
+
+def _dropped(hosted: _Hosted, candidates: Iterable[Candidate]) -> bool:
+    """Remove the candidates' hosts and return whether there were any."""
+    is_any = False
+    for candidate in candidates:
+        host = hosted.by_candidate.pop(candidate, None)
+        if host is not None:
+            host.is_gone = True
+            is_any = True
+    return is_any

@@ -1,4 +1,4 @@
-"""Which candidate gets a request: the seam, and the policies by name. Pure."""
+"""Which host gets a request: the seam, and the policies by name. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,49 @@ import random
 from collections.abc import Callable
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.router.policies.affinity import Affinity
+from capamesh.router.policies.cheapest import Cheapest
+from capamesh.router.policies.least_request import LeastRequest
 from capamesh.router.policies.p2c import PowerOfTwo
-from capamesh.router.policies.seam import Loaded, Policy, RequestShape
+from capamesh.router.policies.peak_ewma import PeakEwma
+from capamesh.router.policies.prequal import Prequal
+from capamesh.router.policies.random_choice import RandomChoice
+from capamesh.router.policies.round_robin import RoundRobin
+from capamesh.router.policies.seam import IsEligible, Policy, RequestShape
 
-POLICIES: dict[str, Callable[[random.Random], Policy]] = {PowerOfTwo.name: PowerOfTwo}
+POLICIES: dict[str, Callable[[random.Random], Policy]] = {
+    Prequal.name: Prequal,
+    PowerOfTwo.name: PowerOfTwo,
+    LeastRequest.name: LeastRequest,
+    PeakEwma.name: PeakEwma,
+    RoundRobin.name: RoundRobin,
+    RandomChoice.name: RandomChoice,
+    Cheapest.name: Cheapest,
+    Affinity.name: Affinity,
+}
+DEFAULT_POLICY = Prequal.name
 
-__all__ = ["POLICIES", "Loaded", "Policy", "PowerOfTwo", "RequestShape", "make_policy"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "POLICIES",
+    "Affinity",
+    "Cheapest",
+    "IsEligible",
+    "LeastRequest",
+    "PeakEwma",
+    "Policy",
+    "PowerOfTwo",
+    "Prequal",
+    "RandomChoice",
+    "RequestShape",
+    "RoundRobin",
+    "make_policy",
+]
 
 
 def make_policy(name: str, chance: random.Random) -> Policy:
-    """Return a new policy; raise `ConfigError` naming those there are."""
-    try:
-        return POLICIES[name](chance)
-    except KeyError as exc:
-        raise ConfigError(
-            f"policy {name!r} is unknown; known: {', '.join(sorted(POLICIES))}"
-        ) from exc
+    """Return a new policy for one model; raise `ConfigError` naming those there are."""
+    make = POLICIES.get(name)
+    if make is None:
+        raise ConfigError(f"policy {name!r} is unknown; known: {', '.join(sorted(POLICIES))}")
+    return make(chance)

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.policies.seam import LoadedT, RequestShape
+from capamesh.router.policies.drawing import draw_two
+from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.hosts import Host
 
 
-class PowerOfTwo:
-    """Of two different candidates drawn at random, the one with fewer requests in flight."""
+class PowerOfTwo(ByState):
+    """Of two different hosts drawn at random, the one with fewer of this router's requests in flight."""
 
     name: ClassVar[str] = "p2c"
 
     def __init__(self, chance: random.Random) -> None:
-        self._random = chance.random
+        self._draw = chance.random
 
-    def pick(self, candidates: Sequence[LoadedT], request: RequestShape) -> LoadedT:
+    def pick(
+        self,
+        hosts: Sequence[Host],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Host | None:
         """Part of `Policy`."""
-        del request
-        count = len(candidates)
-        if count == 1:
-            return candidates[0]
-        # random() is several times cheaper than sample(); a bias of 2**-53 is none
-        first = int(self._random() * count)
-        second = int(self._random() * (count - 1))
-        if second >= first:
-            second += 1
-        a, b = candidates[first], candidates[second]
-        return a if a.rif <= b.rif else b
+        del request, now_s
+        pair = draw_two(hosts, is_eligible, self._draw)
+        if pair is None:
+            return None
+        first, second = pair
+        return first if first.rif <= second.rif else second

@@ -1,0 +1,118 @@
+"""Where requests go in one router: a `ModelTraffic` for each model version in use, and what they share. Pure.
+
+The facade that the service and a simulator drive: they make a desk for each request, send the probes asked for,
+call `tick` and `reprobes` now and then, and write down the verdicts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capamesh.router.balancing.model_traffic import ModelTraffic, Terms, not_hosted
+from capamesh.router.balancing.troubles import Troubles, Verdict
+from capamesh.router.resilience.health import CircuitState
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.candidates import Candidate
+    from capamesh.router.fleet_view import FleetView
+    from capamesh.router.policies.seam import Policy
+
+RulesOf = Callable[["ModelName"], Terms]
+"""What the operator's rules say of a model."""
+
+
+class Balancer:
+    """All traffic of one router. Every `now_s` is the caller's monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        *,
+        make_policy: Callable[[str], Policy],
+        chance: random.Random,
+        rules: RulesOf,
+    ) -> None:
+        self._fleet = fleet
+        self._make_policy = make_policy
+        self._chance = chance
+        self._rules = rules
+        self._traffic: dict[tuple[ModelName, ModelVersion], ModelTraffic] = {}
+        self._troubles = Troubles()
+
+    def __repr__(self) -> str:
+        return f"Balancer({len(self._traffic)} models in use, {self._troubles!r})"
+
+    def traffic(self, model: ModelName, version: ModelVersion) -> ModelTraffic:
+        """Return the traffic of the model at `version`, its newest when that is empty.
+
+        Raises `ModelNotFound` when no node has it ready: what is kept is bounded by what the fleet hosts.
+        """
+        key = (model, version or self._fleet.newest(model))
+        traffic = self._traffic.get(key)
+        if traffic is None:
+            if not self._fleet.has(*key):
+                raise not_hosted(self._fleet, model, version)
+            terms = self._rules(model)
+            traffic = self._traffic[key] = ModelTraffic(
+                self._fleet,
+                *key,
+                make_policy=self._make_policy,
+                terms=terms,
+                chance=self._chance,
+                troubles=self._troubles,
+            )
+        return traffic
+
+    def traffics(self) -> list[ModelTraffic]:
+        """Return all that is in use."""
+        return list(self._traffic.values())
+
+    # probes
+
+    def reprobes(self, now_s: float) -> list[Host]:
+        """Return which of the inhibited to probe now; to be called every 50 ms or so."""
+        return self._troubles.reprobes(now_s) if self._troubles else []
+
+    def probe_answered(self, host: Host, load: LoadReport, rtt_s: float, now_s: float) -> None:
+        """A probe of `host`, whoever wanted it, was answered after `rtt_s`: also a sign of life."""
+        candidate = host.candidate
+        candidate.network.round_trip(rtt_s)
+        candidate.health.probed(now_s)
+        host.health.probed(now_s)
+        traffic = self._traffic.get((host.offer.name, host.offer.version))
+        if traffic is not None:
+            traffic.told(host, load, now_s)
+        elif not host.is_gone:
+            host.told(load, now_s)  # for the model's first request
+
+    def probe_failed(self, host: Host, now_s: float) -> None:
+        """A probe of `host` was not answered in time, or could not be sent.
+
+        Of one that is well that says little, requests will tell; one that is on its way back is out again,
+        before requests are lost on it.
+        """
+        for health in (host.health, host.candidate.health):
+            if not health.is_full and health.state(now_s) is CircuitState.RAMPING:
+                health.failed(now_s, is_hard=True, cause="no answer to a probe")
+                self._troubles.note(host, now_s)
+
+    # time
+
+    def linked(self, candidate: Candidate, now_s: float) -> None:
+        """A candidate's link is up: that it was lost is over."""
+        candidate.health.probed(now_s)
+
+    def tick(self, now_s: float) -> list[Verdict]:
+        """Judge the hosts, forget what is gone; to be called about every second. Return what to log."""
+        verdicts: list[Verdict] = []
+        for key, traffic in list(self._traffic.items()):
+            if self._fleet.has(*key):
+                verdicts += traffic.tick(now_s)
+            else:
+                del self._traffic[key]
+        return [*self._troubles.settle(now_s), *verdicts]

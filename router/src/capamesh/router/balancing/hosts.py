@@ -1,0 +1,69 @@
+"""One model version at one candidate: what is known of it, kept for as long as it is hosted. Holds state, does no IO."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.resilience.health import Health
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer, NodeAdvert
+    from capamesh.router.candidates import Candidate
+
+
+class Host:
+    """What is chosen among: a candidate for one model version. Compared by identity."""
+
+    __slots__ = (
+        "advert",
+        "candidate",
+        "health",
+        "is_gone",
+        "load",
+        "load_s",
+        "offer",
+        "peak_cost_s",
+        "peak_seen_s",
+        "rif",
+    )
+
+    def __init__(self, candidate: Candidate, offer: ModelOffer, advert: NodeAdvert) -> None:
+        self.candidate = candidate
+        self.offer = offer
+        self.advert = advert
+        self.rif = 0
+        """This router's requests in flight there, for this model version."""
+        self.load = LoadReport()
+        """What the node last said of this model, by a probe's reply or an answer's."""
+        self.load_s = -math.inf
+        """When it was said, on the caller's clock; minus infinity: never."""
+        self.health = Health()
+        """Of this model there; the candidate has one of its own, for what ends all its models."""
+        self.peak_cost_s = 0.0
+        """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
+        self.peak_seen_s = -math.inf
+        self.is_gone = False
+        """It is hosted no more: answers under way still come."""
+
+    def __repr__(self) -> str:
+        return f"Host({self.offer.name!r} {self.offer.version} at {self.candidate!r}, {self.rif} in flight)"
+
+    def told(self, load: LoadReport, now_s: float) -> None:
+        """Take over what the node says of its load."""
+        self.load = load
+        self.load_s = now_s
+
+    def service_s(self) -> float:
+        """Return the latency to expect at the load that was last told, network excluded; 0: unknown."""
+        load = self.load
+        if load.latency_us:
+            return load.latency_us / 1e6
+        if load.run_us or load.queue_us:
+            return (load.queue_us + load.run_us) / 1e6
+        return self.offer.row_us / 1e6
+
+    def latency_s(self, size_bytes: int) -> float:
+        """Return the latency to expect of a request of `size_bytes`, network included."""
+        return self.service_s() + self.candidate.network.transfer_s(size_bytes)

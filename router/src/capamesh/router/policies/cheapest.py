@@ -1,0 +1,95 @@
+"""The cheapest host that is about as fast as the fastest. Pure, seeded.
+
+Price is no summand of a score: what is nearly as fast as the fastest is equally good, and among equals the
+cheapest wins (the Prequal paper tried 13 weighted sums of two signals: ranking by one, then the other, beat all).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.policies.drawing import draw_some
+from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.hosts import Host
+
+BAND = 1.5
+"""How much slower than the fastest is as good (guess)."""
+SAMPLE = 8
+"""Hosts that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
+
+
+class Cheapest(ByState):
+    """Of a few hosts drawn at random, the cheapest whose expected latency is within a band of the least.
+
+    A host with as many in flight as it takes is left out while another is not. One of unknown latency is in the
+    band while nothing is under way there. Equal prices: the fewest of this router's requests in flight.
+    """
+
+    name: ClassVar[str] = "cheapest"
+
+    def __init__(self, chance: random.Random, band: float = BAND, sample: int = SAMPLE) -> None:
+        """Raise `ConfigError` unless `band` is finite and at least 1, and `sample` at least 1."""
+        if not 1 <= band < math.inf:
+            raise ConfigError(f"cheapest with latency band {band}: a number from 1 is needed")
+        if sample < 1:
+            raise ConfigError(f"cheapest with a sample of {sample}: at least 1 is needed")
+        self._draw = chance.random
+        self._band = band
+        self._sample = sample
+
+    def pick(
+        self,
+        hosts: Sequence[Host],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Host | None:
+        """Part of `Policy`."""
+        del now_s
+        drawn = draw_some(hosts, is_eligible, self._draw, self._sample)
+        if len(drawn) < 2:
+            return drawn[0] if drawn else None
+        size_bytes = request.size_bytes
+        expected = [_expected_s(host, size_bytes) for host in drawn]
+        fastest_s = min([s for s in expected if 0 < s < math.inf], default=0.0)
+        limit_s = self._band * fastest_s
+        best: Host | None = None
+        best_price = math.inf
+        for host, seconds in zip(drawn, expected, strict=True):
+            if seconds > limit_s or (seconds == 0 and host.rif):
+                continue
+            price = host.advert.price_per_million
+            if best is None or price < best_price or (price == best_price and host.rif < best.rif):
+                best, best_price = host, price
+        if best is None:  # all are full, or unknown with a request under way: rather these
+            unknown = [h for h, seconds in zip(drawn, expected, strict=True) if seconds == 0]
+            best = min(unknown or drawn, key=_rif)
+        return best
+
+
+def _expected_s(host: Host, size_bytes: int) -> float:
+    """Return the latency to expect: 0 if unknown, infinite where one more would be refused.
+
+    What this router has in flight beyond what the host told of was sent since, and is served first.
+    """
+    load = host.load
+    rif = host.rif
+    untold = rif - load.in_flight
+    if 0 < load.limit <= (rif if untold > 0 else load.in_flight):
+        return math.inf
+    service_s = host.service_s()
+    if service_s == 0:
+        return 0.0
+    if untold > 0:
+        service_s *= 1 + untold
+    return service_s + host.candidate.network.transfer_s(size_bytes)
+
+
+def _rif(host: Host) -> int:
+    return host.rif

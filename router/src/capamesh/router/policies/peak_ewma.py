@@ -1,0 +1,41 @@
+"""Power of two choices on latency and requests in flight, as Finagle's `p2cPeakEwma`. Pure, seeded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from capamesh.router.balancing.peak_ewma import load_s
+from capamesh.router.policies.drawing import draw_two
+from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.hosts import Host
+
+
+class PeakEwma(ByState):
+    """Of two different hosts drawn at random, the one with the lesser average latency x (in flight + 1).
+
+    The average itself is kept by whoever sees the answers (`balancing.peak_ewma`).
+    """
+
+    name: ClassVar[str] = "peak-ewma"
+
+    def __init__(self, chance: random.Random) -> None:
+        self._draw = chance.random
+
+    def pick(
+        self,
+        hosts: Sequence[Host],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Host | None:
+        """Part of `Policy`."""
+        del request
+        pair = draw_two(hosts, is_eligible, self._draw)
+        if pair is None:
+            return None
+        first, second = pair
+        return first if load_s(first, now_s) <= load_s(second, now_s) else second

@@ -1,0 +1,305 @@
+"""The default policy: Prequal's asynchronous probing, and of those who answered the soonest done. Pure, seeded.
+
+After "Load is not what you should balance: introducing Prequal" (Wydrowski et al., NSDI 2024): each request sent
+sets off a few probes of hosts drawn at random; what they and the answers tell is pooled, and the next requests
+choose among the pool. A fleet too small for the pool's arithmetic (up to `SMALL_FLEET` hosts) has no pool: the
+latest report of every host is looked at.
+
+The choice differs from the paper's. Its hot-cold rule (`HotCold` here) supposes that a report goes stale as
+other clients send. Here a host's own requests are counted exactly (`Entry.rif`) and each answer brings a fresh
+report, so that the time until a request would be done there can be estimated: its run, plus the wait that was
+told, corrected by what was sent and answered since (`done_s`). So no entry is used up, and none removed but by
+age and overflow.
+
+BENCH_NOTE
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from capamesh.router.balancing.probe_pool import (
+    PROBES_A_REQUEST,
+    UNBOUNDED,
+    Entry,
+    ProbePool,
+    pool_size,
+    removals_a_request,
+    reuse_budget,
+)
+from capamesh.router.policies.drawing import draw_one, draw_some
+
+if TYPE_CHECKING:
+    import random
+
+    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.policies.seam import IsEligible, RequestShape
+
+SMALL_FLEET = 24
+"""With so many hosts or fewer the paper's reuse budget is undefined for its own pool of 16, three probes and one
+removal a request; and looking at all of them costs little more than at 16."""
+WAIT_WEIGHT = 2.0
+"""A second of waiting counts as so many of running (measured: simulation). With 1 each request goes where it is
+done soonest, and so much queues at the fast hosts that the mean suffers: 36 ms against 26 ms at 90 % load."""
+ALIKE = 1.1
+"""In a small fleet, hosts within this factor of the best are alike, and taken in turn: the longest not sent to is
+the nearest to being idle (measured: simulation; without, equal hosts did up to 15 % worse than round robin)."""
+UNKNOWN_S = 1.0
+"""What one request in flight costs at a host that never told anything (Linkerd's default round trip time). With
+none in flight such a host costs nothing but the way to it: so it is tried, by one request at a time."""
+DOUBT_AFTER_S = 1.0
+DOUBT_S = 10.0
+"""A host that has not run anything for `DOUBT_AFTER_S` may not be as slow any more as it was: what it told decays
+with this time constant (Finagle's decay of a latency that is not observed). Else a first run that took long would
+be held against it for ever."""
+SEEN_S = 1.0
+"""An answer that this router had there so lately says more than what is told (guess: the age of a report)."""
+FALLBACK_DRAWS = 4
+"""Hosts compared while the pool has no choice (guess: Prequal's synchronous mode asks 3 to 5)."""
+FRESH_S = 0.005
+"""Who told something so lately is not asked again (guess: a few milliseconds, less than a queue takes to turn)."""
+MIN_PROBE_S = 0.05
+PROBE_TRIPS = 4.0
+"""A probe is under way for at most so many round trips, or `MIN_PROBE_S`; then another may follow (guess)."""
+PROBE_TRIES = 3
+"""Hosts drawn for each probe that is wanted (guess); while most are fresh there is nothing to ask."""
+HOT = 1e9
+"""Ranks every hot host behind every cold one: no latency is so many seconds."""
+LOOKED_AT = 64
+"""Hosts that are walked through where drawing met mostly such as are not eligible (guess)."""
+
+
+def done_s(entry: Entry, size_bytes: int, now_s: float) -> float:
+    """Return in how long, weighted, a request of `size_bytes` would be done at a host.
+
+    The run, the network, and `WAIT_WEIGHT` times the wait: what the host told, and for each request that came or
+    went since its share of a run. Never negative, never infinite.
+    """
+    host = entry.host
+    network_s = host.candidate.network.transfer_s(size_bytes)
+    wait_s = entry.wait_s + host.rif * entry.share_s
+    if wait_s > 0:
+        return entry.run_s + WAIT_WEIGHT * wait_s + network_s
+    rif = host.rif + entry.others
+    if entry.told_rif < 0:
+        return network_s + rif * UNKNOWN_S
+    if rif == 0:
+        return _idle_run_s(entry, network_s, now_s) + network_s
+    return entry.run_s + network_s
+
+
+def _idle_run_s(entry: Entry, network_s: float, now_s: float) -> float:
+    """Return how long a run takes at an idle host: what it told may be an old story.
+
+    The node's figure follows ten runs, and there may be none; what this router has just seen is newer.
+    """
+    run_s = entry.run_s
+    still_s = now_s - entry.ran_s - DOUBT_AFTER_S
+    if still_s > 0:
+        run_s *= math.exp(-still_s / DOUBT_S)
+    host = entry.host
+    if now_s - host.peak_seen_s < SEEN_S:
+        seen_s = host.peak_cost_s - network_s
+        if seen_s < run_s:
+            return seen_s if seen_s > 0 else 0.0
+    return run_s
+
+
+def _is_due(entry: Entry, now_s: float) -> bool:
+    """Whether to ask a host: it told nothing just now, and no probe is under way to it."""
+    if now_s - entry.told_s < FRESH_S:
+        return False
+    asked_s = entry.asked_s
+    if asked_s <= entry.told_s:
+        return True
+    patience_s = max(MIN_PROBE_S, PROBE_TRIPS * entry.host.candidate.network.rtt_s)
+    return now_s - asked_s >= patience_s
+
+
+class Prequal:
+    """Sends to whom a report of the last second says that it will be done soonest, and keeps such reports coming."""
+
+    name: ClassVar[str] = "prequal"
+
+    def __init__(
+        self, chance: random.Random, *, probes_a_request: float = PROBES_A_REQUEST
+    ) -> None:
+        self._draw = chance.random
+        self._probes_a_request = probes_a_request
+        self.pool = ProbePool(chance)
+        self._hosts: Sequence[Host] = ()
+        self._is_small = True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.pool!r} for {len(self._hosts)} hosts)"
+
+    def pick(
+        self,
+        hosts: Sequence[Host],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Host | None:
+        """Part of `Policy`."""
+        if hosts is not self._hosts:
+            self._fit(hosts)
+        size_bytes = request.size_bytes
+        if self._is_small:
+            return self._of_all(is_eligible, size_bytes, now_s)
+        entries = self.pool.fresh(now_s)
+        only: Host | None = None
+        if len(entries) > 1:
+            ranks = self._ranks(entries, size_bytes, now_s)
+            for _ in entries:
+                at = ranks.index(min(ranks))
+                ranks[at] = math.inf
+                host = entries[at].host
+                if not is_eligible(host):
+                    continue
+                if only is not None:
+                    return only  # there was a choice: `host` is the second best
+                only = host
+        return self._of_some(only, is_eligible, size_bytes, now_s)
+
+    def told(self, host: Host, now_s: float) -> None:
+        """Part of `Policy`. To be called after `host.rif` has fallen by the request that was answered."""
+        self.pool.add(host, now_s)
+
+    def sent(self, host: Host, now_s: float) -> None:
+        """Part of `Policy`."""
+        self.pool.entry(host).sent_s = now_s
+        if not self._is_small:
+            self.pool.used(host)
+
+    def probes(
+        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Host]:
+        """Part of `Policy`: different hosts, drawn uniformly from those that are eligible and due."""
+        if hosts is not self._hosts:
+            self._fit(hosts)
+        count = len(hosts)
+        wanted = self._probes_wanted()
+        draw, entry_of = self._draw, self.pool.entry
+        found: list[Host] = []
+        refused = 0
+        tries = wanted * PROBE_TRIES if count else 0
+        for _ in range(tries):
+            if len(found) >= wanted:
+                return found
+            host = hosts[int(draw() * count)]
+            entry = entry_of(host)
+            if not _is_due(entry, now_s):
+                continue
+            if not is_eligible(host):
+                refused += 1
+                continue
+            entry.asked_s = now_s  # and so it is not drawn again
+            found.append(host)
+        if len(found) < wanted and refused * 2 > tries:
+            start = int(draw() * count)
+            for step in range(min(count, LOOKED_AT)):
+                host = hosts[(start + step) % count]
+                entry = entry_of(host)
+                if _is_due(entry, now_s) and is_eligible(host):
+                    entry.asked_s = now_s
+                    found.append(host)
+                    if len(found) == wanted:
+                        break
+        return found
+
+    # inside
+
+    def _fit(self, hosts: Sequence[Host]) -> None:
+        self._hosts = hosts
+        count = len(hosts)
+        self._is_small = count <= SMALL_FLEET
+        removals, reuses = self._bounds(count)
+        self.pool.fit(hosts, size=pool_size(count), removals=removals, reuses=reuses)
+
+    def _bounds(self, host_count: int) -> tuple[float, float]:
+        """Return how many entries are removed for each request, and how often one is used."""
+        del host_count
+        return 0.0, UNBOUNDED
+
+    def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
+        """Return how much each entry speaks against its host: the least is chosen. All are finite."""
+        return [done_s(entry, size_bytes, now_s) for entry in entries]
+
+    def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Host | None:
+        """Choose in a small fleet."""
+        entry_of = self.pool.entry
+        entries = [entry_of(host) for host in self._hosts]
+        costs = [
+            math.inf if entry.host.is_gone else done_s(entry, size_bytes, now_s)
+            for entry in entries
+        ]
+        for _ in entries:
+            least_s = min(costs)
+            if least_s == math.inf:
+                break
+            limit_s = least_s * ALIKE
+            best = -1
+            longest_s = math.inf
+            for at, cost in enumerate(costs):
+                if cost <= limit_s and (best < 0 or entries[at].sent_s < longest_s):
+                    best, longest_s = at, entries[at].sent_s
+            host = entries[best].host
+            if is_eligible(host):
+                return host
+            costs[best] = math.inf
+        return None
+
+    def _of_some(
+        self, only: Host | None, is_eligible: IsEligible, size_bytes: int, now_s: float
+    ) -> Host | None:
+        """Choose while the pool has no choice: among a few hosts drawn, and the one that is pooled."""
+        drawn = draw_some(self._hosts, is_eligible, self._draw, FALLBACK_DRAWS)
+        best, best_s = only, math.inf
+        if only is not None:
+            drawn.append(only)
+        for host in drawn:
+            cost_s = done_s(self.pool.entry(host), size_bytes, now_s)
+            if cost_s < best_s and not host.is_gone:
+                best, best_s = host, cost_s
+        return best
+
+    def _probes_wanted(self) -> int:
+        whole = int(self._probes_a_request)
+        part = self._probes_a_request - whole
+        return whole + 1 if part and self._draw() < part else whole
+
+
+class HotCold(Prequal):
+    """Prequal as published, in a fleet that is not small: to compare with.
+
+    Of the pool, a cold host (whose requests in flight are not over the 0.84 quantile of all hosts') with the
+    least latency, else the one with the fewest in flight; entries are used up and removed.
+    """
+
+    name: ClassVar[str] = "prequal-published"
+
+    def _bounds(self, host_count: int) -> tuple[float, float]:
+        if not host_count:
+            return 0.0, UNBOUNDED
+        size = pool_size(host_count)
+        probes = self._probes_a_request
+        removals = removals_a_request(size, host_count, probes)
+        return removals, reuse_budget(size, host_count, probes, removals)
+
+    def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
+        del now_s
+        theta = self.pool.distribution.theta
+        return [
+            entry.latency_s + entry.host.candidate.network.transfer_s(size_bytes)
+            if entry.rif <= theta
+            else HOT + entry.rif
+            for entry in entries
+        ]
+
+    def _of_some(
+        self, only: Host | None, is_eligible: IsEligible, size_bytes: int, now_s: float
+    ) -> Host | None:
+        del only, size_bytes, now_s
+        return draw_one(self._hosts, is_eligible, self._draw)

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+from fleet_fakes import device
+from hosts import fleet, host, lose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.eligibility import (
+    ANYWHERE,
+    Constraints,
+    Eligibility,
+    device_kinds,
+    refusal,
+)
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.resilience.health import CircuitState
+
+NOW_S = 100.0
+
+
+def gone(one: Host) -> None:
+    one.is_gone = True
+
+
+def retired(one: Host) -> None:
+    one.candidate.is_retired = True
+
+
+def unlinked(one: Host) -> None:
+    lose(one)
+
+
+def goaway(one: Host) -> None:
+    one.candidate.link.is_usable = False  # type: ignore[union-attr,misc]
+
+
+def draining(one: Host) -> None:
+    one.candidate.is_draining = True
+
+
+def suspected(one: Host) -> None:
+    one.candidate.is_suspected = True
+
+
+def inhibited(one: Host) -> None:
+    one.candidate.health.failed(NOW_S - 0.3, is_hard=True, cause="link lost")
+
+
+def model_failed(one: Host) -> None:
+    one.health.failed(NOW_S - 0.09, is_hard=False, cause="run_failed: no memory")
+
+
+def ejected(one: Host) -> None:
+    one.health.eject(NOW_S - 2.0, "90% of 40 requests failed, 0% elsewhere")
+
+
+def held_open(one: Host) -> None:
+    one.health.hold(CircuitState.HELD_OPEN)
+
+
+def held_closed(one: Host) -> None:
+    inhibited(one)
+    one.candidate.health.hold(CircuitState.HELD_CLOSED)
+
+
+def ramping(one: Host) -> None:
+    one.health.failed(NOW_S - 6.0, is_hard=True)  # for 5 s, then half of a ramp
+
+
+def slow(one: Host) -> None:
+    one.told(LoadReport(latency_us=120_000), NOW_S)
+
+
+STATES: list[tuple[Callable[[Host], None], str]] = [
+    (gone, "it hosts the model no more"),
+    (retired, "it left the fleet"),
+    (unlinked, "no link"),
+    (goaway, "its link takes no new requests"),
+    (draining, "draining"),
+    (suspected, "suspected: not heard of lately"),
+    (inhibited, "inhibited: link lost, 0.3 s ago"),
+    (model_failed, "inhibited: run_failed: no memory, 0.1 s ago"),
+    (ejected, "ejected: 90% of 40 requests failed, 0% elsewhere, 2.0 s ago"),
+    (held_open, "operator holds it open"),
+    (held_closed, ""),
+    (slow, "deadline: 40 ms left, 120 ms expected"),
+]
+
+
+@pytest.mark.parametrize(("put", "reason"), STATES, ids=[put.__name__ for put, _ in STATES])
+def test_each_refusal_says_why(put: Callable[[Host], None], reason: str) -> None:
+    one = host()
+    assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == ""
+    put(one)
+    assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == reason
+    assert Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S).allows(one) == (reason == "")
+
+
+def test_who_was_asked_is_not_asked_again() -> None:
+    one = host()
+    assert refusal(one, ANYWHERE, {one}, NOW_S, 1.0) == "it was asked already"
+    assert refusal(one, ANYWHERE, {host()}, NOW_S, 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("constraints", "reason"),
+    [
+        (Constraints(max_price=1.5), ""),
+        (Constraints(max_price=1.0), "price 1.5 is over the cap 1.0"),
+        (Constraints(regions=frozenset({"eu", "us"})), ""),
+        (Constraints(regions=frozenset({"us"})), "region eu is not us"),
+        (Constraints(regions=frozenset({"us", "ap"})), "region eu is not one of ap, us"),
+        (Constraints(regions=frozenset()), "region eu is not any that is allowed"),
+        (Constraints(device_kinds=frozenset({"cpu"})), ""),
+        (Constraints(device_kinds=frozenset({"cuda"})), "device cpu is not cuda"),
+        (Constraints(peers=frozenset({PeerId("a")})), ""),
+        (
+            Constraints(peers=frozenset({PeerId("b")})),
+            "not one of the nodes that the request names",
+        ),
+    ],
+)
+def test_what_the_request_asks_for_is_met_or_refused(constraints: Constraints, reason: str) -> None:
+    assert refusal(host(), constraints, (), NOW_S, 1.0) == reason
+
+
+def test_a_price_that_is_no_number_is_over_every_cap() -> None:
+    one = host(price=math.nan)
+    assert refusal(one, Constraints(), (), NOW_S, 1.0) == "price nan is over the cap inf"
+    assert not Constraints().are_met_by(one)
+
+
+def test_two_sets_of_constraints_together_are_both() -> None:
+    first = Constraints(2.0, frozenset({"eu", "us"}), None, frozenset({PeerId("a")}))
+    second = Constraints(3.0, frozenset({"us", "ap"}), frozenset({"cuda"}))
+    both = Constraints(2.0, frozenset({"us"}), frozenset({"cuda"}), frozenset({PeerId("a")}))
+    assert first.both(second) == second.both(first) == both
+    assert first.both(ANYWHERE) is first
+    assert ANYWHERE.both(first) is first
+
+
+def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> None:
+    one = host()
+    cpu, gpu, dialling = (
+        device(0, "a:7000"),
+        dataclasses.replace(device(1, "a:7001"), kind="cuda"),
+        dataclasses.replace(device(2), kind="npu"),
+    )
+    one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu, dialling))
+    assert device_kinds(one) == {"cpu"}
+    one.candidate.address = "a:7001"
+    assert device_kinds(one) == {"cuda"}
+    one.candidate.address = "dialled-in-1"
+    assert device_kinds(one) == {"npu"}
+    one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu))
+    assert device_kinds(one) == {"cpu", "cuda"}
+    only_gpus = Constraints(device_kinds=frozenset({"cuda"}))
+    assert refusal(one, only_gpus, (), NOW_S, 1.0) == "device cpu or cuda is not cuda"
+
+
+def test_the_network_counts_to_what_is_expected_before_the_deadline() -> None:
+    far = host(rtt_s=0.03, row_us=20_000)
+    assert refusal(far, ANYWHERE, (), NOW_S, 0.051) == ""
+    assert refusal(far, ANYWHERE, (), NOW_S, 0.049) == "deadline: 49 ms left, 50 ms expected"
+
+
+def test_one_request_in_fifty_doubts_that_a_host_is_too_slow() -> None:
+    one = host()
+    slow(one)
+    rules = Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S, luck=0.019)
+    assert rules.allows(one)
+    rules.luck = 0.02
+    assert not rules.allows(one)
+
+
+def test_who_recovers_has_the_lucky_part_of_the_requests() -> None:
+    one = host()
+    ramping(one)
+    rules = Eligibility(now_s=NOW_S, luck=0.54)
+    assert one.health.share(NOW_S) == pytest.approx(0.55)
+    assert rules.allows(one)
+    rules.luck = 0.56
+    assert not rules.allows(one)
+    assert rules.refusal(one) == "ramping: 55% of its requests for now"
+
+
+def test_in_a_panic_ejections_are_ignored_and_inhibitions_are_not() -> None:
+    out, silent, held = fleet("abc")
+    ejected(out)
+    inhibited(silent)
+    held_open(held)
+    ejected(held)
+    rules = Eligibility(now_s=NOW_S)
+    assert [rules.allows(one) for one in (out, silent, held)] == [False, False, False]
+    rules.is_panicking = True
+    assert [rules.allows(one) for one in (out, silent, held)] == [True, False, False]
+
+
+LEVELS = [slow, suspected, inhibited, ejected]
+
+
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+def test_the_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
+    hosts = fleet("abcd")[level:]
+    for one, put in zip(hosts, LEVELS[level:], strict=True):
+        put(one)
+    rules = Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S)
+    assert rules.last_resort(hosts[::-1], is_extra=False) is hosts[0]
+    worth_it = hosts[0] if level < 2 else None
+    assert rules.last_resort(hosts, is_extra=True) is worth_it
+
+
+def test_among_the_too_slow_the_soonest_and_among_the_inhibited_the_first_due() -> None:
+    slower, sooner, busy = (host(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 70)))
+    busy.rif = 1
+    rules = Eligibility(deadline_s=NOW_S, now_s=NOW_S)
+    assert rules.last_resort([slower, sooner, busy], is_extra=False) is sooner
+    for at_s, one in ((3.0, slower), (1.0, sooner), (2.0, busy)):
+        one.health.failed(NOW_S - at_s, is_hard=True)
+    assert rules.last_resort([sooner, slower, busy], is_extra=False) is slower
+
+
+@pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, held_open])
+def test_some_rules_nothing_overrides(put: Callable[[Host], None]) -> None:
+    one = host()
+    put(one)
+    rules = Eligibility(now_s=NOW_S, is_panicking=True, luck=0.0)
+    assert rules.last_resort([one], is_extra=False) is None
+    rules = Eligibility(Constraints(max_price=1.0), now_s=NOW_S)
+    assert rules.last_resort([host()], is_extra=False) is None
+    free = host()
+    rules = Eligibility(now_s=NOW_S, asked=[free])
+    assert rules.last_resort([free], is_extra=False) is None
+
+
+ALL = [put for put, _ in STATES] + [ramping]
+_constraints = st.builds(
+    Constraints,
+    st.sampled_from([math.inf, 1.0, 2.0]),
+    st.sampled_from([None, frozenset({"eu"}), frozenset({"us"})]),
+    st.sampled_from([None, frozenset({"cpu"}), frozenset({"cuda"})]),
+    st.sampled_from([None, frozenset({PeerId("a")}), frozenset({PeerId("b")})]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(ALL), max_size=2),
+    st.one_of(st.just(ANYWHERE), _constraints),
+    st.booleans(),
+    st.sampled_from([math.inf, 1.0, 0.01]),
+    st.floats(0, 0.999),
+    st.booleans(),
+    st.floats(0, 12),
+)
+def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
+    puts: list[Callable[[Host], None]],
+    constraints: Constraints,
+    is_asked: bool,
+    left_s: float,
+    luck: float,
+    is_panicking: bool,
+    later_s: float,
+) -> None:
+    def fresh() -> tuple[Host, Eligibility]:
+        one = host()
+        for put in puts:
+            if not (put is goaway and one.candidate.link is None):
+                put(one)
+        now_s = NOW_S + later_s
+        asked = (one,) if is_asked else ()
+        return one, Eligibility(
+            constraints,
+            now_s + left_s,
+            asked=asked,
+            now_s=now_s,
+            luck=luck,
+            is_panicking=is_panicking,
+        )
+
+    one, rules = fresh()  # each on its own: reading a health settles it
+    is_allowed = rules.allows(one)
+    one, rules = fresh()
+    reason = rules.refusal(one)
+    assert is_allowed == (reason == "")
+    assert rules.allows(one) == is_allowed
+    if rules.obstacle(one):
+        assert reason == rules.obstacle(one)
+    resort = rules.last_resort([one], is_extra=False)
+    assert (resort is None) == bool(rules.obstacle(one))

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import math
+
+from hosts import fleet, host
+
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.router.balancing.explanation import (
+    MAX_SHOWN,
+    Explanation,
+    HostSignals,
+    explained,
+)
+from capamesh.router.balancing.hosts import Host
+
+NOW_S = 100.0
+
+
+def explain(
+    *hosts: Host, chosen: tuple[Host, ...] = (), constraints: Constraints = ANYWHERE
+) -> Explanation:
+    return explained(
+        ModelName("m"),
+        ModelVersion("1"),
+        "prequal",
+        hosts=hosts,
+        rules=Eligibility(constraints, now_s=NOW_S),
+        chosen=chosen,
+    )
+
+
+def test_a_host_is_explained_by_what_it_was_judged_by() -> None:
+    load = LoadReport(in_flight=4, limit=8, latency_us=12_345)
+    one = host("a", rif=2, load=load, load_s=NOW_S - 0.25, rtt_s=0.002, price=2.0)
+    found = explain(one, chosen=(one,))
+    assert found.candidates == (
+        HostSignals(
+            peer=one.candidate.peer,
+            address="a:7000",
+            refusal="",
+            is_chosen=True,
+            rif=2,
+            told_in_flight=4,
+            limit=8,
+            latency_s=0.012345,
+            rtt_s=0.002,
+            told_s=0.25,
+            price=2.0,
+            region="eu",
+            state="closed",
+            share=1.0,
+        ),
+    )
+    assert json.loads(found.to_json()) == {
+        "model": "m",
+        "version": "1",
+        "policy": "prequal",
+        "chosen": ["a"],
+        "hosts": 1,
+        "candidates": [
+            {
+                "peer": "a",
+                "address": "a:7000",
+                "chosen": True,
+                "rif": 2,
+                "in_flight": 4,
+                "limit": 8,
+                "latency_ms": 12.345,
+                "rtt_ms": 2.0,
+                "told_ms_ago": 250.0,
+                "price": 2.0,
+                "region": "eu",
+                "state": "closed",
+                "share": 1.0,
+            }
+        ],
+    }
+
+
+def test_the_chosen_come_first_then_the_others_that_could_then_those_that_could_not() -> None:
+    refused, free, inhibited, chosen = hosts = fleet("abcd")
+    refused.candidate.is_draining = True
+    inhibited.candidate.health.failed(NOW_S, is_hard=True, cause="silent")
+    found = explain(*hosts, chosen=(chosen,))
+    assert [(each.peer, each.refusal) for each in found.candidates] == [
+        ("d", ""),
+        ("b", ""),
+        ("a", "draining"),
+        ("c", "inhibited: silent, 0.0 s ago"),
+    ]
+    assert [each.state for each in found.candidates] == ["closed"] * 3 + ["inhibited"]
+    assert [each.share for each in found.candidates] == [1.0, 1.0, 1.0, 0.0]
+    assert free.candidate.peer == "b"
+    capped = explain(*hosts, constraints=Constraints(max_price=1.0))
+    assert {each.refusal for each in capped.candidates} >= {"price 1.5 is over the cap 1.0"}
+
+
+def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
+    gone, here = fleet("ab")
+    gone.is_gone = True
+    found = explain(here, chosen=(gone, here))
+    assert found.chosen == ("a", "b")
+    assert [(each.peer, each.is_chosen) for each in found.candidates] == [("b", True), ("a", True)]
+    assert found.candidates[1].refusal == "it hosts the model no more"
+
+
+def test_the_text_fits_a_header_whatever_the_fleet() -> None:
+    hosts = [host(f"peer-{number:046}-ü") for number in range(1000)]
+    for one in hosts:
+        one.candidate.health.failed(NOW_S, is_hard=True, cause="x" * 1000)
+    text = explain(*hosts).to_json()
+    assert text.isascii()
+    assert "\n" not in text
+    assert len(text) < 8190
+    shown = json.loads(text)
+    assert (shown["hosts"], len(shown["candidates"])) == (1000, MAX_SHOWN)
+    assert shown["candidates"][0]["told_ms_ago"] is None
+    assert math.isinf(explain(*hosts).candidates[0].told_s)

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from hosts import SHAPE, fleet, host, lose, name, picks, usable
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.ids import ModelVersion
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.policies import affinity
+from capamesh.router.policies.affinity import Affinity
+from capamesh.router.policies.p2c import PowerOfTwo
+
+KEYS = [f"key-{index}" for index in range(2000)]
+
+
+def pick(policy: Affinity, hosts: tuple[Host, ...], key: str, now_s: float = 0.0) -> str:
+    return name(policy.pick(hosts, usable, replace(SHAPE, affinity=key), now_s))
+
+
+def placed(hosts: tuple[Host, ...], seed: int = 1) -> dict[str, str]:
+    policy = Affinity(random.Random(seed))
+    return {key: pick(policy, hosts, key) for key in KEYS}
+
+
+def test_keys_are_placed_by_their_text_and_the_nodes_names_alone() -> None:
+    assert "".join(list(placed(fleet("abcd")).values())[:24]) == "aadcdadcacdcdcddcaabdcba"
+    assert placed(fleet("abcd"), 1) == placed(fleet("dbca"), 2)
+
+
+def test_hosts_share_the_keys_about_evenly() -> None:
+    counts = Counter(placed(fleet("abcdefgh")).values())
+    assert len(counts) == 8
+    assert all(150 < count < 350 for count in counts.values())
+
+
+def test_a_key_stays_while_its_host_is_eligible_and_returns_with_it() -> None:
+    hosts = fleet("abcd")
+    policy = Affinity(random.Random(1))
+    home = pick(policy, hosts, "session")
+    assert {pick(policy, hosts, "session", now_s) for now_s in range(50)} == {home}
+    mine = next(one for one in hosts if name(one) == home)
+    link = mine.candidate.link
+    lose(mine)
+    away = {pick(policy, hosts, "session", now_s) for now_s in range(50)}
+    assert len(away) == 1
+    assert home not in away
+    mine.candidate.link = link
+    assert pick(policy, hosts, "session") == home
+
+
+def test_when_one_of_eight_leaves_only_its_keys_move_and_they_spread_over_all() -> None:
+    hosts = fleet("abcdefgh")
+    policy = Affinity(random.Random(1))
+    before = {key: pick(policy, hosts, key) for key in KEYS}
+    after = {key: pick(policy, hosts[1:], key) for key in KEYS}
+    moved = {key for key in KEYS if before[key] != after[key]}
+    assert moved == {key for key in KEYS if before[key] == "a"}
+    assert 1 / 16 < len(moved) / len(KEYS) < 1 / 5
+    heirs = Counter(after[key] for key in moved)
+    assert len(heirs) == 7
+    assert max(heirs.values()) < len(moved) / 2
+    back = (*hosts[1:], host("a"))  # it returns as another host of the same node
+    assert {key: pick(policy, back, key) for key in KEYS} == before
+
+
+def test_who_is_there_but_not_eligible_moves_the_same_keys_as_who_has_left() -> None:
+    hosts = fleet("abcdefgh")
+    lose(hosts[3])
+    assert placed(hosts) == placed(hosts[:3] + hosts[4:])
+
+
+def test_a_newcomer_takes_about_its_share_and_nothing_else_moves() -> None:
+    hosts = fleet("abcdefgh")
+    before, after = placed(hosts[:-1]), placed(hosts)
+    moved = {key for key in KEYS if before[key] != after[key]}
+    assert {after[key] for key in moved} == {"h"}
+    assert 1 / 16 < len(moved) / len(KEYS) < 1 / 5
+
+
+def test_workers_of_one_node_share_its_keys_and_are_told_apart() -> None:
+    pair = (host("a"), host("a"))
+    assert pair[0].candidate.peer == pair[1].candidate.peer
+    policy = Affinity(random.Random(1))
+    shape = [replace(SHAPE, affinity=key) for key in KEYS]
+    homes = [policy.pick(pair, usable, one, 0.0) for one in shape]
+    counts = Counter(homes)
+    assert min(counts[pair[0]], counts[pair[1]]) > 700
+    left = pair[1:]
+    assert {policy.pick(left, usable, one, 0.0) for one in shape} == {pair[1]}
+    again = (*left, host("a"))  # takes the place of the worker that left
+    homes_again = [policy.pick(again, usable, one, 0.0) for one in shape]
+    assert [home is pair[1] for home in homes_again] == [home is pair[1] for home in homes]
+
+
+def test_over_its_bound_a_host_spills_to_the_next_on_the_ring_and_keeps_what_it_has() -> None:
+    hosts = fleet("abcd")
+    policy = Affinity(random.Random(1))
+    home = pick(policy, hosts, "hot")
+    one = {name(each): each for each in hosts}
+    chain: list[str] = []
+    for _ in range(40):
+        chain.append(pick(policy, hosts, "hot"))
+        one[chain[-1]].rif += 1
+        mean = sum(each.rif for each in hosts) / 4
+        assert max(each.rif for each in hosts) <= math.ceil(1.25 * mean)
+    assert chain[0] == home
+    assert set(chain) == set("abcd")
+    one[home].rif = 0
+    assert pick(policy, hosts, "hot") == home
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=12),
+    st.lists(st.sampled_from(KEYS[:5]), max_size=40),
+    st.floats(1.01, 3),
+    st.randoms(use_true_random=False),
+)
+def test_no_request_goes_over_the_bound_whatever_is_in_flight(
+    state: list[tuple[int, bool]], keys: list[str], bound: float, chance: random.Random
+) -> None:
+    hosts = fleet([rif for rif, _ in state])
+    lose(*[one for one, (_, is_up) in zip(hosts, state, strict=True) if not is_up])
+    eligible = [one for one in hosts if usable(one)]
+    policy = Affinity(random.Random(1), bound)
+    for key in keys:
+        picked = policy.pick(hosts, usable, replace(SHAPE, affinity=key), 0.0)
+        if picked is None:
+            assert not eligible
+            return
+        assert picked in eligible
+        total = sum(one.rif for one in hosts) + 1
+        assert picked.rif < math.ceil(bound * total / len(eligible))
+        picked.rif += 1
+        ended = chance.choice(hosts)
+        ended.rif = max(0, ended.rif - chance.randrange(2))
+
+
+def test_in_a_large_fleet_the_bound_is_off_by_no_more_than_what_changed_since_the_last_count() -> (
+    None
+):
+    hosts = fleet([0] * 1000)
+    policy = Affinity(random.Random(1))
+    chance = random.Random(2)
+    in_flight: list[Host] = []
+    for index in range(4000):
+        shape = replace(SHAPE, affinity=KEYS[int(chance.random() ** 3 * 300)])
+        picked = policy.pick(hosts, usable, shape, index * 0.001)
+        assert picked is not None
+        assert picked.rif < math.ceil(1.25 * (len(in_flight) + 17) / 1000)
+        picked.rif += 1
+        in_flight.append(picked)
+        if index > 2500:
+            in_flight.pop(chance.randrange(len(in_flight))).rif -= 1
+
+
+@pytest.fixture
+def half_lost() -> tuple[Affinity, tuple[Host, ...]]:
+    """A policy that has just counted 200 hosts, of which half then fall out; the others have 4 in flight each."""
+    hosts = fleet([2] * 200)
+    policy = Affinity(random.Random(1))
+    pick(policy, hosts, "k", 0.0)
+    lose(*hosts[:100])
+    for one in hosts[100:]:
+        one.rif = 4
+    return policy, hosts
+
+
+def test_the_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out(
+    half_lost: tuple[Affinity, tuple[Host, ...]],
+) -> None:
+    policy, hosts = half_lost
+    # as counted, 200 hosts may have 3 or 4 each: nobody has room, and the first of the least busy is taken
+    assert {pick(policy, hosts, key, 0.05) for key in KEYS[:5]} == {"100"}
+    assert len({pick(policy, hosts, key, 0.11) for key in KEYS[:5]}) == 5
+
+
+def test_a_change_of_the_fleet_is_counted_at_once(
+    half_lost: tuple[Affinity, tuple[Host, ...]],
+) -> None:
+    policy, hosts = half_lost
+    assert len({pick(policy, hosts[1:], key, 0.05) for key in KEYS[:5]}) == 5
+
+
+def test_in_a_large_fleet_what_is_in_flight_is_summed_up_at_each_sixty_fourth_of_it() -> None:
+    hosts = fleet([4] * 640)
+    policy = Affinity(random.Random(1))
+    home = pick(policy, hosts, "k")
+    for one in hosts:
+        one.rif = 5 if name(one) == home else 0
+    homes = [pick(policy, hosts, "k") == home for _ in range(20)]
+    assert homes == [True] * 9 + [False] * 11
+
+
+def test_a_dead_fleet_but_for_one_host_still_finds_it() -> None:
+    hosts = fleet([3] * 300)
+    lose(*hosts[:299])
+    policy = Affinity(random.Random(1))
+    assert {pick(policy, hosts, key, 1.0) for key in KEYS[:20]} == {"299"}
+    lose(hosts[299])
+    assert pick(policy, hosts, "k", 2.0) == "-"
+    assert pick(policy, (), "k", 2.0) == "-"
+
+
+def test_requests_without_a_key_go_as_with_power_of_two() -> None:
+    hosts = fleet([4, 0, 2, 1])
+    assert picks(Affinity(random.Random(7)), hosts, 50) == picks(
+        PowerOfTwo(random.Random(7)), hosts, 50
+    )
+    lose(*hosts)
+    assert picks(Affinity(random.Random(7)), hosts, 1) == "-"
+
+
+@pytest.mark.parametrize("key", ["\ud800", "\0", "ü", "x" * 10_000])
+def test_any_text_is_a_key(key: str) -> None:
+    hosts = fleet("abcd")
+    assert pick(Affinity(random.Random(1)), hosts, key) == pick(
+        Affinity(random.Random(2)), hosts, key
+    )
+
+
+class Watched(tuple[Host, ...]):
+    """Counts how often it is walked through."""
+
+    __slots__ = ()
+    walks: ClassVar[list[int]] = []
+
+    def __iter__(self) -> Iterator[Host]:
+        self.walks.append(1)
+        return super().__iter__()
+
+
+def test_an_idle_fleet_that_is_the_same_as_before_is_not_walked_through() -> None:
+    hosts = Watched(fleet("abcd"))
+    policy = Affinity(random.Random(1))
+    pick(policy, hosts, "k")
+    Watched.walks.clear()
+    for key in KEYS[:50]:
+        pick(policy, hosts, key)
+    assert Watched.walks == []
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The nodes whose points were reckoned."""
+    nodes: list[str] = []
+    points: Callable[[str, int], list[int]] = affinity._points  # type: ignore[assignment]
+
+    def noted(peer: str, number: int) -> list[int]:
+        nodes.append(peer)
+        return points(peer, number)
+
+    monkeypatch.setattr(affinity, "_points", noted)
+    return nodes
+
+
+def test_points_are_reckoned_once_for_those_that_come_and_go_and_not_for_each_pick(
+    hashed: list[str],
+) -> None:
+    hosts = fleet("abcd")
+    policy = Affinity(random.Random(1))
+    for key in KEYS[:50]:
+        pick(policy, hosts, key)
+    assert hashed == ["a", "b", "c", "d"]
+    hashed.clear()
+    for key in KEYS[:50]:
+        pick(policy, (*hosts[1:], host("e")), key)
+        break
+    assert sorted(hashed) == ["a", "e"]
+
+
+def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(hashed: list[str]) -> None:
+    policy = Affinity(random.Random(1))
+    fleets = {str(version): fleet("abc") for version in range(affinity.MAX_RINGS + 1)}
+
+    def ask(version: str) -> None:
+        shape = replace(SHAPE, affinity="k", version=ModelVersion(version))
+        policy.pick(fleets[version], usable, shape, 0.0)
+
+    kept = list(fleets)[: affinity.MAX_RINGS]
+    for version in kept * 3:
+        ask(version)
+    assert len(hashed) == 3 * affinity.MAX_RINGS
+    ask(str(affinity.MAX_RINGS))  # drops the oldest
+    hashed.clear()
+    ask(kept[1])
+    assert hashed == []
+    ask(kept[0])
+    assert len(hashed) == 3
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.0, -2.0, math.inf, math.nan])
+def test_a_bound_that_leaves_no_room_or_no_end_is_refused(bound: float) -> None:
+    with pytest.raises(ConfigError, match=f"affinity with load bound {bound}"):
+        Affinity(random.Random(1), bound)
+
+
+def test_a_sequence_stays_with_its_host_however_much_that_has_to_do() -> None:
+    hosts = fleet("abcd")
+    policy = Affinity(random.Random(1))
+    shape = replace(SHAPE, affinity="sequence 7", is_bound=True)
+    first = policy.pick(hosts, usable, shape, 0.0)
+    assert first is not None
+    first.rif = 1_000
+    assert policy.pick(hosts, usable, shape, 0.0) is first
+    free = replace(shape, is_bound=False)
+    assert policy.pick(hosts, usable, free, 0.0) is not first
+    lose(first)
+    assert policy.pick(hosts, usable, shape, 0.0) not in {None, first}

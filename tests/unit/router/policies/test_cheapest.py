@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hosts import SHAPE, host, lose, picks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.policies.cheapest import Cheapest
+
+
+def told(
+    peer: str, price: float, latency_us: int, *, rif: int = 0, in_flight: int = 0, limit: int = 4
+) -> Host:
+    return host(
+        peer, price=price, rif=rif, load=LoadReport(in_flight, 0, limit, latency_us=latency_us)
+    )
+
+
+def only(*hosts: Host, band: float = 1.5, size_bytes: int = 8) -> str:
+    """Return who is picked, which must be the same whatever the seed."""
+    seen = {
+        picks(Cheapest(random.Random(seed), band), hosts, 1, replace(SHAPE, size_bytes=size_bytes))
+        for seed in range(20)
+    }
+    assert len(seen) == 1
+    return seen.pop()
+
+
+def test_the_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
+    hosts = (told("a", 3.0, 10_000), told("b", 2.0, 15_000), told("c", 1.0, 15_001))
+    assert only(*hosts) == "b"
+    assert only(*hosts, band=1.0) == "a"
+    assert only(*hosts, band=2.0) == "c"
+    lose(hosts[0])
+    assert only(*hosts) == "c"  # the band is that of the fastest which is eligible
+
+
+def test_the_way_there_counts_with_the_service() -> None:
+    near, far = host("n", price=3.0, row_us=10_000), host("f", price=1.0, row_us=10_000)
+    far.candidate.network.rtt_s = 0.004
+    assert only(near, far) == "f"
+    far.candidate.network.bytes_per_s = 1e6
+    assert only(near, far, size_bytes=500) == "f"
+    assert only(near, far, size_bytes=1500) == "n"  # 15.5 ms against 10
+
+
+def test_of_equal_prices_the_less_busy_is_picked_and_idle_ones_share() -> None:
+    assert only(told("a", 1.0, 9, rif=1, in_flight=1), told("b", 1.0, 9)) == "b"
+    counts = Counter(
+        picks(Cheapest(random.Random(1)), tuple(told(one, 1.0, 9) for one in "abcd"), 2000)
+    )
+    assert all(400 < counts[one] < 600 for one in "abcd")
+
+
+@pytest.mark.parametrize(("rif", "in_flight"), [(0, 4), (0, 7), (4, 0), (4, 2)])
+def test_a_host_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
+    full = told("f", 0.1, 10, rif=rif, in_flight=in_flight)
+    assert only(full, told("b", 2.0, 90_000)) == "b"
+    assert only(full, host("n", price=9.0, rif=1)) == "n"  # of unknown latency, and at work
+    assert only(full, told("e", 2.0, 90_000, rif=6, in_flight=6)) == ("f" if rif < 6 else "e")
+
+
+def test_what_was_sent_since_the_report_is_waited_for() -> None:
+    busy = told("b", 1.0, 10_000, rif=1, in_flight=1)
+    other = told("o", 2.0, 14_000)
+    assert only(busy, other) == "b"
+    busy.rif = 2  # 20 ms against 14: out of the band
+    assert only(busy, other, band=1.4) == "o"
+
+
+def test_who_told_nothing_is_tried_with_one_request_at_a_time() -> None:
+    known, unknown = told("k", 2.0, 10_000), host("u", price=1.0)
+    assert only(known, unknown) == "u"
+    unknown.rif = 1
+    assert only(known, unknown) == "k"
+    dear = host("d", price=3.0)
+    assert only(known, dear) == "k"
+    assert only(host("x", rif=2), host("y", rif=1), host("z", rif=3)) == "y"
+
+
+def test_of_a_large_fleet_eight_are_compared() -> None:
+    hosts = tuple(told(str(index), float(index), 10) for index in range(80))
+    policy = Cheapest(random.Random(1))
+    asked: list[Host] = []
+
+    def is_eligible(one: Host) -> bool:
+        asked.append(one)
+        return True
+
+    for _ in range(200):
+        asked.clear()
+        picked = policy.pick(hosts, is_eligible, SHAPE, 0.0)
+        assert len(asked) == 8
+        assert picked is min(asked, key=hosts.index)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(0, 3), st.integers(0, 5)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2**32),
+)
+def test_nobody_in_the_band_is_cheaper_and_nobody_full_is_picked_while_another_is_not(
+    drawn: list[tuple[int, int, int, int]], seed: int
+) -> None:
+    hosts = tuple(
+        told(str(index), float(price), latency_us, in_flight=in_flight, limit=limit)
+        for index, (price, latency_us, in_flight, limit) in enumerate(drawn)
+    )
+    picked = Cheapest(random.Random(seed)).pick(hosts, lambda _: True, SHAPE, 0.0)
+    assert picked is not None
+    free = [one for one in hosts if not 0 < one.load.limit <= one.load.in_flight]
+    if free:
+        assert picked in free
+        known = [one for one in free if one.load.latency_us]
+        limit_us = 1.5 * min((one.load.latency_us for one in known), default=0)
+        band = [one for one in free if one.load.latency_us <= limit_us]
+        assert picked in band
+        assert picked.advert.price_per_million == min(o.advert.price_per_million for o in band)
+
+
+@pytest.mark.parametrize("band", [0.0, 0.99, -1.0, math.inf, math.nan])
+def test_a_band_that_would_hold_nobody_or_everybody_is_refused(band: float) -> None:
+    with pytest.raises(ConfigError, match=f"cheapest with latency band {band}"):
+        Cheapest(random.Random(1), band)
+
+
+def test_an_empty_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cheapest with a sample of 0: at least 1 is needed"):
+        Cheapest(random.Random(1), sample=0)

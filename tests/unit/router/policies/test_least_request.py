@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hosts import SHAPE, fleet, lose, name, picks, usable
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.policies.least_request import SMALL_FLEET, LeastRequest
+
+
+def test_in_a_small_fleet_the_least_busy_of_all_is_picked() -> None:
+    hosts = fleet([3, 2, 4, 1, 2])
+    policy = LeastRequest(random.Random(1))
+    assert picks(policy, hosts, 5) == "33333"
+    lose(hosts[3])
+    assert picks(policy, hosts, 6) == "414141"
+
+
+def test_an_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:
+    assert picks(LeastRequest(random.Random(1)), fleet("abcd"), 9) == "abcdabcda"
+    starts = Counter(
+        picks(LeastRequest(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
+    )
+    assert all(70 < starts[one] < 130 for one in "abcd")
+
+
+def test_equally_busy_hosts_take_turns_whoever_stands_between_them() -> None:
+    hosts = fleet([0, 9, 9, 9, 0, 9])
+    assert Counter(picks(LeastRequest(random.Random(2)), hosts, 100)) == {"0": 50, "4": 50}
+
+
+def test_a_fleet_that_shrinks_under_the_turn_is_served_on() -> None:
+    policy = LeastRequest(random.Random(1))
+    assert picks(policy, fleet("abcd"), 4) == "abcd"
+    assert picks(policy, fleet("ab"), 3) == "aba"
+    assert picks(policy, (), 1) == "-"
+
+
+def test_eligibility_is_asked_only_of_those_that_would_be_picked() -> None:
+    asked: list[str] = []
+
+    def is_eligible(one: Host) -> bool:
+        asked.append(name(one))
+        return True
+
+    LeastRequest(random.Random(1)).pick(fleet([5, 7, 6, 2, 9]), is_eligible, SHAPE, 0.0)
+    assert asked == ["0", "3"]
+
+
+def test_of_a_large_fleet_the_least_busy_of_two_drawn_is_picked() -> None:
+    hosts = fleet([0] + [4] * SMALL_FLEET)
+    counts = Counter(picks(LeastRequest(random.Random(1)), hosts, 1700).replace("1", ""))
+    assert 150 < counts["0"] < 350  # every drawing of two meets it with chance 2 in 17
+    of_one = LeastRequest(random.Random(1), choices=1)
+    met = sum(of_one.pick(hosts, usable, SHAPE, 0.0) is hosts[0] for _ in range(1700))
+    assert 70 < met < 130
+    of_all = LeastRequest(random.Random(1), choices=SMALL_FLEET + 1)
+    assert {of_all.pick(hosts, usable, SHAPE, 0.0) for _ in range(50)} == {hosts[0]}
+
+
+def test_no_choice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="least-request with 0 choices: at least 1 is needed"):
+        LeastRequest(random.Random(1), choices=0)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hosts import SHAPE, Draws, fleet, host, name, picks, usable
+
+from capamesh.router.policies.p2c import PowerOfTwo
+
+
+def test_picks_follow_the_seed_exactly() -> None:
+    assert picks(PowerOfTwo(random.Random(7)), fleet("abcd"), 24) == "bccaaabaccddabaccacbbdac"
+
+
+def test_idle_hosts_share_about_evenly() -> None:
+    counts = Counter(picks(PowerOfTwo(random.Random(1)), fleet("abcd"), 4000))
+    assert all(900 < counts[one] < 1100 for one in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "drawn"),
+    [
+        ((0.0, 0.0), "ab"),
+        ((0.0, 0.5), "ac"),
+        ((0.5, 0.0), "ba"),
+        ((0.5, 0.5), "bc"),
+        ((0.9, 0.0), "ca"),
+        ((0.9, 0.5), "cb"),
+    ],
+)
+def test_of_the_two_drawn_the_less_busy_wins_and_the_first_of_equals(
+    numbers: tuple[float, float], drawn: str
+) -> None:
+    for busy in drawn:
+        hosts = tuple(host(one, rif=5 if one == busy else 2) for one in "abc")
+        picked = PowerOfTwo(Draws(*numbers)).pick(hosts, usable, SHAPE, 0.0)
+        assert name(picked) == drawn.replace(busy, "")
+    assert name(PowerOfTwo(Draws(*numbers)).pick(fleet("abc"), usable, SHAPE, 0.0)) == drawn[0]
+
+
+def test_the_busiest_of_all_is_never_picked_and_one_alone_always_is() -> None:
+    policy = PowerOfTwo(random.Random(3))
+    hosts = fleet([9, 1, 0])
+    assert set(picks(policy, hosts, 300)) == {"1", "2"}
+    assert picks(policy, hosts[:1], 3) == "000"

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hosts import Draws, fleet, host, picks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.router.balancing.peak_ewma import (
+    DEFAULT_RTT_S,
+    cost_s,
+    load_s,
+    observe,
+    penalise,
+)
+from capamesh.router.policies.peak_ewma import PeakEwma
+
+E = 1 / math.e
+
+
+def test_the_first_latency_is_the_average_and_a_higher_one_replaces_it_at_once() -> None:
+    one = host()
+    observe(one, 0.1, 100.0)
+    assert cost_s(one, 100.0) == 0.1
+    observe(one, 1.0, 100.001)
+    assert cost_s(one, 100.001) == 1.0
+
+
+def test_a_lower_latency_draws_it_down_by_the_time_that_has_passed() -> None:
+    one = host()
+    observe(one, 1.0, 0.0)
+    observe(one, 0.1, 10.0)  # one time constant: w = 1/e
+    assert one.peak_cost_s == pytest.approx(0.1 * (1 - E) + 1.0 * E)
+    assert one.peak_cost_s == pytest.approx(0.4310914971)
+    observe(one, 0.1, 10.0)  # no time: no weight
+    assert one.peak_cost_s == pytest.approx(0.4310914971)
+
+
+def test_the_average_fades_while_nothing_is_seen_and_reading_changes_nothing() -> None:
+    one = host()
+    observe(one, 0.5, 0.0)
+    assert cost_s(one, 10.0) == pytest.approx(0.5 * E)
+    assert cost_s(one, 20.0) == pytest.approx(0.5 * E * E)
+    assert cost_s(one, 10.0) == pytest.approx(0.5 * E)
+    assert (one.peak_cost_s, one.peak_seen_s) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "counted_s"), [(0.001, 5.0), (5.0, 5.0), (20.0, 20.0), (1e9, 300.0)]
+)
+def test_a_failure_counts_as_five_seconds_at_least_and_five_minutes_at_most(
+    asked_s: float, counted_s: float
+) -> None:
+    one = host()
+    observe(one, 0.002, 0.0)
+    penalise(one, asked_s, 1.0)
+    assert cost_s(one, 1.0) == counted_s
+
+
+def test_the_load_is_the_average_for_each_request_in_flight_and_the_new_one() -> None:
+    one = host(rif=3)
+    observe(one, 0.25, 0.0)
+    assert load_s(one, 0.0) == 1.0
+    assert load_s(one, 10.0) == pytest.approx(E)
+
+
+def test_who_was_never_measured_is_tried_once_and_counts_as_a_second_meanwhile() -> None:
+    one = host()
+    assert cost_s(one, 50.0) == DEFAULT_RTT_S == 1.0
+    assert load_s(one, 50.0) == 0.0
+    one.rif = 2
+    assert load_s(one, 50.0) == 3.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(-1, 50), st.booleans()), min_size=1),
+    st.floats(0, 100),
+)
+def test_the_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_set_back(
+    seen: list[tuple[float, float, bool]], later_s: float
+) -> None:
+    one = host()
+    now_s = 1000.0
+    highest_s = 0.0
+    for latency_s, step_s, is_failure in seen:
+        now_s += step_s
+        (penalise if is_failure else observe)(one, latency_s, now_s)
+        highest_s = max(highest_s, latency_s, 5.0 if is_failure else 0.0)
+        assert 0 <= cost_s(one, now_s) <= highest_s * (1 + 1e-12)
+        assert cost_s(one, now_s - later_s) <= highest_s * (1 + 1e-12)
+    assert cost_s(one, now_s + later_s) <= cost_s(one, now_s)
+
+
+def test_of_the_two_drawn_the_one_with_less_latency_for_its_requests_wins() -> None:
+    hosts = fleet([2, 9])
+    observe(hosts[0], 0.04, 0.0)
+    observe(hosts[1], 0.01, 0.0)
+    for draws in ((0.0, 0.0), (0.9, 0.0)):
+        assert picks(PeakEwma(Draws(*draws)), hosts, 1) == "1"  # 0.10 s against 0.12 s
+    observe(hosts[1], 0.02, 0.0)
+    for draws in ((0.0, 0.0), (0.9, 0.0)):
+        assert picks(PeakEwma(Draws(*draws)), hosts, 1) == "0"  # 0.12 s against 0.20 s
+
+
+def test_a_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
+    hosts = fleet("abc")
+    for known in hosts[:2]:
+        observe(known, 0.01, 0.0)
+    policy = PeakEwma(random.Random(1))
+    assert "c" in picks(policy, hosts, 10)
+    hosts[2].rif = 1
+    assert "c" not in picks(policy, hosts, 50)
+    hosts[2].rif = 0
+    observe(hosts[2], 0.01, 0.0)
+    assert set(picks(policy, hosts, 50)) == {"a", "b", "c"}
+
+
+def test_who_fails_fast_is_left_alone_for_a_while() -> None:
+    hosts = fleet("abc")
+    for one in hosts:
+        observe(one, 0.01, 0.0)
+    penalise(hosts[0], 0.001, 0.0)
+    policy = PeakEwma(random.Random(1))
+    assert picks(policy, hosts, 30, now_s=0.0).count("a") == 0
+    for one in hosts[1:]:
+        observe(one, 0.01, 80.0)
+    assert picks(policy, hosts, 30, now_s=80.0).count("a") > 0
