@@ -1,0 +1,206 @@
+"""Takes a request or refuses it, before a node is chosen: overload is an early refusal, never a queue. Pure.
+
+Four things are asked, and each refusal is an `Overloaded` that says when to come again:
+
+    late    it would wait at the nodes for so long that its deadline passes
+    share   its tenant has its share of the slots already, and others want theirs
+    shed    its class gives way at this level
+    full    all slots are taken
+
+As long as there is room enough for all, nothing is limited.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.router.admission.fair_share import FairShare, Standing
+from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
+from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.hosts import Host
+
+CONTESTED = 0.9
+"""From this level on tenants are held to their shares; the rest is for those that have less (guess)."""
+LATE_MARGIN = 1.75
+"""An answer is taken to need so many times what the nodes told. Measured with tests/unit/router/admission/
+test_goodput.py: with three routers, each of which hears of a third of the answers, and 0.1 s allowed where a run
+takes 0.01 s, goodput at twice the load is 0.81 of the capacity with 1.25, 0.90 with 1.5, 0.95 with 1.75."""
+SHORTEST_S = 1e-6
+"""Less time left is none."""
+MIN_RETRY_S = 0.01
+MAX_RETRY_S = 30.0
+"""A hint is within these (guess)."""
+UNKNOWN_RETRY_S = 1.0
+"""Where no node has told how fast it is (guess)."""
+
+
+class Refusal(StrEnum):
+    """Why a request was refused, for metrics."""
+
+    LATE = "late"
+    SHARE = "share"
+    SHED = "shed"
+    FULL = "full"
+
+
+class Gate:
+    """The gate of one model at one router.
+
+    Call `entered` as soon as one is admitted, and `left` exactly once, whichever way the request ends.
+    """
+
+    __slots__ = (
+        "_due_s",
+        "_hosts",
+        "_model",
+        "fair",
+        "refusals",
+        "saturation",
+        "shedding",
+        "under_way",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        hosts: Callable[[], Sequence[Host]],
+        chance: random.Random,
+        *,
+        weights: Mapping[str, float] | None = None,
+        is_open: IsOpen = is_open,
+    ) -> None:
+        """Take the model's name, for messages; `hosts` returns the same object while they are the same."""
+        self._model = model
+        self._hosts = hosts
+        self._due_s: dict[tuple[Refusal, Rank], float] = {}
+        """When the last that was refused so was told to come again."""
+        self.saturation = Saturation(is_open)
+        self.fair = FairShare(weights)
+        self.shedding = Shedding(chance)
+        self.under_way = 0
+        """Requests of this router that were admitted and have not ended."""
+        self.refusals = dict.fromkeys(Refusal, 0)
+
+    def __repr__(self) -> str:
+        return f"Gate({self._model!r}, {self.under_way} under way, {self.saturation!r})"
+
+    def admit(
+        self,
+        tenant: str,
+        priority: int,
+        is_bulk: bool,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> None:
+        """Return if the request may go to a node. Raises `Overloaded` with `retry_after_s` in seconds.
+
+        `remaining_s` is the time until its deadline.
+        """
+        nodes = self.saturation
+        nodes.look(self._hosts(), now_s)
+        if not nodes.is_known:
+            return  # nobody can be asked, which is not overload, or nobody was yet
+        pressure = level = nodes.level
+        slots = nodes.slots
+        rank = rank_of(priority, is_bulk=is_bulk)
+        wait_s, run_s = nodes.wait_s, nodes.run_s
+        # what no idle node answers in time may be tried while nobody has to wait for it
+        if wait_s > 0 and (run_s * LATE_MARGIN <= remaining_s or wait_s >= run_s):
+            lateness = (wait_s + run_s) * LATE_MARGIN / max(remaining_s, SHORTEST_S)
+            if lateness > pressure:  # deadlines leave less room than slots do
+                pressure = lateness
+                slots = nodes.in_flight / lateness
+        if pressure >= CONTESTED:
+            standing = self.fair.standing(tenant, self._room(slots), now_s)
+            if standing is Standing.OVER:
+                raise self._refuse(Refusal.SHARE, tenant, rank, 1.0, now_s)
+            if standing is Standing.WITHIN and rank <= Rank.ONLINE and pressure < FULL + OVERSHOOT:
+                return
+            if pressure > level and pressure >= FULL:
+                raise self._late(tenant, rank, now_s, remaining_s)
+        if self.shedding.is_shed(rank, priority, level, now_s):
+            limit = self.shedding.limit(rank, priority, now_s)
+            kind = Refusal.FULL if level >= FULL else Refusal.SHED
+            raise self._refuse(kind, tenant, rank, (level - limit) * nodes.slots, now_s)
+
+    def entered(self, tenant: str, now_s: float) -> None:
+        """A request that was admitted begins."""
+        self.under_way += 1
+        self.saturation.extra += 1
+        self.fair.enter(tenant, now_s)
+
+    def left(self, tenant: str, now_s: float) -> None:
+        """It has ended, whichever way."""
+        self.under_way -= 1
+        self.saturation.extra -= 1
+        self.fair.leave(tenant, now_s)
+
+    def refused(self, host: Host, retry_after_s: float, now_s: float) -> None:
+        """A node refused one for lack of room: it is fuller than it had told."""
+        self.saturation.refused(host, retry_after_s, now_s)
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether there is next to no room left: who is refused by one node would be refused by most."""
+        return self.saturation.level >= CONTESTED
+
+    def _room(self, slots: float) -> float:
+        """Return what this router's tenants share of `slots`: not what others use, and not the reserve."""
+        others = max(0.0, self.saturation.in_flight - self.under_way)
+        return max(self.under_way, CONTESTED * slots - others)
+
+    def _late(self, tenant: str, rank: Rank, now_s: float, remaining_s: float) -> Overloaded:
+        nodes = self.saturation
+        over_s = nodes.wait_s + nodes.run_s - remaining_s / LATE_MARGIN
+        return self._refuse(Refusal.LATE, tenant, rank, over_s * nodes.rate, now_s, remaining_s)
+
+    def _refuse(
+        self,
+        kind: Refusal,
+        tenant: str,
+        rank: Rank,
+        slots: float,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> Overloaded:
+        """Return the refusal; `slots` must become free before such a request would be admitted."""
+        self.refusals[kind] += 1
+        self.fair.refused(tenant, now_s)
+        retry_s = self._retry_s((kind, rank), slots, now_s)
+        nodes = self.saturation
+        match kind:
+            case Refusal.LATE:
+                why = (
+                    f"it would wait {nodes.wait_s:.3f} s and run {nodes.run_s:.3f} s,"
+                    f" of its time {max(0.0, remaining_s):.3f} s are left"
+                )
+            case Refusal.SHARE:
+                why = (
+                    f"{self.fair.in_flight(tenant)} requests of tenant {tenant!r:.80} are under way,"
+                    " which is its share while others wait"
+                )
+            case Refusal.SHED | Refusal.FULL:
+                why = (
+                    f"{nodes.in_flight:.0f} of its nodes' {nodes.slots:.0f} slots are taken,"
+                    f" too many for {rank.name.lower()} requests"
+                )
+        return Overloaded(
+            f"model {self._model!r} is overloaded: {why}; try again in {retry_s:.2f} s", retry_s
+        )
+
+    def _retry_s(self, ledger: tuple[Refusal, Rank], slots: float, now_s: float) -> float:
+        """Return when to come again: each that is refused is told of another slot, so that they do not all return at once."""
+        rate = self.saturation.rate
+        if rate <= 0:
+            return UNKNOWN_RETRY_S
+        first_s = now_s + max(1.0, slots) / rate
+        due_s = max(first_s, min(self._due_s.get(ledger, 0.0), now_s + MAX_RETRY_S) + 1 / rate)
+        self._due_s[ledger] = due_s
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, due_s - now_s))

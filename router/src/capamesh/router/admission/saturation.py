@@ -1,0 +1,267 @@
+"""How full the nodes of one model are, from what they last told and what was sent since. Pure.
+
+The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it: who cannot be sent
+to counts as full, and so does who is silent with requests of ours. Where nothing is known there is room: a
+host that was never heard of, or not for long and has none of our requests, counts 0. llm-d, which asks its
+servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked for
+a while would be refused for ever.
+
+What nodes tell counts the requests of all routers; this router's own are counted on until they tell again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from capamesh.router.resilience.health import MOST_REFUSED_S, REFUSED_S
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.hosts import Host
+
+LOOK_S = 0.025
+"""How old the reading of the hosts may be (guess: a few answers of each host)."""
+MAX_LOOK_S = 0.05
+LOOK_S_A_HOST = 4e-4
+"""With many hosts it is made less often, so that it costs a hundredth of the time (measured: 4 us a host)."""
+MAX_READ = 128
+"""Of more hosts, so many in turn are read at a time and stand for all: where each is 0.3 fuller or emptier
+than the mean, that is known to 0.03 (guess that this will do)."""
+STALE_S = 2.0
+"""A report of this age says nothing any more (guess: as long as the longest queue)."""
+STALE_ANSWERS = 4
+"""But it holds for so many times the latency that it tells (guess: slow models answer seldom)."""
+
+IsOpen = Callable[["Host", float], bool]
+"""Whether any request could be sent to a host at a time, were there room."""
+
+
+def is_open(host: Host, now_s: float) -> bool:
+    """Return whether `host` can be reached and nothing is wrong with it."""
+    candidate = host.candidate
+    return candidate.is_usable and candidate.health.may_send(now_s) and host.health.may_send(now_s)
+
+
+class _Memory:
+    """What is kept of a host between two readings."""
+
+    __slots__ = ("full_s", "full_until_s", "load_s", "own")
+
+    def __init__(self) -> None:
+        self.load_s = -math.inf
+        self.own = 0
+        """This router's requests there when its newest report was first seen."""
+        self.full_s = -math.inf
+        self.full_until_s = -math.inf
+        """It refused a request at the first, and not to be asked again before the second."""
+
+
+class _Reading:
+    """Sums over the hosts, at one time."""
+
+    __slots__ = (
+        "counted",
+        "is_unsure",
+        "levels",
+        "now_s",
+        "rate",
+        "refusing",
+        "run_s",
+        "slots",
+        "soonest_s",
+        "taken",
+        "told",
+        "unheard",
+        "wait_s",
+    )
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+        self.counted = 0
+        self.unheard = 0
+        self.refusing = 0
+        """Never heard of but by a refusal."""
+        self.told = 0
+        self.levels = 0.0
+        self.slots = 0.0
+        self.taken = 0.0
+        self.rate = 0.0
+        self.is_unsure = False
+        """Whether some open host may answer without a wait, for all that is known."""
+        self.soonest_s = math.inf
+        self.wait_s = 0.0
+        self.run_s = 0.0
+
+    def add(self, host: Host, memory: _Memory, *, is_full: bool) -> None:
+        """Take in one host that is open."""
+        load, own = host.load, host.rif
+        limit = load.limit
+        if not limit:
+            self.taken += own
+            if is_full:
+                self.refusing += 1
+                self.levels += 1.0
+            else:
+                self.unheard += 1
+            return
+        self.told += 1
+        self.slots += limit
+        latency_s = host.service_s()
+        age_s = self.now_s - host.load_s
+        stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
+        if age_s > stale_s:
+            if is_full or own:
+                self.taken += limit
+                self.levels += 1.0
+            else:
+                self.is_unsure = True
+            return
+        told_queue_s = queue_s = load.queue_us / 1e6
+        run_s = load.run_us / 1e6
+        # the time from one answer to the next: all that are there are answered within the last one's latency
+        each_s = latency_s / (load.in_flight + 1 if queue_s else limit)
+        told_busy: float = load.in_flight
+        if not own:  # no answer is under way that would tell of less: it is believed less and less
+            believed = 1.0 - age_s / stale_s
+            told_busy *= believed
+            queue_s *= believed
+        busy = limit if is_full else min(limit, max(own, told_busy + own - memory.own))
+        self.taken += busy
+        # a node's limit is what it can run within the longest wait that it accepts, and follows its speed
+        self.levels += busy / limit
+        if not each_s:
+            self.is_unsure = True
+            return
+        self.rate += 1 / each_s
+        alone_s = min(latency_s, max(latency_s - told_queue_s, run_s))
+        wait_s = max(0.0, latency_s - alone_s - (told_queue_s - queue_s))
+        wait_s += max(0.0, busy - told_busy) * each_s
+        alone_s += host.candidate.network.rtt_s
+        if alone_s + wait_s < self.soonest_s:
+            self.soonest_s, self.wait_s, self.run_s = alone_s + wait_s, wait_s, alone_s
+
+
+class Saturation:
+    """The level of one model; also its slots, how fast they get free, and how long an answer takes at best.
+
+    `look` is called before a request is judged and reads the hosts again only when it is time to. In between
+    `extra`, the requests that came less those that ended, moves the figures.
+    """
+
+    __slots__ = (
+        "_base",
+        "_hosts",
+        "_is_open",
+        "_look_s",
+        "_memory",
+        "_next_s",
+        "_taken",
+        "_turns",
+        "_wait_s",
+        "extra",
+        "is_known",
+        "rate",
+        "run_s",
+        "slots",
+    )
+
+    def __init__(self, is_open: IsOpen = is_open) -> None:
+        self._is_open = is_open
+        self._hosts: Sequence[Host] = ()
+        self._memory: dict[Host, _Memory] = {}
+        self._turns: list[tuple[Host, _Memory]] = []
+        """The same, those first whose turn to be read is next."""
+        self._look_s = -math.inf
+        self._next_s = -math.inf
+        self._base = 0.0
+        self._taken = 0.0
+        self._wait_s = 0.0
+        self.extra = 0
+        """This router's requests since the reading: those that came less those that ended."""
+        self.is_known = False
+        """Whether any open host has ever told its load or refused; if none has, nothing can be judged."""
+        self.slots = 0.0
+        """Requests that may be in flight at all open hosts together."""
+        self.rate = 0.0
+        """Slots that get free in a second while all are taken; 0: unknown."""
+        self.run_s = 0.0
+        """What an answer takes, its queueing excluded, where it would be there first; 0: unknown."""
+
+    def __repr__(self) -> str:
+        return f"Saturation({self.level:.2f}: {self.in_flight:.0f} of {self.slots:.0f} slots)"
+
+    @property
+    def level(self) -> float:
+        """0 is idle, 1 is full; above 1 only by what came since the reading."""
+        slots = self.slots
+        return self._base + self.extra / slots if slots else self._base
+
+    @property
+    def in_flight(self) -> float:
+        """Requests of all routers at the open hosts."""
+        return self._taken + self.extra
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now queues where it would be answered first; 0: not, or unknown."""
+        wait_s = self._wait_s + self.extra / self.rate if self.rate else self._wait_s
+        return max(0.0, wait_s)
+
+    def look(self, hosts: Sequence[Host], now_s: float) -> None:
+        """Read the hosts if that has become due, or they are others; a clock that was set back makes it due."""
+        if hosts is self._hosts:
+            if self._look_s <= now_s < self._next_s:
+                return
+        else:
+            known = self._memory
+            self._memory = {host: known.get(host) or _Memory() for host in hosts}
+            self._turns = list(self._memory.items())
+            self._hosts = hosts
+        self._look_s = now_s
+        read = min(len(hosts), MAX_READ)
+        self._next_s = now_s + min(MAX_LOOK_S, max(LOOK_S, read * LOOK_S_A_HOST))
+        self._read(now_s)
+
+    def refused(self, host: Host, retry_after_s: float, now_s: float) -> None:
+        """`host` refused a request for lack of room: it is full until the time it named, or until it tells."""
+        memory = self._memory.get(host)
+        if memory is not None:
+            wait_s = min(retry_after_s, MOST_REFUSED_S) if retry_after_s > 0 else REFUSED_S
+            memory.full_s = now_s
+            memory.full_until_s = max(memory.full_until_s, now_s + wait_s)
+
+    def _read(self, now_s: float) -> None:
+        reading = _Reading(now_s)
+        is_open = self._is_open
+        turns = self._turns
+        if len(turns) > MAX_READ:
+            turns = self._turns[:MAX_READ]
+            self._turns = self._turns[MAX_READ:] + turns
+        for host, memory in turns:
+            if host.is_gone:
+                continue
+            reading.counted += 1
+            if host.load_s != memory.load_s:
+                memory.load_s = host.load_s
+                memory.own = host.rif
+            has_refused = (
+                now_s < memory.full_until_s
+            )  # so it is not open, but for want of room only
+            if is_open(host, now_s) or (has_refused and host.candidate.is_usable):
+                is_full = has_refused and memory.full_s >= memory.load_s
+                reading.add(host, memory, is_full=is_full)
+            else:
+                reading.levels += 1.0
+        told, unheard = reading.told, reading.unheard
+        scale = len(self._turns) / len(turns) if turns else 1.0
+        self.extra = 0
+        self.is_known = told > 0 or reading.refusing > 0
+        self.slots = scale * (reading.slots + (unheard * reading.slots / told if told else 0.0))
+        self.rate = scale * reading.rate
+        self._taken = scale * reading.taken
+        self._base = reading.levels / reading.counted if reading.counted else 0.0
+        if reading.is_unsure or unheard or reading.soonest_s == math.inf:
+            self.run_s = self._wait_s = 0.0
+        else:
+            self.run_s, self._wait_s = reading.run_s, reading.wait_s

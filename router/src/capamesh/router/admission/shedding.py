@@ -1,0 +1,102 @@
+"""Which classes of requests give way first as the nodes fill up, and how many of each. Pure, seeded.
+
+A class is a priority, 0 (first) to 255, and whether it is a batch job's:
+
+    urgent    below 128    when all is full, and a little more for what may just have become free
+    online    128          when all is full; while urgent ones come, when all but their reserve is
+    low       above 128    some at random, more the fuller and the lower: p = min(k * level ** 5, 1)
+    bulk      of a job     likewise, all of them from a level of 0.32
+
+llm-d's admission has that formula and k = 300 for its sheddable class. For low priorities k falls to 1 towards
+128. A node's slots are at least eight full batches, or two seconds of work, so a third of them keeps it busy.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from enum import IntEnum
+
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
+
+POWER = 5
+MOST_K = 300.0
+"""Both as in llm-d."""
+FULL = 1.0
+OVERSHOOT = 0.05
+"""So much more than is free, as far as is known, may be tried for urgent requests (guess: reports lag)."""
+RESERVE = 0.05
+"""Of the slots, kept free for urgent requests while such come (guess)."""
+RESERVED_S = 10.0
+"""For so long after the last (guess)."""
+
+
+class Rank(IntEnum):
+    """The classes, the first to be shed last."""
+
+    URGENT = 0
+    ONLINE = 1
+    LOW = 2
+    BULK = 3
+
+
+def rank_of(priority: int, *, is_bulk: bool) -> Rank:
+    """Return the class of a request."""
+    if is_bulk:
+        return Rank.BULK
+    if priority == DEFAULT_PRIORITY:
+        return Rank.ONLINE
+    return Rank.URGENT if priority < DEFAULT_PRIORITY else Rank.LOW
+
+
+def shed_probability(level: float, priority: int, *, is_bulk: bool) -> float:
+    """Return which part of the low or bulk requests is shed at `level`, 0 to 1; `priority` is not below 128.
+
+    Never less at a higher level or a lower class.
+    """
+    if level <= 0:
+        return 0.0
+    return min(1.0, steepness(priority, is_bulk=is_bulk) * level**POWER)
+
+
+def steepness(priority: int, *, is_bulk: bool) -> float:
+    """Return k, 1 to `MOST_K`."""
+    if is_bulk:
+        return MOST_K
+    return math.pow(MOST_K, max(0, priority - DEFAULT_PRIORITY) / (MAX_PRIORITY - DEFAULT_PRIORITY))
+
+
+class Shedding:
+    """Decides by class. `now_s` is the caller's clock; `chance` should be this object's alone."""
+
+    __slots__ = ("_chance", "_urgent_s")
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._urgent_s = -math.inf
+
+    def __repr__(self) -> str:
+        return f"Shedding(last urgent request at {self._urgent_s:.1f} s)"
+
+    def limit(self, rank: Rank, priority: int, now_s: float) -> float:
+        """Return the level from which a class is shed, or for the low ones from which half of it is."""
+        match rank:
+            case Rank.URGENT:
+                return FULL + OVERSHOOT
+            case Rank.ONLINE:
+                return FULL - RESERVE if 0 <= now_s - self._urgent_s < RESERVED_S else FULL
+            case Rank.LOW | Rank.BULK:
+                k = steepness(priority, is_bulk=rank is Rank.BULK)
+                return min(self.limit(Rank.ONLINE, priority, now_s), math.pow(0.5 / k, 1 / POWER))
+
+    def is_shed(self, rank: Rank, priority: int, level: float, now_s: float) -> bool:
+        """Return whether a request that comes at `level` is shed."""
+        if rank is Rank.URGENT:
+            self._urgent_s = now_s
+            return level >= FULL + OVERSHOOT
+        if rank is Rank.ONLINE:
+            return level >= self.limit(rank, priority, now_s)
+        if level >= self.limit(Rank.ONLINE, priority, now_s):
+            return True
+        p = shed_probability(level, priority, is_bulk=rank is Rank.BULK)
+        return p > 0 and self._chance.random() < p

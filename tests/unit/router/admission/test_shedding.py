@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hosts import Draws
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.router.admission.shedding import Rank, Shedding, rank_of, shed_probability
+
+
+@pytest.mark.parametrize(
+    ("priority", "is_bulk", "rank"),
+    [
+        (0, False, Rank.URGENT),
+        (127, False, Rank.URGENT),
+        (128, False, Rank.ONLINE),
+        (129, False, Rank.LOW),
+        (255, False, Rank.LOW),
+        (0, True, Rank.BULK),
+        (255, True, Rank.BULK),
+    ],
+)
+def test_a_request_has_a_rank(priority: int, is_bulk: bool, rank: Rank) -> None:
+    assert rank_of(priority, is_bulk=is_bulk) is rank
+
+
+@pytest.mark.parametrize(
+    ("level", "priority", "is_bulk", "p"),
+    [
+        (0.0, 128, True, 0.0),
+        (0.1, 128, True, 0.003),
+        (0.2, 128, True, 0.096),
+        (0.3, 128, True, 0.729),
+        (0.32, 128, True, 1.0),
+        (0.3, 255, False, 0.729),
+        (0.5, 192, False, 0.5536),
+        (0.5, 129, False, 0.0327),
+        (-0.1, 255, False, 0.0),
+    ],
+)
+def test_the_fuller_and_the_lower_the_more_are_shed(
+    level: float, priority: int, is_bulk: bool, p: float
+) -> None:
+    assert shed_probability(level, priority, is_bulk=is_bulk) == pytest.approx(p, abs=5e-5)
+
+
+@given(st.floats(0, 2), st.floats(0, 2), st.integers(129, 255), st.integers(129, 255))
+def test_the_probability_is_one_and_rises_with_level_and_priority(
+    level: float, other_level: float, priority: int, other: int
+) -> None:
+    low, high = sorted([level, other_level])
+    first, last = sorted([priority, other])
+    p = shed_probability(low, first, is_bulk=False)
+    assert 0 <= p <= shed_probability(high, first, is_bulk=False) <= 1
+    assert p <= shed_probability(low, last, is_bulk=False)
+    assert p <= shed_probability(low, first, is_bulk=True)
+
+
+def test_online_requests_are_shed_only_when_all_is_full() -> None:
+    shedding = Shedding(Draws())
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.999, 0.0)
+    assert shedding.is_shed(Rank.ONLINE, 128, 1.0, 0.0)
+
+
+def test_urgent_ones_are_shed_last_and_have_a_reserve_while_they_come() -> None:
+    shedding = Shedding(Draws())
+    assert not shedding.is_shed(Rank.URGENT, 1, 1.04, 5.0)
+    assert shedding.is_shed(Rank.URGENT, 1, 1.05, 5.0)
+    assert shedding.is_shed(Rank.ONLINE, 128, 0.95, 14.9)
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.94, 14.9)
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.99, 15.0)
+
+
+def test_low_ones_are_shed_by_chance_and_all_when_online_ones_are() -> None:
+    shedding = Shedding(Draws(0.728, 0.730))
+    assert shedding.is_shed(Rank.BULK, 128, 0.3, 0.0)
+    assert not shedding.is_shed(Rank.BULK, 128, 0.3, 0.0)
+    assert shedding.is_shed(Rank.LOW, 129, 1.0, 0.0)
+    assert not shedding.is_shed(Rank.BULK, 128, 0.0, 0.0)
+
+
+def test_the_seed_decides() -> None:
+    shedding = Shedding(random.Random(7))
+    shed = "".join(str(int(shedding.is_shed(Rank.LOW, 200, 0.45, 0.0))) for _ in range(20))
+    assert shed == "11010110111110110001"
+
+
+def test_the_limit_is_where_half_of_a_low_class_is_shed() -> None:
+    shedding = Shedding(Draws())
+    assert shedding.limit(Rank.URGENT, 0, 0.0) == 1.05
+    assert shedding.limit(Rank.ONLINE, 128, 0.0) == 1.0
+    for rank, priority in [(Rank.BULK, 128), (Rank.LOW, 255), (Rank.LOW, 140)]:
+        limit = shedding.limit(rank, priority, 0.0)
+        p = shed_probability(limit, priority, is_bulk=rank is Rank.BULK)
+        assert p == pytest.approx(0.5)
