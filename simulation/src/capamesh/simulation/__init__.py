@@ -1,0 +1,1 @@
+"""A fleet in virtual time: the production code of routers and nodes, driven by seeded chance. Pure but for two modules."""

@@ -1,0 +1,217 @@
+"""One model of a node in virtual time: the production engine, run as a worker runs it. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.engine.work import WorkState
+from capamesh.node.profile import ServiceProfile
+from capamesh.node.store.rules import BatchingRules, Rules
+from capamesh.protocol.adverts import ModelOffer, ModelState
+from capamesh.protocol.errors import Cancelled, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+if TYPE_CHECKING:
+    from capamesh.simulation.events import Events
+    from capamesh.simulation.node import SimNode
+    from capamesh.simulation.scenario import ModelSpec
+
+VERSION = ModelVersion("1")
+FREE_BYTES = 2**30
+AHEAD_S = 0.1
+"""As `node.worker.runner.AHEAD_S`; a test compares the two."""
+SHORT_S = 0.000_3
+"""As `node.worker.runner.SHORT_S`: shorter runs have no thread, so that nothing is made ready ahead."""
+ILL = RunFailed("the run failed, as the scenario has it")
+NOT_WANTED = Cancelled("not wanted any more")
+
+_SPEC = (TensorSpec("x", Datatype.UINT8, (-1, 1)),)
+_OUT = (TensorSpec("y", Datatype.UINT8, (-1, 1)),)
+_ALL = -2
+"""Rows of a run that are all of its batch's."""
+
+
+class SimModel:
+    """One model of one node: its engine and what runs. `node.worker.runner.ModelRunner` in virtual time."""
+
+    def __init__(self, spec: ModelSpec, node: SimNode, events: Events) -> None:
+        self.spec = spec
+        self._node = node
+        self._events = events
+        profile = spec.profile
+        self._expected_s: dict[int, float] = {}
+        self._ahead: Batch | None = None
+        self._due_s = math.inf
+        self._expire_s = math.inf
+        self.engine = self._new_engine()
+        self._is_ahead_wanted = SHORT_S < profile.seconds_at(max(spec.batch_rows, 1)) <= AHEAD_S
+        self._told_of: Batch | None = None
+        self._load = LoadReport()
+
+    def __repr__(self) -> str:
+        return f"SimModel({self.spec.name!r}, {self.engine!r})"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some request is in flight here."""
+        return not self.engine.is_idle
+
+    def restart(self) -> None:
+        """Forget everything: the process is another."""
+        self.engine = self._new_engine()
+        self._ahead = None
+        self._due_s = self._expire_s = math.inf
+        self._told_of = None
+
+    def submit(self, work: Work) -> None:
+        """Accept or refuse `work`, as `ModelEngine.submit` does, and run what can be run."""
+        engine = self.engine
+        engine.submit(work, work.arrived_s)
+        self._watch(engine)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what can be started now."""
+        engine, now_s = self.engine, self._events.now_s
+        while (batch := engine.take(now_s)) is not None:
+            self._begin(batch, now_s)
+        if (
+            self._is_ahead_wanted
+            and self._ahead is None
+            and engine.time.predicted_s(engine.plan.batch_rows) <= AHEAD_S
+        ):
+            self._ahead = engine.take(now_s, is_ahead=True)
+        due_s = engine.due_s
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._events.at(due_s, self._due, engine)
+
+    def load_after(self, batch: Batch | None) -> LoadReport:
+        """Return the load as it is now: one report for all that ran together."""
+        if batch is None or batch is not self._told_of:
+            self._told_of = batch
+            self._load = self.load()
+        return self._load
+
+    def load(self) -> LoadReport:
+        """Return the load as it is now."""
+        return self.engine.load(
+            free_bytes=FREE_BYTES, device_in_flight=self._node.device_in_flight()
+        )
+
+    def offer(self) -> ModelOffer:
+        """Return what an advert says of it."""
+        rows = max(self.spec.batch_rows, 1)
+        row_s = self.engine.time.expected_s(rows) / rows
+        return ModelOffer(
+            ModelName(self.spec.name),
+            VERSION,
+            "sha256:" + "0" * 64,
+            ModelState.READY,
+            "",
+            _SPEC,
+            _OUT,
+            best_rows=rows,
+            row_us=max(1, int(row_s * 1e6)),
+        )
+
+    # what happens
+
+    def _begin(self, batch: Batch, now_s: float) -> None:
+        run_s = self._node.run_s(self._base_s(batch.rows))
+        self._events.at(now_s + run_s, self._ended, self.engine, batch, run_s, _ALL)
+
+    def _ended(self, engine: ModelEngine, batch: Batch, run_s: float, rows: int) -> None:
+        node = self._node
+        if engine is not self.engine:
+            return  # of a process that is no more
+        if node.is_frozen:
+            node.later(self._ended, engine, batch, run_s, rows)
+            return
+        now_s = self._events.now_s
+        run_s = max(run_s, now_s - batch.started_s)  # longer where the process stood still
+        results: list[Result] = [()] * len(batch.works)
+        if node.error_share:
+            results = [ILL if node.chance.random() < node.error_share else () for _ in results]
+        engine.finished(
+            batch,
+            results,
+            now_s,
+            run_s=run_s,
+            is_whole=ILL not in results,
+            ran_rows=None if rows == _ALL else rows,
+        )
+        self._run_ahead(now_s)
+        self.pump()
+        if node.is_draining:
+            node.check_drained()
+
+    def _run_ahead(self, now_s: float) -> None:
+        """Begin what was made ready; whoever has left meanwhile is left out."""
+        batch, self._ahead = self._ahead, None
+        if batch is None:
+            return
+        batch.started_s = now_s
+        batch.has_begun = True
+        rows = sum(work.rows for work in batch.works if work.state is not WorkState.ENDED)
+        if rows == batch.rows:
+            self._begin(batch, now_s)
+        elif rows:
+            run_s = self._node.run_s(self._base_s(rows))
+            self._events.at(now_s + run_s, self._ended, self.engine, batch, run_s, rows)
+        else:
+            self.engine.finished(
+                batch,
+                [NOT_WANTED] * len(batch.works),
+                now_s,
+                run_s=0.0,
+                is_whole=False,
+                ran_rows=-1,
+            )
+
+    def _due(self, engine: ModelEngine) -> None:
+        if engine is self.engine:
+            self._due_s = math.inf
+            if self._node.is_frozen:
+                self._node.later(self.pump)
+            else:
+                self.pump()
+
+    def _watch(self, engine: ModelEngine) -> None:
+        due_s = engine.soonest_deadline_s
+        if due_s < self._expire_s:
+            self._expire_s = due_s
+            self._events.at(due_s, self._expire, engine)
+
+    def _expire(self, engine: ModelEngine) -> None:
+        if engine is not self.engine:
+            return
+        if self._node.is_frozen:
+            self._node.later(self._expire, engine)
+            return
+        self._expire_s = math.inf
+        engine.expire(self._events.now_s)
+        self._watch(engine)
+
+    def _base_s(self, rows: int) -> float:
+        expected_s = self._expected_s.get(rows)
+        if expected_s is None:
+            expected_s = self.spec.profile.seconds_at(max(rows, 1)) * self._node.slowness
+            self._expected_s[rows] = expected_s
+        return expected_s
+
+    def _new_engine(self) -> ModelEngine:
+        spec, slowness = self.spec, self._node.slowness
+        plan = BatchPlan(_SPEC, _OUT, is_batching=bool(spec.batch_rows), batch_rows=spec.batch_rows)
+        rules = Rules(
+            batching=BatchingRules(max_delay_us=spec.max_delay_us), instances=spec.instances
+        )
+        points = tuple(
+            point._replace(seconds=point.seconds * slowness) for point in spec.profile.points
+        )
+        measured = ServiceProfile(points)
+        return ModelEngine(plan, rules, measured, max_in_flight=spec.max_in_flight)

@@ -1,0 +1,331 @@
+"""A router in virtual time: the production balancer, flights and gate, with links that are simulated. Pure.
+
+What is left out: HTTP, copies of data, and the event loop's own time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
+from capamesh.protocol.fleet import Changed, Joined
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.admission.gate import Gate
+from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.eligibility import ANYWHERE
+from capamesh.router.balancing.model_traffic import Terms
+from capamesh.router.fleet_view import FleetView
+from capamesh.router.flight import Action, Answered, Failed, Flight, Send, Withdraw
+from capamesh.router.policies import make_policy
+from capamesh.router.policies.seam import RequestShape
+from capamesh.simulation.exchange import Exchange, Probe, SimRequest
+from capamesh.simulation.invariants import InvariantBroken
+from capamesh.simulation.results import OK
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.calls import LoadReport
+    from capamesh.protocol.links.link import Link
+    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.candidates import Candidate
+    from capamesh.simulation.events import Events
+    from capamesh.simulation.network import Keeper, Network, SimLink
+    from capamesh.simulation.node import SimNode
+    from capamesh.simulation.results import Recorder
+    from capamesh.simulation.scenario import RequestKind
+
+REPROBE_S = 0.05
+JUDGE_S = 1.0
+"""How often `Balancer.reprobes` and `Balancer.tick` are to be called, as they say."""
+PROBE_PATIENCE_S = 1.0
+"""A probe that is not answered by then counts as failed (guess: several round trips of any region)."""
+NEWEST = ModelVersion("")
+
+
+class SimRouter:
+    """One router: takes requests, drives their flights, and sends what they say over simulated links."""
+
+    def __init__(
+        self,
+        region: str,
+        nodes: Mapping[PeerId, SimNode],
+        *,
+        policy: str,
+        has_gate: bool,
+        events: Events,
+        network: Network,
+        recorder: Recorder,
+        chance: random.Random,
+    ) -> None:
+        self.region = region
+        self._nodes = nodes
+        self._events = events
+        self._network = network
+        self._recorder = recorder
+        self._chance = chance
+        self._keepers: dict[PeerId, Keeper] = {}
+        self._gates: dict[str, Gate] = {}
+        self._has_gate = has_gate
+        self._shapes: dict[str, RequestShape] = {}
+        self._probes: deque[Probe] = deque()
+        """Those that may still be answered, oldest first."""
+        terms = Terms(policy=policy)
+        self.fleet = FleetView(on_new=self._new, on_gone=self._gone)
+        self.balancer = Balancer(
+            self.fleet,
+            make_policy=lambda name: make_policy(name, chance),
+            chance=chance,
+            rules=lambda _: terms,
+        )
+
+    def __repr__(self) -> str:
+        return f"SimRouter({self.region!r}, {self.balancer!r})"
+
+    # the fleet
+
+    def joined(self, adverts: Sequence[NodeAdvert]) -> None:
+        """Hear of the fleet for the first time; links to it are up at once."""
+        self.fleet.apply([Joined(advert) for advert in adverts])
+        for keeper in self._keepers.values():
+            keeper.connect()
+
+    def heard(self, advert: NodeAdvert) -> None:
+        """Hear what a node says of itself now."""
+        before = self.fleet.adverts[advert.peer]
+        self.fleet.apply([Changed(advert, before)])
+        self._keepers[advert.peer].hurry()
+
+    def start(self, until_s: float) -> None:
+        """Probe the inhibited and judge the hosts now and then, until `until_s`."""
+        # not in step with the other routers
+        self._every(REPROBE_S, REPROBE_S * self._chance.random(), self._reprobe, until_s)
+        self._every(JUDGE_S, JUDGE_S * self._chance.random(), self._judge, until_s)
+
+    def _new(self, candidate: Candidate) -> None:
+        node = self._nodes[candidate.peer]
+        regions = (self.region, node.group.region)
+        self._keepers[candidate.peer] = self._network.keep(self, node, candidate, regions)
+
+    def _gone(self, candidate: Candidate) -> None:
+        candidate.retire(self._keepers[candidate.peer].stop)
+
+    # requests
+
+    def request(self, kind: RequestKind, key: str) -> None:
+        """A caller asks for something."""
+        now_s = self._events.now_s
+        self._recorder.came(kind, now_s)
+        model = ModelName(kind.model)
+        gate = self._gate(model) if self._has_gate else None
+        try:
+            traffic = self.balancer.traffic(model, NEWEST)
+            if gate is not None:
+                gate.admit(kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s)
+        except CapameshError as error:
+            self._recorder.ended(kind, now_s, error.code, now_s)
+            return
+        deadline_s = now_s + kind.deadline_s
+        half_bytes = kind.size_bytes - kind.size_bytes // 2
+        shape = self._shape(kind, half_bytes, key)
+        flight = Flight(
+            traffic.desk(ANYWHERE, shape, deadline_s),
+            deadline_s=deadline_s,
+            size_bytes=half_bytes,
+            is_safe=kind.is_safe,
+            is_hedged=kind.is_hedged,
+        )
+        if gate is not None:
+            gate.entered(kind.tenant, now_s)
+        request = SimRequest(kind, now_s, flight)
+        self._do(request, flight.start(now_s))
+        for host in traffic.probes(now_s):
+            self._probe(host)
+
+    def _shape(self, kind: RequestKind, size_bytes: int, key: str) -> RequestShape:
+        if key:
+            return RequestShape(ModelName(kind.model), NEWEST, size_bytes, key)
+        shape = self._shapes.get(kind.name)
+        if shape is None:
+            shape = RequestShape(ModelName(kind.model), NEWEST, size_bytes)
+            self._shapes[kind.name] = shape
+        return shape
+
+    def _do(self, request: SimRequest, actions: Sequence[Action]) -> None:
+        """Do what a flight says, and see to its next moment."""
+        for action in actions:
+            if isinstance(action, Send):
+                self._send(request, action)
+            elif isinstance(action, Answered):
+                self._end(request, OK)
+            elif isinstance(action, Failed):
+                self._end(request, action.error.code)
+            else:
+                self._withdraw(request, action)
+        timer = request.timer
+        if request.is_over:
+            request.exchanges.clear()  # no cycle: what is over is freed at once
+            request.timer = None
+            if timer is not None:
+                timer.cancel()
+            return
+        due_s = request.flight.due_s
+        if due_s == math.inf:
+            raise InvariantBroken(f"{request!r} waits for ever")
+        if timer is not None and request.timer_s <= due_s:
+            return  # it comes early, and is set anew then
+        if timer is not None:
+            timer.cancel()
+        request.timer_s = due_s
+        request.timer = self._events.timer(due_s, self._tick, request)
+
+    def _send(self, request: SimRequest, send: Send) -> None:
+        host = send.host
+        link = cast("SimLink | None", host.candidate.link)
+        if link is None or send.attempt != len(request.exchanges):
+            raise InvariantBroken(f"{request!r} is sent to {host!r}, attempt {send.attempt}")
+        budget_ms = host.candidate.network.budget_ms(send.budget_ms)
+        exchange = Exchange(request, send.attempt, host, link, budget_ms / 1000)
+        request.exchanges.append(exchange)
+        link.pending[exchange] = None
+        self._recorder.sent(request.arrived_s, link.node.index)
+        kind = request.kind
+        link.to_node(kind.size_bytes - kind.size_bytes // 2, link.node.requested, exchange)
+
+    def _withdraw(self, request: SimRequest, withdraw: Withdraw) -> None:
+        exchange = request.exchanges[withdraw.attempt]
+        link = exchange.link
+        link.pending.pop(exchange, None)
+        link.to_node(0, link.node.withdrawn, exchange)
+
+    def _end(self, request: SimRequest, code: str) -> None:
+        if request.is_over:
+            raise InvariantBroken(f"{request!r} has a second outcome: {code}")
+        request.is_over = True
+        kind = request.kind
+        now_s = self._events.now_s
+        self._recorder.ended(kind, request.arrived_s, code, now_s)
+        gate = self._gates.get(kind.model)
+        if gate is not None:
+            gate.left(kind.tenant, now_s)
+
+    def _tick(self, request: SimRequest) -> None:
+        request.timer = None
+        self._do(request, request.flight.tick(self._events.now_s))
+
+    def _gate(self, model: ModelName) -> Gate:
+        gate = self._gates.get(model)
+        if gate is None:
+            traffic = self.balancer.traffic
+            gate = Gate(model, lambda: traffic(model, NEWEST).hosts, self._chance)
+            self._gates[model] = gate
+        self.balancer.traffic(model, NEWEST).is_full = lambda: gate.is_contested
+        return gate
+
+    # what comes over links: `RouterEnd`
+
+    def link_up(self, link: SimLink) -> None:
+        """A candidate can be reached."""
+        candidate = link.candidate
+        candidate.link = cast("Link", link)
+        candidate.network.round_trip(link.round_trip_s)
+        self.balancer.linked(candidate, self._events.now_s)
+
+    def link_down(self, link: SimLink, error: LinkLost) -> None:
+        """A candidate cannot be reached any more."""
+        link.candidate.link = None
+        pending = list(link.pending)
+        link.pending.clear()
+        for exchange in pending:
+            self.failed(exchange, error)
+
+    def answered(self, exchange: Exchange, load: LoadReport, at_node_s: float) -> None:
+        """An answer has come."""
+        if exchange.link.is_up:
+            exchange.link.pending.pop(exchange, None)
+            request = exchange.request
+            answer_bytes = request.kind.size_bytes // 2
+            actions = request.flight.answered(
+                exchange.attempt, load, at_node_s, answer_bytes, self._events.now_s
+            )
+            if actions:
+                self._do(request, actions)
+
+    def failed_at_node(self, exchange: Exchange, error: CapameshError) -> None:
+        """A refusal or an error has come."""
+        if exchange.link.is_up:
+            exchange.link.pending.pop(exchange, None)
+            self.failed(exchange, error)
+
+    def failed(self, exchange: Exchange, error: CapameshError) -> None:
+        """An attempt has failed."""
+        request = exchange.request
+        if request.is_over:
+            return
+        now_s = self._events.now_s
+        gate = self._gates.get(request.kind.model)
+        if gate is not None and isinstance(error, Overloaded):
+            gate.refused(exchange.host, error.retry_after_s, now_s)
+        self._do(request, request.flight.failed(exchange.attempt, error, now_s))
+
+    def load_told(self, probe: Probe, load: LoadReport) -> None:
+        """A probe's reply has come."""
+        if probe.link.is_up and not probe.is_over:
+            probe.is_over = True
+            now_s = self._events.now_s
+            self.balancer.probe_answered(probe.host, load, now_s - probe.sent_s, now_s)
+
+    # now and then
+
+    def _probe(self, host: Host) -> None:
+        link = cast("SimLink | None", host.candidate.link)
+        if link is None:
+            return
+        now_s = self._events.now_s
+        probe = Probe(host, link, now_s)
+        self._probes.append(probe)
+        self._recorder.probed(now_s)
+        link.to_node(0, link.node.probed, probe)
+
+    def _reprobe(self) -> None:
+        now_s = self._events.now_s
+        probes = self._probes
+        while probes and (probes[0].is_over or probes[0].sent_s + PROBE_PATIENCE_S <= now_s):
+            probe = probes.popleft()
+            if not probe.is_over:
+                probe.is_over = True
+                self.balancer.probe_failed(probe.host, now_s)
+        for host in self.balancer.reprobes(now_s):
+            self._probe(host)
+
+    def _judge(self) -> None:
+        for verdict in self.balancer.tick(self._events.now_s):
+            self._recorder.verdict(type(verdict).__name__.lower())
+
+    def _every(
+        self, period_s: float, after_s: float, do: Callable[[], None], until_s: float
+    ) -> None:
+        due_s = self._events.now_s + after_s
+        if due_s <= until_s:
+            self._events.at(due_s, self._again, period_s, do, until_s)
+
+    def _again(self, period_s: float, do: Callable[[], None], until_s: float) -> None:
+        do()
+        self._every(period_s, period_s, do, until_s)
+
+    # for the end
+
+    def counters(self) -> dict[str, int]:
+        """Return all that counts requests under way, by name."""
+        candidates = list(self.fleet.candidates())
+        return {
+            "rif of candidates": sum(candidate.rif for candidate in candidates),
+            "rif of hosts": sum(
+                abs(host.rif) for traffic in self.balancer.traffics() for host in traffic.hosts
+            ),
+            "under way at gates": sum(gate.under_way for gate in self._gates.values()),
+        }

@@ -1,0 +1,239 @@
+"""What is simulated, as values: the fleet, its models, the requests, the network and what goes wrong. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.settings import MAX_IN_FLIGHT
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+
+
+class Rhythm(StrEnum):
+    """When an antagonist is there."""
+
+    SQUARE = "square"
+    """For the same time in every period, each node at a moment of its own."""
+    MARKOV = "markov"
+    """For times drawn from an exponential distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Antagonist:
+    """Somebody else's work on the same machine, which slows a node's runs down while it is there."""
+
+    rhythm: Rhythm
+    factor: float
+    """A run that starts beside it takes so many times longer."""
+    period_s: float
+    """From one coming to the next, on average."""
+    share: float
+    """Of the time that it is there."""
+    nodes_share: float
+    """Of the nodes that have one."""
+
+    @property
+    def rate(self) -> float:
+        """What is left of a fleet's runs a second, on average."""
+        slowed = self.nodes_share * self.share
+        return 1.0 - slowed + slowed / self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Nodes that are alike."""
+
+    name: str
+    count: int
+    slowness: float = 1.0
+    """A run takes so many times what the model's profile says."""
+    noise: float = 0.2
+    """Sigma of the log-normal factor, of mean 1, on every run (guess)."""
+    region: str = "local"
+    price_per_million: float = 0.0
+    antagonist: Antagonist | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model that every node hosts."""
+
+    name: str
+    profile: ServiceProfile
+    """On a node of slowness 1."""
+    batch_rows: int = 0
+    """Rows that run together at most; 0: it does not batch."""
+    max_delay_us: int = 0
+    instances: int = 1
+    max_in_flight: int = MAX_IN_FLIGHT
+
+    @property
+    def rows_per_s(self) -> float:
+        """The most rows a second on a node of slowness 1."""
+        rows = max(self.batch_rows, 1)
+        return self.instances * rows / self.profile.seconds_at(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKind:
+    """A kind of request, and its share of all."""
+
+    name: str
+    model: str
+    share: float = 1.0
+    """In proportion to the others'."""
+    rows: int = 1
+    size_bytes: int = 0
+    """Of request and answer together."""
+    deadline_s: float = 2.0
+    priority: int = DEFAULT_PRIORITY
+    is_bulk: bool = False
+    tenant: str = ""
+    keys: int = 0
+    """Different affinity keys, all as frequent; 0: none."""
+    is_safe: bool = True
+    """May be run twice."""
+    is_hedged: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPair:
+    """How long a message takes between two regions, in each direction."""
+
+    a: str
+    b: str
+    one_way_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """How messages travel."""
+
+    one_way_s: float = 0.000_2
+    """Within a region, and between regions that no pair names. Guess: one switch and two kernels."""
+    jitter: float = 0.1
+    """Mean of the exponentially distributed part that is added, as a share of the delay (guess)."""
+    bytes_per_s: float = 0.0
+    """Of each link; 0: size does not matter."""
+    loss: float = 0.0
+    """Of messages: each costs its link."""
+    gossip_s: float = 0.5
+    """Until a router has heard of a changed advert (guess)."""
+    pairs: tuple[RegionPair, ...] = ()
+
+    def one_way(self, a: str, b: str) -> float:
+        """Return the delay between two regions in seconds, jitter excluded."""
+        for pair in self.pairs:
+            if (pair.a, pair.b) in {(a, b), (b, a)}:
+                return pair.one_way_s
+        return self.one_way_s
+
+
+class FaultKind(StrEnum):
+    """What can go wrong."""
+
+    SLOW = "slow"
+    """Runs take `factor` times longer."""
+    ERRORS = "errors"
+    """A share of the requests run and then fail."""
+    FAST_ERRORS = "fast-errors"
+    """A share of the requests fail at once."""
+    SILENT = "silent"
+    """A share of the requests are accepted and never answered."""
+    LIAR = "liar"
+    """Reports no requests in flight and a latency of 1 µs."""
+    FREEZE = "freeze"
+    """The whole process stands still, and goes on as if nothing had been."""
+    KILL = "kill"
+    """The process ends with all that it had; it is started again after `for_s`."""
+    RESTART = "restart"
+    """It drains, ends, and is started again after `for_s`."""
+    PARTITION = "partition"
+    """Nothing gets through between two regions."""
+    SURGE = "surge"
+    """So many times as many requests come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong, from when and for how long."""
+
+    kind: FaultKind
+    at_s: float
+    for_s: float = math.inf
+    nodes: tuple[int, ...] = ()
+    """By number, in the order of the groups."""
+    is_all: bool = False
+    """All nodes."""
+    stagger_s: float = 0.0
+    """From one node to the next."""
+    share: float = 1.0
+    factor: float = 1.0
+    between: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One simulation, but for the policy and the seed."""
+
+    name: str
+    title: str
+    duration_s: float
+    """Requests come for so long, warm-up included."""
+    load: float
+    """Of what the fleet can do, in requests a second."""
+    nodes: tuple[NodeGroup, ...]
+    models: tuple[ModelSpec, ...]
+    requests: tuple[RequestKind, ...]
+    warm_up_s: float = 0.0
+    """What comes in this time is simulated and not counted."""
+    routers: int = 1
+    regions: tuple[str, ...] = ("local",)
+    """Of the routers, in turn."""
+    has_gate: bool = True
+    """Whether routers refuse what would overload the fleet."""
+    network: NetworkSpec = NetworkSpec()
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes there are."""
+        return sum(group.count for group in self.nodes)
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Requests of the scenario's mix that the fleet can run in a second, antagonists at their average."""
+        rate = sum(
+            group.count / group.slowness * (group.antagonist.rate if group.antagonist else 1.0)
+            for group in self.nodes
+        )
+        whole = sum(kind.share for kind in self.requests)
+        return min(
+            rate * model.rows_per_s / rows
+            for model in self.models
+            if (
+                rows := sum(
+                    k.share / whole * k.rows for k in self.requests if k.model == model.name
+                )
+            )
+        )
+
+    @property
+    def arrivals_per_s(self) -> float:
+        """Requests that come in a second, surges aside."""
+        return self.load * self.capacity_per_s
+
+    def with_routers(self, count: int) -> Scenario:
+        """Return the same with another number of routers, among which the same requests are divided."""
+        return replace(self, routers=count)
+
+    def shortened(self, duration_s: float, warm_up_s: float) -> Scenario:
+        """Return the same for another time; faults stay where they are."""
+        return replace(self, duration_s=duration_s, warm_up_s=warm_up_s)
+
+
+def service_profile(points: tuple[tuple[int, float], ...]) -> ServiceProfile:
+    """Return a profile of (rows, seconds); ValueError: it is none."""
+    return ServiceProfile(tuple(ProfilePoint(rows, seconds) for rows, seconds in points))

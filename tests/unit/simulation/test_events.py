@@ -1,0 +1,81 @@
+"""A virtual clock: order, ties, timers that are called off."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from capamesh.simulation import events as events_module
+from capamesh.simulation.events import Events
+
+
+def test_events_happen_in_the_order_of_their_times_and_ties_in_the_order_they_were_put_in() -> None:
+    events, seen = Events(), []
+    for name, at_s in (("late", 2.0), ("first", 1.0), ("second", 1.0)):
+        events.at(at_s, lambda name=name: seen.append((name, events.now_s)))
+    events.run_until()
+    assert seen == [("first", 1.0), ("second", 1.0), ("late", 2.0)]
+    assert (events.ran, len(events), events.now_s) == (3, 0, 2.0)
+
+
+def test_run_until_leaves_what_is_later_and_shows_that_time() -> None:
+    events, seen = Events(), []
+    events.at(1.0, seen.append, 1)
+    events.at(3.0, seen.append, 3)
+    events.run_until(2.0)
+    assert (seen, events.now_s, len(events)) == ([1], 2.0, 1)
+
+
+def test_what_should_have_been_happens_now() -> None:
+    events, seen = Events(), []
+    events.run_until(5.0)
+    events.at(1.0, lambda: seen.append(events.now_s))
+    events.run_until(5.0)
+    assert seen == [5.0]
+
+
+def test_a_timer_that_was_called_off_does_nothing_and_is_not_to_come() -> None:
+    events, seen = Events(), []
+    timer = events.timer(1.0, seen.append, "no")
+    events.timer(2.0, seen.append, "yes")
+    assert len(events) == 2
+    timer.cancel()
+    timer.cancel()
+    assert (len(events), timer.is_pending) == (1, False)
+    events.run_until()
+    assert (seen, len(events)) == (["yes"], 0)
+
+
+def test_a_timer_may_be_called_off_after_it_happened() -> None:
+    events, seen = Events(), []
+    timer = events.timer(1.0, seen.append, "yes")
+    events.run_until()
+    timer.cancel()
+    assert (seen, len(events)) == (["yes"], 0)
+
+
+def test_a_timer_that_was_called_off_holds_nothing() -> None:
+    class Held: ...
+
+    events, held = Events(), Held()
+    watch = weakref.ref(held)
+    timer = events.timer(1.0, print, held)
+    timer.cancel()
+    del held
+    gc.collect()
+    assert watch() is None
+
+
+def test_the_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None:
+    events, seen = Events(), []
+    timers = [events.timer(2.0, seen.append, n) for n in range(3 * events_module.MIN_SWEPT)]
+
+    def cancel_all_but_the_first() -> None:
+        for timer in timers[1:]:
+            timer.cancel()
+        assert len(events) == 1
+        assert len(events._heap) < events_module.MIN_SWEPT + 2
+
+    events.at(1.0, cancel_all_but_the_first)
+    events.run_until()
+    assert (seen, len(events)) == ([0], 0)

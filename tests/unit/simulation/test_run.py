@@ -1,0 +1,226 @@
+"""Whole simulations: they repeat exactly, nothing is left over, and what goes wrong shows where it should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from capamesh.protocol.errors import ConfigError, DeadlineExceeded
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.flight import Answered, Failed, Flight
+from capamesh.simulation.comparison import Comparison
+from capamesh.simulation.exchange import SimRequest
+from capamesh.simulation.invariants import InvariantBroken
+from capamesh.simulation.parallel import compare, run_scenario
+from capamesh.simulation.results import Results
+from capamesh.simulation.router import SimRouter
+from capamesh.simulation.run import SimFleet, simulate
+from capamesh.simulation.scenario import (
+    Fault,
+    FaultKind,
+    ModelSpec,
+    NetworkSpec,
+    NodeGroup,
+    RegionPair,
+    RequestKind,
+    Scenario,
+    service_profile,
+)
+
+SMALL = Scenario(
+    name="small",
+    title="Four nodes",
+    duration_s=4.0,
+    load=0.6,
+    nodes=(NodeGroup("n", 4),),
+    models=(ModelSpec("m", service_profile(((1, 0.02),))),),
+    requests=(RequestKind("r", "m", deadline_s=1.0),),
+    routers=2,
+)
+"""About 480 requests."""
+
+
+def ill(*faults: Fault, **changed: object) -> Results:
+    return simulate(replace(SMALL, faults=faults, **changed), policy="p2c", seed=1)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    scenario = replace(SMALL, faults=(Fault(FaultKind.KILL, 1.0, 1.0, nodes=(0,)),))
+    first, again, other = (simulate(scenario, policy="p2c", seed=seed) for seed in (1, 1, 2))
+    assert first.to_json() == again.to_json()
+    assert first.timeline != other.timeline
+
+
+def test_the_same_requests_come_whatever_the_policy() -> None:
+    one, other = (simulate(SMALL, policy=policy, seed=1) for policy in ("random", "round-robin"))
+    assert (one.policy, other.policy) == ("random", "round-robin")
+    assert [m.requests for m in one.timeline] == [m.requests for m in other.timeline]
+    assert one.p99_s != other.p99_s
+
+
+def test_a_healthy_fleet_answers_everything() -> None:
+    results = ill()
+    assert 400 < results.requests < 560
+    assert (results.answered, results.failed) == (results.requests, {})
+    assert 0.02 < results.p50_s < 0.03
+    assert sum(results.node_shares) == pytest.approx(1.0)
+    assert min(results.node_shares) > 0.2
+
+
+def test_requests_whose_node_ends_are_answered_by_others() -> None:
+    results = ill(Fault(FaultKind.KILL, 1.0, nodes=(0,)))
+    assert results.answered == results.requests
+    assert results.node_shares[0] < 0.1
+
+
+def test_what_may_not_run_twice_fails_with_its_node() -> None:
+    unsafe = replace(SMALL.requests[0], is_safe=False)
+    fault = Fault(FaultKind.KILL, 1.0, 0.2, is_all=True, stagger_s=0.7)
+    assert set(ill(fault, requests=(unsafe,), load=0.9).failed) == {"link_lost"}
+
+
+def test_a_sinkhole_does_not_swallow_the_traffic() -> None:
+    results = ill(Fault(FaultKind.FAST_ERRORS, 1.0, nodes=(0,)))
+    assert results.answered / results.requests > 0.98
+    assert results.node_shares[0] < 0.15
+    assert results.verdicts["inhibited"] > 0
+
+
+def test_a_node_that_is_silent_costs_little() -> None:
+    results = ill(Fault(FaultKind.SILENT, 1.0, nodes=(0,)))
+    assert results.answered / results.requests > 0.98
+    assert results.node_shares[0] < 0.15
+
+
+def test_a_rolling_restart_loses_nothing() -> None:
+    results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, is_all=True, stagger_s=0.8), load=0.4)
+    assert results.answered == results.requests
+
+
+def test_a_frozen_node_is_passed_by_and_comes_back() -> None:
+    results = ill(Fault(FaultKind.FREEZE, 1.0, 1.0, nodes=(0,)))
+    assert results.answered / results.requests > 0.98
+
+
+def test_a_liar_gets_no_more_than_it_can_do() -> None:
+    results = ill(Fault(FaultKind.LIAR, 0.0, nodes=(0,)))
+    assert results.answered == results.requests
+    assert results.node_shares[0] < 0.4
+
+
+def test_regions_and_partitions() -> None:
+    network = NetworkSpec(pairs=(RegionPair("eu", "us", 0.04),))
+    nodes = (NodeGroup("e", 2, region="eu"), NodeGroup("u", 2, region="us"))
+    results = ill(
+        Fault(FaultKind.PARTITION, 1.0, 1.5, between=("eu", "us")),
+        network=network,
+        nodes=nodes,
+        regions=("eu", "us"),
+        load=0.3,
+    )
+    assert results.answered / results.requests > 0.95
+    assert results.p99_s > 0.08
+
+
+def test_a_surge_is_more_than_can_be_done() -> None:
+    results = ill(Fault(FaultKind.SURGE, 1.0, 1.0, factor=4.0))
+    assert results.requests > 700
+
+
+def test_every_kind_of_request_and_model_has_its_own_numbers() -> None:
+    models = (SMALL.models[0], replace(SMALL.models[0], name="k", batch_rows=8))
+    kinds = (RequestKind("a", "m", keys=3), RequestKind("b", "k", rows=2, size_bytes=999))
+    results = ill(models=models, requests=kinds)
+    assert [kind.name for kind in results.kinds] == ["a", "b"]
+    assert all(kind.answered == kind.requests > 0 for kind in results.kinds)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="policy 'luck' is unknown; known: affinity"):
+        run_scenario(SMALL, policy="luck", seed=1)
+
+
+def test_progress_is_told_to_the_end() -> None:
+    parts: list[float] = []
+    simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1, progress=parts.append)
+    assert parts == sorted(parts)
+    assert parts[-1] == 1.0
+
+
+# what must be noticed
+
+
+def test_a_counter_that_is_not_given_back_is_noticed() -> None:
+    fleet = SimFleet(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
+    fleet.events.run_until(0.5)
+    host: Host = fleet.routers[0].balancer.traffics()[0].hosts[0]
+    host.rif += 1
+    with pytest.raises(
+        InvariantBroken, match="there must be none, but there are rif of hosts, router 0: 1"
+    ):
+        fleet.finish()
+
+
+def test_a_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(flight: Flight, *_: object) -> tuple[object, ...]:
+        return (Answered(0), Failed(DeadlineExceeded("late")))
+
+    monkeypatch.setattr(Flight, "answered", twice)
+    with pytest.raises(InvariantBroken, match="has a second outcome: deadline_exceeded"):
+        simulate(SMALL, policy="p2c", seed=1)
+
+
+def test_a_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flight, "start", lambda flight, now_s: ())
+    with pytest.raises(InvariantBroken, match="waits for ever"):
+        simulate(replace(SMALL, duration_s=0.2), policy="p2c", seed=1)
+
+
+def test_a_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SimRouter._end
+    ended: list[SimRequest] = []
+
+    def forgetful(router: SimRouter, request: SimRequest, code: str) -> None:
+        ended.append(request)
+        if len(ended) == 5:
+            request.is_over = True
+        else:
+            real(router, request, code)
+
+    monkeypatch.setattr(SimRouter, "_end", forgetful)
+    with pytest.raises(InvariantBroken, match="requests without an outcome: 1; under way at gates"):
+        simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
+
+
+# side by side
+
+
+def test_a_comparison_has_a_row_a_policy_and_a_picture() -> None:
+    parts: list[float] = []
+    scenario = replace(SMALL, duration_s=1.0)
+    found = compare(scenario, ["random", "p2c"], [1, 2], parts.append)
+    assert isinstance(found, Comparison)
+    assert [(row.policy, row.seeds) for row in found.rows()] == [("random", 2), ("p2c", 2)]
+    p99s_ms = [run.p99_s * 1e3 for run in found.results[:2]]
+    row = found.rows()[0]
+    assert (row.p99_least_ms, row.p99_most_ms) == (min(p99s_ms), max(p99s_ms))
+    assert row.events_per_s > 0
+    assert found.svg().startswith("<svg ")
+    assert ">p2c<" in found.svg()
+    assert (parts[-1], len(parts)) == (1.0, 400)
+
+
+def test_a_comparison_says_what_it_cannot_compare() -> None:
+    with pytest.raises(ConfigError, match=r"seeds \[1, 1\]: at least one, each once"):
+        compare(SMALL, ["p2c"], [1, 1])
+    with pytest.raises(ConfigError, match=r"policies \[\]: at least one"):
+        compare(SMALL, [], [1])
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds() -> None:
+    scenario = replace(SMALL, duration_s=0.5)
+    one = compare(scenario, ["p2c"], [1, 2])
+    two = compare(scenario, ["p2c"], [1, 2], processes=2)
+    assert one.to_json() == two.to_json()
