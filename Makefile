@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/.ready
-SOURCES := protocol/src node/src router/src client/src cli/src
+SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 
 .PHONY: help demo test test-unit test-slow check lint types imports models bench compose-test pins clean
 

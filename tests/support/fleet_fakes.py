@@ -1,12 +1,16 @@
-"""Adverts in few words, and links to nodes that answer as a test says."""
+"""Adverts in few words, links to nodes that answer as a test says, and a router's core between them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+import functools
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import virtual_time
 
 from capamesh.protocol.adverts import (
     Device,
@@ -15,18 +19,34 @@ from capamesh.protocol.adverts import (
     NodeAdvert,
 )
 from capamesh.protocol.adverts import Sequence as AdvertSequence
+from capamesh.protocol.errors import CapameshError, LinkLost
+from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
     InferAnswer,
     InferCall,
     LoadReport,
     decode_call,
+    decode_probe,
     encode_answer,
+    encode_load,
 )
-from capamesh.protocol.links.link import Answer
+from capamesh.protocol.links.link import Answer, Asker, LoadAsker
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
+from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.hosts import Host
+from capamesh.router.balancing.model_traffic import ModelTraffic, Terms
 from capamesh.router.candidates import Candidate
+from capamesh.router.dispatch import Dispatch
+from capamesh.router.fleet_view import FleetView
+from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
+from capamesh.router.policies.seam import ByState
+from capamesh.router.prober import Prober
+from capamesh.router.routing import Routing
+from capamesh.router.routing_rules import RoutingRules
+from capamesh.router.telemetry import Telemetry
 
+T = TypeVar("T")
 SPEC = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
 OUT = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
 
@@ -85,7 +105,9 @@ def call(model: str = "m", version: str = "", *outputs: str) -> InferCall:
     return InferCall(ModelName(model), ModelVersion(version), (fp32("x", [1, 2]),), outputs)
 
 
-Reply = Callable[[InferCall, int | None], Awaitable[Answer]]
+Reply = Callable[["Ask"], None]
+"""What a node does about a request: called when it is sent, to act in a later turn of the loop."""
+LoadReply = Callable[["LoadAsk"], None]
 
 
 def answer_of(version: str, *outputs: Tensor, load: LoadReport | None = None) -> Answer:
@@ -94,58 +116,320 @@ def answer_of(version: str, *outputs: Tensor, load: LoadReport | None = None) ->
     return Answer(meta, memoryview(b"".join(body)))
 
 
-async def echo(asked: InferCall, _: int | None) -> Answer:
-    """Answer with the first input as `y`."""
+def echo_of(asked: InferCall, load: LoadReport | None = None) -> Answer:
+    """Return the first input as `y`."""
     first = asked.inputs[0]
-    return answer_of("1", Tensor("y", first.datatype, first.shape, first.data))
+    output = Tensor("y", first.datatype, first.shape, first.data)
+    return answer_of(asked.version or "1", output, load=load)
 
 
-def failing(error: BaseException) -> Reply:
-    async def reply(_: InferCall, __: int | None) -> Answer:
-        raise error
+def echo(ask: Ask) -> None:
+    """Answer at once with the first input as `y`."""
+    asyncio.get_running_loop().call_soon(lambda: ask.answer(echo_of(ask.call)))
 
-    return reply
+
+def hang(_: object) -> None:
+    """Never answer."""
+
+
+def failing(error: CapameshError) -> Reply:
+    return lambda ask: _soon(lambda: ask.fail(error))
 
 
 def garbage(meta: bytes = b"\xc1", body: bytes = b"") -> Reply:
-    async def reply(_: InferCall, __: int | None) -> Answer:
-        return Answer(meta, memoryview(body))
+    return answering(Answer(meta, memoryview(body)))
 
-    return reply
+
+def answering(answer: Answer) -> Reply:
+    return lambda ask: _soon(lambda: ask.answer(answer))
+
+
+def after(seconds: float, reply: Reply) -> Reply:
+    """Do so later."""
+
+    def later(ask: Ask) -> None:
+        asyncio.get_running_loop().call_later(seconds, reply, ask)
+
+    return later
+
+
+def telling(load: LoadReport) -> LoadReply:
+    return lambda ask: _soon(lambda: ask.tell(encode_load(load)))
+
+
+def _soon(act: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_soon(act)
+
+
+class Ask:
+    """One request at a link, for the test to answer; `ended` says how it ended."""
+
+    def __init__(self, link: FakeLink, stream: int, meta: bytes, body: bytes) -> None:
+        self.link = link
+        self.stream = stream
+        self.call, self.budget_ms = _decoded(meta, body)
+        self.ended = ""
+
+    def answer(self, answer: Answer) -> bool:
+        """Tell the asker in this turn; False: the request is over."""
+        asker = self._end("answered")
+        if asker is not None:
+            asker.answered(answer)
+        return asker is not None
+
+    def echo(self, load: LoadReport | None = None) -> bool:
+        return self.answer(echo_of(self.call, load))
+
+    def fail(self, error: CapameshError) -> bool:
+        asker = self._end("failed")
+        if asker is not None:
+            asker.failed(error)
+        return asker is not None
+
+    def _end(self, how: str) -> Asker | None:
+        asker = self.link.waiting.pop(self.stream, None)
+        if asker is not None:
+            self.ended = how
+        return asker
+
+
+def _decoded(meta: bytes, body: bytes) -> tuple[InferCall, int | None]:
+    asked, budget_ms = decode_call(meta, memoryview(body), Limits())
+    assert isinstance(asked, InferCall)
+    return asked, budget_ms
+
+
+class LoadAsk:
+    """One probe at a link."""
+
+    def __init__(self, link: FakeLink, stream: int, meta: bytes) -> None:
+        self.link = link
+        self.stream = stream
+        self.model, self.version = decode_probe(meta)
+
+    def tell(self, meta: bytes) -> bool:
+        asker = self.link.probing.pop(self.stream, None)
+        if asker is not None:
+            asker.told(meta)
+        return asker is not None
+
+    def fail(self, error: CapameshError) -> bool:
+        asker = self.link.probing.pop(self.stream, None)
+        if asker is not None:
+            asker.failed(error)
+        return asker is not None
 
 
 class FakeLink:
-    """A node's link: takes a reply from its script for each request, the last one for ever."""
+    """A node's link: takes a reply from its script for each request, the last one for ever.
 
-    def __init__(self, *script: Reply, limits: Limits | None = None) -> None:
+    It tells its askers as `Link` does: each once, in the turn in which it is told itself, unless withdrawn.
+    """
+
+    def __init__(self, *script: Reply, candidate: Candidate | None = None) -> None:
         self._script = list(script) or [echo]
-        self._limits = limits or Limits()
+        self.candidate = candidate
+        self._streams = 0
+        self._end_reason = ""
         self.is_usable = True
-        self.calls: list[InferCall] = []
-        self.budgets_ms: list[int | None] = []
+        self.refusal: CapameshError | None = None
+        """What `ask` and `ask_load` raise."""
+        self.waiting: dict[int, Asker] = {}
+        self.probing: dict[int, LoadAsker] = {}
+        self.asks: list[Ask] = []
+        self.probes: list[LoadAsk] = []
+        self.withdrawn: list[int] = []
+        self.load_reply: LoadReply = hang
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
 
-    async def request(self, meta: bytes, body: Sequence[Any] = ()) -> Answer:
-        asked, budget_ms = decode_call(meta, memoryview(b"".join(body)), self._limits)
-        self.calls.append(asked)
-        self.budgets_ms.append(budget_ms)
+    @property
+    def calls(self) -> list[InferCall]:
+        return [ask.call for ask in self.asks]
+
+    @property
+    def budgets_ms(self) -> list[int | None]:
+        return [ask.budget_ms for ask in self.asks]
+
+    def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
+        stream = self._open()
+        ask = Ask(self, stream, meta, b"".join(body))
+        self.asks.append(ask)
+        self.waiting[stream] = asker
         self.asked.set()
         reply = self._script.pop(0) if len(self._script) > 1 else self._script[0]
-        try:
-            return await reply(asked, budget_ms)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        reply(ask)
+        return stream
 
+    def withdraw(self, stream: int) -> None:
+        if self.waiting.pop(stream, None) is not None:
+            self._withdrawn(stream)
+            next(ask for ask in self.asks if ask.stream == stream).ended = "withdrawn"
 
-async def hang(_: InferCall, __: int | None) -> Answer:
-    """Never answer."""
-    return await asyncio.get_running_loop().create_future()
+    def ask_load(self, meta: bytes, asker: LoadAsker) -> int:
+        stream = self._open()
+        probe = LoadAsk(self, stream, meta)
+        self.probes.append(probe)
+        self.probing[stream] = asker
+        self.load_reply(probe)
+        return stream
+
+    def withdraw_load(self, stream: int) -> None:
+        if self.probing.pop(stream, None) is not None:
+            self._withdrawn(stream)
+
+    def end(self, reason: str = "the peer closed it") -> None:
+        """The link ends: all who wait are told, and only then its owner is."""
+        if self._end_reason:
+            return
+        self._end_reason = reason
+        self.is_usable = False
+        waiting, self.waiting = self.waiting, {}
+        probing, self.probing = self.probing, {}
+        for ask in self.asks:
+            if ask.stream in waiting:
+                ask.ended = "lost"
+        for asker in [*waiting.values(), *probing.values()]:
+            asker.failed(LinkLost(f"the link ended: {reason}"))
+        if self.candidate is not None and self.candidate.link is self:  # type: ignore[comparison-overlap]
+            self.candidate.link = None
+
+    def _open(self) -> int:
+        if self._end_reason:
+            raise LinkLost(f"the link has ended: {self._end_reason}")
+        if self.refusal is not None:
+            raise self.refusal
+        self._streams += 2
+        return self._streams
+
+    def _withdrawn(self, stream: int) -> None:
+        self.withdrawn.append(stream)
+        self.cancelled.set()
 
 
 def linked(candidate: Candidate, *script: Reply) -> FakeLink:
     """Give a candidate a link and return it."""
-    link = FakeLink(*script)
+    link = FakeLink(*script, candidate=candidate)
     candidate.link = link  # type: ignore[assignment]
     return link
+
+
+class InOrder(ByState):
+    """Picks the first eligible host, keeps what it was asked for, and probes whom the test names."""
+
+    name: ClassVar[str] = "in-order"
+
+    def __init__(self) -> None:
+        self.shapes: list[RequestShape] = []
+        self.wanted: list[Host] = []
+
+    def pick(
+        self, hosts: Sequence[Host], is_eligible: IsEligible, request: RequestShape, now_s: float
+    ) -> Host | None:
+        del now_s
+        self.shapes.append(request)
+        return next((host for host in hosts if is_eligible(host)), None)
+
+    def probes(
+        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Host]:
+        del hosts, is_eligible, now_s
+        return self.wanted
+
+
+class Fleet:
+    """A router's core, on the running loop's clock, and nodes A, B, … that host m and follow the scripts."""
+
+    def __init__(
+        self,
+        *scripts: Sequence[Reply],
+        policy: str = InOrder.name,
+        terms: Terms | None = None,
+        rules: RoutingRules | None = None,
+        limits: Limits | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.candidates: list[Candidate] = []
+        self.links: list[FakeLink] = []
+        self.view = FleetView(on_new=self.candidates.append, on_gone=lambda _: None)
+        self.policies: dict[str, Policy] = {}
+        chance = random.Random(seed)
+
+        def made(name: str) -> Policy:
+            self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, chance)
+            return self.policies[name]
+
+        self.clock = asyncio.get_running_loop().time
+        self.balancer = Balancer(
+            self.view,
+            make_policy=made,
+            chance=chance,
+            rules=lambda _: terms or Terms(policy=policy),
+        )
+        self.telemetry = Telemetry()
+        self.prober = Prober(self.balancer, clock=self.clock)
+        self.dispatch = Dispatch(
+            self.prober, clock=self.clock, limits=limits or Limits(), telemetry=self.telemetry
+        )
+        self.routing = Routing(
+            self.view,
+            self.balancer,
+            self.dispatch,
+            rules or RoutingRules(),
+            chance=chance,
+            clock=self.clock,
+        )
+        for peer, script in zip("ABCDEFGHIJ", scripts, strict=False):
+            self.node(peer, *script)
+
+    def node(
+        self, peer: str, *script: Reply, models: Sequence[ModelOffer] = (offer(),)
+    ) -> FakeLink:
+        """Add a node with one address whose link follows `script`."""
+        self.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=models))])
+        self.links.append(linked(self.candidates[-1], *script))
+        return self.links[-1]
+
+    def traffic(self, version: str = "1") -> ModelTraffic:
+        return self.balancer.traffic(ModelName("m"), ModelVersion(version))
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [host for each in self.candidates for host in self.view.hosts_at(each)]
+
+    @property
+    def in_order(self) -> InOrder:
+        policy = self.policies[InOrder.name]
+        assert isinstance(policy, InOrder)
+        return policy
+
+    @property
+    def asked(self) -> list[int]:
+        """How many requests each node got."""
+        return [len(link.asks) for link in self.links]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Whatever counts requests or probes that are under way, unless it is 0."""
+        counts = {
+            "hosts": sum(abs(host.rif) for host in self.hosts),
+            "candidates": sum(abs(candidate.rif) for candidate in self.candidates),
+            "links": sum(len(link.waiting) + len(link.probing) for link in self.links),
+            "gates": abs(self.routing.under_way),
+            "probes": len(self.prober._under_way),
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+def idempotent_not(given: ModelOffer) -> ModelOffer:
+    return replace(given, is_idempotent=False)
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
+    """Make a test of a scenario in which no time passes but that of timers."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> T:
+        return virtual_time.run(test(*arguments, **named))
+
+    return run

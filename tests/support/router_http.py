@@ -1,41 +1,29 @@
-"""A router's HTTP application with a real fleet view and dispatch, and nodes that answer as a test says."""
+"""A router's HTTP application with a real core behind it, and nodes that answer as a test says."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
-from fleet_fakes import FakeLink, NullLog, Reply, advert, linked, offer
+from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.fleet import Joined
 from capamesh.protocol.tensors import Limits
 from capamesh.router.api.application import OpenRequests, make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.candidates import Candidate
-from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
-from capamesh.router.policies import Policy, RequestShape
 from capamesh.router.telemetry import Telemetry
 
 INFER = "/v2/models/m/infer"
-
-
-class First:
-    """Picks the first candidate."""
-
-    name = "first"
-
-    def pick(self, candidates: list[Candidate], request: RequestShape) -> Candidate:
-        del request
-        return candidates[0]
 
 
 class NoPool:
@@ -53,30 +41,43 @@ class Http:
     """The application and what stands behind it."""
 
     client: TestClient
-    view: FleetView
-    dispatch: Dispatch
-    telemetry: Telemetry
+    fleet: Fleet
     pool: NoPool
     log: NullLog
-    candidates: list[Candidate]
     revoked: list[bytes] = field(default_factory=list)
+
+    @property
+    def view(self) -> FleetView:
+        return self.fleet.view
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return self.fleet.telemetry
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return self.fleet.candidates
 
     def node(
         self, peer: str, *script: Reply, models: tuple[ModelOffer, ...] = (offer(),)
     ) -> FakeLink:
         """Add a node with one address whose link follows `script`."""
-        self.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=models))])
-        return linked(self.candidates[-1], *script)
+        return self.fleet.node(peer, *script, models=models)
 
     async def infer(
-        self, body: object, *, path: str = INFER, header_length: int | str | None = None
+        self,
+        body: object,
+        *,
+        path: str = INFER,
+        header_length: int | str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> aiohttp.ClientResponse:
         """Post a request: bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {}
+        sent = dict(headers or {})
         if header_length is not None:
-            headers["Inference-Header-Content-Length"] = str(header_length)
-        return await self.client.post(path, data=data, headers=headers)
+            sent["Inference-Header-Content-Length"] = str(header_length)
+        return await self.client.post(path, data=data, headers=sent)
 
     async def settled(self) -> None:
         """Let the server finish what it has begun."""
@@ -90,29 +91,19 @@ async def serving(
     limits: Limits | None = None,
     timeout_s: float = 30.0,
     arrival_s: float = 30.0,
-    policy: Policy | None = None,
+    **options: Any,
 ) -> AsyncIterator[Http]:
-    """Serve on a free port of this machine."""
+    """Serve on a free port of this machine; `options` are the `Fleet`'s."""
     limits = limits or Limits()
-    candidates: list[Candidate] = []
-    view = FleetView(on_new=candidates.append, on_gone=lambda _: None)
-    telemetry, pool, log = Telemetry(), NoPool(), NullLog()
-    clock: Callable[[], float] = asyncio.get_running_loop().time
-    dispatch = Dispatch(
-        view,
-        policy or First(),  # type: ignore[arg-type]  # a policy for candidates alone
-        clock=clock,
-        limits=limits,
-        telemetry=telemetry,
-    )
+    fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
     inference = InferenceApi(
-        view,
-        dispatch,
-        telemetry,
+        fleet.view,
+        fleet.routing,
+        fleet.telemetry,
         timeout_s=timeout_s,
         arrival_s=arrival_s,
         limits=limits,
-        is_ready=lambda: any(candidate.is_usable for candidate in candidates),
+        is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates),
     )
     revoked: list[bytes] = []
 
@@ -125,9 +116,13 @@ async def serving(
         revoked.append(encoded)
         return _Revocations()
 
-    pages = FleetApi(view, pool, telemetry, revoke=revoke)  # type: ignore[arg-type]
+    pages = FleetApi(fleet.view, pool, fleet.telemetry, revoke=revoke)  # type: ignore[arg-type]
     application = make_application(
-        inference, pages, limits=limits, log=log, requests=OpenRequests()
-    )  # type: ignore[arg-type]
+        inference,
+        pages,
+        limits=limits,
+        log=log,  # type: ignore[arg-type]
+        requests=OpenRequests(),
+    )
     async with TestClient(TestServer(application)) as client:
-        yield Http(client, view, dispatch, telemetry, pool, log, candidates, revoked)
+        yield Http(client, fleet, pool, log, revoked)

@@ -1,27 +1,40 @@
+"""One request's attempts on links that a test drives: what is sent, told, withdrawn, and what is left behind."""
+
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from fleet_fakes import (
-    FakeLink,
+    Ask,
+    Fleet,
+    InOrder,
     Reply,
-    advert,
+    after,
     answer_of,
+    answering,
     call,
     echo,
     failing,
     fp32,
     garbage,
     hang,
+    idempotent_not,
+    in_virtual_time,
     linked,
     offer,
+    telling,
 )
 
 from capamesh.protocol.errors import (
     CapameshError,
+    ClientError,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
@@ -36,88 +49,15 @@ from capamesh.protocol.errors import (
     TooLarge,
     from_wire,
 )
-from capamesh.protocol.fleet import Joined
-from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.tensors import Limits
-from capamesh.router.candidates import Candidate
-from capamesh.router.dispatch import Dispatch
-from capamesh.router.fleet_view import FleetView
-from capamesh.router.policies import PowerOfTwo, RequestShape
-from capamesh.router.telemetry import Telemetry
+from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
+from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.router.balancing.eligibility import ANYWHERE
+from capamesh.router.balancing.model_traffic import Terms
+from capamesh.router.dispatch import Outcome
+from capamesh.router.policies.seam import RequestShape
+from capamesh.router.resilience.health import CircuitState
 
-FAR_S = 1e9
-
-
-class InOrder:
-    """Picks the first, and keeps what it saw."""
-
-    name = "in-order"
-
-    def __init__(self) -> None:
-        self.seen: list[list[str]] = []
-        self.shapes: list[RequestShape] = []
-
-    def pick(self, candidates: Sequence[Candidate], request: RequestShape) -> Candidate:
-        self.seen.append([candidate.address for candidate in candidates])
-        self.shapes.append(request)
-        return candidates[0]
-
-
-class Fleet:
-    """Nodes A, B, ... that host model m, asked in that order."""
-
-    def __init__(self, *scripts: Sequence[Reply], limits: Limits | None = None) -> None:
-        self.candidates: list[Candidate] = []
-        self.view = FleetView(on_new=self.candidates.append, on_gone=lambda _: None)
-        self.now_s = 0.0
-        self.policy = InOrder()
-        self.telemetry = Telemetry()
-        self.dispatch = Dispatch(
-            self.view,
-            self.policy,
-            clock=lambda: self.now_s,
-            limits=limits or Limits(),
-            telemetry=self.telemetry,
-        )
-        self.links: list[FakeLink] = []
-        for peer, script in zip("ABCDE", scripts, strict=False):
-            self.view.apply([Joined(advert(peer, f"{peer.lower()}:1"))])
-            self.links.append(linked(self.candidates[-1], *script))
-
-    @property
-    def asked(self) -> list[int]:
-        return [len(link.calls) for link in self.links]
-
-    @property
-    def rifs(self) -> list[int]:
-        return [candidate.rif for candidate in self.candidates]
-
-
-async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
-    fleet = Fleet([echo])
-    outcome = await fleet.dispatch.infer(call("m", ""), FAR_S)
-    (candidate,) = fleet.candidates
-    assert (outcome.candidate, outcome.attempts) == (candidate, 1)
-    assert outcome.answer.version == "1"
-    assert outcome.answer.outputs == (fp32("y", [1, 2]),)
-    assert candidate.load == LoadReport(1, 0, 8, 9, 10, 0)
-    assert (candidate.answered, candidate.failed, candidate.rif) == (1, 0, 0)
-    assert fleet.policy.shapes == [RequestShape("m", "", 8)]
-
-
-async def test_the_request_is_counted_while_it_is_under_way() -> None:
-    fleet = Fleet([hang])
-    task = asyncio.create_task(fleet.dispatch.infer(call(), FAR_S))
-    await fleet.links[0].asked.wait()
-    assert fleet.rifs == [1]
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert fleet.links[0].cancelled.is_set()
-    assert fleet.rifs == [0]
-
-
-REFUSALS = [Overloaded("full"), Draining("leaving"), ModelUnavailable("loading")]
+REFUSALS = [Overloaded("full", 0.5), Draining("leaving"), ModelUnavailable("loading")]
 UNKNOWN = [
     LinkLost("gone"),
     RunFailed("crashed"),
@@ -125,219 +65,778 @@ UNKNOWN = [
     PeerError("?"),
     NoCandidate("a router said that?"),
 ]
-FINAL = [
-    InvalidRequest("bad"),
-    TooLarge("big"),
-    ModelNotFound("no"),
-    DeadlineExceeded("late"),
-]
+FINAL = [InvalidRequest("bad"), TooLarge("big"), ModelNotFound("no"), DeadlineExceeded("late")]
+ALONE = Terms(policy=InOrder.name, is_hedged=False)
+UNUSUAL = dict.fromkeys(["hosts", "candidates", "links"], 1)
 
 
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-async def test_refusals_move_on_to_everyone_once(error: CapameshError) -> None:
-    fleet = Fleet(*[[failing(error)]] * 4, [echo])
-    outcome = await fleet.dispatch.infer(call(), FAR_S)
-    assert outcome.attempts == 5
-    assert fleet.asked == [1, 1, 1, 1, 1]
-    assert [candidate.failed for candidate in fleet.candidates] == [0] * 5
-    assert fleet.rifs == [0] * 5
+def code(error: CapameshError) -> str:
+    return error.code
 
 
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-async def test_when_all_refuse_the_last_refusal_is_the_answer(error: CapameshError) -> None:
-    fleet = Fleet([failing(Overloaded("first"))], [failing(error)])
-    with pytest.raises(type(error)) as caught:
-        await fleet.dispatch.infer(call(), FAR_S)
-    assert caught.value is error
-    assert fleet.asked == [1, 1]
-    assert fleet.rifs == [0, 0]
+def infer(
+    fleet: Fleet, asked: InferCall | None = None, allowed_s: float = 30.0, **named: Any
+) -> Coroutine[Any, Any, Outcome]:
+    """Dispatch a request as `Routing` does, without its gate."""
+    asked = asked or call("m", "1")
+    traffic = fleet.traffic()
+    shape = RequestShape(asked.model, traffic.version, 8, "", asked.sequence is not None)
+    deadline_s = fleet.clock() + allowed_s
+    desk = traffic.desk(ANYWHERE, shape, deadline_s)
+    return fleet.dispatch.infer(asked, traffic, desk, deadline_s, **named)
 
 
-@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
-async def test_a_failure_of_unknown_outcome_is_retried_exactly_once(error: CapameshError) -> None:
-    fleet = Fleet([failing(error)], [echo])
-    assert (await fleet.dispatch.infer(call(), FAR_S)).attempts == 2
-    fleet = Fleet([failing(error)], [failing(error)], [echo])
-    with pytest.raises(type(error)):
-        await fleet.dispatch.infer(call(), FAR_S)
-    assert fleet.asked == [1, 1, 0]
-    assert [candidate.failed for candidate in fleet.candidates] == [1, 1, 0]
-    assert fleet.rifs == [0, 0, 0]
+def begin(fleet: Fleet, **named: Any) -> asyncio.Task[Outcome]:
+    return asyncio.create_task(infer(fleet, **named))
 
 
-async def test_refusals_do_not_use_up_the_retry() -> None:
-    full, lost = failing(Overloaded("full")), failing(LinkLost("gone"))
-    fleet = Fleet([full], [lost], [full], [echo])
-    assert (await fleet.dispatch.infer(call(), FAR_S)).attempts == 4
-    fleet = Fleet([full], [lost], [full], [lost], [echo])
-    with pytest.raises(LinkLost):
-        await fleet.dispatch.infer(call(), FAR_S)
+def learn(fleet: Fleet, usual_s: float = 0.01) -> None:
+    """Let the model have answered 20 requests in `usual_s`, so that it is known when one is slow."""
+    traffic = fleet.traffic()
+    for _ in range(20):
+        traffic.window.add(usual_s, fleet.clock())
+        traffic.hedging.sent(fleet.clock())
+
+
+async def turns(count: int = 1) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# one answer
+
+
+@in_virtual_time
+async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
+    fleet = Fleet([echo])
+    outcome = await infer(fleet)
+    (host,) = fleet.hosts
+    assert (outcome.host, outcome.attempts) == (host, 1)
+    assert (outcome.answer.version, outcome.answer.outputs) == ("1", (fp32("y", [1, 2]),))
+    assert host.load == LoadReport(1, 0, 8, 9, 10, 0)
+    assert (host.candidate.answered, host.candidate.failed) == (1, 0)
+    assert fleet.in_order.shapes == [RequestShape("m", "1", 8)]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> None:
+    fleet = Fleet([hang])
+    order: list[str] = []
+
+    async def caller() -> None:
+        await infer(fleet)
+        order.append("caller")
+
+    task = asyncio.create_task(caller())
+    await turns()
+    asyncio.get_running_loop().call_soon(fleet.links[0].asks[0].echo)
+    await turns()  # the answer arrives; whoever is woken by it comes before what is asked for later
+    asyncio.get_running_loop().call_soon(order.append, "a turn later")
+    await turns(2)
+    assert order == ["caller", "a turn later"]
+    await task
+
+
+@in_virtual_time
+async def test_the_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await turns()
+    assert fleet.counts == UNUSUAL
+    assert fleet.links[0].asks[0].echo()
+    assert fleet.counts == {}  # in the answer's own turn
+    assert (await task).attempts == 1
+
+
+@in_virtual_time
+async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
+    full = failing(Overloaded("full"))
+    fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], terms=ALONE)
+    assert (await infer(fleet)).attempts == 3
+    assert [link.budgets_ms for link in fleet.links] == [[30_000], [10_000], [1]]
+
+
+# another node
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=code)
+@in_virtual_time
+async def test_a_refusal_moves_on_without_a_token_and_is_no_failure(error: CapameshError) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [failing(error)], [echo])
+    tokens = fleet.traffic().budget.balance(0.0)
+    assert (await infer(fleet)).attempts == 4
+    assert fleet.asked == [1, 1, 1, 1]
+    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2  # what a first attempt brings in
+    assert [candidate.failed for candidate in fleet.candidates] == [0] * 4
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_when_too_many_are_full_the_softest_refusal_is_the_answer() -> None:
+    fleet = Fleet(
+        *[[failing(Overloaded(f"come in {seconds}", seconds))] for seconds in (3, 1, 2, 9, 9)]
+    )
+    with pytest.raises(Overloaded, match="come in 1") as caught:
+        await infer(fleet)
+    assert caught.value.retry_after_s == 1
     assert fleet.asked == [1, 1, 1, 1, 0]
+    assert fleet.counts == {}
 
 
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_a_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [echo], [echo])
+    tokens = fleet.traffic().budget.balance(0.0)
+    assert (await infer(fleet)).attempts == 3
+    assert fleet.asked == [1, 1, 1, 0]
+    assert fleet.traffic().budget.balance(0.0) == pytest.approx(tokens + 0.2 - 2)
+    assert [candidate.failed for candidate in fleet.candidates] == [1, 1, 0, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_the_third_failure_of_unknown_outcome_is_the_answer(error: CapameshError) -> None:
+    fleet = Fleet(*[[failing(error)]] * 4)
+    with pytest.raises(type(error)) as caught:
+        await infer(fleet)
+    assert caught.value is error
+    assert fleet.asked == [1, 1, 1, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_without_a_token_there_is_no_retry() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))], [echo])
+    while fleet.traffic().budget.try_withdraw(0.0):
+        pass
+    with pytest.raises(RunFailed):
+        await infer(fleet)
+    assert fleet.asked == [1, 0]
+
+
+@in_virtual_time
 async def test_one_node_alone_is_not_asked_again_after_it_failed() -> None:
     fleet = Fleet([failing(LinkLost("gone")), echo])
     with pytest.raises(LinkLost, match="gone"):
-        await fleet.dispatch.infer(call(), FAR_S)
+        await infer(fleet)
     assert fleet.asked == [1]
+    assert fleet.counts == {}
 
 
-@pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
+@pytest.mark.parametrize("error", FINAL, ids=code)
+@in_virtual_time
 async def test_the_caller_s_own_fault_is_never_retried(error: CapameshError) -> None:
     fleet = Fleet([failing(error)], [echo])
     with pytest.raises(type(error)) as caught:
-        await fleet.dispatch.infer(call(), FAR_S)
+        await infer(fleet)
     assert caught.value is error
     assert fleet.asked == [1, 0]
-    assert fleet.rifs == [0, 0]
+    assert fleet.hosts[0].health.is_full
+    assert fleet.counts == {}
 
 
-@pytest.mark.parametrize("code", ["local_error", "config_error", "model_invalid", "error", "news"])
-async def test_what_is_local_to_a_node_is_a_failed_node_to_the_router(code: str) -> None:
-    fleet = Fleet([failing(from_wire(code, "its disk is full"))], [echo])
-    assert (await fleet.dispatch.infer(call(), FAR_S)).attempts == 2
+@pytest.mark.parametrize("wire", ["local_error", "config_error", "model_invalid", "error", "news"])
+@in_virtual_time
+async def test_what_is_local_to_a_node_is_a_failed_node_to_the_router(wire: str) -> None:
+    fleet = Fleet([failing(from_wire(wire, "its disk is full"))], [echo])
+    assert (await infer(fleet)).attempts == 2
     assert [candidate.failed for candidate in fleet.candidates] == [1, 0]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        garbage(),
-        garbage(b""),
-        garbage(b"\x80"),
-        garbage(b"\x81\xa1v" + b"\x91" * 1000 + b"\xc0"),
-        garbage(answer_of("1", fp32("y", [1, 2])).meta, b"short"),
-    ],
-)
-async def test_an_answer_that_is_none_counts_as_a_failed_node(reply: Reply) -> None:
+GARBAGE = [
+    garbage(),
+    garbage(b""),
+    garbage(b"\x80"),
+    garbage(b"\x81\xa1v" + b"\x91" * 1000 + b"\xc0"),
+    garbage(answer_of("1", fp32("y", [1, 2])).meta, b"short"),
+    answering(answer_of("1", fp32("y", [1, 2]), load=LoadReport(in_flight=-1))),
+]
+
+
+@pytest.mark.parametrize("reply", GARBAGE)
+@in_virtual_time
+async def test_an_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
     fleet = Fleet([reply], [echo])
-    assert (await fleet.dispatch.infer(call(), FAR_S)).attempts == 2
-    assert [candidate.failed for candidate in fleet.candidates] == [1, 0]
-    fleet = Fleet([reply], [reply])
+    assert (await infer(fleet)).attempts == 2
+    (bad, _) = fleet.candidates
+    assert (bad.answered, bad.failed) == (0, 1)
+    assert bad.health.state(0.0) is CircuitState.INHIBITED
+    assert bad.health.reason.startswith("protocol_violation: ")
+    text = fleet.telemetry.exposition().decode()
+    assert 'capamesh_attempts_failed_total{code="protocol_violation",model="m"} 1.0' in text
+    alone = Fleet([reply])
     with pytest.raises(ProtocolViolation):
-        await fleet.dispatch.infer(call(), FAR_S)
-    assert fleet.rifs == [0, 0]
+        await infer(alone)
+    assert alone.counts == fleet.counts == {}
 
 
-async def test_the_deadline_ends_the_wait_and_cancels_the_request() -> None:
-    fleet = Fleet([hang], [echo])
-    with pytest.raises(DeadlineExceeded, match="no answer for model 'm' before"):
-        await fleet.dispatch.infer(call(), asyncio.get_running_loop().time())
-    assert fleet.links[0].cancelled.is_set()
+# what was never sent
+
+
+def unlink(fleet: Fleet) -> None:
+    """The link goes between the choice and the sending, as when another request's failure ended it."""
+    host = fleet.hosts[0]
+    sent = fleet.in_order.sent
+
+    def gone(to: Any, now_s: float) -> None:
+        if to is host:
+            host.candidate.link = None
+        sent(to, now_s)
+
+    fleet.in_order.sent = gone  # type: ignore[method-assign]
+
+
+def refuse_lost(fleet: Fleet) -> None:
+    fleet.links[0].refusal = LinkLost("the link has ended: reset")
+
+
+def refuse_full(fleet: Fleet) -> None:
+    fleet.links[0].refusal = Overloaded("64 MB wait for this peer")
+
+
+@pytest.mark.parametrize("prevent", [unlink, refuse_lost, refuse_full])
+@pytest.mark.parametrize("is_sequence", [False, True])
+@in_virtual_time
+async def test_what_could_not_be_sent_goes_elsewhere_without_a_token(
+    prevent: Callable[[Fleet], None], is_sequence: bool
+) -> None:
+    if is_sequence and prevent is refuse_full:
+        return  # a full link is a full node to a sequence: see below
+    fleet = Fleet([echo], [echo])
+    fleet.traffic()
+    prevent(fleet)
+    tokens = fleet.traffic().budget.balance(0.0)
+    asked = call("m", "1")._replace(sequence=SequenceMark(1) if is_sequence else None)
+    outcome = await infer(fleet, asked)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.asked == [0, 1]
+    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_no_link_takes_is_the_error_of_the_last() -> None:
+    fleet = Fleet([echo], [echo])
+    for link in fleet.links:
+        link.refusal = LinkLost("the link has ended: reset")
+    with pytest.raises(LinkLost, match="reset"):
+        await infer(fleet)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_is_too_large_for_a_link_is_the_caller_s_fault() -> None:
+    fleet = Fleet([echo], [echo])
+    fleet.links[0].refusal = TooLarge("a message of 1 GB")
+    with pytest.raises(TooLarge):
+        await infer(fleet)
+    assert fleet.asked == [0, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
+    fleet = Fleet([echo])
+    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800"))
+    with pytest.raises(UnicodeEncodeError):
+        await infer(fleet, unpackable)
+    assert fleet.counts == {}
+
+
+# links that end
+
+
+@in_virtual_time
+async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in_that_very_call() -> (
+    None
+):
+    fleet = Fleet([hang], [hang])
+    tasks = [begin(fleet) for _ in range(5)]
+    await turns()
+    assert fleet.asked == [5, 0]
+    fleet.links[0].end()
+    assert fleet.asked == [5, 5]  # asked before `end` returned
+    assert [ask.ended for ask in fleet.links[0].asks] == ["lost"] * 5
+    assert fleet.links[0].withdrawn == []
+    for ask in fleet.links[1].asks:
+        assert ask.echo()
+    assert [(await task).attempts for task in tasks] == [2] * 5
+    assert fleet.candidates[0].failed == 5
+    assert fleet.counts == {}
+    text = fleet.telemetry.exposition().decode()
+    assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 5.0' in text
+
+
+@in_virtual_time
+async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_answer() -> None:
+    fleet = Fleet()
+    fleet.node("A", hang, models=(idempotent_not(offer()),))
+    fleet.node("B", echo)
+    task = begin(fleet)
+    await turns()
+    fleet.links[0].end()
+    with pytest.raises(LinkLost):
+        await task
     assert fleet.asked == [1, 0]
-    assert fleet.rifs == [0, 0]
+    assert fleet.counts == {}
 
 
-async def test_the_budget_sent_is_the_time_that_is_left() -> None:
-    async def slow_and_full(_: object, __: object) -> object:
-        fleet.now_s += 40.0
-        raise Overloaded("full")
-
-    fleet = Fleet([slow_and_full], [slow_and_full], [slow_and_full], [echo])
-    fleet.dispatch = Dispatch(
-        fleet.view,
-        fleet.policy,
-        clock=lambda: FAR_S - 100.0 + fleet.now_s,
-        limits=Limits(),
-        telemetry=fleet.telemetry,
-    )
-    await fleet.dispatch.infer(call(), FAR_S)
-    assert [link.budgets_ms for link in fleet.links] == [[100_000], [60_000], [20_000], [1]]
-
-
-async def test_draining_suspected_and_unlinked_nodes() -> None:
-    fleet = Fleet([echo], [echo], [echo], [echo], [echo])
-    unlinked, draining, suspected, goaway, _ = fleet.candidates
-    unlinked.link = None
-    draining.is_draining = True
-    suspected.is_suspected = True
-    fleet.links[3].is_usable = False
-    await fleet.dispatch.infer(call(), FAR_S)
-    assert fleet.policy.seen == [["c:1", "e:1"]]
-    assert goaway.rif == 0
+@in_virtual_time
+async def test_an_asker_that_was_withdrawn_and_is_told_all_the_same_says_nothing() -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await asyncio.sleep(0.02)
+    assert fleet.asked == [1, 1]
+    asker = next(iter(fleet.links[0].waiting.values()))
+    assert fleet.links[1].asks[0].echo()
+    before = fleet.telemetry.exposition(), fleet.candidates[0].failed
+    asker.failed(LinkLost("the link ended in that very call"))
+    asker.answered(answer_of("1", fp32("y", [9, 9])))
+    assert (await task).answer.outputs == (fp32("y", [1, 2]),)
+    asker.failed(LinkLost("or later"))
+    assert (before[1], fleet.candidates[0].answered) == (0, 0)
+    assert b"link_lost" not in fleet.telemetry.exposition()
+    assert fleet.counts == {}
 
 
+# slow ones
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+@in_virtual_time
+async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_withdrawn(
+    winner: int,
+) -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await turns()
+    await asyncio.sleep(0.008)
+    assert fleet.asked == [1, 0]
+    await asyncio.sleep(0.007)
+    assert fleet.asked == [1, 1]
+    assert fleet.links[winner].asks[0].echo()
+    assert fleet.links[1 - winner].asks[0].ended == "withdrawn"  # in that very call
+    assert len(fleet.links[1 - winner].withdrawn) == 1
+    assert fleet.links[winner].withdrawn == []
+    assert not fleet.links[1 - winner].asks[0].echo()
+    outcome = await task
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[winner], 2)
+    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() -> None:
+    fleet = Fleet([after(0.045, echo)], [after(0.045, echo)], [echo])
+    learn(fleet)
+    assert (await infer(fleet)).attempts == 2
+    assert fleet.asked == [1, 1, 0]
+    fleet = Fleet([after(0.045, echo)], [echo], terms=ALONE)
+    learn(fleet)
+    assert (await infer(fleet)).attempts == 1
+
+
+@in_virtual_time
+async def test_a_hedge_s_failure_leaves_the_first_to_answer() -> None:
+    fleet = Fleet([after(0.04, echo)], [failing(RunFailed("crashed"))], [echo])
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert fleet.asked == [1, 1, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> None:
+    fleet = Fleet([hang], [echo], terms=ALONE)
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert 0.05 <= fleet.clock() < 0.06
+    silent = fleet.candidates[0]
+    assert silent.health.state(fleet.clock()) is CircuitState.INHIBITED
+    assert silent.health.reason == "silent for 0.05 s"
+    assert fleet.links[0].asks[0].ended == "withdrawn"
+    assert (await infer(fleet)).host is fleet.hosts[1]
+    assert fleet.asked == [1, 2]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
+    fleet = Fleet([hang], [echo], terms=ALONE)
+    learn(fleet)
+    fleet.links[0].load_reply = telling(LoadReport(1, 0, 8, 9, 10, 0))
+    task = begin(fleet)
+    await asyncio.sleep(0.01)
+    fleet.prober.ask([fleet.hosts[0]])
+    await task
+    now_s = fleet.clock()
+    assert fleet.candidates[0].health.state(now_s) is CircuitState.CLOSED
+    assert fleet.hosts[0].health.state(now_s) is CircuitState.INHIBITED
+
+
+@in_virtual_time
+async def test_a_silent_node_s_late_answer_still_wins() -> None:
+    fleet = Fleet([after(0.1, echo)], [hang], terms=ALONE)
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert fleet.clock() == pytest.approx(0.1)
+    assert fleet.links[1].asks[0].ended == "withdrawn"
+    assert fleet.counts == {}
+
+
+# the end without an answer
+
+
+@in_virtual_time
+async def test_the_deadline_ends_the_wait_and_withdraws_all() -> None:
+    fleet = Fleet([hang], [hang], [hang])
+    learn(fleet)
+    with pytest.raises(DeadlineExceeded, match=r"before the request's deadline, from [23] nodes"):
+        await infer(fleet, allowed_s=2.0)
+    assert fleet.clock() == pytest.approx(2.0)
+    assert {ask.ended for link in fleet.links for ask in link.asks} == {"withdrawn"}
+    assert sum(fleet.asked) >= 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_deadline_that_has_passed_reaches_no_node() -> None:
+    fleet = Fleet([echo])
+    with pytest.raises(DeadlineExceeded):
+        await infer(fleet, allowed_s=0.0)
+    assert fleet.asked == [0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await asyncio.sleep(0.02)
+    assert fleet.asked == [1, 1]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [link.asks[0].ended for link in fleet.links] == ["withdrawn", "withdrawn"]
+    assert not fleet.links[0].asks[0].echo()
+    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert fleet.counts == {}
+    await asyncio.sleep(60)  # no timer is left that asks anybody
+    assert fleet.asked == [1, 1]
+
+
+@pytest.mark.parametrize("is_failure", [False, True])
+@in_virtual_time
+async def test_a_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_silence(
+    is_failure: bool,
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await turns()
+    (ask,) = fleet.links[0].asks
+    assert ask.fail(InvalidRequest("bad")) if is_failure else ask.echo()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del ask, task
+    gc.collect()
+    assert complaints == []
+    assert fleet.counts == {}
+
+
+@in_virtual_time
 async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> None:
     fleet = Fleet([echo], [echo])
     for candidate in fleet.candidates:
         candidate.link = None
-    with pytest.raises(NoCandidate, match="model 'm' is hosted, but no node that has it can be"):
-        await fleet.dispatch.infer(call(), FAR_S)
+    with pytest.raises(NoCandidate, match=r"no node that has it can be reached now \(2 of 2: no l"):
+        await infer(fleet)
     with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; there are 1"):
-        await fleet.dispatch.infer(call("m", "7"), FAR_S)
-    with pytest.raises(ModelNotFound, match="no node hosts model 'x'; hosted models: m"):
-        await fleet.dispatch.infer(call("x"), FAR_S)
-    with pytest.raises(ModelNotFound, match="hosted models: none yet"):
-        await Fleet().dispatch.infer(call(), FAR_S)
+        fleet.traffic("7")
 
 
-async def test_a_node_that_dials_and_whose_link_is_down_still_hosts_its_models() -> None:
-    fleet = Fleet()
-    fleet.view.apply([Joined(advert("A"))])
-    with pytest.raises(NoCandidate, match="model 'm' is hosted"):
-        await fleet.dispatch.infer(call(), FAR_S)
-
-
-async def test_the_version_asked_for_decides_who_is_asked_and_empty_is_the_newest() -> None:
-    fleet = Fleet([echo])
-    fleet.view.apply([Joined(advert("B", "b:1", models=[offer(version="2")]))])
-    newer = linked(fleet.candidates[1])
-    await fleet.dispatch.infer(call("m", "1"), FAR_S)
-    await fleet.dispatch.infer(call("m", ""), FAR_S)
-    assert [asked.version for asked in fleet.links[0].calls] == ["1"]
-    assert [asked.version for asked in newer.calls] == [""]
-
-
-async def test_attempts_that_failed_are_counted_by_code() -> None:
-    fleet = Fleet([failing(Overloaded("full"))], [failing(LinkLost("gone"))], [echo])
-    await fleet.dispatch.infer(call(), FAR_S)
-    text = fleet.telemetry.exposition().decode()
-    assert 'capamesh_attempts_failed_total{code="overloaded",model="m"} 1.0' in text
-    assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 1.0' in text
-
-
+@in_virtual_time
 async def test_a_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answered() -> None:
-    may_answer = asyncio.Event()
-
-    async def later(asked: object, budget_ms: object) -> object:
-        await may_answer.wait()
-        return await echo(asked, budget_ms)
-
-    fleet = Fleet([later])
+    fleet = Fleet([hang])
     told: list[str] = []
-    tasks = [asyncio.create_task(fleet.dispatch.infer(call(), FAR_S)) for _ in range(3)]
-    await fleet.links[0].asked.wait()
-    while fleet.rifs != [3]:
-        await asyncio.sleep(0)
+    tasks = [begin(fleet) for _ in range(3)]
+    await turns()
     fleet.candidates[0].retire(lambda: told.append("idle"))
     with pytest.raises(NoCandidate):
-        await fleet.dispatch.infer(call(), FAR_S)
-    assert told == []
-    may_answer.set()
-    assert [(await task).attempts for task in tasks] == [1, 1, 1]
+        await infer(fleet)
+    for ask in fleet.links[0].asks:
+        assert told == []
+        ask.echo()
     assert told == ["idle"]
+    assert [(await task).attempts for task in tasks] == [1, 1, 1]
 
 
-async def test_whatever_nodes_do_nothing_stays_in_flight_and_nobody_is_asked_twice() -> None:
-    replies = [echo, hang, garbage(), *map(failing, [*REFUSALS, *UNKNOWN, *FINAL])]
-    for seed in range(150):
-        chance = random.Random(seed)
-        fleet = Fleet(*[[chance.choice(replies)] for _ in range(chance.randint(1, 5))])
-        dispatch = Dispatch(
-            fleet.view,
-            PowerOfTwo(chance),
-            clock=lambda: 0.0,
-            limits=Limits(),
-            telemetry=fleet.telemetry,
+# requests that must not run twice
+
+
+SEQUENCE = call("m", "1")._replace(sequence=SequenceMark(7, is_start=True))
+
+
+def once(case: str, *scripts: Reply) -> tuple[Fleet, InferCall, dict[str, Any]]:
+    """Return a fleet, a request of it that must not run twice, and what else to say."""
+    terms = Terms(policy=InOrder.name, is_retried=case != "rules")
+    fleet = Fleet(terms=terms)
+    for at, (peer, script) in enumerate(zip("ABCDE", scripts, strict=False)):
+        is_said = case == "all say so" or (case == "one says so" and at == 1)
+        fleet.node(peer, script, models=(idempotent_not(offer()) if is_said else offer(),))
+    return fleet, SEQUENCE if case == "sequence" else call("m", "1"), {"is_copy": case == "copy"}
+
+
+ONCE = ["rules", "all say so", "one says so", "sequence", "copy"]
+
+
+@pytest.mark.parametrize("case", ONCE)
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_what_must_not_run_twice_is_not_retried(case: str, error: CapameshError) -> None:
+    fleet, asked, named = once(case, failing(error), echo)
+    with pytest.raises(type(error)):
+        await infer(fleet, asked, **named)
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("case", ONCE)
+@in_virtual_time
+async def test_what_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_for_silence(
+    case: str,
+) -> None:
+    fleet, asked, named = once(case, after(1.0, echo), echo)
+    learn(fleet)
+    assert (await infer(fleet, asked, **named)).attempts == 1
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("case", ["rules", "all say so", "one says so"])
+@in_virtual_time
+async def test_what_must_not_run_twice_goes_elsewhere_when_it_was_refused(case: str) -> None:
+    fleet, asked, named = once(case, failing(Overloaded("full")), echo)
+    assert (await infer(fleet, asked, **named)).attempts == 2
+
+
+@pytest.mark.parametrize("case", ["sequence", "copy"])
+@in_virtual_time
+async def test_a_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str) -> None:
+    fleet, asked, named = once(case, failing(Overloaded("full", 0.25)), echo)
+    with pytest.raises(Overloaded) as caught:
+        await infer(fleet, asked, **named)
+    assert caught.value.retry_after_s == 0.25
+    assert fleet.asked == [1, 0]
+
+
+@in_virtual_time
+async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))], [echo])
+    assert (await infer(fleet)).attempts == 2
+    for host in fleet.hosts:  # as from an advert that changes nothing else
+        host.offer = replace(host.offer, is_idempotent=False)
+    await asyncio.sleep(3.0)
+    with pytest.raises(RunFailed):
+        await infer(fleet)
+    fleet.node("C", models=(offer(version="2"),))
+    for host in fleet.hosts:
+        host.offer = replace(host.offer, is_idempotent=True)
+    await asyncio.sleep(3.0)
+    assert (await infer(fleet)).attempts == 2
+
+
+@in_virtual_time
+async def test_a_copy_s_failures_are_in_no_metric() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))])
+    with pytest.raises(RunFailed):
+        await infer(fleet, is_copy=True)
+    assert "capamesh_attempts_failed_total{" not in fleet.telemetry.exposition().decode()
+
+
+# nothing is left behind
+
+
+class Body(bytearray):
+    """Bytes of which it can be seen when they are gone."""
+
+
+def held_call(**changes: Any) -> tuple[InferCall, weakref.ref[Body]]:
+    body = Body(8)
+    tensor = Tensor("x", Datatype.FP32, (1, 2), memoryview(body))
+    return call("m", "1")._replace(inputs=(tensor,), **changes), weakref.ref(body)
+
+
+async def ends(fleet: Fleet, asked: InferCall, cancel_s: float | None) -> str:
+    """Run a request to its end, and return how that was."""
+    task = asyncio.create_task(infer(fleet, asked, allowed_s=1.0))
+    del asked
+    await asyncio.wait([task], timeout=cancel_s)
+    task.cancel()
+    await asyncio.wait([task])
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return "answered" if error is None else getattr(error, "code", "a bug")
+
+
+def unsent(fleet: Fleet) -> None:
+    fleet.links[0].end()
+    fleet.candidates[0].link = fleet.links[0]  # type: ignore[assignment]
+    fleet.links[0].is_usable = True
+
+
+def fail(kind: type[CapameshError]) -> Reply:
+    """Fail by an error that nobody else holds: it will hold the frames through which it went."""
+    return lambda ask: asyncio.get_running_loop().call_soon(lambda: ask.fail(kind("so it is")))
+
+
+FULL, LOST = fail(Overloaded), fail(LinkLost)
+ENDINGS: dict[str, tuple[list[Reply], Callable[[Fleet], object], str]] = {
+    "answered": ([echo], learn, "answered"),
+    "retried": ([LOST, echo], learn, "answered"),
+    "hedged": ([after(0.04, echo), hang], learn, "answered"),
+    "unsent, then answered": ([echo, echo], unsent, "answered"),
+    "unsent": ([echo], unsent, "link_lost"),
+    "garbage, then answered": ([garbage(), echo], learn, "answered"),
+    "garbage": ([garbage()], learn, "protocol_violation"),
+    "failed": ([LOST, LOST, LOST], learn, "link_lost"),
+    "refused": ([FULL, FULL], learn, "overloaded"),
+    "late": ([hang, hang, hang], learn, "deadline_exceeded"),
+    "left": ([hang, hang], learn, "cancelled"),
+    "nobody": ([], lambda fleet: fleet.node("A", models=(offer(),)).end(), "no_candidate"),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_request_s_body_is_let_go_of_at_its_end_without_the_collector(name: str) -> None:
+    scripts, prepare, expected = ENDINGS[name]
+
+    @in_virtual_time
+    async def scenario() -> None:
+        fleet = Fleet(*[[script] for script in scripts])
+        prepare(fleet)
+        asked, body = held_call()
+        waiting = ends(fleet, asked, 0.5 if expected == "cancelled" else None)
+        del asked
+        assert await waiting == expected
+        await asyncio.sleep(0)
+        assert body() is None
+        assert fleet.counts == {}
+
+    gc.collect()
+    gc.disable()
+    try:
+        scenario()
+    finally:
+        gc.enable()
+
+
+class Chaos:
+    """Requests and nodes that do whatever a seed says."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.told: dict[int, int] = {}
+        nodes = self.chance.randint(1, 5)
+        self.fleet = Fleet(
+            *[[self.reply] for _ in range(nodes)], policy=self.chance.choice(["in-order", "p2c"])
         )
-        task = asyncio.create_task(dispatch.infer(call(), FAR_S))
-        for _ in range(20):
-            await asyncio.sleep(0)
-        task.cancel()
-        (result,) = await asyncio.gather(task, return_exceptions=True)
-        assert not isinstance(result, BaseException) or isinstance(
-            result, CapameshError | asyncio.CancelledError
-        )
-        assert max(fleet.asked) <= 1
-        assert set(fleet.rifs) == {0}
-        assert sum(candidate.failed for candidate in fleet.candidates) <= 2
+        if self.chance.random() < 0.7:
+            learn(self.fleet)
+        for link in self.fleet.links:
+            link.load_reply = self.chance.choice([hang, telling(LoadReport(1, 0, 8, 9, 10, 0))])
+
+    def reply(self, ask: Ask) -> None:
+        chance = self.chance
+        errors = [*REFUSALS, *UNKNOWN, *FINAL]
+        reply = chance.choice([echo, echo, hang, garbage(), failing(chance.choice(errors)), end])
+        after(chance.choice([0.0, 0.003, 0.02, 0.3]), reply)(ask)
+
+    def trouble(self) -> None:
+        """Something happens to a node's link."""
+        at = self.chance.randrange(len(self.fleet.links))
+        link = self.fleet.links[at]
+        match self.chance.randrange(5):
+            case 0:
+                link.end("reset")
+            case 1:
+                link.is_usable = not link.is_usable
+            case 2:
+                link.refusal = self.chance.choice([None, LinkLost("ended"), Overloaded("full")])
+            case 3:
+                self.fleet.prober.ask(self.fleet.hosts)
+            case _:
+                link.end("again")
+                assert link.candidate is not None
+                self.fleet.links.append(linked(link.candidate, self.reply))
+
+    async def one(self, number: int) -> None:
+        asked = call("m", "1")._replace(inputs=(fp32("x", [number, 0]),))
+        await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.01, 0.2]))
+        try:
+            outcome = await infer(self.fleet, asked, self.chance.choice([0.01, 0.1, 1.0]))
+        except (ClientError, PeerError):
+            pass
+        else:
+            assert outcome.answer.outputs == (fp32("y", [number, 0]),)
+
+    async def run(self) -> None:
+        tasks = [asyncio.create_task(self.one(number)) for number in range(4)]
+        for _ in range(6):
+            await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.005, 0.1]))
+            self.trouble()
+            if self.chance.random() < 0.3:
+                self.chance.choice(tasks).cancel()
+        await asyncio.wait(tasks, timeout=5.0)
+        for task in tasks:
+            assert task.done()
+            assert task.cancelled() or task.exception() is None
+        await asyncio.sleep(2.0)
+
+
+def end(ask: Ask) -> None:
+    ask.link.end("the node has crashed")
+
+
+def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice() -> None:
+    asked = 0
+    for seed in range(300):
+
+        @in_virtual_time
+        async def scenario(seed: int) -> int:
+            complaints: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, what: complaints.append(what)
+            )
+            chaos = Chaos(seed)
+            await chaos.run()
+            fleet = chaos.fleet
+            assert fleet.counts == {}, seed
+            assert complaints == [], seed
+            by_request: dict[float, list[str]] = {}
+            for link in fleet.links:
+                for ask in link.asks:
+                    assert ask.ended, seed
+                    number = float(ask.call.inputs[0].to_numpy()[0, 0])
+                    assert link.candidate is not None
+                    by_request.setdefault(number, []).append(link.candidate.peer)
+            for peers in by_request.values():
+                assert len(set(peers)) == len(peers) <= 3 + 4, seed
+            return sum(map(len, by_request.values()))
+
+        asked += scenario(seed)
+    assert asked > 1000

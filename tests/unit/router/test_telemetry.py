@@ -13,10 +13,12 @@ def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() ->
     telemetry.answered(M, 0.004)
     telemetry.refused(M, Overloaded("full"), is_known=True)
     telemetry.attempt_failed(M, Overloaded("full"))
+    telemetry.attempted_again(M)
     lines = telemetry.exposition().decode().splitlines()
     assert 'capamesh_requests_total{code="ok",model="m"} 2.0' in lines
     assert 'capamesh_requests_total{code="overloaded",model="m"} 1.0' in lines
     assert 'capamesh_attempts_failed_total{code="overloaded",model="m"} 1.0' in lines
+    assert 'capamesh_attempts_extra_total{model="m"} 1.0' in lines
     assert 'capamesh_request_seconds_bucket{le="0.002",model="m"} 0.0' in lines
     assert 'capamesh_request_seconds_bucket{le="0.005",model="m"} 2.0' in lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,12 +59,16 @@ def run(
     advertise: options.Advertise = "",
     mdns: options.Mdns = False,
     region: options.Region = "",
-    policy: Annotated[
-        str,
+    policy: options.Policy = options.DEFAULT_POLICY,
+    rules: Annotated[
+        Path | None,
         typer.Option(
-            "--policy", envvar="CAPAMESH_POLICY", metavar="NAME", help="How nodes are chosen."
+            "--rules",
+            envvar="CAPAMESH_RULES",
+            metavar="FILE",
+            help="TOML that says how each model's requests are routed: its policy, versions, regions, prices, tenants.",
         ),
-    ] = "p2c",
+    ] = None,
     timeout: Annotated[
         float,
         typer.Option(
@@ -129,6 +134,7 @@ def run(
         use_mdns=mdns,
         region=region,
         policy=policy,
+        rules_file=rules,
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,

@@ -1,35 +1,43 @@
-"""Sends a request to a candidate, and to another when that is safe and the first fails. IO: through links."""
+"""Flies requests over links: does what a `Flight` says and tells it what came of that. IO: links, the loop's timers.
+
+The answer of a node comes as a callback in the very turn of the loop that read it; whoever waits for the request
+is woken once, when it is over.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import (
-    CapameshError,
-    DeadlineExceeded,
-    LinkLost,
-    ModelNotFound,
-    NoCandidate,
-    PeerError,
-    is_refusal,
-)
+from capamesh.protocol.errors import CapameshError, LinkLost
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
-from capamesh.router.policies import Policy, RequestShape
+from capamesh.router.flight import (
+    MAX_REFUSALS,
+    Action,
+    Answered,
+    Failed,
+    Flight,
+    Send,
+    Withdraw,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.links.link import Answer, Link
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.candidates import Candidate
-    from capamesh.router.fleet_view import FleetView
+    from capamesh.router.balancing.desk import TrafficDesk
+    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.balancing.model_traffic import ModelTraffic
+    from capamesh.router.prober import Prober
     from capamesh.router.telemetry import Telemetry
 
-MAX_RETRIES = 1
-"""After a failure of unknown outcome, one other node is asked. A refusal (the node did not run it) is no
-failure: each node is asked at most once, so those end by themselves."""
+OFFERS_AGE_S = 1.0
+"""How long what the hosts of a model offer is taken to stay the same while they are the same (guess)."""
+MAX_OFFERS = 1024
+"""Models of which that is known (guess: more than are in use)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Outcome:
     """An answer and who gave it, after how many attempts."""
 
     answer: InferAnswer
-    candidate: Candidate
+    host: Host
     attempts: int
 
 
@@ -46,87 +54,242 @@ class Dispatch:
 
     def __init__(
         self,
-        fleet: FleetView,
-        policy: Policy,
+        prober: Prober,
         *,
         clock: Callable[[], float],
         limits: Limits,
         telemetry: Telemetry,
     ) -> None:
-        self._fleet = fleet
-        self._policy = policy
-        self._clock = clock
-        self._limits = limits
-        self._telemetry = telemetry
+        self.prober = prober
+        self.clock = clock
+        self.limits = limits
+        self.telemetry = telemetry
+        self._offers: dict[
+            tuple[ModelName, ModelVersion], tuple[tuple[Host, ...], float, bool]
+        ] = {}
+        """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
 
-    async def infer(self, call: InferCall, deadline_s: float) -> Outcome:
-        """Return the answer of whichever node gave one before `deadline_s` on the loop's clock.
+    async def infer(
+        self,
+        call: InferCall,
+        traffic: ModelTraffic,
+        desk: TrafficDesk,
+        deadline_s: float,
+        *,
+        is_copy: bool = False,
+    ) -> Outcome:
+        """Return the answer of whichever node gave one before `deadline_s` on the clock.
 
-        Raises `ModelNotFound`, `NoCandidate`, `DeadlineExceeded`, what a node said is the caller's fault,
-        or the last node's error.
+        Raises `NoCandidate`, `DeadlineExceeded`, what a node said is the caller's fault, `Overloaded` when the
+        nodes asked had no room, or the last node's error. Cancelling the wait withdraws what is under way.
+        A request of a sequence has its state at one node: if that is full, so is the fleet for it. An answer
+        that nobody waits for (`is_copy`) is not worth a second attempt, nor a place in the metrics.
         """
-        shape = RequestShape(
-            call.model, call.version, sum(tensor.size_bytes for tensor in call.inputs)
+        # the flight, which keeps errors, is in no frame that their tracebacks keep: see `made`
+        return await _Voyage(self, call, traffic, desk, deadline_s, is_copy=is_copy).made()
+
+    def is_idempotent(self, traffic: ModelTraffic) -> bool:
+        """Return whether all nodes that host the model say that running a request twice does no harm."""
+        hosts, now_s = traffic.hosts, self.clock()
+        key = (traffic.model, traffic.version)
+        known = self._offers.get(key)
+        if known is not None and known[0] is hosts and 0 <= now_s - known[1] < OFFERS_AGE_S:
+            return known[2]
+        if known is None and len(self._offers) >= MAX_OFFERS:
+            self._offers.clear()
+        is_idempotent = all(host.offer.is_idempotent for host in hosts)
+        self._offers[key] = (hosts, now_s, is_idempotent)
+        return is_idempotent
+
+
+class _Voyage:
+    """One flight's attempts on their links."""
+
+    __slots__ = (
+        "_armed_s",
+        "_attempts",
+        "_call",
+        "_dispatch",
+        "_flight",
+        "_is_copy",
+        "_loop",
+        "_over",
+        "_timer",
+        "_traffic",
+    )
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        call: InferCall,
+        traffic: ModelTraffic,
+        desk: TrafficDesk,
+        deadline_s: float,
+        *,
+        is_copy: bool,
+    ) -> None:
+        self._dispatch = dispatch
+        self._call = call
+        self._traffic = traffic
+        self._is_copy = is_copy
+        size_bytes = 0
+        for tensor in call.inputs:
+            size_bytes += len(tensor.data)
+        is_alone = is_copy or call.sequence is not None
+        self._flight = Flight(
+            desk,
+            deadline_s=deadline_s,
+            size_bytes=size_bytes,
+            is_safe=not is_alone and traffic.is_safe and dispatch.is_idempotent(traffic),
+            is_hedged=traffic.terms.is_hedged,
+            max_refusals=0 if is_alone else MAX_REFUSALS,
         )
+        self._loop = asyncio.get_running_loop()
+        self._attempts: list[_Attempt] = []
+        self._over: asyncio.Future[Outcome] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_s = math.inf
+
+    async def made(self) -> Outcome:
         try:
-            async with asyncio.timeout_at(deadline_s):
-                return await self._attempt(call, shape, deadline_s)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(
-                f"no answer for model {call.model!r} before the request's deadline"
-            ) from exc
+            self.act(self._flight.start(self._dispatch.clock()))
+            return await self._over
+        finally:
+            self._end()
+            del self  # an error's traceback keeps this frame: see `_end`
 
-    async def _attempt(self, call: InferCall, shape: RequestShape, deadline_s: float) -> Outcome:
-        asked: set[Candidate] = set()
-        failures = 0
-        last: CapameshError | None = None
-        while True:
-            candidates = self._eligible(call, asked)
-            if not candidates:
-                raise last or self._nobody(call)
-            candidate = self._policy.pick(candidates, shape)
-            try:
-                answer = await self._ask(candidate, call, deadline_s)
-            except PeerError as error:
-                last = error
-                asked.add(candidate)
-                if not is_refusal(error):
-                    failures += 1
-                    candidate.failed += 1
-                self._telemetry.attempt_failed(call.model, error)
-                if failures > MAX_RETRIES:
-                    raise
-                continue
-            candidate.answered += 1
-            candidate.load = answer.load
-            return Outcome(answer, candidate, len(asked) + 1)
+    def _end(self) -> None:
+        """Withdraw what is still under way, and leave no circle: it would keep bodies until it is collected."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.act(self._flight.abandon(self._dispatch.clock()))
+        self._attempts.clear()  # they know the voyage
+        over = self._over
+        if over.done() and not over.cancelled():
+            over.exception()  # whoever is cancelled in the turn in which it fails does not read it
 
-    async def _ask(self, candidate: Candidate, call: InferCall, deadline_s: float) -> InferAnswer:
-        budget_ms = max(1, int((deadline_s - self._clock()) * 1000))
-        meta, body = encode_call(call, budget_ms)
-        link = candidate.link
-        if link is None:
-            raise LinkLost(f"the link to {candidate.peer} has just ended")
-        with candidate:
-            answer = await link.request(meta, body)
-        return decode_answer(answer.meta, answer.body, self._limits)
+    def act(self, actions: tuple[Action, ...]) -> None:
+        """Do what the flight says, and what it says to what came of that at once."""
+        todo = actions
+        while todo:
+            more: tuple[Action, ...] = ()
+            for action in todo:
+                match action:
+                    case Send(number, host, budget_ms):
+                        more += self._send(number, host, budget_ms)
+                    case Answered(number):
+                        self._deliver(self._attempts[number])
+                    case Failed(error):
+                        if not self._over.done():
+                            self._over.set_exception(error)
+                    case Withdraw(number):
+                        self._attempts[number].withdraw()
+            todo = more
+        self._arm()
 
-    def _eligible(self, call: InferCall, asked: set[Candidate]) -> Sequence[Candidate]:
-        return [
-            candidate
-            for candidate in self._fleet.hosts(call.model, call.version)
-            if candidate.is_usable and candidate not in asked
-        ]
-
-    def _nobody(self, call: InferCall) -> CapameshError:
-        versions = self._fleet.versions(call.model)
-        if versions and (not call.version or call.version in versions):
-            return NoCandidate(
-                f"model {call.model!r} is hosted, but no node that has it can be reached now; try again soon"
+    def answered(self, attempt: _Attempt, answer: Answer) -> None:
+        """A node has answered."""
+        dispatch = self._dispatch
+        try:
+            given = decode_answer(answer.meta, answer.body, dispatch.limits)
+        except CapameshError as error:
+            self.failed(attempt, _bare(error))
+            return
+        attempt.given = given
+        at_node_s = (given.queue_us + given.run_us) / 1e6
+        self.act(
+            self._flight.answered(
+                attempt.number, given.load, at_node_s, len(answer.body), dispatch.clock()
             )
-        if versions:
-            return ModelNotFound(
-                f"model {call.model!r} has no version {call.version!r}; there are {', '.join(versions)}"
-            )
-        known = ", ".join(self._fleet.models()[:20]) or "none yet"
-        return ModelNotFound(f"no node hosts model {call.model!r}; hosted models: {known}")
+        )
+
+    def failed(self, attempt: _Attempt, error: CapameshError) -> None:
+        """A node has refused or failed, or its link has ended."""
+        self._count(error)
+        self.act(self._flight.failed(attempt.number, error, self._dispatch.clock()))
+
+    def _send(self, number: int, host: Host, budget_ms: int) -> tuple[Action, ...]:
+        dispatch = self._dispatch
+        attempt = _Attempt(self, number, host)
+        self._attempts.append(attempt)
+        link = host.candidate.link
+        try:
+            if link is None:
+                raise LinkLost(f"the link to {host.candidate.peer} has just ended")
+            meta, body = encode_call(self._call, host.candidate.network.budget_ms(budget_ms))
+            attempt.stream = link.ask(meta, body, attempt)
+            attempt.link = link
+            if number and not self._is_copy:
+                dispatch.telemetry.attempted_again(self._call.model)
+        except CapameshError as error:
+            self._count(error)
+            return self._flight.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
+        wanted = self._traffic.probes(dispatch.clock())
+        if wanted:
+            dispatch.prober.ask(wanted)
+        return ()
+
+    def _count(self, error: CapameshError) -> None:
+        if not self._is_copy:
+            self._dispatch.telemetry.attempt_failed(self._call.model, error)
+
+    def _deliver(self, attempt: _Attempt) -> None:
+        if self._over.done():
+            return
+        assert attempt.given is not None  # noqa: S101 - told just before the flight was
+        self._over.set_result(Outcome(attempt.given, attempt.host, self._flight.attempts))
+
+    def _arm(self) -> None:
+        due_s = self._flight.due_s
+        if due_s >= self._armed_s or self._over.done():
+            return  # a timer that comes early finds nothing to do, and is set anew
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_s = due_s
+        self._timer = self._loop.call_later(max(0.0, due_s - self._dispatch.clock()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._armed_s = None, math.inf
+        self.act(self._flight.tick(self._dispatch.clock()))
+
+
+class _Attempt:
+    """One request on one link; the `Asker` that the link knows."""
+
+    __slots__ = ("_voyage", "given", "host", "link", "number", "stream")
+
+    def __init__(self, voyage: _Voyage, number: int, host: Host) -> None:
+        self._voyage = voyage
+        self.number = number
+        self.host = host
+        self.link: Link | None = None
+        """None: it was not sent, or is over."""
+        self.stream = 0
+        self.given: InferAnswer | None = None
+
+    def answered(self, answer: Answer) -> None:
+        """Part of `Asker`."""
+        if self.link is not None:
+            self.link = None
+            self._voyage.answered(self, answer)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Asker`."""
+        if self.link is not None:
+            self.link = None
+            self._voyage.failed(self, error)
+
+    def withdraw(self) -> None:
+        """Its answer is not wanted any more."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.withdraw(self.stream)
+
+
+def _bare(error: CapameshError) -> CapameshError:
+    """Return an error that was just caught without the frames that its traceback and its causes keep.
+
+    The flight keeps the error, and those frames, or who called them, the flight.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

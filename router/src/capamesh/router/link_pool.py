@@ -55,6 +55,7 @@ class _NodeSide:
                 return
             self._candidate = self._pool.visited(link)
         self._candidate.link = link
+        link.on_round_trip = self._candidate.network.round_trip
         self._pool.linked(self._candidate)
 
     def link_down(self, link: Link, reason: str) -> None:
@@ -94,12 +95,14 @@ class LinkPool:
         *,
         on_visit: Callable[[Candidate], None],
         on_leave: Callable[[Candidate], None],
+        on_linked: Callable[[Candidate], None] = lambda _: None,
         log: FilteringBoundLogger,
     ) -> None:
         self._endpoint = endpoint
         self.trust = trust
         self._on_visit = on_visit
         self._on_leave = on_leave
+        self._on_linked = on_linked
         self._log = log
         self._tasks: asyncio.TaskGroup | None = None
         self._early: list[Candidate] = []
@@ -182,6 +185,7 @@ class LinkPool:
         """A candidate's link is up."""
         if candidate in self._visitors:
             self._on_visit(candidate)
+        self._on_linked(candidate)
         self._log.info("node_linked", peer=candidate.peer, address=candidate.address)
 
     def unlinked(self, candidate: Candidate, reason: str) -> None:

@@ -47,17 +47,28 @@ from capamesh.protocol.outward import (
 from capamesh.router.api.application import OpenRequests, make_application
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
+from capamesh.router.api.routing_page import RoutingApi
+from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.eligibility import Constraints
+from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
+from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
-from capamesh.router.policies import make_policy
+from capamesh.router.operator_key import OperatorKey
+from capamesh.router.policies import POLICIES, make_policy
+from capamesh.router.prober import Prober
+from capamesh.router.routing import Routing
+from capamesh.router.routing_rules import RoutingRules, read_rules
 from capamesh.router.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.router.candidates import Candidate
     from capamesh.router.settings import RouterSettings
 
@@ -65,6 +76,10 @@ ADVERT_EVERY_S = 10.0
 """As nodes do."""
 SHUTDOWN_S = 1.0
 """For connections that are left after the requests under way are answered."""
+REPROBE_EVERY_S = 0.05
+"""How often those that failed may be asked for a sign of life (guess: the first is due after as long)."""
+JUDGE_EVERY_S = 1.0
+"""How often hosts are compared with one another (guess: half the time in which an outlier is found)."""
 TICK_S = 0.5
 """How exactly a member's silence is noticed (guess: 2 % of the silence that is borne)."""
 
@@ -77,12 +92,15 @@ class Router:
         self._settings = settings
         self._log = log
         require_free(settings.mesh_host, settings.mesh_port, "--mesh")
-        self._policy = make_policy(settings.policy, random.Random())  # noqa: S311 - load balancing
+        make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
+        self._rules = _rules_in(settings.rules_file)
         self._home = MemberHome(settings.data_folder)
         self._home.lock()
         self._membership = self._home.membership(
             settings.token, Role.ROUTER, dt.datetime.now(dt.UTC)
         )
+        self._operator_key = OperatorKey.create(settings.data_folder)
+        self._holds = Holds()
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
         self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
@@ -117,9 +135,31 @@ class Router:
             self._trust,
             on_visit=self._visited,
             on_leave=self._visitor_left,
+            on_linked=self._linked,
             log=log,
         )
         self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
+        chance = random.Random()  # noqa: S311 - load balancing
+        self._balancer = Balancer(
+            self._fleet,
+            make_policy=lambda name: make_policy(name, chance),
+            chance=chance,
+            rules=self._terms_of,
+        )
+        self._prober = Prober(self._balancer, clock=time.monotonic)
+        self._routing = Routing(
+            self._fleet,
+            self._balancer,
+            Dispatch(
+                self._prober,
+                clock=time.monotonic,
+                limits=settings.limits,
+                telemetry=self._telemetry,
+            ),
+            self._rules,
+            chance=chance,
+            clock=time.monotonic,
+        )
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._link_address = ""
@@ -155,6 +195,7 @@ class Router:
                     tasks.create_task(self._mesh.run()),
                     tasks.create_task(self._tick()),
                     tasks.create_task(self._announce()),
+                    tasks.create_task(self._watch()),
                 ]
                 await self._has_links.wait()
                 await self._serve_http(runner)
@@ -184,6 +225,7 @@ class Router:
                 await self._requests.wait_none()
         except TimeoutError:
             self._log.warning("drain_cut_short", open_requests=self._requests.count)
+        await self._routing.close()
         await runner.cleanup()
 
     def _application(self) -> web.Application:
@@ -201,25 +243,21 @@ class Router:
             "HTTP requests between their head and their answer, the one that asks this included",
             lambda: self._requests.count,
         )
-        dispatch = Dispatch(
-            fleet,
-            self._policy,
-            clock=asyncio.get_running_loop().time,
-            limits=settings.limits,
-            telemetry=self._telemetry,
-        )
         inference = InferenceApi(
             fleet,
-            dispatch,
+            self._routing,
             self._telemetry,
             timeout_s=settings.timeout_s,
             arrival_s=settings.arrival_s,
             limits=settings.limits,
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
-        pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke)
+        pages = FleetApi(
+            fleet, self._pool, self._telemetry, revoke=self._revoke, holds=self._holds
+        )
+        routing = RoutingApi(fleet, self._routing, self._holds, self._operator_key, self._log)
         return make_application(
-            inference, pages, limits=settings.limits, log=self._log, requests=self._requests
+            inference, pages, routing, limits=settings.limits, log=self._log, requests=self._requests
         )
 
     async def _serve_http(self, runner: web.AppRunner) -> None:
@@ -234,6 +272,52 @@ class Router:
             ) from exc
         host, port = runner.addresses[0][:2]
         self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    # routing
+
+    def _terms_of(self, model: ModelName) -> Terms:
+        rules = self._rules.of(model)
+        return Terms(
+            rules.policy or self._settings.policy,
+            Constraints(
+                rules.max_price,
+                frozenset(rules.regions) or None,
+                frozenset(rules.device_kinds) or None,
+            ),
+            rules.is_hedged,
+            rules.is_retried,
+        )
+
+    def _linked(self, candidate: Candidate) -> None:
+        """Learn of a node that can be reached now how busy it is, and how far away."""
+        now_s = time.monotonic()
+        self._balancer.linked(candidate, now_s)
+        self._prober.ask(self._fleet.hosts_at(candidate))
+
+    async def _watch(self) -> None:
+        """Look after those that are not well, and judge all of them now and then."""
+        judged_s = time.monotonic()
+        try:
+            while True:
+                await asyncio.sleep(REPROBE_EVERY_S)
+                now_s = time.monotonic()
+                due = self._balancer.reprobes(now_s)
+                if due:
+                    self._prober.ask(due)
+                if now_s - judged_s >= JUDGE_EVERY_S:
+                    judged_s = now_s
+                    self._routing.tick()
+                    for verdict in self._balancer.tick(now_s):
+                        self._log.info(
+                            f"node_{type(verdict).__name__.lower()}",
+                            peer=verdict.peer,
+                            address=verdict.address,
+                            model=verdict.model,
+                            version=verdict.version,
+                            reason=verdict.reason,
+                        )
+        finally:
+            self._prober.close()
 
     # the mesh
 
@@ -271,18 +355,21 @@ class Router:
         for change in changes:
             match change:
                 case Joined(advert):
+                    self._holds.apply(self._fleet, advert.peer)
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
                     self._invites.pop(peer, None)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
+                    self._holds.apply(self._fleet, advert.peer)
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
                 case _:
                     pass
 
     def _visited(self, candidate: Candidate) -> None:
         self._fleet.visit(candidate)
+        self._holds.apply(self._fleet, candidate.peer)
 
     def _visitor_left(self, candidate: Candidate) -> None:
         self._fleet.leave(candidate)
@@ -372,3 +459,14 @@ class Router:
                 "http_address": self._http_address,
             }
         )
+
+
+def _rules_in(file: Path | None) -> RoutingRules:
+    """Return the rules in `file`; raise `ConfigError` naming what is wrong with it."""
+    if file is None:
+        return RoutingRules()
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"the rules in {file} cannot be read: {exc}") from exc
+    return read_rules(text, str(file), POLICIES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+from capamesh.router.policies import DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class RouterSettings:
     """The host that such nodes dial; empty: `link_host`, or the outward address if that is a wildcard."""
     use_mdns: bool = False
     region: str = ""
-    policy: str = "p2c"
+    policy: str = DEFAULT_POLICY
+    """For models of which `rules_file` says nothing else."""
+    rules_file: Path | None = None
+    """TOML that says how each model's requests are routed; None: all alike."""
     timeout_s: float = 30.0
     """For requests that name no deadline of their own."""
     arrival_s: float = 30.0

@@ -52,6 +52,12 @@ class Telemetry:
             ("model", "code"),
             registry=self._registry,
         )
+        self._attempts_extra = Counter(
+            "capamesh_attempts_extra",
+            "Attempts beyond a request's first: retries, hedges, and nodes asked after one that refused",
+            ("model",),
+            registry=self._registry,
+        )
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self._meters: dict[ModelName, _ModelMeter] = {}
 
@@ -76,6 +82,10 @@ class Telemetry:
     def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
         """One node failed or refused."""
         self._attempts_failed.labels(model=model, code=error.code).inc()
+
+    def attempted_again(self, model: ModelName) -> None:
+        """A request was sent to one more node."""
+        self._attempts_extra.labels(model=model).inc()
 
     def exposition(self) -> bytes:
         """Return all metrics as text, of `CONTENT_TYPE`."""

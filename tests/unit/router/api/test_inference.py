@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import quote
 
 import aiohttp
 import numpy as np
 import pytest
-from fleet_fakes import answer_of, failing, fp32, garbage, hang, offer
+from fleet_fakes import answer_of, answering, failing, fp32, garbage, hang, offer
 from router_http import INFER, Http, serving
 
 from capamesh.protocol.errors import (
@@ -21,8 +22,10 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
+from capamesh.protocol.links.calls import LoadReport, SequenceMark
 from capamesh.protocol.oip import encode_request
 from capamesh.protocol.tensors import Limits
+from capamesh.router.resilience.health import CircuitState
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 BODY = {"inputs": [X]}
@@ -96,7 +99,7 @@ async def test_what_a_node_says_reaches_the_client_with_its_status(
     assert response.status == status
     assert await error_of(response) == error.message
     assert response.headers["X-Capamesh-Error"] == error.code
-    assert [candidate.rif for candidate in http.candidates] == [0]
+    assert http.fleet.counts == {}
     text = http.telemetry.exposition().decode()
     assert f'capamesh_requests_total{{code="{error.code}",model="m"}} 1.0' in text
 
@@ -251,9 +254,13 @@ async def test_a_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
     link = http.node("A", hang)
     response = await http.infer({**BODY, "parameters": {"timeout": 1}})
     assert response.status == 504
+    assert link.calls == []
+    response = await http.infer({**BODY, "parameters": {"timeout": 20_000}})
+    assert response.status == 504
     await error_of(response)
+    assert len(link.calls) == 1
     assert link.cancelled.is_set()
-    assert http.candidates[0].rif == 0
+    assert http.fleet.counts == {}
 
 
 async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
@@ -265,15 +272,12 @@ async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
     await asyncio.wait([task])
     await link.cancelled.wait()
     await http.settled()
-    assert http.candidates[0].rif == 0
+    assert http.fleet.counts == {}
     assert http.log.events == []
 
 
 async def test_an_output_that_the_node_did_not_send_or_that_json_cannot_hold(http: Http) -> None:
-    async def not_a_number(_: object, __: object) -> object:
-        return answer_of("1", fp32("y", [float("nan")]))
-
-    http.node("A", not_a_number)
+    http.node("A", answering(answer_of("1", fp32("y", [float("nan")]))))
     response = await http.infer(BODY)
     assert response.status == 400
     await error_of(response)
@@ -367,3 +371,124 @@ async def test_a_body_that_comes_in_pieces_but_in_time_is_answered(http: Http) -
 
     response = await http.client.post(INFER, data=pieces())
     assert response.status == 200
+
+
+# what a request asks of its way
+
+
+async def test_a_router_that_is_full_says_so_with_the_time_to_come_again_and_asks_nobody(
+    http: Http,
+) -> None:
+    link = http.node("A")
+    (host,) = http.fleet.hosts
+    load = LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_000_000)
+    host.told(load, http.fleet.clock())
+    response = await http.infer({**BODY, "parameters": {"timeout": 1_000_000}})
+    assert response.status == 503
+    assert response.headers["X-Capamesh-Error"] == "overloaded"
+    assert int(response.headers["Retry-After"]) >= 2
+    assert "model 'm' is overloaded: it would wait " in await error_of(response)
+    assert link.calls == []
+    assert http.fleet.counts == {}
+
+
+async def test_a_node_s_hint_is_the_client_s_in_whole_seconds_rounded_up(http: Http) -> None:
+    http.node("A", failing(Overloaded("full", 1.2)))
+    response = await http.infer(BODY)
+    assert (response.status, response.headers["Retry-After"]) == (503, "2")
+
+
+async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http: Http) -> None:
+    http.node("A", failing(LinkLost("gone")))
+    http.node("B")
+    assert "X-Capamesh-Explanation" not in (await http.infer(BODY)).headers
+    http.candidates[0].health.hold(CircuitState.HELD_OPEN)
+    response = await http.infer(BODY, headers={"x-capamesh-EXPLAIN": " True "})
+    explained = json.loads(response.headers["X-Capamesh-Explanation"])
+    assert (explained["model"], explained["version"], explained["hosts"]) == ("m", "1", 2)
+    assert (explained["policy"], explained["chosen"]) == ("in-order", ["B"])
+    assert [shown["peer"] for shown in explained["candidates"]] == ["B", "A"]
+    assert "refusal" not in explained["candidates"][0]
+    assert explained["candidates"][1]["refusal"] == "operator holds it open"
+
+
+async def test_an_explanation_of_many_wordy_hosts_fits_in_a_header(http: Http) -> None:
+    name = "\N{GRINNING FACE}" * 256  # as long as an advert allows, 12 characters each in JSON
+    peers = [f"{number:052}" for number in range(40)]
+    for peer in peers:
+        http.node(peer, models=(offer(name),))
+    for candidate in http.candidates:
+        candidate.address = "\N{GRINNING FACE}" * 255
+    response = await http.infer(
+        BODY, path=f"/v2/models/{quote(name)}/infer", headers={"X-Capamesh-Explain": "1"}
+    )
+    text = response.headers["X-Capamesh-Explanation"]
+    assert len(text) <= 8_000
+    explained = json.loads(text)
+    assert explained["hosts"] == 40
+    assert 1 <= len(explained["candidates"]) < 16
+    assert explained["chosen"] == [explained["candidates"][0]["peer"]] == ["0" * 52]
+
+
+async def test_a_request_goes_only_where_its_headers_allow(http: Http) -> None:
+    first, second = http.node("A"), http.node("B")
+    assert (await http.infer(BODY, headers={"X-Capamesh-Nodes": "B, C"})).status == 200
+    assert (len(first.calls), len(second.calls)) == (0, 1)
+    for headers, why in [
+        ({"X-Capamesh-Nodes": "C"}, "not one of the nodes that the request names"),
+        ({"X-Capamesh-Max-Price": "1.49"}, "price 1.5 is over the cap 1.49"),
+        ({"X-Capamesh-Region": "us,asia"}, "region eu is not one of asia, us"),
+        ({"X-Capamesh-Device": "cuda"}, "device cpu is not cuda"),
+    ]:
+        response = await http.infer(BODY, headers=headers)
+        assert response.status == 503
+        assert why in await error_of(response)
+    assert (len(first.calls), len(second.calls)) == (0, 1)
+
+
+async def test_a_request_s_policy_and_key_decide_who_chooses(http: Http) -> None:
+    for peer in "ABCDEFGH":
+        http.node(peer)
+    nodes = []
+    for headers in (
+        {"X-Capamesh-Policy": "random"},
+        {"X-Capamesh-Policy": "round-robin", "X-Capamesh-Affinity": "session"},
+        *[{"X-Capamesh-Affinity": "session"}] * 3,
+    ):
+        response = await http.infer(BODY, headers=headers)
+        assert response.status == 200
+        nodes.append(response.headers["X-Capamesh-Node"])
+    assert set(http.fleet.policies) == {"in-order", "random", "round-robin", "affinity"}
+    assert len(set(nodes[2:])) == 1
+
+
+async def test_an_unknown_policy_is_a_400_that_names_those_there_are(http: Http) -> None:
+    link = http.node("A")
+    response = await http.infer(BODY, headers={"X-Capamesh-Policy": "best"})
+    assert response.status == 400
+    said = await error_of(response)
+    assert said.startswith("X-Capamesh-Policy is 'best'; the policies are affinity, cheapest, ")
+    assert link.calls == []
+
+
+async def test_a_bad_header_is_a_400_with_its_name_and_value(http: Http) -> None:
+    link = http.node("A")
+    response = await http.infer(BODY, headers={"X-Capamesh-Max-Price": "cheap"})
+    assert response.status == 400
+    assert await error_of(response) == (
+        "X-Capamesh-Max-Price is 'cheap'; a number from 0 is expected, for a million rows"
+    )
+    assert link.calls == []
+    text = http.telemetry.exposition().decode()
+    assert 'capamesh_requests_total{code="invalid_request",model="m"} 1.0' in text
+
+
+async def test_the_parameters_reach_the_node_and_a_sequence_stays_at_one(http: Http) -> None:
+    links = [http.node(peer) for peer in "ABCDEFGH"]
+    for number in range(3):
+        parameters = {"sequence_id": 42, "sequence_start": number == 0, "priority": 3}
+        assert (await http.infer({**BODY, "parameters": parameters})).status == 200
+    (calls,) = [link.calls for link in links if link.calls]
+    assert [(one.priority, one.sequence) for one in calls] == [
+        (3, SequenceMark(42, is_start)) for is_start in (True, False, False)
+    ]

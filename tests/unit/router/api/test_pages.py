@@ -151,22 +151,35 @@ async def test_the_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert first["models"][0]["state"] == "ready"
     assert first["links"][0]["is_usable"]
     assert second["is_draining"]
-    assert second["links"] == [
-        {
-            "address": "b:1",
-            "is_up": False,
-            "is_usable": False,
-            "is_suspected": False,
-            "last_error": "refused",
-            "requests_in_flight": 0,
-            "answered": 0,
-            "failed": 0,
-            "node_in_flight": 0,
-            "node_limit": 0,
-            "queue_us": 0,
-            "run_us": 0,
-        }
+    (down,) = second["links"]
+    assert {name: down[name] for name in ("address", "is_up", "is_usable", "last_error")} == {
+        "address": "b:1",
+        "is_up": False,
+        "is_usable": False,
+        "last_error": "refused",
+    }
+    assert (down["state"], down["reason"], down["rtt_us"]) == ("closed", "", 0)
+    assert (down["requests_in_flight"], down["answered"], down["failed"]) == (0, 0, 0)
+    assert [(model["name"], model["state"], model["share"]) for model in down["models"]] == [
+        ("m", "closed", 1.0)
     ]
+
+
+async def test_the_fleet_page_shows_what_became_of_requests_and_who_is_avoided(http: Http) -> None:
+    http.node("A", echo)
+    http.node("B", echo)
+    body = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    )
+    assert (await http.client.post("/v2/models/m/infer", data=body)).status == 200
+    http.candidates[1].health.failed(http.fleet.clock(), is_hard=True, cause="link_lost: reset")
+    _, page = await get(http, "/v1/nodes")
+    assert isinstance(page, dict)
+    (first,), (second,) = (node["links"] for node in page["nodes"])
+    assert (first["answered"], first["failed"], first["requests_in_flight"]) == (1, 0, 0)
+    (model,) = first["models"]
+    assert (model["node_in_flight"], model["node_limit"]) == (1, 8)
+    assert (second["state"], second["reason"]) == ("inhibited", "link_lost: reset")
 
 
 async def test_metrics_are_prometheus_text(http: Http) -> None:
@@ -189,7 +202,7 @@ async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) 
 async def test_a_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
     async with serving(limits=Limits(max_message_bytes=100)) as http:
         http.view.apply([Joined(advert("A", "a:1"))])
-        http.candidates[0].load = None  # type: ignore[assignment]
+        http.candidates[0].health = None  # type: ignore[assignment]
         response = await http.client.get("/v1/nodes")
         assert response.status == 500
         assert json.loads(await response.read()) == {

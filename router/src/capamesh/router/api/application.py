@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.api.fleet import FleetApi
-    from capamesh.router.api.inference import InferenceApi
 
 
 class OpenRequests:
@@ -46,15 +44,21 @@ class OpenRequests:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Pages(Protocol):
+    """A part of what is served."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return its routes."""
+        ...
+
+
 def make_application(
-    inference: InferenceApi,
-    fleet: FleetApi,
-    *,
+    *pages: Pages,
     limits: Limits,
     log: FilteringBoundLogger,
     requests: OpenRequests,
 ) -> web.Application:
-    """Return the application that a router serves, which counts its open `requests`."""
+    """Return the application that a router serves: all `pages`. It counts its open `requests`."""
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes"
     )
@@ -88,6 +92,6 @@ def make_application(
     application = web.Application(
         middlewares=[count_and_translate], client_max_size=limits.max_message_bytes
     )
-    application.add_routes(inference.routes())
-    application.add_routes(fleet.routes())
+    for part in pages:
+        application.add_routes(part.routes())
     return application

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from aiohttp import web
 
 from capamesh.protocol.errors import TooLarge
 from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.router.api.routing_page import holds_body
+from capamesh.router.holds import Holds
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -29,11 +32,14 @@ class FleetApi:
         telemetry: Telemetry,
         *,
         revoke: Callable[[bytes], RevocationList],
+        holds: Holds | None = None,
     ) -> None:
+        """`holds` are shown with their nodes; None: nobody is ever held."""
         self._fleet = fleet
         self._pool = pool
         self._telemetry = telemetry
         self._revoke = revoke
+        self._holds = Holds() if holds is None else holds
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -97,22 +103,38 @@ class FleetApi:
                 }
                 for offer in advert.models
             ],
+            "holds": holds_body(self._holds, advert.peer),
             "links": [self._link(node) for node in self._fleet.candidates_of(advert.peer)],
         }
 
     def _link(self, candidate: Candidate) -> dict[str, Any]:
-        load = candidate.load
+        now_s = time.monotonic()
+        hosts = self._fleet.hosts_at(candidate)
         return {
             "address": candidate.address,
             "is_up": candidate.link is not None,
             "is_usable": candidate.is_usable,
             "is_suspected": candidate.is_suspected,
             "last_error": self._pool.last_error(candidate),
+            "state": str(candidate.health.state(now_s)),
+            "reason": candidate.health.reason,
+            "rtt_us": round(candidate.network.rtt_s * 1e6),
             "requests_in_flight": candidate.rif,
             "answered": candidate.answered,
             "failed": candidate.failed,
-            "node_in_flight": load.in_flight,
-            "node_limit": load.limit,
-            "queue_us": load.queue_us,
-            "run_us": load.run_us,
+            "models": [
+                {
+                    "name": host.offer.name,
+                    "version": host.offer.version,
+                    "state": str(host.health.state(now_s)),
+                    "reason": host.health.reason,
+                    "share": round(host.health.share(now_s), 3),
+                    "requests_in_flight": host.rif,
+                    "node_in_flight": host.load.in_flight,
+                    "node_limit": host.load.limit,
+                    "queue_us": host.load.queue_us,
+                    "run_us": host.load.run_us,
+                }
+                for host in hosts
+            ],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
@@ -27,12 +28,14 @@ from capamesh.protocol.oip import (
     parse_object,
 )
 from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.api.wishes import wishes_of
+from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.dispatch import Dispatch
     from capamesh.router.fleet_view import FleetView
+    from capamesh.router.routing import Routing
     from capamesh.router.telemetry import Telemetry
 
 _INDEX_STATES = {
@@ -44,6 +47,10 @@ _INDEX_STATES = {
 }
 NODE_HEADER = "X-Capamesh-Node"
 """Names the peer that ran the request."""
+EXPLANATION_HEADER = "X-Capamesh-Explanation"
+"""Says, as JSON, among whom and why it was chosen, when X-Capamesh-Explain asks."""
+MAX_HEADER_BYTES = 8_000
+"""Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 
 
@@ -53,7 +60,7 @@ class InferenceApi:
     def __init__(
         self,
         fleet: FleetView,
-        dispatch: Dispatch,
+        routing: Routing,
         telemetry: Telemetry,
         *,
         timeout_s: float,
@@ -62,7 +69,7 @@ class InferenceApi:
         is_ready: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
-        self._dispatch = dispatch
+        self._routing = routing
         self._telemetry = telemetry
         self._timeout_s = timeout_s
         self._arrival_s = arrival_s
@@ -89,12 +96,12 @@ class InferenceApi:
 
     async def infer(self, request: web.Request) -> web.Response:
         """Run one inference."""
-        loop = asyncio.get_running_loop()
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
         body = await self._body(request)
-        started_s = loop.time()
+        started_s = time.monotonic()
         try:
+            wishes, is_explained = wishes_of(request.headers, POLICIES)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
             asked = decode_request(model, version, body, header_length, self._limits)
             parameters = asked.parameters
@@ -107,7 +114,7 @@ class InferenceApi:
                 sequence=sequence_of(parameters),
             )
             allowed_s = time_allowed_s(parameters, self._timeout_s)
-            outcome = await self._dispatch.infer(call, started_s + allowed_s)
+            outcome, desk = await self._routing.infer(call, wishes, started_s + allowed_s)
             answer = outcome.answer
             buffers, json_bytes = encode_response(
                 InferResponse(model, answer.version, asked.id, answer.outputs), asked, self._limits
@@ -116,9 +123,14 @@ class InferenceApi:
             is_known = bool(self._fleet.versions(model))
             self._telemetry.refused(model, error, is_known=is_known)
             raise
-        self._telemetry.answered(model, loop.time() - started_s)
+        self._telemetry.answered(model, time.monotonic() - started_s)
         whole = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-        headers = {NODE_HEADER: outcome.candidate.peer, "Content-Type": "application/json"}
+        headers = {
+            NODE_HEADER: outcome.host.candidate.peer,
+            "Content-Type": "application/json",
+        }
+        if is_explained:
+            headers[EXPLANATION_HEADER] = _header_of(desk.explain(time.monotonic()).to_json())
         if json_bytes is not None:
             headers[HEADER_LENGTH_NAME] = str(json_bytes)
             headers["Content-Type"] = "application/octet-stream"
@@ -161,7 +173,7 @@ class InferenceApi:
         """Return whether some node can run the model now; 503 when not, 404 when nobody hosts it."""
         offer = self._offer(request)
         version = ModelVersion(request.match_info.get("version", ""))
-        is_ready = any(node.is_usable for node in self._fleet.hosts(offer.name, version))
+        is_ready = any(host.candidate.is_usable for host in self._fleet.hosts(offer.name, version))
         return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
 
     async def index(self, request: web.Request) -> web.Response:
@@ -206,6 +218,17 @@ class InferenceApi:
             known = ", ".join(self._fleet.versions(model) or self._fleet.models()) or "none"
             raise ModelNotFound(f"no node hosts model {model!r}{of}; hosted: {known}")
         return offer
+
+
+def _header_of(explanation: str) -> str:
+    """Return an explanation's JSON with as many of its candidates, the chosen first, as a header can hold."""
+    if len(explanation) <= MAX_HEADER_BYTES:
+        return explanation
+    body = json.loads(explanation)
+    while len(explanation) > MAX_HEADER_BYTES and body["candidates"]:
+        body["candidates"].pop()
+        explanation = json.dumps(body, separators=(",", ":"))
+    return explanation
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

@@ -1,0 +1,235 @@
+"""The pages on routing: why a request would go where, and the operator's word on a node. IO: aiohttp.
+
+Anyone who may send requests may ask why; only who has the operator's key may say something (`operator_key`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound, TooLarge
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.oip import error_body, parse_object
+from capamesh.router.api.wishes import MAX_CHARS, wishes_of
+from capamesh.router.holds import Hold, Holds
+from capamesh.router.operator_key import KEY_FILE, SCHEME, OperatorKey
+from capamesh.router.policies import POLICIES
+from capamesh.router.resilience.health import CircuitState
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.router.balancing.explanation import Explanation, HostSignals
+    from capamesh.router.fleet_view import FleetView
+    from capamesh.router.routing import Routing
+
+STATES: Final[Mapping[str, CircuitState | None]] = {
+    "held_open": CircuitState.HELD_OPEN,
+    "held_closed": CircuitState.HELD_CLOSED,
+    "automatic": None,
+}
+MIN_SUFFIX_CHARS: Final = 4
+"""Of a peer id's end (guess): 58 ** 4 are enough for a fleet, and fewer are more likely a slip."""
+MAX_BODY_BYTES: Final = 4096
+"""Guess: a model's name has at most 256 characters."""
+_KEYS: Final = ("state", "model", "version")
+_QUERY: Final = ("version", "tenant")
+
+
+class RoutingApi:
+    """`/v1/models/MODEL/routing` and `/v1/nodes/PEER/circuit`."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        routing: Routing,
+        holds: Holds,
+        key: OperatorKey,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._fleet = fleet
+        self._routing = routing
+        self._holds = holds
+        self._key = key
+        self._log = log
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/models/{model}/routing", self.explain),
+            web.put("/v1/nodes/{peer}/circuit", self.hold),
+        ]
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Return where a request would go now, among whom and why; no node is asked.
+
+        The headers that an inference request may have count here, too.
+        """
+        for name in request.query:
+            if name not in _QUERY:
+                raise InvalidRequest(
+                    f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY)}"
+                )
+        wishes, _ = wishes_of(request.headers, POLICIES)
+        tenant = request.query.get("tenant", "")
+        if len(tenant) > MAX_CHARS:
+            raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")
+        if tenant:
+            wishes = replace(wishes, tenant=tenant)
+        model = ModelName(request.match_info["model"])
+        version = ModelVersion(request.query.get("version", ""))
+        return web.json_response(explanation_body(self._routing.explain(model, version, wishes)))
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Take the operator's word on a node or one of its models; who has no key is refused."""
+        if not self._key.opens(request.headers.get("Authorization", "")):
+            return _refusal(
+                401,
+                f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} "
+                "in the router's data folder, which is new at each start; or use, on the router's machine: capamesh "
+                "circuit PEER open|closed|auto --data DIR",
+                {"WWW-Authenticate": SCHEME},
+            )
+        state, model, version = _asked(await _body(request))
+        given = request.match_info["peer"]
+        peers = self._peers(given)
+        if len(peers) != 1:
+            return _refusal(400 if peers else 404, _not_one(given, peers, self._fleet))
+        (peer,) = peers
+        if model:
+            self._check_hosted(peer, model, version, is_release=STATES[state] is None)
+        self._holds.hold(Hold(peer, model, version, STATES[state]))
+        self._holds.apply_anew(self._fleet, peer)
+        self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
+        return web.json_response(
+            {
+                "peer_id": peer,
+                "state": state,
+                "model": model,
+                "version": version,
+                "holds": holds_body(self._holds, peer),
+            }
+        )
+
+    def _peers(self, given: str) -> list[PeerId]:
+        """Return whom a peer id, or the end of one, names: in the fleet, or held and away for now."""
+        known = dict.fromkeys([*self._fleet.adverts, *self._holds.peers])
+        if given in known:
+            return [PeerId(given)]
+        if len(given) < MIN_SUFFIX_CHARS:
+            return []
+        return [peer for peer in known if peer.endswith(given)]
+
+    def _check_hosted(
+        self, peer: PeerId, model: ModelName, version: ModelVersion, *, is_release: bool
+    ) -> None:
+        """Raise `ModelNotFound` for a model that the node neither announces nor is held for."""
+        advert = self._fleet.adverts.get(peer)
+        known = [(offer.name, offer.version) for offer in advert.models] if advert else []
+        if is_release:
+            known += [(hold.model, hold.version) for hold in self._holds.of(peer) if hold.model]
+        if any(model == name and version in {"", number} for name, number in known):
+            return
+        names = ", ".join(sorted({f"{name}/{number}".rstrip("/") for name, number in known}))
+        of = f" version {version!r}" if version else ""
+        raise ModelNotFound(f"node {peer} has no model {model!r}{of}; it has {names or 'none'}")
+
+
+def explanation_body(explanation: Explanation) -> dict[str, Any]:
+    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all hosts, in full."""
+    return {
+        "model": explanation.model,
+        "version": explanation.version,
+        "policy": explanation.policy,
+        "chosen": list(explanation.chosen),
+        "hosts": len(explanation.candidates),
+        "candidates": [_host_body(signals) for signals in explanation.candidates],
+    }
+
+
+def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
+    """Return what the operator has said of a node."""
+    return [
+        {
+            "model": hold.model,
+            "version": hold.version,
+            "state": "automatic" if hold.state is None else str(hold.state),
+        }
+        for hold in holds.of(peer)
+    ]
+
+
+def _host_body(signals: HostSignals) -> dict[str, Any]:
+    return {
+        "peer": signals.peer,
+        "address": signals.address,
+        "chosen": signals.is_chosen,
+        "rif": signals.rif,
+        "in_flight": signals.told_in_flight,
+        "limit": signals.limit,
+        "latency_ms": round(signals.latency_s * 1e3, 3),
+        "rtt_ms": round(signals.rtt_s * 1e3, 3),
+        "told_ms_ago": None if math.isinf(signals.told_s) else round(signals.told_s * 1e3, 1),
+        "price": signals.price,
+        "region": signals.region,
+        "state": signals.state,
+        "share": round(signals.share, 3),
+        "refusal": signals.refusal,
+    }
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body of {request.content_length} bytes; at most {MAX_BODY_BYTES}")
+    body = await request.content.read(MAX_BODY_BYTES + 1)
+    while len(body) <= MAX_BODY_BYTES and not request.content.at_eof():
+        body += await request.content.read(MAX_BODY_BYTES + 1 - len(body))
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body of over {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def _asked(body: bytes) -> tuple[str, ModelName, ModelVersion]:
+    """Return the state, model and version that a body names; raise `InvalidRequest`."""
+    values = parse_object(body)
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise InvalidRequest(f"the key {key[:80]!r} is unknown; there are {', '.join(_KEYS)}")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{key!r} is {value!r:.80}; a text is expected")
+    state, model, version = (str(values.get(key, "")) for key in _KEYS)
+    if state not in STATES:
+        raise InvalidRequest(
+            f"the state {state[:80]!r} is unknown; there are {', '.join(STATES)}: never send, always, as it goes"
+        )
+    if version and not model:
+        raise InvalidRequest(f"version {version[:80]!r} of which model? name it, too")
+    return state, ModelName(model), ModelVersion(version)
+
+
+def _not_one(given: str, peers: Sequence[PeerId], fleet: FleetView) -> str:
+    if peers:
+        return f"{given!r} is the end of {len(peers)} peer ids: {', '.join(peers[:5])}"
+    known = ", ".join(list(fleet.adverts)[:5]) or "none"
+    more = " and more" if len(fleet.adverts) > 5 else ""
+    return (
+        f"no node's peer id is {given[:80]!r} or ends with it (with {MIN_SUFFIX_CHARS} characters at least); the "
+        f"fleet's nodes: {known}{more}"
+    )
+
+
+def _refusal(
+    status: int, message: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        status=status,
+        body=error_body(message),
+        content_type="application/json",
+        headers={"X-Capamesh-Error": ClientError.code, **(headers or {})},
+    )

@@ -1,0 +1,70 @@
+"""The key with which a router's operator commands it: who can read the data folder has it. IO: one file.
+
+The router's HTTP port is for clients; what takes a node out of use must not be open to all of them. A file that
+its owner alone can read tells the operator from a client, without a password to choose, to hand out or to forget.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from pathlib import Path
+from typing import Final
+
+from capamesh.protocol.errors import ConfigError, KeyExposed
+from capamesh.protocol.private_files import read_private, replace_private
+
+KEY_FILE: Final = "operator.key"
+KEY_BYTES: Final = 32
+"""256 bits, as many as a node's own key has."""
+SCHEME: Final = "Bearer"
+
+
+class OperatorKey:
+    """One run's key."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    def __repr__(self) -> str:
+        return "OperatorKey(secret)"
+
+    @classmethod
+    def create(cls, folder: Path) -> OperatorKey:
+        """Draw a new key and leave it in `folder`, for its owner alone; the one of the last run is void.
+
+        Raises `ConfigError` when it cannot be written.
+        """
+        key = secrets.token_hex(KEY_BYTES)
+        replace_private(folder / KEY_FILE, f"{key}\n".encode())
+        return cls(key)
+
+    def opens(self, authorization: str) -> bool:
+        """Return whether the header `Authorization` carries it; how long that takes says nothing of the key."""
+        scheme, _, given = authorization.strip().partition(" ")
+        return scheme.lower() == SCHEME.lower() and hmac.compare_digest(
+            given.strip().encode("utf-8", "replace"), self._key
+        )
+
+
+def authorization_from(folder: Path) -> str:
+    """Return the header `Authorization` for the router whose data folder is `folder`.
+
+    Raises `ConfigError` when there is no key, `KeyExposed` when others could have read it.
+    """
+    try:
+        key = read_private(folder / KEY_FILE, "the operator's key")
+    except KeyExposed:
+        raise
+    except ConfigError as exc:
+        raise ConfigError(
+            f"{exc.message}; --data is the folder of the router that is to obey, and it must be running"
+        ) from exc
+    text = key.decode("ascii", "replace").strip()
+    if len(text) != 2 * KEY_BYTES or not text.isalnum() or not text.isascii():
+        raise ConfigError(
+            f"{folder / KEY_FILE} holds no operator's key; restart the router to have it written anew"
+        )
+    return f"{SCHEME} {text}"

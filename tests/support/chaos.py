@@ -1,0 +1,424 @@
+"""Faults for real processes: stopped, slowed, cut off, with another clock. IO: signals, sockets, namespaces, a compiler.
+
+Whatever is done to a process or a socket here ends with its context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from capamesh.cli.member import Member
+
+CHUNK_BYTES = 65536
+COMMAND_LIMIT_S = 20
+CLONE_NEWNET = 0x40000000
+"""Linux' sched.h."""
+CLOCK_VARIABLE = "CHAOS_CLOCK"
+CLOCK_SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Adds the nanoseconds in the file CHAOS_CLOCK to the wall clock, and to no other clock. */
+static volatile int64_t *offset;
+static int (*real)(clockid_t, struct timespec *);
+
+__attribute__((constructor)) static void start(void) {
+    const char *name = getenv("CHAOS_CLOCK");
+    int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
+    real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    if (file < 0) return;
+    void *page = mmap(0, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    if (page != MAP_FAILED) offset = page;
+}
+
+int clock_gettime(clockid_t id, struct timespec *out) {
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, out);
+    if (!failed && offset && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) {
+        int64_t now_ns = (int64_t)out->tv_sec * 1000000000 + out->tv_nsec + *offset;
+        out->tv_sec = now_ns / 1000000000;
+        out->tv_nsec = now_ns % 1000000000;
+    }
+    return failed;
+}
+
+int gettimeofday(struct timeval *out, void *zone) {
+    (void)zone;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    out->tv_sec = now.tv_sec;
+    out->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
+# processes
+
+
+def worker_pids(member: Member) -> list[int]:
+    """Return the processes that run a node's models."""
+    return [pid for pid in member.status().get("worker_pids", []) if pid]
+
+
+def own_pids(member: Member) -> list[int]:
+    """Return a member's process and its workers, not its sidecar."""
+    return [member.pid, *worker_pids(member)]
+
+
+def sidecar_pid(member: Member) -> int:
+    """Return the process of a member's mesh."""
+    return int(member.status()["sidecar_pid"])
+
+
+def send_signal(pids: Sequence[int], number: int) -> None:
+    """Signal processes of this test; one that has ended is none."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextmanager
+def frozen(pids: Sequence[int]) -> Iterator[None]:
+    """Stop processes where they are; they go on when the context ends."""
+    send_signal(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send_signal(pids, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def slowed(
+    pids: Sequence[int], *, share: float, period_s: float = 0.02
+) -> AsyncIterator[None]:
+    """Let processes run for only `share` of the time."""
+
+    async def cycle() -> None:
+        while True:
+            send_signal(pids, signal.SIGSTOP)
+            await asyncio.sleep(period_s * (1 - share))
+            send_signal(pids, signal.SIGCONT)
+            await asyncio.sleep(period_s * share)
+
+    cycling = asyncio.create_task(cycle())
+    try:
+        yield
+    finally:
+        cycling.cancel()
+        with suppress(asyncio.CancelledError):
+            await cycling
+        send_signal(pids, signal.SIGCONT)
+
+
+@contextmanager
+def crowded(pids: Sequence[int], *, core: int, hogs: int) -> Iterator[None]:
+    """Put all threads of processes on one core and let `hogs` others keep it busy."""
+    threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    before = {thread: os.sched_getaffinity(thread) for thread in threads}
+    busy = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for thread in threads:
+            os.sched_setaffinity(thread, {core})
+        started += [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(hogs)]
+        yield
+    finally:
+        for hog in started:
+            hog.kill()
+            hog.wait()
+        for thread, cores in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
+
+
+# the wire
+
+
+class Proxy:
+    """A TCP proxy in this process whose wire can go bad; it sees only what TLS leaves to see.
+
+    `is_held`: it accepts, and passes nothing on until that ends. `is_cut`: it ends what is open and whatever
+    comes. `delay_s` and `bytes_per_s` (0: any number) hold in each direction. `reset_after_bytes`: so many
+    more of the answers' bytes, and the connection is reset in the midst of them, once.
+    """
+
+    def __init__(self, listen: tuple[str, int], target: tuple[str, int]) -> None:
+        self._listen = listen
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._is_cut = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.delay_s = 0.0
+        self.bytes_per_s = 0.0
+        self.reset_after_bytes: int | None = None
+        self.accepted = 0
+        self.resets = 0
+
+    def __repr__(self) -> str:
+        return f"Proxy({self._listen} to {self._target}, {len(self._writers) // 2} open)"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Proxy]:
+        """Listen until the context ends."""
+        server = await asyncio.start_server(self._accept, *self._listen)
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            self._abort()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_held(self) -> bool:
+        return not self._open.is_set()
+
+    @is_held.setter
+    def is_held(self, held: bool) -> None:
+        if held:
+            self._open.clear()
+        else:
+            self._open.set()
+
+    @property
+    def is_cut(self) -> bool:
+        return self._is_cut
+
+    @is_cut.setter
+    def is_cut(self, cut: bool) -> None:
+        self._is_cut = cut
+        if cut:
+            self._abort()
+
+    def _abort(self) -> None:
+        for writer in list(self._writers):
+            made = writer.get_extra_info("socket")
+            if made is not None:
+                with suppress(OSError):  # a reset, not an orderly end
+                    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        self.accepted += 1
+        outward: asyncio.StreamWriter | None = None
+        try:
+            await self._open.wait()
+            if self._is_cut:
+                return
+            back, outward = await asyncio.open_connection(*self._target)
+            self._writers.add(outward)
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(reader, outward, is_answer=False))
+                pumps.create_task(self._pump(back, writer, is_answer=True))
+        except* OSError:
+            pass
+        except* asyncio.CancelledError:
+            pass  # the proxy ends; streams log a handler that was cancelled
+        finally:
+            for each in (writer, outward):
+                if each is not None:
+                    self._writers.discard(each)
+                    each.transport.abort()
+            self._tasks.discard(task)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool
+    ) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            await self._open.wait()
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            if self.bytes_per_s:
+                await asyncio.sleep(len(data) / self.bytes_per_s)
+            left = self.reset_after_bytes
+            if is_answer and left is not None:
+                if len(data) > left:
+                    self.reset_after_bytes = None
+                    self.resets += 1
+                    writer.write(data[:left])
+                    await asyncio.sleep(0)
+                    self._abort()
+                    return
+                self.reset_after_bytes = left - len(data)
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError  # one side has ended: so does the other
+
+
+# clocks
+
+
+def why_no_clock() -> str:
+    """Return why wall clocks cannot be set here, empty when they can."""
+    if sys.platform != "linux":
+        return "libraries are preloaded on Linux alone"
+    return "" if shutil.which("cc") else "there is no C compiler"
+
+
+class WallClock:
+    """The wall clock of the processes that were started within `applied`; the other clocks stay as they are."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Compile what is preloaded, once a folder."""
+        self._shim = folder / "clock.so"
+        self._file = folder / f"{name}.clock"
+        if not self._shim.exists():
+            source = folder / "clock.c"
+            source.write_text(CLOCK_SHIM)
+            command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(self._shim), str(source), "-ldl"]
+            subprocess.run(command, check=True, timeout=60)
+        self._file.write_bytes(struct.pack("=q", 0))
+
+    def jump_to(self, offset_s: float) -> None:
+        """Show what the machine's clock shows and so many seconds more, from now on."""
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("=q", int(offset_s * 1e9)))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have the processes that are started meanwhile use it."""
+        variables = {"LD_PRELOAD": str(self._shim), CLOCK_VARIABLE: str(self._file)}
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+# namespaces
+
+
+class Namespace:
+    """A network namespace with one wire, a veth pair, to this one; `run` prefixes a command that runs in it."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"chaos{os.getpid() % 100000}n{number}"
+        self._near = f"ch{os.getpid() % 100000}n{number}"
+        self.near_address = f"10.213.{number}.1"
+        self.address = f"10.213.{number}.2"
+
+    @staticmethod
+    def why_not() -> str:
+        """Return why there are none here, empty when there are."""
+        if shutil.which("ip") is None:
+            return "there is no iproute2"
+        if os.geteuid() != 0:
+            return "only root makes network namespaces"
+        probe = f"chaos{os.getpid() % 100000}probe"
+        made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False)
+        if made.returncode:
+            return f"no network namespaces here: {made.stderr.decode().strip()}"
+        subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
+        return ""
+
+    @contextmanager
+    def made(self) -> Iterator[Namespace]:
+        """Make it, remove it in the end."""
+        inner = f"{self._near}i"
+        try:
+            _ip("netns", "add", self.name)
+            _ip("link", "add", self._near, "type", "veth", "peer", "name", inner)
+            _ip("link", "set", inner, "netns", self.name)
+            _ip("address", "add", f"{self.near_address}/24", "dev", self._near)
+            _ip("link", "set", self._near, "up")
+            for words in (
+                ("address", "add", f"{self.address}/24", "dev", inner),
+                ("link", "set", inner, "up"),
+                ("link", "set", "lo", "up"),
+            ):
+                _ip("-n", self.name, *words)
+            yield self
+        finally:
+            for words in (("link", "del", self._near), ("netns", "del", self.name)):
+                subprocess.run(["ip", *words], capture_output=True, check=False)
+
+    def partition(self) -> None:
+        """Lose every packet from now on, without a word to either side."""
+        _ip("-n", self.name, "route", "add", "blackhole", f"{self.near_address}/32")
+        _ip("route", "add", "blackhole", f"{self.address}/32")
+
+    def heal(self) -> None:
+        """Let packets through again."""
+        for words in (
+            ("-n", self.name, "route", "del", "blackhole", f"{self.near_address}/32"),
+            ("route", "del", "blackhole", f"{self.address}/32"),
+        ):
+            subprocess.run(["ip", *words], capture_output=True, check=False)
+
+    def shape(self, *netem: str) -> str:
+        """Apply `tc netem` to what comes in from the namespace; return why that cannot be, empty when it is."""
+        command = ["tc", "qdisc", "replace", "dev", self._near, "root", "netem", *netem]
+        done = subprocess.run(command, capture_output=True, check=False)
+        return done.stderr.decode().strip() if done.returncode else ""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have the processes that are started meanwhile live in it; this thread does too, its open sockets do not."""
+        back = os.open("/proc/self/ns/net", os.O_RDONLY)
+        inside = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        try:
+            _enter(inside)
+            yield
+        finally:
+            _enter(back)
+            os.close(back)
+            os.close(inside)
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)  # `os.setns` came with Python 3.12
+    if libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns failed")
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(
+        ["ip", *words], capture_output=True, check=False, timeout=COMMAND_LIMIT_S
+    )
+    if done.returncode:
+        raise OSError(f"ip {' '.join(words)}: {done.stderr.decode().strip()}")
+
+
+def free_port(host: str) -> int:
+    """Return a port of `host` that nobody has now."""
+    with socket.create_server((host, 0)) as held:
+        return int(held.getsockname()[1])

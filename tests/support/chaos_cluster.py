@@ -1,0 +1,247 @@
+"""A real cluster whose every node can be hurt on its own: behind a proxy, with its own models. IO: processes, files, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import engine_models
+import numpy as np
+import onnx
+from chaos import Proxy, free_port
+from onnx import numpy_helper
+
+from capamesh.cli.local_cluster import ANY_PORTS, LocalCluster
+from capamesh.cli.member import Member
+from capamesh.protocol.network import Role
+from capamesh.router.policies import DEFAULT_POLICY, POLICIES
+
+MODEL = "turning"
+INDICES = 1000
+"""What a request may ask for: 0 to this, exclusively."""
+ROTATION_LIMIT_S = 30.0
+POLL_S = 0.05
+POLICY = DEFAULT_POLICY if DEFAULT_POLICY in POLICIES else "p2c"
+
+
+def turning(turns: int, known: int = INDICES, of: int = INDICES) -> onnx.ModelProto:
+    """Return a model that turns `turns` times, at 4 µs each, if index mod `of` is below `known`, and fails otherwise.
+
+    int64 [1] to int64 [1]. It fails before the first turn, which no input's shape or type tells.
+    """
+    model = engine_models.looping()
+    graph = model.graph
+    del graph.input[:]
+    graph.input.append(engine_models._value("index", onnx.TensorProto.INT64, [1]))
+    constants = {
+        "of": np.array([of], np.int64),
+        "known": np.array([known], np.int64),
+        "given": np.array([turns], np.int64),
+        "one": np.array([1], np.int64),
+    }
+    before = {each.name for each in graph.initializer}
+    graph.initializer.extend(
+        numpy_helper.from_array(array, name)
+        for name, array in constants.items()
+        if name not in before
+    )
+    make = onnx.helper.make_node
+    # one number takes the shape [1], but not the shape [2], which ONNX Runtime calls an exception of its own
+    # and not the caller's fault
+    first = (
+        make("Mod", ["index", "of"], ["within"]),
+        make("Less", ["within", "known"], ["is_known"]),
+        make("Not", ["is_known"], ["is_unknown"]),
+        make("Cast", ["is_unknown"], ["surplus"], to=onnx.TensorProto.INT64),
+        make("Add", ["one", "surplus"], ["shape"]),
+        make("Reshape", ["given", "shape"], ["turns"]),
+    )
+    for at, node in enumerate(first):
+        graph.node.insert(at, node)
+    onnx.checker.check_model(model)
+    return model
+
+
+def request(index: int, turns: int, *, timeout_s: float = 0.0) -> tuple[bytes, bytes]:
+    """Return a request's body for `turning`, and what its answer holds."""
+    parameters = f'"parameters":{{"timeout":{int(timeout_s * 1e6)}}},' if timeout_s else ""
+    body = (
+        f'{{{parameters}"inputs":[{{"name":"index","datatype":"INT64","shape":[1],"data":[{index}]}}]}}'
+    )
+    return body.encode(), f"[{turns}]".encode()
+
+
+def requests(count: int, turns: int, *, timeout_s: float = 0.0) -> Iterator[tuple[bytes, bytes]]:
+    """Yield as many requests, each with the next index."""
+    for number in range(count):
+        yield request(number % INDICES, turns, timeout_s=timeout_s)
+
+
+class ChaosCluster(LocalCluster):
+    """Starts with a router alone; each node is added with what is special about it."""
+
+    def __init__(self, folder: Path, models: Path, *, router_options: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            folder, models, nodes=0, router_options=("--policy", POLICY, *router_options)
+        )
+        self._arguments: dict[str, tuple[tuple[str, ...], Path]] = {}
+        self.more_routers: list[Member] = []
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await asyncio.gather(*(router.stop(20) for router in self.more_routers))
+        finally:
+            await super().__aexit__(*error)
+
+    async def add(self, *options: str, models: Path | None = None) -> Member:
+        """Start a node with more of `capamesh node run`; `models` instead of the cluster's."""
+        before = self._node_options, self.models
+        self._node_options = ("--threads", "1", "--poll", "0", *options)
+        self.models = models or self.models
+        try:
+            node = await self.add_node()
+            self._arguments[node.name] = self._node_options, self.models
+        finally:
+            self._node_options, self.models = before
+        return node
+
+    @asynccontextmanager
+    async def proxied(self, number: int) -> AsyncIterator[tuple[Member, Proxy]]:
+        """Start a node whose links, not its mesh, go through a proxy in this process."""
+        inner, outer = f"127.0.{number}.1", f"127.0.{number}.2"
+        port = free_port(inner)
+        async with Proxy((outer, port), (inner, port)).running() as proxy:
+            node = await self.add(
+                *("--host", inner, "--port", str(port), "--advertise", outer),
+            )
+            yield node, proxy
+
+    async def start_again(self, node: Member) -> Member:
+        """Start a node that has ended anew, in its folder and with its options."""
+        self._node_options, self.models, before = (
+            *self._arguments[node.name],
+            (self._node_options, self.models),
+        )
+        mesh = self.router.status()["mesh_addresses"]
+        try:
+            again = await Member.start(
+                node.name,
+                node.data_folder,
+                ("node", "run", "--models", str(self.models), *self._node_options),
+                self._token(self._owner(), Role.NODE, mesh),
+            )
+        finally:
+            self._node_options, self.models = before
+        self.nodes[self.nodes.index(node)] = again
+        await self._until_joined(again)
+        return again
+
+    async def add_router(self, http: str = "127.0.0.1:0", name: str = "router-2") -> Member:
+        """Start one more router, or one that has ended again, and wait until it is ready."""
+        router = await Member.start(
+            name,
+            self.folder / name,
+            ("router", "run", "--http", http, "--policy", POLICY, *ANY_PORTS),
+            self._token(self._owner(), Role.ROUTER, self.router.status()["mesh_addresses"]),
+        )
+        self.more_routers = [each for each in self.more_routers if each.is_running] + [router]
+        await self._until(router, lambda status: status.get("state") == "ready")
+        return router
+
+
+def peer_of(member: Member) -> str:
+    """Return a member's peer id."""
+    return str(member.status()["peer_id"])
+
+
+# what a router says
+
+
+async def nodes_at(url: str) -> dict[str, dict[str, Any]]:
+    """Return `/v1/nodes` by peer."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/nodes") as reply:
+        return {node["peer_id"]: node for node in (await reply.json())["nodes"]}
+
+
+async def metrics_at(url: str) -> dict[str, float]:
+    """Return `/metrics`, each sample by its name and labels."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as reply:
+        text = await reply.text()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def is_in_rotation(node: Mapping[str, Any]) -> bool:
+    """Whether a node of `/v1/nodes` has all its share of requests."""
+    return any(
+        link["is_usable"]
+        and link["state"] == "closed"
+        and all(model["share"] == 1 for model in link["models"] if model["name"] == MODEL)
+        and any(model["name"] == MODEL for model in link["models"])
+        for link in node["links"]
+    )
+
+
+def states(node: Mapping[str, Any]) -> str:
+    """Return how a node is seen, for messages."""
+    return "; ".join(
+        f"up {link['is_up']}, usable {link['is_usable']}, {link['state']} ({link['reason']}), "
+        + ", ".join(f"{m['name']} {m['state']} {m['share']} ({m['reason']})" for m in link["models"])
+        for link in node["links"]
+    )
+
+
+async def until_node(
+    url: str, peer: str, is_so: Callable[[Mapping[str, Any]], bool], what: str
+) -> float:
+    """Wait until a node is seen so; return how many seconds that took."""
+    began_s, seen = time.monotonic(), "unknown to the router"
+    while time.monotonic() < began_s + ROTATION_LIMIT_S:
+        node = (await nodes_at(url)).get(peer)
+        if node is not None:
+            if is_so(node):
+                return time.monotonic() - began_s
+            seen = states(node)
+        await asyncio.sleep(POLL_S)
+    raise AssertionError(f"not {what} within {ROTATION_LIMIT_S:g} s: {seen}")
+
+
+async def until_in_rotation(url: str, *peers: str) -> float:
+    """Wait until all of the nodes have all their share of requests; return how many seconds that took."""
+    return max([await until_node(url, peer, is_in_rotation, "in rotation") for peer in peers])
+
+
+async def until_out(url: str, peer: str) -> float:
+    """Wait until a node has not all its share of requests; return how many seconds that took."""
+    return await until_node(url, peer, lambda node: not is_in_rotation(node), "out of rotation")
+
+
+async def until_unlinked(url: str, peer: str) -> float:
+    """Wait until the router has given up its links to a node; return how many seconds that took."""
+    return await until_node(
+        url, peer, lambda node: not any(link["is_up"] for link in node["links"]), "without links"
+    )
+
+
+async def still_in_flight(url: str) -> dict[str, float]:
+    """Return the counters of what is under way that are not 0, after a moment for withdrawals to be done."""
+    found: dict[str, float] = {}
+    for _ in range(40):
+        metrics = await metrics_at(url)
+        found = {"requests_in_flight": metrics["capamesh_requests_in_flight"]}
+        found["open_requests"] = metrics["capamesh_open_requests"] - 1  # the one that asks this
+        for peer, node in (await nodes_at(url)).items():
+            for link in node["links"]:
+                found[f"link {peer}"] = link["requests_in_flight"]
+                for model in link["models"]:
+                    found[f"{model['name']} at {peer}"] = model["requests_in_flight"]
+        found = {name: value for name, value in found.items() if value}
+        if not found:
+            break
+        await asyncio.sleep(POLL_S)
+    return found

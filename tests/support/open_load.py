@@ -1,0 +1,314 @@
+"""Requests at a fixed rate, whatever becomes of those before: an open loop over raw HTTP, and figures of it. IO: sockets.
+
+A latency counts from when the request was due, so that a stalled generator shows and is not left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+READY_EVERY_S = 0.1
+"""How often a router that took no connection is asked whether it is ready again (guess)."""
+PATIENCE_S = 60.0
+
+
+@dataclass(slots=True)
+class Shot:
+    """One request and what became of it. Times are seconds of the monotonic clock."""
+
+    number: int
+    due_s: float
+    sent_s: float = 0.0
+    ended_s: float = 0.0
+    status: int = 0
+    """0: no answer came."""
+    error: str = ""
+    node: str = ""
+    asked: tuple[str, ...] = ()
+    """The nodes that were asked, in that order."""
+    is_right: bool = True
+    body: bytes = field(default=b"", repr=False)
+    expected: bytes = field(default=b"", repr=False)
+    tries: int = 0
+
+    @property
+    def latency_s(self) -> float:
+        return self.ended_s - self.due_s
+
+    @property
+    def is_answered(self) -> bool:
+        return self.status == 200
+
+
+class _Wire(asyncio.Protocol):
+    """One connection: one request at a time."""
+
+    def __init__(self, load: OpenLoad, target: int) -> None:
+        self._load = load
+        self.target = target
+        self.shot: Shot | None = None
+        self.transport: asyncio.Transport | None = None
+        self._got = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def send(self, shot: Shot) -> None:
+        self.shot = shot
+        shot.sent_s = time.monotonic()
+        assert self.transport is not None
+        self.transport.write(self._load.heads[self.target] % len(shot.body) + shot.body)
+
+    def data_received(self, data: bytes) -> None:
+        got = self._got
+        got += data
+        end = got.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = bytes(got[:end])
+        length = int(_header(head, b"content-length") or 0)
+        if len(got) < end + 4 + length:
+            return
+        body = bytes(got[end + 4 : end + 4 + length])
+        got.clear()
+        shot, self.shot = self.shot, None
+        assert shot is not None, head
+        shot.ended_s = time.monotonic()
+        shot.status = int(head[9:12])
+        shot.node = _header(head, b"x-capamesh-node").decode()
+        shot.asked = _asked(head)
+        if shot.status == 200:
+            shot.is_right = shot.expected in body
+        else:
+            shot.error = body[:300].decode(errors="replace")
+        is_last = _header(head, b"connection").lower() == b"close"
+        self._load.ended(self, is_last=is_last)
+        if is_last and self.transport is not None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        shot, self.shot = self.shot, None
+        self._load.lost(self, shot, repr(exc))
+
+
+class OpenLoad:
+    """A stream of requests for one model at one router, or at several that stand in for each other."""
+
+    def __init__(self, urls: str | Sequence[str], model: str, *, is_explained: bool = True) -> None:
+        """Explained requests tell whom the router asked, in `Shot.asked`, at some cost to it."""
+        addresses = [urls] if isinstance(urls, str) else list(urls)
+        self._targets = [url.removeprefix("http://").rsplit(":", 1) for url in addresses]
+        explain = "X-Capamesh-Explain: 1\r\n" if is_explained else ""
+        self.heads = [
+            (
+                f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
+                f"Content-Type: application/json\r\n{explain}Content-Length: %d\r\n\r\n"
+            ).encode()
+            for host, port in self._targets
+        ]
+        self._idle: list[deque[_Wire]] = [deque() for _ in self._targets]
+        self._down: set[int] = set()
+        self._dialing: set[asyncio.Task[None]] = set()
+        self._left = 0
+        self._all_ended = asyncio.Event()
+        self._wires: set[_Wire] = set()
+        self._next = 0
+
+    async def run(
+        self,
+        requests: Iterable[tuple[bytes, bytes]],
+        *,
+        rate: float,
+        seed: int,
+        at: Mapping[int, Callable[[], Awaitable[None]]] | None = None,
+    ) -> list[Shot]:
+        """Send `requests`, bodies and what their answers hold, `rate` a second by a seeded Poisson process.
+
+        `at[n]` is begun when the n-th is due; all are waited for, and their errors raised, before this returns.
+        """
+        chance = random.Random(seed)
+        shots: list[Shot] = []
+        self._left, self._all_ended = 1, asyncio.Event()
+        due_s = time.monotonic() + 0.01
+        try:
+            async with asyncio.TaskGroup() as events:
+                for number, (body, expected) in enumerate(requests):
+                    due_s += chance.expovariate(rate)
+                    wait_s = due_s - time.monotonic()
+                    if wait_s > 0:
+                        await asyncio.sleep(wait_s)
+                    elif number % 20 == 0:
+                        await asyncio.sleep(0)
+                    if at and number in at:
+                        events.create_task(_begun(at[number]))
+                    shot = Shot(number, due_s, body=body, expected=expected)
+                    shots.append(shot)
+                    self._left += 1
+                    self._send(shot)
+            self._done()
+            async with asyncio.timeout(PATIENCE_S):
+                await self._all_ended.wait()
+        except TimeoutError:
+            for shot in shots:
+                if not shot.ended_s:
+                    shot.ended_s, shot.error = time.monotonic(), "no answer for a minute"
+        finally:
+            for task in self._dialing:
+                task.cancel()
+            for wire in list(self._wires):
+                if wire.transport is not None:
+                    wire.transport.abort()
+        return shots
+
+    def ended(self, wire: _Wire, *, is_last: bool) -> None:
+        """A request has its answer."""
+        if not is_last:
+            self._idle[wire.target].append(wire)
+        self._done()
+
+    def lost(self, wire: _Wire, shot: Shot | None, why: str) -> None:
+        """A connection has ended; without an answer its request is sent elsewhere, once for each router."""
+        self._wires.discard(wire)
+        if wire in self._idle[wire.target]:
+            self._idle[wire.target].remove(wire)
+        if shot is not None:
+            self._again(shot, f"the connection ended: {why}")
+
+    def _again(self, shot: Shot, why: str) -> None:
+        shot.error = why
+        if shot.tries < 2 * len(self._targets) and len(self._targets) > 1:
+            self._send(shot)
+            return
+        shot.ended_s = time.monotonic()
+        self._done()
+
+    def _send(self, shot: Shot) -> None:
+        shot.tries += 1
+        target = self._target()
+        idle = self._idle[target]
+        while idle:
+            wire = idle.pop()
+            if wire.transport is not None and not wire.transport.is_closing():
+                wire.send(shot)
+                return
+        dialing = asyncio.get_running_loop().create_task(self._dial(target, shot))
+        self._dialing.add(dialing)
+        dialing.add_done_callback(self._dialing.discard)
+
+    def _target(self) -> int:
+        for _ in self._targets:
+            self._next = (self._next + 1) % len(self._targets)
+            if self._next not in self._down:
+                break
+        return self._next
+
+    async def _dial(self, target: int, shot: Shot) -> None:
+        host, port = self._targets[target]
+        try:
+            _, wire = await asyncio.get_running_loop().create_connection(
+                lambda: _Wire(self, target), host, int(port)
+            )
+        except OSError as error:
+            is_news = target not in self._down
+            self._down.add(target)
+            self._again(shot, repr(error))
+            if is_news and len(self._targets) > 1:
+                await self._until_ready(target)
+            return
+        self._wires.add(wire)
+        wire.send(shot)
+
+    async def _until_ready(self, target: int) -> None:
+        """Wait for a router as what stands before several does: it has requests again when it says so."""
+        host, port = self._targets[target]
+        while True:
+            await asyncio.sleep(READY_EVERY_S)
+            with suppress(OSError, asyncio.IncompleteReadError):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
+                try:
+                    line = await reader.readline()
+                finally:
+                    writer.close()
+                if b" 200 " in line:
+                    self._down.discard(target)
+                    return
+
+    def _done(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._all_ended.set()
+
+
+async def _begun(event: Callable[[], Awaitable[None]]) -> None:
+    await event()
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    start = head.lower().find(b"\r\n" + name + b":")
+    if start < 0:
+        return b""
+    start += len(name) + 3
+    end = head.find(b"\r\n", start)
+    return head[start : end if end >= 0 else len(head)].strip()
+
+
+def _asked(head: bytes) -> tuple[str, ...]:
+    start = head.find(b'"chosen":[')
+    if start < 0:
+        return ()
+    inside = head[start + 10 : head.find(b"]", start)]
+    return tuple(part.strip(b'"').decode() for part in inside.split(b",") if part)
+
+
+# figures
+
+
+def failures(shots: Iterable[Shot]) -> list[str]:
+    """Return what went wrong, each kind once with its count; empty when all were answered, and rightly."""
+    kinds = Counter(
+        "a wrong answer" if shot.is_answered else f"{shot.status}: {shot.error[:200]}"
+        for shot in shots
+        if not (shot.is_answered and shot.is_right)
+    )
+    return [f"{count} x {kind}" for kind, count in kinds.most_common()]
+
+
+def between(shots: Iterable[Shot], from_s: float, to_s: float = math.inf) -> list[Shot]:
+    """Return those that were due in a span of the monotonic clock."""
+    return [shot for shot in shots if from_s <= shot.due_s < to_s]
+
+
+def quantile_s(shots: Iterable[Shot], part: float) -> float:
+    """Return a quantile of the latencies of those answered, infinity when there are none."""
+    seen = sorted(shot.latency_s for shot in shots if shot.is_answered)
+    return seen[min(len(seen) - 1, math.ceil(part * len(seen)) - 1)] if seen else math.inf
+
+
+def share_asked(shots: Sequence[Shot], peer: str) -> float:
+    """Return in which part of the requests a node was asked at all; they must have been explained."""
+    return sum(peer in shot.asked for shot in shots) / max(1, len(shots))
+
+
+def attempts_a_request(shots: Sequence[Shot]) -> float:
+    """Return how many nodes were asked for one answered request; they must have been explained."""
+    answered = [shot for shot in shots if shot.is_answered]
+    return sum(len(shot.asked) for shot in answered) / max(1, len(answered))
+
+
+async def closed_rate(load: OpenLoad, body: tuple[bytes, bytes], *, count: int) -> float:
+    """Return how many requests a second are answered when so many are sent at once."""
+    shots = await load.run([body] * count, rate=1e6, seed=0)
+    answered = [shot for shot in shots if shot.is_answered]
+    if not answered:
+        raise AssertionError(f"nothing was answered: {failures(shots)[:3]}")
+    return len(answered) / (max(shot.ended_s for shot in answered) - shots[0].due_s)
