@@ -38,6 +38,7 @@ COPY protocol/src protocol/src
 COPY node/src node/src
 COPY router/src router/src
 COPY client/src client/src
+COPY simulation/src simulation/src
 COPY cli/src cli/src
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels .
 

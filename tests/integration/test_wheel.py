@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("protocol", "node", "router", "client", "cli")
+PARTS = ("protocol", "node", "router", "client", "simulation", "cli")
 
 
 @pytest.fixture(scope="module")

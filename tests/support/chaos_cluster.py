@@ -70,9 +70,7 @@ def turning(turns: int, known: int = INDICES, of: int = INDICES) -> onnx.ModelPr
 def request(index: int, turns: int, *, timeout_s: float = 0.0) -> tuple[bytes, bytes]:
     """Return a request's body for `turning`, and what its answer holds."""
     parameters = f'"parameters":{{"timeout":{int(timeout_s * 1e6)}}},' if timeout_s else ""
-    body = (
-        f'{{{parameters}"inputs":[{{"name":"index","datatype":"INT64","shape":[1],"data":[{index}]}}]}}'
-    )
+    body = f'{{{parameters}"inputs":[{{"name":"index","datatype":"INT64","shape":[1],"data":[{index}]}}]}}'
     return body.encode(), f"[{turns}]".encode()
 
 
@@ -191,7 +189,9 @@ def states(node: Mapping[str, Any]) -> str:
     """Return how a node is seen, for messages."""
     return "; ".join(
         f"up {link['is_up']}, usable {link['is_usable']}, {link['state']} ({link['reason']}), "
-        + ", ".join(f"{m['name']} {m['state']} {m['share']} ({m['reason']})" for m in link["models"])
+        + ", ".join(
+            f"{m['name']} {m['state']} {m['share']} ({m['reason']})" for m in link["models"]
+        )
         for link in node["links"]
     )
 

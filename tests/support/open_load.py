@@ -103,15 +103,24 @@ class _Wire(asyncio.Protocol):
 class OpenLoad:
     """A stream of requests for one model at one router, or at several that stand in for each other."""
 
-    def __init__(self, urls: str | Sequence[str], model: str, *, is_explained: bool = True) -> None:
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        model: str,
+        *,
+        is_explained: bool = True,
+        policy: str = "",
+    ) -> None:
         """Explained requests tell whom the router asked, in `Shot.asked`, at some cost to it."""
         addresses = [urls] if isinstance(urls, str) else list(urls)
         self._targets = [url.removeprefix("http://").rsplit(":", 1) for url in addresses]
-        explain = "X-Capamesh-Explain: 1\r\n" if is_explained else ""
+        wishes = "X-Capamesh-Explain: 1\r\n" if is_explained else ""
+        if policy:
+            wishes += f"X-Capamesh-Policy: {policy}\r\n"
         self.heads = [
             (
                 f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
-                f"Content-Type: application/json\r\n{explain}Content-Length: %d\r\n\r\n"
+                f"Content-Type: application/json\r\n{wishes}Content-Length: %d\r\n\r\n"
             ).encode()
             for host, port in self._targets
         ]
@@ -122,6 +131,7 @@ class OpenLoad:
         self._all_ended = asyncio.Event()
         self._wires: set[_Wire] = set()
         self._next = 0
+        self._on_end: Callable[[], None] | None = None
 
     async def run(
         self,
@@ -162,12 +172,46 @@ class OpenLoad:
                 if not shot.ended_s:
                     shot.ended_s, shot.error = time.monotonic(), "no answer for a minute"
         finally:
-            for task in self._dialing:
-                task.cancel()
-            for wire in list(self._wires):
-                if wire.transport is not None:
-                    wire.transport.abort()
+            self._hang_up()
         return shots
+
+    async def closed_rate(
+        self, request: tuple[bytes, bytes], *, concurrency: int, seconds: float
+    ) -> float:
+        """Return how many requests a second are answered when `concurrency` are always under way."""
+        body, expected = request
+        shots: list[Shot] = []
+        ends_s = time.monotonic() + seconds
+        self._left, self._all_ended = concurrency, asyncio.Event()
+
+        def send() -> None:
+            now_s = time.monotonic()
+            if now_s < ends_s:
+                self._left += 1
+                shots.append(Shot(len(shots), now_s, body=body, expected=expected))
+                self._send(shots[-1])
+
+        self._on_end = send
+        try:
+            for _ in range(concurrency):
+                send()
+                self._left -= 1
+            async with asyncio.timeout(seconds + PATIENCE_S):
+                await self._all_ended.wait()
+        finally:
+            self._on_end = None
+            self._hang_up()
+        answered = sum(shot.is_answered and shot.ended_s <= ends_s for shot in shots)
+        if not answered:
+            raise AssertionError(f"nothing was answered: {failures(shots)[:3]}")
+        return answered / seconds
+
+    def _hang_up(self) -> None:
+        for task in self._dialing:
+            task.cancel()
+        for wire in list(self._wires):
+            if wire.transport is not None:
+                wire.transport.abort()
 
     def ended(self, wire: _Wire, *, is_last: bool) -> None:
         """A request has its answer."""
@@ -244,6 +288,8 @@ class OpenLoad:
                     return
 
     def _done(self) -> None:
+        if self._on_end is not None:
+            self._on_end()
         self._left -= 1
         if self._left == 0:
             self._all_ended.set()
@@ -303,12 +349,3 @@ def attempts_a_request(shots: Sequence[Shot]) -> float:
     """Return how many nodes were asked for one answered request; they must have been explained."""
     answered = [shot for shot in shots if shot.is_answered]
     return sum(len(shot.asked) for shot in answered) / max(1, len(answered))
-
-
-async def closed_rate(load: OpenLoad, body: tuple[bytes, bytes], *, count: int) -> float:
-    """Return how many requests a second are answered when so many are sent at once."""
-    shots = await load.run([body] * count, rate=1e6, seed=0)
-    answered = [shot for shot in shots if shot.is_answered]
-    if not answered:
-        raise AssertionError(f"nothing was answered: {failures(shots)[:3]}")
-    return len(answered) / (max(shot.ended_s for shot in answered) - shots[0].due_s)

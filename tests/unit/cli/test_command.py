@@ -20,6 +20,7 @@ from capamesh.cli import fleet, services, status
 from capamesh.cli.__main__ import run
 from capamesh.cli.application import application
 from capamesh.cli.local_cluster import is_routable
+from capamesh.cli.printing import time_text
 from capamesh.node.settings import NodeSettings
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.home import LOCK_FILE, MemberHome
@@ -29,8 +30,10 @@ from capamesh.router.settings import RouterSettings
 
 COMMANDS = [
     (),
+    ("circuit",),
     ("dev",),
     ("dev", "up"),
+    ("explain",),
     ("infer",),
     ("model",),
     ("model", "check"),
@@ -49,6 +52,10 @@ COMMANDS = [
     ("router",),
     ("router", "run"),
     ("router", "status"),
+    ("sim",),
+    ("sim", "compare"),
+    ("sim", "list"),
+    ("sim", "run"),
 ]
 
 
@@ -67,7 +74,7 @@ def test_every_help_page_has_examples(
     assert "Examples:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [(), ("dev",), ("network",), ("node",), ("router",)])
+@pytest.mark.parametrize("command", [(), ("dev",), ("network",), ("node",), ("router",), ("sim",)])
 def test_a_group_alone_shows_its_help(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +215,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
 def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
     line = (
         "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --mdns --region eu --policy other --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
+        "--advertise me --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2"
     )
     assert run(line.split()) == 0
@@ -226,6 +233,7 @@ def test_every_router_setting_has_an_option(router_settings: list[RouterSettings
         use_mdns=True,
         region="eu",
         policy="other",
+        rules_file=Path("r.toml"),
         timeout_s=2.0,
         arrival_s=4.0,
         drain_s=3.0,
@@ -387,7 +395,7 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     [(None, "-"), (0.0, "0 µs"), (0.000_123_4, "123 µs"), (0.0123, "12.3 ms"), (2.5, "2.5 s")],
 )
 def test_a_time_has_three_digits(seconds: float | None, text: str) -> None:
-    assert status._time(seconds) == text
+    assert time_text(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -406,7 +414,7 @@ def test_a_time_has_three_digits(seconds: float | None, text: str) -> None:
 def test_a_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
     model: dict[str, object], text: str
 ) -> None:
-    assert fleet._row({"models": [{"name": "m", "version": "1", **model}]})[3] == text
+    assert fleet._row({"models": [{"name": "m", "version": "1", **model}]})[4] == text
 
 
 NODE = {

@@ -157,6 +157,14 @@ async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None
     assert [link.budgets_ms for link in fleet.links] == [[30_000], [10_000], [1]]
 
 
+@in_virtual_time
+async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
+    fleet = Fleet([echo])
+    fleet.candidates[0].network.rtt_s = 1.0
+    await infer(fleet)
+    assert fleet.links[0].budgets_ms == [29_500]
+
+
 # another node
 
 
@@ -470,6 +478,18 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
 
 
 @in_virtual_time
+async def test_a_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
+    fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], terms=ALONE)
+    learn(fleet)
+    slow = fleet.hosts[0]
+    slow.offer = replace(slow.offer, row_us=10_000_000)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[2], 3)
+    assert fleet.clock() == pytest.approx(0.06)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
 async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
     fleet = Fleet([hang], [echo], terms=ALONE)
     learn(fleet)
@@ -652,11 +672,16 @@ async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
     await asyncio.sleep(3.0)
     with pytest.raises(RunFailed):
         await infer(fleet)
-    fleet.node("C", models=(offer(version="2"),))
     for host in fleet.hosts:
         host.offer = replace(host.offer, is_idempotent=True)
     await asyncio.sleep(3.0)
     assert (await infer(fleet)).attempts == 2
+    await asyncio.sleep(3.0)
+    assert (await infer(fleet)).attempts == 2
+    fleet.node("C", models=(idempotent_not(offer()),))  # who joins counts at once
+    fleet.hosts[0].health.hold(CircuitState.HELD_CLOSED)
+    with pytest.raises(RunFailed):
+        await infer(fleet)
 
 
 @in_virtual_time
@@ -665,6 +690,19 @@ async def test_a_copy_s_failures_are_in_no_metric() -> None:
     with pytest.raises(RunFailed):
         await infer(fleet, is_copy=True)
     assert "capamesh_attempts_failed_total{" not in fleet.telemetry.exposition().decode()
+    fleet = Fleet([failing(Draining("leaving"))], [echo])
+    assert (await infer(fleet, is_copy=True)).attempts == 2
+    assert "capamesh_attempts_extra_total{" not in fleet.telemetry.exposition().decode()
+
+
+@in_virtual_time
+async def test_attempts_after_the_first_are_counted_once_they_are_sent() -> None:
+    fleet = Fleet([failing(LinkLost("gone"))], [echo], [echo])
+    fleet.links[1].refusal = LinkLost("the link has ended")
+    assert (await infer(fleet)).attempts == 3
+    lines = fleet.telemetry.exposition().decode().splitlines()
+    assert 'capamesh_attempts_extra_total{model="m"} 1.0' in lines
+    assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 2.0' in lines
 
 
 # nothing is left behind

@@ -273,9 +273,7 @@ def test_one_full_node_more_than_is_allowed_ends_it_with_the_smallest_hint_that_
 
 def test_after_a_full_node_no_other_is_asked_where_the_desk_says_that_all_are_full() -> None:
     desk = ScriptedDesk("abc", passes=1)
-    flight = Flight(
-        desk, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False
-    )  # type: ignore[arg-type]
+    flight = Flight(desk, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
     flight.start(0.0)
     (send,) = flight.failed(0, Overloaded("full", 0.5), 0.1)
     assert isinstance(send, Send)

@@ -5,6 +5,7 @@ from typing import Any
 
 from fleet_fakes import NullLog
 
+from capamesh.protocol.ids import PeerId
 from capamesh.router.candidates import Candidate
 from capamesh.router.link_pool import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
 
@@ -25,12 +26,15 @@ class Pool:
 
     def __init__(self) -> None:
         self.visits: list[Candidate] = []
+        self.linked: list[tuple[Candidate, int]] = []
+        """Each with how many visits its owner knew by then."""
         nothing: Any = None  # no link is dialled or checked here
         self.pool = LinkPool(
             nothing,
             nothing,
             on_visit=self.visits.append,
             on_leave=self.visits.remove,
+            on_linked=lambda candidate: self.linked.append((candidate, len(self.visits))),
             log=NullLog(),  # type: ignore[arg-type]  # it takes every event
         )
 
@@ -58,3 +62,29 @@ def test_a_node_that_dials_without_end_is_limited_and_others_still_come_in() -> 
     again, _ = pool.visit("A")
     assert again.closed == ""
     assert len(pool.visits) == 129
+
+
+def test_a_link_is_told_once_its_candidate_is_known_and_can_be_asked() -> None:
+    pool = Pool()
+    link, _ = pool.visit("A")
+    (candidate,) = pool.visits
+    assert pool.linked == [(candidate, 1)]
+    assert candidate.link is link
+    dialled = Candidate(PeerId("B"), "b:1")
+    side = _NodeSide(pool.pool, dialled)
+    again = Visit("B")
+    side.link_up(again)  # type: ignore[arg-type]  # as above
+    assert pool.linked[1:] == [(dialled, 1)]
+    assert dialled.link is again
+
+
+def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
+    pool, candidate = Pool(), Candidate(PeerId("B"), "b:1")
+    side = _NodeSide(pool.pool, candidate)
+    older, newer = Visit("B"), Visit("B")
+    side.link_up(older)  # type: ignore[arg-type]  # as above
+    side.link_up(newer)  # type: ignore[arg-type]
+    side.link_down(older, "replaced")  # type: ignore[arg-type]
+    assert candidate.link is newer
+    side.link_down(newer, "gone")  # type: ignore[arg-type]
+    assert candidate.link is None

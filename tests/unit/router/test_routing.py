@@ -29,7 +29,6 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     ModelNotFound,
-    NoCandidate,
     Overloaded,
     RunFailed,
 )
@@ -262,8 +261,11 @@ async def test_what_a_request_would_meet_is_explained_as_it_would_be_chosen() ->
     assert fleet.asked.count(1) == 1
     with pytest.raises(ModelNotFound):
         fleet.routing.explain(M, V2, NO_WISHES)
-    with pytest.raises(NoCandidate):
-        fleet.routing.explain(M, V1, Wishes(Constraints(peers=frozenset({PeerId("Q")}))))
+    nobody = fleet.routing.explain(M, V1, Wishes(Constraints(peers=frozenset({PeerId("Q")}))))
+    assert nobody.chosen == ()
+    assert {signals.refusal for signals in nobody.candidates} == {
+        "not one of the nodes that the request names"
+    }
     assert fleet.counts == {}
 
 

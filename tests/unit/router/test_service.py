@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import offer
+from fleet_fakes import linked, offer
 
 from capamesh.protocol import outward
 from capamesh.protocol.adverts import (
@@ -25,8 +25,11 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.router.balancing.eligibility import Constraints
+from capamesh.router.resilience.health import CircuitState
 from capamesh.router.service import Router
 from capamesh.router.settings import RouterSettings
 
@@ -172,3 +175,72 @@ def test_an_address_that_nobody_can_be_told_ends_the_start(
     monkeypatch.setattr(outward, "_source_of_default_route", source)
     with pytest.raises(ConfigError, match="--advertise"):
         make_router(tmp_path, link_host="::")
+
+
+def test_a_rules_file_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) -> None:
+    missing = tmp_path / "no such rules.toml"
+    with pytest.raises(ConfigError) as refusal:
+        make_router(tmp_path / "data", rules_file=missing)
+    assert refusal.value.message.startswith(f"the rules in {missing} cannot be read: ")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        make_router(tmp_path / "data", rules_file=tmp_path)  # a folder
+    assert not (tmp_path / "data").exists()  # nothing is begun that is not finished
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"[m", " is not TOML: "),
+        (b"\xff\xfe", " cannot be read: "),
+        (b'[m]\npolicy = "best"', ": m.policy is 'best', expected one of affinity, "),
+        (b"[m]\nhedges = true", ": m has the unknown key 'hedges'; allowed are policy, "),
+        (b"m = 1", ": m is 1, expected the table of a model"),
+        (b'["*"]\nmax_price = -1', ': "*".max_price is -1, expected a number from 0 to '),
+    ],
+)
+def test_rules_that_are_none_end_the_start_by_their_file_and_what_is_wrong(
+    tmp_path: Path, content: bytes, what: str
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as refusal:
+        make_router(tmp_path / "data", rules_file=file)
+    assert f"{file}{what}" in refusal.value.message
+
+
+def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_others(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[m]\npolicy = "cheapest"\nregions = ["eu"]\nretry = false\n')
+    router, _ = make_router(tmp_path / "data", rules_file=file, policy="p2c")
+    heard(router, invite(Role.NODE), 7001)
+    traffic = router._balancer.traffic(ModelName("m"), ModelVersion(""))
+    assert (traffic.policy.name, traffic.terms.constraints) == (
+        "cheapest",
+        Constraints(regions=frozenset({"eu"})),
+    )
+    assert (traffic.is_safe, traffic.terms.is_hedged) == (False, True)
+    others = router._terms_of(ModelName("x"))
+    assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
+
+
+def test_an_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="policy 'best' is unknown; known: affinity, cheapest, "):
+        make_router(tmp_path / "data", policy="best")
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more(
+    tmp_path: Path,
+) -> None:
+    router, _ = make_router(tmp_path)
+    heard(router, invite(Role.NODE), 7001)
+    (candidate,) = router._fleet.candidates()
+    candidate.health.failed(time.monotonic(), is_hard=True, cause="link_lost: reset")
+    link = linked(candidate)
+    router._pool.linked(candidate)
+    assert [(probe.model, probe.version) for probe in link.probes] == [("m", "1")]
+    assert candidate.health.state(time.monotonic()) is not CircuitState.INHIBITED
+    router._prober.close()
+    assert not link.probing

@@ -1,14 +1,37 @@
 from __future__ import annotations
 
+import dataclasses
+import random
 from pathlib import Path
 
+import pytest
+
 from capamesh.protocol.tensors import DEFAULT_LIMITS
-from capamesh.router.policies import POLICIES
+from capamesh.router.policies import make_policy
 from capamesh.router.settings import RouterSettings
+
+SETTINGS = RouterSettings(Path("data"))
 
 
 def test_nothing_listens_beyond_this_machine_unless_told_to() -> None:
-    settings = RouterSettings(Path("data"))
-    assert {settings.http_host, settings.mesh_host, settings.link_host} == {"127.0.0.1"}
-    assert settings.policy in POLICIES
-    assert settings.limits is DEFAULT_LIMITS
+    assert {SETTINGS.http_host, SETTINGS.mesh_host, SETTINGS.link_host} == {"127.0.0.1"}
+    assert SETTINGS.advertised_host == ""
+    assert not SETTINGS.use_mdns
+
+
+def test_the_defaults_are_those_that_the_handbook_names() -> None:
+    assert (SETTINGS.http_port, SETTINGS.mesh_port, SETTINGS.link_port) == (8000, 4001, 4100)
+    assert (SETTINGS.timeout_s, SETTINGS.arrival_s, SETTINGS.drain_s) == (30.0, 30.0, 30.0)
+    assert (SETTINGS.token, SETTINGS.bootstrap, SETTINGS.region) == (None, (), "")
+    assert SETTINGS.limits is DEFAULT_LIMITS
+
+
+def test_without_rules_all_models_go_by_the_default_policy_which_there_is() -> None:
+    assert SETTINGS.rules_file is None
+    assert SETTINGS.policy == "prequal"
+    assert make_policy(SETTINGS.policy, random.Random(0)).name == "prequal"
+
+
+def test_settings_do_not_change_once_made() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SETTINGS.http_port = 1  # type: ignore[misc]

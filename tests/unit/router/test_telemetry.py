@@ -23,6 +23,13 @@ def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() ->
     assert 'capamesh_request_seconds_bucket{le="0.005",model="m"} 2.0' in lines
 
 
+def test_attempts_after_a_request_s_first_are_counted_by_model() -> None:
+    telemetry = Telemetry()
+    telemetry.attempted_again(M)
+    telemetry.attempted_again(M)
+    assert 'capamesh_attempts_extra_total{model="m"} 2.0' in telemetry.exposition().decode()
+
+
 def test_invented_model_names_make_no_series() -> None:
     telemetry = Telemetry()
     for number in range(100):

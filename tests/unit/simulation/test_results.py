@@ -31,17 +31,17 @@ SCENARIO = Scenario(
 def recorded() -> Results:
     recorder = Recorder(SCENARIO)
     recorder.came(A, 5.0)  # in the warm-up
-    recorder.sent(5.0, 0)
+    recorder.sent(5.0, 0, is_first=True)
     recorder.ended(A, 5.0, OK, 99.0)
     for number in range(100):
         at_s = 10.0 + number / 2
         recorder.came(A, at_s)
-        recorder.sent(at_s, 0)
+        recorder.sent(at_s, 0, is_first=True)
         recorder.ended(A, at_s, OK, at_s + (number + 1) / 64)
     for _ in range(20):
         recorder.came(B, 69.5)
-        recorder.sent(69.5, 1)
-        recorder.sent(69.5, 1)
+        recorder.sent(69.5, 1, is_first=True)
+        recorder.sent(69.5, 1, is_first=False)
         recorder.ended(B, 69.5, "overloaded", 69.6)
     recorder.probed(9.0)
     recorder.probed(11.0)

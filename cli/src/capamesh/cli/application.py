@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capamesh.cli import dev, fleet, infer, model, network, node, router
+from capamesh.cli import circuit, dev, explain, fleet, infer, model, network, node, router, simulate
 from capamesh.cli.teaching import examples, new_group
 
 application = new_group(
@@ -42,6 +42,7 @@ def _teach(
 
 
 application.add_typer(dev.group, name="dev", rich_help_panel="Try it")
+application.add_typer(simulate.group, name="sim", rich_help_panel="Try it")
 application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
 application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
     fleet.models
@@ -49,7 +50,13 @@ application.command("models", rich_help_panel="Use a network", epilog=fleet.MODE
 application.command("nodes", rich_help_panel="Use a network", epilog=fleet.NODES_EPILOG)(
     fleet.nodes
 )
+application.command("explain", rich_help_panel="Use a network", epilog=explain.EPILOG)(
+    explain.explain
+)
 application.add_typer(network.group, name="network", rich_help_panel="Run a network")
 application.add_typer(router.group, name="router", rich_help_panel="Run a network")
 application.add_typer(node.group, name="node", rich_help_panel="Run a network")
 application.add_typer(model.group, name="model", rich_help_panel="Run a network")
+application.command("circuit", rich_help_panel="Run a network", epilog=circuit.EPILOG)(
+    circuit.circuit
+)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from capamesh.cli import options
 from capamesh.cli.teaching import examples
 
 NODES_EPILOG = examples(
     "capamesh nodes",
+    "capamesh nodes --models   a line for each model at each address",
     "capamesh nodes --router http://10.0.0.5:8000 --json",
     "capamesh models   the next step: what they host",
+    "capamesh explain MODEL   who would get a request, and why",
 )
 MODELS_EPILOG = examples(
     "capamesh models",
@@ -19,8 +23,17 @@ MODELS_EPILOG = examples(
 )
 
 
-def nodes(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Json = False) -> None:
-    """List the nodes as a router sees them: who they are, what they host, how busy they are."""
+def nodes(
+    by_model: Annotated[
+        bool, typer.Option("--models", help="A line for each model at each address.")
+    ] = False,
+    router: options.Router = options.DEFAULT_ROUTER,
+    as_json: options.Json = False,
+) -> None:
+    """List the nodes as a router sees them: who they are, what they host, how busy they are, whether they are used.
+
+    CIRCUIT is closed where requests go; else it says why they do not, or not all.
+    """
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
@@ -29,8 +42,26 @@ def nodes(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Json
     if as_json:
         print_json({"nodes": found})
         return
+    if by_model:
+        print_table(
+            (
+                "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/told/limit", "QUEUED", "RUN",
+            ),
+            [row for node in found for row in _model_rows(node)],
+        )  # fmt: skip
+        return
     print_table(
-        ("PEER", "STATE", "DEVICES", "MODELS", "IN FLIGHT", "ANSWERED", "REGION", "PRICE"),
+        (
+            "PEER",
+            "STATE",
+            "CIRCUIT",
+            "DEVICES",
+            "MODELS",
+            "IN FLIGHT",
+            "ANSWERED",
+            "REGION",
+            "PRICE",
+        ),
         [_row(node) for node in found],
     )
 
@@ -78,6 +109,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
     return (
         node.get("peer_id", "?"),
         _state(node, links),
+        _circuits(links),
         devices or "-",
         offered or "-",
         sum(link.get("requests_in_flight", 0) for link in links),
@@ -85,6 +117,50 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         node.get("region") or "-",
         f"{node.get('price_per_million', 0.0):g}",
     )
+
+
+def _circuits(links: list[dict[str, Any]]) -> str:
+    """Return each way's circuit, and below it those of its models that are otherwise."""
+    lines: list[str] = []
+    for link in links:
+        at = f"{link.get('address')} " if len(links) > 1 else ""
+        lines.append(at + circuit_text(link))
+        lines += [
+            f"  {model.get('name')}/{model.get('version')} {circuit_text(model)}"
+            for model in link.get("models", [])
+            if model.get("state", "closed") != "closed"
+        ]
+    return "\n".join(lines) or "-"
+
+
+def circuit_text(part: dict[str, Any]) -> str:
+    """Return the circuit of a node or model with what is known against it."""
+    state = str(part.get("state", "?"))
+    reason = part.get("reason", "")
+    if state in {"held_open", "held_closed"}:
+        return f"{state}: by the operator"
+    return f"{state}: {reason}" if reason and state != "closed" else state
+
+
+def _model_rows(node: dict[str, Any]) -> list[tuple[object, ...]]:
+    from capamesh.cli.printing import time_text  # noqa: PLC0415 - help starts faster
+
+    return [
+        (
+            node.get("peer_id", "?"),
+            link.get("address", "?"),
+            f"{model.get('name')}/{model.get('version')}",
+            # what holds for the node holds for all its models
+            circuit_text(model if link.get("state") == "closed" else link),
+            f"{model.get('share', 0.0):.0%}",
+            f"{model.get('requests_in_flight', 0)} / {model.get('node_in_flight', 0)} / "
+            f"{model.get('node_limit') or '-'}",
+            time_text(model.get("queue_us", 0) / 1e6),
+            time_text(model.get("run_us", 0) / 1e6),
+        )
+        for link in node.get("links", [])
+        for model in link.get("models", [])
+    ]
 
 
 def _model(model: dict[str, Any]) -> str:

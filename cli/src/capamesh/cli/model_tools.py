@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 import typer
 from rich.text import Text
 
-from capamesh.cli.printing import amount, hint, print_fields, print_json, print_table
+from capamesh.cli.printing import amount, hint, print_fields, print_json, print_table, write_file
 from capamesh.cli.progress import steps
 from capamesh.node.capacity import read_cpu
 from capamesh.node.onnx_backend import DeviceKind, OnnxBackend
@@ -23,7 +23,6 @@ from capamesh.node.optimise.optimising import STEPS, Order, optimise
 from capamesh.node.optimise.structure import Structure, read_structure
 from capamesh.node.optimise.timing import time_model
 from capamesh.node.optimise.trial import trial_inputs
-from capamesh.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from capamesh.node.optimise.report import Report, Side
@@ -127,7 +126,7 @@ def profile_model(
         )
     profile = timing.profile
     if plot is not None:
-        _write(plot, profile_svg(f"{source.name}/{source.version} on {provider}", profile))
+        write_file(plot, profile_svg(f"{source.name}/{source.version} on {provider}", profile))
     if as_json:
         print_json(
             {
@@ -308,10 +307,3 @@ def _best(side: Side) -> str:
 
 def _speed(more: float, less: float) -> str:
     return f"{more / less:.2f} x as fast"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc

@@ -1,4 +1,4 @@
-"""What people write in options: places, durations. Pure; a wrong one is a usage error."""
+"""What people write in options: places, durations, lists of numbers. Pure; a wrong one is a usage error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 _PLACE = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhdw])")
+_RANGE = re.compile(r"(?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
+_MOST_NUMBERS = 1000
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -37,3 +39,19 @@ def duration(text: str, option: str) -> timedelta:
             param_hint=option,
         )
     return lasts
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Return what `1,2,5` or `1-3` says: whole numbers from 0, at most 1,000 of them."""
+    found: list[int] = []
+    for part in text.split(","):
+        bounds = _RANGE.fullmatch(part.strip())
+        first = int(bounds["first"]) if bounds else -1
+        last = int(bounds["last"]) if bounds and bounds["last"] else first
+        if not 0 <= first <= last or len(found) + last - first >= _MOST_NUMBERS:
+            raise typer.BadParameter(
+                f"{text[:80]!r} is no list of up to {_MOST_NUMBERS} numbers, for example 1,2,5 or 1-3",
+                param_hint=option,
+            )
+        found += range(first, last + 1)
+    return found

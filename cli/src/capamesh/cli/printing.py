@@ -1,4 +1,4 @@
-"""How results look on a terminal, and as JSON for programs. IO: prints."""
+"""How results look on a terminal, and as JSON for programs. IO: prints, writes a file where one is asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import cast
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from capamesh.protocol.errors import ConfigError
 
 _PIPED_COLUMNS = 200
 """Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
@@ -47,6 +50,14 @@ def print_fields(fields: Mapping[str, object]) -> None:
     console().print(table)
 
 
+def write_file(path: Path, text: str) -> None:
+    """Write what a person asked for into `path`; raise `ConfigError` when that fails."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
 def hint(text: str) -> None:
     """Say something to the person beside the result, which may be piped on."""
     print(text, file=sys.stderr, flush=True)
@@ -60,6 +71,17 @@ def amount(size_bytes: int) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def time_text(seconds: float | None) -> str:
+    """Return a time as people read it, to three digits; "-" where it is unknown."""
+    if seconds is None:
+        return "-"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    if seconds >= 0.001:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def _text(value: object) -> str:

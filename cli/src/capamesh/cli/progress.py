@@ -7,7 +7,14 @@ import sys
 from collections.abc import Callable, Generator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 
 @contextlib.contextmanager
@@ -32,3 +39,25 @@ def steps(total: int | None = None) -> Generator[Callable[[str], None]]:
             begun += 1
 
         yield begin
+
+
+@contextlib.contextmanager
+def parts(what: str) -> Generator[Callable[[float], None]]:
+    """Yield a function that is told which part of `what` is done, from 0 to 1."""
+    bar = Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(what, total=1.0)
+
+        def done(part: float) -> None:
+            bar.update(task, completed=part)
+
+        yield done

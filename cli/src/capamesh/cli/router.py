@@ -27,6 +27,7 @@ _MIB = 1024 * 1024
     epilog=examples(
         "capamesh network token --role router > router.token   by the network's owner",
         "capamesh router run --data router --token-file router.token",
+        "capamesh router run --data router --policy least-request --rules rules.toml   how requests are routed",
         "capamesh router status --data router   its mesh address is what nodes' tokens name as --bootstrap",
     )
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from capamesh.cli.printing import amount, print_fields, print_json, print_table
+from capamesh.cli.printing import amount, print_fields, print_json, print_table, time_text
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.home import read_status
 
@@ -84,15 +84,4 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _times(quantiles: dict[str, float | None]) -> str:
-    return " / ".join(_time(quantiles.get(key)) for key in ("p50", "p99"))
-
-
-def _time(seconds: float | None) -> str:
-    """Return a time as people read it, to three digits."""
-    if seconds is None:
-        return "-"
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    if seconds >= 0.001:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds * 1e6:.3g} µs"
+    return " / ".join(time_text(quantiles.get(key)) for key in ("p50", "p99"))

@@ -164,9 +164,6 @@ class _Voyage:
             self._timer.cancel()
         self.act(self._flight.abandon(self._dispatch.clock()))
         self._attempts.clear()  # they know the voyage
-        over = self._over
-        if over.done() and not over.cancelled():
-            over.exception()  # whoever is cancelled in the turn in which it fails does not read it
 
     def act(self, actions: tuple[Action, ...]) -> None:
         """Do what the flight says, and what it says to what came of that at once."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
     from capamesh.router.fleet_view import FleetView
@@ -68,25 +68,22 @@ class Holds:
         if not held:
             del self._by_peer[said.peer]
 
-    def apply(self, fleet: FleetView, peer: PeerId) -> None:
-        """Hold whatever of the node there is now as was said."""
-        held = self._by_peer.get(peer)
-        if held is not None:
-            self._apply(fleet, peer, held)
+    def apply(self, fleet: FleetView, peer: PeerId, now_s: float) -> None:
+        """Hold whatever of the node there is now as was said, if anything was; `now_s` is the healths' clock."""
+        if peer in self._by_peer:
+            self.apply_anew(fleet, peer, now_s)
 
-    def apply_anew(self, fleet: FleetView, peer: PeerId) -> None:
+    def apply_anew(self, fleet: FleetView, peer: PeerId, now_s: float) -> None:
         """Likewise, and let go of what was held before."""
-        self._apply(fleet, peer, self._by_peer.get(peer, {}))
-
-    def _apply(
-        self,
-        fleet: FleetView,
-        peer: PeerId,
-        held: dict[tuple[ModelName, ModelVersion], CircuitState | None],
-    ) -> None:
+        held = self._by_peer.get(peer, {})
         for candidate in fleet.candidates_of(peer):
-            candidate.health.hold(held.get(_NODE))
+            _hold(candidate.health, held.get(_NODE), now_s)
             for host in fleet.hosts_at(candidate):
                 name, version = host.offer.name, host.offer.version
                 every = held.get((name, ModelVersion("")))
-                host.health.hold(held.get((name, version), every))
+                _hold(host.health, held.get((name, version), every), now_s)
+
+
+def _hold(health: Health, state: CircuitState | None, now_s: float) -> None:
+    health.hold(state)
+    health.may_send(now_s)  # who is let go of and well is full again at once

@@ -49,7 +49,7 @@ from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.api.routing_page import RoutingApi
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import Constraints
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
@@ -252,12 +252,15 @@ class Router:
             limits=settings.limits,
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
-        pages = FleetApi(
-            fleet, self._pool, self._telemetry, revoke=self._revoke, holds=self._holds
-        )
+        pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke, holds=self._holds)
         routing = RoutingApi(fleet, self._routing, self._holds, self._operator_key, self._log)
         return make_application(
-            inference, pages, routing, limits=settings.limits, log=self._log, requests=self._requests
+            inference,
+            pages,
+            routing,
+            limits=settings.limits,
+            log=self._log,
+            requests=self._requests,
         )
 
     async def _serve_http(self, runner: web.AppRunner) -> None:
@@ -277,13 +280,14 @@ class Router:
 
     def _terms_of(self, model: ModelName) -> Terms:
         rules = self._rules.of(model)
+        constraints = Constraints(
+            rules.max_price,
+            frozenset(rules.regions) or None,
+            frozenset(rules.device_kinds) or None,
+        )
         return Terms(
             rules.policy or self._settings.policy,
-            Constraints(
-                rules.max_price,
-                frozenset(rules.regions) or None,
-                frozenset(rules.device_kinds) or None,
-            ),
+            ANYWHERE if constraints == ANYWHERE else constraints,
             rules.is_hedged,
             rules.is_retried,
         )
@@ -355,21 +359,21 @@ class Router:
         for change in changes:
             match change:
                 case Joined(advert):
-                    self._holds.apply(self._fleet, advert.peer)
+                    self._holds.apply(self._fleet, advert.peer, time.monotonic())
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
                     self._invites.pop(peer, None)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
-                    self._holds.apply(self._fleet, advert.peer)
+                    self._holds.apply(self._fleet, advert.peer, time.monotonic())
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
                 case _:
                     pass
 
     def _visited(self, candidate: Candidate) -> None:
         self._fleet.visit(candidate)
-        self._holds.apply(self._fleet, candidate.peer)
+        self._holds.apply(self._fleet, candidate.peer, time.monotonic())
 
     def _visitor_left(self, candidate: Candidate) -> None:
         self._fleet.leave(candidate)

@@ -69,7 +69,10 @@ class Results:
     mean_s: float
     """Of those that were answered, from arrival at the router to the answer there."""
     attempts: int
-    """Requests sent to nodes: what is above `requests` are retries, hedges and what was refused."""
+    """Requests sent to nodes."""
+    let_in: int
+    """Requests that were sent to a node at least once; what `attempts` is above it are retries, hedges, and what was
+    passed on by a node that was full."""
     probes: int
     node_shares: tuple[float, ...]
     """Of the attempts, by node."""
@@ -102,8 +105,8 @@ class Results:
 
     @property
     def extra_share(self) -> float:
-        """Attempts beyond the first of each request, as a share of the requests: retries, hedges, refusals."""
-        return max(0.0, self.attempts / self.requests - 1) if self.requests else 0.0
+        """Attempts beyond the first of each request that was let in, as a share of these."""
+        return self.attempts / self.let_in - 1 if self.let_in else 0.0
 
     @property
     def probe_share(self) -> float:
@@ -132,6 +135,7 @@ class Recorder:
         self._failed: dict[str, int] = {}
         self._came = array("d")
         self._node_attempts = [0] * scenario.node_count
+        self._let_in = 0
         self._probes = 0
         self._verdicts: dict[str, int] = {}
         self.open = 0
@@ -159,10 +163,11 @@ class Recorder:
         else:
             self._failed[code] = self._failed.get(code, 0) + 1
 
-    def sent(self, arrived_s: float, node: int) -> None:
-        """A node was sent a request."""
+    def sent(self, arrived_s: float, node: int, *, is_first: bool) -> None:
+        """A node was sent a request, for the first time or again."""
         if arrived_s >= self._from_s:
             self._node_attempts[node] += 1
+            self._let_in += is_first
 
     def probed(self, now_s: float) -> None:
         """A node was probed."""
@@ -195,6 +200,7 @@ class Recorder:
             p999_s=quantile(latencies, 0.999),
             mean_s=math.fsum(latencies) / len(latencies) if latencies else 0.0,
             attempts=attempts,
+            let_in=self._let_in,
             probes=self._probes,
             node_shares=tuple(n / attempts if attempts else 0.0 for n in self._node_attempts),
             verdicts=dict(sorted(self._verdicts.items())),

@@ -192,7 +192,7 @@ class SimRouter:
         exchange = Exchange(request, send.attempt, host, link, budget_ms / 1000)
         request.exchanges.append(exchange)
         link.pending[exchange] = None
-        self._recorder.sent(request.arrived_s, link.node.index)
+        self._recorder.sent(request.arrived_s, link.node.index, is_first=send.attempt == 0)
         kind = request.kind
         link.to_node(kind.size_bytes - kind.size_bytes // 2, link.node.requested, exchange)
 

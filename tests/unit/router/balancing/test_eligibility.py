@@ -295,3 +295,24 @@ def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
         assert reason == rules.obstacle(one)
     resort = rules.last_resort([one], is_extra=False)
     assert (resort is None) == bool(rules.obstacle(one))
+
+
+def test_a_bound_request_waits_for_a_host_that_rests_recovers_or_is_slow_and_leaves_one_that_is_gone() -> (
+    None
+):
+    def resting(one: Host) -> None:
+        one.health.refused(NOW_S - 0.01, 1.0)
+
+    def slow(one: Host) -> None:
+        one.told(LoadReport(latency_us=10**9), NOW_S)
+
+    rules = Eligibility(deadline_s=NOW_S + 1.0, now_s=NOW_S, luck=0.99)
+    for stays in (resting, slow, suspected):
+        one = host("a")
+        stays(one)
+        assert not rules.allows(one)
+        assert rules.allows_bound(one)
+    for leaves in (gone, retired, unlinked, goaway, draining, inhibited, model_failed, ejected):
+        one = host("a")
+        leaves(one)
+        assert not rules.allows_bound(one)

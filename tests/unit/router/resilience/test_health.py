@@ -150,6 +150,26 @@ def test_re_probes_are_due_after_50_ms_then_at_doubling_distances_up_to_a_second
     assert not health.probe_due(5.0)
 
 
+def test_time_does_not_end_an_inhibition_while_probes_are_asked_and_none_is_answered() -> None:
+    health = Health()
+    health.failed(0.0, is_hard=True)
+    for ms in range(6600):  # the last probe is asked at 6.55 s
+        if health.probe_due(ms / 1e3):
+            health.probe_asked(ms / 1e3)
+        assert health.state(ms / 1e3) is INHIBITED
+    assert health.state(8.54) is INHIBITED
+    assert health.state(8.57) is RAMPING  # nobody asks any more: its link is down
+
+
+def test_a_probe_that_is_answered_late_ends_an_inhibition_all_the_same() -> None:
+    health = Health()
+    health.failed(0.0, is_hard=True)
+    health.probe_asked(4.9)
+    assert not health.may_send(5.05)
+    health.probed(5.1)
+    assert health.may_send(5.1)
+
+
 def test_five_in_a_row_are_ejected_for_30_seconds_and_longer_each_time() -> None:
     health = ejected()
     assert health.reason == "5 failures in a row"
@@ -440,3 +460,16 @@ def test_whatever_happened_it_is_in_full_use_in_the_end_if_it_is_left_alone(
     assert health.may_send(now_s + 400.0)
     assert health.is_full
     assert health.state(now_s + 400.0) is CLOSED
+
+
+def test_who_asked_for_a_moment_without_requests_is_resting_and_nothing_else_is() -> None:
+    health = Health()
+    assert not health.is_resting(0.0)
+    health.refused(0.0, 0.5)
+    assert health.is_resting(0.1)
+    assert not health.may_send(0.1)
+    health.failed(0.2, is_hard=True)
+    assert not health.is_resting(0.3)
+    health = Health()
+    health.refused(0.0, 0.5)
+    assert not health.is_resting(0.6)

@@ -490,11 +490,11 @@ class Link(asyncio.BufferedProtocol):
                 transport.writelines(buffers)
 
     def _fail_all(self, lost: LinkLost) -> None:
-        waiting, self._waiting = self._waiting, {}  # who is told may ask or withdraw others
-        probing, self._probing = self._probing, {}
-        askers: list[Asker | LoadAsker] = [*waiting.values(), *probing.values()]
-        for asker in askers:
-            asker.failed(LinkLost(lost.message))
+        for waiting in (self._waiting, self._probing):
+            for stream in list(waiting):
+                asker = waiting.pop(stream, None)  # whoever was told before may have withdrawn it
+                if asker is not None:
+                    asker.failed(LinkLost(lost.message))
 
     def _lost(self, reason: str) -> LinkLost:
         return LinkLost(f"the link to {self._peer_name()} ended: {reason}")

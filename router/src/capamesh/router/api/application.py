@@ -64,27 +64,28 @@ def make_application(
     )
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if (request.content_length or 0) > limits.max_message_bytes:  # before any of it is read
-            return error_response(too_large)
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
-            refusal: CapameshError = too_large
+            return error_response(too_large)
         except web.HTTPException as error:
             return http_error_response(request, error)
         except web.RequestPayloadError as exc:  # its compression or its chunks are broken
-            refusal = InvalidRequest(f"the request's body cannot be decoded: {exc}")
-        except CapameshError as error:
-            refusal = error
+            return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
+        except (
+            CapameshError
+        ) as error:  # kept in no name: its traceback holds this frame and the body
+            return error_response(error)
         except Exception:
             log.exception("request_crashed", path=request.path)
-            refusal = LocalError("the router failed on this request; see its log")
-        return error_response(refusal)
+            return error_response(LocalError("the router failed on this request; see its log"))
 
     @web.middleware
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
         with requests:
-            response = await answer(request, handler)
+            is_too_large = (request.content_length or 0) > limits.max_message_bytes
+            # before any of it is read
+            response = error_response(too_large) if is_too_large else await answer(request, handler)
         if requests.is_closing:
             response.force_close()
         return response

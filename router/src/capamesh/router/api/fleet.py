@@ -17,6 +17,7 @@ from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.network import RevocationList
+    from capamesh.router.balancing.hosts import Host
     from capamesh.router.candidates import Candidate
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.link_pool import LinkPool
@@ -128,7 +129,7 @@ class FleetApi:
                     "version": host.offer.version,
                     "state": str(host.health.state(now_s)),
                     "reason": host.health.reason,
-                    "share": round(host.health.share(now_s), 3),
+                    "share": round(_share(host, now_s), 3),
                     "requests_in_flight": host.rif,
                     "node_in_flight": host.load.in_flight,
                     "node_limit": host.load.limit,
@@ -138,3 +139,11 @@ class FleetApi:
                 for host in hosts
             ],
         }
+
+
+def _share(host: Host, now_s: float) -> float:
+    """Return which part of its requests a host gets, from 0 to 1, by its own health and its node's."""
+    healths = (host.health, host.candidate.health)
+    if not all(health.may_send(now_s) for health in healths):
+        return 0.0
+    return min(health.share(now_s) for health in healths)

@@ -105,7 +105,7 @@ class RoutingApi:
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
         self._holds.hold(Hold(peer, model, version, STATES[state]))
-        self._holds.apply_anew(self._fleet, peer)
+        self._holds.apply_anew(self._fleet, peer, time.monotonic())
         self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
         return web.json_response(
             {
@@ -224,9 +224,7 @@ def _not_one(given: str, peers: Sequence[PeerId], fleet: FleetView) -> str:
     )
 
 
-def _refusal(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         status=status,
         body=error_body(message),

@@ -52,7 +52,8 @@ class TrafficDesk:
         rules.now_s = now_s
         rules.luck = traffic.draw()
         rules.is_panicking = traffic.is_panicking(hosts, now_s)
-        host = self._policy.pick(hosts, rules.allows, self._shape, now_s)
+        is_eligible = rules.allows_bound if self._shape.is_bound else rules.allows
+        host = self._policy.pick(hosts, is_eligible, self._shape, now_s)
         if host is None:
             host = rules.last_resort(hosts, is_extra=self._is_extra)
         self._is_extra = False

@@ -67,7 +67,7 @@ class Constraints:
         if not advert.price_per_million <= self.max_price:
             return f"price {advert.price_per_million} is over the cap {self.max_price}"
         if self.regions is not None and advert.region not in self.regions:
-            return f"region {advert.region} is not {_one_of(self.regions)}"
+            return f"region {advert.region or 'unknown'} is not {_one_of(self.regions)}"
         if self.device_kinds is not None:
             kinds = device_kinds(host)
             if not kinds <= self.device_kinds:
@@ -131,6 +131,17 @@ class Eligibility:
         return (
             host.service_s() + candidate.network.rtt_s <= self.deadline_s - self.now_s
             or self.luck < DEADLINE_DOUBT
+        )
+
+    def allows_bound(self, host: Host) -> bool:
+        """Return whether a request that can go to this host alone, if it is its place, may go there.
+
+        That the host asked for a moment's rest, recovers, or seems too slow is no reason to look for another.
+        """
+        now_s = self.now_s
+        return not self.obstacle(host) and all(
+            health.may_send(now_s) or health.is_resting(now_s)
+            for health in (host.health, host.candidate.health)
         )
 
     def refusal(self, host: Host) -> str:

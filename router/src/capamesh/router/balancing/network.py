@@ -38,9 +38,7 @@ class NetworkEstimate:
         if seconds <= 0:
             return
         rate = size_bytes / seconds
-        self.bytes_per_s += (
-            (rate - self.bytes_per_s) * RATE_SMOOTHING if self.bytes_per_s else rate
-        )
+        self.bytes_per_s += (rate - self.bytes_per_s) * RATE_SMOOTHING if self.bytes_per_s else rate
 
     def budget_ms(self, left_ms: int) -> int:
         """Return how much of the `left_ms` milliseconds are left when a request arrives there: half a trip less, at least 1."""

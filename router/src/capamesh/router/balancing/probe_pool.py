@@ -53,7 +53,10 @@ def pool_size(host_count: int) -> int:
 def removals_a_request(
     size: int, host_count: int, probes_a_request: float = PROBES_A_REQUEST
 ) -> float:
-    """Return how many entries are removed for each request: the paper's, or fewer in a small fleet (ours)."""
+    """Return how many entries are removed for each request: the paper's, or fewer in a small fleet (ours).
+
+    `host_count` is at least 1.
+    """
     outside = max(0.0, 1 - size / host_count)
     return min(MAX_REMOVALS_A_REQUEST, REMOVED_PART * outside * probes_a_request)
 
@@ -69,7 +72,7 @@ def reuse_budget(
 
     A probe brings a host that is not pooled with probability 1 - m/n only, so the pool gains
     (1 - m/n) x r_probe - r_remove entries a request. Where that is not positive, a budget cannot make uses and
-    gains meet: then only age, overflow and removal bound an entry's life.
+    gains meet: then only age, overflow and removal bound an entry's life. `host_count` is at least 1.
     """
     gained = (1 - size / host_count) * probes_a_request - removals
     return max(1.0, (1 + slack) / gained) if gained > 0 else UNBOUNDED
@@ -249,9 +252,7 @@ class ProbePool:
             self.distribution.replace(entry.told_rif, told)
             entry.told_rif = told
         own = host.rif
-        others = told - own
-        others = max(others, 0)
-        entry.others = others
+        others = entry.others = told - own if told > own else 0
         if now_running > entry.parallel:
             entry.parallel = min(MAX_PARALLEL, now_running)
         entry.latency_s = host.service_s()

@@ -1,0 +1,508 @@
+"""What do clients see of faults? Real processes, 10,000 requests a fault, and the bars that the design sets.
+
+`python benchmarks/chaos.py [--only kill,freeze,silent,gray,overload,rolling,policies] [--scale 1.0]`. Three nodes (six for
+`policies`) and a router share this machine with the load, which comes at a fixed rate whatever becomes of it; latencies
+count from when a request was due. Half of the load is half of what the same cluster answers when always 16 requests
+are under way. `--scale` 0.1 is a tenth of the requests: to see that it runs, not for figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from machine import keep, wait_quiet
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+import engine_models  # noqa: E402 - found by the path set above, as all of these
+from chaos import frozen, own_pids, slowed, worker_pids  # noqa: E402
+from chaos_cluster import (  # noqa: E402
+    MODEL,
+    POLICY,
+    ChaosCluster,
+    metrics_at,
+    peer_of,
+    request,
+    requests,
+    still_in_flight,
+    turning,
+    until_in_rotation,
+)
+from open_load import (  # noqa: E402
+    OpenLoad,
+    Shot,
+    attempts_a_request,
+    between,
+    failures,
+    quantile_s,
+    share_asked,
+)
+
+from capamesh.cli.member import Member  # noqa: E402
+from capamesh.router.policies import DEFAULT_POLICY, POLICIES  # noqa: E402
+
+SEED = 20260702
+TURNS = 1000
+"""4 ms of work: enough that what a router and this load generator cost is the smaller part."""
+OVERLOAD_TURNS = 5000
+"""20 ms: so that refusing a request costs next to nothing of a node's time, on cores that all share."""
+REQUESTS = 10_000
+CONCURRENCY = 16
+CAPACITY_S = 4.0
+FIRST_S = 1.0
+"""What a fault may take to be found."""
+SETTLED = 300
+"""Requests at first that are not counted: nothing is known of any latency yet."""
+BUMP_S = 5.0
+MAX_FAULT_P99 = 3.0
+MAX_RETURN_P99 = 2.0
+MAX_BAD_SHARE = 0.001
+MAX_RETURN_S = 5.0
+MIN_GOODPUT = 0.9
+MAX_EXTRA = 0.25
+DEADLINE_S = 0.5
+SLOWED_SHARE = 0.3
+COMPARED = ("prequal", "round-robin", "random", "p2c", "least-request", "peak-ewma")
+ROUNDS = 3
+
+
+@dataclass(slots=True)
+class Report:
+    """Figures, and what was asked of them."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    rows: list[tuple[str, str, str, str, bool]] = field(default_factory=list)
+
+    def bar(
+        self, case: str, what: str, seen: float, most: float, *, is_least: bool = False
+    ) -> None:
+        """Note a figure and what it may be at most, or must be at least."""
+        held = seen >= most if is_least else seen <= most
+        asked = f"{'>=' if is_least else '<='} {most:.4g}"
+        self.rows.append((case, what, f"{seen:.4g}", asked, held))
+        self.figures.setdefault(case, {})[what] = {
+            "seen": seen if math.isfinite(seen) else None,
+            "bar": asked,
+            "held": held,
+        }
+
+    def note(self, case: str, **figures: object) -> None:
+        """Keep figures that nothing is asked of."""
+        self.figures.setdefault(case, {}).update(figures)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether every bar was held."""
+        return all(row[-1] for row in self.rows)
+
+    def show(self, console: Console) -> None:
+        """Print what was asked and seen."""
+        table = Table(title="what clients see of faults")
+        for column in ("case", "figure", "seen", "bar", ""):
+            table.add_column(column)
+        for case, what, seen, asked, held in self.rows:
+            verdict = "held" if held else "[red]MISSED[/red]"
+            table.add_row(case, what, seen, asked, verdict)
+        console.print(table)
+
+
+@dataclass(slots=True)
+class Faulty:
+    """One node of three that a fault can befall."""
+
+    peer: str
+    fault: Callable[[], Awaitable[None]]
+    recover: Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def three_nodes(folder: Path) -> AsyncIterator[ChaosCluster]:
+    """Start a router; the caller adds the nodes."""
+    models = folder / "models"
+    engine_models.save(turning(TURNS), models, MODEL)
+    async with ChaosCluster(folder / "cluster", models) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def to_kill(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+    """Add a node that is killed and started again."""
+    node = await cluster.add()
+
+    async def kill() -> None:
+        node.signal(signal.SIGKILL)
+        await node.wait()
+
+    async def start_again() -> None:
+        await cluster.start_again(node)
+
+    yield Faulty(peer_of(node), kill, start_again)
+
+
+@asynccontextmanager
+async def to_freeze(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+    """Add a node whose processes are stopped and go on."""
+    node = await cluster.add()
+    stopped: list[Any] = []
+
+    async def freeze() -> None:
+        stopped.append(frozen(own_pids(node)))
+        stopped[0].__enter__()
+
+    async def thaw() -> None:
+        stopped.pop().__exit__(None, None, None)
+
+    try:
+        yield Faulty(peer_of(node), freeze, thaw)
+    finally:
+        if stopped:
+            await thaw()
+
+
+@asynccontextmanager
+async def to_silence(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+    """Add a node behind a wire that accepts connections and passes nothing on."""
+    async with cluster.proxied(1) as (node, proxy):
+
+        async def hold(is_held: bool) -> None:
+            proxy.is_held = is_held
+
+        yield Faulty(peer_of(node), lambda: hold(True), lambda: hold(False))
+
+
+FAULTS = {"kill": to_kill, "freeze": to_freeze, "silent": to_silence}
+
+
+async def capacity(cluster: ChaosCluster, turns: int = TURNS) -> float:
+    """Return how many requests a second the cluster answers, after a second to warm up."""
+    one = request(0, turns)
+    await OpenLoad(cluster.http_url, MODEL).closed_rate(one, concurrency=CONCURRENCY, seconds=1.0)
+    return await OpenLoad(cluster.http_url, MODEL).closed_rate(
+        one, concurrency=CONCURRENCY, seconds=CAPACITY_S
+    )
+
+
+async def measure_fault(name: str, folder: Path, count: int, report: Report) -> None:
+    """Hurt one of three nodes while requests come at half of the capacity, and let it recover."""
+    async with three_nodes(folder) as cluster, FAULTS[name](cluster) as faulty:
+        for _ in range(2):
+            await cluster.add()
+        peers = [peer_of(node) for node in cluster.nodes]
+        await until_in_rotation(cluster.http_url, *peers)
+        rate = await capacity(cluster) / 2
+        times: dict[str, float] = {}
+
+        async def hurt() -> None:
+            times["fault"] = time.monotonic()
+            await faulty.fault()
+
+        async def recover() -> None:
+            await faulty.recover()
+            times["recovered"] = time.monotonic()
+            times["returned"] = time.monotonic() + await until_in_rotation(
+                cluster.http_url, faulty.peer
+            )
+
+        began_s = time.monotonic()
+        shots = await OpenLoad(cluster.http_url, MODEL).run(
+            requests(count, TURNS),
+            rate=rate,
+            seed=SEED,
+            at={int(count * 0.3): hurt, int(count * 0.7): recover},
+        )
+        left = await still_in_flight(cluster.http_url)
+    fault_s, recovered_s = times["fault"], times["recovered"]
+    normal_s = quantile_s(between(shots[min(SETTLED, count // 10) :], 0, fault_s), 0.99)
+    in_fault = between(shots, fault_s, recovered_s)
+    after_first = between(shots, fault_s + FIRST_S, recovered_s)
+    on_return = between(shots, recovered_s, recovered_s + BUMP_S)
+    last = shots[-max(100, count // 20) :]
+    report.bar(name, "failed requests", len(shots) - ok(shots), 0)
+    report.bar(name, "counters not back at 0", len(left), 0)
+    report.bar(
+        name, "p99 in the fault, of normal", quantile_s(in_fault, 0.99) / normal_s, MAX_FAULT_P99
+    )
+    report.bar(
+        name,
+        "share of requests at the bad node after 1 s",
+        share_asked(after_first, faulty.peer),
+        MAX_BAD_SHARE,
+    )
+    report.bar(name, "s until back in rotation", times["returned"] - recovered_s, MAX_RETURN_S)
+    report.bar(
+        name, "p99 on its return, of normal", quantile_s(on_return, 0.99) / normal_s, MAX_RETURN_P99
+    )
+    report.bar(
+        name,
+        "its share in the end",
+        sum(shot.node == faulty.peer for shot in last) / len(last),
+        0.15,
+        is_least=True,
+    )
+    report.note(
+        name,
+        rate=rate,
+        failures=failures(shots)[:5],
+        left_in_flight=left,
+        normal_p50_ms=quantile_s(between(shots, began_s, fault_s), 0.5) * 1e3,
+        normal_p99_ms=normal_s * 1e3,
+        fault_p99_ms=quantile_s(in_fault, 0.99) * 1e3,
+        fault_max_ms=quantile_s(in_fault, 1.0) * 1e3,
+        return_p99_ms=quantile_s(on_return, 0.99) * 1e3,
+        fault_seconds=recovered_s - fault_s,
+        asked_after_1_s=[
+            round(shot.due_s - fault_s, 3) for shot in after_first if faulty.peer in shot.asked
+        ][:200],
+        attempts_a_request=attempts_a_request(shots),
+    )
+
+
+def ok(shots: list[Shot]) -> int:
+    """Return how many were answered, and rightly."""
+    return sum(shot.is_answered and shot.is_right for shot in shots)
+
+
+async def measure_gray(folder: Path, count: int, report: Report) -> None:
+    """Let one node of three fail in some of its runs."""
+    for case, known, most in (
+        ("gray: 10 % fail", 9, 0.75 / 3),
+        ("gray: 90 % fail fast", 1, 0.25 / 3),
+    ):
+        here = folder / f"gray-{known}"
+        engine_models.save(turning(TURNS, known, of=10), here / "bad", MODEL)
+        async with three_nodes(here) as cluster:
+            for _ in range(2):
+                await cluster.add()
+            bad = peer_of(await cluster.add(models=here / "bad"))
+            await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
+            # the failing node takes part in neither: what the other two can do is what is asked of them
+            rate = await capacity(cluster) / 2
+            shots = await OpenLoad(cluster.http_url, MODEL).run(
+                requests(count, TURNS), rate=rate, seed=SEED
+            )
+            left = await still_in_flight(cluster.http_url)
+        settled = shots[count // 5 :]
+        report.bar(case, "failed requests", len(shots) - ok(shots), 0)
+        report.bar(case, "counters not back at 0", len(left), 0)
+        report.bar(case, "share of requests at the bad node", share_asked(settled, bad), most)
+        report.note(
+            case, rate=rate, failures=failures(shots)[:5], attempts=attempts_a_request(settled)
+        )
+
+
+def events(member: Member) -> Iterator[dict[str, Any]]:
+    """Yield what a member has logged."""
+    for line in member.log_file.read_text(errors="replace").splitlines():
+        if line.startswith("{"):
+            yield json.loads(line)
+
+
+async def measure_overload(folder: Path, seconds: float, report: Report) -> None:
+    """Send twice of what three equal nodes can answer, each request with a deadline."""
+    name = "2 x capacity"
+    models = folder / "models"
+    engine_models.save(turning(OVERLOAD_TURNS), models, MODEL)
+    async with ChaosCluster(folder / "cluster", models) as cluster:
+        for _ in range(3):
+            await cluster.add()
+        await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
+        most = await capacity(cluster, OVERLOAD_TURNS)
+        before = await metrics_at(cluster.http_url)
+        shots = await OpenLoad(cluster.http_url, MODEL).run(
+            requests(int(2 * most * seconds), OVERLOAD_TURNS, timeout_s=DEADLINE_S),
+            rate=2 * most,
+            seed=SEED,
+        )
+        after = await metrics_at(cluster.http_url)
+        left = await still_in_flight(cluster.http_url)
+        ejected = [event for event in events(cluster.router) if event["event"] == "node_ejected"]
+    began_s = shots[0].due_s
+    answered = [
+        shot
+        for shot in shots
+        if shot.is_answered and shot.is_right and shot.ended_s <= began_s + seconds
+    ]
+    refused_at_nodes = sum(
+        value - before.get(key, 0)
+        for key, value in after.items()
+        if key.startswith("capamesh_attempts_failed_total")
+    )
+    extra = attempts_a_request(shots) - 1
+    statuses = sorted({shot.status for shot in shots})
+    report.bar(
+        name, "goodput, of capacity", len(answered) / seconds / most, MIN_GOODPUT, is_least=True
+    )
+    report.bar(
+        name, "p99 of the admitted, of the deadline", quantile_s(shots, 0.99) / DEADLINE_S, 1
+    )
+    report.bar(name, "retries and hedges a request", extra, MAX_EXTRA)
+    report.bar(name, "ejections", len(ejected), 0)
+    report.bar(name, "counters not back at 0", len(left), 0)
+    unexpected = [shot for shot in shots if shot.status not in {200, 429, 503, 504}]
+    report.bar(name, "answers other than 200, 429, 503, 504", len(unexpected), 0)
+    report.note(
+        name,
+        capacity=most,
+        offered=2 * most,
+        statuses={str(code): sum(shot.status == code for shot in shots) for code in statuses},
+        attempts_failed_or_refused_at_nodes=refused_at_nodes,
+        p50_ms=quantile_s(shots, 0.5) * 1e3,
+        p99_ms=quantile_s(shots, 0.99) * 1e3,
+        kinds=failures(shots)[:5],
+        ejected=[event.get("reason") for event in ejected],
+    )
+
+
+async def measure_rolling(folder: Path, report: Report) -> None:
+    """Start all nodes anew one after the other, then one of two routers, while requests come."""
+    name = "rolling restart"
+    async with three_nodes(folder) as cluster:
+        for _ in range(3):
+            await cluster.add()
+        router = await cluster.add_router()
+        url = str(router.status()["http_address"])
+        peers = [peer_of(node) for node in cluster.nodes]
+        await until_in_rotation(cluster.http_url, *peers)
+        await until_in_rotation(url, *peers)
+        rate = await capacity(cluster) / 2
+        done = asyncio.Event()
+
+        async def roll() -> None:
+            try:
+                for peer, node in zip(peers, list(cluster.nodes), strict=True):
+                    await node.stop(45)
+                    await cluster.start_again(node)
+                    for each in (cluster.http_url, url):
+                        await until_in_rotation(each, peer)
+                await router.stop(45)
+                await cluster.add_router(url.removeprefix("http://"))
+                await until_in_rotation(url, *peers)
+            finally:
+                done.set()
+
+        def stream() -> Iterator[tuple[bytes, bytes]]:
+            numbered = requests(10**6, TURNS)
+            while not done.is_set():
+                yield next(numbered)
+            yield from requests(500, TURNS)
+
+        shots = await OpenLoad([cluster.http_url, url], MODEL).run(
+            stream(), rate=rate, seed=SEED, at={SETTLED: roll}
+        )
+        left = {**await still_in_flight(cluster.http_url), **await still_in_flight(url)}
+    report.bar(name, "failed requests", len(shots) - ok(shots), 0)
+    report.bar(name, "counters not back at 0", len(left), 0)
+    report.note(
+        name,
+        rate=rate,
+        requests=len(shots),
+        p99_ms=quantile_s(shots, 0.99) * 1e3,
+        failures=failures(shots)[:5],
+        sent_again_by_the_client=sum(shot.tries > 1 for shot in shots),
+    )
+
+
+async def measure_policies(folder: Path, count: int, report: Report, load: float) -> None:
+    """Compare policies in one cluster of six nodes, two of which are stopped most of the time."""
+    name = f"policies at {load:.0%}"
+    names = [policy for policy in COMPARED if policy in POLICIES]
+    seen: dict[str, list[Shot]] = {policy: [] for policy in names}
+    async with three_nodes(folder) as cluster:
+        for _ in range(6):
+            await cluster.add()
+        await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
+        slow = [pid for node in cluster.nodes[:2] for pid in worker_pids(node)]
+        async with slowed(slow, share=SLOWED_SHARE):
+            rate = await capacity(cluster) * load
+            for turn in range(ROUNDS):
+                for policy in names[turn:] + names[:turn]:
+                    shots = await OpenLoad(cluster.http_url, MODEL, policy=policy).run(
+                        requests(count // ROUNDS, TURNS), rate=rate, seed=SEED + turn
+                    )
+                    seen[policy] += shots[len(shots) // 10 :]
+                    await asyncio.sleep(0.5)
+    figures = {
+        policy: {
+            "p50_ms": quantile_s(shots, 0.5) * 1e3,
+            "p99_ms": quantile_s(shots, 0.99) * 1e3,
+            "p999_ms": quantile_s(shots, 0.999) * 1e3,
+            "failed": len(shots) - ok(shots),
+            "share_of_slow": sum(shot.node in _slow_peers(cluster) for shot in shots) / len(shots),
+        }
+        for policy, shots in seen.items()
+    }
+    report.bar(name, "failed requests", sum(each["failed"] for each in figures.values()), 0)
+    own = figures.get(DEFAULT_POLICY)
+    if own is not None:
+        others = min(each["p99_ms"] for key, each in figures.items() if key != DEFAULT_POLICY)
+        report.bar(name, f"p99 of {DEFAULT_POLICY}, of the best other's", own["p99_ms"] / others, 1)
+    report.note(name, rate=rate, load=load, by_policy=figures)
+
+
+def _slow_peers(cluster: ChaosCluster) -> set[str]:
+    return {peer_of(node) for node in cluster.nodes[:2]}
+
+
+async def measure(only: set[str], scale: float, report: Report, console: Console) -> None:
+    """Run the scenarios, each with processes of its own."""
+    count = max(400, int(REQUESTS * scale))
+    with tempfile.TemporaryDirectory(prefix="capamesh-chaos-") as top:
+        folder = Path(top)
+        scenarios: dict[str, list[Callable[[Path], Awaitable[None]]]] = {
+            name: [lambda here, name=name: measure_fault(name, here, count, report)]
+            for name in FAULTS
+        }
+        scenarios["gray"] = [lambda here: measure_gray(here, max(400, count // 2), report)]
+        scenarios["overload"] = [lambda here: measure_overload(here, 30 * scale, report)]
+        scenarios["rolling"] = [lambda here: measure_rolling(here, report)]
+        scenarios["policies"] = [
+            lambda here, load=load: measure_policies(here, count, report, load)
+            for load in (0.5, 0.8)
+        ]
+        for name, parts in scenarios.items():
+            if only and name not in only:
+                continue
+            for number, part in enumerate(parts):
+                console.print(f"{name} {number + 1} of {len(parts)}")
+                if scale >= 1.0:
+                    await wait_quiet(60.0)
+                here = folder / f"{name}-{number}"
+                here.mkdir()
+                await part(here)
+
+
+def main() -> int:
+    """Measure, print, keep; fail when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="names with commas between; empty: all")
+    parser.add_argument("--scale", type=float, default=1.0, help="how many of the requests")
+    arguments = parser.parse_args()
+    console, report = Console(), Report()
+    only = set(filter(None, arguments.only.split(",")))
+    asyncio.run(measure(only, arguments.scale, report, console))
+    report.show(console)
+    figures = {"seed": SEED, "policy": POLICY, "scale": arguments.scale, "cases": report.figures}
+    if arguments.scale == 1.0 and not only:
+        console.print(f"kept in {keep('chaos', figures)}")
+    else:
+        console.print_json(json.dumps(figures, default=str))
+    return 0 if report.is_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""A client that also asks about routing, and says something about nodes. IO: sockets, through the SDK."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+from capamesh.client import Client
+from capamesh.client.answers import Answer, failure_of, read_json
+from capamesh.client.asks import Ask
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
+
+
+class OperatorClient(Client):
+    """Talks to one router."""
+
+    def __enter__(self) -> OperatorClient:
+        super().__enter__()
+        return self
+
+    def explain(
+        self, model: str, *, version: str = "", tenant: str = "", headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return where a request with these `X-Capamesh` headers would go now, and why.
+
+        Raises `ModelNotFound`, and what any exchange with a router may raise.
+        """
+        if not model:
+            raise InvalidRequest("the model's name is empty; see the list: capamesh models")
+        asked = {key: text for key, text in (("version", version), ("tenant", tenant)) if text}
+        query = f"?{urlencode(asked)}" if asked else ""
+        path = f"/v1/models/{quote(model, safe='')}/routing{query}"
+        return self._exchange(Ask("GET", path, _object, headers=headers))
+
+    def hold(
+        self, peer: str, state: str, *, model: str = "", version: str = "", authorization: str
+    ) -> dict[str, Any]:
+        """Say whether `peer`, or one of its models, is to be used; return what holds then.
+
+        Raises `ClientError` when the router refuses: no such peer, not its key.
+        """
+        if not peer:
+            raise InvalidRequest("the peer id is empty; see the list: capamesh nodes")
+        body = json.dumps({"state": state, "model": model, "version": version}).encode()
+        headers = {"Authorization": authorization, "Content-Type": "application/json"}
+        path = f"/v1/nodes/{quote(peer, safe='')}/circuit"
+        return self._exchange(Ask("PUT", path, _object, buffers=(body,), headers=headers))
+
+
+def _object(answer: Answer, url: str) -> dict[str, Any]:
+    if answer.status != 200:
+        raise failure_of(answer, url)
+    value = read_json(answer)
+    if not isinstance(value, dict):
+        raise ProtocolViolation(f"{url} answered with no JSON object; is this a router's URL?")
+    return cast("dict[str, Any]", value)

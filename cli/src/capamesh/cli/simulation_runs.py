@@ -1,0 +1,191 @@
+"""Runs simulations for `capamesh sim`, and shows what came of them. Reads scenarios, writes pictures, prints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from capamesh.cli.printing import print_fields, print_json, print_table, time_text, write_file
+from capamesh.cli.progress import parts
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.private_files import reason_of
+from capamesh.simulation.comparison import Comparison, Row
+from capamesh.simulation.parallel import compare, run_scenario
+from capamesh.simulation.scenario_file import load_scenario
+from capamesh.simulation.shipped import shipped_names, shipped_scenario
+
+if TYPE_CHECKING:
+    from capamesh.simulation.results import Results
+    from capamesh.simulation.scenario import Scenario
+
+WARM_UP = 0.1
+"""Of a time that was chosen by hand (guess; scenarios have about as much)."""
+_SHOWN_VERDICTS = 6
+
+
+def list_scenarios(*, as_json: bool) -> None:
+    """Print the scenarios that come with the project."""
+    found = [shipped_scenario(name) for name in shipped_names()]
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": each.name,
+                    "title": each.title,
+                    "nodes": each.node_count,
+                    "routers": each.routers,
+                    "load": each.load,
+                    "duration_s": each.duration_s,
+                    "requests": round(each.arrivals_per_s * each.duration_s),
+                }
+                for each in found
+            ]
+        )
+        return
+    print_table(
+        ("SCENARIO", "NODES", "LOAD", "VIRTUAL TIME", "REQUESTS", "WHAT"),
+        [
+            (
+                each.name,
+                each.node_count,
+                f"{each.load:.0%}",
+                f"{each.duration_s:g} s",
+                f"{each.arrivals_per_s * each.duration_s:,.0f}",
+                each.title,
+            )
+            for each in found
+        ],
+    )
+
+
+def run_one(
+    name: str, policy: str, seed: int, *, seconds: float | None, plot: Path | None, as_json: bool
+) -> None:
+    """Run the scenario `name` once and print what came of it."""
+    scenario = _scenario(name, seconds)
+    with parts(f"{scenario.name} with {policy}") as progress:
+        results = run_scenario(scenario, policy=policy, seed=seed, progress=progress)
+    if plot is not None:
+        write_file(plot, Comparison(scenario.title, (results,)).svg())
+    if as_json:
+        print_json(json.loads(results.to_json()))
+        return
+    print_fields(_fields(scenario, results))
+    if len(results.kinds) > 1:
+        print()
+        print_table(
+            ("REQUESTS OF KIND", "COUNT", "ANSWERED", "P50", "P99"),
+            [
+                (
+                    kind.name,
+                    kind.requests,
+                    _share(kind.answered / kind.requests if kind.requests else 0.0),
+                    time_text(kind.p50_s),
+                    time_text(kind.p99_s),
+                )
+                for kind in results.kinds
+            ],
+        )
+
+
+def compare_policies(
+    name: str,
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    processes: int,
+    seconds: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the scenario `name` with each policy and seed, `processes` (0: as many as fit) at a time; print a table."""
+    scenario = _scenario(name, seconds)
+    with parts(f"{scenario.name}, {len(policies) * len(seeds)} runs") as progress:
+        found = compare(
+            scenario, policies, seeds, progress, processes=processes or os.cpu_count() or 1
+        )
+    if plot is not None:
+        write_file(plot, found.svg())
+    if as_json:
+        print_json(json.loads(found.to_json()))
+        return
+    print(found.title)
+    print()
+    rows = found.rows()
+    best_ms = min(row.p99_ms for row in rows)
+    print_table(
+        (
+            "POLICY", "P50", "P90", "P99", "P99 OF SEEDS", "P99.9", "GOODPUT", "FAILED", "EXTRA",
+            "PROBES", "INHIBITED", "EJECTED",
+        ),
+        [_row(row, is_best=row.p99_ms == best_ms) for row in rows],
+    )  # fmt: skip
+
+
+def _scenario(name: str, seconds: float | None) -> Scenario:
+    """Return a scenario that comes with the project, or the one in a file; cut or stretched to `seconds`."""
+    if name.endswith(".toml") or os.sep in name:
+        file = Path(name)
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, ValueError) as exc:
+            raise ConfigError(f"cannot read the scenario {name}: {reason_of(exc)}") from exc
+        scenario = load_scenario(text, file.stem)
+    else:
+        scenario = shipped_scenario(name)
+    return scenario if seconds is None else scenario.shortened(seconds, WARM_UP * seconds)
+
+
+def _fields(scenario: Scenario, results: Results) -> dict[str, object]:
+    verdicts = sorted(results.verdicts.items(), key=lambda item: -item[1])
+    shares = sorted(results.node_shares)
+    return {
+        "scenario": f"{results.scenario}: {scenario.title}",
+        "policy": f"{results.policy}, seed {results.seed}",
+        "fleet": f"{_count(results.nodes, 'node')}, {_count(results.routers, 'router')}, {results.capacity_per_s:,.0f} requests/s at most",
+        "requests": f"{results.requests:,} in {results.counted_s:g} s of virtual time",
+        "answered": f"{results.answered:,} ({_share(1 - results.failed_share)}), "
+        f"{_share(results.goodput_share)} of what could be",
+        "failed": {code: f"{count:,}" for code, count in results.failed.items()},
+        "p50, p90": f"{time_text(results.p50_s)}, {time_text(results.p90_s)}",
+        "p99, p99.9": f"{time_text(results.p99_s)}, {time_text(results.p999_s)}",
+        "extra attempts": f"{_share(results.extra_share)} (retries, hedges, refusals)",
+        "probes": f"{results.probe_share:.2f} a request",
+        "a node's share": f"{shares[0]:.2%} to {shares[-1]:.2%} of the attempts" if shares else "-",
+        "verdicts": dict(verdicts[:_SHOWN_VERDICTS]),
+        "simulated": f"{results.events:,} events, {results.events_per_s:,.0f} a second",
+    }
+
+
+def _row(row: Row, *, is_best: bool) -> tuple[object, ...]:
+    return (
+        Text(row.policy, "bold" if is_best else ""),
+        _ms(row.p50_ms),
+        _ms(row.p90_ms),
+        Text(_ms(row.p99_ms), "bold" if is_best else ""),
+        f"{_ms(row.p99_least_ms)} to {_ms(row.p99_most_ms)}" if row.seeds > 1 else "-",
+        _ms(row.p999_ms),
+        _share(row.goodput_share),
+        _share(row.failed_share),
+        _share(row.extra_share),
+        f"{row.probe_share:.2f}",
+        f"{row.inhibited:g}",
+        f"{row.ejected:g}",
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _ms(value: float) -> str:
+    return time_text(value / 1e3)
+
+
+def _share(value: float) -> str:
+    return f"{value:.2%}"

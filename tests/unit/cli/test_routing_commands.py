@@ -1,0 +1,281 @@
+"""`capamesh explain`, `circuit` and `nodes`: what they ask of a router, and how they show what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capamesh.cli import explain, fleet, options
+from capamesh.cli.__main__ import run
+from capamesh.client import Client
+from capamesh.client.answers import Answer
+from capamesh.client.asks import Ask
+from capamesh.protocol.oip import error_body
+from capamesh.router.operator_key import OperatorKey
+from capamesh.router.policies import DEFAULT_POLICY, POLICIES
+
+HOST = {
+    "peer": "12D3KooWalpha",
+    "address": "a:1",
+    "chosen": True,
+    "rif": 1,
+    "in_flight": 3,
+    "limit": 8,
+    "latency_ms": 2.5,
+    "rtt_ms": 0.4,
+    "told_ms_ago": None,
+    "price": 1.5,
+    "region": "eu",
+    "state": "closed",
+    "share": 1.0,
+    "refusal": "",
+}
+OTHER = {**HOST, "peer": "12D3KooWother", "chosen": False}
+REFUSED = {**OTHER, "state": "inhibited", "share": 0.0, "refusal": "inhibited: silent, 0.2 s ago"}
+
+
+def decision(*hosts: dict[str, Any], policy: str = "p2c") -> dict[str, Any]:
+    chosen = [host["peer"] for host in hosts if host["chosen"]]
+    return {
+        "model": "m",
+        "version": "1",
+        "policy": policy,
+        "chosen": chosen,
+        "hosts": len(hosts),
+        "candidates": list(hosts),
+    }
+
+
+class FakeRouter:
+    """Answers every request alike and keeps them."""
+
+    def __init__(self) -> None:
+        self.asks: list[Ask[Any]] = []
+        self.answer = Answer(200, b"{}")
+
+    def exchange(self, ask: Ask[Any]) -> object:
+        self.asks.append(ask)
+        return ask.read(self.answer, "http://router")
+
+    def says(self, value: object) -> None:
+        self.answer = Answer(200, json.dumps(value).encode())
+
+
+@pytest.fixture
+def router(monkeypatch: pytest.MonkeyPatch) -> FakeRouter:
+    for name in ("CAPAMESH_ROUTER", "CAPAMESH_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    fake = FakeRouter()
+    monkeypatch.setattr(Client, "_exchange", lambda _, ask: fake.exchange(ask))
+    return fake
+
+
+def plain(line: str) -> str:
+    """Return a table's line without its padding."""
+    return " ".join(line.split())
+
+
+def test_the_policies_in_the_help_are_those_there_are() -> None:
+    assert list(options.POLICY_NAMES) == sorted(POLICIES)
+    assert options.DEFAULT_POLICY == DEFAULT_POLICY
+
+
+def test_every_policy_has_a_reason_in_plain_words() -> None:
+    assert set(explain._WHY) == set(POLICIES)
+
+
+def test_explain_asks_as_a_request_with_these_wishes_would(router: FakeRouter) -> None:
+    router.says(decision(HOST))
+    line = (
+        "explain a/b --version 2 --policy p2c --region eu,us --max-price 2.5 --device cpu --affinity k "
+        "--tenant me&you"
+    )
+    assert run(line.split()) == 0
+    (ask,) = router.asks
+    assert (ask.method, ask.path) == (
+        "GET",
+        "/v1/models/a%2Fb/routing?version=2&tenant=me%26you",
+    )
+    assert ask.headers == {
+        "X-Capamesh-Policy": "p2c",
+        "X-Capamesh-Region": "eu,us",
+        "X-Capamesh-Max-Price": "2.5",
+        "X-Capamesh-Device": "cpu",
+        "X-Capamesh-Affinity": "k",
+    }
+    assert run(["explain", "m"]) == 0
+    assert (router.asks[1].path, router.asks[1].headers) == ("/v1/models/m/routing", {})
+
+
+def test_explain_shows_the_chosen_and_why_the_others_are_not(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.says(decision(HOST, REFUSED))
+    assert run(["explain", "m"]) == 0
+    why, _, header, first, second = capsys.readouterr().out.splitlines()
+    assert why == (
+        "A request for m/1 would go to 12D3KooWalpha at a:1: it is the only one of the 2 that host it that may"
+        " have it."
+    )
+    assert plain(header).startswith("NODE ADDRESS CIRCUIT SHARE ")
+    assert plain(first) == ("→ 12D3KooWalpha a:1 closed 100% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu -")
+    assert plain(second) == (
+        "12D3KooWother a:1 inhibited 0% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu inhibited: silent, 0.2 s ago"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (decision(HOST, OTHER), "the less busy of two drawn by chance (p2c; 2 of the 2"),
+        (decision(HOST, OTHER, policy="new"), "it was the policy's choice (new; 2 of the 2"),
+        (decision({**HOST, "refusal": "late"}, REFUSED), "the least unfit (late)"),
+        (decision(REFUSED), "can go nowhere: none of the 1 that hosts it may have it"),
+        (decision(), "none of its nodes can be reached"),
+    ],
+)
+def test_the_sentence_says_why(found: dict[str, Any], said: str) -> None:
+    assert said in explain.sentence(found)
+
+
+def test_explain_prints_the_router_s_own_json(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.says(decision(HOST))
+    assert run(["explain", "m", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == decision(HOST)
+
+
+def test_an_answer_that_is_no_object_is_said_to_be_none(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.says([])
+    assert run(["explain", "m"]) == 1
+    assert "is this a router's URL?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("position", "state"),
+    [("open", "held_open"), ("closed", "held_closed"), ("auto", "automatic")],
+)
+def test_circuit_shows_the_router_its_own_key(
+    router: FakeRouter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    position: str,
+    state: str,
+) -> None:
+    key = OperatorKey.create(tmp_path)
+    router.says({"peer_id": "12D3KooWalpha"})
+    line = ["circuit", "alpha", position, "--model", "m", "--version", "2", "--data", str(tmp_path)]
+    assert run(line) == 0
+    (ask,) = router.asks
+    assert (ask.method, ask.path) == ("PUT", "/v1/nodes/alpha/circuit")
+    assert key.opens(ask.headers["Authorization"])
+    assert json.loads(bytes(ask.buffers[0])) == {"state": state, "model": "m", "version": "2"}
+    said = capsys.readouterr()
+    assert said.out.startswith("m/2 at 12D3KooWalpha ")
+    back = f"capamesh circuit 12D3KooWalpha auto --model m --version 2 --data {tmp_path}"
+    assert (back in said.err) is (position != "auto")
+    assert key._key.decode() not in said.out + said.err
+
+
+def test_circuit_prints_json(
+    router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    OperatorKey.create(tmp_path)
+    router.says({"peer_id": "p", "holds": []})
+    assert run(["circuit", "p", "open", "--data", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"peer_id": "p", "holds": []}
+
+
+def test_a_refusal_of_the_key_is_told(
+    router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    OperatorKey.create(tmp_path)
+    router.answer = Answer(401, error_body("this takes the operator's key"), "client_error")
+    assert run(["circuit", "p", "open", "--data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "capamesh: error: this takes the operator's key\n"
+
+
+def test_without_a_key_nothing_is_asked(
+    router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["circuit", "p", "open", "--data", str(tmp_path)]) == 1
+    assert "--data is the folder of the router" in capsys.readouterr().err
+    assert router.asks == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "circuit p ajar --data d",
+        "circuit p open --version 1 --data d",
+        "circuit p open",
+        "circuit p --data d",
+    ],
+)
+def test_a_circuit_command_that_is_none_is_a_usage_error(router: FakeRouter, line: str) -> None:
+    assert run(line.split()) == 2
+    assert router.asks == []
+
+
+LINK = {"address": "a:1", "state": "closed", "reason": "", "models": []}
+MODEL = {
+    "name": "m",
+    "version": "1",
+    "state": "ejected",
+    "reason": "5 failures in a row",
+    "share": 0.1,
+    "requests_in_flight": 1,
+    "node_in_flight": 2,
+    "node_limit": 8,
+    "queue_us": 1500,
+    "run_us": 20,
+}
+
+
+@pytest.mark.parametrize(
+    ("links", "text"),
+    [
+        ([], "-"),
+        ([LINK], "closed"),
+        ([{**LINK, "reason": "link lost, long ago"}], "closed"),
+        ([{**LINK, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
+        ([{**LINK, "state": "held_open", "reason": "said so"}], "held_open: by the operator"),
+        (
+            [{**LINK, "models": [MODEL, {**MODEL, "state": "closed"}]}],
+            "closed\n  m/1 ejected: 5 failures in a row",
+        ),
+        ([LINK, {**LINK, "address": "a:2"}], "a:1 closed\na:2 closed"),
+    ],
+)
+def test_a_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
+    links: list[dict[str, Any]], text: str
+) -> None:
+    assert fleet._row({"links": links})[2] == text
+
+
+def test_nodes_can_be_listed_by_model(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy = {**MODEL, "name": "n", "state": "closed", "share": 1.0, "node_limit": 0}
+    node = {"peer_id": "A", "links": [{**LINK, "models": [MODEL, healthy]}]}
+    router.says({"nodes": [node]})
+    assert run(["nodes", "--models"]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert plain(header).startswith("PEER ADDRESS MODEL CIRCUIT SHARE ")
+    assert plain(first) == ("A a:1 m/1 ejected: 5 failures in a row 10% 1 / 2 / 8 1.5 ms 20 µs")
+    assert plain(second) == "A a:1 n/1 closed 100% 1 / 2 / - 1.5 ms 20 µs"
+
+
+def test_what_holds_for_a_node_is_shown_for_all_its_models(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = {**LINK, "state": "held_open", "models": [{**MODEL, "state": "closed"}]}
+    router.says({"nodes": [{"peer_id": "A", "links": [link]}]})
+    assert run(["nodes", "--models"]) == 0
+    assert "held_open: by the operator" in capsys.readouterr().out

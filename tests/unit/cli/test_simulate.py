@@ -1,0 +1,130 @@
+"""`capamesh sim`: which scenario it takes, and what it shows and draws of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from capamesh.cli.__main__ import run
+from capamesh.cli.notation import numbers
+from capamesh.simulation.shipped import shipped_names
+
+TINY = """
+title = "two nodes"
+duration_s = 3.0
+load = 0.5
+
+[[node]]
+name = "n"
+count = 2
+
+[[model]]
+name = "m"
+profile = [[1, 0.02]]
+
+[[request]]
+name = "fast"
+model = "m"
+
+[[request]]
+name = "bulk"
+model = "m"
+priority = 200
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    return str(file)
+
+
+def test_all_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in found] == shipped_names()
+    assert run(["sim", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["SCENARIO", *shipped_names()]
+
+
+def test_a_run_is_summed_up_with_its_kinds_of_requests(
+    tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sim", "run", tiny, "--policy", "p2c", "--seed", "7"]) == 0
+    said = capsys.readouterr()
+    fields = dict(line.split("  ", 1) for line in said.out.splitlines() if "  " in line)
+    assert fields["scenario"].strip() == "tiny: two nodes"
+    assert fields["policy"].strip() == "p2c, seed 7"
+    assert fields["fleet"].strip() == "2 nodes, 1 router, 100 requests/s at most"
+    assert {"fast", "bulk"} <= fields.keys()
+    assert said.err == ""  # no bar where there is no terminal
+
+
+def test_the_same_seed_gives_the_same_json_and_another_another(
+    tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    for seed in ("1", "1", "2"):
+        assert run(["sim", "run", tiny, "--seed", seed, "--policy", "p2c", "--json"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+    assert json.loads(said[0])["requests"] > 100
+
+
+def test_the_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "run", tiny, "--policy", "p2c", "--seconds", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counted_s"] == 1.8
+
+
+def test_policies_are_compared_and_drawn(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "p.svg"
+    line = ["sim", "compare", tiny, "--policies", "p2c, round-robin", "--processes", "1"]
+    assert run([*line, "--seeds", "1,2", "--plot", str(picture)]) == 0
+    title, _, header, *rows = capsys.readouterr().out.splitlines()
+    assert title == "two nodes"
+    assert header.split()[:4] == ["POLICY", "P50", "P90", "P99"]
+    assert [row.split()[0] for row in rows] == ["p2c", "round-robin"]
+    assert " to " in rows[0]
+    assert picture.read_text().startswith("<svg ")
+    assert run([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["policy"], each["seed"]) for each in found] == [("p2c", 1), ("round-robin", 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run nothing", "scenario 'nothing' is unknown; there are batching-nodes,"),
+        ("run ./absent.toml", "cannot read the scenario ./absent.toml: No such file"),
+        ("run TINY --policy luck", "policy 'luck' is unknown; known: affinity,"),
+        ("compare TINY --policies p2c,p2c --processes 1", "at least one, each once"),
+        ("run TINY --policy p2c --plot /absent/p.svg", "cannot write /absent/p.svg"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    tiny: str, line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sim", *line.replace("TINY", tiny).split()]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert said in complaint
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("3", [3]), ("1,2,5", [1, 2, 5]), ("1-3, 9", [1, 2, 3, 9]), ("0", [0])]
+)
+def test_numbers_are_listed_or_spanned(text: str, found: list[int]) -> None:
+    assert numbers(text, "--seeds") == found
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,", "-1", "3-1", "1.5", "1-1001", "0-999,1000"])
+def test_what_is_no_list_of_numbers_is_a_usage_error(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no list of up to 1000 numbers"):
+        numbers(text, "--seeds")

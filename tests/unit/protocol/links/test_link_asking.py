@@ -1,0 +1,449 @@
+"""Asking over a link: who is told, when, and how often. The peer is a bare core, the socket a list of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from link_wire import feed, hello, limits
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    LinkLost,
+    Overloaded,
+    ProtocolViolation,
+    RunFailed,
+    TooLarge,
+)
+from capamesh.protocol.links.connection import Connection
+from capamesh.protocol.links.events import (
+    Event,
+    ProbeReceived,
+    RequestCancelled,
+    RequestReceived,
+)
+from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.link import Answer, Link, LinkTimes
+from capamesh.protocol.network import ALPN
+
+
+class Transport:
+    """A TLS transport to nowhere."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.is_closed = False
+
+    def get_extra_info(self, name: str) -> Any:
+        if name != "ssl_object":
+            return None
+        return SimpleNamespace(
+            selected_alpn_protocol=lambda: ALPN, getpeercert=lambda binary_form: b"leaf"
+        )
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        del high
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def writelines(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self.sent += part
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Owner:
+    """Owns one link; `on_down` is when it hears of its end."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.on_down: Callable[[], None] = lambda: None
+
+    def verify(self, *_: object) -> Any:
+        return SimpleNamespace(peer_id="peer")
+
+    def link_down(self, link: Link, reason: str) -> None:
+        del link
+        self.reasons.append(reason)
+        self.on_down()
+
+    def load(self, meta: bytes) -> bytes:
+        return meta
+
+    def _nothing(self, *_: object) -> None: ...
+
+    link_up = request_received = request_cancelled = goaway_received = read_ended = _nothing
+
+
+class Asker:
+    """Keeps what it is told, and acts then as a test says."""
+
+    def __init__(self, act: Callable[[], object] = lambda: None) -> None:
+        self.news: list[object] = []
+        self._act = act
+
+    def answered(self, answer: Answer) -> None:
+        self._take((answer.meta, bytes(answer.body)))
+
+    def told(self, meta: bytes) -> None:
+        self._take(meta)
+
+    def failed(self, error: CapameshError) -> None:
+        self._take(error)
+
+    def _take(self, news: object) -> None:
+        self.news.append(news)
+        self._act()
+
+
+class Ends:
+    """A link and the core at its other end; nothing moves but when a test says."""
+
+    def __init__(self, own: LinkLimits | None = None, *, is_greeted: bool = True) -> None:
+        own = own or LinkLimits()
+        self.owner, self.transport = Owner(), Transport()
+        self.link = Link(
+            self.owner,  # type: ignore[arg-type]  # all that a link asks of it
+            hello(own),
+            is_dialer=True,
+            limits=own,
+            times=LinkTimes(),
+        )
+        self.peer = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=LinkLimits())
+        self.link.connection_made(self.transport)  # type: ignore[arg-type]  # likewise
+        if is_greeted:
+            self.link._flush()
+            self.read()
+            self.deliver()
+
+    def read(self) -> list[Event]:
+        """Let the peer read what the link has written."""
+        data = bytes(self.transport.sent)
+        self.transport.sent.clear()
+        return feed(self.peer, data)
+
+    async def reads(self) -> list[Event]:
+        """Let the link write, and the peer read it."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return self.read()
+
+    def deliver(self) -> None:
+        """Let the link read what the peer has said, in one go."""
+        data = b"".join(self.peer.take(1 << 20))
+        while data:
+            buffer = self.link.get_buffer(-1)
+            count = min(len(buffer), len(data))
+            buffer[:count] = data[:count]
+            data = data[count:]
+            self.link.buffer_updated(count)
+
+    def lose(self) -> None:
+        """The socket ends."""
+        self.transport.is_closed = True
+        self.link.connection_lost(None)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.link._waiting and not self.link._probing
+
+
+async def test_an_answer_is_told_in_the_turn_in_which_it_is_read() -> None:
+    ends, asker = Ends(), Asker()
+    stream = ends.link.ask(b"meta", [b"bo", b"dy"], asker)
+    (asked,) = await ends.reads()
+    assert isinstance(asked, RequestReceived)
+    assert (asked.stream, asked.meta, bytes(asked.body)) == (stream, b"meta", b"body")
+    ends.peer.respond(stream, b"re", [b"sult"])
+    assert asker.news == []
+    ends.deliver()
+    assert asker.news == [(b"re", b"sult")]
+    assert ends.is_idle
+    ends.lose()
+    assert asker.news == [(b"re", b"sult")]
+
+
+async def test_an_error_and_a_load_are_told_likewise() -> None:
+    ends, asker, prober = Ends(), Asker(), Asker()
+    stream = ends.link.ask(b"", [], asker)
+    probe = ends.link.ask_load(b"which", prober)
+    events = await ends.reads()
+    assert [type(event) for event in events] == [RequestReceived, ProbeReceived]
+    ends.peer.fail(stream, Overloaded("full", 0.5))
+    ends.peer.send_load(probe, b"busy")
+    ends.deliver()
+    (error,) = asker.news
+    assert isinstance(error, Overloaded)
+    assert (error.message, round(error.retry_after_s, 2)) == ("full", 0.5)
+    assert prober.news == [b"busy"]
+    assert ends.is_idle
+
+
+async def test_a_probe_that_is_refused_is_told_the_error() -> None:
+    ends, prober = Ends(), Asker()
+    probe = ends.link.ask_load(b"", prober)
+    await ends.reads()
+    ends.peer._send_error(probe, RunFailed("no load"))
+    ends.deliver()
+    assert [type(news) for news in prober.news] == [RunFailed]
+    assert ends.is_idle
+
+
+async def test_what_is_withdrawn_is_told_to_the_peer_once_and_its_late_answer_to_nobody() -> None:
+    ends, asker, prober = Ends(), Asker(), Asker()
+    stream = ends.link.ask(b"", [], asker)
+    probe = ends.link.ask_load(b"", prober)
+    await ends.reads()
+    ends.peer.respond(stream, b"late", [])
+    ends.peer.send_load(probe, b"late")
+    for _ in range(2):
+        ends.link.withdraw(stream)
+        ends.link.withdraw_load(probe)
+    ends.deliver()
+    ends.lose()
+    assert asker.news == prober.news == []
+
+
+async def test_the_peer_hears_of_a_withdrawal() -> None:
+    ends = Ends()
+    stream = ends.link.ask(b"", [], Asker())
+    await ends.reads()
+    ends.link.withdraw(stream)
+    ends.link.withdraw(stream)
+    ends.link.withdraw_load(stream)
+    assert await ends.reads() == [RequestCancelled(stream)]
+    ends.link.withdraw(12345)
+    assert await ends.reads() == []
+
+
+async def test_what_is_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
+    ends = Ends()
+    stream = ends.link.ask(b"", [bytes(100_000)], Asker())
+    ends.link.withdraw(stream)
+    assert [event for event in await ends.reads() if isinstance(event, RequestReceived)] == []
+    assert ends.is_idle
+
+
+async def test_an_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_told() -> None:
+    ends, second, third = Ends(), Asker(), Asker()
+    streams: list[int] = []
+
+    def act() -> None:
+        ends.link.withdraw(streams[1])
+        streams.append(ends.link.ask(b"again", [], third))
+
+    first = Asker(act)
+    streams += [ends.link.ask(b"1", [], first), ends.link.ask(b"2", [], second)]
+    await ends.reads()
+    for stream in tuple(streams):
+        ends.peer.respond(stream, b"r", [])
+    ends.deliver()
+    assert (first.news, second.news, third.news) == ([(b"r", b"")], [], [])
+    events = await ends.reads()
+    assert [event.meta for event in events if isinstance(event, RequestReceived)] == [b"again"]
+    ends.peer.respond(streams[2], b"r2", [])
+    ends.deliver()
+    assert third.news == [(b"r2", b"")]
+
+
+@pytest.mark.parametrize("how", ["close", "lose", "abort", "violation"])
+async def test_a_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(how: str) -> None:
+    ends = Ends()
+    order: list[int] = []
+    refused: list[str] = []
+
+    def again(number: int) -> Callable[[], None]:
+        def act() -> None:
+            order.append(number)
+            assert not ends.link.is_usable
+            for ask in (ends.link.ask, lambda meta, _, asker: ends.link.ask_load(meta, asker)):
+                with pytest.raises(LinkLost, match="the link has ended: ") as caught:
+                    ask(b"", [], Asker())
+                refused.append(caught.value.message)
+
+        return act
+
+    askers = [Asker(again(number)) for number in range(4)]
+    probers = [Asker(again(number)) for number in (4, 5)]
+    for asker in askers:
+        ends.link.ask(b"", [], asker)
+    for prober in probers:
+        ends.link.ask_load(b"", prober)
+    await ends.reads()
+    match how:
+        case "close":
+            ends.link.close("enough")
+        case "abort":
+            ends.link.abort("enough")
+            assert order == []  # it hears of the socket's end
+            ends.lose()
+        case "violation":
+            ends.link.get_buffer(-1)[:64] = b"\xff" * 64
+            ends.link.buffer_updated(64)
+        case _:
+            ends.lose()
+    assert order == [0, 1, 2, 3, 4, 5]
+    ends.lose()
+    assert order == [0, 1, 2, 3, 4, 5]
+    assert len(refused) == 12
+    for one in (*askers, *probers):
+        (error,) = one.news
+        assert isinstance(error, LinkLost)
+        assert error.message.startswith("the link to peer ended: ")
+    assert len({id(one.news[0]) for one in (*askers, *probers)}) == 6  # no error is shared
+    assert ends.is_idle
+    assert len(ends.owner.reasons) >= 1
+
+
+async def test_the_owner_hears_of_the_end_only_after_all_who_asked() -> None:
+    ends = Ends()
+    asker = Asker()
+    ends.owner.on_down = lambda: asker.news.append("owner")
+    ends.link.ask(b"", [], asker)
+    ends.lose()
+    assert [type(news) for news in asker.news] == [LinkLost, str]
+
+
+async def test_a_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> None:
+    for is_probe in (False, True):
+        ends, asker, other = Ends(), Asker(), Asker()
+        ask = ends.link.ask_load(b"", asker) if is_probe else ends.link.ask(b"", [], asker)
+        ends.link.ask(b"", [], other)
+        await ends.reads()
+        if is_probe:
+            ends.peer._serving[ask] = 0
+            ends.peer.respond(ask, b"", [])
+        else:
+            ends.peer.send_load(ask, b"")
+        ends.deliver()
+        for one in (asker, other):
+            (error,) = one.news
+            assert isinstance(error, LinkLost)
+            assert "protocol_violation: a " in error.message
+        assert ends.is_idle
+
+
+async def test_of_an_answer_in_parts_only_the_first_is_told_and_the_rest_is_declined() -> None:
+    ends, asker = Ends(), Asker()
+    stream = ends.link.ask(b"", [], asker)
+    await ends.reads()
+    ends.peer.respond(stream, b"1", [], is_final=False)
+    ends.peer.respond(stream, b"2", [])
+    ends.deliver()
+    assert asker.news == [(b"1", b"")]
+    assert ends.is_idle
+
+
+async def test_what_cannot_be_sent_is_raised_and_leaves_nothing_waiting() -> None:
+    cases: list[tuple[Ends, list[bytes], type[CapameshError]]] = [
+        (Ends(is_greeted=False), [], ProtocolViolation),
+        (Ends(limits(send_bytes=1000)), [bytes(1001)], Overloaded),
+        (Ends(), [bytes(LinkLimits().message_bytes + 1)], TooLarge),
+    ]
+    for ends, body, kind in cases:
+        asker = Asker()
+        with pytest.raises(kind):
+            ends.link.ask(b"", body, asker)
+        assert ends.is_idle
+        ends.lose()
+        assert asker.news == []
+    ends = Ends(is_greeted=False)
+    with pytest.raises(ProtocolViolation):
+        ends.link.ask_load(b"", Asker())
+    assert ends.is_idle
+    ends.lose()
+
+
+@pytest.mark.parametrize("is_probe", [False, True])
+async def test_waiting_for_an_answer_is_asking_and_its_cancellation_is_withdrawing(
+    is_probe: bool,
+) -> None:
+    ends = Ends()
+
+    def wait() -> Awaitable[object]:
+        return ends.link.probe(b"p") if is_probe else ends.link.request(b"r", [b"x"])
+
+    task = asyncio.ensure_future(wait())
+    (asked,) = await ends.reads()
+    assert isinstance(asked, ProbeReceived if is_probe else RequestReceived)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ends.is_idle
+    task = asyncio.ensure_future(wait())
+    await ends.reads()
+    ends.lose()
+    with pytest.raises(LinkLost):
+        await task
+
+
+async def test_in_any_order_of_events_each_asker_is_told_once_or_has_withdrawn() -> None:
+    for seed in range(150):
+        chance = random.Random(seed)
+        ends = Ends()
+        open_at_peer: list[tuple[int, bool]] = []
+        askers: dict[int, tuple[Asker, bool]] = {}
+        withdrawn: set[int] = set()
+        for _ in range(60):
+            match chance.randrange(5):
+                case 0 | 1:
+                    asker, is_probe = Asker(), chance.random() < 0.4
+                    body = [bytes(chance.choice([0, 10, 300_000]))]
+                    stream = (
+                        ends.link.ask_load(b"", asker)
+                        if is_probe
+                        else ends.link.ask(b"", body, asker)
+                    )
+                    assert stream not in askers
+                    askers[stream] = asker, is_probe
+                case 2:
+                    ends.link._flush()
+                    open_at_peer += [
+                        (event.stream, isinstance(event, ProbeReceived))
+                        for event in ends.read()
+                        if isinstance(event, RequestReceived | ProbeReceived)
+                    ]
+                case 3 if askers:
+                    stream = chance.choice(list(askers))
+                    if not askers[stream][0].news:
+                        withdrawn.add(stream)
+                    ends.link.withdraw_load(stream)
+                    ends.link.withdraw(stream)
+                case _:
+                    chance.shuffle(open_at_peer)
+                    while open_at_peer and chance.random() < 0.7:
+                        stream, is_probe = open_at_peer.pop()
+                        if is_probe:
+                            ends.peer.send_load(stream, b"%d" % stream)
+                        elif chance.random() < 0.5:
+                            ends.peer.respond(stream, b"%d" % stream, [])
+                        else:
+                            ends.peer.fail(stream, RunFailed(str(stream)))
+                    ends.deliver()
+        ends.lose()
+        for stream, (asker, _) in askers.items():
+            assert len(asker.news) == (stream not in withdrawn), seed
+            for news in asker.news:
+                match news:
+                    case LinkLost():
+                        pass
+                    case RunFailed():
+                        assert news.message == str(stream), seed
+                    case (meta, _) | meta:
+                        assert meta == b"%d" % stream, seed
+        assert ends.is_idle, seed
