@@ -221,6 +221,13 @@ async def until_out(url: str, peer: str) -> float:
     return await until_node(url, peer, lambda node: not is_in_rotation(node), "out of rotation")
 
 
+async def until_linked(url: str, peer: str) -> float:
+    """Wait until the router has a link to a node; return how many seconds that took."""
+    return await until_node(
+        url, peer, lambda node: any(link["is_up"] for link in node["links"]), "linked"
+    )
+
+
 async def until_unlinked(url: str, peer: str) -> float:
     """Wait until the router has given up its links to a node; return how many seconds that took."""
     return await until_node(

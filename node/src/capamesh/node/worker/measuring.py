@@ -85,8 +85,12 @@ class Measuring:
 
                 def measure(rows: int) -> ProfilePoint:
                     inputs = trial_inputs(plan, rows, open_dim)
-                    points = threads.map(lambda _: self._point(stream, inputs, rows), range(count))
-                    return ProfilePoint(rows, statistics.fmean(p.seconds for p in points))
+                    points = [
+                        threads.submit(self._point, stream, inputs, rows) for _ in range(count)
+                    ]
+                    return ProfilePoint(
+                        rows, statistics.fmean(point.result().seconds for point in points)
+                    )
 
                 beside = self._profile_of(measure, profile.best_rows)
         finally:
