@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 
-.PHONY: help demo test test-unit test-slow check lint types imports models bench compose-test pins clean
+.PHONY: help demo test test-unit test-slow test-chaos check lint types imports models bench compose-test pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,7 +15,7 @@ $(READY): requirements/dev.txt requirements/models.txt pyproject.toml scripts/se
 demo: $(READY) build/models ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
 
-test: $(READY) build/models ## All tests but the slow ones
+test: $(READY) build/models ## All tests but the slow ones and chaos
 	$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
@@ -26,6 +26,9 @@ test-unit: $(READY) ## The unit tests alone
 test-slow: $(READY) build/models ## The tests that take minutes, and every property tried 1,000 times
 	$(BIN)/pytest -m slow $(ARGS)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/unit $(ARGS)
+
+test-chaos: $(READY) build/models ## Kill, freeze and cut off real processes under load
+	$(BIN)/pytest -m chaos tests/e2e/chaos $(ARGS)
 
 check: lint types imports test-unit ## What every change must pass before the full tests
 	$(BIN)/pytest tests/integration/test_wheel.py

@@ -9,6 +9,7 @@ import engine_models
 import pytest
 from chaos_cluster import MODEL, ChaosCluster, turning
 
+CHAOS = Path(__file__).parent
 TURNS = 250
 """1 ms of work."""
 
@@ -24,3 +25,11 @@ def models(tmp_path: Path) -> Path:
 def make_chaos(tmp_path: Path, models: Path) -> Callable[[], ChaosCluster]:
     """Return a maker of clusters without nodes, to be entered with `async with`."""
     return lambda: ChaosCluster(tmp_path / "cluster", models)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all that is in this folder, before marks decide what is run."""
+    for item in items:
+        if CHAOS in item.path.parents:
+            item.add_marker(pytest.mark.chaos)

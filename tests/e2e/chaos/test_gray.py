@@ -47,3 +47,20 @@ async def test_a_node_whose_runs_fail_loses_its_share_and_no_request_fails(
         failed = f'capamesh_attempts_failed_total{{code="run_failed",model="{MODEL}"}}'
         assert metrics[failed] > 0
         assert await still_in_flight(cluster.http_url) == {}
+
+
+async def test_nobody_is_ejected_when_all_nodes_have_too_much_to_do(
+    make_chaos: Callable[[], ChaosCluster],
+) -> None:
+    async with make_chaos() as cluster:
+        for _ in range(2):
+            await cluster.add()
+        peers = [peer_of(node) for node in cluster.nodes]
+        await until_in_rotation(cluster.http_url, *peers)
+        load = OpenLoad(cluster.http_url, MODEL)
+        shots = await load.run(requests(2000, TURNS, timeout_s=0.2), rate=2000.0, seed=2)
+        assert {shot.status for shot in shots} <= {200, 503, 504}
+        assert any(shot.status != 200 for shot in shots)
+        await until_in_rotation(cluster.http_url, *peers)
+        assert '"node_ejected"' not in cluster.router.log_file.read_text()
+        assert await still_in_flight(cluster.http_url) == {}

@@ -168,7 +168,7 @@ def test_names_that_nobody_hosts_leave_nothing_behind() -> None:
         world.balancer.traffic(ModelName("x"), ANY)
     with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; there are 1"):
         world.balancer.traffic(M, ModelVersion("7"))
-    with pytest.raises(ModelNotFound, match="hosted models: none yet"):
+    with pytest.raises(NoCandidate, match="has not heard of any node yet"):
         World("").balancer.traffic(M, ANY)
     assert world.balancer.traffics() == []
 
@@ -182,8 +182,39 @@ def test_the_traffic_of_a_model_that_is_gone_is_forgotten_and_its_desks_still_wo
     assert world.balancer.traffics() == []
     desk.answered(host, LOAD, 1.0, 0.0, 8, 11.0)
     assert (host.rif, host.candidate.rif) == (0, 0)
-    with pytest.raises(ModelNotFound, match="no node hosts model 'm'"):
+    with pytest.raises(NoCandidate, match="has not heard of any node"):
         desk.choose((), 11.0)
+
+
+def test_a_host_that_leaves_three_in_a_row_to_others_without_a_word_is_taken_for_silent() -> None:
+    world = World("ab")
+    host = world.hosts[0]
+    for number in range(3):
+        assert host.candidate.health.may_send(20.0 + number)
+        world.sent(host).withdrawn(host, 1.0, 20.0 + number)
+    assert not host.candidate.health.may_send(22.0)
+    assert host.candidate.health.reason == "silent for 1.00 s"
+
+
+def test_a_host_that_tells_its_load_meanwhile_is_merely_slow() -> None:
+    world = World("ab")
+    host = world.hosts[0]
+    for number in range(6):
+        desk = world.sent(host)
+        world.balancer.probe_answered(host, LOAD, 0.001, 19.5 + number)
+        desk.withdrawn(host, 1.0, 20.0 + number)
+    assert host.candidate.health.is_full
+    assert host.health.is_full
+
+
+def test_requests_that_their_callers_gave_up_soon_say_nothing_of_a_host() -> None:
+    world = World("ab")
+    host = world.hosts[0]
+    for _ in range(30):
+        world.sent(host).answered(host, LOAD, 0.5, 0.0, 8, 10.0)
+    for _ in range(9):
+        world.sent(host).withdrawn(host, 0.01, 20.0)
+    assert host.candidate.health.is_full
 
 
 def test_a_policy_knows_what_was_told_before_its_first_request() -> None:

@@ -27,6 +27,7 @@ class Host:
         "peak_cost_s",
         "peak_seen_s",
         "rif",
+        "unheard",
     )
 
     def __init__(self, candidate: Candidate, offer: ModelOffer, advert: NodeAdvert) -> None:
@@ -44,6 +45,8 @@ class Host:
         self.peak_cost_s = 0.0
         """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
         self.peak_seen_s = -math.inf
+        self.unheard = 0
+        """Requests in a row that others answered, or nobody, while it told nothing of itself."""
         self.is_gone = False
         """It is hosted no more: answers under way still come."""
 
@@ -54,6 +57,7 @@ class Host:
         """Take over what the node says of its load."""
         self.load = load
         self.load_s = now_s
+        self.unheard = 0
 
     def service_s(self) -> float:
         """Return the latency to expect at the load that was last told, network excluded; 0: unknown."""

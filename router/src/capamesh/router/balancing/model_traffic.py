@@ -49,6 +49,9 @@ DRAINING_S = 1.0
 """How long a candidate that says so is avoided: its advert or its link's end follow (guess)."""
 UNAVAILABLE_S = 0.5
 """How long a host is avoided that cannot run the model now: it is loading, or its advert follows (guess)."""
+UNHEARD = 3
+"""So many requests in a row that a host left to others, without a word of its load meanwhile, count as silence (guess):
+hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
 
@@ -259,8 +262,15 @@ class ModelTraffic:
         """
         if elapsed_s > peak_ewma.cost_s(host, now_s):
             peak_ewma.observe(host, elapsed_s, now_s)
-        if elapsed_s > self.window.quantile(0.5, now_s):
-            self.window.add(elapsed_s, now_s)
+        usual_s = self.window.quantile(0.5, now_s)
+        if elapsed_s <= usual_s:
+            return
+        self.window.add(elapsed_s, now_s)
+        if host.load_s < now_s - elapsed_s:
+            host.unheard += 1
+            if host.unheard >= UNHEARD:
+                host.unheard = 0
+                self.silent(host, elapsed_s, now_s)
 
     def _fault(self, host: Host, elapsed_s: float, now_s: float, *, is_counted: bool) -> None:
         peak_ewma.penalise(host, elapsed_s, now_s)
@@ -323,8 +333,10 @@ def _has_room() -> bool:
     return False
 
 
-def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> ModelNotFound:
+def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
     """Return the error for a model, or a version of it, that no node has ready."""
+    if not fleet.adverts:  # it has just started: that is no reason to tell a caller never to come again
+        return NoCandidate("this router has not heard of any node yet; try again soon")
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(
