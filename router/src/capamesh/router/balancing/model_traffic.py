@@ -335,7 +335,8 @@ def _has_room() -> bool:
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
     """Return the error for a model, or a version of it, that no node has ready."""
-    if not fleet.adverts:  # it has just started: that is no reason to tell a caller never to come again
+    if not fleet.adverts:
+        # it has just started: that is no reason to tell a caller never to come again
         return NoCandidate("this router has not heard of any node yet; try again soon")
     versions = fleet.versions(model)
     if versions:
