@@ -74,6 +74,8 @@ JITTER, TICK_S, GOSSIP_S, SETTLE_S = 0.1, 0.5, 0.5, 0.05
 """The node's and the router's own; until gossip is everywhere, as in the simulator (guess)."""
 UP = cast(Link, type("_Up", (), {"is_usable": True})())
 """All of a link that eligibility reads."""
+AGAIN_S = 3.0
+"""After a change: what is proposed (guess: longer than what loses one message lasts)."""
 COUNTS_FILE = "SCALE_COUNTS_FILE"
 Round = list[bytes]
 
@@ -461,8 +463,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure_mesh(routers: int, publishers: int, each: int, gap_s: float) -> dict[str, Any]:
-    """Return the CPU of a router's sidecar for one node's message, among so many routers, over loopback."""
+async def measure_mesh(
+    routers: int, publishers: int, is_short: bool, each: int, gap_s: float
+) -> dict[str, Any]:
+    """Return the CPU of a router's sidecar for one node's message, among so many routers, over loopback.
+
+    A short message is a goodbye: a third of an advert's bytes.
+    """
     owner = NetworkOwner.create("scale", datetime.now(UTC))
     adverts, demand = adverts_topic(owner.network_id), demand_topic(owner.network_id)
     heard = [0] * routers
@@ -527,7 +534,10 @@ async def measure_mesh(routers: int, publishers: int, each: int, gap_s: float) -
         sources = [SequenceSource(time.time_ns()) for _ in nodes]
         for _ in range(each):
             for index, (client, member) in enumerate(nodes):
-                raw = sealed(member, index, sources[index].next(), is_changed=False)
+                source = sources[index].next()
+                raw = sealed(member, index, source, is_changed=False)
+                if is_short:
+                    raw = wire.seal(wire.KIND_GOODBYE, {}, member, source, time.time_ns() // 10**6)
                 client.publish(adverts, raw)
                 await asyncio.sleep(gap_s / publishers)
         await asyncio.sleep(2)
@@ -538,6 +548,7 @@ async def measure_mesh(routers: int, publishers: int, each: int, gap_s: float) -
     return {
         "routers": routers,
         "publishers": publishers,
+        "is_short": is_short,
         "sent": sent,
         "heard_share": sum(heard) / routers / sent,
         "received": sum(line[0] for line in lines) / len(lines) / sent,
@@ -603,11 +614,12 @@ class Beliefs:
 
 
 def staleness(
-    interval_s: float, loss: float, missed: int, nodes: int, hours: float
+    interval_s: float, loss: float, missed: int, again_s: float, *, nodes: int, hours: float
 ) -> dict[str, Any]:
     """Let nodes advertise to one router's membership; they change, and die in silence, at random moments.
 
-    A loss is of a whole message: with several paths, and repair by IHAVE, it is rarer than that of packets.
+    `again_s` after a change the same is said once more; 0: not before the interval is over. A loss is of a whole
+    message: with several paths, and repair by IHAVE, it is rarer than that of packets.
     """
     chance = random.Random(f"{SEED}/{interval_s}/{loss}/{missed}")  # noqa: S311 - to repeat it
     beliefs = Beliefs(nodes, interval_s, missed)
@@ -622,10 +634,10 @@ def staleness(
         now_s, node, what, sequence, state = heapq.heappop(events)
         beliefs.pass_until(now_s)
         is_alive = now_s < beliefs.dead_s[node]
-        if what == "publish" and is_alive and sequence == sent[node]:
+        if is_alive and (what == "again" or (what == "publish" and sequence == sent[node])):
             sent[node] += 1
-            again_s = now_s + interval_s * chance.uniform(1 - JITTER, 1 + JITTER)
-            heapq.heappush(events, (again_s, node, "publish", sent[node], 0))
+            next_s = now_s + interval_s * chance.uniform(1 - JITTER, 1 + JITTER)
+            heapq.heappush(events, (next_s, node, "publish", sent[node], 0))
             if chance.random() >= loss:
                 arrival = (now_s + GOSSIP_S, node, "hear", sent[node], beliefs.state[node])
                 heapq.heappush(events, arrival)
@@ -635,6 +647,8 @@ def staleness(
             beliefs.state[node] += 1
             beliefs.changed_s[node] = now_s
             heapq.heappush(events, (now_s + SETTLE_S, node, "publish", sent[node], 0))
+            if again_s:
+                heapq.heappush(events, (now_s + again_s, node, "again", 0, 0))
             heapq.heappush(events, (now_s + 8 * interval_s, node, "change", 0, 0))
         elif what == "die":
             beliefs.die(node, now_s)
@@ -643,6 +657,7 @@ def staleness(
         "interval_s": interval_s,
         "loss": loss,
         "missed": missed,
+        "again_s": again_s,
         "node_days": sum(beliefs.dead_s) / 86_400,
         "false_suspicions": beliefs.false[Suspected],
         "false_expiries": beliefs.false[Left],
@@ -829,8 +844,9 @@ def mesh_part(console: Console, *, is_quick: bool) -> dict[str, Any]:
             "message, bytes": count_of("rpc_bytes"),
         },
     )
-    cases = ((1, 4),) if is_quick else ((1, 4), (1, 8), (3, 8), (5, 8))
-    wet = [asyncio.run(measure_mesh(*case, 20 if is_quick else 40, 0.25)) for case in cases]
+    cases = [(1, 8, False), (3, 8, False), (5, 8, False), (5, 8, True)]
+    each = 20 if is_quick else 40
+    wet = [asyncio.run(measure_mesh(*case, each, 0.25)) for case in cases[: 1 if is_quick else 4]]
     table(
         console,
         "a node's message in a router's sidecar, over loopback",
@@ -839,6 +855,7 @@ def mesh_part(console: Console, *, is_quick: bool) -> dict[str, Any]:
             "routers": count_of("routers"),
             "nodes": count_of("publishers"),
             "messages": count_of("sent"),
+            "a message, bytes": lambda row: f"{row['received_bytes'] / row['received']:,.0f}",
             "heard": share("heard_share"),
             "times received": fixed("received", 2),
             "bytes received": count_of("received_bytes"),
@@ -852,8 +869,9 @@ def mesh_part(console: Console, *, is_quick: bool) -> dict[str, Any]:
 
 def staleness_part(console: Console, *, is_quick: bool) -> list[dict[str, Any]]:
     """Simulate and print what a router believes."""
-    cases = [(interval, loss, 3) for interval in INTERVALS_S for loss in LOSSES]
-    cases += [(10.0, 0.1, missed) for missed in (2, 4)]
+    cases = [(interval, loss, 3, 0.0) for interval in (*INTERVALS_S, 120.0) for loss in LOSSES]
+    cases += [(10.0, 0.1, missed, 0.0) for missed in (2, 4)]
+    cases += [(interval, loss, 3, AGAIN_S) for interval in (60.0, 120.0) for loss in LOSSES[1:]]
     rows = [staleness(*case, nodes=50 if is_quick else 400, hours=3.0) for case in cases]
     table(
         console,
@@ -863,6 +881,7 @@ def staleness_part(console: Console, *, is_quick: bool) -> list[dict[str, Any]]:
             "interval": count_of("interval_s"),
             "loss": lambda row: f"{row['loss']:.0%}",
             "missed": count_of("missed"),
+            "again after": count_of("again_s"),
             "age": timing("age_s"),
             "change known": timing("change_s"),
             "death suspected": timing("suspected_s"),
@@ -899,7 +918,9 @@ def simulator_part(console: Console, nodes: list[int]) -> list[dict[str, Any]]:
 
 def costs(console: Console, kept: dict[str, Any]) -> dict[str, Any]:
     """Print what hearing of a fleet costs a router, and the interval that keeps it within its budgets."""
-    wet = max(kept["mesh"]["wet"], key=lambda row: row["routers"])
+    wet = max(
+        (row for row in kept["mesh"]["wet"] if not row["is_short"]), key=lambda row: row["routers"]
+    )
     size = kept["mesh"]["dry"]["rpc_bytes"] + NOISE_YAMUX_BYTES
     sidecar_us = wet["message_us"]["mid"]
     loads: list[dict[str, Any]] = []
@@ -967,7 +988,7 @@ def main() -> int:
     parts = options.parts.split(",")
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     console = Console(width=None if sys.stdout.isatty() else 170)
-    kept: dict[str, Any] = {"seed": SEED, "nodes": nodes}
+    kept: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if "view" in parts:
             file = Path(folder) / "fleet"
@@ -981,7 +1002,10 @@ def main() -> int:
             kept["staleness"] = staleness_part(console, is_quick=options.quick)
         if "simulator" in parts:
             kept["simulator"] = simulator_part(console, nodes)
-    console.print(f"kept in {keep('scale' if len(parts) > 1 else f'scale-{parts[0]}', kept)}")
+    for name, figures in kept.items():
+        console.print(
+            f"kept in {keep(f'scale-{name}', {'seed': SEED, 'nodes': nodes, name: figures})}"
+        )
     return 0
 
 
