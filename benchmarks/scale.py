@@ -146,7 +146,7 @@ def sealed(member: Membership, index: int, sequence: AdvertSequence, *, is_chang
 
 
 def make_fleet(count: int, file: Path) -> None:
-    """Write three rounds of `count` nodes' envelopes: first, unchanged, changed; and the gossip messages of the second."""
+    """Write three rounds of `count` nodes' envelopes: the first, the same again, and a change."""
     owner = NetworkOwner.create("scale", datetime.now(UTC))
     rounds: tuple[Round, Round, Round] = ([], [], [])
     peers: list[PeerId] = []
