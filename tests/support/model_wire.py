@@ -82,8 +82,14 @@ class _Host:
         self._prepared = prepared
         self._runner = ModelRunner(
             prepared.loaded,
-            ModelEngine(prepared.plan, rules, prepared.measured.profile, max_in_flight=8),
-            instances=rules.instances,
+            ModelEngine(
+                prepared.plan,
+                rules,
+                prepared.measured.profile,
+                max_in_flight=8,
+                streams=prepared.streams,
+            ),
+            stream=prepared.stream,
             may_run_here=prepared.is_steady,
             clock=time.monotonic,
             switch=backend.stop_switch,
