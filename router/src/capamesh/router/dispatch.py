@@ -132,14 +132,11 @@ class _Voyage:
         self._call = call
         self._traffic = traffic
         self._is_copy = is_copy
-        size_bytes = 0
-        for tensor in call.inputs:
-            size_bytes += len(tensor.data)
         is_alone = is_copy or call.sequence is not None
         self._flight = Flight(
             desk,
             deadline_s=deadline_s,
-            size_bytes=size_bytes,
+            size_bytes=desk.size_bytes,
             is_safe=not is_alone and traffic.is_safe and dispatch.is_idempotent(traffic),
             is_hedged=traffic.terms.is_hedged,
             max_refusals=0 if is_alone else MAX_REFUSALS,

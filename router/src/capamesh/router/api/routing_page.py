@@ -5,7 +5,6 @@ Anyone who may send requests may ask why; only who has the operator's key may sa
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound,
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.oip import error_body, parse_object
 from capamesh.router.api.wishes import MAX_CHARS, wishes_of
+from capamesh.router.balancing.explanation import host_body
 from capamesh.router.holds import Hold, Holds
 from capamesh.router.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.policies import POLICIES
@@ -25,7 +25,7 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.router.balancing.explanation import Explanation, HostSignals
+    from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.routing import Routing
 
@@ -149,7 +149,7 @@ def explanation_body(explanation: Explanation) -> dict[str, Any]:
         "policy": explanation.policy,
         "chosen": list(explanation.chosen),
         "hosts": len(explanation.candidates),
-        "candidates": [_host_body(signals) for signals in explanation.candidates],
+        "candidates": [host_body(signals) for signals in explanation.candidates],
     }
 
 
@@ -163,25 +163,6 @@ def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
         }
         for hold in holds.of(peer)
     ]
-
-
-def _host_body(signals: HostSignals) -> dict[str, Any]:
-    return {
-        "peer": signals.peer,
-        "address": signals.address,
-        "chosen": signals.is_chosen,
-        "rif": signals.rif,
-        "in_flight": signals.told_in_flight,
-        "limit": signals.limit,
-        "latency_ms": round(signals.latency_s * 1e3, 3),
-        "rtt_ms": round(signals.rtt_s * 1e3, 3),
-        "told_ms_ago": None if math.isinf(signals.told_s) else round(signals.told_s * 1e3, 1),
-        "price": signals.price,
-        "region": signals.region,
-        "state": signals.state,
-        "share": round(signals.share, 3),
-        "refusal": signals.refusal,
-    }
 
 
 async def _body(request: web.Request) -> bytes:

@@ -44,6 +44,11 @@ class TrafficDesk:
         """Who was asked, in that order."""
         self._is_extra = False
 
+    @property
+    def size_bytes(self) -> int:
+        """The request's size."""
+        return self._shape.size_bytes
+
     def choose(self, asked: Collection[Host], now_s: float) -> Host:
         """Return whom to ask. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
         traffic, rules = self._traffic, self._rules

@@ -64,7 +64,7 @@ class Explanation:
             "policy": self.policy,
             "chosen": self.chosen,
             "hosts": len(self.candidates),
-            "candidates": [_shown(signals) for signals in self.candidates[:MAX_SHOWN]],
+            "candidates": [_short(signals) for signals in self.candidates[:MAX_SHOWN]],
         }
         return json.dumps(body, separators=(",", ":"))
 
@@ -110,8 +110,9 @@ def explained(
     )
 
 
-def _shown(signals: HostSignals) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def host_body(signals: HostSignals) -> dict[str, Any]:
+    """Return what one host was judged by as JSON values, times in milliseconds."""
+    return {
         "peer": signals.peer,
         "address": signals.address,
         "chosen": signals.is_chosen,
@@ -125,7 +126,13 @@ def _shown(signals: HostSignals) -> dict[str, Any]:
         "region": signals.region,
         "state": signals.state,
         "share": round(signals.share, 3),
+        "refusal": signals.refusal,
     }
-    if signals.refusal:
-        shown["refusal"] = signals.refusal[:MAX_REFUSAL_CHARS]
+
+
+def _short(signals: HostSignals) -> dict[str, Any]:
+    shown = host_body(signals)
+    refusal = shown.pop("refusal")
+    if refusal:
+        shown["refusal"] = refusal[:MAX_REFUSAL_CHARS]
     return shown
