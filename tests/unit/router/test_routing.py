@@ -372,7 +372,7 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(turns: int
     for _ in range(turns):
         await asyncio.sleep(0)
     assert repr(fleet.routing) == "Routing(1 models, 1 copies under way)"
-    await fleet.routing.close()
+    fleet.routing.close()
     assert repr(fleet.routing) == "Routing(1 models, 0 copies under way)"
     mirror = fleet.routing._models[M].mirror
     assert mirror is not None

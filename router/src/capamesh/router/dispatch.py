@@ -1,7 +1,6 @@
 """Flies requests over links: does what a `Flight` says and tells it what came of that. IO: links, the loop's timers.
 
-The answer of a node comes as a callback in the very turn of the loop that read it; whoever waits for the request
-is woken once, when it is over.
+All of it is callbacks: a node's answer is told to whoever waits for it in the very turn of the loop that read it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, LinkLost
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
@@ -49,6 +48,37 @@ class Outcome:
     attempts: int
 
 
+class Waiter(Protocol):
+    """Who waits for a request's outcome. Told once, unless the request is abandoned before; must not raise."""
+
+    def answered(self, outcome: Outcome) -> None:
+        """A node has answered."""
+        ...
+
+    def failed(self, error: CapameshError) -> None:
+        """Nobody has, and nobody will. `error` has no traceback."""
+        ...
+
+
+class Awaited:
+    """Waits for an outcome in a future."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def answered(self, outcome: Outcome) -> None:
+        """Part of `Waiter`."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Waiter`."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class Dispatch:
     """Turns calls into answers."""
 
@@ -69,6 +99,29 @@ class Dispatch:
         ] = {}
         """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
 
+    def start(
+        self,
+        call: InferCall,
+        traffic: ModelTraffic,
+        desk: TrafficDesk,
+        deadline_s: float,
+        waiter: Waiter,
+        *,
+        is_copy: bool = False,
+    ) -> Voyage:
+        """Ask nodes for an answer before `deadline_s` on the clock; `waiter` may be told before this returns.
+
+        A request of a sequence has its state at one node: if that is full, so is the fleet for it. An answer
+        that nobody waits for (`is_copy`) is not worth a second attempt, nor a place in the metrics.
+        """
+        voyage = Voyage(self, call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
+        try:
+            voyage.begin()
+        except BaseException:
+            voyage.abandon()  # a bug on the way out leaves nothing in flight
+            raise
+        return voyage
+
     async def infer(
         self,
         call: InferCall,
@@ -78,15 +131,21 @@ class Dispatch:
         *,
         is_copy: bool = False,
     ) -> Outcome:
-        """Return the answer of whichever node gave one before `deadline_s` on the clock.
+        """Return the answer of whichever node gave one before `deadline_s` on the clock, as `start` asks for it.
 
         Raises `NoCandidate`, `DeadlineExceeded`, what a node said is the caller's fault, `Overloaded` when the
         nodes asked had no room, or the last node's error. Cancelling the wait withdraws what is under way.
-        A request of a sequence has its state at one node: if that is full, so is the fleet for it. An answer
-        that nobody waits for (`is_copy`) is not worth a second attempt, nor a place in the metrics.
         """
-        # the flight, which keeps errors, is in no frame that their tracebacks keep: see `made`
-        return await _Voyage(self, call, traffic, desk, deadline_s, is_copy=is_copy).made()
+        waiter = Awaited()
+        voyage = self.start(call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
+        try:
+            return await waiter.future
+        finally:
+            voyage.abandon()
+            del (
+                voyage,
+                waiter,
+            )  # an error's traceback keeps this frame, and the error is kept by both
 
     def is_idempotent(self, traffic: ModelTraffic) -> bool:
         """Return whether all nodes that host the model say that running a request twice does no harm."""
@@ -102,7 +161,7 @@ class Dispatch:
         return is_idempotent
 
 
-class _Voyage:
+class Voyage:
     """One flight's attempts on their links."""
 
     __slots__ = (
@@ -113,9 +172,9 @@ class _Voyage:
         "_flight",
         "_is_copy",
         "_loop",
-        "_over",
         "_timer",
         "_traffic",
+        "_waiter",
     )
 
     def __init__(
@@ -125,6 +184,7 @@ class _Voyage:
         traffic: ModelTraffic,
         desk: TrafficDesk,
         deadline_s: float,
+        waiter: Waiter,
         *,
         is_copy: bool,
     ) -> None:
@@ -143,28 +203,25 @@ class _Voyage:
         )
         self._loop = asyncio.get_running_loop()
         self._attempts: list[_Attempt] = []
-        self._over: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiter: Waiter | None = waiter
+        """None: it is over."""
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
 
-    async def made(self) -> Outcome:
-        try:
-            self.act(self._flight.start(self._dispatch.clock()))
-            return await self._over
-        finally:
-            self._end()
-            del self  # an error's traceback keeps this frame: see `_end`
+    def begin(self) -> None:
+        """Send the first attempt."""
+        self.act(self._flight.start(self._dispatch.clock()))
 
-    def _end(self) -> None:
-        """Withdraw what is still under way, and leave no circle: it would keep bodies until it is collected."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self.act(self._flight.abandon(self._dispatch.clock()))
-        self._attempts.clear()  # they know the voyage
+    def abandon(self) -> None:
+        """Withdraw what is under way; nobody is told anything any more. Does nothing when it is over."""
+        self._waiter = None
+        if self._attempts:
+            self.act(self._flight.abandon(self._dispatch.clock()))
 
     def act(self, actions: tuple[Action, ...]) -> None:
         """Do what the flight says, and what it says to what came of that at once."""
         todo = actions
+        outcome: Outcome | CapameshError | None = None
         while todo:
             more: tuple[Action, ...] = ()
             for action in todo:
@@ -172,14 +229,31 @@ class _Voyage:
                     case Send(number, host, budget_ms):
                         more += self._send(number, host, budget_ms)
                     case Answered(number):
-                        self._deliver(self._attempts[number])
+                        outcome = self._outcome_of(self._attempts[number])
                     case Failed(error):
-                        if not self._over.done():
-                            self._over.set_exception(error)
+                        outcome = _bare(error)
                     case Withdraw(number):
                         self._attempts[number].withdraw()
             todo = more
-        self._arm()
+        waiter = self._waiter
+        if waiter is None or outcome is not None:
+            self._end()
+        else:
+            self._arm()
+        if waiter is None or outcome is None:
+            return
+        if isinstance(outcome, Outcome):
+            waiter.answered(outcome)
+        else:
+            waiter.failed(outcome)
+
+    def _end(self) -> None:
+        """Leave no timer and no circle: it would keep bodies until it is collected."""
+        self._waiter = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._attempts.clear()  # they know the voyage
 
     def answered(self, attempt: _Attempt, answer: Answer) -> None:
         """A node has answered."""
@@ -227,15 +301,13 @@ class _Voyage:
         if not self._is_copy:
             self._dispatch.telemetry.attempt_failed(self._call.model, error)
 
-    def _deliver(self, attempt: _Attempt) -> None:
-        if self._over.done():
-            return
+    def _outcome_of(self, attempt: _Attempt) -> Outcome:
         assert attempt.given is not None  # noqa: S101 - told just before the flight was
-        self._over.set_result(Outcome(attempt.given, attempt.host, self._flight.attempts))
+        return Outcome(attempt.given, attempt.host, self._flight.attempts)
 
     def _arm(self) -> None:
         due_s = self._flight.due_s
-        if due_s >= self._armed_s or self._over.done():
+        if due_s >= self._armed_s:
             return  # a timer that comes early finds nothing to do, and is set anew
         if self._timer is not None:
             self._timer.cancel()
@@ -252,7 +324,7 @@ class _Attempt:
 
     __slots__ = ("_voyage", "given", "host", "link", "number", "stream")
 
-    def __init__(self, voyage: _Voyage, number: int, host: Host) -> None:
+    def __init__(self, voyage: Voyage, number: int, host: Host) -> None:
         self._voyage = voyage
         self.number = number
         self.host = host

@@ -6,7 +6,6 @@ way beside the call itself are its `Wishes`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from capamesh.protocol.errors import CapameshError, NoCandidate
 from capamesh.protocol.links.calls import MAX_PRIORITY
 from capamesh.router.admission.gate import Gate
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.dispatch import Awaited
 from capamesh.router.policies.seam import RequestShape
 from capamesh.router.traffic import Mirror, VersionSplit
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.desk import TrafficDesk
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.balancing.model_traffic import ModelTraffic
-    from capamesh.router.dispatch import Dispatch, Outcome
+    from capamesh.router.dispatch import Dispatch, Outcome, Voyage, Waiter
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.routing_rules import RoutingRules
 
@@ -62,6 +62,102 @@ class _Model:
         self.gates: dict[ModelVersion, Gate] = {}
 
 
+class Passage:
+    """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
+
+    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter", "desk")
+
+    def __init__(
+        self,
+        gate: Gate,
+        tenant: str,
+        desk: TrafficDesk,
+        waiter: Waiter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._gate: Gate | None = gate
+        self._tenant = tenant
+        self.desk = desk
+        """Can explain why the request went where it went."""
+        self._waiter = waiter
+        self._clock = clock
+        self._voyage: Voyage | None = None
+
+    def begin(
+        self,
+        dispatch: Dispatch,
+        call: InferCall,
+        traffic: ModelTraffic,
+        deadline_s: float,
+        *,
+        is_copy: bool,
+    ) -> None:
+        """Enter the gate and set off; the waiter may be told before this returns."""
+        assert self._gate is not None  # noqa: S101 - it has not ended before it began
+        self._gate.entered(self._tenant, self._clock())
+        try:
+            voyage = dispatch.start(call, traffic, self.desk, deadline_s, self, is_copy=is_copy)
+        except BaseException:
+            self._leave()
+            raise
+        if self._gate is not None:
+            self._voyage = voyage
+
+    def abandon(self) -> None:
+        """Nobody waits any more: withdraw what is under way. Does nothing when it is over."""
+        voyage, self._voyage = self._voyage, None
+        if voyage is not None:
+            voyage.abandon()
+            self._leave()
+
+    def answered(self, outcome: Outcome) -> None:
+        """Part of `Waiter`."""
+        self._leave()
+        self._waiter.answered(outcome)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Waiter`."""
+        self._leave()
+        self._waiter.failed(error)
+
+    def _leave(self) -> None:
+        gate, self._gate, self._voyage = self._gate, None, None
+        if gate is not None:
+            gate.left(self._tenant, self._clock())
+
+
+class _Copy:
+    """A copy under way to a shadow version; what becomes of it is nobody's matter. A `Waiter`."""
+
+    __slots__ = ("_copies", "_mirror", "passage")
+
+    def __init__(self, copies: set[_Copy], mirror: Mirror) -> None:
+        self._copies = copies
+        self._mirror = mirror
+        self.passage: Passage | None = None
+        copies.add(self)
+        mirror.began()
+
+    def answered(self, outcome: Outcome) -> None:
+        """Part of `Waiter`."""
+        del outcome
+        self.end()
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Waiter`."""
+        del error
+        self.end()
+
+    def end(self) -> None:
+        """Withdraw it if it is still under way."""
+        if self in self._copies:
+            self._copies.discard(self)
+            self._mirror.ended()
+        passage, self.passage = self.passage, None
+        if passage is not None:
+            passage.abandon()
+
+
 class Routing:
     """All requests of one router."""
 
@@ -82,17 +178,16 @@ class Routing:
         self._chance = chance
         self._clock = clock
         self._models: dict[ModelName, _Model] = {}
-        self._copies: set[asyncio.Task[None]] = set()
+        self._copies: set[_Copy] = set()
 
     def __repr__(self) -> str:
         return f"Routing({len(self._models)} models, {len(self._copies)} copies under way)"
 
-    async def infer(
-        self, call: InferCall, wishes: Wishes, deadline_s: float
-    ) -> tuple[Outcome, TrafficDesk]:
-        """Return the answer before `deadline_s` on the clock, and the desk that can explain it.
+    def start(self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter) -> Passage:
+        """Let a request in and send it to a node, to be answered before `deadline_s` on the clock.
 
-        Raises `ModelNotFound`; `Overloaded` when there is no room for it; what `Dispatch.infer` raises.
+        `waiter` is told what came of it, maybe before this returns. Raises `ModelNotFound`; `Overloaded` when
+        there is no room for it.
         """
         now_s = self._clock()
         model = self._model(call.model)
@@ -105,17 +200,30 @@ class Routing:
         traffic = self._balancer.traffic(call.model, version)
         if traffic.version != call.version:
             call = call._replace(version=traffic.version)
-        gate = self._gate(model, traffic)
-        gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
-        desk = self._desk(call, traffic, wishes, key, deadline_s)
-        gate.entered(wishes.tenant, now_s)
+        passage = self._admit(model, call, traffic, wishes, key, deadline_s, now_s, waiter)
+        mirror = model.mirror
+        is_copied = mirror is not None and mirror.wants(
+            self._chance, served=traffic.version, key=key
+        )
+        passage.begin(self._dispatch, call, traffic, deadline_s, is_copy=False)
+        if mirror is not None and is_copied:
+            self._copy(call, mirror, wishes.constraints, key, deadline_s)
+        return passage
+
+    async def infer(
+        self, call: InferCall, wishes: Wishes, deadline_s: float
+    ) -> tuple[Outcome, TrafficDesk]:
+        """Return the answer before `deadline_s` on the clock, and the desk that can explain it.
+
+        Raises what `start` raises and what `Dispatch.infer` raises. Cancelling the wait withdraws the request.
+        """
+        waiter = Awaited()
+        passage = self.start(call, wishes, deadline_s, waiter)
         try:
-            mirror = model.mirror
-            if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
-                self._copy(call, mirror, wishes.constraints, key, deadline_s)
-            return await self._dispatch.infer(call, traffic, desk, deadline_s), desk
+            return await waiter.future, passage.desk
         finally:
-            gate.left(wishes.tenant, self._clock())
+            passage.abandon()
+            del passage, waiter  # an error's traceback keeps this frame
 
     def explain(self, model: ModelName, version: ModelVersion, wishes: Wishes) -> Explanation:
         """Return where a request would go now, and why; nobody is chosen where nobody may have it.
@@ -144,11 +252,10 @@ class Routing:
             if not ready and not model.gates:
                 del self._models[name]
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the copies that are under way."""
-        for task in self._copies:
-            task.cancel()
-        await asyncio.gather(*self._copies, return_exceptions=True)
+        for copy in list(self._copies):
+            copy.end()
 
     @property
     def under_way(self) -> int:
@@ -201,6 +308,23 @@ class Routing:
             wishes.constraints, shape, deadline_s, policy=AFFINITY if is_bound else policy
         )
 
+    def _admit(
+        self,
+        model: _Model,
+        call: InferCall,
+        traffic: ModelTraffic,
+        wishes: Wishes,
+        key: str,
+        deadline_s: float,
+        now_s: float,
+        waiter: Waiter,
+    ) -> Passage:
+        """Return the passage of a request for which there is room; raise `Overloaded` for another."""
+        gate = self._gate(model, traffic)
+        gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
+        desk = self._desk(call, traffic, wishes, key, deadline_s)
+        return Passage(gate, wishes.tenant, desk, waiter, self._clock)
+
     def _copy(
         self,
         call: InferCall,
@@ -211,27 +335,20 @@ class Routing:
     ) -> None:
         """Send a copy to the shadow version; nobody waits for it. It goes nowhere that the request may not."""
         copied = call._replace(version=mirror.rule.version, priority=MAX_PRIORITY, is_bulk=True)
-        task = asyncio.create_task(self._copied(copied, Wishes(constraints), key, deadline_s))
-        self._copies.add(task)
-        mirror.began()  # now and not when the task begins: a burst would pass the bound
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._copies.discard(task)
-            mirror.ended()  # also of one that was cancelled before it began
-
-        task.add_done_callback(ended)
-
-    async def _copied(self, call: InferCall, wishes: Wishes, key: str, deadline_s: float) -> None:
+        copy = _Copy(self._copies, mirror)
         try:
-            traffic = self._balancer.traffic(call.model, call.version)
-            gate = self._gate(self._model(call.model), traffic)
-            now_s = self._clock()
-            gate.admit("", call.priority, call.is_bulk, now_s, deadline_s - now_s)
-            desk = self._desk(call, traffic, wishes, key, deadline_s)
-            gate.entered("", now_s)
-            try:
-                await self._dispatch.infer(call, traffic, desk, deadline_s, is_copy=True)
-            finally:
-                gate.left("", self._clock())
+            traffic = self._balancer.traffic(copied.model, copied.version)
+            copy.passage = self._admit(
+                self._model(copied.model),
+                copied,
+                traffic,
+                Wishes(constraints),
+                key,
+                deadline_s,
+                self._clock(),
+                copy,
+            )
         except CapameshError:
-            pass  # a copy's failure is nobody's
+            copy.end()  # a copy's failure is nobody's
+        else:
+            copy.passage.begin(self._dispatch, copied, traffic, deadline_s, is_copy=True)

@@ -225,7 +225,7 @@ class Router:
                 await self._requests.wait_none()
         except TimeoutError:
             self._log.warning("drain_cut_short", open_requests=self._requests.count)
-        await self._routing.close()
+        self._routing.close()
         await runner.cleanup()
 
     def _application(self) -> web.Application:
