@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import web
 from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Limits
 from capamesh.router.api.application import OpenRequests, make_application
+from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
+from capamesh.router.front.front import FOREVER_S, Front
 from capamesh.router.telemetry import Telemetry
 
 INFER = "/v2/models/m/infer"
@@ -37,13 +39,32 @@ class NoPool:
 
 
 @dataclass
-class Http:
-    """The application and what stands behind it."""
+class Client:
+    """aiohttp's client at the front's address."""
 
-    client: TestClient
+    session: aiohttp.ClientSession
+    host: str
+    port: int
+
+    async def get(self, path: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self.session.get(path, **options)
+
+    async def post(self, path: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self.session.post(path, **options)
+
+    async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self.session.request(method, path, **options)
+
+
+@dataclass
+class Http:
+    """The front and what stands behind it."""
+
+    client: Client
     fleet: Fleet
     pool: NoPool
     log: NullLog
+    front: Front
     revoked: list[bytes] = field(default_factory=list)
 
     @property
@@ -96,13 +117,17 @@ async def serving(
     """Serve on a free port of this machine; `options` are the `Fleet`'s."""
     limits = limits or Limits()
     fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
-    inference = InferenceApi(
+    inference = Inference(
         fleet.view,
         fleet.routing,
         fleet.telemetry,
-        timeout_s=timeout_s,
+        timeout_s,
+        limits,
+        log,  # type: ignore[arg-type]
+    )
+    api = InferenceApi(
+        inference,
         arrival_s=arrival_s,
-        limits=limits,
         is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates),
     )
     revoked: list[bytes] = []
@@ -117,12 +142,22 @@ async def serving(
         return _Revocations()
 
     pages = FleetApi(fleet.view, pool, fleet.telemetry, revoke=revoke)  # type: ignore[arg-type]
+    requests = OpenRequests()
     application = make_application(
-        inference,
+        api,
         pages,
         limits=limits,
         log=log,  # type: ignore[arg-type]
-        requests=OpenRequests(),
+        requests=requests,
     )
-    async with TestClient(TestServer(application)) as client:
-        yield Http(client, fleet, pool, log, revoked)
+    runner = web.AppRunner(application, handler_cancellation=True, keepalive_timeout=FOREVER_S)
+    await runner.setup()
+    assert runner.server is not None
+    front = Front(inference, runner.server, requests, arrival_s=arrival_s)
+    host, port = await front.listen("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+            yield Http(Client(session, host, port), fleet, pool, log, front, revoked)
+    finally:
+        front.close()
+        await runner.cleanup()

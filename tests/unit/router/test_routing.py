@@ -59,7 +59,7 @@ async def infer(
     allowed_s: float = 30.0,
 ) -> str:
     """Route a request and return who answered."""
-    outcome, _ = await fleet.routing.infer(asked or call(), wishes, fleet.clock() + allowed_s)
+    outcome = await fleet.routing.infer(asked or call(), wishes, fleet.clock() + allowed_s)
     return outcome.host.candidate.peer
 
 

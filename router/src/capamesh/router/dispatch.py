@@ -46,6 +46,8 @@ class Outcome:
     answer: InferAnswer
     host: Host
     attempts: int
+    desk: TrafficDesk
+    """Can explain why it went there."""
 
 
 class Waiter(Protocol):
@@ -168,6 +170,7 @@ class Voyage:
         "_armed_s",
         "_attempts",
         "_call",
+        "_desk",
         "_dispatch",
         "_flight",
         "_is_copy",
@@ -191,6 +194,7 @@ class Voyage:
         self._dispatch = dispatch
         self._call = call
         self._traffic = traffic
+        self._desk = desk
         self._is_copy = is_copy
         is_alone = is_copy or call.sequence is not None
         self._flight = Flight(
@@ -303,7 +307,7 @@ class Voyage:
 
     def _outcome_of(self, attempt: _Attempt) -> Outcome:
         assert attempt.given is not None  # noqa: S101 - told just before the flight was
-        return Outcome(attempt.given, attempt.host, self._flight.attempts)
+        return Outcome(attempt.given, attempt.host, self._flight.attempts, self._desk)
 
     def _arm(self) -> None:
         due_s = self._flight.due_s

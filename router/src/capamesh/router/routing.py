@@ -65,38 +65,30 @@ class _Model:
 class Passage:
     """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
 
-    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter", "desk")
+    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter")
 
-    def __init__(
-        self,
-        gate: Gate,
-        tenant: str,
-        desk: TrafficDesk,
-        waiter: Waiter,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, gate: Gate, tenant: str, waiter: Waiter, clock: Callable[[], float]) -> None:
+        """Enter the gate."""
         self._gate: Gate | None = gate
         self._tenant = tenant
-        self.desk = desk
-        """Can explain why the request went where it went."""
         self._waiter = waiter
         self._clock = clock
         self._voyage: Voyage | None = None
+        gate.entered(tenant, clock())
 
     def begin(
         self,
         dispatch: Dispatch,
         call: InferCall,
         traffic: ModelTraffic,
+        desk: TrafficDesk,
         deadline_s: float,
         *,
         is_copy: bool,
     ) -> None:
-        """Enter the gate and set off; the waiter may be told before this returns."""
-        assert self._gate is not None  # noqa: S101 - it has not ended before it began
-        self._gate.entered(self._tenant, self._clock())
+        """Set off; the waiter may be told before this returns."""
         try:
-            voyage = dispatch.start(call, traffic, self.desk, deadline_s, self, is_copy=is_copy)
+            voyage = dispatch.start(call, traffic, desk, deadline_s, self, is_copy=is_copy)
         except BaseException:
             self._leave()
             raise
@@ -189,7 +181,6 @@ class Routing:
         `waiter` is told what came of it, maybe before this returns. Raises `ModelNotFound`; `Overloaded` when
         there is no room for it.
         """
-        now_s = self._clock()
         model = self._model(call.model)
         key = wishes.affinity
         if call.sequence is not None:
@@ -200,27 +191,21 @@ class Routing:
         traffic = self._balancer.traffic(call.model, version)
         if traffic.version != call.version:
             call = call._replace(version=traffic.version)
-        passage = self._admit(model, call, traffic, wishes, key, deadline_s, now_s, waiter)
+        passage = self._let_in(model, call, traffic, wishes, key, deadline_s, waiter)
         mirror = model.mirror
-        is_copied = mirror is not None and mirror.wants(
-            self._chance, served=traffic.version, key=key
-        )
-        passage.begin(self._dispatch, call, traffic, deadline_s, is_copy=False)
-        if mirror is not None and is_copied:
+        if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
             self._copy(call, mirror, wishes.constraints, key, deadline_s)
         return passage
 
-    async def infer(
-        self, call: InferCall, wishes: Wishes, deadline_s: float
-    ) -> tuple[Outcome, TrafficDesk]:
-        """Return the answer before `deadline_s` on the clock, and the desk that can explain it.
+    async def infer(self, call: InferCall, wishes: Wishes, deadline_s: float) -> Outcome:
+        """Return the answer before `deadline_s` on the clock.
 
         Raises what `start` raises and what `Dispatch.infer` raises. Cancelling the wait withdraws the request.
         """
         waiter = Awaited()
         passage = self.start(call, wishes, deadline_s, waiter)
         try:
-            return await waiter.future, passage.desk
+            return await waiter.future
         finally:
             passage.abandon()
             del passage, waiter  # an error's traceback keeps this frame
@@ -308,7 +293,7 @@ class Routing:
             wishes.constraints, shape, deadline_s, policy=AFFINITY if is_bound else policy
         )
 
-    def _admit(
+    def _let_in(
         self,
         model: _Model,
         call: InferCall,
@@ -316,14 +301,18 @@ class Routing:
         wishes: Wishes,
         key: str,
         deadline_s: float,
-        now_s: float,
         waiter: Waiter,
+        *,
+        is_copy: bool = False,
     ) -> Passage:
-        """Return the passage of a request for which there is room; raise `Overloaded` for another."""
+        """Begin a request for which there is room; raise `Overloaded` for another."""
+        now_s = self._clock()
         gate = self._gate(model, traffic)
         gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
         desk = self._desk(call, traffic, wishes, key, deadline_s)
-        return Passage(gate, wishes.tenant, desk, waiter, self._clock)
+        passage = Passage(gate, wishes.tenant, waiter, self._clock)
+        passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
+        return passage
 
     def _copy(
         self,
@@ -338,17 +327,9 @@ class Routing:
         copy = _Copy(self._copies, mirror)
         try:
             traffic = self._balancer.traffic(copied.model, copied.version)
-            copy.passage = self._admit(
-                self._model(copied.model),
-                copied,
-                traffic,
-                Wishes(constraints),
-                key,
-                deadline_s,
-                self._clock(),
-                copy,
+            model, wishes = self._model(copied.model), Wishes(constraints)
+            copy.passage = self._let_in(
+                model, copied, traffic, wishes, key, deadline_s, copy, is_copy=True
             )
         except CapameshError:
             copy.end()  # a copy's failure is nobody's
-        else:
-            copy.passage.begin(self._dispatch, copied, traffic, deadline_s, is_copy=True)

@@ -45,6 +45,7 @@ from capamesh.protocol.outward import (
     require_free,
 )
 from capamesh.router.api.application import OpenRequests, make_application
+from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.api.routing_page import RoutingApi
@@ -53,6 +54,7 @@ from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
+from capamesh.router.front.front import FOREVER_S, Front
 from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
@@ -160,6 +162,14 @@ class Router:
             chance=chance,
             clock=time.monotonic,
         )
+        self._inference = Inference(
+            self._fleet,
+            self._routing,
+            self._telemetry,
+            settings.timeout_s,
+            settings.limits,
+            log,
+        )
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._link_address = ""
@@ -181,9 +191,14 @@ class Router:
             self._application(),
             access_log=None,
             handler_cancellation=True,
+            keepalive_timeout=FOREVER_S,
             shutdown_timeout=SHUTDOWN_S,
         )
         await runner.setup()
+        assert runner.server is not None  # noqa: S101 - it was just made
+        front = Front(
+            self._inference, runner.server, self._requests, arrival_s=self._settings.arrival_s
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
@@ -198,7 +213,7 @@ class Router:
                     tasks.create_task(self._watch()),
                 ]
                 await self._has_links.wait()
-                await self._serve_http(runner)
+                await self._serve_http(front)
                 self._state = "ready"
                 self._write_status()
                 self._log.info("router_ready", http=self._http_address)
@@ -206,19 +221,19 @@ class Router:
                 self._state = "draining"
                 self._write_status()
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
-                await self._drain(runner)
+                await self._drain(front)
                 for task in background:
                     task.cancel()
         finally:
+            front.close()
             await runner.cleanup()
             self._state = "stopped"
             self._write_status()
             self._log.info("router_stopped")
 
-    async def _drain(self, runner: web.AppRunner) -> None:
-        """Accept nothing new, answer what is under way, requests still being sent included, then hang up."""
-        for site in list(runner.sites):
-            await site.stop()
+    async def _drain(self, front: Front) -> None:
+        """Accept nothing new, and answer what is under way, requests still being sent included."""
+        front.stop_accepting()
         self._requests.is_closing = True
         try:
             async with asyncio.timeout(self._settings.drain_s):
@@ -226,7 +241,6 @@ class Router:
         except TimeoutError:
             self._log.warning("drain_cut_short", open_requests=self._requests.count)
         self._routing.close()
-        await runner.cleanup()
 
     def _application(self) -> web.Application:
         settings, fleet = self._settings, self._fleet
@@ -244,12 +258,8 @@ class Router:
             lambda: self._requests.count,
         )
         inference = InferenceApi(
-            fleet,
-            self._routing,
-            self._telemetry,
-            timeout_s=settings.timeout_s,
+            self._inference,
             arrival_s=settings.arrival_s,
-            limits=settings.limits,
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
         pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke, holds=self._holds)
@@ -263,17 +273,15 @@ class Router:
             requests=self._requests,
         )
 
-    async def _serve_http(self, runner: web.AppRunner) -> None:
+    async def _serve_http(self, front: Front) -> None:
         settings = self._settings
-        site = web.TCPSite(runner, settings.http_host, settings.http_port)
         try:
-            await site.start()
+            host, port = await front.listen(settings.http_host, settings.http_port)
         except OSError as exc:
             raise ConfigError(
                 f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
                 f"{listen_reason(exc)}; give another --http"
             ) from exc
-        host, port = runner.addresses[0][:2]
         self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     # routing

@@ -27,11 +27,14 @@ class OpenRequests:
         self._none = asyncio.Event()
         self._none.set()
 
-    def __enter__(self) -> None:
+    def began(self) -> None:
+        """A request's head is here."""
         self.count += 1
-        self._none.clear()
+        if self.count == 1:
+            self._none.clear()
 
-    def __exit__(self, *_: object) -> None:
+    def ended(self) -> None:
+        """It was answered, or its client is gone."""
         self.count -= 1
         if self.count == 0:
             self._none.set()
@@ -82,10 +85,13 @@ def make_application(
 
     @web.middleware
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with requests:
+        requests.began()
+        try:
             is_too_large = (request.content_length or 0) > limits.max_message_bytes
             # before any of it is read
             response = error_response(too_large) if is_too_large else await answer(request, handler)
+        finally:
+            requests.ended()
         if requests.is_closing:
             response.force_close()
         return response

@@ -25,6 +25,7 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.oip import error_body
+from capamesh.router.api.replies import JSON, Reply
 
 STATUS: dict[type[CapameshError], int] = {
     InvalidRequest: 400,
@@ -57,19 +58,26 @@ def status_of(error: CapameshError) -> int:
     return 500
 
 
-def error_response(error: CapameshError) -> web.Response:
+def error_reply(error: CapameshError) -> Reply:
     """Return an error as the protocol's body."""
     status = status_of(error)
-    headers = {"X-Capamesh-Error": error.code}
+    headers = {"Content-Type": JSON, "X-Capamesh-Error": error.code}
     if status == 503:
         hint_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
         headers["Retry-After"] = str(max(RETRY_AFTER_S, math.ceil(hint_s)))
-    return web.Response(
-        status=status,
-        body=error_body(error.message),
-        content_type="application/json",
-        headers=headers,
-    )
+    return Reply(status, headers, (error_body(error.message),))
+
+
+def response_of(reply: Reply) -> web.Response:
+    """Return a reply for aiohttp to write."""
+    buffers = reply.buffers
+    whole = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+    return web.Response(status=reply.status, headers=reply.headers, body=whole)
+
+
+def error_response(error: CapameshError) -> web.Response:
+    """Return an error for aiohttp to write."""
+    return response_of(error_reply(error))
 
 
 def http_error_response(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -90,4 +98,15 @@ def http_error_response(request: web.Request, error: web.HTTPException) -> web.R
         body=error_body(message),
         content_type="application/json",
         headers=headers,
+    )
+
+
+def too_slow_text(
+    what: str, received_bytes: int, announced_bytes: int | None, limit_s: float
+) -> str:
+    """Return what to tell a client whose request does not arrive."""
+    announced = "" if announced_bytes is None else f" of {announced_bytes}"
+    return (
+        f"{received_bytes}{announced} bytes of {what} came within {limit_s:g} s, the limit; send it faster or in"
+        " smaller requests, or give the router a longer --arrival"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
@@ -14,29 +13,23 @@ from aiohttp import web
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelNotFound
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     IndexState,
-    InferResponse,
-    decode_request,
-    encode_response,
     index_entry,
     model_config_body,
     model_metadata_body,
     parse_header_length,
     parse_object,
 )
-from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.api.errors import response_of, too_slow_text
+from capamesh.router.api.exchange import Asking, Exchange, Inference
 from capamesh.router.api.wishes import wishes_of
 from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
-    from capamesh.protocol.tensors import Limits
-    from capamesh.router.fleet_view import FleetView
-    from capamesh.router.routing import Routing
-    from capamesh.router.telemetry import Telemetry
+    from capamesh.router.api.replies import Reply
 
 _INDEX_STATES = {
     ModelState.READY: IndexState.READY,
@@ -45,12 +38,6 @@ _INDEX_STATES = {
     ModelState.FAILED: IndexState.UNAVAILABLE,
     ModelState.UNLOADED: IndexState.UNAVAILABLE,
 }
-NODE_HEADER = "X-Capamesh-Node"
-"""Names the peer that ran the request."""
-EXPLANATION_HEADER = "X-Capamesh-Explanation"
-"""Says, as JSON, among whom and why it was chosen, when X-Capamesh-Explain asks."""
-MAX_HEADER_BYTES = 8_000
-"""Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 
 
@@ -59,21 +46,14 @@ class InferenceApi:
 
     def __init__(
         self,
-        fleet: FleetView,
-        routing: Routing,
-        telemetry: Telemetry,
+        inference: Inference,
         *,
-        timeout_s: float,
         arrival_s: float,
-        limits: Limits,
         is_ready: Callable[[], bool],
     ) -> None:
-        self._fleet = fleet
-        self._routing = routing
-        self._telemetry = telemetry
-        self._timeout_s = timeout_s
+        self._inference = inference
+        self._fleet = inference.fleet
         self._arrival_s = arrival_s
-        self._limits = limits
         self._is_ready = is_ready
 
     def routes(self) -> list[web.RouteDef]:
@@ -95,46 +75,24 @@ class InferenceApi:
         return routes
 
     async def infer(self, request: web.Request) -> web.Response:
-        """Run one inference."""
+        """Run one inference that did not come as plainly as most do: see `front`."""
+        body = await self._body(request)
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
-        body = await self._body(request)
-        started_s = time.monotonic()
         try:
             wishes, is_explained = wishes_of(request.headers, POLICIES)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
-            asked = decode_request(model, version, body, header_length, self._limits)
-            parameters = asked.parameters
-            call = InferCall(
-                model,
-                version,
-                asked.inputs,
-                tuple(output.name for output in asked.outputs),
-                priority_of(parameters),
-                sequence=sequence_of(parameters),
-            )
-            allowed_s = time_allowed_s(parameters, self._timeout_s)
-            outcome, desk = await self._routing.infer(call, wishes, started_s + allowed_s)
-            answer = outcome.answer
-            buffers, json_bytes = encode_response(
-                InferResponse(model, answer.version, asked.id, answer.outputs), asked, self._limits
-            )
         except CapameshError as error:
-            is_known = bool(self._fleet.versions(model))
-            self._telemetry.refused(model, error, is_known=is_known)
+            self._inference.refused(model, error)
             raise
-        self._telemetry.answered(model, time.monotonic() - started_s)
-        whole = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-        headers = {
-            NODE_HEADER: outcome.host.candidate.peer,
-            "Content-Type": "application/json",
-        }
-        if is_explained:
-            headers[EXPLANATION_HEADER] = _header_of(desk.explain(time.monotonic()).to_json())
-        if json_bytes is not None:
-            headers[HEADER_LENGTH_NAME] = str(json_bytes)
-            headers["Content-Type"] = "application/octet-stream"
-        return web.Response(body=whole, headers=headers)
+        asking = Asking(model, version, header_length, wishes, is_explained)
+        replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        exchange = Exchange(self._inference, asking, replied.set_result)
+        try:
+            exchange.begin(body)
+            return response_of(await replied)
+        finally:
+            exchange.abandon()
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         """Return what this server is."""
@@ -202,12 +160,13 @@ class InferenceApi:
             async with asyncio.timeout(self._arrival_s):
                 return await request.read()
         except TimeoutError as exc:
-            announced = "" if request.content_length is None else f" of {request.content_length}"
-            raise web.HTTPRequestTimeout(
-                text=f"{request.content.total_raw_bytes}{announced} bytes of the request's body came within "
-                f"{self._arrival_s:g} s, the limit; send it faster or in smaller requests, or give the router "
-                "a longer --arrival"
-            ) from exc
+            text = too_slow_text(
+                "the request's body",
+                request.content.total_raw_bytes,
+                request.content_length,
+                self._arrival_s,
+            )
+            raise web.HTTPRequestTimeout(text=text) from exc
 
     def _offer(self, request: web.Request) -> ModelOffer:
         model = ModelName(request.match_info["model"])
@@ -218,17 +177,6 @@ class InferenceApi:
             known = ", ".join(self._fleet.versions(model) or self._fleet.models()) or "none"
             raise ModelNotFound(f"no node hosts model {model!r}{of}; hosted: {known}")
         return offer
-
-
-def _header_of(explanation: str) -> str:
-    """Return an explanation's JSON with as many of its candidates, the chosen first, as a header can hold."""
-    if len(explanation) <= MAX_HEADER_BYTES:
-        return explanation
-    body = json.loads(explanation)
-    while len(explanation) > MAX_HEADER_BYTES and body["candidates"]:
-        body["candidates"].pop()
-        explanation = json.dumps(body, separators=(",", ":"))
-    return explanation
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

@@ -1,0 +1,185 @@
+"""One inference request, from its body to its reply, however HTTP brought it. No IO of its own.
+
+Each is counted, and ends in exactly one `Reply`, unless whoever asked has left before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import CapameshError, LocalError
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    InferRequest,
+    InferResponse,
+    decode_request,
+    encode_response,
+)
+from capamesh.router.api.errors import error_reply
+from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.api.replies import JSON, OCTETS, Reply
+from capamesh.router.routing import NO_WISHES, Wishes
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.tensors import Limits
+    from capamesh.router.dispatch import Outcome
+    from capamesh.router.fleet_view import FleetView
+    from capamesh.router.routing import Passage, Routing
+    from capamesh.router.telemetry import Telemetry
+
+NODE_HEADER = "X-Capamesh-Node"
+"""Names the peer that ran the request."""
+EXPLANATION_HEADER = "X-Capamesh-Explanation"
+"""Says, as JSON, among whom and why it was chosen, when X-Capamesh-Explain asks."""
+MAX_HEADER_BYTES = 8_000
+"""Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a request's head says: the same for all requests of most clients."""
+
+    model: ModelName
+    version: ModelVersion
+    """Empty: the newest."""
+    header_length: int | None = None
+    """The bytes of JSON at the body's start; None: all of it."""
+    wishes: Wishes = NO_WISHES
+    is_explained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What exchanges need."""
+
+    fleet: FleetView
+    routing: Routing
+    telemetry: Telemetry
+    timeout_s: float
+    """For requests that name no deadline of their own; none may take longer."""
+    limits: Limits
+    log: FilteringBoundLogger
+
+    def refused(self, model: ModelName, error: CapameshError) -> None:
+        """Count a request that is answered with an error."""
+        self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
+
+
+class Exchange:
+    """One request. A `Waiter`."""
+
+    __slots__ = ("_asking", "_inference", "_on_reply", "_passage", "_request", "_started_s")
+
+    def __init__(
+        self, inference: Inference, asking: Asking, on_reply: Callable[[Reply], None]
+    ) -> None:
+        """`on_reply` is told once, maybe before `begin` returns, and must not raise."""
+        self._inference = inference
+        self._asking = asking
+        self._on_reply: Callable[[Reply], None] | None = on_reply
+        """None: it is over."""
+        self._passage: Passage | None = None
+        self._request: InferRequest | None = None
+        self._started_s = time.monotonic()
+
+    def begin(self, body: bytes | memoryview) -> None:
+        """Read the request and send it on its way."""
+        inference, asking = self._inference, self._asking
+        try:
+            asked = decode_request(
+                asking.model, asking.version, body, asking.header_length, inference.limits
+            )
+            self._request = asked
+            parameters = asked.parameters
+            call = InferCall(
+                asking.model,
+                asking.version,
+                asked.inputs,
+                tuple([output.name for output in asked.outputs]),
+                priority_of(parameters),
+                sequence=sequence_of(parameters),
+            )
+            deadline_s = self._started_s + time_allowed_s(parameters, inference.timeout_s)
+            passage = inference.routing.start(call, asking.wishes, deadline_s, self)
+            if self._on_reply is not None:
+                self._passage = passage
+        except CapameshError as error:
+            self.failed(error)
+        except Exception:
+            self._inference.log.exception("request_crashed", model=self._asking.model)
+            self._end(_crash())
+
+    def abandon(self) -> None:
+        """Whoever asked has left: withdraw it. Does nothing when it is over."""
+        self._on_reply = None
+        passage, self._passage = self._passage, None
+        if passage is not None:
+            passage.abandon()
+
+    def answered(self, outcome: Outcome) -> None:
+        """Part of `Waiter`."""
+        try:
+            reply = self._reply(outcome)
+        except CapameshError as error:
+            self.failed(error)
+        except Exception:
+            self._inference.log.exception("request_crashed", model=self._asking.model)
+            self._end(_crash())
+        else:
+            inference = self._inference
+            inference.telemetry.answered(self._asking.model, time.monotonic() - self._started_s)
+            self._end(reply)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Waiter`."""
+        self._inference.refused(self._asking.model, error)
+        self._end(error_reply(error))
+
+    def _reply(self, outcome: Outcome) -> Reply:
+        asking, asked, answer = self._asking, self._request, outcome.answer
+        assert asked is not None  # noqa: S101 - it was read before it was sent
+        buffers, json_bytes = encode_response(
+            InferResponse(asking.model, answer.version, asked.id, answer.outputs),
+            asked,
+            self._inference.limits,
+        )
+        headers = {
+            "Content-Type": JSON if json_bytes is None else OCTETS,
+            NODE_HEADER: outcome.host.candidate.peer,
+        }
+        if json_bytes is not None:
+            headers[HEADER_LENGTH_NAME] = str(json_bytes)
+        if asking.is_explained:
+            headers[EXPLANATION_HEADER] = _shortened(
+                outcome.desk.explain(time.monotonic()).to_json()
+            )
+        return Reply(200, headers, buffers)
+
+    def _end(self, reply: Reply) -> None:
+        on_reply, self._on_reply = self._on_reply, None
+        self._passage = self._request = None
+        if on_reply is not None:
+            on_reply(reply)
+
+
+def _crash() -> Reply:
+    return error_reply(LocalError("the router failed on this request; see its log"))
+
+
+def _shortened(explanation: str) -> str:
+    """Return an explanation's JSON with as many of its candidates, the chosen first, as a header can hold."""
+    if len(explanation) <= MAX_HEADER_BYTES:
+        return explanation
+    body = json.loads(explanation)
+    while len(explanation) > MAX_HEADER_BYTES and body["candidates"]:
+        body["candidates"].pop()
+        explanation = json.dumps(body, separators=(",", ":"))
+    return explanation

@@ -1,0 +1,38 @@
+"""An HTTP answer as a value, whoever writes it to a socket. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus} | {
+    499: "Client Closed Request"
+}
+
+
+class Reply(NamedTuple):
+    """Status, headers but for those on the connection and the length, and the body in pieces."""
+
+    status: int
+    headers: Mapping[str, str]
+    """ASCII, without line ends."""
+    buffers: Sequence[bytes | memoryview]
+
+
+def head_of(reply: Reply, date: str, *, is_last: bool) -> bytes:
+    """Return the answer's head, its empty line included."""
+    status = reply.status
+    text = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
+    for name, value in reply.headers.items():
+        text += f"{name}: {value}\r\n"
+    length = sum(map(size_of, reply.buffers))
+    last = "Connection: close\r\n" if is_last else ""
+    return f"{text}Content-Length: {length}\r\nDate: {date}\r\n{last}\r\n".encode("ascii")
+
+
+def size_of(buffer: bytes | memoryview) -> int:
+    """Return how many bytes it has."""
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
