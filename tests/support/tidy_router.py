@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -56,30 +56,26 @@ def infer(name: str, *headers: bytes) -> bytes:
 
 def of_kind(kind: str, name: str) -> bytes:
     """Return a request of a kind."""
-    body = json_body(name)
-    match kind:
-        case "infer":
-            return request(INFER, body)
-        case "infer of a version":
-            return request("/v2/models/m/versions/1/infer", body, b"Content-Type: application/json")
-        case "infer in chunks":
-            return chunked(INFER, body, size=17)
-        case "unknown model":
-            return request(f"/v2/models/{name}/infer", body)
-        case "no JSON":
-            return request(INFER, f"{{{name}".encode())
-        case "wrong method":
-            return request(f"{INFER}?{name}", body, method=b"PUT")
-        case "metadata":
-            return b"GET /v2/models/m HTTP/1.1\r\nHost: x\r\n\r\n"
-        case "index":
-            return request("/v2/repository/index", b"{}")
-        case "nothing there":
-            return f"GET /{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        case _:
-            raise ValueError(kind)
+    return _REQUESTS[kind](name, json_body(name))
 
 
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+_REQUESTS: Final[dict[str, Callable[[str, bytes], bytes]]] = {
+    "infer": lambda _, body: request(INFER, body),
+    "infer of a version": lambda _, body: request(
+        "/v2/models/m/versions/1/infer", body, b"Content-Type: application/json"
+    ),
+    "infer in chunks": lambda _, body: chunked(INFER, body, size=17),
+    "unknown model": lambda name, body: request(f"/v2/models/{name}/infer", body),
+    "no JSON": lambda name, _: request(INFER, f"{{{name}".encode()),
+    "wrong method": lambda name, body: request(f"{INFER}?{name}", body, method=b"PUT"),
+    "metadata": lambda *_: _get("/v2/models/m"),
+    "index": lambda *_: request("/v2/repository/index", b"{}"),
+    "nothing there": lambda name, _: _get(f"/{name}"),
+}
 _ANSWERS: Final = {
     "infer": (200, '"id":"{}"'),
     "infer of a version": (200, '"id":"{}"'),
@@ -91,7 +87,7 @@ _ANSWERS: Final = {
     "index": (200, '"state"'),
     "nothing there": (404, "there is nothing at /{};"),
 }
-KINDS: Final = tuple(_ANSWERS)
+KINDS: Final = tuple(_REQUESTS)
 
 
 def check(answer: RawAnswer, kind: str, name: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fleet_fakes import fp32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, LIVE, RawAnswer, ask, connected, exchange, request, statuses, turns
+from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, turns
 from router_http import INFER, Http
 from tidy_router import KINDS, X, check, essence, infer, json_body, of_kind, tidy
 
