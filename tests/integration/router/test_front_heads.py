@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from raw_http import LAST, LIVE, RawAnswer, RawClient, connected, exchange, statuses, turns
+from raw_http import LAST, LIVE, RawAnswer, RawClient, connected, exchange, statuses
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body
 
@@ -258,7 +258,7 @@ async def test_a_first_line_that_some_take_is_at_most_the_one_request_that_it_sa
     async with connected(http.client.port) as client:
         await client.send(data)
         await client.ended()
-        assert client.received.split(b"\r\n")[0].split(b" ")[1] in {b"200", b"400"}
+        assert bytes(client.received).split(b" ")[1] in {b"200", b"400"}
         assert client.received.count(b"HTTP/") == 1
     assert len(link.asks) <= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -175,8 +176,10 @@ async def test_what_is_sent_in_one_write_behind_a_request_that_closes_is_no_requ
     link = http.node("A")
     closing = of_kind(kind, "one").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     (answer,) = await exchange(http.client.port, closing + infer("behind") + LAST)
-    assert answer.status in {200, 400}
-    assert "behind" not in [one.call for one in link.asks]
+    if answer.status == 200:
+        check(answer, kind, "one")
+    else:
+        assert answer.status == 400
     assert len(link.asks) <= 1
 
 
@@ -225,11 +228,8 @@ async def test_connections_do_not_wait_for_each_other(http: Http) -> None:
 
 async def test_two_hundred_connections_at_once_get_their_own_answers(http: Http) -> None:
     link = http.node("A", hang)
-    clients = []
-    contexts = [connected(http.client.port) for _ in range(200)]
-    try:
-        for context in contexts:
-            clients.append(await context.__aenter__())
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(http.client.port)) for _ in range(200)]
         for number, client in enumerate(clients):
             data = infer(f"n{number}") + of_kind("metadata", "")
             await client.send(data[:200], data[200:])
@@ -240,6 +240,3 @@ async def test_two_hundred_connections_at_once_get_their_own_answers(http: Http)
         for number, client in enumerate(clients):
             check(await client.answer(), "infer", f"n{number}")
             check(await client.answer(), "metadata", "")
-    finally:
-        for context in contexts[: len(clients)]:
-            await context.__aexit__(None, None, None)
