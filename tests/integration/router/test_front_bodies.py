@@ -1,0 +1,371 @@
+"""Bodies that are large, slow, packed, late, cut short or none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import numpy as np
+import pytest
+from fleet_fakes import fp32, hang
+from raw_http import LAST, RawAnswer, ask, chunked, connected, exchange, request, statuses, turns
+from router_http import INFER, Http
+from tidy_router import check, essence, infer, json_body, of_kind, tidy
+
+from capamesh.protocol.oip import encode_request
+from capamesh.protocol.tensors import Limits, Tensor
+
+BODY = json_body("one")
+HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\n" % INFER.encode()
+
+
+def binary(tensor: Tensor, name: str = "one") -> bytes:
+    buffers, json_bytes = encode_request([tensor], id=name)
+    return request(
+        INFER, b"".join(buffers), b"Inference-Header-Content-Length: %d" % (json_bytes or 0)
+    )
+
+
+def numbers_of(answer: RawAnswer) -> list[float]:
+    end = int(answer.get("Inference-Header-Content-Length") or "0")
+    assert answer.status == 200
+    assert answer.get("Content-Type") == "application/octet-stream"
+    return list(np.frombuffer(answer.body[end:], "<f4").tolist())
+
+
+# no body
+
+
+@pytest.mark.parametrize("kind", ["no length", "length 0", "no chunks"])
+async def test_a_request_without_a_body_is_a_400_and_the_connection_goes_on(
+    http: Http, kind: str
+) -> None:
+    link = http.node("A")
+    data = {
+        "no length": HEAD + b"\r\n",
+        "length 0": request(INFER),
+        "no chunks": chunked(INFER, b""),
+    }[kind]
+    for parts in ((data + LAST,), tuple(bytes([byte]) for byte in data + LAST)):
+        first, last = await exchange(http.client.port, *parts)
+        assert (first.status, last.status) == (400, 200)
+        assert first.error.startswith("no JSON in a body of 0 bytes (JSON length 0)")
+    assert link.asks == []
+
+
+async def test_a_body_without_a_length_is_no_body_and_no_request(http: Http) -> None:
+    """What follows the head is read as a request, which it is not. In one write the two may be one refusal."""
+    link = http.node("A")
+    assert statuses(await exchange(http.client.port, HEAD + b"\r\n" + BODY + infer("in"))) in (
+        [400],
+        [400, 400],
+    )
+    data = HEAD + b"\r\n"
+    assert statuses(await exchange(http.client.port, data, BODY + infer("in"))) == [400, 400]
+    assert link.asks == []
+
+
+# large
+
+
+async def test_large_tensors_in_pieces_of_any_size_come_back_as_they_were(http: Http) -> None:
+    link = http.node("A")
+    tensors = [
+        fp32("x", *np.random.default_rng(seed).random((75_001, 2), np.float32)) for seed in range(3)
+    ]
+    async with connected(http.client.port) as client:
+        for size in (1000, 4093, 16_384, 65_535, 65_537, 262_144, 600_001, 10_000_000):
+            for tensor in tensors:
+                data = binary(tensor)
+                cuts = [data[at : at + size] for at in range(0, len(data), size)]
+                for piece in cuts:
+                    client.transport.write(piece)
+                    await turns(2)
+                answer = await client.answer()
+                assert answer.status == 200
+                assert answer.body.endswith(bytes(tensor.data))
+                assert link.asks[-1].call.inputs == (tensor,)
+                link.asks.clear()
+
+
+async def test_a_large_body_may_come_byte_by_byte_at_its_ends(http: Http) -> None:
+    http.node("A")
+    tensor = fp32("x", *np.random.default_rng(9).random((75_001, 2), np.float32))
+    data = binary(tensor)
+    ends = 600
+    pieces = [
+        *(data[at : at + 1] for at in range(ends)),
+        data[ends:-ends],
+        *(data[at : at + 1] for at in range(len(data) - ends, len(data) - 1)),
+        data[-1:] + infer("next") + data + LAST,
+    ]
+    first, second, third, last = await exchange(http.client.port, *pieces)
+    assert first.body.endswith(bytes(tensor.data))
+    check(second, "infer", "next")
+    assert (essence(third), last.status) == (essence(first), 200)
+
+
+async def test_tensors_of_earlier_requests_stay_as_they_were(http: Http) -> None:
+    first, second = http.node("A", hang), http.node("B", hang)
+    del second
+    async with connected(http.client.port) as client, connected(http.client.port) as other:
+        await client.send(binary(fp32("x", [1, 2], [3, 4]), "first"))
+        await first.asked.wait()
+        for number in range(20):
+            await other.send(binary(fp32("x", [number, 5], [6, 7]), f"n{number}"))
+            while len(first.asks) < number + 2:
+                await turns()
+            first.asks[-1].echo()
+            assert numbers_of(await other.answer()) == [number, 5, 6, 7]
+        first.asks[0].echo()
+        assert numbers_of(await client.answer()) == [1, 2, 3, 4]
+
+
+# over the limit
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_head_alone() -> None:
+    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
+        link = http.node("A")
+        for length in (b"1001", b"00001001", b"300000000", b"%d" % 2**62, b"%d" % (2**64 - 1)):
+            answer = await ask(http.client.port, request(INFER, length=length))
+            assert (answer.status, answer.get("X-Capamesh-Error")) == (413, "too_large")
+            assert answer.error == "the request's body is over the limit of 1000 bytes"
+        assert link.asks == []
+
+
+async def test_the_limit_is_the_last_size_that_is_taken() -> None:
+    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
+        link = http.node("A")
+        full = BODY + b" " * (1000 - len(BODY))
+        for data in (request(INFER, full), chunked(INFER, full), chunked(INFER, full, size=7)):
+            assert statuses(await exchange(http.client.port, data + LAST)) == [200, 200]
+        assert len(link.asks) == 3
+        for data in (chunked(INFER, full + b" "), chunked(INFER, full + b" " * 999, size=999)):
+            answer = await ask(http.client.port, data)
+            assert (answer.status, answer.get("X-Capamesh-Error")) == (413, "too_large")
+        assert len(link.asks) == 3
+
+
+@pytest.mark.parametrize("body", [b"a" * 1001, infer("inner").ljust(1001)], ids=["filler", "inner"])
+async def test_a_body_over_the_limit_is_not_read_as_requests(body: bytes) -> None:
+    """The connection goes on behind that body, or ends before it."""
+    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
+        link = http.node("A")
+        for parts in (
+            (request(INFER, body) + infer("next") + LAST,),
+            (request(INFER, length=1001), body, infer("next"), LAST),
+        ):
+            async with connected(http.client.port) as client:
+                for part in parts:
+                    if not client.has_ended:
+                        await client.send(part)
+                answers = await client.rest()
+            assert statuses(answers) in ([413], [413, 200, 200])
+            assert len(link.asks) == len(answers) // 2
+            link.asks.clear()
+
+
+# late
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"inputs": ['])
+async def test_a_body_that_does_not_come_in_time_is_a_408(sent: bytes) -> None:
+    async with tidy(arrival_s=0.2) as http:
+        link = http.node("A")
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, length=5000) + sent)
+            answer = await client.answer()
+            assert answer.status == 408
+            assert answer.error == (
+                f"{len(sent)} of 5000 bytes of the request's body came within 0.2 s, the limit; send it "
+                "faster or in smaller requests, or give the router a longer --arrival"
+            )
+            # what comes too late is no request, whether or not the connection is kept
+            inner = infer("inner")
+            late = inner * ((5000 - len(sent)) // len(inner) + 1)
+            await client.send(late[: 5000 - len(sent)])
+            if not client.has_ended:
+                await client.send(LAST)
+            assert statuses(await client.rest()) in ([], [200])
+        assert link.asks == []
+        check(await ask(http.client.port, infer("two")), "infer", "two")
+
+
+async def test_a_body_that_trickles_is_given_no_more_time() -> None:
+    async with tidy(arrival_s=0.2) as http:
+        link = http.node("A")
+        async with connected(http.client.port) as client:
+            await client.send(infer("good") + request(INFER, length=10**8))
+            check(await client.answer(), "infer", "good")
+            while not client.received:
+                await client.send(b" ")
+            assert (await client.answer()).status == 408
+        assert len(link.asks) == 1
+
+
+async def test_the_time_for_a_body_is_not_the_time_for_its_answer() -> None:
+    async with tidy(arrival_s=0.2) as http:
+        link = http.node("A", hang)
+        async with connected(http.client.port) as client, connected(http.client.port) as late:
+            data = infer("one")
+            await client.send(data[:-1], data[-1:])
+            await link.asked.wait()
+            await late.send(request(INFER, length=9))
+            assert (await late.answer()).status == 408  # so this time is over
+            link.asks[0].echo()
+            check(await client.answer(), "infer", "one")
+
+
+# packed, announced, in chunks
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        (b"gzip", gzip.compress(BODY)),
+        (b"deflate", zlib.compress(BODY)),
+        (b"GZIP", gzip.compress(BODY)),
+    ],
+)
+async def test_a_packed_body_is_unpacked(http: Http, coding: bytes, packed: bytes) -> None:
+    http.node("A")
+    data = request(INFER, packed, b"Content-Encoding: " + coding)
+    for parts in ((data + infer("two") + LAST,), (data[:-5], data[-5:], infer("two") + LAST)):
+        first, second, last = await exchange(http.client.port, *parts)
+        check(first, "infer", "one")
+        check(second, "infer", "two")
+        assert last.status == 200
+
+
+async def test_a_packed_body_has_the_same_limit_unpacked() -> None:
+    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
+        http.node("A")
+        data = request(INFER, gzip.compress(BODY + bytes(100_000)), b"Content-Encoding: gzip")
+        assert (await ask(http.client.port, data)).status == 413
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(INFER, b"junk", b"Content-Encoding: gzip"),
+        request(INFER, b"junk", b"Content-Encoding: deflate"),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\njunk\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\njunk\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nj\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\njunk\n0\n\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4 \r\njunk\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\njunk\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffffff\r\njunk\r\n0\r\n\r\n",
+    ],
+    ids=["gzip", "deflate", "zz", "-1", "0x1", "line feeds", "a space", "too short", "huge"],
+)
+async def test_a_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, data: bytes) -> None:
+    link = http.node("A")
+    assert statuses(await exchange(http.client.port, data, infer("two"))) == [400]
+    assert statuses(await exchange(http.client.port, infer("one"), data, infer("two"))) == [
+        200,
+        400,
+    ]
+    assert len(link.asks) == 1
+
+
+async def test_chunks_may_have_extensions_and_trailers(http: Http) -> None:
+    http.node("A")
+    size = b"%x" % len(BODY)
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for data in (
+        head + size + b";a=b\r\n" + BODY + b"\r\n0\r\n\r\n",
+        head + size.upper() + b"\r\n" + BODY + b"\r\n0\r\nX-Trailer: a\r\n\r\n",
+        head + b"000" + size + b"\r\n" + BODY + b"\r\n000\r\n\r\n",
+    ):
+        answers = await exchange(http.client.port, data + infer("two") + data + LAST)
+        assert statuses(answers) == [200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("value", [b"100-continue", b"100-CONTINUE"])
+async def test_who_waits_to_be_told_to_go_on_is_told(http: Http, value: bytes) -> None:
+    link = http.node("A")
+    head = HEAD + b"Expect: %b\r\nContent-Length: %d\r\n\r\n" % (value, len(BODY))
+    async with connected(http.client.port) as client:
+        for _ in range(2):
+            await client.send(head)
+            assert (await client.answer()).status == 100
+            assert not client.received
+            await client.send(BODY[:5], BODY[5:])
+            check(await client.answer(), "infer", "one")
+            await client.send(infer("two"))
+            check(await client.answer(), "infer", "two")
+        await client.send(head + BODY + LAST)
+        assert statuses(await client.rest()) == [100, 200, 200]
+    assert len(link.asks) == 5
+
+
+async def test_another_expectation_is_a_417(http: Http) -> None:
+    link = http.node("A")
+    data = infer("one", b"Expect: the-unexpected")
+    assert statuses(await exchange(http.client.port, data + infer("two") + LAST)) == [417, 200, 200]
+    assert len(link.asks) == 1
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0"])
+async def test_an_upgrade_is_not_taken_and_the_request_is_answered(
+    http: Http, upgrade: bytes
+) -> None:
+    http.node("A")
+    headers = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + upgrade, b"HTTP2-Settings: A")
+    answers = await exchange(http.client.port, infer("one", *headers), infer("two"), LAST)
+    check(answers[0], "infer", "one")
+    check(answers[1], "infer", "two")
+    assert statuses(answers) == [200, 200, 200]
+
+
+# junk
+
+
+@pytest.mark.parametrize(
+    ("header_length", "status"),
+    [
+        (b"0", 400),
+        (b"-1", 400),
+        (b"1", 400),
+        (b"99999", 400),
+        (b"junk", 400),
+        (b"", 400),
+        (b"1 1", 400),
+    ],
+)
+async def test_a_wrong_length_of_the_json_is_a_400(
+    http: Http, header_length: bytes, status: int
+) -> None:
+    link = http.node("A")
+    data = infer("one", b"Inference-Header-Content-Length: " + header_length)
+    answers = await exchange(http.client.port, data + infer("two") + LAST)
+    assert statuses(answers) == [status, 200, 200]
+    assert "Inference-Header-Content-Length" in answers[0].error or "JSON" in answers[0].error
+    assert len(link.asks) == 1
+
+
+async def test_raw_bytes_that_are_too_few_or_too_many_are_a_400(http: Http) -> None:
+    link = http.node("A")
+    for size in (0, 7, 9, 2**62):
+        described = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
+        described["parameters"] = {"binary_data_size": size}
+        head = json.dumps({"inputs": [described]}).encode()
+        length = b"Inference-Header-Content-Length: %d" % len(head)
+        data = request(INFER, head + bytes(8), length)
+        assert statuses(await exchange(http.client.port, data + LAST)) == [400, 200]
+    assert link.asks == []
+
+
+async def test_another_route_may_have_a_body_too(http: Http) -> None:
+    http.node("A")
+    big = request("/v2/repository/index", json.dumps({"ready": True}).encode().ljust(200_000))
+    answers = await exchange(
+        http.client.port, big + infer("one") + big + of_kind("index", "") + LAST
+    )
+    assert statuses(answers) == [200] * 5
+    get = request("/v2/models/m", b"a body", method=b"GET")
+    answers = await exchange(http.client.port, get + infer("one") + get + LAST)
+    assert statuses(answers) == [200] * 4

@@ -1,0 +1,261 @@
+"""A client that sends the very bytes a test says, and reads HTTP/1.1 answers with a small reader of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+GUARD_S = 10.0
+"""What no answer takes: it only ends a test that hangs."""
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class NotHttp(AssertionError):
+    """What came is no HTTP/1.1 answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer: names of headers are in lower case, in the order in which they came."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def get(self, name: str) -> str | None:
+        """Return the value of the only header of that name; None: there is none."""
+        values = [value for key, value in self.headers if key == name.lower()]
+        if len(values) > 1:
+            raise NotHttp(f"{name} is there {len(values)} times: {values}")
+        return values[0] if values else None
+
+    @property
+    def is_last(self) -> bool:
+        return (self.get("Connection") or "").lower() == "close"
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The text of an error in the protocol's form."""
+        assert self.get("Content-Type") == "application/json; charset=utf-8" or (
+            self.get("Content-Type") == "application/json"
+        )
+        body = self.json()
+        assert list(body) == ["error"]
+        return str(body["error"])
+
+
+def request(
+    path: str | bytes,
+    body: bytes = b"",
+    *headers: bytes,
+    method: bytes = b"POST",
+    length: int | bytes | None = None,
+) -> bytes:
+    """Return a request with its body's length, `length` where given, after the other `headers`."""
+    target = path if isinstance(path, bytes) else path.encode()
+    said = len(body) if length is None else length
+    size = said if isinstance(said, bytes) else b"%d" % said
+    lines = [
+        method + b" " + target + b" HTTP/1.1",
+        b"Host: x",
+        *headers,
+        b"Content-Length: " + size,
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def chunked(path: str | bytes, body: bytes, *headers: bytes, size: int = 1 << 16) -> bytes:
+    """Return the same request in chunks of at most `size` bytes."""
+    target = path if isinstance(path, bytes) else path.encode()
+    lines = [
+        b"POST " + target + b" HTTP/1.1",
+        b"Host: x",
+        *headers,
+        b"Transfer-Encoding: chunked",
+    ]
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return (
+        b"\r\n".join(lines)
+        + b"\r\n\r\n"
+        + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        + b"0\r\n\r\n"
+    )
+
+
+async def turns(count: int = 10) -> None:
+    """Let this loop's server take what a socket of this machine holds for it."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class RawClient(asyncio.Protocol):
+    """One connection. `received` is what came and was not read yet."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.has_ended = False
+        self.error: Exception | None = None
+        self._transport: asyncio.Transport | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        assert self._transport is not None
+        return self._transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self._news.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.has_ended = True
+        self.error = exc
+        self._news.set()
+
+    async def send(self, *parts: bytes) -> None:
+        """Send each part on its own: the server has taken one before the next is sent."""
+        for part in parts:
+            self.transport.write(part)
+            await turns()
+
+    async def answer(self, *, to: bytes = b"POST") -> RawAnswer:
+        """Read the next answer; interim ones (1xx) count."""
+        async with asyncio.timeout(GUARD_S):
+            while True:
+                if (found := _answer_in(self.received, to, is_whole=self.has_ended)) is not None:
+                    answer, taken = found
+                    del self.received[:taken]
+                    return answer
+                assert not self.has_ended, f"ended ({self.error}) after {bytes(self.received)!r}"
+                await self._more()
+
+    async def answers(self, count: int) -> list[RawAnswer]:
+        return [await self.answer() for _ in range(count)]
+
+    async def rest(self) -> list[RawAnswer]:
+        """Read answers until the server hangs up, which it must."""
+        await self.ended()
+        answers = []
+        while self.received:
+            answers.append(await self.answer())
+        return answers
+
+    async def ended(self) -> None:
+        """Wait until the server hangs up."""
+        async with asyncio.timeout(GUARD_S):
+            while not self.has_ended:
+                await self._more()
+
+    async def _more(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    def finish(self) -> None:
+        """Send FIN: this side says no more, and could still read."""
+        self.transport.write_eof()
+
+    def reset(self) -> None:
+        """Send RST."""
+        raw = self.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+@asynccontextmanager
+async def connected(port: int, *, receive_bytes: int = 0) -> AsyncIterator[RawClient]:
+    """Connect to a port of this machine; `receive_bytes` are what the system takes for a client that does not read."""
+    raw = socket.socket()
+    raw.setblocking(False)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they are sent
+    if receive_bytes:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, ("127.0.0.1", port))
+    transport, client = await loop.create_connection(RawClient, sock=raw)
+    try:
+        yield client
+    finally:
+        transport.abort()
+        await turns()
+
+
+async def exchange(port: int, *parts: bytes) -> list[RawAnswer]:
+    """Send the parts on a connection of their own and return all answers that come before it ends."""
+    async with connected(port) as client:
+        await client.send(*parts)
+        return await client.rest()
+
+
+async def ask(port: int, data: bytes, *, to: bytes = b"POST") -> RawAnswer:
+    """Send a request on a connection of its own and return its answer."""
+    async with connected(port) as client:
+        await client.send(data)
+        return await client.answer(to=to)
+
+
+def statuses(answers: Iterable[RawAnswer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
+def _answer_in(data: bytearray, method: bytes, *, is_whole: bool) -> tuple[RawAnswer, int] | None:
+    """Return the first answer and its bytes' number; None: more of it must come."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    first, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
+    version, code, *_ = first.split(" ")
+    if version not in {"HTTP/1.1", "HTTP/1.0"} or not (len(code) == 3 and code.isdecimal()):
+        raise NotHttp(f"no status line: {first!r}")
+    fields = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise NotHttp(f"no header: {line!r}")
+        fields.append((name.lower(), value.strip(" \t")))
+    answer = RawAnswer(int(code), tuple(fields), b"")
+    at = end + 4
+    if method == b"HEAD" or answer.status < 200 or answer.status in {204, 304}:
+        return answer, at
+    if (coding := answer.get("Transfer-Encoding")) is not None:
+        assert (coding, answer.get("Content-Length")) == ("chunked", None)
+        return _chunks_in(data, at, answer)
+    length = answer.get("Content-Length")
+    if length is None:
+        # its end is the connection's
+        return (_with(answer, data[at:]), len(data)) if is_whole else None
+    assert length.isdecimal()
+    after = at + int(length)
+    return (_with(answer, data[at:after]), after) if len(data) >= after else None
+
+
+def _chunks_in(data: bytearray, at: int, answer: RawAnswer) -> tuple[RawAnswer, int] | None:
+    body = b""
+    while (line := data.find(b"\r\n", at)) >= 0:
+        size = int(data[at:line], 16)
+        after = line + 2 + size
+        if len(data) < after + 2:
+            return None
+        assert data[after : after + 2] == b"\r\n"
+        body += data[line + 2 : after]
+        at = after + 2
+        if size == 0:
+            return _with(answer, body), at
+    return None
+
+
+def _with(answer: RawAnswer, body: bytes | bytearray) -> RawAnswer:
+    return RawAnswer(answer.status, answer.headers, bytes(body))

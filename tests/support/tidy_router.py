@@ -1,0 +1,101 @@
+"""A router that must leave nothing behind, and requests of every kind that tell which answer is theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from raw_http import GUARD_S, RawAnswer, chunked, request
+from router_http import INFER, Http, serving
+
+X: Final = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+RELEVANT: Final = (
+    "x-capamesh-node",
+    "x-capamesh-error",
+    "retry-after",
+    "content-type",
+    "content-length",
+    "inference-header-content-length",
+    "allow",
+)
+"""The headers that mean something; dates, servers and how long a connection is kept do not."""
+
+
+@asynccontextmanager
+async def tidy(*, collects: bool = False, **options: Any) -> AsyncIterator[Http]:
+    """Serve, and see at the end that nothing is under way, nothing was lost and nobody complained.
+
+    `collects`: what is garbage by then is looked at, too (an exception that nobody fetched, an open transport).
+    """
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with serving(**options) as http:
+        own = asyncio.all_tasks()
+        yield http
+        async with asyncio.timeout(GUARD_S):
+            while http.fleet.counts or asyncio.all_tasks() - own - {asyncio.current_task()}:
+                await asyncio.sleep(0)
+        assert http.log.events == []
+    if collects:
+        gc.collect()
+    assert complaints == []
+
+
+def json_body(name: str, **changes: object) -> bytes:
+    """Return an inference request whose answer carries `name`."""
+    return json.dumps({"id": name, "inputs": [X], **changes}).encode()
+
+
+def infer(name: str, *headers: bytes) -> bytes:
+    return request(INFER, json_body(name), *headers)
+
+
+def of_kind(kind: str, name: str) -> bytes:
+    """Return a request of a kind."""
+    return _REQUESTS[kind](name, json_body(name))
+
+
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+_REQUESTS: Final[dict[str, Callable[[str, bytes], bytes]]] = {
+    "infer": lambda _, body: request(INFER, body),
+    "infer of a version": lambda _, body: request(
+        "/v2/models/m/versions/1/infer", body, b"Content-Type: application/json"
+    ),
+    "infer in chunks": lambda _, body: chunked(INFER, body, size=17),
+    "unknown model": lambda name, body: request(f"/v2/models/{name}/infer", body),
+    "no JSON": lambda name, _: request(INFER, f"{{{name}".encode()),
+    "wrong method": lambda name, body: request(f"{INFER}?{name}", body, method=b"PUT"),
+    "metadata": lambda *_: _get("/v2/models/m"),
+    "index": lambda *_: request("/v2/repository/index", b"{}"),
+    "nothing there": lambda name, _: _get(f"/{name}"),
+}
+_ANSWERS: Final = {
+    "infer": (200, '"id":"{}"'),
+    "infer of a version": (200, '"id":"{}"'),
+    "infer in chunks": (200, '"id":"{}"'),
+    "unknown model": (404, "no node hosts model '{}'"),
+    "no JSON": (400, "not JSON"),
+    "wrong method": (405, "takes POST, not PUT"),
+    "metadata": (200, '"platform"'),
+    "index": (200, '"state"'),
+    "nothing there": (404, "there is nothing at /{};"),
+}
+KINDS: Final = tuple(_REQUESTS)
+
+
+def check(answer: RawAnswer, kind: str, name: str) -> None:
+    """See that this is the answer to the request of that kind and name."""
+    status, said = _ANSWERS[kind]
+    assert (answer.status, said.format(name) in answer.body.decode()) == (status, True), answer
+
+
+def essence(answer: RawAnswer) -> tuple[int, dict[str, str | None], bytes]:
+    """Return what of an answer must be equal however its request came."""
+    return answer.status, {name: answer.get(name) for name in RELEVANT}, answer.body
