@@ -7,7 +7,7 @@ state      what the next bytes are
 =========  ============================================================================================
 HEAD       the head of a request, or the rest of one
 BODY       the body of an inference request, read straight into the memory it stays in
-RUNNING    of a request that has to wait for the answer of the one before: kept, and no more is read
+RUNNING    of a request that has to wait for the answer of the one before: kept, up to a bound
 PAGE       the body of a request that aiohttp serves; once it is there, the next head is looked at again
 FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begin and end
 LEFT       nobody's any more
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
+AHEAD_BYTES = 64 * 1024
+"""So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from."""
 ZEROED_BYTES = 64 * 1024
 """Above this a body's memory is taken without clearing it first: what is never sent costs no memory."""
 _NOTHING = memoryview(b"")
@@ -202,7 +204,6 @@ class FrontConnection(asyncio.BufferedProtocol):
                 match self._state:
                     case _State.HEAD:
                         if self._is_unread:
-                            self._stop_reading()
                             break
                         begin = at
                         at = self._take_head(data, begin)
@@ -214,11 +215,13 @@ class FrontConnection(asyncio.BufferedProtocol):
                     case _State.FOREIGN:
                         at += self._pass_on(data[at:])
                     case _:
-                        self._stop_reading()  # until the request under way is answered
                         break
         finally:
             self._is_taking = False
             self._rest = data[at:]
+        if len(self._rest) > AHEAD_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
 
     def _take_head(self, data: bytes, at: int) -> int:
         """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class."""
@@ -260,11 +263,6 @@ class FrontConnection(asyncio.BufferedProtocol):
         self.used_s = self._front.now_s()
         pages.data_received(data)
         return len(data)
-
-    def _stop_reading(self) -> None:
-        if not self._is_reading_paused:
-            self._is_reading_paused = True
-            self._transport.pause_reading()
 
     # inference
 

@@ -18,15 +18,14 @@ from capamesh.router.api.wishes import PREFIX, wishes_of
 from capamesh.router.policies import POLICIES
 
 END: Final = b"\r\n\r\n"
-MAX_HEAD_BYTES: Final = 32 * 1024
-"""A longer one is left to aiohttp, which bounds each line to 8,190 bytes and their number to 128."""
+MAX_HEAD_BYTES: Final = 8190
+"""A longer one is left to aiohttp, which bounds each of its lines to as much."""
 MAX_KNOWN: Final = 1024
 """Heads that are remembered (guess: the clients of a router, with a few models each)."""
 MAX_KNOWN_BYTES: Final = 1024
 """Of one that is remembered (guess: clients in front of no proxy send some 200)."""
-MAX_LINE_BYTES: Final = 8190
 MAX_LINES: Final = 128
-"""Both as aiohttp's."""
+"""As aiohttp's."""
 
 _BEGINNING: Final = re.compile(rb"[A-Z]{1,16}(?: |\Z)", re.ASCII)
 _LINE: Final = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1", re.ASCII)
@@ -36,8 +35,10 @@ _DOTS: Final = frozenset({b".", b".."})
 _TOKEN: Final = bytes(sorted(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"))
 _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}", re.ASCII)
-_FOREIGN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer"})
-"""With one of these the request's end, or what follows it, is not as the length says."""
+_FOREIGN: Final = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"sec-websocket-key1"}
+)
+"""With one of these the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
 _WISH: Final = PREFIX.encode()
 _HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower().encode()
 
@@ -84,10 +85,12 @@ class Heads:
             return head
 
     def _recognised(self, raw: bytes) -> Head | None:
+        if len(raw) > MAX_HEAD_BYTES:
+            return None
         first, *lines = raw[: -len(END)].split(b"\r\n")
         request = _LINE.fullmatch(first)
         fields = _fields(lines)
-        if request is None or fields is None or request[1] == b"CONNECT":
+        if request is None or fields is None or request[1] == b"CONNECT" or b"host" not in fields:
             return None
         length = fields.get(b"content-length", b"0")
         connection = fields.get(b"connection", b"keep-alive").lower()
@@ -115,7 +118,6 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
             or not name
             or name in fields
             or name in _FOREIGN
-            or len(line) > MAX_LINE_BYTES
             or name.translate(None, _TOKEN)
             or len(value.translate(None, _CONTROLS)) != len(value)
         ):
