@@ -31,8 +31,11 @@ class AdvertReader:
 
     def read(self, body: Mapping[str, object], peer: PeerId, sequence: Sequence) -> NodeAdvert:
         """Return what `advert_from_body` does, and raise what it raises."""
-        # Not the bodies themselves: Python takes 1, 1.0 and True for the same, and they take 8 KiB each.
-        digest = hashlib.sha256(pack(body)).digest()
+        # Not the bodies themselves: Python takes 1, 1.0 and True for the same, and they take more memory.
+        try:
+            digest = hashlib.sha256(pack(body)).digest()
+        except ValueError:  # an unknown field that was unpacked and cannot be packed: none is known
+            return advert_from_body(body, peer, sequence)
         known = self._last.get(peer)
         if known is not None and known[0] == digest:
             advert = replace(known[1], sequence=sequence)
