@@ -37,6 +37,7 @@ from machine import keep, memory_bytes
 from rich.console import Console
 from rich.table import Table
 
+from capamesh.node.advert_schedule import AGAIN_S, JITTER, SETTLE_S
 from capamesh.protocol import adverts as wire
 from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, SequenceSource
 from capamesh.protocol.adverts import Sequence as AdvertSequence
@@ -70,12 +71,10 @@ COPIES = {"one": 1, "ours": 4, "D = 6": 6}
 """How often a router receives a message: `MeshGossipSub` has degree 4, GossipSub's own is 6."""
 NOISE_YAMUX_BYTES = 12 + 2 + 16
 """A yamux header, and the length and tag of a noise frame; TCP and IP are left out."""
-JITTER, TICK_S, GOSSIP_S, SETTLE_S = 0.1, 0.5, 0.5, 0.05
-"""The node's and the router's own; until gossip is everywhere, as in the simulator (guess)."""
+TICK_S, GOSSIP_S = 0.5, 0.5
+"""The router's own; until gossip is everywhere, as in the simulator (guess)."""
 UP = cast(Link, type("_Up", (), {"is_usable": True})())
 """All of a link that eligibility reads."""
-AGAIN_S = 3.0
-"""After a change: what is proposed (guess: longer than what loses one message lasts)."""
 COUNTS_FILE = "SCALE_COUNTS_FILE"
 Round = list[bytes]
 
@@ -169,6 +168,7 @@ class Knowing:
         self.trust = NetworkTrust(ca_der)
         self.now_ms = now_ms
         self.membership = FleetMembership(max_peers=max(20_000, count))
+        self.reader = wire.AdvertReader(max_peers=max(20_000, count))
         self.view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
         self.spent_s = [0.0, 0.0, 0.0]
 
@@ -180,7 +180,7 @@ class Knowing:
             began = clock()
             envelope = wire.open_envelope(raw, self.trust, self.now_ms)
             opened = clock()
-            said = wire.advert_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
+            said = self.reader.read(envelope.body, envelope.sender.peer_id, envelope.sequence)
             read = clock()
             self.view.apply(self.membership.heard(said, now_s))
             spent[0] += opened - began
@@ -219,8 +219,9 @@ def measure_memory(file: Path, count: int) -> dict[str, Any]:
     knowing.hear(rounds[0], 0.0)
     knowing.hear(rounds[1], 10.0)
     sizes = [traced()]
-    for part in ("trust", "view", "membership"):
-        delattr(knowing, part)
+    for parts in (("trust",), ("view",), ("membership", "reader")):  # these two share adverts
+        for part in parts:
+            delattr(knowing, part)
         sizes.append(traced())
     chains, view, membership = (sizes[i] - sizes[i + 1] for i in range(3))
     return {
@@ -567,10 +568,11 @@ class Beliefs:
 
     def __init__(self, nodes: int, interval_s: float, missed: int) -> None:
         self.ttl_s = (missed + 0.5) * interval_s
-        self._fleet = FleetMembership(ttl_s=self.ttl_s, suspect_after_s=2.2 * interval_s)
+        self._fleet = FleetMembership(expire_after=missed + 0.5)
         self._peers = [PeerId(f"peer-{node}") for node in range(nodes)]
         self._node_of = {peer: node for node, peer in enumerate(self._peers)}
-        self._said = advert(self._peers[0], 0, AdvertSequence(1, 1), is_changed=False)
+        said = advert(self._peers[0], 0, AdvertSequence(1, 1), is_changed=False)
+        self._said = replace(said, interval_s=round(interval_s))
         self._ticked_s = 0.0
         self._heard_s = [0.0] * nodes
         self._believed = [0] * nodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,9 @@ from capamesh.protocol.ids import PeerId
 A, B, C, D = (PeerId(letter) for letter in "ABCD")
 
 
-def advert(peer: PeerId, counter: int, *, boot_ns: int = 1, region: str = "eu") -> NodeAdvert:
+def advert(
+    peer: PeerId, counter: int, *, boot_ns: int = 1, region: str = "eu", interval_s: int = 10
+) -> NodeAdvert:
     return NodeAdvert(
         peer=peer,
         sequence=Sequence(boot_ns, counter),
@@ -38,6 +41,7 @@ def advert(peer: PeerId, counter: int, *, boot_ns: int = 1, region: str = "eu") 
         price_per_million=0.0,
         agent_version="0.1.0",
         is_draining=False,
+        interval_s=interval_s,
     )
 
 
@@ -110,6 +114,72 @@ def test_each_member_ages_from_its_own_last_word() -> None:
     assert fleet.tick(27.0) == [Suspected(B)]
     assert fleet.due_s() == 32.0
     assert fleet.tick(40.0) == [Left(B, LeftReason.EXPIRED), Suspected(A)]
+
+
+def test_each_member_s_silence_is_judged_by_the_interval_that_it_told() -> None:
+    fleet = FleetMembership()
+    fleet.heard(advert(A, 1, interval_s=100), 0.0)
+    fleet.heard(advert(B, 1, interval_s=120), 0.0)
+    fleet.heard(advert(C, 1), 150.0)
+    assert fleet.due_s() == 172.0
+    assert fleet.tick(171.9) == []
+    assert fleet.tick(172.0) == [Suspected(C)]
+    assert fleet.tick(219.9) == [Left(C, LeftReason.EXPIRED)]
+    assert fleet.due_s() == pytest.approx(220.0)
+    assert fleet.tick(220.1) == [Suspected(A)]
+    assert fleet.tick(263.9) == []
+    assert fleet.tick(264.1) == [Suspected(B)]
+    assert fleet.tick(349.9) == []
+    assert fleet.tick(350.0) == [Left(A, LeftReason.EXPIRED)]
+    assert fleet.tick(420.0) == [Left(B, LeftReason.EXPIRED)]
+
+
+def test_a_tick_looks_at_the_members_only_when_one_may_be_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, looked = FleetMembership(), 0
+    due_of = FleetMembership._due_of
+
+    def counting(self: FleetMembership, member: Any) -> float:
+        nonlocal looked
+        looked += 1
+        return due_of(self, member)
+
+    fleet.heard(advert(A, 1, interval_s=100), 0.0)
+    fleet.heard(advert(A, 2, interval_s=100), 100.0)
+    fleet.tick(221.0)
+    monkeypatch.setattr(FleetMembership, "_due_of", counting)
+    for now_s in range(222, 320):
+        assert fleet.tick(now_s) == []
+    assert looked == 0
+    assert fleet.tick(320.1) == [Suspected(A)]
+
+
+def test_a_new_interval_counts_from_the_advert_that_tells_it_and_is_no_change() -> None:
+    fleet = FleetMembership()
+    fleet.heard(advert(A, 1, interval_s=100), 0.0)
+    fleet.heard(advert(B, 1, interval_s=10), 0.0)
+    assert fleet.heard(advert(B, 2, interval_s=100), 10.0) == []
+    assert fleet.heard(advert(A, 2, interval_s=10), 100.0) == []
+    assert fleet.tick(121.9) == []
+    assert fleet.tick(122.0) == [Suspected(A)]
+    assert fleet.tick(229.9) == [Left(A, LeftReason.EXPIRED)]
+    assert fleet.tick(230.1) == [Suspected(B)]
+
+
+def test_a_shorter_interval_does_not_hurry_those_that_have_not_told_it() -> None:
+    fleet = FleetMembership()
+    for counter, peer in enumerate((A, B, C), 1):
+        fleet.heard(advert(peer, counter, interval_s=120), 0.0)
+    fleet.heard(advert(D, 1, interval_s=10), 1.0)
+    for now_s in (11.0, 21.0, 31.0, 41.0):
+        fleet.heard(advert(D, round(now_s), interval_s=10), now_s)
+        assert fleet.tick(now_s) == []
+    assert fleet.heard(advert(A, 9, interval_s=10), 120.0) == []
+    assert fleet.tick(131.9) == [Left(D, LeftReason.EXPIRED)]
+    assert fleet.tick(142.0) == [Suspected(A)]
+    assert fleet.tick(263.9) == [Left(A, LeftReason.EXPIRED)]
+    assert fleet.tick(264.1) == [Suspected(B), Suspected(C)]
 
 
 def test_a_departed_peer_stays_away_until_it_speaks_anew() -> None:
@@ -191,8 +261,11 @@ def test_a_clock_that_goes_backwards_stands_still() -> None:
 @pytest.mark.parametrize(
     ("limits", "named"),
     [
-        ({"suspect_after_s": 35.0}, "suspect_after_s is 35; it must be over 0 and under ttl_s, 35"),
-        ({"suspect_after_s": 0.0}, "suspect_after_s is 0"),
+        (
+            {"suspect_after": 3.5},
+            "suspect_after is 3.5 intervals; it must be over 0 and under expire_after, 3.5",
+        ),
+        ({"suspect_after": 0.0}, "suspect_after is 0 intervals"),
         ({"tombstone_s": 1199.0}, "tombstone_s is 1199; under 1200 an old advert"),
         ({"max_peers": 0}, "max_peers is 0; it must be at least 1"),
     ],
@@ -261,6 +334,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.fleet = FleetMembership(max_peers=3)
         self.now_s = 0.0
         self.heard_s: dict[PeerId, float] = {}
+        self.interval_s: dict[PeerId, int] = {}
         self.best: dict[PeerId, Sequence] = {}
         self.inside: set[PeerId] = set()
         self.calls = 0
@@ -287,9 +361,14 @@ class FleetMachine(RuleBasedStateMachine):
                 case Suspected(peer) | Recovered(peer):
                     assert peer in self.inside
 
-    @rule(peer=peers, counter=counters, region=st.sampled_from(["eu", "us"]))
-    def advert_arrives(self, peer: PeerId, counter: int, region: str) -> None:
-        said = advert(peer, counter, region=region)
+    @rule(
+        peer=peers,
+        counter=counters,
+        region=st.sampled_from(["eu", "us"]),
+        interval_s=st.sampled_from([10, 100, 120]),
+    )
+    def advert_arrives(self, peer: PeerId, counter: int, region: str, interval_s: int) -> None:
+        said = advert(peer, counter, region=region, interval_s=interval_s)
         is_old = self.is_old(peer, said.sequence)
         was_inside = peer in self.inside
         changes = self.fleet.heard(said, self.now_s)
@@ -301,6 +380,7 @@ class FleetMachine(RuleBasedStateMachine):
             assert not is_old
             self.best[peer] = said.sequence
             self.heard_s[peer] = self.now_s
+            self.interval_s[peer] = interval_s
         elif was_inside:
             assert is_old
 
@@ -320,13 +400,17 @@ class FleetMachine(RuleBasedStateMachine):
         self.follow(self.fleet.expel(peer, self.now_s))
         assert peer not in self.inside
 
-    @rule(step_s=st.sampled_from([0.0, 1.0, 10.0, 22.0, 35.0]))
+    @rule(step_s=st.sampled_from([0.0, 1.0, 10.0, 22.0, 35.0, 220.0, 350.0]))
     def time_passes(self, step_s: float) -> None:
         self.now_s += step_s
         self.follow(self.fleet.tick(self.now_s))
-        assert all(self.heard_s[peer] + 35.0 > self.now_s for peer in self.inside)
+        assert all(
+            self.heard_s[peer] + 3.5 * self.interval_s[peer] > self.now_s for peer in self.inside
+        )
         assert {peer for peer in self.inside if self.fleet.is_suspected(peer)} == {
-            peer for peer in self.inside if self.heard_s[peer] + 22.0 <= self.now_s
+            peer
+            for peer in self.inside
+            if self.heard_s[peer] + 2.2 * self.interval_s[peer] <= self.now_s
         }
 
     @precondition(lambda self: self.fleet.due_s() is not None)

@@ -18,14 +18,17 @@ from capamesh.protocol.adverts import (
     KIND_ADVERT,
     Device,
     NodeAdvert,
+    Sequence,
     SequenceSource,
     advert_to_body,
+    open_envelope,
+    router_from_body,
     seal,
 )
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
 from capamesh.router.balancing.eligibility import Constraints
@@ -85,7 +88,14 @@ def make_router(folder: Path, **settings: Any) -> tuple[Router, Log]:
 def heard(router: Router, token: JoinToken, port: int) -> str:
     """Let the router hear the advert of a new node that `token` admitted; return the node's peer id."""
     member = Membership.join(Identity.generate(), token, NOW)
-    peer, sequence = member.identity.peer_id, SequenceSource(time.time_ns()).next()
+    return says(router, member, port, SequenceSource(time.time_ns()).next())
+
+
+def says(
+    router: Router, member: Membership, port: int, sequence: Sequence, interval_s: int = 10
+) -> PeerId:
+    """Let the router hear the advert of a node; return its peer id."""
+    peer = member.identity.peer_id
     advert = NodeAdvert(
         peer=peer,
         sequence=sequence,
@@ -95,6 +105,7 @@ def heard(router: Router, token: JoinToken, port: int) -> str:
         price_per_million=0.0,
         agent_version="0.1",
         is_draining=False,
+        interval_s=interval_s,
     )
     now_ms = time.time_ns() // 10**6
     envelope = seal(KIND_ADVERT, advert_to_body(advert), member, sequence, now_ms)
@@ -244,3 +255,52 @@ async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more(
     assert candidate.health.state(time.monotonic()) is not CircuitState.INHIBITED
     router._prober.close()
     assert not link.probing
+
+
+def test_a_router_tells_how_many_nodes_are_in_its_own_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, _ = make_router(tmp_path)
+    told: list[int] = []
+
+    def publish(topic: str, raw: bytes) -> bool:
+        assert topic.endswith("/demand")
+        envelope = open_envelope(raw, router._trust, time.time_ns() // 10**6)
+        peer = envelope.sender.peer_id
+        told.append(router_from_body(envelope.body, peer, envelope.sequence).nodes)
+        return True
+
+    monkeypatch.setattr(router._mesh, "publish", publish)
+    router._listening(7100)
+    router._publish()
+    for port in (7001, 7002, 7003):
+        heard(router, invite(Role.NODE), port)
+    router._publish()
+    assert told == [0, 3]
+
+
+def test_a_node_is_missed_by_the_interval_that_it_told(tmp_path: Path) -> None:
+    router, log = make_router(tmp_path)
+    router._clock.resume(time.monotonic())
+    often, seldom = (Membership.join(Identity.generate(), invite(Role.NODE), NOW) for _ in "ab")
+    says(router, often, 7001, Sequence(1, 1), interval_s=10)
+    says(router, seldom, 7002, Sequence(1, 1), interval_s=100)
+    now_s = router._clock.now_s(time.monotonic())
+    router._apply(router._membership_core.tick(now_s + 340))
+    assert log.of("node_left") == [{"peer": often.identity.peer_id, "reason": "expired"}]
+    router._apply(router._membership_core.tick(now_s + 351))
+    assert log.of("node_left")[1] == {"peer": seldom.identity.peer_id, "reason": "expired"}
+
+
+def test_an_advert_that_says_the_same_again_is_read_once_and_keeps_its_node(tmp_path: Path) -> None:
+    router, log = make_router(tmp_path)
+    node = Membership.join(Identity.generate(), invite(Role.NODE), NOW)
+    peer = says(router, node, 7001, Sequence(1, 1))
+    first = router._membership_core.members()[peer]
+    says(router, node, 7001, Sequence(1, 2))
+    second = router._membership_core.members()[peer]
+    assert second.sequence == Sequence(1, 2)
+    assert second.devices is first.devices
+    assert [event for event, _ in log.events] == ["node_joined"]
+    router._apply(router._membership_core.expel(peer, 0.0))
+    assert len(router._reader) == 0

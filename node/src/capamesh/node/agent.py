@@ -8,14 +8,16 @@ import os
 import random
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
+from capamesh.node.advert_schedule import AdvertSchedule
 from capamesh.node.announcement import Announcement, NodeFacts
 from capamesh.node.capacity import read_devices
 from capamesh.node.device_worker import CACHE_FOLDER, DeviceWorker, start_settings
 from capamesh.node.nvml import GpuReader
+from capamesh.node.routers_to_dial import RoutersToDial
 from capamesh.node.status import models_status, worker_status
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
@@ -44,22 +46,14 @@ from capamesh.protocol.outward import (
 from capamesh.protocol.private_files import make_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.settings import NodeSettings
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
 
-ADVERT_EVERY_S = 10.0
-"""The design's interval; three missed ones end a membership."""
-JITTER = 0.1
-"""Part of the interval by which it varies, so that a fleet does not advertise in step (guess)."""
-SETTLE_S = 0.05
-"""Changes this close together make one advert (guess: models that load one after the other)."""
-ROUTER_FORGOTTEN_S = 600.0
-"""A router not heard of for so long is dialled no more (guess: its mesh may be down while its links work)."""
+CHECK_ROUTERS_EVERY_S = 10.0
+"""How soon it is told that no router is reached (guess: as often as a router advertises)."""
 FAREWELL_S = 0.5
 """Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
 
@@ -131,9 +125,9 @@ class NodeAgent:
             )
             for number, device in enumerate(devices)
         ]
-        self._routers: dict[PeerId, tuple[str, ...]] = {}
-        self._routers_heard_s: dict[PeerId, float] = {}
-        self._is_news = asyncio.Event()
+        self._routers = RoutersToDial()
+        self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
+        self._is_rescheduled = asyncio.Event()
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
@@ -152,9 +146,11 @@ class NodeAgent:
                 mesh = tasks.create_task(self._mesh.run())
                 workers = [tasks.create_task(worker.run()) for worker in self._workers]
                 announcing = tasks.create_task(self._announce())
+                checking = tasks.create_task(self._check_routers())
                 await stop.wait()
                 await self._drain()
                 announcing.cancel()
+                checking.cancel()
                 self._say_goodbye()
                 await asyncio.sleep(FAREWELL_S)
                 for task in (mesh, *workers):
@@ -205,7 +201,7 @@ class NodeAgent:
         if self._trust.revocations.version:
             worker.send({"type": "revocations", "data": self._trust.revocations.encode()})
         if self._routers:
-            worker.send(self._routers_message())
+            worker.send(self._routers.message())
         if self._announcement.is_draining:
             worker.drain()
 
@@ -227,38 +223,25 @@ class NodeAgent:
     def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
         if topic == self._adverts:
             self._log.info("routers_listening", count=len(peers))
-            self._changed()
+            self._write_status()
+            self._schedule.reached(_now_s())
+            self._is_rescheduled.set()
 
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender
         try:
             envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
-            if envelope.kind != KIND_ROUTER or not self._settings.is_dialing:
+            if envelope.kind != KIND_ROUTER:
                 return
-            peer = envelope.sender.peer_id
-            router = router_from_body(envelope.body, peer, envelope.sequence)
+            router = router_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
         except AdvertRejected as error:
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return
-        now_s = time.monotonic()
-        self._routers_heard_s[peer] = now_s
-        gone = {
-            other
-            for other, heard_s in self._routers_heard_s.items()
-            if now_s - heard_s > ROUTER_FORGOTTEN_S
-        }
-        if gone or self._routers.get(peer) != router.link_addresses:
-            for other in gone:
-                del self._routers[other], self._routers_heard_s[other]
-            self._routers[peer] = router.link_addresses
+        self._schedule.router_heard(router, _now_s())
+        self._is_rescheduled.set()
+        if self._settings.is_dialing and self._routers.heard(router, _now_s()):
             for worker in self._workers:
-                worker.send(self._routers_message())
-
-    def _routers_message(self) -> Mapping[str, object]:
-        return {
-            "type": "routers",
-            "routers": {peer: list(addresses) for peer, addresses in self._routers.items()},
-        }
+                worker.send(self._routers.message())
 
     def _revoked(self, encoded: bytes) -> None:
         revocations = RevocationList.decode(encoded, self._membership.ca_der)
@@ -275,31 +258,32 @@ class NodeAgent:
             self._state = "ready"
             self._log.info("node_ready")
         self._write_status()
-        self._is_news.set()
+        self._schedule.changed(_now_s())
+        self._is_rescheduled.set()
 
     async def _announce(self) -> None:
         while True:
-            self._publish(KIND_ADVERT)
-            interval_s = ADVERT_EVERY_S * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
-            try:
-                async with asyncio.timeout(interval_s):
-                    await self._is_news.wait()
-            except TimeoutError:
-                self._check_routers()
+            wait_s = self._schedule.due_s - _now_s()
+            if wait_s <= 0:
+                self._publish(KIND_ADVERT)
                 continue
-            await asyncio.sleep(SETTLE_S)
-            self._is_news.clear()
+            self._is_rescheduled.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._is_rescheduled.wait()
 
-    def _check_routers(self) -> None:
+    async def _check_routers(self) -> None:
         """Say it when nobody can use this node: no router is reached, or none takes it."""
-        self._write_status()
-        if self._router_count == 0:
-            self._log.warning(
-                "no_router_reached",
-                mesh_warnings=self._mesh.warnings,
-                what_to_do="see the mesh warnings above; ask the network's owner for a token with a router's"
-                " address, or give --bootstrap",
-            )
+        while True:
+            await asyncio.sleep(CHECK_ROUTERS_EVERY_S)
+            self._write_status()
+            if self._router_count == 0:
+                self._log.warning(
+                    "no_router_reached",
+                    mesh_warnings=self._mesh.warnings,
+                    what_to_do="see the mesh warnings above; ask the network's owner for a token with a"
+                    " router's address, or give --bootstrap",
+                )
 
     @property
     def _router_count(self) -> int:
@@ -317,10 +301,13 @@ class NodeAgent:
 
     def _sealed(self, kind: str) -> bytes:
         """Return the envelope to publish; give models up until it is small enough."""
+        interval_s = self._schedule.publishing(_now_s()) if kind == KIND_ADVERT else 0
         while True:
             sequence = self._sequences.next()
             body = (
-                advert_to_body(self._announcement.advert(sequence)) if kind == KIND_ADVERT else {}
+                advert_to_body(self._announcement.advert(sequence, interval_s))
+                if kind == KIND_ADVERT
+                else {}
             )
             try:
                 return seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
@@ -335,7 +322,9 @@ class NodeAgent:
         self._log.info("node_draining", patience_s=self._settings.drain_s)
         self._write_status()
         self._announcement.is_draining = True
+        self._schedule.changed(_now_s())
         self._publish(KIND_ADVERT)
+        self._is_rescheduled.set()
         for worker in self._workers:
             if not worker.drain():
                 self._drained.add(worker.number)
@@ -380,6 +369,11 @@ class NodeAgent:
                 ],
             }
         )
+
+
+def _now_s() -> float:
+    """Return the time on the running loop's clock, by which adverts are scheduled."""
+    return asyncio.get_running_loop().time()
 
 
 def _check_advertised(host: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, Sequence
+from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 _RANK = {
@@ -53,8 +54,8 @@ class Announcement:
         """Forget what a worker offered, for it is down; return whether it is news."""
         return self._offers.pop(worker, None) is not None
 
-    def advert(self, sequence: Sequence) -> NodeAdvert:
-        """Return the advert to publish under `sequence`."""
+    def advert(self, sequence: Sequence, interval_s: int = MIN_INTERVAL_S) -> NodeAdvert:
+        """Return the advert to publish under `sequence`, the next of which comes after `interval_s`."""
         facts = self._facts
         return NodeAdvert(
             peer=facts.peer,
@@ -65,6 +66,7 @@ class Announcement:
             price_per_million=facts.price_per_million,
             agent_version=facts.agent_version,
             is_draining=self.is_draining,
+            interval_s=interval_s,
         )
 
     def models_of(self, worker: int) -> list[ModelOffer]:

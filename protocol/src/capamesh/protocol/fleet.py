@@ -1,17 +1,19 @@
 """Who is in the fleet, from the adverts heard: joins, suspicion, expiry and quarantine. Pure.
 
 Time is a monotonic clock in seconds that the caller reads; an advert ages from its arrival, by the
-receiver's own clock. A peer's newest sequence wins, so the order in which adverts arrive does not
+receiver's own clock, and a peer is silent for too long by the interval that its own last advert told: how often
+others advertise, or would have it advertise, is no matter. A peer's newest sequence wins, so the order in which adverts arrive does not
 matter. A peer that left is a tombstone with its last sequence: an old advert of it, still on its way
 or replayed, cannot bring it back, only a newer one of its own can.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.adverts import is_acceptable
 from capamesh.protocol.errors import ConfigError
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 REPLAY_WINDOW_S = 1200.0
 """How long a receiver may accept one envelope: its `at` may be 10 minutes ahead, then 10 minutes behind."""
+
+SUSPECT_AFTER: Final = 2.2
+"""In intervals that a member told: two and their jitter, so that one lost advert is no suspicion."""
+EXPIRE_AFTER: Final = 3.5
+"""In intervals that a member told: three, their jitter and gossip's delay. At 1 % loss that is enough; a network
+that loses a tenth has seven false expiries a node and day (measured: benchmarks/scale.py)."""
 
 
 class LeftReason(StrEnum):
@@ -51,7 +59,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Suspected:
-    """A member was silent for `suspect_after_s`; it stays a member until `ttl_s`."""
+    """A member was silent for `suspect_after` of its intervals; it stays a member until `expire_after`."""
 
     peer: PeerId
 
@@ -92,10 +100,11 @@ class FleetCounts:
     """Tombstones forgotten before their time because there were too many."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Member:
     advert: NodeAdvert
     heard_s: float
+    is_suspected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +117,23 @@ class _Tombstone:
 class FleetMembership:
     """Keeps the members of the fleet and says what changed. One owner; others get its changes.
 
-    Hearing costs O(1) whatever the fleet's size, and a tick costs what is due. At most `max_peers`
-    members and as many tombstones are kept: when full, unknown peers are refused and the oldest
-    tombstones are forgotten. A clock that goes backwards is taken to stand still.
+    Hearing costs O(1) whatever the fleet's size; a tick costs nothing until somebody may be due, and looks at
+    all members then: once in 1.2 intervals or more while nobody is. At most `max_peers` members and as
+    many tombstones are kept: when full, unknown peers are refused and the oldest tombstones are forgotten. A clock that goes backwards is taken to stand still.
     """
 
     def __init__(
         self,
-        ttl_s: float = 35.0,  # three intervals of 10 s and their jitter
-        suspect_after_s: float = 22.0,  # two intervals of 10 s and their jitter
+        expire_after: float = EXPIRE_AFTER,
+        suspect_after: float = SUSPECT_AFTER,
         tombstone_s: float = REPLAY_WINDOW_S,
         max_peers: int = 20_000,  # a guess: about 100 MB of adverts with 20 models each
     ) -> None:
-        """Raise `ConfigError` for limits that cannot work together."""
-        if not 0 < suspect_after_s < ttl_s:
+        """Raise `ConfigError` for limits that cannot work together; the first two are in intervals."""
+        if not 0 < suspect_after < expire_after:
             raise ConfigError(
-                f"suspect_after_s is {suspect_after_s:g}; it must be over 0 and under ttl_s, {ttl_s:g}"
+                f"suspect_after is {suspect_after:g} intervals; it must be over 0 and under expire_after, "
+                f"{expire_after:g}"
             )
         if tombstone_s < REPLAY_WINDOW_S:
             raise ConfigError(
@@ -133,37 +143,40 @@ class FleetMembership:
         if max_peers < 1:
             raise ConfigError(f"max_peers is {max_peers}; it must be at least 1")
         self.counts = FleetCounts()
-        self._ttl_s = ttl_s
-        self._suspect_after_s = suspect_after_s
+        self._expire_after = expire_after
+        self._suspect_after = suspect_after
         self._tombstone_s = tombstone_s
         self._max_peers = max_peers
-        self._now_s = float("-inf")
-        # Each in the order of its times, oldest first: what is due stands in front.
-        self._fresh: OrderedDict[PeerId, _Member] = OrderedDict()
-        self._suspects: OrderedDict[PeerId, _Member] = OrderedDict()
+        self._now_s = -math.inf
+        self._members: dict[PeerId, _Member] = {}
+        """Longest unheard first."""
+        self._idle_until_s = math.inf
+        """Nothing is due of a member before this; it may be that nothing is then."""
+        self._suspects = 0
         self._tombstones: OrderedDict[PeerId, _Tombstone] = OrderedDict()
+        """The oldest first."""
 
     def heard(self, advert: NodeAdvert, now_s: float) -> list[Change]:
         """Take in a verified advert; return what it changed, nothing when it is not news."""
         now_s = self._advance(now_s)
         peer = advert.peer
-        member = self._fresh.get(peer) or self._suspects.get(peer)
         if not self._is_news(peer, advert.sequence):
             return []
-        if member is None and len(self) >= self._max_peers:
+        before = self._members.get(peer)
+        if before is None and len(self) >= self._max_peers:
             self.counts.refused += 1
             return []
         self.counts.adverts += 1
         self._tombstones.pop(peer, None)
-        self._fresh.pop(peer, None)
-        was_suspected = self._suspects.pop(peer, None) is not None
-        self._fresh[peer] = _Member(advert, now_s)
-        if member is None:
+        self._drop(peer)
+        member = self._members[peer] = _Member(advert, now_s)
+        self._idle_until_s = min(self._idle_until_s, self._due_of(member))
+        if before is None:
             self.counts.joined += 1
             return [Joined(advert)]
-        changes: list[Change] = [Recovered(peer)] if was_suspected else []
-        if not advert.says_the_same_as(member.advert):
-            changes.append(Changed(advert, member.advert))
+        changes: list[Change] = [Recovered(peer)] if before.is_suspected else []
+        if not advert.says_the_same_as(before.advert):
+            changes.append(Changed(advert, before.advert))
         return changes
 
     def heard_goodbye(self, peer: PeerId, sequence: Sequence, now_s: float) -> list[Change]:
@@ -182,22 +195,19 @@ class FleetMembership:
     def tick(self, now_s: float) -> list[Change]:
         """Return who is newly suspected or has expired by `now_s`, longest silent first.
 
-        A member whose whole `ttl_s` passed between two ticks just leaves.
+        A member that was to be suspected and to expire between two ticks just leaves.
         """
         now_s = self._advance(now_s)
         changes: list[Change] = []
-        for members in (self._suspects, self._fresh):
-            while members:
-                peer, member = next(iter(members.items()))
-                if member.heard_s + self._ttl_s > now_s:
-                    break
-                changes += self._remove(peer, LeftReason.EXPIRED, member.advert.sequence, now_s)
-        while self._fresh:
-            peer, member = next(iter(self._fresh.items()))
-            if member.heard_s + self._suspect_after_s > now_s:
-                break
-            self._suspects[peer] = self._fresh.pop(peer)
-            changes.append(Suspected(peer))
+        if now_s >= self._idle_until_s:
+            for peer, member in list(self._members.items()):
+                if member.heard_s + self._expire_after * member.advert.interval_s <= now_s:
+                    changes += self._remove(peer, LeftReason.EXPIRED, member.advert.sequence, now_s)
+                elif not member.is_suspected and self._due_of(member) <= now_s:
+                    member.is_suspected = True
+                    self._suspects += 1
+                    changes.append(Suspected(peer))
+            self._idle_until_s = min(map(self._due_of, self._members.values()), default=math.inf)
         while self._tombstones:
             peer, tombstone = next(iter(self._tombstones.items()))
             if tombstone.died_s + self._tombstone_s > now_s:
@@ -207,30 +217,23 @@ class FleetMembership:
 
     def due_s(self) -> float | None:
         """Return when the next tick has something to do, on the caller's clock; None: nothing waits."""
-        times_s: list[float] = []
-        if self._fresh:
-            times_s.append(next(iter(self._fresh.values())).heard_s + self._suspect_after_s)
-        if self._suspects:
-            times_s.append(next(iter(self._suspects.values())).heard_s + self._ttl_s)
+        times_s = [self._due_of(member) for member in self._members.values()]
         if self._tombstones:
             times_s.append(next(iter(self._tombstones.values())).died_s + self._tombstone_s)
         return min(times_s, default=None)
 
     def members(self) -> Mapping[PeerId, NodeAdvert]:
         """Return a snapshot of the members' newest adverts, the suspected among them."""
-        return {
-            peer: member.advert
-            for members in (self._suspects, self._fresh)
-            for peer, member in members.items()
-        }
+        return {peer: member.advert for peer, member in self._members.items()}
 
     def is_suspected(self, peer: PeerId) -> bool:
-        """Whether `peer` is a member that has been silent for `suspect_after_s`."""
-        return peer in self._suspects
+        """Whether `peer` is a member that has been silent for `suspect_after` of its intervals."""
+        member = self._members.get(peer)
+        return member is not None and member.is_suspected
 
     def known_sequence(self, peer: PeerId) -> Sequence | None:
         """Return the newest sequence known of a member or a departed peer; None if unknown or expelled."""
-        if (member := self._fresh.get(peer) or self._suspects.get(peer)) is not None:
+        if (member := self._members.get(peer)) is not None:
             return member.advert.sequence
         tombstone = self._tombstones.get(peer)
         return None if tombstone is None else tombstone.sequence
@@ -238,12 +241,11 @@ class FleetMembership:
     def summary(self) -> str:
         """Return the state in a line: "3 members, 1 suspected, 2 tombstones"."""
         return (
-            f"{len(self)} members, {len(self._suspects)} suspected, "
-            f"{len(self._tombstones)} tombstones"
+            f"{len(self)} members, {self._suspects} suspected, {len(self._tombstones)} tombstones"
         )
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._suspects)
+        return len(self._members)
 
     def __repr__(self) -> str:
         return f"FleetMembership({self.summary()})"
@@ -272,8 +274,18 @@ class FleetMembership:
         if len(self._tombstones) > self._max_peers:
             self._tombstones.popitem(last=False)
             self.counts.tombstones_dropped += 1
-        member = self._fresh.pop(peer, None) or self._suspects.pop(peer, None)
-        if member is None:
+        if not self._drop(peer):
             return []
         self.counts.left += 1
         return [Left(peer, reason)]
+
+    def _drop(self, peer: PeerId) -> bool:
+        """Whether `peer` was a member, which it is no more."""
+        member = self._members.pop(peer, None)
+        self._suspects -= member is not None and member.is_suspected
+        return member is not None
+
+    def _due_of(self, member: _Member) -> float:
+        """Return when a member that is not heard again is suspected, or leaves if it is already."""
+        after = self._expire_after if member.is_suspected else self._suspect_after
+        return member.heard_s + after * member.advert.interval_s

@@ -17,9 +17,9 @@ from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
     KIND_ROUTER,
+    AdvertReader,
     RouterAdvert,
     SequenceSource,
-    advert_from_body,
     open_envelope,
     router_to_body,
     seal,
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from capamesh.router.settings import RouterSettings
 
 ADVERT_EVERY_S = 10.0
-"""As nodes do."""
+"""However large the fleet: routers are few, and nodes must hear of a new one soon. Nodes judge by it who is new."""
 SHUTDOWN_S = 1.0
 """For connections that are left after the requests under way are answered."""
 REPROBE_EVERY_S = 0.05
@@ -126,6 +126,7 @@ class Router:
         )
         self._clock = MeshClock(time.monotonic())
         self._membership_core = FleetMembership()
+        self._reader = AdvertReader()
         self._telemetry = Telemetry()
         self._pool = LinkPool(
             LinkEndpoint(
@@ -351,7 +352,7 @@ class Router:
             envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
             peer, sequence = envelope.sender.peer_id, envelope.sequence
             if envelope.kind == KIND_ADVERT:
-                advert = advert_from_body(envelope.body, peer, sequence)
+                advert = self._reader.read(envelope.body, peer, sequence)
                 self._invites[peer] = envelope.sender.invite_serial
                 self._apply(self._membership_core.heard(advert, now_s))
             elif envelope.kind == KIND_GOODBYE:
@@ -372,6 +373,7 @@ class Router:
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
                     self._invites.pop(peer, None)
+                    self._reader.forget(peer)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
                     self._holds.apply(self._fleet, advert.peer, time.monotonic())
@@ -421,6 +423,7 @@ class Router:
             link_addresses=(self._link_address,),
             region=self._settings.region,
             agent_version=package_version("capamesh"),
+            nodes=len(self._membership_core),
         )
         body = router_to_body(advert)
         self._mesh.publish(

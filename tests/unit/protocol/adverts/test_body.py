@@ -69,6 +69,7 @@ ADVERT = NodeAdvert(
     price_per_million=0.25,
     agent_version="0.1.0",
     is_draining=False,
+    interval_s=60,
 )
 
 ROUTER = RouterAdvert(
@@ -77,6 +78,7 @@ ROUTER = RouterAdvert(
     link_addresses=("router.example.org:7100", "router.example.org:7101"),
     region="eu",
     agent_version="0.1.0",
+    nodes=600,
 )
 
 BODY: dict[str, Any] = advert_to_body(ADVERT)
@@ -142,6 +144,7 @@ adverts = st.builds(
     price_per_million=st.floats(0, 1e12),
     agent_version=texts(0, 64),
     is_draining=st.booleans(),
+    interval_s=st.integers(1, 600),
 )
 
 
@@ -195,6 +198,13 @@ def test_the_field_names_on_the_wire_are_these() -> None:
         "price_per_million": 0.25,
         "agent_version": "0.1.0",
         "draining": False,
+        "interval_s": 60,
+    }
+    assert router_to_body(ROUTER) == {
+        "link_addresses": ["router.example.org:7100", "router.example.org:7101"],
+        "region": "eu",
+        "agent_version": "0.1.0",
+        "nodes": 600,
     }
 
 
@@ -273,6 +283,9 @@ INPUT = ("models", 0, "inputs", 0)
         (("price_per_million",), "1", "price_per_million is '1'"),
         (("agent_version",), 1, "agent_version is 1"),
         (("draining",), 0, "draining is 0; it must be true or false"),
+        (("interval_s",), 0, "interval_s is 0; it must be an integer in 1..600"),
+        (("interval_s",), 601, "interval_s is 601"),
+        (("interval_s",), 60.0, "interval_s is 60.0"),
     ],
 )  # fmt: skip
 def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
@@ -285,7 +298,16 @@ def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
     assert len(caught.value.message) < 400
 
 
-WITH_DEFAULT = {
+@pytest.mark.parametrize("nodes", [-1, 2**63, 1e3, True, "9", None])
+def test_a_number_of_nodes_that_is_none_refuses_the_router_s_advert(nodes: object) -> None:
+    with pytest.raises(
+        AdvertRejected, match=r"^field: nodes is .*; it must be an integer in 0\.\."
+    ):
+        router_from_body({**router_to_body(ROUTER), "nodes": nodes}, PEER, SEQUENCE)
+
+
+WITH_DEFAULT: dict[tuple[str | int, ...], tuple[str, ...]] = {
+    (): ("interval_s",),
     DEVICE: ("runtime", "driver"),
     MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once"),
 }
@@ -293,7 +315,7 @@ WITH_DEFAULT = {
 
 @pytest.mark.parametrize(
     "path",
-    [(key,) for key in BODY]
+    [(key,) for key in BODY if key not in WITH_DEFAULT[()]]
     + [(*DEVICE, key) for key in BODY["devices"][0] if key not in WITH_DEFAULT[DEVICE]]
     + [(*MODEL, key) for key in BODY["models"][0] if key not in WITH_DEFAULT[MODEL]]
     + [(*INPUT, key) for key in BODY["models"][0]["inputs"][0]],
@@ -308,11 +330,14 @@ def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaul
 ):
     body = copy.deepcopy(BODY)
     for path, keys in WITH_DEFAULT.items():
-        place: Any = body[str(path[0])][0]
+        place: Any = body
+        for step in path:
+            place = place[step]
         for key in keys:
             del place[key]
     older = replace(
         ADVERT,
+        interval_s=10,
         devices=(replace(ADVERT.devices[0], runtime="", driver=""),),
         models=(
             replace(
@@ -329,6 +354,13 @@ def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaul
     )
     assert advert_from_body(body, PEER, SEQUENCE) == older
     assert advert_to_body(older) == body
+
+
+def test_an_older_router_s_advert_tells_of_no_nodes() -> None:
+    older = replace(ROUTER, nodes=0)
+    body = router_to_body(older)
+    assert sorted(body) == ["agent_version", "link_addresses", "region"]
+    assert router_from_body(body, PEER, SEQUENCE) == older
 
 
 @pytest.mark.parametrize("path", [(), DEVICE, MODEL, INPUT])
@@ -372,6 +404,8 @@ def test_a_publisher_learns_that_its_advert_would_be_refused() -> None:
         advert_to_body(replace(ADVERT, region="x" * 65))
     with pytest.raises(ConfigError, match=r"link_addresses is '7100'; it must be host:port"):
         router_to_body(replace(ROUTER, link_addresses=("7100",)))
+    with pytest.raises(ConfigError, match=r"interval_s is 0; it must be an integer in 1\.\.600"):
+        advert_to_body(replace(ADVERT, interval_s=0))
 
 
 def test_a_long_reason_with_line_ends_and_undecodable_bytes_is_cut_and_cleaned_rather_than_refused() -> (
@@ -405,6 +439,6 @@ def test_junk_in_any_field_is_read_or_rejected(path: tuple[str | int, ...], valu
     advert_to_body(advert)
 
 
-def test_adverts_that_differ_in_sequence_alone_say_the_same() -> None:
-    assert ADVERT.says_the_same_as(replace(ADVERT, sequence=Sequence(2_000, 1)))
+def test_adverts_that_differ_in_sequence_and_interval_alone_say_the_same() -> None:
+    assert ADVERT.says_the_same_as(replace(ADVERT, sequence=Sequence(2_000, 1), interval_s=10))
     assert not ADVERT.says_the_same_as(replace(ADVERT, is_draining=True))

@@ -26,6 +26,12 @@ from capamesh.protocol.adverts.envelope import (
     open_envelope,
     seal,
 )
+from capamesh.protocol.adverts.interval import (
+    LargestTold,
+    advert_interval_s,
+    newcomer_spread_s,
+)
+from capamesh.protocol.adverts.reader import AdvertReader
 from capamesh.protocol.adverts.reasons import RejectReason, is_forwarder_to_blame
 from capamesh.protocol.adverts.sequence import (
     Sequence,
@@ -41,8 +47,10 @@ __all__ = [
     "MAX_ENVELOPE_BYTES",
     "MAX_MODELS",
     "WIRE_VERSION",
+    "AdvertReader",
     "Device",
     "Envelope",
+    "LargestTold",
     "ModelOffer",
     "ModelState",
     "NodeAdvert",
@@ -51,10 +59,12 @@ __all__ = [
     "Sequence",
     "SequenceSource",
     "advert_from_body",
+    "advert_interval_s",
     "advert_to_body",
     "boot_ns_after",
     "is_acceptable",
     "is_forwarder_to_blame",
+    "newcomer_spread_s",
     "offer_problem",
     "open_envelope",
     "parse_address",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
+
 if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -92,10 +94,12 @@ class NodeAdvert:
     """For a million rows, in the unit that the network's operator defined; 0 is free."""
     agent_version: str
     is_draining: bool
+    interval_s: int = MIN_INTERVAL_S
+    """The next advert comes after so long, give or take a tenth, unless it is lost."""
 
     def says_the_same_as(self, other: NodeAdvert) -> bool:
-        """Whether the two differ in nothing but their sequence."""
-        return self == replace(other, sequence=self.sequence)
+        """Whether the two differ in nothing but their sequence and when the next one comes."""
+        return self == replace(other, sequence=self.sequence, interval_s=self.interval_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +112,5 @@ class RouterAdvert:
     """One "host:port" for each API process."""
     region: str
     agent_version: str
+    nodes: int = 0
+    """How many are in its own view, others' counts left out; 0: none, or not told."""

@@ -1,8 +1,8 @@
 """Turns adverts into envelope bodies and back, checking every field of a stranger's. Pure.
 
 The body of "advert" (text without control characters U+0000-1F and U+007F-9F; lengths in Unicode code points; every
-field is required unless a default is given, "" or 0, which a field that is left out has; unknown fields are skipped,
-so a field with a default can be added without a new wire version):
+field is required unless a default is given, which a field that is left out has; unknown fields are skipped, so a
+field with a default can be added without a new wire version):
 
     "devices"           array, up to 64, of maps:
       "index"             integer 0..65,535, unique
@@ -32,8 +32,11 @@ so a field with a default can be added without a new wire version):
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
     "draining"          boolean
+    "interval_s"        integer 1..600, default 10: the next advert comes after so many seconds, give or take a tenth;
+                        after 2.2 times as long a receiver suspects the node, after 3.5 times it forgets it
 
-The body of "router": "link_addresses" (array, up to 64, as "addresses"), "region", "agent_version".
+The body of "router": "link_addresses" (array, up to 64, as "addresses"), "region", "agent_version", and "nodes"
+(integer 0..2^63-1, default 0: how many are in the router's own view).
 The body of "goodbye" has no fields.
 
 A state or a datatype that this program does not know makes that model `FAILED` with the cause as its
@@ -55,6 +58,7 @@ from capamesh.protocol.adverts.advert import (
     RouterAdvert,
 )
 from capamesh.protocol.adverts.fields import Fields, without_control_characters
+from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -81,6 +85,9 @@ MAX_LABEL_CHARS: Final = 64
 DIGEST_CHARS: Final = 71  # "sha256:" and 32 bytes in hexadecimal digits
 MAX_DEVICE_INDEX: Final = 65_535
 MAX_PRICE: Final = 1e12  # times any row count stays finite
+MAX_TOLD_INTERVAL_S: Final = (
+    600  # five times what nodes choose, for later versions; a dead node stays 35 minutes
+)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _VERSION = re.compile(r"[0-9]{1,20}\Z")
@@ -101,6 +108,8 @@ def advert_to_body(advert: NodeAdvert) -> dict[str, object]:
         "agent_version": advert.agent_version,
         "draining": advert.is_draining,
     }
+    if advert.interval_s != MIN_INTERVAL_S:
+        body["interval_s"] = advert.interval_s
     try:
         advert_from_body(body, advert.peer, advert.sequence)
     except AdvertRejected as exc:
@@ -123,6 +132,9 @@ def advert_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         price_per_million=fields.number("price_per_million", 0.0, MAX_PRICE),
         agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
         is_draining=fields.flag("draining"),
+        interval_s=fields.integer("interval_s", 1, MAX_TOLD_INTERVAL_S)
+        if "interval_s" in fields
+        else MIN_INTERVAL_S,
     )
 
 
@@ -132,6 +144,7 @@ def router_to_body(advert: RouterAdvert) -> dict[str, object]:
         "link_addresses": list(advert.link_addresses),
         "region": advert.region,
         "agent_version": advert.agent_version,
+        **_told({"nodes": advert.nodes}),
     }
     try:
         router_from_body(body, advert.peer, advert.sequence)
@@ -149,6 +162,7 @@ def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         link_addresses=_read_addresses(fields, "link_addresses", MAX_LINK_ADDRESSES),
         region=fields.text("region", MAX_LABEL_CHARS),
         agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
+        nodes=_count_or_0(fields, "nodes"),
     )
 
 

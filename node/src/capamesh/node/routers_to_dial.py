@@ -1,0 +1,44 @@
+"""The routers that a node behind NAT dials, by what they told of themselves. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capamesh.protocol.adverts import RouterAdvert
+    from capamesh.protocol.ids import PeerId
+
+ROUTER_FORGOTTEN_S = 600.0
+"""A router not heard of for so long is dialled no more (guess: its mesh may be down while its links work)."""
+
+
+class RoutersToDial:
+    """Where the routers that were heard of lately take links."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[PeerId, tuple[str, ...]] = {}
+        self._heard_s: dict[PeerId, float] = {}
+
+    def heard(self, router: RouterAdvert, now_s: float) -> bool:
+        """Take over what a router told; return whether there is anything new to dial, or less."""
+        self._heard_s[router.peer] = now_s
+        gone = {
+            peer for peer, heard_s in self._heard_s.items() if now_s - heard_s > ROUTER_FORGOTTEN_S
+        }
+        for peer in gone:
+            del self._addresses[peer], self._heard_s[peer]
+        is_new = self._addresses.get(router.peer) != router.link_addresses
+        self._addresses[router.peer] = router.link_addresses
+        return is_new or bool(gone)
+
+    def message(self) -> Mapping[str, object]:
+        """Return what a worker is told."""
+        return {
+            "type": "routers",
+            "routers": {peer: list(addresses) for peer, addresses in self._addresses.items()},
+        }
+
+    def __len__(self) -> int:
+        return len(self._addresses)

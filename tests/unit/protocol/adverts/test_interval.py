@@ -1,0 +1,95 @@
+"""How often nodes advertise, and from whose word they know."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.adverts import LargestTold, advert_interval_s, newcomer_spread_s
+
+
+@pytest.mark.parametrize(
+    ("nodes", "interval_s"),
+    [
+        (0, 10),
+        (1, 10),
+        (100, 10),
+        (101, 11),
+        (600, 60),
+        (1_000, 100),
+        (1_191, 120),
+        (1_200, 120),
+        (10_000, 120),
+        (2**63 - 1, 120),
+    ],
+)
+def test_the_fleet_says_ten_adverts_a_second_between_10_and_120_s(
+    nodes: int, interval_s: int
+) -> None:
+    assert advert_interval_s(nodes) == interval_s
+
+
+@pytest.mark.parametrize(
+    ("nodes", "spread_s"),
+    [(0, 0), (5, 0.05), (100, 1), (1_000, 10), (10_000, 100), (12_000, 120), (2**63 - 1, 120)],
+)
+def test_a_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
+    nodes: int, spread_s: float
+) -> None:
+    assert newcomer_spread_s(nodes) == spread_s
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_up_to_1200_nodes_the_fleet_keeps_to_ten_adverts_a_second(nodes: int) -> None:
+    interval_s = advert_interval_s(nodes)
+    assert 10 <= interval_s <= 120
+    assert interval_s <= advert_interval_s(nodes + 1)
+    if nodes <= 1_200:
+        assert nodes / interval_s <= 10
+
+
+def test_the_largest_number_told_lately_counts_whatever_was_told_since() -> None:
+    told = LargestTold()
+    assert told.at(0.0) == 0
+    told.told(1_000, 0.0)
+    told.told(3, 1.0)
+    assert told.at(299.0) == 1_000
+    told.told(600, 299.0)
+    assert told.at(301.0) == 1_000
+    assert repr(told) == "LargestTold(1000 nodes)"
+
+
+def test_a_number_that_is_not_told_again_is_forgotten_within_ten_minutes() -> None:
+    told = LargestTold()
+    told.told(1_000, 1.0)
+    told.told(20, 290.0)
+    told.told(40, 310.0)  # the second half begins
+    assert told.at(600.0) == 1_000
+    assert told.at(601.0) == 40
+    assert told.at(900.0) == 40
+    assert told.at(901.0) == 0
+    told.told(7, 902.0)
+    assert told.at(902.0) == 7
+    assert told.at(5_000.0) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 400), st.integers(0, 2_000)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_a_number_counts_for_five_minutes_at_least_and_for_ten_at_most(
+    words: list[tuple[float, int]],
+) -> None:
+    told, now_s, said = LargestTold(), 0.0, list[tuple[float, int]]()
+    for wait_s, nodes in words:
+        now_s += wait_s
+        must = max((n for at_s, n in said if now_s - at_s < 300), default=0)
+        may = max((n for at_s, n in said if now_s - at_s <= 600.001), default=0)
+        assert must <= told.at(now_s) <= may
+        told.told(nodes, now_s)
+        said.append((now_s, nodes))
+        assert told.at(now_s) >= nodes
