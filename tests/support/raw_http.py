@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -146,6 +147,14 @@ class RawClient(asyncio.Protocol):
     async def answers(self, count: int) -> list[RawAnswer]:
         return [await self.answer() for _ in range(count)]
 
+    def so_far(self) -> list[RawAnswer]:
+        """Return the answers that have come."""
+        answers = []
+        while (found := _answer_in(self.received, b"POST", is_whole=self.has_ended)) is not None:
+            answers.append(found[0])
+            del self.received[: found[1]]
+        return answers
+
     async def rest(self) -> list[RawAnswer]:
         """Read answers until the server hangs up, which it must."""
         await self.ended()
@@ -218,7 +227,7 @@ def _answer_in(data: bytearray, method: bytes, *, is_whole: bool) -> tuple[RawAn
         return None
     first, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
     version, code, *_ = first.split(" ")
-    if version not in {"HTTP/1.1", "HTTP/1.0"} or not (len(code) == 3 and code.isdecimal()):
+    if not re.fullmatch(r"HTTP/\d\.\d", version) or not re.fullmatch(r"\d{3}", code):
         raise NotHttp(f"no status line: {first!r}")
     fields = []
     for line in lines:

@@ -350,8 +350,8 @@ async def test_a_wrong_length_of_the_json_is_a_400(
 async def test_raw_bytes_that_are_too_few_or_too_many_are_a_400(http: Http) -> None:
     link = http.node("A")
     for size in (0, 7, 9, 2**62):
-        described = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
-        described["parameters"] = {"binary_data_size": size}
+        packed = {"binary_data_size": size}
+        described = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": packed}
         head = json.dumps({"inputs": [described]}).encode()
         length = b"Inference-Header-Content-Length: %d" % len(head)
         data = request(INFER, head + bytes(8), length)

@@ -21,11 +21,7 @@ LEAVE: dict[str, Callable[[RawClient], None]] = {
 }
 LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))
 """8 MiB, more than two sockets hold of which one is small."""
-
-
-def raw_request() -> bytes:
-    body = json_body("large", parameters={"binary_data_output": True})
-    return request(INFER, body)
+WANT_LARGE = request(INFER, json_body("large", parameters={"binary_data_output": True}))
 
 
 @pytest.fixture
@@ -145,7 +141,7 @@ async def test_a_client_that_leaves_while_its_answer_is_written(
     link = http.node("A", answering(answer_of("1", LARGE)), echo)
     async with connected(http.client.port, receive_bytes=4096) as client:
         client.transport.pause_reading()
-        await client.send(raw_request() + behind)
+        await client.send(WANT_LARGE + behind)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
         await turns(50)
         for kind in KINDS:
@@ -158,7 +154,7 @@ async def test_a_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -
     link = http.node("A", answering(answer_of("1", LARGE)), echo)
     async with connected(http.client.port, receive_bytes=4096) as client:
         client.transport.pause_reading()
-        await client.send(raw_request() + infer("behind") + LAST)
+        await client.send(WANT_LARGE + infer("behind") + LAST)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
         await turns(50)
         check(await ask(http.client.port, infer("other")), "infer", "other")
@@ -174,7 +170,7 @@ async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(h
     link = http.node("A", answering(answer_of("1", LARGE)))
     async with connected(http.client.port, receive_bytes=4096) as client:
         client.transport.pause_reading()
-        await client.send(*[raw_request()] * 6)
+        await client.send(*[WANT_LARGE] * 6)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
         await turns(200)
         assert 1 <= len(link.asks) <= 3
