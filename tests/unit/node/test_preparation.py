@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -699,6 +700,29 @@ def test_one_number_of_rows_is_measured_as_often_as_its_time_allows(bench: Bench
     model = bench.timed(lambda _: 1e-6)
     bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False), instances=2), digest="2")
     assert model.ran == [1] * (2 + POINT_RUNS)
+
+
+def test_what_else_the_machine_does_decides_no_choice_of_rows(bench: Bench) -> None:
+    seen: Counter[int] = Counter()
+    model = bench.timed()
+
+    def seconds(rows: int) -> float:
+        """A row takes 80 ms alone and 75 ms among four; a busy second makes it 90 while 4 rows are first timed."""
+        seen[rows] += 1
+        each_s = 0.080 if rows < 4 else 0.075
+        return rows * (0.090 if rows == 4 and seen[rows] <= 3 else each_s)
+
+    model.seconds = seconds
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(max_rows=4)))
+    assert points(prepared) == [(1, 0.080), (2, 0.160), (4, 0.300)]
+    assert prepared.plan.batch_rows == 4
+
+
+def test_numbers_of_rows_that_are_far_from_the_best_are_measured_once(bench: Bench) -> None:
+    model = bench.timed(lambda rows: 0.1 if rows < 4 else 0.12 * rows / 4)
+    bench.prepare(model, Rules(batching=BatchingRules(max_rows=8)))
+    again = model.ran[model.ran.index(8) :]
+    assert {rows for rows in again if rows != 8} == {4}
 
 
 def test_a_slow_model_is_measured_within_the_budget(bench: Bench) -> None:

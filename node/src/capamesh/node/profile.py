@@ -43,8 +43,8 @@ class ServiceProfile:
     @property
     def best_rows(self) -> int:
         """The fewest rows whose rows per second are within 1 % of the most that was measured."""
-        enough = max(map(_rate, self.points)) * (1 - _NEAR_BEST)
-        return next(point.rows for point in self.points if _rate(point) >= enough)
+        enough = max(map(rate, self.points)) * (1 - _NEAR_BEST)
+        return next(point.rows for point in self.points if rate(point) >= enough)
 
     @property
     def row_s(self) -> float:
@@ -103,13 +103,14 @@ def next_rows(
     if last.rows >= max_rows:
         return None
     earlier, latest = points[:-_FLAT_DOUBLINGS], points[-_FLAT_DOUBLINGS:]
-    if earlier and max(map(_rate, latest)) < max(map(_rate, earlier)) * (1 + _GAIN):
+    if earlier and max(map(rate, latest)) < max(map(rate, earlier)) * (1 + _GAIN):
         return None
     rows = min(2 * last.rows, max_rows)
     return rows if last.seconds * rows / last.rows <= left_s else None
 
 
-def _rate(point: ProfilePoint) -> float:
+def rate(point: ProfilePoint) -> float:
+    """Return rows a second."""
     return point.rows / point.seconds
 
 
