@@ -3,6 +3,8 @@
 BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
+# Where it is set, every process of a test run compiles all of the tests and the code anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit test-slow test-chaos check lint types imports models bench compose-test pins clean
 

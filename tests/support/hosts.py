@@ -81,6 +81,32 @@ def picks(
     return "".join(name(policy.pick(hosts, usable, shape, now_s)) for _ in range(times))
 
 
+def tell(
+    policy: Policy,
+    one: Host,
+    now_s: float = 0.0,
+    *,
+    rif: int = 0,
+    queued: int | None = None,
+    run_us: int = 10_000,
+    latency_us: int = 0,
+) -> None:
+    """Let a host tell that `rif` requests are there, all but one queued, and that each takes `run_us`."""
+    waiting = max(0, rif - 1) if queued is None else queued
+    queue_us = waiting * run_us + (run_us // 2 if rif else 0)
+    one.told(
+        LoadReport(rif, waiting, 100, queue_us, run_us, 0, latency_us or queue_us + run_us, rif),
+        now_s,
+    )
+    policy.told(one, now_s)
+
+
+def send(policy: Policy, one: Host, now_s: float) -> None:
+    """Send one request there."""
+    one.rif += 1
+    policy.sent(one, now_s)
+
+
 class Draws(random.Random):
     """Gives the numbers it was made with."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Final, cast
 
 import typer
@@ -19,6 +20,9 @@ INTERRUPTED: Final = 130
 _UsageError: Final = cast("type[Exception]", typer.BadParameter.__mro__[1])
 """Typer before 0.29 has click's class, later ones their own; both name it alike but export it nowhere."""
 
+_command_of: Final = cache(typer.main.get_command)
+"""Reading all signatures takes longer than most commands: a process that runs several does so once."""
+
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
@@ -27,7 +31,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
-    command = typer.main.get_command(application)
+    command = _command_of(application)
     try:
         status = command.main(list(arguments), prog_name="capamesh", standalone_mode=False)
     except CapameshError as error:

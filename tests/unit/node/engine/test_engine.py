@@ -616,3 +616,22 @@ def test_the_last_that_waits_is_run_however_late_it_seems() -> None:
     desk.finish(running)
     assert desk.take() == [last]
     assert [work for work, _ in desk.answers][1:] == [first]
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_who_is_late_and_withdraws_all_that_waits_leaves_nothing_to_run(others: int) -> None:
+    desk = Desk(batch_rows=1)
+    desk.submit()
+    running = desk.taken()
+    late = desk.submit(left_s=0.012)
+    waiting = [desk.submit(left_s=0.014) for _ in range(others)]
+
+    def withdraw(work: Work, result: Result) -> None:
+        desk.answered(work, result)
+        for other in waiting:
+            desk.engine.cancel(other, desk.now_s)
+
+    late.done = withdraw
+    desk.finish(running)
+    assert desk.engine.take(desk.now_s) is None
+    assert desk.engine.is_idle

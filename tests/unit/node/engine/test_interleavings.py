@@ -402,14 +402,14 @@ class SequenceMachine(Machine):
     @rule()
     def silence(self) -> None:
         """Let all sequences fall silent of which nothing waits or runs."""
-        self.now_s += IDLE_S
-        self.engine.expire(self.now_s)
-        busy = {
+        busy = {  # also those whose requests will be late: they fall silent only then
             case.work.sequence.id
             for case in self.cases
             if case.work is not None and case.work.sequence is not None
             if case.is_open or any(case.work in batch.works for batch in self.running)
         }
+        self.now_s += IDLE_S
+        self.engine.expire(self.now_s)
         self.seen = {key: seen for key, seen in self.seen.items() if key in busy}
 
 
@@ -417,3 +417,18 @@ TestRequests = Machine.TestCase
 TestRequests.settings = settings(stateful_step_count=40)
 TestSequences = SequenceMachine.TestCase
 TestSequences.settings = settings(stateful_step_count=40)
+
+
+def test_a_sequence_whose_waiting_request_was_too_late_falls_silent_only_then() -> None:
+    machine = SequenceMachine()
+    machine.start(instances=1, delay_us=0, streams=None)
+    machine.submit(1, 1, 0, None, False, False, sequence=0, marks=(True, False))
+    machine.take()
+    machine.finish(0, "ok", 0.0)
+    machine.submit(1, 1, 0, 0.25, False, False, sequence=0, marks=(True, False))
+    machine.silence()
+    machine.counts_are_true()
+    assert machine.seen == {0: [1]}
+    machine.silence()
+    machine.counts_are_true()
+    assert machine.seen == {}

@@ -185,6 +185,8 @@ class ModelEngine:
         if not room:
             return None
         self._drop_late(now_s, self._time_of_streams if is_stream else self.time)
+        if not self._queue:
+            return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
             return None
         works = self._queue.take(room)
@@ -346,7 +348,9 @@ class ModelEngine:
             if work.deadline_s is not None and work.deadline_s < least_s
         ]
         late.sort(key=_order)
-        for work in late[: len(self._queue) - 1]:
+        for work in late:
+            if len(self._queue) < 2:
+                return
             if work.state is WorkState.QUEUED:  # who is told of the others may have withdrawn it
                 self._refuse(
                     work,

@@ -5,7 +5,7 @@ sets off a few probes of hosts drawn at random; what they and the answers tell i
 choose among the pool. A fleet too small for the pool's arithmetic (up to `SMALL_FLEET` hosts) has no pool: the
 latest report of every host is looked at.
 
-The choice differs from the paper's. Its hot-cold rule (`HotCold` here) supposes that a report goes stale as
+The choice differs from the paper's. Its hot-cold rule (`HotCold`) supposes that a report goes stale as
 other clients send. Here a host's own requests are counted exactly (`Entry.rif`) and each answer brings a fresh
 report, so that the time until a request would be done there can be estimated: its run, plus the wait that was
 told, corrected by what was sent and answered since (`done_s`). So no entry is used up, and none removed but by
@@ -28,16 +28,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.balancing.probe_pool import (
-    PROBES_A_REQUEST,
-    UNBOUNDED,
-    Entry,
-    ProbePool,
-    pool_size,
-    removals_a_request,
-    reuse_budget,
-)
-from capamesh.router.policies.drawing import draw_one, draw_some
+from capamesh.router.balancing.probe_pool import PROBES_A_REQUEST, Entry, ProbePool, pool_size
+from capamesh.router.policies.drawing import draw_some
 
 if TYPE_CHECKING:
     import random
@@ -73,41 +65,45 @@ PROBE_TRIPS = 4.0
 """A probe is under way for at most so many round trips, or `MIN_PROBE_S`; then another may follow (guess)."""
 PROBE_TRIES = 3
 """Hosts drawn for each probe that is wanted (guess); while most are fresh there is nothing to ask."""
-HOT = 1e9
-"""Ranks every hot host behind every cold one: no latency is so many seconds."""
 LOOKED_AT = 64
 """Hosts that are walked through where drawing met mostly such as are not eligible (guess)."""
 
 
-def done_s(entry: Entry, size_bytes: int, now_s: float) -> float:
-    """Return in how long, weighted, a request of `size_bytes` would be done at a host.
+def done_s(entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
+    """Return in how long, weighted, a request of `size_bytes` would be done at each host.
 
     The run, the network, and `WAIT_WEIGHT` times the wait: what the host told, and for each request that came or
     went since its share of a run. Never negative, never infinite.
     """
+    times_s: list[float] = []
+    for entry in entries:
+        network = entry.network
+        network_s = network.transfer_s(size_bytes) if network.bytes_per_s else network.rtt_s
+        wait_s = entry.wait_s + entry.host.rif * entry.share_s
+        if wait_s > 0:
+            at_host_s = entry.run_s + WAIT_WEIGHT * wait_s
+        else:
+            at_host_s = _without_wait_s(entry, network_s, now_s)
+        times_s.append(at_host_s + network_s)
+    return times_s
+
+
+def _without_wait_s(entry: Entry, network_s: float, now_s: float) -> float:
+    """Return how long a run takes at a host where none has to wait, as far as that host ever told anything.
+
+    If it is idle, what it told may be an old story: the node's figure follows ten runs, and there may be none;
+    what this router has just seen is newer.
+    """
     host = entry.host
-    network_s = host.candidate.network.transfer_s(size_bytes)
-    wait_s = entry.wait_s + host.rif * entry.share_s
-    if wait_s > 0:
-        return entry.run_s + WAIT_WEIGHT * wait_s + network_s
     rif = host.rif + entry.others
     if entry.told_rif < 0:
-        return network_s + rif * UNKNOWN_S
-    if rif == 0:
-        return _idle_run_s(entry, network_s, now_s) + network_s
-    return entry.run_s + network_s
-
-
-def _idle_run_s(entry: Entry, network_s: float, now_s: float) -> float:
-    """Return how long a run takes at an idle host: what it told may be an old story.
-
-    The node's figure follows ten runs, and there may be none; what this router has just seen is newer.
-    """
+        return rif * UNKNOWN_S
     run_s = entry.run_s
+    if rif > 0:
+        return run_s
     still_s = now_s - entry.ran_s - DOUBT_AFTER_S
     if still_s > 0:
         run_s *= math.exp(-still_s / DOUBT_S)
-    host = entry.host
     if now_s - host.peak_seen_s < SEEN_S:
         seen_s = host.peak_cost_s - network_s
         if seen_s < run_s:
@@ -122,7 +118,7 @@ def _is_due(entry: Entry, now_s: float) -> bool:
     asked_s = entry.asked_s
     if asked_s <= entry.told_s:
         return True
-    patience_s = max(MIN_PROBE_S, PROBE_TRIPS * entry.host.candidate.network.rtt_s)
+    patience_s = max(MIN_PROBE_S, PROBE_TRIPS * entry.network.rtt_s)
     return now_s - asked_s >= patience_s
 
 
@@ -132,12 +128,19 @@ class Prequal:
     name: ClassVar[str] = "prequal"
 
     def __init__(
-        self, chance: random.Random, *, probes_a_request: float = PROBES_A_REQUEST
+        self,
+        chance: random.Random,
+        *,
+        probes_a_request: float = PROBES_A_REQUEST,
+        pool: ProbePool | None = None,
     ) -> None:
         self._draw = chance.random
         self._probes_a_request = probes_a_request
-        self.pool = ProbePool(chance)
+        self._whole_probes = int(probes_a_request)
+        self.pool = ProbePool() if pool is None else pool
         self._hosts: Sequence[Host] = ()
+        self._entries: list[Entry] = []
+        """What is known of each of them, in their order."""
         self._is_small = True
 
     def __repr__(self) -> str:
@@ -157,18 +160,18 @@ class Prequal:
         if self._is_small:
             return self._of_all(is_eligible, size_bytes, now_s)
         entries = self.pool.fresh(now_s)
-        only: Host | None = None
         ranks = self._ranks(entries, size_bytes, now_s)
+        best: Host | None = None
         for _ in entries:
             at = ranks.index(min(ranks))
-            ranks[at] = math.inf
-            host = entries[at].host
-            if not is_eligible(host):
-                continue
-            if only is not None:
-                return only  # there was a choice: `host` is the second best
-            only = host
-        return self._of_some(only, is_eligible, size_bytes, now_s)
+            ranks[at] = math.inf  # it is asked once
+            if is_eligible(entries[at].host):
+                best = entries[at].host
+                break
+        for entry, rank in zip(entries, ranks, strict=True):
+            if rank < math.inf and is_eligible(entry.host):
+                return best  # there was a choice
+        return self._of_some(best, is_eligible, size_bytes, now_s)
 
     def told(self, host: Host, now_s: float) -> None:
         """Part of `Policy`. To be called after `host.rif` has fallen by the request that was answered."""
@@ -177,8 +180,6 @@ class Prequal:
     def sent(self, host: Host, now_s: float) -> None:
         """Part of `Policy`."""
         self.pool.entry(host).sent_s = now_s
-        if not self._is_small:
-            self.pool.used(host)
 
     def probes(
         self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
@@ -186,32 +187,33 @@ class Prequal:
         """Part of `Policy`: different hosts, drawn uniformly from those that are eligible and due."""
         if hosts is not self._hosts:
             self._fit(hosts)
-        count = len(hosts)
-        wanted = self._probes_wanted()
-        draw, entry_of = self._draw, self.pool.entry
+        draw, entries = self._draw, self._entries
+        count = len(entries)
+        wanted = self._whole_probes
+        part = self._probes_a_request - wanted
+        if part and draw() < part:
+            wanted += 1
+        tries = wanted * PROBE_TRIES if count else 0
         found: list[Host] = []
         refused = 0
-        tries = wanted * PROBE_TRIES if count else 0
         for _ in range(tries):
-            if len(found) >= wanted:
-                return found
-            host = hosts[int(draw() * count)]
-            entry = entry_of(host)
+            entry = entries[int(draw() * count)]
             if not _is_due(entry, now_s):
                 continue
-            if not is_eligible(host):
+            if not is_eligible(entry.host):
                 refused += 1
                 continue
             entry.asked_s = now_s  # and so it is not drawn again
-            found.append(host)
-        if len(found) < wanted and refused * 2 > tries:
+            found.append(entry.host)
+            if len(found) == wanted:
+                return found
+        if refused * 2 > tries:
             start = int(draw() * count)
             for step in range(min(count, LOOKED_AT)):
-                host = hosts[(start + step) % count]
-                entry = entry_of(host)
-                if _is_due(entry, now_s) and is_eligible(host):
+                entry = entries[(start + step) % count]
+                if _is_due(entry, now_s) and is_eligible(entry.host):
                     entry.asked_s = now_s
-                    found.append(host)
+                    found.append(entry.host)
                     if len(found) == wanted:
                         break
         return found
@@ -222,40 +224,27 @@ class Prequal:
         self._hosts = hosts
         count = len(hosts)
         self._is_small = count <= SMALL_FLEET
-        removals, reuses = self._bounds(count)
-        self.pool.fit(hosts, size=pool_size(count), removals=removals, reuses=reuses)
-
-    def _bounds(self, host_count: int) -> tuple[float, float]:
-        """Return how many entries are removed for each request, and how often one is used."""
-        del host_count
-        return 0.0, UNBOUNDED
+        self._entries = self.pool.fit(hosts, size=pool_size(count))
 
     def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
         """Return how much each entry speaks against its host: the least is chosen. All are finite."""
-        return [done_s(entry, size_bytes, now_s) for entry in entries]
+        return done_s(entries, size_bytes, now_s)
 
     def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Host | None:
         """Choose in a small fleet."""
-        entry_of = self.pool.entry
-        entries = [entry_of(host) for host in self._hosts]
-        costs = [
-            math.inf if entry.host.is_gone else done_s(entry, size_bytes, now_s)
-            for entry in entries
-        ]
+        entries = self._entries
+        costs_s = done_s(entries, size_bytes, now_s)
         for _ in entries:
-            least_s = min(costs)
-            if least_s == math.inf:
-                break
-            limit_s = least_s * ALIKE
+            limit_s = min(costs_s) * ALIKE
             best = -1
             longest_s = math.inf
-            for at, cost in enumerate(costs):
-                if cost <= limit_s and (best < 0 or entries[at].sent_s < longest_s):
+            for at, cost_s in enumerate(costs_s):
+                if cost_s <= limit_s and entries[at].sent_s < longest_s:
                     best, longest_s = at, entries[at].sent_s
             host = entries[best].host
             if is_eligible(host):
                 return host
-            costs[best] = math.inf
+            costs_s[best] = math.inf
         return None
 
     def _of_some(
@@ -263,50 +252,9 @@ class Prequal:
     ) -> Host | None:
         """Choose while the pool has no choice: among a few hosts drawn, and the one that is pooled."""
         drawn = draw_some(self._hosts, is_eligible, self._draw, FALLBACK_DRAWS)
-        best, best_s = only, math.inf
         if only is not None:
             drawn.append(only)
-        for host in drawn:
-            cost_s = done_s(self.pool.entry(host), size_bytes, now_s)
-            if cost_s < best_s and not host.is_gone:
-                best, best_s = host, cost_s
-        return best
-
-    def _probes_wanted(self) -> int:
-        whole = int(self._probes_a_request)
-        part = self._probes_a_request - whole
-        return whole + 1 if part and self._draw() < part else whole
-
-
-class HotCold(Prequal):
-    """Prequal as published, in a fleet that is not small: to compare with.
-
-    Of the pool, a cold host (whose requests in flight are not over the 0.84 quantile of all hosts') with the
-    least latency, else the one with the fewest in flight; entries are used up and removed.
-    """
-
-    name: ClassVar[str] = "prequal-published"
-
-    def _bounds(self, host_count: int) -> tuple[float, float]:
-        if not host_count:
-            return 0.0, UNBOUNDED
-        size = pool_size(host_count)
-        probes = self._probes_a_request
-        removals = removals_a_request(size, host_count, probes)
-        return removals, reuse_budget(size, host_count, probes, removals)
-
-    def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
-        del now_s
-        theta = self.pool.distribution.theta
-        return [
-            entry.latency_s + entry.host.candidate.network.transfer_s(size_bytes)
-            if entry.rif <= theta
-            else HOT + entry.rif
-            for entry in entries
-        ]
-
-    def _of_some(
-        self, only: Host | None, is_eligible: IsEligible, size_bytes: int, now_s: float
-    ) -> Host | None:
-        del only, size_bytes, now_s
-        return draw_one(self._hosts, is_eligible, self._draw)
+        if not drawn:
+            return None
+        costs_s = done_s([self.pool.entry(host) for host in drawn], size_bytes, now_s)
+        return drawn[costs_s.index(min(costs_s))]
