@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Limits
-from capamesh.router.api.application import OpenRequests, make_application
+from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
-from capamesh.router.front.front import FOREVER_S, Front
+from capamesh.router.front.front import Front
 from capamesh.router.telemetry import Telemetry
 
 INFER = "/v2/models/m/infer"
@@ -150,7 +149,7 @@ async def serving(
         log=log,  # type: ignore[arg-type]
         requests=requests,
     )
-    runner = web.AppRunner(application, handler_cancellation=True, keepalive_timeout=FOREVER_S)
+    runner = make_runner(application)
     await runner.setup()
     assert runner.server is not None
     front = Front(inference, runner.server, requests, arrival_s=arrival_s)

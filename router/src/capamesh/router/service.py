@@ -44,7 +44,7 @@ from capamesh.protocol.outward import (
     reachable_multiaddr,
     require_free,
 )
-from capamesh.router.api.application import OpenRequests, make_application
+from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
 from capamesh.router.api.inference import InferenceApi
@@ -54,7 +54,7 @@ from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
-from capamesh.router.front.front import FOREVER_S, Front
+from capamesh.router.front.front import Front
 from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
@@ -76,8 +76,6 @@ if TYPE_CHECKING:
 
 ADVERT_EVERY_S = 10.0
 """However large the fleet: routers are few, and nodes must hear of a new one soon. Nodes judge by it who is new."""
-SHUTDOWN_S = 1.0
-"""For connections that are left after the requests under way are answered."""
 REPROBE_EVERY_S = 0.05
 """How often those that failed may be asked for a sign of life (guess: the first is due after as long)."""
 JUDGE_EVERY_S = 1.0
@@ -188,13 +186,7 @@ class Router:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self._write_status()
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            handler_cancellation=True,
-            keepalive_timeout=FOREVER_S,
-            shutdown_timeout=SHUTDOWN_S,
-        )
+        runner = make_runner(self._application())
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front = Front(
@@ -238,9 +230,12 @@ class Router:
         self._requests.is_closing = True
         try:
             async with asyncio.timeout(self._settings.drain_s):
-                await self._requests.wait_none()
+                await front.wait_left()
+                while self._requests.count:  # others may have come since the last was answered
+                    await self._requests.wait_none()
         except TimeoutError:
             self._log.warning("drain_cut_short", open_requests=self._requests.count)
+        front.close()  # before the links end: from now on nobody can ask for anything
         self._routing.close()
 
     def _application(self) -> web.Application:

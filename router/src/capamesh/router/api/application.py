@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
 from capamesh.router.api.errors import error_response, http_error_response
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.tensors import Limits
+
+SHUTDOWN_S = 1.0
+"""For connections that are left after the requests under way are answered."""
+FOREVER_S = 1e9
+"""How long aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
 
 
 class OpenRequests:
@@ -102,3 +109,22 @@ def make_application(
     for part in pages:
         application.add_routes(part.routes())
     return application
+
+
+def make_runner(application: web.Application) -> web.AppRunner:
+    """Return what makes aiohttp's handlers for connections that the front accepts."""
+    logger = logging.getLogger("capamesh.router.aiohttp")
+    logger.addFilter(_is_worth_a_line)
+    return web.AppRunner(
+        application,
+        access_log=None,
+        logger=logger,
+        handler_cancellation=True,
+        keepalive_timeout=FOREVER_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Return whether a record is not on what a client sent: a stranger could fill the disk with tracebacks."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -24,8 +24,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
+from capamesh.protocol.memory import body_memory
 from capamesh.protocol.oip import error_body
 from capamesh.router.api.errors import too_slow_text
 from capamesh.router.api.exchange import Exchange
@@ -42,8 +41,6 @@ JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
 AHEAD_BYTES = 64 * 1024
 """So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from."""
-ZEROED_BYTES = 64 * 1024
-"""Above this a body's memory is taken without clearing it first: what is never sent costs no memory."""
 _NOTHING = memoryview(b"")
 
 
@@ -244,7 +241,7 @@ class FrontConnection(asyncio.BufferedProtocol):
             self._run(memoryview(data)[end:stop])
             return stop
         here = memoryview(data)[end:]
-        self._body, self._filled = _memory(head.body_bytes), len(here)
+        self._body, self._filled = body_memory(head.body_bytes), len(here)
         self._body[: len(here)] = here
         self._state = _State.BODY
         self._arm(self._overdue_body)
@@ -330,10 +327,6 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._arm(self._transport.close)
-
-
-def _memory(size: int) -> memoryview:
-    return np.empty(size, np.uint8).data if size > ZEROED_BYTES else memoryview(bytearray(size))
 
 
 def _is_idle(pages: RequestHandler) -> bool:

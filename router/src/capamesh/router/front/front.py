@@ -20,10 +20,11 @@ SCRATCH_BYTES = 64 * 1024
 """What is read at once of all but large bodies (guess: some small requests, or a body's beginning)."""
 BACKLOG = 1024
 """Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
+LEAVE_S = 1.0
+"""How long a front that stops answers those who are still connected (guess): a client that is busy comes again within
+that time and is asked to leave, one that is hung up on just then would have to send its request once more."""
 KEEP_ALIVE_S = 3630.0
 """How long a connection may be idle: longer than proxies keep theirs, as aiohttp."""
-FOREVER_S = 1e9
-"""What aiohttp is told: a connection on which it is idle may be busy here."""
 SWEEP_EVERY_S = 60.0
 """How exactly (guess)."""
 
@@ -54,6 +55,8 @@ class Front:
         self._loop = loop
         self.now_s = loop.time
         self._connections: set[FrontConnection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._date = ""
@@ -76,6 +79,14 @@ class Front:
         if self._server is not None:
             self._server.close()
 
+    async def wait_left(self) -> None:
+        """Wait until no client is connected, or those that are had time to come again and be asked to leave."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._nobody.wait()
+        except TimeoutError:
+            return
+
     def close(self) -> None:
         """Hang up on all, once what they were answered is sent."""
         self.stop_accepting()
@@ -89,10 +100,13 @@ class Front:
     def opened(self, connection: FrontConnection) -> None:
         """A client has connected."""
         self._connections.add(connection)
+        self._nobody.clear()
 
     def closed(self, connection: FrontConnection) -> None:
         """It is gone."""
         self._connections.discard(connection)
+        if not self._connections:
+            self._nobody.set()
 
     def later(self, overdue: Callable[[], None]) -> asyncio.TimerHandle:
         """Call `overdue` when the patience with a client has ended."""
