@@ -52,8 +52,7 @@ async def test_who_comes_again_while_a_front_stops_is_answered_and_asked_to_leav
 async def test_a_front_that_stops_accepts_nobody(http: Http) -> None:
     http.front.stop_accepting()
     with pytest.raises(ConnectionRefusedError):
-        async with connected(http.client.port):
-            pass
+        await asyncio.open_connection("127.0.0.1", http.client.port)
 
 
 async def test_who_is_idle_for_too_long_is_hung_up_on_and_who_waits_for_an_answer_is_not(

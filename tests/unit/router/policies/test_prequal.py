@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing import peak_ewma
 from capamesh.router.balancing.hosts import Host
-from capamesh.router.balancing.probe_pool import MAX_AGE_S, MAX_POOL, PROBES_A_REQUEST
+from capamesh.router.balancing.probe_pool import MAX_AGE_S, MAX_POOL
 from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.policies.prequal import (
     FRESH_S,
     LOOKED_AT,
     MIN_PROBE_S,
+    PROBE_TRIES,
+    PROBES,
     SMALL_FLEET,
     Prequal,
     done_s,
@@ -353,8 +355,14 @@ def test_when_the_fleet_changes_who_left_is_forgotten_and_the_mode_follows() -> 
 # probes
 
 
-def test_each_request_probes_three_different_hosts_uniformly() -> None:
+def test_each_request_probes_one_host() -> None:
     policy, hosts = large(100)
+    assert PROBES == 1
+    assert [len(policy.probes(hosts, usable, float(at))) for at in range(100)] == [1] * 100
+
+
+def test_of_several_probes_each_goes_to_another_host_uniformly() -> None:
+    policy, hosts = Prequal(random.Random(0), probes_a_request=3), fleet(100)
     counts: Counter[Host] = Counter()
     for at in range(3000):
         probed = list(policy.probes(hosts, usable, float(at)))
@@ -393,14 +401,14 @@ def test_a_host_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way()
 
 
 def test_probes_go_to_eligible_hosts_even_where_few_are_and_never_look_at_all() -> None:
-    policy, hosts = large(1000, seed=1)
+    policy, hosts = Prequal(random.Random(1), probes_a_request=3), fleet(1000)
     good = set(hosts[::20])
     found = 0
     for at in range(50):
         rule, asked = counted(good.__contains__)
         probed = list(policy.probes(hosts, rule, float(at)))
         assert set(probed) <= good
-        assert len(asked) <= LOOKED_AT + 3 * PROBES_A_REQUEST
+        assert len(asked) <= LOOKED_AT + 3 * PROBE_TRIES
         found += len(probed)
     assert found > 120
     assert list(policy.probes(hosts, lambda _: False, 99.0)) == []

