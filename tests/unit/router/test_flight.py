@@ -71,6 +71,7 @@ class ScriptedDesk:
         self.told: list[str] = []
         self.remaining_s: list[float] = []
         self.asked_before: list[int] = []
+        self.answered_s: dict[str, float] = {}
 
     def choose(self, asked: Collection[FakeHost], now_s: float) -> FakeHost:
         self.asked_before.append(len(asked))
@@ -121,6 +122,9 @@ class ScriptedDesk:
     def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
         self.remaining_s.append(remaining_s)
         return self.limit_s
+
+    def has_answered(self, host: FakeHost, since_s: float) -> bool:
+        return self.answered_s.get(host.name, -math.inf) > since_s
 
 
 def flight_at(
@@ -586,6 +590,34 @@ def test_a_silent_attempt_without_a_retry_may_be_hedged() -> None:
     assert tick(flight, 102.0) == ["send 1 to B, 8000 ms"]
 
 
+def test_a_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.5
+    desk.limit_s = 3.0
+    assert tick(flight, 101.0) == []
+    assert (flight.due_s, desk.told) == (103.0, ["sent A"])
+    assert desk.remaining_s == [10.0, 10.0]  # the deadline's part in it is what it was at sending
+    assert tick(flight, 103.0) == ["send 1 to B, 7000 ms"]  # none since
+    assert desk.told[1:] == ["silent A 3", "sent B"]
+
+
+def test_a_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.5
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    assert desk.told == ["sent A", "silent A 1", "sent B"]
+
+
+def test_answers_from_before_it_was_sent_say_nothing_of_a_node() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.0
+    desk.limit_s = 3.0
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+
+
 # the end
 
 
@@ -691,6 +723,9 @@ class CountingDesk(ScriptedDesk):
 
     def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
         return self.chance.choice([0.0, 0.5, 3.0, 1e9])
+
+    def has_answered(self, host: FakeHost, since_s: float) -> bool:
+        return self.chance.random() < 0.3
 
 
 class Observed:

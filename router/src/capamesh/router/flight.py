@@ -3,8 +3,9 @@
 Events go in (`start`, `answered`, `failed`, `tick`, `abandon`), actions come out, to be done in their order;
 timers are data (`due_s`). Whom to ask and what an event says of a node are the `Desk`'s matter.
 
-An attempt is lost when it fails or stays silent over its limit. What was certainly not run is asked elsewhere
-at once. What may have been run is asked elsewhere only if running it twice is harmless (`is_safe`), the retry
+An attempt is lost when it fails or stays silent over its limit; the limit of one whose node went on answering
+others meanwhile is reckoned anew when it has passed, for then the node is slow, not silent. What was certainly
+not run is asked elsewhere at once. What may have been run is asked elsewhere only if running it twice is harmless (`is_safe`), the retry
 budget has a token and no other attempt may still bring the answer. A hedge is a second attempt beside one
 that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6): the first answer wins.
 """
@@ -135,17 +136,23 @@ class Desk(Protocol):
         ...
 
     def first_byte_limit_s(self, host: Host, remaining_s: float, now_s: float) -> float:
-        """Return how long `host` may be silent when `remaining_s` are left of the request's time."""
+        """Return how long `host` may be silent when `remaining_s` are left of the request's time, both from `sent`."""
+        ...
+
+    def has_answered(self, host: Host, since_s: float) -> bool:
+        """Return whether `host` has answered any request for this model since that instant."""
         ...
 
 
 class _Attempt:
-    __slots__ = ("end", "ended_s", "host", "is_silent", "number", "sent_s", "silent_s")
+    __slots__ = ("end", "ended_s", "host", "is_silent", "judged_s", "number", "sent_s", "silent_s")
 
     def __init__(self, number: int, host: Host, sent_s: float, silent_s: float) -> None:
         self.number = number
         self.host = host
         self.sent_s = sent_s
+        self.judged_s = sent_s
+        """When `silent_s` was reckoned."""
         self.silent_s = silent_s
         self.is_silent = False
         self.end: CapameshError | str = "under way"
@@ -287,11 +294,7 @@ class Flight:
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
         send: Send | None = None
-        silent = [it for it in self._under_way if it.silent_s <= now_s and not it.is_silent]
-        for it in silent:
-            it.is_silent = True
-            self._desk.silent(it.host, now_s - it.sent_s, now_s)
-        if silent:
+        if self._is_any_silent(now_s):
             send = self._retry(now_s)
         if send is None and now_s >= self._hedge_s:
             send = self._hedge(now_s)
@@ -304,6 +307,23 @@ class Flight:
         """The client left: nobody waits for an outcome."""
         self._due_s = math.inf
         return self._withdraw_all(now_s)
+
+    def _is_any_silent(self, now_s: float) -> bool:
+        """Tell the desk of the attempts that have become silent; return whether there are any."""
+        desk = self._desk
+        is_any = False
+        for it in self._under_way:
+            if it.is_silent or it.silent_s > now_s:
+                continue
+            if desk.has_answered(it.host, it.judged_s):
+                it.judged_s = now_s
+                remaining_s = self._deadline_s - it.sent_s
+                it.silent_s = it.sent_s + desk.first_byte_limit_s(it.host, remaining_s, now_s)
+                if it.silent_s > now_s:
+                    continue
+            is_any = it.is_silent = True
+            desk.silent(it.host, now_s - it.sent_s, now_s)
+        return is_any
 
     # another host
 

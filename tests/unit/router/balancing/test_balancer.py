@@ -432,6 +432,28 @@ def test_a_silent_one_that_answers_after_all_is_back_at_once() -> None:
     assert host.candidate.health.may_send(10.6)
 
 
+def test_a_lone_host_that_works_through_a_burst_is_slow_and_not_silent() -> None:
+    world = World("a", Terms(is_hedged=False))
+    (host,) = world.hosts
+    world.answers(host, 100, 0.14, 9.0)
+    flights = [
+        Flight(world.desk(), deadline_s=70.0, size_bytes=8, is_safe=True, is_hedged=False)
+        for _ in range(64)
+    ]
+    for flight in flights:
+        flight.start(10.0)
+    for number, flight in enumerate(flights, 1):  # one each 17 ms: the last waits for longer than
+        now_s = (
+            10.0 + 0.017 * number
+        )  # three times the old 99th percentile and 4 times what was told
+        for waiting in flights[number - 1 :]:
+            waiting.tick(now_s)
+        load = LoadReport(in_flight=64, limit=64, latency_us=int(17_000 * number))
+        assert flight.answered(0, load, 0.017 * number, 8, now_s) == (Answered(0),)
+        assert host.candidate.health.is_full and host.health.is_full
+    assert (host.rif, host.candidate.rif) == (0, 0)
+
+
 def test_a_withdrawn_request_counts_only_where_it_took_longer_than_usual() -> None:
     world = World("a")
     (host,) = world.hosts

@@ -131,6 +131,10 @@ class TrafficDesk:
         expected_s = host.latency_s(self._shape.size_bytes)
         return self._traffic.hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
 
+    def has_answered(self, host: Host, since_s: float) -> bool:
+        """Part of `flight.Desk`."""
+        return host.answered_s > since_s
+
     def explain(self, now_s: float) -> Explanation:
         """Return why it went where it went, by the rules of the last choice and what is known now."""
         traffic, rules = self._traffic, self._rules

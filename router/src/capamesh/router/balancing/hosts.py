@@ -18,6 +18,7 @@ class Host:
 
     __slots__ = (
         "advert",
+        "answered_s",
         "candidate",
         "health",
         "is_gone",
@@ -40,6 +41,8 @@ class Host:
         """What the node last said of this model, by a probe's reply or an answer's."""
         self.load_s = -math.inf
         """When it was said, on the caller's clock; minus infinity: never."""
+        self.answered_s = -math.inf
+        """When it last answered a request of this router's; minus infinity: never."""
         self.health = Health()
         """Of this model there; the candidate has one of its own, for what ends all its models."""
         self.peak_cost_s = 0.0

@@ -201,6 +201,7 @@ class ModelTraffic:
         """A request was answered."""
         candidate = host.candidate
         candidate.answered += 1
+        host.answered_s = now_s
         candidate.health.answered(now_s)
         self.window.add(elapsed_s, now_s)
         network = candidate.network
