@@ -29,6 +29,14 @@ def test_the_best_batch_is_the_smallest_within_1_percent_of_the_most_throughput(
     assert barely_not.best_rows == 2
 
 
+def test_the_widest_batch_is_the_largest_within_3_percent_of_the_most_throughput() -> None:
+    assert SLOWING.widest_rows == 8
+    falling = ServiceProfile(
+        (ProfilePoint(1, 1 / 98), ProfilePoint(2, 2 / 100), ProfilePoint(4, 4 / 96.9))
+    )
+    assert falling.widest_rows == 2
+
+
 def test_seconds_are_interpolated_and_go_on_by_the_last_slope() -> None:
     profile = ServiceProfile((ProfilePoint(1, 1.0), ProfilePoint(4, 4.0), ProfilePoint(8, 6.0)))
     assert [profile.seconds_at(rows) for rows in (0, 1, 2, 4, 6, 8, 10)] == [1, 1, 2, 4, 5, 6, 7]

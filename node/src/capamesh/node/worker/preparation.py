@@ -170,7 +170,7 @@ class Preparation:
         except BaseException:
             prepared.loaded.close()
             raise
-        rows = min(profile.best_rows, prepared.plan.batch_rows)
+        rows = min(profile.widest_rows, prepared.plan.batch_rows)
         return replace(
             prepared, stream=stream, streams=Streams(self._backend.streams, profile, rows)
         )
