@@ -65,6 +65,17 @@ def test_who_is_silent_is_full_with_requests_of_ours_and_empty_without() -> None
     assert looked(slow, now_s=12.1).level == 1.0
 
 
+def test_the_first_requests_after_a_rest_do_not_make_a_host_silent() -> None:
+    one = host("a", rif=8, load=load(5, run_ms=100, queue_ms=900))
+    one.busy_s = 60.0
+    for now_s in (60.0, 60.1, 61.9):
+        saturation = looked(one, now_s=now_s)
+        assert (saturation.level, saturation.in_flight, saturation.wait_s) == (0.8, 8, 0)
+    assert looked(one, now_s=64.1).level == 1.0
+    one.rif = 30
+    assert looked(one, now_s=60.1).level == 1.0
+
+
 def test_a_refusal_makes_a_host_full_until_its_time_is_over_or_it_tells() -> None:
     one = host("a", rif=1, load=load(1))
     hosts = (one,)

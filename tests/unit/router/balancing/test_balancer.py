@@ -450,8 +450,20 @@ def test_a_lone_host_that_works_through_a_burst_is_slow_and_not_silent() -> None
             waiting.tick(now_s)
         load = LoadReport(in_flight=64, limit=64, latency_us=int(17_000 * number))
         assert flight.answered(0, load, 0.017 * number, 8, now_s) == (Answered(0),)
-        assert host.candidate.health.is_full and host.health.is_full
+        assert host.candidate.health.is_full
+        assert host.health.is_full
     assert (host.rif, host.candidate.rif) == (0, 0)
+
+
+def test_a_host_is_busy_since_its_requests_in_flight_were_none() -> None:
+    world = World("a")
+    (host,) = world.hosts
+    first, second = world.sent(host, 10.0), world.sent(host, 11.0)
+    first.answered(host, LOAD, 1.5, 1.5, 8, 11.5)
+    assert host.busy_s == 10.0
+    second.withdrawn(host, 1.0, 12.0)
+    world.sent(host, 13.0)
+    assert host.busy_s == 13.0
 
 
 def test_a_withdrawn_request_counts_only_where_it_took_longer_than_usual() -> None:

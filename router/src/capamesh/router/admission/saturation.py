@@ -1,7 +1,7 @@
 """How full the nodes of one model are, from what they last told and what was sent since. Pure.
 
 The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it: who cannot be sent
-to counts as full, and so does who is silent with requests of ours. Where nothing is known there is room: a
+to counts as full, and so does who has been silent for long with requests of ours. Where nothing is known there is room: a
 host that was never heard of, or not for long and has none of our requests, counts 0. llm-d, which asks its
 servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked for
 a while would be refused for ever.
@@ -111,10 +111,13 @@ class _Reading:
         age_s = self.now_s - host.load_s
         stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
         if age_s > stale_s:
-            if is_full or own:
+            if is_full or (own and self.now_s - host.busy_s > stale_s):
                 self.taken += limit
                 self.levels += 1.0
-            else:
+            else:  # idle for all that is known, or it has had no time to answer yet
+                busy = min(own, limit)
+                self.taken += busy
+                self.levels += busy / limit
                 self.is_unsure = True
             return
         told_queue_s = queue_s = load.queue_us / 1e6

@@ -69,6 +69,8 @@ class TrafficDesk:
     def sent(self, host: Host, now_s: float) -> None:
         """Part of `flight.Desk`."""
         traffic = self._traffic
+        if host.rif == 0:
+            host.busy_s = now_s
         host.rif += 1
         host.candidate.began()
         if not self.chosen:  # later attempts earn nothing: they are what is paid for

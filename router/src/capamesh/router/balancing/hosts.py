@@ -19,6 +19,7 @@ class Host:
     __slots__ = (
         "advert",
         "answered_s",
+        "busy_s",
         "candidate",
         "health",
         "is_gone",
@@ -37,6 +38,8 @@ class Host:
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
+        self.busy_s = -math.inf
+        """Since when `rif` has not been 0."""
         self.load = LoadReport()
         """What the node last said of this model, by a probe's reply or an answer's."""
         self.load_s = -math.inf
