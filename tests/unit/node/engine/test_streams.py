@@ -58,15 +58,21 @@ def test_what_comes_while_one_thread_is_free_runs_there_at_once() -> None:
     assert desk.kinds() == [(1, True)]
 
 
-def test_all_threads_work_together_again_once_the_streams_are_through() -> None:
-    desk = StreamDesk()
-    for _ in range(2):
+@pytest.mark.parametrize(("crowd", "alone"), [(2, 1), (3, 1), (4, 2), (8, 3), (32, 5)])
+def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
+    crowd: int, alone: int
+) -> None:
+    desk = StreamDesk(rows=32)
+    for _ in range(crowd):
         desk.submit()
     desk.kinds()
-    for batch in desk.batches:
-        desk.finish(batch)
-    desk.submit()
-    assert desk.kinds() == [(1, False)]
+    kinds = []
+    for _ in range(alone + 1):
+        for batch in desk.batches:
+            desk.finish(batch)
+        desk.submit()
+        kinds += desk.kinds()
+    assert kinds == [(1, True)] * alone + [(1, False)]
 
 
 def test_a_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_all_threads() -> (

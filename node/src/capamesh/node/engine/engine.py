@@ -73,6 +73,8 @@ class ModelEngine:
         self._running: set[Batch] = set()
         self._rows = 0
         """Of all that is live."""
+        self._crowd = 0
+        """How many were live of late: at the last batch taken, or half of what it was there before."""
         self._soonest_s = math.inf
         """No live deadline is earlier."""
 
@@ -200,6 +202,7 @@ class ModelEngine:
         batch.rows = rows
         batch.has_begun = not is_ahead
         self._running.add(batch)
+        self._crowd = max(len(self._live), self._crowd // 2)
         return batch
 
     @property
@@ -308,13 +311,17 @@ class ModelEngine:
         return self._streams.rows if self._streams is not None and self.plan.is_batching else 1
 
     def _is_streaming(self) -> bool:
-        """Whether the next batch is one of several runs beside one another: those that run decide, or the queue."""
+        """Whether the next batch is one of several runs beside one another.
+
+        Those that run decide. When none does, it is what waits, and what was in flight of late: of many callers
+        that ask again once answered the first is back before the others are.
+        """
         streams = self._streams
         if streams is None:
             return False
         for batch in self._running:
             return batch.is_stream
-        return len(self._queue) >= streams.count
+        return max(len(self._queue), self._crowd) >= streams.count
 
     def _room(self, *, is_stream: bool, is_ahead: bool = False) -> int:
         """Return how many rows the next batch may have; 0: none may be taken."""
