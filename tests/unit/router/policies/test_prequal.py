@@ -361,6 +361,12 @@ def test_each_request_probes_one_host() -> None:
     assert [len(policy.probes(hosts, usable, float(at))) for at in range(100)] == [1] * 100
 
 
+def test_a_lone_host_is_not_probed_for_its_answers_tell_all() -> None:
+    policy, hosts = Prequal(random.Random(0)), fleet(1)
+    assert not policy.probes(hosts, usable, 100.0)
+    assert policy.probes(fleet(2), usable, 100.0)
+
+
 def test_of_several_probes_each_goes_to_another_host_uniformly() -> None:
     policy, hosts = Prequal(random.Random(0), probes_a_request=3), fleet(100)
     counts: Counter[Host] = Counter()
@@ -381,11 +387,11 @@ def test_a_fraction_of_a_probe_is_rounded_at_random(rate: float) -> None:
 
 
 def test_a_host_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way() -> None:
-    policy, (one,) = Prequal(random.Random(0)), fleet(1)
-    hosts = (one,)
+    policy, hosts = Prequal(random.Random(0)), fleet(2)
+    one = hosts[0]
 
     def is_asked(now_s: float) -> bool:
-        return list(policy.probes(hosts, usable, now_s)) == [one]
+        return list(policy.probes(hosts, lambda host: host is one, now_s)) == [one]
 
     tell(policy, one, 1.0)
     assert not is_asked(1.0 + FRESH_S * 0.9)

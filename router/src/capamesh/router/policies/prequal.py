@@ -189,7 +189,10 @@ class Prequal:
     def probes(
         self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
     ) -> Sequence[Host]:
-        """Part of `Policy`: different hosts, drawn uniformly from those that are eligible and due."""
+        """Part of `Policy`: different hosts, drawn uniformly from those that are eligible and due.
+
+        Where there is but one, nothing is to be learnt that its answers do not tell.
+        """
         if hosts is not self._hosts:
             self._fit(hosts)
         draw, entries = self._draw, self._entries
@@ -198,7 +201,7 @@ class Prequal:
         part = self._probes_a_request - wanted
         if part and draw() < part:
             wanted += 1
-        tries = wanted * PROBE_TRIES if count else 0
+        tries = wanted * PROBE_TRIES if count > 1 else 0
         found: list[Host] = []
         refused = 0
         for _ in range(tries):
