@@ -1,8 +1,8 @@
 """What do clients see of faults? Real processes, 10,000 requests a fault, and the bars that the design sets.
 
-`python benchmarks/chaos.py [--only kill,freeze,silent,gray,overload,rolling,policies] [--scale 1.0]`. Three nodes (six for
-`policies`) and a router share this machine with the load, which comes at a fixed rate whatever becomes of it; latencies
-count from when a request was due. Half of the load is half of what the same cluster answers when always 16 requests
+`python benchmarks/chaos.py [--only kill,freeze,silent,gray,overload,rolling] [--scale 1.0]`. Three nodes and a router share
+this machine with the load, which comes at a fixed rate whatever becomes of it; latencies count from when a request was
+due. Half of the load is half of what the same cluster answers when always 16 requests
 are under way. `--scale` 0.1 is a tenth of the requests: to see that it runs, not for figures.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import signal
 import statistics
 import sys
@@ -19,26 +18,26 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from machine import keep, wait_quiet
+from report import Report
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import engine_models  # noqa: E402 - found by the path set above, as all of these
-from chaos import frozen, own_pids, slowed, worker_pids  # noqa: E402
+from chaos import frozen, own_pids  # noqa: E402
 from chaos_cluster import (  # noqa: E402
     MODEL,
     POLICY,
     ChaosCluster,
+    capacity,
     metrics_at,
     peer_of,
-    request,
     requests,
     still_in_flight,
     turning,
@@ -47,16 +46,15 @@ from chaos_cluster import (  # noqa: E402
 )
 from open_load import (  # noqa: E402
     OpenLoad,
-    Shot,
     attempts_a_request,
     between,
+    failed,
     failures,
     quantile_s,
     share_asked,
 )
 
 from capamesh.cli.member import Member  # noqa: E402
-from capamesh.router.policies import DEFAULT_POLICY, POLICIES  # noqa: E402
 
 SEED = 20260702
 TURNS = 500
@@ -64,8 +62,6 @@ TURNS = 500
 OVERLOAD_TURNS = 5000
 """20 ms: so that refusing a request costs next to nothing of a node's time, on cores that all share."""
 REQUESTS = 10_000
-CONCURRENCY = 16
-CAPACITY_S = 4.0
 FIRST_S = 1.0
 """What a fault may take to be found."""
 SETTLED = 300
@@ -82,51 +78,9 @@ MIN_RETURN_SHARE = 0.1
 MIN_GOODPUT = 0.9
 MAX_EXTRA = 0.25
 DEADLINE_S = 0.5
-SLOWED_SHARE = 0.3
-COMPARED = ("prequal", "round-robin", "random", "p2c", "least-request", "peak-ewma")
-ROUNDS = 5
-"""Policies take turns; each turn's quantiles count once, and of the turns the median: a second in which the machine
-itself stood still is in the p99 of whoever had its turn then."""
-
-
-@dataclass(slots=True)
-class Report:
-    """Figures, and what was asked of them."""
-
-    figures: dict[str, Any] = field(default_factory=dict)
-    rows: list[tuple[str, str, str, str, bool]] = field(default_factory=list)
-
-    def bar(
-        self, case: str, what: str, seen: float, most: float, *, is_least: bool = False
-    ) -> None:
-        """Note a figure and what it may be at most, or must be at least."""
-        held = seen >= most if is_least else seen <= most
-        asked = f"{'>=' if is_least else '<='} {most:.4g}"
-        self.rows.append((case, what, f"{seen:.4g}", asked, held))
-        self.figures.setdefault(case, {})[what] = {
-            "seen": seen if math.isfinite(seen) else None,
-            "bar": asked,
-            "held": held,
-        }
-
-    def note(self, case: str, **figures: object) -> None:
-        """Keep figures that nothing is asked of."""
-        self.figures.setdefault(case, {}).update(figures)
-
-    @property
-    def is_held(self) -> bool:
-        """Whether every bar was held."""
-        return all(row[-1] for row in self.rows)
-
-    def show(self, console: Console) -> None:
-        """Print what was asked and seen."""
-        table = Table(title="what clients see of faults")
-        for column in ("case", "figure", "seen", "bar", ""):
-            table.add_column(column)
-        for case, what, seen, asked, held in self.rows:
-            verdict = "held" if held else "[red]MISSED[/red]"
-            table.add_row(case, what, seen, asked, verdict)
-        console.print(table)
+FAULT_ROUNDS = 3
+"""Of quantiles the median counts, of all else the worst or the whole: a machine that stands still for a moment itself
+is in the p99 of a few seconds."""
 
 
 @dataclass(slots=True)
@@ -197,23 +151,29 @@ async def to_silence(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
 FAULTS = {"kill": to_kill, "freeze": to_freeze, "silent": to_silence}
 
 
-async def capacity(cluster: ChaosCluster, turns: int = TURNS) -> float:
-    """Return how many requests a second the cluster answers, after a second to warm up."""
-    one = request(0, turns)
-    await OpenLoad(cluster.http_url, MODEL).closed_rate(one, concurrency=CONCURRENCY, seconds=1.0)
-    return await OpenLoad(cluster.http_url, MODEL).closed_rate(
-        one, concurrency=CONCURRENCY, seconds=CAPACITY_S
-    )
+@dataclass(slots=True)
+class FaultSeen:
+    """What clients saw of one fault."""
+
+    failed: int
+    left: int
+    p99_in_fault: float
+    p99_on_return: float
+    """Both in parts of the normal one."""
+    bad_share: float
+    return_s: float
+    return_share: float
+    notes: dict[str, Any]
 
 
-async def measure_fault(name: str, folder: Path, count: int, report: Report) -> None:
+async def one_fault(name: str, folder: Path, count: int, seed: int) -> FaultSeen:
     """Hurt one of three nodes while requests come at half of the capacity, and let it recover."""
     async with three_nodes(folder) as cluster, FAULTS[name](cluster) as faulty:
         for _ in range(2):
             await cluster.add()
         peers = [peer_of(node) for node in cluster.nodes]
         await until_in_rotation(cluster.http_url, *peers)
-        rate = await capacity(cluster) / 2
+        rate = await capacity(cluster, TURNS) / 2
         times: dict[str, float] = {}
 
         async def hurt() -> None:
@@ -232,7 +192,7 @@ async def measure_fault(name: str, folder: Path, count: int, report: Report) -> 
         shots = await OpenLoad(cluster.http_url, MODEL).run(
             requests(count, TURNS),
             rate=rate,
-            seed=SEED,
+            seed=seed,
             at={int(count * 0.3): hurt, int(count * 0.7): recover},
         )
         left = await still_in_flight(cluster.http_url)
@@ -242,49 +202,55 @@ async def measure_fault(name: str, folder: Path, count: int, report: Report) -> 
     after_first = between(shots, fault_s + FIRST_S, times["over"])
     on_return = between(shots, recovered_s, recovered_s + BUMP_S)
     last = between(shots, times["returned"])
-    report.bar(name, "failed requests", len(shots) - ok(shots), 0)
-    report.bar(name, "counters not back at 0", len(left), 0)
-    report.bar(
-        name, "p99 in the fault, of normal", quantile_s(in_fault, 0.99) / normal_s, MAX_FAULT_P99
-    )
-    report.bar(
-        name,
-        "share of requests at the bad node after 1 s",
-        share_asked(after_first, faulty.peer),
-        MAX_BAD_SHARE,
-    )
-    report.bar(name, "s until back in rotation", times["returned"] - recovered_s, MAX_RETURN_S)
-    report.bar(
-        name, "p99 on its return, of normal", quantile_s(on_return, 0.99) / normal_s, MAX_RETURN_P99
-    )
-    report.bar(
-        name,
-        "its share after its return",
-        sum(shot.node == faulty.peer for shot in last) / max(1, len(last)),
-        MIN_RETURN_SHARE,
-        is_least=True,
-    )
-    report.note(
-        name,
-        rate=rate,
-        failures=failures(shots)[:5],
-        left_in_flight=left,
-        normal_p50_ms=quantile_s(between(shots, began_s, fault_s), 0.5) * 1e3,
-        normal_p99_ms=normal_s * 1e3,
-        fault_p99_ms=quantile_s(in_fault, 0.99) * 1e3,
-        fault_max_ms=quantile_s(in_fault, 1.0) * 1e3,
-        return_p99_ms=quantile_s(on_return, 0.99) * 1e3,
-        fault_seconds=times["over"] - fault_s,
-        asked_after_1_s=[
-            round(shot.due_s - fault_s, 3) for shot in after_first if faulty.peer in shot.asked
-        ][:200],
-        attempts_a_request=attempts_a_request(shots),
+    return FaultSeen(
+        failed=failed(shots),
+        left=len(left),
+        p99_in_fault=quantile_s(in_fault, 0.99) / normal_s,
+        p99_on_return=quantile_s(on_return, 0.99) / normal_s,
+        bad_share=share_asked(after_first, faulty.peer),
+        return_s=times["returned"] - recovered_s,
+        return_share=sum(shot.node == faulty.peer for shot in last) / max(1, len(last)),
+        notes={
+            "rate": rate,
+            "failures": failures(shots)[:5],
+            "left_in_flight": left,
+            "normal_p50_ms": quantile_s(between(shots, began_s, fault_s), 0.5) * 1e3,
+            "normal_p99_ms": normal_s * 1e3,
+            "fault_p99_ms": quantile_s(in_fault, 0.99) * 1e3,
+            "fault_max_ms": quantile_s(in_fault, 1.0) * 1e3,
+            "return_p99_ms": quantile_s(on_return, 0.99) * 1e3,
+            "fault_seconds": times["over"] - fault_s,
+            "asked_after_1_s": [
+                round(shot.due_s - fault_s, 3) for shot in after_first if faulty.peer in shot.asked
+            ][:200],
+            "attempts_a_request": attempts_a_request(shots),
+        },
     )
 
 
-def ok(shots: list[Shot]) -> int:
-    """Return how many were answered, and rightly."""
-    return sum(shot.is_answered and shot.is_right for shot in shots)
+async def measure_fault(name: str, folder: Path, count: int, report: Report) -> None:
+    """Let it happen several times, to new processes each time."""
+    seen: list[FaultSeen] = []
+    for number in range(FAULT_ROUNDS):
+        here = folder / str(number)
+        here.mkdir()
+        seen.append(await one_fault(name, here, count, SEED + number))
+
+    def of_all(
+        what: str, figure: str, judge: Callable[[list[float]], float], most: float, **options: bool
+    ) -> None:
+        report.bar(name, what, judge([getattr(each, figure) for each in seen]), most, **options)
+
+    of_all("failed requests", "failed", sum, 0)
+    of_all("counters not back at 0", "left", sum, 0)
+    of_all("p99 in the fault, of normal", "p99_in_fault", statistics.median, MAX_FAULT_P99)
+    of_all(
+        "share of requests at the bad node after 1 s", "bad_share", statistics.mean, MAX_BAD_SHARE
+    )
+    of_all("s until back in rotation", "return_s", max, MAX_RETURN_S)
+    of_all("p99 on its return, of normal", "p99_on_return", statistics.median, MAX_RETURN_P99)
+    of_all("its share after its return", "return_share", min, MIN_RETURN_SHARE, is_least=True)
+    report.note(name, rounds=[asdict(each) for each in seen])
 
 
 async def measure_gray(folder: Path, count: int, report: Report) -> None:
@@ -301,13 +267,13 @@ async def measure_gray(folder: Path, count: int, report: Report) -> None:
             bad = peer_of(await cluster.add(models=here / "bad"))
             await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
             # the failing node takes part in neither: what the other two can do is what is asked of them
-            rate = await capacity(cluster) / 2
+            rate = await capacity(cluster, TURNS) / 2
             shots = await OpenLoad(cluster.http_url, MODEL).run(
                 requests(count, TURNS), rate=rate, seed=SEED
             )
             left = await still_in_flight(cluster.http_url)
         settled = shots[count // 5 :]
-        report.bar(case, "failed requests", len(shots) - ok(shots), 0)
+        report.bar(case, "failed requests", failed(shots), 0)
         report.bar(case, "counters not back at 0", len(left), 0)
         report.bar(case, "share of requests at the bad node", share_asked(settled, bad), most)
         report.note(
@@ -389,7 +355,7 @@ async def measure_rolling(folder: Path, report: Report) -> None:
         peers = [peer_of(node) for node in cluster.nodes]
         await until_in_rotation(cluster.http_url, *peers)
         await until_in_rotation(url, *peers)
-        rate = await capacity(cluster) * ROLLING_LOAD
+        rate = await capacity(cluster, TURNS) * ROLLING_LOAD
         done = asyncio.Event()
 
         async def roll() -> None:
@@ -415,7 +381,7 @@ async def measure_rolling(folder: Path, report: Report) -> None:
             stream(), rate=rate, seed=SEED, at={SETTLED: roll}
         )
         left = {**await still_in_flight(cluster.http_url), **await still_in_flight(url)}
-    report.bar(name, "failed requests", len(shots) - ok(shots), 0)
+    report.bar(name, "failed requests", failed(shots), 0)
     report.bar(name, "counters not back at 0", len(left), 0)
     report.note(
         name,
@@ -425,54 +391,6 @@ async def measure_rolling(folder: Path, report: Report) -> None:
         failures=failures(shots)[:5],
         sent_again_by_the_client=sum(shot.tries > 1 for shot in shots),
     )
-
-
-async def measure_policies(folder: Path, count: int, report: Report, load: float) -> None:
-    """Compare policies in one cluster of six nodes, two of which are stopped most of the time."""
-    name = f"policies at {load:.0%}"
-    names = [policy for policy in COMPARED if policy in POLICIES]
-    seen: dict[str, list[list[Shot]]] = {policy: [] for policy in names}
-    async with three_nodes(folder) as cluster:
-        for _ in range(6):
-            await cluster.add()
-        await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
-        slow = [pid for node in cluster.nodes[:2] for pid in worker_pids(node)]
-        async with slowed(slow, share=SLOWED_SHARE):
-            rate = await capacity(cluster) * load
-            for turn in range(ROUNDS):
-                for policy in names[turn:] + names[:turn]:
-                    shots = await OpenLoad(
-                        cluster.http_url, MODEL, is_explained=False, policy=policy
-                    ).run(requests(count // ROUNDS, TURNS), rate=rate, seed=SEED + turn)
-                    seen[policy].append(shots[len(shots) // 10 :])
-                    await asyncio.sleep(0.5)
-    figures = {policy: _figures_of(turns, _slow_peers(cluster)) for policy, turns in seen.items()}
-    report.bar(name, "failed requests", sum(each["failed"] for each in figures.values()), 0)
-    own = figures.get(DEFAULT_POLICY)
-    if own is not None:
-        others = min(each["p99_ms"] for key, each in figures.items() if key != DEFAULT_POLICY)
-        report.bar(name, f"p99 of {DEFAULT_POLICY}, of the best other's", own["p99_ms"] / others, 1)
-    report.note(name, rate=rate, load=load, by_policy=figures)
-
-
-def _figures_of(turns: list[list[Shot]], slow: set[str]) -> dict[str, Any]:
-    """Return a policy's figures: medians of its turns, but for what is counted."""
-    shots = [shot for turn in turns for shot in turn]
-
-    def median_ms(share: float) -> float:
-        return statistics.median(quantile_s(turn, share) for turn in turns) * 1e3
-
-    return {
-        "p50_ms": median_ms(0.5),
-        "p99_ms": median_ms(0.99),
-        "p99_ms_of_turns": [round(quantile_s(turn, 0.99) * 1e3, 1) for turn in turns],
-        "failed": len(shots) - ok(shots),
-        "share_of_slow": sum(shot.node in slow for shot in shots) / len(shots),
-    }
-
-
-def _slow_peers(cluster: ChaosCluster) -> set[str]:
-    return {peer_of(node) for node in cluster.nodes[:2]}
 
 
 async def measure(only: set[str], scale: float, report: Report, console: Console) -> None:
@@ -487,10 +405,6 @@ async def measure(only: set[str], scale: float, report: Report, console: Console
         scenarios["gray"] = [lambda here: measure_gray(here, max(400, count // 2), report)]
         scenarios["overload"] = [lambda here: measure_overload(here, 30 * scale, report)]
         scenarios["rolling"] = [lambda here: measure_rolling(here, report)]
-        scenarios["policies"] = [
-            lambda here, load=load: measure_policies(here, count, report, load)
-            for load in (0.5, 0.8)
-        ]
         for name, parts in scenarios.items():
             if only and name not in only:
                 continue
@@ -512,7 +426,7 @@ def main() -> int:
     console, report = Console(), Report()
     only = set(filter(None, arguments.only.split(",")))
     asyncio.run(measure(only, arguments.scale, report, console))
-    report.show(console)
+    report.show("what clients see of faults", console)
     figures = {"seed": SEED, "policy": POLICY, "scale": arguments.scale, "cases": report.figures}
     if arguments.scale == 1.0 and not only:
         console.print(f"kept in {keep('chaos', figures)}")

@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -74,6 +74,32 @@ time_t time(time_t *out) {
 }
 """
 
+PACER = """
+import os, signal, sys, time
+period_s, parent = float(sys.argv[1]), os.getppid()
+shares = [each.split(":") for each in sys.argv[2:]]
+turns = []
+for number, (pid, share) in enumerate(shares):
+    begin_s = period_s * number / len(shares)
+    turns.append((begin_s, int(pid), signal.SIGCONT))
+    turns.append(((begin_s + period_s * float(share)) % period_s, int(pid), signal.SIGSTOP))
+turns.sort()
+start_s = time.monotonic()
+while os.getppid() == parent:
+    for at_s, pid, number in turns:
+        time.sleep(max(0.0, start_s + at_s - time.monotonic()))
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+    start_s = max(start_s + period_s, time.monotonic() - period_s)
+for _, pid, _ in turns:
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+"""
+
 
 # processes
 
@@ -110,27 +136,21 @@ def frozen(pids: Sequence[int]) -> Iterator[None]:
         send_signal(pids, signal.SIGCONT)
 
 
-@asynccontextmanager
-async def slowed(
-    pids: Sequence[int], *, share: float, period_s: float = 0.02
-) -> AsyncIterator[None]:
-    """Let processes run for only `share` of the time."""
+@contextmanager
+def slowed(shares: Mapping[int, float], *, period_s: float = 0.02) -> Iterator[None]:
+    """Let each process run for only its share of the time, at another part of each period than the others.
 
-    async def cycle() -> None:
-        while True:
-            send_signal(pids, signal.SIGSTOP)
-            await asyncio.sleep(period_s * (1 - share))
-            send_signal(pids, signal.SIGCONT)
-            await asyncio.sleep(period_s * share)
-
-    cycling = asyncio.create_task(cycle())
+    A process of its own stops them and lets them go on, so that a busy caller does not change their shares; it
+    ends when the caller does.
+    """
+    each = [f"{pid}:{share}" for pid, share in shares.items()]
+    pacing = subprocess.Popen([sys.executable, "-c", PACER, str(period_s), *each])
     try:
         yield
     finally:
-        cycling.cancel()
-        with suppress(asyncio.CancelledError):
-            await cycling
-        send_signal(pids, signal.SIGCONT)
+        pacing.terminate()
+        pacing.wait()
+        send_signal(list(shares), signal.SIGCONT)
 
 
 @contextmanager

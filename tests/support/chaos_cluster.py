@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from chaos import Proxy, free_port
 from onnx import numpy_helper
+from open_load import OpenLoad
 
 from capamesh.cli.local_cluster import ANY_PORTS, LocalCluster
 from capamesh.cli.member import Member
@@ -26,6 +27,8 @@ INDICES = 1000
 """What a request may ask for: 0 to this, exclusively."""
 ROTATION_LIMIT_S = 30.0
 POLL_S = 0.05
+CAPACITY_IN_FLIGHT = 16
+CAPACITY_S = 4.0
 POLICY = DEFAULT_POLICY if DEFAULT_POLICY in POLICIES else "p2c"
 
 
@@ -252,3 +255,10 @@ async def still_in_flight(url: str) -> dict[str, float]:
             break
         await asyncio.sleep(POLL_S)
     return found
+
+
+async def capacity(cluster: ChaosCluster, turns: int) -> float:
+    """Return how many requests of so many turns a second it answers, always 16 under way, after a second to warm up."""
+    load, one = OpenLoad(cluster.http_url, MODEL), request(0, turns)
+    await load.closed_rate(one, concurrency=CAPACITY_IN_FLIGHT, seconds=1.0)
+    return await load.closed_rate(one, concurrency=CAPACITY_IN_FLIGHT, seconds=CAPACITY_S)

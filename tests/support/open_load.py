@@ -334,6 +334,11 @@ def between(shots: Iterable[Shot], from_s: float, to_s: float = math.inf) -> lis
     return [shot for shot in shots if from_s <= shot.due_s < to_s]
 
 
+def failed(shots: Sequence[Shot]) -> int:
+    """Return how many were not answered, or not rightly."""
+    return sum(not (shot.is_answered and shot.is_right) for shot in shots)
+
+
 def quantile_s(shots: Iterable[Shot], part: float) -> float:
     """Return a quantile of the latencies of those answered, infinity when there are none."""
     seen = sorted(shot.latency_s for shot in shots if shot.is_answered)

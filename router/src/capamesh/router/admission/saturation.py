@@ -115,9 +115,8 @@ class _Reading:
                 self.taken += limit
                 self.levels += 1.0
             else:  # idle for all that is known, or it has had no time to answer yet
-                busy = min(own, limit)
-                self.taken += busy
-                self.levels += busy / limit
+                self.taken += min(own, limit)
+                self.levels += min(1.0, own / limit)
                 self.is_unsure = True
             return
         told_queue_s = queue_s = load.queue_us / 1e6
