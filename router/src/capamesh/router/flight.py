@@ -5,9 +5,10 @@ timers are data (`due_s`). Whom to ask and what an event says of a node are the 
 
 An attempt is lost when it fails or stays silent over its limit; the limit of one whose node went on answering
 others meanwhile is reckoned anew when it has passed, for then the node is slow, not silent. What was certainly
-not run is asked elsewhere at once. What may have been run is asked elsewhere only if running it twice is harmless (`is_safe`), the retry
-budget has a token and no other attempt may still bring the answer. A hedge is a second attempt beside one
-that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6): the first answer wins.
+not run is asked elsewhere at once. What may have been run is asked elsewhere only if running it twice is
+harmless (`is_safe`), the retry budget has a token and no other attempt may still bring the answer. A hedge is a
+second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6):
+the first answer wins.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ class Flight:
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
         send: Send | None = None
-        if self._is_any_silent(now_s):
+        if self._notice_silence(now_s):
             send = self._retry(now_s)
         if send is None and now_s >= self._hedge_s:
             send = self._hedge(now_s)
@@ -308,7 +309,7 @@ class Flight:
         self._due_s = math.inf
         return self._withdraw_all(now_s)
 
-    def _is_any_silent(self, now_s: float) -> bool:
+    def _notice_silence(self, now_s: float) -> bool:
         """Tell the desk of the attempts that have become silent; return whether there are any."""
         desk = self._desk
         is_any = False

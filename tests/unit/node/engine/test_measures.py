@@ -94,3 +94,34 @@ def test_a_meter_counts_answers_by_code_drops_by_reason_and_runs_by_size() -> No
     assert (snapshot["rows"], snapshot["batches"]) == (3, 1)
     assert meter.batch_rows.counts[2] == 1  # up to 4
     assert meter.run_s.counts[5] == 1  # up to 5 ms
+
+
+def test_a_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted() -> None:
+    time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
+    assert time.ran(1, 16.0) == pytest.approx(10.0)
+    assert time.predicted_s(1) == pytest.approx(0.0038)
+    assert time.run_s == pytest.approx(0.0038)
+
+
+def test_a_device_that_is_a_hundred_times_slower_is_half_known_after_ten_runs() -> None:
+    time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
+    runs = 0
+    while time.predicted_s(1) < 0.1:
+        time.ran(1, 0.2)
+        runs += 1
+    assert runs == 10
+
+
+def test_the_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> None:
+    time = ServiceTime(None)
+    time.ran(1, 60.0)
+    assert time.predicted_s(1) == pytest.approx(60.0)
+    time.ran(1, 6000.0)
+    assert time.predicted_s(1) == pytest.approx(60 + 0.1 * (600 - 60))
+
+
+def test_a_latency_counts_for_at_most_ten_of_those_before() -> None:
+    latency = LatencyByLoad()
+    latency.answered(1, 0.002)
+    latency.answered(1, 16.0)
+    assert latency.estimate_s(1) == pytest.approx(0.0038)

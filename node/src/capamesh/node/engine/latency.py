@@ -8,6 +8,8 @@ from __future__ import annotations
 
 SMOOTHING = 0.1
 """Weight of the newest (guess: follows ten requests)."""
+MOST_LONGER = 10.0
+"""A latency counts for at most so many times what is known (guess), as a run's time does: the process was stopped."""
 BUCKETS = 24
 """Powers of two; 8 million in flight is more than any limit."""
 
@@ -22,7 +24,9 @@ class LatencyByLoad:
         """A request that came when `in_flight` were in flight, itself included, was answered."""
         bucket = in_flight.bit_length()
         known = self._seconds[bucket]
-        self._seconds[bucket] = known + SMOOTHING * (seconds - known) if known else seconds
+        if known:
+            seconds = known + SMOOTHING * (min(seconds, MOST_LONGER * known) - known)
+        self._seconds[bucket] = seconds
 
     def estimate_s(self, in_flight: int) -> float:
         """Return what a request that comes at this load should expect; 0 when nothing is known."""

@@ -6,6 +6,10 @@ from capamesh.node.profile import ServiceProfile
 
 SMOOTHING = 0.1
 """Weight of the newest run (guess: follows ten runs)."""
+MOST_LONGER = 10.0
+"""A run counts for at most so many times what was predicted (guess): one in which the process was stopped or the
+machine slept says nothing of the next. A device that is a hundred times slower is half known for it after ten runs.
+Found with benchmarks/chaos.py: a node that had been frozen for 16 s told that a run took 1.6 s, and got none."""
 FIRST_GUESS_S = 1.0
 """A run of a model that was never measured: long, so that nothing relies on its being short."""
 
@@ -42,6 +46,8 @@ class ServiceTime:
     def ran(self, rows: int, seconds: float) -> float:
         """Take a run into account; return how many times longer than expected it took."""
         rows = max(rows, 1)  # an empty request's run takes what a row's takes
+        if self._profile is not None or self._seen:
+            seconds = min(seconds, MOST_LONGER * self.predicted_s(rows))
         self.run_s = self.run_s + SMOOTHING * (seconds - self.run_s) if self.run_s else seconds
         ratio = seconds / max(self.expected_s(rows), 1e-9)
         if self._profile is None:

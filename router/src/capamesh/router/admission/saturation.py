@@ -1,10 +1,10 @@
 """How full the nodes of one model are, from what they last told and what was sent since. Pure.
 
 The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it: who cannot be sent
-to counts as full, and so does who has been silent for long with requests of ours. Where nothing is known there is room: a
-host that was never heard of, or not for long and has none of our requests, counts 0. llm-d, which asks its
-servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked for
-a while would be refused for ever.
+to counts as full, and so does who has been silent for long with requests of ours. Where nothing is known there
+is room: a host that was never heard of counts 0, one that was not for long what we have there. llm-d, which asks
+its servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked
+for a while would be refused for ever.
 
 What nodes tell counts the requests of all routers; this router's own are counted on until they tell again.
 """
