@@ -17,6 +17,8 @@ class CapameshError(Exception):
     """How the error is named on the wire; never changes once released."""
     is_retryable: ClassVar[bool] = False
     """Whether the same request may succeed at another peer."""
+    load: object = None
+    """What the peer said with it of its load, as it travels; `links.calls.load_with` reads it."""
 
     @property
     def message(self) -> str:
@@ -78,6 +80,12 @@ class Overloaded(PeerError):
         """When to ask this peer again, as it estimates; 0 when it does not say."""
 
 
+class TooManyRequests(Overloaded):
+    """There is not enough for all, and the caller has its share of it under way; the request was not run."""
+
+    code = "too_many_requests"
+
+
 class Draining(PeerError):
     """The peer is leaving and takes no new work; it did not run the request."""
 
@@ -106,6 +114,17 @@ class NoCandidate(PeerError):
     """Peers host the model, but none can be reached now."""
 
     code = "no_candidate"
+
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message or self.code)
+        self.retry_after_s = retry_after_s
+        """When one may be reached again; 0 when that is not known."""
+
+
+class NobodyFits(NoCandidate):
+    """Peers host the model, but none may have the request, as it or the operator asks; to wait does not help."""
+
+    code = "nobody_fits"
 
 
 class ProtocolViolation(PeerError):
@@ -155,7 +174,7 @@ class ModelInvalid(LocalError):
     code = "model_invalid"
 
 
-_REFUSALS = frozenset({Overloaded.code, Draining.code, ModelUnavailable.code})
+_REFUSALS = frozenset({Overloaded.code, TooManyRequests.code, Draining.code, ModelUnavailable.code})
 
 
 def is_refusal(error: CapameshError) -> bool:
@@ -176,8 +195,8 @@ _BY_CODE = _walk(CapameshError)
 def from_wire(code: str, message: str, retry_after_s: float = 0.0) -> CapameshError:
     """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`."""
     kind = _BY_CODE.get(code, PeerError)
-    if kind is Overloaded:
-        return Overloaded(message, retry_after_s)
+    if issubclass(kind, Overloaded | NoCandidate):
+        return kind(message, retry_after_s)
     if kind is AdvertRejected or not issubclass(kind, ClientError | PeerError):
         kind = PeerError  # what is local to the peer is, seen from here, the peer's fault
     return kind(message)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.errors import InvalidRequest, Overloaded, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
     MAX_KNOWN_CALLS,
@@ -26,6 +26,7 @@ from capamesh.protocol.links.calls import (
     encode_call,
     encode_control,
     encode_load,
+    load_with,
 )
 from capamesh.protocol.packed import pack, unpack
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
@@ -362,3 +363,27 @@ def test_what_is_remembered_is_bounded() -> None:
         decoder.decode(pack({"m": f"m{number}", "i": []}), NOTHING)
     decoder.decode(pack({"m": "m" * 2000, "i": []}), NOTHING)
     assert 0 < len(decoder._known) <= MAX_KNOWN_CALLS
+
+
+def test_the_texts_of_all_tensors_are_counted_together() -> None:
+    inputs = tuple(Tensor(name, Datatype.BYTES, (2,), bytes(8)) for name in ("a", "b"))
+    meta, body = encode_call(
+        InferCall(ModelName("m"), ModelVersion(""), inputs, ()), budget_ms=None
+    )
+    whole = memoryview(b"".join(body))
+    decode_call(meta, whole, Limits(max_texts=4))
+    with pytest.raises(TooLarge, match="'b': 4 BYTES elements in this message; the limit is 3"):
+        decode_call(meta, whole, Limits(max_texts=3))
+    meta, body = encode_answer(InferAnswer(ModelVersion("1"), inputs, 0, 0, LoadReport()))
+    with pytest.raises(ProtocolViolation, match="4 BYTES elements"):
+        decode_answer(meta, memoryview(b"".join(body)), Limits(max_texts=3))
+
+
+@pytest.mark.parametrize("junk", [None, "x", [1, 2], [-1] * 8, {}])
+def test_an_error_without_a_load_that_can_be_read_has_none(junk: object) -> None:
+    error = Overloaded("full")
+    assert load_with(error) is None
+    error.load = junk
+    assert load_with(error) is None
+    error.load = [3, 1, 8, 20, 10, 7]
+    assert load_with(error) == LoadReport(3, 1, 8, 20, 10, 7)

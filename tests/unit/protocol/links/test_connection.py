@@ -117,12 +117,14 @@ def test_an_error_closes_the_stream_with_its_code_and_text() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"")
     wire.settle()
-    assert wire.acceptor.fail(stream, InvalidRequest("input X is missing"))
+    refusal = InvalidRequest("input X is missing")
+    refusal.load = (1, 2)
+    assert wire.acceptor.fail(stream, refusal)
     at_dialer, _ = wire.settle()
     (event,) = at_dialer
     assert isinstance(event, ErrorReceived)
     assert isinstance(event.error, InvalidRequest)
-    assert event.error.message == "input X is missing"
+    assert (event.error.message, event.error.load) == ("input X is missing", [1, 2])
     assert not wire.acceptor.fail(stream, InvalidRequest("again"))
     assert wire.dialer.is_idle
 

@@ -29,12 +29,21 @@ GOOD = {
     st.text(st.characters(exclude_categories=["Cs"]), max_size=64),
     st.integers(1, 2**63),
     st.integers(1, 2**63),
+    st.binary(max_size=16),
 )
 def test_an_introduction_comes_back_as_it_was(
-    network: str, chain: tuple[bytes, ...], agent: str, credit: int, message: int
+    network: str, chain: tuple[bytes, ...], agent: str, credit: int, message: int, process: bytes
 ) -> None:
-    hello = Hello(NetworkId(network), chain, agent, credit, message)
+    hello = Hello(NetworkId(network), chain, agent, credit, message, process=process)
     assert Hello.decode(hello.encode()) == hello
+
+
+@pytest.mark.parametrize(
+    ("told", "known"), [(5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")]
+)
+def test_which_process_it_is_may_be_untold(told: object, known: bytes) -> None:
+    assert Hello.decode(pack(GOOD)).process == b""
+    assert Hello.decode(pack({**GOOD, "proc": told})).process == known
 
 
 def test_every_cut_is_refused() -> None:

@@ -74,6 +74,25 @@ def test_a_peer_that_is_away_is_dialled_ever_more_rarely_but_never_less_than_eve
     virtual_time.run(scenario())
 
 
+def test_a_keeper_tells_when_it_dials_next() -> None:
+    async def scenario() -> None:
+        dial = Dialling(lambda: LinkLost("away"))
+        keeper, task = keeping(dial)
+        assert keeper.due_in_s() == 0.0
+        await asyncio.sleep(7)
+        assert keeper.due_in_s() == pytest.approx(4.35)  # see the test above
+        keeper.hurry()
+        assert keeper.due_in_s() == 0.0
+        await asyncio.sleep(0.1)
+        assert keeper.due_in_s() == pytest.approx(4.9)
+        dial.answer = FakeLink
+        await asyncio.sleep(60)
+        assert keeper.due_in_s() == 0.0
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
 def test_news_of_the_peer_dials_at_once_and_just_once() -> None:
     async def scenario() -> None:
         dial = Dialling(lambda: LinkLost("away"))

@@ -254,6 +254,9 @@ def test_a_body_of_raw_tensors_alone_is_refused() -> None:
 def test_limits_are_errors_that_name_them() -> None:
     with pytest.raises(TooLarge, match="2 inputs; the limit is 1"):
         _decoded({"inputs": [_given(), _given(name="y")]}, max_tensors=1)
+    texts = [_given(name=name, datatype="BYTES", data=["a", "b"]) for name in "xy"]
+    with pytest.raises(TooLarge, match="'y': 4 BYTES elements in this message; the limit is 3"):
+        _decoded({"inputs": texts}, max_texts=3)
     with pytest.raises(TooLarge, match="2 outputs; the limit is 1"):
         _decoded({"inputs": [], "outputs": [{"name": "a"}, {"name": "b"}]}, max_tensors=1)
     with pytest.raises(TooLarge, match="the body has 14 bytes; the limit is 13"):

@@ -5,17 +5,23 @@ Maps with short keys, so that a later version can add some and this one ignores 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
-from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    ProtocolViolation,
+    TooLarge,
+)
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.hello import unpack_map
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.packed import pack, shown
-from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, check_texts, checked
 
 MAX_KNOWN_CALLS = 1024
 """Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
@@ -292,7 +298,7 @@ def decode_answer(meta: bytes, body: memoryview, limits: Limits) -> InferAnswer:
         )
     try:
         outputs = _tensors(raw.get("o"), body, limits)
-    except InvalidRequest as exc:
+    except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
     return InferAnswer(ModelVersion(version), outputs, queue_us, run_us, _load(raw.get("l")))
 
@@ -330,6 +336,16 @@ def decode_load(meta: bytes) -> LoadReport:
     return _load(unpack_map(meta, "LOAD").get("l"))
 
 
+def load_with(error: CapameshError) -> LoadReport | None:
+    """Return the load that a peer told with an error; None where it told none, or junk."""
+    if error.load is None or isinstance(error.load, LoadReport):
+        return error.load
+    try:
+        return _load(error.load)
+    except ProtocolViolation:
+        return None
+
+
 def _load(raw: object) -> LoadReport:
     values = _listed(raw)
     known = values[: len(LoadReport._fields)]
@@ -350,8 +366,12 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
         raise InvalidRequest(f"{len(described)} tensors; at most {limits.max_tensors}")
     tensors: list[Tensor] = []
     at, end = 0, len(body)
+    texts = 0
     for entry in described:
         name, kind, shape, size = _entry(entry)
+        if kind is Datatype.BYTES:
+            texts += math.prod(shape)
+            check_texts(name, texts, limits)
         if size < 0 or at + size > end:
             raise InvalidRequest(
                 f"tensor {name!r} is said to have {size} bytes; {end - at} of the body are left"

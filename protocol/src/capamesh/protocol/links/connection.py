@@ -380,6 +380,7 @@ class Connection:
             _text(raw.get("message"))[:MAX_ERROR_CHARS],
             min(after_ms, MAX_AFTER_MS) / 1000 if type(after_ms) is int and after_ms > 0 else 0.0,
         )
+        error.load = raw.get("l")
         self._events.append(ErrorReceived(stream, error))
 
     def _cancel_ended(self, stream: int) -> None:
@@ -396,6 +397,8 @@ class Connection:
         meta: dict[str, object] = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
         if isinstance(error, Overloaded) and error.retry_after_s > 0:
             meta["after_ms"] = min(int(error.retry_after_s * 1000) + 1, MAX_AFTER_MS)
+        if error.load is not None:
+            meta["l"] = error.load
         self._outgoing.frame(encode_frame(FrameKind.ERROR, stream, meta=pack(meta)))
 
     def _close_asked(self, stream: int) -> None:

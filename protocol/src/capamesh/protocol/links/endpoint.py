@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -108,6 +109,7 @@ class LinkEndpoint:
             agent_version=agent_version,
             initial_credit_bytes=self._limits.initial_credit_bytes,
             message_bytes=self._limits.message_bytes,
+            process=secrets.token_bytes(8),
         )
         self._dialing = tls_context(membership, folder, server_side=False)
         self._listening = tls_context(membership, folder, server_side=True)

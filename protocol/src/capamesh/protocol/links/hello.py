@@ -12,6 +12,7 @@ from capamesh.protocol.packed import pack, shown, unpack
 
 MAX_ARRAY_ITEMS = 16_384
 """The most tensors of a message, see `tensors.Limits`."""
+MAX_PROCESS_BYTES = 16
 MAX_HELLO_BYTES = 32 * 1024
 """Two certificates of at most 8 KiB each, and room to grow."""
 
@@ -26,6 +27,8 @@ class Hello:
     initial_credit_bytes: int
     message_bytes: int
     wire_version: int = WIRE_VERSION
+    process: bytes = b""
+    """Which process of the peer it is, at random; empty: untold. Another one has lost what was under way."""
 
     def encode(self) -> bytes:
         """Return the metadata of a HELLO frame."""
@@ -37,6 +40,7 @@ class Hello:
                 "agent": self.agent_version,
                 "credit": self.initial_credit_bytes,
                 "message": self.message_bytes,
+                "proc": self.process,
             }
         )
 
@@ -53,6 +57,7 @@ class Hello:
             )
         network, chain, agent = raw.get("net"), raw.get("chain"), raw.get("agent")
         credit, message = raw.get("credit"), raw.get("message")
+        process = raw.get("proc")
         if not isinstance(network, str) or not isinstance(agent, str):
             raise ProtocolViolation("a HELLO without the text fields net and agent")
         if not isinstance(chain, list) or not all(
@@ -69,6 +74,7 @@ class Hello:
             agent_version=agent[:64],
             initial_credit_bytes=credit,
             message_bytes=message,
+            process=process[:MAX_PROCESS_BYTES] if isinstance(process, bytes) else b"",
         )
 
 

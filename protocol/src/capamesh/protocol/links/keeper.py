@@ -21,11 +21,18 @@ class LinkKeeper:
         self._dial = dial
         self._backoff = Backoff(REDIAL)
         self._is_wanted_now = asyncio.Event()
+        self._due_s = 0.0
+        """When it dials next, on the loop's clock; in the past while it dials or the link is up."""
         self.last_error = ""
+
+    def due_in_s(self) -> float:
+        """Return in how long it dials next; 0: it does so now, or has a link."""
+        return max(0.0, self._due_s - asyncio.get_running_loop().time())
 
     def hurry(self) -> None:
         """Dial again now: there is news of the peer."""
         self._is_wanted_now.set()
+        self._due_s = 0.0
 
     async def run(self) -> None:
         """Keep dialling until cancelled."""
@@ -42,6 +49,7 @@ class LinkKeeper:
                     self.last_error = error.message
                 wait_s = self._backoff.failed(loop.time() - started_s, random.random())  # noqa: S311 - no secret
                 self._is_wanted_now.clear()
+                self._due_s = loop.time() + wait_s
                 try:
                     async with asyncio.timeout(wait_s):
                         await self._is_wanted_now.wait()

@@ -169,6 +169,8 @@ class Link(asyncio.BufferedProtocol):
         self.up: asyncio.Future[Member] = self._loop.create_future()
         """Resolved when the peer is verified; fails when the link ends before."""
         self.member: Member | None = None
+        self.peer_process = b""
+        """Which process of the peer is at the other end; empty: it does not say."""
         self.is_draining = False
         """The peer said goaway: send it nothing new."""
         self.on_round_trip: Callable[[float], None] | None = None
@@ -429,6 +431,7 @@ class Link(asyncio.BufferedProtocol):
             raise ProtocolViolation(
                 f"the peer speaks {tls.selected_alpn_protocol()!r} over TLS, not {ALPN!r}"
             )
+        self.peer_process = hello.process
         self._hello, self._certificate = hello, tls.getpeercert(binary_form=True) or b""
         self.member = self._owner.verify(hello, self._certificate)
         if self._timer is not None:

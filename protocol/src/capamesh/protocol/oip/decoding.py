@@ -16,7 +16,15 @@ from capamesh.protocol.oip.messages import (
     Parameters,
     RequestedOutput,
 )
-from capamesh.protocol.tensors import DEFAULT_LIMITS, MAX_DIM, Datatype, Limits, Tensor, checked
+from capamesh.protocol.tensors import (
+    DEFAULT_LIMITS,
+    MAX_DIM,
+    Datatype,
+    Limits,
+    Tensor,
+    check_texts,
+    checked,
+)
 
 _MAX_LENGTH_DIGITS = 18
 """Digits of a header length: every one fits 63 bits; no body is that long."""
@@ -147,6 +155,7 @@ def _tensors(
     tensors: list[Tensor] = []
     offset = header_bytes
     body_bytes = len(view)
+    texts = 0
     for index, item in enumerate(listed):
         if type(item) is not dict:
             raise InvalidRequest(f"{key}[{index}] must be an object, got {shown(item)}")
@@ -154,6 +163,9 @@ def _tensors(
         name = _name(f"{key}[{index}]", fields, limits)
         datatype = _datatype(name, fields)
         shape = _shape(name, fields, limits)
+        if datatype is Datatype.BYTES:
+            texts += math.prod(shape)
+            check_texts(name, texts, limits)
         size_bytes = _binary_size(name, fields)
         if size_bytes is None:
             data: bytes | memoryview = _json_data(name, datatype, shape, fields)

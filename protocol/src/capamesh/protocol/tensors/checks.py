@@ -15,8 +15,6 @@ from capamesh.protocol.tensors.datatypes import Datatype
 if TYPE_CHECKING:
     from capamesh.protocol.tensors.tensor import Tensor
 
-_MAX_ARRAY_BYTES = 2**63 - 1
-"""numpy's own limit on an array's extent, which it computes from the non-zero dimensions alone."""
 MAX_DIM = 2**63 - 1
 """The protocol's shapes are of int64."""
 _POINTER_BYTES = 8
@@ -37,6 +35,9 @@ class Limits:
     """Inputs or outputs of one message: guess, above the 10,000 columns of a wide tabular model."""
     max_dims: int = 32
     """numpy 1 and many runtimes stop at 32."""
+    max_texts: int = 2**20
+    """Elements of a message's BYTES tensors: guess, a megabyte of pointers; one is read in 0.1 µs by an event loop
+    that has other requests to serve."""
     max_name_chars: int = 1024
     """A tensor's name: guess, exported graphs have names of some 200."""
 
@@ -48,8 +49,10 @@ def checked(tensor: Tensor, limits: Limits = DEFAULT_LIMITS) -> Tensor:
     """Return `tensor` if its name, shape and data agree and are within `limits`.
 
     Fixed-size datatypes: the data is exactly the shape's product times the element size. BOOL: every
-    byte is 0 or 1. BYTES: the data is exactly as many elements as the shape says. Nothing of the
-    data's size is allocated. InvalidRequest: a disagreement; TooLarge: over `limits`.
+    byte is 0 or 1. BYTES: the data is exactly as many elements as the shape says. An empty tensor's
+    other dimensions span no more than a message may hold: whoever makes something of that shape, a
+    mask or an output, pays for them. Nothing of the data's size is allocated. InvalidRequest: a
+    disagreement; TooLarge: over `limits`.
     """
     name, shape, size_bytes = tensor.name, tensor.shape, tensor.size_bytes
     if not name or len(name) > limits.max_name_chars:
@@ -74,6 +77,7 @@ def checked(tensor: Tensor, limits: Limits = DEFAULT_LIMITS) -> Tensor:
     datatype = tensor.datatype
     itemsize_bytes = datatype.itemsize_bytes
     if itemsize_bytes is None:
+        check_texts(name, count, limits)
         walk_elements(name, tensor.data, count, size_bytes=size_bytes)
     elif count * itemsize_bytes != size_bytes:
         raise InvalidRequest(
@@ -81,19 +85,27 @@ def checked(tensor: Tensor, limits: Limits = DEFAULT_LIMITS) -> Tensor:
             f"bytes, got {size_bytes}"
         )
     if not count:
-        _check_empty(name, shape, itemsize_bytes or _POINTER_BYTES)
+        _check_empty(name, shape, itemsize_bytes or _POINTER_BYTES, limits.max_message_bytes)
     elif datatype is Datatype.BOOL:
         _check_bools(name, tensor.data)
     return tensor
 
 
-def _check_empty(name: str, shape: tuple[int, ...], itemsize_bytes: int) -> None:
-    """Refuse an empty shape that no array can have, such as [0, 2**62, 2**62]."""
+def check_texts(name: str, count: int, limits: Limits) -> None:
+    """Refuse more BYTES elements than may be. TooLarge."""
+    if count > limits.max_texts:
+        raise TooLarge(
+            f"tensor {name!r}: {count} BYTES elements in this message; the limit is {limits.max_texts}: split it"
+        )
+
+
+def _check_empty(name: str, shape: tuple[int, ...], itemsize_bytes: int, limit_bytes: int) -> None:
+    """Refuse an empty shape such as [0, 2**62, 2**62]."""
     extent_bytes = math.prod(dim for dim in shape if dim) * itemsize_bytes
-    if extent_bytes > _MAX_ARRAY_BYTES:
+    if extent_bytes > limit_bytes:
         raise InvalidRequest(
             f"tensor {name!r} has shape {list(shape)}; its non-zero dimensions span {extent_bytes} "
-            f"bytes, the limit is {_MAX_ARRAY_BYTES}"
+            f"bytes, the limit is {limit_bytes}"
         )
 
 
