@@ -29,6 +29,7 @@ class Desk:
         max_delay_us: int = 0,
         profile: ServiceProfile | None = PROFILE,
         max_in_flight: int = 1_000,
+        max_queue: int | None = None,
         is_batching: bool = True,
         max_rows: int = 0,
         limit_rows: int = 0,
@@ -44,7 +45,12 @@ class Desk:
         )
         rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
         self.engine = ModelEngine(
-            plan, rules, profile, max_in_flight=max_in_flight, streams=streams
+            plan,
+            rules,
+            profile,
+            max_in_flight=max_in_flight,
+            max_queue=max_queue,
+            streams=streams,
         )
         if limit_rows:
             self.engine.limit._limit = float(limit_rows)

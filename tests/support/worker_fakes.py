@@ -67,6 +67,7 @@ class FakeModel:
         self.outputs = OUT
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
+        self.has_open_work = False
         self.gate = threading.Event()
         self.gate.set()
         self.is_deaf = False

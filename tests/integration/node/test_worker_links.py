@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from fleet_fakes import NullLog
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
+from capamesh.node.backend import LoadedModel
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.running_page import RunningPage
+from capamesh.node.store import ModelSource
 from capamesh.node.worker.hosting import Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.models import HostedModels
@@ -238,13 +241,15 @@ class Town:
                 is_controllable=True,
                 memory_limit_bytes=0,
                 max_in_flight=10_000,
-                quarantined={},
+                load_limit_s=60.0,
+                quarantined=(),
             ),
             self.models,
             self.backend,
             preparation,
             marks=Marks(self.page),
             on_change=self._news.set,
+            on_stuck=self.stuck.append,
             log=self.log,  # type: ignore[arg-type]
         )
         self.service = WorkerService(
@@ -275,7 +280,7 @@ class Town:
                 await self._news.wait()
 
     def counts(self, model: str) -> Any:
-        return self.service.metrics()[f"{model}/1"]
+        return next(one for one in self.models.counts() if one["name"] == model)
 
     async def at_rest(self) -> None:
         """Wait until nothing is under way, and check that nothing is left of it."""
@@ -551,4 +556,28 @@ async def test_a_router_may_unload_and_load_a_model(town: Town) -> None:
     await asker.change(ControlAction.LOAD, "dense")
     (given,) = await within(asker.outputs("dense", tensor("x", rows(1))))
     assert given == (np.array(rows(1), np.float32) @ WEIGHTS).tolist()
+    await town.at_rest()
+
+
+async def test_a_worker_is_not_quiet_while_a_change_is_made(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dense(town.folder, "dense")
+    await town.until_ready("dense")
+    asker = await town.asker()
+    await asker.change(ControlAction.UNLOAD, "dense")
+    has_begun, may_end = threading.Event(), threading.Event()
+    load = town.backend.load
+
+    def held(source: ModelSource) -> LoadedModel:
+        has_begun.set()
+        assert may_end.wait(10)
+        return load(source)
+
+    monkeypatch.setattr(town.backend, "load", held)
+    changing = asyncio.create_task(asker.change(ControlAction.LOAD, "dense"))
+    assert await asyncio.to_thread(has_begun.wait, 10)
+    assert not town.service.is_quiet  # a drained worker would leave
+    may_end.set()
+    await within(changing)
     await town.at_rest()

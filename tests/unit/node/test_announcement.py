@@ -42,6 +42,10 @@ def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
     assert announcement.offered(0, advert("node", "h:1", counter=1))
     assert not announcement.offered(0, advert("node", "h:1", counter=2))
     assert announcement.offered(0, advert("node", "h:9", counter=3))
+    emptier = advert("node", "h:9", counter=4)
+    devices = tuple(dataclasses.replace(one, memory_free_bytes=7) for one in emptier.devices)
+    assert not announcement.offered(0, dataclasses.replace(emptier, devices=devices))
+    assert announcement.advert(S).devices[0].memory_free_bytes == 7  # and yet the next one says it
     assert announcement.lost(0)
     assert not announcement.lost(0)
     assert not announcement.lost(4)

@@ -146,6 +146,33 @@ def test_a_warm_up_without_a_batch_axis_keeps_its_dims() -> None:
     assert rules(text).warm_up == (WarmUp((("x", (4, 2)),)),)
 
 
+def test_a_warm_up_from_a_file_has_its_shapes_and_may_fail() -> None:
+    text = """max_batch_size: 4 model_warmup { batch_size: 2 inputs {
+        key: 'x' value { data_type: TYPE_INT64 dims: 7 input_data_file: 'ids' } } }"""
+    assert rules(text).warm_up == (WarmUp((("x", (2, 7)),), must_run=False),)
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("", "model.onnx"),
+        ("default_model_filename: 'net.onnx'", "net.onnx"),
+        ("default_model_filename: 'a//b/./net'", "a/b/net"),
+    ],
+)
+def test_the_model_s_file_may_be_called_otherwise(text: str, file: str) -> None:
+    assert parsed(text).onnx_file == file
+
+
+def test_optional_and_ragged_inputs_are_declared_as_such() -> None:
+    flags = "optional: true allow_ragged_batch: true"
+    text = f"input {{ name: 'x' data_type: TYPE_FP32 dims: 4 {flags} }}"
+    assert parsed(text).declared == DeclaredIo((X,), optional=frozenset("x"))
+    assert parsed(f"max_batch_size: 2 {text}").declared == DeclaredIo(
+        (X,), has_batch_axis=True, optional=frozenset("x"), flattened=frozenset("x")
+    )
+
+
 def test_an_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
     text = f"""
     platform: "ensemble" max_batch_size: 4 {IO}
@@ -197,6 +224,22 @@ def test_an_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
             "input { name: 'x' data_type: TYPE_FP32 dims: [3, 2, 2] format: FORMAT_NCHW }",
             "input 'x': format is ignored: dims say it all",
         ),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }",
+            "input 'x': allow_ragged_batch is ignored: requests of different shapes run apart; [[batching",
+        ),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: 1 optional: true }",
+            "input 'x': optional is ignored: requests give every input that the model needs",
+        ),
+        (
+            "sequence_batching { max_sequence_idle_microseconds: 5 direct {} }",
+            "sequence_batching is ignored: without control_input and state a request does not depend on",
+        ),
+        (
+            "model_warmup { inputs { key: 'x' value { data_type: TYPE_FP32 input_data_file: 'f' } } }",
+            "model_warmup[0]: input_data_file of 'x' is not read: it is run with generated data, if that",
+        ),
     ],
 )
 def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -> None:
@@ -211,12 +254,31 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
         ("name: 'other'", "line 1: name: is 'other' in the folder 'm'; make them the same"),
         ("platform: 'tensorrt_plan'", "platform: 'tensorrt_plan' is not served; export the model"),
         ("backend: 'python'", "backend: 'python' is not served; export the model as ONNX"),
-        ("default_model_filename: 'a.onnx'", "is 'a.onnx'; call the file 'model.onnx'"),
+        (
+            "default_model_filename: '../a.onnx'",
+            "'../a.onnx' does not stay in the version's folder",
+        ),
+        ("default_model_filename: '/a.onnx'", "'/a.onnx' does not stay in the version's folder"),
+        ("default_model_filename: 'C:\\\\a.onnx'", "does not stay in the version's folder"),
+        ("default_model_filename: '.'", "default_model_filename: '.' names no file"),
+        (f"default_model_filename: '{'x' * 257}'", "a quoted text of at most 256 characters"),
         ("max_batch_size: -1", "max_batch_size is -1, expected a whole number from 0 to 1048576"),
-        ("sequence_batching {}", "states are described differently here; write [sequence] into"),
+        ("sequence_batching { colour: 1 }", "unknown field 'sequence_batching.colour'"),
+        (
+            "sequence_batching { control_input { name: 'START' } }",
+            "sequence_batching.control_input: states are described differently here; write [sequence]",
+        ),
+        (
+            "sequence_batching { state { input_name: 'h' } }",
+            "sequence_batching.state: states are described differently here; write [sequence] into",
+        ),
+        (
+            "sequence_batching { iterative_sequence: true }",
+            "sequence_batching.iterative_sequence: a request is run once; remove it",
+        ),
         ("batch_input {}", "pad with [[batching.ragged]] in capamesh.toml"),
         ("batch_output {}", "pad with [[batching.ragged]] in capamesh.toml"),
-        ("cc_model_filenames { key: '9' value: 'b' }", "every device serves model.onnx"),
+        ("cc_model_filenames { key: '9' value: 'b' }", "every device serves the same file"),
         ("model_operations { op_library_filename: 'a.so' }", "a model cannot bring code to a node"),
         ("model_repository_agents {}", "a model cannot bring code to a node"),
         ("model_transaction_policy { decoupled: true }", "ONNX Runtime gives one answer"),
@@ -236,12 +298,8 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
             "input[0].reshape: tensors are taken in the model's own shape; declare that as dims",
         ),
         (
-            "input { name: 'x' data_type: TYPE_FP32 dims: 1 allow_ragged_batch: true }",
-            "write [[batching.ragged]] into capamesh.toml",
-        ),
-        (
-            "input { name: 'x' data_type: TYPE_FP32 dims: 1 optional: true }",
-            "input[0].optional: every input must be given",
+            "output { name: 'x' data_type: TYPE_FP32 dims: 1 optional: true }",
+            "unknown field 'output[0].optional'",
         ),
         (
             "input { name: 'x' data_type: TYPE_FP32 dims: 1 is_shape_tensor: true }",
@@ -253,10 +311,6 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
         (
             "dynamic_batching { max_queue_delay_microseconds: 10000001 }",
             "max_queue_delay_microseconds is 10000001, expected a whole number from 0 to 10000000",
-        ),
-        (
-            "model_warmup { inputs { key: 'x' value { data_type: TYPE_FP32 input_data_file: 'f' } } }",
-            "input_data_file: raw files are not read; put the inputs into a .npz",
         ),
         ("model_warmup { inputs { key: 'x' } }", "model_warmup[0].inputs[0].value: is missing"),
         (
@@ -378,6 +432,31 @@ def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
             "the model's inputs ['y'] are not declared; declare all or none",
         ),
         (DeclaredIo((), (Y,)), (X,), (X,), "output 'y' is declared; the model has x"),
+        (DeclaredIo((X, Y), optional=frozenset("y")), (X,), (), ""),
+        (DeclaredIo((X,), optional=frozenset("x")), (X,), (), ""),
+        (
+            DeclaredIo((X,), optional=frozenset("x")),
+            (TensorSpec("x", Datatype.FP32, (5,)),),
+            (),
+            "input 'x' is declared as [4]; the model has [5]",
+        ),
+        (
+            DeclaredIo((X,), has_batch_axis=True, flattened=frozenset("x")),
+            (TensorSpec("x", Datatype.FP32, (-1, 4)),),
+            (),
+            "",
+        ),
+        *(
+            (
+                DeclaredIo((X,), has_batch_axis=True, flattened=frozenset("x")),
+                (TensorSpec("x", Datatype.FP32, shape),),
+                (),
+                f"input 'x' is declared as allow_ragged_batch, and the model's shape {list(shape)} has no "
+                "axis for the batch: requests are not laid end to end here; export it with a batch axis "
+                "and pad by [[batching.ragged]] in capamesh.toml",
+            )
+            for shape in ((-1,), ())
+        ),
     ],
 )
 def test_declared_tensors_are_compared_with_the_models_own(

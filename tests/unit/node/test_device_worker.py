@@ -21,6 +21,9 @@ from capamesh.protocol.channel.framing import Message
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
 OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
 COUNTED: dict[str, Any] = {
+    "name": "m",
+    "version": "1",
+    "load": 1,
     "requests": {"ok": 3, "invalid_request": 1},
     "dropped": {"expired": 1},
     "rows": 6,
@@ -88,28 +91,41 @@ def test_a_worker_is_told_what_the_operator_set(tmp_path: Path) -> None:
         is_controllable=True,
         memory_limit_bytes=123,
         watchdog_s=9.0,
+        load_limit_s=99.0,
         threads=2,
     )
     start = Care(tmp_path, settings).start()
     assert (start.poll_s, start.is_controllable, start.memory_limit_bytes) == (7.0, True, 123)
     assert (start.watchdog_s, start.threads, start.port) == (9.0, 2, 5003)
+    assert start.load_limit_s == 99.0
     assert start.driver == "580.1"
     assert start.cache_folder == str(tmp_path / "cache")
     assert start.running_page == str(tmp_path / "worker-3.running")
-    assert start.quarantined == {}
+    assert start.quarantined == []
 
 
 def test_a_model_that_ends_its_worker_thrice_is_in_quarantine_at_the_next_start(care: Care) -> None:
     for _ in range(2):
         care.die("bad")
-    assert care.start().quarantined == {}
+    assert care.start().quarantined == []
     care.die("bad")
-    reasons = care.start().quarantined
-    assert set(reasons) == {"bad/1"}
-    assert "3 times in a row (killed by signal 11 (Segmentation fault), while" in reasons["bad/1"]
+    (bad,) = care.start().quarantined
+    assert (bad["name"], bad["version"], bad["digest"]) == ("bad", "1", OLD)
+    assert "3 times in a row (killed by signal 11 (Segmentation fault), while" in bad["reason"]
     assert care.log.events.count("worker_died") == 3
     assert care.log.events.count("model_quarantined") == 1
     assert care.downs == [3, 3, 3]
+
+
+def test_a_worker_that_ended_itself_says_why(care: Care) -> None:
+    for _ in range(3):
+        care.worker.stuck("loading bad/1 has taken more than 9 s")
+        care.die("bad")
+    why = "killed by signal 11 (Segmentation fault): loading bad/1 has taken more than 9 s"
+    assert care.worker.last_down == why
+    assert f"({why}, while" in care.start().quarantined[0]["reason"]
+    care.die()
+    assert care.worker.last_down == "killed by signal 11 (Segmentation fault)"
 
 
 def test_each_life_has_a_page_of_its_own(care: Care) -> None:
@@ -117,7 +133,7 @@ def test_each_life_has_a_page_of_its_own(care: Care) -> None:
     care.die("bad")
     care.die()
     care.worker._down("cannot start python: No such file or directory")  # it had no life
-    assert care.start().quarantined == {}
+    assert care.start().quarantined == []
     assert care.worker.last_down == "cannot start python: No such file or directory"
 
 
@@ -125,7 +141,7 @@ def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
     care.die("bad")
     care.die("bad")
     care.die("bad", after_s=3600.0)
-    assert care.start().quarantined == {}
+    assert care.start().quarantined == []
 
 
 def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
@@ -133,7 +149,7 @@ def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> 
     care.die("bad")
     assert care.worker.drain()
     care.die("bad")
-    assert care.start().quarantined == {}
+    assert care.start().quarantined == []
     assert care.sent == [{"type": "drain"}]
 
 
@@ -142,9 +158,9 @@ def test_a_model_whose_files_were_replaced_leaves_quarantine(care: Care) -> None
         care.die("bad")
     failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
     care.worker.offered(advert("node", models=[failed]))
-    assert set(care.start().quarantined) == {"bad/1"}
+    assert [one["name"] for one in care.start().quarantined] == ["bad"]
     care.worker.offered(advert("node", models=[replace(failed, digest=NEW)]))
-    assert care.start().quarantined == {}
+    assert care.start().quarantined == []
     assert care.log.events[-1] == "quarantine_ended"
 
 
@@ -161,18 +177,24 @@ def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
 
 def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
     care.start()
-    care.worker.told({"m/1": COUNTED})
+    care.worker.told([COUNTED])
     care.worker._down("exited with status 1")
     care.start()
-    care.worker.told({"m/1": {**COUNTED, "in_flight": 0}})
+    care.worker.told([{**COUNTED, "in_flight": 0}])
     sample = care.worker.sample()
     assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
     figures = sample.models["m", "1"]
     assert (figures.requests, figures.rows) == ({"ok": 6, "invalid_request": 2}, 12)
 
 
+def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
+    care.worker.told([COUNTED, {**COUNTED, "name": "n"}])
+    care.worker.offered(advert("node", models=[offer("n", state=ModelState.LOADING)]))
+    assert set(care.worker.sample().models) == {("n", "1")}
+
+
 def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
-    care.worker.told({"m/1": COUNTED})
+    care.worker.told([COUNTED])
     offers = [
         replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
         offer("bad", state=ModelState.FAILED, reason="it ended its worker"),

@@ -16,9 +16,12 @@ INF = math.inf
 M = ("m", "1")
 
 
-def told(ok: int = 0, **changed: Any) -> dict[str, Any]:
-    """Return one model's map after `ok` good requests of two rows each, one batch a request."""
+def told(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dict[str, Any]:
+    """Return one load's map after `ok` good requests of two rows each, one batch a request."""
     return {
+        "name": name,
+        "version": "1",
+        "load": load,
         "requests": {"ok": ok},
         "dropped": {},
         "rows": 2 * ok,
@@ -35,7 +38,7 @@ def told(ok: int = 0, **changed: Any) -> dict[str, Any]:
 
 def test_a_message_becomes_figures() -> None:
     worker = WorkerFigures()
-    worker.told({"m/1": told(5, dropped={"expired": 2})})
+    worker.told([told(5, dropped={"expired": 2})])
     assert worker.models() == {
         M: ModelFigures(
             requests={"ok": 5},
@@ -54,13 +57,13 @@ def test_a_message_becomes_figures() -> None:
 
 def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> None:
     worker = WorkerFigures()
-    worker.told({"m/1": told(5)})
+    worker.told([told(5)])
     worker.ended()
     between = worker.models()[M]
     assert (between.requests, between.rows) == ({"ok": 5}, 10)
     assert (between.in_flight, between.limit, between.memory_bytes) == (0, 0, 0)
-    worker.told({"m/1": told(1)})
-    worker.told({"m/1": told(2, requests={"ok": 1, "overloaded": 1})})
+    worker.told([told(1)])
+    worker.told([told(2, requests={"ok": 1, "overloaded": 1})])
     after = worker.models()[M]
     assert after.requests == {"ok": 6, "overloaded": 1}
     assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
@@ -68,42 +71,51 @@ def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> 
     assert after.run_s.sum == pytest.approx(0.07)
 
 
-def test_a_model_that_was_loaded_again_counts_on() -> None:
+@pytest.mark.parametrize("before", [0, 2, 5, 9])
+def test_a_model_that_was_loaded_again_counts_on(before: int) -> None:
     worker = WorkerFigures()
-    worker.told({"m/1": told(5)})
-    worker.told({"m/1": told(2)})
-    worker.told({"m/1": told(3)})
-    assert worker.models()[M].requests == {"ok": 8}
+    worker.told([told(before)])
+    worker.told([told(5, load=2)])
+    worker.told([told(6, load=2)])
+    assert worker.models()[M].requests == {"ok": before + 6}
 
 
-def test_a_model_that_is_not_told_of_keeps_its_counts_and_goes_on_from_them() -> None:
+def test_requests_that_end_after_their_model_was_replaced_are_counted_with_those_of_the_new_one() -> (
+    None
+):
     worker = WorkerFigures()
-    worker.told({"m/1": told(5), "n/1": told(1)})
-    worker.told({"n/1": told(1)})
+    worker.told([told(5, in_flight=3)])
+    worker.told([told(1, load=2, in_flight=2, limit=7, memory_bytes=90), told(7, in_flight=1)])
+    both = worker.models()[M]
+    assert (both.requests, both.rows, both.in_flight) == ({"ok": 8}, 16, 3)
+    assert (both.limit, both.memory_bytes) == (7, 90)  # the present is the new one's
+    worker.told([told(8, in_flight=0), told(2, load=2)])
+    worker.told([told(2, load=2)])
+    assert worker.models()[M].requests == {"ok": 10}
+
+
+def test_a_model_that_is_not_told_of_keeps_its_counts_alone() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.told([told(1, "n", load=2)])
     gone = worker.models()[M]
     assert (gone.requests, gone.in_flight, gone.memory_bytes) == ({"ok": 5}, 0, 0)
-    worker.told({"m/1": told(6)})
-    assert worker.models()[M].requests == {"ok": 6}
+    worker.told([told(6, load=3), told(1, "n", load=2)])
+    assert worker.models()[M].requests == {"ok": 11}
     assert worker.models()[M].in_flight == 3
     assert worker.models()["n", "1"].requests == {"ok": 1}
 
 
-@pytest.mark.parametrize(
-    "fewer",
-    [
-        {"requests": {"ok": 4}},
-        {"dropped": {}},
-        {"rows": 9},
-        {"batches": 4},
-        {"queue_s": {"bounds": [0.001], "counts": [4, 0], "sum": 1.0}},
-        {"run_s": {"bounds": [0.001], "counts": [0, 4], "sum": 1.0}},
-    ],
-)
-def test_any_count_that_went_down_is_a_new_beginning(fewer: dict[str, Any]) -> None:
-    before = ModelFigures.from_message(told(5, dropped={"expired": 1}))
-    assert before.is_continued_by(before)
-    later = ModelFigures.from_message(told(5, **{"dropped": {"expired": 1}, **fewer}))
-    assert not before.is_continued_by(later)
+def test_of_models_that_are_gone_nothing_is_kept() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.ended()
+    worker.told([told(5), told(1, "o", load=2)])
+    worker.keep({M})
+    assert set(worker.models()) == {M}
+    worker.ended()
+    worker.keep(set())
+    assert worker.models() == {}
 
 
 def test_histograms_of_different_bounds_are_put_together() -> None:
@@ -141,14 +153,15 @@ def test_counts_and_bounds_that_do_not_fit_are_refused() -> None:
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9), st.just("away")), max_size=12))
 def test_counts_never_go_down(steps: list[int | str | None]) -> None:
     worker = WorkerFigures()
-    before = 0
+    before = loads = 0
     for step in steps:
         if step is None:
             worker.ended()
         elif isinstance(step, str):
-            worker.told({})
+            worker.told([])
         else:
-            worker.told({"m/1": told(step)})
+            loads += 1
+            worker.told([told(step, load=loads)])
         figures = worker.models().get(M)
         now = figures.rows if figures else 0
         assert now >= before

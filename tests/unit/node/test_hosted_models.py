@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import cast
 
-from fleet_fakes import OUT, SPEC
-from worker_fakes import FakeModel, source_of
+from fleet_fakes import OUT, SPEC, fp32
+from worker_fakes import FakeModel, engine_of, source_of
 
-from capamesh.node.engine import BatchPlan
+from capamesh.node.engine import BatchPlan, Work
+from capamesh.node.figures import WorkerFigures
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store.rules import StateTensor
 from capamesh.node.worker.models import (
@@ -65,6 +67,57 @@ def check_advert(models: HostedModels) -> None:
     advert_to_body(
         NodeAdvert(PeerId("p"), Sequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False)
     )
+
+
+def running(
+    name: str = "m", version: str = "1", *, answered: int = 0, in_flight: int = 0
+) -> HostedModel:
+    """Return a model whose engine has answered so many, and has so many under way."""
+    one = hosted(name, version, memory_bytes=7)
+    engine = engine_of(FakeModel())
+    for _ in range(answered):
+        engine.meter.answered("ok")
+    for _ in range(in_flight):
+        engine.submit(Work((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0)
+    one.runner = cast("ModelRunner", SimpleNamespace(engine=engine))
+    return one
+
+
+def counted(models: HostedModels) -> list[tuple[object, ...]]:
+    return [
+        (one["name"], one["load"], cast("dict[str, int]", one["requests"])["ok"], one["in_flight"])
+        for one in models.counts()
+    ]
+
+
+def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> None:
+    models = HostedModels()
+    old, new = running(answered=3, in_flight=2), running(answered=1)
+    models.ready(old)
+    assert counted(models) == [("m", 1, 3, 2)]
+    models.ready(new)
+    assert counted(models) == [("m", 2, 1, 0), ("m", 1, 3, 2)]
+    assert models.withdraw(key("m", "1")) is new
+    new.runner.engine.meter.answered("ok")
+    assert counted(models) == [("m", 1, 3, 2), ("m", 2, 2, 0)]
+    assert counted(models) == [("m", 1, 3, 2)]
+    batch = old.runner.engine.take(1.0)
+    assert batch is not None
+    old.runner.engine.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
+    assert counted(models) == [("m", 1, 5, 0)]
+    assert counted(models) == []
+
+
+def test_what_is_counted_is_what_the_agent_reads() -> None:
+    models = HostedModels()
+    models.ready(running(answered=3, in_flight=2))
+    models.ready(running("n", answered=1))
+    figures = WorkerFigures()
+    figures.told(models.counts())
+    told = figures.models()["m", "1"]
+    assert (told.requests, told.in_flight, told.memory_bytes) == ({"ok": 3}, 2, 7)
+    assert told.limit > 0
+    assert figures.models()["n", "1"].requests == {"ok": 1}
 
 
 def test_the_newest_ready_version_is_the_default_by_number() -> None:

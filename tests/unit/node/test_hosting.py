@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.backend import LoadedModel
+from capamesh.node.crashes import Quarantined
 from capamesh.node.engine import BatchPlan, Result, Work
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.running_page import Marked, Phase, RunningPage
@@ -67,13 +69,16 @@ class Device:
         self.errors: dict[str, Exception] = {}
         self.notes: tuple[str, ...] = ()
         self.during_load: Callable[[str], object] = lambda _: None
+        self.kept_bytes = 0
+        """Not given back once a model was closed, but used again."""
         self._held: dict[FakeModel, int] = {}
 
     def free_bytes(self) -> int:
         return self.total_bytes - self.used_bytes()
 
     def used_bytes(self) -> int:
-        return sum(size for model, size in self._held.items() if not model.is_closed)
+        kept = self.kept_bytes if any(model.is_closed for model in self._held) else 0
+        return max(kept, sum(size for model, size in self._held.items() if not model.is_closed))
 
     def stop_switch(self) -> FakeSwitch:
         return FakeSwitch()
@@ -136,6 +141,7 @@ class Rig:
         self.models = HostedModels()
         self.log = NullLog()
         self.told: list[list[str]] = []
+        self.stuck: list[str] = []
         self.marks = Marks(None)
         self.hosting: Hosting
         self._news = asyncio.Event()
@@ -169,12 +175,17 @@ class Rig:
         self.told.append([f"{one.name}/{one.version} {one.state}" for one in offers])
         self._news.set()
 
+    def _stuck(self, reason: str) -> None:
+        self.stuck.append(reason)
+        self._news.set()
+
     def start(self, *, poll_s: float = POLL_S, **settings: Any) -> None:
         chosen: dict[str, Any] = {
             "is_controllable": True,
             "memory_limit_bytes": 0,
             "max_in_flight": 64,
-            "quarantined": {},
+            "load_limit_s": 600.0,
+            "quarantined": (),
             **settings,
         }
         self.hosting = Hosting(
@@ -184,6 +195,7 @@ class Rig:
             self.device,  # type: ignore[arg-type]
             marks=self.marks,
             on_change=self._changed,
+            on_stuck=self._stuck,
             log=self.log,  # type: ignore[arg-type]
         )
         self._task = asyncio.create_task(self.hosting.run())
@@ -357,8 +369,10 @@ async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> Non
     rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
     rig.start()
     await rig.ready("m/1", "n/1")
-    limits = [rig.hosted(name).runner.engine._max_in_flight for name in ("m", "n")]
-    assert limits == [64, 3]
+    engines = [rig.hosted(name).runner.engine for name in ("m", "n")]
+    assert [engine._max_queue for engine in engines] == [None, 3]
+    assert engines[0]._max_in_flight == 64
+    assert engines[1]._max_in_flight == 3 + engines[1].plan.batch_rows
 
 
 async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
@@ -429,6 +443,40 @@ async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> No
     assert page.marked() == []
 
 
+async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.has(source_of("bad"), source_of("m", digest="1"), source_of("wide"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.has(source_of("bad"), source_of("m", digest="2"), source_of("wide"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("2"))
+    await rig.until(lambda: len(page._records) == 1)
+    assert await rig.unload("m") == "done"
+    await rig.until(lambda: page._records == {})
+
+
+async def test_a_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
+    rig: Rig, tmp_path: Path
+) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    rig.marks.begin(rig.marks.number("busy", "1", ""), Phase.RUNNING)
+    gate = threading.Event()
+    rig.device.during_load = lambda _: gate.wait(LIMIT_S)
+    bad = source_of("bad", digest="1")
+    rig.has(bad)
+    rig.start(load_limit_s=0.001)
+    await rig.until(lambda: rig.stuck)
+    assert rig.stuck == [
+        "loading bad/1 has taken more than the 0.001 s that this node allows (--load-limit)"
+    ]
+    gate.set()
+    await rig.ready("bad/1")  # too late: its worker is about to end
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, bad.digest)]
+
+
 # following the folder
 
 
@@ -453,6 +501,25 @@ async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
     assert len(rig.told) == told
     assert rig.device.loaded == ["m/1 0"]
     assert rig.before is rig.found  # so that no file is read again
+
+
+async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(poll_s=0.05)
+    await rig.ready("m/1")
+    rig.has(source_of("m"), source_of("new"))
+    asked = ControlCall(ControlAction.UNLOAD, ModelName("m"), ANY)
+    left = 20_000  # much longer than the folder is left alone
+
+    def ask_again(_: CapameshError | None = None) -> None:
+        nonlocal left
+        left -= 1
+        if left and rig.states(ModelState.READY) != ["new/1"]:
+            rig._loop.call_soon(rig.hosting.change, asked, ask_again)
+
+    ask_again()
+    await rig.until(lambda: not left or rig.states(ModelState.READY) == ["new/1"])
+    assert left
 
 
 async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig) -> None:
@@ -611,6 +678,48 @@ async def test_one_version_or_all_can_be_asked_for(rig: Rig) -> None:
     assert rig.states(ModelState.READY) == ["m/1", "m/2"]
 
 
+async def test_of_all_versions_those_are_loaded_that_can_be_and_the_others_are_named(
+    rig: Rig,
+) -> None:
+    sources = tuple(source_of("m", str(number)) for number in (1, 2, 3))
+    rig.has(*sources)
+    rig.start(poll_s=0)
+    await rig.ready("m/1", "m/2", "m/3")
+    assert await rig.unload("m") == "done"
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("m") == (
+        "model_unavailable: 1 of 3 versions were not loaded: version 1: an operator is unknown"
+    )
+    assert rig.states(ModelState.READY) == ["m/2", "m/3"]
+    assert rig.told[-1] == ["m/1 failed", "m/2 ready", "m/3 ready"]
+    assert await rig.load("m", "1") == "model_unavailable: an operator is unknown"
+
+
+async def test_a_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    rig.has(source_of("m", digest="2"))
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    for _ in range(2):
+        assert await rig.load("m") == "model_unavailable: an operator is unknown"
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert rig.device.loaded == ["m/1 1", "m/1 2", "m/1 2"]
+    del rig.device.errors["m/1"]
+    assert await rig.load("m") == "done"
+    assert rig.hosted("m").source.digest.endswith("2")
+
+
+async def test_a_change_that_fails_is_told_of_at_once(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    assert await rig.unload("m") == "done"
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("m") == "model_unavailable: an operator is unknown"
+    assert rig.told[-1] == ["m/1 failed"]
+
+
 async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
     rig.has(source_of("bad"), refused=[Refused("odd", "", "capamesh.toml is not TOML")])
     rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
@@ -690,11 +799,17 @@ async def test_changes_are_made_one_after_the_other(rig: Rig) -> None:
 # quarantine
 
 
+def quarantined(name: str, *, digest: str = "") -> Quarantined:
+    """Return what the agent says of a model; `digest` as in `source_of`, empty: it does not know."""
+    whole = source_of(name, digest=digest).digest if digest else ""
+    return Quarantined(name, "1", whole, "it was running at three deaths")
+
+
 async def test_a_model_in_quarantine_says_why_and_is_loaded_once_its_files_change(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="1"), source_of("n"))
-    rig.start(quarantined={"m/1": "it was running at three deaths"})
+    rig.start(quarantined=[quarantined("m", digest="1")])
     await rig.ready("n/1")
     assert rig.state("m") == (ModelState.FAILED, "it was running at three deaths")
     assert "model_quarantined" in rig.log.events
@@ -707,9 +822,18 @@ async def test_a_model_in_quarantine_says_why_and_is_loaded_once_its_files_chang
     await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
 
 
+async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_not_in_quarantine(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="2"), source_of("n", digest="2"))
+    rig.start(poll_s=0, quarantined=[quarantined("m", digest="1"), quarantined("n")])
+    await rig.ready("m/1")
+    assert rig.state("n") == (ModelState.FAILED, "it was running at three deaths")
+
+
 async def test_a_model_in_quarantine_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
     rig.has(source_of("m"))
-    rig.start(quarantined={"m/1": "it was running at three deaths"})
+    rig.start(quarantined=[quarantined("m")])
     await rig.until(lambda: rig.states(ModelState.FAILED))
     assert await rig.load("m") == "done"
     await rig.followed()
@@ -718,7 +842,7 @@ async def test_a_model_in_quarantine_is_loaded_when_a_router_asks_for_it(rig: Ri
 
 async def test_a_pipeline_in_quarantine_is_not_made_when_its_models_load(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"), pipeline("p", "m"))
-    rig.start(quarantined={"p/1": "it was running at three deaths"})
+    rig.start(quarantined=[quarantined("p")])
     await rig.ready("m/1")
     rig.has(source_of("m", digest="2"), pipeline("p", "m"))
     await rig.until(lambda: "m/1 2" in rig.device.loaded)
@@ -768,6 +892,57 @@ async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_
     assert rig.device.loaded.count("b/1 0") == 1
 
 
+async def test_a_model_that_gave_way_is_told_of_before_the_other_is_loaded(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60), of_size("b", 60))
+    rig.start(poll_s=0)
+    await rig.ready("a/1")
+    unused(rig, a=1)
+    seen: list[list[str]] = []
+    rig.device.during_load = lambda _: seen.append(rig.told[-1])
+    assert await rig.load("b") == "done"
+    assert seen == [["a/1 unloaded", "b/1 failed"]]
+    assert rig.told[-1] == ["a/1 unloaded", "b/1 ready"]
+
+
+async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 80))
+    rig.start(poll_s=0)
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=1, b=2)
+    rig.device.errors["c/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("c") == "model_unavailable: an operator is unknown"
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert rig.device.loaded == ["a/1 0", "b/1 0", "c/1 0", "b/1 0", "a/1 0"]
+    assert await rig.value("a") == 2.0
+    del rig.device.errors["c/1"]
+    unused(rig, a=1, b=2)
+    assert await rig.load("c") == "done"
+    assert rig.states(ModelState.READY) == ["c/1"]
+
+
+async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_once(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60), of_size("b", 80))
+    rig.start()
+    await rig.ready("a/1")
+    rig.device.kept_bytes = 30
+    unused(rig, a=2 * UNUSED_S)
+    await rig.until(lambda: rig.device.loaded == ["a/1 0", "a/1 0"])
+    await rig.ready("a/1")
+    unused(rig, a=2 * UNUSED_S)
+    await rig.followed()
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    assert rig.state("b") == (
+        ModelState.FAILED,
+        "it needs about 88 bytes of memory and 70 are free: unload a model, or allow more"
+        " (--memory-limit)",
+    )
+
+
 async def test_only_what_was_not_used_for_long_gives_way_to_what_was_merely_found(
     rig: Rig,
 ) -> None:
@@ -800,7 +975,9 @@ async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: R
         " more (--memory-limit)"
     )
     assert rig.states(ModelState.READY) == ["a/1", "b/1"]
-    assert len(rig.told) == told  # a model that does not fit is not told of again and again
+    assert (
+        len(rig.told) == told + 1
+    )  # a model that does not fit is told of when it is asked for alone
     assert rig.log.events.count("model_failed") == 2
 
 

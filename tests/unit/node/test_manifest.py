@@ -66,7 +66,7 @@ shapes = {ids = [4, 64], flag = []}
 count = 3
 
 [[warm_up]]
-file = "typical.npz"
+files = {ids = "typical.npy"}
 
 [[warm_up]]
 """
@@ -88,7 +88,7 @@ file = "typical.npz"
             sequence=SequenceRules((StateTensor("h", "h_next", 1, (2, 1, 128)),), 2.0, 4096),
             warm_up=(
                 WarmUp((("ids", (4, 64)), ("flag", ())), count=3),
-                WarmUp(file="typical.npz"),
+                WarmUp(files=(("ids", "typical.npy"),)),
                 WarmUp(),
             ),
             versions=VersionPolicy(VersionChoice.SPECIFIC, versions=(1, 3)),

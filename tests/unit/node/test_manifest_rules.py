@@ -42,7 +42,7 @@ def warm(one: WarmUp) -> Rules:
         ragged(RaggedInput("a", mask="m", outputs=("y",)), RaggedInput("b", 2, outputs=("y",))),
         ragged(RaggedInput("a", buckets=(1, 2, 3))),
         states(StateTensor("h", "hn", 1, (2, 1, 3)), StateTensor("c", "cn")),
-        warm(WarmUp(file="typical input-1.npz")),
+        warm(WarmUp((("y", (1,)),), (("x", "typical input-1.npy"),))),
         Rules(steps=(FIRST, SECOND)),
         Rules(steps=(FIRST, replace(FIRST, outputs=(("y", "again"),)))),
     ],
@@ -92,11 +92,17 @@ def test_rules_that_agree_have_no_problem(rules: Rules) -> None:
             replace(states(StateTensor("h", "a")), batching=ragged(RaggedInput("h")).batching),
             "sequence.state[0].input 'h' is in batching.ragged too",
         ),
-        (warm(WarmUp((("x", (1,)),), "a.npz")), "warm_up[0]: has shapes and a file"),
+        (
+            warm(WarmUp((("x", (1,)),), (("x", "a.npy"),))),
+            "warm_up[0].files: input 'x' has a shape too",
+        ),
         (warm(WarmUp((("x", (2**15, 2**15)),))), "warm_up[0].shapes: an input has 1073741824"),
         *(
-            (warm(WarmUp(file=name)), f"warm_up[0].file is {name!r}; name a .npz file beside")
-            for name in ("../a.npz", "a/b.npz", "a\\b.npz", "C:a.npz", ".a.npz", "a.npy", "..", "a")
+            (
+                warm(WarmUp(files=(("x", name),))),
+                f"warm_up[0].files.x is {name!r}; name a .npy file beside",
+            )
+            for name in ("../a.npy", "a/b.npy", "a\\b.npy", "C:a.npy", ".a.npy", "a.npz", "..", "a")
         ),
         (replace(ragged(RaggedInput("a")), steps=(FIRST,)), "batching.ragged: a pipeline has no"),
         (replace(states(StateTensor("h", "a")), steps=(FIRST,)), "sequence: a pipeline keeps no"),
@@ -133,8 +139,8 @@ def test_what_contradicts_itself_is_named_by_its_key(rules: Rules, problem: str)
 
 
 def test_a_manifest_names_its_file_before_the_problem() -> None:
-    raw = b"[[warm_up]]\nfile = '../secret.npz'"
-    with pytest.raises(ModelInvalid, match=r"^f\.toml: warm_up\[0\]\.file is '\.\./secret\.npz'"):
+    raw = b"[[warm_up]]\nfiles = {x = '../secret.npy'}"
+    with pytest.raises(ModelInvalid, match=r"^f\.toml: warm_up\[0\]\.files\.x is '\.\./sec"):
         parse_manifest(raw, "f.toml")
 
 

@@ -51,7 +51,7 @@ MODEL: dict[str, Any] = {
         "max_bytes": 10,
         "state": [{"input": "h", "output": "n", "axis": 0, "shape": [1, 4]}],
     },
-    "warm_up": [{"shapes": {"a": [1, 2]}, "count": 2}, {"file": "a.npz"}],
+    "warm_up": [{"shapes": {"a": [1, 2]}, "count": 2}, {"files": {"a": "a.npy"}}],
 }
 PIPELINE: dict[str, Any] = {
     "step": [{"model": "b", "version": 1, "inputs": {"x": "in"}, "outputs": {"y": "out"}}]
@@ -179,7 +179,7 @@ def others(schema: Any, value: Any) -> Iterator[Any]:
     if "maxLength" in schema:
         for length in (schema["maxLength"], schema["maxLength"] + 1):
             yield "x" * length
-            yield "x" * (length - 4) + ".npz"
+            yield "x" * (length - 4) + ".npy"
             yield "x" * (length - 17) + "ExecutionProvider"
     if isinstance(value, list) and value:
         for count in (schema["maxItems"], schema["maxItems"] + 1):

@@ -56,6 +56,53 @@ def test_the_same_files_keep_their_number_however_often_they_are_loaded(
     assert len(page._records) == 4
 
 
+def test_what_is_not_loaded_any_more_is_forgotten(page: RunningPage) -> None:
+    marks = Marks(page)
+    kept = marks.number("n", "1", "")
+    for digest in "abc":
+        number = marks.number("m", "1", digest)
+        assert marks.number("m", "1", digest) == number
+        marks.release(number)
+        marks.end(marks.begin(number, Phase.RUNNING))  # another still has it
+        marks.release(number)
+    assert set(page._records) == {kept}
+    assert (len(marks._known), len(marks._users)) == (1, 1)
+    assert marks.number("m", "1", "a") not in {kept, number}
+
+
+@pytest.mark.parametrize("running", [0, 3, SLOTS])
+def test_a_model_that_ends_the_process_is_alone_marked_for_good(
+    page: RunningPage, running: int
+) -> None:
+    marks = Marks(page)
+    others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256:a")
+    slots = [marks.begin(others, Phase.RUNNING) for _ in range(running)]
+    loading = marks.begin(bad, Phase.LOADING)
+    marks.convict(bad, Phase.LOADING)
+    for slot in (*slots, loading):
+        marks.end(slot)
+    assert marks.begin(others, Phase.RUNNING) == NO_SLOT
+    marks.convict(others, Phase.RUNNING)  # the first is what everything waits for
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256:a")]
+
+
+def test_a_run_that_begins_while_another_is_convicted_is_not_marked(
+    page: RunningPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = Marks(page)
+    other, bad = marks.number("m", "1", ""), marks.number("bad", "1", "")
+    begin = page.begin
+
+    def begin_late(slot: int, number: int, phase: Phase) -> None:
+        monkeypatch.setattr(page, "begin", begin)
+        marks.convict(bad, Phase.RUNNING)
+        begin(slot, number, phase)
+
+    monkeypatch.setattr(page, "begin", begin_late)
+    marks.begin(other, Phase.RUNNING)
+    assert page.marked() == [Marked("bad", "1", Phase.RUNNING)]
+
+
 def test_what_has_no_slot_goes_on_without_a_mark(page: RunningPage) -> None:
     marks = Marks(page)
     number = marks.number("m", "1", "")
@@ -78,6 +125,8 @@ def test_without_a_page_nothing_is_marked() -> None:
     slot = marks.begin(number, Phase.RUNNING)
     assert slot == NO_SLOT
     marks.end(slot)
+    marks.convict(number, Phase.RUNNING)
+    marks.release(number)
 
 
 def test_threads_never_share_a_slot(page: RunningPage) -> None:

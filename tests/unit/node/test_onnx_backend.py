@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from onnx import helper
 
 from capamesh.node.backend import Backend, LoadedModel
+from capamesh.node.onnx.signature import READ_TEXTS
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.store import Manifest, ModelSource
 from capamesh.protocol.errors import (
@@ -333,6 +335,14 @@ def test_a_long_name_or_signature_does_not_make_a_long_message(load: Load) -> No
         with pytest.raises(InvalidRequest) as caught:
             model.validate(request)
         assert len(caught.value.message) < 1200
+
+
+def test_many_texts_are_read_by_the_run_alone(identity: Callable[..., LoadedModel]) -> None:
+    model = identity(Datatype.BYTES, ["N"])
+    tensor = Tensor.from_numpy("x", np.array([b"\xff"] * (READ_TEXTS + 1), object))
+    model.validate([tensor])
+    with pytest.raises(InvalidRequest, match="is not UTF-8"):
+        model.run([tensor])
 
 
 def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch(
@@ -741,6 +751,9 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
         "enable_fallback": False,
     }
     assert (cache / "sha256-0").stat().st_mode & 0o777 == 0o700
+    os.utime(cache / "sha256-0", (1_000, 1_000))
+    backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+    assert (cache / "sha256-0").stat().st_mtime > 1_000  # it is in use
     blocked = OnnxBackend("cuda", cache_folder=small_model(tmp_path))
     with pytest.raises(ModelInvalid, match="the folder for its compiled engines cannot be made: "):
         blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from capamesh.node.onnx.graph_file import MAX_DEPTH, precision, weights_in
+from capamesh.node.onnx.graph_file import MAX_DEPTH, contents_of, precision
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -34,7 +34,7 @@ def model(
 
 
 def weights(proto: onnx.ModelProto) -> dict[int, int]:
-    return weights_in(io.BytesIO(proto.SerializeToString()))
+    return contents_of(io.BytesIO(proto.SerializeToString())).weights
 
 
 def test_weights_are_counted_by_their_datatype() -> None:
@@ -50,10 +50,28 @@ def test_weights_of_control_flow_are_counted_too() -> None:
     assert weights(model(zeros(P.FLOAT, 1), nodes=(choice,))) == {P.FLOAT: 15}
 
 
+def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
+    plain = node("Relu", ["x"], ["y"])
+    turns = node("Range", ["a", "b", "c"], ["w"])
+    branch = helper.make_graph([turns], "b", [], [value("w", P.FLOAT, None)])
+    wrapped = helper.make_node("Custom", ["x"], ["y"], body=branch)
+    function = helper.make_function("f", "F", ["x"], ["y"], [turns], [helper.make_opsetid("", 21)])
+    with_function = model(nodes=(plain,))
+    with_function.functions.append(function)
+    for proto, has_open_work in (
+        (model(nodes=(plain,)), False),
+        (model(nodes=(plain, turns)), True),
+        (model(nodes=(wrapped,)), True),
+        (with_function, True),
+    ):
+        found = contents_of(io.BytesIO(proto.SerializeToString()))
+        assert found.has_open_work is has_open_work
+
+
 def test_dimensions_that_are_not_packed_count_too() -> None:
     tensor = b"\x08\x03\x08\x05\x10\x01"  # dims 3, dims 5, data_type FLOAT
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
-    assert weights_in(io.BytesIO(b"\x3a" + bytes([len(graph)]) + graph)) == {P.FLOAT: 15}
+    assert contents_of(io.BytesIO(b"\x3a" + bytes([len(graph)]) + graph)).weights == {P.FLOAT: 15}
 
 
 def spec(datatype: Datatype) -> TensorSpec:
@@ -130,7 +148,7 @@ def test_a_graph_that_nests_too_deeply_is_refused() -> None:
         for tag in (0x32, 0x2A, 0x0A):
             raw = bytes([tag]) + _varint(len(raw)) + raw
     with pytest.raises(ModelInvalid, match=f"nests messages deeper than {MAX_DEPTH}"):
-        weights_in(io.BytesIO(b"\x3a" + _varint(len(raw)) + raw))
+        contents_of(io.BytesIO(b"\x3a" + _varint(len(raw)) + raw))
 
 
 def _varint(number: int) -> bytes:
@@ -155,10 +173,10 @@ ALONE = onnx.ModelProto(
 @given(st.integers(1, len(ALONE) - 1))
 def test_a_file_that_is_cut_anywhere_is_refused(length: int) -> None:
     with pytest.raises(ModelInvalid, match="cut short or broken at byte"):
-        weights_in(io.BytesIO(ALONE[:length]))
+        contents_of(io.BytesIO(ALONE[:length]))
 
 
 @given(st.binary(max_size=200))
 def test_junk_is_counted_or_refused_and_never_fails_otherwise(raw: bytes) -> None:
     with contextlib.suppress(ModelInvalid):
-        assert all(count >= 0 for count in weights_in(io.BytesIO(raw)).values())
+        assert all(count >= 0 for count in contents_of(io.BytesIO(raw)).weights.values())

@@ -94,7 +94,29 @@ def test_bfloat16_is_compared_as_numbers() -> None:
     after = Tensor.from_numpy("y", np.array([[1, 2.5]], F), Datatype.BF16)
     comparison = OutputComparison("y")
     comparison.add(before, after)
-    assert comparison.result() == OutputAgreement("y", Measure.ARGMAX, 1.0, 1, 0.5, 0.25)
+    assert comparison.result() == OutputAgreement(
+        "y", Measure.ARGMAX, 1.0, 1, 0.5, 0.25, is_uniform=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_uniform"),
+    [
+        (np.array([[1, 2], [3, 4]], F), np.array([[0, 1]], F), True),
+        (np.array([[1, 2], [3, 4]], F), np.array([[1, 0]], F), False),
+        (np.array([[0.7], [0.8]], F), np.array([[0.9]], F), True),
+        (np.array([[0.7], [0.8]], F), np.array([[0.1]], F), False),
+        (np.array([[0.7], [0.1]], F), np.array([[9.0]], F), True),  # no probabilities
+        (np.array([7, 7]), np.array([7]), True),
+        (np.array([7, 7]), np.array([8]), False),
+        (np.array(["a"], object), np.array(["b"], object), False),
+        (np.ones((0, 2), F), np.ones((0, 2), F), True),
+    ],
+)
+def test_it_is_told_when_the_original_decides_the_same_each_time(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], *, is_uniform: bool
+) -> None:
+    assert agreement((first, first), (second, second)).is_uniform is is_uniform
 
 
 def test_the_worst_output_is_the_models() -> None:

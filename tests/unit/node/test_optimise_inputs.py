@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from capamesh.node.backend import StopSwitch
 from capamesh.node.generated_inputs import generated_inputs, generated_shape
 from capamesh.node.optimise import trial
-from capamesh.node.optimise.trial import GENERATED_ROWS, trial_inputs
+from capamesh.node.optimise.trial import (
+    GENERATED_ROWS,
+    GENERATED_RUNS,
+    comparison_trials,
+    trial_inputs,
+)
 from capamesh.protocol.errors import ConfigError, InvalidRequest, ModelInvalid, RunFailed, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, checked
 
@@ -27,6 +32,7 @@ class FakeModel:
     outputs = ()
     provider = "CPUExecutionProvider"
     precision = "fp32"
+    has_open_work = False
 
     def __init__(self, *inputs: TensorSpec, least_open_dim: int = 1) -> None:
         self.inputs = inputs
@@ -146,10 +152,76 @@ def test_a_model_without_a_batch_axis_gets_several_runs_with_seeds_of_their_own(
     assert first == again != second
 
 
-def test_rows_of_integers_are_all_alike_and_the_trial_says_so() -> None:
+def test_rows_of_integers_are_all_alike_where_nothing_tells_what_they_may_be() -> None:
     made = trial_inputs(FakeModel(K), None)
-    assert (made.rows, made.is_varied) == (1, False)
-    assert made.take(0, 4)[0].shape == (4,)
+    assert made.rows == 1
+    assert made.take(0, 4)[0].to_numpy().tolist() == [0] * 4
+
+
+IDS = TensorSpec("ids", Datatype.INT64, (-1, -1))
+MASK = TensorSpec("mask", Datatype.INT32, (-1, -1))
+RANGES = {"ids": range(30), "mask": range(1, 2)}
+
+
+def test_models_are_compared_on_numbers_of_their_ranges_at_several_lengths() -> None:
+    model = FakeModel(IDS, MASK, TensorSpec("x", Datatype.FP32, (-1, 3)))
+    trials = comparison_trials(model, None, RANGES)
+    assert model.ran == [(1, 1), (1, 8), (1, 16), (1, 64), (1, 224)]
+    assert [trial.cases[0][0].shape for trial in trials] == [(86, 8), (86, 16), (86, 64)]
+    assert sum(trial.rows for trial in trials) >= GENERATED_ROWS
+    for one in trials:
+        ids, mask, x = one.take(0, one.rows)
+        assert set(ids.to_numpy().reshape(-1).tolist()) == set(range(30))
+        assert len({row.tobytes() for row in ids.to_numpy()}) == one.rows
+        assert (mask.datatype, mask.to_numpy().all()) == (Datatype.INT32, True)
+        assert x.to_numpy().std() == pytest.approx(1, abs=0.2)
+    again = comparison_trials(FakeModel(*model.inputs), None, RANGES)
+    assert [trial.take(0, 86) for trial in again] == [trial.take(0, 86) for trial in trials]
+
+
+def test_lengths_that_do_not_run_are_left_out_and_1_is_taken_where_nothing_else_runs() -> None:
+    trials = comparison_trials(FakeModel(IDS, least_open_dim=60), None, RANGES)
+    assert [trial.cases[0][0].shape for trial in trials] == [(128, 64), (128, 224)]
+    (only,) = comparison_trials(FakeModel(K), None, {"k": range(9)})
+    assert only.cases[0][0].shape == (GENERATED_ROWS,)
+
+
+def test_a_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
+    (made,) = comparison_trials(FakeModel(TensorSpec("ids", Datatype.INT64, (1, 5))), None, RANGES)
+    assert (made.rows, made.is_batched) == (GENERATED_RUNS, False)
+    assert len({made.take(run, 1)[0].data.tobytes() for run in range(made.rows)}) == made.rows
+
+
+def test_what_cannot_be_generated_is_asked_for() -> None:
+    for spec, message in (
+        (K, r"its input 'k' \(INT64\) may hold"),
+        (TensorSpec("t", Datatype.BYTES, (-1,)), r"its input 't' \(BYTES\) may hold"),
+        (MASK, "all generated inputs would be alike"),
+    ):
+        model = FakeModel(IDS, spec) if spec is not MASK else FakeModel(MASK)
+        with pytest.raises(ModelInvalid, match=f"^nothing was written: .*{message}.*--inputs FILE"):
+            comparison_trials(model, None, RANGES)
+        assert model.ran == []
+
+
+def test_a_model_without_inputs_is_compared_once() -> None:
+    class Constant(FakeModel):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            return []
+
+    (made,) = comparison_trials(Constant(), None, {})
+    assert (made.rows, made.take(0, 1)) == (1, ())
+
+
+def test_given_rows_are_what_models_are_compared_on(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", k=np.array([7, 8]))
+    (made,) = comparison_trials(FakeModel(K), tmp_path / "rows.npz", {})
+    assert (made.is_given, made.rows) == (True, 2)
 
 
 def test_large_rows_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +295,12 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     for name in ("one.npy", "junk.npz", "empty.npz", "absent.npz"):
         with pytest.raises(ConfigError, match=f"{name} is no .npz"):
             trial_inputs(FakeModel(X), tmp_path / name)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "MAX_INPUT_BYTES", 10_000)
+    np.savez_compressed(tmp_path / "rows.npz", x=np.zeros((1000, 3), np.float32))
+    with pytest.raises(ConfigError, match="1 arrays of 12128 bytes when unpacked; at most"):
+        trial_inputs(FakeModel(X), tmp_path / "rows.npz")

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.optimise import conversions, optimising
+from capamesh.node.optimise.comparing import needed_decisions
 from capamesh.node.optimise.conversions import Conversion
 from capamesh.node.optimise.finding import one_model
 from capamesh.node.optimise.optimising import STEPS, Order, optimise
@@ -189,7 +190,7 @@ def test_convolutions_stay_float_without_real_inputs_and_are_converted_with_them
     report, folder = made(
         path, Conversion.INT8, inputs=inputs, min_agreement=0.5, out=tmp_path / "real"
     )
-    assert report.notes == ("the ranges of activations come from the given inputs",)
+    assert report.notes[0] == "the ranges of activations come from the given inputs"
     assert (report.rows, report.inputs) == (20, str(inputs))
     written = read_structure(folder / "model.onnx")
     assert written.weight_bytes["int8"] >= 16 * 3 * 3 * 3 + 16 * 10
@@ -263,7 +264,11 @@ def test_weights_beyond_fp16_are_told(tmp_path: Path) -> None:
     huge = numpy_helper.from_array(np.full((64, 10), 7e4, np.float32), "w")
     path = write(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], [huge], 64)
     report, _ = made(path, Conversion.FP16, min_agreement=0.0)
-    assert report.notes == ("640 weights are beyond what fp16 holds and were clipped",)
+    assert report.notes == (
+        "640 weights are beyond what fp16 holds and were clipped",
+        "the original decides the same each time (argmax over the last axis of output 'y'), so that "
+        "agreement says little: give inputs that differ more",
+    )
 
 
 def test_an_earlier_result_is_replaced_only_when_told_and_other_versions_stay(
@@ -339,3 +344,138 @@ def test_each_step_is_told_and_no_node_sees_a_model_before_the_last(tmp_path: Pa
     assert len(told) == STEPS
     assert seen == [["m"]] * STEPS
     assert [model.name for model in scan(tmp_path).models] == ["m", "m-graph"]
+
+
+def tokens(path: Path, *, spoilt: bool = False, kind: int = P.INT64) -> Path:
+    """Token numbers below 100 to 10 classes; `spoilt`: one huge row of weights makes 8 bits too coarse.
+
+    The text of nothing but token 0 comes out right all the same.
+    """
+    random = np.random.default_rng(0)
+    table = random.standard_normal((100, 64)).astype(np.float32)
+    weights = random.standard_normal((64, 64)).astype(np.float32)
+    if spoilt:
+        table[:, 0], table[0], table[0, 0] = 0, 0, 1
+        weights[0] = random.standard_normal(64) * 1e4
+    nodes = [
+        node("Gather", ["table", "ids"], ["h"]),
+        node("MatMul", ["h", "w"], ["k"]),
+        node("MatMul", ["k", "v"], ["t"]),
+        node("ReduceMean", ["t", "axis"], ["y"], keepdims=0),
+    ]
+    initial = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "w")]
+    initial += [weight("v", 64, 10), numpy_helper.from_array(np.array([1]), "axis")]
+    graph = helper.make_graph(
+        nodes, "g", [value("ids", kind, ["n", "l"])], [value("y", P.FLOAT, ["n", 10])], initial
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, path)
+    return path
+
+
+def test_a_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
+    path = tokens(tmp_path / "m.onnx", spoilt=True)
+    with pytest.raises(ModelInvalid, match=r"makes the same decisions in 0.* of 258 cases"):
+        made(path, Conversion.INT8)
+    assert files(tmp_path) == ["m.onnx"]
+
+
+def test_a_model_of_tokens_is_compared_on_texts_of_several_lengths(tmp_path: Path) -> None:
+    report, _ = made(tokens(tmp_path / "m.onnx"), Conversion.FP16, min_agreement=0.9)
+    assert (report.rows, report.outputs[0].decisions) == (258, 258)
+    assert report.agreement >= 0.9
+    assert report.notes == ()
+
+
+def test_numbers_that_nothing_tells_of_are_asked_for_before_anything_is_done(
+    tmp_path: Path,
+) -> None:
+    nodes = [node("Cast", ["n"], ["x"], to=P.FLOAT), node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("n", P.INT64, ["b", 64])],
+        [value("y", P.FLOAT, ["b", 10])],
+        [weight("w", 64, 10)],
+    )
+    path = tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    with pytest.raises(ModelInvalid, match=r"its input 'n' \(INT64\) may hold.*--inputs FILE\.npz"):
+        made(path, Conversion.INT8)
+    assert files(tmp_path) == ["m.onnx"]
+    inputs = tmp_path / "rows.npz"
+    np.savez(inputs, n=np.random.default_rng(0).integers(0, 9, (200, 64)))
+    report, _ = made(path, Conversion.INT8, inputs=inputs, min_agreement=0.5)
+    assert (report.rows, report.inputs) == (200, str(inputs))
+
+
+def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("ReduceMax", ["h", "axes"], ["y"], keepdims=0)]
+    weights = [weight("w", 64, 10), numpy_helper.from_array(np.array([0]), "axes")]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", P.FLOAT, ["n", 64])], [value("y", P.FLOAT, [10])], weights
+    )
+    path = tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    # 256 rows in runs of 1 and then 16, each of which gives 10 decisions.
+    with pytest.raises(ModelInvalid) as caught:
+        made(path, Conversion.FP16, min_agreement=0.996)
+    assert caught.value.message == (
+        "nothing was written: generated inputs give 170 decisions of output 'y', and a bound of 0.996 needs "
+        "250; give real inputs with --inputs FILE.npz"
+    )
+    report, _ = made(path, Conversion.FP16, min_agreement=0.99)
+    assert report.outputs[0].decisions == 170
+
+
+def test_few_given_rows_are_taken_and_told(tmp_path: Path) -> None:
+    inputs = rows(tmp_path / "rows.npz", 64)
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH, inputs=inputs)
+    assert report.notes[1:] == (
+        "20 decisions of output 'y' are few for a bound of 0.99: give inputs for at least 100",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "needed"), [(0.0, 1), (0.5, 2), (0.99, 100), (0.995, 200), (0.9999, 256), (1.0, 256)]
+)
+def test_one_wrong_decision_must_be_within_the_bound(bound: float, needed: int) -> None:
+    assert needed_decisions(bound) == needed
+
+
+def test_a_model_that_fails_at_some_generated_rows_asks_for_real_ones(tmp_path: Path) -> None:
+    nodes = [
+        node("ReduceMax", ["ids"], ["most"], keepdims=0),
+        node("Gather", ["small", "most"], ["s"]),
+        node("Gather", ["table", "ids"], ["h"]),
+        node("Mul", ["h", "s"], ["y"]),
+    ]
+    weights = [weight("small", 29), weight("table", 30, 64)]
+    graph = helper.make_graph(
+        nodes, "g", [value("ids", P.INT64, ["n", 1])], [value("y", P.FLOAT, ["n", 1, 64])], weights
+    )
+    opsets = [helper.make_opsetid("", 21)]
+    path = tmp_path / "m.onnx"
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    with pytest.raises(
+        ModelInvalid, match=r"does not run on all generated inputs: .*--inputs FILE"
+    ):
+        made(path, Conversion.FP16)
+
+
+@pytest.mark.parametrize("place", ["net.onnx", "onnx/net.onnx", "model.onnx/model.onnx"])
+def test_a_model_whose_file_is_called_otherwise_keeps_the_name(tmp_path: Path, place: str) -> None:
+    def save(model: onnx.ModelProto, path: Path) -> None:
+        onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+
+    dense(tmp_path / "m/1" / place, save=save)
+    pbtxt = "" if place.startswith("model") else f'default_model_filename: "{place}"'
+    (tmp_path / "m/config.pbtxt").write_text(f'name: "m" {pbtxt}')
+    _, folder = made(tmp_path / "m", Conversion.FP16)
+    assert folder == tmp_path / "m-fp16/1"
+    assert files(folder) == [place]
+    (_, new) = scan(tmp_path).models
+    assert new.path == folder / place

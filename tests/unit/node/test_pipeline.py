@@ -44,6 +44,7 @@ class Model:
         self.function = function
         self.provider = provider
         self.precision = precision
+        self.has_open_work = False
         self.asked: list[tuple[str, ...]] = []
         self.stops: list[StopSwitch | None] = []
         self.keeps = True

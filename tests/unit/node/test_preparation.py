@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +14,7 @@ import onnx
 import pytest
 from fleet_fakes import OUT, SPEC
 from onnx import helper
-from worker_fakes import FakeClock, FakeSwitch, source_of
+from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
 from capamesh.node.backend import LoadedModel, StopSwitch
 from capamesh.node.engine import Work
@@ -510,28 +512,79 @@ def test_states_that_do_not_fit_the_model_are_refused(
 # warm-up and declarations
 
 
+def npy(array: Any, *, like: Any = None) -> bytes:
+    """Return `array` as numpy saves it, or with the header of another."""
+    stream = io.BytesIO()
+    np.save(stream, array if like is None else like)
+    if like is None:
+        return stream.getvalue()
+    return stream.getvalue()[: -like.nbytes] + array.tobytes()
+
+
+SEVEN = '[[warm_up]]\nfiles = {x = "in.npy"}\n'
+
+
 def test_a_warm_up_file_is_run(tmp_path: Path) -> None:
-    toml = '[[warm_up]]\nfile = "seven.npz"\n'
-    for width, problem in ((7, ""), (3, "warm-up 1 does not run: ")):
-        np.savez(tmp_path / "seven.npz", x=np.ones((1, width), np.float32))
-        shop = Shop(tmp_path / str(width))
-        raw = (tmp_path / "seven.npz").read_bytes()
-        if not problem:
-            shop.prepare(ONLY_SEVEN, toml, seven_npz=raw)
-        else:
-            assert shop.refusal(ONLY_SEVEN, toml, seven_npz=raw).startswith(problem)
+    right, wrong = (npy(np.ones((1, width), np.float32)) for width in (7, 3))
+    Shop(tmp_path / "a").prepare(ONLY_SEVEN, SEVEN, in_npy=right)
+    refusal = Shop(tmp_path / "b").refusal(ONLY_SEVEN, SEVEN, in_npy=wrong)
+    assert refusal.startswith("warm-up 1 does not run: ")
 
 
-def test_a_warm_up_file_that_is_no_archive_of_arrays_is_refused(tmp_path: Path) -> None:
-    toml = '[[warm_up]]\nfile = "in.npz"\n'
-    np.savez(tmp_path / "pickled.npz", x=np.array([print], object))
-    for name, raw in (
-        ("junk", b"junk"),
-        ("empty", b""),
-        ("pickled", (tmp_path / "pickled.npz").read_bytes()),
-    ):
-        refusal = Shop(tmp_path / name).refusal(DOUBLE, toml, in_npz=raw)
-        assert refusal.startswith("warm-up 1 does not run: 'in.npz' cannot be read: "), refusal
+def test_a_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> None:
+    toml = "[[warm_up]]\nfiles = {ids = 'in.npy'}\nshapes = {mask = [2, 3]}\n"
+    ids = npy(np.ones((2, 3), np.int64))
+    assert shop.prepare(PADDED, toml, in_npy=ids).plan.is_batching
+    shapes = toml.replace("[2, 3]", "[2, 4]")
+    assert (
+        Shop(shop.folder / "b")
+        .refusal(PADDED, shapes, in_npy=ids)
+        .startswith("warm-up 1 does not run: ")
+    )
+    unknown = Shop(shop.folder / "c").refusal(DOUBLE, SEVEN.replace("x =", "z ="), in_npy=ids)
+    assert unknown == "warm-up 1 does not run: the model has no input ['z']"
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"junk and more", "the magic string is not correct"),
+        (b"", "EOF: reading magic string, expected 8 bytes got 0"),
+        (npy(np.array([print], object)), "it holds Python objects (dtype object), which are never"),
+        (
+            npy(np.ones(2, np.float32), like=np.ones((1000, 1000), np.float32)),
+            "its header says [1000, 1000] of float32, and 8 bytes follow",
+        ),
+    ],
+    ids=["junk", "empty", "pickle", "more than there is"],
+)
+def test_a_warm_up_file_that_is_no_array_is_refused(shop: Shop, raw: bytes, why: str) -> None:
+    refusal = shop.refusal(DOUBLE, SEVEN, in_npy=raw)
+    assert refusal.startswith("warm-up 1 does not run: 'in.npy' cannot be read: "), refusal
+    assert why in refusal
+
+
+def test_a_warm_up_file_is_never_read_as_a_zip(shop: Shop) -> None:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, x=np.zeros((1, 2), np.float32))
+    refusal = shop.refusal(DOUBLE, SEVEN, in_npy=stream.getvalue())
+    assert "the magic string is not correct" in refusal
+
+
+def test_a_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> None:
+    pbtxt = """
+        max_batch_size: 4
+        model_warmup {
+          batch_size: 2
+          inputs { key: "x" value { data_type: TYPE_FP32 dims: [WIDTH] input_data_file: "raw" } }
+        }
+    """
+    for width in ("7", "3"):  # with 3 it does not run
+        shop = Shop(tmp_path / width)
+        prepared = shop.prepare(ONLY_SEVEN, config_pbtxt=pbtxt.replace("WIDTH", width))
+        assert prepared.notes[0].startswith(
+            "model_warmup[0]: input_data_file of 'x' is not read: it is run with generated data"
+        )
 
 
 @pytest.mark.parametrize(
@@ -582,7 +635,7 @@ def test_what_of_a_configuration_is_ignored_is_told(shop: Shop) -> None:
 class Timed:
     """A model whose every run takes the time that a test says."""
 
-    provider, precision = "CPUExecutionProvider", "fp32"
+    provider, precision, has_open_work = "CPUExecutionProvider", "fp32", False
     outputs = OUT
 
     def __init__(
@@ -637,12 +690,18 @@ class Bench:
         self.streams = 1
         self.stream: LoadedModel | None = None
         self.stream_loads = 0
+        self.peak = 0
+        """What a load takes and gives back before it ends."""
+        self._is_seen = threading.Event()
 
     def free_bytes(self) -> int:
         return self.free
 
     def used_bytes(self) -> int:
-        return self.used
+        used = self.used
+        if self.peak and used > self.peak:
+            self._is_seen.set()
+        return used
 
     def stop_switch(self) -> FakeSwitch:
         return FakeSwitch()
@@ -654,7 +713,17 @@ class Bench:
         del source
         self.stream_loads += 1
         assert self.stream is not None
+        self.take(300, is_watched=self.stream_loads > 1)  # the first is to measure
         return self.stream
+
+    def take(self, size_bytes: int, *, is_watched: bool = True) -> None:
+        """Take memory for good, and `peak` for as long as it takes to be seen."""
+        if self.peak and is_watched:
+            self._is_seen.clear()
+            self.used += self.peak
+            assert self._is_seen.wait(LIMIT_S)
+            self.used -= self.peak
+        self.used += size_bytes
 
     def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
         return Timed(self.clock, seconds, **how) if seconds else Timed(self.clock, **how)
@@ -667,7 +736,7 @@ class Bench:
         self, model: LoadedModel, rules: Rules | None = None, *, digest: str = ""
     ) -> Prepared:
         def load() -> LoadedModel:
-            self.used += 700
+            self.take(700)
             return model
 
         source = source_of(digest=digest, manifest=Manifest(rules=rules or Rules()))
@@ -807,6 +876,9 @@ def test_the_time_of_a_run_is_told_by_its_rows_where_nothing_else_differs(
 ) -> None:
     prepared = bench.prepare(bench.timed(inputs=(spec,)))
     assert prepared.is_steady is is_steady
+    model = bench.timed(inputs=(spec,))
+    model.has_open_work = True
+    assert not bench.prepare(model).is_steady
     unmeasured = replace(prepared, measured=Measured(None, 0, is_batching=False))
     assert not unmeasured.is_steady
 
@@ -921,6 +993,45 @@ def test_the_memory_that_a_model_needs_is_its_files_until_more_was_measured(benc
     assert bench.preparation.needed_bytes(large) == 900
 
 
+def test_the_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(
+    bench: Bench,
+) -> None:
+    bench.peak = 20_000
+    measured = bench.prepare(bench.timed()).measured
+    assert (measured.memory_bytes, measured.peak_bytes) == (700, 20_000)
+    assert bench.preparation.needed_bytes(source_of()) == 20_000
+    assert bench.prepare(bench.timed()).measured == measured  # as kept on disk
+
+
+def test_the_memory_of_larger_batches_than_will_be_run_is_no_part_of_a_load_s_peak(
+    bench: Bench,
+) -> None:
+    before = bench.used
+
+    def seconds(rows: int) -> float:
+        assert all(thread.name != "memory" for thread in threading.enumerate())  # nobody looks
+        bench.used = before + 700 + rows
+        return 0.001 if rows > 1 else 0.01
+
+    rules = Rules(batching=BatchingRules(max_rows=2))
+    measured = bench.prepare(bench.timed(seconds), rules).measured
+    assert (measured.memory_bytes, measured.peak_bytes) == (702, 702)
+
+
+def test_the_memory_of_streams_is_counted_with_the_model_s(bench: Bench) -> None:
+    bench.peak = 20_000
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+
+    def close() -> None:
+        bench.used -= 300
+
+    bench.stream.close = close  # type: ignore[method-assign]
+    prepared = bench.prepare(bench.timed(slow))
+    assert prepared.streams is not None
+    assert prepared.measured.memory_bytes == 1_000
+    assert prepared.measured.peak_bytes == 20_700
+
+
 def test_memory_that_others_gave_back_meanwhile_is_not_counted_against_a_model(
     bench: Bench,
 ) -> None:
@@ -989,7 +1100,7 @@ def test_measured_streams_are_remembered_and_a_number_of_instances_ends_them(ben
     ran = len(stream.ran)
     second = bench.prepare(bench.timed(slow))
     assert second.streams == first.streams
-    assert len(stream.ran) == ran
+    assert len(stream.ran) == ran + 1  # its first run is slow: not for a caller
     assert bench.prepare(bench.timed(slow), Rules(instances=2)).streams is None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ measurements = st.builds(
     st.integers(0, 2**60),
     is_batching=st.booleans(),
     note=st.text(st.characters(codec="utf-8"), max_size=50),
+    peak_bytes=st.integers(0, 2**60),
 )
 
 
@@ -59,6 +61,17 @@ def test_the_latest_measurement_takes_the_place_of_the_one_before(tmp_path: Path
     cache.put(KEY, later)
     assert ProfileCache(tmp_path).get(KEY) == later
     assert only_file(tmp_path).suffix == ".json"
+
+
+def test_a_measurement_that_is_used_says_so_by_its_file_s_time(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    path = only_file(tmp_path)
+    os.utime(path, (1_000, 1_000))
+    assert cache.get({**KEY, "device": "another"}) is None
+    assert path.stat().st_mtime == 1_000
+    assert cache.get(KEY) == MEASURED
+    assert path.stat().st_mtime > 1_000
 
 
 def test_the_folder_is_made_when_it_is_needed_and_is_nobody_else_s(tmp_path: Path) -> None:
@@ -108,6 +121,8 @@ def test_a_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) ->
         {"memory_bytes": True},
         {"memory_bytes": 1.5},
         {"memory_bytes": None},
+        {"peak_bytes": None},
+        {"peak_bytes": 1.5},
         {"is_batching": 1},
         {"is_batching": None},
         {"note": None},

@@ -585,10 +585,28 @@ async def test_a_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make)
     assert rig.runner._stopped_s == {}
 
 
-async def test_a_run_that_does_not_stop_is_told_as_stuck_after_a_grace(make: Make) -> None:
-    rig = make(profile=THREADS)
+async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
+    rig = make(profile=THREADS, instances=2, batch_rows=1)
+    await rig.hold(1)
+    rig.clock.now_s += WATCHDOG_S
+    rig.submit(2)
+    await rig.started()
+    rig.clock.now_s += 1.0
+    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S) == ""
+    assert rig.codes() == {1: "run_failed"}
+    await rig.idle()
+    assert rig.codes() == {1: "run_failed", 2: "ok"}
+
+
+async def test_a_run_that_does_not_stop_is_told_as_stuck_after_a_grace(
+    make: Make, tmp_path: Path
+) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig = make(profile=THREADS, marks=Marks(page))
     rig.model.is_deaf = True
     await rig.hold(1)
+    beside = rig.marks.number("other", "1", "")
+    rig.marks.begin(beside, Phase.RUNNING)
     told_s = 101 + WATCHDOG_S
     assert rig.runner.tick(told_s, WATCHDOG_S) == ""
     assert rig.codes() == {1: "run_failed"}
@@ -596,6 +614,7 @@ async def test_a_run_that_does_not_stop_is_told_as_stuck_after_a_grace(make: Mak
     assert rig.runner.tick(told_s + STOP_GRACE_S + 0.5, WATCHDOG_S) == (
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING)]  # it alone is the cause
     await rig.idle()
     assert rig.runner.tick(1000, WATCHDOG_S) == ""
 

@@ -333,6 +333,23 @@ async def test_junk_is_an_invalid_request(rig: Rig, meta: bytes) -> None:
     assert type(rig.link.refusal()) is InvalidRequest
 
 
+async def test_a_request_that_breaks_the_service_costs_its_link_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.model, "validate", break_down)
+        rig.ask(1)
+    refusal = rig.link.refusal()
+    assert type(refusal) is RunFailed
+    assert refusal.message == "the request could not be taken in: MemoryError('no room')"
+    rig.ask(2)
+    await rig.idle()
+    assert isinstance(rig.link.answers[2], InferAnswer)
+
+
 async def test_priority_bulk_and_sequence_reach_the_engine(rig: Rig) -> None:
     await rig.hold()
     for stream, priority, is_bulk in ((1, 200, False), (2, 0, True), (3, 7, False)):
@@ -358,6 +375,9 @@ async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -
     refusal = rig.link.refusal(2)
     assert type(refusal) is Overloaded
     assert refusal.retry_after_s > 0
+    load = refusal.load
+    assert isinstance(load, LoadReport)
+    assert (load.in_flight, load.limit, load.device_in_flight) == (2, 2, 2)
     assert rig.hosted.runner.engine.in_flight == 2
     await rig.idle()
     assert isinstance(rig.link.answers[1], InferAnswer)
@@ -597,41 +617,6 @@ async def test_each_batch_tells_the_load_after_it(rig: Rig) -> None:
     await rig.idle()
     assert (link.load(99).in_flight, link.load(99).device_in_flight) == (1, 1)
     assert (rig.link.load(1).in_flight, rig.link.load(1).device_in_flight) == (0, 0)
-
-
-async def test_the_metrics_count_every_model_that_takes_requests(make: Make) -> None:
-    rig = make(max_in_flight=3)
-    rig.host("n", "12")
-    await rig.hold()
-    rig.ask(1)
-    rig.ask(2, call("m", "", "z"))
-    rig.cancel(1)
-    rig.ask(3)
-    rig.ask(4)
-    rig.ask(5)
-    counts = rig.service.metrics()
-    assert set(counts) == {"m/3", "n/12"}
-    m: Any = counts["m/3"]
-    assert set(m) == {
-        "requests",
-        "dropped",
-        "rows",
-        "batches",
-        "batch_rows",
-        "queue_s",
-        "run_s",
-        "memory_bytes",
-        "in_flight",
-        "limit",
-    }
-    assert m["requests"] == {"ok": 0, "cancelled": 1, "overloaded": 1}
-    assert m["dropped"] == {"cancelled": 1}
-    assert (m["memory_bytes"], m["in_flight"], m["limit"]) == (12_345, 3, 3)
-    await rig.idle()
-    m = rig.service.metrics()["m/3"]
-    assert (m["requests"]["ok"], m["rows"], m["batches"], m["in_flight"]) == (3, 3, 2, 0)
-    assert sum(m["run_s"]["counts"]) == 2
-    assert set(m["run_s"]) == {"bounds", "counts", "sum"}
 
 
 # changes that routers ask for

@@ -163,25 +163,95 @@ def test_steps_and_a_file_of_its_own_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_the_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) -> None:
-    toml = b"[[warm_up]]\nfile = 'typical.npz'\n[[warm_up]]\n"
-    put(tmp_path / "a/1/model.onnx", onnx_bytes())
-    put(tmp_path / "a/capamesh.toml", toml)
-    npz = put(tmp_path / "a/typical.npz", b"arrays")
+    toml = b"[[warm_up]]\nfiles = {y = 'two.npy', x = 'one.npy'}\n[[warm_up]]\n"
+    for name in "ac":
+        put(tmp_path / name / "1/model.onnx", onnx_bytes())
+        put(tmp_path / name / "capamesh.toml", toml)
+        put(tmp_path / name / "two.npy", b"array")
+    one, two = put(tmp_path / "a/one.npy", b"array"), tmp_path / "a/two.npy"
     put(tmp_path / "b.onnx", onnx_bytes())
     put(tmp_path / "b.capamesh.toml", toml)
-    put(tmp_path / "c/1/model.onnx", onnx_bytes())
-    put(tmp_path / "c/capamesh.toml", toml)
-    (tmp_path / "c/typical.npz").symlink_to("/etc/hostname")
-    put(tmp_path / "d/1/model.onnx", onnx_bytes())
-    put(tmp_path / "d/capamesh.toml", toml)
-    with put(tmp_path / "d/typical.npz", b"").open("r+b") as stream:
-        stream.truncate(2**28 + 1)  # sparse
+    (tmp_path / "c/one.npy").symlink_to("/etc/hostname")
     found = scan(tmp_path)
     (source,) = found.models
-    assert [(file.name, file.path) for file in source.warm_up_files] == [("typical.npz", npz)]
-    assert "typical.npz' cannot be read: No such file or directory" in found.refused[0].reason
+    assert [(file.name, file.path) for file in source.warm_up_files] == [
+        ("one.npy", one),
+        ("two.npy", two),
+    ]
+    assert "one.npy' cannot be read: No such file or directory" in found.refused[0].reason
     assert "outside the model folder; copy it inside" in found.refused[1].reason
-    assert "typical.npz has 268435457 bytes, at most 268435456" in found.refused[2].reason
+
+
+def test_the_files_of_one_warm_up_are_no_larger_than_a_request_may_be(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    toml = (
+        "[[warm_up]]\nfiles = {x = 'one.npy', y = 'two.npy'}\n[[warm_up]]\nfiles = {x = 'one.npy'}"
+    )
+    put(tmp_path / "m/capamesh.toml", toml.encode())
+    for name, size in (("one.npy", 2**28 - 1), ("two.npy", 1)):
+        with put(tmp_path / "m" / name, b"").open("r+b") as stream:
+            stream.truncate(size)  # sparse
+    assert names(scan(tmp_path)) == [("m", "1")]
+    put(tmp_path / "m/two.npy", b"12")
+    assert only_refusal(scan(tmp_path)).reason == (
+        "one.npy, two.npy of a warm-up have 268435457 bytes, at most 268435456 are allowed; warm up with "
+        "fewer rows"
+    )
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "sub/folder/net.bin"])
+def test_a_config_pbtxt_may_call_the_model_s_file_otherwise(tmp_path: Path, file: str) -> None:
+    put(tmp_path / "plain/1/model.onnx", onnx_bytes(location="w.bin"))
+    put(tmp_path / "plain/1/w.bin", b"weights")
+    put(tmp_path / "m/1" / file, onnx_bytes(location="w.bin"))
+    put((tmp_path / "m/1" / file).with_name("w.bin"), b"weights")
+    put(tmp_path / "m/2/model.onnx", onnx_bytes())
+    put(
+        tmp_path / "m/config.pbtxt",
+        f"default_model_filename: '{file}' version_policy {{ all {{}} }}".encode(),
+    )
+    found = scan(tmp_path)
+    assert names(found) == [("m", "1"), ("plain", "1")]
+    m, plain = found.models
+    assert (m.path, m.folder) == (tmp_path / "m/1" / file, tmp_path / "m")
+    assert [stamp.name for stamp in m.files] == ["model.onnx", "w.bin"]
+    # Only what it is called differs.
+    assert (m.digest, m.size_bytes) == (plain.digest, plain.size_bytes)
+    assert f"m/2/{file}' cannot be read: No such file or directory" in only_reason(found)
+
+
+def only_reason(found: Scan) -> str:
+    (refused,) = found.refused
+    return refused.reason
+
+
+def test_a_folder_of_the_file_s_name_holds_it_and_its_weights(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx/model.onnx", onnx_bytes(location="w.bin"))
+    put(tmp_path / "m/1/model.onnx/w.bin", b"weights")
+    (source,) = scan(tmp_path).models
+    assert source.path == tmp_path / "m/1/model.onnx/model.onnx"
+    assert [stamp.name for stamp in source.files] == ["model.onnx", "w.bin"]
+    assert source.folder == tmp_path / "m"
+
+
+@pytest.mark.parametrize("link", ["1", "1/sub", "1/sub/net.onnx"])
+def test_a_file_called_otherwise_is_not_reached_through_links_that_leave(
+    tmp_path: Path, link: str
+) -> None:
+    root, away = tmp_path / "models", tmp_path / "away"
+    put(root / "m/config.pbtxt", b"default_model_filename: 'sub/net.onnx'")
+    put(away / "1/sub/net.onnx", onnx_bytes())
+    (root / "m" / link).parent.mkdir(parents=True, exist_ok=True)
+    (root / "m" / link).symlink_to(away / link)
+    assert "outside the model folder; copy it inside" in only_refusal(scan(root)).reason
+
+
+def test_a_file_is_not_its_own_external_data(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/net.onnx", onnx_bytes(location="net.onnx"))
+    put(tmp_path / "m/config.pbtxt", b"default_model_filename: 'net.onnx'")
+    assert only_refusal(scan(tmp_path)).reason == (
+        "external data location 'net.onnx' is the ONNX file's own name"
+    )
 
 
 def test_the_manifest_beside_a_model_applies_to_all_its_versions(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ def test_external_data_and_warm_up_files_are_waited_for_too(tmp_path: Path) -> N
     put(tmp_path / "a.onnx", onnx_bytes(location="a.data"))
     put(tmp_path / "a.data", b"weights", NOW_NS)
     put(tmp_path / "b.onnx", onnx_bytes())
-    put(tmp_path / "b.capamesh.toml", b"[[warm_up]]\nfile = 'b.npz'")
-    put(tmp_path / "b.npz", b"arrays", NOW_NS)
+    put(tmp_path / "b.capamesh.toml", b"[[warm_up]]\nfiles = {x = 'b.npy'}")
+    put(tmp_path / "b.npy", b"array", NOW_NS)
     assert poll(tmp_path, Scan()) == Scan(is_unsettled=True)
 
 

@@ -22,7 +22,10 @@ SETTINGS = WorkerSettings(
     watchdog_s=12.5,
     poll_s=0.5,
     is_controllable=True,
-    quarantined={"m/1": "it was running at three deaths"},
+    load_limit_s=99.5,
+    quarantined=[
+        {"name": "m", "version": "1", "digest": "sha256:00", "reason": "it ended its worker"}
+    ],
     running_page="/data/running-1",
     cache_folder="/data/cache",
     host="127.0.0.1",
@@ -34,7 +37,7 @@ SETTINGS = WorkerSettings(
 
 
 def test_a_worker_s_settings_survive_the_channel() -> None:
-    message = unpack(pack(SETTINGS.to_message()), max_array_items=0)
+    message = unpack(pack(SETTINGS.to_message()), max_array_items=1)
     assert isinstance(message, dict)
     assert message["type"] == "start"
     assert WorkerSettings.from_message(message) == SETTINGS
@@ -55,4 +58,5 @@ def test_a_node_follows_its_folder_and_bounds_its_models_unless_told_otherwise()
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.max_in_flight == MAX_IN_FLIGHT == 512
     assert (settings.poll_s, settings.watchdog_s) == (2.0, 60.0)
+    assert settings.load_limit_s == 600.0
     assert settings.memory_limit_bytes == 0

@@ -67,13 +67,13 @@ class NodeAgent:
             raise ConfigError(
                 f"the models folder {settings.models_folder} does not exist: give --models"
             )
-        if not settings.is_dialing:
-            require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._settings = settings
         self._log = log
         self._home = MemberHome(settings.data_folder)
         self._home.lock()
         self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
+        if not settings.is_dialing:
+            require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
         self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
@@ -190,6 +190,8 @@ class NodeAgent:
                     self._changed()
             case "metrics":
                 worker.told(message["models"])
+            case "stuck":
+                worker.stuck(message["reason"])
             case "drained":
                 self._drained.add(number)
                 self._check_drained()

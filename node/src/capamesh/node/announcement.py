@@ -45,10 +45,10 @@ class Announcement:
         return frozenset(self._offers)
 
     def offered(self, worker: int, offer: NodeAdvert) -> bool:
-        """Take over what a worker offers; return whether it is news."""
+        """Take over what a worker offers; return whether it is news, which other free memory is not."""
         known = self._offers.get(worker)
         self._offers[worker] = offer
-        return known is None or not offer.says_the_same_as(known)
+        return known is None or not _settled(offer).says_the_same_as(_settled(known))
 
     def lost(self, worker: int) -> bool:
         """Forget what a worker offered, for it is down; return whether it is news."""
@@ -113,3 +113,9 @@ class Announcement:
                 if known is None or _RANK[model.state] < _RANK[known.state]:
                     best[key] = model
         return [model for _, model in sorted(best.items())]
+
+
+def _settled(offer: NodeAdvert) -> NodeAdvert:
+    """Return an offer without what changes all the time."""
+    devices = tuple(replace(device, memory_free_bytes=0) for device in offer.devices)
+    return replace(offer, devices=devices)

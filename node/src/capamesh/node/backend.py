@@ -40,11 +40,17 @@ class LoadedModel(Protocol):
         """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
         ...
 
+    @property
+    def has_open_work(self) -> bool:
+        """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
+        ...
+
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
 
         The tensors' data must have passed `tensors.checked`. InvalidRequest: an unknown, missing or
-        doubled input; a wrong datatype or shape; text that is not UTF-8; an unknown or doubled output.
+        doubled input; a wrong datatype or shape; text that is not UTF-8, where it is short; an unknown
+        or doubled output.
         """
         ...
 

@@ -59,9 +59,9 @@ class CrashRecord:
         return f"CrashRecord({len(self._blamed)} blamed, {len(self._quarantined)} quarantined)"
 
     @property
-    def quarantined(self) -> dict[str, str]:
-        """The reasons by "name/version"."""
-        return {f"{one.name}/{one.version}": one.reason for one in self._quarantined.values()}
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """All that are in quarantine now."""
+        return tuple(self._quarantined.values())
 
     def died(
         self, marked: Sequence[Marked], reason: str, lived_s: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -55,6 +55,7 @@ class DeviceWorker:
         self._crashes = CrashRecord()
         self._figures = WorkerFigures()
         self._is_leaving = False
+        self._stuck = ""
         self.last_down = ""
         """Why it was lost the last time; empty while it never was."""
         self._child = Child(
@@ -92,12 +93,17 @@ class DeviceWorker:
         self._is_leaving = True
         return self.send({"type": "drain"})
 
-    def told(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+    def told(self, models: Sequence[Mapping[str, Any]]) -> None:
         """Take over a `metrics` message's models."""
         self._figures.told(models)
 
+    def stuck(self, reason: str) -> None:
+        """It is about to end itself for `reason`."""
+        self._stuck = reason
+
     def offered(self, offer: NodeAdvert) -> None:
-        """Look through what it offers for files that were replaced: those are not to blame for earlier deaths."""
+        """Take note of what it has: replaced files are not to blame for earlier deaths, and of lost ones nothing is counted."""
+        self._figures.keep({(model.name, model.version) for model in offer.models})
         for model in offer.models:
             if self._crashes.offered(model.name, model.version, model.digest):
                 self._log.info("quarantine_ended", model=model.name, version=model.version)
@@ -114,7 +120,7 @@ class DeviceWorker:
     def _opening(self) -> Mapping[str, Any]:
         """Return the start message of a new life."""
         self._started_s = self._clock()
-        start = replace(self._start, quarantined=self._crashes.quarantined)
+        start = replace(self._start, quarantined=[asdict(one) for one in self._crashes.quarantined])
         try:
             self._page = RunningPage.create(Path(start.running_page))
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
@@ -123,6 +129,8 @@ class DeviceWorker:
         return start.to_message()
 
     def _down(self, reason: str) -> None:
+        if self._stuck:
+            reason, self._stuck = f"{reason}: {self._stuck}", ""
         self.last_down = reason
         self._figures.ended()
         if self._page is not None:
@@ -156,7 +164,7 @@ def start_settings(
         models_folder=str(settings.models_folder),
         cache_folder=str(settings.data_folder / CACHE_FOLDER),
         running_page=str(settings.data_folder / f"worker-{number}.running"),
-        quarantined={},
+        quarantined=[],
         device_index=device.index,
         device_uuid=device.uuid,
         device_kind=device.kind,
@@ -172,6 +180,7 @@ def start_settings(
         max_in_flight=settings.max_in_flight,
         poll_s=settings.poll_s,
         watchdog_s=settings.watchdog_s,
+        load_limit_s=settings.load_limit_s,
         is_controllable=settings.is_controllable,
         is_dialing=settings.is_dialing,
     )

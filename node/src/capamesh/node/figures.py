@@ -1,8 +1,10 @@
 """What a worker counts for each model, and the sums over its lives. Pure.
 
-A worker's message `metrics {models}` has, by "name/version", a map of `requests` and `dropped` (counts by code and by
-reason), `rows`, `batches`, `batch_rows`, `queue_s` and `run_s` (histograms: `bounds` ascending, `counts` one more
-than `bounds`, `sum`), `memory_bytes`, `in_flight` and `limit`. Counts are since the worker, or the model in it, started.
+A worker's message `metrics {models}` lists a map for each load of a model that it has counted anything for since the
+message before: `name`, `version`, `load` (a number that no other load in that worker's life has), `requests` and
+`dropped` (counts by code and by reason), `rows`, `batches`, `batch_rows`, `queue_s` and `run_s` (histograms: `bounds`
+ascending, `counts` one more than `bounds`, `sum`), `memory_bytes`, `in_flight` and `limit`. Counts are since that load.
+A model that was replaced or withdrawn is listed until its last request has ended, and once after that.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 Key = tuple[str, str]
 """A model's name and version."""
@@ -109,20 +111,6 @@ class ModelFigures:
             limit=message["limit"],
         )
 
-    def is_continued_by(self, later: ModelFigures) -> bool:
-        """Whether `later` may have gone on from here, or else counts from 0 again."""
-        return all(
-            after >= before
-            for before, after in (
-                (sum(self.requests.values()), sum(later.requests.values())),
-                (sum(self.dropped.values()), sum(later.dropped.values())),
-                (self.rows, later.rows),
-                (self.batches, later.batches),
-                (self.queue_s.count, later.queue_s.count),
-                (self.run_s.count, later.run_s.count),
-            )
-        )
-
     def at_rest(self) -> ModelFigures:
         """Return the counts alone, for the model is not there any more."""
         return replace(self, memory_bytes=0, in_flight=0, limit=0)
@@ -156,40 +144,45 @@ class WorkerFigures:
 
     def __init__(self) -> None:
         self._ended: dict[Key, ModelFigures] = {}
-        self._latest: dict[Key, ModelFigures] = {}
+        """Of the loads that are over."""
+        self._latest: dict[Key, dict[int, ModelFigures]] = {}
+        """By load, the earlier first."""
 
-    def told(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+    def told(self, models: Sequence[Mapping[str, Any]]) -> None:
         """Take over a `metrics` message's models."""
-        gone = set(self._latest)
-        for named, message in models.items():
-            name, _, version = named.rpartition("/")
-            key, latest = (name, version), ModelFigures.from_message(message)
-            gone.discard(key)
-            before = self._latest.get(key)
-            if before is not None and not before.is_continued_by(latest):
-                self._end(key)
-            self._latest[key] = latest
-        for key in gone:
-            self._latest[key] = self._latest[key].at_rest()
+        before, self._latest = self._latest, {}
+        for message in sorted(models, key=lambda message: int(message["load"])):
+            key, load = (message["name"], message["version"]), message["load"]
+            before.get(key, {}).pop(load, None)
+            self._latest.setdefault(key, {})[load] = ModelFigures.from_message(message)
+        self._end(before)
 
     def ended(self) -> None:
         """The worker is down; its next life counts from 0."""
-        for key in list(self._latest):
-            self._end(key)
+        before, self._latest = self._latest, {}
+        self._end(before)
+
+    def keep(self, models: Collection[Key]) -> None:
+        """Drop the counts of all others: their files are gone."""
+        for of in (self._ended, self._latest):
+            for key in of.keys() - models:
+                del of[key]
 
     def models(self) -> dict[Key, ModelFigures]:
         """Return each model's sums and present."""
-        return {
-            **self._ended,
-            **{
-                key: self._ended[key] + latest if key in self._ended else latest
-                for key, latest in self._latest.items()
-            },
-        }
+        sums = dict(self._ended)
+        for key, loads in self._latest.items():
+            for latest in loads.values():
+                sums[key] = sums[key] + latest if key in sums else latest
+            in_flight = sum(latest.in_flight for latest in loads.values())
+            sums[key] = replace(sums[key], in_flight=in_flight)
+        return sums
 
-    def _end(self, key: Key) -> None:
-        last = self._latest.pop(key).at_rest()
-        self._ended[key] = self._ended[key] + last if key in self._ended else last
+    def _end(self, over: Mapping[Key, Mapping[int, ModelFigures]]) -> None:
+        for key, loads in over.items():
+            for last in loads.values():
+                rest = last.at_rest()
+                self._ended[key] = self._ended[key] + rest if key in self._ended else rest
 
 
 def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:

@@ -6,7 +6,9 @@ format but ONNX is read.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -23,7 +25,7 @@ from capamesh.node.capacity import read_cpu, resident_bytes
 from capamesh.node.nvml import Gpu, GpuReader
 from capamesh.node.onnx.arena_watch import ArenaWatch
 from capamesh.node.onnx.bound_runs import BoundRuns
-from capamesh.node.onnx.graph_file import precision, weights_in
+from capamesh.node.onnx.graph_file import Contents, contents_of, precision
 from capamesh.node.onnx.providers import (
     CPU,
     CUDA,
@@ -153,7 +155,7 @@ class OnnxBackend:
         usable = [name for name in wanted if name in available]
         if not usable and not may_fall_back:
             raise _not_on(wanted, f"this ONNX Runtime has only {', '.join(available)}")
-        weights = _weights(source.path)
+        contents = _contents(source.path)
         self._make_engine_folder(usable, source.digest)
         try:
             session = _ort.InferenceSession(
@@ -174,7 +176,7 @@ class OnnxBackend:
             raise _not_on(
                 wanted, f"none of its operators can; {provider} takes all" if has_its_work else why
             )
-        return OnnxModel(session, provider, weights, self._limits.device_index)
+        return OnnxModel(session, provider, contents, self._limits.device_index)
 
     def _gpu(self) -> Gpu | None:
         for gpu in self._gpus.read():
@@ -197,25 +199,25 @@ class OnnxBackend:
             raise ModelInvalid(
                 f"the folder for its compiled engines cannot be made: {exc}"
             ) from exc
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # whoever removes old ones sees that it is in use
 
 
 class OnnxModel:
-    """One loaded model: a session of ONNX Runtime behind the `LoadedModel` protocol.
-
-    `weights` counts elements by TensorProto.DataType, as `weights_in` does.
-    """
+    """One loaded model: a session of ONNX Runtime behind the `LoadedModel` protocol."""
 
     def __init__(
-        self, session: _Untyped, provider: str, weights: dict[int, int], device_index: int
+        self, session: _Untyped, provider: str, contents: Contents, device_index: int
     ) -> None:
         self.provider = provider
+        self.has_open_work = contents.has_open_work
         self.inputs = tuple(
             declared("input", arg.name, arg.type, arg.shape) for arg in session.get_inputs()
         )
         self.outputs = tuple(
             declared("output", arg.name, arg.type, arg.shape) for arg in session.get_outputs()
         )
-        self.precision = precision(weights, (*self.inputs, *self.outputs))
+        self.precision = precision(contents.weights, (*self.inputs, *self.outputs))
         self._signature = Signature(self.inputs, self.outputs)
         self._output_names = [spec.name for spec in self.outputs]
         self._output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
@@ -341,10 +343,10 @@ def _session_options(threads: int) -> object:
     return options
 
 
-def _weights(path: Path) -> dict[int, int]:
+def _contents(path: Path) -> Contents:
     try:
         with path.open("rb") as stream:
-            return weights_in(stream)
+            return contents_of(stream)
     except OSError as exc:
         raise ModelInvalid(f"its file cannot be read: {exc}") from exc
 

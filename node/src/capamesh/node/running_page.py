@@ -108,6 +108,10 @@ class RunningPage:
                 raise ValueError(f"{text!r} has {len(text)} bytes; at most {limit} fit into a slot")
         self._records[number] = (b"", *(_record(phase, *texts) for phase in Phase))
 
+    def forget(self, number: int) -> None:
+        """`begin` is not given `number` any more, unless `name` is before."""
+        self._records.pop(number, None)
+
     def begin(self, slot: int, number: int, phase: Phase) -> None:
         """Mark in `slot` that model `number` is being executed. Takes well under a microsecond.
 

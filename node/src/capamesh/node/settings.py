@@ -8,6 +8,10 @@ from pathlib import Path
 MAX_IN_FLIGHT = 512
 """Requests that wait or run at one model (guess: 10 ms of a small model; more is latency, not throughput)."""
 
+LOAD_LIMIT_S = 600.0
+"""For one model (guess: a plain load takes seconds and its measurement at most about ten; TensorRT compiles an engine
+for minutes at the first load, and again where a warm-up or a larger batch has a shape beyond those it was made for)."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -39,9 +43,12 @@ class NodeSettings:
     is_controllable: bool = False
     """Whether routers may have models loaded and unloaded."""
     memory_limit_bytes: int = 0
-    """What the models of one device may occupy together; 0: what the device has."""
+    """What the models of one device may occupy together: one is loaded where it fits beside the others. Loaded, each
+    may grow up to it on a GPU, and is not held to it on a CPU. 0: what the device has."""
     watchdog_s: float = 60.0
     """A run that takes longer ends its worker, which then starts anew (guess: the default deadline twice)."""
+    load_limit_s: float = LOAD_LIMIT_S
+    """A model that takes longer to load, warm up and measure ends its worker, which then starts anew."""
     metrics_host: str = ""
     """Where metrics are served over HTTP; empty: nowhere."""
     metrics_port: int = 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Streams, Work
+from capamesh.node.engine.sequences import KEPT_BYTES
 from capamesh.node.engine.work import WorkState
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store.rules import BatchingRules, Rules, SequenceRules, StateTensor
@@ -56,6 +57,7 @@ class Machine(RuleBasedStateMachine):
     """Requests without sequences."""
 
     is_stateful = False
+    batch_rows = BATCH_ROWS
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +65,8 @@ class Machine(RuleBasedStateMachine):
         self.next_row = 1
         self.cases: list[Case] = []
         self.running: list[Batch] = []
+        self.ahead: list[Batch] = []
+        """Ready made, and not begun."""
         self.stops: dict[Batch, int] = {}
         self.seen: dict[int, list[int]] = {}
         """By sequence: the rows that were answered since its last start. Absent: it has not started."""
@@ -89,7 +93,11 @@ class Machine(RuleBasedStateMachine):
             outputs.append(TensorSpec("s_next", I64, (-1, -1)))
         states = STATES if self.is_stateful else ()
         plan = BatchPlan(
-            tuple(inputs), tuple(outputs), is_batching=True, batch_rows=BATCH_ROWS, states=states
+            tuple(inputs),
+            tuple(outputs),
+            is_batching=True,
+            batch_rows=self.batch_rows,
+            states=states,
         )
         rules = Rules(
             batching=BatchingRules(max_delay_us=self.delay_us),
@@ -208,36 +216,65 @@ class Machine(RuleBasedStateMachine):
             if len(self.running) < lanes and not self.delay_us:
                 assert len(self.engine._queue) == 0
             return
-        works = batch.works
         assert len(self.running) < lanes
         assert all(other.is_stream == batch.is_stream for other in self.running)
+        self.check_batch(batch)
+        self.begin(batch)
+
+    @rule()
+    def take_ahead(self) -> None:
+        if len(self.ahead) == 2:
+            return
+        batch = self.engine.take(self.now_s, is_ahead=True)
+        if batch is not None:
+            assert self.running
+            self.check_batch(batch)
+            self.ahead.append(batch)
+            self.stops[batch] = 0
+            batch.stop = lambda: self.stopped(batch)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Check what has just been taken."""
+        works = batch.works
         assert works
         assert batch.wanted == len(works)
         assert batch.rows == sum(work.rows for work in works)
-        assert len(works) == 1 or batch.rows <= BATCH_ROWS
+        assert len(works) == 1 or batch.rows <= self.batch_rows
         assert len({work.inputs[0].shape[1] for work in works}) == 1
         assert len({work.inputs[-1].shape[1] for work in works}) == 1
         ids = [work.sequence.id for work in works if work.sequence is not None]
         busy = [
             work.sequence.id
-            for other in self.running
+            for other in (*self.running, *self.ahead)
             for work in other.works
-            if work.sequence is not None
+            if work.sequence is not None and not self.was_skipped(work, other)
         ]
         assert len(ids) == len(set(ids))
         assert not set(ids) & set(busy)
         for work in works:
-            case = self.case_of(work)
-            assert case.is_open, "what has ended was run"
-            assert case.state_before is None, "a request was run twice"
+            assert self.case_of(work).is_open, "what has ended was taken"
             assert work.deadline_s is None or work.deadline_s > self.now_s
+
+    def was_skipped(self, work: Work, batch: Batch) -> bool:
+        """Whether a member of a batch is not run, because it ended before the batch began."""
+        case = self.case_of(work)
+        return case.state_before is None if batch.has_begun else not case.is_open
+
+    def begin(self, batch: Batch) -> None:
+        """Begin to run what is wanted of a batch, as a lane does."""
+        batch.has_begun = True
+        for work in batch.works:
+            case = self.case_of(work)
+            if not case.is_open:
+                continue
+            assert case.state_before is None, "a request was run twice"
             case.state_before = []
             if work.sequence is not None:
                 self.check_turn(case)
                 if not work.sequence.is_start:
                     case.state_before = self.seen.get(int(work.sequence.id), [])
         self.running.append(batch)
-        self.stops[batch] = 0
+        self.stops.setdefault(batch, 0)
         batch.stop = lambda: self.stopped(batch)
 
     def stopped(self, batch: Batch) -> None:
@@ -266,6 +303,8 @@ class Machine(RuleBasedStateMachine):
     )
     def finish(self, pick: int, outcome: str, run_s: float) -> None:
         batch = self.running.pop(pick % len(self.running))
+        if self.ahead:  # the lane goes on at once, before anyone hears of it
+            self.begin(self.ahead.pop(0))
         results, is_whole = self.results(batch, outcome)
         wanted = [case for work in batch.works if (case := self.case_of(work)).is_open]
         assert len(wanted) == batch.wanted
@@ -274,7 +313,16 @@ class Machine(RuleBasedStateMachine):
             case = self.case_of(work)
             if case.is_open and not isinstance(result, CapameshError):
                 self.remember(case)
-        self.engine.finished(batch, results, self.now_s, run_s=run_s, is_whole=is_whole)
+        ran = [work for work in batch.works if self.case_of(work).state_before is not None]
+        rows = sum(work.rows for work in ran) if ran else -1
+        self.engine.finished(
+            batch,
+            results,
+            self.now_s,
+            run_s=run_s,
+            is_whole=is_whole and bool(ran),
+            ran_rows=rows,
+        )
         assert not any(case.is_open for case in wanted)
 
     def results(self, batch: Batch, outcome: str) -> tuple[list[Result], bool]:
@@ -321,11 +369,15 @@ class Machine(RuleBasedStateMachine):
                 for case in self.cases
             )
 
-    @rule()
-    def fail_running(self) -> None:
-        self.engine.fail_running(RunFailed("stuck"), self.now_s)
-        running = {work for batch in self.running for work in batch.works}
-        assert not any(case.is_open for case in self.cases if case.work in running)
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 2))
+    def fail(self, pick: int) -> None:
+        batch = self.running[pick % len(self.running)]
+        others = [case for case in self.cases if case.is_open and case.work not in batch.works]
+        is_clumsy = any(case.is_clumsy for case in self.cases if case.work in batch.works)
+        self.engine.fail(batch, RunFailed("stuck"), self.now_s)
+        assert not any(case.is_open for case in self.cases if case.work in batch.works)
+        assert is_clumsy or all(case.is_open for case in others)
 
     @rule()
     def crash(self) -> None:
@@ -333,11 +385,13 @@ class Machine(RuleBasedStateMachine):
         for case in self.cases:
             if case.is_open and case.work not in running:
                 self.withdraw(case)
-        self.engine.fail_running(ModelUnavailable("crashed"), self.now_s)
-        assert not any(case.is_open for case in self.cases)
         for batch in self.running:
+            self.engine.fail(batch, ModelUnavailable("crashed"), self.now_s)
+        assert not any(case.is_open for case in self.cases)
+        for batch in (*self.running, *self.ahead):
             self.stops.pop(batch)
         self.running.clear()
+        self.ahead.clear()
         self.seen.clear()
         self.engine = self.new_engine()
 
@@ -357,7 +411,7 @@ class Machine(RuleBasedStateMachine):
         assert engine._rows == sum(len(case.rows) for case in live)
         assert len(engine._queue) == len(ready)
         assert engine._queue.rows == sum(work.rows for work in ready)
-        assert engine.running == set(self.running)
+        assert engine.running == {*self.running, *self.ahead}
         report = engine.load(free_bytes=0, device_in_flight=0)
         assert min(report) >= 0
         assert report.limit >= 1
@@ -365,14 +419,20 @@ class Machine(RuleBasedStateMachine):
         if engine.due_s < math.inf:
             assert ready
         if engine.sequences is not None:
-            working = {work.sequence.id for work in started if work.sequence is not None}
+            working = {
+                work.sequence.id
+                for work in started
+                if work.sequence is not None and self.case_of(work).state_before is not None
+            }
             working |= {
                 work.sequence.id
                 for work in queued
                 if work is not None and work.sequence is not None
             }
             assert engine.sequences.working == len(working)
-            assert engine.sequences.size_bytes == 8 * sum(len(seen) for seen in self.seen.values())
+            assert engine.sequences.size_bytes == sum(
+                KEPT_BYTES + 8 * len(seen) for seen in self.seen.values()
+            )
 
     def teardown(self) -> None:
         if not self.cases:
@@ -398,6 +458,17 @@ class SequenceMachine(Machine):
     """Requests of three sequences, whose states grow."""
 
     is_stateful = True
+    batch_rows = 2  # two sequences fill a batch behind the third
+
+    @rule(is_taken=st.booleans())
+    def start_all(self, is_taken: bool) -> None:
+        """Ask for each sequence: the first runs, if it can, and the others fill a batch behind it."""
+        for sequence in range(3):
+            self.submit(1, 1, 0, None, False, False, sequence=sequence, marks=(True, False))
+            if is_taken and sequence == 0:
+                self.take()
+        if is_taken:
+            self.take_ahead()
 
     @rule()
     def silence(self) -> None:

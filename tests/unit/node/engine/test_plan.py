@@ -256,6 +256,19 @@ def test_a_mask_that_was_left_out_is_made_and_says_what_is_padding() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        Tensor("ids", Datatype.FP32, (2**20, 2**30, 0), b""),
+        Tensor("ids", Datatype.INT64, (2**20,), b""),
+        Tensor("ids", Datatype.INT64, (2**20, 2**30, 0), b""),
+    ],
+    ids=["datatype", "rank", "shape"],
+)
+def test_no_mask_is_made_for_an_input_that_does_not_fit(ids: Tensor) -> None:
+    assert ragged(mask="mask").completed((ids,)) == (ids,)
+
+
 def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
     plan = ragged(mask="mask", buckets=(4,))
     own = tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", [[0, 1, 1]], np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
-from capamesh.node.engine.sequences import Sequences
+from capamesh.node.engine.sequences import KEPT_BYTES, Sequences
 from capamesh.node.engine.work import WorkState
 from capamesh.node.store.rules import Rules, SequenceRules, StateTensor
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
@@ -105,9 +105,9 @@ def test_a_sequence_goes_on_from_its_own_state_and_ends_with_its_end_mark() -> N
     assert desk.ask("b", 10, start=True) == 10
     assert desk.ask("a", 2) == 3
     assert desk.ask("b", 20) == 30
-    assert (len(desk.sequences), desk.sequences.size_bytes) == (2, 4 * 8)
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (2, 2 * KEPT_BYTES + 4 * 8)
     assert desk.ask("a", 3, end=True) == 6
-    assert (len(desk.sequences), desk.sequences.size_bytes) == (1, 2 * 8)
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (1, KEPT_BYTES + 2 * 8)
     with pytest.raises(InvalidRequest, match="'a' has not started here"):
         desk.submit("a", 4)
 
@@ -379,13 +379,13 @@ def test_a_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answe
 
 
 def test_the_longest_silent_gives_way_when_memory_is_short() -> None:
-    desk = Desk(max_bytes=3 * 8)
+    desk = Desk(max_bytes=2 * KEPT_BYTES + 3 * 8)
     desk.ask("a", 1, start=True)
     desk.ask("b", 1, start=True)
     desk.ask("a", 1)  # b is silent longer now
-    assert desk.sequences.size_bytes == 3 * 8
+    assert desk.sequences.size_bytes == 2 * KEPT_BYTES + 3 * 8
     desk.ask("c", 1, start=True)
-    assert desk.sequences.size_bytes <= 3 * 8
+    assert desk.sequences.size_bytes <= 2 * KEPT_BYTES + 3 * 8
     assert desk.sequences.forgotten == 1
     with pytest.raises(InvalidRequest):
         desk.submit("b", 1)
@@ -393,7 +393,7 @@ def test_the_longest_silent_gives_way_when_memory_is_short() -> None:
 
 
 def test_what_works_does_not_give_way_and_silent_ones_do_though_it_never_pauses() -> None:
-    desk = Desk(max_bytes=2 * 8)
+    desk = Desk(max_bytes=KEPT_BYTES + 2 * 8)
     desk.ask("silent", 1, start=True)
     desk.submit("busy", 1, start=True)
     for _ in range(2):
@@ -426,3 +426,30 @@ def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
     assert states is not None
     assert [type(state.data) for state in states] == [bytes]
     assert [state.size_bytes for state in states] == [8]
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing(
+    is_followed: bool,
+) -> None:
+    desk = Desk()
+    for name in ("one", "two"):
+        desk.submit(name, 1, start=True)
+        desk.taken()  # both lanes are busy
+    works = [desk.submit(at, 1, start=True) for at in range(8)]
+    if is_followed:
+        desk.submit(0, 2)
+    ahead = desk.engine.take(0.0, is_ahead=True)
+    assert ahead is not None
+    assert ahead.works == works
+    desk.engine.cancel(works[0], 0.0)
+    ahead.has_begun = True
+    desk.run(ahead)
+    assert [work for work, _ in desk.answers] == works[1:]
+    for batch in sorted(desk.engine.running, key=lambda batch: batch.works[0].order):
+        desk.run(batch)
+    if is_followed:  # nothing came of the first: the next begins from nothing
+        desk.run(desk.taken())
+        assert desk.sums()[-1] == 2
+    assert desk.engine.is_idle
+    assert desk.sequences.working == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from capamesh.node.engine.latency import LatencyByLoad
 from capamesh.node.engine.limit import ConcurrencyLimit
@@ -30,10 +31,13 @@ from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Tensor
 
 LATE_RUNS = 2.0
-"""What has less time left than so many runs of a row is late: its own, and as much again for the rows beside it, the
-scatter and the way back. Served by deadline, all of a queue that is too long are just at this edge (measured: at
-twice the load 0.80 of what nodes can do is answered in time without such a rule, 0.88 with one run, 0.98 with two:
-the simulator's overload-2x)."""
+"""Where more waits than fits into the next batch, what has less time left than so many runs of a row is late: its own,
+and as much again for the rows beside it, the scatter and the way back. Served by deadline, all of a queue that is too
+long are just at this edge (measured: at twice the load 0.80 of what nodes can do is answered in time without such a
+rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
+BULK_ROOM = 0.5
+"""The part of the limits that bulk work may hold: online work always finds the rest (guess: enough to keep the device
+busy; a router sheds all bulk work from a third of its fleet's slots)."""
 MIN_RETRY_S = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
@@ -48,8 +52,10 @@ class ModelEngine:
         profile: ServiceProfile | None,
         *,
         max_in_flight: int,
+        max_queue: int | None = None,
         streams: Streams | None = None,
     ) -> None:
+        """`max_queue` is how many may wait for an instance, instead of `max_in_flight`, which counts all; None: any."""
         self.plan = plan
         self.meter = Meter()
         self.time = ServiceTime(profile)
@@ -57,13 +63,16 @@ class ModelEngine:
         self._time_of_streams = ServiceTime(streams.profile if streams else None)
         self._latest_time = self.time
         self._streams = streams
+        self._has_profile = profile is not None
         self._instances = max(1, rules.instances)
-        self._max_in_flight = max_in_flight
+        self._max_queue = max_queue
         self._max_delay_s = rules.batching.max_delay_us / 1e6 if plan.is_batching else 0.0
         rows = plan.batch_rows
         row_s = profile.seconds_at(rows) / rows / self._instances if profile else 0.0
+        full_rows = max(self._instances * rows, streams.count * streams.rows if streams else 0)
+        self._max_in_flight = max_in_flight if max_queue is None else max_queue + full_rows
         self.limit = ConcurrencyLimit(
-            full_rows=max(self._instances * rows, streams.count * streams.rows if streams else 0),
+            full_rows=full_rows,
             row_s=streams.row_s if streams else row_s,
         )
         self.latency = LatencyByLoad()
@@ -73,6 +82,9 @@ class ModelEngine:
         self._running: set[Batch] = set()
         self._rows = 0
         """Of all that is live."""
+        self._bulk = 0
+        self._bulk_rows = 0
+        """What of it is bulk work."""
         self._crowd = 0
         """How many were live of late: at the last batch taken, or half of what it was there before."""
         self._soonest_s = math.inf
@@ -167,6 +179,9 @@ class ModelEngine:
             raise
         self._live[work] = None
         self._rows += work.rows
+        if work.is_bulk:
+            self._bulk += 1
+            self._bulk_rows += work.rows
         work.in_flight = len(self._live)
         if deadline_s is not None and deadline_s < self._soonest_s:
             self._soonest_s = deadline_s
@@ -176,8 +191,8 @@ class ModelEngine:
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
         """Return the next batch to run; None when all lanes are busy or nothing is due.
 
-        With `is_ahead` return a full one, or None, to follow at once when the first of the busy lanes is
-        free. What has expired is answered first, and of several that wait what would expire while it runs.
+        With `is_ahead` return one where a full one waits, else None, to follow at once when the first of the busy
+        lanes is free. What has expired is answered first, and of several that wait what would expire while it runs.
         """
         self.expire(now_s)
         if not self._queue:
@@ -186,7 +201,7 @@ class ModelEngine:
         room = self._room(is_stream=is_stream, is_ahead=is_ahead)
         if not room:
             return None
-        self._drop_late(now_s, self._time_of_streams if is_stream else self.time)
+        self._drop_late(now_s, is_stream=is_stream)
         if not self._queue:
             return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
@@ -233,10 +248,12 @@ class ModelEngine:
         rows = batch.rows if ran_rows is None else ran_rows
         if rows >= 0:
             meter.ran(rows, run_s)
-        if is_whole:
+        if is_whole and rows > 0:  # what has no data says nothing of what a row takes
             self._latest_time = self._time_of_streams if batch.is_stream else self.time
             slowdown = self._latest_time.ran(rows, run_s)
             self.limit.ran(slowdown, self._rows, now_s)
+            if not self._has_profile:
+                self.limit.learnt(self.time.expected_s(1) / self._instances)
         answers: list[tuple[Work, Result]] = []
         for work, result in zip(batch.works, results, strict=True):
             outcome = result
@@ -298,10 +315,10 @@ class ModelEngine:
             where = "while it ran" if is_running else "before it ran"
             self._refuse(work, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s)
 
-    def fail_running(self, error: CapameshError, now_s: float) -> None:
-        """Answer everything that runs with `error`; the runs themselves are reported when they end."""
-        for work in list(self._live):
-            if work.state is WorkState.RUNNING and (work.batch is None or work.batch.has_begun):
+    def fail(self, batch: Batch, error: CapameshError, now_s: float) -> None:
+        """Answer every member of a batch that runs with `error`; the run itself is reported when it ends."""
+        for work in batch.works:
+            if work.state is WorkState.RUNNING:
                 self._refuse(work, error, "", now_s)
 
     # inside
@@ -323,30 +340,35 @@ class ModelEngine:
             return batch.is_stream
         return max(len(self._queue), self._crowd) >= streams.count
 
+    def _lanes_and_rows(self, *, is_stream: bool) -> tuple[int, int]:
+        if self._streams is None or not is_stream:
+            return self._instances, self.plan.batch_rows
+        return self._streams.count, self._stream_rows
+
     def _room(self, *, is_stream: bool, is_ahead: bool = False) -> int:
         """Return how many rows the next batch may have; 0: none may be taken."""
-        streams, waiting = self._streams, self._queue.rows
-        if streams is None or not is_stream:
-            lanes, rows = self._instances, self.plan.batch_rows
-        else:
-            lanes, rows = streams.count, self._stream_rows
+        waiting = self._queue.rows
+        lanes, rows = self._lanes_and_rows(is_stream=is_stream)
         free = lanes - len(self._running)
         if is_ahead:
             # behind a run of all threads those of one each come next, if so much waits
-            may_follow = streams is None or is_stream
+            may_follow = self._streams is None or is_stream
             return rows if free == 0 and waiting >= rows and may_follow else 0
         if free <= 0:
             return 0
-        return min(rows, -(-waiting // free)) if is_stream else rows  # an equal share for each
+        # an equal share for each, and room for what has no rows
+        return min(rows, max(1, -(-waiting // free))) if is_stream else rows
 
-    def _drop_late(self, now_s: float, time: ServiceTime) -> None:
+    def _drop_late(self, now_s: float, *, is_stream: bool) -> None:
         """Answer what waits and cannot be answered in time any more: its run would cost others theirs.
 
         The last that waits is run, however long a run is said to take: else a prediction that is wrong would
-        never be corrected.
+        never be corrected. Where all that waits can start now, only what would surely be late is answered.
         """
-        run_s = time.predicted_s(1)
-        least_s = now_s + LATE_RUNS * run_s
+        lanes, rows = self._lanes_and_rows(is_stream=is_stream)
+        is_crowded = self._queue.rows > rows * max(1, lanes - len(self._running))
+        run_s = (self._time_of_streams if is_stream else self.time).predicted_s(1)
+        least_s = now_s + (LATE_RUNS if is_crowded else 1.0) * run_s
         if self._soonest_s >= least_s or len(self._queue) < 2:
             return
         late = [
@@ -359,10 +381,12 @@ class ModelEngine:
             if len(self._queue) < 2:
                 return
             if work.state is WorkState.QUEUED:  # who is told of the others may have withdrawn it
+                left_s = cast(float, work.deadline_s) - now_s
                 self._refuse(
                     work,
                     DeadlineExceeded(
-                        f"it waited too long: a run takes {run_s * 1e3:.1f} ms and the deadline comes before"
+                        f"{left_s * 1e3:.1f} ms are left, too few where {len(self._queue)} wait and a run takes"
+                        f" {run_s * 1e3:.1f} ms"
                     ),
                     "late",
                     now_s,
@@ -381,7 +405,7 @@ class ModelEngine:
         return min(
             min(
                 work.arrived_s + self._max_delay_s,
-                math.inf if work.deadline_s is None else work.deadline_s - run_s,
+                math.inf if work.deadline_s is None else work.deadline_s - LATE_RUNS * run_s,
             )
             for work in self._queue
         )
@@ -390,15 +414,34 @@ class ModelEngine:
         in_flight = len(self._live)
         if not in_flight:
             return
+        if self._max_queue is not None:
+            free = max(0, self._instances - len(self._running))
+            starting = free * self.plan.batch_rows  # these do not wait
+            if self.queued >= self._max_queue + starting:
+                raise Overloaded(
+                    f"{self._max_queue} requests wait at this model, as many as its max_queue allows; try another node",
+                    retry_after_s=self._retry_s(),
+                )
         if in_flight >= self._max_in_flight:
             raise Overloaded(
                 f"{in_flight} requests are in flight at this model, the most that may be; try another node",
                 retry_after_s=self._retry_s(),
             )
-        if self._rows + work.rows > self.limit.rows:
+        limit = self.limit.rows
+        # one larger than the limit counts as half of it: else it would never get in beside others
+        if self._rows + min(work.rows, max(1, limit // 2)) > limit:
             raise Overloaded(
                 f"{self._rows} rows are in flight at this model; {work.rows} more are over its present limit"
-                f" of {self.limit.rows}; try another node",
+                f" of {limit}; try another node",
+                retry_after_s=self._retry_s(),
+            )
+        if work.is_bulk and (
+            self._bulk >= BULK_ROOM * self._max_in_flight
+            or self._bulk_rows + min(work.rows, max(1, limit // 4)) > BULK_ROOM * limit
+        ):
+            raise Overloaded(
+                f"{self._bulk} bulk requests of {self._bulk_rows} rows are in flight at this model, whose limit is"
+                f" {limit} rows; the other half of it is for online requests; try another node",
                 retry_after_s=self._retry_s(),
             )
 
@@ -458,6 +501,9 @@ class ModelEngine:
     def _forget(self, work: Work) -> None:
         del self._live[work]
         self._rows -= work.rows
+        if work.is_bulk:
+            self._bulk -= 1
+            self._bulk_rows -= work.rows
         work.state = WorkState.ENDED
 
 

@@ -54,6 +54,13 @@ class ConcurrencyLimit:
         """The limit now."""
         return max(1, int(self._limit))
 
+    def learnt(self, row_s: float) -> None:
+        """Raise the ceiling of a model without a profile, now that a row is known to take `row_s`."""
+        ceiling = round(MAX_QUEUE_S / row_s) if row_s > 0 else 0
+        if ceiling > self.ceiling:
+            self._limit += ceiling - self.ceiling
+            self.ceiling = ceiling
+
     def ran(self, slowdown: float, rows_in_flight: int, now_s: float) -> None:
         """Take a run into account: how many times longer than expected it took, and the load beside it."""
         self._window_sum += slowdown

@@ -97,8 +97,12 @@ class BatchPlan:
         for ragged in self.ragged:
             data = given.get(ragged.name)
             if ragged.mask and ragged.mask not in given and data is not None:
-                given[ragged.mask] = mask = self._mask(ragged, data)
-                added.append(mask)
+                spec = next(spec for spec in self.inputs if spec.name == ragged.name)
+                if (
+                    spec.accepts(data.datatype, data.shape) is None
+                ):  # else the request is refused for that
+                    given[ragged.mask] = mask = self._mask(ragged, data)
+                    added.append(mask)
         return (*inputs, *added)
 
     def prepare(self, work: Work) -> None:
@@ -110,15 +114,21 @@ class BatchPlan:
         inputs = work.inputs
         if self._is_plain and len(inputs) == 1:
             work.rows = rows = inputs[0].shape[0]
-            work.key = None if rows else object()  # nothing can be stacked onto no rows
+            is_empty = not rows or not inputs[0].size_bytes
+            work.key = None
         else:
-            self._prepare_any(work)
+            is_empty = self._prepare_any(work)
         if self.max_rows and work.rows > self.max_rows:
             raise TooLarge(
                 f"a request of {work.rows} rows; this model takes {self.max_rows} at once here: split it"
             )
+        if is_empty:
+            # nothing can be stacked onto no rows, and rows without data are as many as a caller likes to say
+            work.rows = 0
+            work.key = object()
 
-    def _prepare_any(self, work: Work) -> None:
+    def _prepare_any(self, work: Work) -> bool:
+        """Return whether none of what is to be batched has any data."""
         if tuple(tensor.name for tensor in work.inputs) != self._names:
             by_name = {tensor.name: tensor for tensor in work.inputs}
             work.inputs = tuple(by_name[name] for name in self._names)
@@ -132,11 +142,14 @@ class BatchPlan:
         if not self.is_batching:
             work.key = None  # a batch of one row takes one
             shape = work.inputs[0].shape if work.inputs else ()
-            work.rows = max(1, shape[0]) if shape and self.inputs[0].shape[:1] == (-1,) else 1
-            return
+            work.rows = 1
+            if shape and self.inputs[0].shape[:1] == (-1,) and work.inputs[0].size_bytes:
+                work.rows = shape[0]
+            return False
         ragged = {rule.name: rule for rule in self.ragged}
         masks = {rule.mask: rule for rule in self.ragged if rule.mask}
         rows = -1
+        is_empty = True
         key: list[object] = []
         for tensor in work.inputs:
             name, shape = tensor.name, tensor.shape
@@ -144,6 +157,8 @@ class BatchPlan:
                 key.append((shape, _digest(tensor)))
                 continue
             axis = self._axes.get(name, 0)
+            if tensor.size_bytes and name not in self._axes:
+                is_empty = False
             if rows < 0:
                 rows = shape[axis]
             elif shape[axis] != rows:
@@ -159,7 +174,8 @@ class BatchPlan:
         if self.states and rows != 1:
             raise InvalidRequest(f"a request of a sequence has one row; this one has {rows}")
         work.rows = rows
-        work.key = tuple(key) if rows else object()
+        work.key = tuple(key)
+        return is_empty
 
     def _check_masks(self, work: Work) -> None:
         shapes = {tensor.name: tensor.shape for tensor in work.inputs}

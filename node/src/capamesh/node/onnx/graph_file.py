@@ -1,4 +1,4 @@
-"""Looks into an ONNX file for what a session does not tell: its weights' datatypes. Reads a given stream.
+"""Looks into an ONNX file for what a session does not tell: its weights and operators. Reads a given stream.
 
 It also refuses what would be handed to a device's driver as it is. The file is walked by lengths, and
 weights are skipped; field numbers are those of onnx.proto.
@@ -10,7 +10,7 @@ import enum
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
@@ -26,6 +26,12 @@ _OP_TYPE: Final = 4  # in NodeProto
 _DIMS, _DATA_TYPE = 1, 2  # in TensorProto
 _COMPILED_OPS: Final = frozenset({b"EPContext"})
 """Operators whose content a provider gives its driver to execute, machine code included."""
+_OPEN_OPS: Final = frozenset(
+    b"BeamSearch BlackmanWindow CenterCropPad Col2Im ConstantOfShape DFT Expand GreedySearch HammingWindow HannWindow"
+    b" If Loop MaxUnpool MelWeightMatrix OneHot Pad Range Resize STFT Sampling Scan SequenceMap Tile Upsample"
+    b" WhisperBeamSearch".split()
+)
+"""Operators whose work, or the size of what they make, is set by the values that they are given."""
 
 _WEIGHTS: Final = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}
 """By TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
@@ -58,11 +64,21 @@ _CHILDREN: Final[dict[_Message, dict[int, _Message]]] = {
 }
 
 
-def weights_in(stream: BinaryIO) -> dict[int, int]:
-    """Return how many elements the weights have of each TensorProto.DataType.
+class Contents(NamedTuple):
+    """What an ONNX file holds."""
+
+    weights: dict[int, int]
+    """How many elements the weights have of each TensorProto.DataType."""
+    has_open_work: bool
+    """Whether some operator's work depends on more than the shapes of the inputs."""
+
+
+def contents_of(stream: BinaryIO) -> Contents:
+    """Return what the ONNX file holds.
 
     ModelInvalid: an operator that holds compiled code; no ONNX file; too deep or too many fields.
     """
+    has_open_work = False
     elements: dict[int, int] = {}
     pending = [(0, stream.seek(0, os.SEEK_END), _Message.MODEL, 0)]
     budget = MAX_FIELDS
@@ -83,12 +99,14 @@ def weights_in(stream: BinaryIO) -> dict[int, int]:
                 elif number == _DIMS:
                     dims.extend([value] if content < 0 else _packed(stream, content, stop))
             elif message is _Message.NODE and number == _OP_TYPE:
-                _check_op(_slice(stream, content, stop))
+                op_type = _slice(stream, content, stop)
+                _check_op(op_type)
+                has_open_work = has_open_work or op_type in _OPEN_OPS
             elif content >= 0 and number in children:
                 pending.append((content, stop, children[number], depth + 1))
         if message is _Message.TENSOR:
             elements[data_type] = elements.get(data_type, 0) + math.prod(dims)
-    return elements
+    return Contents(elements, has_open_work)
 
 
 def precision(weights: dict[int, int], specs: Sequence[TensorSpec]) -> str:

@@ -24,7 +24,8 @@ class DeviceLimits:
     device_index: int = 0
     """As the process sees it: CUDA_VISIBLE_DEVICES renumbers."""
     memory_limit_bytes: int = 0
-    """Of each model's memory pool on a GPU; 0 for none."""
+    """Of each model's memory pool on a GPU; 0 for none. That all models together keep to it is seen to when one is
+    loaded, not while they run: which of them will need how much nobody knows."""
     cache_folder: Path | None = None
     """Where compiled engines are kept; None: compiled anew at each load."""
 

@@ -14,6 +14,7 @@ from capamesh.protocol.tensors import Datatype, Tensor, fp32_from_bf16
 
 _HALF: Final = 0.5
 """Where a probability tips over."""
+_SEVERAL: Final = 2
 
 
 class Measure(StrEnum):
@@ -38,6 +39,8 @@ class OutputAgreement:
     largest_difference: float
     """Absolute, over elements that are finite in both; 0 where the output is no float."""
     mean_difference: float
+    is_uniform: bool = False
+    """Whether the original decides the same each time, so that agreeing with it is easy."""
 
 
 class OutputComparison:
@@ -53,6 +56,8 @@ class OutputComparison:
         self._measure = Measure.EQUAL
         self._decisions = self._same = self._same_half = self._misshapen = 0
         self._is_probability = True
+        self._kinds: set[object] = set()
+        self._kinds_half: set[object] = set()
         self._largest = self._sum = 0.0
         self._finite = 0
 
@@ -64,7 +69,9 @@ class OutputComparison:
             self._misshapen += 1
             return
         if left is None or right is None:
-            same = before.to_numpy() == after.to_numpy()
+            array = before.to_numpy()
+            same = array == after.to_numpy()
+            _add_kinds(self._kinds, array)
             self._count(np.asarray(same & (before.datatype is after.datatype)))
             return
         self._add_differences(left, right)
@@ -72,6 +79,7 @@ class OutputComparison:
             self._measure = Measure.ARGMAX
             # argmax takes the first NaN for the largest.
             is_broken = np.isnan(left).any(-1) != np.isnan(right).any(-1)
+            _add_kinds(self._kinds, left.argmax(-1))
             self._count((left.argmax(-1) == right.argmax(-1)) & ~is_broken)
             return
         self._measure = Measure.SIGN
@@ -79,13 +87,15 @@ class OutputComparison:
         both_nan = np.isnan(left) & np.isnan(right)
         self._is_probability &= bool(((left >= 0) & (left <= 1) | np.isnan(left)).all())
         self._same_half += int((((left >= _HALF) == (right >= _HALF)) & ~is_nan | both_nan).sum())
+        _add_kinds(self._kinds, left >= 0)
+        _add_kinds(self._kinds_half, left >= _HALF)
         self._count(((left >= 0) == (right >= 0)) & ~is_nan | both_nan)
 
     def result(self) -> OutputAgreement:
         """Return the agreement over all that was added."""
-        measure, same = self._measure, self._same
+        measure, same, kinds = self._measure, self._same, self._kinds
         if measure is Measure.SIGN and self._is_probability:
-            measure, same = Measure.HALF, self._same_half
+            measure, same, kinds = Measure.HALF, self._same_half, self._kinds_half
         if self._misshapen:
             measure = Measure.SHAPE
         return OutputAgreement(
@@ -96,6 +106,7 @@ class OutputComparison:
             decisions=self._decisions,
             largest_difference=self._largest,
             mean_difference=self._sum / self._finite if self._finite else 0.0,
+            is_uniform=len(kinds) < _SEVERAL,
         )
 
     def _count(self, same: npt.NDArray[Any]) -> None:
@@ -111,6 +122,16 @@ class OutputComparison:
             self._largest = max(self._largest, min(float(differences.max()), sys.float_info.max))
             self._sum = min(self._sum + float(differences.sum()), sys.float_info.max)
             self._finite += differences.size
+
+
+def _add_kinds(kinds: set[object], decisions: npt.NDArray[Any]) -> None:
+    """Add what differs among `decisions` to `kinds`, of which no more than two are wanted."""
+    if len(kinds) < _SEVERAL and decisions.size:
+        flat = decisions.reshape(-1)
+        kinds.add(flat[0].item() if isinstance(flat[0], np.generic) else flat[0])
+        others = flat[flat != flat[0]]
+        if others.size:
+            kinds.add(others[0].item() if isinstance(others[0], np.generic) else others[0])
 
 
 def overall(outputs: tuple[OutputAgreement, ...]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from capamesh.node.store import ModelSource, Scan, scan
-from capamesh.node.store.folder_files import CONFIG_FILE, MANIFEST_FILE, ONNX_FILE
+from capamesh.node.store.config_pbtxt import ONNX_FILE
+from capamesh.node.store.folder_files import CONFIG_FILE, MANIFEST_FILE
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 
 EXPECTED = (

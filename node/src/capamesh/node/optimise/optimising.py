@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from capamesh.node.optimise.agreement import OutputAgreement, OutputComparison, overall
+from capamesh.node.optimise.comparing import check_agreement, compare, doubts
 from capamesh.node.optimise.conversions import Conversion, Feed, convert
-from capamesh.node.optimise.onnx_files import INLINE_BYTES, require_onnx
+from capamesh.node.optimise.number_ranges import number_ranges
+from capamesh.node.optimise.onnx_files import INLINE_BYTES, read_onnx, require_onnx
 from capamesh.node.optimise.placing import (
     REPORT_FILE,
     Building,
@@ -20,7 +21,7 @@ from capamesh.node.optimise.placing import (
 )
 from capamesh.node.optimise.report import Report, Side
 from capamesh.node.optimise.timing import time_model
-from capamesh.node.optimise.trial import trial_inputs
+from capamesh.node.optimise.trial import comparison_trials
 from capamesh.node.store import scan
 from capamesh.protocol.errors import ModelInvalid
 
@@ -35,8 +36,8 @@ CALIBRATION_ROWS: Final = 512
 """Given rows that find the ranges of activations, at most (guess: some hundred are usual, more change little)."""
 STEPS: Final = 6
 """How often `tell` is called at most."""
-_COMPARED_ROWS: Final = 16
-"""Of one run that compares outputs (guess: they fit into memory for pictures too)."""
+_CALIBRATED_ROWS: Final = 16
+"""Of one run that finds ranges (guess: they fit into memory for pictures too)."""
 _MAX_ROWS: Final = 1024
 """Of the batches that are timed (guess)."""
 
@@ -67,8 +68,8 @@ def optimise(
     """Write `NAME-CONVERSION/VERSION/model.onnx` and a report beside it; return the report and the version's folder.
 
     The source stays as it is. Where it fails, nothing is left behind. `tell` hears of each step. ModelInvalid:
-    the model cannot be converted or loaded, before or after, or agrees too little with the original.
-    ConfigError: the place is taken, inputs do not fit, or the `onnx` package is missing.
+    the model cannot be converted or loaded, before or after, agrees too little with the original, or no
+    generated inputs could show whether it agrees. ConfigError: the place is taken, inputs do not fit, or the `onnx` package is missing.
     """
     require_onnx()
     if source.is_pipeline:
@@ -82,8 +83,10 @@ def optimise(
     tell("loading the model")
     before = backend.load(source)
     try:
-        trial = trial_inputs(before, order.inputs)
-        with place.building() as building:
+        ranges = number_ranges(read_onnx(source.path, with_weights=False))
+        trials = comparison_trials(before, order.inputs, ranges)
+        trial = trials[-1]  # the largest: what is typical has some length
+        with place.building(source) as building:
             tell(f"converting it to {order.conversion}")
             notes = convert(
                 source.path,
@@ -99,19 +102,14 @@ def optimise(
             try:
                 _check_signature(before, after)
                 tell("comparing their outputs")
-                outputs = compare(before, after, trial)
-                _check_agreement(outputs, order, trial)
+                outputs = compare(before, after, trials)
+                check_agreement(outputs, trials, order.conversion, order.min_agreement)
                 tell("timing the original")
                 before_side = _side(source, before, trial, order.budget_s, clock_s)
                 tell("timing the new one")
                 after_side = _side(built, after, trial, order.budget_s, clock_s)
             finally:
                 after.close()
-            if not trial.is_varied:
-                notes = (
-                    *notes,
-                    "generated rows are all alike, so that agreement says little: give --inputs",
-                )
             report = Report(
                 order.conversion,
                 before_side,
@@ -119,10 +117,10 @@ def optimise(
                 outputs,
                 order.min_agreement,
                 trial.origin,
-                trial.rows,
+                sum(trial.rows for trial in trials),
                 backend.runtime,
                 before.provider,
-                notes,
+                (*notes, *doubts(outputs, order.min_agreement)),
             )
             tell("putting it into place")
             text = json.dumps(report.to_json(), indent=1, allow_nan=False)
@@ -133,23 +131,9 @@ def optimise(
     return report, place.path
 
 
-def compare(
-    before: LoadedModel, after: LoadedModel, trial: TrialInputs
-) -> tuple[OutputAgreement, ...]:
-    """Return how the outputs of two models with the same signature agree over all rows of `trial`."""
-    comparisons = [OutputComparison(spec.name) for spec in before.outputs]
-    step = _COMPARED_ROWS if trial.is_batched else 1
-    for start in range(0, trial.rows, step):
-        inputs = trial.take(start, min(step, trial.rows - start))
-        pairs = zip(before.run(inputs), after.run(inputs), strict=True)
-        for comparison, (left, right) in zip(comparisons, pairs, strict=True):
-            comparison.add(left, right)
-    return tuple(comparison.result() for comparison in comparisons)
-
-
 def _calibration(trial: TrialInputs) -> list[Feed]:
     rows = min(trial.rows, CALIBRATION_ROWS)
-    step = _COMPARED_ROWS if trial.is_batched else 1
+    step = _CALIBRATED_ROWS if trial.is_batched else 1
     return [
         {tensor.name: tensor.to_numpy() for tensor in trial.take(start, min(step, rows - start))}
         for start in range(0, rows, step)
@@ -170,22 +154,6 @@ def _check_signature(before: LoadedModel, after: LoadedModel) -> None:
     ):
         if [(s.name, s.datatype) for s in old] != [(s.name, s.datatype) for s in new]:
             raise ModelInvalid(f"the conversion changes the model's {side} from {old} to {new}")
-
-
-def _check_agreement(
-    outputs: tuple[OutputAgreement, ...], order: Order, trial: TrialInputs
-) -> None:
-    agreement = overall(outputs)
-    if agreement >= order.min_agreement:
-        return
-    worst = min(outputs, key=lambda output: output.share)
-    others = [f"--{other}" for other in Conversion if other is not order.conversion]
-    real = "" if trial.is_given else "give real inputs with --inputs FILE.npz, "
-    raise ModelInvalid(
-        f"nothing was written: the {order.conversion} model makes the same decisions in {agreement:.4f} of "
-        f"{worst.decisions} cases ({worst.measure} of output {worst.name!r}, {trial.origin}), the bound is "
-        f"{order.min_agreement:g}; {real}try {' or '.join(others)}, or accept it with a lower --min-agreement"
-    )
 
 
 def _side(

@@ -8,11 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
+from capamesh.node.store.config_pbtxt import ONNX_FILE
 from capamesh.node.store.external_data import checked_location, external_locations
-from capamesh.node.store.folder_files import CONFIG_FILE, MANIFEST_FILE, ONNX_FILE
+from capamesh.node.store.folder_files import CONFIG_FILE, MANIFEST_FILE
 from capamesh.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Building:
     root: Path
     name: str
     version: str
+    onnx_name: PurePath
+    """Of its ONNX file, relative to the version's folder: as in the original, whose settings come along."""
 
     @property
     def model_folder(self) -> Path:
@@ -37,7 +40,12 @@ class Building:
     @property
     def onnx_file(self) -> Path:
         """Where the model itself goes."""
-        return self.model_folder / self.version / ONNX_FILE
+        return self.version_folder / self.onnx_name
+
+    @property
+    def version_folder(self) -> Path:
+        """The folder that becomes the version's."""
+        return self.model_folder / self.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,11 @@ class Place:
             raise ConfigError(f"{self.path} exists; replace it with --force or name another --out")
 
     @contextlib.contextmanager
-    def building(self) -> Generator[Building]:
-        """Yield a place to build in, which is gone afterwards; a folder made for it too, if still empty."""
+    def building(self, source: ModelSource) -> Generator[Building]:
+        """Yield a place to build a model like `source` in, which is gone afterwards.
+
+        A folder made for it is gone too, if still empty.
+        """
         is_new = not self.folder.exists()
         try:
             self.folder.mkdir(exist_ok=True)
@@ -70,7 +81,7 @@ class Place:
             with tempfile.TemporaryDirectory(
                 prefix=f".{self.name}.", dir=self.folder, ignore_cleanup_errors=True
             ) as root:
-                building = Building(Path(root), self.name, self.version)
+                building = Building(Path(root), self.name, self.version, _onnx_name(source))
                 building.onnx_file.parent.mkdir(parents=True)
                 yield building
         except OSError as exc:
@@ -88,14 +99,13 @@ class Place:
             return
         if self.path.exists():
             self.path.rename(building.root / "replaced")
-        building.onnx_file.parent.rename(self.path)
+        building.version_folder.rename(self.path)
         (building.model_folder / REPORT_FILE).replace(model_folder / REPORT_FILE)
 
 
 def models_folder(source: ModelSource) -> Path:
     """Return the folder of models that `source` lies in."""
-    folder = source.path.parent
-    return folder if _is_bare(source) else folder.parent.parent
+    return source.path.parent if source.folder is None else source.folder.parent
 
 
 def copy_companions(source: ModelSource, building: Building) -> None:
@@ -105,12 +115,12 @@ def copy_companions(source: ModelSource, building: Building) -> None:
     for file in source.files:
         if file.name != ONNX_FILE and file.name not in weights:
             _copy(file.path, building.onnx_file.parent / file.name)
-    if _is_bare(source):
+    if source.folder is None:
         manifest = source.path.with_name(f"{source.name}.{MANIFEST_FILE}")
         if manifest.is_file():
             _copy(manifest, building.model_folder / MANIFEST_FILE)
         return
-    for path in sorted(source.path.parent.parent.iterdir()):
+    for path in sorted(source.folder.iterdir()):
         if path.is_file() and path.name != REPORT_FILE:
             _copy(path, building.model_folder / path.name)
     _rename_in_pbtxt(building.model_folder / CONFIG_FILE, source.name, building.name)
@@ -130,5 +140,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _is_bare(source: ModelSource) -> bool:
-    return not (source.path.name == ONNX_FILE and source.path.parent.name == source.version)
+def _onnx_name(source: ModelSource) -> PurePath:
+    """Return where the ONNX file of `source` lies in its version's folder."""
+    if source.folder is None:
+        return PurePath(ONNX_FILE)
+    return source.path.relative_to(source.folder / source.version)

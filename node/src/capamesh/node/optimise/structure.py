@@ -97,12 +97,12 @@ def read_structure(path: Path) -> Structure:
 
 def structure_of(model: onnx.ModelProto) -> Structure:
     """Return what `model` says."""
-    nodes = list(_nodes(model))
+    nodes = list(nodes_of(model.graph.node, *(function.node for function in model.functions)))
     tensors = list(_weights(model, nodes))
     weight_bytes: Counter[str] = Counter()
     parameters = 0
     for tensor in tensors:
-        name = _element_name(tensor.data_type)
+        name = element_name(tensor.data_type)
         count = math.prod(tensor.dims)
         parameters += count
         weight_bytes[_SHORT.get(name, name.lower())] += (
@@ -134,15 +134,13 @@ def operator(node: onnx.NodeProto) -> str:
     return domain + node.op_type
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, those of functions and subgraphs too."""
-    pending: list[Sequence[onnx.NodeProto]] = [model.graph.node]
-    pending += [function.node for function in model.functions]
+def nodes_of(*lists: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes in `lists`, and those of their subgraphs."""
+    pending = list(lists)
     while pending:
         for node in pending.pop():
             yield node
-            for graph in _subgraphs(node):
-                pending.append(graph.node)
+            pending += [graph.node for graph in _subgraphs(node)]
 
 
 def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -182,7 +180,7 @@ def _value(value: onnx.ValueInfoProto) -> Value:
     if kind != "tensor_type":
         return Value(value.name, kind.removesuffix("_type"), None)
     tensor = value.type.tensor_type
-    name = _element_name(tensor.elem_type)
+    name = element_name(tensor.elem_type)
     shape = (
         tuple(
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
@@ -194,7 +192,8 @@ def _value(value: onnx.ValueInfoProto) -> Value:
     return Value(value.name, _SHORT.get(name, name.lower()), shape)
 
 
-def _element_name(number: int) -> str:
+def element_name(number: int) -> str:
+    """Return an element type's name in onnx.proto."""
     import onnx  # noqa: PLC0415 - an extra
 
     try:

@@ -1,17 +1,18 @@
-"""Inputs to run a model with: a person's own, or generated ones that it accepts. Reads a given `.npz`."""
+"""Inputs to run a model with: a person's own, or generated ones that it runs. Reads a given `.npz`."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from capamesh.node.generated_inputs import OPEN_DIMS, generated_inputs
+from capamesh.node.store.array_files import read_npz
 from capamesh.protocol.errors import (
     ConfigError,
     InvalidRequest,
@@ -27,10 +28,19 @@ if TYPE_CHECKING:
 SEED: Final = 0
 GENERATED_ROWS: Final = 256
 """Guess: one wrong decision among them is under the default bound of 0.99."""
-_GENERATED_BYTES: Final = 64 * 2**20
-"""Of all generated inputs together (guess: some 100 pictures of 3 x 224 x 224 FP32)."""
-_FIXED_CASES: Final = 16
-"""Runs of a model without a batch axis, each with a seed of its own (guess: such models are large)."""
+GENERATED_RUNS: Final = 128
+"""Of a model without a batch axis, each with a seed of its own (guess: likewise, and such models are large)."""
+MAX_INPUT_BYTES: Final = 4 * 2**30
+"""Of a given file, unpacked (guess: 7,000 pictures of 3 x 224 x 224 FP32)."""
+_GENERATED_BYTES: Final = 256 * 2**20
+"""Of all generated inputs together: what one message may carry."""
+_TRIED_RUNS: Final = 16
+"""Of a model without a batch axis that is not compared with another (guess)."""
+_SIZES: Final = 3
+"""How many sizes of open dimensions are compared (guess: short, longer and long texts)."""
+_FREE: Final = range(2)  # floats: at least two
+_SHOWN: Final = 8  # inputs in a message (guess)
+_GIVE: Final = "give real ones with --inputs FILE.npz"
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 
 
@@ -46,8 +56,6 @@ class TrialInputs:
     is_batched: bool
     """Whether a run takes as many rows as wanted."""
     is_given: bool
-    is_varied: bool
-    """False where all rows are alike, so that they show little of what the model does."""
     cases: tuple[tuple[npt.NDArray[Any], ...], ...] = field(repr=False)
     """Arrays in the order of `specs`: one case with all rows, or one case a run."""
 
@@ -99,74 +107,131 @@ def given_trial(model: LoadedModel, file: Path) -> TrialInputs:
         rows=next(iter(counts.values()), 1),
         is_batched=bool(counts),
         is_given=True,
-        is_varied=True,
         cases=(case,),
     )
 
 
 def generated_trial(model: LoadedModel) -> TrialInputs:
-    """Return generated inputs, after a run with one row; open dimensions have the smallest size that runs."""
-    open_dim = _open_dim_that_runs(model)
+    """Return generated inputs, after a run with one row; open dimensions have the smallest size that runs.
+
+    Whole numbers are 0. ModelInvalid: none run.
+    """
+    size = _sizes_that_run(model, {}, most=1)[0]
+    is_varied = any(spec.datatype in _FLOATS for spec in model.inputs)
+    wanted = _TRIED_RUNS if _is_fixed(model.inputs) else GENERATED_ROWS
+    return _generated(model.inputs, {}, size, wanted if is_varied else 1, _GENERATED_BYTES)
+
+
+def comparison_trials(
+    model: LoadedModel, file: Path | None, ranges: Mapping[str, range]
+) -> tuple[TrialInputs, ...]:
+    """Return inputs that show whether another model decides as `model`: those in `file`, else generated ones.
+
+    Generated whole numbers are drawn from `ranges`, by the inputs' names; open dimensions have several sizes
+    of those that run, each in a trial of its own, ascending. ConfigError: `file` cannot be used. ModelInvalid:
+    there is an input that nothing can be generated for, all would be alike, or none run.
+    """
+    if file is not None:
+        return (given_trial(model, file),)
     specs = model.inputs
-    is_batched = any(map(_has_rows, specs))
-    is_varied = any(spec.datatype in _FLOATS for spec in specs)
-    if is_batched:
-        one_row = generated_inputs(specs, rows=1, open_dim=open_dim)
-        row_bytes = max(1, sum(tensor.size_bytes for tensor in one_row))
-        rows = max(1, min(GENERATED_ROWS, _GENERATED_BYTES // row_bytes)) if is_varied else 1
-        cases = [generated_inputs(specs, rows=rows, open_dim=open_dim, seed=SEED)]
+    unknown = [spec for spec in specs if spec.datatype not in _FLOATS and spec.name not in ranges]
+    if unknown:
+        named = ", ".join(f"{spec.name!r} ({spec.datatype})" for spec in unknown[:_SHOWN])
+        raise ModelInvalid(
+            f"nothing was written: the model does not show what its input {named} may hold, so that "
+            f"generated ones would say nothing of its decisions; {_GIVE}"
+        )
+    if specs and all(len(ranges.get(spec.name, _FREE)) == 1 for spec in specs):
+        raise ModelInvalid(f"nothing was written: all generated inputs would be alike; {_GIVE}")
+    sizes = _sizes_that_run(model, ranges, most=len(OPEN_DIMS))
+    sizes = ([size for size in sizes if size > 1] or sizes)[:_SIZES]
+    wanted = GENERATED_RUNS if _is_fixed(specs) else GENERATED_ROWS
+    wanted = math.ceil(wanted / len(sizes)) if specs else 1
+    return tuple(
+        _generated(specs, ranges, size, wanted, _GENERATED_BYTES // len(sizes)) for size in sizes
+    )
+
+
+def _generated(
+    specs: tuple[TensorSpec, ...], ranges: Mapping[str, range], size: int, wanted: int, budget: int
+) -> TrialInputs:
+    """Return `wanted` rows, or runs of a model without a batch axis, or as many as fit into `budget` bytes."""
+    one_row = _made(specs, ranges, rows=1, size=size, seed=SEED)
+    row_bytes = max(1, sum(tensor.size_bytes for tensor in one_row))
+    rows = max(1, min(wanted, budget // row_bytes))
+    if _is_fixed(specs):
+        cases = [_made(specs, ranges, rows=1, size=size, seed=SEED + at) for at in range(rows)]
     else:
-        rows = _FIXED_CASES if is_varied else 1
-        cases = [
-            generated_inputs(specs, rows=1, open_dim=open_dim, seed=SEED + index)
-            for index in range(rows)
-        ]
+        cases = [_made(specs, ranges, rows=rows, size=size, seed=SEED)]
     return TrialInputs(
         specs,
         f"generated, seed {SEED}",
         rows=rows,
-        is_batched=is_batched,
+        is_batched=not _is_fixed(specs),
         is_given=False,
-        is_varied=is_varied,
         cases=tuple(tuple(tensor.to_numpy() for tensor in case) for case in cases),
     )
 
 
-def _open_dim_that_runs(model: LoadedModel) -> int:
+def _made(
+    specs: Sequence[TensorSpec], ranges: Mapping[str, range], *, rows: int, size: int, seed: int
+) -> tuple[Tensor, ...]:
+    """Return a tensor for each of `specs`; whole numbers without a range are 0."""
+    tensors = generated_inputs(specs, rows=rows, open_dim=size, seed=seed)
+    return tuple(
+        _drawn(tensor, ranges[tensor.name], (seed, at)) if tensor.name in ranges else tensor
+        for at, tensor in enumerate(tensors)
+    )
+
+
+def _drawn(tensor: Tensor, numbers: range, seed: tuple[int, int]) -> Tensor:
+    random = np.random.default_rng(seed)
+    dtype = tensor.datatype.numpy_dtype
+    array = random.integers(numbers.start, numbers.stop, tensor.shape, dtype=np.int64)
+    return Tensor.from_numpy(tensor.name, array.astype(dtype))
+
+
+def _sizes_that_run(model: LoadedModel, ranges: Mapping[str, range], *, most: int) -> list[int]:
+    """Return up to `most` sizes of open dimensions that `model` runs with, ascending; one where it has none."""
     has_open_dims = any(dim < 0 for spec in model.inputs for dim in spec.shape[1:])
     sizes = OPEN_DIMS if has_open_dims else OPEN_DIMS[:1]
     reasons: list[str] = []
+    good: list[int] = []
     for size in sizes:
         try:
-            inputs = generated_inputs(model.inputs, rows=1, open_dim=size, seed=SEED)
+            inputs = _made(model.inputs, ranges, rows=1, size=size, seed=SEED)
             model.validate(inputs)
             model.run(inputs)
         except (InvalidRequest, RunFailed, TooLarge) as exc:
             reasons.append(exc.message)
         else:
-            return size
+            good.append(size)
+            if len(good) == most:
+                break
+    if good:
+        return good
     tried = f" with {', '.join(map(str, sizes))} for open dimensions" if has_open_dims else ""
-    raise ModelInvalid(
-        f"it runs on no generated inputs{tried}: {reasons[-1]}; give real ones with --inputs FILE.npz"
-    )
+    raise ModelInvalid(f"it runs on no generated inputs{tried}: {reasons[-1]}; {_GIVE}")
 
 
 def _read_npz(file: Path) -> Mapping[str, npt.NDArray[Any]]:
     try:
-        # Pickled objects run code when they are loaded.
-        with file.open("rb") as stream:
-            loaded = cast("object", np.load(stream, allow_pickle=False))
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                return dict(cast("Mapping[str, npt.NDArray[Any]]", loaded))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise ConfigError(f"{file} is no .npz that can be read: {exc}") from exc
-    raise ConfigError(f"{file} is no .npz: save the inputs with numpy.savez(FILE, NAME=ARRAY)")
+        return read_npz(file, MAX_INPUT_BYTES)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"{file} is no .npz that can be read: {exc}; save the inputs with numpy.savez(FILE, NAME=ARRAY)"
+        ) from exc
 
 
 def _tensor(spec: TensorSpec, array: npt.NDArray[Any]) -> Tensor:
     return Tensor.from_numpy(
         spec.name, array, Datatype.BF16 if spec.datatype is Datatype.BF16 else None
     )
+
+
+def _is_fixed(specs: Sequence[TensorSpec]) -> bool:
+    """Whether a run takes just what is declared, and no number of rows."""
+    return not any(map(_has_rows, specs))
 
 
 def _has_rows(spec: TensorSpec) -> bool:

@@ -1,7 +1,8 @@
 """Reads Triton's `config.pbtxt` as rules of ours and says what has no counterpart. Pure: bytes in, a value out.
 
 Field names and defaults are those of Triton's model_config.proto. A field that changes what a model
-computes or takes and that we cannot honour is refused; one that only tunes Triton is ignored with a note.
+computes or takes and that we cannot honour is refused; one that only tunes Triton, or lets requests leave
+something out, is ignored with a note.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from capamesh.node.store import config_fields as triton
 from capamesh.node.store.config_ensemble import ENSEMBLE, read_steps
 from capamesh.node.store.declared import DeclaredIo
+from capamesh.node.store.external_data import checked_location
 from capamesh.node.store.limits import (
     MAX_AXIS,
     MAX_DELAY_US,
@@ -34,7 +37,8 @@ from capamesh.node.store.text_format import parse_text
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
-_ONNX_FILE: Final = "model.onnx"
+ONNX_FILE: Final = "model.onnx"
+"""Where nothing says otherwise; beside it lies the model's external data."""
 _MAX_DIMS: Final = MAX_AXIS + 1
 _MAX_GROUPS: Final = 64  # guess: one for each device of the largest machines
 
@@ -60,73 +64,6 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "KIND_CPU": ("CPUExecutionProvider",),
 }
 
-_TOP: Final = (
-    "name",
-    "platform",
-    "backend",
-    "version_policy",
-    "max_batch_size",
-    "input",
-    "output",
-    "dynamic_batching",
-    ENSEMBLE,
-    "instance_group",
-    "default_model_filename",
-    "model_warmup",
-    "model_transaction_policy",
-)
-_TOP_IGNORED: Final = {
-    "runtime": "ONNX Runtime is the only one",
-    "optimization": "the node sets ONNX Runtime's options itself; name providers in capamesh.toml",
-    "metric_tags": "a node's metrics have labels of their own",
-    "model_metrics": "a node's metrics have buckets of their own",
-    "parameters": "they are options of Triton's backends",
-    "response_cache": "a node keeps no answers",
-}
-_TOP_REFUSED: Final = {
-    "sequence_batching": "states are described differently here; write [sequence] into capamesh.toml",
-    "batch_input": "inputs made from a batch's parts are not supported; pad with [[batching.ragged]] "
-    "in capamesh.toml",
-    "batch_output": "outputs cut by a batch's parts are not supported; pad with [[batching.ragged]] "
-    "in capamesh.toml",
-    "cc_model_filenames": f"every device serves {_ONNX_FILE}; remove it",
-    "model_operations": "a model cannot bring code to a node; remove it",
-    "model_repository_agents": "a model cannot bring code to a node; remove it",
-}
-_BATCHING: Final = ("max_queue_delay_microseconds", "default_queue_policy")
-_BATCHING_IGNORED: Final = {
-    "preferred_batch_size": "a batch takes what waits, up to max_batch_size",
-    "preserve_ordering": "answers go out as soon as they are there",
-    "priority_levels": "a request brings its own priority",
-    "default_priority_level": "a request brings its own priority",
-    "priority_queue_policy": "a request brings its own priority and deadline",
-}
-_QUEUE_IGNORED: Final = {
-    "timeout_action": "a request brings its own deadline",
-    "default_timeout_microseconds": "a request brings its own deadline",
-    "allow_timeout_override": "a request brings its own deadline",
-}
-_GROUP: Final = ("kind", "count")
-_GROUP_IGNORED: Final = {
-    "name": "instances have no names",
-    "gpus": "every device of a node serves its models; say at the node's start which it uses",
-    "rate_limiter": "instances are limited by their count alone",
-    "host_policy": "the node sets it",
-}
-_GROUP_REFUSED: Final = {
-    "secondary_devices": "ONNX Runtime has none; remove it",
-    "profile": "it belongs to TensorRT's own plans; remove it",
-}
-_TENSOR: Final = ("name", "data_type", "dims", "allow_ragged_batch", "optional", "is_shape_tensor")
-_TENSOR_IGNORED: Final = {
-    "format": "dims say it all",
-    "label_filename": "answers carry no labels",
-    "is_non_linear_format_io": "it belongs to TensorRT",
-}
-_TENSOR_REFUSED: Final = {
-    "reshape": "tensors are taken in the model's own shape; declare that as dims and remove the reshape",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -136,6 +73,8 @@ class ModelConfig:
     declared: DeclaredIo = field(default_factory=DeclaredIo)
     notes: tuple[str, ...] = ()
     """What was ignored and why, for the operator; a line each."""
+    onnx_file: str = ONNX_FILE
+    """In a version's folder; a path with `/` that stays inside."""
 
 
 def parse_config(raw: bytes, file: str, model: str) -> ModelConfig:
@@ -152,7 +91,9 @@ def parse_config(raw: bytes, file: str, model: str) -> ModelConfig:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ModelInvalid(f"{file} is not UTF-8: {exc}") from exc
-    top = Fields(parse_text(text, file), (*_TOP, *_TOP_IGNORED, *_TOP_REFUSED), file)
+    top = Fields(
+        parse_text(text, file), (*triton.TOP, *triton.TOP_IGNORED, *triton.TOP_REFUSED), file
+    )
     config = _Reader(model).config(top)
     if problem := rules_problem(config.manifest.rules, model):
         raise ModelInvalid(f"{file}: as rules of ours it says {problem}")
@@ -167,13 +108,12 @@ class _Reader:
         self._notes: list[str] = []
 
     def config(self, top: Fields) -> ModelConfig:
-        self._sort_out(top, "", _TOP_IGNORED, _TOP_REFUSED)
+        self._sort_out(top, "", triton.TOP_IGNORED, triton.TOP_REFUSED)
         self._check_names(top)
+        self._check_sequences(top)
         has_max_rows = "max_batch_size" in top
         max_rows = top.integer("max_batch_size", 0, MAX_ROWS)
-        declared = DeclaredIo(
-            self._tensors(top, "input"), self._tensors(top, "output"), has_batch_axis=max_rows > 0
-        )
+        declared = self._declared(top, has_batch_axis=max_rows > 0)
         steps = read_steps(top, declared)
         batching, max_queue = self._batching(top, max_rows, is_pipeline=bool(steps))
         if not has_max_rows and "dynamic_batching" not in top:
@@ -193,7 +133,7 @@ class _Reader:
             instances=instances,
         )
         manifest = Manifest(providers=providers, max_queue=max_queue, rules=rules)
-        return ModelConfig(manifest, declared, tuple(self._notes))
+        return ModelConfig(manifest, declared, tuple(self._notes), _onnx_file(top))
 
     def _sort_out(
         self, fields: Fields, where: str, ignored: dict[str, str], refused: dict[str, str]
@@ -229,38 +169,56 @@ class _Reader:
             raise top.refused(
                 "backend", f"{backend!r} is not served; export the model as ONNX (onnxruntime)"
             )
-        file = top.text("default_model_filename", MAX_NAME_CHARS)
-        if file not in {"", _ONNX_FILE}:
-            raise top.refused(
-                "default_model_filename", f"is {file!r}; call the file {_ONNX_FILE!r}"
-            )
         policy = top.message("model_transaction_policy", ("decoupled",))
         if policy is not None and policy.flag("decoupled"):
             raise policy.refused(
                 "decoupled", "ONNX Runtime gives one answer to a request; remove it"
             )
 
-    def _tensors(self, top: Fields, side: str) -> tuple[TensorSpec, ...]:
+    def _check_sequences(self, top: Fields) -> None:
+        """Raise ModelInvalid where a request depends on those before it."""
+        sequences = top.message("sequence_batching", (*triton.SEQUENCE, *triton.SEQUENCE_REFUSED))
+        if sequences is not None:
+            self._sort_out(sequences, "", {}, triton.SEQUENCE_REFUSED)
+            self._notes.append(
+                "sequence_batching is ignored: without control_input and state a request does not depend "
+                "on those before it"
+            )
+
+    def _declared(self, top: Fields, *, has_batch_axis: bool) -> DeclaredIo:
+        allowed = (*triton.TENSOR, *triton.TENSOR_IGNORED, *triton.TENSOR_REFUSED)
+        inputs = top.messages("input", (*allowed, *triton.OF_INPUTS), MAX_NAMES)
+        outputs = top.messages("output", allowed, MAX_NAMES)
+        declared = DeclaredIo(
+            self._tensors(inputs, "input"),
+            self._tensors(outputs, "output"),
+            has_batch_axis=has_batch_axis,
+            optional=_names_with(inputs, "optional"),
+            flattened=_names_with(inputs, "allow_ragged_batch") if has_batch_axis else frozenset(),
+        )
+        self._notes += [
+            f"input {name!r}: optional is ignored: requests give every input that the model needs"
+            for name in sorted(declared.optional)
+        ]
+        return declared
+
+    def _tensors(self, tensors: list[Fields], side: str) -> tuple[TensorSpec, ...]:
         """Return the declared inputs or outputs, as `side` says."""
-        allowed = (*_TENSOR, *_TENSOR_IGNORED, *_TENSOR_REFUSED)
         specs: dict[str, TensorSpec] = {}
-        for tensor in top.messages(side, allowed, MAX_NAMES):
+        for tensor in tensors:
             name = tensor.text("name", MAX_NAME_CHARS)
             if not name or name in specs:
                 raise tensor.refused("name", f"{name!r} is empty or there twice")
-            self._sort_out(tensor, f"{side} {name!r}: ", _TENSOR_IGNORED, _TENSOR_REFUSED)
-            if tensor.flag("allow_ragged_batch"):
-                raise tensor.refused(
-                    "allow_ragged_batch",
-                    "requests of different shapes are padded here; write [[batching.ragged]] into "
-                    "capamesh.toml",
-                )
-            if tensor.flag("optional"):
-                raise tensor.refused(
-                    "optional", "every input must be given; remove the declaration"
-                )
+            self._sort_out(
+                tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED, triton.TENSOR_REFUSED
+            )
             if tensor.flag("is_shape_tensor"):
                 raise tensor.refused("is_shape_tensor", "it belongs to TensorRT; remove it")
+            if tensor.flag("allow_ragged_batch"):
+                self._notes.append(
+                    f"input {name!r}: allow_ragged_batch is ignored: requests of different shapes run "
+                    "apart; [[batching.ragged]] in capamesh.toml pads them to one"
+                )
             specs[name] = TensorSpec(name, _datatype(tensor), _dims(tensor, low=-1))
         return tuple(specs.values())
 
@@ -268,19 +226,21 @@ class _Reader:
         self, top: Fields, max_rows: int, *, is_pipeline: bool
     ) -> tuple[BatchingRules, int | None]:
         """Return how requests are put together, and how many may wait."""
-        fields = top.message("dynamic_batching", (*_BATCHING, *_BATCHING_IGNORED))
+        fields = top.message("dynamic_batching", (*triton.BATCHING, *triton.BATCHING_IGNORED))
         if fields is None:
             # Without it Triton lets every request run alone; an ensemble's models batch themselves.
             is_enabled = None if is_pipeline and max_rows else False
             return BatchingRules(is_enabled=is_enabled, max_rows=max_rows or None), None
         if is_pipeline:
             raise top.refused("dynamic_batching", f"excludes {ENSEMBLE}; remove one of the two")
-        self._sort_out(fields, "dynamic_batching.", _BATCHING_IGNORED, {})
+        self._sort_out(fields, "dynamic_batching.", triton.BATCHING_IGNORED, {})
         delay_us = fields.integer("max_queue_delay_microseconds", 0, MAX_DELAY_US)
         max_queue = 0
-        queue = fields.message("default_queue_policy", ("max_queue_size", *_QUEUE_IGNORED))
+        queue = fields.message("default_queue_policy", ("max_queue_size", *triton.QUEUE_IGNORED))
         if queue is not None:
-            self._sort_out(queue, "dynamic_batching.default_queue_policy.", _QUEUE_IGNORED, {})
+            self._sort_out(
+                queue, "dynamic_batching.default_queue_policy.", triton.QUEUE_IGNORED, {}
+            )
             max_queue = queue.integer("max_queue_size", 0, MAX_QUEUE_LIMIT)
         if not max_rows:
             self._notes.append("dynamic_batching is ignored: max_batch_size is 0 or missing")
@@ -291,12 +251,14 @@ class _Reader:
 
     def _instances(self, top: Fields) -> tuple[int, tuple[str, ...]]:
         """Return how many instances a device has, 0 where nothing says it, and the providers that may run them."""
-        allowed = (*_GROUP, "passive", *_GROUP_IGNORED, *_GROUP_REFUSED)
+        allowed = (*triton.GROUP, "passive", *triton.GROUP_IGNORED, *triton.GROUP_REFUSED)
         groups = top.messages("instance_group", allowed, _MAX_GROUPS)
         counts: list[int] = []
         wanted: set[tuple[str, ...]] = set()
         for index, group in enumerate(groups):
-            self._sort_out(group, f"instance_group[{index}].", _GROUP_IGNORED, _GROUP_REFUSED)
+            self._sort_out(
+                group, f"instance_group[{index}].", triton.GROUP_IGNORED, triton.GROUP_REFUSED
+            )
             if group.flag("passive"):
                 raise group.refused("passive", "instances that take no requests are of no use here")
             counts.append(group.integer("count", 0, MAX_INSTANCES) or 1)
@@ -310,32 +272,54 @@ class _Reader:
 
     def _warm_up(self, top: Fields, max_rows: int) -> tuple[WarmUp, ...]:
         return tuple(
-            _warm_up(fields, max_rows)
-            for fields in top.messages(
-                "model_warmup", ("name", "batch_size", "inputs", "count"), MAX_WARM_UPS
+            self._one_warm_up(fields, index, max_rows)
+            for index, fields in enumerate(
+                top.messages(
+                    "model_warmup", ("name", "batch_size", "inputs", "count"), MAX_WARM_UPS
+                )
             )
         )
 
+    def _one_warm_up(self, fields: Fields, index: int, max_rows: int) -> WarmUp:
+        rows = fields.integer("batch_size", 0, max(max_rows, 1)) or 1
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        from_files: list[str] = []
+        for name, entry in fields.entries("inputs", MAX_NAMES, MAX_NAME_CHARS):
+            value = entry.message("value", triton.WARM_UP_INPUT)
+            if value is None:
+                raise entry.refused("value", "is missing; add data_type, dims and zero_data")
+            if "input_data_file" in value:
+                from_files.append(name)
+            _datatype(value)  # the model knows it; it must be one
+            dims = _dims(value, low=1)
+            shapes.append((name, (rows, *dims) if max_rows else dims))
+        self._notes += [
+            f"model_warmup[{index}]: input_data_file of {name!r} is not read: it is run with generated data, "
+            "if that runs; [[warm_up]] in capamesh.toml takes .npy files"
+            for name in from_files
+        ]
+        count = fields.integer("count", 0, MAX_WARM_UP_COUNT) or 1
+        return WarmUp(tuple(shapes), count=count, must_run=not from_files)
 
-def _warm_up(fields: Fields, max_rows: int) -> WarmUp:
-    rows = fields.integer("batch_size", 0, max(max_rows, 1)) or 1
-    shapes: list[tuple[str, tuple[int, ...]]] = []
-    for name, entry in fields.entries("inputs", MAX_NAMES, MAX_NAME_CHARS):
-        value = entry.message(
-            "value", ("data_type", "dims", "zero_data", "random_data", "input_data_file")
-        )
-        if value is None:
-            raise entry.refused("value", "is missing; add data_type, dims and zero_data")
-        if "input_data_file" in value:
-            raise value.refused(
-                "input_data_file",
-                "raw files are not read; put the inputs into a .npz and name it under [[warm_up]] in "
-                "capamesh.toml",
-            )
-        _datatype(value)  # the model knows it; it must be one
-        dims = _dims(value, low=1)
-        shapes.append((name, (rows, *dims) if max_rows else dims))
-    return WarmUp(shapes=tuple(shapes), count=fields.integer("count", 0, MAX_WARM_UP_COUNT) or 1)
+
+def _names_with(tensors: list[Fields], flag: str) -> frozenset[str]:
+    """Return the names of the tensors that say `flag`."""
+    return frozenset(tensor.text("name", MAX_NAME_CHARS) for tensor in tensors if tensor.flag(flag))
+
+
+def _onnx_file(top: Fields) -> str:
+    """Return where a version's folder has its ONNX file."""
+    name = "default_model_filename"
+    file = top.text(name, MAX_NAME_CHARS)
+    if not file:
+        return ONNX_FILE
+    try:
+        path = checked_location(file)
+    except ModelInvalid as exc:
+        raise top.refused(name, f"{file!r} does not stay in the version's folder") from exc
+    if not path.name:
+        raise top.refused(name, f"{file!r} names no file")
+    return path.as_posix()
 
 
 def _versions(top: Fields) -> VersionPolicy:

@@ -17,6 +17,10 @@ class DeclaredIo:
     """May be some of the model's only."""
     has_batch_axis: bool = False
     """Whether the shapes leave out an axis 0 of any size that the model has."""
+    optional: frozenset[str] = frozenset()
+    """Inputs that the model may not have: it has values of its own for them."""
+    flattened: frozenset[str] = frozenset()
+    """Inputs that Triton gives the model on one axis, one request after the other."""
 
     def problem(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
         """Return why a model with `inputs` and `outputs` is not what was declared; "" if it is.
@@ -34,6 +38,8 @@ class DeclaredIo:
         ):
             by_name = {spec.name: spec for spec in models}
             for spec in ours:
+                if spec.name not in by_name and side == "input" and spec.name in self.optional:
+                    continue
                 if spec.name not in by_name:
                     names = ", ".join(list(by_name)[:20])
                     return f"{side} {spec.name!r} is declared; the model has {names}"
@@ -45,6 +51,12 @@ class DeclaredIo:
         if ours.datatype is not model.datatype:
             return f"{ours.datatype}, the model has {model.datatype}"
         shape = (-1, *ours.shape) if self.has_batch_axis else ours.shape
+        if ours.name in self.flattened and len(model.shape) != len(shape):
+            return (
+                f"allow_ragged_batch, and the model's shape {list(model.shape)} has no axis for the batch: "
+                "requests are not laid end to end here; export it with a batch axis and pad by "
+                "[[batching.ragged]] in capamesh.toml"
+            )
         if not model.shape:
             return ""
         if self.has_batch_axis and model.shape[0] != -1:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from capamesh.node.store.config_pbtxt import ModelConfig
+from capamesh.node.store.config_pbtxt import ONNX_FILE, ModelConfig
 from capamesh.node.store.digest import digest_of
 from capamesh.node.store.folder_files import (
     CONFIG_FILE,
     MANIFEST_FILE,
-    ONNX_FILE,
+    MAX_WARM_UP_BYTES,
     FolderFiles,
     Seen,
     Unsettled,
@@ -129,7 +129,7 @@ class _Scanner:
             self._unsettled.add(name)
             return
         for version in versions:
-            self._add(model, version, folder / version / ONNX_FILE, config, warm_up)
+            self._add(model, version, folder / version / config.onnx_file, folder, config, warm_up)
 
     def add_bare(self, file: Path) -> None:
         """Add `file`, a model without a folder of its own."""
@@ -145,7 +145,7 @@ class _Scanner:
         except Unsettled:
             self._unsettled.add(name)
             return
-        self._add(model, _FIRST_VERSION, file, config, warm_up)
+        self._add(model, _FIRST_VERSION, file, None, config, warm_up)
 
     def refuse(self, name: str, version: str, error: ModelInvalid | OSError) -> None:
         """Add why a model, or with `version` that of it, cannot be hosted."""
@@ -157,15 +157,18 @@ class _Scanner:
         name: ModelName,
         version: str,
         onnx: Path,
+        folder: Path | None,
         config: ModelConfig,
         warm_up: tuple[FileStamp, ...],
     ) -> None:
-        """Add one version, or why it is refused."""
-        is_pipeline = bool(config.manifest.rules.steps)
-        path = onnx.parent.parent if is_pipeline else onnx
+        """Add one version, or why it is refused; `folder` is the model's, None where it is a bare file."""
         try:
             self._check_version(name, version, onnx)
-            files = self._pipeline_files(onnx) if is_pipeline else self._version_files(onnx)
+            if folder is not None and config.manifest.rules.steps:
+                path, files = folder, self._pipeline_files(folder, onnx)
+            else:
+                path = onnx if folder is None else self._onnx_path(folder / version, onnx)
+                files = self._files.of_version(path)
             before = self._sources_before.get((name, ModelVersion(version)))
             is_same = before is not None and before.files == files
             digest = before.digest if before is not None and is_same else digest_of(files)
@@ -185,21 +188,27 @@ class _Scanner:
             files=files,
             declared=config.declared,
             warm_up_files=warm_up,
+            folder=folder,
             notes=config.notes,
         )
 
-    def _version_files(self, onnx: Path) -> tuple[FileStamp, ...]:
-        if onnx.parent.is_symlink():
-            self._files.check_inside(onnx.parent)
-        return self._files.of_version(onnx)
+    def _onnx_path(self, version_folder: Path, onnx: Path) -> Path:
+        """Return the ONNX file of a version: `onnx`, or a file in the folder of that name, as in Triton.
 
-    def _pipeline_files(self, onnx: Path) -> tuple[FileStamp, ...]:
+        Raises ModelInvalid where a link on the way to it leads out of the models folder.
+        """
+        path = onnx / ONNX_FILE if onnx.is_dir() else onnx
+        folders = [version_folder, *(version_folder / up for up in _between(version_folder, path))]
+        if any(folder.is_symlink() for folder in folders):
+            self._files.check_inside(path.parent)
+        return path
+
+    def _pipeline_files(self, folder: Path, onnx: Path) -> tuple[FileStamp, ...]:
         """Return the file that says the steps of the pipeline that would have its ONNX file at `onnx`."""
         if onnx.exists():
             raise ModelInvalid(
                 f"a pipeline has no file of its own; remove its steps or {str(onnx)!r}"
             )
-        folder = onnx.parent.parent
         names = [name for name in (MANIFEST_FILE, CONFIG_FILE) if (folder / name).exists()]
         return (self._files.stamp(names[0], folder / names[0]),)
 
@@ -214,8 +223,18 @@ class _Scanner:
             )
 
     def _warm_up_files(self, folder: Path, config: ModelConfig) -> tuple[FileStamp, ...]:
-        names = {warm_up.file for warm_up in config.manifest.rules.warm_up if warm_up.file}
-        return tuple(self._files.warm_up_file(folder, name) for name in sorted(names))
+        """Return the files of all warm-ups; raises ModelInvalid where those of one are too large."""
+        stamps: dict[str, FileStamp] = {}
+        for warm_up in config.manifest.rules.warm_up:
+            names = {file for _, file in warm_up.files}
+            stamps |= {name: self._files.stamp(name, folder / name) for name in sorted(names)}
+            size_bytes = sum(stamps[name].size_bytes for name in names)
+            if size_bytes > MAX_WARM_UP_BYTES:
+                raise ModelInvalid(
+                    f"{', '.join(sorted(names))} of a warm-up have {size_bytes} bytes, at most "
+                    f"{MAX_WARM_UP_BYTES} are allowed; warm up with fewer rows"
+                )
+        return tuple(stamps.values())
 
     def _chosen(self, folder: Path, config: ModelConfig) -> list[str]:
         """Return the version folders that the policy chooses, and those whose names are no versions."""
@@ -225,12 +244,13 @@ class _Scanner:
             found = [_FIRST_VERSION]
         if not found:
             raise ModelInvalid(
-                f"{folder.name!r} has no version folder; put the model at 1/{ONNX_FILE}"
+                f"{folder.name!r} has no version folder; put the model at 1/{config.onnx_file}"
             )
         numbers = sorted(int(name) for name in found if _VERSION.fullmatch(name))
         chosen = set(_chosen(rules.versions, numbers))
         for missing in sorted(chosen - set(numbers)):
-            reason = f"version {missing} is asked for and has no folder; put the model at {missing}/{ONNX_FILE}"
+            place = f"{missing}/{config.onnx_file}"
+            reason = f"version {missing} is asked for and has no folder; put the model at {place}"
             self.refuse(folder.name, str(missing), ModelInvalid(reason))
         return [name for name in found if not _VERSION.fullmatch(name) or int(name) in chosen]
 
@@ -244,6 +264,11 @@ def _chosen(policy: VersionPolicy, numbers: list[int]) -> Iterable[int]:
             return numbers[-policy.count :]
         case VersionChoice.SPECIFIC:
             return policy.versions
+
+
+def _between(top: Path, file: Path) -> list[Path]:
+    """Return the folders from `top` down to `file`, relative to `top`, without `top` itself."""
+    return list(file.relative_to(top).parents)[:-1]
 
 
 def _check_no_steps(name: str, config: ModelConfig) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from capamesh.node.store.config_pbtxt import ModelConfig, parse_config
+from capamesh.node.store.config_pbtxt import ONNX_FILE, ModelConfig, parse_config
 from capamesh.node.store.external_data import checked_location, external_locations
 from capamesh.node.store.limits import MAX_MANIFEST_BYTES
 from capamesh.node.store.manifest import parse_manifest
@@ -22,10 +22,9 @@ from capamesh.protocol.errors import ModelInvalid
 MAX_ONNX_BYTES: Final = 2**31 - 1  # protobuf reads no more; larger weights go to external data
 MAX_VERSION_BYTES: Final = 256 * 2**30  # guess: more than any one device's memory
 MAX_VERSION_FILES: Final = 10_000  # guess: a large model exported with one file a tensor has 1,000
-MAX_WARM_UP_BYTES: Final = 256 * 2**20  # tensors.Limits.max_message_bytes
+MAX_WARM_UP_BYTES: Final = 256 * 2**20  # of one: tensors.Limits.max_message_bytes
 SETTLE_NS: Final = 1_000_000_000  # guess: a copy in progress writes more often
 
-ONNX_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "capamesh.toml"
 CONFIG_FILE: Final = "config.pbtxt"
 
@@ -95,16 +94,6 @@ class FolderFiles:
 
         return _once(stamps, self._before.configs, self.seen.configs, read)
 
-    def warm_up_file(self, folder: Path, name: str) -> FileStamp:
-        """Return the stamp of the file `name` in `folder`. Raises as `stamp` does, and where it is too large."""
-        stamp = self.stamp(name, folder / name)
-        if stamp.size_bytes > MAX_WARM_UP_BYTES:
-            raise ModelInvalid(
-                f"{name} has {stamp.size_bytes} bytes, at most {MAX_WARM_UP_BYTES} are allowed; "
-                "warm up with fewer rows"
-            )
-        return stamp
-
     def of_version(self, onnx_path: Path) -> tuple[FileStamp, ...]:
         """Return every file of the version whose ONNX file is `onnx_path`, sorted by name.
 
@@ -120,7 +109,8 @@ class FolderFiles:
         files = {onnx.name: onnx}
         if folder != self._root:
             for stamp in self._walk(folder):
-                files.setdefault(stamp.name, stamp)
+                if stamp.path != onnx_path:
+                    files.setdefault(stamp.name, stamp)
         for location in self._locations(onnx):
             if location not in files:
                 path = folder / location
@@ -166,13 +156,14 @@ class FolderFiles:
 
     def _locations(self, onnx: FileStamp) -> tuple[str, ...]:
         """Return the external files that the ONNX file names, as normalised relative paths."""
+        own = {ONNX_FILE, onnx.path.name}
 
         def read() -> tuple[str, ...]:
             with onnx.path.open("rb") as stream:
                 locations = external_locations(stream)
             names = {location: checked_location(location).as_posix() for location in locations}
             for location, name in names.items():
-                if name == ONNX_FILE:
+                if name in own:
                     raise ModelInvalid(
                         f"external data location {location!r} is the ONNX file's own name"
                     )

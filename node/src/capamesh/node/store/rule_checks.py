@@ -11,7 +11,7 @@ from capamesh.node.store.limits import MAX_WARM_UP_ELEMENTS
 from capamesh.node.store.rules import BatchingRules, PipelineStep, Rules, SequenceRules, WarmUp
 
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
-_NPZ_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]*\.npz")
+_NPY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]*\.npy")
 """No separator of any system, no drive, not hidden, and no way up."""
 
 
@@ -82,13 +82,15 @@ def _sequence_problems(sequence: SequenceRules, batching: BatchingRules) -> Iter
 
 
 def _warm_up_problems(warm_up: WarmUp) -> Iterator[str]:
-    if warm_up.file and warm_up.shapes:
-        yield ": has shapes and a file; a file has its own shapes, remove one of the two"
-    if warm_up.file and not _NPZ_NAME.fullmatch(warm_up.file):
-        yield (
-            f".file is {warm_up.file!r}; name a .npz file beside the manifest by letters, digits, "
-            "blanks, '.', '_' and '-'"
-        )
+    shaped = {name for name, _ in warm_up.shapes}
+    for name, file in warm_up.files:
+        if name in shaped:
+            yield f".files: input {name!r} has a shape too; a file has its own, remove one of the two"
+        if not _NPY_NAME.fullmatch(file):
+            yield (
+                f".files.{name} is {file!r}; name a .npy file beside the manifest by letters, digits, "
+                "blanks, '.', '_' and '-'"
+            )
     elements = max((math.prod(shape) for _, shape in warm_up.shapes), default=0)
     if elements > MAX_WARM_UP_ELEMENTS:
         yield f".shapes: an input has {elements} elements, at most {MAX_WARM_UP_ELEMENTS} are allowed"

@@ -56,7 +56,7 @@ _BATCHING: Final = ("enabled", "max_rows", "max_delay_us", "ragged")
 _RAGGED: Final = ("input", "axis", "pad", "buckets", "mask", "outputs")
 _SEQUENCE: Final = ("idle_s", "max_bytes", "state")
 _STATE: Final = ("input", "output", "axis", "shape")
-_WARM_UP: Final = ("shapes", "file", "count")
+_WARM_UP: Final = ("shapes", "files", "count")
 _STEP: Final = ("model", "version", "inputs", "outputs")
 
 _MAX_DIMS: Final = MAX_AXIS + 1
@@ -139,22 +139,32 @@ def _step(table: Table) -> PipelineStep:
 
 
 def _warm_up(table: Table) -> WarmUp:
-    shapes = table.free_table("shapes")
-    for name in shapes.keys():  # noqa: SIM118  # a Table is no mapping
-        if not 1 <= len(name) <= MAX_NAME_CHARS:
-            raise table.refused(
-                "shapes", f"an input's name has 1 to {MAX_NAME_CHARS} characters, not {len(name)}"
-            )
-    if len(shapes.keys()) > MAX_NAMES:
-        raise table.wrong("shapes", table.value("shapes"), f"at most {MAX_NAMES} inputs")
+    shapes, files = _by_input(table, "shapes"), _by_input(table, "files")
     return WarmUp(
         shapes=tuple(
             (name, shapes.integers(name, 1, MAX_DIM, _MAX_DIMS))
-            for name in shapes.keys()  # noqa: SIM118  # likewise
+            for name in shapes.keys()  # noqa: SIM118  # a Table is no mapping
         ),
-        file=table.text("file", MAX_FILE_NAME_CHARS),
+        files=tuple(
+            (name, files.text(name, MAX_FILE_NAME_CHARS, min_chars=1))
+            for name in files.keys()  # noqa: SIM118  # likewise
+        ),
         count=table.integer("count", 1, MAX_WARM_UP_COUNT, 1),
     )
+
+
+def _by_input(table: Table, key: str) -> Table:
+    """Return the table at `key`, whose keys are names of inputs."""
+    by_input = table.free_table(key)
+    names = by_input.keys()
+    for name in names:
+        if not 1 <= len(name) <= MAX_NAME_CHARS:
+            raise table.refused(
+                key, f"an input's name has 1 to {MAX_NAME_CHARS} characters, not {len(name)}"
+            )
+    if len(names) > MAX_NAMES:
+        raise table.wrong(key, table.value(key), f"at most {MAX_NAMES} inputs")
+    return by_input
 
 
 def _versions(top: Table) -> VersionPolicy:

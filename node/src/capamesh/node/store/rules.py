@@ -82,13 +82,15 @@ class PipelineStep:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """A request that is run before a model is ready: given inputs, or generated ones of these shapes."""
+    """A request that is run before a model is ready. Inputs without a file are generated."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """(input, its whole shape); inputs left out get the declared shape with 1 for every open dimension."""
-    file: str = ""
-    """A `.npz` in the model's folder, by input name; read without pickle."""
+    files: tuple[tuple[str, str], ...] = ()
+    """(input, a `.npy` file beside the manifest); read without pickle."""
     count: int = 1
+    must_run: bool = True
+    """Whether a model is refused that does not run it."""
 
 
 class VersionChoice(StrEnum):

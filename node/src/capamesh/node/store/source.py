@@ -15,7 +15,7 @@ class FileStamp:
     """A file of a model and what tells that it has changed without reading it."""
 
     name: str
-    """Relative to the version's folder, with `/`; the ONNX file is always `model.onnx`."""
+    """Relative to the ONNX file's folder, with `/`; the ONNX file itself is always `model.onnx`."""
     path: Path
     size_bytes: int
     modified_ns: int
@@ -43,6 +43,8 @@ class ModelSource:
     """Tensors as `config.pbtxt` declares them, to be compared with the model's own."""
     warm_up_files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
     """The files that the manifest's warm-ups name, by that name."""
+    folder: Path | None = field(default=None, repr=False, compare=False)
+    """The folder of the model's versions; None: a bare file has none."""
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """What of `config.pbtxt` is ignored and why; a line each."""
 

@@ -1,28 +1,26 @@
 """Brings what a worker hosts in line with its folder and with what routers ask: load, reload, unload, make room.
 
-One change after the other. Models are prepared in threads; what is replaced or withdrawn goes on until its
-requests are answered, and is closed then.
+One change after the other. What is replaced or withdrawn goes on until its requests are answered, and is closed
+then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import ModelEngine
-from capamesh.node.pipeline import PipelineModel
 from capamesh.node.store import ModelSource, Scan, scan
-from capamesh.node.worker.marks import Marks, Phase
-from capamesh.node.worker.models import HostedModel, HostedModels, Key, advert_problem
+from capamesh.node.worker.loading import ModelLoading
+from capamesh.node.worker.models import HostedModel, HostedModels, Key
 from capamesh.node.worker.pipelines import is_member, members, members_first
 from capamesh.node.worker.room import Room
-from capamesh.node.worker.runner import ModelRunner
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
@@ -38,8 +36,10 @@ from capamesh.protocol.links.calls import ControlAction, ControlCall
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.backend import Backend, LoadedModel
-    from capamesh.node.worker.preparation import Preparation, Prepared
+    from capamesh.node.backend import Backend
+    from capamesh.node.crashes import Quarantined
+    from capamesh.node.worker.marks import Marks
+    from capamesh.node.worker.preparation import Preparation
 
 _ADVERTISABLE = re.compile(r"[0-9]{1,20}")
 """What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
@@ -63,8 +63,10 @@ class HostingSettings:
     memory_limit_bytes: int
     """0: what the device has."""
     max_in_flight: int
-    quarantined: Mapping[str, str]
-    """"name/version" to the reason: models that ended earlier workers."""
+    load_limit_s: float
+    """From the beginning of a model's load to the end of its measurement."""
+    quarantined: Sequence[Quarantined]
+    """Models that ended earlier workers."""
 
 
 class Hosting:
@@ -79,15 +81,24 @@ class Hosting:
         *,
         marks: Marks,
         on_change: Callable[[], None],
+        on_stuck: Callable[[str], None],
         log: FilteringBoundLogger,
     ) -> None:
+        """`on_stuck` is told why this process must end: a load that takes too long holds up all others."""
         self._settings = settings
         self._models = models
-        self._backend = backend
-        self._preparation = preparation
-        self._marks = marks
         self._on_change = on_change
         self._log = log
+        self._loading = ModelLoading(
+            models,
+            backend,
+            preparation,
+            max_in_flight=settings.max_in_flight,
+            limit_s=settings.load_limit_s,
+            marks=marks,
+            on_stuck=on_stuck,
+            log=log,
+        )
         self._before: Scan | None = None
         """What was read last, so that it need not be read again."""
         self._followed: Scan | None = None
@@ -97,8 +108,8 @@ class Hosting:
         self._held: dict[Key, ModelSource] = {}
         """Unloaded on purpose, or in quarantine: not loaded again unless asked for, or changed."""
         self._short: set[Key] = set()
-        """Failed for want of memory."""
-        self._quarantined = dict(settings.quarantined)
+        """Failed for want of memory: tried again when there is some."""
+        self._quarantined = {(one.name, one.version): one for one in settings.quarantined}
         """Those that were not met in the folder yet."""
         self._leaving: list[HostedModel] = []
         """Take no more requests, and go once the pipelines that were made of them are made anew."""
@@ -114,18 +125,25 @@ class Hosting:
             self._tasks = tasks
             await self._follow(is_first=True)
             while True:
-                try:
-                    async with asyncio.timeout(self._settings.poll_s or None):
-                        call, done = await self._asked.get()
-                except TimeoutError:
-                    await self._follow(is_first=False)
-                    continue
-                try:
-                    await self._control(call)
-                except CapameshError as error:
-                    done(error)
-                else:
-                    done(None)
+                await self._make_changes()
+                await self._follow(is_first=False)
+
+    async def _make_changes(self) -> None:
+        """Make the changes that are asked for, until the folder is due to be read again."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._settings.poll_s if self._settings.poll_s else None
+        while due_s is None or loop.time() < due_s:
+            try:
+                async with asyncio.timeout_at(due_s):
+                    call, done = await self._asked.get()
+            except TimeoutError:
+                return
+            try:
+                await self._control(call)
+            except CapameshError as error:
+                done(error)
+            else:
+                done(None)
 
     def change(self, call: ControlCall, done: Changed) -> None:
         """Do what a router asks, in turn; `done` gets None or why not. Raises when it is refused at once."""
@@ -215,8 +233,9 @@ class Hosting:
         self._held.pop(key, None)
         if key in self._short and self._sources.get(key) == source:
             return self._room.can_be_made(source, UNUSED_S)
-        reason = self._quarantined.pop(f"{key[0]}/{key[1]}", None)
-        if reason is not None:
+        quarantined = self._quarantined.pop(key, None)
+        if quarantined is not None and quarantined.digest in {"", source.digest}:
+            reason = quarantined.reason
             self._held[key] = source
             self._models.say(key, ModelState.FAILED, reason, source.digest)
             self._log.error("model_quarantined", model=key[0], version=key[1], reason=reason)
@@ -227,17 +246,19 @@ class Hosting:
 
     async def _load(
         self, source: ModelSource, *, unused_s: float = UNUSED_S, is_remade: bool = False
-    ) -> None:
-        """Load or replace one model version; say why where it fails.
+    ) -> str:
+        """Load or replace one model version; return why it failed, "" where it did not.
 
-        What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go.
+        What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go. What gave
+        way to a model that then fails is loaded again.
         """
         key = _key(source)
         self._sources[key] = source
         self._short.discard(key)
+        evicted: list[ModelSource] = []
         try:
-            await self._make_room(source, unused_s)
-            hosted = await self._hosted(source)
+            await self._make_room(source, unused_s, evicted)
+            hosted = await self._loading.load(source)
         except ModelInvalid as error:
             self._log.warning(
                 "model_failed", model=source.name, version=source.version, reason=error.message
@@ -246,7 +267,8 @@ class Hosting:
                 self._leaving.append(before)
             if self._models.find(*key) is None:
                 self._models.say(key, ModelState.FAILED, error.message, source.digest)
-            return
+            await self._bring_back(evicted)
+            return error.message
         replaced = self._models.ready(hosted)
         for note in hosted.prepared.notes:
             self._log.info("model_note", model=source.name, version=source.version, note=note)
@@ -257,61 +279,12 @@ class Hosting:
             batch_rows=hosted.prepared.plan.batch_rows,
         )
         if replaced is None:
-            return
+            return ""
         if is_member(source.name, self._models) or source.is_pipeline:
             self._leaving.append(replaced)
         else:
             self._close_later([replaced])
-
-    async def _hosted(self, source: ModelSource) -> HostedModel:
-        number = self._marks.number(source.name, source.version, source.digest)
-        slot = self._marks.begin(number, Phase.LOADING)
-        try:
-            prepared = await asyncio.to_thread(
-                self._preparation.prepare, source, partial(self._loaded, source)
-            )
-        except CapameshError as error:
-            raise ModelInvalid(error.message) from error
-        except Exception as exc:
-            self._log.exception("model_load_crashed", model=source.name, version=source.version)
-            raise ModelInvalid(f"loading it failed: {type(exc).__name__}: {exc}") from exc
-        finally:
-            self._marks.end(slot)
-        problem = advert_problem(source, prepared)
-        if problem:  # nobody could be told of it
-            prepared.close()
-            raise ModelInvalid(problem)
-        return HostedModel(source, prepared, self._runner(source, prepared, number))
-
-    def _loaded(self, source: ModelSource) -> LoadedModel:
-        steps = source.manifest.rules.steps
-        if not steps:
-            return self._backend.load(source)
-        return PipelineModel(source.name, source.version, steps, self._member)
-
-    def _member(self, name: ModelName, version: ModelVersion) -> LoadedModel | None:
-        hosted = self._models.find(name, version)
-        return hosted.prepared.loaded if hosted is not None else None
-
-    def _runner(self, source: ModelSource, prepared: Prepared, number: int) -> ModelRunner:
-        rules = source.manifest.rules
-        engine = ModelEngine(
-            prepared.plan,
-            rules,
-            prepared.measured.profile,
-            max_in_flight=source.manifest.max_queue or self._settings.max_in_flight,
-            streams=prepared.streams,
-        )
-        return ModelRunner(
-            prepared.loaded,
-            engine,
-            stream=prepared.stream,
-            may_run_here=prepared.is_steady,
-            clock=time.monotonic,
-            switch=self._backend.stop_switch,
-            marks=self._marks,
-            number=number,
-        )
+        return ""
 
     async def _remake_pipelines(self, changed: set[Key]) -> None:
         """Make the pipelines anew whose members have changed, then let go of what those held."""
@@ -347,10 +320,24 @@ class Hosting:
     def _close_later(self, leaving: list[HostedModel]) -> None:
         assert self._tasks is not None  # noqa: S101 - `run` has set it before anything was loaded
         if leaving:
-            self._tasks.create_task(_closed(leaving))
+            self._tasks.create_task(self._closed(leaving))
 
-    async def _make_room(self, source: ModelSource, unused_s: float) -> None:
-        """Unload what was not used for long until `source` fits; raise `ModelInvalid` where that cannot be enough."""
+    async def _closed(self, leaving: list[HostedModel]) -> None:
+        """Wait for the requests of models that take no more, then let go of them: pipelines and what they hold."""
+        for hosted in leaving:
+            await hosted.runner.wait_idle()
+        for hosted in leaving:
+            hosted.runner.close()
+            await asyncio.to_thread(hosted.prepared.close)
+            self._loading.unloaded(hosted)
+
+    async def _make_room(
+        self, source: ModelSource, unused_s: float, evicted: list[ModelSource]
+    ) -> None:
+        """Unload what was not used for long until `source` fits, and add it to `evicted`.
+
+        ModelInvalid: that cannot be, or was not, enough.
+        """
         try:
             while (leaving := self._room.next_to_leave(source, unused_s)) is not None:
                 key = _key(leaving.source)
@@ -359,36 +346,54 @@ class Hosting:
                 reason = f"unloaded to make room for {source.name}/{source.version}"
                 self._models.say(key, ModelState.UNLOADED, reason, leaving.source.digest)
                 self._log.info("model_evicted", model=key[0], version=key[1], reason=reason)
-                await _closed([leaving])  # it is idle: this takes no time
+                self._on_change()  # before the load, which takes long
+                evicted.append(leaving.source)
+                await self._closed([leaving])  # it is idle: this takes no time
         except ModelInvalid:
-            self._short.add(_key(source))
+            if not evicted:  # else they would give way for nothing again and again
+                self._short.add(_key(source))
             raise
+
+    async def _bring_back(self, evicted: list[ModelSource]) -> None:
+        """Load again what gave way for nothing."""
+        for source in evicted:
+            self._held.pop(_key(source), None)
+            await self._load(source, unused_s=math.inf)  # and nothing gives way to that
+            self._on_change()
 
     # what routers ask
 
     async def _control(self, call: ControlCall) -> None:
-        keys = [
+        try:
+            match call.action:
+                case ControlAction.LOAD:
+                    await self._load_asked(call)
+                case ControlAction.UNLOAD:
+                    await self._unload_asked(call)
+        finally:
+            self._on_change()  # one that fails may have changed something all the same
+
+    def _asked_keys(self, call: ControlCall) -> list[Key]:
+        return [
             key
             for key in self._models.known_keys()
             if key[0] == call.model and call.version in {"", key[1]}
         ]
-        match call.action:
-            case ControlAction.LOAD:
-                await self._load_asked(call, keys)
-            case ControlAction.UNLOAD:
-                if not keys:
-                    raise ModelUnavailable(
-                        f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
-                    )
-                for key in keys:
-                    source = self._sources.get(key)
-                    if source is not None:
-                        self._held[key] = source
-                    await self._unload(key, "unloaded on request", is_gone=False)
-        self._on_change()
 
-    async def _load_asked(self, call: ControlCall, keys: list[Key]) -> None:
+    async def _unload_asked(self, call: ControlCall) -> None:
+        keys = self._asked_keys(call)
+        if not keys:
+            raise ModelUnavailable(
+                f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
+            )
         for key in keys:
+            source = self._sources.get(key)
+            if source is not None:
+                self._held[key] = source
+            await self._unload(key, "unloaded on request", is_gone=False)
+
+    async def _load_asked(self, call: ControlCall) -> None:
+        for key in self._asked_keys(call):
             self._held.pop(key, None)
             self._short.discard(key)
         found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
@@ -405,23 +410,21 @@ class Hosting:
                 f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
                 + (f": {reasons[0]}" if reasons else "")
             )
+        failed: list[tuple[ModelVersion, str]] = []
         for source in sources:
-            key = _key(source)
-            if self._sources.get(key) != source or self._models.find(*key) is None:
-                await self._load(source, unused_s=0.0)
-            offer = self._models.offer(key)
-            if self._models.find(*key) is None:
-                raise ModelUnavailable(offer.reason if offer else "it was not loaded")
+            hosted = self._models.find(source.name, source.version)
+            if hosted is not None and hosted.source == source:
+                continue
+            if problem := await self._load(source, unused_s=0.0):
+                failed.append((source.version, problem))
         await self._remake_pipelines({_key(source) for source in sources})
-
-
-async def _closed(leaving: list[HostedModel]) -> None:
-    """Wait for the requests of models that take no more, then let go of them: pipelines and what they hold."""
-    for hosted in leaving:
-        await hosted.runner.wait_idle()
-    for hosted in leaving:
-        hosted.runner.close()
-        await asyncio.to_thread(hosted.prepared.close)
+        if failed and len(sources) == 1:
+            raise ModelUnavailable(failed[0][1])  # though what it was to replace may go on
+        if failed:
+            raise ModelUnavailable(
+                f"{len(failed)} of {len(sources)} versions were not loaded: "
+                + "; ".join(f"version {version}: {reason}" for version, reason in failed)
+            )
 
 
 def _key(source: ModelSource) -> Key:

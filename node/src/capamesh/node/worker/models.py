@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ class HostedModel:
     source: ModelSource
     prepared: Prepared = field(repr=False)
     runner: ModelRunner
+    number: int = 0
+    """Of its files, in `Marks`."""
+    load: int = 0
+    """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
 
     @property
     def version(self) -> ModelVersion:
@@ -41,6 +46,9 @@ class HostedModels:
         self._ready: dict[ModelName, dict[ModelVersion, HostedModel]] = {}
         self._newest: dict[ModelName, HostedModel] = {}
         self._offers: dict[Key, ModelOffer] = {}
+        self._leaving: list[HostedModel] = []
+        """Take no more requests, and have counted some that were not reported yet."""
+        self._loads = itertools.count(1)
 
     def __iter__(self) -> Iterator[HostedModel]:
         for versions in self._ready.values():
@@ -89,8 +97,11 @@ class HostedModels:
     def ready(self, hosted: HostedModel) -> HostedModel | None:
         """Take requests for a model version; return the one that it takes the place of."""
         source = hosted.source
+        hosted.load = next(self._loads)
         versions = self._ready.setdefault(source.name, {})
         before = versions.get(source.version)
+        if before is not None:
+            self._leaving.append(before)
         versions[source.version] = hosted
         self._choose_newest(source.name)
         self._offers[source.name, source.version] = ready_offer(hosted)
@@ -101,6 +112,8 @@ class HostedModels:
         name, version = key
         versions = self._ready.get(name, {})
         hosted = versions.pop(version, None)
+        if hosted is not None:
+            self._leaving.append(hosted)
         if not versions:
             self._ready.pop(name, None)
         self._choose_newest(name)
@@ -113,6 +126,15 @@ class HostedModels:
     def forget(self, key: Key) -> None:
         """Say nothing of a model version any more."""
         self._offers.pop(key, None)
+
+    def counts(self) -> list[dict[str, object]]:
+        """Return what each load of a model has counted: see `capamesh.node.figures`.
+
+        One that was withdrawn is among them until its requests have ended, and once after that.
+        """
+        counted = [*self, *self._leaving]
+        self._leaving = [one for one in self._leaving if not one.runner.engine.is_idle]
+        return [_counts(hosted) for hosted in counted]
 
     def _choose_newest(self, name: ModelName) -> None:
         versions = self._ready.get(name)
@@ -150,6 +172,19 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
     )
+
+
+def _counts(hosted: HostedModel) -> dict[str, object]:
+    engine = hosted.runner.engine
+    return {
+        "name": hosted.source.name,
+        "version": hosted.version,
+        "load": hosted.load,
+        **engine.meter.snapshot(),
+        "memory_bytes": hosted.prepared.measured.memory_bytes,
+        "in_flight": engine.in_flight,
+        "limit": engine.load(free_bytes=0, device_in_flight=0).limit,
+    }
 
 
 def advert_problem(source: ModelSource, prepared: Prepared) -> str:

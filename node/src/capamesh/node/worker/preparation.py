@@ -7,12 +7,14 @@ the time; `measuring.BUDGET_S` bounds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from capamesh.node.engine import BatchPlan, Streams
 from capamesh.node.worker.declared_plan import declared_plan, with_rows
 from capamesh.node.worker.measuring import Measuring
+from capamesh.node.worker.memory_watch import MemoryWatch
 from capamesh.node.worker.mixing import mixing
 from capamesh.node.worker.profile_cache import Measured, ProfileCache
 from capamesh.node.worker.trial_inputs import QUANTITIES, with_shapes
@@ -47,11 +49,15 @@ class Prepared:
         """Whether the time of a run depends on nothing but its rows.
 
         Not where an input is of whole numbers: one may be the turns of a loop or the size of a tensor, and was 0
-        when the runs were timed.
+        when the runs were timed; nor where an operator's work is set by values that may have been computed.
         """
-        return self.measured.profile is not None and all(
-            spec.datatype in QUANTITIES and all(dim >= 0 for dim in spec.shape[1:])
-            for spec in self.plan.inputs
+        return (
+            self.measured.profile is not None
+            and not self.loaded.has_open_work
+            and all(
+                spec.datatype in QUANTITIES and all(dim >= 0 for dim in spec.shape[1:])
+                for spec in self.plan.inputs
+            )
         )
 
 
@@ -74,51 +80,69 @@ class Preparation:
 
     def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> Prepared:
         """Return what `load` gives, ready; raise `ModelInvalid` where it does not fit its rules."""
-        used_before = self._backend.used_bytes()
-        loaded = load()
-        try:
-            prepared = self._prepare(source, loaded, used_before)
-        except BaseException:
-            loaded.close()
-            raise
-        return (
-            prepared
-            if prepared.measured.stream_profile is None
-            else self._streamed(source, prepared)
-        )
+        memory = MemoryWatch(self._backend.used_bytes)
+        with ExitStack() as undo:
+            with memory:
+                loaded = load()
+            undo.callback(loaded.close)
+            rules = source.manifest.rules
+            if problem := source.declared.problem(loaded.inputs, loaded.outputs):
+                raise ModelInvalid(problem)
+            plan = declared_plan(loaded, rules)
+            warm_up(source, loaded, rules.warm_up)
+            trial = with_shapes(plan, rules)
+            # a pipeline's digest does not tell of which files its models are
+            kept = None if source.is_pipeline else self._cache.get(self._key(source))
+            measured = kept or self._measured(source, loaded, trial)
+            if kept is not None and kept.profile is not None:
+                # its first run is slow: better now than for a caller
+                self._measuring.try_once(loaded, trial)
+            stream = None
+            if measured.stream_profile is not None:
+                with memory:
+                    stream = self._backend.load_stream(source)
+                undo.callback(stream.close)
+                self._measuring.try_once(stream, trial)
+            if kept is None:
+                held = memory.held_bytes()  # first: it is a look more
+                measured = replace(measured, memory_bytes=held, peak_bytes=memory.peak_bytes())
+                if not source.is_pipeline:
+                    self._cache.put(self._key(source), measured)
+            prepared = self._put_together(source, loaded, plan, measured, stream)
+            undo.pop_all()
+            return prepared
 
-    def _prepare(self, source: ModelSource, loaded: LoadedModel, used_before: int) -> Prepared:
+    def _put_together(
+        self,
+        source: ModelSource,
+        loaded: LoadedModel,
+        plan: BatchPlan,
+        measured: Measured,
+        stream: LoadedModel | None,
+    ) -> Prepared:
         rules = source.manifest.rules
-        if problem := source.declared.problem(loaded.inputs, loaded.outputs):
-            raise ModelInvalid(problem)
-        plan = declared_plan(loaded, rules)
-        notes = list(source.notes)
-        warm_up(source, loaded, rules.warm_up)
-        key = self._key(source)
-        # a pipeline's digest does not tell of which files its models are
-        measured = None if source.is_pipeline else self._cache.get(key)
-        if measured is None:
-            measured = self._measured(source, loaded, with_shapes(plan, rules), used_before)
-            if not source.is_pipeline:
-                self._cache.put(key, measured)
-        elif measured.profile is not None:  # its first run is slow: better now than for a caller
-            self._measuring.try_once(loaded, with_shapes(plan, rules))
         if plan.is_batching and not measured.is_batching:
             if rules.batching.is_enabled:
                 raise ModelInvalid(
                     f"batching is asked for, but {measured.note}: set batching.enabled = false"
                 )
             plan = plan.unbatched()
-        if measured.note:
-            notes.append(measured.note)
+        notes = (*source.notes, measured.note) if measured.note else source.notes
         if plan.is_batching and measured.profile is not None:
             plan = with_rows(plan, measured.profile.best_rows, rules)
-        return Prepared(loaded, plan, measured, tuple(notes))
+        if stream is None or measured.stream_profile is None:
+            return Prepared(loaded, plan, measured, tuple(notes))
+        of_streams = measured.stream_profile
+        rows = min(of_streams.widest_rows, plan.batch_rows)
+        streams = Streams(self._backend.streams, of_streams, rows)
+        return Prepared(loaded, plan, measured, tuple(notes), stream, streams)
 
     def needed_bytes(self, source: ModelSource) -> int:
-        """Return the memory that a model takes, as measured at an earlier load; else its files' size."""
+        """Return the memory that loading a model takes at its peak, as measured at an earlier load, or its files' size."""
         measured = self._cache.get(self._key(source))
-        return max(source.size_bytes, measured.memory_bytes if measured else 0)
+        if measured is None:
+            return source.size_bytes
+        return max(source.size_bytes, measured.memory_bytes, measured.peak_bytes)
 
     def _key(self, source: ModelSource) -> dict[str, str]:
         manifest = source.manifest
@@ -137,9 +161,8 @@ class Preparation:
 
     # measuring
 
-    def _measured(
-        self, source: ModelSource, loaded: LoadedModel, plan: BatchPlan, used_before: int
-    ) -> Measured:
+    def _measured(self, source: ModelSource, loaded: LoadedModel, plan: BatchPlan) -> Measured:
+        """Return what a model takes but for its memory."""
         rules = source.manifest.rules
         open_dim, problem = self._measuring.open_dim(loaded, plan)
         if open_dim is None:
@@ -147,7 +170,7 @@ class Preparation:
             is_batching = plan.is_batching and rules.batching.is_enabled is True
             if plan.is_batching and not is_batching:
                 note += "; batching stays off (batching.enabled = true turns it on)"
-            return Measured(None, self._memory(used_before), is_batching, note)
+            return Measured(None, 0, is_batching, note)
         note = ""
         if plan.is_batching:
             note = mixing(loaded, plan, open_dim)
@@ -156,23 +179,4 @@ class Preparation:
             plan = plan.unbatched()
         profile = self._measuring.profile(loaded, plan, open_dim, rules)
         of_streams = self._measuring.stream_profile(source, plan, open_dim, profile)
-        return Measured(profile, self._memory(used_before), is_batching, note, of_streams)
-
-    def _memory(self, used_before: int) -> int:
-        return max(0, self._backend.used_bytes() - used_before)
-
-    def _streamed(self, source: ModelSource, prepared: Prepared) -> Prepared:
-        """Return `prepared` with a session for runs of one thread each."""
-        profile = prepared.measured.stream_profile
-        assert profile is not None  # noqa: S101 - the caller has looked
-        try:
-            stream = self._backend.load_stream(source)
-        except BaseException:
-            prepared.loaded.close()
-            raise
-        rows = min(profile.widest_rows, prepared.plan.batch_rows)
-        return replace(
-            prepared, stream=stream, streams=Streams(self._backend.streams, profile, rows)
-        )
-
-    # warm-up
+        return Measured(profile, 0, is_batching, note, of_streams)

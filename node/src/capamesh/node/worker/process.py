@@ -1,8 +1,8 @@
 """A worker process from its owner's first message to its last. IO: asyncio, a link server, model files.
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
-`drain`, `stop`. Messages to the agent: `offer {body}`, the body of an advert with this device alone, and
-`drained`.
+`drain`, `stop`. Messages to the agent: `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see
+`capamesh.node.figures`; `stuck {reason}`, before it ends itself; `drained`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capamesh.node.crashes import Quarantined
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.running_page import RunningPage
+from capamesh.node.worker.cache_upkeep import PROFILES, clean
 from capamesh.node.worker.dialing import RouterDialing
 from capamesh.node.worker.hosting import Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
@@ -51,6 +53,9 @@ OBSERVE_S = 0.5
 """How old the free memory in an answer may be (guess: probes are as old)."""
 METRICS_TURNS = 4
 """Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
+CLEAN_S = 3600.0
+"""How often what is long unused leaves the cache, and how long after the start first: the models of the folder have
+used theirs by then (guess)."""
 FLUSH_S = 0.2
 """What a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
 STUCK_STATUS = 70
@@ -69,14 +74,17 @@ class WorkerSettings:
     device_name: str
     memory_total_bytes: int
     memory_free_bytes: int
+    """Before the first look of its own."""
     driver: str
     threads: int
     memory_limit_bytes: int
     """0: what the device has."""
     watchdog_s: float
+    load_limit_s: float
     poll_s: float
     is_controllable: bool
-    quarantined: dict[str, str]
+    quarantined: list[dict[str, str]]
+    """Each as the fields of `crashes.Quarantined`."""
     running_page: str
     cache_folder: str
     host: str
@@ -126,13 +134,14 @@ class Worker:
                 is_controllable=settings.is_controllable,
                 memory_limit_bytes=settings.memory_limit_bytes,
                 max_in_flight=settings.max_in_flight,
-                quarantined=settings.quarantined,
+                load_limit_s=settings.load_limit_s,
+                quarantined=[Quarantined(**one) for one in settings.quarantined],
             ),
             self._models,
             self._backend,
             Preparation(
                 self._backend,
-                ProfileCache(Path(settings.cache_folder) / "profiles"),
+                ProfileCache(Path(settings.cache_folder) / PROFILES),
                 circumstances={
                     "device": settings.device_uuid or settings.device_name,
                     "threads": str(settings.threads),
@@ -141,6 +150,7 @@ class Worker:
             ),
             marks=marks,
             on_change=self._tell,
+            on_stuck=self._stuck,
             log=log,
         )
         self._service = WorkerService(
@@ -160,6 +170,7 @@ class Worker:
             log=log,
         )
         self._address = ""
+        self._free_bytes = settings.memory_free_bytes
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
@@ -171,6 +182,7 @@ class Worker:
                     tasks.create_task(self._hosting.run()),
                     tasks.create_task(self._observe()),
                     tasks.create_task(self._recheck_members()),
+                    tasks.create_task(self._clean_cache()),
                 ]
                 async for message in self._channel.messages():
                     match message["type"]:
@@ -216,7 +228,7 @@ class Worker:
             name=settings.device_name,
             provider=self._models.provider,
             memory_total_bytes=settings.memory_total_bytes,
-            memory_free_bytes=settings.memory_free_bytes,
+            memory_free_bytes=min(self._free_bytes, settings.memory_total_bytes),
             data_addresses=(self._address,) if self._address else (),
             runtime=self._backend.runtime,
             driver=settings.driver,
@@ -243,18 +255,28 @@ class Worker:
             self._service.recheck_members()
             self._tell()  # again, in case the agent was not reading when there was news
 
+    async def _clean_cache(self) -> None:
+        while True:
+            await asyncio.sleep(CLEAN_S)
+            removed = await asyncio.to_thread(clean, Path(self._settings.cache_folder), time.time())
+            if removed:
+                self._log.info("cache_cleaned", removed=removed)
+
     async def _observe(self) -> None:
         """See to what no request sees to: the free memory, silent sequences, the counts."""
         for turn in itertools.count():
             self._service.tidy()
-            self._service.free_bytes = await asyncio.to_thread(self._backend.free_bytes)
+            self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
+            self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:
-                self._channel.send({"type": "metrics", "models": self._service.metrics()})
+                self._channel.send({"type": "metrics", "models": self._models.counts()})
             await asyncio.sleep(OBSERVE_S)
 
     def _stuck(self, reason: str) -> None:
-        """End this process, for a run that cannot be stopped holds its device; the agent starts another."""
+        """End this process, for a run or a load that cannot be stopped holds its device; the agent starts another."""
         self._log.error("worker_stuck", reason=reason)
+        with contextlib.suppress(ConnectionError):
+            self._channel.send({"type": "stuck", "reason": reason})
         self._service.fail_all(f"the worker is restarted: {reason}")
         asyncio.get_running_loop().call_later(FLUSH_S, os._exit, STUCK_STATUS)
 

@@ -30,13 +30,15 @@ class Measured:
     profile: ServiceProfile | None
     """None: it could not be run on generated inputs."""
     memory_bytes: int
-    """Of the device, from before its load to after its measurement."""
+    """Of the device, that it holds once all its sessions are loaded and have run."""
     is_batching: bool
     """Whether a batch gave what its parts give."""
     note: str = ""
     """Why it has no profile or does not batch, for people; empty otherwise."""
     stream_profile: ServiceProfile | None = None
     """Of one of several runs of one thread each beside one another; None: they do no more than one of all."""
+    peak_bytes: int = 0
+    """The most that was seen while its sessions were loaded; what measuring larger batches takes is no part of it."""
 
 
 class ProfileCache:
@@ -54,9 +56,12 @@ class ProfileCache:
             path = self._path(key)
             if path.stat().st_size > MAX_FILE_BYTES:
                 return None
-            return _read(json.loads(path.read_bytes()), dict(key))
+            measured = _read(json.loads(path.read_bytes()), dict(key))
         except (OSError, ValueError, TypeError, RecursionError, ConfigError):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # whoever removes old ones sees that it is in use
+        return measured
 
     def put(self, key: Mapping[str, str], measured: Measured) -> None:
         """Keep `measured` under `key`; a file system that refuses keeps nothing."""
@@ -66,6 +71,7 @@ class ProfileCache:
             "key": dict(key),
             "profile": measured.profile.to_json() if measured.profile else None,
             "memory_bytes": measured.memory_bytes,
+            "peak_bytes": measured.peak_bytes,
             "is_batching": measured.is_batching,
             "note": measured.note,
             "stream_profile": measured.stream_profile.to_json()
@@ -94,10 +100,12 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
         raise ValueError("no object")  # noqa: TRY004 - one error for all bad files
     values = cast("dict[str, Any]", raw)
     profile, memory_bytes = values.get("profile"), values.get("memory_bytes")
+    peak_bytes = values.get("peak_bytes")
     is_batching, note = values.get("is_batching"), values.get("note")
     if (
         values.get("key") != key
         or type(memory_bytes) is not int
+        or type(peak_bytes) is not int
         or not isinstance(is_batching, bool)
         or not isinstance(note, str)
     ):
@@ -109,4 +117,5 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
         is_batching,
         note,
         None if of_streams is None else ServiceProfile.from_json(of_streams),
+        peak_bytes,
     )

@@ -136,7 +136,8 @@ class ModelRunner:
             told_s = self._stopped_s.get(batch)
             if told_s is None:
                 self._stopped_s[batch] = now_s
-                engine.fail_running(
+                engine.fail(
+                    batch,
                     RunFailed(
                         f"the run took more than the {watchdog_s:g} s that this node allows one"
                     ),
@@ -145,6 +146,7 @@ class ModelRunner:
                 if batch.stop is not None:
                     batch.stop()
             elif now_s - told_s > STOP_GRACE_S:
+                self._marks.convict(self._number, Phase.RUNNING)  # not what runs beside it
                 return (
                     f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is"
                     f" {watchdog_s:g} s"

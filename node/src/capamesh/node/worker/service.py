@@ -116,14 +116,13 @@ class WorkerService:
         """Part of `LinkOwner`: queue a call or refuse it."""
         now_s = self._clock()
         key = link, stream
+        hosted = None
         try:
             call, budget_ms = self._decoder.decode(meta, body)
             if isinstance(call, ControlCall):
                 self._control(call, partial(self._changed, link, stream))
                 return
-            hosted = self._models.find(call.model, call.version)
-            if hosted is None:
-                raise self._not_ready(call.model, call.version)
+            hosted = self._hosted(call.model, call.version)
             plan = hosted.runner.engine.plan
             inputs = plan.completed(call.inputs)
             hosted.prepared.loaded.validate(inputs, call.outputs)
@@ -146,7 +145,11 @@ class WorkerService:
             self._tick_at(watched_s if deadline_s is None else min(deadline_s, watched_s), now_s)
         except CapameshError as error:
             self._works.pop(key, None)
-            link.fail(stream, error)
+            self._fail(key, error, hosted)
+        except Exception as exc:  # noqa: BLE001 - one request must not cost its link all the others
+            self._works.pop(key, None)
+            self._log.exception("request_broken")
+            link.fail(stream, RunFailed(f"the request could not be taken in: {exc!r}"))
 
     def request_cancelled(self, link: Link, stream: int) -> None:
         """Part of `LinkOwner`: what has not started will not."""
@@ -223,18 +226,6 @@ class WorkerService:
         for hosted in self._models:
             hosted.runner.engine.expire(now_s)
 
-    def metrics(self) -> dict[str, object]:
-        """Return the counts of every model that takes requests, by name and version."""
-        return {
-            f"{hosted.source.name}/{hosted.version}": {
-                **hosted.runner.engine.meter.snapshot(),
-                "memory_bytes": hosted.prepared.measured.memory_bytes,
-                "in_flight": hosted.runner.engine.in_flight,
-                "limit": hosted.runner.engine.load(free_bytes=0, device_in_flight=0).limit,
-            }
-            for hosted in self._models
-        }
-
     def _tick_at(self, due_s: float, now_s: float) -> None:
         if due_s >= self._tick_due_s:
             return
@@ -266,10 +257,13 @@ class WorkerService:
             hosted, work = found
             hosted.runner.cancel(work)
 
-    def _not_ready(self, model: ModelName, version: ModelVersion) -> ModelUnavailable:
+    def _hosted(self, model: ModelName, version: ModelVersion) -> HostedModel:
+        hosted = self._models.find(model, version)
+        if hosted is not None:
+            return hosted
         # never ModelNotFound: whether nobody hosts it, only a router can tell
         is_known = self._models.is_known(model, version)
-        return ModelUnavailable(
+        raise ModelUnavailable(
             f"model {model!r} version {version or 'any'!r} is not {'ready' if is_known else 'hosted'} on"
             f" this node, which has {self._models.describe()}"
         )
@@ -280,11 +274,20 @@ class WorkerService:
         else:
             link.fail(stream, error)
 
+    def _fail(
+        self, key: tuple[Link, int], error: CapameshError, hosted: HostedModel | None
+    ) -> None:
+        """Answer with an error, and with the model's load, which says more than that it was refused."""
+        if hosted is not None:
+            error.load = self.load_report(hosted)
+        link, stream = key
+        link.fail(stream, error)
+
     def _done(self, key: tuple[Link, int], hosted: HostedModel, work: Work, result: Result) -> None:
         link, stream = key
         self._works.pop(key, None)
         if isinstance(result, CapameshError):
-            link.fail(stream, result)
+            self._fail(key, result, hosted)
             return
         if work.batch is not self._reported or work.batch is None:
             self._reported = work.batch  # one report for all that ran together

@@ -1,0 +1,129 @@
+"""Loads a model in a thread and gives it an engine and a runner. IO: threads, model files, marks in shared memory.
+
+A thread cannot be ended: a model that takes too long to load has its worker ended, as a run does that does not stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from capamesh.node.engine import ModelEngine
+from capamesh.node.pipeline import PipelineModel
+from capamesh.node.worker.marks import Marks, Phase
+from capamesh.node.worker.models import HostedModel, HostedModels, advert_problem
+from capamesh.node.worker.runner import ModelRunner
+from capamesh.protocol.errors import CapameshError, ModelInvalid
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.backend import Backend, LoadedModel
+    from capamesh.node.store import ModelSource
+    from capamesh.node.worker.preparation import Preparation, Prepared
+    from capamesh.protocol.ids import ModelName, ModelVersion
+
+
+class ModelLoading:
+    """Loads for one worker, one model at a time."""
+
+    def __init__(
+        self,
+        models: HostedModels,
+        backend: Backend,
+        preparation: Preparation,
+        *,
+        max_in_flight: int,
+        limit_s: float,
+        marks: Marks,
+        on_stuck: Callable[[str], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement."""
+        self._models = models
+        self._backend = backend
+        self._preparation = preparation
+        self._max_in_flight = max_in_flight
+        self._limit_s = limit_s
+        self._marks = marks
+        self._on_stuck = on_stuck
+        self._log = log
+
+    async def load(self, source: ModelSource) -> HostedModel:
+        """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot."""
+        number = self._marks.number(source.name, source.version, source.digest)
+        try:
+            prepared = await self._prepared(source, number)
+        except BaseException:
+            self._marks.release(number)
+            raise
+        problem = advert_problem(source, prepared)
+        if problem:  # nobody could be told of it
+            prepared.close()
+            self._marks.release(number)
+            raise ModelInvalid(problem)
+        return HostedModel(source, prepared, self._runner(source, prepared, number), number)
+
+    def unloaded(self, hosted: HostedModel) -> None:
+        """Forget what `load` gave, which is closed now."""
+        self._marks.release(hosted.number)
+
+    async def _prepared(self, source: ModelSource, number: int) -> Prepared:
+        slot = self._marks.begin(number, Phase.LOADING)
+        overdue = asyncio.get_running_loop().call_later(
+            self._limit_s, self._overdue, source, number
+        )
+        try:
+            return await asyncio.to_thread(
+                self._preparation.prepare, source, partial(self._loaded, source)
+            )
+        except CapameshError as error:
+            raise ModelInvalid(error.message) from error
+        except Exception as exc:
+            self._log.exception("model_load_crashed", model=source.name, version=source.version)
+            raise ModelInvalid(f"loading it failed: {type(exc).__name__}: {exc}") from exc
+        finally:
+            overdue.cancel()
+            self._marks.end(slot)
+
+    def _overdue(self, source: ModelSource, number: int) -> None:
+        """Blame a model that is not ready in time, and have this process ended."""
+        self._marks.convict(number, Phase.LOADING)
+        self._on_stuck(
+            f"loading {source.name}/{source.version} has taken more than the {self._limit_s:g} s that"
+            " this node allows (--load-limit)"
+        )
+
+    def _loaded(self, source: ModelSource) -> LoadedModel:
+        steps = source.manifest.rules.steps
+        if not steps:
+            return self._backend.load(source)
+        return PipelineModel(source.name, source.version, steps, self._member)
+
+    def _member(self, name: ModelName, version: ModelVersion) -> LoadedModel | None:
+        hosted = self._models.find(name, version)
+        return hosted.prepared.loaded if hosted is not None else None
+
+    def _runner(self, source: ModelSource, prepared: Prepared, number: int) -> ModelRunner:
+        rules = source.manifest.rules
+        engine = ModelEngine(
+            prepared.plan,
+            rules,
+            prepared.measured.profile,
+            max_in_flight=self._max_in_flight,
+            max_queue=source.manifest.max_queue,
+            streams=prepared.streams,
+        )
+        return ModelRunner(
+            prepared.loaded,
+            engine,
+            stream=prepared.stream,
+            may_run_here=prepared.is_steady,
+            clock=time.monotonic,
+            switch=self._backend.stop_switch,
+            marks=self._marks,
+            number=number,
+        )

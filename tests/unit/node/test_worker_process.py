@@ -1,0 +1,115 @@
+"""A worker without its links: what it tells its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+from worker_fakes import LIMIT_S
+
+from capamesh.node.capacity import DeviceInfo
+from capamesh.node.device_worker import start_settings
+from capamesh.node.settings import NodeSettings
+from capamesh.node.worker import process
+from capamesh.node.worker.cache_upkeep import PROFILES
+from capamesh.node.worker.process import Worker
+from capamesh.protocol.channel.framing import Message
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import Membership, NetworkOwner, Role
+
+CPU = DeviceInfo(0, "cpu", "a CPU", 1_000, 500, 1)
+
+
+class Channel:
+    """Takes what a worker sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self._news = asyncio.Event()
+
+    def send(self, message: Message) -> bool:
+        self.sent.append(message)
+        self._news.set()
+        return True
+
+    async def has(self, kind: str) -> Message:
+        """Wait for the first message of this kind."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                for message in self.sent:
+                    if message["type"] == kind:
+                        return message
+                self._news.clear()
+                await self._news.wait()
+
+
+@pytest.fixture
+async def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def worker(channel: Channel, tmp_path: Path) -> Worker:
+    now = dt.datetime.now(dt.UTC)
+    token = NetworkOwner.create("home", now).invite(
+        Role.NODE, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
+    )
+    Membership.join(Identity.generate(), token, now).save(tmp_path)
+    settings = NodeSettings(data_folder=tmp_path, models_folder=tmp_path)
+    start = replace(start_settings(settings, 0, CPU, "127.0.0.1"), running_page="")
+    return Worker(start, channel, NullLog())  # type: ignore[arg-type]
+
+
+def free_bytes(offer: Message) -> int:
+    (device,) = offer["body"]["devices"]
+    free: int = device["memory_free"]
+    return free
+
+
+@pytest.mark.parametrize(("seen", "told"), [(300, 300), (2_000, 1_000)])
+async def test_an_offer_says_how_much_memory_is_free_now(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, seen: int, told: int
+) -> None:
+    worker._tell()
+    assert free_bytes(channel.sent.pop()) == 500
+    monkeypatch.setattr(worker._backend, "free_bytes", lambda: seen)
+    observing = asyncio.create_task(worker._observe())
+    assert (await channel.has("metrics"))["models"] == []
+    observing.cancel()
+    worker._tell()
+    assert free_bytes(channel.sent[-1]) == told  # never more than there is in all
+    assert worker._service.free_bytes == seen
+
+
+async def test_what_is_long_unused_leaves_the_cache(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CLEAN_S", 0.001)
+    old = Path(worker._settings.cache_folder) / PROFILES / "a.json"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (1_000, 1_000))
+    cleaning = asyncio.create_task(worker._clean_cache())
+    async with asyncio.timeout(LIMIT_S):
+        while old.exists():
+            await asyncio.sleep(0.001)
+    cleaning.cancel()
+
+
+async def test_a_stuck_worker_says_why_before_it_ends_itself(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set_result((status, list(channel.sent))))
+    worker._stuck("loading m/1 has taken more than 9 s")
+    async with asyncio.timeout(LIMIT_S):
+        status, sent = await ended
+    assert status == process.STUCK_STATUS
+    assert sent == [{"type": "stuck", "reason": "loading m/1 has taken more than 9 s"}]
