@@ -33,6 +33,8 @@ BUSY, CALM = "three-speeds-90", "three-speeds-70"
 SMALL = ("small-3", "small-5", "small-8")
 SMALL_LOADS = (0.5, 0.7, 0.9)
 FAULTS = ("kill", "freeze", "silent", "gray-errors", "gray-fast-errors", "liar", "rolling-restart")
+ALL_ERRORS, ALL_ERRORS_PER_S = "all-errors", (5.0, 100.0)
+"""Requests a second, few and many: what is granted by time shows where few come."""
 ROUTERS = (1, 3, 10)
 BUSY_RATIO = 0.5
 CALM_RATIO = 1.05
@@ -111,6 +113,11 @@ def measure(seeds: Sequence[int], *, is_quick: bool, console: Console) -> dict[s
             seen[label] = rows_of(shipped_scenario(label), policies[:1], seeds, progress)
         alone, herd = (seen[f"{BUSY}@{count}"][DEFAULT_POLICY].p99_ms for count in (1, 10))
         verdicts.append(Verdict("ten routers' p99 / one's", herd / alone, 1.5, herd / alone <= 1.5))
+        for rate_per_s in ALL_ERRORS_PER_S:
+            scenario = shipped_scenario(ALL_ERRORS)
+            scenario = replace(scenario, load=rate_per_s / scenario.capacity_per_s)
+            label = f"{ALL_ERRORS} at {rate_per_s:g}/s"
+            seen[label] = rows_of(scenario, policies[:1], seeds, progress)
         label = "uniform-overload"
         seen[label] = rows_of(shipped_scenario(label), policies[:1], seeds, progress)
         ejected = seen[label][DEFAULT_POLICY].ejected

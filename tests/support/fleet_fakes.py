@@ -232,6 +232,7 @@ class FakeLink:
         self._streams = 0
         self._end_reason = ""
         self.is_usable = True
+        self.peer_process = b"the same"
         self.refusal: CapameshError | None = None
         """What `ask` and `ask_load` raise."""
         self.waiting: dict[int, Asker] = {}
@@ -311,6 +312,7 @@ def linked(candidate: Candidate, *script: Reply) -> FakeLink:
     """Give a candidate a link and return it."""
     link = FakeLink(*script, candidate=candidate)
     candidate.link = link  # type: ignore[assignment]
+    candidate.process = candidate.process or link.peer_process
     return link
 
 
@@ -390,6 +392,13 @@ class Fleet:
         self.links.append(linked(self.candidates[-1], *script))
         return self.links[-1]
 
+    def relink(self, at: int, *script: Reply) -> FakeLink:
+        """Give a node a new link; who waits for one is told in this call."""
+        candidate = self.candidates[at]
+        self.links.append(linked(candidate, *script))
+        self.balancer.linked(candidate, self.clock())
+        return self.links[-1]
+
     def traffic(self, version: str = "1") -> ModelTraffic:
         return self.balancer.traffic(ModelName("m"), ModelVersion(version))
 
@@ -416,6 +425,7 @@ class Fleet:
             "candidates": sum(abs(candidate.rif) for candidate in self.candidates),
             "links": sum(len(link.waiting) + len(link.probing) for link in self.links),
             "gates": abs(self.routing.under_way),
+            "waiting": len(self.balancer.links),
             "probes": len(self.prober._under_way),
         }
         return {name: count for name, count in counts.items() if count}

@@ -21,6 +21,7 @@ class Usable:
 
     def __init__(self) -> None:
         self.is_usable = True
+        self.peer_process = b"first"
 
 
 def host(

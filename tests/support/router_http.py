@@ -140,7 +140,13 @@ async def serving(
         revoked.append(encoded)
         return _Revocations()
 
-    pages = FleetApi(fleet.view, pool, fleet.telemetry, revoke=revoke)  # type: ignore[arg-type]
+    pages = FleetApi(
+        fleet.view,
+        pool,  # type: ignore[arg-type]
+        fleet.telemetry,
+        revoke=revoke,  # type: ignore[arg-type]
+        arrival_s=arrival_s,
+    )
     requests = OpenRequests()
     application = make_application(
         api,

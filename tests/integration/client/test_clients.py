@@ -25,6 +25,7 @@ from capamesh.protocol.errors import (
     Overloaded,
     PeerError,
     TooLarge,
+    TooManyRequests,
 )
 from capamesh.protocol.tensors import Limits
 
@@ -137,6 +138,7 @@ def test_readiness_is_the_answer_not_an_error(server: OipServer, connect: Connec
     [
         (404, "model_not_found", ModelNotFound),
         (503, "overloaded", Overloaded),
+        (429, "too_many_requests", TooManyRequests),
         (503, "no_candidate", NoCandidate),
         (400, "invalid_request", InvalidRequest),
         (504, "deadline_exceeded", DeadlineExceeded),
@@ -146,11 +148,13 @@ def test_readiness_is_the_answer_not_an_error(server: OipServer, connect: Connec
 def test_the_routers_error_comes_back_as_its_class(
     server: OipServer, connect: Connect, status: int, code: str, kind: type[CapameshError]
 ) -> None:
-    server.failure = (status, {"X-Capamesh-Error": code}, b'{"error": "why, and what to do"}')
+    headers = {"X-Capamesh-Error": code, "Retry-After": "7"}
+    server.failure = (status, headers, b'{"error": "why, and what to do"}')
     with pytest.raises(kind) as caught:
         connect(server.url).infer("fails", {"X": np.ones(1)})
     assert type(caught.value) is kind
     assert caught.value.message == "why, and what to do"
+    assert getattr(caught.value, "retry_after_s", 7.0) == 7.0
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,11 @@ CASES: dict[str, Case] = {
         BODY,
         (b"X-Capamesh-Explain: 1",),
     ),
+    "an explanation of a refusal": (
+        INFER,
+        BODY,
+        (b"X-Capamesh-Explain: 1", b"X-Capamesh-Max-Price: 0.1"),
+    ),
     "a content type": (INFER, BODY, (b"Content-Type: text/plain; charset=utf-16",)),
     "an expectation": (INFER, BODY, (b"Expect: something",)),
 }
@@ -260,9 +265,11 @@ FAILURES: dict[str, Reply] = {
 @pytest.mark.parametrize("is_binary", [False, True])
 async def test_both_ways_say_the_same_of_a_node_s_failure(name: str, is_binary: bool) -> None:
     data, header = binary() if is_binary else (BODY, b"X-Filler: a")
+    headers = header, b"X-Capamesh-Explain: 1"
     scripts = ((FAILURES[name],), (FAILURES[name],))
-    answer, _, counted = await asked(request(INFER, data, header), *scripts)
-    in_chunks = await asked(chunked(INFER, data, header), *scripts)
+    answer, _, counted = await asked(request(INFER, data, *headers), *scripts)
+    assert answer.get("X-Capamesh-Explanation") is not None
+    in_chunks = await asked(chunked(INFER, data, *headers), *scripts)
     assert compared(answer) == compared(in_chunks[0])
     assert counted == in_chunks[2]
 

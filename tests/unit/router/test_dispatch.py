@@ -16,6 +16,7 @@ from fleet_fakes import (
     Fleet,
     InOrder,
     Reply,
+    advert,
     after,
     answer_of,
     answering,
@@ -33,12 +34,14 @@ from fleet_fakes import (
 )
 
 from capamesh.protocol.errors import (
+    Cancelled,
     CapameshError,
     ClientError,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
     LinkLost,
+    LocalError,
     ModelNotFound,
     ModelUnavailable,
     NoCandidate,
@@ -49,13 +52,18 @@ from capamesh.protocol.errors import (
     TooLarge,
     from_wire,
 )
+from capamesh.protocol.fleet import Joined
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.eligibility import ANYWHERE
-from capamesh.router.balancing.model_traffic import Terms
+from capamesh.router.balancing.link_wait import MAX_WAITING
+from capamesh.router.balancing.model_traffic import OPINION_PART, Terms
+from capamesh.router.candidates import Candidate
 from capamesh.router.dispatch import Outcome
 from capamesh.router.policies.seam import RequestShape
 from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.retry_budget import RETRIES
 
 REFUSALS = [Overloaded("full", 0.5), Draining("leaving"), ModelUnavailable("loading")]
 UNKNOWN = [
@@ -65,7 +73,9 @@ UNKNOWN = [
     PeerError("?"),
     NoCandidate("a router said that?"),
 ]
-FINAL = [InvalidRequest("bad"), TooLarge("big"), ModelNotFound("no"), DeadlineExceeded("late")]
+FINAL = [InvalidRequest("bad"), TooLarge("big")]
+UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
+"""The node's fault, with so much time left."""
 ALONE = Terms(policy=InOrder.name, is_hedged=False)
 UNUSUAL = dict.fromkeys(["hosts", "candidates", "links"], 1)
 
@@ -238,14 +248,60 @@ async def test_one_node_alone_is_not_asked_again_after_it_failed() -> None:
 
 @pytest.mark.parametrize("error", FINAL, ids=code)
 @in_virtual_time
-async def test_the_caller_s_own_fault_is_never_retried(error: CapameshError) -> None:
-    fleet = Fleet([failing(error)], [echo])
+async def test_the_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [echo])
     with pytest.raises(type(error)) as caught:
         await infer(fleet)
     assert caught.value is error
+    assert fleet.asked == [1, 1, 0]
+    assert [host.health.is_full for host in fleet.hosts] == [True] * 3
+    assert [candidate.failed for candidate in fleet.candidates] == [0] * 3
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_callers_who_are_wrong_leave_half_of_the_retries_to_those_who_are_not() -> None:
+    bad = failing(InvalidRequest("bad"))
+    fleet = Fleet([bad], [bad])
+    budget = fleet.traffic().budget
+    for _ in range(200):
+        with pytest.raises(InvalidRequest):
+            await infer(fleet)
+    enough = OPINION_PART * RETRIES.reserve
+    assert enough - 1 < budget.balance(fleet.clock()) <= enough + 1
+    assert fleet.asked[0] == 200
+    assert fleet.asked[1] < 100
+    assert all(host.health.is_full for host in fleet.hosts)
+
+
+@pytest.mark.parametrize("error", [*FINAL, *UNTRUE], ids=code)
+@in_virtual_time
+async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [after(0.01, echo)], [after(0.01, echo)], policy="prequal")
+    for link in fleet.links:
+        link.load_reply = telling(LoadReport(0, 0, 8, 0, 10_000, 0, 10_000))
+    for _ in range(300):
+        assert (await infer(fleet)).answer.version == "1"
+        await asyncio.sleep(0.02)
+    assert 0 < fleet.asked[0] < 10
+    assert fleet.candidates[0].failed == fleet.asked[0]
+    await asyncio.sleep(1.0)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> None:
+    fleet = Fleet([failing(DeadlineExceeded("it waited too long"))], [echo])
+    fleet.hosts[0].told(LoadReport(4, 3, 8, 0, 100_000, 0, 100_000), 0.0)
+    with pytest.raises(DeadlineExceeded, match="it waited too long"):
+        await infer(fleet, allowed_s=0.2)
     assert fleet.asked == [1, 0]
     assert fleet.hosts[0].health.is_full
-    assert fleet.counts == {}
+    assert fleet.candidates[0].failed == 0
 
 
 @pytest.mark.parametrize("wire", ["local_error", "config_error", "model_invalid", "error", "news"])
@@ -470,7 +526,7 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
     assert 0.05 <= fleet.clock() < 0.06
     silent = fleet.candidates[0]
     assert silent.health.state(fleet.clock()) is CircuitState.INHIBITED
-    assert silent.health.reason == "silent for 0.05 s"
+    assert silent.health.reason == "silent for 50 ms"
     assert fleet.links[0].asks[0].ended == "withdrawn"
     assert (await infer(fleet)).host is fleet.hosts[1]
     assert fleet.asked == [1, 2]
@@ -584,8 +640,139 @@ async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> No
         candidate.link = None
     with pytest.raises(NoCandidate, match=r"no node that has it can be reached now \(2 of 2: no l"):
         await infer(fleet)
-    with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; there are 1"):
+    assert fleet.clock() == 3.0
+    assert fleet.counts == {}
+    with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; its versions: 1"):
         fleet.traffic("7")
+
+
+# without a link
+
+
+@in_virtual_time
+async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_which_it_is_up() -> (
+    None
+):
+    fleet = Fleet([echo], [echo])
+    for link in list(fleet.links):
+        link.end("the router was frozen")
+    tasks = [begin(fleet) for _ in range(3)]
+    await turns()
+    assert fleet.counts == {"waiting": 3}
+    await asyncio.sleep(0.05)
+    relinked = fleet.relink(1, echo)
+    assert len(relinked.asks) == 3
+    assert fleet.counts["hosts"] == 3
+    for task in tasks:
+        outcome = await task
+        assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 1)
+    assert fleet.clock() == 0.05
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -> None:
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await asyncio.sleep(0.05)
+    fleet.links[0].end("reset")
+    assert fleet.counts == {"waiting": 1}
+    await asyncio.sleep(0.05)
+    fleet.relink(0, echo)
+    assert (await task).attempts == 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_link() -> None:
+    fleet = Fleet()
+    fleet.view.apply([Joined(advert("V"))])
+    fleet.view.visit(Candidate(PeerId("V"), "dialled-in-1"))
+    visitor = fleet.view.candidates_of(PeerId("V"))[0]
+    desk = fleet.traffic().desk(ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0)
+    fleet.view.leave(visitor)
+    task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.traffic(), desk, 30.0))
+    await turns()
+    assert fleet.counts == {"waiting": 1}
+    again = Candidate(PeerId("V"), "dialled-in-2")
+    linked(again, echo)
+    fleet.view.visit(again)
+    fleet.balancer.linked(again, fleet.clock())
+    assert (await task).host.candidate is again
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("killed")
+    for allowed_s, waited_s in ((30.0, 3.0), (0.5, 0.5)):
+        began_s = fleet.clock()
+        with pytest.raises(NoCandidate, match=rf"no link.*\(waited {waited_s} s for a link\)"):
+            await infer(fleet, allowed_s=allowed_s)
+        assert fleet.clock() - began_s == pytest.approx(waited_s)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800"))
+    tasks = [begin(fleet), begin(fleet, asked=unpackable), begin(fleet)]
+    await turns()
+    fleet.relink(0, echo)
+    await asyncio.wait(tasks)
+    assert [type(task.exception()) for task in tasks] == [type(None), LocalError, type(None)]
+    assert [type(what["exception"]) for what in complaints] == [UnicodeEncodeError]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_only_so_many_wait_for_a_link_and_the_others_fail_at_once() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("killed")
+    tasks = [begin(fleet) for _ in range(MAX_WAITING + 2)]
+    await turns(2)
+    assert fleet.counts == {"waiting": MAX_WAITING}
+    assert [task.done() for task in tasks].count(True) == 2
+    fleet.relink(0, echo)
+    await asyncio.wait(tasks)
+    assert [type(task.exception()) for task in tasks].count(NoCandidate) == 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_behind() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    task = begin(fleet)
+    await turns()
+    task.cancel()
+    await asyncio.wait([task])
+    assert fleet.counts == {}
+    assert fleet.relink(0, echo).asks == []
+
+
+@in_virtual_time
+async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_are_in_the_way() -> (
+    None
+):
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    fleet.candidates[0].health.hold(CircuitState.HELD_OPEN)
+    with pytest.raises(NoCandidate):
+        await infer(fleet)
+    fleet.candidates[0].health.hold(None)
+    fleet.candidates[0].is_draining = True
+    with pytest.raises(NoCandidate):
+        await infer(fleet)
+    fleet.candidates[0].is_draining = False
+    with pytest.raises(NoCandidate):
+        await infer(fleet, is_copy=True)
+    assert fleet.clock() == 0.0
 
 
 @in_virtual_time
@@ -661,6 +848,18 @@ async def test_a_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str
         await infer(fleet, asked, **named)
     assert caught.value.retry_after_s == 0.25
     assert fleet.asked == [1, 0]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=code)
+@in_virtual_time
+async def test_a_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_state(
+    error: CapameshError,
+) -> None:
+    fleet, asked, named = once("sequence", failing(error), echo)
+    with pytest.raises(type(error)):
+        await infer(fleet, asked, **named)
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
 
 
 @in_virtual_time
@@ -800,7 +999,7 @@ class Chaos:
 
     def reply(self, ask: Ask) -> None:
         chance = self.chance
-        errors = [*REFUSALS, *UNKNOWN, *FINAL]
+        errors = [*REFUSALS, *UNKNOWN, *FINAL, *UNTRUE]
         reply = chance.choice([echo, echo, hang, garbage(), failing(chance.choice(errors)), end])
         after(chance.choice([0.0, 0.003, 0.02, 0.3]), reply)(ask)
 
@@ -820,7 +1019,7 @@ class Chaos:
             case _:
                 link.end("again")
                 assert link.candidate is not None
-                self.fleet.links.append(linked(link.candidate, self.reply))
+                self.fleet.relink(self.fleet.candidates.index(link.candidate), self.reply)
 
     async def one(self, number: int) -> None:
         asked = call("m", "1")._replace(inputs=(fp32("x", [number, 0]),))
@@ -850,7 +1049,7 @@ def end(ask: Ask) -> None:
     ask.link.end("the node has crashed")
 
 
-def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice() -> None:
+def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_over_a_link() -> None:
     asked = 0
     for seed in range(300):
 
@@ -865,15 +1064,15 @@ def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice() 
             fleet = chaos.fleet
             assert fleet.counts == {}, seed
             assert complaints == [], seed
-            by_request: dict[float, list[str]] = {}
+            by_request: dict[float, list[int]] = {}
             for link in fleet.links:
                 for ask in link.asks:
                     assert ask.ended, seed
                     number = float(ask.call.inputs[0].to_numpy()[0, 0])
                     assert link.candidate is not None
-                    by_request.setdefault(number, []).append(link.candidate.peer)
-            for peers in by_request.values():
-                assert len(set(peers)) == len(peers) <= 3 + 4, seed
+                    by_request.setdefault(number, []).append(id(link))
+            for links in by_request.values():
+                assert len(set(links)) == len(links) <= 3 + 4, seed
             return sum(map(len, by_request.values()))
 
         asked += scenario(seed)

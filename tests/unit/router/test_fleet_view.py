@@ -113,6 +113,22 @@ def test_a_visitor_hosts_what_its_advert_says_whichever_comes_first() -> None:
         assert seen.new == seen.gone == []
 
 
+def test_a_node_that_dials_is_unreached_while_it_has_not_dialled_and_takes_requests() -> None:
+    seen = Seen()
+    v1, visitor = ModelVersion("1"), Candidate(PeerId("V"), "dialled-in-1")
+    seen.joined(advert("A", "a:1"))
+    assert not seen.view.has_unreached(M, v1)
+    seen.joined(advert("V"))
+    assert seen.view.has_unreached(M, v1)
+    assert not seen.view.has_unreached(M, ModelVersion("2"))
+    seen.view.visit(visitor)
+    assert not seen.view.has_unreached(M, v1)
+    seen.view.leave(visitor)
+    assert seen.view.has_unreached(M, v1)
+    seen.view.apply([Changed(advert("V", is_draining=True, counter=2), advert("V"))])
+    assert not seen.view.has_unreached(M, v1)
+
+
 def test_draining_is_taken_over_and_taken_back() -> None:
     seen = Seen()
     seen.joined(advert("A", "a:1"))

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.protocol.errors import (
+    Cancelled,
     CapameshError,
+    ClientError,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
@@ -25,15 +27,8 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.flight import (
-    Action,
-    Answered,
-    AttemptRecord,
-    Failed,
-    Flight,
-    Send,
-    Withdraw,
-)
+from capamesh.router.attempts import Action, Answered, AttemptRecord, Failed, Send, Withdraw
+from capamesh.router.flight import Flight
 
 LOAD = LoadReport(1, 0, 8, 9, 10, 0)
 
@@ -60,11 +55,18 @@ class ScriptedDesk:
         hedge_delay_s: float | None = None,
         first_byte_limit_s: float = 1e9,
         passes: int = 99,
+        opinions: int = 0,
+        can_wait: bool = False,
     ) -> None:
         self.hosts = [FakeHost(name) for name in names]
         self.retries = retries
         self.hedges = hedges
         self.passes = passes
+        self.opinions = opinions
+        self.can_wait = can_wait
+        self.ample_s = 0.5
+        self.linked_s: dict[str, float] = {}
+        self.reborn_s: dict[str, float] = {}
         self.delay_s = hedge_delay_s
         self.limit_s = first_byte_limit_s
         self.nobody: CapameshError = NoCandidate("nobody is left")
@@ -108,6 +110,31 @@ class ScriptedDesk:
         self.retries -= 1
         return self.retries >= 0
 
+    def refuted(
+        self, host: FakeHost, by: FakeHost, error: CapameshError, elapsed_s: float, now_s: float
+    ) -> None:
+        self.told.append(f"refuted {host} {error.code} {elapsed_s:g} by {by}")
+
+    def is_ample(self, host: FakeHost, remaining_s: float) -> bool:
+        return remaining_s > self.ample_s
+
+    def is_back(self, host: FakeHost, since_s: float) -> bool:
+        return self.linked_s.get(host.name, -math.inf) > since_s
+
+    def is_reborn(self, host: FakeHost, since_s: float) -> bool:
+        return self.reborn_s.get(host.name, -math.inf) > since_s
+
+    def is_heir(self, host: FakeHost, of: FakeHost, since_s: float) -> bool:
+        return host.name == of.name.lower() and self.is_reborn(host, since_s)
+
+    def may_wait(self, asked: Collection[FakeHost], now_s: float) -> bool:
+        return self.can_wait and not (self.hosts and set(asked) >= set(self.hosts))
+
+    def second(self, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
+        host = next((host for host in self.hosts if host not in asked), None)
+        self.opinions -= host is not None
+        return host if self.opinions >= 0 else None
+
     def try_pass_on(self, now_s: float) -> bool:
         self.passes -= 1
         return self.passes >= 0
@@ -135,6 +162,8 @@ def flight_at(
     is_hedged: bool = False,
     max_attempts: int = 3,
     max_refusals: int = 3,
+    is_bound: bool = False,
+    max_wait_s: float = 3.0,
 ) -> Flight:
     return Flight(
         desk,
@@ -144,6 +173,8 @@ def flight_at(
         is_hedged=is_hedged,
         max_attempts=max_attempts,
         max_refusals=max_refusals,
+        is_bound=is_bound,
+        max_wait_s=max_wait_s,
     )
 
 
@@ -183,7 +214,9 @@ def tick(flight: Flight, now_s: float) -> list[str]:
 
 REFUSALS = [Overloaded("full"), Draining("leaving"), ModelUnavailable("loading")]
 UNKNOWN = [LinkLost("gone"), RunFailed("crashed"), ProtocolViolation("odd"), PeerError("?")]
-FINAL = [InvalidRequest("bad"), TooLarge("big"), ModelNotFound("no"), DeadlineExceeded("late")]
+FINAL = [InvalidRequest("bad"), TooLarge("big"), ClientError("odd")]
+UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
+"""The node's fault, with so much time left."""
 
 
 # one attempt
@@ -349,13 +382,239 @@ def test_refusals_do_not_use_up_the_attempts() -> None:
     assert fail(flight, 3, LinkLost("gone"), 101.0) == ["failed: link_lost"]
 
 
+# what a node says is the caller's fault
+
+
+@pytest.mark.parametrize("case", ["no token", "nobody else", "not safe", "at the deadline", "late"])
+def test_the_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
+    error = DeadlineExceeded("late") if case == "late" else InvalidRequest("bad")
+    desk = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
+    desk.ample_s = 99.0
+    flight = started(desk, is_safe=case != "not safe")
+    now_s = 110.0 if case == "at the deadline" else 101.0
+    assert flight.failed(0, error, now_s) == (Failed(error),)
+    assert desk.told == ["sent A", f"failed A {error.code} {now_s - 100:g}"]
+    assert desk.retries == 9
+
+
+def test_what_was_never_sent_needs_no_second_opinion() -> None:
+    flight = started(ScriptedDesk(opinions=1))
+    error = TooLarge("a message of 1 GB")
+    assert flight.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
+
+
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
-def test_the_caller_s_own_fault_ends_it_and_withdraws_the_others(error: CapameshError) -> None:
-    desk = ScriptedDesk(hedge_delay_s=1.0)
-    flight = started(desk, is_hedged=True)
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
-    assert flight.failed(1, error, 102.0) == (Failed(error), Withdraw(0))
-    assert desk.told[2:] == [f"failed B {error.code} 1", "withdrawn A 2"]
+def test_the_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
+    error: CapameshError,
+) -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    second = InvalidRequest("bad too")
+    assert flight.failed(1, second, 102.0) == (Failed(error),)
+    assert desk.told == [
+        "sent A",
+        f"failed A {error.code} 1",
+        "sent B",
+        f"failed B {second.code} 1",
+    ]
+    assert (desk.retries, desk.opinions) == (9, 8)
+
+
+def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_told_of() -> None:
+    desk = ScriptedDesk(opinions=1)
+    flight = started(desk)
+    assert fail(flight, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert answer(flight, 1, 103.0) == ["answered by 1"]
+    assert desk.told[1:] == [
+        "failed A invalid_request 1",
+        "sent B",
+        "refuted A invalid_request 1 by B",
+        "answered B 2 0.25 1500",
+    ]
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN, *UNTRUE], ids=lambda error: error.code)
+def test_a_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    bad = InvalidRequest("bad")
+    flight.failed(0, bad, 101.0)
+    assert flight.failed(1, error, 102.0) == (Failed(bad),)
+    assert (desk.retries, len(desk.told)) == (9, 4)
+
+
+@pytest.mark.parametrize("limit_s", [2.0, 99.0])
+def test_a_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
+    desk = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
+    flight = started(desk)
+    bad = InvalidRequest("bad")
+    flight.failed(0, bad, 101.0)
+    assert flight.tick(min(103.0 if limit_s == 2.0 else 110.0, 110.0)) == (Failed(bad), Withdraw(1))
+
+
+def test_an_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
+    for has_answer in (False, True):
+        desk = ScriptedDesk(hedge_delay_s=1.0)
+        flight = started(desk, is_hedged=True)
+        assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+        bad = InvalidRequest("bad")
+        assert flight.failed(1, bad, 102.0) == ()
+        if has_answer:
+            assert answer(flight, 0, 103.0) == ["answered by 0"]
+            assert "refuted B invalid_request 1 by A" in desk.told
+        else:
+            assert flight.failed(0, bad, 103.0) == (Failed(bad),)
+
+
+# what no caller can be at fault for
+
+
+@pytest.mark.parametrize("error", UNTRUE, ids=lambda error: error.code)
+def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
+    assert desk.told == ["sent A", "failed A peer_error 0.25", "sent B"]
+    assert desk.retries == 8
+    assert answer(flight, 1, 101.0) == ["answered by 1"]
+    alone = started(ScriptedDesk("A"))
+    assert alone.failed(0, error, 100.25) == (Failed(error),)
+    assert alone.explain()[0].outcome == (
+        f"peer_error: the node answered {error.code} with 9.750 s left: {error.message}"
+    )
+
+
+def test_a_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    late = DeadlineExceeded("it waited too long")
+    assert flight.failed(0, late, 109.6) == (Failed(late),)
+    assert desk.told[-1] == "failed A deadline_exceeded 9.6"
+
+
+# without a link
+
+
+def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    assert flight.start(100.0) == ()
+    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
+    assert flight.linked(100.5) == ()  # another node's
+    assert flight.is_waiting
+    desk.hosts = [FakeHost("A")]
+    assert said(flight.linked(101.0)) == ["send 0 to A, 9000 ms"]
+    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
+    assert flight.linked(101.0) == ()
+    assert answer(flight, 0, 102.0) == ["answered by 0"]
+
+
+@pytest.mark.parametrize(("deadline_s", "due_s"), [(110.0, 103.0), (101.0, 101.0)])
+@pytest.mark.parametrize("event", ["tick", "linked"])
+def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
+    deadline_s: float, due_s: float, event: str
+) -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk, deadline_s=deadline_s)
+    flight.start(100.0)
+    assert flight.tick(due_s - 0.001) == ()
+    desk.hosts = [FakeHost("A")] if event == "tick" else []
+    (final,) = flight.tick(due_s) if event == "tick" else flight.linked(due_s)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, NoCandidate)
+    assert str(final.error) == f"nobody is left (waited {due_s - 100:.1f} s for a link)"
+    assert (flight.is_waiting, flight.due_s, desk.told) == (False, math.inf, [])
+    assert flight.linked(due_s) == flight.tick(due_s) == ()
+
+
+def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
+    flight = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
+    assert said(flight.start(100.0)) == ["failed: no_candidate"]
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.can_wait = False  # the link is up, and its node drains
+    assert flight.linked(101.0) == (Failed(desk.nobody),)
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
+
+
+def test_who_was_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
+    desk = ScriptedDesk("AB", can_wait=True)
+    flight = started(desk)
+    desk.linked_s = {"A": 99.0}
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(flight, 1, RunFailed("crashed"), 102.0) == []  # waits for A
+    desk.linked_s = {"A": 102.5, "B": 102.5}
+    assert said(flight.linked(102.5)) == ["send 2 to A, 7500 ms"]
+    assert desk.retries == 7
+    assert fail(flight, 2, LinkLost("reset"), 103.0) == ["failed: link_lost"]  # three have run it
+    unsafe = started(ScriptedDesk("A", can_wait=True), is_safe=False)
+    assert fail(unsafe, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
+    poor = started(ScriptedDesk("A", can_wait=True, retries=0))
+    assert fail(poor, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
+
+
+def test_who_may_have_died_of_the_request_is_not_asked_again() -> None:
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == []
+    desk.linked_s = desk.reborn_s = {"A": 102.0}
+    assert said(flight.linked(102.0)) == ["failed: link_lost"]
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert said(flight.failed(0, LinkLost("reset"), 101.0, is_unsent=True)) == []
+    desk.linked_s = desk.reborn_s = {"A": 102.0}
+    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
+
+
+def test_nor_is_the_process_that_took_its_place() -> None:
+    desk = ScriptedDesk("Aa", can_wait=True)
+    desk.reborn_s = {"a": 100.5}
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == []  # another may come
+    assert said(flight.tick(104.0)) == ["failed: link_lost"]
+    desk = ScriptedDesk("AaB")
+    desk.reborn_s = {"a": 100.5}
+    assert fail(started(desk), 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
+    desk = ScriptedDesk("Aa")
+    desk.reborn_s = {"a": 99.5}  # a second device of that node
+    assert fail(started(desk), 0, LinkLost("reset"), 101.0) == ["send 1 to a, 9000 ms"]
+
+
+def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == []
+    desk.linked_s = {"A": 102.0}
+    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert fail(flight, 1, LinkLost("reset"), 103.0) == []
+    assert flight.due_s == 104.0
+    desk.linked_s = {"A": 103.5}
+    assert said(flight.linked(103.5)) == ["send 2 to A, 6500 ms"]
+
+
+def test_a_client_that_leaves_waits_no_more() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    assert flight.abandon(101.0) == ()
+    desk.hosts = [FakeHost("A")]
+    assert flight.linked(101.0) == flight.tick(110.0) == ()
+    assert (flight.is_waiting, desk.told) == (False, [])
+
+
+# what is bound to one node
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
+def test_what_is_bound_to_a_node_that_refuses_it_is_told_to_no_other(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, is_safe=False, is_bound=True)
+    assert flight.failed(0, error, 101.0) == (Failed(error),)
+    assert desk.asked_before == [0]
 
 
 # the deadline
@@ -691,13 +950,18 @@ class CountingDesk(ScriptedDesk):
             "ABCDEFGHIJKL"[: chance.randint(0, 12)],
             retries=chance.choice([0, 1, 9]),
             hedges=chance.choice([0, 1, 9]),
+            opinions=chance.choice([0, 1, 9]),
+            can_wait=chance.random() < 0.5,
         )
         self.chance = chance
         self.rif: dict[FakeHost, int] = {}
         self.silents: set[FakeHost] = set()
+        self.lost: set[FakeHost] = set()
 
     def sent(self, host: FakeHost, now_s: float) -> None:
-        assert host not in self.rif, f"{host} is asked twice"
+        assert host not in self.rif or host in self.lost, f"{host} is asked twice over one link"
+        self.lost.discard(host)
+        self.silents.discard(host)
         self.rif[host] = 1
 
     def _ended(self, host: FakeHost) -> None:
@@ -707,8 +971,10 @@ class CountingDesk(ScriptedDesk):
     def answered(self, host: FakeHost, *_: object) -> None:
         self._ended(host)
 
-    def failed(self, host: FakeHost, *_: object) -> None:
+    def failed(self, host: FakeHost, error: CapameshError, *_: object) -> None:
         self._ended(host)
+        if isinstance(error, LinkLost):
+            self.lost.add(host)
 
     def withdrawn(self, host: FakeHost, *_: object) -> None:
         self._ended(host)
@@ -778,7 +1044,7 @@ class Observed:
         if self.is_over:
             assert (self.under_way, self.flight.due_s) == (set(), math.inf)
         else:
-            assert self.under_way
+            assert bool(self.under_way) != self.flight.is_waiting
             assert self.flight.due_s <= self.deadline_s
 
     def answered(self, attempt: int, now_s: float) -> None:
@@ -796,6 +1062,13 @@ class Observed:
         else:
             assert self.flight.failed(attempt, error, now_s) == ()
 
+    def linked(self, now_s: float) -> None:
+        """A node, or none that hosts the model, has a new link."""
+        for host in self.desk.hosts:
+            if self.desk.chance.random() < 0.5:
+                self.desk.linked_s[host.name] = now_s
+        self.see(self.flight.linked(now_s), now_s)
+
     def abandon(self, now_s: float) -> None:
         was_over = self.is_over
         actions = self.flight.abandon(now_s)
@@ -809,7 +1082,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("answered"), st.integers(0, 13), st.none()),
     st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
     st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
-    st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from(FINAL)),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*FINAL, *UNTRUE])),
+    st.tuples(st.just("linked"), st.none(), st.none()),
     st.tuples(st.sampled_from(["due", "tick", "tick"]), st.none(), st.none()),
     st.tuples(st.just("abandon"), st.none(), st.none()),
 )
@@ -838,6 +1112,8 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
             assert seen.flight.due_s > now_s or math.isclose(seen.flight.due_s, now_s)
         elif event == "abandon":
             seen.abandon(now_s)
+        elif event == "linked":
+            seen.linked(now_s)
         elif seen.sends:
             # mostly of an attempt that is under way, now and then of one that has ended
             which = sorted(seen.under_way) if attempt < 10 and seen.under_way else range(seen.sends)
@@ -855,7 +1131,8 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
     assert seen.finals + (seen.is_abandoned and not seen.finals) == 1
     assert set(seen.desk.rif.values()) <= {0}
     assert all(record.ended_s is not None for record in seen.flight.explain())
-    assert seen.sends == seen.flight.attempts == len(seen.desk.rif)
+    assert seen.sends == seen.flight.attempts >= len(seen.desk.rif)
+    assert not seen.flight.is_waiting
     assert seen.sends <= seen.max_attempts + seen.passed_by
 
 

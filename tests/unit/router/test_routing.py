@@ -6,6 +6,8 @@ import asyncio
 import gc
 import random
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,15 +22,19 @@ from fleet_fakes import (
     failing,
     garbage,
     hang,
+    idempotent_not,
     in_virtual_time,
     offer,
 )
 
 from capamesh.protocol.errors import (
     CapameshError,
+    Draining,
     InvalidRequest,
     LinkLost,
     ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
     Overloaded,
     RunFailed,
 )
@@ -38,6 +44,7 @@ from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.router.admission.gate import Refusal
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.policies.seam import RequestShape
+from capamesh.router.resilience.health import CircuitState
 from capamesh.router.routing import NO_WISHES, Wishes
 from capamesh.router.routing_rules import MirrorRule, ModelRules, RoutingRules
 from capamesh.router.traffic import MAX_MIRRORED
@@ -80,7 +87,7 @@ async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_t
     assert await infer(fleet) == "B"
     assert await infer(fleet, call("m", "1")) == "A"
     assert [[asked.version for asked in link.calls] for link in (one, two)] == [["1"], ["2"]]
-    with pytest.raises(ModelNotFound, match="no version '3'; there are 1, 2"):
+    with pytest.raises(ModelNotFound, match="no version '3'; its versions: 1, 2"):
         await infer(fleet, call("m", "3"))
     with pytest.raises(ModelNotFound, match="no node hosts model 'x'; hosted models: m"):
         await infer(fleet, call("x"))
@@ -97,6 +104,201 @@ async def test_the_rules_split_requests_among_versions_and_keep_a_key_on_one() -
     for key in "abcdef":
         assert len({await infer(fleet, wishes=Wishes(affinity=key)) for _ in range(5)}) == 1
     assert await infer(fleet, call("m", "2")) == "B"
+
+
+def killed(fleet: Fleet) -> None:
+    fleet.links[1].end("killed")
+
+
+def draining(fleet: Fleet) -> None:
+    fleet.candidates[1].is_draining = True
+
+
+def held_open(fleet: Fleet) -> None:
+    fleet.candidates[1].health.hold(CircuitState.HELD_OPEN)
+
+
+def never_dialled(fleet: Fleet) -> None:
+    fleet.candidates[1].link = None
+
+
+def silent(fleet: Fleet) -> None:
+    fleet.candidates[1].health.failed(fleet.clock(), is_hard=True, cause="silent")
+
+
+OUT = [killed, draining, held_open, never_dialled, silent]
+
+
+@pytest.mark.parametrize("put_out", OUT)
+@in_virtual_time
+async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_answers(
+    put_out: Callable[[Fleet], None],
+) -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    assert await infer(fleet) == "B"
+    put_out(fleet)
+    for wishes in (NO_WISHES, Wishes(affinity="k"), Wishes(policy="p2c")):
+        outcome = await fleet.routing.infer(call(), wishes, fleet.clock() + 30.0)
+        assert (outcome.host.candidate.peer, outcome.attempts) == ("A", 1)
+        assert outcome.answer.version == "1"
+    explanation = fleet.routing.explain(M, ModelVersion(""), NO_WISHES)
+    assert (explanation.version, explanation.chosen) == ("1", ("A",))
+    assert fleet.routing.admission(M, ModelVersion(""), NO_WISHES, 128, 30.0).version == "1"
+    assert set(gates(fleet)) == {"1", "2"}
+    sequence = call()._replace(sequence=SequenceMark(7, is_start=True))
+    assert await infer(fleet, sequence) == "A"
+    assert fleet.clock() == 0.0
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_the_newest_version_answers_again_once_its_node_is_back() -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    killed(fleet)
+    assert await infer(fleet) == "A"
+    fleet.relink(1, echo)
+    assert await infer(fleet) == "B"
+
+
+@in_virtual_time
+async def test_a_version_that_a_request_names_is_not_replaced_by_another() -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    killed(fleet)
+    with pytest.raises(NoCandidate, match="no link"):
+        await infer(fleet, call("m", "2"))
+    assert fleet.asked == [0, 0]
+
+
+@in_virtual_time
+async def test_versions_are_passed_by_one_by_one_and_the_newest_tells_why_none_can_be_had() -> None:
+    fleet = Fleet()
+    for peer, version in zip("ABC", ["9", "10", "11"], strict=True):
+        fleet.node(peer, echo, models=(offer(version=version),))
+    eu = Wishes(Constraints(regions=frozenset({"eu"})))
+    assert await infer(fleet, wishes=eu) == "C"
+    fleet.hosts[2].advert = replace(fleet.hosts[2].advert, region="us")
+    assert await infer(fleet, wishes=eu) == "B"
+    assert await infer(fleet) == "C"
+    for candidate in fleet.candidates[1:]:
+        candidate.is_draining = True
+    assert await infer(fleet) == "A"
+    fleet.candidates[0].is_draining = True
+    with pytest.raises(NoCandidate, match=r"1 of 1: draining"):
+        await infer(fleet)
+    assert fleet.routing.explain(M, ModelVersion(""), NO_WISHES).version == "11"
+
+
+@pytest.mark.parametrize("error", [LinkLost("gone"), Draining("bye"), ModelUnavailable("loading")])
+@in_virtual_time
+async def test_a_request_whose_version_is_lost_under_it_is_answered_by_another(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet()
+    one, _ = shadowed(fleet, echo, failing(error))
+    first, second = fleet.traffic("1"), fleet.traffic("2")
+    outcome = await fleet.routing.infer(call(), NO_WISHES, 30.0)
+    assert (outcome.host.candidate.peer, outcome.attempts) == ("A", 2)
+    assert (outcome.answer.version, one.calls[0].version) == ("1", "1")
+    assert (first.window.count, second.window.count) == (1, 0)
+    assert fleet.candidates[1].failed == isinstance(error, LinkLost)
+    assert outcome.desk.explain(fleet.clock()).chosen == ("B", "A")
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> None:
+    fleet = Fleet()
+    shadowed(fleet, echo, hang)
+    for _ in range(20):
+        fleet.traffic("2").window.add(0.01, 0.0)
+    assert await infer(fleet) == "A"
+    assert fleet.clock() < 0.1
+    assert fleet.links[1].asks[0].ended == "withdrawn"
+    counts = [fleet.traffic(version).window.count for version in ("1", "2")]
+    assert counts == [1, 21]  # each is told of its own
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> None:
+    fleet = Fleet()
+    shadowed(fleet, echo, failing(Overloaded("full")))
+    with pytest.raises(Overloaded):
+        await infer(fleet)
+    fleet = Fleet()
+    shadowed(fleet, echo, after(0.04, echo))
+    for _ in range(20):
+        fleet.traffic("2").window.add(0.01, 0.0)
+        fleet.traffic("2").hedging.sent(0.0)
+    assert await infer(fleet) == "B"
+    assert fleet.asked == [0, 1]
+
+
+@in_virtual_time
+async def test_another_version_is_not_asked_whether_a_request_is_wrong() -> None:
+    fleet = Fleet()
+    shadowed(fleet, echo, failing(InvalidRequest("the newest takes other inputs")))
+    with pytest.raises(InvalidRequest):
+        await infer(fleet)
+    assert fleet.asked == [0, 1]
+
+
+@in_virtual_time
+async def test_what_may_have_run_goes_to_no_version_that_must_not_run_it_twice() -> None:
+    fleet = Fleet()
+    fleet.node("A", echo, models=(idempotent_not(offer(version="1")),))
+    fleet.node("B", failing(LinkLost("gone")), models=(offer(version="2"),))
+    with pytest.raises(LinkLost):
+        await infer(fleet)
+    assert fleet.asked == [0, 1]
+    killed(fleet)
+    assert await infer(fleet) == "A"  # nothing of it has run
+
+
+@in_virtual_time
+async def test_who_waits_for_a_link_takes_the_first_of_any_version() -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    for link in list(fleet.links):
+        link.end("the router was frozen")
+    task = asyncio.create_task(infer(fleet))
+    await asyncio.sleep(0.1)
+    assert fleet.counts == {"waiting": 1, "gates": 1}
+    fleet.relink(0, echo)
+    assert await task == "A"
+    held_open(fleet)
+    fleet.links[-1].end("the router was frozen again")
+    task = asyncio.create_task(infer(fleet))
+    await asyncio.sleep(0.1)
+    fleet.relink(0, echo)
+    assert await task == "A"
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("put_out", OUT)
+@in_virtual_time
+async def test_the_weight_of_a_version_that_is_out_is_spread_over_the_others(
+    put_out: Callable[[Fleet], None],
+) -> None:
+    weights = ((V1, 3.0), (V2, 90.0), (ModelVersion("3"), 1.0))
+    fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
+    shadowed(fleet)
+    fleet.node("C", echo, models=(offer(version="3"),))
+    fleet.node("D", echo, models=(offer(version="4"),))
+    put_out(fleet)
+    answered = Counter([await infer(fleet) for _ in range(400)])
+    assert 260 < answered["A"] < 340
+    assert answered["A"] + answered["C"] == 400
+    for key in "abcdef":
+        assert len({await infer(fleet, wishes=Wishes(affinity=key)) for _ in range(5)}) == 1
+    for link in fleet.links[:3]:
+        link.end("killed")
+    with pytest.raises(NoCandidate):  # and none goes to the version that has no weight
+        await infer(fleet, allowed_s=0.1)
+    assert fleet.asked[3] == 0
 
 
 @in_virtual_time
@@ -424,6 +626,8 @@ def test_whatever_happens_gates_hosts_and_copies_are_empty_in_the_end() -> None:
         for _ in range(5):
             await asyncio.sleep(chance.choice([0.0, 0.01, 0.1]))
             chance.choice(fleet.links).end()
+            if chance.random() < 0.5:
+                fleet.relink(chance.randrange(len(fleet.candidates)), reply)
             if chance.random() < 0.3:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.3:

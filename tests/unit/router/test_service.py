@@ -7,6 +7,8 @@ import datetime as dt
 import signal
 import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from capamesh.protocol.adverts import (
     router_from_body,
     seal,
 )
-from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.errors import ConfigError, NobodyFits, NoCandidate
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.router import service
+from capamesh.router.api.exchange import Asking
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.service import Router
@@ -236,6 +240,48 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
     assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
 
 
+async def test_a_router_reads_its_rules_anew_when_told_to_and_keeps_the_old_while_they_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[m]\nweights = { "1" = 1 }\npolicy = "cheapest"\n')
+    router, log = make_router(tmp_path / "data", rules_file=file)
+    heard(router, invite(Role.NODE), 7001)
+    traffic = router._balancer.traffic(ModelName("m"), ModelVersion(""))
+    assert traffic.policy.name == "cheapest"
+    seen: list[str] = []
+
+    def take(event: str, **values: Any) -> None:
+        log.events.append((event, values))
+        match event:
+            case "router_ready":
+                file.write_text('[m]\npolicy = "random"\nweights = { "1" = -1 }\n')
+                signal.raise_signal(signal.SIGHUP)
+            case "rules_refused":
+                seen.append(traffic.policy.name)
+                file.write_text('[m]\npolicy = "random"\nweights = { "1" = 2 }\n')
+                signal.raise_signal(signal.SIGHUP)
+            case "rules_reloaded":
+                seen.append(traffic.policy.name)
+                signal.raise_signal(signal.SIGTERM)
+            case _:
+                pass
+
+    for level in ("debug", "info", "warning", "error", "exception"):
+        monkeypatch.setattr(Log, level, lambda _, event, **values: take(event, **values))
+
+    async def no_sidecar() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(router._mesh, "run", no_sidecar)
+    async with asyncio.timeout(10):
+        await router.run()
+    (refused,) = log.of("rules_refused")
+    assert refused["error"].startswith(f"{file}: m.weights.1 is -1, expected a number from 0")
+    assert seen == ["cheapest", "random"]
+    assert router._rules.of(ModelName("m")).weights == ((ModelVersion("1"), 2.0),)
+
+
 def test_an_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="policy 'best' is unknown; known: affinity, cheapest, "):
         make_router(tmp_path / "data", policy="best")
@@ -255,6 +301,41 @@ async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more(
     assert candidate.health.state(time.monotonic()) is not CircuitState.INHIBITED
     router._prober.close()
     assert not link.probing
+
+
+async def test_a_bug_in_a_turn_of_a_router_s_loops_is_logged_and_counted_and_the_next_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, log = make_router(tmp_path)
+    for period in ("REPROBE_EVERY_S", "JUDGE_EVERY_S", "TICK_S", "ADVERT_EVERY_S"):
+        monkeypatch.setattr(service, period, 0.0)
+    turns: Counter[str] = Counter()
+
+    def crashing(loop: str) -> Callable[..., None]:
+        def turn(*_: object) -> None:
+            turns[loop] += 1
+            raise RuntimeError(f"a bug in {loop}")
+
+        return turn
+
+    monkeypatch.setattr(router._balancer, "reprobes", crashing("reprobe"))
+    monkeypatch.setattr(router._routing, "tick", crashing("judge"))
+    monkeypatch.setattr(router._membership_core, "tick", crashing("members"))
+    monkeypatch.setattr(router, "_publish", crashing("announce"))
+    loops = [
+        asyncio.create_task(loop()) for loop in (router._watch, router._tick, router._announce)
+    ]
+    async with asyncio.timeout(10):
+        while len(turns) < 4 or min(turns.values()) < 3:
+            await asyncio.sleep(0)
+            assert not any(loop.done() for loop in loops)
+    counted = router._telemetry.exposition().decode()
+    for loop, times in turns.items():
+        assert f'capamesh_turns_crashed_total{{loop="{loop}"}} {times:.1f}' in counted
+    assert sorted(values["loop"] for values in log.of("turn_crashed")) == sorted(turns)
+    for task in loops:
+        task.cancel()
+    await asyncio.wait(loops)
 
 
 def test_a_router_tells_how_many_nodes_are_in_its_own_view(
@@ -304,3 +385,16 @@ def test_an_advert_that_says_the_same_again_is_read_once_and_keeps_its_node(tmp_
     assert [event for event, _ in log.events] == ["node_joined"]
     router._apply(router._membership_core.expel(peer, 0.0))
     assert len(router._reader) == 0
+
+
+def test_a_request_that_the_rules_keep_from_every_node_is_not_told_to_come_again(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[m]\nregions = ["eu"]\n')
+    router, _ = make_router(tmp_path / "data", rules_file=file)
+    heard(router, invite(Role.NODE), 7001)
+    asking = Asking(ModelName("m"), ModelVersion(""))
+    error = router._inference.nobody(asking, NoCandidate("nobody can be reached"))
+    assert isinstance(error, NobodyFits)
+    assert "(1 of 1: region unknown is not eu)" in error.message

@@ -40,6 +40,11 @@ def test_the_weight_of_a_version_that_nobody_hosts_is_spread() -> None:
     assert split.pick((V3,), Draws()) == V3
 
 
+def test_a_split_tells_which_versions_have_a_weight() -> None:
+    assert [SPLIT.has(version) for version in (V1, V2, V3)] == [True, True, False]
+    assert not VersionSplit().has(V1)
+
+
 def test_without_a_hosted_version_of_weight_the_newest_is_asked() -> None:
     assert SPLIT.pick((V3,), Draws()) == NEWEST
     assert SPLIT.pick((), Draws()) == NEWEST

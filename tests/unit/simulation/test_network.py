@@ -22,6 +22,7 @@ class FakeNode:
         self.index = 0
         self.is_up = True
         self.is_frozen = False
+        self.process = b"the same"
         self.links: list[SimLink] = []
 
     def link_up(self, link: SimLink) -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from capamesh.protocol.errors import ConfigError, DeadlineExceeded
+from capamesh.router.attempts import Answered, Failed
 from capamesh.router.balancing.hosts import Host
-from capamesh.router.flight import Answered, Failed, Flight
+from capamesh.router.flight import Flight
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.exchange import SimRequest
 from capamesh.simulation.invariants import InvariantBroken
@@ -27,6 +28,7 @@ from capamesh.simulation.scenario import (
     Scenario,
     service_profile,
 )
+from capamesh.simulation.shipped import shipped_scenario
 
 SMALL = Scenario(
     name="small",
@@ -107,6 +109,35 @@ def test_a_liar_gets_no_more_than_it_can_do() -> None:
     results = ill(Fault(FaultKind.LIAR, 0.0, nodes=(0,)))
     assert results.answered == results.requests
     assert results.node_shares[0] < 0.4
+
+
+def test_a_liar_costs_no_tenant_its_share_of_a_full_fleet() -> None:
+    results = ill(
+        Fault(FaultKind.LIAR, 0.0, nodes=(0,)),
+        nodes=(NodeGroup("n", 6),),
+        load=2.0,
+        duration_s=10.0,
+        routers=1,
+        requests=(
+            RequestKind("quiet", "m", share=1.0, deadline_s=8.0, tenant="quiet"),
+            RequestKind("flood", "m", share=19.0, deadline_s=8.0, tenant="flood"),
+        ),
+    )
+    quiet, flood = results.kinds
+    assert quiet.answered >= 0.99 * quiet.requests > 200
+    assert flood.answered < 0.7 * flood.requests
+    assert results.extra_share <= 0.25
+
+
+@pytest.mark.parametrize(("rate_per_s", "duration_s"), [(5.0, 300.0), (100.0, 20.0)])
+def test_where_all_requests_fail_retries_add_a_quarter_at_most_at_any_rate(
+    rate_per_s: float, duration_s: float
+) -> None:
+    scenario = shipped_scenario("all-errors").shortened(duration_s, 0.0)
+    scenario = replace(scenario, load=rate_per_s / scenario.capacity_per_s)
+    results = simulate(scenario, policy="prequal", seed=1)
+    assert results.answered == 0
+    assert 0.15 < results.extra_share <= 0.25
 
 
 def test_regions_and_partitions() -> None:

@@ -117,5 +117,7 @@ def test_every_scenario_that_comes_with_the_project_can_be_read(name: str) -> No
 def test_a_scenario_is_had_with_another_number_of_routers() -> None:
     assert shipped_scenario("routers@10").routers == 10
     assert shipped_scenario("routers@10").nodes == shipped_scenario("routers").nodes
-    with pytest.raises(ConfigError, match="'nowhere@3' is unknown; there are batching-nodes"):
+    with pytest.raises(
+        ConfigError, match="'nowhere@3' is unknown; there are all-errors, batching-nodes"
+    ):
         shipped_scenario("nowhere@3")

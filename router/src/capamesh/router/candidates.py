@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,11 @@ class Candidate:
         "is_retired",
         "is_suspected",
         "link",
+        "linked_s",
         "network",
         "peer",
+        "process",
+        "process_s",
         "rif",
     )
 
@@ -35,6 +39,12 @@ class Candidate:
         self.peer = peer
         self.address = address
         self.link: Link | None = None
+        self.linked_s = -math.inf
+        """When the newest link was up; minus infinity: none ever was."""
+        self.process = b""
+        """Which process of the node the newest link is to; empty: it did not say."""
+        self.process_s = -math.inf
+        """When that was first linked."""
         self.network = NetworkEstimate()
         self.health = Health()
         """Of the node as a whole; each of its models has one of its own (`Host.health`)."""

@@ -11,17 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from capamesh.protocol.errors import CapameshError, LinkLost
+from capamesh.protocol.errors import CapameshError, LinkLost, LocalError
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
-from capamesh.router.flight import (
-    MAX_REFUSALS,
-    Action,
-    Answered,
-    Failed,
-    Flight,
-    Send,
-    Withdraw,
-)
+from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
+from capamesh.router.flight import MAX_REFUSALS, MAX_WAIT_S, Flight
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -113,8 +106,8 @@ class Dispatch:
     ) -> Voyage:
         """Ask nodes for an answer before `deadline_s` on the clock; `waiter` may be told before this returns.
 
-        A request of a sequence has its state at one node: if that is full, so is the fleet for it. An answer
-        that nobody waits for (`is_copy`) is not worth a second attempt, nor a place in the metrics.
+        A request of a sequence has its state at one node: if that refuses it, so does the fleet. An answer that
+        nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
         voyage = Voyage(self, call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
         try:
@@ -174,9 +167,9 @@ class Voyage:
         "_dispatch",
         "_flight",
         "_is_copy",
+        "_is_listed",
         "_loop",
         "_timer",
-        "_traffic",
         "_waiter",
     )
 
@@ -193,9 +186,10 @@ class Voyage:
     ) -> None:
         self._dispatch = dispatch
         self._call = call
-        self._traffic = traffic
         self._desk = desk
         self._is_copy = is_copy
+        self._is_listed = False
+        """It waits, or has waited, for a link."""
         is_alone = is_copy or call.sequence is not None
         self._flight = Flight(
             desk,
@@ -203,7 +197,9 @@ class Voyage:
             size_bytes=desk.size_bytes,
             is_safe=not is_alone and traffic.is_safe and dispatch.is_idempotent(traffic),
             is_hedged=traffic.terms.is_hedged,
+            is_bound=call.sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
+            max_wait_s=0.0 if is_copy else MAX_WAIT_S,
         )
         self._loop = asyncio.get_running_loop()
         self._attempts: list[_Attempt] = []
@@ -219,7 +215,7 @@ class Voyage:
     def abandon(self) -> None:
         """Withdraw what is under way; nobody is told anything any more. Does nothing when it is over."""
         self._waiter = None
-        if self._attempts:
+        if self._attempts or self._flight.is_waiting:
             self.act(self._flight.abandon(self._dispatch.clock()))
 
     def act(self, actions: tuple[Action, ...]) -> None:
@@ -244,6 +240,9 @@ class Voyage:
             self._end()
         else:
             self._arm()
+            if self._flight.is_waiting:
+                self._is_listed = True
+                self._desk.traffic.links.add(self, self._linked)
         if waiter is None or outcome is None:
             return
         if isinstance(outcome, Outcome):
@@ -257,6 +256,8 @@ class Voyage:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._is_listed:
+            self._desk.traffic.links.remove(self)
         self._attempts.clear()  # they know the voyage
 
     def answered(self, attempt: _Attempt, answer: Answer) -> None:
@@ -288,7 +289,10 @@ class Voyage:
         try:
             if link is None:
                 raise LinkLost(f"the link to {host.candidate.peer} has just ended")
-            meta, body = encode_call(self._call, host.candidate.network.budget_ms(budget_ms))
+            call, version = self._call, host.offer.version
+            if version != call.version:
+                call = call._replace(version=version)
+            meta, body = encode_call(call, host.candidate.network.budget_ms(budget_ms))
             attempt.stream = link.ask(meta, body, attempt)
             attempt.link = link
             if number and not self._is_copy:
@@ -296,7 +300,7 @@ class Voyage:
         except CapameshError as error:
             self._count(error)
             return self._flight.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
-        wanted = self._traffic.probes(dispatch.clock())
+        wanted = self._desk.traffic.probes(dispatch.clock())
         if wanted:
             dispatch.prober.ask(wanted)
         return ()
@@ -321,6 +325,19 @@ class Voyage:
     def _tick(self) -> None:
         self._timer, self._armed_s = None, math.inf
         self.act(self._flight.tick(self._dispatch.clock()))
+
+    def _linked(self) -> None:
+        """A link is up. A bug on the way out is this request's alone: others wait for the same link."""
+        waiter = self._waiter
+        try:
+            self.act(self._flight.linked(self._dispatch.clock()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an outcome
+            self.abandon()
+            self._loop.call_exception_handler(
+                {"message": "a request that waited for a link has crashed", "exception": error}
+            )
+            if waiter is not None:
+                waiter.failed(LocalError("the router failed on this request; see its log"))
 
 
 class _Attempt:

@@ -75,13 +75,26 @@ class FleetView:
     def newest(self, model: ModelName) -> ModelVersion:
         """Return the version that an empty one stands for, "" when no node has the model ready.
 
-        It is the largest that can be reached, or the largest when none can.
+        It is the largest that is hosted where there is a way to go, linked at the moment or not; else the largest.
         """
         return self._newest.get(model, _NO_VERSION)
 
     def has(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether some node, reachable or not, has just this version ready."""
         return version in self._models.get(model, ())
+
+    def has_unreached(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node that takes requests has it ready, and there is no way to that node now.
+
+        It dials this router, and will again.
+        """
+        hosted = self._models.get(model, _NONE).get(version)
+        if hosted is None:
+            return False
+        reached = {candidate.peer for candidate in hosted.by_candidate}
+        return any(
+            peer not in reached and not self._adverts[peer].is_draining for peer in hosted.offers
+        )
 
     def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
         """Return the versions that some node has ready, in no order; cheap, and kept current."""
@@ -236,8 +249,8 @@ class FleetView:
         if not hosted.offers:
             del versions[version]
         if versions:
-            reachable = [version for version, each in versions.items() if each.hosts]
-            self._newest[model] = max(reachable or versions, key=int)
+            with_hosts = [version for version, each in versions.items() if each.hosts]
+            self._newest[model] = max(with_hosts or versions, key=int)
         else:
             del self._models[model], self._newest[model]
 

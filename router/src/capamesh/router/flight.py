@@ -1,6 +1,6 @@
 """One request's attempts, from the first send to its one outcome: retries, hedge, silence, deadline. Pure.
 
-Events go in (`start`, `answered`, `failed`, `tick`, `abandon`), actions come out, to be done in their order;
+Events go in (`start`, `answered`, `failed`, `linked`, `tick`, `abandon`), actions come out, to be done in their order;
 timers are data (`due_s`). Whom to ask and what an event says of a node are the `Desk`'s matter.
 
 An attempt is lost when it fails or stays silent over its limit; the limit of one whose node went on answering
@@ -9,21 +9,39 @@ not run is asked elsewhere at once. What may have been run is asked elsewhere on
 harmless (`is_safe`), the retry budget has a token and no other attempt may still bring the answer. A hedge is a
 second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6):
 the first answer wins.
+
+That a request is wrong is believed of one node unless another answers it: where that costs no failed request its
+retry, a second node is asked. What cannot be the caller's fault (a deadline that is far away, a model that the node
+itself advertises) is the node's. And where a link is all that is missing, the request waits a moment for one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
+    Cancelled,
     CapameshError,
+    ClientError,
     DeadlineExceeded,
+    LinkLost,
+    ModelNotFound,
+    NoCandidate,
     Overloaded,
     PeerError,
     is_refusal,
+)
+from capamesh.router.attempts import (
+    Action,
+    Answered,
+    Attempt,
+    AttemptRecord,
+    Desk,
+    Failed,
+    Send,
+    Withdraw,
 )
 
 if TYPE_CHECKING:
@@ -35,134 +53,9 @@ MAX_ATTEMPTS = 3
 MAX_REFUSALS = 3
 """So many full nodes are passed by; one more and the fleet counts as full (guess). Without a bound, each
 request to a full fleet asks every node of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Ask `host`. Attempts count from 0; the host has `budget_ms` milliseconds, at least 1."""
-
-    attempt: int
-    host: Host
-    budget_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Cancel an attempt that is under way: its result is not wanted, what still comes of it is ignored."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Deliver the attempt's answer. Final."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Deliver the error. Final."""
-
-    error: CapameshError
-
-
-Action = Send | Withdraw | Answered | Failed
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """What became of one attempt, for people."""
-
-    host: Host
-    sent_s: float
-    ended_s: float | None
-    """None while it is under way."""
-    outcome: str
-
-
-class Desk(Protocol):
-    """One request's side of the balancer: chooses hosts, keeps their counters, holds the budgets.
-
-    Times are seconds on the clock of `now_s`; `elapsed_s` counts from the attempt's `sent`. Of `answered`,
-    `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-flight count that it began.
-    """
-
-    def choose(self, asked: Collection[Host], now_s: float) -> Host:
-        """Return a host not in `asked`. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
-        ...
-
-    def sent(self, host: Host, now_s: float) -> None:
-        """An attempt begins."""
-        ...
-
-    def answered(
-        self,
-        host: Host,
-        load: LoadReport,
-        elapsed_s: float,
-        at_node_s: float,
-        size_bytes: int,
-        now_s: float,
-    ) -> None:
-        """It ended with an answer; `size_bytes` of request and answer together."""
-        ...
-
-    def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
-        """It ended with an error: a refusal, the node's failure, or the caller's fault (`ClientError`)."""
-        ...
-
-    def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
-        """It has been silent over its limit; it stays under way. At most once an attempt."""
-        ...
-
-    def withdrawn(self, host: Host, elapsed_s: float, now_s: float) -> None:
-        """It ended unanswered: another was faster, the deadline passed or the client left."""
-        ...
-
-    def try_retry(self, now_s: float) -> bool:
-        """Take a token from the retry budget; False: there is none."""
-        ...
-
-    def try_pass_on(self, now_s: float) -> bool:
-        """Return whether another node may be asked after one that was full."""
-        ...
-
-    def try_hedge(self, now_s: float) -> bool:
-        """Take a token from the hedge budget; False: there is none."""
-        ...
-
-    def hedge_delay_s(self, now_s: float) -> float | None:
-        """Return how long one attempt may be alone under way before another joins it; None: for ever."""
-        ...
-
-    def first_byte_limit_s(self, host: Host, remaining_s: float, now_s: float) -> float:
-        """Return how long `host` may be silent when `remaining_s` are left of the request's time, both from `sent`."""
-        ...
-
-    def has_answered(self, host: Host, since_s: float) -> bool:
-        """Return whether `host` has answered any request for this model since that instant."""
-        ...
-
-
-class _Attempt:
-    __slots__ = ("end", "ended_s", "host", "is_silent", "judged_s", "number", "sent_s", "silent_s")
-
-    def __init__(self, number: int, host: Host, sent_s: float, silent_s: float) -> None:
-        self.number = number
-        self.host = host
-        self.sent_s = sent_s
-        self.judged_s = sent_s
-        """When `silent_s` was reckoned."""
-        self.silent_s = silent_s
-        self.is_silent = False
-        self.end: CapameshError | str = "under way"
-        self.ended_s: float | None = None
-
-    def record(self) -> AttemptRecord:
-        end = self.end if isinstance(self.end, str) else f"{self.end.code}: {self.end.message}"
-        outcome = f"silent, {end}" if self.is_silent else end
-        return AttemptRecord(self.host, self.sent_s, self.ended_s, outcome)
+MAX_WAIT_S = 3.0
+"""So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
+within a second; a caller that waits longer may as well be told)."""
 
 
 class Flight:
@@ -170,7 +63,8 @@ class Flight:
 
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
     twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
-    may run it; the nodes that refused it do not count. Methods return the actions to do, in order; a final
+    may run it; the nodes that refused it do not count. `is_bound`: what it needs is at one node, so that no other is
+    asked when that refuses. `max_wait_s`: how long it may wait for a link. Methods return the actions to do, in order; a final
     action comes first in its tuple and only `Withdraw`s come after it.
     """
 
@@ -178,17 +72,23 @@ class Flight:
         "_attempts",
         "_deadline_s",
         "_desk",
+        "_doubted",
         "_due_s",
         "_hedge_s",
+        "_is_bound",
         "_is_safe",
+        "_is_stranded",
         "_max_attempts",
         "_max_refusals",
+        "_max_wait_s",
         "_may_hedge",
         "_overloads",
+        "_patience_s",
         "_runs",
         "_size_bytes",
         "_softest",
         "_under_way",
+        "_waits_for",
     )
 
     def __init__(
@@ -199,29 +99,46 @@ class Flight:
         size_bytes: int,
         is_safe: bool,
         is_hedged: bool,
+        is_bound: bool = False,
         max_attempts: int = MAX_ATTEMPTS,
         max_refusals: int = MAX_REFUSALS,
+        max_wait_s: float = MAX_WAIT_S,
     ) -> None:
         self._desk = desk
         self._deadline_s = deadline_s
         self._size_bytes = size_bytes
         self._is_safe = is_safe
+        self._is_bound = is_bound
         self._may_hedge = is_hedged and is_safe
         self._max_attempts = max_attempts
         self._max_refusals = max_refusals
-        self._attempts: list[_Attempt] = []
-        self._under_way: list[_Attempt] = []
+        self._max_wait_s = max_wait_s
+        self._attempts: list[Attempt] = []
+        self._under_way: list[Attempt] = []
         self._runs = 0
         """Attempts that were run, or may have been or be yet."""
         self._overloads = 0
         """Nodes that were full."""
         self._softest: Overloaded | None = None
         """The refusal with the smallest hint: once any one node has room, the request can be answered."""
+        self._doubted: Attempt | None = None
+        """Whose host says that the caller is wrong; another is asked what it says."""
+        self._is_stranded = False
+        """Whether another host was to be asked, and there was none."""
+        self._waits_for: CapameshError | None = None
+        """It waits for a link: why, without one, there is nobody to ask."""
+        self._patience_s = math.inf
+        """When it will have waited for long enough."""
         self._hedge_s = math.inf
         self._due_s = math.inf
 
     def __repr__(self) -> str:
         return f"Flight({len(self._attempts)} attempts, {len(self._under_way)} under way)"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a link: `linked` is to be called when one is up."""
+        return self._waits_for is not None
 
     @property
     def due_s(self) -> float:
@@ -246,7 +163,7 @@ class Flight:
         try:
             host = self._desk.choose((), now_s)
         except CapameshError as error:
-            return self._finish(Failed(error), now_s)
+            return self._wait(error, now_s)
         return (self._send(host, now_s),)
 
     def answered(
@@ -257,6 +174,10 @@ class Flight:
         if it.ended_s is not None:
             return ()
         self._end(it, "answered", now_s)
+        doubted = self._doubted
+        if doubted is not None and not isinstance(doubted.end, str):
+            elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
+            self._desk.refuted(doubted.host, it.host, doubted.end, elapsed_s, now_s)
         self._desk.answered(
             it.host, load, now_s - it.sent_s, at_node_s, self._size_bytes + answer_bytes, now_s
         )
@@ -269,33 +190,49 @@ class Flight:
         it = self._attempts[attempt]
         if it.ended_s is not None:
             return ()
+        told = error
+        it.is_unsent = is_unsent
+        if not is_unsent:
+            error = self._judged(it, told, now_s)
         self._end(it, error, now_s)
         self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
+        if isinstance(error, ClientError) and not is_unsent:
+            return self._doubt(it, error, now_s)
         if not isinstance(error, PeerError):
             return self._finish(Failed(error), now_s)
+        if self._doubted is not None:
+            return self._no_opinion(now_s)
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
+        self._is_stranded = False
         if is_unsent or is_refusal(error):
             send = self._after_refusal(error, now_s)
         else:
             send = self._retry(now_s)
-        if send is not None:
-            return (send,)
-        if self._under_way:
-            self._plan(now_s)
+        return self._lost(told, now_s) if send is None else (send,)
+
+    def linked(self, now_s: float) -> tuple[Action, ...]:
+        """A link is up; does nothing unless it waits for one."""
+        error, self._waits_for = self._waits_for, None
+        if error is None:
             return ()
-        if isinstance(error, Overloaded) and self._softest is not None:
-            error = self._softest
-        return self._finish(Failed(error), now_s)
+        if now_s >= self._due_s:
+            return self._give_up(error, now_s)
+        send = self._elsewhere(now_s)
+        return self._wait(error, now_s) if send is None else (send,)
 
     def tick(self, now_s: float) -> tuple[Action, ...]:
         """Time has passed; does nothing before `due_s`."""
         if now_s < self._due_s:
             return ()
+        if self._waits_for is not None:
+            return self._give_up(self._waits_for, now_s)
         if now_s >= self._deadline_s:
-            return self._finish(self._too_late(), now_s)
+            return self._no_opinion(now_s) or self._finish(self._too_late(), now_s)
         send: Send | None = None
         if self._notice_silence(now_s):
+            if self._doubted is not None:
+                return self._no_opinion(now_s)
             send = self._retry(now_s)
         if send is None and now_s >= self._hedge_s:
             send = self._hedge(now_s)
@@ -307,6 +244,7 @@ class Flight:
     def abandon(self, now_s: float) -> tuple[Action, ...]:
         """The client left: nobody waits for an outcome."""
         self._due_s = math.inf
+        self._waits_for = None
         return self._withdraw_all(now_s)
 
     def _notice_silence(self, now_s: float) -> bool:
@@ -326,6 +264,57 @@ class Flight:
             desk.silent(it.host, now_s - it.sent_s, now_s)
         return is_any
 
+    def _lost(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """An attempt has failed and no other replaces it."""
+        if self._under_way:
+            self._plan(now_s)
+            return ()
+        if isinstance(error, Overloaded):
+            return self._finish(Failed(self._softest or error), now_s)
+        if self._is_stranded:
+            return self._wait(error, now_s)
+        return self._finish(Failed(error), now_s)
+
+    # who is to blame
+
+    def _judged(self, it: Attempt, error: CapameshError, now_s: float) -> CapameshError:
+        """Return what the error says: some that name the caller's fault can only be the node's."""
+        remaining_s = self._deadline_s - now_s
+        match error:
+            case ModelNotFound() | Cancelled():
+                pass  # the node advertises the model, and nobody has withdrawn the request
+            case DeadlineExceeded() if self._desk.is_ample(it.host, remaining_s):
+                pass
+            case _:
+                return error
+        return PeerError(
+            f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
+        )
+
+    def _doubt(self, it: Attempt, error: ClientError, now_s: float) -> tuple[Action, ...]:
+        """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
+        if self._doubted is not None:
+            return self._no_opinion(now_s)  # or the same one, which comes to the same
+        may_ask = self._is_safe and now_s < self._deadline_s
+        if may_ask and not isinstance(error, DeadlineExceeded):
+            if self._has_hope():
+                self._doubted = it
+                self._plan(now_s)
+                return ()
+            asked = {it.host for it in self._attempts}
+            host = self._desk.second(asked, now_s) if self._has_room() else None
+            if host is not None:
+                self._doubted = it
+                return (self._send(host, now_s),)
+        return self._finish(Failed(error), now_s)
+
+    def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
+        """No other node has answered what one took for the caller's fault: so it is; nothing if none has."""
+        doubted = self._doubted
+        if doubted is None or isinstance(doubted.end, str):
+            return ()
+        return self._finish(Failed(doubted.end), now_s)
+
     # another host
 
     def _after_refusal(self, error: PeerError, now_s: float) -> Send | None:
@@ -339,6 +328,8 @@ class Flight:
                 return None  # a hedge that finds no room is no reason to look for more
             if self._overloads <= self._max_refusals and not self._desk.try_pass_on(now_s):
                 return None
+        if self._is_bound and is_refusal(error):
+            return None  # its node is there; what it needs is nowhere else
         return self._elsewhere(now_s)
 
     def _retry(self, now_s: float) -> Send | None:
@@ -358,18 +349,32 @@ class Flight:
         """Ask a host that was not asked; None when there is none or too many were full."""
         if self._overloads > self._max_refusals:
             return None
-        try:
-            host = self._desk.choose({it.host for it in self._attempts}, now_s)
-        except CapameshError:
+        host = self._other(now_s)
+        if host is None:
+            self._is_stranded = True
             return None
         return self._send(host, now_s)
+
+    def _other(self, now_s: float) -> Host | None:
+        """Return a host that was not asked, or only over a link that was lost and has been replaced."""
+        asked = {it.host for it in self._attempts}
+        with contextlib.suppress(CapameshError):
+            while self._is_heir(host := self._desk.choose(asked, now_s)):
+                asked.add(host)
+            return host
+        last = {it.host: it for it in self._attempts}
+        left = {host for host, it in last.items() if not self._is_back(it)}
+        if len(left) < len(last):
+            with contextlib.suppress(CapameshError):
+                return self._desk.choose(left, now_s)
+        return None
 
     def _send(self, host: Host, now_s: float) -> Send:
         remaining_s = self._deadline_s - now_s
         number = len(self._attempts)
         self._desk.sent(host, now_s)
         limit_s = self._desk.first_byte_limit_s(host, remaining_s, now_s)
-        it = _Attempt(number, host, now_s, now_s + limit_s)
+        it = Attempt(number, host, now_s, now_s + limit_s)
         self._attempts.append(it)
         self._under_way.append(it)
         self._runs += 1
@@ -383,6 +388,52 @@ class Flight:
     def _has_room(self) -> bool:
         """Whether one more node may run the request."""
         return self._runs < self._max_attempts and self._overloads <= self._max_refusals
+
+    # without a link
+
+    def _wait(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """Nobody can be asked, for which there is an error: wait for a link if that helps and is not over."""
+        if self._patience_s == math.inf:
+            self._patience_s = now_s + self._max_wait_s
+        due_s = min(self._deadline_s, self._patience_s)
+        last = {it.host: it for it in self._attempts}
+        asked = [host for host, it in last.items() if not self._may_ask_again(it)]
+        if now_s >= due_s or not self._desk.may_wait(asked, now_s):
+            return self._finish(Failed(error), now_s)
+        self._waits_for = error
+        self._due_s = due_s
+        return ()
+
+    def _give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """No link came in time."""
+        if self._attempts:
+            return self._finish(Failed(error), now_s)  # that it was lost tells more
+        waited_s = self._max_wait_s - (self._patience_s - now_s)
+        text = f"{error.message} (waited {waited_s:.1f} s for a link)"
+        hint_s = error.retry_after_s if isinstance(error, NoCandidate) else 0.0
+        return self._finish(Failed(NoCandidate(text, hint_s)), now_s)
+
+    def _is_heir(self, host: Host) -> bool:
+        """Whether it has taken the place of one whose process may have died of the request."""
+        return any(
+            isinstance(it.end, LinkLost)
+            and not it.is_unsent
+            and self._desk.is_heir(host, it.host, it.sent_s)
+            for it in self._attempts
+        )
+
+    def _may_ask_again(self, it: Attempt) -> bool:
+        """Whether an attempt ended with its link alone: a process that ended with it may have died of the request."""
+        if not isinstance(it.end, LinkLost):
+            return False
+        return it.is_unsent or not self._desk.is_reborn(it.host, it.sent_s)
+
+    def _is_back(self, it: Attempt) -> bool:
+        """Whether the host of an attempt that may be made again has a new link."""
+        ended_s = it.ended_s
+        return (
+            ended_s is not None and self._may_ask_again(it) and self._desk.is_back(it.host, ended_s)
+        )
 
     # time
 
@@ -408,13 +459,14 @@ class Flight:
         text = f"no answer before the request's deadline, from {len(self._attempts)} nodes asked"
         return Failed(DeadlineExceeded(f"{text}; allow more time or try again later"))
 
-    def _end(self, attempt: _Attempt, end: str | CapameshError, now_s: float) -> None:
+    def _end(self, attempt: Attempt, end: str | CapameshError, now_s: float) -> None:
         attempt.end = end
         attempt.ended_s = now_s
         self._under_way.remove(attempt)
 
     def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
         self._due_s = math.inf
+        self._waits_for = None
         if self._under_way:
             return (final, *self._withdraw_all(now_s))
         return (final,)

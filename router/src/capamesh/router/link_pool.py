@@ -153,6 +153,11 @@ class LinkPool:
         if kept is not None and candidate.link is None:
             kept[0].hurry()
 
+    def redial_s(self, candidate: Candidate) -> float:
+        """Return in how long a candidate is dialled next; 0: at once, or nobody knows as it dials itself."""
+        kept = self._keepers.get(candidate)
+        return kept[0].due_in_s() if kept is not None else 0.0
+
     def recheck_members(self) -> None:
         """End the links of peers that are revoked or have expired."""
         for candidate in (*self._keepers, *self._visitors):

@@ -7,6 +7,7 @@ way beside the call itself are its `Wishes`.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.dispatch import Awaited
 from capamesh.router.policies.seam import RequestShape
 from capamesh.router.traffic import Mirror, VersionSplit
+from capamesh.router.versions import Versions
 
 if TYPE_CHECKING:
+    from capamesh.protocol.errors import Overloaded
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.calls import InferCall
     from capamesh.router.balancing.balancer import Balancer
@@ -51,13 +54,25 @@ class Wishes:
 NO_WISHES = Wishes()
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a request would be let in now."""
+
+    version: ModelVersion
+    """Which it would be for."""
+    level: float
+    """How full the nodes are: 0 is idle, 1 is full."""
+    refusal: Overloaded | None
+    """How it would be refused; None: it would be let in."""
+
+
 class _Model:
     """What one model's requests have in common."""
 
-    __slots__ = ("gates", "mirror", "split")
+    __slots__ = ("gates", "mirror", "versions")
 
-    def __init__(self, split: VersionSplit, mirror: Mirror | None) -> None:
-        self.split = split
+    def __init__(self, versions: Versions, mirror: Mirror | None) -> None:
+        self.versions = versions
         self.mirror = mirror
         self.gates: dict[ModelVersion, Gate] = {}
 
@@ -65,7 +80,7 @@ class _Model:
 class Passage:
     """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
 
-    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter")
+    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter", "desk")
 
     def __init__(self, gate: Gate, tenant: str, waiter: Waiter, clock: Callable[[], float]) -> None:
         """Enter the gate."""
@@ -74,6 +89,8 @@ class Passage:
         self._waiter = waiter
         self._clock = clock
         self._voyage: Voyage | None = None
+        self.desk: TrafficDesk | None = None
+        """Can explain where it went, also when it is over; None: it has not set off."""
         gate.entered(tenant, clock())
 
     def begin(
@@ -87,6 +104,7 @@ class Passage:
         is_copy: bool,
     ) -> None:
         """Set off; the waiter may be told before this returns."""
+        self.desk = desk
         try:
             voyage = dispatch.start(call, traffic, desk, deadline_s, self, is_copy=is_copy)
         except BaseException:
@@ -185,13 +203,13 @@ class Routing:
         key = wishes.affinity
         if call.sequence is not None:
             key = f"sequence {call.sequence.id}"
-        version = model.split.pick(
-            self._fleet.versions_ready(call.model), self._chance, asked=call.version, key=key
-        )
-        traffic = self._balancer.traffic(call.model, version)
+        traffic = model.versions.pick(call.version, key, wishes.constraints, self._clock())
+        versions = model.versions if not call.version and call.sequence is None else None
         if traffic.version != call.version:
             call = call._replace(version=traffic.version)
-        passage = self._let_in(model, call, traffic, wishes, key, deadline_s, waiter)
+        passage = self._let_in(
+            model, call, traffic, wishes, key, deadline_s, waiter, versions=versions
+        )
         mirror = model.mirror
         if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
             self._copy(call, mirror, wishes.constraints, key, deadline_s)
@@ -210,22 +228,61 @@ class Routing:
             passage.abandon()
             del passage, waiter  # an error's traceback keeps this frame
 
-    def explain(self, model: ModelName, version: ModelVersion, wishes: Wishes) -> Explanation:
-        """Return where a request would go now, and why; nobody is chosen where nobody may have it.
+    def admission(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        wishes: Wishes,
+        priority: int,
+        remaining_s: float,
+    ) -> Admission:
+        """Return whether a request with so much time left would be let in now; nothing is counted or spent for it.
 
         Raises `ModelNotFound`.
         """
+        state = self._model(model)
         now_s = self._clock()
-        picked = self._model(model).split.pick(
-            self._fleet.versions_ready(model), self._chance, asked=version, key=wishes.affinity
-        )
-        traffic = self._balancer.traffic(model, picked)
+        traffic = state.versions.pick(version, wishes.affinity, wishes.constraints, now_s)
+        gate = self._gate(state, traffic)
+        refusal = gate.foreseen(wishes.tenant, priority, False, now_s, remaining_s)
+        return Admission(traffic.version, gate.saturation.level, refusal)
+
+    def explain(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        wishes: Wishes,
+        remaining_s: float = math.inf,
+        *,
+        is_let_in: bool = True,
+    ) -> Explanation:
+        """Return where a request would go now, and why; nobody is chosen where nobody may have it.
+
+        Nor for one that is not let in. Raises `ModelNotFound`.
+        """
+        now_s = self._clock()
+        versions = self._model(model).versions
+        traffic = versions.pick(version, wishes.affinity, wishes.constraints, now_s)
         shape = RequestShape(model, traffic.version, 0, wishes.affinity)
         policy = wishes.policy or (AFFINITY if wishes.affinity else "")
-        desk = traffic.desk(wishes.constraints, shape, policy=policy)
-        with contextlib.suppress(NoCandidate):
-            desk.chosen = (desk.choose((), now_s),)
+        desk = traffic.desk(wishes.constraints, shape, now_s + remaining_s, policy=policy)
+        if is_let_in:
+            with contextlib.suppress(NoCandidate):
+                desk.chosen = (desk.choose((), now_s),)
         return desk.explain(now_s)
+
+    def take_rules(self, rules: RoutingRules) -> None:
+        """Route by other rules from now on; what is under way ends by those that it began with."""
+        self._rules = rules
+        for name, model in self._models.items():
+            rule = rules.of(name)
+            model.versions = self._versions(name)
+            # the same one goes on, and counts its copies under way
+            if model.mirror is None or model.mirror.rule != rule.mirror:
+                model.mirror = Mirror(rule.mirror) if rule.mirror is not None else None
+            for gate in model.gates.values():
+                gate.fair.reweigh(dict(rule.tenants))
+        self._balancer.take_rules()
 
     def tick(self) -> None:
         """Forget models and versions that nobody hosts any more; to be called now and then."""
@@ -256,10 +313,19 @@ class Routing:
         if model is None:
             rules = self._rules.of(name)
             mirror = Mirror(rules.mirror) if rules.mirror is not None else None
-            model = _Model(VersionSplit(rules.weights), mirror)
+            model = _Model(self._versions(name), mirror)
             if self._fleet.versions_ready(name):  # else anyone could fill the memory with names
                 self._models[name] = model
         return model
+
+    def _versions(self, name: ModelName) -> Versions:
+        return Versions(
+            name,
+            VersionSplit(self._rules.of(name).weights),
+            fleet=self._fleet,
+            balancer=self._balancer,
+            chance=self._chance,
+        )
 
     def _gate(self, model: _Model, traffic: ModelTraffic) -> Gate:
         gate = model.gates.get(traffic.version)
@@ -282,6 +348,7 @@ class Routing:
         wishes: Wishes,
         key: str,
         deadline_s: float,
+        versions: Versions | None,
     ) -> TrafficDesk:
         size_bytes = 0
         for tensor in call.inputs:
@@ -290,7 +357,11 @@ class Routing:
         shape = RequestShape(call.model, traffic.version, size_bytes, key, is_bound)
         policy = wishes.policy or (AFFINITY if key else "")
         return traffic.desk(
-            wishes.constraints, shape, deadline_s, policy=AFFINITY if is_bound else policy
+            wishes.constraints,
+            shape,
+            deadline_s,
+            policy=AFFINITY if is_bound else policy,
+            versions=versions,
         )
 
     def _let_in(
@@ -303,13 +374,17 @@ class Routing:
         deadline_s: float,
         waiter: Waiter,
         *,
+        versions: Versions | None = None,
         is_copy: bool = False,
     ) -> Passage:
-        """Begin a request for which there is room; raise `Overloaded` for another."""
+        """Begin a request for which there is room; raise `Overloaded` for another.
+
+        It may change to another of `versions` later, at the gate of this one: a second attempt is no second request.
+        """
         now_s = self._clock()
         gate = self._gate(model, traffic)
         gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
-        desk = self._desk(call, traffic, wishes, key, deadline_s)
+        desk = self._desk(call, traffic, wishes, key, deadline_s, versions)
         passage = Passage(gate, wishes.tenant, waiter, self._clock)
         passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
         return passage

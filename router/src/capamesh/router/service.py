@@ -64,6 +64,7 @@ from capamesh.router.prober import Prober
 from capamesh.router.routing import Routing
 from capamesh.router.routing_rules import RoutingRules, read_rules
 from capamesh.router.telemetry import Telemetry
+from capamesh.router.turns import Turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,6 @@ class Router:
         """Take over the data folder; raise `ConfigError` when that cannot be."""
         self._settings = settings
         self._log = log
-        require_free(settings.mesh_host, settings.mesh_port, "--mesh")
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._rules = _rules_in(settings.rules_file)
         self._home = MemberHome(settings.data_folder)
@@ -99,6 +99,7 @@ class Router:
         self._membership = self._home.membership(
             settings.token, Role.ROUTER, dt.datetime.now(dt.UTC)
         )
+        require_free(settings.mesh_host, settings.mesh_port, "--mesh")
         self._operator_key = OperatorKey.create(settings.data_folder)
         self._holds = Holds()
         self._trust = self._membership.trust()
@@ -126,6 +127,7 @@ class Router:
         self._membership_core = FleetMembership()
         self._reader = AdvertReader()
         self._telemetry = Telemetry()
+        self._turns = Turns(self._telemetry, log, clock=time.monotonic)
         self._pool = LinkPool(
             LinkEndpoint(
                 self._membership,
@@ -168,6 +170,8 @@ class Router:
             settings.timeout_s,
             settings.limits,
             log,
+            constraints_of=lambda model: self._terms_of(model).constraints,
+            redial_s=self._pool.redial_s,
         )
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_host = advertised_host(settings.link_host, settings.advertised_host)
@@ -180,11 +184,16 @@ class Router:
         self._http_address = ""
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then finish the requests under way and return."""
+        """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
+
+        SIGHUP reads the rules anew.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if self._settings.rules_file is not None:  # else it ends the process, as it does any other
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._write_status()
         runner = make_runner(self._application())
         await runner.setup()
@@ -258,8 +267,23 @@ class Router:
             arrival_s=settings.arrival_s,
             is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
         )
-        pages = FleetApi(fleet, self._pool, self._telemetry, revoke=self._revoke, holds=self._holds)
-        routing = RoutingApi(fleet, self._routing, self._holds, self._operator_key, self._log)
+        pages = FleetApi(
+            fleet,
+            self._pool,
+            self._telemetry,
+            revoke=self._revoke,
+            arrival_s=settings.arrival_s,
+            holds=self._holds,
+        )
+        routing = RoutingApi(
+            fleet,
+            self._routing,
+            self._holds,
+            self._operator_key,
+            self._log,
+            arrival_s=settings.arrival_s,
+            timeout_s=settings.timeout_s,
+        )
         return make_application(
             inference,
             pages,
@@ -281,6 +305,18 @@ class Router:
         self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     # routing
+
+    def _reload(self) -> None:
+        """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
+        file = self._settings.rules_file
+        try:
+            rules = _rules_in(file)
+        except ConfigError as error:
+            self._log.error("rules_refused", error=error.message)
+            return
+        self._rules = rules  # `_terms_of` goes by them
+        self._routing.take_rules(rules)
+        self._log.info("rules_reloaded", file=str(file), models=len(rules.models))
 
     def _terms_of(self, model: ModelName) -> Terms:
         rules = self._rules.of(model)
@@ -308,24 +344,29 @@ class Router:
         try:
             while True:
                 await asyncio.sleep(REPROBE_EVERY_S)
-                now_s = time.monotonic()
-                due = self._balancer.reprobes(now_s)
-                if due:
-                    self._prober.ask(due)
-                if now_s - judged_s >= JUDGE_EVERY_S:
-                    judged_s = now_s
-                    self._routing.tick()
-                    for verdict in self._balancer.tick(now_s):
-                        self._log.info(
-                            f"node_{type(verdict).__name__.lower()}",
-                            peer=verdict.peer,
-                            address=verdict.address,
-                            model=verdict.model,
-                            version=verdict.version,
-                            reason=verdict.reason,
-                        )
+                self._turns.do("reprobe", self._reprobe)
+                if time.monotonic() - judged_s >= JUDGE_EVERY_S:
+                    judged_s = time.monotonic()
+                    self._turns.do("judge", self._judge)
         finally:
             self._prober.close()
+
+    def _reprobe(self) -> None:
+        due = self._balancer.reprobes(time.monotonic())
+        if due:
+            self._prober.ask(due)
+
+    def _judge(self) -> None:
+        self._routing.tick()
+        for verdict in self._balancer.tick(time.monotonic()):
+            self._log.info(
+                f"node_{type(verdict).__name__.lower()}",
+                peer=verdict.peer,
+                address=verdict.address,
+                model=verdict.model,
+                version=verdict.version,
+                reason=verdict.reason,
+            )
 
     # the mesh
 
@@ -386,7 +427,11 @@ class Router:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._apply(self._membership_core.tick(self._clock.tick(time.monotonic())))
+            self._turns.do("members", self._miss)
+
+    def _miss(self) -> None:
+        """Notice who has been silent for too long."""
+        self._apply(self._membership_core.tick(self._clock.tick(time.monotonic())))
 
     def _listening(self, port: int) -> None:
         host = self._link_host
@@ -397,15 +442,18 @@ class Router:
     async def _announce(self) -> None:
         while True:
             self._is_news.clear()
-            try:
-                self._publish()
-            except LocalError as error:
-                self._log.error("advert_refused", error=error.message)
+            self._turns.do("announce", self._say)
             try:
                 async with asyncio.timeout(ADVERT_EVERY_S):
                     await self._is_news.wait()
             except TimeoutError:
                 continue
+
+    def _say(self) -> None:
+        try:
+            self._publish()
+        except LocalError as error:
+            self._log.error("advert_refused", error=error.message)
 
     def _publish(self) -> None:
         if not self._link_address:

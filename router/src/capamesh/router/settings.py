@@ -33,7 +33,7 @@ class RouterSettings:
     policy: str = DEFAULT_POLICY
     """For models of which `rules_file` says nothing else."""
     rules_file: Path | None = None
-    """TOML that says how each model's requests are routed; None: all alike."""
+    """TOML that says how each model's requests are routed, read anew on SIGHUP; None: all alike."""
     timeout_s: float = 30.0
     """For requests that name no deadline of their own."""
     arrival_s: float = 30.0

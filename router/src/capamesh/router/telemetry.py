@@ -58,6 +58,12 @@ class Telemetry:
             ("model",),
             registry=self._registry,
         )
+        self._crashes = Counter(
+            "capamesh_turns_crashed",
+            "Turns of the router's own loops that a bug ended, by loop; the log has the traceback",
+            ("loop",),
+            registry=self._registry,
+        )
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self._meters: dict[ModelName, _ModelMeter] = {}
 
@@ -86,6 +92,10 @@ class Telemetry:
     def attempted_again(self, model: ModelName) -> None:
         """A request was sent to one more node."""
         self._attempts_extra.labels(model=model).inc()
+
+    def crashed(self, loop: str) -> None:
+        """A bug has ended one turn of a loop of the router's own."""
+        self._crashes.labels(loop=loop).inc()
 
     def exposition(self) -> bytes:
         """Return all metrics as text, of `CONTENT_TYPE`."""

@@ -34,6 +34,10 @@ class VersionSplit:
     def __repr__(self) -> str:
         return f"VersionSplit({', '.join(f'{v}: {weight:g}' for v, weight in self._weights)})"
 
+    def has(self, version: ModelVersion) -> bool:
+        """Return whether the version has a weight."""
+        return any(version == weighted for weighted, _ in self._weights)
+
     def pick(
         self,
         hosted: Collection[ModelVersion],

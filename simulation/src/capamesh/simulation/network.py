@@ -38,6 +38,11 @@ class NodeEnd(Protocol):
     is_up: bool
     is_frozen: bool
 
+    @property
+    def process(self) -> bytes:
+        """Which process it is: another each time that it starts."""
+        ...
+
     def link_up(self, link: SimLink) -> None:
         """A router is connected."""
         ...
@@ -84,7 +89,7 @@ class RouterEnd(Protocol):
 
 
 class SimLink:
-    """One connection. To the balancer it is what a `Link` of the production code is: `is_usable`."""
+    """One connection. To the balancer it is what a `Link` is: `is_usable`, `peer_process`."""
 
     __slots__ = (
         "_back_s",
@@ -97,6 +102,7 @@ class SimLink:
         "is_cut",
         "is_open",
         "is_up",
+        "peer_process",
         "pending",
     )
 
@@ -111,6 +117,7 @@ class SimLink:
         """Nothing gets through now."""
         self.has_gone_away = False
         """The node said that it takes nothing new."""
+        self.peer_process = keeper.node.process
         self.pending: dict[Exchange, None] = {}
         """What the router awaits an answer of."""
         self._there_s = 0.0

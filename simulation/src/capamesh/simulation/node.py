@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 DRAIN_LEAST_S = 0.5
 """A node that drains listens at least so long: what was sent before the routers knew has come then (guess)."""
 
+LIAR_LIMIT = 10**9
+"""What a liar says that it has room for (guess: more than any fleet has)."""
+
 
 class SimNode:
     """One node with all the scenario's models."""
@@ -64,6 +67,7 @@ class SimNode:
         self._noise = group.noise
         self._noise_shift = -group.noise * group.noise / 2
         self._links: dict[SimLink, None] = {}
+        self._starts = 1
         self._deferred: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._drained: Callable[[], None] | None = None
         self._drain_least_s = 0.0
@@ -147,6 +151,7 @@ class SimNode:
             model.submit(work)
         except CapameshError as error:
             exchange.work = None
+            error.load = self._said(model.load())
             link.to_router(0, link.router.failed_at_node, exchange, error)
 
     def withdrawn(self, exchange: Exchange) -> None:
@@ -180,6 +185,8 @@ class SimNode:
         exchange.work = None
         if isinstance(result, CapameshError) or model is None:
             error = result if isinstance(result, CapameshError) else ILL
+            if model is not None and error is not ILL:
+                error.load = self._said(model.load())
             link.to_router(0, link.router.failed_at_node, exchange, error)
             return
         load = self._said(model.load_after(work.batch))
@@ -191,11 +198,22 @@ class SimNode:
     def _said(self, load: LoadReport) -> LoadReport:
         if self.is_liar:
             return load._replace(
-                in_flight=0, queued=0, queue_us=0, run_us=1, latency_us=1, device_in_flight=0
+                in_flight=0,
+                queued=0,
+                limit=LIAR_LIMIT,
+                queue_us=0,
+                run_us=1,
+                latency_us=1,
+                device_in_flight=0,
             )
         return load
 
     # what befalls it
+
+    @property
+    def process(self) -> bytes:
+        """Which process it is: another each time that it starts."""
+        return str(self._starts).encode()
 
     def freeze(self) -> None:
         """Stand still."""
@@ -246,6 +264,7 @@ class SimNode:
         """Be there again."""
         if not self.is_up:
             self.is_up = True
+            self._starts += 1
             self.announce()
 
     def drain(self, drained: Callable[[], None]) -> None:

@@ -15,11 +15,12 @@ from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.gate import Gate
+from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.fleet_view import FleetView
-from capamesh.router.flight import Action, Answered, Failed, Flight, Send, Withdraw
+from capamesh.router.flight import Flight
 from capamesh.router.policies import make_policy
 from capamesh.router.policies.seam import RequestShape
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
@@ -167,7 +168,10 @@ class SimRouter:
             else:
                 self._withdraw(request, action)
         timer = request.timer
+        if request.flight.is_waiting:
+            self.balancer.links.add(request, lambda: self._linked(request))
         if request.is_over:
+            self.balancer.links.remove(request)
             request.exchanges.clear()  # no cycle: what is over is freed at once
             request.timer = None
             if timer is not None:
@@ -216,6 +220,9 @@ class SimRouter:
     def _tick(self, request: SimRequest) -> None:
         request.timer = None
         self._do(request, request.flight.tick(self._events.now_s))
+
+    def _linked(self, request: SimRequest) -> None:
+        self._do(request, request.flight.linked(self._events.now_s))
 
     def _gate(self, model: ModelName) -> Gate:
         gate = self._gates.get(model)
@@ -327,5 +334,6 @@ class SimRouter:
             "rif of hosts": sum(
                 abs(host.rif) for traffic in self.balancer.traffics() for host in traffic.hosts
             ),
+            "waiting for a link": len(self.balancer.links),
             "under way at gates": sum(gate.under_way for gate in self._gates.values()),
         }

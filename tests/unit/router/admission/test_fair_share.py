@@ -87,14 +87,61 @@ def test_a_division_holds_for_a_while_and_a_clock_set_back_ends_it() -> None:
 
 
 def test_idle_tenants_are_forgotten_the_longest_idle_first() -> None:
-    fair = FairShare(max_idle=2)
-    for tenant in "abca":
-        fair.enter(tenant, 0.0)
-        fair.leave(tenant, 0.0)
+    fair = FairShare(max_tenants=2)
+    for now_s, tenant in ((0.0, "a"), (10.0, "b"), (20.0, "c"), (30.0, "a")):
+        fair.enter(tenant, now_s)
+        fair.leave(tenant, now_s)
     assert list(fair._idle) == ["c", "a"]
     for index in range(100):
-        fair.refused(str(index), 0.0)
+        fair.refused(str(index), 100.0 * index)
     assert len(fair) == 2
+
+
+def test_more_tenants_than_have_a_part_each_share_one() -> None:
+    fair = FairShare({"listed": 1.0}, max_tenants=2)
+    for tenant in ("a", "b", "listed", "c", "d", "d"):
+        fair.enter(tenant, 0.0)
+    assert [fair.in_flight(one) for one in ("a", "b", "listed", "c", "d")] == [1, 1, 1, 3, 3]
+    assert fair.describe("d") == "tenant 'd' and those that share its part"
+    assert [fair.standing(one, 6, 0.0).name for one in "acd"] == ["FAIR", "OVER", "OVER"]
+    fair.leave("a", 1.0)  # its part is kept for it for a while
+    fair.enter("e", 10.9)
+    fair.enter("a", 10.9)
+    assert (fair.in_flight("a"), fair.in_flight("e")) == (1, 4)
+    fair.leave("b", 11.0)
+    fair.enter("c", 30.0)  # it has one under way as one of those that share
+    fair.enter("f", 30.0)
+    assert (fair.in_flight("c"), fair.in_flight("f")) == (5, 1)
+    for tenant in ("listed", "a", "c", "c", "d", "d", "e", "f"):
+        fair.leave(tenant, 31.0)
+    assert not fair._busy
+    assert not fair._lodgers
+    assert fair._busy_weight == 0
+
+
+def test_who_invents_a_name_for_each_request_gets_one_more_part_and_not_one_for_each() -> None:
+    fair = FairShare()
+    for index in range(1000):
+        fair.enter(f"invented {index}", 0.0)
+    assert len(fair) == 65
+    for index in range(1000):
+        fair.leave(f"invented {index}", 1.0)
+    assert len(fair) == 65
+    for index in range(50):
+        fair.enter(f"another {index}", 2.0)
+    fair.enter("invented 0", 2.0)
+    assert fair.standing("invented 0", 100, 2.0) is Standing.WITHIN
+    assert fair.standing("another 0", 100, 2.0) is Standing.FAIR
+    assert fair.standing("another 99", 90, 2.0) is Standing.FAIR
+
+
+def test_the_notes_on_a_tenant_are_its_own_and_its_part_is_by_weight() -> None:
+    fair = sharing({"a": 3.0}, a=1, b=1)
+    notes, part = fair.refused("a", 0.0)
+    notes["why"] = 1.0
+    assert (fair.refused("a", 1.0), part) == (({"why": 1.0}, 0.75), 0.75)
+    assert fair.refused("b", 1.0) == ({}, 0.25)
+    assert fair.refused("c", 1.0) == ({}, 0.2)
 
 
 _STEPS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60)
@@ -105,7 +152,7 @@ _STEPS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60
 def test_nobody_is_over_its_share_while_one_with_more_is_not(
     steps: list[tuple[str, bool]], slots: float
 ) -> None:
-    fair = FairShare(max_idle=3)
+    fair = FairShare()
     counts: Counter[str] = Counter()
     now_s = 0.0
     for tenant, is_entering in steps:
@@ -132,4 +179,4 @@ def test_nobody_is_over_its_share_while_one_with_more_is_not(
             fair.leave(tenant, now_s)
     assert not fair._busy
     assert fair._busy_weight == 0
-    assert len(fair) <= 3
+    assert len(fair) <= 4

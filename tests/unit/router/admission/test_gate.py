@@ -6,7 +6,7 @@ import random
 import pytest
 from hosts import host, lose
 
-from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.admission.gate import Gate, Refusal
 from capamesh.router.balancing.hosts import Host
@@ -56,7 +56,7 @@ def test_a_refusal_says_how_full_it_is_and_when_to_come_again() -> None:
     error = refusal(gate)
     assert error is not None
     assert error.message == (
-        "model 'm' is overloaded: 10 of its nodes' 10 slots are taken, too many for online requests;"
+        "model 'm' is overloaded: the nodes that can be reached are 100% full, too much for online requests;"
         " try again in 0.01 s"
     )
     assert error.retry_after_s == pytest.approx(0.1 / 11, abs=1e-3)
@@ -75,6 +75,33 @@ def test_each_that_is_refused_is_told_of_another_slot() -> None:
     last = [refusal(gate) for _ in range(4000)][-1]
     assert last is not None
     assert last.retry_after_s == 30.0
+
+
+def test_one_that_hammers_puts_off_itself_and_not_the_others() -> None:
+    gate = gate_of(host("a", load=load(9, limit=9, queue_ms=90)))  # 100 slots a second get free
+    for _ in range(5000):
+        refusal(gate, "hammers", is_bulk=True)
+    hints: list[float] = []
+    for tenant in ("hammers", "calm"):
+        error = refusal(gate, tenant, is_bulk=True)
+        assert error is not None
+        hints.append(error.retry_after_s)
+    assert hints == [30.0, pytest.approx((1 - (0.5 / 300) ** 0.2) * 9 / 100)]
+
+
+def test_a_tenants_bookings_are_as_far_apart_as_its_part_of_what_gets_free() -> None:
+    gate = gate_of(host("a", load=load(7, limit=9, queue_ms=70)), weights={"big": 3.0})
+    for tenant in ("big", "small"):
+        assert refusal(gate, tenant, priority=1) is None
+    hints: dict[str, list[float]] = {"big": [], "small": []}
+    for _ in range(3):
+        for tenant, told in hints.items():
+            error = refusal(gate, tenant)
+            assert error is not None
+            told.append(error.retry_after_s)
+    rate = gate.saturation.rate
+    assert hints["big"][2] - hints["big"][1] == pytest.approx(1 / (0.75 * rate))
+    assert hints["small"][2] - hints["small"][1] == pytest.approx(1 / (0.25 * rate))
 
 
 def test_without_a_known_rate_a_second_is_told() -> None:
@@ -122,8 +149,10 @@ def test_a_tenant_over_its_share_is_refused_before_all_is_full() -> None:
         assert refusal(gate, "quiet") is None
     assert gate.under_way == 105
     assert refusal(gate, "quiet") is not None
+    assert type(refusal(gate, "quiet")) is Overloaded  # all is full, which is not its fault
     error = refusal(gate, "flood", now_s=0.01)
-    assert error is not None
+    assert type(error) is TooManyRequests
+    assert error.retry_after_s > 0
     assert "89 requests of tenant 'flood' are under way" in error.message
 
 
@@ -140,6 +169,51 @@ def test_tenants_share_what_other_routers_leave() -> None:
     assert sum(refusal(gate, "a") is None for _ in range(50)) == 8
     assert counted(gate) == {"share": 42}
     assert refusal(gate, "b") is None
+
+
+@pytest.mark.parametrize(("is_bulk", "priority"), [(True, 128), (False, 200), (False, 128)])
+def test_an_idle_fleet_refuses_nobody_for_hosts_that_cannot_be_reached(
+    is_bulk: bool, priority: int
+) -> None:
+    hosts = [host(str(index), load=load(0, limit=100)) for index in range(20)]
+    lose(*hosts[:19])
+    gate = gate_of(*hosts)
+    gate.admit("", 1, False, 0.0)
+    for _ in range(100):
+        gate.admit("", priority, is_bulk, 0.0)
+    assert counted(gate) == {}
+
+
+def test_a_liar_about_its_limit_does_not_open_the_gate() -> None:
+    def flooded(liars_limit: int) -> Gate:
+        honest = [host(str(index), rif=9, load=load(9, queue_ms=80)) for index in range(9)]
+        liar = host("liar", load=LoadReport(0, limit=liars_limit, run_us=1))
+        gate = gate_of(*honest, liar)
+        assert refusal(gate, "quiet") is None
+        for number in range(5000):
+            refusal(gate, "flood", now_s=number * 1e-4)
+        return gate
+
+    honest, lied_to = flooded(10), flooded(10**9)
+    assert honest.fair.in_flight("flood") < 180
+    assert lied_to.fair.in_flight("flood") < 300
+    assert lied_to.saturation.slots == 9 * 10 + 40
+
+
+def test_a_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> None:
+    slow = [
+        host(str(index), rif=9, load=LoadReport(9, limit=10, queue_us=800_000, run_us=100_000))
+        for index in range(9)
+    ]
+    liar = host("liar", load=LoadReport(0, limit=10**9, run_us=1, latency_us=1))
+    gate = gate_of(*slow, liar)
+    errors = [refusal(gate, now_s=number * 1e-4, remaining_s=0.2) for number in range(300)]
+    assert None not in errors
+    assert counted(gate) == {"late": 300}
+    assert errors[0] is not None
+    assert errors[0].retry_after_s > 0.5
+    liar.answered_s = 0.04  # an honest fast one: `Claims` has held it to what was measured
+    assert refusal(gate, now_s=0.1, remaining_s=0.2) is None
 
 
 def test_a_nodes_refusal_closes_the_gate_for_as_long_as_it_said() -> None:

@@ -34,13 +34,52 @@ def test_a_long_queue_alone_fills_no_host_that_has_slots_left() -> None:
     )
 
 
-def test_the_level_is_the_mean_and_who_cannot_be_sent_to_counts_as_full() -> None:
+def test_the_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
     a, b = host("a", load=load(2)), host("b", load=load(6))
     assert looked(a, b).level == pytest.approx(0.4)
     lose(b)
     saturation = looked(a, b)
-    assert saturation.level == pytest.approx(0.6)
+    assert saturation.level == pytest.approx(0.2)
     assert (saturation.in_flight, saturation.slots) == (2, 10)
+
+
+def test_a_fleet_that_has_just_vanished_is_unknown_and_not_full() -> None:
+    hosts = [host(str(index), rif=5, load=load(5)) for index in range(3)]
+    lose(*hosts)
+    saturation = looked(*hosts)
+    assert (saturation.level, saturation.slots, saturation.is_known) == (0, 0, False)
+
+
+def test_a_limit_counts_up_to_four_times_that_of_most_hosts() -> None:
+    def slots(*limits: int) -> float:
+        return looked(*(host(str(n), load=load(0, limit)) for n, limit in enumerate(limits))).slots
+
+    assert slots(10, 10, 10**9) == 10 + 10 + 40
+    assert slots(10, 20, 30, 10**9) == 10 + 20 + 30 + 120
+    assert slots(1, 1000, 1000) == 2001
+    assert slots(10**9) == 10**9
+    assert slots(10, 10**9) == 10**9 + 10  # nobody can tell who lies
+
+
+def test_one_that_refused_is_not_taken_to_hold_more_than_it_did() -> None:
+    full, others = host("a", rif=12, load=load(0, 10**9)), [host(n, load=load(0)) for n in "bcd"]
+    hosts = (full, *others)
+    saturation = Saturation()
+    for now_s, slots in ((0.0, 70), (0.1, 42), (9.9, 42), (10.2, 70)):
+        for one in hosts:
+            one.told(one.load, now_s)
+        saturation.look(hosts, now_s)
+        assert saturation.slots == slots
+        if not now_s:
+            saturation.refused(full, 0.05, 0.1)
+    full.rif = 2
+    saturation.refused(full, 0.05, 11.0)
+    saturation.look(hosts, 11.0)
+    assert saturation.slots == 40  # as many as most, at least
+    full.told(load(30, 10**9), 12.0)
+    saturation.refused(full, 0.05, 12.0)
+    saturation.look(hosts, 12.0)
+    assert saturation.slots == 60  # others have requests there
 
 
 def test_a_fleet_that_was_never_heard_of_is_empty_and_unknown() -> None:
@@ -109,7 +148,7 @@ def test_one_that_was_heard_of_only_by_its_refusal_is_full_unless_its_link_is_lo
     assert (saturation.level, saturation.is_known, saturation.slots) == (1.0, True, 0)
     lose(one)
     saturation.look(hosts, 0.2)
-    assert (saturation.level, saturation.is_known) == (1.0, False)
+    assert (saturation.level, saturation.is_known) == (0.0, False)
 
 
 def test_own_requests_sent_since_a_report_are_counted_on_and_ended_ones_off() -> None:

@@ -9,7 +9,11 @@ from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
     LocalError,
+    NobodyFits,
+    NoCandidate,
+    Overloaded,
     PeerError,
+    TooManyRequests,
 )
 from capamesh.router.api.errors import error_response, status_of
 
@@ -23,11 +27,13 @@ STATUSES = {
     "cancelled": 499,
     "peer_error": 500,
     "overloaded": 503,
+    "too_many_requests": 429,
     "draining": 503,
     "model_unavailable": 503,
     "link_lost": 502,
     "run_failed": 500,
     "no_candidate": 503,
+    "nobody_fits": 503,
     "protocol_violation": 502,
     "not_member": 403,
     "advert_rejected": 400,
@@ -58,7 +64,17 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     assert response.content_type == "application/json"
     assert json.loads(response.body) == {"error": error.message}
     assert response.headers["X-Capamesh-Error"] == kind.code
-    assert ("Retry-After" in response.headers) == (response.status == 503)
+    may_wait = response.status in {429, 503} and kind is not NobodyFits
+    assert response.headers.get("Retry-After") == ("1" if may_wait else None)
+
+
+@pytest.mark.parametrize(
+    ("hint_s", "said"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (4.2, "5")]
+)
+def test_a_hint_is_rounded_up_to_whole_seconds(hint_s: float, said: str) -> None:
+    kinds = (Overloaded, TooManyRequests, NoCandidate)
+    for error in [kind("come again", hint_s) for kind in kinds]:
+        assert error_response(error).headers["Retry-After"] == said
 
 
 def test_a_new_error_gets_its_nearest_ancestor_s_status() -> None:

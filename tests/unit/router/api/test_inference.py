@@ -343,7 +343,7 @@ async def test_a_path_of_raw_bytes_is_refused_in_good_order(http: Http) -> None:
     assert http.log.events == []
 
 
-@pytest.mark.parametrize("path", [INFER, "/v2/repository/index"])
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index", "/v1/revocations"])
 async def test_a_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(path: str) -> None:
     async with serving(arrival_s=0.05) as http:
         link = http.node("A")
@@ -356,6 +356,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(
             "in smaller requests, or give the router a longer --arrival"
         }
         assert link.calls == []
+        assert http.front.requests.count == 0  # a drain would not wait for it
         assert (await http.infer(BODY)).status == 200
         assert http.log.events == []
 
@@ -410,6 +411,86 @@ async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http
     assert [shown["peer"] for shown in explained["candidates"]] == ["B", "A"]
     assert "refusal" not in explained["candidates"][0]
     assert explained["candidates"][1]["refusal"] == "operator holds it open"
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ({"X-Capamesh-Max-Price": "0.5"}, "2 of 2: price 1.5 is over the cap 0.5"),
+        ({"X-Capamesh-Region": "us"}, "2 of 2: region eu is not us"),
+        ({"X-Capamesh-Device": "cuda"}, "2 of 2: device cpu is not cuda"),
+        ({"X-Capamesh-Nodes": "C"}, "2 of 2: not one of the nodes that the request names"),
+    ],
+)
+async def test_a_wish_that_no_node_meets_is_named_and_nobody_is_told_to_come_again(
+    http: Http, headers: dict[str, str], why: str
+) -> None:
+    http.node("A")
+    http.node("B").end()  # its link would be back, but that would not help
+    response = await http.infer(BODY, headers=headers)
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "nobody_fits")
+    assert "Retry-After" not in response.headers
+    assert await error_of(response) == (
+        f"model 'm' is hosted, but none of its nodes may have this request ({why}); to wait does not help: ask for "
+        "something else, or have the operator change it"
+    )
+    text = http.telemetry.exposition().decode()
+    assert 'capamesh_requests_total{code="nobody_fits",model="m"} 1.0' in text
+
+
+async def test_a_wish_that_an_unreachable_node_meets_is_worth_another_try(http: Http) -> None:
+    http.node("A")
+    http.node("B").end()
+    response = await http.infer(BODY, headers={"X-Capamesh-Nodes": "B"})
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "no_candidate")
+    assert response.headers["Retry-After"] == "1"
+
+
+async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_host_out(
+    http: Http,
+) -> None:
+    http.node("A")
+    http.node("B").is_usable = False
+    response = await http.infer(
+        BODY, headers={"X-Capamesh-Explain": "1", "X-Capamesh-Max-Price": "0.5"}
+    )
+    assert response.status == 503
+    explained = json.loads(response.headers["X-Capamesh-Explanation"])
+    assert (explained["chosen"], explained["hosts"]) == ([], 2)
+    assert {shown["peer"]: shown["refusal"] for shown in explained["candidates"]} == {
+        "A": "price 1.5 is over the cap 0.5",
+        "B": "its link takes no new requests",
+    }
+
+
+async def test_a_request_that_failed_is_explained_with_those_that_were_asked(http: Http) -> None:
+    http.node("A", failing(Draining("leaving")))
+    http.node("B", failing(RunFailed("out of memory")))
+    response = await http.infer(BODY, headers={"X-Capamesh-Explain": "1"})
+    assert response.status == 500
+    explained = json.loads(response.headers["X-Capamesh-Explanation"])
+    assert explained["chosen"] == ["A", "B"]
+    assert [shown["chosen"] for shown in explained["candidates"]] == [True, True]
+
+
+async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_host(
+    http: Http,
+) -> None:
+    http.node("A")
+    (host,) = http.fleet.hosts
+    host.told(LoadReport(8, 7, 8, 7_000_000, 1_000_000), http.fleet.clock())
+    body = {**BODY, "parameters": {"timeout": 1_000_000}}
+    response = await http.infer(body, headers={"X-Capamesh-Explain": "1"})
+    assert response.headers["X-Capamesh-Error"] == "overloaded"
+    explained = json.loads(response.headers["X-Capamesh-Explanation"])
+    assert explained["chosen"] == []
+    (shown,) = explained["candidates"]
+    assert (shown["chosen"], shown["in_flight"], shown["limit"]) == (False, 8, 8)
+    response = await http.infer(
+        BODY, path="/v2/models/other/infer", headers={"X-Capamesh-Explain": "1"}
+    )
+    assert response.status == 404  # nobody hosts it, and the error says so
+    assert "X-Capamesh-Explanation" not in response.headers
 
 
 async def test_an_explanation_of_many_wordy_hosts_fits_in_a_header(http: Http) -> None:

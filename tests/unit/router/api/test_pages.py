@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 from fleet_fakes import advert, echo, offer
@@ -197,6 +198,25 @@ async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) 
     response = await http.client.post("/v1/revocations", data=io.BytesIO(bytes(MAX_LIST_BYTES + 1)))
     assert response.status == 413
     assert http.revoked == [b"signed list"]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(MAX_LIST_BYTES // 2)
+
+    response = await http.client.post("/v1/revocations", data=pieces())
+    assert (response.status, await response.json()) == (
+        413,
+        {"error": f"the request's body is over the limit of {MAX_LIST_BYTES} bytes"},
+    )
+    assert http.revoked == [b"signed list"]
+
+
+async def test_an_index_asked_for_with_more_than_the_largest_json_is_refused() -> None:
+    async with serving(limits=Limits(max_json_bytes=100)) as http:
+        response = await http.client.post("/v2/repository/index", data=b"{}".ljust(101))
+        assert response.status == 413
+        response = await http.client.post("/v2/repository/index", data=b"{}".ljust(100))
+        assert response.status == 200
 
 
 async def test_a_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:

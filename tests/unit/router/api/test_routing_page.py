@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -15,7 +16,7 @@ from fleet_fakes import FakeLink, NullLog, advert, linked, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.fleet import Joined, Left, LeftReason
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Limits
 from capamesh.router.api.application import OpenRequests, make_application
@@ -37,8 +38,11 @@ ALPHA, OTHER = "12D3KooWalpha", "12D3KooWother"
 class Served:
     """The pages, and the fleet behind them."""
 
-    def __init__(self, client: TestClient[Any, Any], view: FleetView, log: NullLog) -> None:
+    def __init__(
+        self, client: TestClient[Any, Any], view: FleetView, routing: Routing, log: NullLog
+    ) -> None:
         self.client = client
+        self.routing = routing
         self.view = view
         self.log = log
         self.links: dict[str, FakeLink] = {}
@@ -65,7 +69,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(policy: str = "least-request") -> AsyncIterator[Served]:
+async def serving(
+    policy: str = "least-request", *, arrival_s: float = 30.0
+) -> AsyncIterator[Served]:
     view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
     log, chance = NullLog(), random.Random(1)
     balancer = Balancer(
@@ -82,10 +88,18 @@ async def serving(policy: str = "least-request") -> AsyncIterator[Served]:
         chance=chance,
         clock=time.monotonic,
     )
-    page = RoutingApi(view, routing, Holds(), OperatorKey("secret"), log)  # type: ignore[arg-type]
+    page = RoutingApi(
+        view,
+        routing,
+        Holds(),
+        OperatorKey("secret"),
+        log,  # type: ignore[arg-type]
+        arrival_s=arrival_s,
+        timeout_s=30.0,
+    )
     application = make_application(page, limits=Limits(), log=log, requests=OpenRequests())  # type: ignore[arg-type]
     async with TestClient(TestServer(application)) as client:
-        yield Served(client, view, log)
+        yield Served(client, view, routing, log)
 
 
 @pytest.fixture
@@ -151,6 +165,46 @@ async def test_when_nobody_may_have_it_all_reasons_are_shown(served: Served) -> 
     assert found["candidates"][0]["refusal"] == "price 1.5 is over the cap 1.0"
 
 
+async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_deadline(
+    served: Served,
+) -> None:
+    served.node(ALPHA)
+    _, found = await served.explain()
+    assert found["admission"] == {
+        "is_admitted": True,
+        "level": 0.0,
+        "tenant": "",
+        "class": "online",
+    }
+    (host,) = served.view.hosts_at(*served.view.candidates_of(PeerId(ALPHA)))
+    now_s = time.monotonic() + 1.0
+    served.routing._clock = lambda: now_s
+    host.told(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
+    gate = served.routing._models[ModelName("m")].gates[ModelVersion("1")]
+    for tenant in ["hog"] * 9 + ["other"]:
+        gate.entered(tenant, now_s)
+        host.rif += 1
+    _, hog = await served.explain("m/routing?tenant=hog")
+    assert (hog["chosen"], hog["candidates"][0]["chosen"]) == ([], False)
+    admission = hog["admission"]
+    assert (admission["is_admitted"], admission["tenant"]) == (False, "hog")
+    assert (admission["code"], admission["status"]) == ("too_many_requests", 429)
+    assert "9 requests of tenant 'hog' are under way" in admission["error"]
+    assert admission["retry_after_s"] > 0
+    assert admission["level"] == 1.0
+    _, same = await served.explain(Tenant="hog")
+    assert same["admission"]["error"] == admission["error"]  # no place was booked for the first
+    _, other = await served.explain("m/routing?tenant=other&priority=1")
+    assert (other["admission"]["is_admitted"], other["admission"]["class"]) == (True, "urgent")
+    assert other["chosen"] == [ALPHA]
+    _, low = await served.explain("m/routing?priority=200")
+    assert (low["admission"]["is_admitted"], low["admission"]["class"]) == (False, "low")
+    _, late = await served.explain("m/routing?priority=1&timeout=600000")
+    assert "it would wait" in late["admission"]["error"]
+    assert set(gate.refusals.values()) == {0}
+    assert served.links[ALPHA].asks == []
+
+
 async def test_a_version_can_be_asked_for(served: Served) -> None:
     served.node(ALPHA, models=(offer(version="1"), offer(version="2")))
     assert (await served.explain())[1]["version"] == "2"
@@ -158,7 +212,7 @@ async def test_a_version_can_be_asked_for(served: Served) -> None:
     assert (status, found["version"]) == (200, "1")
     status, found = await served.explain("m/routing?version=3")
     assert status == 404
-    assert "no version '3'; there are 1, 2" in found["error"]
+    assert "no version '3'; its versions: 1, 2" in found["error"]
 
 
 async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
@@ -172,8 +226,16 @@ async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "error"),
     [
-        ("m/routing?tenat=x", {}, "the query's 'tenat' is unknown; there are version, tenant"),
+        (
+            "m/routing?tenat=x",
+            {},
+            "the query's 'tenat' is unknown; there are version, tenant, priority, timeout",
+        ),
         ("m/routing?tenant=" + 2000 * "x", {}, "tenant has 2000 characters"),
+        ("m/routing?priority=256", {}, "parameter priority is 256: 1 (the highest) to 255"),
+        ("m/routing?priority=-1", {}, "parameter priority is '-1': "),
+        ("m/routing?timeout=0.5", {}, "parameter timeout is '0.5': whole microseconds"),
+        ("m/routing?timeout=" + 20 * "9", {}, "whole microseconds"),
         ("m/routing", {"Policy": "luck"}, "the policies are affinity, cheapest"),
         ("m/routing", {"Max_Price": "-1"}, "a number from 0 is expected"),
     ],
@@ -237,7 +299,9 @@ async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> Non
     assert states == {"m/1": "closed", "m/2": "held_open", "n/1": "closed"}
     assert candidate.health.is_full
     assert (await served.explain("n/routing"))[1]["chosen"] == [ALPHA]
-    assert (await served.explain())[1]["chosen"] == []
+    assert (await served.explain("m/routing?version=2"))[1]["chosen"] == []
+    _, found = await served.explain()
+    assert (found["version"], found["chosen"]) == ("1", [ALPHA])
 
 
 async def test_the_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
@@ -311,3 +375,20 @@ async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
 
     response = await served.client.put(f"/v1/nodes/{ALPHA}/circuit", data=chunks(), headers=KEY)
     assert response.status == 413
+
+
+async def test_a_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing() -> None:
+    async with serving(arrival_s=0.05) as served:
+        candidate = served.node(ALPHA)
+        never = asyncio.Event()
+
+        async def beginning() -> AsyncIterator[bytes]:
+            yield b'{"state": '
+            await never.wait()
+
+        async with asyncio.timeout(10):
+            response = await served.client.put(
+                f"/v1/nodes/{ALPHA}/circuit", data=beginning(), headers=KEY
+            )
+        assert response.status == 408
+        assert candidate.health.is_full

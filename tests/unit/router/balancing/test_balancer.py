@@ -4,7 +4,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from fleet_fakes import advert, offer
@@ -31,6 +31,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.attempts import Answered, Desk, Failed, Send, Withdraw
 from capamesh.router.balancing import peak_ewma
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.desk import TrafficDesk
@@ -40,9 +41,10 @@ from capamesh.router.balancing.model_traffic import ModelTraffic, Terms
 from capamesh.router.balancing.troubles import Ejected, Inhibited, Returned, Slowed
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
-from capamesh.router.flight import Answered, Desk, Failed, Flight, Send, Withdraw
+from capamesh.router.flight import Flight
 from capamesh.router.policies.seam import IsEligible, RequestShape
 from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.retry_budget import RETRIES
 
 M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
 SHAPE = RequestShape(M, V1, 8)
@@ -166,7 +168,7 @@ def test_names_that_nobody_hosts_leave_nothing_behind() -> None:
     world = World("a")
     with pytest.raises(ModelNotFound, match="no node hosts model 'x'; hosted models: m"):
         world.balancer.traffic(ModelName("x"), ANY)
-    with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; there are 1"):
+    with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; its versions: 1"):
         world.balancer.traffic(M, ModelVersion("7"))
     with pytest.raises(NoCandidate, match="has not heard of any node yet"):
         World("").balancer.traffic(M, ANY)
@@ -193,7 +195,7 @@ def test_a_host_that_leaves_three_in_a_row_to_others_without_a_word_is_taken_for
         assert host.candidate.health.may_send(20.0 + number)
         world.sent(host).withdrawn(host, 1.0, 20.0 + number)
     assert not host.candidate.health.may_send(22.0)
-    assert host.candidate.health.reason == "silent for 1.00 s"
+    assert host.candidate.health.reason == "silent for 1000 ms"
 
 
 def test_a_host_that_tells_its_load_meanwhile_is_merely_slow() -> None:
@@ -406,6 +408,57 @@ def test_an_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
         assert one.may_send(until_s + 0.001)
 
 
+def test_who_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> None:
+    world = World("ab")
+    host, other = world.hosts
+    error = InvalidRequest("odd shape")
+    for times in range(1, 6):
+        desk = world.sent(host)
+        desk.failed(host, error, 0.001, 10.0)
+        desk.refuted(host, other, error, 0.001, 10.0 + times)
+        assert host.candidate.failed == times
+    assert host.health.state(15.0) is CircuitState.EJECTED
+    assert host.candidate.health.is_full
+    assert peak_ewma.cost_s(host, 15.0) == 5.0
+    assert host.health.reason == "5 failures in a row"
+    assert (host.rif, host.candidate.rif) == (0, 0)
+
+
+def test_what_is_wrong_for_one_version_may_be_right_for_another() -> None:
+    world = World("a")
+    world.join("b", version="2")
+    (host,), (other,) = world.hosts, world.fleet.hosts(M, ModelVersion("2"))
+    desk = world.sent(host)
+    desk.failed(host, InvalidRequest("odd shape"), 0.001, 10.0)
+    desk.refuted(host, other, InvalidRequest("odd shape"), 0.001, 10.0)
+    assert host.health.is_full
+
+
+def test_a_deadline_is_far_away_by_what_the_node_itself_takes() -> None:
+    world = World("a")
+    (host,) = world.hosts
+    assert not world.desk().is_ample(host, 0.05)
+    assert world.desk().is_ample(host, 0.06)
+    host.candidate.network.rtt_s = 0.1
+    assert not world.desk().is_ample(host, 0.15)
+    host.told(LoadReport(latency_us=1_000_000), 10.0)
+    assert not world.desk().is_ample(host, 4.0)
+    assert world.desk().is_ample(host, 4.2)
+
+
+def test_a_second_opinion_takes_a_retry_of_which_half_are_left_to_failed_requests() -> None:
+    world = World("ab")
+    first, second = world.hosts
+    assert world.desk().second([first, second], 10.0) is None  # for which nothing is taken
+    opinions = sum(world.desk().second([first], 10.0) is second for _ in range(1000))
+    retries = sum(world.desk().try_retry(10.0) for _ in range(1000))
+    assert (opinions, retries) == (RETRIES.reserve / 2, RETRIES.reserve / 2)
+    assert World("ab", Terms(is_retried=False)).desk().second([first], 10.0) is None
+    world = World("ab")
+    world.hosts[1].health.failed(10.0, is_hard=True)
+    assert world.desk().second(world.hosts[:1], 10.0) is None  # it is not well itself
+
+
 def test_silence_is_the_node_s_unless_it_has_spoken_of_the_model_since() -> None:
     world = World("ab")
     mute, hanging = world.hosts
@@ -413,7 +466,7 @@ def test_silence_is_the_node_s_unless_it_has_spoken_of_the_model_since() -> None
         desk = world.sent(host, 10.0)
         host.told(LOAD, told_s)
         desk.silent(host, 0.5, 10.5)
-    assert mute.candidate.health.reason == "silent for 0.50 s"
+    assert mute.candidate.health.reason == "silent for 500 ms"
     assert [health.may_send(10.5) for health in (mute.health, mute.candidate.health)] == [
         True,
         False,
@@ -637,6 +690,34 @@ def test_a_new_link_ends_what_the_loss_of_the_last_began() -> None:
     world.sent(host).failed(host, LinkLost("reset"), 0.001, 10.0)
     world.balancer.linked(host.candidate, 10.3)
     assert host.candidate.health.may_send(10.3)
+
+
+def test_a_node_is_reborn_when_its_link_is_to_another_process_or_it_does_not_say() -> None:
+    world = World("a")
+    (host,) = world.hosts
+    link: Any = host.candidate.link
+    desk = world.desk()
+    world.balancer.linked(host.candidate, 10.0)
+    world.balancer.linked(host.candidate, 11.0)
+    assert desk.is_back(host, 10.5)
+    assert not desk.is_reborn(host, 10.0)
+    link.peer_process = b"second"
+    world.balancer.linked(host.candidate, 12.0)
+    assert desk.is_reborn(host, 11.0)
+    assert not desk.is_reborn(host, 12.0)
+    link.peer_process = b""
+    for now_s in (13.0, 14.0):
+        world.balancer.linked(host.candidate, now_s)
+        assert desk.is_reborn(host, now_s - 0.5)
+
+
+def test_what_a_node_says_of_its_load_with_a_refusal_is_taken_over() -> None:
+    world = World("a")
+    (host,) = world.hosts
+    refusal = Overloaded("full")
+    refusal.load = [7, 3, 8, 20_000, 10_000, 0, 40_000, 7]
+    world.sent(host).failed(host, refusal, 0.001, 10.0)
+    assert (host.load.in_flight, host.load.limit, host.load_s) == (7, 8, 10.0)
 
 
 # explanations

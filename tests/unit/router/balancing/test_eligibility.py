@@ -316,3 +316,48 @@ def test_a_bound_request_waits_for_a_host_that_rests_recovers_or_is_slow_and_lea
         one = host("a")
         leaves(one)
         assert not rules.allows_bound(one)
+
+
+@pytest.mark.parametrize(
+    "put", [unlinked, goaway, draining, retired, gone, inhibited, model_failed, ejected]
+)
+def test_a_host_that_is_gone_or_known_to_fail_is_not_open(put: Callable[[Host], None]) -> None:
+    one = host("a")
+    rules = Eligibility(now_s=NOW_S)
+    assert rules.is_open(one)
+    put(one)
+    assert not rules.is_open(one)
+
+
+def test_a_host_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_was_asked() -> None:
+    one = host("a")
+    one.health.refused(NOW_S, 1.0)
+    one.candidate.is_suspected = True
+    one.told(LoadReport(latency_us=90_000_000), NOW_S)
+    assert Eligibility(now_s=NOW_S, deadline_s=NOW_S + 1.0, luck=1.0).is_open(one)
+    assert not Eligibility(now_s=NOW_S, asked=[one]).is_open(one)
+    assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).is_open(one)
+
+
+@pytest.mark.parametrize("put", [unlinked, goaway])
+def test_a_host_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
+    put: Callable[[Host], None],
+) -> None:
+    one = host("a")
+    rules = Eligibility(now_s=NOW_S)
+    assert not rules.lacks_link(one)
+    put(one)
+    assert rules.lacks_link(one)
+    inhibited(one)
+    assert rules.lacks_link(one)
+    assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).lacks_link(one)
+    assert not Eligibility(now_s=NOW_S, asked=[one]).lacks_link(one)
+    for health in (one.health, one.candidate.health):
+        health.hold(CircuitState.HELD_OPEN)
+        assert not rules.lacks_link(one)
+        health.hold(None)
+    for prevent in (draining, retired, gone):
+        other = host("b")
+        put(other)
+        prevent(other)
+        assert not rules.lacks_link(other)

@@ -3,20 +3,23 @@
 Max-min fairness: who wants less than an equal part (by weight) has all that it wants, and the rest is divided
 among the others in the same way. So a tenant that asks for little is never refused because another asks for
 much. It divides the requests that this router has in flight; routers do not tell each other of their tenants.
+
+A tenant is whoever a request names: nobody proves it. So that who invents a name for each request does not get a
+part for each, only so many tenants without a weight of their own have a part each; those beyond share one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from enum import IntEnum
 
 ANONYMOUS = ""
 """All requests that name no tenant are one tenant's."""
 REST = "*"
-"""In the weights: everyone who is not named there."""
-MAX_IDLE = 1024
-"""Tenants without a request in flight that are remembered (guess)."""
+"""In the weights: everyone who is not named there. In the division: those for whom there is no part of their own."""
+MAX_TENANTS = 64
+"""Tenants that have a part each, beside those with a weight of their own (guess)."""
 ACTIVE_S = 10.0
 """A tenant counts as one for so long after its last request (guess: people and pollers pause)."""
 DIVIDED_S = 0.025
@@ -37,31 +40,53 @@ class Standing(IntEnum):
 
 
 class _Tenant:
-    __slots__ = ("in_flight", "seen_s", "weight")
+    __slots__ = ("in_flight", "notes", "seen_s", "weight")
 
     def __init__(self, weight: float) -> None:
         self.in_flight = 0
         self.weight = weight
         self.seen_s = -math.inf
+        self.notes: dict[Hashable, float] = {}
 
 
 class FairShare:
     """Counts requests in flight by tenant. `now_s` is the caller's clock."""
 
-    __slots__ = ("_busy", "_busy_weight", "_divided_s", "_idle", "_level", "_max_idle", "_weights")
+    __slots__ = (
+        "_busy",
+        "_busy_weight",
+        "_divided_s",
+        "_idle",
+        "_level",
+        "_lodgers",
+        "_max_tenants",
+        "_weights",
+    )
 
     def __init__(
-        self, weights: Mapping[str, float] | None = None, *, max_idle: int = MAX_IDLE
+        self, weights: Mapping[str, float] | None = None, *, max_tenants: int = MAX_TENANTS
     ) -> None:
         """Take weights above 0 by tenant; who has none has that of `REST`, or 1."""
         self._weights = dict(weights or {})
-        self._max_idle = max_idle
+        self._max_tenants = max_tenants + len(self._weights)
         self._busy: dict[str, _Tenant] = {}
         self._busy_weight = 0.0
         self._idle: dict[str, _Tenant] = {}
         """Who was there last is last."""
+        self._lodgers: dict[str, int] = {}
+        """Requests under way of those who share the part of `REST`."""
         self._level = math.inf
         """The slots that a tenant of weight 1 may have."""
+        self._divided_s = -math.inf
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Take other weights, as at the start; what is under way counts by them, too."""
+        self._max_tenants += len(weights) - len(self._weights)
+        self._weights = dict(weights)
+        for tenants in (self._busy, self._idle):
+            for name, state in tenants.items():
+                state.weight = self.weight(name)
+        self._busy_weight = sum(state.weight for state in self._busy.values())
         self._divided_s = -math.inf
 
     def __repr__(self) -> str:
@@ -71,37 +96,60 @@ class FairShare:
         return len(self._busy) + len(self._idle)
 
     def in_flight(self, tenant: str) -> int:
-        """Return the tenant's requests under way."""
-        state = self._busy.get(tenant)
+        """Return the tenant's requests under way, or those of all with whom it shares a part."""
+        state = self._busy.get(REST if tenant in self._lodgers else tenant)
         return state.in_flight if state is not None else 0
 
     def enter(self, tenant: str, now_s: float) -> None:
         """A request of `tenant` begins; one `leave` must follow."""
-        state = self._busy.get(tenant)
+        name = self._name(tenant, now_s)
+        if name != tenant:
+            self._lodgers[tenant] = self._lodgers.get(tenant, 0) + 1
+        state = self._busy.get(name)
         if state is None:
-            state = self._idle.pop(tenant, None) or _Tenant(self.weight(tenant))
-            self._busy[tenant] = state
+            state = self._idle.pop(name, None) or self._new(name)
+            self._busy[name] = state
             self._busy_weight += state.weight
         state.in_flight += 1
         state.seen_s = now_s
 
     def leave(self, tenant: str, now_s: float) -> None:
         """A request of `tenant` has ended, whichever way."""
-        state = self._busy[tenant]
+        name = tenant
+        lodging = self._lodgers.get(tenant)
+        if lodging is not None:
+            name = REST
+            if lodging > 1:
+                self._lodgers[tenant] = lodging - 1
+            else:
+                del self._lodgers[tenant]
+        state = self._busy[name]
         state.in_flight -= 1
         state.seen_s = now_s
         if state.in_flight == 0:
-            del self._busy[tenant]
+            del self._busy[name]
             self._busy_weight = self._busy_weight - state.weight if self._busy else 0.0
-            self._keep(tenant, state)
+            self._idle[name] = state
 
-    def refused(self, tenant: str, now_s: float) -> None:
-        """A request of `tenant` was refused: it is there, though nothing of it is under way."""
-        if tenant in self._busy:
-            return
-        state = self._idle.pop(tenant, None) or _Tenant(self.weight(tenant))
+    def refused(self, tenant: str, now_s: float) -> tuple[dict[Hashable, float], float]:
+        """A request of `tenant` was refused: it is there, though nothing of it is under way.
+
+        Return the caller's notes on that tenant, which are kept with it, and its part by weight, above 0 to 1.
+        """
+        name = self._name(tenant, now_s)
+        state = self._busy.get(name)
+        weights = self._busy_weight
+        if state is None:
+            state = self._idle.pop(name, None) or self._new(name)
+            self._idle[name] = state
+            weights += state.weight
         state.seen_s = now_s
-        self._keep(tenant, state)
+        return state.notes, state.weight / weights
+
+    def describe(self, tenant: str) -> str:
+        """Return with whom it has a part, for a person."""
+        name = f"tenant {tenant!r:.80}"
+        return f"{name} and those that share its part" if tenant in self._lodgers else name
 
     def weight(self, tenant: str) -> float:
         """Return the tenant's weight."""
@@ -110,8 +158,9 @@ class FairShare:
 
     def standing(self, tenant: str, slots: float, now_s: float) -> Standing:
         """Return how one more request of `tenant` compares with its share of `slots`."""
-        state = self._busy.get(tenant)
-        if not self._is_contested(tenant, state, now_s):
+        name = self._name(tenant, now_s)
+        state = self._busy.get(name)
+        if not self._is_contested(name, state, now_s):
             return Standing.ALONE
         if state is None:
             return Standing.WITHIN
@@ -133,10 +182,23 @@ class FairShare:
                 return now_s - self._idle[name].seen_s < ACTIVE_S
         return False
 
-    def _keep(self, tenant: str, state: _Tenant) -> None:
-        self._idle[tenant] = state
-        if len(self._idle) > self._max_idle:
+    def _name(self, tenant: str, now_s: float) -> str:
+        """Return in whose name its requests are counted: its own, or `REST`."""
+        if tenant in self._lodgers:
+            return REST
+        if tenant in self._busy or tenant in self._idle or tenant in self._weights:
+            return tenant
+        if len(self) < self._max_tenants:
+            return tenant
+        oldest = next(iter(self._idle.values()), None)
+        is_free = oldest is not None and not 0 <= now_s - oldest.seen_s < ACTIVE_S
+        return tenant if is_free else REST
+
+    def _new(self, name: str) -> _Tenant:
+        """Return a tenant that was not there; the one that was idle for longest makes room."""
+        if name != REST and len(self) >= self._max_tenants and self._idle:
             del self._idle[next(iter(self._idle))]
+        return _Tenant(self.weight(name))
 
 
 def water_level(uses: Iterable[tuple[float, float]], slots: float) -> float:

@@ -3,7 +3,7 @@
 Four things are asked, and each refusal is an `Overloaded` that says when to come again:
 
     late    it would wait at the nodes for so long that its deadline passes
-    share   its tenant has its share of the slots already, and others want theirs
+    share   its tenant has its share of the slots already, and others want theirs: `TooManyRequests`
     shed    its class gives way at this level
     full    all slots are taken
 
@@ -12,13 +12,14 @@ As long as there is room enough for all, nothing is limited.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
 from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
@@ -57,7 +58,6 @@ class Gate:
     """
 
     __slots__ = (
-        "_due_s",
         "_hosts",
         "_model",
         "fair",
@@ -79,8 +79,6 @@ class Gate:
         """Take the model's name, for messages; `hosts` returns the same object while they are the same."""
         self._model = model
         self._hosts = hosts
-        self._due_s: dict[tuple[Refusal, Rank], float] = {}
-        """When the last that was refused so was told to come again."""
         self.saturation = Saturation(is_open)
         self.fair = FairShare(weights)
         self.shedding = Shedding(chance)
@@ -130,6 +128,25 @@ class Gate:
             kind = Refusal.FULL if level >= FULL else Refusal.SHED
             raise self._refuse(kind, tenant, rank, (level - limit) * nodes.slots, now_s)
 
+    def foreseen(
+        self,
+        tenant: str,
+        priority: int,
+        is_bulk: bool,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> Overloaded | None:
+        """Return what `admit` would raise now, None if nothing: no refusal is counted, no slot booked, no luck used.
+
+        A copy is asked, so that this cannot differ from `admit`; that takes about a millisecond.
+        """
+        copied = copy.deepcopy(self, {id(self.saturation): self.saturation})
+        try:
+            copied.admit(tenant, priority, is_bulk, now_s, remaining_s)
+        except Overloaded as error:
+            return error.with_traceback(None)
+        return None
+
     def entered(self, tenant: str, now_s: float) -> None:
         """A request that was admitted begins."""
         self.under_way += 1
@@ -172,8 +189,7 @@ class Gate:
     ) -> Overloaded:
         """Return the refusal; `slots` must become free before such a request would be admitted."""
         self.refusals[kind] += 1
-        self.fair.refused(tenant, now_s)
-        retry_s = self._retry_s((kind, rank), slots, now_s)
+        retry_s = self._retry_s((kind, rank), tenant, slots, now_s)
         nodes = self.saturation
         match kind:
             case Refusal.LATE:
@@ -183,24 +199,32 @@ class Gate:
                 )
             case Refusal.SHARE:
                 why = (
-                    f"{self.fair.in_flight(tenant)} requests of tenant {tenant!r:.80} are under way,"
-                    " which is its share while others wait"
+                    f"{self.fair.in_flight(tenant)} requests of {self.fair.describe(tenant)} are under way,"
+                    " which is their share while others wait"
                 )
             case Refusal.SHED | Refusal.FULL:
                 why = (
-                    f"{nodes.in_flight:.0f} of its nodes' {nodes.slots:.0f} slots are taken,"
-                    f" too many for {rank.name.lower()} requests"
+                    f"the nodes that can be reached are {nodes.level:.0%} full,"
+                    f" too much for {rank.name.lower()} requests"
                 )
-        return Overloaded(
+        error = TooManyRequests if kind is Refusal.SHARE else Overloaded
+        return error(
             f"model {self._model!r} is overloaded: {why}; try again in {retry_s:.2f} s", retry_s
         )
 
-    def _retry_s(self, ledger: tuple[Refusal, Rank], slots: float, now_s: float) -> float:
-        """Return when to come again: each that is refused is told of another slot, so that they do not all return at once."""
+    def _retry_s(
+        self, ledger: tuple[Refusal, Rank], tenant: str, slots: float, now_s: float
+    ) -> float:
+        """Return when to come again: a slot is booked for each that is refused, so that they do not all return at once.
+
+        Each tenant has its own book: one that asks again and again, whatever it is told, puts off itself alone.
+        """
+        booked_s, part = self.fair.refused(tenant, now_s)
         rate = self.saturation.rate
         if rate <= 0:
             return UNKNOWN_RETRY_S
         first_s = now_s + max(1.0, slots) / rate
-        due_s = max(first_s, min(self._due_s.get(ledger, 0.0), now_s + MAX_RETRY_S) + 1 / rate)
-        self._due_s[ledger] = due_s
+        last_s = min(booked_s.get(ledger, 0.0), now_s + MAX_RETRY_S)
+        due_s = max(first_s, last_s + 1 / (rate * part))
+        booked_s[ledger] = due_s
         return min(MAX_RETRY_S, max(MIN_RETRY_S, due_s - now_s))

@@ -1,12 +1,13 @@
 """How full the nodes of one model are, from what they last told and what was sent since. Pure.
 
-The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it: who cannot be sent
-to counts as full, and so does who has been silent for long with requests of ours. Where nothing is known there
-is room: a host that was never heard of counts 0, one that was not for long what we have there. llm-d, which asks
-its servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked
-for a while would be refused for ever.
+The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it, but of those hosts
+that can be sent to: the others have neither room nor load. Who has been silent for long with requests of ours counts
+as full. Where nothing is known there is room: a host that was never heard of counts 0, one that was not for long what
+we have there. llm-d, which asks its servers all the time, counts those as full; here only answers and probes tell, so
+a model that nobody asked for a while would be refused for ever.
 
-What nodes tell counts the requests of all routers; this router's own are counted on until they tell again.
+What nodes tell counts the requests of all routers; this router's own are counted on until they tell again. No node's
+word counts for much more than what most of them say: one that lies must not open the gate for all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ LOOK_S_A_HOST = 4e-4
 MAX_READ = 128
 """Of more hosts, so many in turn are read at a time and stand for all: where each is 0.3 fuller or emptier
 than the mean, that is known to 0.03 (guess that this will do)."""
+MOST_TIMES = 4.0
+"""A host's limit counts up to so many times the median of all, and a host that has not answered of late is not taken
+for more than so many times as fast (guess: as the simulated fleets' fastest nodes to their slowest)."""
+HELD_S = 10.0
+"""For so long after a host refused a request it is not taken to hold more than it did then, or than most hosts do
+(guess: tens of round trips; a node's limit may grow meanwhile)."""
 STALE_S = 2.0
 """A report of this age says nothing any more (guess: as long as the longest queue)."""
 STALE_ANSWERS = 4
@@ -46,7 +53,7 @@ def is_open(host: Host, now_s: float) -> bool:
 class _Memory:
     """What is kept of a host between two readings."""
 
-    __slots__ = ("full_s", "full_until_s", "load_s", "own")
+    __slots__ = ("full_s", "full_until_s", "held", "load_s", "own")
 
     def __init__(self) -> None:
         self.load_s = -math.inf
@@ -55,6 +62,8 @@ class _Memory:
         self.full_s = -math.inf
         self.full_until_s = -math.inf
         """It refused a request at the first, and not to be asked again before the second."""
+        self.held = 0
+        """What was in flight there when it refused, by its word or by what this router had there."""
 
 
 class _Reading:
@@ -63,6 +72,7 @@ class _Reading:
     __slots__ = (
         "counted",
         "is_unsure",
+        "least_s",
         "levels",
         "now_s",
         "rate",
@@ -73,12 +83,19 @@ class _Reading:
         "taken",
         "told",
         "unheard",
+        "usual_slots",
         "wait_s",
     )
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, hosts: Sequence[Host]) -> None:
+        """Take all hosts that are open. Where there are two, nobody can tell which of them lies: both are believed."""
+        told = [host for host in hosts if host.load.limit]
+        limits = sorted([host.load.limit for host in told])
+        self.usual_slots = limits[len(limits) // 2] if limits else 0
+        latencies = sorted([latency_s for host in told if (latency_s := host.service_s())])
+        self.least_s = latencies[(len(latencies) - 1) // 2] / MOST_TIMES if latencies else 0.0
         self.now_s = now_s
-        self.counted = 0
+        self.counted = len(hosts)
         self.unheard = 0
         self.refusing = 0
         """Never heard of but by a refusal."""
@@ -96,7 +113,9 @@ class _Reading:
     def add(self, host: Host, memory: _Memory, *, is_full: bool) -> None:
         """Take in one host that is open."""
         load, own = host.load, host.rif
-        limit = load.limit
+        limit = min(load.limit, MOST_TIMES * self.usual_slots)
+        if self.now_s - memory.full_s < HELD_S:
+            limit = min(limit, max(self.usual_slots, memory.held))
         if not limit:
             self.taken += own
             if is_full:
@@ -134,6 +153,10 @@ class _Reading:
         self.levels += busy / limit
         if not each_s:
             self.is_unsure = True
+            return
+        if latency_s < self.least_s and self.now_s - host.answered_s > stale_s:
+            # too good, and no answer of late by which `Claims` could hold it to the truth
+            self.rate += latency_s / self.least_s / each_s
             return
         self.rate += 1 / each_s
         alone_s = min(latency_s, max(latency_s - told_queue_s, run_s))
@@ -231,11 +254,12 @@ class Saturation:
         if memory is not None:
             wait_s = min(retry_after_s, MOST_REFUSED_S) if retry_after_s > 0 else REFUSED_S
             memory.full_s = now_s
+            memory.held = max(host.rif, host.load.in_flight)
             memory.full_until_s = max(memory.full_until_s, now_s + wait_s)
 
     def _read(self, now_s: float) -> None:
-        reading = _Reading(now_s)
         is_open = self._is_open
+        opened: list[tuple[Host, _Memory, bool]] = []
         turns = self._turns
         if len(turns) > MAX_READ:
             turns = self._turns[:MAX_READ]
@@ -243,7 +267,6 @@ class Saturation:
         for host, memory in turns:
             if host.is_gone:
                 continue
-            reading.counted += 1
             if host.load_s != memory.load_s:
                 memory.load_s = host.load_s
                 memory.own = host.rif
@@ -252,9 +275,10 @@ class Saturation:
             )  # so it is not open, but for want of room only
             if is_open(host, now_s) or (has_refused and host.candidate.is_usable):
                 is_full = has_refused and memory.full_s >= memory.load_s
-                reading.add(host, memory, is_full=is_full)
-            else:
-                reading.levels += 1.0
+                opened.append((host, memory, is_full))
+        reading = _Reading(now_s, [host for host, _, _ in opened])
+        for host, memory, is_full in opened:
+            reading.add(host, memory, is_full=is_full)
         told, unheard = reading.told, reading.unheard
         scale = len(self._turns) / len(turns) if turns else 1.0
         self.extra = 0

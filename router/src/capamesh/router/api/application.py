@@ -76,8 +76,6 @@ def make_application(
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            return error_response(too_large)
         except web.HTTPException as error:
             return http_error_response(request, error)
         except web.RequestPayloadError as exc:  # its compression or its chunks are broken

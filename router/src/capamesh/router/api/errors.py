@@ -17,12 +17,14 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
+    NobodyFits,
     NoCandidate,
     NotMember,
     Overloaded,
     ProtocolViolation,
     RunFailed,
     TooLarge,
+    TooManyRequests,
 )
 from capamesh.protocol.oip import error_body
 from capamesh.router.api.replies import JSON, Reply
@@ -34,6 +36,7 @@ STATUS: dict[type[CapameshError], int] = {
     AdvertRejected: 400,
     ModelNotFound: 404,
     TooLarge: 413,
+    TooManyRequests: 429,
     Cancelled: 499,
     RunFailed: 500,
     LinkLost: 502,
@@ -47,7 +50,8 @@ STATUS: dict[type[CapameshError], int] = {
 """499 is nginx's status for a client that closed its request; nobody reads it."""
 
 RETRY_AFTER_S = 1
-"""For what another second may cure: a node that restarts is dialled within that time."""
+"""The least that the header can say, and what is said where nobody knows more: nodes that drain or load a model are
+avoided for so long at most."""
 
 
 def status_of(error: CapameshError) -> int:
@@ -60,12 +64,24 @@ def status_of(error: CapameshError) -> int:
 
 def error_reply(error: CapameshError) -> Reply:
     """Return an error as the protocol's body."""
-    status = status_of(error)
     headers = {"Content-Type": JSON, "X-Capamesh-Error": error.code}
-    if status == 503:
-        hint_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
-        headers["Retry-After"] = str(max(RETRY_AFTER_S, math.ceil(hint_s)))
-    return Reply(status, headers, (error_body(error.message),))
+    retry_s = retry_after_s(error)
+    if retry_s is not None:
+        headers["Retry-After"] = str(retry_s)
+    return Reply(status_of(error), headers, (error_body(error.message),))
+
+
+def retry_after_s(error: CapameshError) -> int | None:
+    """Return the whole seconds after which to come again; None where waiting alone does not help."""
+    match error:
+        case NobodyFits():
+            return None
+        case Overloaded(retry_after_s=hint_s) | NoCandidate(retry_after_s=hint_s):
+            return max(RETRY_AFTER_S, math.ceil(hint_s))
+        case Draining() | ModelUnavailable():
+            return RETRY_AFTER_S
+        case _:
+            return None
 
 
 def response_of(reply: Reply) -> web.Response:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, LocalError
+from capamesh.protocol.errors import CapameshError, LocalError, ModelNotFound, NoCandidate
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -21,8 +21,11 @@ from capamesh.protocol.oip import (
     encode_response,
 )
 from capamesh.router.api.errors import error_reply
+from capamesh.router.api.nobody import with_hint
 from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.api.replies import JSON, OCTETS, Reply
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.candidates import Candidate
 from capamesh.router.routing import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 NODE_HEADER = "X-Capamesh-Node"
 """Names the peer that ran the request."""
 EXPLANATION_HEADER = "X-Capamesh-Explanation"
-"""Says, as JSON, among whom and why it was chosen, when X-Capamesh-Explain asks."""
+"""Says, as JSON, among whom and why it was chosen, or why nobody was, when X-Capamesh-Explain asks."""
 MAX_HEADER_BYTES = 8_000
 """Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 
@@ -67,6 +70,25 @@ class Inference:
     """For requests that name no deadline of their own; none may take longer."""
     limits: Limits
     log: FilteringBoundLogger
+    constraints_of: Callable[[ModelName], Constraints] = lambda _: ANYWHERE
+    """What the operator's rules ask of who runs a model."""
+    redial_s: Callable[[Candidate], float] = lambda _: 0.0
+    """In how long a candidate without a link is dialled; 0: at once, or unknown."""
+
+    def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
+        """Return the error for a request that nobody can be asked to run."""
+        fleet, model, version = self.fleet, asking.model, asking.version
+        versions = [version] if version else fleet.versions_ready(model)
+        if any(fleet.has_unreached(model, each) for each in versions):
+            return error  # more nodes may come, and nobody knows when
+        return with_hint(
+            error,
+            model,
+            [host for each in versions for host in fleet.hosts(model, each)],
+            self.constraints_of(model).both(asking.wishes.constraints),
+            redial_s=self.redial_s,
+            now_s=time.monotonic(),
+        )
 
     def refused(self, model: ModelName, error: CapameshError) -> None:
         """Count a request that is answered with an error."""
@@ -140,8 +162,30 @@ class Exchange:
 
     def failed(self, error: CapameshError) -> None:
         """Part of `Waiter`."""
+        if isinstance(error, NoCandidate):
+            error = self._inference.nobody(self._asking, error)
         self._inference.refused(self._asking.model, error)
-        self._end(error_reply(error))
+        reply = error_reply(error)
+        if self._asking.is_explained:
+            reply = reply._replace(headers={**reply.headers, **self._why_failed()})
+        self._end(reply)
+
+    def _why_failed(self) -> dict[str, str]:
+        """Return the header that says who was asked, and how all hosts look now; none where nobody hosts the model."""
+        asking, passage = self._asking, self._passage
+        try:
+            if passage is not None and passage.desk is not None:
+                explanation = passage.desk.explain(time.monotonic())
+            else:  # it was refused, or there was nobody to ask, at once
+                explanation = self._inference.routing.explain(
+                    asking.model, asking.version, asking.wishes, is_let_in=False
+                )
+        except ModelNotFound:
+            return {}
+        except Exception:
+            self._inference.log.exception("explanation_crashed", model=asking.model)
+            return {}
+        return {EXPLANATION_HEADER: _shortened(explanation.to_json())}
 
     def _reply(self, outcome: Outcome) -> Reply:
         asking, asked, answer = self._asking, self._request, outcome.answer

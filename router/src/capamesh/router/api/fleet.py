@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from capamesh.protocol.errors import TooLarge
 from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.router.api.bodies import read_body
 from capamesh.router.api.routing_page import holds_body
 from capamesh.router.holds import Holds
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
@@ -33,13 +33,15 @@ class FleetApi:
         telemetry: Telemetry,
         *,
         revoke: Callable[[bytes], RevocationList],
+        arrival_s: float,
         holds: Holds | None = None,
     ) -> None:
-        """`holds` are shown with their nodes; None: nobody is ever held."""
+        """A body may take `arrival_s` to arrive. `holds` are shown with their nodes; None: nobody is ever held."""
         self._fleet = fleet
         self._pool = pool
         self._telemetry = telemetry
         self._revoke = revoke
+        self._arrival_s = arrival_s
         self._holds = Holds() if holds is None else holds
 
     def routes(self) -> list[web.RouteDef]:
@@ -62,11 +64,8 @@ class FleetApi:
 
     async def revocations(self, request: web.Request) -> web.Response:
         """Take over a revocation list signed by the network's owner, and spread it."""
-        if (request.content_length or 0) > MAX_LIST_BYTES:
-            raise TooLarge(
-                f"a revocation list of {request.content_length} bytes; at most {MAX_LIST_BYTES}"
-            )
-        revocations = self._revoke(await request.read())
+        encoded = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_LIST_BYTES)
+        revocations = self._revoke(encoded)
         return web.json_response({"version": revocations.version})
 
     def _node(self, advert: NodeAdvert) -> dict[str, Any]:

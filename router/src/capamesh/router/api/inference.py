@@ -22,7 +22,8 @@ from capamesh.protocol.oip import (
     parse_header_length,
     parse_object,
 )
-from capamesh.router.api.errors import response_of, too_slow_text
+from capamesh.router.api.bodies import read_body
+from capamesh.router.api.errors import response_of
 from capamesh.router.api.exchange import Asking, Exchange, Inference
 from capamesh.router.api.wishes import wishes_of
 from capamesh.router.policies import POLICIES
@@ -76,7 +77,11 @@ class InferenceApi:
 
     async def infer(self, request: web.Request) -> web.Response:
         """Run one inference that did not come as plainly as most do: see `front`."""
-        body = await self._body(request)
+        body = await read_body(
+            request,
+            arrival_s=self._arrival_s,
+            most_bytes=self._inference.limits.max_message_bytes,
+        )
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
         try:
@@ -136,7 +141,12 @@ class InferenceApi:
 
     async def index(self, request: web.Request) -> web.Response:
         """Return all model versions of the fleet; with `{"ready": true}` just those that can be run."""
-        body = await self._body(request)
+        limits = self._inference.limits
+        body = await read_body(
+            request,
+            arrival_s=self._arrival_s,
+            most_bytes=min(limits.max_json_bytes, limits.max_message_bytes),
+        )
         asked = parse_object(body) if body.strip() else {}
         is_ready_only = asked.get("ready", False)
         if not isinstance(is_ready_only, bool):
@@ -152,21 +162,6 @@ class InferenceApi:
                 for offer in offers
             ]
         )
-
-    async def _body(self, request: web.Request) -> bytes:
-        if request.content.is_eof():  # small bodies come with their head: no timer for them
-            return await request.read()
-        try:
-            async with asyncio.timeout(self._arrival_s):
-                return await request.read()
-        except TimeoutError as exc:
-            text = too_slow_text(
-                "the request's body",
-                request.content.total_raw_bytes,
-                request.content_length,
-                self._arrival_s,
-            )
-            raise web.HTTPRequestTimeout(text=text) from exc
 
     def _offer(self, request: web.Request) -> ModelOffer:
         model = ModelName(request.match_info["model"])

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound, TooLarge
+from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.oip import error_body, parse_object
+from capamesh.router.admission.shedding import rank_of
+from capamesh.router.api.bodies import read_body
+from capamesh.router.api.errors import status_of
+from capamesh.router.api.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.api.wishes import MAX_CHARS, wishes_of
 from capamesh.router.balancing.explanation import host_body
 from capamesh.router.holds import Hold, Holds
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.fleet_view import FleetView
-    from capamesh.router.routing import Routing
+    from capamesh.router.routing import Admission, Routing
 
 STATES: Final[Mapping[str, CircuitState | None]] = {
     "held_open": CircuitState.HELD_OPEN,
@@ -39,7 +43,10 @@ MIN_SUFFIX_CHARS: Final = 4
 MAX_BODY_BYTES: Final = 4096
 """Guess: a model's name has at most 256 characters."""
 _KEYS: Final = ("state", "model", "version")
-_QUERY: Final = ("version", "tenant")
+_NUMBERS: Final = frozenset({PRIORITY, TIMEOUT})
+_MAX_DIGITS: Final = 18
+"""Of a number in a query (guess: 30,000 years of microseconds)."""
+_QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
 
 
 class RoutingApi:
@@ -52,12 +59,18 @@ class RoutingApi:
         holds: Holds,
         key: OperatorKey,
         log: FilteringBoundLogger,
+        *,
+        arrival_s: float,
+        timeout_s: float,
     ) -> None:
+        """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own."""
         self._fleet = fleet
         self._routing = routing
         self._holds = holds
         self._key = key
         self._log = log
+        self._arrival_s = arrival_s
+        self._timeout_s = timeout_s
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -67,9 +80,9 @@ class RoutingApi:
         ]
 
     async def explain(self, request: web.Request) -> web.Response:
-        """Return where a request would go now, among whom and why; no node is asked.
+        """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.
 
-        The headers that an inference request may have count here, too.
+        The headers that an inference request may have count here, too, and its parameters `priority` and `timeout`.
         """
         for name in request.query:
             if name not in _QUERY:
@@ -82,9 +95,23 @@ class RoutingApi:
             raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")
         if tenant:
             wishes = replace(wishes, tenant=tenant)
+        parameters = {
+            name: _number(request.query[name]) for name in _NUMBERS & request.query.keys()
+        }
+        priority = priority_of(parameters)
+        allowed_s = time_allowed_s(parameters, self._timeout_s)
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.query.get("version", ""))
-        return web.json_response(explanation_body(self._routing.explain(model, version, wishes)))
+        admission = self._routing.admission(model, version, wishes, priority, allowed_s)
+        explanation = self._routing.explain(
+            model, admission.version, wishes, allowed_s, is_let_in=admission.refusal is None
+        )
+        return web.json_response(
+            {
+                **explanation_body(explanation),
+                "admission": admission_body(admission, wishes.tenant, priority),
+            }
+        )
 
     async def hold(self, request: web.Request) -> web.Response:
         """Take the operator's word on a node or one of its models; who has no key is refused."""
@@ -96,7 +123,9 @@ class RoutingApi:
                 "circuit PEER open|closed|auto --data DIR",
                 {"WWW-Authenticate": SCHEME},
             )
-        state, model, version = _asked(await _body(request))
+        state, model, version = _asked(
+            await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_BODY_BYTES)
+        )
         given = request.match_info["peer"]
         peers = self._peers(given)
         if len(peers) != 1:
@@ -153,6 +182,25 @@ def explanation_body(explanation: Explanation) -> dict[str, Any]:
     }
 
 
+def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str, Any]:
+    """Return as JSON whether a request is let in and, if not, what it would be answered."""
+    body: dict[str, Any] = {
+        "is_admitted": admission.refusal is None,
+        "level": round(admission.level, 3),
+        "tenant": tenant,
+        "class": rank_of(priority, is_bulk=False).name.lower(),
+    }
+    error = admission.refusal
+    if error is not None:
+        body |= {
+            "status": status_of(error),
+            "code": error.code,
+            "error": error.message,
+            "retry_after_s": round(error.retry_after_s, 3),
+        }
+    return body
+
+
 def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
     """Return what the operator has said of a node."""
     return [
@@ -165,15 +213,9 @@ def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
     ]
 
 
-async def _body(request: web.Request) -> bytes:
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise TooLarge(f"a body of {request.content_length} bytes; at most {MAX_BODY_BYTES}")
-    body = await request.content.read(MAX_BODY_BYTES + 1)
-    while len(body) <= MAX_BODY_BYTES and not request.content.at_eof():
-        body += await request.content.read(MAX_BODY_BYTES + 1 - len(body))
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge(f"a body of over {MAX_BODY_BYTES} bytes")
-    return body
+def _number(text: str) -> int | str:
+    """Return a whole number as such, anything else as it is, to be refused."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else text
 
 
 def _asked(body: bytes) -> tuple[str, ModelName, ModelVersion]:

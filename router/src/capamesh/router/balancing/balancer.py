@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from capamesh.router.balancing.link_wait import LinkWait
 from capamesh.router.balancing.model_traffic import ModelTraffic, Terms, not_hosted
 from capamesh.router.balancing.troubles import Troubles, Verdict
 from capamesh.router.resilience.health import CircuitState
@@ -43,6 +44,7 @@ class Balancer:
         self._rules = rules
         self._traffic: dict[tuple[ModelName, ModelVersion], ModelTraffic] = {}
         self._troubles = Troubles()
+        self.links = LinkWait()
 
     def __repr__(self) -> str:
         return f"Balancer({len(self._traffic)} models in use, {self._troubles!r})"
@@ -65,12 +67,18 @@ class Balancer:
                 terms=terms,
                 chance=self._chance,
                 troubles=self._troubles,
+                links=self.links,
             )
         return traffic
 
     def traffics(self) -> list[ModelTraffic]:
         """Return all that is in use."""
         return list(self._traffic.values())
+
+    def take_rules(self) -> None:
+        """The operator's rules have changed: what is in use goes by them from now on."""
+        for traffic in self._traffic.values():
+            traffic.take(self._rules(traffic.model))
 
     # probes
 
@@ -104,8 +112,13 @@ class Balancer:
     # time
 
     def linked(self, candidate: Candidate, now_s: float) -> None:
-        """A candidate's link is up: that it was lost is over."""
+        """A candidate's link is up: that it was lost is over, and who waits for a link may go on."""
+        candidate.linked_s = now_s
+        process = candidate.link.peer_process if candidate.link is not None else b""
+        if not process or process != candidate.process:
+            candidate.process, candidate.process_s = process, now_s
         candidate.health.probed(now_s)
+        self.links.linked()
 
     def tick(self, now_s: float) -> list[Verdict]:
         """Judge the hosts, forget what is gone; to be called about every second. Return what to log."""

@@ -1,29 +1,43 @@
-"""One request's side of the balancer: what its `Flight` asks and tells (`flight.Desk`). Pure.
+"""One request's side of the balancer: what its `Flight` asks and tells (`attempts.Desk`). Pure.
 
 It holds the rules of this one request and keeps the counts of what is in flight; what an outcome means for the
-model's traffic as a whole is that traffic's matter.
+model's traffic as a whole is that traffic's matter. A request that names no version may change to another version's
+traffic between two attempts; what is told of a host is told to the traffic that it belongs to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.router.balancing.eligibility import Constraints, Eligibility
 from capamesh.router.balancing.explanation import Explanation, explained
 
 if TYPE_CHECKING:
-    from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.ids import ModelVersion
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
     from capamesh.router.balancing.model_traffic import ModelTraffic
     from capamesh.router.policies.seam import Policy, RequestShape
+    from capamesh.router.versions import Versions
 
 
 class TrafficDesk:
-    """One request's side of the balancer, as its `Flight` sees it (`flight.Desk`)."""
+    """One request's side of the balancer, as its `Flight` sees it (`attempts.Desk`)."""
 
-    __slots__ = ("_is_extra", "_policy", "_rules", "_shape", "_traffic", "chosen")
+    __slots__ = (
+        "_is_extra",
+        "_is_settled",
+        "_left",
+        "_policy",
+        "_rules",
+        "_shape",
+        "_versions",
+        "chosen",
+        "traffic",
+    )
 
     def __init__(
         self,
@@ -32,17 +46,21 @@ class TrafficDesk:
         constraints: Constraints,
         shape: RequestShape,
         deadline_s: float,
+        versions: Versions | None = None,
     ) -> None:
-        self._traffic = traffic
+        self.traffic = traffic
+        """Of the version that was chosen last."""
+        self._versions = versions
+        self._left: dict[ModelVersion, ModelTraffic] | None = None
+        """By version: what it was chosen from as well. None: nothing else."""
         self._policy = policy
-        terms = traffic.terms.constraints
-        self._rules = Eligibility(
-            constraints if terms is ANYWHERE else terms.both(constraints), deadline_s
-        )
+        self._rules = Eligibility(traffic.terms.with_wishes(constraints), deadline_s)
         self._shape = shape
         self.chosen: tuple[Host, ...] = ()
         """Who was asked, in that order."""
         self._is_extra = False
+        self._is_settled = False
+        """Whether the version was chosen some time ago: whoever made this desk has just done so."""
 
     @property
     def size_bytes(self) -> int:
@@ -51,10 +69,15 @@ class TrafficDesk:
 
     def choose(self, asked: Collection[Host], now_s: float) -> Host:
         """Return whom to ask. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
-        traffic, rules = self._traffic, self._rules
-        hosts = traffic.hosts
+        rules = self._rules
         rules.asked = asked
         rules.now_s = now_s
+        if self._is_settled and self._versions is not None and not self._is_extra:
+            key = self._shape.affinity
+            self._change(self._versions.open_from(self.traffic, rules, key, is_second=True))
+        self._is_settled = True
+        traffic = self.traffic
+        hosts = traffic.hosts
         rules.luck = traffic.draw()
         rules.is_panicking = traffic.is_panicking(hosts, now_s)
         is_eligible = rules.allows_bound if self._shape.is_bound else rules.allows
@@ -67,8 +90,8 @@ class TrafficDesk:
         return host
 
     def sent(self, host: Host, now_s: float) -> None:
-        """Part of `flight.Desk`."""
-        traffic = self._traffic
+        """Part of `attempts.Desk`."""
+        traffic = self.traffic
         if host.rif == 0:
             host.busy_s = now_s
         host.rif += 1
@@ -88,58 +111,105 @@ class TrafficDesk:
         size_bytes: int,
         now_s: float,
     ) -> None:
-        """Part of `flight.Desk`."""
+        """Part of `attempts.Desk`."""
         host.rif -= 1
-        self._traffic.answered(host, load, elapsed_s, at_node_s, size_bytes, now_s)
+        self._of(host).answered(host, load, elapsed_s, at_node_s, size_bytes, now_s)
         host.candidate.ended()
 
     def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
-        """Part of `flight.Desk`."""
+        """Part of `attempts.Desk`."""
         host.rif -= 1
-        self._traffic.failed(host, error, elapsed_s, now_s)
+        self._of(host).failed(host, error, elapsed_s, now_s)
+        if isinstance(error, Overloaded):
+            self._versions = None  # a version that is full is not relieved by another
         host.candidate.ended()
 
     def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
-        """Part of `flight.Desk`."""
-        self._traffic.silent(host, elapsed_s, now_s)
+        """Part of `attempts.Desk`."""
+        self._of(host).silent(host, elapsed_s, now_s)
 
     def withdrawn(self, host: Host, elapsed_s: float, now_s: float) -> None:
-        """Part of `flight.Desk`."""
+        """Part of `attempts.Desk`."""
         host.rif -= 1
-        self._traffic.unanswered(host, elapsed_s, now_s)
+        self._of(host).unanswered(host, elapsed_s, now_s)
         host.candidate.ended()
 
+    def refuted(
+        self, host: Host, by: Host, error: CapameshError, elapsed_s: float, now_s: float
+    ) -> None:
+        """Part of `attempts.Desk`. What is wrong for one version may be right for another."""
+        if host.offer.version == by.offer.version:
+            self._of(host).refuted(host, error, elapsed_s, now_s)
+
+    def is_ample(self, host: Host, remaining_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        return self._of(host).is_ample(host, remaining_s)
+
+    def is_back(self, host: Host, since_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        return host.candidate.linked_s > since_s
+
+    def is_reborn(self, host: Host, since_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        return host.candidate.process_s > since_s
+
+    def is_heir(self, host: Host, of: Host, since_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        return host.candidate.peer == of.candidate.peer and host.candidate.process_s > since_s
+
+    def may_wait(self, asked: Collection[Host], now_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        rules = self._rules
+        rules.asked = asked
+        rules.now_s = now_s
+        traffics = [self.traffic] if self._versions is None else self._versions.traffics()
+        return not self.traffic.links.is_full and any(
+            traffic.awaits_link(rules) for traffic in traffics
+        )
+
     def try_retry(self, now_s: float) -> bool:
-        """Part of `flight.Desk`."""
-        traffic = self._traffic
+        """Part of `attempts.Desk`."""
+        traffic = self.traffic
         return traffic.terms.is_retried and traffic.budget.try_withdraw(now_s)
 
     def try_pass_on(self, now_s: float) -> bool:
-        """Part of `flight.Desk`. Free while the fleet has room; when it is full, one refusal brings on others."""
-        traffic = self._traffic
+        """Part of `attempts.Desk`. Free while the fleet has room; when it is full, one refusal brings on others."""
+        traffic = self.traffic
         return not traffic.is_full() or traffic.budget.try_withdraw(now_s)
 
+    def second(self, asked: Collection[Host], now_s: float) -> Host | None:
+        """Part of `attempts.Desk`. It is of the same version, and well."""
+        traffic = self.traffic
+        if not traffic.terms.is_retried or not traffic.has_retries_to_spare(now_s):
+            return None
+        self._is_extra = True
+        try:
+            host = self.choose(asked, now_s)
+        except CapameshError:
+            return None
+        return host if traffic.budget.try_withdraw(now_s) else None
+
     def try_hedge(self, now_s: float) -> bool:
-        """Part of `flight.Desk`. The choice that follows is for a hedge: it tries nobody who is not well."""
-        self._is_extra = self._traffic.hedging.try_hedge(now_s)
+        """Part of `attempts.Desk`. The choice that follows is for a hedge: it tries nobody who is not well."""
+        self._is_extra = self.traffic.hedging.try_hedge(now_s)
         return self._is_extra
 
     def hedge_delay_s(self, now_s: float) -> float | None:
-        """Part of `flight.Desk`."""
-        return self._traffic.hedging.delay_s(now_s)
+        """Part of `attempts.Desk`."""
+        return self.traffic.hedging.delay_s(now_s)
 
     def first_byte_limit_s(self, host: Host, remaining_s: float, now_s: float) -> float:
-        """Part of `flight.Desk`."""
+        """Part of `attempts.Desk`."""
         expected_s = host.latency_s(self._shape.size_bytes)
-        return self._traffic.hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
+        return self._of(host).hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
 
     def has_answered(self, host: Host, since_s: float) -> bool:
-        """Part of `flight.Desk`."""
+        """Part of `attempts.Desk`."""
         return host.answered_s > since_s
 
     def explain(self, now_s: float) -> Explanation:
         """Return why it went where it went, by the rules of the last choice and what is known now."""
-        traffic, rules = self._traffic, self._rules
+        traffic, rules = self.traffic, self._rules
         rules.now_s = now_s
         rules.asked = ()
         return explained(
@@ -150,3 +220,20 @@ class TrafficDesk:
             rules=rules,
             chosen=self.chosen,
         )
+
+    # versions
+
+    def _change(self, traffic: ModelTraffic) -> None:
+        if traffic is self.traffic:
+            return
+        if self._left is None:
+            self._left = {}
+        self._left[self.traffic.version] = self.traffic
+        self.traffic = traffic
+        self._policy = traffic.chooser(self._policy.name)
+        self._shape = replace(self._shape, version=traffic.version)
+
+    def _of(self, host: Host) -> ModelTraffic:
+        if self._left is None:
+            return self.traffic
+        return self._left.get(host.offer.version, self.traffic)

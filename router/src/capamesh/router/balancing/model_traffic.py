@@ -1,7 +1,8 @@
 """One model version's traffic in one router: what outcomes say of its hosts, and to whom they say it. Pure.
 
 What becomes of a request is told to the host's and the candidate's health, the policy, the averages and the
-watch for outliers. A failure of the link is the candidate's, one of a run the host's, a refusal nobody's.
+watch for outliers. A failure of the link is the candidate's, one of a run the host's, a refusal nobody's, and so is
+the caller's own mistake, unless another host answers what one took for a mistake.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from capamesh.protocol.errors import (
     ProtocolViolation,
     is_refusal,
 )
+from capamesh.protocol.links.calls import load_with
 from capamesh.router.balancing import peak_ewma
 from capamesh.router.balancing.claims import Claims
 from capamesh.router.balancing.desk import TrafficDesk
@@ -36,14 +38,16 @@ from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
 from capamesh.router.resilience.outliers import Outlier, OutlierWatch, is_panic
-from capamesh.router.resilience.retry_budget import RetryBudget
+from capamesh.router.resilience.retry_budget import RETRIES, RetryBudget
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
+    from capamesh.router.balancing.link_wait import LinkWait
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.policies.seam import Policy, RequestShape
+    from capamesh.router.versions import Versions
 
 DRAINING_S = 1.0
 """How long a candidate that says so is avoided: its advert or its link's end follow (guess)."""
@@ -52,6 +56,12 @@ UNAVAILABLE_S = 0.5
 UNHEARD = 3
 """So many requests in a row that a host left to others, without a word of its load meanwhile, count as silence (guess):
 hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
+AMPLE_S = 0.05
+AMPLE_FACTOR = 4.0
+"""A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
+late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
+OPINION_PART = 0.5
+"""Of the retries that are there from the first; second opinions leave so much to requests that failed (guess)."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
 
@@ -65,6 +75,10 @@ class Terms:
     """They hold beside a request's own."""
     is_hedged: bool = True
     is_retried: bool = True
+
+    def with_wishes(self, constraints: Constraints) -> Constraints:
+        """Return what holds for a request that has `constraints` of its own."""
+        return constraints if self.constraints is ANYWHERE else self.constraints.both(constraints)
 
 
 class ModelTraffic:
@@ -85,6 +99,7 @@ class ModelTraffic:
         "draw",
         "hedging",
         "is_full",
+        "links",
         "model",
         "on_refused",
         "policy",
@@ -103,11 +118,13 @@ class ModelTraffic:
         terms: Terms,
         chance: random.Random,
         troubles: Troubles,
+        links: LinkWait,
     ) -> None:
         self._fleet = fleet
         self.model = model
         self.version = version
         self.terms = terms
+        self.links = links
         self._make_policy = make_policy
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(terms.policy)
@@ -150,18 +167,33 @@ class ModelTraffic:
         deadline_s: float = math.inf,
         *,
         policy: str = "",
+        versions: Versions | None = None,
     ) -> TrafficDesk:
         """Return a new request's desk; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
 
-        Raises what making a policy of that name raises.
+        `versions` are those that another attempt may go to, None: this one alone. Raises what making a policy of
+        that name raises.
         """
-        chooser = self.policy
-        if policy and policy != self.terms.policy:
-            known = self._others.get(policy)
-            if known is None:
-                known = self._others[policy] = self._new_policy(policy)
-            chooser = known
-        return TrafficDesk(self, chooser, constraints, shape, deadline_s)
+        return TrafficDesk(self, self.chooser(policy), constraints, shape, deadline_s, versions)
+
+    def chooser(self, policy: str) -> Policy:
+        """Return this traffic's policy of that name, "" for the model's; raises what making it raises."""
+        if not policy or policy == self.terms.policy:
+            return self.policy
+        known = self._others.get(policy)
+        if known is None:
+            known = self._others[policy] = self._new_policy(policy)
+        return known
+
+    def take(self, terms: Terms) -> None:
+        """Go by other terms from now on; a request under way ends by those that it began with."""
+        if terms.policy != self.terms.policy:
+            known = self._others.pop(terms.policy, None) or self._new_policy(terms.policy)
+            # requests may ask for the one of before, or be on their way by it
+            self._others[self.terms.policy] = self.policy
+            self.policy = known
+        self.terms = terms
+        self.hedging.is_enabled = terms.is_hedged
 
     def sent(self, host: Host, policy: Policy, now_s: float) -> None:
         """A request that `policy` chose for is sent to `host`."""
@@ -217,6 +249,9 @@ class ModelTraffic:
     def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
         """A request was refused or failed."""
         candidate = host.candidate
+        load = load_with(error)
+        if load is not None:
+            self.told(host, load, now_s)
         match error:
             case Overloaded(retry_after_s=retry_after_s):
                 host.health.refused(now_s, retry_after_s)
@@ -228,9 +263,9 @@ class ModelTraffic:
                 host.health.refused(now_s, UNAVAILABLE_S, cause="model unavailable")
             case DeadlineExceeded():
                 self.unanswered(host, elapsed_s, now_s)
-            case ClientError():  # it is there and says so
-                candidate.health.answered(now_s)
-                host.health.answered(now_s)
+            case ClientError():  # it is there and says so, which is easier than to run it
+                candidate.health.probed(now_s)
+                host.health.probed(now_s)
             case LinkLost() | ProtocolViolation() | NotMember():
                 is_news = candidate.health.may_send(now_s)
                 candidate.health.failed(now_s, is_hard=True, cause=_cause(error))
@@ -244,6 +279,28 @@ class ModelTraffic:
         if isinstance(error, PeerError) and not is_refusal(error):
             candidate.failed += 1
 
+    def refuted(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
+        """What `host` said of a request, and was believed, is wrong: another host has answered it."""
+        cause = f"refused what another answered: {_cause(error)}"
+        host.health.failed(now_s, is_hard=False, cause=cause)
+        self._fault(host, elapsed_s, now_s, is_counted=True)
+        host.candidate.failed += 1
+
+    def has_retries_to_spare(self, now_s: float) -> bool:
+        """Return whether a second opinion leaves enough retries to requests that failed."""
+        return self.budget.balance(now_s) >= OPINION_PART * RETRIES.reserve + 1
+
+    def is_ample(self, host: Host, remaining_s: float) -> bool:
+        """Return whether so much time is left that `host` cannot have too little."""
+        expected_s = AMPLE_FACTOR * host.service_s()
+        return remaining_s - host.candidate.network.rtt_s > max(AMPLE_S, expected_s)
+
+    def awaits_link(self, rules: Eligibility) -> bool:
+        """Return whether a request that nobody may have by `rules` might be answered if a link came up."""
+        return any(map(rules.lacks_link, self.hosts)) or self._fleet.has_unreached(
+            self.model, self.version
+        )
+
     def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
         """A request has had no answer for longer than it should take.
 
@@ -252,7 +309,7 @@ class ModelTraffic:
         """
         is_there = host.load_s > now_s - elapsed_s
         health = host.health if is_there else host.candidate.health
-        health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s:.2f} s")
+        health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s * 1e3:.0f} ms")
         peak_ewma.penalise(host, elapsed_s, now_s)
         self._troubles.note(host, now_s)
 
@@ -342,7 +399,7 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(
-            f"model {model!r} has no version {version!r}; there are {', '.join(versions)}"
+            f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
         )
     known = ", ".join(fleet.models()[:20]) or "none yet"
     return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")

@@ -1,0 +1,108 @@
+"""Which version of one model a request goes to, by who can serve it now. Pure.
+
+A request that names no version goes to the newest, or by the operator's weights. A version of which no host may be
+asked now is passed by, for the next older one or by the weights of the others: that its nodes have died, drain, cannot
+be dialled or are held open is no reason to fail a request that others can answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from capamesh.router.balancing.eligibility import Constraints, Eligibility
+from capamesh.router.traffic import NEWEST, VersionSplit
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.balancing.balancer import Balancer
+    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.balancing.model_traffic import ModelTraffic
+    from capamesh.router.fleet_view import FleetView
+
+
+class Versions:
+    """The versions of one model, as requests that name none see them."""
+
+    __slots__ = ("_balancer", "_chance", "_fleet", "_model", "_rules", "_split")
+
+    def __init__(
+        self,
+        model: ModelName,
+        split: VersionSplit,
+        *,
+        fleet: FleetView,
+        balancer: Balancer,
+        chance: random.Random,
+    ) -> None:
+        self._model = model
+        self._split = split
+        self._fleet = fleet
+        self._balancer = balancer
+        self._chance = chance
+        self._rules = Eligibility()
+        """Of whichever request picks: made once, so that a pick costs no more than a look at one host or two."""
+
+    def __repr__(self) -> str:
+        return f"Versions({self._model!r}, {self._split!r})"
+
+    def pick(
+        self, asked: ModelVersion, key: str, constraints: Constraints, now_s: float
+    ) -> ModelTraffic:
+        """Return the traffic of the version to ask: the one `asked` for, else by weight or the newest.
+
+        One of which a host may be asked now, if there is any. Raises what `Balancer.traffic` raises.
+        """
+        hosted = self._fleet.versions_ready(self._model)
+        picked = self._split.pick(hosted, self._chance, asked=asked, key=key)
+        traffic = self._balancer.traffic(self._model, picked)
+        if asked or len(hosted) == 1:
+            return traffic
+        rules = self._rules
+        rules.constraints = traffic.terms.with_wishes(constraints)
+        rules.now_s = now_s
+        return self.open_from(traffic, rules, key)
+
+    def open_from(
+        self, traffic: ModelTraffic, rules: Eligibility, key: str, *, is_second: bool = False
+    ) -> ModelTraffic:
+        """Return `traffic` if `rules` leave a host of it open, else that of the next version of which they do.
+
+        `traffic` too when there is none. A second attempt (`is_second`) of what may run twice goes to no version
+        that may not.
+        """
+        if _has_open(traffic.hosts, rules):
+            return traffic
+        left = set(self._fleet.versions_ready(self._model))
+        left.discard(traffic.version)
+        while left:
+            version = self._split.pick(left, self._chance, key=key)
+            if version == NEWEST:
+                if self._split.has(traffic.version):
+                    break  # an operator who gave weights wants no others
+                version = max(left, key=int)
+            left.discard(version)
+            other = self._balancer.traffic(self._model, version)
+            if _has_open(other.hosts, rules) and not (
+                is_second and _may_repeat(traffic.hosts) and not _may_repeat(other.hosts)
+            ):
+                return other
+        return traffic
+
+    def traffics(self) -> list[ModelTraffic]:
+        """Return the traffic of all versions to which a request may go, in no order."""
+        hosted = self._fleet.versions_ready(self._model)
+        wanted = [version for version in hosted if self._split.has(version)] or hosted
+        return [self._balancer.traffic(self._model, version) for version in wanted]
+
+
+def _has_open(hosts: Iterable[Host], rules: Eligibility) -> bool:
+    for host in hosts:  # noqa: SIM110 - `any` would make a generator for each request
+        if rules.is_open(host):
+            return True
+    return False
+
+
+def _may_repeat(hosts: Iterable[Host]) -> bool:
+    return all(host.offer.is_idempotent for host in hosts)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from capamesh.router.balancing.link_wait import LinkWait
+
+
+def test_a_link_wakes_all_who_wait_once_in_their_order() -> None:
+    links, told = LinkWait(), []
+    for name in "abc":
+        links.add(name, lambda name=name: told.append(name))  # type: ignore[misc]
+    links.remove("b")
+    links.remove("x")
+    assert repr(links) == "LinkWait(2 waiting)"
+    links.linked()
+    assert (told, len(links)) == (["a", "c"], 0)
+    links.linked()
+    assert told == ["a", "c"]
+
+
+def test_who_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
+    links, told = LinkWait(), []
+
+    def again() -> None:
+        told.append("a")
+        links.add("a", again)
+
+    links.add("a", again)
+    links.linked()
+    assert told == ["a"]
+    links.linked()
+    assert told == ["a", "a"]
+
+
+def test_one_who_is_woken_may_send_another_away() -> None:
+    links, told = LinkWait(), []
+    links.add("a", lambda: links.remove("b"))
+    links.add("b", lambda: told.append("b"))
+    links.linked()
+    assert (told, len(links)) == ([], 0)
+
+
+def test_it_is_full_when_so_many_wait() -> None:
+    links = LinkWait(most=2)
+    links.add("a", lambda: None)
+    assert not links.is_full
+    links.add("b", lambda: None)
+    assert links.is_full
+    links.remove("a")
+    assert not links.is_full
