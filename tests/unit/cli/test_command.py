@@ -97,6 +97,12 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["network", "token", "--role", "king"], "'king' is neither node nor router"),
         (["network", "revoke"], "name a peer id or an invite"),
         (["router", "run", "--data", "d", "--http", "x"], "no HOST:PORT"),
+        (["node", "run", "--data", "d", "--models", __file__], "is no folder"),
+        (["dev", "up", "--models", __file__], "is no folder"),
+        (["infer", "m", "-i", "X=1", "-p", "timeout=5"], "give --timeout"),
+        (["sim", "run", "small-3", "--plot", "p.png"], "only .svg is written; name it p.svg"),
+        (["sim", "compare", "small-3", "--plot", "p.png"], "only .svg is written"),
+        (["model", "profile", "absent", "--plot", "p.png"], "only .svg is written"),
         (["node", "run", "--data", "d", "--models", "m", "--metrics", "9100"], "no HOST:PORT"),
         (["node", "run", "--data", "d", "--models", "m", "--memory-limit", "2 cows"], "no size"),
         (["node", "run", "--data", "d", "--models", "m", "--watchdog", "0"], "--watchdog"),
@@ -180,7 +186,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
     line = (
         "node run --data d --models m --token t --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
         "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
-        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --metrics [::1]:9100"
+        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100"
     )
     assert run(line.split()) == 0
     given = NodeSettings(
@@ -203,6 +209,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
         is_controllable=True,
         memory_limit_bytes=2 * 2**30,
         watchdog_s=90.0,
+        load_limit_s=70.0,
         metrics_host="::1",
         metrics_port=9100,
     )
@@ -323,6 +330,31 @@ def test_a_revocation_that_cannot_be_handed_over_is_saved_all_the_same(
     assert f"version 1 is saved in {folder}, but not handed over: cannot reach" in said
     assert f"try again: capamesh network revoke --dir {folder} --router" in said
     assert RevocationList.load(tmp_path, owner.ca_der).invites == {serial}
+
+
+def test_a_name_that_cannot_be_revoked_is_said_to_be_neither_peer_id_nor_invite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path)
+    run(["network", "create", "home", "--dir", folder])
+    capsys.readouterr()
+    for name in ("foo", "ab" * 19, "AB" * 20):
+        assert run(["network", "revoke", name, "--dir", folder]) == 1
+        said = capsys.readouterr().err
+        assert f"{name!r} is neither a peer id, whole as `capamesh nodes --json` shows it, " in said
+        assert "nor an invite's 40 digits of 0-9 and a-f" in said
+    assert RevocationList.load(tmp_path, NetworkOwner.load(tmp_path).ca_der).version == 0
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "capamesh", "--version"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "capamesh")
 
 
 def test_a_token_that_would_never_end_is_a_usage_error(

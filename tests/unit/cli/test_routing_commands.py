@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hosts import host
+from rich.console import Console
 
-from capamesh.cli import explain, fleet, options
+from capamesh.cli import explain, fleet, options, printing
 from capamesh.cli.__main__ import run
 from capamesh.client import Client
 from capamesh.client.answers import Answer
 from capamesh.client.asks import Ask
 from capamesh.protocol.oip import error_body
+from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.operator_key import OperatorKey
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
@@ -91,13 +95,13 @@ def test_explain_asks_as_a_request_with_these_wishes_would(router: FakeRouter) -
     router.says(decision(HOST))
     line = (
         "explain a/b --version 2 --policy p2c --region eu,us --max-price 2.5 --device cpu --affinity k "
-        "--tenant me&you"
+        "--tenant me&you --priority 7 --timeout 0.25"
     )
     assert run(line.split()) == 0
     (ask,) = router.asks
     assert (ask.method, ask.path) == (
         "GET",
-        "/v1/models/a%2Fb/routing?version=2&tenant=me%26you",
+        "/v1/models/a%2Fb/routing?version=2&tenant=me%26you&priority=7&timeout=250000",
     )
     assert ask.headers == {
         "X-Capamesh-Policy": "p2c",
@@ -135,10 +139,80 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
         (decision({**HOST, "refusal": "late"}, REFUSED), "the least unfit (late)"),
         (decision(REFUSED), "can go nowhere: none of the 1 that hosts it may have it"),
         (decision(), "none of its nodes can be reached"),
+        (
+            {
+                **decision(REFUSED),
+                "admission": {"is_admitted": False, "status": 503, "error": "all is full"},
+            },
+            "A request for m/1 would be refused now (503): all is full.",
+        ),
+        (
+            {**decision(HOST), "admission": {"is_admitted": True}},
+            "A request for m/1 would go to 12D3KooWalpha",
+        ),
     ],
 )
 def test_the_sentence_says_why(found: dict[str, Any], said: str) -> None:
     assert said in explain.sentence(found)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (decision(HOST, REFUSED), 0),
+        (decision({**HOST, "refusal": "late"}), 0),
+        (decision(REFUSED), 3),
+        (decision(), 3),
+        ({**decision(HOST), "admission": {"is_admitted": True}}, 0),
+        ({**decision(HOST), "admission": {"is_admitted": False, "error": "full"}}, 3),
+    ],
+)
+def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
+    router: FakeRouter, found: dict[str, Any], status: int, form: list[str]
+) -> None:
+    router.says(found)
+    assert run(["explain", "m", *form]) == status
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state", "shown"),
+    [
+        ("no link", "closed", "- 0%"),
+        ("draining", "ramping", "- 0%"),
+        ("no link", "inhibited", "inhibited 0%"),
+        ("no link", "held_closed", "held_closed 0%"),
+        ("price 3 is over the cap 2", "closed", "closed 100%"),
+        ("", "closed", "closed 100%"),
+    ],
+)
+def test_a_host_without_a_way_to_it_is_not_said_to_be_used(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str], refusal: str, state: str, shown: str
+) -> None:
+    router.says(decision({**OTHER, "state": state, "refusal": refusal}))
+    assert run(["explain", "m"]) == 3
+    row = plain(capsys.readouterr().out.splitlines()[-1])
+    assert row.startswith(f"12D3KooWother a:1 {shown} ")
+
+
+def test_the_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
+    made = host("a")
+    rules, link = Eligibility(), made.candidate.link
+    assert rules.refusal(made) == ""
+    said: set[str] = set()
+    made.candidate.link = None
+    said.add(rules.refusal(made))
+    made.candidate.link = link
+    made.candidate.is_draining = True
+    said.add(rules.refusal(made))
+    made.candidate.is_draining = False
+    object.__setattr__(made.candidate, "link", SimpleNamespace(is_usable=False))
+    said.add(rules.refusal(made))
+    made.candidate.is_retired = True
+    said.add(rules.refusal(made))
+    made.is_gone = True
+    said.add(rules.refusal(made))
+    assert said == explain.NO_WAY
 
 
 def test_explain_prints_the_router_s_own_json(
@@ -224,6 +298,7 @@ def test_a_circuit_command_that_is_none_is_a_usage_error(router: FakeRouter, lin
 
 
 LINK = {"address": "a:1", "state": "closed", "reason": "", "models": []}
+GONE = {**LINK, "is_up": False, "is_usable": False, "last_error": "Connection refused"}
 MODEL = {
     "name": "m",
     "version": "1",
@@ -251,6 +326,11 @@ MODEL = {
             "closed\n  m/1 ejected: 5 failures in a row",
         ),
         ([LINK, {**LINK, "address": "a:2"}], "a:1 closed\na:2 closed"),
+        ([GONE], "-"),
+        ([{**GONE, "state": "ramping"}], "-"),
+        ([{**GONE, "state": "inhibited", "reason": "silent for 0.00 s"}], "inhibited"),
+        ([{**GONE, "state": "held_open"}], "held_open: by the operator"),
+        ([{**GONE, "models": [MODEL]}], "-"),
     ],
 )
 def test_a_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
@@ -279,3 +359,45 @@ def test_what_holds_for_a_node_is_shown_for_all_its_models(
     router.says({"nodes": [{"peer_id": "A", "links": [link]}]})
     assert run(["nodes", "--models"]) == 0
     assert "held_open: by the operator" in capsys.readouterr().out
+
+
+def test_no_model_of_a_node_that_cannot_be_sent_to_has_a_share(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy = {**MODEL, "state": "closed", "share": 1.0}
+    router.says({"nodes": [{"peer_id": "A", "links": [{**GONE, "models": [healthy]}]}]})
+    assert run(["nodes", "--models"]) == 0
+    row = plain(capsys.readouterr().out.splitlines()[1])
+    assert row == "A a:1 m/1 - 0% 1 / 2 / 8 1.5 ms 20 µs"
+
+
+PEER = "12D3KooWHCvRGvLRkQfQngsbbmLpERxw7x1GXxy6iKp94z1YL3tM"
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(80, "…4z1YL3tM"), (159, "…4z1YL3tM"), (160, PEER), (200, PEER)]
+)
+@pytest.mark.parametrize("line", [["nodes"], ["nodes", "--models"], ["explain", "m"]])
+def test_a_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
+    router: FakeRouter,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: list[str],
+    width: int,
+    shown: str,
+) -> None:
+    monkeypatch.setattr(printing, "console", lambda: Console(width=width, highlight=False))
+    node = {"peer_id": PEER, "links": [{**LINK, "models": [MODEL]}]}
+    router.says({"nodes": [node], **decision({**HOST, "peer": PEER})})
+    assert run(line) == 0
+    table = capsys.readouterr().out.splitlines()[1:]  # the sentence of `explain` has it whole
+    assert shown in " ".join(table).split()
+
+
+def test_circuit_takes_a_peer_id_as_narrow_tables_show_it(
+    router: FakeRouter, tmp_path: Path
+) -> None:
+    OperatorKey.create(tmp_path)
+    router.says({"peer_id": PEER})
+    assert run(["circuit", "…4z1YL3tM", "open", "--data", str(tmp_path)]) == 0
+    assert router.asks[0].path == "/v1/nodes/4z1YL3tM/circuit"

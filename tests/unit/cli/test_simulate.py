@@ -10,11 +10,13 @@ import typer
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.notation import numbers
-from capamesh.simulation.shipped import shipped_names
+from capamesh.cli.simulation_runs import mean_text
+from capamesh.simulation.shipped import shipped_names, shipped_scenario
 
 TINY = """
 title = "two nodes"
 duration_s = 3.0
+warm_up_s = 1.0
 load = 0.5
 
 [[node]]
@@ -61,6 +63,9 @@ def test_a_run_is_summed_up_with_its_kinds_of_requests(
     assert fields["scenario"].strip() == "tiny: two nodes"
     assert fields["policy"].strip() == "p2c, seed 7"
     assert fields["fleet"].strip() == "2 nodes, 1 router, 100 requests/s at most"
+    assert fields["requests"].endswith(
+        " in 2 s of virtual time, after 1 s of warm-up that are not counted"
+    )
     assert {"fast", "bulk"} <= fields.keys()
     assert said.err == ""  # no bar where there is no terminal
 
@@ -73,7 +78,7 @@ def test_the_same_seed_gives_the_same_json_and_another_another(
         assert run(["sim", "run", tiny, "--seed", seed, "--policy", "p2c", "--json"]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
-    assert json.loads(said[0])["requests"] > 100
+    assert json.loads(said[0])["requests"] > 50
 
 
 def test_the_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +106,7 @@ def test_policies_are_compared_and_drawn(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("run nothing", "scenario 'nothing' is unknown; there are batching-nodes,"),
+        ("run nothing", f"scenario 'nothing' is unknown; there are {shipped_names()[0]},"),
         ("run ./absent.toml", "cannot read the scenario ./absent.toml: No such file"),
         ("run TINY --policy luck", "policy 'luck' is unknown; known: affinity,"),
         ("compare TINY --policies p2c,p2c --processes 1", "at least one, each once"),
@@ -115,6 +120,38 @@ def test_what_cannot_be_is_said_in_one_line(
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
     assert said in complaint
+
+
+def test_the_list_counts_what_a_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "list", "--json"]) == 0
+    (listed,) = [e for e in json.loads(capsys.readouterr().out) if e["name"] == "small-3"]
+    scenario = shipped_scenario("small-3")
+    counted_s = scenario.duration_s - scenario.warm_up_s
+    assert (listed["warm_up_s"], listed["requests"]) == (
+        scenario.warm_up_s,
+        round(scenario.arrivals_per_s * counted_s),
+    )
+
+
+def test_a_file_is_read_as_a_scenario_whatever_its_name(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(tiny).parent)
+    Path("README.md").write_text("# a title\n\nwords\n")
+    Path("fleet").write_text(TINY)
+    assert run(["sim", "run", "README.md"]) == 1
+    assert "scenario README: not TOML: " in capsys.readouterr().err
+    assert run(["sim", "run", "fleet", "--policy", "p2c"]) == 0
+    Path("small-3").write_text("")  # a name of the project's own is that
+    assert run(["sim", "run", "small-3", "--policy", "luck"]) == 1
+    assert "policy 'luck' is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mean", "text"), [(0, "0"), (2.0, "2"), (11 / 3, "3.7"), (1234567.0, "1,234,567")]
+)
+def test_a_mean_of_counts_has_at_most_one_digit_after_the_point(mean: float, text: str) -> None:
+    assert mean_text(mean) == text
 
 
 @pytest.mark.parametrize(

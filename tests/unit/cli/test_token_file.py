@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,27 @@ def test_a_token_file_that_cannot_be_read_is_told_without_the_errors_number(tmp_
     assert refusal.value.message == (
         f"cannot read the join token from {tmp_path}: Is a directory; write one with: capamesh network token"
     )
+
+
+def test_a_token_file_with_nothing_in_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(" \n")
+    file.chmod(0o600)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    for source, name in ((str(file), str(file)), ("-", "standard input")):
+        with pytest.raises(ConfigError) as refusal:
+            read_token(None, source)
+        assert refusal.value.message == (
+            f"{name} is empty, where a join token was expected; the network's owner writes one with: "
+            "capamesh network token"
+        )
+
+
+def test_a_token_file_that_is_no_text_is_said_to_hold_no_token(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="holds no join token, which is one line of ASCII text"):
+        read_token(None, str(file))

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.cli.example_requests import write_example
+from capamesh.cli.example_requests import TRIAL_LIMIT_S, tried_examples, write_example
 from capamesh.cli.input_values import parse_inputs, tensor_from_json
 from capamesh.cli.output_values import json_of, preview
-from capamesh.client import Datatype, ModelMetadata, TensorSpec
+from capamesh.cli.parameter_values import parse_parameters
+from capamesh.client import AsyncClient, Datatype, ModelMetadata, Tensor, TensorSpec
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip import decode_request
 
@@ -55,7 +58,7 @@ def test_json_takes_dtype_and_shape_from_the_model(
     ("text", "why"),
     [
         ("X=[[1,2]]", r"shape \[1, 2\], the model takes \[-1, 3\]"),
-        ("X=[[1,2,3],[4,5]]", "needs lists of 3"),
+        ("X=[[1,2,3],[4,5]]", "row 1 has 3, row 2 has 2"),
         ('X=[["a",2,3]]', "must be a number"),
         ("X=[[1,2,NaN]]", r"NaN is not JSON, use a \.npy file"),
         ("X=hello", "text needs its quotes"),
@@ -176,6 +179,57 @@ def test_a_shape_that_does_not_fit_is_not_blamed_on_the_dtype(tmp_path: Path) ->
             parse_inputs([text], model(spec))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("X=[[1],[2,3]]", "rows differ in length: row 1 has 1, row 2 has 2"),
+        ("X=[[1,2,3],[1,2,3],[]]", "row 1 has 3, row 3 has 0"),
+        ("X=[[[1],[2,3]]]", "row 1 has 1, row 2 has 2"),
+    ],
+)
+def test_rows_of_different_lengths_are_told_by_their_lengths(text: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"the value of 'X': .*{said}"):
+        parse_inputs([text], model(FLOATS))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("p=7", 7),
+        ("p=1.5", 1.5),
+        ("p=true", True),
+        ("p=false", False),
+        ("p=call-7", "call-7"),
+        ('p="7"', "7"),
+        ("p=a=b", "a=b"),
+        ("p=", ""),
+        ("p=NaN", "NaN"),
+        ("p=[", "["),
+    ],
+)
+def test_a_parameter_is_what_json_says_or_else_text(text: str, value: object) -> None:
+    found = parse_parameters([text])
+    assert found == {"p": value}
+    assert type(found["p"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["p"], "'p' is not NAME=VALUE"),
+        (["=1"], "'=1' is not NAME=VALUE"),
+        (["p=1", "p=2"], "parameter 'p' is given twice"),
+        (["p=null"], "'p' is 'null'; a number, true, false or a text is expected"),
+        (["p=[1]"], "'p' is '\\[1\\]'"),
+        (["timeout=5"], "give --timeout, in seconds, instead"),
+        (["binary_data_output=true"], "leave it out"),
+    ],
+)
+def test_what_is_no_parameter_is_a_usage_error(texts: list[str], said: str) -> None:
+    with pytest.raises(typer.BadParameter, match=said):
+        parse_parameters(texts)
+
+
 def test_an_archive_gives_the_array_named_as_the_input_or_its_only_one(tmp_path: Path) -> None:
     rows = np.ones((2, 3), np.float32)
     np.savez(tmp_path / "one.npz", rows=rows)
@@ -249,3 +303,32 @@ def test_an_example_is_the_samples_first_row_where_it_fits(tmp_path: Path) -> No
     other = TensorSpec("X", Datatype.FP32, (-1, 4))
     write_example(tmp_path, model(other), tmp_path / "case.npz")
     np.testing.assert_array_equal(np.load(tmp_path / "m-0.npy"), np.zeros((1, 4), np.float32))
+
+
+class FakeClient:
+    """Takes what its model takes."""
+
+    def __init__(self, *, refuses: str) -> None:
+        self.refuses = refuses
+        self.asked: list[str] = []
+
+    async def metadata(self, name: str) -> ModelMetadata:
+        return replace(model(FLOATS), name=name)
+
+    async def infer(self, name: str, inputs: dict[str, Tensor], *, timeout_s: float) -> None:
+        assert (list(inputs), timeout_s) == (["X"], TRIAL_LIMIT_S)
+        self.asked.append(name)
+        if name == self.refuses:
+            raise InvalidRequest("this model keeps a state")
+
+
+async def test_an_example_that_its_model_refuses_is_known_as_such(tmp_path: Path) -> None:
+    client = FakeClient(refuses="stateful")
+    examples = await tried_examples(
+        cast(AsyncClient, client), ["plain", "stateful"], tmp_path, tmp_path
+    )
+    assert client.asked == ["plain", "stateful"]
+    assert [(each.model, each.refusal) for each in examples] == [
+        ("plain", ""),
+        ("stateful", "this model keeps a state"),
+    ]

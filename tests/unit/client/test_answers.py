@@ -15,7 +15,7 @@ from capamesh.client.answers import (
     read_nodes,
     read_version,
 )
-from capamesh.protocol.errors import CapameshError, ProtocolViolation
+from capamesh.protocol.errors import CapameshError, NoCandidate, Overloaded, ProtocolViolation
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -49,6 +49,25 @@ def test_any_failure_is_an_error_of_the_tree(status: int, body: bytes, code: str
 def test_a_failure_with_code_and_message_says_just_the_message() -> None:
     error = failure_of(Answer(503, b'{"error": "queue of 5 is full"}', "overloaded"), "http://r:1")
     assert (error.code, error.message) == ("overloaded", "queue of 5 is full")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint", "seconds"),
+    [
+        (429, "too_many_requests", "3", 3.0),
+        (503, "overloaded", "30", 30.0),
+        (503, "no_candidate", "1", 1.0),
+        (429, None, "2", 2.0),
+        (503, None, "Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        (503, "overloaded", None, 0.0),
+    ],
+)
+def test_a_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
+    status: int, code: str | None, hint: str | None, seconds: float
+) -> None:
+    error = failure_of(Answer(status, b'{"error": "full"}', code, retry_after=hint), "http://r:1")
+    assert isinstance(error, Overloaded | NoCandidate)
+    assert (error.is_retryable, error.retry_after_s) == (True, seconds)
 
 
 def test_a_failure_without_our_body_shows_its_beginning_on_one_line() -> None:

@@ -12,9 +12,9 @@ from capamesh.cli.teaching import examples
 
 EPILOG = examples(
     "capamesh nodes   shows peer ids and circuits",
-    "capamesh circuit 9xKq open --data router   no new requests; an end of the peer id is enough",
-    "capamesh circuit 9xKq open --model digits --data router   of this model only",
-    "capamesh circuit 9xKq auto --data router   takes all of that back",
+    "capamesh circuit 9xKq open --data my-network/router   no new requests; an end of the peer id is enough",
+    "capamesh circuit 9xKq open --model digits --data my-network/router   of this model only",
+    "capamesh circuit 9xKq auto --data my-network/router   takes all of that back",
 )
 
 
@@ -71,6 +71,7 @@ def circuit(
     if version and not model:
         raise typer.BadParameter("a version needs its --model", param_hint="--version")
     authorization = authorization_from(data)
+    peer = peer.removeprefix("…")  # as narrow tables show it
     with OperatorClient(router) as client:
         found = client.hold(
             peer, _STATES[position], model=model, version=version, authorization=authorization

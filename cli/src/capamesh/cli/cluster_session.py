@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import uvloop
 
-from capamesh.cli.example_requests import Example, write_example
+from capamesh.cli.example_requests import Example, tried_examples
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
 from capamesh.cli.printing import console, hint, print_json, print_table
@@ -102,14 +102,9 @@ def _samples() -> Path:
 async def _write_examples(cluster: LocalCluster) -> list[Example]:
     async with AsyncClient(cluster.http_url) as client:
         names = sorted({entry.name for entry in await client.models() if entry.is_ready})
-        return [
-            write_example(
-                cluster.folder / "examples",
-                await client.metadata(name),
-                _samples() / "cases" / f"{name}.npz",
-            )
-            for name in names
-        ]
+        return await tried_examples(
+            client, names, cluster.folder / "examples", _samples() / "cases"
+        )
 
 
 def _report(cluster: LocalCluster, examples: list[Example]) -> dict[str, Any]:
@@ -151,10 +146,16 @@ def _print_report(cluster: LocalCluster, examples: list[Example]) -> None:
     option = "" if url == "http://127.0.0.1:8000" else f" --router {url}"
     lines = [f"capamesh nodes{option}", f"capamesh models{option}"]
     for example in examples:
+        if example.refusal:
+            continue
         lines.append(f"capamesh infer {example.model}{option} {example.infer_options}")
         lines.append(f"curl {url}/v2/models/{example.model}/infer -d @{example.request}")
     out = console()
     out.print("\nIn another terminal:", style="bold")
     for line in lines:
         out.print(f"  {line}", markup=False, soft_wrap=True)
+    for example in examples:
+        if example.refusal:
+            text = f"No example of {example.model}, which refuses one that is made up: {example.refusal}"
+            out.print(text, markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")

@@ -50,4 +50,6 @@ def up(
     from capamesh.cli.notation import host_and_port  # noqa: PLC0415 - the same
 
     host_and_port(http, "--http")
+    if models is not None:
+        options.refuse_file_as_folder(models, "--models")
     run_session(models, nodes, http, data, as_json=as_json)

@@ -1,18 +1,30 @@
-"""Writes a request for a model that anybody can send again: arrays for the command, JSON for curl. Writes files."""
+"""Writes a request for a model that anybody can send again: arrays for the command, JSON for curl.
+
+Writes files, and asks a router to run what was written.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from capamesh.client import Datatype, ModelMetadata, Tensor, TensorSpec
+from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.oip import encode_request
+
+if TYPE_CHECKING:
+    from capamesh.client import AsyncClient
+
+
+TRIAL_LIMIT_S: Final = 10.0
+"""Guess: the first run of a large model; one row takes milliseconds to a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,29 @@ class Example:
     model: str
     infer_options: str
     request: Path
+    inputs: tuple[Tensor, ...]
+    refusal: str = ""
+    """Why the model does not run it; empty: it does."""
+
+
+async def tried_examples(
+    client: AsyncClient, models: Sequence[str], folder: Path, cases: Path
+) -> list[Example]:
+    """Write an example of each model into `folder` and run it, so that nobody is shown one that fails.
+
+    `cases` has an archive `MODEL.npz` for those that come with one.
+    """
+    examples: list[Example] = []
+    for name in models:
+        metadata = await client.metadata(name)
+        example = write_example(folder, metadata, cases / f"{name}.npz")
+        try:
+            inputs = {tensor.name: tensor for tensor in example.inputs}
+            await client.infer(name, inputs, timeout_s=TRIAL_LIMIT_S)
+        except CapameshError as error:
+            example = replace(example, refusal=error.message)
+        examples.append(example)
+    return examples
 
 
 def write_example(folder: Path, metadata: ModelMetadata, case: Path) -> Example:
@@ -45,7 +80,7 @@ def write_example(folder: Path, metadata: ModelMetadata, case: Path) -> Example:
     request = folder / f"{metadata.name}.json"
     buffers, _ = encode_request(tensors, is_binary=False)
     request.write_bytes(b"".join(buffers))
-    return Example(metadata.name, " ".join(options), request)
+    return Example(metadata.name, " ".join(options), request, tuple(tensors))
 
 
 def _case_arrays(metadata: ModelMetadata, case: Path) -> dict[str, npt.NDArray[Any]] | None:

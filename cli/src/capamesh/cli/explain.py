@@ -12,7 +12,9 @@ from capamesh.cli.teaching import examples
 EPILOG = examples(
     "capamesh explain digits",
     "capamesh explain digits --region eu --max-price 2   as if a request asked for that",
+    "capamesh explain digits --tenant acme --priority 200   would that be refused?",
     "capamesh explain digits --policy round-robin --json",
+    "capamesh explain digits > /dev/null   exit status 0 if it would be sent, 3 if not",
     "capamesh circuit PEER open   takes a node out by hand",
 )
 
@@ -27,6 +29,15 @@ _WHY = {
     "affinity": "requests of this key belong there",
 }
 """Said of the chosen one; by policy."""
+NO_WAY = frozenset(
+    {
+        "it hosts the model no more", "it left the fleet", "no link", "draining",
+        "its link takes no new requests",
+    }
+)  # fmt: skip
+"""The refusals that say that nothing can be sent there, whoever asks: a healthy circuit is of no use then."""
+NOWHERE = 3
+"""The exit status when the request would be refused, or no node may have it."""
 
 
 def explain(
@@ -58,10 +69,28 @@ def explain(
         str, typer.Option("--affinity", metavar="KEY", help="As a request with this key.")
     ] = "",
     tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="As this tenant's.")] = "",
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            "--priority",
+            min=1,
+            max=255,
+            help="As a request of this class: 1 is the first, 128 usual.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.001, help="The deadline; the router's by default."
+        ),
+    ] = None,
     router: options.Router = options.DEFAULT_ROUTER,
     as_json: options.Json = False,
 ) -> None:
-    """Show where a request for MODEL would go now, and why. No node is asked, nothing is run."""
+    """Show whether a request for MODEL would be let in now, where it would go, and why. No node is asked.
+
+    Exit status 3 when it would be refused, or no node may have it.
+    """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
 
@@ -72,21 +101,34 @@ def explain(
         "X-Capamesh-Device": device,
         "X-Capamesh-Affinity": affinity,
     }
-    headers = {name: value for name, value in wishes.items() if value}
+    asked = {
+        "version": version,
+        "tenant": tenant,
+        "priority": "" if priority is None else str(priority),
+        "timeout": "" if timeout is None else str(max(1, round(timeout * 1e6))),
+    }
     with OperatorClient(router) as client:
-        found = client.explain(model, version=version, tenant=tenant, headers=headers)
+        found = client.explain(model, query=_given(asked), headers=_given(wishes))
+    hosts: list[dict[str, Any]] = found.get("candidates", [])
+    is_sent = found.get("admission", {}).get("is_admitted", True) and any(
+        host.get("chosen") for host in hosts
+    )
+    status = 0 if is_sent else NOWHERE
     if as_json:
         print_json(found)
-        return
+        raise typer.Exit(status)
     print(sentence(found))
+    if not hosts:
+        raise typer.Exit(status)
     print()
     print_table(
         (
             "", "NODE", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/told/limit", "LATENCY", "RTT",
             "PRICE", "REGION", "REFUSAL",
         ),
-        [_row(host) for host in found.get("candidates", [])],
+        [_row(host) for host in hosts],
     )  # fmt: skip
+    raise typer.Exit(status)
 
 
 def sentence(found: dict[str, Any]) -> str:
@@ -95,6 +137,9 @@ def sentence(found: dict[str, Any]) -> str:
     what = f"{found.get('model')}/{found.get('version')}"
     fit = [host for host in hosts if not host.get("refusal")]
     chosen = next((host for host in hosts if host.get("chosen")), None)
+    admission: dict[str, Any] = found.get("admission", {})
+    if not admission.get("is_admitted", True):
+        return f"A request for {what} would be refused now ({admission.get('status')}): {admission.get('error')}."
     of = f"{len(hosts)} that {'hosts' if len(hosts) == 1 else 'host'} it"
     if chosen is None:
         if not hosts:
@@ -112,16 +157,23 @@ def sentence(found: dict[str, Any]) -> str:
     return f"{to}{why} ({policy}; {len(fit)} of the {of} may have it)."
 
 
-def _row(host: dict[str, Any]) -> tuple[object, ...]:
-    from capamesh.cli.printing import time_text  # noqa: PLC0415 - help starts faster
+def _given(values: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
 
+
+def _row(host: dict[str, Any]) -> tuple[object, ...]:
+    from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
+
+    state, share = host.get("state", "?"), host.get("share", 0.0)
+    if host.get("refusal") in NO_WAY:
+        state, share = ("-" if state in {"closed", "ramping"} else state), 0.0
     latency_ms, rtt_ms = host.get("latency_ms"), host.get("rtt_ms")
     return (
         "→" if host.get("chosen") else "",
-        host.get("peer", "?"),
+        peer_text(host.get("peer", "?")),
         host.get("address", "?"),
-        host.get("state", "?"),
-        f"{host.get('share', 0.0):.0%}",
+        state,
+        f"{share:.0%}",
         f"{host.get('rif', 0)} / {host.get('in_flight', 0)} / {host.get('limit') or '-'}",
         time_text(latency_ms / 1e3 if latency_ms else None),
         time_text(rtt_ms / 1e3 if rtt_ms else None),

@@ -32,7 +32,7 @@ def nodes(
 ) -> None:
     """List the nodes as a router sees them: who they are, what they host, how busy they are, whether they are used.
 
-    CIRCUIT is closed where requests go; else it says why they do not, or not all.
+    CIRCUIT is closed where requests go; else it says why they do not, or not all. It is - where STATE says so.
     """
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
     from capamesh.client import Client  # noqa: PLC0415 - the same
@@ -98,7 +98,7 @@ def models(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Jso
 
 
 def _row(node: dict[str, Any]) -> tuple[object, ...]:
-    from capamesh.cli.printing import amount  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import amount, peer_text  # noqa: PLC0415 - help starts faster
 
     links: list[dict[str, Any]] = node.get("links", [])
     devices = "\n".join(
@@ -107,7 +107,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
     )
     offered = "\n".join(_model(model) for model in node.get("models", []))
     return (
-        node.get("peer_id", "?"),
+        peer_text(node.get("peer_id", "?")),
         _state(node, links),
         _circuits(links),
         devices or "-",
@@ -125,6 +125,8 @@ def _circuits(links: list[dict[str, Any]]) -> str:
     for link in links:
         at = f"{link.get('address')} " if len(links) > 1 else ""
         lines.append(at + circuit_text(link))
+        if not link.get("is_usable", True):
+            continue  # what holds for the node holds for all its models
         lines += [
             f"  {model.get('name')}/{model.get('version')} {circuit_text(model)}"
             for model in link.get("models", [])
@@ -134,25 +136,35 @@ def _circuits(links: list[dict[str, Any]]) -> str:
 
 
 def circuit_text(part: dict[str, Any]) -> str:
-    """Return the circuit of a node or model with what is known against it."""
+    """Return the circuit of a node or model with what is known against it.
+
+    Of a node that nothing can be sent to, it is what was done about it by hand or by failures, without their
+    reason: the node's state has a newer one.
+    """
     state = str(part.get("state", "?"))
     reason = part.get("reason", "")
+    if not part.get("is_usable", True):
+        if state in {"closed", "ramping"}:
+            return "-"
+        reason = ""
     if state in {"held_open", "held_closed"}:
         return f"{state}: by the operator"
     return f"{state}: {reason}" if reason and state != "closed" else state
 
 
 def _model_rows(node: dict[str, Any]) -> list[tuple[object, ...]]:
-    from capamesh.cli.printing import time_text  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
 
     return [
         (
-            node.get("peer_id", "?"),
+            peer_text(node.get("peer_id", "?")),
             link.get("address", "?"),
             f"{model.get('name')}/{model.get('version')}",
             # what holds for the node holds for all its models
-            circuit_text(model if link.get("state") == "closed" else link),
-            f"{model.get('share', 0.0):.0%}",
+            circuit_text(
+                model if link.get("state") == "closed" and link.get("is_usable", True) else link
+            ),
+            f"{model.get('share', 0.0) if link.get('is_usable', True) else 0.0:.0%}",
             f"{model.get('requests_in_flight', 0)} / {model.get('node_in_flight', 0)} / "
             f"{model.get('node_limit') or '-'}",
             time_text(model.get("queue_us", 0) / 1e6),

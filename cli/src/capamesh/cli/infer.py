@@ -14,6 +14,8 @@ EPILOG = examples(
     "capamesh infer iris --input 'X=[[5.1,3.5,1.4,0.2]]'   dtype and shape are the model's",
     "capamesh infer iris --input X=@rows.npy --output label --json",
     "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
+    "capamesh infer iris --input X=@rows.npy --parameter priority=1   before all others",
+    "capamesh infer vad -i input=@a.npy -p sequence_id=7 -p sequence_start=true   a model that remembers",
 )
 
 
@@ -47,19 +49,35 @@ def infer(
             "--timeout", metavar="SECONDS", min=0.001, help="The deadline; the router's by default."
         ),
     ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME=VALUE",
+            help="A parameter of the request: a number, true, false or text; may be repeated.",
+        ),
+    ] = None,
     router: options.Router = options.DEFAULT_ROUTER,
     as_json: options.Json = False,
 ) -> None:
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
     from capamesh.cli.input_values import parse_inputs  # noqa: PLC0415 - help starts faster
     from capamesh.cli.output_values import json_of, preview  # noqa: PLC0415 - the same
+    from capamesh.cli.parameter_values import parse_parameters  # noqa: PLC0415 - the same
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
+    wanted = parse_parameters(parameters or ())
     with Client(router) as client:
         tensors = parse_inputs(inputs, client.metadata(model, version), is_cast=cast)
         answers = client.infer(
-            model, tensors, version=version, outputs=outputs or None, timeout_s=timeout
+            model,
+            tensors,
+            version=version,
+            outputs=outputs or None,
+            timeout_s=timeout,
+            parameters=wanted,
         )
     if as_json:
         print_json({"model": model, "outputs": [json_of(n, a) for n, a in answers.items()]})

@@ -48,7 +48,7 @@ def tensor_from_json(spec: TensorSpec, value: object) -> Tensor:
 
     Its shape is that of the lists; leading dimensions of 1 may be left out.
     """
-    shape = _shape_of(value)
+    shape = _shape_of(spec.name, value)
     left_out = len(spec.shape) - len(shape)
     if left_out > 0:
         shape = (1,) * left_out + shape
@@ -101,15 +101,23 @@ def _no_constant(literal: str) -> NoReturn:
     raise ValueError(f"{literal} is not JSON, use a .npy file")
 
 
-def _shape_of(value: object) -> tuple[int, ...]:
-    """Return the lengths along the first items; that all lists agree is for `read_data` to check."""
+def _shape_of(name: str, value: object) -> tuple[int, ...]:
+    """Return the lengths along the first items; `InvalidRequest`: lists beside each other differ in length."""
     shape: list[int] = []
-    while isinstance(value, list):
-        items = cast("list[object]", value)
-        shape.append(len(items))
-        if not items:
+    level: list[object] = [value]
+    while isinstance(level[0], list):
+        lists = [cast("list[object]", item) for item in level if isinstance(item, list)]
+        length = len(lists[0])
+        for index, items in enumerate(lists):
+            if len(items) != length:
+                raise InvalidRequest(
+                    f"the value of {name!r}: rows differ in length: row 1 has {length}, row {index + 1} has "
+                    f"{len(items)}"
+                )
+        shape.append(length)
+        level = [item for items in lists for item in items]
+        if not level:
             break
-        value = items[0]
     return tuple(shape)
 
 

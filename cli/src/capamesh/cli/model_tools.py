@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final, cast
 import typer
 from rich.text import Text
 
-from capamesh.cli.printing import amount, hint, print_fields, print_json, print_table, write_file
+from capamesh.cli.printing import (
+    amount,
+    count_text,
+    hint,
+    print_fields,
+    print_json,
+    print_table,
+    require_suffix,
+    write_file,
+)
 from capamesh.cli.progress import steps
 from capamesh.node.capacity import read_cpu
 from capamesh.node.onnx_backend import DeviceKind, OnnxBackend
@@ -23,6 +32,8 @@ from capamesh.node.optimise.optimising import STEPS, Order, optimise
 from capamesh.node.optimise.structure import Structure, read_structure
 from capamesh.node.optimise.timing import time_model
 from capamesh.node.optimise.trial import trial_inputs
+from capamesh.node.profile import next_rows
+from capamesh.protocol.tensors import MAX_DIM
 
 if TYPE_CHECKING:
     from capamesh.node.optimise.report import Report, Side
@@ -112,6 +123,8 @@ def profile_model(
     as_json: bool,
 ) -> None:
     """Print how long the model at `path` takes for how many rows; draw it into `plot`."""
+    if plot is not None:
+        require_suffix(plot, ".svg", "--plot")
     source = one_model(path)
     with opened(source, _backend(device, threads)) as model, steps() as begin:
         provider = model.provider
@@ -125,6 +138,7 @@ def profile_model(
             on_size=lambda rows: begin(f"{rows} rows"),
         )
     profile = timing.profile
+    cut = "" if timing.stopped or not trial.is_batched else cut_short(profile, max_rows, seconds)
     if plot is not None:
         write_file(plot, profile_svg(f"{source.name}/{source.version} on {provider}", profile))
     if as_json:
@@ -138,7 +152,7 @@ def profile_model(
                 "is_batched": trial.is_batched,
                 "best_rows": profile.best_rows,
                 "row_s": profile.row_s,
-                "stopped": timing.stopped,
+                "stopped": timing.stopped or cut,
                 **profile.to_json(),
             }
         )
@@ -149,6 +163,20 @@ def profile_model(
         hint("No input has an open first dimension: a run is counted as one row.")
     if timing.stopped:
         hint(f"It fails beyond that, at {timing.stopped}")
+    if cut:
+        hint(cut)
+
+
+def cut_short(profile: ServiceProfile, max_rows: int, seconds: float) -> str:
+    """Return which limit ended a measurement at its best batch, before more rows gained nothing; empty: none did."""
+    rows = profile.points[-1].rows
+    if profile.best_rows != rows or next_rows(profile.points, max_rows=MAX_DIM) is None:
+        return ""
+    limit = f"--max-rows {max_rows}" if rows >= max_rows else f"--seconds {seconds:g}"
+    return (
+        f"{limit} ended it at {count_text(rows, 'row')}, before more rows brought no more throughput: "
+        "the best may be larger"
+    )
 
 
 def optimize_model(
@@ -296,7 +324,8 @@ def _print_report(report: Report) -> None:
             for output in report.outputs
         ],
     )
-    hint(f"Compared on {report.rows} rows, inputs: {report.inputs}; run on {report.provider}")
+    rows = count_text(report.rows, "row")
+    hint(f"Compared on {rows}, inputs: {report.inputs}; run on {report.provider}")
     for note in report.notes:
         hint(f"Note: {note}")
 

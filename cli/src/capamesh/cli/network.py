@@ -16,9 +16,9 @@ group = new_group(
     examples(
         "capamesh network create home   makes ./network with the owner's key: keep it safe",
         "capamesh network token --role router > router.token",
-        "capamesh router run --data router --token-file router.token   prints its mesh address",
+        "capamesh router run --data my-network/router --token-file router.token   prints its mesh address",
         "capamesh network token --role node --bootstrap MULTIADDR > node.token",
-        "capamesh node run --data node --models models --token-file node.token",
+        "capamesh node run --data my-network/node --models models --token-file node.token",
     ),
 )
 group.callback(invoke_without_command=True)(teach)
@@ -52,7 +52,7 @@ def create(
     epilog=examples(
         "capamesh network token --role router --expires 90d > router.token",
         "capamesh network token --role node --bootstrap /ip4/10.0.0.5/tcp/4001/p2p/12D3... > node.token",
-        "capamesh node run --data node --models models --token-file node.token   the next step",
+        "capamesh node run --data my-network/node --models models --token-file node.token   the next step",
     )
 )
 def token(

@@ -16,8 +16,8 @@ from capamesh.cli.teaching import examples, new_group, teach
 group = new_group(
     "Provide compute: host ONNX models on this machine's devices.",
     examples(
-        "capamesh node run --data node --models models --token-file node.token",
-        "capamesh node status --data node   in another terminal",
+        "capamesh node run --data my-network/node --models models --token-file node.token",
+        "capamesh node status --data my-network/node   in another terminal",
     ),
 )
 group.callback(invoke_without_command=True)(teach)
@@ -26,10 +26,10 @@ group.callback(invoke_without_command=True)(teach)
 @group.command(
     epilog=examples(
         "capamesh network token --role node --bootstrap MULTIADDR > node.token   by the network's owner",
-        "capamesh node run --data node --models models --token-file node.token",
-        "capamesh node run --data node --models models   later: the folder remembers the membership",
-        "capamesh node run --data node --models models --dial-only   behind NAT",
-        "capamesh node run --data node --models models --metrics 127.0.0.1:9100   for Prometheus",
+        "capamesh node run --data my-network/node --models models --token-file node.token",
+        "capamesh node run --data my-network/node --models models   later: the folder remembers the membership",
+        "capamesh node run --data my-network/node --models models --dial-only   behind NAT",
+        "capamesh node run --data my-network/node --models models --metrics 127.0.0.1:9100   for Prometheus",
     )
 )
 def run(
@@ -137,6 +137,17 @@ def run(
             help="A run that takes longer ends its worker process, which starts anew.",
         ),
     ] = 60.0,
+    load_limit: Annotated[
+        float,
+        typer.Option(
+            "--load-limit",
+            envvar="CAPAMESH_LOAD_LIMIT",
+            metavar="SECONDS",
+            min=1.0,
+            help="A model that takes longer to load, warm up and measure ends its worker process, which starts anew;"
+            " TensorRT may need minutes the first time.",
+        ),
+    ] = 600.0,
     metrics: Annotated[
         str,
         typer.Option(
@@ -161,6 +172,7 @@ def run(
     from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
     from capamesh.node.settings import NodeSettings  # noqa: PLC0415 - the same
 
+    options.refuse_file_as_folder(models, "--models")
     metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)
     settings = NodeSettings(
         data_folder=data,
@@ -180,6 +192,7 @@ def run(
         is_controllable=control,
         memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),
         watchdog_s=watchdog,
+        load_limit_s=load_limit,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         is_dialing=dial_only,
@@ -191,8 +204,8 @@ def run(
 
 @group.command(
     epilog=examples(
-        "capamesh node status --data node",
-        "capamesh node status --data node > /dev/null   exit status 0 only when it is running and ready",
+        "capamesh node status --data my-network/node",
+        "capamesh node status --data my-network/node > /dev/null   exit status 0 only when it is running and ready",
     )
 )
 def status(data: options.Data, as_json: options.Json = False) -> None:

@@ -21,17 +21,18 @@ class OperatorClient(Client):
         return self
 
     def explain(
-        self, model: str, *, version: str = "", tenant: str = "", headers: Mapping[str, str]
+        self, model: str, *, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Return where a request with these `X-Capamesh` headers would go now, and why.
+        """Return whether a request with these `X-Capamesh` headers would be let in now, where it would go, and why.
+
+        `query` may have its version, tenant, priority and timeout, which is in microseconds.
 
         Raises `ModelNotFound`, and what any exchange with a router may raise.
         """
         if not model:
             raise InvalidRequest("the model's name is empty; see the list: capamesh models")
-        asked = {key: text for key, text in (("version", version), ("tenant", tenant)) if text}
-        query = f"?{urlencode(asked)}" if asked else ""
-        path = f"/v1/models/{quote(model, safe='')}/routing{query}"
+        asked = f"?{urlencode(query)}" if query else ""
+        path = f"/v1/models/{quote(model, safe='')}/routing{asked}"
         return self._exchange(Ask("GET", path, _object, headers=headers))
 
     def hold(

@@ -127,7 +127,7 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
     if token_file is None:
         return token or None  # an empty variable is none: composed files set what they do not have
     if token_file == "-":  # noqa: S105 - a file's name, no secret
-        return sys.stdin.read(_MAX_TOKEN_BYTES)
+        return _not_empty(sys.stdin.read(_MAX_TOKEN_BYTES), "standard input")
     try:
         with Path(token_file).open(encoding="ascii") as file:
             if is_exposed(file):
@@ -136,9 +136,32 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
                     f"keep them out: chmod 600 {shlex.quote(token_file)}",
                     file=sys.stderr,
                 )
-            return file.read(_MAX_TOKEN_BYTES)
-    except (OSError, UnicodeDecodeError) as exc:
+            return _not_empty(file.read(_MAX_TOKEN_BYTES), token_file)
+    except UnicodeDecodeError as exc:
+        raise ConfigError(
+            f"{token_file} holds no join token, which is one line of ASCII text: give the file that "
+            "`capamesh network token` was written into"
+        ) from exc
+    except OSError as exc:
         raise ConfigError(
             f"cannot read the join token from {token_file}: {reason_of(exc)}; write one with: "
             "capamesh network token"
         ) from exc
+
+
+def _not_empty(token: str, where: str) -> str:
+    if not token.strip():
+        raise ConfigError(
+            f"{where} is empty, where a join token was expected; the network's owner writes one with: "
+            "capamesh network token"
+        )
+    return token
+
+
+def refuse_file_as_folder(models: Path, option: str) -> None:
+    """Raise a usage error when `models`, which should be a folder, is something else; that it exists is not asked."""
+    if models.exists() and not models.is_dir():
+        raise typer.BadParameter(
+            f"{str(models)!r} is no folder: give the folder that has the models in it",
+            param_hint=option,
+        )

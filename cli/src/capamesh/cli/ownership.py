@@ -12,6 +12,7 @@ import typer
 from capamesh.cli.printing import hint, print_fields, print_json
 from capamesh.client import Client
 from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
@@ -77,7 +78,9 @@ def issue_token(
     if role is Role.NODE and not bootstrap:
         hint("It names no --bootstrap address: give the node one, or --mdns on a local network.")
     run = (
-        "node run --data node --models models" if role is Role.NODE else "router run --data router"
+        "node run --data my-network/node --models models"
+        if role is Role.NODE
+        else "router run --data my-network/router"
     )
     hint(f"Next: capamesh {run} --token-file FILE")
 
@@ -88,6 +91,9 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
     current = RevocationList.load(folder, owner.ca_der)
     if names:
         invites = {name for name in names if _SERIAL.fullmatch(name)}
+        for name in names:
+            if name not in invites:
+                _require_peer_id(name)
         current = owner.revoke(
             current,
             peers=[PeerId(name) for name in names if name not in invites],
@@ -117,6 +123,16 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
             "Saved. Members keep their links until a router hears of it: "
             f"capamesh network revoke --dir {folder} --router URL"
         )
+
+
+def _require_peer_id(name: str) -> None:
+    try:
+        public_bytes_of(name)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"{name[:80]!r} is neither a peer id, whole as `capamesh nodes --json` shows it, nor an invite's 40 digits of "
+            f"0-9 and a-f, which `capamesh network token` told: {exc.message}"
+        ) from exc
 
 
 def _hand_over(revocations: RevocationList, folder: Path, router: str) -> int:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,12 @@ from capamesh.protocol.errors import ConfigError
 
 _PIPED_COLUMNS = 200
 """Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
+_WHOLE_IDS_COLUMNS = 160
+"""From this width on, a table has room for whole peer ids, of 52 characters (counted: `capamesh explain` needs 159)."""
+_SHORT_ID_CHARS = 8
+"""Of the end of a peer id, where there is no room for more (guess: none of 100,000 nodes' is another's)."""
+PEER_COLUMNS = frozenset({"PEER", "NODE"})
+"""Those with peer ids, which are never broken into two lines."""
 
 
 @cache
@@ -34,10 +41,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """Print a table; long cells are folded, never cut, so that they can be copied."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in PEER_COLUMNS)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console().print(table)
+
+
+def peer_text(peer: object) -> str:
+    """Return a peer id, on a narrow terminal just its end, which `capamesh circuit` takes as well."""
+    text = str(peer)
+    if console().width >= _WHOLE_IDS_COLUMNS or len(text) <= _SHORT_ID_CHARS:
+        return text
+    return f"…{text[-_SHORT_ID_CHARS:]}"
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -48,6 +63,15 @@ def print_fields(fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         table.add_row(name, Text(_text(value)))
     console().print(table)
+
+
+def require_suffix(path: Path, suffix: str, option: str) -> None:
+    """Raise a usage error unless the file is named as what is written into it."""
+    if path.suffix.lower() != suffix:
+        raise typer.BadParameter(
+            f"{str(path)!r}: only {suffix} is written; name it {path.with_suffix(suffix).name}",
+            param_hint=option,
+        )
 
 
 def write_file(path: Path, text: str) -> None:
@@ -71,6 +95,11 @@ def amount(size_bytes: int) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def count_text(number: int, what: str) -> str:
+    """Return `1 node`, `2 nodes`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def time_text(seconds: float | None) -> str:

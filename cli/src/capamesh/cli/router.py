@@ -14,8 +14,8 @@ from capamesh.cli.teaching import examples, new_group, teach
 group = new_group(
     "Serve clients: find the nodes, send each request to a good one.",
     examples(
-        "capamesh router run --data router --token-file router.token",
-        "capamesh router status --data router   in another terminal; shows its mesh address",
+        "capamesh router run --data my-network/router --token-file router.token",
+        "capamesh router status --data my-network/router   in another terminal; shows its mesh address",
     ),
 )
 group.callback(invoke_without_command=True)(teach)
@@ -26,9 +26,9 @@ _MIB = 1024 * 1024
 @group.command(
     epilog=examples(
         "capamesh network token --role router > router.token   by the network's owner",
-        "capamesh router run --data router --token-file router.token",
-        "capamesh router run --data router --policy least-request --rules rules.toml   how requests are routed",
-        "capamesh router status --data router   its mesh address is what nodes' tokens name as --bootstrap",
+        "capamesh router run --data my-network/router --token-file router.token",
+        "capamesh router run --data my-network/router --policy least-request --rules rules.toml   how requests are routed",
+        "capamesh router status --data my-network/router   its mesh address is what nodes' tokens name as --bootstrap",
     )
 )
 def run(
@@ -67,7 +67,8 @@ def run(
             "--rules",
             envvar="CAPAMESH_RULES",
             metavar="FILE",
-            help="TOML that says how each model's requests are routed: its policy, versions, regions, prices, tenants.",
+            help="TOML that says how each model's requests are routed: its policy, versions, regions, prices, tenants. "
+            "Read again on SIGHUP.",
         ),
     ] = None,
     timeout: Annotated[
@@ -113,7 +114,7 @@ def run(
     ] = 64,
     owner_fd: options.OwnerFd = None,
 ) -> None:
-    """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first."""
+    """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first, SIGHUP reads --rules anew."""
     from capamesh.cli.services import run_router  # noqa: PLC0415 - help and other commands start faster
     from capamesh.protocol.tensors import Limits  # noqa: PLC0415 - the same
     from capamesh.router.settings import RouterSettings  # noqa: PLC0415 - the same
@@ -146,8 +147,8 @@ def run(
 
 @group.command(
     epilog=examples(
-        "capamesh router status --data router",
-        "capamesh router status --data router --json   for programs; exit status 0 only when ready",
+        "capamesh router status --data my-network/router",
+        "capamesh router status --data my-network/router --json   for programs; exit status 0 only when ready",
     )
 )
 def status(data: options.Data, as_json: options.Json = False) -> None:

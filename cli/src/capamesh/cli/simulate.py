@@ -49,7 +49,7 @@ Plot = Annotated[
     epilog=examples("capamesh sim list", "capamesh sim run small-3   the next step: run one"),
 )
 def list_(as_json: options.Json = False) -> None:
-    """List the scenarios that come with this version."""
+    """List the scenarios that come with this version, with the time and requests that a run counts after its warm-up."""
     from capamesh.cli.simulation_runs import list_scenarios  # noqa: PLC0415 - help starts faster
 
     list_scenarios(as_json=as_json)

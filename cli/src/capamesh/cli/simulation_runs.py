@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from capamesh.cli.printing import print_fields, print_json, print_table, time_text, write_file
+from capamesh.cli.printing import (
+    count_text,
+    print_fields,
+    print_json,
+    print_table,
+    require_suffix,
+    time_text,
+    write_file,
+)
 from capamesh.cli.progress import parts
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import reason_of
@@ -41,21 +49,23 @@ def list_scenarios(*, as_json: bool) -> None:
                     "routers": each.routers,
                     "load": each.load,
                     "duration_s": each.duration_s,
-                    "requests": round(each.arrivals_per_s * each.duration_s),
+                    "warm_up_s": each.warm_up_s,
+                    "requests": round(_expected(each)),
                 }
                 for each in found
             ]
         )
         return
     print_table(
-        ("SCENARIO", "NODES", "LOAD", "VIRTUAL TIME", "REQUESTS", "WHAT"),
+        ("SCENARIO", "NODES", "LOAD", "WARM-UP", "COUNTED", "REQUESTS", "WHAT"),
         [
             (
                 each.name,
                 each.node_count,
                 f"{each.load:.0%}",
-                f"{each.duration_s:g} s",
-                f"{each.arrivals_per_s * each.duration_s:,.0f}",
+                f"{each.warm_up_s:g} s",
+                f"{each.duration_s - each.warm_up_s:g} s",
+                f"{_expected(each):,.0f}",
                 each.title,
             )
             for each in found
@@ -67,6 +77,8 @@ def run_one(
     name: str, policy: str, seed: int, *, seconds: float | None, plot: Path | None, as_json: bool
 ) -> None:
     """Run the scenario `name` once and print what came of it."""
+    if plot is not None:
+        require_suffix(plot, ".svg", "--plot")
     scenario = _scenario(name, seconds)
     with parts(f"{scenario.name} with {policy}") as progress:
         results = run_scenario(scenario, policy=policy, seed=seed, progress=progress)
@@ -104,6 +116,8 @@ def compare_policies(
     as_json: bool,
 ) -> None:
     """Run the scenario `name` with each policy and seed, `processes` (0: as many as fit) at a time; print a table."""
+    if plot is not None:
+        require_suffix(plot, ".svg", "--plot")
     scenario = _scenario(name, seconds)
     with parts(f"{scenario.name}, {len(policies) * len(seeds)} runs") as progress:
         found = compare(
@@ -129,8 +143,9 @@ def compare_policies(
 
 def _scenario(name: str, seconds: float | None) -> Scenario:
     """Return a scenario that comes with the project, or the one in a file; cut or stretched to `seconds`."""
-    if name.endswith(".toml") or os.sep in name:
-        file = Path(name)
+    file = Path(name)
+    is_file = file.is_file() and name not in shipped_names()
+    if is_file or name.endswith(".toml") or os.sep in name:
         try:
             text = file.read_text("utf-8")
         except (OSError, ValueError) as exc:
@@ -147,8 +162,9 @@ def _fields(scenario: Scenario, results: Results) -> dict[str, object]:
     return {
         "scenario": f"{results.scenario}: {scenario.title}",
         "policy": f"{results.policy}, seed {results.seed}",
-        "fleet": f"{_count(results.nodes, 'node')}, {_count(results.routers, 'router')}, {results.capacity_per_s:,.0f} requests/s at most",
-        "requests": f"{results.requests:,} in {results.counted_s:g} s of virtual time",
+        "fleet": f"{count_text(results.nodes, 'node')}, {count_text(results.routers, 'router')}, {results.capacity_per_s:,.0f} requests/s at most",
+        "requests": f"{results.requests:,} in {results.counted_s:g} s of virtual time, after "
+        f"{scenario.warm_up_s:g} s of warm-up that are not counted",
         "answered": f"{results.answered:,} ({_share(1 - results.failed_share)}), "
         f"{_share(results.goodput_share)} of what could be",
         "failed": {code: f"{count:,}" for code, count in results.failed.items()},
@@ -174,13 +190,19 @@ def _row(row: Row, *, is_best: bool) -> tuple[object, ...]:
         _share(row.failed_share),
         _share(row.extra_share),
         f"{row.probe_share:.2f}",
-        f"{row.inhibited:g}",
-        f"{row.ejected:g}",
+        mean_text(row.inhibited),
+        mean_text(row.ejected),
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _expected(scenario: Scenario) -> float:
+    """Return how many requests a run counts, on average of all seeds."""
+    return scenario.arrivals_per_s * (scenario.duration_s - scenario.warm_up_s)
+
+
+def mean_text(value: float) -> str:
+    """Return a mean of counts: whole where it is, else with one digit after the point."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
 def _ms(value: float) -> str:

@@ -45,6 +45,8 @@ class Answer:
     body: bytes | bytearray
     error_code: str | None = None
     header_length: str | None = None
+    retry_after: str | None = None
+    """The HTTP header of that name: whole seconds, or from a proxy a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +78,18 @@ class ModelMetadata:
 def failure_of(answer: Answer, url: str) -> CapameshError:
     """Return the error that an answer with a status other than 200 stands for."""
     message = _error_text(answer.body)
+    hint = answer.retry_after or ""
+    retry_after_s = float(hint) if hint.isdecimal() and hint.isascii() else 0.0
     if answer.error_code is not None and message is not None:
-        return from_wire(answer.error_code, message)
+        return from_wire(answer.error_code, message, retry_after_s)
     kind = _BY_STATUS.get(answer.status)
     if kind is None:
         kind = ClientError if 400 <= answer.status < 500 else PeerError
     if message is None:
         message = bytes(answer.body[:_SHOWN_CHARS]).decode("utf-8", "replace").strip()
     said = " ".join(message.split()) or "nothing"
-    return kind(f"{url} answered with HTTP status {answer.status}: {said}")
+    text = f"{url} answered with HTTP status {answer.status}: {said}"
+    return Overloaded(text, retry_after_s) if kind is Overloaded else kind(text)
 
 
 def read_json(answer: Answer) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost,
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     NO_PARAMETERS,
+    Parameters,
     RequestedOutput,
     decode_response,
     encode_request,
@@ -45,6 +47,11 @@ PAGE_WAIT_S = 10.0
 
 _TIMEOUT_PARAMETER = "timeout"
 """Triton's request parameter: the time the caller allows, in microseconds."""
+_OWN_PARAMETERS = {
+    _TIMEOUT_PARAMETER: "timeout_s, in seconds",
+    "binary_data_output": "is_binary",
+}
+"""Those that an argument stands for, which the waiting and the reading of the answer go by, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ def ask_infer(
     version: str = "",
     outputs: Sequence[str] | None = None,
     timeout_s: float | None = None,
+    parameters: Parameters = NO_PARAMETERS,
     id: str = "",  # noqa: A002 - the protocol's own word
     is_binary: bool = True,
     limits: Limits = DEFAULT_LIMITS,
@@ -83,9 +91,9 @@ def ask_infer(
         raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
     if isinstance(outputs, str):
         raise InvalidRequest(f"outputs is the text {outputs!r}; give a list: [{outputs!r}]")
-    parameters = (
-        NO_PARAMETERS if timeout_s is None else {_TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
-    )
+    _check_parameters(parameters)
+    if timeout_s is not None:
+        parameters = {**parameters, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
     buffers, json_bytes = encode_request(
         tensors_of(inputs),
         outputs=[RequestedOutput(name) for name in outputs or ()],
@@ -195,6 +203,17 @@ def _checked(read: Callable[[Answer], T]) -> Callable[[Answer, str], T]:
 def _check(answer: Answer, url: str) -> None:
     if answer.status != 200:
         raise failure_of(answer, url)
+
+
+def _check_parameters(parameters: Parameters) -> None:
+    for name, value in parameters.items():
+        if name in _OWN_PARAMETERS:
+            raise InvalidRequest(f"give {_OWN_PARAMETERS[name]}, instead of the parameter {name!r}")
+        is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if not (is_number or isinstance(value, str)):
+            raise InvalidRequest(
+                f"parameter {name!r} is {value!r:.80}: a text, a finite number or a bool is expected"
+            )
 
 
 def _model_path(model: str, version: str) -> str:

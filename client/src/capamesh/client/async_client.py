@@ -16,7 +16,7 @@ from capamesh.client.answers import ERROR_NAME, Answer, ModelEntry, ModelMetadat
 from capamesh.client.arrays import InputValue
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import LocalError, TooLarge
-from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ class AsyncClient:
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
         is_binary: bool = True,
     ) -> dict[str, npt.NDArray[Any]]:
@@ -84,6 +85,7 @@ class AsyncClient:
             version=version,
             outputs=outputs,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            parameters=parameters,
             id=id,
             is_binary=is_binary,
             limits=self._limits,
@@ -173,6 +175,7 @@ class AsyncClient:
                 await _read_body(response, ask.limits.max_message_bytes),
                 response.headers.get(ERROR_NAME),
                 response.headers.get(HEADER_LENGTH_NAME),
+                response.headers.get("Retry-After"),
             )
 
     def _session(self, *, is_fresh: bool) -> aiohttp.ClientSession:

@@ -26,7 +26,7 @@ from capamesh.client.answers import ERROR_NAME, Answer, ModelEntry, ModelMetadat
 from capamesh.client.arrays import InputValue
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import LocalError, TooLarge
-from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T")
@@ -80,6 +80,7 @@ class Client:
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
         is_binary: bool = True,
     ) -> dict[str, npt.NDArray[Any]]:
@@ -88,6 +89,7 @@ class Client:
         `inputs`: arrays of the model's own dtypes and shapes; (nested) lists of `str` and `bytes` for
         BYTES; a `Tensor` for BF16. Outputs: BF16 comes as float32, BYTES as object arrays of `bytes`.
         `version` "" is any, `outputs` None all. `timeout_s` is the deadline that router and node keep too.
+        `parameters` are the protocol's, such as `{"priority": 1}` or a sequence's `sequence_id`.
         `is_binary=False` sends and asks for JSON, which carries neither NaN nor infinities.
 
         Raises what the network says (`ModelNotFound`, `InvalidRequest`, `Overloaded`, ...), `LinkLost`
@@ -99,6 +101,7 @@ class Client:
             version=version,
             outputs=outputs,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            parameters=parameters,
             id=id,
             is_binary=is_binary,
             limits=self._limits,
@@ -203,6 +206,7 @@ class Client:
                 _read_body(response, sock, deadline_s, ask.limits.max_message_bytes),
                 response.getheader(ERROR_NAME),
                 response.getheader(HEADER_LENGTH_NAME),
+                response.getheader("Retry-After"),
             )
             is_reusable = not response.will_close
         finally:
