@@ -103,6 +103,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["sim", "run", "small-3", "--plot", "p.png"], "only .svg is written; name it p.svg"),
         (["sim", "compare", "small-3", "--plot", "p.png"], "only .svg is written"),
         (["model", "profile", "absent", "--plot", "p.png"], "only .svg is written"),
+        (["model", "profile", "absent", "--plot", "."], "only .svg is written; name it chart.svg"),
         (["node", "run", "--data", "d", "--models", "m", "--metrics", "9100"], "no HOST:PORT"),
         (["node", "run", "--data", "d", "--models", "m", "--memory-limit", "2 cows"], "no size"),
         (["node", "run", "--data", "d", "--models", "m", "--watchdog", "0"], "--watchdog"),

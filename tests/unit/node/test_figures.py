@@ -118,6 +118,18 @@ def test_of_models_that_are_gone_nothing_is_kept() -> None:
     assert worker.models() == {}
 
 
+def test_what_a_model_whose_files_are_gone_still_answers_is_not_counted() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.keep({("n", "1")})
+    worker.told([told(6), told(2, "n", load=2)])
+    worker.told([told(2, "n", load=2)])
+    assert {key: one.requests for key, one in worker.models().items()} == {("n", "1"): {"ok": 2}}
+    worker.keep({M, ("n", "1")})
+    worker.told([told(3, load=3), told(2, "n", load=2)])
+    assert worker.models()[M].requests == {"ok": 3}
+
+
 def test_histograms_of_different_bounds_are_put_together() -> None:
     both = Histogram({1.0: 2, INF: 1}, 9.0) + Histogram({2.0: 3, INF: 0}, 4.0)
     assert both.cumulative() == [(1.0, 2), (2.0, 5), (INF, 6)]

@@ -943,6 +943,21 @@ async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_on
     )
 
 
+async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_than_before(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 85), of_size("b", 80))
+    rig.start()
+    await rig.ready("a/1")
+    rig.device.kept_bytes = 30  # 70 are free, and the first load of a asked for 93
+    unused(rig, a=2 * UNUSED_S)
+    await rig.until(lambda: rig.device.loaded == ["a/1 0", "a/1 0"])
+    await rig.ready("a/1")
+    rig.device.total_bytes = 1_000  # now nothing has to give way
+    await rig.ready("a/1", "b/1")
+
+
 async def test_only_what_was_not_used_for_long_gives_way_to_what_was_merely_found(
     rig: Rig,
 ) -> None:

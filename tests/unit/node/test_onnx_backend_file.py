@@ -61,6 +61,7 @@ def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
     for proto, has_open_work in (
         (model(nodes=(plain,)), False),
         (model(nodes=(plain, turns)), True),
+        (model(nodes=(node("AffineGrid", ["x", "size"], ["y"]),)), True),
         (model(nodes=(wrapped,)), True),
         (with_function, True),
     ):

@@ -34,6 +34,7 @@ from capamesh.protocol.errors import (
     NotMember,
     Overloaded,
     RunFailed,
+    TooLarge,
 )
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -54,7 +55,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.endpoint import MAX_LINKS_OF_PEER
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.tensors import Limits
+from capamesh.protocol.tensors import Datatype, Limits, Tensor
 
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("test", NOW)
@@ -331,6 +332,24 @@ async def test_a_call_that_cannot_be_run_is_refused_at_once(
 async def test_junk_is_an_invalid_request(rig: Rig, meta: bytes) -> None:
     rig.receive(1, meta)
     assert type(rig.link.refusal()) is InvalidRequest
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        Tensor("y", Datatype.BYTES, (2**20 + 1,), bytes(4 * (2**20 + 1))),
+        Tensor("y", Datatype.FP32, (0, 20_000, 20_000), b""),
+    ],
+    ids=["texts", "empty"],
+)
+async def test_an_answer_over_a_limit_is_too_large_and_no_fault_of_the_link(
+    rig: Rig, output: Tensor
+) -> None:
+    rig.model.act = lambda _: [output]
+    rig.ask(1)
+    refusal = await rig.link.answer()
+    assert type(refusal) is TooLarge
+    assert "'y'" in refusal.message
 
 
 async def test_a_request_that_breaks_the_service_costs_its_link_nothing(

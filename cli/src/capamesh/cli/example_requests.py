@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.client import Datatype, ModelMetadata, Tensor, TensorSpec
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
 from capamesh.protocol.oip import encode_request
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ async def tried_examples(
         try:
             inputs = {tensor.name: tensor for tensor in example.inputs}
             await client.infer(name, inputs, timeout_s=TRIAL_LIMIT_S)
-        except CapameshError as error:
+        except (InvalidRequest, TooLarge) as error:
             example = replace(example, refusal=error.message)
+        except CapameshError:
+            pass  # it is busy, or slow: that says nothing of the example
         examples.append(example)
     return examples
 

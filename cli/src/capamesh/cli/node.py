@@ -144,6 +144,7 @@ def run(
             envvar="CAPAMESH_LOAD_LIMIT",
             metavar="SECONDS",
             min=1.0,
+            max=3000.0,
             help="A model that takes longer to load, warm up and measure ends its worker process, which starts anew;"
             " TensorRT may need minutes the first time.",
         ),

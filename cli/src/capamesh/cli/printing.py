@@ -69,7 +69,7 @@ def require_suffix(path: Path, suffix: str, option: str) -> None:
     """Raise a usage error unless the file is named as what is written into it."""
     if path.suffix.lower() != suffix:
         raise typer.BadParameter(
-            f"{str(path)!r}: only {suffix} is written; name it {path.with_suffix(suffix).name}",
+            f"{str(path)!r}: only {suffix} is written; name it {path.stem or 'chart'}{suffix}",
             param_hint=option,
         )
 

@@ -147,12 +147,16 @@ class WorkerFigures:
         """Of the loads that are over."""
         self._latest: dict[Key, dict[int, ModelFigures]] = {}
         """By load, the earlier first."""
+        self._kept: Collection[Key] | None = None
+        """None: all."""
 
     def told(self, models: Sequence[Mapping[str, Any]]) -> None:
         """Take over a `metrics` message's models."""
         before, self._latest = self._latest, {}
         for message in sorted(models, key=lambda message: int(message["load"])):
             key, load = (message["name"], message["version"]), message["load"]
+            if self._kept is not None and key not in self._kept:
+                continue  # it is on its way out, and nobody asks for it any more
             before.get(key, {}).pop(load, None)
             self._latest.setdefault(key, {})[load] = ModelFigures.from_message(message)
         self._end(before)
@@ -163,7 +167,8 @@ class WorkerFigures:
         self._end(before)
 
     def keep(self, models: Collection[Key]) -> None:
-        """Drop the counts of all others: their files are gone."""
+        """Drop the counts of all others, from now on: their files are gone."""
+        self._kept = models
         for of in (self._ended, self._latest):
             for key in of.keys() - models:
                 del of[key]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_desk import F32, PROFILE, Desk, y
 
-from capamesh.node.engine import Result, Work
+from capamesh.node.engine import Result, Streams, Work
 from capamesh.node.engine.queue import STALE_ENTRIES
 from capamesh.node.engine.work import WorkState
 from capamesh.node.profile import ProfilePoint, ServiceProfile
@@ -674,6 +674,15 @@ def test_those_that_run_are_not_counted_as_waiting() -> None:
     desk.submit()
     desk.taken()
     for _ in range(4):
+        desk.submit()
+    with pytest.raises(Overloaded):
+        desk.submit()
+
+
+def test_of_a_model_with_streams_as_many_start_at_once_as_there_are() -> None:
+    streams = Streams(4, PROFILE, 1)
+    desk = Desk(batch_rows=1, max_queue=1, streams=streams)
+    for _ in range(5):
         desk.submit()
     with pytest.raises(Overloaded):
         desk.submit()

@@ -415,8 +415,8 @@ class ModelEngine:
         if not in_flight:
             return
         if self._max_queue is not None:
-            free = max(0, self._instances - len(self._running))
-            starting = free * self.plan.batch_rows  # these do not wait
+            lanes, rows = self._lanes_and_rows(is_stream=self._streams is not None)
+            starting = max(0, lanes - len(self._running)) * rows  # these do not wait
             if self.queued >= self._max_queue + starting:
                 raise Overloaded(
                     f"{self._max_queue} requests wait at this model, as many as its max_queue allows; try another node",

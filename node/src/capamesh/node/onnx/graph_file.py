@@ -27,8 +27,8 @@ _DIMS, _DATA_TYPE = 1, 2  # in TensorProto
 _COMPILED_OPS: Final = frozenset({b"EPContext"})
 """Operators whose content a provider gives its driver to execute, machine code included."""
 _OPEN_OPS: Final = frozenset(
-    b"BeamSearch BlackmanWindow CenterCropPad Col2Im ConstantOfShape DFT Expand GreedySearch HammingWindow HannWindow"
-    b" If Loop MaxUnpool MelWeightMatrix OneHot Pad Range Resize STFT Sampling Scan SequenceMap Tile Upsample"
+    b"AffineGrid BeamSearch BlackmanWindow CenterCropPad Col2Im ConstantOfShape CropAndResize DFT Expand"
+    b" GreedySearch HammingWindow HannWindow If Loop MaxUnpool MelWeightMatrix OneHot Pad Range Resize STFT Sampling Scan SequenceMap Tile Upsample"
     b" WhisperBeamSearch".split()
 )
 """Operators whose work, or the size of what they make, is set by the values that they are given."""

@@ -107,8 +107,8 @@ class Hosting:
         """What was tried last of each model version."""
         self._held: dict[Key, ModelSource] = {}
         """Unloaded on purpose, or in quarantine: not loaded again unless asked for, or changed."""
-        self._short: set[Key] = set()
-        """Failed for want of memory: tried again when there is some."""
+        self._short: dict[Key, float] = {}
+        """Failed for want of memory: tried again when there is some, if what was not used for so long gives way."""
         self._quarantined = {(one.name, one.version): one for one in settings.quarantined}
         """Those that were not met in the folder yet."""
         self._leaving: list[HostedModel] = []
@@ -232,7 +232,7 @@ class Hosting:
             return False
         self._held.pop(key, None)
         if key in self._short and self._sources.get(key) == source:
-            return self._room.can_be_made(source, UNUSED_S)
+            return self._room.can_be_made(source, self._short[key])
         quarantined = self._quarantined.pop(key, None)
         if quarantined is not None and quarantined.digest in {"", source.digest}:
             reason = quarantined.reason
@@ -245,19 +245,25 @@ class Hosting:
     # loading
 
     async def _load(
-        self, source: ModelSource, *, unused_s: float = UNUSED_S, is_remade: bool = False
+        self,
+        source: ModelSource,
+        *,
+        unused_s: float = UNUSED_S,
+        is_remade: bool = False,
+        is_return: bool = False,
     ) -> str:
         """Load or replace one model version; return why it failed, "" where it did not.
 
         What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go. What gave
-        way to a model that then fails is loaded again.
+        way to a model that then fails is loaded again: an `is_return` that asks for no room, for it had it before.
         """
         key = _key(source)
         self._sources[key] = source
-        self._short.discard(key)
+        self._short.pop(key, None)
         evicted: list[ModelSource] = []
         try:
-            await self._make_room(source, unused_s, evicted)
+            if not is_return:
+                await self._make_room(source, unused_s, evicted)
             hosted = await self._loading.load(source)
         except ModelInvalid as error:
             self._log.warning(
@@ -304,7 +310,7 @@ class Hosting:
     async def _unload(self, key: Key, reason: str, *, is_gone: bool) -> None:
         hosted = self._models.withdraw(key)
         self._sources.pop(key, None)
-        self._short.discard(key)
+        self._short.pop(key, None)
         if is_gone:
             self._held.pop(key, None)
             self._models.forget(key)
@@ -350,15 +356,15 @@ class Hosting:
                 evicted.append(leaving.source)
                 await self._closed([leaving])  # it is idle: this takes no time
         except ModelInvalid:
-            if not evicted:  # else they would give way for nothing again and again
-                self._short.add(_key(source))
+            # where some gave way for nothing, it is tried again only when none has to
+            self._short[_key(source)] = math.inf if evicted else UNUSED_S
             raise
 
     async def _bring_back(self, evicted: list[ModelSource]) -> None:
         """Load again what gave way for nothing."""
         for source in evicted:
             self._held.pop(_key(source), None)
-            await self._load(source, unused_s=math.inf)  # and nothing gives way to that
+            await self._load(source, is_return=True)
             self._on_change()
 
     # what routers ask
@@ -395,7 +401,7 @@ class Hosting:
     async def _load_asked(self, call: ControlCall) -> None:
         for key in self._asked_keys(call):
             self._held.pop(key, None)
-            self._short.discard(key)
+            self._short.pop(key, None)
         found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
         self._before = found
         self._refuse(found)

@@ -153,6 +153,7 @@ class Worker:
             on_stuck=self._stuck,
             log=log,
         )
+        self._has_told = False
         self._service = WorkerService(
             self._models,
             self._trust,
@@ -221,6 +222,7 @@ class Worker:
         return link
 
     def _tell(self) -> None:
+        self._has_told = True
         settings = self._settings
         device = Device(
             index=settings.device_index,
@@ -253,7 +255,8 @@ class Worker:
         while True:
             await asyncio.sleep(RECHECK_MEMBERS_S)
             self._service.recheck_members()
-            self._tell()  # again, in case the agent was not reading when there was news
+            if self._has_told:  # the folder has been read
+                self._tell()  # again, in case the agent was not reading when there was news
 
     async def _clean_cache(self) -> None:
         while True:

@@ -16,12 +16,14 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     NotMember,
     RunFailed,
+    TooLarge,
 )
 from capamesh.protocol.links.calls import (
     CallDecoder,
     ControlCall,
     InferAnswer,
     LoadReport,
+    check_outputs,
     decode_probe,
     encode_answer,
     encode_done,
@@ -67,6 +69,7 @@ class WorkerService:
         self._on_stuck = on_stuck
         self._watchdog_s = watchdog_s
         self._clock = clock
+        self._limits = limits
         self._decoder = CallDecoder(limits)
         self._log = log
         self._links: set[Link] = set()
@@ -300,7 +303,11 @@ class WorkerService:
             self._report,
         )
         try:
+            check_outputs(answer.outputs, self._limits)
             meta, body = encode_answer(answer)
+        except TooLarge as error:
+            self._fail(key, error, hosted)
+            return
         except Exception as exc:  # noqa: BLE001 - a backend's bug must not leave the caller without an answer
             link.fail(stream, RunFailed(f"the answer has no wire form: {exc}"))
             return

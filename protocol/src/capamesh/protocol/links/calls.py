@@ -276,6 +276,20 @@ def _sequence_mark(raw: object) -> SequenceMark:
     )
 
 
+def check_outputs(outputs: Sequence[Tensor], limits: Limits) -> None:
+    """Refuse what the receiver of an answer would: too many texts, or empty tensors of a huge shape. TooLarge."""
+    texts = 0
+    for tensor in outputs:
+        if tensor.datatype is Datatype.BYTES:
+            texts += math.prod(tensor.shape)
+            check_texts(tensor.name, texts, limits)
+        if not tensor.size_bytes:
+            try:
+                checked(tensor, limits)
+            except InvalidRequest as error:
+                raise TooLarge(f"the answer's {error.message}") from error
+
+
 def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
     """Return metadata and body buffers; the tensors' bytes are not copied."""
     meta = {
