@@ -475,14 +475,23 @@ def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: Capa
     desk = ScriptedDesk()
     flight = started(desk)
     assert fail(flight, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
-    assert desk.told == ["sent A", "failed A peer_error 0.25", "sent B"]
-    assert desk.retries == 8
+    is_refused = isinstance(error, ModelNotFound)
+    judged = "model_unavailable" if is_refused else "peer_error"
+    assert desk.told == ["sent A", f"failed A {judged} 0.25", "sent B"]
+    assert desk.retries == (9 if is_refused else 8)
     assert answer(flight, 1, 101.0) == ["answered by 1"]
     alone = started(ScriptedDesk("A"))
-    assert alone.failed(0, error, 100.25) == (Failed(error),)
+    (final,) = alone.failed(0, error, 100.25)
+    assert isinstance(final, Failed)
+    assert final.error.code == (error.code if isinstance(error, DeadlineExceeded) else judged)
     assert alone.explain()[0].outcome == (
-        f"peer_error: the node answered {error.code} with 9.750 s left: {error.message}"
+        f"{judged}: the node answered {error.code} with 9.750 s left: {error.message}"
     )
+
+
+def test_a_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
+    flight = started(ScriptedDesk(), is_safe=False)
+    assert fail(flight, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
 def test_a_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
@@ -519,13 +528,37 @@ def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
     flight = flight_at(desk, deadline_s=deadline_s)
     flight.start(100.0)
     assert flight.tick(due_s - 0.001) == ()
-    desk.hosts = [FakeHost("A")] if event == "tick" else []
+    desk.hosts = [FakeHost("A")] if event == "tick" and due_s == deadline_s else []
     (final,) = flight.tick(due_s) if event == "tick" else flight.linked(due_s)
     assert isinstance(final, Failed)
     assert isinstance(final.error, NoCandidate)
     assert str(final.error) == f"nobody is left (waited {due_s - 100:.1f} s for a link)"
     assert (flight.is_waiting, flight.due_s, desk.told) == (False, math.inf, [])
     assert flight.linked(due_s) == flight.tick(due_s) == ()
+
+
+def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_new_link() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.hosts = [FakeHost("A")]
+    assert said(flight.tick(103.0)) == ["send 0 to A, 7000 ms"]
+    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
+
+
+def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.hosts = [FakeHost("A")]
+    flight.linked(101.0)
+    desk.may_wait = lambda asked, now_s: True  # type: ignore[method-assign]  # B has no link yet
+    assert fail(flight, 0, Overloaded("full"), 101.1) == []
+    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
+    desk.hosts.append(FakeHost("B"))
+    assert said(flight.linked(101.25)) == ["send 1 to B, 8750 ms"]
+    assert fail(flight, 1, Overloaded("full"), 101.3) == []
+    assert said(flight.tick(103.0)) == ["failed: overloaded"]
 
 
 def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:

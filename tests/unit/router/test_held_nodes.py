@@ -61,6 +61,19 @@ def test_what_a_held_node_comes_back_with_is_held(router: Router) -> None:
     assert states(router) == {"held_open"}
 
 
+def test_news_of_a_node_wakes_who_waits_for_a_link(router: Router) -> None:
+    woken: list[str] = []
+    links = router._balancer.links
+    first = advert("A", "a:1")
+    for change in (Joined(first), Changed(advert("A", "a:1", counter=2), first)):
+        links.add("a request", lambda: woken.append("a request"))
+        router._apply([])
+        assert len(links) == 1
+        router._apply([change])
+        assert len(links) == 0
+    assert len(woken) == 2
+
+
 def test_a_router_that_starts_leaves_a_key_for_its_operator(router: Router, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
     authorization = f"Bearer {(tmp_path / KEY_FILE).read_text().strip()}"

@@ -16,6 +16,7 @@ from fleet_fakes import (
     FakeLink,
     Fleet,
     InOrder,
+    advert,
     after,
     call,
     echo,
@@ -24,6 +25,7 @@ from fleet_fakes import (
     hang,
     idempotent_not,
     in_virtual_time,
+    linked,
     offer,
 )
 
@@ -38,11 +40,12 @@ from capamesh.protocol.errors import (
     Overloaded,
     RunFailed,
 )
-from capamesh.protocol.fleet import Left, LeftReason
+from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.router.admission.gate import Refusal
 from capamesh.router.balancing.eligibility import Constraints
+from capamesh.router.candidates import Candidate
 from capamesh.router.policies.seam import RequestShape
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.routing import NO_WISHES, Wishes
@@ -138,7 +141,8 @@ async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_an
     shadowed(fleet)
     assert await infer(fleet) == "B"
     put_out(fleet)
-    for wishes in (NO_WISHES, Wishes(affinity="k"), Wishes(policy="p2c")):
+    keyed = [] if put_out is silent else [Wishes(affinity="k")]
+    for wishes in (NO_WISHES, *keyed, Wishes(policy="p2c")):
         outcome = await fleet.routing.infer(call(), wishes, fleet.clock() + 30.0)
         assert (outcome.host.candidate.peer, outcome.attempts) == ("A", 1)
         assert outcome.answer.version == "1"
@@ -147,9 +151,111 @@ async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_an
     assert fleet.routing.admission(M, ModelVersion(""), NO_WISHES, 128, 30.0).version == "1"
     assert set(gates(fleet)) == {"1", "2"}
     sequence = call()._replace(sequence=SequenceMark(7, is_start=True))
-    assert await infer(fleet, sequence) == "A"
+    assert await infer(fleet, sequence) == ("B" if put_out is silent else "A")
     assert fleet.clock() == 0.0
     assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_has_a_key_does_not_change_its_version_as_another_s_run_has_failed_there() -> (
+    None
+):
+    fleet = Fleet()
+    shadowed(fleet)
+    start = call()._replace(sequence=SequenceMark(7, is_start=True))
+    step = call()._replace(sequence=SequenceMark(7))
+    keyed = Wishes(affinity="k")
+    assert [await infer(fleet, start), await infer(fleet, wishes=keyed)] == ["B", "B"]
+    for is_hard in (False, True):
+        fleet.hosts[1].health.failed(fleet.clock(), is_hard=is_hard, cause="another's run failed")
+        assert await infer(fleet) == "A"
+        assert [await infer(fleet, step), await infer(fleet, wishes=keyed)] == ["B", "B"]
+        await asyncio.sleep(20.0)
+    killed(fleet)
+    assert [await infer(fleet, step), await infer(fleet, wishes=keyed)] == ["A", "A"]
+
+
+@in_virtual_time
+async def test_when_no_version_is_well_one_that_can_be_asked_at_all_goes_before_the_newest() -> (
+    None
+):
+    for weights in ((), ((V1, 1.0), (V2, 9.0))):
+        fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
+        shadowed(fleet)
+        for host in fleet.hosts:
+            host.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
+        killed(fleet)
+        assert [await infer(fleet) for _ in range(9)] == ["A"] * 9
+    only_newest = Fleet(rules=RoutingRules(ModelRules(weights=((V2, 1.0),))))
+    shadowed(only_newest)
+    killed(only_newest)
+    with pytest.raises(NoCandidate, match="no link"):
+        await infer(only_newest, allowed_s=0.1)
+
+
+@in_virtual_time
+async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
+    fleet = Fleet()
+    shadowed(fleet, echo, after(0.5, failing(RunFailed("bad"))))
+    fleet.hosts[1].health.eject(fleet.clock(), "an outlier")
+    await asyncio.sleep(2.6)
+    assert await asyncio.gather(*[infer(fleet) for _ in range(50)]) == ["A"] * 50
+    assert fleet.asked == [50, 0]
+
+
+@in_virtual_time
+async def test_who_waits_looks_again_when_a_hold_is_over() -> None:
+    fleet = Fleet([echo], [echo])
+    fleet.links[0].end("killed")
+    fleet.hosts[1].health.hold(CircuitState.HELD_OPEN)
+    task = asyncio.create_task(infer(fleet))
+    await asyncio.sleep(0.1)
+    fleet.hosts[1].health.hold(None)
+    fleet.routing.wake()
+    assert await task == "B"
+    assert fleet.clock() == pytest.approx(0.1)
+
+
+@in_virtual_time
+async def test_a_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another_node_s() -> None:
+    fleet = Fleet([echo], [echo])
+    for link in list(fleet.links):
+        link.end("frozen")
+    with pytest.raises(NoCandidate, match="no link"):
+        await infer(fleet, call()._replace(sequence=SequenceMark(7)))
+    assert fleet.clock() == 0.0
+    start = call()._replace(sequence=SequenceMark(7, is_start=True))
+    task = asyncio.create_task(infer(fleet, start))
+    await asyncio.sleep(0.1)
+    fleet.relink(1, echo)
+    assert await task == "B"
+
+
+@in_virtual_time
+async def test_a_node_that_dials_in_anew_is_asked_again_if_it_is_the_same_process() -> None:
+    for process in (b"first", b"second"):
+        fleet = Fleet()
+        fleet.view.apply([Joined(advert("A"))])
+        links = []
+        for number, script in enumerate([hang, echo]):
+            candidate = Candidate(PeerId("A"), f"dialled-in-{number}")
+            links.append(linked(candidate, script))
+            candidate.process = b""
+            links[-1].peer_process = process if number else b"first"
+            fleet.view.visit(candidate)
+            fleet.balancer.linked(candidate, fleet.clock())
+            if not number:
+                task = asyncio.create_task(infer(fleet))
+                await asyncio.sleep(0.1)
+                links[0].end("a switch restarts")
+                fleet.view.leave(candidate)
+                await asyncio.sleep(0.1)
+        if process == b"first":
+            assert await task == "A"
+        else:
+            with pytest.raises(LinkLost):
+                await task
+        assert len(links[1].asks) == (process == b"first")
 
 
 @in_virtual_time

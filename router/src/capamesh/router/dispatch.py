@@ -191,6 +191,7 @@ class Voyage:
         self._is_listed = False
         """It waits, or has waited, for a link."""
         is_alone = is_copy or call.sequence is not None
+        is_step = call.sequence is not None and not call.sequence.is_start
         self._flight = Flight(
             desk,
             deadline_s=deadline_s,
@@ -199,7 +200,8 @@ class Voyage:
             is_hedged=traffic.terms.is_hedged,
             is_bound=call.sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
-            max_wait_s=0.0 if is_copy else MAX_WAIT_S,
+            # the first link to be up need not be that of the node with the sequence's state
+            max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
         )
         self._loop = asyncio.get_running_loop()
         self._attempts: list[_Attempt] = []

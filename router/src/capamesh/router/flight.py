@@ -28,6 +28,7 @@ from capamesh.protocol.errors import (
     DeadlineExceeded,
     LinkLost,
     ModelNotFound,
+    ModelUnavailable,
     NoCandidate,
     Overloaded,
     PeerError,
@@ -194,6 +195,8 @@ class Flight:
         it.is_unsent = is_unsent
         if not is_unsent:
             error = self._judged(it, told, now_s)
+            if not isinstance(told, DeadlineExceeded):
+                told = error
         self._end(it, error, now_s)
         self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
         if isinstance(error, ClientError) and not is_unsent:
@@ -217,7 +220,7 @@ class Flight:
         if error is None:
             return ()
         if now_s >= self._due_s:
-            return self._give_up(error, now_s)
+            return self._look_again_or_give_up(error, now_s)
         send = self._elsewhere(now_s)
         return self._wait(error, now_s) if send is None else (send,)
 
@@ -226,7 +229,8 @@ class Flight:
         if now_s < self._due_s:
             return ()
         if self._waits_for is not None:
-            return self._give_up(self._waits_for, now_s)
+            error, self._waits_for = self._waits_for, None
+            return self._look_again_or_give_up(error, now_s)
         if now_s >= self._deadline_s:
             return self._no_opinion(now_s) or self._finish(self._too_late(), now_s)
         send: Send | None = None
@@ -270,7 +274,11 @@ class Flight:
             self._plan(now_s)
             return ()
         if isinstance(error, Overloaded):
-            return self._finish(Failed(self._softest or error), now_s)
+            error = self._softest or error
+            # all who waited fall on the first link, and others may be up in a moment
+            if self._is_stranded and self._patience_s < math.inf and not self._is_bound:
+                return self._wait(error, now_s)
+            return self._finish(Failed(error), now_s)
         if self._is_stranded:
             return self._wait(error, now_s)
         return self._finish(Failed(error), now_s)
@@ -280,16 +288,16 @@ class Flight:
     def _judged(self, it: Attempt, error: CapameshError, now_s: float) -> CapameshError:
         """Return what the error says: some that name the caller's fault can only be the node's."""
         remaining_s = self._deadline_s - now_s
+        text = f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
         match error:
-            case ModelNotFound() | Cancelled():
-                pass  # the node advertises the model, and nobody has withdrawn the request
+            case ModelNotFound():
+                return ModelUnavailable(text)  # it advertises the model: it has just unloaded it
+            case Cancelled():
+                return PeerError(text)  # nobody has withdrawn the request
             case DeadlineExceeded() if self._desk.is_ample(it.host, remaining_s):
-                pass
+                return PeerError(text)
             case _:
                 return error
-        return PeerError(
-            f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
-        )
 
     def _doubt(self, it: Attempt, error: ClientError, now_s: float) -> tuple[Action, ...]:
         """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
@@ -403,6 +411,11 @@ class Flight:
         self._waits_for = error
         self._due_s = due_s
         return ()
+
+    def _look_again_or_give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """No link came in time, but not only a link makes a node one that can be asked."""
+        send = self._elsewhere(now_s) if now_s < self._deadline_s else None
+        return self._give_up(error, now_s) if send is None else (send,)
 
     def _give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time."""

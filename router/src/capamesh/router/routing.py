@@ -284,6 +284,10 @@ class Routing:
                 gate.fair.reweigh(dict(rule.tenants))
         self._balancer.take_rules()
 
+    def wake(self) -> None:
+        """Let who waits for a link look again: others may be asked now."""
+        self._balancer.links.linked()
+
     def tick(self) -> None:
         """Forget models and versions that nobody hosts any more; to be called now and then."""
         for name, model in list(self._models.items()):

@@ -416,6 +416,8 @@ class Router:
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
                 case _:
                     pass
+        if changes:
+            self._balancer.links.linked()  # who waits for a link may have somebody else to ask
 
     def _visited(self, candidate: Candidate) -> None:
         self._fleet.visit(candidate)

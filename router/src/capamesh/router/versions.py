@@ -2,13 +2,14 @@
 
 A request that names no version goes to the newest, or by the operator's weights. A version of which no host may be
 asked now is passed by, for the next older one or by the weights of the others: that its nodes have died, drain, cannot
-be dialled or are held open is no reason to fail a request that others can answer.
+be dialled or are held open is no reason to fail a request that others can answer. A request with a key, as each of a
+sequence is, leaves its version for nothing less: that another's run failed there is over in a moment.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
@@ -62,6 +63,7 @@ class Versions:
         rules = self._rules
         rules.constraints = traffic.terms.with_wishes(constraints)
         rules.now_s = now_s
+        rules.luck = self._chance.random()
         return self.open_from(traffic, rules, key)
 
     def open_from(
@@ -69,11 +71,14 @@ class Versions:
     ) -> ModelTraffic:
         """Return `traffic` if `rules` leave a host of it open, else that of the next version of which they do.
 
-        `traffic` too when there is none. A second attempt (`is_second`) of what may run twice goes to no version
-        that may not.
+        When there is none, that of the first with a host that is there at all; else `traffic`. With a `key` it is
+        enough that a host is there. A second attempt (`is_second`) of what may run twice goes to no version that
+        may not.
         """
-        if _has_open(traffic.hosts, rules):
+        is_fit = rules.is_there if key else rules.is_open
+        if _has(traffic.hosts, is_fit):
             return traffic
+        resort: ModelTraffic | None = None
         left = set(self._fleet.versions_ready(self._model))
         left.discard(traffic.version)
         while left:
@@ -84,10 +89,14 @@ class Versions:
                 version = max(left, key=int)
             left.discard(version)
             other = self._balancer.traffic(self._model, version)
-            if _has_open(other.hosts, rules) and not (
-                is_second and _may_repeat(traffic.hosts) and not _may_repeat(other.hosts)
-            ):
+            if is_second and _may_repeat(traffic.hosts) and not _may_repeat(other.hosts):
+                continue
+            if _has(other.hosts, is_fit):
                 return other
+            if resort is None and _has(other.hosts, rules.is_there):
+                resort = other
+        if resort is not None and not _has(traffic.hosts, rules.is_there):
+            return resort
         return traffic
 
     def traffics(self) -> list[ModelTraffic]:
@@ -97,9 +106,9 @@ class Versions:
         return [self._balancer.traffic(self._model, version) for version in wanted]
 
 
-def _has_open(hosts: Iterable[Host], rules: Eligibility) -> bool:
+def _has(hosts: Iterable[Host], is_fit: Callable[[Host], bool]) -> bool:
     for host in hosts:  # noqa: SIM110 - `any` would make a generator for each request
-        if rules.is_open(host):
+        if is_fit(host):
             return True
     return False
 

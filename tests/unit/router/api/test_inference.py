@@ -80,7 +80,6 @@ async def test_the_version_in_the_path_and_the_outputs_asked_for_reach_the_node(
 ERRORS: list[tuple[CapameshError, int]] = [
     (InvalidRequest("input x is wrong"), 400),
     (TooLarge("too large for the node"), 413),
-    (ModelNotFound("unloaded"), 404),
     (DeadlineExceeded("late"), 504),
     (Overloaded("full"), 503),
     (Draining("leaving"), 503),
@@ -102,6 +101,12 @@ async def test_what_a_node_says_reaches_the_client_with_its_status(
     assert http.fleet.counts == {}
     text = http.telemetry.exposition().decode()
     assert f'capamesh_requests_total{{code="{error.code}",model="m"}} 1.0' in text
+
+
+async def test_a_model_that_its_only_node_has_just_unloaded_is_away_for_now(http: Http) -> None:
+    http.node("A", failing(ModelNotFound("unloaded")))
+    response = await http.infer(BODY)
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "model_unavailable")
 
 
 async def test_a_client_sees_nothing_of_a_node_that_fails_beside_one_that_works(

@@ -20,7 +20,13 @@ from capamesh.router.balancing.eligibility import (
     refusal,
 )
 from capamesh.router.balancing.hosts import Host
-from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.health import (
+    EJECTED_S,
+    RAMP_FROM,
+    RAMP_S,
+    TRIAL_EVERY_S,
+    CircuitState,
+)
 
 NOW_S = 100.0
 
@@ -337,6 +343,21 @@ def test_a_host_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_wa
     assert Eligibility(now_s=NOW_S, deadline_s=NOW_S + 1.0, luck=1.0).is_open(one)
     assert not Eligibility(now_s=NOW_S, asked=[one]).is_open(one)
     assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).is_open(one)
+
+
+@pytest.mark.parametrize("of_node", [False, True])
+def test_an_ejected_host_is_open_to_none_and_one_that_recovers_to_its_share(of_node: bool) -> None:
+    one = host("a")
+    health = one.candidate.health if of_node else one.health
+    health.eject(NOW_S)
+    in_trial = Eligibility(now_s=NOW_S + TRIAL_EVERY_S, luck=0.0)
+    assert health.may_send(in_trial.now_s)
+    assert not in_trial.is_open(one)
+    assert in_trial.is_there(one)
+    back_s = NOW_S + EJECTED_S
+    assert Eligibility(now_s=back_s, luck=RAMP_FROM / 2).is_open(one)
+    assert not Eligibility(now_s=back_s, luck=RAMP_FROM * 2).is_open(one)
+    assert Eligibility(now_s=back_s + RAMP_S, luck=1.0).is_open(one)
 
 
 @pytest.mark.parametrize("put", [unlinked, goaway])

@@ -135,6 +135,7 @@ class RoutingApi:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
         self._holds.hold(Hold(peer, model, version, STATES[state]))
         self._holds.apply_anew(self._fleet, peer, time.monotonic())
+        self._routing.wake()
         self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
         return web.json_response(
             {

@@ -155,7 +155,10 @@ class TrafficDesk:
 
     def is_heir(self, host: Host, of: Host, since_s: float) -> bool:
         """Part of `attempts.Desk`."""
-        return host.candidate.peer == of.candidate.peer and host.candidate.process_s > since_s
+        new, old = host.candidate, of.candidate
+        if new.peer != old.peer or new.process_s <= since_s:
+            return False
+        return not new.process or new.process != old.process  # else it has only dialled in anew
 
     def may_wait(self, asked: Collection[Host], now_s: float) -> bool:
         """Part of `attempts.Desk`."""

@@ -136,16 +136,20 @@ class Eligibility:
     def is_open(self, host: Host) -> bool:
         """Return whether the host may be asked and nothing is wrong with it that is known.
 
-        That it asked for a moment's rest, recovers, or seems too slow is nothing wrong. Costs about 0.3 us for a
-        healthy host.
+        That it asked for a moment's rest or seems too slow is nothing wrong. One that recovers is open to its share
+        of requests, one that is ejected to none, not even in a trial. Costs about 0.3 us for a healthy host.
         """
-        candidate, now_s = host.candidate, self.now_s
+        candidate = host.candidate
         if not candidate.is_usable or host.is_gone or host in self.asked:
             return False
         for health in (host.health, candidate.health):
-            if not (health.is_full or health.may_send(now_s) or health.is_resting(now_s)):
+            if not health.is_full and not self._is_well(health):
                 return False
         return self.constraints is ANYWHERE or self.constraints.are_met_by(host)
+
+    def is_there(self, host: Host) -> bool:
+        """Return whether `obstacle` has nothing to say: the host may be asked, be it well or not."""
+        return not self.obstacle(host)
 
     def lacks_link(self, host: Host) -> bool:
         """Return whether a link is all that the host lacks to be asked."""
@@ -234,6 +238,15 @@ class Eligibility:
                 or (self.is_panicking and health.state(now_s) is CircuitState.EJECTED)
             )
         return self.is_panicking and health.state(now_s) is CircuitState.EJECTED
+
+    def _is_well(self, health: Health) -> bool:
+        now_s = self.now_s
+        if not health.may_send(now_s):
+            return health.is_resting(now_s)
+        state = health.state(now_s)
+        if state is CircuitState.RAMPING:
+            return self.luck < health.share(now_s)
+        return state is not CircuitState.EJECTED
 
     def _operator_refusal(self, health: Health) -> str:
         is_held = not health.is_full and health.state(self.now_s) is CircuitState.HELD_OPEN
