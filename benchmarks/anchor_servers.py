@@ -27,7 +27,7 @@ from capamesh.protocol.oip import HEADER_LENGTH_NAME, decode_response, encode_re
 from capamesh.protocol.tensors import Tensor
 
 HERE = Path(__file__).parent / "anchors"
-BUILD = Path("build/anchors").resolve()
+BUILD = Path(__file__).resolve().parents[1] / "build" / "anchors"
 THREADS = 2
 """Of one run: with two cores, one process of two threads was the quickest for both models."""
 MAX_BATCH = 8

@@ -304,6 +304,14 @@ async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> Non
     assert (found["version"], found["chosen"]) == ("1", [ALPHA])
 
 
+async def test_who_waits_for_a_link_is_woken_when_a_hold_changes(served: Served) -> None:
+    served.node(ALPHA)
+    woken: list[str] = []
+    served.routing._balancer.links.add("waiter", lambda: woken.append("woken"))
+    assert (await served.hold(ALPHA, {"state": "held_closed"}))[0] == 200
+    assert woken == ["woken"]
+
+
 async def test_the_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
     served.node(ALPHA)
     served.node("12D3KooWbeta-alpha")
