@@ -7,9 +7,9 @@ import os
 
 from hypothesis import settings
 
-# A property is tried 30 times where it is tested on every run, and more often where there is time
-# (`HYPOTHESIS_PROFILE=thorough make test-unit`). Tests that set their own number keep it.
-settings.register_profile("quick", max_examples=30, deadline=None)
+# A property is tried 30 times where it is tested on every run, on the same examples each time; where there is time
+# (`HYPOTHESIS_PROFILE=thorough make test-unit`), more often and on new ones. Tests that set their own number keep it.
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

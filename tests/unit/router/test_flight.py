@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from capamesh.protocol.errors import (
@@ -1090,7 +1090,8 @@ class Observed:
     def failed(self, attempt: int, error: CapameshError, now_s: float) -> None:
         if attempt in self.under_way:
             self.under_way.remove(attempt)
-            self.passed_by += error in REFUSALS
+            # that it lacks a model which it advertises is a refusal, too
+            self.passed_by += error in REFUSALS or isinstance(error, ModelNotFound)
             self.see(self.flight.failed(attempt, error, now_s), now_s)
         else:
             assert self.flight.failed(attempt, error, now_s) == ()
@@ -1123,6 +1124,7 @@ EVENTS = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
+@example(4, [(("failed", 0, ModelNotFound("no")), 0.0)])  # its one node has unloaded the model
 @given(
     st.integers(0, 10**6),
     st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 1.0])), max_size=30),
