@@ -17,7 +17,8 @@ _Untyped = Any
 class BoundRuns:
     """IO bindings of one session, one for each run at a time; threads may share it.
 
-    Inputs, which are OrtValues, go to the device once, when they are bound. Outputs stay in buffers that the next run of equal input shapes writes again, and are
+    Inputs, which are OrtValues, go to the device once, when they are bound, into the session's own arena
+    (docs/decisions/0018). Outputs stay in buffers that the next run of equal input shapes writes again, and are
     copied to the host once. No binding can give text, nor bfloat16.
     """
 
