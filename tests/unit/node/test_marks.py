@@ -70,6 +70,18 @@ def test_what_is_not_loaded_any_more_is_forgotten(page: RunningPage) -> None:
     assert marks.number("m", "1", "a") not in {kept, number}
 
 
+def test_what_is_marked_when_the_device_is_lost_stays_so(page: RunningPage) -> None:
+    marks = Marks(page)
+    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "1", "")
+    ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    marks.end(ended)
+    marks.settle()
+    marks.end(running)
+    assert marks.begin(n, Phase.RUNNING) == NO_SLOT
+    marks.convict(n, Phase.LOADING)  # whatever takes too long now waits for the device
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+
+
 @pytest.mark.parametrize("running", [0, 3, SLOTS])
 def test_a_model_that_ends_the_process_is_alone_marked_for_good(
     page: RunningPage, running: int

@@ -18,10 +18,11 @@ from capamesh.node.backend import LoadedModel
 from capamesh.node.nvml import GpuReader
 from capamesh.node.onnx.arena_watch import WINDOW_RUNS, ArenaWatch
 from capamesh.node.onnx.bound_runs import BoundRuns
+from capamesh.node.onnx.device_loss import LOST, device_loss
 from capamesh.node.onnx.providers import DeviceLimits, provider_options, shrinking
 from capamesh.node.onnx_backend import OnnxBackend, OnnxModel
 from capamesh.node.store import Manifest, ModelSource
-from capamesh.protocol.errors import InvalidRequest, ModelUnavailable, RunFailed
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor
 
@@ -51,6 +52,15 @@ def load(
     path.write_bytes(model.SerializeToString())
     source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
     return OnnxBackend().load(source)
+
+
+def cuda_error(code: int, words: str = "an illegal memory access was encountered") -> RuntimeError:
+    """Return an error as ONNX Runtime's `CudaCall` gives it, from within an operator."""
+    return RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status"
+        f" Message: CUDA failure {code}: {words} ; GPU=0 ; hostname=a-host ; file=/onnxruntime/cuda_stream.cc ;"
+        " line=448 ; expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); "
+    )
 
 
 def fp32(values: object) -> Tensor:
@@ -272,3 +282,63 @@ def test_a_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path
     model.close()
     with pytest.raises(ModelUnavailable):
         model.run([fp32([1])])
+
+
+@pytest.mark.parametrize("code", sorted(LOST))
+def test_errors_that_end_a_process_hold_of_its_device_are_known(code: int) -> None:
+    assert device_loss(cuda_error(code)) == (
+        f"CUDA failure {code}: an illegal memory access was encountered"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        cuda_error(2, "out of memory"),
+        cuda_error(7000),
+        cuda_error(70),
+        RuntimeError("CUBLAS failure 13: the GPU program failed to execute ; GPU=0 ; hostname=h"),
+        RuntimeError(
+            "Reshape node. Name:'CUDA failure 700: x' Status Message: a shape does not fit"
+        ),
+        RuntimeError(""),
+    ],
+)
+def test_other_errors_leave_the_device(error: RuntimeError) -> None:
+    assert device_loss(error) == ""
+
+
+@pytest.mark.parametrize(("device", "is_told"), [("cuda", True), ("cpu", False)])
+def test_whoever_owns_the_backend_is_told_by_the_run_that_loses_the_device(
+    tmp_path: Path, device: onnx_backend.DeviceKind, is_told: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise cuda_error(700)
+
+    told: list[tuple[str, str]] = []
+    backend = OnnxBackend(
+        device, on_lost=lambda loss: told.append((loss, threading.current_thread().name))
+    )
+    model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+    model._on_error = backend._look_after_device
+    model._live = SimpleNamespace(_sess=SimpleNamespace(run=fail)), None
+    with pytest.raises(RunFailed, match=r"^the model's run failed: .*CUDA failure 700"):
+        model.run([fp32([1])])
+    loss = "CUDA failure 700: an illegal memory access was encountered"
+    assert told == ([(loss, "MainThread")] if is_told else [])
+
+
+def test_a_load_may_find_the_device_lost_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise cuda_error(719, "unspecified launch failure")
+
+    told: list[str] = []
+    load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+    path = tmp_path / "model.onnx"
+    source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ModelInvalid, match="CUDA failure 719"):
+        OnnxBackend("cuda", on_lost=told.append).load(source)
+    assert told == ["CUDA failure 719: unspecified launch failure"]

@@ -15,6 +15,7 @@ from worker_fakes import LIMIT_S
 
 from capamesh.node.capacity import DeviceInfo
 from capamesh.node.device_worker import start_settings
+from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.settings import NodeSettings
 from capamesh.node.worker import process
 from capamesh.node.worker.cache_upkeep import PROFILES
@@ -55,7 +56,7 @@ async def channel() -> Channel:
 
 
 @pytest.fixture
-def worker(channel: Channel, tmp_path: Path) -> Worker:
+async def worker(channel: Channel, tmp_path: Path) -> Worker:
     now = dt.datetime.now(dt.UTC)
     token = NetworkOwner.create("home", now).invite(
         Role.NODE, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
@@ -113,3 +114,30 @@ async def test_a_stuck_worker_says_why_before_it_ends_itself(
         status, sent = await ended
     assert status == process.STUCK_STATUS
     assert sent == [{"type": "stuck", "reason": "loading m/1 has taken more than 9 s"}]
+
+
+async def test_a_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_once(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    page = RunningPage.create(tmp_path / "page")
+    worker._marks._page = page
+    number = worker._marks.number("m", "1", "")
+    slot = worker._marks.begin(number, Phase.RUNNING)
+
+    def run() -> None:  # as a run in its thread: the error, then the end of its mark
+        worker._backend._on_lost("CUDA failure 700: an illegal memory access was encountered")
+        worker._marks.end(slot)
+
+    await asyncio.gather(asyncio.to_thread(run), asyncio.to_thread(run))
+    async with asyncio.timeout(LIMIT_S):
+        while not ended:
+            await asyncio.sleep(0)
+    assert ended == [process.STUCK_STATUS]
+    loss = "CUDA failure 700: an illegal memory access was encountered"
+    assert channel.sent == [
+        {"type": "stuck", "reason": f"the device answers nothing any more: {loss}"}
+    ]
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING)]

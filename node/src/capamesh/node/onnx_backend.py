@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -25,6 +25,7 @@ from capamesh.node.capacity import read_cpu, resident_bytes
 from capamesh.node.nvml import Gpu, GpuReader
 from capamesh.node.onnx.arena_watch import ArenaWatch
 from capamesh.node.onnx.bound_runs import BoundRuns
+from capamesh.node.onnx.device_loss import device_loss
 from capamesh.node.onnx.graph_file import Contents, contents_of, precision
 from capamesh.node.onnx.providers import (
     CPU,
@@ -64,6 +65,10 @@ _SHRINK_KEY: Final = "memory.enable_memory_arena_shrinkage"
 _COPIED_BYTES: Final = 4096  # measured: up to here a copy (0.1 µs) is cheaper than a view (0.16 µs)
 
 
+def _unheard(loss: str) -> None:
+    """Stand for an owner that need not know."""
+
+
 class OnnxStopSwitch:
     """Ends one run of ONNX Runtime early; see `StopSwitch`."""
 
@@ -83,8 +88,9 @@ class OnnxBackend:
     """Loads models onto one device: the CPU, or the CUDA device `device_index`.
 
     `device_uuid` is the GPU's own name (`GPU-…`): CUDA_VISIBLE_DEVICES may make the index another than
-    NVML's. `intra_op_threads` is how many threads share one run's work on the CPU. For the other two
-    see `DeviceLimits`. ConfigError: a value out of its range.
+    NVML's. `intra_op_threads` is how many threads share one run's work on the CPU. For the next two
+    see `DeviceLimits`. `on_lost` is told, in the thread of a run or load that fails of it, that this process
+    has lost the GPU for good. ConfigError: a value out of its range.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class OnnxBackend:
         intra_op_threads: int = 1,
         memory_limit_bytes: int = 0,
         cache_folder: Path | None = None,
+        on_lost: Callable[[str], None] = _unheard,
     ) -> None:
         if device not in _PROVIDERS:
             raise ConfigError(f"device {device!r} is unknown; it is one of {', '.join(_PROVIDERS)}")
@@ -107,6 +114,7 @@ class OnnxBackend:
         self._device_uuid = device_uuid
         self._limits = DeviceLimits(device_index, memory_limit_bytes, cache_folder)
         self._intra_op_threads = intra_op_threads
+        self._on_lost = on_lost
         self._gpus = GpuReader()
 
     @property
@@ -169,6 +177,7 @@ class OnnxBackend:
             )
             provider, has_its_work = _provider(session)
         except Exception as exc:  # ONNX Runtime's errors share no other base
+            self._look_after_device(exc)
             raise ModelInvalid(f"ONNX Runtime cannot load it: {_one_line(exc)}") from exc
         if provider not in wanted and not may_fall_back:
             # Where a provider's libraries are missing, ONNX Runtime logs it and takes the CPU.
@@ -176,7 +185,13 @@ class OnnxBackend:
             raise _not_on(
                 wanted, f"none of its operators can; {provider} takes all" if has_its_work else why
             )
-        return OnnxModel(session, provider, contents, self._limits.device_index)
+        return OnnxModel(
+            session, provider, contents, self._limits.device_index, self._look_after_device
+        )
+
+    def _look_after_device(self, error: Exception) -> None:
+        if self._device == "cuda" and (loss := device_loss(error)):
+            self._on_lost(loss)
 
     def _gpu(self) -> Gpu | None:
         for gpu in self._gpus.read():
@@ -207,9 +222,16 @@ class OnnxModel:
     """One loaded model: a session of ONNX Runtime behind the `LoadedModel` protocol."""
 
     def __init__(
-        self, session: _Untyped, provider: str, contents: Contents, device_index: int
+        self,
+        session: _Untyped,
+        provider: str,
+        contents: Contents,
+        device_index: int,
+        on_error: Callable[[Exception], None],
     ) -> None:
+        """`on_error` is told what ONNX Runtime raises in a run, in the thread of the run."""
         self.provider = provider
+        self._on_error = on_error
         self.has_open_work = contents.has_open_work
         self.inputs = tuple(
             declared("input", arg.name, arg.type, arg.shape) for arg in session.get_inputs()
@@ -285,6 +307,7 @@ class OnnxModel:
         except CapameshError:
             raise
         except Exception as exc:  # ONNX Runtime's errors share no other base
+            self._on_error(exc)
             if isinstance(stop, OnnxStopSwitch) and stop.is_used:
                 raise RunFailed("the run was stopped before its end") from exc
             raise _run_error(exc) from exc

@@ -74,6 +74,10 @@ class Marks:
             self._page.end(slot)
             self._free.append(slot)
 
+    def settle(self) -> None:
+        """Leave all marks as they are, for good: this process is about to end, and one of those may be the cause."""
+        self._is_settled = True
+
     def convict(self, number: int, phase: Phase) -> None:
         """Mark that model alone and for good: this process is about to end, and that model is the cause."""
         if self._page is None or self._is_settled:

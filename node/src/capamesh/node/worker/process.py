@@ -123,8 +123,10 @@ class Worker:
             intra_op_threads=settings.threads,
             memory_limit_bytes=settings.memory_limit_bytes,
             cache_folder=Path(settings.cache_folder),
+            on_lost=self._device_lost,
         )
-        marks = Marks(
+        self._loop = asyncio.get_running_loop()
+        self._marks = marks = Marks(
             RunningPage.open(Path(settings.running_page)) if settings.running_page else None
         )
         self._hosting = Hosting(
@@ -154,6 +156,7 @@ class Worker:
             log=log,
         )
         self._has_told = False
+        self._is_ending = False
         self._service = WorkerService(
             self._models,
             self._trust,
@@ -275,8 +278,18 @@ class Worker:
                 self._channel.send({"type": "metrics", "models": self._models.counts()})
             await asyncio.sleep(OBSERVE_S)
 
+    def _device_lost(self, loss: str) -> None:
+        """End this process, for no model can be run in it any more; told in a run's thread, before the run's mark goes."""
+        self._marks.settle()
+        reason = f"the device answers nothing any more: {loss}"
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: it ends anyway
+            self._loop.call_soon_threadsafe(self._stuck, reason)
+
     def _stuck(self, reason: str) -> None:
         """End this process, for a run or a load that cannot be stopped holds its device; the agent starts another."""
+        if self._is_ending:
+            return
+        self._is_ending = True
         self._log.error("worker_stuck", reason=reason)
         with contextlib.suppress(ConnectionError):
             self._channel.send({"type": "stuck", "reason": reason})
