@@ -36,6 +36,8 @@ from capamesh.node.worker.measuring import (
     POINT_RUNS,
     POINT_S,
     PROFILE_DIMS,
+    STREAM_LONGEST_S,
+    STREAM_RUN_S,
 )
 from capamesh.node.worker.preparation import Preparation, Prepared
 from capamesh.node.worker.profile_cache import Measured, ProfileCache
@@ -1069,6 +1071,32 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     assert prepared.measured.stream_profile is prepared.streams.profile
     assert bench.stream_loads == 2  # to measure, and to keep
     prepared.close()
+
+
+def test_streams_take_more_rows_than_runs_of_all_threads_where_they_do_as_much(
+    bench: Bench,
+) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow))  # no number of rows does more than another
+    assert prepared.streams is not None
+    assert prepared.plan.batch_rows == 1
+    assert prepared.streams.rows == prepared.streams.profile.points[-1].rows == 8
+
+
+def test_streams_take_no_more_rows_than_a_run_may_take_long(bench: Bench) -> None:
+    assert STREAM_RUN_S < 0.16 < STREAM_LONGEST_S < 2 * 0.16
+    bench.streams, bench.stream = 2, bench.timed(beside(0.16))
+    prepared = bench.prepare(bench.timed(lambda rows: 0.2 * rows))
+    assert len(points(prepared)) > 1
+    assert prepared.streams is not None
+    assert [point.rows for point in prepared.streams.profile.points] == [1]
+
+
+def test_streams_take_no_more_rows_than_a_batch_may_have(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow), Rules(batching=BatchingRules(max_rows=3)))
+    assert prepared.streams is not None
+    assert prepared.streams.rows == 3
 
 
 def test_streams_are_let_go_where_they_do_less(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,9 @@ STREAM_RUN_S: Final = 0.002
 STREAM_SHARE: Final = 0.95
 """Streams are taken when they reach this share of the rows a second that runs of all threads have on a quiet
 machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
+STREAM_LONGEST_S: Final = 0.3
+"""No run of one thread is made longer by more rows: all that waits for a lane waits so long (guess; ResNet-18 on one
+thread of today takes 0.27 s for eight rows, and gains nothing from more, see profile)."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
 
@@ -98,7 +102,8 @@ class Measuring:
                         rows, statistics.fmean(point.result().seconds for point in points)
                     )
 
-                beside = self._profile_of(measure, profile.best_rows)
+                most_rows = profile.points[-1].rows
+                beside = self._profile_of(measure, most_rows, longest_s=STREAM_LONGEST_S)
         finally:
             stream.close()
         return beside if beside.row_s / count * STREAM_SHARE <= profile.row_s else None
@@ -112,11 +117,18 @@ class Measuring:
                 continue
             return
 
-    def _profile_of(self, measure: Callable[[int], ProfilePoint], max_rows: int) -> ServiceProfile:
+    def _profile_of(
+        self,
+        measure: Callable[[int], ProfilePoint],
+        max_rows: int,
+        *,
+        longest_s: float = math.inf,
+    ) -> ServiceProfile:
         points: tuple[ProfilePoint, ...] = ()
         ends_s = self._clock() + BUDGET_S
         while True:
-            rows = next_rows(points, max_rows=max_rows, left_s=max(0.0, ends_s - self._clock()))
+            left_s = min(longest_s, max(0.0, ends_s - self._clock()))
+            rows = next_rows(points, max_rows=max_rows, left_s=left_s)
             if rows is None or (points and self._is_tight()):
                 break
             try:

@@ -133,8 +133,7 @@ class Preparation:
         if stream is None or measured.stream_profile is None:
             return Prepared(loaded, plan, measured, tuple(notes))
         of_streams = measured.stream_profile
-        rows = min(of_streams.widest_rows, plan.batch_rows)
-        streams = Streams(self._backend.streams, of_streams, rows)
+        streams = Streams(self._backend.streams, of_streams, of_streams.widest_rows)
         return Prepared(loaded, plan, measured, tuple(notes), stream, streams)
 
     def needed_bytes(self, source: ModelSource) -> int:
