@@ -1,7 +1,7 @@
 """Is Capamesh ahead of other servers on the same model? Starts them side by side and measures them in turn.
 
     python benchmarks/anchors.py [--models minilm resnet] [--servers capamesh mosec mlserver]
-                                 [--connections 8 32] [--seconds 10] [--rounds 3] [--spinning]
+                                 [--connections 8 32] [--seconds 20] [--rounds 3] [--spinning]
 
 Needs wrk, the client of all. Every server has the same two cores and the same model; an answer of each is checked
 against ONNX Runtime in this process, before and after. Rounds take turns, so that a slow minute of the machine
@@ -182,7 +182,7 @@ def main() -> int:
     )
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--connections", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--seconds", type=int, default=10, help="of one server in one round")
+    parser.add_argument("--seconds", type=int, default=20, help="of one server in one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--spinning", action="store_true", help="let the other servers' idle threads spin"

@@ -31,6 +31,7 @@ from capamesh.node.store.rules import (
     WarmUp,
 )
 from capamesh.node.worker.measuring import (
+    AGAIN,
     BUDGET_S,
     MAX_BATCH_ROWS,
     POINT_RUNS,
@@ -789,6 +790,12 @@ def test_what_else_the_machine_does_decides_no_choice_of_rows(bench: Bench) -> N
     assert prepared.plan.batch_rows == 4
 
 
+def test_what_is_measured_again_takes_turns_and_no_run_of_it_is_thrown_away(bench: Bench) -> None:
+    model = bench.timed(lambda rows: 0.8 * POINT_S * rows)
+    bench.prepare(model, Rules(batching=BatchingRules(max_rows=2)))
+    assert model.ran[-6:] == [1, 1, 2] * AGAIN
+
+
 def test_numbers_of_rows_that_are_far_from_the_best_are_measured_once(bench: Bench) -> None:
     model = bench.timed(lambda rows: 0.1 if rows < 4 else 0.12 * rows / 4)
     bench.prepare(model, Rules(batching=BatchingRules(max_rows=8)))
@@ -1084,9 +1091,9 @@ def test_streams_take_more_rows_than_runs_of_all_threads_where_they_do_as_much(
 
 
 def test_streams_take_no_more_rows_than_a_run_may_take_long(bench: Bench) -> None:
-    assert STREAM_RUN_S < 0.16 < STREAM_LONGEST_S < 2 * 0.16
-    bench.streams, bench.stream = 2, bench.timed(beside(0.16))
-    prepared = bench.prepare(bench.timed(lambda rows: 0.2 * rows))
+    assert STREAM_RUN_S < 0.3 < STREAM_LONGEST_S < 2 * 0.3
+    bench.streams, bench.stream = 2, bench.timed(beside(0.3))
+    prepared = bench.prepare(bench.timed(lambda rows: 0.4 * rows))
     assert len(points(prepared)) > 1
     assert prepared.streams is not None
     assert [point.rows for point in prepared.streams.profile.points] == [1]
@@ -1109,6 +1116,31 @@ def test_streams_are_let_go_where_they_do_less(bench: Bench) -> None:
         None,
     )
     assert stream.is_closed
+
+
+@pytest.mark.parametrize(
+    ("first_s", "then_s", "is_kept", "is_measured_again"),
+    [
+        (0.0222, 0.02, True, True),  # 0.9 of what all threads do, and all of it
+        (0.0222, 0.0222, False, True),
+        (0.03, 0.02, False, False),
+    ],
+)
+def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
+    bench: Bench, first_s: float, then_s: float, is_kept: bool, is_measured_again: bool
+) -> None:
+    model = bench.timed(slow)
+    ran_before: list[int] = []
+
+    def seconds(rows: int) -> float:
+        """Return what a run takes before and after the model was measured beside it."""
+        ran_before.append(len(model.ran))
+        return (first_s if len(model.ran) == ran_before[0] else then_s) * rows
+
+    bench.streams, bench.stream = 2, bench.timed(seconds)
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert (prepared.streams is not None) is is_kept
+    assert (len(model.ran) > ran_before[0]) is is_measured_again
 
 
 @pytest.mark.parametrize("why", ["instances", "one thread", "short runs", "no memory"])

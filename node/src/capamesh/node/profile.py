@@ -63,6 +63,18 @@ class ServiceProfile:
         best = self.best_rows
         return self.seconds_at(best) / best
 
+    @property
+    def best_point(self) -> ProfilePoint:
+        """What was measured of `best_rows`."""
+        best = self.best_rows
+        return next(point for point in self.points if point.rows == best)
+
+    def with_point(self, point: ProfilePoint) -> ServiceProfile:
+        """Return it with `point` in place of what was measured of as many rows."""
+        return ServiceProfile(
+            tuple(point if each.rows == point.rows else each for each in self.points)
+        )
+
     def seconds_at(self, rows: int) -> float:
         """Return how long `rows` rows take.
 

@@ -6,7 +6,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from capamesh.node.engine import BatchPlan
 from capamesh.node.profile import ProfilePoint, ServiceProfile, next_rows, rate
@@ -28,9 +29,10 @@ POINT_RUNS: Final = 25
 AGAIN: Final = 2
 AGAIN_S: Final = 2.0
 CONTENDING: Final = 0.85
-"""Numbers of rows that come so near to the best are measured `AGAIN` times more, in turns, within `AGAIN_S`, and the
-least counts: whatever else a machine does only adds. Measured: by one time each, ResNet-18 on two threads seemed no
-faster with 4 rows than with one in every other start, and it is 6 % faster."""
+"""What comes so near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
+whatever else a machine does only adds. Measured: by one time each, ResNet-18 on two threads seemed no faster with 4
+rows than with one in every other start, and it is 6 % faster; and in one start of twelve its streams seemed to do
+less than they do by a tenth."""
 MAX_BATCH_ROWS: Final = 1024
 """Larger batches gain nothing that was measured: a tiny MLP is flat from 64 on (guess)."""
 PROFILE_DIMS: Final = (64, 16, 8, 1, 224)
@@ -42,11 +44,25 @@ STREAM_RUN_S: Final = 0.002
 STREAM_SHARE: Final = 0.95
 """Streams are taken when they reach this share of the rows a second that runs of all threads have on a quiet
 machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
-STREAM_LONGEST_S: Final = 0.3
+STREAM_LONGEST_S: Final = 0.5
 """No run of one thread is made longer by more rows: all that waits for a lane waits so long (guess; ResNet-18 on one
-thread of today takes 0.27 s for eight rows, and gains nothing from more, see profile)."""
+thread of today takes 0.27 to 0.4 s for eight rows, does 4 % more under load than with four, and gains nothing from
+more, see profile)."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
+
+
+class _Measure(Protocol):
+    def __call__(self, rows: int, *, is_warm: bool = False) -> ProfilePoint:
+        """Time runs of so many rows."""
+        ...
+
+
+class _Timed(NamedTuple):
+    """What was measured once, and how to measure it again."""
+
+    point: ProfilePoint
+    measure: Callable[[], ProfilePoint]
 
 
 class Measuring:
@@ -74,16 +90,24 @@ class Measuring:
     ) -> ServiceProfile:
         """Measure runs of all threads, of more and more rows until that gains nothing or takes too long."""
 
-        def measure(rows: int) -> ProfilePoint:
-            return self._point(loaded, trial_inputs(plan, rows, open_dim), rows)
+        def measure(rows: int, *, is_warm: bool = False) -> ProfilePoint:
+            return self._point(loaded, trial_inputs(plan, rows, open_dim), rows, is_warm=is_warm)
 
         limit = rules.batching.max_rows or MAX_BATCH_ROWS
         return self._profile_of(measure, limit if plan.is_batching else 1)
 
     def stream_profile(
-        self, source: ModelSource, plan: BatchPlan, open_dim: int, profile: ServiceProfile
+        self,
+        source: ModelSource,
+        loaded: LoadedModel,
+        plan: BatchPlan,
+        open_dim: int,
+        profile: ServiceProfile,
     ) -> ServiceProfile | None:
-        """Measure runs of one thread each beside one another; None where they would not do as much."""
+        """Measure runs of one thread each beside one another; None where they would not do as much.
+
+        `profile` is of `loaded`, whose runs take all threads.
+        """
         rules, count = source.manifest.rules, self._backend.streams
         if count < 2 or rules.instances or source.is_pipeline or self._is_tight():
             return None
@@ -93,10 +117,11 @@ class Measuring:
         try:
             with ThreadPoolExecutor(count) as threads:
 
-                def measure(rows: int) -> ProfilePoint:
+                def measure(rows: int, *, is_warm: bool = False) -> ProfilePoint:
                     inputs = trial_inputs(plan, rows, open_dim)
                     points = [
-                        threads.submit(self._point, stream, inputs, rows) for _ in range(count)
+                        threads.submit(self._point, stream, inputs, rows, is_warm=is_warm)
+                        for _ in range(count)
                     ]
                     return ProfilePoint(
                         rows, statistics.fmean(point.result().seconds for point in points)
@@ -104,9 +129,22 @@ class Measuring:
 
                 most_rows = profile.points[-1].rows
                 beside = self._profile_of(measure, most_rows, longest_s=STREAM_LONGEST_S)
+                share = count * profile.row_s / beside.row_s
+                if CONTENDING <= share < STREAM_SHARE:  # to be told from what else the machine does
+                    best = profile.best_rows
+                    whole = trial_inputs(plan, best, open_dim)
+                    one, together = self._again(
+                        _Timed(beside.best_point, partial(measure, beside.best_rows, is_warm=True)),
+                        _Timed(
+                            profile.best_point,
+                            partial(self._point, loaded, whole, best, is_warm=True),
+                        ),
+                    )
+                    beside = beside.with_point(one)
+                    share = count * rate(one) / rate(together)
         finally:
             stream.close()
-        return beside if beside.row_s / count * STREAM_SHARE <= profile.row_s else None
+        return beside if share >= STREAM_SHARE else None
 
     def try_once(self, loaded: LoadedModel, plan: BatchPlan) -> None:
         """Run a model once, as far as it runs: its first run is slow."""
@@ -118,11 +156,7 @@ class Measuring:
             return
 
     def _profile_of(
-        self,
-        measure: Callable[[int], ProfilePoint],
-        max_rows: int,
-        *,
-        longest_s: float = math.inf,
+        self, measure: _Measure, max_rows: int, *, longest_s: float = math.inf
     ) -> ServiceProfile:
         points: tuple[ProfilePoint, ...] = ()
         ends_s = self._clock() + BUDGET_S
@@ -137,26 +171,36 @@ class Measuring:
                 if not points:
                     raise
                 break  # as many rows as that do not fit: the last is the most
-        return ServiceProfile(self._again(measure, points))
-
-    def _again(
-        self, measure: Callable[[int], ProfilePoint], points: tuple[ProfilePoint, ...]
-    ) -> tuple[ProfilePoint, ...]:
-        """Return `points` with the least times of those between which the choice is."""
+        profile = ServiceProfile(points)
         enough = max(map(rate, points)) * CONTENDING
-        least = {point.rows: point for point in points if rate(point) >= enough}
-        if len(least) < 2:
-            return points
-        ends_s = self._clock() + AGAIN_S
-        for rows in [*least] * AGAIN:
-            if self._clock() + 2 * least[rows].seconds > ends_s:
-                continue  # a measurement is two runs at the least
-            least[rows] = min(least[rows], measure(rows), key=lambda point: point.seconds)
-        return tuple(least.get(point.rows, point) for point in points)
+        contending = [
+            _Timed(point, partial(measure, point.rows, is_warm=True))
+            for point in points
+            if rate(point) >= enough
+        ]
+        if len(contending) > 1:
+            for point in self._again(*contending):
+                profile = profile.with_point(point)
+        return profile
 
-    def _point(self, loaded: LoadedModel, inputs: Sequence[Tensor], rows: int) -> ProfilePoint:
+    def _again(self, *contending: _Timed) -> list[ProfilePoint]:
+        """Measure all again, in turns; return the least of each."""
+        least = [timed.point for timed in contending]
+        ends_s = self._clock() + AGAIN_S
+        for at in [*range(len(least))] * AGAIN:
+            if self._clock() + least[at].seconds <= ends_s:
+                least[at] = min(
+                    least[at], contending[at].measure(), key=lambda point: point.seconds
+                )
+        return least
+
+    def _point(
+        self, loaded: LoadedModel, inputs: Sequence[Tensor], rows: int, *, is_warm: bool
+    ) -> ProfilePoint:
+        """`is_warm`: it has run with as many rows before."""
         clock = self._clock
-        loaded.run(inputs)  # the first of a new shape allocates
+        if not is_warm:
+            loaded.run(inputs)  # the first of a new shape allocates
         ends_s = clock() + POINT_S
         times: list[float] = []
         while len(times) < POINT_RUNS and (not times or clock() < ends_s):

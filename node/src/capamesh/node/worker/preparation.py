@@ -177,5 +177,5 @@ class Preparation:
         if not is_batching:
             plan = plan.unbatched()
         profile = self._measuring.profile(loaded, plan, open_dim, rules)
-        of_streams = self._measuring.stream_profile(source, plan, open_dim, profile)
+        of_streams = self._measuring.stream_profile(source, loaded, plan, open_dim, profile)
         return Measured(profile, 0, is_batching, note, of_streams)
