@@ -1140,6 +1140,8 @@ def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
     bench.streams, bench.stream = 2, bench.timed(seconds)
     prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
     assert (prepared.streams is not None) is is_kept
+    if prepared.streams is not None:
+        assert prepared.streams.profile.points == ((1, pytest.approx(then_s)),)
     assert (len(model.ran) > ran_before[0]) is is_measured_again
 
 

@@ -31,8 +31,8 @@ AGAIN_S: Final = 2.0
 CONTENDING: Final = 0.85
 """What comes so near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
 whatever else a machine does only adds. Measured: by one time each, ResNet-18 on two threads seemed no faster with 4
-rows than with one in every other start, and it is 6 % faster; and in one start of twelve its streams seemed to do
-less than they do by a tenth."""
+rows than with one in every other start, and it is 6 % faster; and in one start of twelve its streams, which do as
+much as all threads, were found to do less than `STREAM_SHARE` of that."""
 MAX_BATCH_ROWS: Final = 1024
 """Larger batches gain nothing that was measured: a tiny MLP is flat from 64 on (guess)."""
 PROFILE_DIMS: Final = (64, 16, 8, 1, 224)
@@ -46,8 +46,8 @@ STREAM_SHARE: Final = 0.95
 machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
 STREAM_LONGEST_S: Final = 0.5
 """No run of one thread is made longer by more rows: all that waits for a lane waits so long (guess; ResNet-18 on one
-thread of today takes 0.27 to 0.4 s for eight rows, does 4 % more under load than with four, and gains nothing from
-more, see profile)."""
+thread of today takes 0.27 to 0.4 s for eight rows; where it takes 0.4, runs of eight do 4 % more under load than those
+of four; more gain nothing, see profile)."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
 
