@@ -6,7 +6,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos check lint types imports models bench compose-test pins clean
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile check lint types imports models bench compose-test pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ test-slow: $(READY) build/models ## The tests that take minutes, and every prope
 
 test-chaos: $(READY) build/models ## Kill, freeze and cut off real processes under load
 	$(BIN)/pytest -m chaos tests/e2e/chaos $(ARGS)
+
+test-hostile: $(READY) build/models ## Attack real processes, the long attacks too
+	$(BIN)/pytest -m hostile tests/hostile $(ARGS)
 
 check: lint types imports test-unit ## What every change must pass before the full tests
 	$(BIN)/pytest tests/integration/test_wheel.py

@@ -1,0 +1,35 @@
+"""Attacks on real processes, each bounded in load and time: what strangers and single members may not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOSTILE = Path(__file__).parent
+ROOT = HOSTILE.parents[1]
+
+
+@pytest.fixture(scope="session")
+def sample_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with digits, breast_cancer and magika; `cases` lies beside it."""
+    built = ROOT / "build" / "models"
+    if (built / "magika").is_dir() and (built.parent / "cases").is_dir():
+        return built
+    folder = tmp_path_factory.mktemp("build") / "models"
+    subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "build_models.py"), "--into", str(folder)],
+        check=True,
+        timeout=120,
+    )
+    return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all that is in this folder, before marks decide what is run."""
+    for item in items:
+        if HOSTILE in item.path.parents:
+            item.add_marker(pytest.mark.hostile)
