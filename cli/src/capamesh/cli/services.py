@@ -10,6 +10,7 @@ import structlog
 import uvloop
 
 from capamesh.node.settings import NodeSettings
+from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.garbage import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 from capamesh.router.settings import RouterSettings
@@ -20,6 +21,7 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
     from capamesh.node.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
 
     configure_logs()
+    raise_descriptor_limit(structlog.get_logger())
     spare_what_is_loaded()
 
     async def serve() -> None:
@@ -34,6 +36,7 @@ def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
 
     configure_logs()
+    raise_descriptor_limit(structlog.get_logger())
     spare_what_is_loaded()
 
     async def serve() -> None:

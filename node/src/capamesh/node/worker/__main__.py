@@ -12,6 +12,7 @@ import uvloop
 
 from capamesh.node.worker.process import Worker, WorkerSettings
 from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.garbage import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--channel-fd", type=int, required=True)
     arguments = parser.parse_args()
     configure_logs()
+    raise_descriptor_limit(structlog.get_logger(process="worker"))
     spare_what_is_loaded()
     for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the agent's to say
         signal.signal(number, signal.SIG_IGN)

@@ -8,6 +8,7 @@ import signal
 
 import trio
 
+from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.mesh.sidecar import run_sidecar
 
 
@@ -22,6 +23,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     # libp2p logs what strangers send as errors; what matters reaches the owner as warnings.
     logging.disable(logging.ERROR)
+    raise_descriptor_limit()
     trio.run(run_sidecar, arguments.channel_fd)  # pyright: ignore[reportUnknownMemberType] - the stubs are older than trio
 
 
