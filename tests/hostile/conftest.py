@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hostile import Figures
 
 HOSTILE = Path(__file__).parent
 ROOT = HOSTILE.parents[1]
+_FIGURES = Figures()
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,20 @@ def sample_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def figures() -> Figures:
+    """Return where figures are kept, to be printed at the end: `figures.at_most("router, MB", 213, 300)`."""
+    return _FIGURES
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the attacks came to."""
+    if _FIGURES.lines:
+        terminalreporter.section("what the attacks came to")
+        for line in _FIGURES.lines:
+            terminalreporter.line(line)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -95,6 +95,23 @@ class MemoryWatch:
                         os.kill(max(sizes, key=sizes.__getitem__), signal.SIGKILL)
 
 
+class Figures:
+    """What attacks came to, each beside its bar; printed at the end of a test run."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def at_most(self, what: str, value: float, bar: float) -> None:
+        """Keep a figure, and fail where it is over its bar."""
+        self.lines.append(f"{what}: {value:g} (bar: at most {bar:g})")
+        assert value <= bar, self.lines[-1]
+
+    def at_least(self, what: str, value: float, bar: float) -> None:
+        """Keep a figure, and fail where it is under its bar."""
+        self.lines.append(f"{what}: {value:g} (bar: at least {bar:g})")
+        assert value >= bar, self.lines[-1]
+
+
 @dataclass(slots=True)
 class Seen:
     """What well-behaved clients saw, once they have ended."""
