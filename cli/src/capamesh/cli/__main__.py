@@ -11,6 +11,7 @@ import typer
 
 from capamesh.cli.application import application
 from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.plain_text import plain
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -69,7 +70,7 @@ def _usage_text(error: BaseException) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"capamesh: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"capamesh: error: {plain(' '.join(message.split()))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def circuit(
     The key that this takes is in the data folder of the router: only who can read that can do it.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.printing import hint, print_json  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import hint, print_json, say  # noqa: PLC0415 - the same
     from capamesh.router.operator_key import authorization_from  # noqa: PLC0415 - the same
 
     if version and not model:
@@ -81,7 +81,7 @@ def circuit(
         return
     whole = str(found.get("peer_id", peer))
     what = f"{model}/{version}".rstrip("/") + " at " if model else ""
-    print(f"{what}{whole} {_SAID[position]}")
+    say(f"{what}{whole} {_SAID[position]}")
     if position is not Position.AUTO:
         of = "".join(
             f" --{name} {value}"

@@ -92,7 +92,7 @@ def explain(
     Exit status 3 when it would be refused, or no node may have it.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import print_json, print_table, say  # noqa: PLC0415 - the same
 
     wishes = {
         "X-Capamesh-Policy": policy,
@@ -117,7 +117,7 @@ def explain(
     if as_json:
         print_json(found)
         raise typer.Exit(status)
-    print(sentence(found))
+    say(sentence(found))
     if not hosts:
         raise typer.Exit(status)
     print()

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.plain_text import plain, plain_lines
 
 _PIPED_COLUMNS = 200
 """Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
@@ -43,8 +44,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in PEER_COLUMNS)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(_cell(cell) for cell in row))
     console().print(table)
+
+
+def _cell(value: object) -> Text:
+    """Return a cell without what could drive the terminal; a `Text` is this program's own."""
+    return value if isinstance(value, Text) else Text(plain_lines(str(value)))
 
 
 def peer_text(peer: object) -> str:
@@ -61,7 +67,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name, Text(_text(value)))
+        table.add_row(plain(name), Text(plain_lines(_text(value))))
     console().print(table)
 
 
@@ -84,7 +90,12 @@ def write_file(path: Path, text: str) -> None:
 
 def hint(text: str) -> None:
     """Say something to the person beside the result, which may be piped on."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain_lines(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a result that is a sentence, without what could drive the terminal."""
+    print(plain_lines(text))
 
 
 def amount(size_bytes: int) -> str:

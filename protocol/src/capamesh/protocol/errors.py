@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from capamesh.protocol.plain_text import plain
+
 
 class CapameshError(Exception):
     """The root: a message that gives the value, the limit and what to do."""
@@ -193,7 +195,11 @@ _BY_CODE = _walk(CapameshError)
 
 
 def from_wire(code: str, message: str, retry_after_s: float = 0.0) -> CapameshError:
-    """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`."""
+    """Return the error that a peer sent as `code` and `message`; an unknown code is a `PeerError`.
+
+    The message is a peer's text: what could drive a terminal is taken out of it.
+    """
+    message = plain(message)
     kind = _BY_CODE.get(code, PeerError)
     if issubclass(kind, Overloaded | NoCandidate):
         return kind(message, retry_after_s)

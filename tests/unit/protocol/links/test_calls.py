@@ -29,6 +29,7 @@ from capamesh.protocol.links.calls import (
     load_with,
 )
 from capamesh.protocol.packed import pack, unpack
+from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
 
 LIMITS = Limits()
@@ -36,7 +37,7 @@ NOTHING = memoryview(b"")
 DEEP = b"\x91" * 1000 + b"\xc0"
 """Lists in lists, about as deep as the unpacker goes: `repr` of it raises `RecursionError`."""
 
-_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).map(plain)
 _counts = st.integers(0, 2**64 - 1)
 _loads = st.builds(LoadReport, *[_counts] * 8)
 _marks = st.builds(SequenceMark, st.integers(0, 2**64 - 1) | _text, st.booleans(), st.booleans())

@@ -11,6 +11,7 @@ from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
 from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
 from capamesh.protocol.packed import pack
+from capamesh.protocol.plain_text import plain
 
 GOOD = {
     "v": WIRE_VERSION,
@@ -26,7 +27,7 @@ GOOD = {
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.binary(max_size=20), max_size=3).map(tuple),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=64),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=64).map(plain),
     st.integers(1, 2**63),
     st.integers(1, 2**63),
     st.binary(max_size=16),

@@ -19,11 +19,12 @@ from capamesh.protocol.oip import (
     encode_request,
     encode_response,
 )
+from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, join_elements
 
 _LIMITS = Limits(max_message_bytes=4096, max_json_bytes=2048, max_tensors=4, max_dims=4)
 
-_names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+_names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).map(plain)
 _shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 _parameters: st.SearchStrategy[Parameters] = st.dictionaries(
     _names.filter(lambda name: name != "binary_data_output"),

@@ -57,11 +57,12 @@ from capamesh.protocol.adverts.advert import (
     NodeAdvert,
     RouterAdvert,
 )
-from capamesh.protocol.adverts.fields import Fields, without_control_characters
+from capamesh.protocol.adverts.fields import Fields
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _told(fields: Mapping[str, str | int]) -> dict[str, str | int]:
 def _clean_reason(reason: str) -> str:
     """Return what the wire allows of an error's text: it often has line ends or undecodable bytes."""
     text = reason.encode("utf-8", "replace").decode("utf-8")
-    return without_control_characters(text)[:MAX_REASON_CHARS]
+    return plain(text)[:MAX_REASON_CHARS]
 
 
 def _spec_to_map(spec: TensorSpec) -> dict[str, object]:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from capamesh.protocol.adverts.reasons import RejectReason
 from capamesh.protocol.errors import AdvertRejected
+from capamesh.protocol.plain_text import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 60  # characters of a refused value in a log line: a guess
-
-
-# C0, DEL and C1: what could drive the terminal or break the log that shows a stranger's text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-
-
-def without_control_characters(text: str) -> str:
-    """Return `text` with each control character replaced by a space."""
-    return _CONTROL.sub(" ", text)
 
 
 class Fields:
@@ -87,10 +78,10 @@ class Fields:
         return float(value)
 
     def text(self, key: str, max_chars: int, *, min_chars: int = 0) -> str:
-        """Return text of `min_chars..max_chars` characters, none of them a control character."""
-        limit = f"text of {min_chars} to {max_chars} characters without control characters"
+        """Return text of `min_chars..max_chars` characters, all of them plain (see `plain_text`)."""
+        limit = f"text of {min_chars} to {max_chars} characters without control, bidirectional or invisible characters"
         value = cast("str", self._get(key, str, limit))
-        if not min_chars <= len(value) <= max_chars or _CONTROL.search(value):
+        if not min_chars <= len(value) <= max_chars or not is_plain(value):
             self.refuse(key, value, limit)
         return value
 

@@ -43,6 +43,7 @@ from capamesh.protocol.links.incoming import Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
 from capamesh.protocol.memory import body_memory
 from capamesh.protocol.packed import pack
+from capamesh.protocol.plain_text import plain
 
 MAX_STREAM = 2**32 - 1
 MAX_ERROR_CHARS = 8192
@@ -277,7 +278,7 @@ class Connection:
                 self._cancel_ended(stream)
             case FrameKind.GOAWAY:
                 reason = _text(unpack_map(meta, "GOAWAY").get("reason"))
-                self._events.append(GoawayReceived(reason[:MAX_ERROR_CHARS]))
+                self._events.append(GoawayReceived(plain(reason[:MAX_ERROR_CHARS])))
             case FrameKind.HELLO:
                 self._hello_ended(meta)
             case _:

@@ -9,6 +9,7 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
 from capamesh.protocol.packed import pack, shown, unpack
+from capamesh.protocol.plain_text import plain
 
 MAX_ARRAY_ITEMS = 16_384
 """The most tensors of a message, see `tensors.Limits`."""
@@ -71,7 +72,7 @@ class Hello:
         return cls(
             network=NetworkId(network),
             chain=tuple(cast(list[bytes], chain)),
-            agent_version=agent[:64],
+            agent_version=plain(agent[:64]),
             initial_credit_bytes=credit,
             message_bytes=message,
             process=process[:MAX_PROCESS_BYTES] if isinstance(process, bytes) else b"",

@@ -45,6 +45,7 @@ from capamesh.protocol.channel.framing import Decoder, Message, encode
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.packed import unpack_strictly
+from capamesh.protocol.plain_text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,7 +173,7 @@ class Handshake:
         kind = message["type"]
         if kind == "verdict" and message.get("ok") is not True:
             self.was_refused = True
-            raise NotMember(f"it refused us: {str(message.get('why'))[:_MAX_WHY_CHARS]}")
+            raise NotMember(f"it refused us: {plain(str(message.get('why'))[:_MAX_WHY_CHARS])}")
         if kind != self._expected:
             raise NotMember(f"malformed: {str(kind)[:20]!r} came where {self._expected!r} is due")
         match kind:

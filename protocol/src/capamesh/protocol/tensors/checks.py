@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.plain_text import is_plain
 from capamesh.protocol.tensors.byte_elements import walk_elements
 from capamesh.protocol.tensors.datatypes import Datatype
 
@@ -59,6 +60,10 @@ def checked(tensor: Tensor, limits: Limits = DEFAULT_LIMITS) -> Tensor:
         raise InvalidRequest(
             f"a tensor's name has 1 to {limits.max_name_chars} characters, got {len(name)}: "
             f"{name[:_SHOWN_NAME_CHARS]!r}"
+        )
+    if not is_plain(name):
+        raise InvalidRequest(
+            f"a tensor's name has control, bidirectional or invisible characters: {name[:_SHOWN_NAME_CHARS]!a}"
         )
     if len(shape) > limits.max_dims:
         raise InvalidRequest(

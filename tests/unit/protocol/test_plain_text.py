@@ -1,0 +1,103 @@
+"""What a peer's text is rid of, and that it is wherever a peer's text enters or is shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.cli import __main__ as command
+from capamesh.cli import printing
+from capamesh.protocol.adverts.fields import Fields
+from capamesh.protocol.errors import AdvertRejected, InvalidRequest, from_wire
+from capamesh.protocol.links.connection import Connection
+from capamesh.protocol.links.events import GoawayReceived
+from capamesh.protocol.links.frames import FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.packed import pack
+from capamesh.protocol.plain_text import is_plain, plain, plain_lines
+from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.protocol.tensors.checks import checked
+
+EVIL = "a\x1b]0;owned\x07\x1b[2J\u202egpj\u2066x\u2069\u2028b\u2029c\u200bd\x9b1me\x7f"
+TAKEN_OUT = "a\ufffd]0;owned\ufffd\ufffd[2J\ufffdgpj\ufffdx\ufffd b c\ufffdd\ufffd1me\ufffd"
+
+
+def test_what_drives_a_terminal_or_turns_a_line_around_is_taken_out_character_by_character() -> (
+    None
+):
+    assert plain(EVIL) == TAKEN_OUT
+    assert plain("two\r\nlines\tand\x85more") == "two  lines and more"
+    assert plain_lines("two\nlines\r\x1b") == "two\nlines \ufffd"
+
+
+def test_text_of_any_language_stays_as_it_is() -> None:
+    text = "Modell „größer“ 模型 نموذج ✓ é 👍"
+    assert plain(text) == text
+    assert plain_lines(text) == text
+    assert is_plain(text)
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_plain_text_has_no_control_or_format_character_of_the_kinds_and_is_a_fixed_point(
+    text: str,
+) -> None:
+    cleaned = plain(text)
+    assert len(cleaned) == len(text)
+    assert plain(cleaned) == cleaned
+    assert is_plain(cleaned)
+    kinds = {unicodedata.category(one) for one in cleaned}
+    assert not kinds & {"Cc", "Zl", "Zp", "Cs"}
+    assert not {unicodedata.bidirectional(one) for one in cleaned} & {
+        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+    }  # fmt: skip
+
+
+def test_a_peers_error_comes_without_them() -> None:
+    assert from_wire("run_failed", EVIL).message == TAKEN_OUT
+
+
+@pytest.mark.parametrize("bad", ["\x1b[2J", "\u202e", "\u2028", "\u200b", "\u2066", "\x9b"])
+def test_an_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad: str) -> None:
+    with pytest.raises(AdvertRejected) as refused:
+        Fields({"region": f"eu{bad}"}).text("region", 60)
+    assert is_plain(refused.value.message)
+
+
+def test_a_tensor_whose_name_has_them_is_refused_and_they_are_not_repeated() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        checked(Tensor(EVIL, Datatype.FP32, (1,), b"\0\0\0\0"))
+    assert is_plain(refused.value.message)
+    checked(Tensor("größer 模型", Datatype.FP32, (1,), b"\0\0\0\0"))
+
+
+def test_a_links_introduction_and_farewell_come_without_them() -> None:
+    hello = {"v": 1, "net": "n", "chain": [b""], "agent": "1\x1b[2J", "credit": 1, "message": 1}
+    assert Hello.decode(pack(hello)).agent_version == "1\ufffd[2J"
+    core = Connection(
+        is_dialer=True, hello=Hello.decode(pack(hello)), limits=LinkLimits(chunk_bytes=64)
+    )
+    raw = encode_frame(FrameKind.HELLO, meta=pack(hello))
+    raw += encode_frame(FrameKind.GOAWAY, meta=pack({"reason": EVIL}))
+    told: list[object] = []
+    while raw:
+        memory = core.buffer()
+        part, raw = raw[: len(memory)], raw[len(memory) :]
+        memory[: len(part)] = part
+        told += core.received(len(part))
+    assert told[-1] == GoawayReceived(TAKEN_OUT)
+
+
+def test_no_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.print_table(("NAME",), [(EVIL,)])
+    printing.print_fields({EVIL: EVIL, "more": [EVIL], "most": {EVIL: EVIL}})
+    printing.hint(EVIL)
+    printing.say(EVIL)
+    printing.print_json({"name": EVIL})
+    command._complain(EVIL)
+    shown = capsys.readouterr()
+    assert is_plain((shown.out + shown.err).replace("\n", ""))
+    assert "owned" in shown.out
+    assert "owned" in shown.err
