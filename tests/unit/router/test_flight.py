@@ -130,7 +130,7 @@ class ScriptedDesk:
     def may_wait(self, asked: Collection[FakeHost], now_s: float) -> bool:
         return self.can_wait and not (self.hosts and set(asked) >= set(self.hosts))
 
-    def second(self, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
+    def second(self, of: FakeHost, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
         host = next((host for host in self.hosts if host not in asked), None)
         self.opinions -= host is not None
         return host if self.opinions >= 0 else None

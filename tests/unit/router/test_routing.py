@@ -546,6 +546,25 @@ async def test_a_sequence_is_neither_retried_nor_hedged_nor_told_to_another_node
 
 
 @in_virtual_time
+async def test_the_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_hedged() -> (
+    None
+):
+    fleet = Fleet(*[[after(0.04, echo)]] * 3)
+    traffic = fleet.traffic()
+    for _ in range(400):
+        traffic.window.add(0.01, 0.0)
+        traffic.hedging.sent(0.0)
+    await infer(fleet)
+    assert sum(fleet.asked) == 2  # the usual request has a hedge
+    for link in fleet.links:
+        link.asks.clear()
+    for key in range(60):
+        wishes = Wishes(affinity=f"k{key}")
+        assert len({await infer(fleet, wishes=wishes) for _ in range(10)}) == 1
+    assert sum(fleet.asked) == 600
+
+
+@in_virtual_time
 async def test_a_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
     fleet = Fleet(*[[echo]] * 3)
     await infer(fleet, wishes=Wishes(affinity="k"))

@@ -40,6 +40,12 @@ class InvalidRequest(ClientError):
     code = "invalid_request"
 
 
+class SequenceUnknown(InvalidRequest):
+    """The request continues a sequence of which the peer knows nothing."""
+
+    code = "sequence_unknown"
+
+
 class TooLarge(ClientError):
     """The request or its answer is over a size limit."""
 
@@ -110,6 +116,13 @@ class RunFailed(PeerError):
     """The model's run failed on the peer."""
 
     code = "run_failed"
+
+
+class SequenceLost(PeerError):
+    """The sequence that the request continues was lost with its state: start it anew. No other peer has it."""
+
+    code = "sequence_lost"
+    is_retryable = False
 
 
 class NoCandidate(PeerError):

@@ -125,10 +125,10 @@ class Desk(Protocol):
         """Take a token from the retry budget; False: there is none."""
         ...
 
-    def second(self, asked: Collection[Host], now_s: float) -> Host | None:
-        """Return a host not in `asked` to say whether the caller is wrong; None: there is none to spare.
+    def second(self, of: Host, asked: Collection[Host], now_s: float) -> Host | None:
+        """Return a host not in `asked` to say whether the caller is wrong, as `of` says; None: there is none to spare.
 
-        It takes a token from the retry budget, if that has many: the caller may as well be wrong.
+        It is paid for from a budget of its own, unless `of` was wrong of late: the caller may as well be wrong.
         """
         ...
 

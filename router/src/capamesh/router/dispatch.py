@@ -11,10 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from capamesh.protocol.errors import CapameshError, LinkLost, LocalError
+from capamesh.protocol.errors import (
+    CapameshError,
+    ClientError,
+    LinkLost,
+    LocalError,
+    SequenceUnknown,
+)
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
 from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
+from capamesh.router.fitting import fits_another
 from capamesh.router.flight import MAX_REFUSALS, MAX_WAIT_S, Flight
+from capamesh.router.sequences import OpenSequences
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -89,6 +97,7 @@ class Dispatch:
         self.clock = clock
         self.limits = limits
         self.telemetry = telemetry
+        self.sequences = OpenSequences()
         self._offers: dict[
             tuple[ModelName, ModelVersion], tuple[tuple[Host, ...], float, bool]
         ] = {}
@@ -197,7 +206,8 @@ class Voyage:
             deadline_s=deadline_s,
             size_bytes=desk.size_bytes,
             is_safe=not is_alone and traffic.is_safe and dispatch.is_idempotent(traffic),
-            is_hedged=traffic.terms.is_hedged,
+            # a second node would learn what the key is to keep at one
+            is_hedged=traffic.terms.is_hedged and not desk.key,
             is_bound=call.sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state
@@ -232,8 +242,12 @@ class Voyage:
                         more += self._send(number, host, budget_ms)
                     case Answered(number):
                         outcome = self._outcome_of(self._attempts[number])
+                        if self._call.sequence is not None:
+                            self._dispatch.sequences.answered(self._call.model, self._call.sequence)
                     case Failed(error):
                         outcome = _bare(error)
+                        if isinstance(outcome, SequenceUnknown):
+                            outcome = self._dispatch.sequences.judged(self._call, outcome)
                     case Withdraw(number):
                         self._attempts[number].withdraw()
             todo = more
@@ -281,7 +295,11 @@ class Voyage:
     def failed(self, attempt: _Attempt, error: CapameshError) -> None:
         """A node has refused or failed, or its link has ended."""
         self._count(error)
-        self.act(self._flight.failed(attempt.number, error, self._dispatch.clock()))
+        is_certain = isinstance(error, ClientError) and not fits_another(
+            self._call, self._desk.traffic.hosts, attempt.host
+        )
+        now_s = self._dispatch.clock()
+        self.act(self._flight.failed(attempt.number, error, now_s, is_certain=is_certain))
 
     def _send(self, number: int, host: Host, budget_ms: int) -> tuple[Action, ...]:
         dispatch = self._dispatch

@@ -10,8 +10,8 @@ harmless (`is_safe`), the retry budget has a token and no other attempt may stil
 second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6):
 the first answer wins.
 
-That a request is wrong is believed of one node unless another answers it: where that costs no failed request its
-retry, a second node is asked. What cannot be the caller's fault (a deadline that is far away, a model that the node
+That a request is wrong is believed of one node where the router sees it for itself; else a second node is asked, as
+long as there are such opinions to spare. What cannot be the caller's fault (a deadline that is far away, a model that the node
 itself advertises) is the node's. And where a link is all that is missing, the request waits a moment for one.
 """
 
@@ -185,9 +185,18 @@ class Flight:
         return self._finish(Answered(attempt), now_s)
 
     def failed(
-        self, attempt: int, error: CapameshError, now_s: float, *, is_unsent: bool = False
+        self,
+        attempt: int,
+        error: CapameshError,
+        now_s: float,
+        *,
+        is_unsent: bool = False,
+        is_certain: bool = False,
     ) -> tuple[Action, ...]:
-        """The attempt failed. `is_unsent`: no byte of it left, so that it certainly was not run."""
+        """The attempt failed. `is_unsent`: no byte of it left, so that it certainly was not run.
+
+        `is_certain`: if the error names the caller's fault, that is so whatever another node says.
+        """
         it = self._attempts[attempt]
         if it.ended_s is not None:
             return ()
@@ -200,7 +209,7 @@ class Flight:
         self._end(it, error, now_s)
         self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
         if isinstance(error, ClientError) and not is_unsent:
-            return self._doubt(it, error, now_s)
+            return self._doubt(it, error, now_s, is_certain=is_certain)
         if not isinstance(error, PeerError):
             return self._finish(Failed(error), now_s)
         if self._doubted is not None:
@@ -299,18 +308,20 @@ class Flight:
             case _:
                 return error
 
-    def _doubt(self, it: Attempt, error: ClientError, now_s: float) -> tuple[Action, ...]:
+    def _doubt(
+        self, it: Attempt, error: ClientError, now_s: float, *, is_certain: bool
+    ) -> tuple[Action, ...]:
         """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
         if self._doubted is not None:
             return self._no_opinion(now_s)  # or the same one, which comes to the same
-        may_ask = self._is_safe and now_s < self._deadline_s
+        may_ask = self._is_safe and not is_certain and now_s < self._deadline_s
         if may_ask and not isinstance(error, DeadlineExceeded):
             if self._has_hope():
                 self._doubted = it
                 self._plan(now_s)
                 return ()
             asked = {it.host for it in self._attempts}
-            host = self._desk.second(asked, now_s) if self._has_room() else None
+            host = self._desk.second(it.host, asked, now_s) if self._has_room() else None
             if host is not None:
                 self._doubted = it
                 return (self._send(host, now_s),)

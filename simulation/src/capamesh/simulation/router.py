@@ -138,7 +138,7 @@ class SimRouter:
             deadline_s=deadline_s,
             size_bytes=half_bytes,
             is_safe=kind.is_safe,
-            is_hedged=kind.is_hedged,
+            is_hedged=kind.is_hedged and not key,
         )
         if gate is not None:
             gate.entered(kind.tenant, now_s)

@@ -9,7 +9,7 @@ from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
 from capamesh.node.engine.sequences import KEPT_BYTES, Sequences
 from capamesh.node.engine.work import WorkState
 from capamesh.node.store.rules import Rules, SequenceRules, StateTensor
-from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
@@ -108,7 +108,7 @@ def test_a_sequence_goes_on_from_its_own_state_and_ends_with_its_end_mark() -> N
     assert (len(desk.sequences), desk.sequences.size_bytes) == (2, 2 * KEPT_BYTES + 4 * 8)
     assert desk.ask("a", 3, end=True) == 6
     assert (len(desk.sequences), desk.sequences.size_bytes) == (1, KEPT_BYTES + 2 * 8)
-    with pytest.raises(InvalidRequest, match="'a' has not started here"):
+    with pytest.raises(SequenceUnknown, match="'a' has not started here"):
         desk.submit("a", 4)
 
 
@@ -206,7 +206,7 @@ def test_a_sequence_whose_start_failed_has_not_started() -> None:
     desk.submit("a", 1, start=True)
     desk.run(desk.taken(), RunFailed("no memory"))
     assert len(desk.sequences) == 0
-    with pytest.raises(InvalidRequest, match="has not started here"):
+    with pytest.raises(SequenceUnknown, match="has not started here"):
         desk.submit("a", 2)
 
 

@@ -32,6 +32,8 @@ STATUSES = {
     "model_unavailable": 503,
     "link_lost": 502,
     "run_failed": 500,
+    "sequence_unknown": 400,
+    "sequence_lost": 410,
     "no_candidate": 503,
     "nobody_fits": 503,
     "protocol_violation": 502,

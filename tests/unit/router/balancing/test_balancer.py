@@ -44,6 +44,7 @@ from capamesh.router.fleet_view import FleetView
 from capamesh.router.flight import Flight
 from capamesh.router.policies.seam import IsEligible, RequestShape
 from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.opinions import MOST
 from capamesh.router.resilience.retry_budget import RETRIES
 
 M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
@@ -446,17 +447,19 @@ def test_a_deadline_is_far_away_by_what_the_node_itself_takes() -> None:
     assert world.desk().is_ample(host, 4.2)
 
 
-def test_a_second_opinion_takes_a_retry_of_which_half_are_left_to_failed_requests() -> None:
+def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     world = World("ab")
     first, second = world.hosts
-    assert world.desk().second([first, second], 10.0) is None  # for which nothing is taken
-    opinions = sum(world.desk().second([first], 10.0) is second for _ in range(1000))
+    assert world.desk().second(first, [first, second], 10.0) is None  # for which nothing is taken
+    opinions = sum(world.desk().second(first, [first], 10.0) is second for _ in range(400))
     retries = sum(world.desk().try_retry(10.0) for _ in range(1000))
-    assert (opinions, retries) == (RETRIES.reserve / 2, RETRIES.reserve / 2)
-    assert World("ab", Terms(is_retried=False)).desk().second([first], 10.0) is None
+    assert (opinions, retries) == (MOST, RETRIES.reserve)
+    opinions = sum(world.desk().second(first, [first], 15.0) is second for _ in range(99))
+    assert opinions == 5
+    assert World("ab", Terms(is_retried=False)).desk().second(first, [first], 10.0) is None
     world = World("ab")
     world.hosts[1].health.failed(10.0, is_hard=True)
-    assert world.desk().second(world.hosts[:1], 10.0) is None  # it is not well itself
+    assert world.desk().second(world.hosts[0], world.hosts[:1], 10.0) is None  # it is not well
 
 
 def test_silence_is_the_node_s_unless_it_has_spoken_of_the_model_since() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.work import Result, Work, WorkState
 from capamesh.node.store.rules import SequenceRules
-from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.errors import InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.tensors import Tensor
 
 SequenceId = int | str
@@ -71,7 +71,7 @@ class Sequences:
     def accept(self, work: Work, now_s: float) -> bool:
         """Take in a request; return whether it may be queued now, rather than when its sequence gets there.
 
-        Raises `InvalidRequest`: no sequence id, or a sequence that did not start here.
+        Raises `InvalidRequest`: no sequence id; `SequenceUnknown`: a sequence that did not start here.
         """
         mark = work.sequence
         if mark is None:
@@ -82,7 +82,7 @@ class Sequences:
         self.tidy(now_s)
         known = self._known.get(mark.id)
         if (known is None or known.is_ending) and not mark.is_start:
-            raise InvalidRequest(
+            raise SequenceUnknown(
                 f"sequence {mark.id!r} has not started here, has ended or was silent for more than"
                 f" {self._rules.idle_s:g} s: send its first request with sequence_start"
             )

@@ -23,6 +23,7 @@ from capamesh.protocol.errors import (
     Overloaded,
     ProtocolViolation,
     RunFailed,
+    SequenceLost,
     TooLarge,
     TooManyRequests,
 )
@@ -35,6 +36,7 @@ STATUS: dict[type[CapameshError], int] = {
     NotMember: 403,
     AdvertRejected: 400,
     ModelNotFound: 404,
+    SequenceLost: 410,
     TooLarge: 413,
     TooManyRequests: 429,
     Cancelled: 499,

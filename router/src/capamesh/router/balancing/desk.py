@@ -63,6 +63,11 @@ class TrafficDesk:
         """Whether the version was chosen some time ago: whoever made this desk has just done so."""
 
     @property
+    def key(self) -> str:
+        """The key of the requests that should meet at one node; empty: it has none."""
+        return self._shape.affinity
+
+    @property
     def size_bytes(self) -> int:
         """The request's size."""
         return self._shape.size_bytes
@@ -180,17 +185,17 @@ class TrafficDesk:
         traffic = self.traffic
         return not traffic.is_full() or traffic.budget.try_withdraw(now_s)
 
-    def second(self, asked: Collection[Host], now_s: float) -> Host | None:
+    def second(self, of: Host, asked: Collection[Host], now_s: float) -> Host | None:
         """Part of `attempts.Desk`. It is of the same version, and well."""
         traffic = self.traffic
-        if not traffic.terms.is_retried or not traffic.has_retries_to_spare(now_s):
+        if not traffic.terms.is_retried:
             return None
         self._is_extra = True
         try:
             host = self.choose(asked, now_s)
         except CapameshError:
             return None
-        return host if traffic.budget.try_withdraw(now_s) else None
+        return host if self._of(of).try_second(of, now_s) else None
 
     def try_hedge(self, now_s: float) -> bool:
         """Part of `attempts.Desk`. The choice that follows is for a hedge: it tries nobody who is not well."""

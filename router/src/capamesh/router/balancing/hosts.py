@@ -28,6 +28,7 @@ class Host:
         "offer",
         "peak_cost_s",
         "peak_seen_s",
+        "refuted_s",
         "rif",
         "unheard",
     )
@@ -51,6 +52,8 @@ class Host:
         self.peak_cost_s = 0.0
         """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
         self.peak_seen_s = -math.inf
+        self.refuted_s = -math.inf
+        """When it last called the caller's fault what another answered; minus infinity: never."""
         self.unheard = 0
         """Requests in a row that others answered, or nobody, while it told nothing of itself."""
         self.is_gone = False

@@ -37,8 +37,9 @@ from capamesh.router.balancing.troubles import Slowed, Troubles, Verdict
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
+from capamesh.router.resilience.opinions import GRAY_S, Opinions
 from capamesh.router.resilience.outliers import Outlier, OutlierWatch, is_panic
-from capamesh.router.resilience.retry_budget import RETRIES, RetryBudget
+from capamesh.router.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -60,8 +61,6 @@ AMPLE_S = 0.05
 AMPLE_FACTOR = 4.0
 """A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
 late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
-OPINION_PART = 0.5
-"""Of the retries that are there from the first; second opinions leave so much to requests that failed (guess)."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
 
@@ -89,6 +88,7 @@ class ModelTraffic:
         "_fleet",
         "_is_panicking",
         "_make_policy",
+        "_opinions",
         "_others",
         "_outliers",
         "_panic_s",
@@ -139,6 +139,7 @@ class ModelTraffic:
         self.window = LatencyWindow()
         """Of all its hosts, from sent to answered."""
         self.budget = RetryBudget()
+        self._opinions = Opinions()
         self.hedging = Hedging(self.window, is_enabled=terms.is_hedged)
         self._outliers: OutlierWatch[Host] = OutlierWatch()
         self._claims = Claims()
@@ -281,14 +282,19 @@ class ModelTraffic:
 
     def refuted(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
         """What `host` said of a request, and was believed, is wrong: another host has answered it."""
+        self._opinions.give_back()
+        host.refuted_s = now_s
         cause = f"refused what another answered: {_cause(error)}"
         host.health.failed(now_s, is_hard=False, cause=cause)
         self._fault(host, elapsed_s, now_s, is_counted=True)
         host.candidate.failed += 1
 
-    def has_retries_to_spare(self, now_s: float) -> bool:
-        """Return whether a second opinion leaves enough retries to requests that failed."""
-        return self.budget.balance(now_s) >= OPINION_PART * RETRIES.reserve + 1
+    def try_second(self, of: Host, now_s: float) -> bool:
+        """Return whether another host may be asked on what `of` calls the caller's fault.
+
+        Always while `of` was proved wrong of late, else for what such opinions cost.
+        """
+        return now_s - of.refuted_s < GRAY_S or self._opinions.try_take(now_s)
 
     def is_ample(self, host: Host, remaining_s: float) -> bool:
         """Return whether so much time is left that `host` cannot have too little."""
