@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Streams, Work
+from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store.rules import BatchingRules, Rules
 from capamesh.protocol.errors import CapameshError
@@ -53,7 +54,7 @@ class Desk:
             streams=streams,
         )
         if limit_rows:
-            self.engine.limit._limit = float(limit_rows)
+            self.engine.limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
         self.now_s = 0.0
         self.answers: list[tuple[Work, Result]] = []
 

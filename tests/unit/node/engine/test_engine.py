@@ -215,10 +215,10 @@ def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
         assert window(1.0) == start
     for _ in range(20):
         low = window(10.0)
-    assert low < start / 2
+    assert low < start / 4
     for _ in range(20):
         again = window(1.0)
-    assert low < again < start
+    assert again == start
 
 
 # deadlines and cancelling
@@ -700,7 +700,7 @@ def test_bulk_work_leaves_half_of_the_limit_to_online_work() -> None:
     for _ in range(8):
         desk.submit()
     with pytest.raises(Overloaded, match="16 rows are in flight"):
-        desk.submit()
+        desk.submit(is_bulk=True)
     while desk.engine.in_flight:
         desk.finish(desk.taken())
     assert (desk.engine._bulk, desk.engine._bulk_rows) == (0, 0)
@@ -745,7 +745,7 @@ def test_rows_without_data_count_for_nothing(is_batching: bool) -> None:
         desk.finish(batch, 0.010)
     assert desk.engine.meter.rows <= 8 + 3
     assert desk.engine.time.predicted_s(1) == pytest.approx(expected_s, rel=0.2)
-    assert desk.load().limit <= limit
+    assert desk.load().limit <= 1.05 * limit  # the run of eight rows was faster than expected
 
 
 # a model without a profile

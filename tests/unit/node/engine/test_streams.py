@@ -110,7 +110,7 @@ def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> 
 
 def test_the_limit_and_the_wait_follow_the_streams() -> None:
     desk = StreamDesk()
-    assert desk.engine.limit.ceiling == round(2.0 / (0.072 / 4 / 2))
+    assert desk.engine.limit.rows == round(2.0 / (0.072 / 4 / 2))
     assert desk.engine.lanes == 2
     for _ in range(12):
         desk.submit()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from capamesh.node.engine.latency import LatencyByLoad
-from capamesh.node.engine.limit import ConcurrencyLimit
+from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.engine.meter import Meter
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.queue import WorkQueue
@@ -38,6 +38,11 @@ rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
 BULK_ROOM = 0.5
 """The part of the limits that bulk work may hold: online work always finds the rest (guess: enough to keep the device
 busy; a router sheds all bulk work from a third of its fleet's slots)."""
+LONGEST_WAIT = 1.1
+"""What was let in is told to go elsewhere where the device has become so slow that it would wait for so many times
+what a queue may take (guess: speeds are known to a tenth)."""
+SHED_EVERY_S = 0.05
+"""How often that is looked for while more is in flight than may be (guess: a look sorts the queue, up to 0.3 ms)."""
 MIN_RETRY_S = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
@@ -89,6 +94,8 @@ class ModelEngine:
         """How many were live of late: at the last batch taken, or half of what it was there before."""
         self._soonest_s = math.inf
         """No live deadline is earlier."""
+        self._shed_s = -math.inf
+        """When what is over the limit is looked at again."""
 
     def __repr__(self) -> str:
         return f"ModelEngine({len(self._queue)} queued, {len(self._running)} batches running)"
@@ -164,7 +171,8 @@ class ModelEngine:
     def submit(self, work: Work, now_s: float) -> None:
         """Accept `work`, whose inputs the model has validated, or refuse it.
 
-        Raises `Overloaded`: over the limit; `DeadlineExceeded`: its deadline has passed; `InvalidRequest`,
+        Over the limit it takes the places of lesser works that wait, if there are enough: these are answered
+        `Overloaded`. Raises `Overloaded`: over the limit; `DeadlineExceeded`: its deadline has passed; `InvalidRequest`,
         `TooLarge`: as `BatchPlan.prepare`, `Sequences.accept`.
         """
         try:
@@ -172,7 +180,7 @@ class ModelEngine:
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             self.plan.prepare(work)
-            self._admit(work)
+            self._admit(work, now_s)
             is_turn = self.sequences is None or self.sequences.accept(work, now_s)
         except CapameshError as error:
             self.meter.answered(error.code)
@@ -251,7 +259,7 @@ class ModelEngine:
         if is_whole and rows > 0:  # what has no data says nothing of what a row takes
             self._latest_time = self._time_of_streams if batch.is_stream else self.time
             slowdown = self._latest_time.ran(rows, run_s)
-            self.limit.ran(slowdown, self._rows, now_s)
+            self.limit.ran(slowdown, run_s, now_s)
             if not self._has_profile:
                 self.limit.learnt(self.time.expected_s(1) / self._instances)
         answers: list[tuple[Work, Result]] = []
@@ -285,6 +293,8 @@ class ModelEngine:
         for work in batch.works:  # whoever keeps a work or the batch keeps no data
             work.batch = None
             work.inputs = ()
+        if self._rows > self.limit.rows and now_s >= self._shed_s:
+            self._shed(now_s)
         if fault is not None:
             raise fault
 
@@ -410,40 +420,87 @@ class ModelEngine:
             for work in self._queue
         )
 
-    def _admit(self, work: Work) -> None:
-        in_flight = len(self._live)
-        if not in_flight:
+    def _admit(self, work: Work, now_s: float) -> None:
+        """Return if there is room, which lesser works that wait may have to make. Raises `Overloaded`."""
+        if not self._live:
             return
+        refusal = self._refusal(work, 0, 0)
+        if refusal is None:
+            return
+        count = rows = 0
+
+        def is_enough(lesser: Work) -> bool:
+            nonlocal count, rows
+            count += 1
+            rows += lesser.rows
+            return self._refusal(work, count, rows) is None
+
+        leaving = self._queue.lesser_than(work, is_enough)
+        if not leaving:
+            raise Overloaded(refusal, retry_after_s=self._retry_s())
+        for lesser in leaving:
+            if (
+                lesser.state is not WorkState.ENDED
+            ):  # who is told of the others may have withdrawn it
+                text = "more urgent requests have taken the place that this one had in the queue; try another node"
+                self._refuse(
+                    lesser, Overloaded(text, retry_after_s=self._retry_s()), "displaced", now_s
+                )
+
+    def _refusal(self, work: Work, freed: int, freed_rows: int) -> str | None:
+        """Return why there is no room, were so many that wait gone; None where there is. They are bulk if `work` is."""
+        in_flight = len(self._live) - freed
         if self._max_queue is not None:
             lanes, rows = self._lanes_and_rows(is_stream=self._streams is not None)
             starting = max(0, lanes - len(self._running)) * rows  # these do not wait
-            if self.queued >= self._max_queue + starting:
-                raise Overloaded(
-                    f"{self._max_queue} requests wait at this model, as many as its max_queue allows; try another node",
-                    retry_after_s=self._retry_s(),
-                )
+            if self.queued - freed >= self._max_queue + starting:
+                return f"{self._max_queue} requests wait at this model, as many as its max_queue allows; try another node"
         if in_flight >= self._max_in_flight:
-            raise Overloaded(
-                f"{in_flight} requests are in flight at this model, the most that may be; try another node",
-                retry_after_s=self._retry_s(),
-            )
+            return f"{in_flight} requests are in flight at this model, the most that may be; try another node"
         limit = self.limit.rows
+        in_flight_rows = self._rows - freed_rows
         # one larger than the limit counts as half of it: else it would never get in beside others
-        if self._rows + min(work.rows, max(1, limit // 2)) > limit:
-            raise Overloaded(
-                f"{self._rows} rows are in flight at this model; {work.rows} more are over its present limit"
-                f" of {limit}; try another node",
-                retry_after_s=self._retry_s(),
+        if in_flight_rows + min(work.rows, max(1, limit // 2)) > limit:
+            return (
+                f"{in_flight_rows} rows are in flight at this model; {work.rows} more are over its present limit"
+                f" of {limit}; try another node"
             )
         if work.is_bulk and (
-            self._bulk >= BULK_ROOM * self._max_in_flight
-            or self._bulk_rows + min(work.rows, max(1, limit // 4)) > BULK_ROOM * limit
+            self._bulk - freed >= BULK_ROOM * self._max_in_flight
+            or self._bulk_rows - freed_rows + min(work.rows, max(1, limit // 4)) > BULK_ROOM * limit
         ):
-            raise Overloaded(
+            return (
                 f"{self._bulk} bulk requests of {self._bulk_rows} rows are in flight at this model, whose limit is"
-                f" {limit} rows; the other half of it is for online requests; try another node",
-                retry_after_s=self._retry_s(),
+                f" {limit} rows; the other half of it is for online requests; try another node"
             )
+        return None
+
+    def _shed(self, now_s: float) -> None:
+        """Answer what would wait too long, now that the device is slower than when it was let in."""
+        self._shed_s = now_s + SHED_EVERY_S
+        limit, row_s = self.limit.rows, self.limit.row_s
+        if not row_s:
+            return
+        longest_s = LONGEST_WAIT * max(MAX_QUEUE_S, limit * row_s)
+        most_rows = max(1, limit // 2)  # as `_refusal` counts them
+        _, full = self._lanes_and_rows(is_stream=self._is_streaming())
+        ahead = 0.5 * sum(batch.rows for batch in self._running)  # half through, on average
+        leaving: list[tuple[Work, float]] = []
+        for work in self._queue.in_order():
+            rows = min(work.rows, most_rows)
+            batches = math.ceil((ahead + rows) / full)  # all of one are answered together
+            wait_s = now_s - work.arrived_s + batches * full * row_s
+            if wait_s > longest_s and work.sequence is None:  # its state is here alone
+                leaving.append((work, wait_s))
+            else:
+                ahead += rows
+        for work, wait_s in reversed(leaving):
+            if work.state is WorkState.QUEUED:
+                text = (
+                    f"it would have waited {wait_s:.1f} s: this device runs at {self.limit.speed:.0%} of the speed that"
+                    " it had when the model was loaded; try another node"
+                )
+                self._refuse(work, Overloaded(text, retry_after_s=self._retry_s()), "slow", now_s)
 
     def _wait_s(self) -> float:
         """Return how long one that comes now would wait for its turn, as estimated."""

@@ -1,35 +1,37 @@
-"""How many rows may be in flight at one model before more are refused. Pure.
+"""How many rows may be in flight at one model before more are refused: what it runs within two seconds. Pure.
 
-Netflix's Gradient2 (concurrency-limits, `Gradient2Limit`), fed with the queue-free run time over what was
-expected for that many rows: else every full batch would look like congestion. Its floor of 20 and its fixed
-queue of 4 do not suit one device: the floor is 1 and the queue is the square root, as Envoy's gradient
-controller has it, but scaled by the gradient, or congestion without end would leave 4 rows.
+Gradient limiters (Netflix's Gradient2 and Vegas, Envoy's gradient controller) search for a limit, because they know
+neither what a request takes nor how long it may wait. Here both are known: a row's time on a quiet device is measured
+at load, every run tells how fast the device is now, and a queue may take `MAX_QUEUE_S`. So by Little's law the limit is
+that time multiplied by the rows that the device has run a second of late. A long-term average, as Gradient2 has it for
+what is normal, would take a device that stays slow for normal.
 """
 
 from __future__ import annotations
 
 import math
 
-TOLERANCE = 1.5
-"""A slowdown up to this is no congestion (Gradient2)."""
-LONG_SAMPLES = 600
-"""The long average's window (Gradient2)."""
-SMOOTHING = 0.2
-"""Weight of a new limit (Gradient2)."""
-WINDOW_S = 1.0
-"""Gradient2's sample window."""
-WINDOW_RUNS = 10
-"""Gradient2's least samples of a window."""
-RECOVERY = 0.95
-"""The long average falls by this when it is over twice the short one (Gradient2)."""
 MAX_QUEUE_S = 2.0
 """No more than a device can run in this time may be in flight (guess: an online caller waits no longer)."""
 STOCK_BATCHES = 8
-"""But so many batches for each instance, where runs are slow (guess: what deadlines do not cut short)."""
+"""But so many batches for each instance, where runs are slow on a device that has all its speed (guess: what deadlines
+do not cut short)."""
+FALL_S = 0.25
+"""The time constant by which the speed follows runs that are slower than it: a queue of two seconds must have shrunk
+to a tenth well within the third (measured: test_slow_device.py; with 0.5 the slowest answer takes 3.4 s)."""
+RISE_S = 0.5
+"""The time constant by which it follows faster ones: longer, so that a queue is not let grow by a few short runs."""
+MOST_RISE = 0.5
+"""One run closes at most this part of the gap to a higher speed, however long ago the one before it was (guess)."""
+MOST_SPEED = 4.0
+"""A run counts for at most so many times as fast as expected (guess: a profile taken on a crowded machine); what a
+clock that stands still tells is no speed."""
 
 
 class ConcurrencyLimit:
     """Rows that may be in flight, 1 at least."""
+
+    __slots__ = ("_best_s", "_last_s", "_row_s", "_stock", "rows", "speed")
 
     def __init__(self, *, full_rows: int, row_s: float) -> None:
         """Start from the profile, with what the device can run within `MAX_QUEUE_S`.
@@ -37,51 +39,53 @@ class ConcurrencyLimit:
         A limit that starts low and learns would refuse the first burst of every model. `full_rows` run at
         the same time; `row_s` is what one row of them takes on this device, 0 when unknown.
         """
-        in_time = round(MAX_QUEUE_S / row_s) if row_s > 0 else 0
-        self.ceiling = max(full_rows * STOCK_BATCHES, in_time)
-        self._limit = float(self.ceiling)
-        self._long = 0.0
-        self._samples = 0
-        self._window_sum = 0.0
-        self._window_runs = 0
-        self._window_end_s = -math.inf
+        self._stock = full_rows * STOCK_BATCHES
+        self._row_s = row_s
+        self._best_s = row_s
+        """What a row takes when the device is at its fastest, as far as is known."""
+        self._last_s: float | None = None
+        self.speed = 1.0
+        """Of late, where 1 is what was expected."""
+        self.rows = 0
+        """The limit now."""
+        self._reckon()
 
     def __repr__(self) -> str:
-        return f"ConcurrencyLimit({self.rows} of at most {self.ceiling} rows)"
+        return f"ConcurrencyLimit({self.rows} rows at {self.speed:.2f} of the expected speed)"
 
     @property
-    def rows(self) -> int:
-        """The limit now."""
-        return max(1, int(self._limit))
+    def row_s(self) -> float:
+        """Seconds for a row now where many wait; 0: unknown."""
+        return self._row_s / self.speed
 
     def learnt(self, row_s: float) -> None:
-        """Raise the ceiling of a model without a profile, now that a row is known to take `row_s`."""
-        ceiling = round(MAX_QUEUE_S / row_s) if row_s > 0 else 0
-        if ceiling > self.ceiling:
-            self._limit += ceiling - self.ceiling
-            self.ceiling = ceiling
+        """Take over what a row of a model without a profile takes, as its latest runs tell."""
+        self._row_s = row_s
+        self._reckon()
 
-    def ran(self, slowdown: float, rows_in_flight: int, now_s: float) -> None:
-        """Take a run into account: how many times longer than expected it took, and the load beside it."""
-        self._window_sum += slowdown
-        self._window_runs += 1
-        if now_s < self._window_end_s or self._window_runs < WINDOW_RUNS:
+    def ran(self, slowdown: float, run_s: float, now_s: float) -> None:
+        """Take a run into account that took `run_s`, `slowdown` times as long as expected.
+
+        Each run counts by the time since the run before, so that what is averaged is rows a second and not runs. A
+        pause before a slow run is no part of it: one hiccup on an idle device says little.
+        """
+        speed = 1.0 / slowdown if slowdown * MOST_SPEED > 1.0 else MOST_SPEED
+        last_s, self._last_s = self._last_s, now_s
+        passed_s = max(0.0, now_s - last_s) if last_s is not None else run_s
+        if speed < self.speed:
+            weight = -math.expm1(-min(passed_s, run_s) / FALL_S)
+        else:
+            weight = min(MOST_RISE, -math.expm1(-passed_s / RISE_S))
+        self.speed += weight * (speed - self.speed)
+        self._reckon()
+
+    def _reckon(self) -> None:
+        row_s = self._row_s / self.speed
+        if row_s <= 0:
+            self.rows = max(1, self._stock)
             return
-        short = self._window_sum / self._window_runs
-        self._window_sum, self._window_runs = 0.0, 0
-        self._window_end_s = now_s + WINDOW_S
-        self._update(short, rows_in_flight)
-
-    def _update(self, short: float, rows_in_flight: int) -> None:
-        self._samples += 1
-        # a young average follows its samples; later it is exponential over the window
-        weight = max(1 / self._samples, 2 / (LONG_SAMPLES + 1))
-        self._long += weight * (short - self._long)
-        if self._long > 2 * short:
-            self._long *= RECOVERY
-        if rows_in_flight < self._limit / 2:
-            return  # the callers are the limit
-        gradient = min(1.0, max(0.5, TOLERANCE * self._long / short)) if short > 0 else 1.0
-        target = (self._limit + math.sqrt(self._limit)) * gradient
-        smoothed = (1 - SMOOTHING) * self._limit + SMOOTHING * target
-        self._limit = min(max(smoothed, 1.0), float(self.ceiling))
+        best_s = self._best_s
+        if row_s < best_s or best_s <= 0:
+            self._best_s = best_s = row_s
+        # a slow model's stock of batches is a stock for the device at its best, and as much work when it is slower
+        self.rows = max(1, int(MAX_QUEUE_S / row_s + 0.5), int(self._stock * best_s / row_s))

@@ -8,7 +8,7 @@ queueing, Goyal, Vin and Cheng 1996).
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 
 from capamesh.node.engine.work import Work, WorkState
@@ -17,6 +17,9 @@ BULK_SHARE = 0.1
 """Of the rows, while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
 STALE_ENTRIES = 64
 """Entries of dropped work that are borne before a heap is built anew (guess: a page of pointers)."""
+
+_BULK_RANK = 256
+"""Beyond all priorities."""
 
 _Entry = tuple[int, float, int, Work]
 
@@ -98,6 +101,10 @@ class WorkQueue:
         self._orders = 0
         self._passed = 0.0
         """What the class that went last had passed before it: where one that was idle joins in."""
+        self._lowest = -1
+        """No work that waits and may give way has a rank beyond this one."""
+        self._lesser: list[Work] = []
+        """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
         self.rows = 0
         """Of all that waits."""
 
@@ -120,11 +127,51 @@ class WorkQueue:
         mine = self._bulk if work.is_bulk else self._online
         if mine.count == 0:
             mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
+            self._lesser.clear()
+        rank = work.priority + _BULK_RANK if work.is_bulk else work.priority
+        if rank > self._lowest and work.sequence is None:
+            self._lowest = rank
         self._orders += 1
         work.order = self._orders
         work.state = WorkState.QUEUED
         mine.push(work)
         self.rows += work.rows
+
+    def in_order(self) -> list[Work]:
+        """Return all that waits, the most urgent first and bulk work last."""
+        return sorted(self, key=_last_served)
+
+    def lesser_than(self, work: Work, enough: Callable[[Work], bool]) -> list[Work]:
+        """Return works that wait and must give way for `work`, the last to be served first; none if too few do.
+
+        Only what is of a lower priority gives way, or is bulk work where `work` is not, and no request of a sequence:
+        its state is at this node alone. `enough` is told of each in turn and returns whether no more are needed.
+        """
+        rank = _rank(work)
+        found: list[Work] = []
+        is_fresh = False
+        while rank < self._lowest:
+            lesser = self._lesser
+            while lesser and lesser[-1].state is not WorkState.QUEUED:
+                lesser.pop()
+            if lesser and _rank(lesser[-1]) > rank:
+                found.append(lesser.pop())
+                if enough(found[-1]):
+                    return found
+            elif is_fresh:
+                break
+            else:  # others may have come since
+                is_fresh = True
+                self._list_lesser(found)
+        self._lesser.extend(reversed(found))
+        return []
+
+    def _list_lesser(self, found: list[Work]) -> None:
+        """List anew who may have to give way, but for those that were found already."""
+        taken = set(found)
+        may_leave = [one for one in self if one.sequence is None]
+        self._lowest = max(map(_rank, may_leave), default=-1)
+        self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
 
     def drop(self, work: Work) -> None:
         """Forget `work`, which is queued and has just been marked as ended."""
@@ -191,3 +238,12 @@ class WorkQueue:
 
 def _urgency(work: Work) -> tuple[int, float, int]:
     return work.priority, math.inf if work.deadline_s is None else work.deadline_s, work.order
+
+
+def _rank(work: Work) -> int:
+    """Return who gives way to whom: a higher rank to a lower one."""
+    return work.priority + _BULK_RANK if work.is_bulk else work.priority
+
+
+def _last_served(work: Work) -> tuple[int, float, int]:
+    return _rank(work), math.inf if work.deadline_s is None else work.deadline_s, work.order
