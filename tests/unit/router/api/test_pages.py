@@ -38,8 +38,12 @@ async def test_the_server_says_what_it_is(http: Http) -> None:
     assert body["extensions"] == [
         "binary_tensor_data",
         "model_configuration",
-        "model_repository",
+        "schedule_policy",
+        "sequence",
     ]
+    for call in ("load", "unload"):  # what is not announced is not there
+        response = await http.client.post(f"/v2/repository/models/m/{call}")
+        assert response.status == 404
 
 
 async def test_a_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Http) -> None:

@@ -37,10 +37,19 @@ def only(*hosts: Host, band: float = 1.5, size_bytes: int = 8) -> str:
 def test_the_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
     hosts = (told("a", 3.0, 10_000), told("b", 2.0, 15_000), told("c", 1.0, 15_001))
     assert only(*hosts) == "b"
-    assert only(*hosts, band=1.0) == "a"
+    assert only(*hosts, band=1.0) == "b"  # and within 5 ms of the fastest in any case
     assert only(*hosts, band=2.0) == "c"
     lose(hosts[0])
     assert only(*hosts) == "c"  # the band is that of the fastest which is eligible
+
+
+def test_a_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that_is() -> None:
+    dear, cheap = told("d", 1.5, 100), told("c", 0.5, 5100)
+    assert only(dear, cheap) == "c"  # 51 times as slow, and 5 ms
+    assert only(dear, told("c", 0.5, 5101)) == "d"
+    assert only(told("d", 1.5, 20_000), told("c", 0.5, 30_000)) == "c"  # the band is the wider one
+    alone = Cheapest(random.Random(1), floor_s=0.0)
+    assert alone.pick((dear, cheap), lambda _: True, SHAPE, 0.0) is dear
 
 
 def test_the_way_there_counts_with_the_service() -> None:
@@ -58,6 +67,12 @@ def test_of_equal_prices_the_less_busy_is_picked_and_idle_ones_share() -> None:
         picks(Cheapest(random.Random(1)), tuple(told(one, 1.0, 9) for one in "abcd"), 2000)
     )
     assert all(400 < counts[one] < 600 for one in "abcd")
+
+
+@pytest.mark.parametrize("floor_s", [-0.001, math.inf, math.nan])
+def test_a_floor_that_is_no_time_is_refused(floor_s: float) -> None:
+    with pytest.raises(ConfigError, match=f"cheapest with a floor of {floor_s} s"):
+        Cheapest(random.Random(1), floor_s=floor_s)
 
 
 @pytest.mark.parametrize(("rif", "in_flight"), [(0, 4), (0, 7), (4, 0), (4, 2)])
@@ -123,7 +138,8 @@ def test_nobody_in_the_band_is_cheaper_and_nobody_full_is_picked_while_another_i
     if free:
         assert picked in free
         known = [one for one in free if one.load.latency_us]
-        limit_us = 1.5 * min((one.load.latency_us for one in known), default=0)
+        fastest_us = min((one.load.latency_us for one in known), default=0)
+        limit_us = max(1.5 * fastest_us, fastest_us + 5000)
         band = [one for one in free if one.load.latency_us <= limit_us]
         assert picked in band
         assert picked.advert.price_per_million == min(o.advert.price_per_million for o in band)

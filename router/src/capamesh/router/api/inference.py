@@ -39,7 +39,9 @@ _INDEX_STATES = {
     ModelState.FAILED: IndexState.UNAVAILABLE,
     ModelState.UNLOADED: IndexState.UNAVAILABLE,
 }
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "sequence"]
+"""Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
+answered and its load and unload, by which any caller could take a model from all others, are not."""
 
 
 class InferenceApi:

@@ -1,7 +1,7 @@
 """The cheapest host that is about as fast as the fastest. Pure, seeded.
 
-Price is no summand of a score: what is nearly as fast as the fastest is equally good, and among equals the
-cheapest wins (the Prequal paper tried 13 weighted sums of two signals: ranking by one, then the other, beat all).
+Price is no summand of a score: what is nearly as fast as the fastest, by a factor or by a few milliseconds, is equally
+good, and among equals the cheapest wins (the Prequal paper tried 13 weighted sums of two signals: ranking by one, then the other, beat all).
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 BAND = 1.5
 """How much slower than the fastest is as good (guess)."""
+FLOOR_S = 0.005
+"""What is this much slower than the fastest is as good whatever the band says: of a model that runs 0.1 ms, the band
+alone is narrower than the scatter of what is measured, and the dearest node that happens to measure least would have
+all requests (guess: below what a caller over a network notices)."""
 SAMPLE = 8
 """Hosts that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
 
 
 class Cheapest(ByState):
-    """Of a few hosts drawn at random, the cheapest whose expected latency is within a band of the least.
+    """Of a few hosts drawn at random, the cheapest whose expected latency is at most `band` times the least, or `floor_s` more.
 
     A host with as many in flight as it takes is left out while another is not. One of unknown latency is in the
     band while nothing is under way there. Equal prices: the fewest of this router's requests in flight.
@@ -33,15 +37,25 @@ class Cheapest(ByState):
 
     name: ClassVar[str] = "cheapest"
 
-    def __init__(self, chance: random.Random, band: float = BAND, sample: int = SAMPLE) -> None:
-        """Raise `ConfigError` unless `band` is finite and at least 1, and `sample` at least 1."""
+    def __init__(
+        self,
+        chance: random.Random,
+        band: float = BAND,
+        sample: int = SAMPLE,
+        *,
+        floor_s: float = FLOOR_S,
+    ) -> None:
+        """Raise `ConfigError` unless `band` is finite and at least 1, `sample` at least 1 and `floor_s` finite and at least 0."""
         if not 1 <= band < math.inf:
             raise ConfigError(f"cheapest with latency band {band}: a number from 1 is needed")
         if sample < 1:
             raise ConfigError(f"cheapest with a sample of {sample}: at least 1 is needed")
+        if not 0 <= floor_s < math.inf:
+            raise ConfigError(f"cheapest with a floor of {floor_s} s: a number from 0 is needed")
         self._draw = chance.random
         self._band = band
         self._sample = sample
+        self._floor_s = floor_s
 
     def pick(
         self,
@@ -58,7 +72,7 @@ class Cheapest(ByState):
         size_bytes = request.size_bytes
         expected = [_expected_s(host, size_bytes) for host in drawn]
         fastest_s = min([s for s in expected if 0 < s < math.inf], default=0.0)
-        limit_s = self._band * fastest_s
+        limit_s = max(self._band * fastest_s, fastest_s + self._floor_s)
         best: Host | None = None
         best_price = math.inf
         for host, seconds in zip(drawn, expected, strict=True):
