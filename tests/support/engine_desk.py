@@ -10,7 +10,7 @@ import numpy as np
 from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Streams, Work
 from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.store.rules import BatchingRules, Rules
+from capamesh.node.store.rules import BatchingRules, QueueRules, Rules
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -35,6 +35,7 @@ class Desk:
         max_rows: int = 0,
         limit_rows: int = 0,
         streams: Streams | None = None,
+        queue: QueueRules | None = None,
     ) -> None:
         """`limit_rows`: what the limit has come to; 0: where it starts."""
         plan = BatchPlan(
@@ -44,7 +45,11 @@ class Desk:
             batch_rows=batch_rows,
             max_rows=max_rows,
         )
-        rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
+        rules = Rules(
+            batching=BatchingRules(max_delay_us=max_delay_us),
+            queue=queue or QueueRules(),
+            instances=instances,
+        )
         self.engine = ModelEngine(
             plan,
             rules,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.store.config_pbtxt import _DATATYPES, ModelConfig, parse_config
+from capamesh.node.store.config_pbtxt import ModelConfig, parse_config
+from capamesh.node.store.config_tensors import DATATYPES
 from capamesh.node.store.declared import DeclaredIo
 from capamesh.node.store.manifest import Manifest
 from capamesh.node.store.rules import (
@@ -134,11 +135,11 @@ def test_instance_groups_become_a_count_and_providers(
     assert (manifest.rules.instances, manifest.providers) == (count, providers)
 
 
-@pytest.mark.parametrize(("name", "datatype"), _DATATYPES.items())
+@pytest.mark.parametrize(("name", "datatype"), DATATYPES.items())
 def test_every_datatype_has_its_own(name: str, datatype: Datatype) -> None:
     text = f"input {{ name: 'x' data_type: {name} dims: [] }}"
     assert parsed(text).declared.inputs == (TensorSpec("x", datatype, ()),)
-    assert set(_DATATYPES.values()) == set(Datatype)
+    assert set(DATATYPES.values()) == set(Datatype)
 
 
 def test_a_warm_up_without_a_batch_axis_keeps_its_dims() -> None:
@@ -210,10 +211,10 @@ def test_an_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
             "dynamic_batching.preferred_batch_size is ignored: a batch takes what waits",
         ),
         (
-            "max_batch_size: 2 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
-            "dynamic_batching.default_queue_policy.timeout_action is ignored: a request brings",
+            "max_batch_size: 2 dynamic_batching { default_queue_policy { allow_timeout_override: false } }",
+            "dynamic_batching.default_queue_policy.allow_timeout_override is ignored: a request's own",
         ),
-        ("dynamic_batching {}", "dynamic_batching is ignored: max_batch_size is 0 or missing"),
+        ("dynamic_batching {}", "dynamic_batching: requests run alone, for max_batch_size is 0 or"),
         ("instance_group { gpus: [0] }", "instance_group[0].gpus is ignored: every device of a"),
         ("instance_group [{}, {}]", "instance_group: of 2 groups the largest count is taken"),
         (
@@ -265,20 +266,15 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
         ("max_batch_size: -1", "max_batch_size is -1, expected a whole number from 0 to 1048576"),
         ("sequence_batching { colour: 1 }", "unknown field 'sequence_batching.colour'"),
         (
-            "sequence_batching { control_input { name: 'START' } }",
-            "sequence_batching.control_input: states are described differently here; write [sequence]",
-        ),
-        (
-            "sequence_batching { state { input_name: 'h' } }",
-            "sequence_batching.state: states are described differently here; write [sequence] into",
-        ),
-        (
             "sequence_batching { iterative_sequence: true }",
             "sequence_batching.iterative_sequence: a request is run once; remove it",
         ),
         ("batch_input {}", "pad with [[batching.ragged]] in capamesh.toml"),
         ("batch_output {}", "pad with [[batching.ragged]] in capamesh.toml"),
-        ("cc_model_filenames { key: '9' value: 'b' }", "every device serves the same file"),
+        (
+            "cc_model_filenames { key: '9' value: '../b' }",
+            "cc_model_filenames: '../b' does not stay in the version's folder",
+        ),
         ("model_operations { op_library_filename: 'a.so' }", "a model cannot bring code to a node"),
         ("model_repository_agents {}", "a model cannot bring code to a node"),
         ("model_transaction_policy { decoupled: true }", "ONNX Runtime gives one answer"),
@@ -294,8 +290,12 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
             "input[0].dims: [0] has a dimension of 0; -1 is any size",
         ),
         (
-            "input { name: 'x' data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }",
-            "input[0].reshape: tensors are taken in the model's own shape; declare that as dims",
+            "input { name: 'x' data_type: TYPE_FP32 dims: [2, 3] reshape { shape: [7] } }",
+            "input[0].reshape: the shape [7] has not the elements of dims [2, 3]: there must be as many",
+        ),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: [-1, 4] reshape { shape: [4, -1] } }",
+            "input[0].reshape: the shape [4, -1] has not the elements of dims [-1, 4]",
         ),
         (
             "output { name: 'x' data_type: TYPE_FP32 dims: 1 optional: true }",

@@ -290,7 +290,7 @@ def test_other_wrong_values_are_refused_with_what_was_expected() -> None:
         fields("a: Z").choice("a", {"X": 1, "Y": 2}, 1)
     with pytest.raises(ModelInvalid, match="a is 1, expected a message in braces"):
         fields("a: 1").message("a", ())
-    with pytest.raises(ModelInvalid, match="a: 3 numbers, at most 2 are allowed"):
+    with pytest.raises(ModelInvalid, match="a: 3 values, at most 2 are allowed"):
         fields("a: [1, 2, 3]").integers("a", 0, 9, 2)
     with pytest.raises(ModelInvalid, match="a is a message, expected a value"):
         fields("a: [{}]").integers("a", 0, 9, 2)

@@ -101,6 +101,7 @@ def test_a_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) 
             "c",
             "",
             f"{tmp_path}/c/config.pbtxt, line 1: name: is 'd' in the folder 'c'; make them the same",
+            ("1",),
         ),
     )
 
@@ -314,6 +315,7 @@ def test_a_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -
             name,
             "",
             f"{name!r} is no model name: 1 to 256 letters, digits, '.', '_' and '-', no dot first",
+            ("1",),
         ),
     )
 

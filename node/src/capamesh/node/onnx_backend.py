@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,  # pyright: ignore[reportUnknownVariableType]  # likewise
 )
 
-from capamesh.node.backend import StopSwitch
+from capamesh.node.backend import LoadedModel, StopSwitch
 from capamesh.node.capacity import read_cpu, resident_bytes
 from capamesh.node.nvml import Gpu, GpuReader
 from capamesh.node.onnx.arena_watch import ArenaWatch
@@ -38,6 +38,7 @@ from capamesh.node.onnx.providers import (
     shrinking,
 )
 from capamesh.node.onnx.signature import Signature, cut, declared, texts
+from capamesh.node.reshaping import reshaped
 from capamesh.node.store import ModelSource
 from capamesh.protocol.errors import (
     CapameshError,
@@ -148,13 +149,21 @@ class OnnxBackend:
         gpu = self._gpu()
         return gpu.memory_total_bytes - gpu.memory_free_bytes if gpu is not None else 0
 
-    def load(self, source: ModelSource) -> OnnxModel:
+    def load(self, source: ModelSource) -> LoadedModel:
         """Return the model at `source`, ready to run; see `Backend.load`."""
-        return self._loaded(source, self._intra_op_threads)
+        return self._shaped(source, self._intra_op_threads)
 
-    def load_stream(self, source: ModelSource) -> OnnxModel:
+    def load_stream(self, source: ModelSource) -> LoadedModel:
         """Return the model at `source` on one thread; see `Backend.load_stream`."""
-        return self._loaded(source, 1)
+        return self._shaped(source, 1)
+
+    def _shaped(self, source: ModelSource, threads: int) -> LoadedModel:
+        model = self._loaded(source, threads)
+        try:
+            return reshaped(model, source.declared)
+        except ModelInvalid:
+            model.close()
+            raise
 
     def _loaded(self, source: ModelSource, threads: int) -> OnnxModel:
         wanted = source.manifest.providers or _PROVIDERS[self._device]

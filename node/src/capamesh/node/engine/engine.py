@@ -15,12 +15,13 @@ from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.engine.meter import Meter
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.queue import WorkQueue
+from capamesh.node.engine.queue_policies import QueuePolicies
 from capamesh.node.engine.sequences import Sequences
 from capamesh.node.engine.service_time import ServiceTime
 from capamesh.node.engine.streams import Streams
 from capamesh.node.engine.work import Batch, Result, Work, WorkState
 from capamesh.node.profile import ServiceProfile
-from capamesh.node.store.rules import Rules
+from capamesh.node.store.rules import QueueRules, Rules
 from capamesh.protocol.errors import (
     Cancelled,
     CapameshError,
@@ -64,7 +65,7 @@ class ModelEngine:
         self.plan = plan
         self.meter = Meter()
         self.time = ServiceTime(profile)
-        self.sequences = Sequences(rules.sequence, plan) if plan.states else None
+        self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
         self._time_of_streams = ServiceTime(streams.profile if streams else None)
         self._latest_time = self.time
         self._streams = streams
@@ -82,6 +83,7 @@ class ModelEngine:
         )
         self.latency = LatencyByLoad()
         self._queue = WorkQueue()
+        self._policies = QueuePolicies(rules.queue) if rules.queue != QueueRules() else None
         self._live: dict[Work, None] = {}
         """In the order in which they came, so that what ends together is told in this order."""
         self._running: set[Batch] = set()
@@ -180,6 +182,8 @@ class ModelEngine:
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             self.plan.prepare(work)
+            if self._policies is not None:
+                self._policies.enter(work)
             self._admit(work, now_s)
             is_turn = self.sequences is None or self.sequences.accept(work, now_s)
         except CapameshError as error:
@@ -193,6 +197,8 @@ class ModelEngine:
         work.in_flight = len(self._live)
         if deadline_s is not None and deadline_s < self._soonest_s:
             self._soonest_s = deadline_s
+        if work.start_by_s < self._soonest_s:
+            self._soonest_s = work.start_by_s
         if is_turn:
             self._put(work)
 
@@ -314,6 +320,8 @@ class ModelEngine:
         if now_s < self._soonest_s:
             return
         self._soonest_s = math.inf
+        if self._policies is not None:
+            self._end_waits(now_s)
         for work in list(self._live):
             deadline_s = work.deadline_s
             if deadline_s is None or work.state is WorkState.ENDED:
@@ -420,10 +428,34 @@ class ModelEngine:
             for work in self._queue
         )
 
+    def _end_waits(self, now_s: float) -> None:
+        """Refuse or put back what has waited as long as the model's rules allow."""
+        late: set[Work] = set()
+        for work in list(self._live):
+            if work.state not in {WorkState.WAITING, WorkState.QUEUED}:
+                continue
+            if work.start_by_s > now_s:
+                self._soonest_s = min(self._soonest_s, work.start_by_s)
+            elif work.is_delayable:
+                work.start_by_s = math.inf
+                if work.state is WorkState.QUEUED:
+                    late.add(work)
+            else:
+                waited_ms = (work.start_by_s - work.arrived_s) * 1e3
+                reason = (
+                    f"it has waited {waited_ms:g} ms, as long as this model's configuration allows"
+                )
+                self._refuse(work, DeadlineExceeded(reason), "expired", now_s)
+        still = {work for work in late if work.state is WorkState.QUEUED}
+        if still:
+            self._queue.delay(still)
+
     def _admit(self, work: Work, now_s: float) -> None:
         """Return if there is room, which lesser works that wait may have to make. Raises `Overloaded`."""
         if not self._live:
             return
+        if self._policies is not None:
+            self._policies.check_room(work, self._queue, len(self._queue), self._retry_s())
         refusal = self._refusal(work, 0, 0)
         if refusal is None:
             return

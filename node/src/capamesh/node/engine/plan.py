@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from capamesh.node.engine.controls import Controls
 from capamesh.node.engine.work import Work
-from capamesh.node.store.rules import RaggedInput, StateTensor
+from capamesh.node.store.rules import NO_AXIS, ControlTensor, RaggedInput, StateTensor
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import (
     Datatype,
@@ -27,6 +28,8 @@ from capamesh.protocol.tensors import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from capamesh.protocol.links.calls import SequenceMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +48,61 @@ class BatchPlan:
     """Inputs without a batch axis: equal for all requests of a batch."""
     ragged: tuple[RaggedInput, ...] = ()
     states: tuple[StateTensor, ...] = ()
+    controls: tuple[ControlTensor, ...] = ()
     _axes: dict[str, int] = field(init=False, repr=False, compare=False)
     _is_plain: bool = field(init=False, repr=False, compare=False)
     _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _controls: Controls = field(init=False, repr=False, compare=False)
+    _filled_in: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.is_batching:
             object.__setattr__(self, "batch_rows", 1)
-        axes = {state.input: state.axis for state in self.states}
-        axes |= {state.output: state.axis for state in self.states}
+        stacked = [state for state in self.states if state.axis != NO_AXIS]
+        axes = {state.input: state.axis for state in stacked}
+        axes |= {state.output: state.axis for state in stacked}
         object.__setattr__(self, "_axes", axes)
         object.__setattr__(self, "_names", tuple(spec.name for spec in self.inputs))
         is_plain = (
             self.is_batching
             and not self.shared
             and not self.ragged
-            and not self.states
+            and not self.is_sequential
             and all(dim >= 0 for spec in self.inputs for dim in spec.shape[1:])
         )
         object.__setattr__(self, "_is_plain", is_plain)
+        object.__setattr__(self, "_controls", Controls(self.controls, self.inputs))
+        filled_in = frozenset(state.input for state in self.states)
+        filled_in |= frozenset(control.input for control in self.controls)
+        object.__setattr__(self, "_filled_in", filled_in)
 
     # before the queue
 
     @property
+    def is_sequential(self) -> bool:
+        """Whether a request belongs to a sequence."""
+        return bool(self.states or self.controls)
+
+    @property
     def public_inputs(self) -> tuple[TensorSpec, ...]:
-        """What a caller gives: all but the states."""
-        kept = {state.input for state in self.states}
-        return tuple(spec for spec in self.inputs if spec.name not in kept)
+        """What a caller gives: all but the states and controls."""
+        return tuple(spec for spec in self.inputs if spec.name not in self._filled_in)
 
     @property
     def public_outputs(self) -> tuple[TensorSpec, ...]:
-        """What a caller gets: all but the states."""
-        kept = {state.output for state in self.states}
+        """What a caller gets: all but the states that are not shown."""
+        kept = {state.output for state in self.states if not state.is_shown}
         return tuple(spec for spec in self.outputs if spec.name not in kept)
 
-    def completed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return a call's inputs with what the plan itself gives: masks that were left out, empty states.
+    def completed(
+        self, inputs: tuple[Tensor, ...], mark: SequenceMark | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return a call's inputs with what the plan itself gives: masks that were left out, first states, controls.
 
-        Raises `InvalidRequest` for a state that a caller gives.
+        `mark` says where in its sequence the call is. Raises `InvalidRequest` for a state or a control that a
+        caller gives, and for an id that does not fit the model's control.
         """
-        if not self.states and not self.ragged:
+        if not self._filled_in and not self.ragged:
             return inputs
         given = {tensor.name: tensor for tensor in inputs}
         added: list[Tensor] = []
@@ -93,7 +111,8 @@ class BatchPlan:
                 raise InvalidRequest(
                     f"input {state.input!r} is the sequence's state, which stays on the node: leave it out"
                 )
-            added.append(self._zero_state(state))
+            added.append(self._first_state(state))
+        added += self._controls.tensors(given, mark)
         for ragged in self.ragged:
             data = given.get(ragged.name)
             if ragged.mask and ragged.mask not in given and data is not None:
@@ -135,14 +154,18 @@ class BatchPlan:
         if self.ragged:
             self._check_masks(work)
         for state in self.states:
-            if state.output in work.outputs:
+            if state.output in work.outputs and not state.is_shown:
                 raise InvalidRequest(
                     f"output {state.output!r} is the sequence's state, which stays on the node: leave it out"
                 )
+        if self.is_sequential:
+            self._check_one_row(work)
         if not self.is_batching:
             work.key = None  # a batch of one row takes one
             shape = work.inputs[0].shape if work.inputs else ()
             work.rows = 1
+            if self.is_sequential:
+                return False
             if shape and self.inputs[0].shape[:1] == (-1,) and work.inputs[0].size_bytes:
                 work.rows = shape[0]
             return False
@@ -157,7 +180,7 @@ class BatchPlan:
                 key.append((shape, _digest(tensor)))
                 continue
             axis = self._axes.get(name, 0)
-            if tensor.size_bytes and name not in self._axes:
+            if tensor.size_bytes and name not in self._filled_in:
                 is_empty = False
             if rows < 0:
                 rows = shape[axis]
@@ -171,11 +194,21 @@ class BatchPlan:
                 at = rule.axis - (rule.axis > axis)
                 rest = (*rest[:at], _bucket(rule, rest[at]), *rest[at + 1 :])
             key.append(rest)
-        if self.states and rows != 1:
-            raise InvalidRequest(f"a request of a sequence has one row; this one has {rows}")
         work.rows = rows
         work.key = tuple(key)
         return is_empty
+
+    def _check_one_row(self, work: Work) -> None:
+        """Raise InvalidRequest for another number of rows than one, where the model has a batch axis."""
+        if not self._axes and not self._controls.has_batch_axis:
+            return
+        for spec, tensor in zip(self.inputs, work.inputs, strict=True):
+            if spec.name in self._filled_in or spec.shape[:1] != (-1,):
+                continue
+            if tensor.shape[0] != 1:
+                raise InvalidRequest(
+                    f"a request of a sequence has one row; input {spec.name!r} has {tensor.shape[0]}"
+                )
 
     def _check_masks(self, work: Work) -> None:
         shapes = {tensor.name: tensor.shape for tensor in work.inputs}
@@ -282,7 +315,8 @@ class BatchPlan:
                 return rule, 0.0
         return None, 0.0
 
-    def _zero_state(self, state: StateTensor) -> Tensor:
+    def _first_state(self, state: StateTensor) -> Tensor:
+        """Return the state of a sequence that begins."""
         spec = next(spec for spec in self.inputs if spec.name == state.input)
         shape = state.shape or tuple(
             1 if at == state.axis else dim for at, dim in enumerate(spec.shape)
@@ -290,7 +324,7 @@ class BatchPlan:
         size = spec.datatype.itemsize_bytes or 0
         for dim in shape:
             size *= dim
-        return Tensor(spec.name, spec.datatype, shape, bytes(size))
+        return Tensor(spec.name, spec.datatype, shape, state.initial or bytes(size))
 
     def _mask(self, rule: RaggedInput, data: Tensor) -> Tensor:
         spec = next((spec for spec in self.inputs if spec.name == rule.mask), None)

@@ -8,7 +8,7 @@ queueing, Goyal, Vin and Cheng 1996).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 
 from capamesh.node.engine.work import Work, WorkState
@@ -20,8 +20,10 @@ STALE_ENTRIES = 64
 
 _BULK_RANK = 256
 """Beyond all priorities."""
+DELAY = 0.5
+"""What is added to the priority of a request that has waited too long: behind all of its own, before the next."""
 
-_Entry = tuple[int, float, int, Work]
+_Entry = tuple[float, float, int, Work]
 
 
 class _Class:
@@ -77,6 +79,16 @@ class _Class:
         self.count -= 1
         self.entries -= 1
 
+    def delay(self, late: Collection[Work]) -> None:
+        """Put `late`, which are queued here, behind all others of their priority."""
+        for key in {work.key for work in late}:
+            heap = self.heaps[key]
+            for at, (priority, deadline_s, order, work) in enumerate(heap):
+                if work in late and work.state is WorkState.QUEUED:
+                    work.priority = priority + DELAY
+                    heap[at] = (work.priority, deadline_s, order, work)
+            heapify(heap)
+
     def dropped(self) -> None:
         """One queued work is not wanted any more; its entry goes when it is met, or in time."""
         self.count -= 1
@@ -101,7 +113,7 @@ class WorkQueue:
         self._orders = 0
         self._passed = 0.0
         """What the class that went last had passed before it: where one that was idle joins in."""
-        self._lowest = -1
+        self._lowest: float = -1
         """No work that waits and may give way has a rank beyond this one."""
         self._lesser: list[Work] = []
         """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
@@ -173,6 +185,13 @@ class WorkQueue:
         self._lowest = max(map(_rank, may_leave), default=-1)
         self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
 
+    def delay(self, late: Collection[Work]) -> None:
+        """Put `late`, which are queued and have waited too long, behind all others of their priority."""
+        for half in (self._online, self._bulk):
+            own = {work for work in late if (half is self._bulk) == work.is_bulk}
+            if own:
+                half.delay(own)
+
     def drop(self, work: Work) -> None:
         """Forget `work`, which is queued and has just been marked as ended."""
         self.rows -= work.rows
@@ -236,14 +255,16 @@ class WorkQueue:
         return online
 
 
-def _urgency(work: Work) -> tuple[int, float, int]:
+def _urgency(work: Work) -> tuple[float, float, int]:
     return work.priority, math.inf if work.deadline_s is None else work.deadline_s, work.order
 
 
 def _rank(work: Work) -> int:
-    """Return who gives way to whom: a higher rank to a lower one."""
-    return work.priority + _BULK_RANK if work.is_bulk else work.priority
+    """Return who gives way to whom: a higher rank to a lower one. Who was delayed ranks as before."""
+    priority = math.floor(work.priority)
+    return priority + _BULK_RANK if work.is_bulk else priority
 
 
-def _last_served(work: Work) -> tuple[int, float, int]:
-    return _rank(work), math.inf if work.deadline_s is None else work.deadline_s, work.order
+def _last_served(work: Work) -> tuple[int, float, float, int]:
+    deadline_s = math.inf if work.deadline_s is None else work.deadline_s
+    return _rank(work), work.priority, deadline_s, work.order

@@ -1,4 +1,4 @@
-"""The states of a stateful model's sequences, and whose turn it is. Pure.
+"""The sequences of one model with their states, and whose turn it is. Pure.
 
 Requests of one sequence run one after the other, in the order they came; those of different sequences share
 batches. A state changes only when a run succeeded and is answered, so a request that failed may be sent again.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.work import Result, Work, WorkState
-from capamesh.node.store.rules import SequenceRules
+from capamesh.node.store.rules import NO_AXIS, SequenceRules
 from capamesh.protocol.errors import InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.tensors import Tensor
 
@@ -28,7 +28,7 @@ class _Sequence:
 
     def __init__(self, now_s: float) -> None:
         self.states: tuple[Tensor, ...] | None = None
-        """None: zero, as at the start."""
+        """None: as at the start. Empty once a request of a model without states has run."""
         self.size_bytes = 0
         self.touched_s = now_s
         self.working: Work | None = None
@@ -47,7 +47,7 @@ class Sequences:
     def __init__(self, rules: SequenceRules, plan: BatchPlan) -> None:
         self._rules = rules
         self._states = rules.states
-        self._outputs = frozenset(state.output for state in rules.states)
+        self._outputs = frozenset(state.output for state in rules.states if not state.is_shown)
         self._places = {spec.name: at for at, spec in enumerate(plan.inputs)}
         self._specs = {spec.name: spec for spec in plan.inputs}
         self._known: dict[SequenceId, _Sequence] = {}
@@ -76,7 +76,7 @@ class Sequences:
         mark = work.sequence
         if mark is None:
             raise InvalidRequest(
-                "this model keeps a state: name the sequence with the parameter sequence_id, and its first"
+                "this model takes sequences: name the sequence with the parameter sequence_id, and its first"
                 " request with sequence_start"
             )
         self.tidy(now_s)
@@ -176,7 +176,7 @@ class Sequences:
                     f"the run gave no output {state.output!r}, which is the next state"
                 )
             problem = spec.accepts(given.datatype, given.shape)
-            if problem is None and given.shape[state.axis] != 1:
+            if problem is None and state.axis != NO_AXIS and given.shape[state.axis] != 1:
                 problem = f"axis {state.axis} of shape {list(given.shape)} is not 1"
             if problem is not None:
                 return RunFailed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
 
@@ -36,6 +37,7 @@ class Work:
         "in_flight",
         "inputs",
         "is_bulk",
+        "is_delayable",
         "key",
         "order",
         "outputs",
@@ -43,6 +45,7 @@ class Work:
         "rows",
         "run_s",
         "sequence",
+        "start_by_s",
         "started_s",
         "state",
     )
@@ -55,7 +58,7 @@ class Work:
         *,
         arrived_s: float,
         deadline_s: float | None = None,
-        priority: int = 0,
+        priority: float = 0,
         is_bulk: bool = False,
         sequence: SequenceMark | None = None,
     ) -> None:
@@ -67,8 +70,13 @@ class Work:
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
         self.priority = priority
+        """Lower goes first; half a number is added to one that has waited too long (`WorkQueue.delay`)."""
         self.is_bulk = is_bulk
         self.sequence = sequence
+        self.start_by_s = math.inf
+        """When its run must have begun."""
+        self.is_delayable = False
+        """Whether it then goes behind others of its priority, instead of being refused."""
         self.state = WorkState.NEW
         self.rows = 1
         self.key: Hashable = None
@@ -81,7 +89,7 @@ class Work:
         self.batch: Batch | None = None
 
     def __repr__(self) -> str:
-        return f"Work({self.state.name}, {self.rows} rows, priority {self.priority})"
+        return f"Work({self.state.name}, {self.rows} rows, priority {self.priority:g})"
 
 
 class Batch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from capamesh.node.store.config_ensemble import ENSEMBLE
+from capamesh.node.store.config_queue import QUEUE_FIELDS
+from capamesh.node.store.config_sequence import SEQUENCE_BATCHING
 
 TOP: Final = (
     "name",
@@ -17,8 +19,9 @@ TOP: Final = (
     "dynamic_batching",
     ENSEMBLE,
     "instance_group",
-    "sequence_batching",
+    SEQUENCE_BATCHING,
     "default_model_filename",
+    "cc_model_filenames",
     "model_warmup",
     "model_transaction_policy",
 )
@@ -35,32 +38,13 @@ TOP_REFUSED: Final = {
     "in capamesh.toml",
     "batch_output": "outputs cut by a batch's parts are not supported; pad with [[batching.ragged]] "
     "in capamesh.toml",
-    "cc_model_filenames": "every device serves the same file; remove it and name that one as "
-    "default_model_filename",
     "model_operations": "a model cannot bring code to a node; remove it",
     "model_repository_agents": "a model cannot bring code to a node; remove it",
 }
-BATCHING: Final = ("max_queue_delay_microseconds", "default_queue_policy")
+BATCHING: Final = ("max_queue_delay_microseconds", *QUEUE_FIELDS)
 BATCHING_IGNORED: Final = {
     "preferred_batch_size": "a batch takes what waits, up to max_batch_size",
     "preserve_ordering": "answers go out as soon as they are there",
-    "priority_levels": "a request brings its own priority",
-    "default_priority_level": "a request brings its own priority",
-    "priority_queue_policy": "a request brings its own priority and deadline",
-}
-QUEUE_IGNORED: Final = {
-    "timeout_action": "a request brings its own deadline",
-    "default_timeout_microseconds": "a request brings its own deadline",
-    "allow_timeout_override": "a request brings its own deadline",
-}
-SEQUENCE: Final = ("max_sequence_idle_microseconds", "direct", "oldest")
-STATES: Final = "states are described differently here; write [sequence] into capamesh.toml"
-ROUNDS: Final = "a request is run once; remove it"
-SEQUENCE_REFUSED: Final = {
-    "control_input": STATES,
-    "state": STATES,
-    "iterative_sequence": ROUNDS,
-    "generative_sequence": ROUNDS,
 }
 GROUP: Final = ("kind", "count")
 GROUP_IGNORED: Final = {
@@ -73,14 +57,11 @@ GROUP_REFUSED: Final = {
     "secondary_devices": "ONNX Runtime has none; remove it",
     "profile": "it belongs to TensorRT's own plans; remove it",
 }
-TENSOR: Final = ("name", "data_type", "dims", "is_shape_tensor")
+TENSOR: Final = ("name", "data_type", "dims", "reshape", "is_shape_tensor")
 OF_INPUTS: Final = ("allow_ragged_batch", "optional")
 TENSOR_IGNORED: Final = {
     "format": "dims say it all",
     "label_filename": "answers carry no labels",
     "is_non_linear_format_io": "it belongs to TensorRT",
-}
-TENSOR_REFUSED: Final = {
-    "reshape": "tensors are taken in the model's own shape; declare that as dims and remove the reshape",
 }
 WARM_UP_INPUT: Final = ("data_type", "dims", "zero_data", "random_data", "input_data_file")

@@ -12,17 +12,17 @@ from typing import Final
 
 from capamesh.node.store import config_fields as triton
 from capamesh.node.store.config_ensemble import ENSEMBLE, read_steps
-from capamesh.node.store.declared import DeclaredIo
+from capamesh.node.store.config_queue import QueueConfig, read_queue
+from capamesh.node.store.config_sequence import SEQUENCE_BATCHING, SequenceConfig, read_sequences
+from capamesh.node.store.config_tensors import read_datatype, read_dims, read_reshape
+from capamesh.node.store.declared import DeclaredIo, Reshape
 from capamesh.node.store.external_data import checked_location
 from capamesh.node.store.limits import (
-    MAX_AXIS,
     MAX_DELAY_US,
-    MAX_DIM,
     MAX_INSTANCES,
     MAX_MANIFEST_BYTES,
     MAX_NAME_CHARS,
     MAX_NAMES,
-    MAX_QUEUE_LIMIT,
     MAX_ROWS,
     MAX_VERSION,
     MAX_VERSIONS,
@@ -31,33 +31,25 @@ from capamesh.node.store.limits import (
 )
 from capamesh.node.store.manifest import Manifest
 from capamesh.node.store.rule_checks import rules_problem
-from capamesh.node.store.rules import BatchingRules, Rules, VersionChoice, VersionPolicy, WarmUp
+from capamesh.node.store.rules import (
+    BatchingRules,
+    QueueRules,
+    Rules,
+    SequenceRules,
+    VersionChoice,
+    VersionPolicy,
+    WarmUp,
+)
 from capamesh.node.store.text_fields import Fields
 from capamesh.node.store.text_format import parse_text
 from capamesh.protocol.errors import ModelInvalid
-from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.tensors import TensorSpec
 
 ONNX_FILE: Final = "model.onnx"
 """Where nothing says otherwise; beside it lies the model's external data."""
-_MAX_DIMS: Final = MAX_AXIS + 1
+_MAX_CAPABILITIES: Final = 64  # guess: twice those that NVIDIA has made
 _MAX_GROUPS: Final = 64  # guess: one for each device of the largest machines
 
-_DATATYPES: Final[dict[str, Datatype | None]] = {
-    "TYPE_BOOL": Datatype.BOOL,
-    "TYPE_UINT8": Datatype.UINT8,
-    "TYPE_UINT16": Datatype.UINT16,
-    "TYPE_UINT32": Datatype.UINT32,
-    "TYPE_UINT64": Datatype.UINT64,
-    "TYPE_INT8": Datatype.INT8,
-    "TYPE_INT16": Datatype.INT16,
-    "TYPE_INT32": Datatype.INT32,
-    "TYPE_INT64": Datatype.INT64,
-    "TYPE_FP16": Datatype.FP16,
-    "TYPE_BF16": Datatype.BF16,
-    "TYPE_FP32": Datatype.FP32,
-    "TYPE_FP64": Datatype.FP64,
-    "TYPE_STRING": Datatype.BYTES,
-}
 _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "KIND_AUTO": (),
     "KIND_GPU": ("CUDAExecutionProvider",),
@@ -75,6 +67,12 @@ class ModelConfig:
     """What was ignored and why, for the operator; a line each."""
     onnx_file: str = ONNX_FILE
     """In a version's folder; a path with `/` that stays inside."""
+    files_by_capability: tuple[tuple[str, str], ...] = ()
+    """(a GPU's compute capability as "8.6", the file for it instead)."""
+
+    def file_for(self, compute_capability: str) -> str:
+        """Return the ONNX file for a device of `compute_capability`, "" for one that has none."""
+        return dict(self.files_by_capability).get(compute_capability, self.onnx_file)
 
 
 def parse_config(raw: bytes, file: str, model: str) -> ModelConfig:
@@ -110,15 +108,15 @@ class _Reader:
     def config(self, top: Fields) -> ModelConfig:
         self._sort_out(top, "", triton.TOP_IGNORED, triton.TOP_REFUSED)
         self._check_names(top)
-        self._check_sequences(top)
         has_max_rows = "max_batch_size" in top
         max_rows = top.integer("max_batch_size", 0, MAX_ROWS)
-        declared = self._declared(top, has_batch_axis=max_rows > 0)
+        sequences = self._sequences(top, has_batch_axis=max_rows > 0)
+        declared = self._declared(top, sequences.rules, has_batch_axis=max_rows > 0)
         steps = read_steps(top, declared)
-        batching, max_queue = self._batching(top, max_rows, is_pipeline=bool(steps))
+        batching, queue = self._batching(top, max_rows, sequences, is_pipeline=bool(steps))
         if not has_max_rows and "dynamic_batching" not in top:
             # Triton completes a file without the field from the model; so does the loader.
-            batching = BatchingRules()
+            batching = BatchingRules(max_delay_us=batching.max_delay_us)
         instances, providers = self._instances(top)
         if steps and "instance_group" in top:
             raise top.refused(
@@ -127,13 +125,18 @@ class _Reader:
             )
         rules = Rules(
             batching=batching,
+            sequence=sequences.rules,
+            queue=queue.rules,
             steps=steps,
             warm_up=self._warm_up(top, max_rows),
             versions=_versions(top),
             instances=instances,
+            is_idempotent=not sequences.rules.states,
         )
-        manifest = Manifest(providers=providers, max_queue=max_queue, rules=rules)
-        return ModelConfig(manifest, declared, tuple(self._notes), _onnx_file(top))
+        manifest = Manifest(providers=providers, max_queue=queue.max_queue or None, rules=rules)
+        return ModelConfig(
+            manifest, declared, tuple(self._notes), _default_file(top), _files_by_capability(top)
+        )
 
     def _sort_out(
         self, fields: Fields, where: str, ignored: dict[str, str], refused: dict[str, str]
@@ -175,18 +178,25 @@ class _Reader:
                 "decoupled", "ONNX Runtime gives one answer to a request; remove it"
             )
 
-    def _check_sequences(self, top: Fields) -> None:
-        """Raise ModelInvalid where a request depends on those before it."""
-        sequences = top.message("sequence_batching", (*triton.SEQUENCE, *triton.SEQUENCE_REFUSED))
-        if sequences is not None:
-            self._sort_out(sequences, "", {}, triton.SEQUENCE_REFUSED)
-            self._notes.append(
-                "sequence_batching is ignored: without control_input and state a request does not depend "
-                "on those before it"
-            )
+    def _sequences(self, top: Fields, *, has_batch_axis: bool) -> SequenceConfig:
+        """Return how sequences are kept; without rules where a request does not depend on those before it."""
+        shown = frozenset(
+            one.text("name", MAX_NAME_CHARS)
+            for one in top.messages("output", (*triton.TENSOR, *triton.TENSOR_IGNORED), MAX_NAMES)
+        )
+        config = read_sequences(top, has_batch_axis=has_batch_axis, shown=shown)
+        if config is None:
+            return SequenceConfig(SequenceRules())
+        for name in ("dynamic_batching", ENSEMBLE):
+            if name in top:
+                raise top.refused(SEQUENCE_BATCHING, f"excludes {name}; remove one of the two")
+        self._notes += config.notes
+        return config
 
-    def _declared(self, top: Fields, *, has_batch_axis: bool) -> DeclaredIo:
-        allowed = (*triton.TENSOR, *triton.TENSOR_IGNORED, *triton.TENSOR_REFUSED)
+    def _declared(
+        self, top: Fields, sequence: SequenceRules, *, has_batch_axis: bool
+    ) -> DeclaredIo:
+        allowed = (*triton.TENSOR, *triton.TENSOR_IGNORED)
         inputs = top.messages("input", (*allowed, *triton.OF_INPUTS), MAX_NAMES)
         outputs = top.messages("output", allowed, MAX_NAMES)
         declared = DeclaredIo(
@@ -195,7 +205,14 @@ class _Reader:
             has_batch_axis=has_batch_axis,
             optional=_names_with(inputs, "optional"),
             flattened=_names_with(inputs, "allow_ragged_batch") if has_batch_axis else frozenset(),
+            reshaped_inputs=_reshaped(inputs, has_batch_axis=has_batch_axis),
+            reshaped_outputs=_reshaped(outputs, has_batch_axis=has_batch_axis),
+            filled_in=sequence.inputs,
         )
+        if both := sorted(declared.filled_in & {spec.name for spec in declared.inputs}):
+            raise top.refused(
+                "input", f"{both[0]!r} is filled in by sequence_batching; remove it here"
+            )
         self._notes += [
             f"input {name!r}: optional is ignored: requests give every input that the model needs"
             for name in sorted(declared.optional)
@@ -209,9 +226,7 @@ class _Reader:
             name = tensor.text("name", MAX_NAME_CHARS)
             if not name or name in specs:
                 raise tensor.refused("name", f"{name!r} is empty or there twice")
-            self._sort_out(
-                tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED, triton.TENSOR_REFUSED
-            )
+            self._sort_out(tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED, {})
             if tensor.flag("is_shape_tensor"):
                 raise tensor.refused("is_shape_tensor", "it belongs to TensorRT; remove it")
             if tensor.flag("allow_ragged_batch"):
@@ -219,35 +234,38 @@ class _Reader:
                     f"input {name!r}: allow_ragged_batch is ignored: requests of different shapes run "
                     "apart; [[batching.ragged]] in capamesh.toml pads them to one"
                 )
-            specs[name] = TensorSpec(name, _datatype(tensor), _dims(tensor, low=-1))
+            specs[name] = TensorSpec(name, read_datatype(tensor), read_dims(tensor, low=-1))
         return tuple(specs.values())
 
     def _batching(
-        self, top: Fields, max_rows: int, *, is_pipeline: bool
-    ) -> tuple[BatchingRules, int | None]:
-        """Return how requests are put together, and how many may wait."""
+        self, top: Fields, max_rows: int, sequences: SequenceConfig, *, is_pipeline: bool
+    ) -> tuple[BatchingRules, QueueConfig]:
+        """Return how requests are put together, and how they wait."""
         fields = top.message("dynamic_batching", (*triton.BATCHING, *triton.BATCHING_IGNORED))
         if fields is None:
-            # Without it Triton lets every request run alone; an ensemble's models batch themselves.
-            is_enabled = None if is_pipeline and max_rows else False
-            return BatchingRules(is_enabled=is_enabled, max_rows=max_rows or None), None
+            # Without it Triton lets every request run alone; an ensemble's models batch themselves, and so do
+            # sequences, of which Triton puts those of a batch together.
+            is_found_out = is_pipeline or bool(sequences.rules.controls or sequences.rules.states)
+            batching = BatchingRules(
+                is_enabled=None if is_found_out and max_rows else False,
+                max_rows=max_rows or None,
+                max_delay_us=sequences.max_delay_us,
+            )
+            return batching, QueueConfig(QueueRules(), 0)
         if is_pipeline:
             raise top.refused("dynamic_batching", f"excludes {ENSEMBLE}; remove one of the two")
         self._sort_out(fields, "dynamic_batching.", triton.BATCHING_IGNORED, {})
         delay_us = fields.integer("max_queue_delay_microseconds", 0, MAX_DELAY_US)
-        max_queue = 0
-        queue = fields.message("default_queue_policy", ("max_queue_size", *triton.QUEUE_IGNORED))
-        if queue is not None:
-            self._sort_out(
-                queue, "dynamic_batching.default_queue_policy.", triton.QUEUE_IGNORED, {}
-            )
-            max_queue = queue.integer("max_queue_size", 0, MAX_QUEUE_LIMIT)
+        queue = read_queue(fields)
+        self._notes += queue.notes
         if not max_rows:
-            self._notes.append("dynamic_batching is ignored: max_batch_size is 0 or missing")
+            self._notes.append(
+                "dynamic_batching: requests run alone, for max_batch_size is 0 or missing"
+            )
         batching = BatchingRules(
             is_enabled=max_rows > 1, max_rows=max_rows or None, max_delay_us=delay_us
         )
-        return batching, max_queue or None
+        return batching, queue
 
     def _instances(self, top: Fields) -> tuple[int, tuple[str, ...]]:
         """Return how many instances a device has, 0 where nothing says it, and the providers that may run them."""
@@ -290,8 +308,8 @@ class _Reader:
                 raise entry.refused("value", "is missing; add data_type, dims and zero_data")
             if "input_data_file" in value:
                 from_files.append(name)
-            _datatype(value)  # the model knows it; it must be one
-            dims = _dims(value, low=1)
+            read_datatype(value)  # the model knows it; it must be one
+            dims = read_dims(value, low=1)
             shapes.append((name, (rows, *dims) if max_rows else dims))
         self._notes += [
             f"model_warmup[{index}]: input_data_file of {name!r} is not read: it is run with generated data, "
@@ -307,12 +325,38 @@ def _names_with(tensors: list[Fields], flag: str) -> frozenset[str]:
     return frozenset(tensor.text("name", MAX_NAME_CHARS) for tensor in tensors if tensor.flag(flag))
 
 
-def _onnx_file(top: Fields) -> str:
+def _reshaped(tensors: list[Fields], *, has_batch_axis: bool) -> tuple[Reshape, ...]:
+    """Return those of the tensors that the model has in another shape."""
+    reshapes = [
+        read_reshape(
+            tensor,
+            tensor.text("name", MAX_NAME_CHARS),
+            read_dims(tensor, low=-1),
+            has_batch_axis=has_batch_axis,
+        )
+        for tensor in tensors
+    ]
+    return tuple(reshape for reshape in reshapes if reshape is not None)
+
+
+def _default_file(top: Fields) -> str:
     """Return where a version's folder has its ONNX file."""
     name = "default_model_filename"
     file = top.text(name, MAX_NAME_CHARS)
-    if not file:
-        return ONNX_FILE
+    return _inside(top, name, file) if file else ONNX_FILE
+
+
+def _files_by_capability(top: Fields) -> tuple[tuple[str, str], ...]:
+    """Return which file is for which GPUs, by their compute capability."""
+    name = "cc_model_filenames"
+    return tuple(
+        (key, _inside(top, name, entry.text("value", MAX_NAME_CHARS)))
+        for key, entry in top.entries(name, _MAX_CAPABILITIES, MAX_NAME_CHARS)
+    )
+
+
+def _inside(top: Fields, name: str, file: str) -> str:
+    """Return the path `file` of the field `name`, which stays in a version's folder; else raise ModelInvalid."""
     try:
         path = checked_location(file)
     except ModelInvalid as exc:
@@ -341,18 +385,3 @@ def _versions(top: Fields) -> VersionPolicy:
             raise fields.refused("versions", "is empty; name at least one")
         return VersionPolicy(VersionChoice.SPECIFIC, versions=tuple(sorted(set(versions))))
     return latest
-
-
-def _datatype(fields: Fields) -> Datatype:
-    datatype = fields.choice("data_type", _DATATYPES, None)
-    if datatype is None:
-        raise fields.refused("data_type", f"is missing; it is one of {', '.join(_DATATYPES)}")
-    return datatype
-
-
-def _dims(fields: Fields, *, low: int) -> tuple[int, ...]:
-    """Return the dims, each from `low`, and not 0."""
-    dims = fields.integers("dims", low, MAX_DIM, _MAX_DIMS)
-    if 0 in dims:
-        raise fields.refused("dims", f"{list(dims)} has a dimension of 0; -1 is any size")
-    return dims

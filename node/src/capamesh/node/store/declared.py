@@ -9,6 +9,20 @@ from capamesh.protocol.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
+class Reshape:
+    """A tensor that callers and the model lay out differently: the same elements in the same order.
+
+    As many -1 are in one shape as in the other, and stand for the same sizes in their order.
+    """
+
+    name: str
+    outer: tuple[int, ...]
+    """As callers see it, the batch axis included."""
+    inner: tuple[int, ...]
+    """As the model has it, the batch axis included."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredIo:
     """Inputs and outputs as an operator declared them; empty: nothing is declared."""
 
@@ -21,6 +35,10 @@ class DeclaredIo:
     """Inputs that the model may not have: it has values of its own for them."""
     flattened: frozenset[str] = frozenset()
     """Inputs that Triton gives the model on one axis, one request after the other."""
+    reshaped_inputs: tuple[Reshape, ...] = ()
+    reshaped_outputs: tuple[Reshape, ...] = ()
+    filled_in: frozenset[str] = frozenset()
+    """Inputs that the node gives the model itself: states and controls of sequences."""
 
     def problem(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
         """Return why a model with `inputs` and `outputs` is not what was declared; "" if it is.
@@ -28,7 +46,7 @@ class DeclaredIo:
         -1 on either side fits any size; a model's shape `()` may be any (`LoadedModel.inputs`).
         """
         if self.inputs:
-            declared = {spec.name for spec in self.inputs}
+            declared = {spec.name for spec in self.inputs} | self.filled_in
             missing = [spec.name for spec in inputs if spec.name not in declared]
             if missing:
                 return f"the model's inputs {missing} are not declared; declare all or none"

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from capamesh.node.store.config_pbtxt import ONNX_FILE, ModelConfig
+from capamesh.node.store.config_sequence import INITIAL_FOLDER
 from capamesh.node.store.digest import digest_of
 from capamesh.node.store.folder_files import (
     CONFIG_FILE,
@@ -43,6 +44,8 @@ class Refused:
     version: str
     """Empty where the whole model is refused."""
     reason: str
+    versions: tuple[str, ...] = ()
+    """Of a whole model: those that its folder has, as far as its folder can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,14 @@ class Scan:
     """For the next scan."""
 
 
-def scan(root: Path, *, before: Scan | None = None, now_ns: int | None = None) -> Scan:
-    """Return the models under `root`.
+def scan(
+    root: Path,
+    *,
+    before: Scan | None = None,
+    now_ns: int | None = None,
+    compute_capability: str = "",
+) -> Scan:
+    """Return the models under `root`, with the files that a GPU of `compute_capability` is to have.
 
     Files whose size and times are as in the scan `before` are not opened. With `now_ns`, the time since the
     epoch, a model of which a file was modified less than a second from it is not judged: what `before` said
@@ -73,7 +82,7 @@ def scan(root: Path, *, before: Scan | None = None, now_ns: int | None = None) -
             f"the model folder {str(root)!r} cannot be read: {exc.strerror}; "
             "create it or name another"
         ) from exc
-    scanner = _Scanner(real_root, before or Scan(), now_ns)
+    scanner = _Scanner(real_root, before or Scan(), now_ns, compute_capability)
     for entry in found:
         try:
             is_folder, is_link = entry.is_dir(), entry.is_symlink()
@@ -87,11 +96,22 @@ def scan(root: Path, *, before: Scan | None = None, now_ns: int | None = None) -
     return scanner.result()
 
 
+class _Beside(NamedTuple):
+    """Files of a model that no version's folder has."""
+
+    warm_up: tuple[FileStamp, ...]
+    states: tuple[FileStamp, ...]
+    """What states begin with: part of the digest of each version, which answers by it."""
+
+
 class _Scanner:
     """One pass over a folder."""
 
-    def __init__(self, root: Path, before: Scan, now_ns: int | None) -> None:
+    def __init__(
+        self, root: Path, before: Scan, now_ns: int | None, compute_capability: str
+    ) -> None:
         self._root = root
+        self._compute_capability = compute_capability
         self._before = before
         self._sources_before = {(source.name, source.version): source for source in before.models}
         self._files = FolderFiles(root, before.seen, now_ns)
@@ -120,16 +140,17 @@ class _Scanner:
             if is_link:
                 self._files.check_inside(folder)
             config = self._files.config(name, folder / MANIFEST_FILE, folder / CONFIG_FILE)
-            warm_up = self._warm_up_files(folder, config)
+            beside = self._beside(folder, config)
             versions = self._chosen(folder, config)
         except (ModelInvalid, OSError) as exc:
-            self.refuse(name, "", exc)
+            self.refuse(name, "", exc, versions=_versions_in(folder))
             return
         except Unsettled:
             self._unsettled.add(name)
             return
+        file = config.file_for(self._compute_capability)
         for version in versions:
-            self._add(model, version, folder / version / config.onnx_file, folder, config, warm_up)
+            self._add(model, version, folder / version / file, folder, config, beside)
 
     def add_bare(self, file: Path) -> None:
         """Add `file`, a model without a folder of its own."""
@@ -138,19 +159,26 @@ class _Scanner:
             model = _checked_name(name)
             config = self._files.config(name, file.with_name(f"{name}.{MANIFEST_FILE}"), None)
             _check_no_steps(name, config)
-            warm_up = self._warm_up_files(self._root, config)
+            beside = self._beside(self._root, config)
         except (ModelInvalid, OSError) as exc:
-            self.refuse(name, "", exc)
+            self.refuse(name, "", exc, versions=(_FIRST_VERSION,))
             return
         except Unsettled:
             self._unsettled.add(name)
             return
-        self._add(model, _FIRST_VERSION, file, None, config, warm_up)
+        self._add(model, _FIRST_VERSION, file, None, config, beside)
 
-    def refuse(self, name: str, version: str, error: ModelInvalid | OSError) -> None:
-        """Add why a model, or with `version` that of it, cannot be hosted."""
+    def refuse(
+        self,
+        name: str,
+        version: str,
+        error: ModelInvalid | OSError,
+        *,
+        versions: tuple[str, ...] = (),
+    ) -> None:
+        """Add why a model, which has `versions`, or with `version` that of it, cannot be hosted."""
         reason = error.message if isinstance(error, ModelInvalid) else _os_reason(error)
-        self._refused.append(Refused(name, version, reason))
+        self._refused.append(Refused(name, version, reason, versions))
 
     def _add(
         self,
@@ -159,7 +187,7 @@ class _Scanner:
         onnx: Path,
         folder: Path | None,
         config: ModelConfig,
-        warm_up: tuple[FileStamp, ...],
+        beside: _Beside,
     ) -> None:
         """Add one version, or why it is refused; `folder` is the model's, None where it is a bare file."""
         try:
@@ -168,7 +196,7 @@ class _Scanner:
                 path, files = folder, self._pipeline_files(folder, onnx)
             else:
                 path = onnx if folder is None else self._onnx_path(folder / version, onnx)
-                files = self._files.of_version(path)
+                files = (*self._files.of_version(path), *beside.states)
             before = self._sources_before.get((name, ModelVersion(version)))
             is_same = before is not None and before.files == files
             digest = before.digest if before is not None and is_same else digest_of(files)
@@ -187,7 +215,8 @@ class _Scanner:
             manifest=config.manifest,
             files=files,
             declared=config.declared,
-            warm_up_files=warm_up,
+            warm_up_files=beside.warm_up,
+            state_files=beside.states,
             folder=folder,
             notes=config.notes,
         )
@@ -221,6 +250,17 @@ class _Scanner:
             raise ModelInvalid(
                 f"version {version} is there twice, as a folder and as {path.name!r}; remove one"
             )
+
+    def _beside(self, folder: Path, config: ModelConfig) -> _Beside:
+        """Return the files beside the versions that `config` names. Raises ModelInvalid where one is not as it must be."""
+        names = {state.initial_file for state in config.manifest.rules.sequence.states} - {""}
+        states = [
+            self._files.stamp(f"{INITIAL_FOLDER}/{name}", folder / INITIAL_FOLDER / name)
+            for name in sorted(names)
+        ]
+        for stamp in states:
+            self._files.check_inside(stamp.path)
+        return _Beside(self._warm_up_files(folder, config), tuple(states))
 
     def _warm_up_files(self, folder: Path, config: ModelConfig) -> tuple[FileStamp, ...]:
         """Return the files of all warm-ups; raises ModelInvalid where those of one are too large."""
@@ -264,6 +304,15 @@ def _chosen(policy: VersionPolicy, numbers: list[int]) -> Iterable[int]:
             return numbers[-policy.count :]
         case VersionChoice.SPECIFIC:
             return policy.versions
+
+
+def _versions_in(folder: Path) -> tuple[str, ...]:
+    """Return the names of the version folders in `folder`; none where it cannot be read."""
+    try:
+        found = [entry.name for entry in entries(folder) if _VERSION.fullmatch(entry.name)]
+    except OSError:
+        return ()
+    return tuple(sorted(found, key=int))
 
 
 def _between(top: Path, file: Path) -> list[Path]:

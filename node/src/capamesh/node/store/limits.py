@@ -15,6 +15,9 @@ MAX_DESCRIPTION_CHARS: Final = 1024  # a paragraph
 MAX_PROVIDERS: Final = 8  # ONNX Runtime's builds carry two or three
 MAX_QUEUE_LIMIT: Final = 1_000_000  # far over what any deadline lets a queue hold
 
+MAX_PRIORITY_LEVELS: Final = 255  # what a request's priority may be
+MAX_TIMEOUT_US: Final = 24 * 3600 * 1_000_000  # no caller waits a day
+
 MAX_INSTANCES: Final = 64  # runs at a time on one device, which share its cores or streams
 MAX_ROWS: Final = 2**20  # a row of one FP32 fills 4 MiB then
 MAX_DELAY_US: Final = 10_000_000  # nobody waits longer for company

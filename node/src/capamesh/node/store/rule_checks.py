@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from capamesh.node.store.limits import MAX_WARM_UP_ELEMENTS
-from capamesh.node.store.rules import BatchingRules, PipelineStep, Rules, SequenceRules, WarmUp
+from capamesh.node.store.rules import (
+    NO_AXIS,
+    BatchingRules,
+    PipelineStep,
+    Rules,
+    SequenceRules,
+    WarmUp,
+)
 
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
 _NPY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]*\.npy")
@@ -67,7 +74,7 @@ def _sequence_problems(sequence: SequenceRules, batching: BatchingRules) -> Iter
         where = f"sequence.state[{index}]"
         if state.input in padded:
             yield f"{where}.input {state.input!r} is in batching.ragged too; states are not padded"
-        if not state.shape:
+        if not state.shape or state.axis == NO_AXIS:
             continue
         if state.axis >= len(state.shape):
             yield (

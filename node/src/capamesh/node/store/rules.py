@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+from capamesh.protocol.tensors import Datatype
+
+NO_AXIS: Final = -1
+"""Stands for the axis of a state whose model takes one sequence at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +49,47 @@ class BatchingRules:
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
-    """A tensor that stays on the node between the requests of a sequence, zero at its start."""
+    """A tensor that stays on the node between the requests of a sequence."""
 
     input: str
     output: str
     """Its next value."""
     axis: int = 0
-    """Along which the sequences of a batch are stacked."""
+    """Along which the sequences of a batch are stacked; `NO_AXIS`: there is none."""
     shape: tuple[int, ...] = ()
-    """Of one sequence, `axis` included with size 1; empty: the declared input's, which must be fixed
-    apart from `axis`."""
+    """Of one sequence at its start, `axis` included with size 1; empty: the declared input's, which must be
+    fixed apart from `axis`."""
+    initial_file: str = ""
+    """In the model's folder `initial_state`: the elements at a sequence's start, row-major; empty: zeros."""
+    initial: bytes = field(default=b"", repr=False)
+    """What that file holds, once it was read."""
+    is_shown: bool = False
+    """Whether a caller may ask for the output, and gets it with all others."""
+
+
+class ControlKind(StrEnum):
+    """What a control input tells a model of a request."""
+
+    START = "start"
+    """Whether it is the first of its sequence."""
+    END = "end"
+    """Whether it is the last."""
+    READY = "ready"
+    """Whether there is a request at all, which is always so here: no batch has an empty row."""
+    ID = "id"
+    """Which sequence it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTensor:
+    """An input of one element a request that the node fills in: no caller gives it."""
+
+    input: str
+    kind: ControlKind
+    datatype: Datatype
+    off: float = 0.0
+    on: float = 1.0
+    """What stands for no and for yes; an id is neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +102,40 @@ class SequenceRules:
     """A sequence that was silent for so long is forgotten."""
     max_bytes: int = 256 * 2**20
     """All states of the model; the sequence that was silent longest gives way."""
+    controls: tuple[ControlTensor, ...] = ()
+    """With one of these a request belongs to a sequence even where the model is stateless."""
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The model's inputs that no caller gives."""
+        return frozenset(state.input for state in self.states) | frozenset(
+            control.input for control in self.controls
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """What becomes of requests that wait for a model."""
+
+    timeout_us: int = 0
+    """How long one may wait until its run begins; 0: as long as its own deadline."""
+    is_delaying: bool = False
+    """Whether one that has waited so long goes behind all others of its priority, instead of being refused."""
+    max_queue: int = 0
+    """How many of one priority may wait; 0: any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """How the priorities of requests are taken, and what becomes of each while it waits."""
+
+    default: QueuePolicy = field(default_factory=QueuePolicy)
+    levels: int = 0
+    """Priorities from 1 to so many are taken as they are; 0: all are, and `default_level` means nothing."""
+    default_level: int = 0
+    """The priority of requests that bring none, or one over `levels`."""
+    by_level: tuple[tuple[int, QueuePolicy], ...] = ()
+    """(priority, what holds instead of `default`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +189,7 @@ class Rules:
 
     batching: BatchingRules = field(default_factory=BatchingRules)
     sequence: SequenceRules = field(default_factory=SequenceRules)
+    queue: QueueRules = field(default_factory=QueueRules)
     steps: tuple[PipelineStep, ...] = ()
     """Not empty: a pipeline, which has no file of its own."""
     warm_up: tuple[WarmUp, ...] = ()

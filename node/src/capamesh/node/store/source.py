@@ -43,6 +43,8 @@ class ModelSource:
     """Tensors as `config.pbtxt` declares them, to be compared with the model's own."""
     warm_up_files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
     """The files that the manifest's warm-ups name, by that name."""
+    state_files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
+    """The files that states begin with, as `initial_state/NAME`; `files` has them too."""
     folder: Path | None = field(default=None, repr=False, compare=False)
     """The folder of the model's versions; None: a bare file has none."""
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)

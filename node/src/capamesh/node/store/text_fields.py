@@ -6,6 +6,7 @@ expected. As in protobuf, a field that is no list may be there once, and one tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -58,11 +59,7 @@ class Fields:
     def flag(self, name: str) -> bool:
         """Return the bool `name`."""
         scalar = self._scalar(name)
-        if scalar is None:
-            return False
-        if scalar.kind is ScalarKind.STRING or scalar.text not in _FLAGS:
-            raise self._wrong(name, scalar, "true or false")
-        return _FLAGS[scalar.text]
+        return False if scalar is None else self._checked_flag(name, scalar)
 
     def integer(self, name: str, low: int, high: int) -> int:
         """Return the whole number `name`, which where it is there must be from `low` to `high`; else 0."""
@@ -71,10 +68,17 @@ class Fields:
 
     def integers(self, name: str, low: int, high: int, max_count: int) -> tuple[int, ...]:
         """Return the repeated whole number `name`, each from `low` to `high`."""
-        scalars = list(self._scalars(name))
-        if len(scalars) > max_count:
-            raise self.refused(name, f"{len(scalars)} numbers, at most {max_count} are allowed")
+        scalars = self._counted(name, max_count)
         return tuple(self._checked_integer(name, one, low, high) for one in scalars)
+
+    def numbers(self, name: str, max_count: int) -> tuple[float, ...]:
+        """Return the repeated number `name`, each finite."""
+        scalars = self._counted(name, max_count)
+        return tuple(self._checked_number(name, one) for one in scalars)
+
+    def flags(self, name: str, max_count: int) -> tuple[bool, ...]:
+        """Return the repeated bool `name`."""
+        return tuple(self._checked_flag(name, one) for one in self._counted(name, max_count))
 
     def choice(self, name: str, choices: dict[str, _Choice], default: _Choice) -> _Choice:
         """Return what the enum value `name` stands for."""
@@ -112,6 +116,16 @@ class Fields:
             seen.add(key)
             yield key, entry
 
+    def number_entries(self, name: str, max_count: int) -> Iterator[tuple[int, Fields]]:
+        """Yield the keys, whole numbers, of the map `name` with their entries, which have `key` and `value`."""
+        seen: set[int] = set()
+        for entry in self.messages(name, ("key", "value"), max_count):
+            key = entry.integer("key", 0, 2**64 - 1)
+            if key in seen:
+                raise self.refused(name, f"key {key} is there twice")
+            seen.add(key)
+            yield key, entry
+
     def _values(self, name: str) -> Iterator[Scalar | Message]:
         for field in self._by_name.get(name, ()):
             yield from field.values
@@ -129,6 +143,12 @@ class Fields:
             if isinstance(value, Message):
                 raise self._wrong(name, value, "a value")
             yield value
+
+    def _counted(self, name: str, max_count: int) -> list[Scalar]:
+        scalars = list(self._scalars(name))
+        if len(scalars) > max_count:
+            raise self.refused(name, f"{len(scalars)} values, at most {max_count} are allowed")
+        return scalars
 
     def _scalar(self, name: str) -> Scalar | None:
         value = self._one(name)
@@ -153,6 +173,23 @@ class Fields:
         if value is None or not low <= value <= high:
             raise self._wrong(name, scalar, f"a whole number from {low} to {high}")
         return value
+
+    def _checked_number(self, name: str, scalar: Scalar) -> float:
+        value = math.nan
+        if scalar.kind is ScalarKind.NUMBER:
+            whole = _integer(scalar)
+            try:
+                value = float(scalar.text.rstrip("fF")) if whole is None else float(whole)
+            except ValueError:
+                value = math.nan
+        if not math.isfinite(value):
+            raise self._wrong(name, scalar, "a finite number")
+        return value
+
+    def _checked_flag(self, name: str, scalar: Scalar) -> bool:
+        if scalar.kind is ScalarKind.STRING or scalar.text not in _FLAGS:
+            raise self._wrong(name, scalar, "true or false")
+        return _FLAGS[scalar.text]
 
     def _wrong(self, name: str, value: Scalar | Message, expected: str) -> ModelInvalid:
         what = "a message"

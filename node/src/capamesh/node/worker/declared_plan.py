@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capamesh.node.engine import BatchPlan
-from capamesh.node.store.rules import Rules
+from capamesh.node.store.rules import NO_AXIS, ControlTensor, Rules
+from capamesh.node.worker.initial_states import initial_problem
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -25,6 +26,8 @@ def declared_plan(loaded: LoadedModel, rules: Rules) -> BatchPlan:
     shared: list[str] = []
     open_inputs = 0
     problem = ""
+    if NO_AXIS in state_axes.values():
+        problem = "a state has no axis along which sequences could be stacked"
     for spec in inputs:
         axis = state_axes.get(spec.name, 0)
         if len(spec.shape) <= axis:
@@ -48,6 +51,7 @@ def declared_plan(loaded: LoadedModel, rules: Rules) -> BatchPlan:
         shared=frozenset(shared) if is_batching else frozenset(),
         ragged=rules.batching.ragged,
         states=rules.sequence.states,
+        controls=rules.sequence.controls,
     )
 
 
@@ -87,6 +91,8 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 raise ModelInvalid(f"batching.ragged: mask {ragged.mask!r} is text")
         for name in ragged.outputs:
             known(of_outputs, name, "batching.ragged: output")
+    for control in rules.sequence.controls:
+        _check_control(control, known(of_inputs, control.input, "sequence control: input"))
     for state in rules.sequence.states:
         spec = known(of_inputs, state.input, "sequence.state: input")
         output = known(of_outputs, state.output, "sequence.state: output")
@@ -95,6 +101,8 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 f"sequence.state: input {state.input!r} is {spec.datatype} and output {state.output!r}"
                 f" {output.datatype}; both must be of one datatype that is not BYTES"
             )
+        if problem := initial_problem(state, spec.datatype.itemsize_bytes or 0):
+            raise ModelInvalid(problem)
         shape = state.shape or tuple(
             1 if at == state.axis else dim for at, dim in enumerate(spec.shape)
         )
@@ -107,3 +115,15 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 f"sequence.state: the shape {list(shape)} of {state.input!r} does not fit the model's"
                 f" {list(spec.shape)} with axis {state.axis}: give sequence.state.shape"
             )
+
+
+def _check_control(control: ControlTensor, spec: TensorSpec) -> None:
+    if spec.datatype is not control.datatype:
+        raise ModelInvalid(
+            f"sequence control: input {spec.name!r} is {spec.datatype}, the configuration gives {control.datatype}"
+        )
+    if not spec.shape or any(dim not in {-1, 1} for dim in spec.shape):
+        raise ModelInvalid(
+            f"sequence control: input {spec.name!r} of shape {list(spec.shape)} has not one element a request:"
+            " [-1, 1], or [1] without a batch axis"
+        )

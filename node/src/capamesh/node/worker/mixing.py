@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from capamesh.node.engine import BatchPlan
+from capamesh.node.store.rules import ControlKind
 from capamesh.node.worker.trial_inputs import QUANTITIES, row_of, trial_inputs
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.tensors import Datatype, Tensor
@@ -69,6 +70,7 @@ def _varied(plan: BatchPlan, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | N
     Rows that are all alike hide that they influence each other; 0 and 1 are what most lists and tables have.
     """
     kept = plan.shared | {state.input for state in plan.states}
+    kept |= {one.input for one in plan.controls if one.kind is ControlKind.READY}
     varied: list[Tensor] = []
     for tensor in inputs:
         if tensor.name in kept or tensor.datatype in QUANTITIES | {Datatype.BYTES}:

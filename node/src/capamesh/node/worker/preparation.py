@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from capamesh.node.engine import BatchPlan, Streams
 from capamesh.node.worker.declared_plan import declared_plan, with_rows
+from capamesh.node.worker.initial_states import with_initial_states
 from capamesh.node.worker.measuring import Measuring
 from capamesh.node.worker.memory_watch import MemoryWatch
 from capamesh.node.worker.mixing import mixing
@@ -61,6 +62,14 @@ class Prepared:
         )
 
 
+def _of_triton(source: ModelSource) -> dict[str, str]:
+    """Return what only a configuration of Triton's says and a measurement depends on; nothing where it does not."""
+    controls, declared = source.manifest.rules.sequence.controls, source.declared
+    reshapes = (*declared.reshaped_inputs, *declared.reshaped_outputs)
+    said = {"controls": controls, "reshapes": reshapes}
+    return {key: repr(value) for key, value in said.items() if value}
+
+
 class Preparation:
     """Prepares models for one device."""
 
@@ -85,7 +94,7 @@ class Preparation:
             with memory:
                 loaded = load()
             undo.callback(loaded.close)
-            rules = source.manifest.rules
+            rules = with_initial_states(source)
             if problem := source.declared.problem(loaded.inputs, loaded.outputs):
                 raise ModelInvalid(problem)
             plan = declared_plan(loaded, rules)
@@ -154,6 +163,7 @@ class Preparation:
             "batching": repr(rules.batching),
             "states": repr(rules.sequence.states),
             "steps": repr(rules.steps),
+            **_of_triton(source),
             "warm_up": repr(rules.warm_up),
             "may_stream": repr(rules.instances == 0),
         }

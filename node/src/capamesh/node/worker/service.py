@@ -127,7 +127,7 @@ class WorkerService:
                 return
             hosted = self._hosted(call.model, call.version)
             plan = hosted.runner.engine.plan
-            inputs = plan.completed(call.inputs)
+            inputs = plan.completed(call.inputs, call.sequence)
             hosted.prepared.loaded.validate(inputs, call.outputs)
             work = Work(
                 inputs,
@@ -145,7 +145,8 @@ class WorkerService:
             self._due[hosted.runner] = None
             deadline_s = work.deadline_s
             watched_s = now_s + self._watchdog_s
-            self._tick_at(watched_s if deadline_s is None else min(deadline_s, watched_s), now_s)
+            due_s = min(watched_s, work.start_by_s)
+            self._tick_at(due_s if deadline_s is None else min(deadline_s, due_s), now_s)
         except CapameshError as error:
             self._works.pop(key, None)
             self._fail(key, error, hosted)

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from capamesh.node.engine import BatchPlan, Work
-from capamesh.node.generated_inputs import generated_inputs
-from capamesh.node.store.rules import Rules
+from capamesh.node.generated_inputs import generated_inputs, generated_shape
+from capamesh.node.store.rules import ControlKind, ControlTensor, Rules
 from capamesh.protocol.tensors import Datatype, Tensor
 
 QUANTITIES: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
@@ -33,10 +33,13 @@ def with_shapes(plan: BatchPlan, rules: Rules) -> BatchPlan:
 def trial_inputs(plan: BatchPlan, rows: int, open_dim: int) -> tuple[Tensor, ...]:
     """Return generated inputs of a batch, states and shared inputs included."""
     state_axes = {state.input: state for state in plan.states}
+    ready = {one.input: one for one in plan.controls if one.kind is ControlKind.READY}
     inputs: list[Tensor] = []
     for at, spec in enumerate(plan.inputs):
         state = state_axes.get(spec.name)
-        if state is None:
+        if spec.name in ready:
+            tensor = _ready(ready[spec.name], generated_shape(spec, rows=rows))
+        elif state is None:
             (tensor,) = generated_inputs((spec,), rows=rows, open_dim=open_dim, seed=at)
         else:
             shape = state.shape or spec.shape
@@ -45,6 +48,12 @@ def trial_inputs(plan: BatchPlan, rows: int, open_dim: int) -> tuple[Tensor, ...
             tensor = Tensor(spec.name, spec.datatype, whole, bytes(size))
         inputs.append(tensor)
     return tuple(inputs)
+
+
+def _ready(control: ControlTensor, shape: tuple[int, ...]) -> Tensor:
+    """Return what says that there is a request in each row: without it a model may leave out what it has to do."""
+    array = np.full(shape, control.on).astype(control.datatype.numpy_dtype)
+    return Tensor(control.input, control.datatype, shape, array.tobytes())
 
 
 def row_of(plan: BatchPlan, inputs: Sequence[Tensor], row: int) -> Work:
