@@ -353,7 +353,7 @@ def test_a_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for(
 
 def test_a_request_of_a_sequence_has_one_row() -> None:
     plan = stateful(axis=1)
-    with pytest.raises(InvalidRequest, match="has one row; this one has 2"):
+    with pytest.raises(InvalidRequest, match="has one row; input 'x' has 2"):
         plan.prepare(work(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
 
 
