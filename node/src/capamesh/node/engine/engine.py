@@ -197,8 +197,7 @@ class ModelEngine:
         work.in_flight = len(self._live)
         if deadline_s is not None and deadline_s < self._soonest_s:
             self._soonest_s = deadline_s
-        if work.start_by_s < self._soonest_s:
-            self._soonest_s = work.start_by_s
+        self._soonest_s = min(self._soonest_s, work.start_by_s)
         if is_turn:
             self._put(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capamesh.node.engine import BatchPlan
-from capamesh.node.store.rules import NO_AXIS, ControlTensor, Rules
-from capamesh.node.worker.initial_states import initial_problem
+from capamesh.node.store.config_sequence import INITIAL_FOLDER
+from capamesh.node.store.rules import NO_AXIS, ControlTensor, Rules, StateTensor
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -101,7 +102,7 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 f"sequence.state: input {state.input!r} is {spec.datatype} and output {state.output!r}"
                 f" {output.datatype}; both must be of one datatype that is not BYTES"
             )
-        if problem := initial_problem(state, spec.datatype.itemsize_bytes or 0):
+        if problem := _initial_problem(state, spec.datatype.itemsize_bytes or 0):
             raise ModelInvalid(problem)
         shape = state.shape or tuple(
             1 if at == state.axis else dim for at, dim in enumerate(spec.shape)
@@ -127,3 +128,14 @@ def _check_control(control: ControlTensor, spec: TensorSpec) -> None:
             f"sequence control: input {spec.name!r} of shape {list(spec.shape)} has not one element a request:"
             " [-1, 1], or [1] without a batch axis"
         )
+
+
+def _initial_problem(state: StateTensor, itemsize: int) -> str:
+    """Return why the contents of a state's file are not its elements of `itemsize` bytes each; "" if they are."""
+    size_bytes = math.prod(state.shape) * itemsize
+    if not state.initial_file or len(state.initial) == size_bytes:
+        return ""
+    return (
+        f"{INITIAL_FOLDER}/{state.initial_file} has {len(state.initial)} bytes; the state {state.input!r} of shape "
+        f"{list(state.shape)} has {size_bytes}"
+    )

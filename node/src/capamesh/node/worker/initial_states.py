@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,14 +38,3 @@ def _read(source: ModelSource, state: StateTensor) -> StateTensor:
     except OSError as exc:
         raise ModelInvalid(f"{name!r} cannot be read: {exc}") from exc
     return replace(state, initial=initial)
-
-
-def initial_problem(state: StateTensor, itemsize: int) -> str:
-    """Return why the contents of a state's file are not its elements of `itemsize` bytes each; "" if they are."""
-    size_bytes = math.prod(state.shape) * itemsize
-    if not state.initial_file or len(state.initial) == size_bytes:
-        return ""
-    return (
-        f"{INITIAL_FOLDER}/{state.initial_file} has {len(state.initial)} bytes; the state {state.input!r} of shape "
-        f"{list(state.shape)} has {size_bytes}"
-    )
