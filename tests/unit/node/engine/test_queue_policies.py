@@ -128,3 +128,16 @@ def test_a_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> Non
     desk.engine.expire(desk.now_s)
     with pytest.raises(Overloaded, match="1 requests of priority 1 wait"):
         desk.submit(priority=1)
+
+
+def test_a_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
+    desk = Desk(batch_rows=1, max_queue=1, queue=DELAY)
+    desk.submit()
+    desk.taken()
+    desk.submit(priority=5)
+    desk.now_s = 0.05
+    desk.engine.expire(desk.now_s)
+    with pytest.raises(Overloaded):
+        desk.submit(priority=5)
+    desk.submit(priority=4)
+    assert desk.outcomes() == ["overloaded"]
