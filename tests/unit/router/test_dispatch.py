@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from fleet_fakes import (
     Ask,
@@ -57,6 +58,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
+from capamesh.protocol.links.link import Answer
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.link_wait import MAX_WAITING
@@ -454,6 +456,58 @@ async def test_what_is_too_large_for_a_link_is_the_caller_s_fault() -> None:
         await infer(fleet)
     assert fleet.asked == [0, 0]
     assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_only_one_node_does_not_take_goes_to_another_and_counts_against_that_one() -> (
+    None
+):
+    fleet = Fleet([echo], [echo])
+    fleet.links[0].refusal = PeerError("a message of 24 bytes; this peer takes 1 at most")
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.hosts[0].candidate.failed == 1
+    assert fleet.counts == {}
+
+
+BAD_ANSWERS = {
+    "another version": answer_of("2", fp32("y", [1, 2])),
+    "another name": answer_of("1", fp32("z", [1, 2])),
+    "no output": answer_of("1"),
+    "one output more": answer_of("1", fp32("y", [1, 2]), fp32("z", [1, 2])),
+    "another datatype": answer_of("1", Tensor.from_numpy("y", np.array([[1, 2]], np.int64))),
+    "another shape": answer_of("1", fp32("y", [1, 2, 3])),
+    "another rank": answer_of("1", Tensor.from_numpy("y", np.array([1, 2], np.float32))),
+}
+
+
+@in_virtual_time
+@pytest.mark.parametrize("bad", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
+async def test_an_answer_that_is_not_what_its_node_advertises_is_another_node_s_to_give(
+    bad: Answer,
+) -> None:
+    fleet = Fleet([answering(bad)], [echo])
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.hosts[0].candidate.failed == 1
+    assert not fleet.hosts[0].candidate.health.may_send(0.0)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_an_output_that_a_node_advertises_and_does_not_give_is_the_node_s_fault() -> None:
+    fleet = Fleet([answering(answer_of("1"))])
+    with pytest.raises(ProtocolViolation, match="it has 0 outputs of 1"):
+        await infer(fleet, call("m", "1", "y"))
+
+
+@in_virtual_time
+async def test_a_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_sent_it() -> None:
+    fleet = Fleet([echo], [echo])
+    first = fleet.hosts[0]
+    first.offer = replace(first.offer, outputs=())
+    outcome = await infer(fleet, call("m", "1", "y"))
+    assert (outcome.host, fleet.asked) == (fleet.hosts[1], [0, 1])
 
 
 @in_virtual_time

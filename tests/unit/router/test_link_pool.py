@@ -3,9 +3,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from fleet_fakes import NullLog
 
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.candidates import Candidate
 from capamesh.router.link_pool import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
 
@@ -88,3 +92,12 @@ def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     assert candidate.link is newer
     side.link_down(newer, "gone")  # type: ignore[arg-type]
     assert candidate.link is None
+
+
+def test_a_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:
+    pool = Pool()
+    most = DEFAULT_LIMITS.max_message_bytes
+    for message_bytes in (1, most - 1):
+        hello = Hello(NetworkId("n"), (), "test", 1, message_bytes)
+        with pytest.raises(ProtocolViolation, match=f"at most {message_bytes} bytes"):
+            _NodeSide(pool.pool, None).verify(hello, b"")

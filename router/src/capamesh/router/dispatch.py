@@ -16,6 +16,8 @@ from capamesh.protocol.errors import (
     ClientError,
     LinkLost,
     LocalError,
+    PeerError,
+    ProtocolViolation,
     SequenceUnknown,
 )
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
@@ -284,6 +286,13 @@ class Voyage:
         except CapameshError as error:
             self.failed(attempt, _bare(error))
             return
+        misfit = attempt.host.answer_form().misfit(given, self._call.outputs)
+        if misfit:
+            self.failed(
+                attempt,
+                ProtocolViolation(f"the node's answer is not what it advertises: {misfit}"),
+            )
+            return
         attempt.given = given
         at_node_s = (given.queue_us + given.run_us) / 1e6
         self.act(
@@ -310,6 +319,8 @@ class Voyage:
             if link is None:
                 raise LinkLost(f"the link to {host.candidate.peer} has just ended")
             call, version = self._call, host.offer.version
+            if call.outputs and (missing := host.answer_form().lacks(call.outputs)):
+                raise PeerError(f"this node advertises no output {missing[:80]!r}")
             if version != call.version:
                 call = call._replace(version=version)
             meta, body = encode_call(call, host.candidate.network.budget_ms(budget_ms))

@@ -7,10 +7,11 @@ import datetime as dt
 import itertools
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import NotMember
+from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello, is_one_too_many
 from capamesh.protocol.links.keeper import LinkKeeper
 from capamesh.protocol.network import Role
+from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.candidates import Candidate
 
 if TYPE_CHECKING:
@@ -37,7 +38,17 @@ class _NodeSide:
         self._candidate = candidate
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkOwner`: the node that was dialled, or any node that dials."""
+        """Part of `LinkOwner`: the node that was dialled, or any node that dials.
+
+        A node that takes smaller messages than this router takes requests is of no use: requests that it cannot
+        have would be sent to it all the same. Raises `ProtocolViolation` for that.
+        """
+        least_bytes = self._pool.least_message_bytes
+        if hello.message_bytes < least_bytes:
+            raise ProtocolViolation(
+                f"the node takes messages of at most {hello.message_bytes} bytes, this router takes requests of"
+                f" {least_bytes}: upgrade the node"
+            )
         peer: PeerId | None = self._candidate.peer if self._candidate is not None else None
         return check_hello(
             self._pool.trust,
@@ -96,10 +107,13 @@ class LinkPool:
         on_visit: Callable[[Candidate], None],
         on_leave: Callable[[Candidate], None],
         on_linked: Callable[[Candidate], None] = lambda _: None,
+        least_message_bytes: int = DEFAULT_LIMITS.max_message_bytes,
         log: FilteringBoundLogger,
     ) -> None:
+        """`least_message_bytes` is what a node must take of one request."""
         self._endpoint = endpoint
         self.trust = trust
+        self.least_message_bytes = least_message_bytes
         self._on_visit = on_visit
         self._on_leave = on_leave
         self._on_linked = on_linked

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, NoCandidate
+from capamesh.protocol.errors import CapameshError, InvalidRequest, NoCandidate
 from capamesh.protocol.links.calls import MAX_PRIORITY
 from capamesh.router.admission.gate import Gate
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
@@ -204,6 +204,8 @@ class Routing:
         if call.sequence is not None:
             key = f"sequence {call.sequence.id}"
         traffic = model.versions.pick(call.version, key, wishes.constraints, self._clock())
+        if call.outputs:
+            _check_outputs(call, traffic)
         versions = model.versions if not call.version and call.sequence is None else None
         if traffic.version != call.version:
             call = call._replace(version=traffic.version)
@@ -412,3 +414,19 @@ class Routing:
             )
         except CapameshError:
             copy.end()  # a copy's failure is nobody's
+
+
+def _check_outputs(call: InferCall, traffic: ModelTraffic) -> None:
+    """Raise `InvalidRequest` when no host of the version has all the outputs that a call names."""
+    missing = ""
+    for host in traffic.hosts:
+        form = host.answer_form()
+        lacking = form.lacks(call.outputs)
+        if not lacking:
+            return
+        missing = missing or (
+            f"model {call.model!r} version {traffic.version} has no output {lacking[:80]!r}; its outputs are"
+            f" {form.names()}"
+        )
+    if missing:
+        raise InvalidRequest(missing)

@@ -139,6 +139,7 @@ class Router:
             on_visit=self._visited,
             on_leave=self._visitor_left,
             on_linked=self._linked,
+            least_message_bytes=settings.limits.max_message_bytes,
             log=log,
         )
         self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)

@@ -165,9 +165,17 @@ def test_a_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
 
 
 def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
-    wire = greeted(acceptor=limits(message_bytes=1000))
+    wire = greeted(dialer=limits(message_bytes=1000))
     with pytest.raises(TooLarge, match="1001"):
         wire.dialer.ask(b"", [bytes(1001)])
+
+
+def test_what_only_this_peer_does_not_take_is_the_peer_s_fault_and_not_the_caller_s() -> None:
+    wire = greeted(acceptor=limits(message_bytes=1))
+    with pytest.raises(PeerError, match="2 bytes; this peer takes 1 at most") as caught:
+        wire.dialer.ask(b"", [bytes(2)])
+    assert type(caught.value) is PeerError
+    assert repr(wire.dialer) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
 
 
 def test_a_peer_that_ignores_the_limit_is_refused_before_memory_is_taken() -> None:

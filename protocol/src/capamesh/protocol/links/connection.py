@@ -121,7 +121,11 @@ class Connection:
     def ask(self, meta: bytes, body: Sequence[Buffer] = ()) -> int:
         """Send a request; return its stream."""
         peer = self._greeted()
-        total = self._check_outgoing(meta, body, peer)
+        total = self._check_outgoing(meta, body, self._limits.message_bytes)
+        if total > peer.message_bytes:  # no fault of the caller's: another peer may take it
+            raise PeerError(
+                f"a message of {total} bytes; this peer takes {peer.message_bytes} at most"
+            )
         if self._outgoing.queued_bytes + total > self._limits.send_bytes:
             raise Overloaded(
                 f"{self._outgoing.queued_bytes} bytes wait for this peer; no room for {total} more within"
@@ -157,7 +161,7 @@ class Connection:
             return False
         peer = self._greeted()
         try:
-            total = self._check_outgoing(meta, body, peer)
+            total = self._check_outgoing(meta, body, peer.message_bytes)
             if self._outgoing.queued_bytes + total > self._limits.send_bytes:
                 raise PeerError(
                     f"{self._outgoing.queued_bytes} bytes of answers wait to be read; no room for {total} more"
@@ -423,14 +427,15 @@ class Connection:
             raise ProtocolViolation("the peer has not introduced itself yet")
         return self._peer_hello
 
-    def _check_outgoing(self, meta: bytes, body: Sequence[Buffer], peer: Hello) -> int:
+    def _check_outgoing(self, meta: bytes, body: Sequence[Buffer], most_bytes: int) -> int:
+        """Return the body's size; raise `TooLarge` when that is over `most_bytes`, or the metadata is too long."""
         total = 0
         for part in body:
             total += part.nbytes if isinstance(part, memoryview) else len(part)
-        if total > peer.message_bytes or len(meta) > self._limits.meta_bytes:
+        if total > most_bytes or len(meta) > self._limits.meta_bytes:
             raise TooLarge(
-                f"a message of {total} bytes with {len(meta)} of metadata; the peer takes"
-                f" {peer.message_bytes} and {self._limits.meta_bytes} at most"
+                f"a message of {total} bytes with {len(meta)} of metadata; at most {most_bytes} and"
+                f" {self._limits.meta_bytes} are sent"
             )
         return total
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.answer_form import AnswerForm
 from capamesh.router.resilience.health import Health
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Host:
         "answered_s",
         "busy_s",
         "candidate",
+        "form",
         "health",
         "is_gone",
         "load",
@@ -36,6 +38,8 @@ class Host:
     def __init__(self, candidate: Candidate, offer: ModelOffer, advert: NodeAdvert) -> None:
         self.candidate = candidate
         self.offer = offer
+        self.form: AnswerForm | None = None
+        """Of its answers, by an offer of its; None: it was not asked yet. See `answer_form`."""
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
@@ -61,6 +65,13 @@ class Host:
 
     def __repr__(self) -> str:
         return f"Host({self.offer.name!r} {self.offer.version} at {self.candidate!r}, {self.rif} in flight)"
+
+    def answer_form(self) -> AnswerForm:
+        """Return what its answers must look like by its offer of now."""
+        form = self.form
+        if form is None or form.offer is not self.offer:
+            form = self.form = AnswerForm(self.offer)
+        return form
 
     def told(self, load: LoadReport, now_s: float) -> None:
         """Take over what the node says of its load."""

@@ -1,0 +1,103 @@
+"""What an answer of one host must look like, by what that host advertises. Pure.
+
+A host's advert says which outputs it gives, of which datatype and shape; a caller relies on that. An answer that is
+something else breaks the node's own word, and is not passed on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.tensors.spec import ANY_DIM
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.links.calls import InferAnswer
+    from capamesh.protocol.tensors import Tensor, TensorSpec
+
+SHOWN = 8
+"""So many outputs are named in a message (guess: enough to find the mistake)."""
+
+
+class AnswerForm:
+    """The form of the answers that one offer promises, worked out once for each offer."""
+
+    __slots__ = ("_by_name", "_specs", "offer")
+
+    def __init__(self, offer: ModelOffer) -> None:
+        self.offer = offer
+        self._specs = offer.outputs
+        self._by_name = {spec.name: spec for spec in offer.outputs}
+
+    def __repr__(self) -> str:
+        return f"AnswerForm({self.offer.name!r} {self.offer.version}, {len(self._specs)} outputs)"
+
+    def lacks(self, wanted: Sequence[str]) -> str:
+        """Return the first of the outputs `wanted` that the offer does not have; "" when it has all."""
+        for name in wanted:
+            if name not in self._by_name:
+                return name or "''"
+        return ""
+
+    def names(self) -> str:
+        """Return the names of the offer's outputs, for people."""
+        more = ", …" if len(self._specs) > SHOWN else ""
+        return ", ".join(repr(spec.name[:80]) for spec in self._specs[:SHOWN]) + more
+
+    def misfit(self, answer: InferAnswer, wanted: Sequence[str]) -> str:
+        """Return how an answer to a call for the outputs `wanted`, all when that is empty, breaks the offer.
+
+        "" when it does not: it is of the offer's version and has each output once, of its datatype and shape.
+        """
+        if answer.version != self.offer.version:
+            return f"it is of version {answer.version[:24]!r}"
+        specs, outputs = self._specs, answer.outputs
+        if wanted:
+            specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
+        if len(outputs) != len(specs):
+            return f"it has {len(outputs)} outputs of {len(specs)}"
+        for spec, output in zip(specs, outputs, strict=True):
+            if output.name != spec.name:
+                return self._misfit_by_name(specs, outputs)
+            if output.datatype is not spec.datatype or not _fits(spec.shape, output.shape):
+                return _difference(spec, output)
+        return ""
+
+    def _misfit_by_name(self, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
+        """Return how outputs in another order differ from `specs`."""
+        by_name = {output.name: output for output in outputs}
+        for spec in specs:
+            output = by_name.get(spec.name)
+            if output is None:
+                return f"it has no output {spec.name[:80]!r}"
+            if output.datatype is not spec.datatype or not _fits(spec.shape, output.shape):
+                return _difference(spec, output)
+        return ""
+
+
+def _fits(declared: tuple[int, ...], given: tuple[int, ...]) -> bool:
+    """Return whether a shape is one that was declared.
+
+    A model that declares no dimensions has a scalar or does not know. A first dimension of one is not held against
+    an answer: models that were exported with a batch of one answer larger batches all the same, and ONNX Runtime
+    lets them.
+    """
+    if not declared or declared == given:
+        return True
+    if len(declared) != len(given):
+        return False
+    first = True
+    for dim, size in zip(declared, given, strict=True):
+        if dim not in {ANY_DIM, size} and not (first and dim == 1):
+            return False
+        first = False
+    return True
+
+
+def _difference(spec: TensorSpec, output: Tensor) -> str:
+    return (
+        f"output {spec.name[:80]!r} is {output.datatype}{list(output.shape[:SHOWN])}, not"
+        f" {spec.datatype}{list(spec.shape[:SHOWN])}"
+    )
