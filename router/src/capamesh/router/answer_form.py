@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.tensors import Tensor, TensorSpec
 
+MAX_KNOWN = 64
+"""Forms of answers that are remembered for each host's model (guess: the usual batch sizes)."""
+MAX_KNOWN_OUTPUTS = 16
+"""Answers with more outputs are looked at anew each time (guess)."""
 SHOWN = 8
 """So many outputs are named in a message (guess: enough to find the mistake)."""
 
@@ -24,12 +28,14 @@ SHOWN = 8
 class AnswerForm:
     """The form of the answers that one offer promises, worked out once for each offer."""
 
-    __slots__ = ("_by_name", "_specs", "offer")
+    __slots__ = ("_by_name", "_known", "_specs", "offer")
 
     def __init__(self, offer: ModelOffer) -> None:
         self.offer = offer
         self._specs = offer.outputs
         self._by_name = {spec.name: spec for spec in offer.outputs}
+        self._known: set[tuple[tuple[object, ...], ...]] = set()
+        """Names, datatypes and shapes of answers with all outputs that were found to fit."""
 
     def __repr__(self) -> str:
         return f"AnswerForm({self.offer.name!r} {self.offer.version}, {len(self._specs)} outputs)"
@@ -54,8 +60,21 @@ class AnswerForm:
         if answer.version != self.offer.version:
             return f"it is of version {answer.version[:24]!r}"
         specs, outputs = self._specs, answer.outputs
-        if wanted:
-            specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
+        if not wanted:
+            form = tuple([output[:3] for output in outputs])
+            if form in self._known:
+                return ""
+            misfit = self._misfit(specs, outputs)
+            if not misfit and len(outputs) <= MAX_KNOWN_OUTPUTS:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                self._known.add(form)
+            return misfit
+        specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
+        return self._misfit(specs, outputs)
+
+    def _misfit(self, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
+        """Return how outputs differ from `specs`."""
         if len(outputs) != len(specs):
             return f"it has {len(outputs)} outputs of {len(specs)}"
         for spec, output in zip(specs, outputs, strict=True):
