@@ -98,6 +98,21 @@ async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_t
 
 
 @in_virtual_time
+async def test_outputs_that_no_host_has_are_refused_before_anything_is_sent() -> None:
+    fleet = Fleet([echo], [echo])
+    for host in fleet.hosts:
+        host.offer = replace(host.offer, outputs=())
+    with pytest.raises(InvalidRequest, match=r"version 1 has no output 'y'; its outputs are $"):
+        await infer(fleet, call("m", "", "y"))
+    fleet.hosts[1].offer = offer()
+    with pytest.raises(InvalidRequest, match="has no output 'y'"):
+        await infer(fleet, call("m", "", "y", "z"))
+    assert fleet.asked == [0, 0]
+    assert await infer(fleet, call("m", "", "y")) == fleet.hosts[1].candidate.peer
+    assert fleet.counts == {}
+
+
+@in_virtual_time
 async def test_the_rules_split_requests_among_versions_and_keep_a_key_on_one() -> None:
     fleet = Fleet(rules=RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0)))))
     shadowed(fleet)
