@@ -117,6 +117,19 @@ def deaf() -> onnx.ModelProto:
     )
 
 
+def counting() -> onnx.ModelProto:
+    """Return a model that gives the numbers from 0 to `count`, exclusively: int64 [] to int64 [count].
+
+    What it gives, and the memory that it takes, depends on the value of its input alone.
+    """
+    return _model(
+        [helper.make_node("Range", ["zero", "count", "one"], ["numbers"])],
+        [_value("count", TensorProto.INT64, [])],
+        [_value("numbers", TensorProto.INT64, ["count"])],
+        {"zero": np.array(0, np.int64), "one": np.array(1, np.int64)},
+    )
+
+
 def save(
     model: onnx.ModelProto, models: Path, name: str, version: int = 1, manifest: str = ""
 ) -> Path:

@@ -18,6 +18,7 @@ from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
 from capamesh.node.backend import LoadedModel
+from capamesh.node.engine import MemoryBudget
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.running_page import RunningPage
 from capamesh.node.store import ModelSource
@@ -242,11 +243,13 @@ class Town:
                 memory_limit_bytes=0,
                 max_in_flight=10_000,
                 load_limit_s=60.0,
+                watchdog_s=watchdog_s,
                 quarantined=(),
             ),
             self.models,
             self.backend,
             preparation,
+            budget=MemoryBudget(0),
             marks=Marks(self.page),
             on_change=self._news.set,
             on_stuck=self.stuck.append,

@@ -200,6 +200,27 @@ def test_a_cgroup_path_never_leads_out_of_the_mount(root: Path) -> None:
     assert read_cpu(root).memory_total_bytes == 16 * GIB
 
 
+def test_the_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(root: Path) -> None:
+    put(root / "proc/self/cgroup", "5:cpu:/a\n4:name=x,memory:/docker/abc\n0::/\n")
+    group = root / "sys/fs/cgroup/memory"
+    put(group / "memory.limit_in_bytes", f"{2 * GIB}\n")  # as a container sees its own
+    put(group / "memory.usage_in_bytes", f"{GIB}\n")
+    put(group / "memory.stat", f"cache 1\ntotal_inactive_file {GIB // 4}\n")
+    device = read_cpu(root)
+    assert device.memory_total_bytes == 2 * GIB
+    assert device.memory_free_bytes == 2 * GIB - (GIB - GIB // 4)
+    put(group / "docker/abc/memory.limit_in_bytes", f"{GIB}\n")  # as the machine sees it
+    put(group / "docker/abc/memory.usage_in_bytes", f"{GIB // 2}\n")
+    device = read_cpu(root)
+    assert (device.memory_total_bytes, device.memory_free_bytes) == (GIB, GIB // 2)
+
+
+def test_a_cgroup_v1_without_a_limit_says_nothing(root: Path) -> None:
+    put(root / "proc/self/cgroup", "4:memory:/\n")
+    put(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert read_cpu(root).memory_total_bytes == 16 * GIB
+
+
 def test_a_system_without_proc_still_has_memory_a_name_and_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

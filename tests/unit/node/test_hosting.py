@@ -16,7 +16,7 @@ from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.backend import LoadedModel
 from capamesh.node.crashes import Quarantined
-from capamesh.node.engine import BatchPlan, Result, Work
+from capamesh.node.engine import BatchPlan, MemoryBudget, Result, Work
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.store import Manifest, ModelSource, Refused, Scan, scan
@@ -185,6 +185,7 @@ class Rig:
             "memory_limit_bytes": 0,
             "max_in_flight": 64,
             "load_limit_s": 600.0,
+            "watchdog_s": 60.0,
             "quarantined": (),
             **settings,
         }
@@ -193,6 +194,7 @@ class Rig:
             self.models,
             self.device,
             self.device,  # type: ignore[arg-type]
+            budget=MemoryBudget(0),
             marks=self.marks,
             on_change=self._changed,
             on_stuck=self._stuck,

@@ -73,6 +73,9 @@ class Model:
         }
         return [named[name] for name in outputs]
 
+    def give_back(self, inputs: Sequence[Tensor]) -> None:
+        """Nothing is kept."""
+
     def close(self) -> None:
         raise AssertionError("a pipeline must not close what it does not own")
 

@@ -20,6 +20,7 @@ from capamesh.node.backend import LoadedModel, StopSwitch
 from capamesh.node.engine import Work
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.pipeline import PipelineModel
+from capamesh.node.run_need import RunNeed
 from capamesh.node.store import Manifest, ModelSource, scan
 from capamesh.node.store.rules import (
     BatchingRules,
@@ -656,9 +657,17 @@ class Timed:
         self.shapes: list[tuple[int, ...]] = []
         self.error: Exception | None = None
         self.is_closed = False
+        self.grows: Callable[[tuple[int, ...]], object] = lambda _: None
+        """Is told the shape of a run whose memory is measured."""
+        self.from_rest: list[tuple[int, ...]] = []
+        self._is_at_rest = False
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Everything fits."""
+
+    def give_back(self, inputs: Sequence[Tensor]) -> None:
+        """The next run is one whose memory is measured, not its time."""
+        self._is_at_rest = True
 
     def run(
         self,
@@ -667,8 +676,13 @@ class Timed:
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
         rows = inputs[0].shape[0]
-        self.ran.append(rows)
-        self.shapes.append(inputs[0].shape)
+        if self._is_at_rest:
+            self._is_at_rest = False
+            self.from_rest.append(inputs[0].shape)
+            self.grows(inputs[0].shape)
+        else:
+            self.ran.append(rows)
+            self.shapes.append(inputs[0].shape)
         if self.error is not None:
             raise self.error
         if rows > self.max_rows:
@@ -808,7 +822,7 @@ def test_a_slow_model_is_measured_within_the_budget(bench: Bench) -> None:
     began_s = bench.clock.now_s
     prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
     assert points(prepared) == [(1, BUDGET_S)]
-    assert bench.clock.now_s - began_s == pytest.approx(3 * BUDGET_S)
+    assert bench.clock.now_s - began_s == pytest.approx(4 * BUDGET_S)
 
 
 def test_no_more_rows_are_tried_than_the_model_bears(bench: Bench) -> None:
@@ -847,6 +861,8 @@ def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
             stop: StopSwitch | None = None,
         ) -> list[Tensor]:
             if inputs[0].shape[1] > 8:
+                if self.from_rest:  # longer rows, whose memory is of interest
+                    raise InvalidRequest("too wide")
                 self.shapes.append(inputs[0].shape)
                 raise InvalidRequest("too wide")
             return super().run(inputs, outputs, stop)
@@ -1174,3 +1190,73 @@ def test_a_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
     with pytest.raises(AssertionError):
         bench.prepare(model)
     assert model.is_closed
+
+
+# what a run takes of the memory
+
+
+def test_the_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_longer(
+    bench: Bench,
+) -> None:
+    model = bench.timed(lambda rows: 0.010 * rows)
+
+    def grow(shape: tuple[int, ...]) -> None:
+        bench.used = 5_700 + 1_000 * shape[0]
+
+    model.grows = grow
+    need = bench.prepare(model).measured.need
+    assert model.from_rest == [(32, 2), (1, 2)]  # 64 would take more than half a second
+    assert need == RunNeed(elements=2, linear_bytes=pytest.approx(500.0))
+    assert need.row_bytes == 1_500
+
+
+def test_what_a_run_takes_is_at_least_its_inputs_and_outputs(bench: Bench) -> None:
+    need = bench.prepare(bench.timed(lambda rows: 0.010 * rows)).measured.need
+    assert need == RunNeed(elements=2, linear_bytes=8.0)  # two floats in, two out, each of 4 bytes
+
+
+def test_memory_that_grows_with_the_square_of_a_row_s_length_is_found(bench: Bench) -> None:
+    model = bench.timed(
+        lambda rows: 0.001 * rows, inputs=(TensorSpec("x", Datatype.FP32, (-1, -1)),)
+    )
+
+    def grow(shape: tuple[int, ...]) -> None:
+        rows, length = shape
+        bench.used += 100 * rows * length + 2 * rows * length**2
+
+    model.grows = grow
+    need = bench.prepare(model).measured.need
+    assert model.from_rest == [(64, 64), (1, 512), (1, 64)]
+    assert need is not None
+    assert (need.elements, need.linear_bytes, need.square_bytes) == pytest.approx((64, 100, 2))
+
+
+def test_longer_rows_than_a_model_takes_are_not_held_against_it(bench: Bench) -> None:
+    class Picky(Timed):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            if inputs[0].shape[1] > 128:
+                raise RunFailed("it has 128 positions")
+            return super().run(inputs, outputs, stop)
+
+    inputs = (TensorSpec("x", Datatype.FP32, (-1, -1)),)
+    model = Picky(bench.clock, lambda rows: 0.001 * rows, inputs)
+    assert bench.prepare(model).measured.need is not None
+    assert (1, 128) in model.from_rest
+
+
+def test_a_model_that_cannot_be_run_has_no_known_need(bench: Bench) -> None:
+    model = bench.timed()
+    model.error = RunFailed("never")
+    assert bench.prepare(model).measured.need is None
+
+
+def test_what_a_run_takes_is_remembered(bench: Bench) -> None:
+    first = bench.prepare(bench.timed()).measured
+    again = bench.timed()
+    assert bench.prepare(again).measured.need == first.need
+    assert again.from_rest == []

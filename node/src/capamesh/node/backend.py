@@ -68,6 +68,10 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def give_back(self, inputs: Sequence[Tensor]) -> None:
+        """Give the memory that runs have left with the model back to the device; `inputs` as for `run`, which is not run."""
+        ...
+
     def close(self) -> None:
         """Let go of the model and its memory once runs in progress end; again is harmless."""
         ...

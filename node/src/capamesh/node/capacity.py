@@ -64,8 +64,14 @@ def read_devices(
 
 
 def read_cpu(root: Path = Path("/")) -> DeviceInfo:
-    """Return the CPU with what its container (cgroup v2) leaves of cores and memory."""
+    """Return the CPU with what its container (cgroup v2, or v1 for memory) leaves of cores and memory."""
     total_bytes, free_bytes = _machine_memory(root)
+    for group in _memory_groups_v1(root):
+        limit = _read(group / "memory.limit_in_bytes").strip()
+        if not limit.isdecimal() or int(limit) >= total_bytes:
+            continue  # without a limit it is a number beyond any memory
+        total_bytes = int(limit)
+        free_bytes = min(free_bytes, max(0, total_bytes - _charged_bytes_v1(group)))
     for group in _cgroups(root):
         limit = _read(group / "memory.max").strip()
         if not limit.isdecimal():
@@ -142,12 +148,39 @@ def _machine_memory(root: Path) -> tuple[int, int]:
 def _charged_bytes(group: Path) -> int:
     """Return what a group uses beyond the page cache that the kernel would drop (kubelet's working set)."""
     current = _read(group / "memory.current").strip()
-    droppable = 0
+    return max(0, int(current) - _droppable(group, "inactive_file")) if current.isdecimal() else 0
+
+
+def _droppable(group: Path, name: str) -> int:
+    """Return what a group's statistics say under `name`; 0: nothing."""
     for line in _read(group / "memory.stat").splitlines():
         key, _, value = line.partition(" ")
-        if key == "inactive_file" and value.isdecimal():
-            droppable = int(value)
-    return max(0, int(current) - droppable) if current.isdecimal() else 0
+        if key == name and value.isdecimal():
+            return int(value)
+    return 0
+
+
+def _charged_bytes_v1(group: Path) -> int:
+    """Return what a group of cgroup v1 uses beyond the page cache that the kernel would drop."""
+    current = _read(group / "memory.usage_in_bytes").strip()
+    return (
+        max(0, int(current) - _droppable(group, "total_inactive_file"))
+        if current.isdecimal()
+        else 0
+    )
+
+
+def _memory_groups_v1(root: Path) -> Iterator[Path]:
+    """Yield this process's memory folder of cgroup v1 and those above it; in a container the top one is its own."""
+    mount = root / "sys/fs/cgroup/memory"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if "memory" in controllers.split(","):
+            parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
+            for count in range(len(parts), -1, -1):
+                yield mount.joinpath(*parts[:count])
+            return
 
 
 def _cgroups(root: Path) -> Iterator[Path]:

@@ -27,6 +27,7 @@ from capamesh.node.onnx.arena_watch import ArenaWatch
 from capamesh.node.onnx.bound_runs import BoundRuns
 from capamesh.node.onnx.device_loss import device_loss
 from capamesh.node.onnx.graph_file import Contents, contents_of, precision
+from capamesh.node.onnx.memory_errors import is_out_of_memory
 from capamesh.node.onnx.providers import (
     CPU,
     CUDA,
@@ -293,8 +294,8 @@ class OnnxModel:
             raise ModelUnavailable("the model has been unloaded")
         session, bound = live
         names = list(outputs) if outputs else self._output_names
+        feed: dict[str, object] = {}
         try:
-            feed: dict[str, object] = {}
             size_bytes = 0
             for tensor in inputs:
                 size_bytes += len(tensor.data)
@@ -317,10 +318,33 @@ class OnnxModel:
             raise
         except Exception as exc:  # ONNX Runtime's errors share no other base
             self._on_error(exc)
+            if is_out_of_memory(exc):
+                self._shrink(session, feed)
+                raise RunFailed(
+                    f"the model's run needed more memory than this node has: {_one_line(exc)}"
+                ) from exc
             if isinstance(stop, OnnxStopSwitch) and stop.is_used:
                 raise RunFailed("the run was stopped before its end") from exc
             raise _run_error(exc) from exc
         return self._tensors(names, values)
+
+    def give_back(self, inputs: Sequence[Tensor]) -> None:
+        """Give pooled memory back; see `LoadedModel.give_back`."""
+        live = self._live
+        if live is not None:
+            self._shrink(live[0], {tensor.name: _fed(tensor) for tensor in inputs})
+
+    def _shrink(self, session: _Untyped, feed: dict[str, object]) -> None:
+        """Let the session's pools shrink, which it does after a run: after one that ends before its first operator."""
+        options: _Untyped = _ort.RunOptions()
+        options.add_run_config_entry(_SHRINK_KEY, self._shrinking_value)
+        options.terminate = True
+        names = self._output_names
+        with contextlib.suppress(Exception):  # that it was ended is an error of the runtime's
+            if self._has_bf16_output:
+                session.run_with_ort_values(names, _wrapped(feed), options)
+            else:
+                session._sess.run(names, feed, options)  # noqa: SLF001  # as in `run`
 
     def _run_ort_values(
         self, session: _Untyped, feed: dict[str, Any], names: list[str], options: _Untyped

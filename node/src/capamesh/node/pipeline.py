@@ -150,6 +150,9 @@ class PipelineModel:
                 tensors[name] = _named(tensor, name)
         return [tensors[name] for name in wanted]
 
+    def give_back(self, inputs: Sequence[Tensor]) -> None:
+        """See `LoadedModel.give_back`; nothing is left with a pipeline, its models have theirs."""
+
     def close(self) -> None:
         """Let go of the models, which are their owner's to close; runs in progress hold them."""
         self._plan = None

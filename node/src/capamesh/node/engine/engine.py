@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+from capamesh.node.engine.bounds import RunBounds
 from capamesh.node.engine.latency import LatencyByLoad
 from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.engine.meter import Meter
@@ -60,9 +61,15 @@ class ModelEngine:
         max_in_flight: int,
         max_queue: int | None = None,
         streams: Streams | None = None,
+        bounds: RunBounds | None = None,
     ) -> None:
-        """`max_queue` is how many may wait for an instance, instead of `max_in_flight`, which counts all; None: any."""
+        """`max_queue` is how many may wait for an instance, instead of `max_in_flight`, which counts all; None: any.
+
+        `bounds` refuses what cannot be run here; None: nothing is known of what a run takes.
+        """
         self.plan = plan
+        self.bounds = bounds
+        self._usual_rows = bounds.usual_rows if bounds is not None else math.inf
         self.meter = Meter()
         self.time = ServiceTime(profile)
         self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
@@ -175,7 +182,7 @@ class ModelEngine:
 
         Over the limit it takes the places of lesser works that wait, if there are enough: these are answered
         `Overloaded`. Raises `Overloaded`: over the limit; `DeadlineExceeded`: its deadline has passed; `InvalidRequest`,
-        `TooLarge`: as `BatchPlan.prepare`, `Sequences.accept`.
+        `TooLarge`: as `BatchPlan.prepare`, `RunBounds.admit`, `Sequences.accept`.
         """
         try:
             deadline_s = work.deadline_s
@@ -184,9 +191,12 @@ class ModelEngine:
             self.plan.prepare(work)
             if self._policies is not None:
                 self._policies.enter(work)
+            if work.rows > self._usual_rows and self.bounds is not None:
+                self.bounds.admit(work, now_s)
             self._admit(work, now_s)
             is_turn = self.sequences is None or self.sequences.accept(work, now_s)
         except CapameshError as error:
+            self._release(work)
             self.meter.answered(error.code)
             raise
         self._live[work] = None
@@ -298,6 +308,8 @@ class ModelEngine:
         for work in batch.works:  # whoever keeps a work or the batch keeps no data
             work.batch = None
             work.inputs = ()
+            if work.held_bytes:
+                self._release(work)
         if self._rows > self.limit.rows and now_s >= self._shed_s:
             self._shed(now_s)
         if fault is not None:
@@ -577,8 +589,13 @@ class ModelEngine:
         self.meter.drop(reason)
         if state is WorkState.QUEUED:
             self._queue.drop(work)
+        self._release(work)  # of one that runs, only once its run has ended
         work.inputs = ()  # its entry in the queue may stay a while; its data need not
         self._next_of_sequence(work, now_s)
+
+    def _release(self, work: Work) -> None:
+        if work.held_bytes and self.bounds is not None:
+            self.bounds.release(work)
 
     def _next_of_sequence(self, work: Work, now_s: float) -> None:
         if self.sequences is not None:

@@ -34,6 +34,7 @@ class Work:
         "batch",
         "deadline_s",
         "done",
+        "held_bytes",
         "in_flight",
         "inputs",
         "is_bulk",
@@ -87,6 +88,8 @@ class Work:
         self.started_s = arrived_s
         self.run_s = 0.0
         self.batch: Batch | None = None
+        self.held_bytes = 0
+        """Of the device's memory, kept free for its run; 0 where it needs little."""
 
     def __repr__(self) -> str:
         return f"Work({self.state.name}, {self.rows} rows, priority {self.priority:g})"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from capamesh.node.backend import Backend
     from capamesh.node.crashes import Quarantined
+    from capamesh.node.engine import MemoryBudget
     from capamesh.node.worker.marks import Marks
     from capamesh.node.worker.preparation import Preparation
 
@@ -65,6 +66,8 @@ class HostingSettings:
     max_in_flight: int
     load_limit_s: float
     """From the beginning of a model's load to the end of its measurement."""
+    watchdog_s: float
+    """For one run."""
     quarantined: Sequence[Quarantined]
     """Models that ended earlier workers."""
 
@@ -79,6 +82,7 @@ class Hosting:
         backend: Backend,
         preparation: Preparation,
         *,
+        budget: MemoryBudget,
         marks: Marks,
         on_change: Callable[[], None],
         on_stuck: Callable[[str], None],
@@ -95,6 +99,8 @@ class Hosting:
             preparation,
             max_in_flight=settings.max_in_flight,
             limit_s=settings.load_limit_s,
+            budget=budget,
+            watchdog_s=settings.watchdog_s,
             marks=marks,
             on_stuck=on_stuck,
             log=log,

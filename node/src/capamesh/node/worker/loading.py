@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import ModelEngine
+from capamesh.node.engine import MemoryBudget, ModelEngine, RunBounds
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.worker.marks import Marks, Phase
 from capamesh.node.worker.models import HostedModel, HostedModels, advert_problem
@@ -38,16 +38,23 @@ class ModelLoading:
         *,
         max_in_flight: int,
         limit_s: float,
+        budget: MemoryBudget,
+        watchdog_s: float,
         marks: Marks,
         on_stuck: Callable[[str], None],
         log: FilteringBoundLogger,
     ) -> None:
-        """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement."""
+        """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement.
+
+        No request is taken that would need more than `budget` of memory, or a run of more than `watchdog_s`.
+        """
         self._models = models
         self._backend = backend
         self._preparation = preparation
         self._max_in_flight = max_in_flight
         self._limit_s = limit_s
+        self._budget = budget
+        self._watchdog_s = watchdog_s
         self._marks = marks
         self._on_stuck = on_stuck
         self._log = log
@@ -65,7 +72,15 @@ class ModelLoading:
             prepared.close()
             self._marks.release(number)
             raise ModelInvalid(problem)
-        return HostedModel(source, prepared, self._runner(source, prepared, number), number)
+        bounds = RunBounds(
+            prepared.plan,
+            prepared.measured.need,
+            prepared.measured.profile,
+            self._budget,
+            watchdog_s=self._watchdog_s,
+        )
+        runner = self._runner(source, prepared, number, bounds)
+        return HostedModel(source, prepared, runner, number, bounds.most_rows)
 
     def unloaded(self, hosted: HostedModel) -> None:
         """Forget what `load` gave, which is closed now."""
@@ -107,7 +122,9 @@ class ModelLoading:
         hosted = self._models.find(name, version)
         return hosted.prepared.loaded if hosted is not None else None
 
-    def _runner(self, source: ModelSource, prepared: Prepared, number: int) -> ModelRunner:
+    def _runner(
+        self, source: ModelSource, prepared: Prepared, number: int, bounds: RunBounds
+    ) -> ModelRunner:
         rules = source.manifest.rules
         engine = ModelEngine(
             prepared.plan,
@@ -116,6 +133,7 @@ class ModelLoading:
             max_in_flight=self._max_in_flight,
             max_queue=source.manifest.max_queue,
             streams=prepared.streams,
+            bounds=bounds,
         )
         return ModelRunner(
             prepared.loaded,

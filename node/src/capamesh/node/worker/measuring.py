@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from capamesh.node.engine import BatchPlan
 from capamesh.node.profile import ProfilePoint, ServiceProfile, next_rows, rate
+from capamesh.node.run_need import RunNeed, RunSample, elements_of, fitted
 from capamesh.node.store.rules import Rules
 from capamesh.node.worker.trial_inputs import trial_inputs
 from capamesh.protocol.errors import CapameshError
@@ -50,6 +52,14 @@ thread of today takes 0.27 to 0.4 s for eight rows; where it takes 0.4, runs of 
 of four; more gain nothing, see profile)."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
+NEED_ROWS: Final = 64
+NEED_RUN_S: Final = 0.5
+"""A run's memory is measured with as many rows as were timed, and up to `NEED_ROWS` where that takes no longer: of a
+few rows the rounding of a memory pool is most (guess)."""
+LONGER: Final = (8, 4, 2)
+"""How many times the length of an open dimension its rows are tried with, to see whether memory grows with the square:
+the first that runs and is expected to take no more than `NEED_RUN_S`, though its time may grow so too (guess: 512
+tokens beside 64, which most models of texts take and none needs more than)."""
 
 
 class _Measure(Protocol):
@@ -146,6 +156,48 @@ class Measuring:
             stream.close()
         return beside if share >= STREAM_SHARE else None
 
+    def need(
+        self,
+        loaded: LoadedModel,
+        plan: BatchPlan,
+        open_dim: int,
+        profile: ServiceProfile,
+        rules: Rules,
+    ) -> RunNeed | None:
+        """Measure what memory a run takes, and where other dimensions than rows are open, how that grows with them.
+
+        Of all runs before and in it the model keeps the memory of a full batch alone.
+        """
+        rows = profile.points[-1].rows
+        most_rows = min(rules.batching.max_rows or NEED_ROWS, NEED_ROWS) if plan.is_batching else 1
+        while 2 * rows <= most_rows and profile.seconds_at(2 * rows) <= NEED_RUN_S:
+            rows *= 2
+        usual = least = None
+        for tried in (rows, profile.points[0].rows):
+            with contextlib.suppress(CapameshError):  # more rows than there is memory for
+                usual, least = self._sample(loaded, plan, tried, open_dim)
+                break
+        if usual is None or least is None:
+            return None
+        kept = {state.input for state in plan.states}
+        longer = None
+        if any(min(spec.shape[1:], default=0) < 0 for spec in plan.inputs if spec.name not in kept):
+            for times in LONGER:
+                if profile.seconds_at(1) * times**2 > NEED_RUN_S or self._is_tight():
+                    continue
+                try:
+                    longer, _ = self._sample(loaded, plan, 1, times * open_dim)
+                except CapameshError:
+                    continue  # it takes no rows so long
+                break
+        best_rows = profile.best_rows
+        best = trial_inputs(plan, best_rows, open_dim)
+        loaded.give_back(best)
+        if profile.seconds_at(best_rows) <= NEED_RUN_S:
+            with contextlib.suppress(CapameshError):
+                loaded.run(best)
+        return fitted(usual, longer, least_row_bytes=least)
+
     def try_once(self, loaded: LoadedModel, plan: BatchPlan) -> None:
         """Run a model once, as far as it runs: its first run is slow."""
         for open_dim in PROFILE_DIMS:
@@ -208,6 +260,22 @@ class Measuring:
             loaded.run(inputs)
             times.append(clock() - began_s)
         return ProfilePoint(rows, max(statistics.median(times), 1e-7))
+
+    def _sample(
+        self, loaded: LoadedModel, plan: BatchPlan, rows: int, open_dim: int
+    ) -> tuple[RunSample, int]:
+        """Run once from rest; return what that took, and the bytes of a row's inputs and outputs."""
+        kept = {state.input for state in plan.states}
+        inputs = trial_inputs(plan, rows, open_dim)
+        loaded.give_back(inputs)
+        before_bytes, began_s = self._backend.used_bytes(), self._clock()
+        outputs = loaded.run(inputs)
+        took_s = self._clock() - began_s
+        grown = max(0, self._backend.used_bytes() - before_bytes)  # a pool keeps the peak of a run
+        elements = elements_of(tensor for tensor in inputs if tensor.name not in kept)
+        carried = sum(tensor.size_bytes for tensor in (*inputs, *outputs))
+        sample = RunSample(rows, max(1, elements // rows), grown, took_s)
+        return sample, carried // rows
 
     def _is_tight(self) -> bool:
         free = self._backend.free_bytes()

@@ -30,6 +30,8 @@ class HostedModel:
     runner: ModelRunner
     number: int = 0
     """Of its files, in `Marks`."""
+    most_rows: int = 0
+    """Of one request, by what the memory holds; 0: it is not known."""
     load: int = 0
     """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
 
@@ -168,10 +170,16 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         precision=prepared.loaded.precision,
         best_rows=plan.batch_rows,
         row_us=round(_row_s(prepared) * 1e6),
-        max_rows=plan.max_rows,
+        max_rows=_max_rows(hosted),
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
     )
+
+
+def _max_rows(hosted: HostedModel) -> int:
+    """Return the most rows of one request, by the manifest and by the memory; 0: any."""
+    limits = (hosted.prepared.plan.max_rows, hosted.most_rows)
+    return min((rows for rows in limits if rows), default=0)
 
 
 def _counts(hosted: HostedModel) -> dict[str, object]:

@@ -188,4 +188,5 @@ class Preparation:
             plan = plan.unbatched()
         profile = self._measuring.profile(loaded, plan, open_dim, rules)
         of_streams = self._measuring.stream_profile(source, loaded, plan, open_dim, profile)
-        return Measured(profile, 0, is_batching, note, of_streams)
+        need = self._measuring.need(loaded, plan, open_dim, profile, rules)
+        return Measured(profile, 0, is_batching, note, of_streams, need=need)

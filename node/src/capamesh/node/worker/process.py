@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capamesh.node.crashes import Quarantined
+from capamesh.node.engine import MemoryBudget
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.running_page import RunningPage
 from capamesh.node.worker.cache_upkeep import PROFILES, clean
 from capamesh.node.worker.dialing import RouterDialing
 from capamesh.node.worker.hosting import Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
+from capamesh.node.worker.memory_limit import budget_bytes, hold_to
 from capamesh.node.worker.models import HostedModels
 from capamesh.node.worker.preparation import Preparation
 from capamesh.node.worker.profile_cache import ProfileCache
@@ -129,6 +131,14 @@ class Worker:
         self._marks = marks = Marks(
             RunningPage.open(Path(settings.running_page)) if settings.running_page else None
         )
+        self._budget = MemoryBudget(
+            budget_bytes(
+                is_gpu=settings.device_kind == "cuda",
+                total_bytes=settings.memory_total_bytes,
+                free_bytes=settings.memory_free_bytes,
+                memory_limit_bytes=settings.memory_limit_bytes,
+            )
+        )
         self._hosting = Hosting(
             HostingSettings(
                 folder=Path(settings.models_folder),
@@ -137,6 +147,7 @@ class Worker:
                 memory_limit_bytes=settings.memory_limit_bytes,
                 max_in_flight=settings.max_in_flight,
                 load_limit_s=settings.load_limit_s,
+                watchdog_s=settings.watchdog_s,
                 quarantined=[Quarantined(**one) for one in settings.quarantined],
             ),
             self._models,
@@ -150,6 +161,7 @@ class Worker:
                 },
                 clock=time.perf_counter,
             ),
+            budget=self._budget,
             marks=marks,
             on_change=self._tell,
             on_stuck=self._stuck,
@@ -178,6 +190,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
+        self._limit_memory()
         server = None if self._settings.is_dialing else await self._listen()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -209,6 +222,21 @@ class Worker:
                 server.close()
             self._service.close("the node is stopping")
             self._hosting.close()
+
+    def _limit_memory(self) -> None:
+        """Have runs that find no memory fail; on a GPU it is the driver that refuses, and the host's is not limited.
+
+        CUDA maps more of the host's memory than it uses, how much depends on the driver.
+        """
+        settings = self._settings
+        limit = 0
+        if settings.device_kind != "cuda":
+            limit = hold_to(
+                self._budget.limit_bytes, memory_limit_bytes=settings.memory_limit_bytes
+            )
+        self._log.info(
+            "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
+        )
 
     async def _listen(self) -> asyncio.Server:
         settings = self._settings
@@ -272,6 +300,9 @@ class Worker:
         """See to what no request sees to: the free memory, silent sequences, the counts."""
         for turn in itertools.count():
             self._service.tidy()
+            self._budget.models_bytes = sum(
+                hosted.prepared.measured.memory_bytes for hosted in self._models
+            )
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from capamesh.node.profile import ServiceProfile
+from capamesh.node.run_need import RunNeed
 from capamesh.protocol.errors import ConfigError
 
 MAX_FILE_BYTES: Final = 64 * 1024
@@ -39,6 +40,8 @@ class Measured:
     """Of one of several runs of one thread each beside one another; None: they do no more than one of all."""
     peak_bytes: int = 0
     """The most that was seen while its sessions were loaded; what measuring larger batches takes is no part of it."""
+    need: RunNeed | None = None
+    """The memory of a run by its rows and their length; None where it could not be run."""
 
 
 class ProfileCache:
@@ -77,6 +80,7 @@ class ProfileCache:
             "stream_profile": measured.stream_profile.to_json()
             if measured.stream_profile
             else None,
+            "need": measured.need.to_json() if measured.need else None,
         }
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,6 +115,7 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
     ):
         raise ValueError("another file")
     of_streams = values.get("stream_profile", "missing")
+    need = values.get("need", "missing")
     return Measured(
         None if profile is None else ServiceProfile.from_json(profile),
         memory_bytes,
@@ -118,4 +123,5 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
         note,
         None if of_streams is None else ServiceProfile.from_json(of_streams),
         peak_bytes,
+        None if need is None else RunNeed.from_json(need),
     )

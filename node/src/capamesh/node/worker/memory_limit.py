@@ -1,0 +1,69 @@
+"""How much memory a worker's runs may take, and the limit by which the kernel holds the process to it. IO: rlimit, /proc.
+
+Memory that is not there must fail one run, by an allocation that is refused, and not end the process, by the kernel's
+choice of whom to kill: that takes all requests of all models with it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1024 * 1024
+RESERVE_SHARE: Final = 0.1
+RESERVE_BYTES: Final = 128 * MIB
+"""Of a machine's or container's memory, the larger of the two is left to the agent and the sidecar, which grow by
+some tens of MB, and to the kernel (guess)."""
+GPU_SHARE: Final = 0.9
+"""Of a GPU's memory that models and runs may take: CUDA has its own there (guess)."""
+LIMIT_SLACK_BYTES: Final = 256 * MIB
+"""Beyond `--memory-limit`, which is for models and runs, this process may take so much: the stacks of its threads, 8 MiB
+each, what loading a model takes twice, messages on their way (guess)."""
+
+
+def budget_bytes(
+    *, is_gpu: bool, total_bytes: int, free_bytes: int, memory_limit_bytes: int
+) -> int:
+    """Return what models and runs of one device may take together; 0 where nobody knows what there is.
+
+    `free_bytes` is before any model is loaded; `memory_limit_bytes` is the operator's, 0 for none.
+    """
+    if is_gpu:
+        room = int(GPU_SHARE * total_bytes)
+    else:
+        reserve = max(RESERVE_BYTES, int(RESERVE_SHARE * total_bytes))
+        room = max(free_bytes - reserve, free_bytes // 2)
+    return min(room, memory_limit_bytes) if memory_limit_bytes and room else room
+
+
+def hold_to(budget: int, *, memory_limit_bytes: int, proc: Path = Path("/proc/self")) -> int:
+    """Limit what this process may allocate to what it has now and `budget` more; return the limit in bytes, 0: none.
+
+    The kernel counts private writable memory, the stacks of threads among it. A lower limit that is there stays.
+    """
+    if sys.platform != "linux" or not budget:
+        return 0
+    data_bytes = _data_bytes(proc)
+    if not data_bytes:
+        return 0
+    limit = data_bytes + budget + (LIMIT_SLACK_BYTES if memory_limit_bytes else 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    for known in (soft, hard):
+        if known != resource.RLIM_INFINITY:
+            limit = min(limit, known)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return limit
+
+
+def _data_bytes(proc: Path) -> int:
+    """Return the private writable memory of this process, as `RLIMIT_DATA` counts it; 0: it is not told."""
+    try:
+        lines = (proc / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
