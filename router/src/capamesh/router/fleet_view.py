@@ -13,8 +13,10 @@ from typing import assert_never
 from capamesh.protocol.adverts import ModelOffer, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.reach import Inside
 from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
+from capamesh.router.node_addresses import AddressRule, addresses_within
 
 _NO_VERSION = ModelVersion("")
 
@@ -38,10 +40,16 @@ class FleetView:
     """The fleet by model. `on_new` and `on_gone` are told of candidates that must be dialled or let go."""
 
     def __init__(
-        self, *, on_new: Callable[[Candidate], None], on_gone: Callable[[Candidate], None]
+        self,
+        *,
+        on_new: Callable[[Candidate], None],
+        on_gone: Callable[[Candidate], None],
+        address_rule: AddressRule = addresses_within(Inside.LOOPBACK),  # noqa: B008 - it holds no state
     ) -> None:
         self._on_new = on_new
         self._on_gone = on_gone
+        self._address_rule = address_rule
+        self._refused: dict[PeerId, str] = {}
         self._adverts: dict[PeerId, NodeAdvert] = {}
         self._dialled: dict[PeerId, dict[str, Candidate]] = {}
         self._visiting: dict[PeerId, list[Candidate]] = {}
@@ -132,6 +140,10 @@ class FleetView:
         """Return the ways to reach one node."""
         return [*self._dialled.get(peer, {}).values(), *self._visiting.get(peer, ())]
 
+    def refused_addresses(self, peer: PeerId) -> str:
+        """Return which addresses of a node are not dialled and why, "" when all are."""
+        return self._refused.get(peer, "")
+
     def candidates(self) -> Iterable[Candidate]:
         """Return all ways to reach all nodes."""
         for peer in self._adverts:
@@ -174,7 +186,12 @@ class FleetView:
         peer = advert.peer
         self._adverts[peer] = advert
         known = self._dialled.setdefault(peer, {})
-        wanted = {a for device in advert.devices for a in device.data_addresses}
+        dialled = self._address_rule(advert)
+        wanted = set(dialled.addresses)
+        if dialled.refused:
+            self._refused[peer] = dialled.refused
+        else:
+            self._refused.pop(peer, None)
         gone = [known.pop(address) for address in known.keys() - wanted]
         for address in sorted(wanted - known.keys()):
             known[address] = Candidate(peer, address)
@@ -188,6 +205,7 @@ class FleetView:
     def _left(self, peer: PeerId) -> None:
         self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
         self._adverts.pop(peer, None)
+        self._refused.pop(peer, None)
         gone = list(self._dialled.pop(peer, {}).values())
         self._index(peer, gone=gone)
         for candidate in gone:

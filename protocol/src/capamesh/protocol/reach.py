@@ -1,0 +1,71 @@
+"""How far inside a network an address lies: what a member may be made to dial by others. Pure.
+
+What others advertise is an address that this process connects to. Without a rule any member could make a router
+connect to services on its own machine or in its operator's private network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Inside(IntEnum):
+    """How far inside; who is at one level may be asked to dial it and what is further out."""
+
+    GLOBAL = 0
+    """Of the internet."""
+    PRIVATE = 1
+    """Of a private network: RFC 1918, RFC 4193, and the carriers' RFC 6598."""
+    LINK_LOCAL = 2
+    """Of one network segment, where clouds keep their metadata services: RFC 3927, RFC 4291."""
+    LOOPBACK = 3
+    """Of this machine alone."""
+    NOWHERE = 4
+    """Of no single host: multicast, broadcast, unspecified, reserved. Never dialled."""
+
+
+_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_BENCHMARK: Final = ipaddress.ip_network("198.18.0.0/15")
+
+
+def inside_of(host: str) -> Inside | None:
+    """Return where the IP address `host` lies; None for a name, of which only its addresses tell."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        address = inner or address
+    if address.is_multicast or address.is_unspecified:
+        return Inside.NOWHERE
+    if address.is_loopback:
+        return Inside.LOOPBACK
+    if address.is_link_local:
+        return Inside.LINK_LOCAL
+    if isinstance(address, ipaddress.IPv4Address):
+        if address.is_reserved or int(address) >> 24 == 0:  # 255.255.255.255 is reserved too
+            return Inside.NOWHERE
+        if address in _SHARED or address in _BENCHMARK:
+            return Inside.PRIVATE
+    return Inside.PRIVATE if address.is_private else Inside.GLOBAL
+
+
+def innermost_to_dial(own_hosts: Iterable[str], outward: str) -> Inside:
+    """Return how far inside a member may dial that others reach at `own_hosts`: no further than it is itself.
+
+    Of several hosts the one that is furthest out counts. Of a name nothing is known: it stands for `outward`, the
+    address from which this machine reaches others, "" if it reaches none.
+    """
+    known = [inside_of(host) for host in own_hosts]
+    if None in known:
+        known.append(inside_of(outward))
+    return min((one for one in known if one is not None), default=Inside.LOOPBACK)
