@@ -223,7 +223,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
 def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
     line = (
         "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
+        "--advertise me --dial-inside private --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2"
     )
     assert run(line.split()) == 0
@@ -238,6 +238,7 @@ def test_every_router_setting_has_an_option(router_settings: list[RouterSettings
         link_host="10.0.0.1",
         link_port=5000,
         advertised_host="me",
+        dial_inside="private",
         use_mdns=True,
         region="eu",
         policy="other",

@@ -27,7 +27,7 @@ from capamesh.protocol.reach import Inside, innermost_to_dial, inside_of
         ("::ffff:169.254.169.254", Inside.LINK_LOCAL),
         ("64:ff9b::7f00:1", Inside.LOOPBACK),
         ("2002:7f00:1::", Inside.LOOPBACK),
-        ("0.0.0.0", Inside.NOWHERE),
+        ("0.0.0.0", Inside.NOWHERE),  # noqa: S104 - it is not bound
         ("0.1.2.3", Inside.NOWHERE),
         ("::", Inside.NOWHERE),
         ("224.0.0.1", Inside.NOWHERE),

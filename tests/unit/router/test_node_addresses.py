@@ -26,14 +26,20 @@ def test_a_node_of_eight_devices_on_one_host_is_dialled_at_all_of_them() -> None
 
 def test_sixty_four_devices_of_sixteen_addresses_become_sixteen_of_one_host() -> None:
     wild = node(
-        *(tuple(f"10.{one}.{two}.1:{port}" for port in range(1, 17)) for one in range(8) for two in range(8))
+        *(
+            tuple(f"10.{one}.{two}.1:{port}" for port in range(1, 17))
+            for one in range(8)
+            for two in range(8)
+        )
     )
     found = dialled_of(wild, Inside.PRIVATE)
     assert found.addresses == tuple(f"10.0.0.1:{port}" for port in range(1, 5))
     assert found.refused == (
         "10.0.0.1:5, and 1019 more: at most 4 a device and 16 in all are dialled"
     )
-    one_host = node(*(tuple(f"10.0.0.1:{64 * of + port}" for port in range(1, 17)) for of in range(64)))
+    one_host = node(
+        *(tuple(f"10.0.0.1:{64 * of + port}" for port in range(1, 17)) for of in range(64))
+    )
     assert len(dialled_of(one_host, Inside.PRIVATE).addresses) == 16
 
 

@@ -58,6 +58,16 @@ def run(
         ),
     ] = "127.0.0.1:4100",
     advertise: options.Advertise = "",
+    dial_inside: Annotated[
+        str,
+        typer.Option(
+            "--dial-inside",
+            envvar="CAPAMESH_DIAL_INSIDE",
+            metavar="global|private|link-local|loopback",
+            help="How far inside the addresses may lie that nodes have this router dial: "
+            "no further than where it is reached itself, unless you allow more.",
+        ),
+    ] = "",
     mdns: options.Mdns = False,
     region: options.Region = "",
     policy: options.Policy = options.DEFAULT_POLICY,
@@ -133,6 +143,7 @@ def run(
         link_host=link_host,
         link_port=link_port,
         advertised_host=advertise,
+        dial_inside=dial_inside,
         use_mdns=mdns,
         region=region,
         policy=policy,

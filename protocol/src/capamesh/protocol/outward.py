@@ -46,6 +46,11 @@ def advertised_host(host: str, override: str = "") -> str:
     return "::1"
 
 
+def outward_address() -> str:
+    """Return the address from which this machine reaches others, over IPv4 if it has that; empty when it reaches none."""
+    return _source_of_default_route(socket.AF_INET) or _source_of_default_route(socket.AF_INET6)
+
+
 def _source_of_default_route(family: socket.AddressFamily) -> str:
     """Return the address from which this machine reaches others, empty when it cannot."""
     try:

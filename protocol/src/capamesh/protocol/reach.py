@@ -10,6 +10,8 @@ import ipaddress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from capamesh.protocol.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,6 +30,15 @@ class Inside(IntEnum):
     NOWHERE = 4
     """Of no single host: multicast, broadcast, unspecified, reserved. Never dialled."""
 
+    @property
+    def word(self) -> str:
+        """How people write it: "global", "private", "link-local", "loopback", "nowhere"."""
+        return self.name.lower().replace("_", "-")
+
+
+CHOICES: Final = ("global", "private", "link-local", "loopback")
+"""What an operator may allow to be dialled."""
+
 
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
@@ -45,18 +56,28 @@ def inside_of(host: str) -> Inside | None:
         if inner is None and address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         address = inner or address
-    if address.is_multicast or address.is_unspecified:
+    is_old = isinstance(address, ipaddress.IPv4Address)
+    if (
+        address.is_multicast
+        or address.is_unspecified
+        or (
+            is_old and (address.is_reserved or int(address) >> 24 == 0)
+        )  # all ones are reserved too
+    ):
         return Inside.NOWHERE
     if address.is_loopback:
         return Inside.LOOPBACK
     if address.is_link_local:
         return Inside.LINK_LOCAL
-    if isinstance(address, ipaddress.IPv4Address):
-        if address.is_reserved or int(address) >> 24 == 0:  # 255.255.255.255 is reserved too
-            return Inside.NOWHERE
-        if address in _SHARED or address in _BENCHMARK:
-            return Inside.PRIVATE
-    return Inside.PRIVATE if address.is_private else Inside.GLOBAL
+    is_private = address.is_private or (is_old and (address in _SHARED or address in _BENCHMARK))
+    return Inside.PRIVATE if is_private else Inside.GLOBAL
+
+
+def inside_named(word: str) -> Inside:
+    """Return the level that `word` names; raise `ConfigError` when it is none of `CHOICES`."""
+    if word not in CHOICES:
+        raise ConfigError(f"{word!r} is none of {', '.join(CHOICES)}")
+    return Inside[word.upper().replace("-", "_")]
 
 
 def innermost_to_dial(own_hosts: Iterable[str], outward: str) -> Inside:

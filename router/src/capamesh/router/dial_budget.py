@@ -82,7 +82,7 @@ class Dial:
 @dataclass(slots=True)
 class _Queue:
     bucket: _Bucket
-    waiting: deque[Dial] = field(default_factory=lambda: deque[Dial]())
+    waiting: deque[Dial] = field(default_factory=deque[Dial])
 
 
 class DialBudget:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello, is_one_too_many
-from capamesh.protocol.links.keeper import LinkKeeper
+from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
 from capamesh.protocol.network import Role
+from capamesh.protocol.reach import Inside
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.candidates import Candidate
+from capamesh.router.dialling import Dialling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,16 +110,25 @@ class LinkPool:
         on_leave: Callable[[Candidate], None],
         on_linked: Callable[[Candidate], None] = lambda _: None,
         least_message_bytes: int = DEFAULT_LIMITS.max_message_bytes,
+        invite_of: Callable[[PeerId], str] = str,
+        innermost: Inside = Inside.LOOPBACK,
         log: FilteringBoundLogger,
     ) -> None:
-        """`least_message_bytes` is what a node must take of one request."""
+        """`least_message_bytes` is what a node must take of one request.
+
+        `invite_of` tells which invite admitted a node: dials are rationed by it. What a node's name leads to is
+        dialled if it lies no further inside than `innermost`.
+        """
         self._endpoint = endpoint
         self.trust = trust
         self.least_message_bytes = least_message_bytes
         self._on_visit = on_visit
         self._on_leave = on_leave
         self._on_linked = on_linked
+        self._invite_of = invite_of
+        self._innermost = innermost
         self._log = log
+        self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._early: list[Candidate] = []
         self._keepers: dict[Candidate, tuple[LinkKeeper, asyncio.Task[None]]] = {}
@@ -129,7 +140,7 @@ class LinkPool:
         server = await self._endpoint.listen(host, port, lambda: _NodeSide(self, None))
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._tasks, self._dialling = tasks, Dialling()
                 for candidate in self._early:
                     self.keep(candidate)
                 self._early.clear()
@@ -148,23 +159,35 @@ class LinkPool:
 
     def keep(self, candidate: Candidate) -> None:
         """Dial a candidate and keep its link up; before `run`, as soon as that begins."""
-        if self._tasks is None:
+        if self._tasks is None or self._dialling is None:
             self._early.append(candidate)
             return
         if candidate.is_retired:
             return
-        side = _NodeSide(self, candidate)
-        keeper = LinkKeeper(lambda: self._endpoint.dial(candidate.address, side))
+        side, dialling, peer = _NodeSide(self, candidate), self._dialling, candidate.peer
+        keeper = LinkKeeper(
+            lambda: self._endpoint.dial(candidate.address, side, innermost=self._innermost),
+            permit=lambda is_known: dialling.permit(self._invite_of(peer), is_known=is_known),
+            unanswered=UNANSWERED,
+        )
         self._keepers[candidate] = (keeper, self._tasks.create_task(keeper.run()))
 
     def let_go(self, candidate: Candidate) -> None:
         """Hang up once the requests under way are answered."""
         candidate.retire(lambda: self._hang_up(candidate))
 
-    def hurry(self, candidate: Candidate) -> None:
-        """There is news of a candidate: if its link is down, dial now."""
+    @property
+    def dials_waiting(self) -> int:
+        """How many dials wait for their turn."""
+        return self._dialling.waiting if self._dialling is not None else 0
+
+    def hurry(self, candidate: Candidate, *, is_changed: bool = True) -> None:
+        """A candidate's node was heard: if its link is down, dial now.
+
+        Unless it says something else than before (`is_changed`), an address that never answered is not hurried.
+        """
         kept = self._keepers.get(candidate)
-        if kept is not None and candidate.link is None:
+        if kept is not None and candidate.link is None and (is_changed or kept[0].has_answered):
             kept[0].hurry()
 
     def redial_s(self, candidate: Candidate) -> float:

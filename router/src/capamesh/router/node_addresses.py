@@ -61,8 +61,8 @@ def dialled_of(advert: NodeAdvert, innermost: Inside) -> Dialled:
             inside = inside_of(host)
             if inside is not None and inside > innermost:
                 refused[address] = (
-                    f"{inside.name.lower().replace('_', '-')} addresses are not dialled: this router is "
-                    f"reached at a {innermost.name.lower().replace('_', '-')} one; see --dial-inside"
+                    f"{inside.word} addresses are not dialled: this router is "
+                    f"reached at a {innermost.word} one; see --dial-inside"
                 )
             elif the_host and host != the_host:
                 refused[address] = f"one host a node is dialled, here {the_host}"

@@ -41,9 +41,11 @@ from capamesh.protocol.outward import (
     advertised_host,
     listen_multiaddr,
     listen_reason,
+    outward_address,
     reachable_multiaddr,
     require_free,
 )
+from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
@@ -58,6 +60,7 @@ from capamesh.router.front.front import Front
 from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
+from capamesh.router.node_addresses import addresses_within
 from capamesh.router.operator_key import OperatorKey
 from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.prober import Prober
@@ -128,6 +131,14 @@ class Router:
         self._reader = AdvertReader()
         self._telemetry = Telemetry()
         self._turns = Turns(self._telemetry, log, clock=time.monotonic)
+        self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
+        self._link_host = advertised_host(settings.link_host, settings.advertised_host)
+        innermost = (
+            inside_named(settings.dial_inside)
+            if settings.dial_inside
+            else innermost_to_dial((self._mesh_host, self._link_host), outward_address())
+        )
+        self._invites: dict[PeerId, str] = {}
         self._pool = LinkPool(
             LinkEndpoint(
                 self._membership,
@@ -140,9 +151,15 @@ class Router:
             on_leave=self._visitor_left,
             on_linked=self._linked,
             least_message_bytes=settings.limits.max_message_bytes,
+            invite_of=lambda peer: self._invites.get(peer, ""),
+            innermost=innermost,
             log=log,
         )
-        self._fleet = FleetView(on_new=self._pool.keep, on_gone=self._pool.let_go)
+        self._fleet = FleetView(
+            on_new=self._pool.keep,
+            on_gone=self._pool.let_go,
+            address_rule=addresses_within(innermost),
+        )
         chance = random.Random()  # noqa: S311 - load balancing
         self._balancer = Balancer(
             self._fleet,
@@ -174,12 +191,9 @@ class Router:
             constraints_of=lambda model: self._terms_of(model).constraints,
             redial_s=self._pool.redial_s,
         )
-        self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
-        self._link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._link_address = ""
         self._has_links = asyncio.Event()
         self._requests = OpenRequests()
-        self._invites: dict[PeerId, str] = {}
         self._is_news = asyncio.Event()
         self._state = "starting"
         self._http_address = ""
@@ -252,6 +266,11 @@ class Router:
         settings, fleet = self._settings, self._fleet
         self._telemetry.watch(
             "capamesh_nodes", "Nodes in this router's view", lambda: len(fleet.adverts)
+        )
+        self._telemetry.watch(
+            "capamesh_dials_waiting",
+            "Addresses of nodes that wait for their turn to be dialled",
+            lambda: self._pool.dials_waiting,
         )
         self._telemetry.watch(
             "capamesh_requests_in_flight",
@@ -385,20 +404,22 @@ class Router:
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender
         now_s = self._clock.now_s(time.monotonic())
+        changes: list[Change] = []
         try:
             envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
             peer, sequence = envelope.sender.peer_id, envelope.sequence
             if envelope.kind == KIND_ADVERT:
                 advert = self._reader.read(envelope.body, peer, sequence)
                 self._invites[peer] = envelope.sender.invite_serial
-                self._apply(self._membership_core.heard(advert, now_s))
+                changes = self._membership_core.heard(advert, now_s)
             elif envelope.kind == KIND_GOODBYE:
-                self._apply(self._membership_core.heard_goodbye(peer, sequence, now_s))
+                changes = self._membership_core.heard_goodbye(peer, sequence, now_s)
+            self._apply(changes)
         except AdvertRejected as error:
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return
         for candidate in self._fleet.candidates_of(peer):
-            self._pool.hurry(candidate)
+            self._pool.hurry(candidate, is_changed=bool(changes))
 
     def _apply(self, changes: list[Change]) -> None:
         self._fleet.apply(changes)

@@ -28,6 +28,9 @@ class RouterSettings:
     link_port: int = 4100
     advertised_host: str = ""
     """The host that such nodes dial; empty: `link_host`, or the outward address if that is a wildcard."""
+    dial_inside: str = ""
+    """How far inside the addresses of nodes may lie that are dialled, a name of `Inside` in lower case with hyphens;
+    empty: no further than where this router is reached itself."""
     use_mdns: bool = False
     region: str = ""
     policy: str = DEFAULT_POLICY

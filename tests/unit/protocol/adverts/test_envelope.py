@@ -16,6 +16,8 @@ from capamesh.protocol.adverts import (
     MAX_ENVELOPE_BYTES,
     RejectReason,
     Sequence,
+    check_time,
+    envelope,
     is_forwarder_to_blame,
     open_envelope,
     seal,
@@ -232,16 +234,29 @@ def test_a_boot_may_be_ten_minutes_ahead_and_no_more() -> None:
 
 
 def test_the_checks_come_in_the_documented_order() -> None:
-    bad_signature = {"at": NOW_MS - 11 * MINUTE_MS, "chain": [b"x", b"y"]}
+    late = {"at": NOW_MS - 11 * MINUTE_MS}
+    no_chain = late | {"chain": [b"x", b"y"]}
     other_net = {"net": "cm-" + "0" * 32}
-    payload = msgpack.packb(payload_of(NET.node) | bad_signature | other_net)
+    payload = msgpack.packb(payload_of(NET.node) | no_chain | other_net)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "network"
-    payload = msgpack.packb(payload_of(NET.node) | bad_signature)
-    assert reason_of(msgpack.packb([payload, bytes(64)])) == "stale"
-    payload = msgpack.packb(payload_of(NET.node) | {"chain": [b"x", b"y"]})
+    payload = msgpack.packb(payload_of(NET.node) | no_chain)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "membership"
-    payload = msgpack.packb(payload_of(NET.node))
+    payload = msgpack.packb(payload_of(NET.node) | late)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "signature"
+    assert reason_of(forged(**late)) == "stale"
+
+
+def test_times_may_be_judged_by_the_caller() -> None:
+    late = forged(at=NOW_MS - 11 * MINUTE_MS)
+    opened = open_envelope(late, TRUST, NOW_MS, is_time_checked=False)
+    assert opened.issued_at_ms == NOW_MS - 11 * MINUTE_MS
+    with pytest.raises(AdvertRejected, match="issued 660000 ms ago"):
+        check_time(opened.issued_at_ms, opened.sequence, NOW_MS)
+
+
+def test_the_documented_size_is_the_one_that_is_enforced() -> None:
+    assert envelope.__doc__ is not None
+    assert f"at most {MAX_ENVELOPE_BYTES:,} bytes" in envelope.__doc__
 
 
 def test_another_members_signature_does_not_count() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import virtual_time
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.links.endpoint import LinkEndpoint
-from capamesh.protocol.links.keeper import LinkKeeper
+from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
 from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.reach import Inside
 
 
 class FakeLink:
@@ -197,3 +199,99 @@ async def test_an_advertised_name_that_cannot_be_one_is_a_lost_link(
     endpoint = LinkEndpoint(membership, tmp_path, agent_version="test")
     with pytest.raises(LinkLost, match="cannot reach a"):
         await endpoint.dial(address, None)  # type: ignore[arg-type]  # nobody will answer
+
+
+def test_an_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_minutes() -> None:
+    async def scenario() -> None:
+        dial = Dialling(lambda: LinkLost("refused"))
+        keeper = LinkKeeper(dial, unanswered=UNANSWERED)  # type: ignore[arg-type]
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(3600)
+        waits = [round(b - a, 2) for a, b in itertools.pairwise(dial.at_s)]
+        assert waits == [0.25 * 2**n for n in range(12)] + [600.0] * 4
+        dial.answer = FakeLink
+        await asyncio.sleep(600)
+        assert keeper.has_answered
+        dial.answer = lambda: LinkLost("restarted")
+        before = len(dial.at_s)
+        dial.links[0].ended.set_result("the peer closed it")
+        await asyncio.sleep(3)
+        assert len(dial.at_s) - before == 5  # as soon as any that answered
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+def test_an_address_that_answered_once_is_as_good_as_made_up_after_sixty_failures() -> None:
+    async def scenario() -> None:
+        dial = Dialling(FakeLink)
+        keeper = LinkKeeper(dial, unanswered=UNANSWERED)  # type: ignore[arg-type]
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(60)
+        dial.answer = lambda: LinkLost("away")
+        dial.links[0].ended.set_result("gone")
+        await asyncio.sleep(250)
+        assert keeper.has_answered
+        await asyncio.sleep(60)
+        assert not keeper.has_answered
+        await asyncio.sleep(7200)
+        assert dial.at_s[-1] - dial.at_s[-2] == 600
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+def test_each_dial_waits_for_its_permit_and_tells_once_how_it_went() -> None:
+    async def scenario() -> None:
+        told: list[tuple[str, bool]] = []
+
+        async def permit(is_known: bool) -> Callable[[bool], None]:
+            told.append(("asked", is_known))
+            await asyncio.sleep(1)
+            return lambda has_answered: told.append(("over", has_answered))
+
+        dial = Dialling(lambda: LinkLost("away"))
+        keeper = LinkKeeper(dial, permit=permit)  # type: ignore[arg-type]
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(1.04)
+        assert dial.at_s == [1.0]
+        assert told == [("asked", False), ("over", False)]
+        dial.answer = FakeLink
+        await asyncio.sleep(1.1)
+        assert told[2:] == [("asked", False), ("over", True)]
+        dial.links[0].ended.set_result("gone")
+        await asyncio.sleep(0.1)
+        assert told[4:] == [("over", False), ("asked", True)]
+        await stopped(task)
+
+    virtual_time.run(scenario())
+
+
+async def test_a_name_is_dialled_only_where_its_addresses_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    token = NetworkOwner.create("n", now).invite(
+        Role.ROUTER, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
+    )
+    membership = Membership.join(Identity.generate(), token, now)
+    membership.save(tmp_path)
+    endpoint = LinkEndpoint(membership, tmp_path, agent_version="test")
+    for address in ("localhost:1", "127.1:1", "2130706433:1", "127.0.0.1:1"):
+        with pytest.raises(LinkLost, match="lies further inside than private addresses do"):
+            await endpoint.dial(address, None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # none is dialled
+    dialled: list[str] = []
+
+    async def refuse(_: object, host: str, *__: object, **___: object) -> None:
+        dialled.append(host)
+        raise ConnectionRefusedError
+
+    async def resolve(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        return [(2, 1, 6, "", (host, 1)) for host in ("127.0.0.1", "10.0.0.1", "8.8.8.8")]
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    monkeypatch.setattr(loop, "create_connection", refuse)
+    with pytest.raises(LinkLost, match="cannot reach mixed:1"):
+        await endpoint.dial("mixed:1", None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # refused
+    assert dialled == ["10.0.0.1", "8.8.8.8"]

@@ -3,7 +3,7 @@
 The wire, version 1, for an implementation in any language (integers are msgpack integers, big-endian
 as msgpack has them; text is UTF-8):
 
-    envelope  = array of 2: [payload: bin, signature: bin of 64 bytes]            at most 65,536 bytes
+    envelope  = array of 2: [payload: bin, signature: bin of 64 bytes]            at most 262,144 bytes
     signature = Ed25519 by the sender's key over the bytes "capamesh-envelope-1", one zero byte, then
                 the payload's bytes exactly as they stand in the envelope
     payload   = one msgpack map, whose key order does not matter:
@@ -21,8 +21,9 @@ array of over 1,024 items or a map of over 256. The sender's key is the leaf's k
 from it. "advert" and "goodbye" come from nodes alone, "router" from routers alone.
 
 A reader checks in this order and names the first that fails: size (oversize), form (malformed), v
-(version), the other fields' form (malformed), net (network), at and boot_ns (future, stale), chain
-(membership), signature (signature).
+(version), the other fields' form (malformed), net (network), chain (membership), signature (signature), at and
+boot_ns (future, stale). A reader that knows an older sequence of the sender needs no look at the times: what is newer
+is no replay. Else they are within 10 minutes of the reader's clock, or of the one that most of its peers agree on.
 
 `v` changes only when a reader of the old version would misunderstand the new: a field's meaning, unit or
 type changes, a required field goes, a limit grows. New fields that may be missed and new kinds do not
@@ -87,7 +88,7 @@ class Envelope:
     sender: Member
     sequence: Sequence
     issued_at_ms: int
-    body: dict[str, object] = field(repr=False)  # may be 64 KiB of a stranger's nesting
+    body: dict[str, object] = field(repr=False)  # may be 256 KiB of a stranger's nesting
 
 
 def seal(
@@ -132,11 +133,14 @@ def seal(
     return raw
 
 
-def open_envelope(raw: bytes, trust: NetworkTrust, now_ms: int) -> Envelope:
+def open_envelope(
+    raw: bytes, trust: NetworkTrust, now_ms: int, *, is_time_checked: bool = True
+) -> Envelope:
     """Return what is in `raw` after proving its sender's membership and signature.
 
-    `now_ms` is the receiver's wall clock in milliseconds since the epoch. Raises `AdvertRejected`
-    with a `RejectReason`, and nothing else whatever the bytes.
+    `now_ms` is the receiver's wall clock in milliseconds since the epoch. Without `is_time_checked` it is for the
+    membership's end alone, and the caller asks `check_time`. Raises `AdvertRejected` with a `RejectReason`, and
+    nothing else whatever the bytes.
     """
     if len(raw) > MAX_ENVELOPE_BYTES:
         raise AdvertRejected(
@@ -148,7 +152,6 @@ def open_envelope(raw: bytes, trust: NetworkTrust, now_ms: int) -> Envelope:
         raise AdvertRejected(
             RejectReason.NETWORK, f"it belongs to {parts.network}; this is {trust.network_id}"
         )
-    _check_time(parts.issued_at_ms, parts.sequence, now_ms)
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     try:
         sender = trust.verify(parts.chain, now, role=_SENDERS.get(parts.kind))
@@ -158,6 +161,8 @@ def open_envelope(raw: bytes, trust: NetworkTrust, now_ms: int) -> Envelope:
         raise AdvertRejected(
             RejectReason.SIGNATURE, f"{sender.peer_id} did not sign this {parts.kind!r}"
         )
+    if is_time_checked:
+        check_time(parts.issued_at_ms, parts.sequence, now_ms)
     return Envelope(
         parts.kind, parts.network, sender, parts.sequence, parts.issued_at_ms, parts.body
     )
@@ -221,7 +226,8 @@ def _read_payload(payload: bytes) -> _Payload:
     )
 
 
-def _check_time(issued_at_ms: int, sequence: Sequence, now_ms: int) -> None:
+def check_time(issued_at_ms: int, sequence: Sequence, now_ms: int) -> None:
+    """Raise `AdvertRejected` when an envelope was sealed too long before or after `now_ms`, or its sender started after it."""
     ahead_ms = issued_at_ms - now_ms
     if ahead_ms > TIME_LIMIT_MS:
         raise AdvertRejected(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import secrets
+import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
 from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
 from capamesh.protocol.outward import listen_reason
+from capamesh.protocol.reach import Inside, inside_of
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -26,6 +28,8 @@ BACKLOG = 512
 """Connections that wait for their TLS handshake (guess: a fleet that reconnects at once)."""
 
 
+MAX_ADDRESSES_OF_NAME = 4
+"""How many of a name's addresses are tried (guess: one of each family, twice)."""
 MAX_LINKS_OF_PEER = 16
 """A router process keeps one link to a worker; the rest is for links that linger (guess)."""
 
@@ -84,6 +88,26 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+async def _permitted(host: str, port: int, innermost: Inside) -> list[str]:
+    """Return the IP addresses of `host` that lie no further inside than `innermost`; raise `LinkLost` or `OSError`."""
+    if inside_of(host) is None:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    else:
+        addresses = [host]
+    permitted = [
+        address
+        for address in addresses
+        if (inside := inside_of(address)) is not None and inside <= innermost
+    ]
+    if not permitted:
+        raise LinkLost(
+            f"{host} is not dialled: {', '.join(addresses[:MAX_ADDRESSES_OF_NAME])} lies further inside than "
+            f"{innermost.word} addresses do"
+        )
+    return permitted[:MAX_ADDRESSES_OF_NAME]
+
+
 class LinkEndpoint:
     """This member's side of all its links: its introduction, its TLS contexts, its limits."""
 
@@ -116,25 +140,21 @@ class LinkEndpoint:
         if log is not None:
             HandshakeRefusals(log, time.monotonic).watch(self._listening)
 
-    async def dial(self, address: str, owner: LinkOwner) -> Link:
+    async def dial(
+        self, address: str, owner: LinkOwner, *, innermost: Inside = Inside.LOOPBACK
+    ) -> Link:
         """Open a link to `host:port` and wait until the peer is verified.
 
-        Raises `LinkLost` when that has not happened within `LinkTimes.hello_s`.
+        Raises `LinkLost` when that has not happened within `LinkTimes.hello_s`, or when the host lies further
+        inside than `innermost`.
         """
         host, port = split_address(address)
-        loop = asyncio.get_running_loop()
         patience_s = self._times.hello_s
         link: Link | None = None
         try:
             async with asyncio.timeout(patience_s):
-                _, link = await loop.create_connection(
-                    lambda: self._link(owner, is_dialer=True),
-                    host,
-                    port,
-                    ssl=self._dialing,
-                    server_hostname="",
-                    ssl_handshake_timeout=patience_s,
-                    ssl_shutdown_timeout=patience_s,
+                link = await self._connect(
+                    await _permitted(host, port, innermost), port, owner, patience_s
                 )
                 await asyncio.shield(link.up)
         except TimeoutError as exc:
@@ -148,6 +168,29 @@ class LinkEndpoint:
                 link.abort("no longer wanted")
             raise
         return link
+
+    async def _connect(
+        self, addresses: Sequence[str], port: int, owner: LinkOwner, patience_s: float
+    ) -> Link:
+        """Return a link, not verified yet, to the first of the addresses that takes one; raise `OSError`."""
+        loop = asyncio.get_running_loop()
+        for last, address in enumerate(addresses, start=1):
+            try:
+                _, link = await loop.create_connection(
+                    lambda: self._link(owner, is_dialer=True),
+                    address,
+                    port,
+                    ssl=self._dialing,
+                    server_hostname="",
+                    ssl_handshake_timeout=patience_s,
+                    ssl_shutdown_timeout=patience_s,
+                )
+            except OSError:
+                if last == len(addresses):
+                    raise
+            else:
+                return link
+        raise OSError("no address to dial")
 
     async def listen(
         self, host: str, port: int, owner_of: Callable[[], LinkOwner]

@@ -104,6 +104,7 @@ class FleetApi:
                 for offer in advert.models
             ],
             "holds": holds_body(self._holds, advert.peer),
+            "addresses_refused": self._fleet.refused_addresses(advert.peer),
             "links": [self._link(node) for node in self._fleet.candidates_of(advert.peer)],
         }
 
