@@ -66,16 +66,31 @@ def token(
             help="When token and the memberships it gave end: 12h, 30d, 8w.",
         ),
     ] = "30d",
+    members: Annotated[
+        int,
+        typer.Option(
+            "--members",
+            metavar="COUNT",
+            min=1,
+            max=20_000,
+            help="How many members it admits: routers keep to the first that they hear of, until those leave.",
+        ),
+    ] = 64,
     bootstrap: options.Bootstrap = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print a join token, a secret that admits any number of members; only the token goes to standard output."""
+    """Print a join token, a secret that admits as many members as you say; only the token goes to standard output."""
     from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
 
     if role not in {"node", "router"}:
         raise typer.BadParameter(f"{role!r} is neither node nor router", param_hint="--role")
     ownership.issue_token(
-        folder, role, duration(expires, "--expires"), tuple(bootstrap or ()), as_json=as_json
+        folder,
+        role,
+        duration(expires, "--expires"),
+        tuple(bootstrap or ()),
+        members=members,
+        as_json=as_json,
     )
 
 

@@ -40,9 +40,15 @@ def create(name: str, folder: Path, *, as_json: bool) -> None:
 
 
 def issue_token(
-    folder: Path, role_text: str, lasts: dt.timedelta, bootstrap: tuple[str, ...], *, as_json: bool
+    folder: Path,
+    role_text: str,
+    lasts: dt.timedelta,
+    bootstrap: tuple[str, ...],
+    *,
+    members: int,
+    as_json: bool,
 ) -> None:
-    """Print a new join token."""
+    """Print a new join token that admits so many members."""
     for address in bootstrap:
         if not _MESH_ADDRESS.fullmatch(address):
             raise ConfigError(
@@ -56,7 +62,9 @@ def issue_token(
         raise typer.BadParameter(
             "ends after the year 9999; give fewer days", param_hint="--expires"
         ) from exc
-    token = owner.invite(role, expires_at=expires_at, bootstrap=bootstrap, now=now)
+    token = owner.invite(
+        role, expires_at=expires_at, bootstrap=bootstrap, now=now, members=members
+    )
     invite = read_invite(read_authority(owner.ca_der), token.invite_der).serial
     if as_json:
         print_json(
@@ -64,6 +72,7 @@ def issue_token(
                 "token": token.encode(),
                 "role": role.value,
                 "invite": invite,
+                "members": members,
                 "expires_at": token.expires_at.isoformat(),
                 "bootstrap": list(bootstrap),
             }
@@ -71,7 +80,7 @@ def issue_token(
         return
     print(token.encode())
     hint(
-        f"A secret: admits any number of {role.value}s to {owner.name!r} ({owner.network_id}) until "
+        f"A secret: admits up to {members} {role.value}s to {owner.name!r} ({owner.network_id}) until "
         f"{token.expires_at:%Y-%m-%d %H:%M} UTC.\n"
         f"Invite {invite}: revoke it to shut out all that it admitted."
     )

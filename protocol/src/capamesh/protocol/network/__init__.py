@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capamesh.protocol.network.certificates import CLOCK_SKEW, Role
+from capamesh.protocol.network.certificates import CLOCK_SKEW, DEFAULT_MEMBERS, MAX_MEMBERS, Role
 from capamesh.protocol.network.chain import MAX_CERTIFICATE_BYTES, Member
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
@@ -21,9 +21,11 @@ __all__ = [
     "ALPN",
     "CHAIN_FILE",
     "CLOCK_SKEW",
+    "DEFAULT_MEMBERS",
     "IDENTITY_FILE",
     "MAX_CERTIFICATE_BYTES",
     "MAX_LIST_BYTES",
+    "MAX_MEMBERS",
     "NETWORK_FILE",
     "OWNER_KEY_FILE",
     "REVOCATIONS_FILE",

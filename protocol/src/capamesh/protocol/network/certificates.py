@@ -2,6 +2,7 @@
 
     authority   CN=<network name>, self-signed, CA, path length 1
     invite      O=<network id>, OU=<role>, CN=<serial>, signed by the authority, CA, path length 0
+                may say how many members it admits, in an extension of its own: an INTEGER
     leaf        CN=<peer id>, URI capamesh://<network id>/<peer id>, signed by the invite
 
 All keys are Ed25519. Every key usage and key identifier that RFC 5280 asks for is there, so that OpenSSL
@@ -39,6 +40,17 @@ NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 LEAF_USES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 """Either side may dial, so that a member is server and client."""
+
+
+DEFAULT_MEMBERS = 64
+"""How many members an invite admits that does not say (guess: a rack, or a group of friends)."""
+
+MAX_MEMBERS = 20_000
+"""The most that an invite may say: as many as a router's view of the fleet holds."""
+
+MEMBERS_OID = x509.ObjectIdentifier("2.25.15525095132771991964520509670452808161")
+"""Of the invite's extension with the number of members; a UUID of our own under ITU-T X.667's arc. Not critical:
+members of an earlier version admit any number."""
 
 
 class Role(StrEnum):
@@ -101,8 +113,14 @@ def issue_invite(
     *,
     now: datetime,
     expires_at: datetime,
+    members: int = DEFAULT_MEMBERS,
 ) -> bytes:
-    """Return an invite's certificate (DER). Raises `ConfigError` unless `now` < `expires_at` <= `NEVER`."""
+    """Return an invite's certificate (DER) that admits so many `members`.
+
+    Raises `ConfigError` unless `now` < `expires_at` <= `NEVER` and 1 <= `members` <= `MAX_MEMBERS`.
+    """
+    if not 1 <= members <= MAX_MEMBERS:
+        raise ConfigError(f"an invite for {members} members; it may say 1 to {MAX_MEMBERS}")
     starts_at, ends_at = in_seconds(now, "the time"), in_seconds(expires_at, "the expiry")
     if not starts_at < ends_at:
         raise ConfigError(f"an invite that expires at {ends_at} is of no use at {starts_at}")
@@ -113,6 +131,10 @@ def issue_invite(
         (NameOID.COMMON_NAME, serial_text(serial)),
     )
     builder = _builder(subject, invite_key, authority.subject, serial)
+    if members != DEFAULT_MEMBERS:
+        builder = builder.add_extension(
+            x509.UnrecognizedExtension(MEMBERS_OID, _der_integer(members)), critical=False
+        )
     return _sign_authority(
         builder.not_valid_before(starts_at - CLOCK_SKEW).not_valid_after(ends_at),
         owner_key,
@@ -155,6 +177,21 @@ def issue_leaf(
         )
     )
     return _sign(builder, invite_key)
+
+
+def members_in(extension: x509.UnrecognizedExtension) -> int | None:
+    """Return the number of members that an invite's extension tells, None when it is another or out of bounds."""
+    if extension.oid != MEMBERS_OID:
+        return None
+    members = int.from_bytes(extension.value[2:], "big", signed=True)
+    is_canonical = 1 <= members <= MAX_MEMBERS and extension.value == _der_integer(members)
+    return members if is_canonical else None
+
+
+def _der_integer(value: int) -> bytes:
+    """Return a small positive integer in DER (X.690, section 8.3)."""
+    content = value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+    return bytes([0x02, len(content)]) + content
 
 
 def _name(*attributes: tuple[x509.ObjectIdentifier, str]) -> x509.Name:

@@ -17,9 +17,12 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from capamesh.protocol.errors import ConfigError, NotMember
 from capamesh.protocol.identity import peer_id_of
 from capamesh.protocol.network.certificates import (
+    DEFAULT_MEMBERS,
     LEAF_USES,
+    MEMBERS_OID,
     Role,
     member_uri,
+    members_in,
     network_id_of,
     serial_text,
 )
@@ -83,6 +86,8 @@ class Invite:
     key: Ed25519PublicKey
     not_before: datetime
     not_after: datetime
+    members: int
+    """How many members it admits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class Member:
     role: Role
     invite_serial: str
     expires_at: datetime
+    invite_members: int = DEFAULT_MEMBERS
+    """How many members its invite admits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,7 @@ def read_invite(authority: Authority, der: object) -> Invite:
         key=parsed.key,
         not_before=parsed.not_before,
         not_after=parsed.not_after,
+        members=_members_of(parsed),
     )
 
 
@@ -218,6 +226,7 @@ def admit(authority: Authority, leaf_der: bytes, invite_der: bytes) -> Admission
             role=invite.role,
             invite_serial=invite.serial,
             expires_at=min(leaf.not_after, invite.not_after, authority.not_after),
+            invite_members=invite.members,
         ),
         not_before=max(leaf.not_before, invite.not_before, authority.not_before),
     )
@@ -278,6 +287,16 @@ def _check_signed(parsed: _Parsed, issuer: x509.Certificate) -> None:
         parsed.certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError) as exc:
         raise NotMember(f"bad signature: {parsed.what} is not signed by who it should be") from exc
+
+
+def _members_of(invite: _Parsed) -> int:
+    for extension in invite.extensions:
+        if extension.oid == MEMBERS_OID and isinstance(extension.value, x509.UnrecognizedExtension):
+            members = members_in(extension.value)
+            if members is None:
+                _refuse("malformed", f"{invite.what} tells no sane number of members")
+            return members
+    return DEFAULT_MEMBERS
 
 
 def _check_names(leaf: _Parsed, network_id: NetworkId, peer_id: PeerId) -> None:

@@ -11,6 +11,7 @@ from capamesh.protocol import private_files
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import load_private_key, private_key_pem
 from capamesh.protocol.network.certificates import (
+    DEFAULT_MEMBERS,
     in_seconds,
     issue_authority,
     issue_invite,
@@ -84,11 +85,17 @@ class NetworkOwner:
         save_certificates(folder / NETWORK_FILE, self.ca_der)
 
     def invite(
-        self, role: Role, *, expires_at: datetime, bootstrap: Sequence[str], now: datetime
+        self,
+        role: Role,
+        *,
+        expires_at: datetime,
+        bootstrap: Sequence[str],
+        now: datetime,
+        members: int = DEFAULT_MEMBERS,
     ) -> JoinToken:
-        """Return a token that admits any number of members in `role` until `expires_at`.
+        """Return a token that admits so many `members` in `role` until `expires_at`: the first that others hear of.
 
-        Raises `ConfigError` when it would expire at once or a bootstrap address is none.
+        Raises `ConfigError` when it would expire at once, a bootstrap address is none, or for no sane number of members.
         """
         invite_key = Ed25519PrivateKey.generate()
         authority = own_authority(self.ca_der)
@@ -99,6 +106,7 @@ class NetworkOwner:
             role,
             now=now,
             expires_at=expires_at,
+            members=members,
         )
         return JoinToken.assemble(bootstrap, invite_key.private_bytes_raw(), invite, self.ca_der)
 
