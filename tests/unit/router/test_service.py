@@ -320,7 +320,7 @@ async def test_a_bug_in_a_turn_of_a_router_s_loops_is_logged_and_counted_and_the
 
     monkeypatch.setattr(router._balancer, "reprobes", crashing("reprobe"))
     monkeypatch.setattr(router._routing, "tick", crashing("judge"))
-    monkeypatch.setattr(router._membership_core, "tick", crashing("members"))
+    monkeypatch.setattr(router._hearing.members, "tick", crashing("members"))
     monkeypatch.setattr(router, "_publish", crashing("announce"))
     loops = [
         asyncio.create_task(loop()) for loop in (router._watch, router._tick, router._announce)
@@ -367,9 +367,9 @@ def test_a_node_is_missed_by_the_interval_that_it_told(tmp_path: Path) -> None:
     says(router, often, 7001, Sequence(1, 1), interval_s=10)
     says(router, seldom, 7002, Sequence(1, 1), interval_s=100)
     now_s = router._clock.now_s(time.monotonic())
-    router._apply(router._membership_core.tick(now_s + 340))
+    router._apply(router._hearing.members.tick(now_s + 340))
     assert log.of("node_left") == [{"peer": often.identity.peer_id, "reason": "expired"}]
-    router._apply(router._membership_core.tick(now_s + 351))
+    router._apply(router._hearing.members.tick(now_s + 351))
     assert log.of("node_left")[1] == {"peer": seldom.identity.peer_id, "reason": "expired"}
 
 
@@ -377,14 +377,14 @@ def test_an_advert_that_says_the_same_again_is_read_once_and_keeps_its_node(tmp_
     router, log = make_router(tmp_path)
     node = Membership.join(Identity.generate(), invite(Role.NODE), NOW)
     peer = says(router, node, 7001, Sequence(1, 1))
-    first = router._membership_core.members()[peer]
+    first = router._hearing.members.members()[peer]
     says(router, node, 7001, Sequence(1, 2))
-    second = router._membership_core.members()[peer]
+    second = router._hearing.members.members()[peer]
     assert second.sequence == Sequence(1, 2)
     assert second.devices is first.devices
     assert [event for event, _ in log.events] == ["node_joined"]
-    router._apply(router._membership_core.expel(peer, 0.0))
-    assert len(router._reader) == 0
+    router._apply(router._hearing.expel(peer, router._now()))
+    assert len(router._hearing._reader) == 0
 
 
 def test_a_request_that_the_rules_keep_from_every_node_is_not_told_to_come_again(

@@ -62,9 +62,7 @@ def issue_token(
         raise typer.BadParameter(
             "ends after the year 9999; give fewer days", param_hint="--expires"
         ) from exc
-    token = owner.invite(
-        role, expires_at=expires_at, bootstrap=bootstrap, now=now, members=members
-    )
+    token = owner.invite(role, expires_at=expires_at, bootstrap=bootstrap, now=now, members=members)
     invite = read_invite(read_authority(owner.ca_der), token.invite_der).serial
     if as_json:
         print_json(

@@ -19,7 +19,7 @@ from capamesh.protocol.adverts import is_acceptable
 from capamesh.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from capamesh.protocol.adverts import NodeAdvert, Sequence
     from capamesh.protocol.ids import PeerId
@@ -192,18 +192,25 @@ class FleetMembership:
         now_s = self._advance(now_s)
         return self._remove(peer, LeftReason.REVOKED, None, now_s)
 
-    def tick(self, now_s: float) -> list[Change]:
+    def tick(
+        self, now_s: float, is_linked: Callable[[PeerId], bool] = lambda _: False
+    ) -> list[Change]:
         """Return who is newly suspected or has expired by `now_s`, longest silent first.
 
-        A member that was to be suspected and to expire between two ticks just leaves.
+        A member that was to be suspected and to expire between two ticks just leaves. One that answers on a link
+        (`is_linked`) is alive, though its adverts are lost or not believed: its silence begins anew.
         """
         now_s = self._advance(now_s)
         changes: list[Change] = []
         if now_s >= self._idle_until_s:
             for peer, member in list(self._members.items()):
-                if member.heard_s + self._expire_after * member.advert.interval_s <= now_s:
+                if self._due_of(member) > now_s:
+                    continue
+                if is_linked(peer):
+                    changes += self._seen(peer, member, now_s)
+                elif member.heard_s + self._expire_after * member.advert.interval_s <= now_s:
                     changes += self._remove(peer, LeftReason.EXPIRED, member.advert.sequence, now_s)
-                elif not member.is_suspected and self._due_of(member) <= now_s:
+                elif not member.is_suspected:
                     member.is_suspected = True
                     self._suspects += 1
                     changes.append(Suspected(peer))
@@ -214,6 +221,12 @@ class FleetMembership:
                 break
             del self._tombstones[peer]
         return changes
+
+    def _seen(self, peer: PeerId, member: _Member, now_s: float) -> list[Change]:
+        """Note a sign of life that is no advert."""
+        self._drop(peer)
+        self._members[peer] = _Member(member.advert, now_s)
+        return [Recovered(peer)] if member.is_suspected else []
 
     def due_s(self) -> float | None:
         """Return when the next tick has something to do, on the caller's clock; None: nothing waits."""
@@ -246,6 +259,9 @@ class FleetMembership:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._members
 
     def __repr__(self) -> str:
         return f"FleetMembership({self.summary()})"

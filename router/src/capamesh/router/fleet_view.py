@@ -144,6 +144,10 @@ class FleetView:
         """Return which addresses of a node are not dialled and why, "" when all are."""
         return self._refused.get(peer, "")
 
+    def is_linked(self, peer: PeerId) -> bool:
+        """Return whether a link to a node is up, which shows that it is alive."""
+        return any(candidate.link is not None for candidate in self.candidates_of(peer))
+
     def candidates(self) -> Iterable[Candidate]:
         """Return all ways to reach all nodes."""
         for peer in self._adverts:

@@ -56,7 +56,7 @@ class _NodeSide:
             self._pool.trust,
             hello,
             certificate,
-            dt.datetime.now(dt.UTC),
+            self._pool.now(),
             role=Role.NODE,
             peer=peer,
         )
@@ -112,12 +112,13 @@ class LinkPool:
         least_message_bytes: int = DEFAULT_LIMITS.max_message_bytes,
         invite_of: Callable[[PeerId], str] = str,
         innermost: Inside = Inside.LOOPBACK,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         log: FilteringBoundLogger,
     ) -> None:
         """`least_message_bytes` is what a node must take of one request.
 
         `invite_of` tells which invite admitted a node: dials are rationed by it. What a node's name leads to is
-        dialled if it lies no further inside than `innermost`.
+        dialled if it lies no further inside than `innermost`. Memberships are judged by `now`.
         """
         self._endpoint = endpoint
         self.trust = trust
@@ -127,6 +128,7 @@ class LinkPool:
         self._on_linked = on_linked
         self._invite_of = invite_of
         self._innermost = innermost
+        self.now = now
         self._log = log
         self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None

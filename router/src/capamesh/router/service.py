@@ -8,19 +8,17 @@ import os
 import random
 import signal
 import time
+from dataclasses import asdict
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from capamesh.protocol.adverts import (
-    KIND_ADVERT,
-    KIND_GOODBYE,
     KIND_ROUTER,
-    AdvertReader,
+    RejectReason,
     RouterAdvert,
     SequenceSource,
-    open_envelope,
     router_to_body,
     seal,
 )
@@ -31,7 +29,7 @@ from capamesh.protocol.errors import (
     LocalError,
     ProtocolViolation,
 )
-from capamesh.protocol.fleet import Change, Changed, FleetMembership, Joined, Left
+from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.mesh.client import MeshClient
@@ -57,10 +55,12 @@ from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
 from capamesh.router.front.front import Front
+from capamesh.router.hearing import Hearing, Now
 from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
 from capamesh.router.node_addresses import addresses_within
+from capamesh.router.notices import Notices, clock_fields
 from capamesh.router.operator_key import OperatorKey
 from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.prober import Prober
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.network_clock import Skew
     from capamesh.router.candidates import Candidate
     from capamesh.router.settings import RouterSettings
 
@@ -127,8 +128,6 @@ class Router:
             log=log,
         )
         self._clock = MeshClock(time.monotonic())
-        self._membership_core = FleetMembership()
-        self._reader = AdvertReader()
         self._telemetry = Telemetry()
         self._turns = Turns(self._telemetry, log, clock=time.monotonic)
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
@@ -138,7 +137,9 @@ class Router:
             if settings.dial_inside
             else innermost_to_dial((self._mesh_host, self._link_host), outward_address())
         )
-        self._invites: dict[PeerId, str] = {}
+        address_rule = addresses_within(innermost)
+        self._hearing = Hearing(self._trust, address_rule, self._now())
+        self._notices = Notices()
         self._pool = LinkPool(
             LinkEndpoint(
                 self._membership,
@@ -151,14 +152,15 @@ class Router:
             on_leave=self._visitor_left,
             on_linked=self._linked,
             least_message_bytes=settings.limits.max_message_bytes,
-            invite_of=lambda peer: self._invites.get(peer, ""),
+            invite_of=self._hearing.quotas.invite_of,
             innermost=innermost,
+            now=self._membership_time,
             log=log,
         )
         self._fleet = FleetView(
             on_new=self._pool.keep,
             on_gone=self._pool.let_go,
-            address_rule=addresses_within(innermost),
+            address_rule=address_rule,
         )
         chance = random.Random()  # noqa: S311 - load balancing
         self._balancer = Balancer(
@@ -266,6 +268,16 @@ class Router:
         settings, fleet = self._settings, self._fleet
         self._telemetry.watch(
             "capamesh_nodes", "Nodes in this router's view", lambda: len(fleet.adverts)
+        )
+        self._telemetry.watch(
+            "capamesh_members_refused",
+            "Identities without a place: as many members of their invite as it admits are here already",
+            lambda: sum(one.refused for one in self._hearing.quotas.over()),
+        )
+        self._telemetry.watch(
+            "capamesh_clock_behind_seconds",
+            "How far the clocks of most other members are ahead of this router's; negative: it is ahead of them",
+            lambda: clock_fields(self._skew())["peers_ahead_s"],
         )
         self._telemetry.watch(
             "capamesh_dials_waiting",
@@ -401,23 +413,26 @@ class Router:
         self._clock.pause(time.monotonic())
         self._write_status()
 
+    def _now(self) -> Now:
+        steady_s = time.monotonic()
+        return Now(time.time_ns() // 1_000_000, steady_s, self._clock.now_s(steady_s))
+
+    def _membership_time(self) -> dt.datetime:
+        """Return the time of day by which memberships end, as far as it is known."""
+        now = self._now()
+        now_ms = self._hearing.clock.membership_ms(now.wall_ms, now.steady_s)
+        return dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC)
+
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender
-        now_s = self._clock.now_s(time.monotonic())
-        changes: list[Change] = []
         try:
-            envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
-            peer, sequence = envelope.sender.peer_id, envelope.sequence
-            if envelope.kind == KIND_ADVERT:
-                advert = self._reader.read(envelope.body, peer, sequence)
-                self._invites[peer] = envelope.sender.invite_serial
-                changes = self._membership_core.heard(advert, now_s)
-            elif envelope.kind == KIND_GOODBYE:
-                changes = self._membership_core.heard_goodbye(peer, sequence, now_s)
-            self._apply(changes)
+            peer, changes = self._hearing.heard(raw, self._now())
         except AdvertRejected as error:
+            if error.reason == RejectReason.QUOTA:  # of which `_notices` tell once
+                return
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return
+        self._apply(changes)
         for candidate in self._fleet.candidates_of(peer):
             self._pool.hurry(candidate, is_changed=bool(changes))
 
@@ -430,8 +445,6 @@ class Router:
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
-                    self._invites.pop(peer, None)
-                    self._reader.forget(peer)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
                     self._holds.apply(self._fleet, advert.peer, time.monotonic())
@@ -455,7 +468,13 @@ class Router:
 
     def _miss(self) -> None:
         """Notice who has been silent for too long."""
-        self._apply(self._membership_core.tick(self._clock.tick(time.monotonic())))
+        self._apply(self._hearing.tick(self._now(), self._fleet.is_linked))
+        for notice in self._notices.about(self._hearing.quotas.over(), self._skew()):
+            (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
+            self._write_status()
+
+    def _skew(self) -> Skew | None:
+        return self._hearing.clock.skew(time.time_ns() // 1_000_000, time.monotonic())
 
     def _listening(self, port: int) -> None:
         host = self._link_host
@@ -482,7 +501,8 @@ class Router:
     def _publish(self) -> None:
         if not self._link_address:
             return
-        self._sequences = self._home.current(self._sequences, time.time_ns())
+        time_ns = time.time_ns() + self._correction_ns()
+        self._sequences = self._home.current(self._sequences, time_ns)
         sequence = self._sequences.next()
         advert = RouterAdvert(
             peer=self._membership.identity.peer_id,
@@ -490,13 +510,18 @@ class Router:
             link_addresses=(self._link_address,),
             region=self._settings.region,
             agent_version=package_version("capamesh"),
-            nodes=len(self._membership_core),
+            nodes=len(self._hearing.members),
         )
         body = router_to_body(advert)
         self._mesh.publish(
             self._demand,
-            seal(KIND_ROUTER, body, self._membership, sequence, time.time_ns() // 1_000_000),
+            seal(KIND_ROUTER, body, self._membership, sequence, time_ns // 1_000_000),
         )
+
+    def _correction_ns(self) -> int:
+        """Return what to add to this machine's time so that others take what it says for new."""
+        now = self._now()
+        return self._hearing.clock.correction_ms(now.wall_ms, now.steady_s) * 1_000_000
 
     # revocation
 
@@ -518,10 +543,10 @@ class Router:
             return False
         is_kept = self._home.keep_revocations(revocations)
         self._pool.recheck_members()
-        now_s = self._clock.now_s(time.monotonic())
         for peer in list(self._fleet.adverts):
-            if peer in revocations.peers or self._invites.get(peer) in revocations.invites:
-                self._apply(self._membership_core.expel(peer, now_s))
+            invite = self._hearing.quotas.invite_of(peer)
+            if peer in revocations.peers or invite in revocations.invites:
+                self._apply(self._hearing.expel(peer, self._now()))
         self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
         return True
 
@@ -539,6 +564,8 @@ class Router:
                 ],
                 "link_address": self._link_address,
                 "http_address": self._http_address,
+                "clock": clock_fields(self._skew()),
+                "invites_over_quota": [asdict(one) for one in self._hearing.quotas.over()],
             }
         )
 

@@ -88,6 +88,8 @@ class Envelope:
     sender: Member
     sequence: Sequence
     issued_at_ms: int
+    wire_bytes: int
+    """How long the whole envelope is."""
     body: dict[str, object] = field(repr=False)  # may be 256 KiB of a stranger's nesting
 
 
@@ -164,7 +166,13 @@ def open_envelope(
     if is_time_checked:
         check_time(parts.issued_at_ms, parts.sequence, now_ms)
     return Envelope(
-        parts.kind, parts.network, sender, parts.sequence, parts.issued_at_ms, parts.body
+        parts.kind,
+        parts.network,
+        sender,
+        parts.sequence,
+        parts.issued_at_ms,
+        len(raw),
+        parts.body,
     )
 
 

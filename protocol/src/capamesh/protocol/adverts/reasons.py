@@ -26,6 +26,8 @@ class RejectReason(StrEnum):
     """The envelope is too old."""
     FIELD = "field"
     """A field of the body is missing, of a wrong type or over a limit."""
+    QUOTA = "quota"
+    """The sender's invite has admitted as many members as it may, or they take all the memory that is for them."""
 
 
 # From gossipsub's validator results: what no honest forwarder can pass on is Reject (a P4 penalty);
