@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, NoCandidate
-from capamesh.protocol.links.calls import MAX_PRIORITY
+from capamesh.protocol.errors import CapameshError, InvalidRequest, NoCandidate, Overloaded
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
 from capamesh.router.admission.gate import Gate
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.dispatch import Awaited
@@ -23,7 +23,6 @@ from capamesh.router.traffic import Mirror, VersionSplit
 from capamesh.router.versions import Versions
 
 if TYPE_CHECKING:
-    from capamesh.protocol.errors import Overloaded
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.calls import InferCall
     from capamesh.router.balancing.balancer import Balancer
@@ -80,9 +79,17 @@ class _Model:
 class Passage:
     """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
 
-    __slots__ = ("_clock", "_gate", "_tenant", "_voyage", "_waiter", "desk")
+    __slots__ = ("_clock", "_gate", "_is_urgent", "_tenant", "_voyage", "_waiter", "desk")
 
-    def __init__(self, gate: Gate, tenant: str, waiter: Waiter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        tenant: str,
+        waiter: Waiter,
+        clock: Callable[[], float],
+        *,
+        is_urgent: bool,
+    ) -> None:
         """Enter the gate."""
         self._gate: Gate | None = gate
         self._tenant = tenant
@@ -91,7 +98,8 @@ class Passage:
         self._voyage: Voyage | None = None
         self.desk: TrafficDesk | None = None
         """Can explain where it went, also when it is over; None: it has not set off."""
-        gate.entered(tenant, clock())
+        self._is_urgent = is_urgent
+        gate.entered(tenant, clock(), is_urgent=is_urgent)
 
     def begin(
         self,
@@ -127,13 +135,13 @@ class Passage:
 
     def failed(self, error: CapameshError) -> None:
         """Part of `Waiter`."""
-        self._leave()
+        self._leave(is_served=not isinstance(error, Overloaded))
         self._waiter.failed(error)
 
-    def _leave(self) -> None:
+    def _leave(self, *, is_served: bool = True) -> None:
         gate, self._gate, self._voyage = self._gate, None, None
         if gate is not None:
-            gate.left(self._tenant, self._clock())
+            gate.left(self._tenant, self._clock(), is_urgent=self._is_urgent, is_served=is_served)
 
 
 class _Copy:
@@ -283,7 +291,7 @@ class Routing:
             if model.mirror is None or model.mirror.rule != rule.mirror:
                 model.mirror = Mirror(rule.mirror) if rule.mirror is not None else None
             for gate in model.gates.values():
-                gate.fair.reweigh(dict(rule.tenants))
+                gate.reweigh(dict(rule.tenants))
         self._balancer.take_rules()
 
     def wake(self) -> None:
@@ -360,7 +368,14 @@ class Routing:
         for tensor in call.inputs:
             size_bytes += len(tensor.data)
         is_bound = call.sequence is not None
-        shape = RequestShape(call.model, traffic.version, size_bytes, key, is_bound)
+        shape = RequestShape(
+            call.model,
+            traffic.version,
+            size_bytes,
+            key,
+            is_bound,
+            call.priority < DEFAULT_PRIORITY and not call.is_bulk,
+        )
         policy = wishes.policy or (AFFINITY if key else "")
         return traffic.desk(
             wishes.constraints,
@@ -391,7 +406,7 @@ class Routing:
         gate = self._gate(model, traffic)
         gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
         desk = self._desk(call, traffic, wishes, key, deadline_s, versions)
-        passage = Passage(gate, wishes.tenant, waiter, self._clock)
+        passage = Passage(gate, wishes.tenant, waiter, self._clock, is_urgent=desk.is_urgent)
         passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
         return passage
 

@@ -141,7 +141,7 @@ class SimRouter:
             is_hedged=kind.is_hedged and not key,
         )
         if gate is not None:
-            gate.entered(kind.tenant, now_s)
+            gate.entered(kind.tenant, now_s, is_urgent=kind.is_urgent)
         request = SimRequest(kind, now_s, flight)
         self._do(request, flight.start(now_s))
         for host in traffic.probes(now_s):
@@ -149,10 +149,14 @@ class SimRouter:
 
     def _shape(self, kind: RequestKind, size_bytes: int, key: str) -> RequestShape:
         if key:
-            return RequestShape(ModelName(kind.model), NEWEST, size_bytes, key)
+            return RequestShape(
+                ModelName(kind.model), NEWEST, size_bytes, key, is_urgent=kind.is_urgent
+            )
         shape = self._shapes.get(kind.name)
         if shape is None:
-            shape = RequestShape(ModelName(kind.model), NEWEST, size_bytes)
+            shape = RequestShape(
+                ModelName(kind.model), NEWEST, size_bytes, is_urgent=kind.is_urgent
+            )
             self._shapes[kind.name] = shape
         return shape
 
@@ -215,7 +219,7 @@ class SimRouter:
         self._recorder.ended(kind, request.arrived_s, code, now_s)
         gate = self._gates.get(kind.model)
         if gate is not None:
-            gate.left(kind.tenant, now_s)
+            gate.left(kind.tenant, now_s, is_urgent=kind.is_urgent)
 
     def _tick(self, request: SimRequest) -> None:
         request.timer = None
@@ -276,7 +280,9 @@ class SimRouter:
         now_s = self._events.now_s
         gate = self._gates.get(request.kind.model)
         if gate is not None and isinstance(error, Overloaded):
-            gate.refused(exchange.host, error.retry_after_s, now_s)
+            gate.refused(
+                exchange.host, error.retry_after_s, now_s, is_urgent=request.kind.is_urgent
+            )
         self._do(request, request.flight.failed(exchange.attempt, error, now_s))
 
     def load_told(self, probe: Probe, load: LoadReport) -> None:

@@ -97,6 +97,11 @@ class RequestKind:
     """May be run twice."""
     is_hedged: bool = True
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether nodes give its requests the places of others that wait."""
+        return self.priority < DEFAULT_PRIORITY and not self.is_bulk
+
 
 @dataclass(frozen=True, slots=True)
 class RegionPair:

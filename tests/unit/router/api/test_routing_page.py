@@ -199,7 +199,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     assert other["chosen"] == [ALPHA]
     _, low = await served.explain("m/routing?priority=200")
     assert (low["admission"]["is_admitted"], low["admission"]["class"]) == (False, "low")
-    _, late = await served.explain("m/routing?priority=1&timeout=600000")
+    _, late = await served.explain("m/routing?timeout=600000")
     assert "it would wait" in late["admission"]["error"]
     assert set(gate.refusals.values()) == {0}
     assert served.links[ALPHA].asks == []

@@ -600,11 +600,11 @@ def test_who_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
 def test_a_refusal_for_lack_of_room_is_told_to_who_wants_to_know() -> None:
     world = World("a")
     (host,) = world.hosts
-    told: list[tuple[Host, float, float]] = []
-    world.traffic.on_refused = lambda *what: told.append(what)
+    told: list[tuple[Host, float, float, bool]] = []
+    world.traffic.on_refused = lambda *what, is_urgent: told.append((*what, is_urgent))
     world.sent(host).failed(host, Overloaded("full", 0.4), 0.001, 10.0)
     world.sent(host).failed(host, Draining("bye"), 0.001, 10.0)
-    assert told == [(host, 0.4, 10.0)]
+    assert told == [(host, 0.4, 10.0, False)]
 
 
 # budgets

@@ -164,10 +164,14 @@ class ModelEngine:
                 device_in_flight,
             )
         rows_each = self._rows / in_flight if in_flight else 1.0
+        queued = self.queued
+        limit = min(self._max_in_flight, max(1, int(self.limit.rows / max(rows_each, 1.0))))
+        if self._max_queue is not None:  # a run that is not full does not make the queue longer
+            limit = min(limit, max(1, in_flight + self._max_queue + self._starting_rows() - queued))
         return LoadReport(
             in_flight,
-            self.queued,
-            min(self._max_in_flight, max(1, int(self.limit.rows / max(rows_each, 1.0)))),
+            queued,
+            limit,
             int(self._wait_s() * 1e6),
             int(run_s * 1e6),
             free_bytes,
@@ -493,11 +497,9 @@ class ModelEngine:
     def _refusal(self, work: Work, freed: int, freed_rows: int) -> str | None:
         """Return why there is no room, were so many that wait gone; None where there is. They are bulk if `work` is."""
         in_flight = len(self._live) - freed
-        if self._max_queue is not None:
-            lanes, rows = self._lanes_and_rows(is_stream=self._streams is not None)
-            starting = max(0, lanes - len(self._running)) * rows  # these do not wait
-            if self.queued - freed >= self._max_queue + starting:
-                return f"{self._max_queue} requests wait at this model, as many as its max_queue allows; try another node"
+        most = self._max_queue
+        if most is not None and self.queued - freed >= most + self._starting_rows():
+            return f"{most} requests wait at this model, as many as its max_queue allows; try another node"
         if in_flight >= self._max_in_flight:
             return f"{in_flight} requests are in flight at this model, the most that may be; try another node"
         limit = self.limit.rows
@@ -517,6 +519,11 @@ class ModelEngine:
                 f" {limit} rows; the other half of it is for online requests; try another node"
             )
         return None
+
+    def _starting_rows(self) -> int:
+        """Return how many that are not running yet do not wait either."""
+        lanes, rows = self._lanes_and_rows(is_stream=self._streams is not None)
+        return max(0, lanes - len(self._running)) * rows
 
     def _shed(self, now_s: float) -> None:
         """Answer what would wait too long, now that the device is slower than when it was let in."""

@@ -4,6 +4,11 @@ Max-min fairness: who wants less than an equal part (by weight) has all that it 
 among the others in the same way. So a tenant that asks for little is never refused because another asks for
 much. It divides the requests that this router has in flight; routers do not tell each other of their tenants.
 
+What is in flight now does not tell what a tenant wants: the callers of one may pause for a moment while those of another,
+which come again and again, take what has just become free. So what each had before counts, too. Of the tenants that
+were refused of late, and therefore want more, none may get ahead of another by more than a few requests, by weight
+(start-time fair queueing, Goyal, Vin and Cheng 1996, without a queue): what becomes free waits a moment for the other.
+
 A tenant is whoever a request names: nobody proves it. So that who invents a name for each request does not get a
 part for each, only so many tenants without a weight of their own have a part each; those beyond share one.
 """
@@ -13,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from enum import IntEnum
+from typing import Any
 
 ANONYMOUS = ""
 """All requests that name no tenant are one tenant's."""
@@ -24,6 +30,10 @@ ACTIVE_S = 10.0
 """A tenant counts as one for so long after its last request (guess: people and pollers pause)."""
 DIVIDED_S = 0.025
 """How long a division holds (guess: as the reading of the hosts)."""
+LEAD = 1.0
+"""A tenant may be ahead of one that wants more by so many requests of its own, for nobody can have parts of one."""
+FREE_LEAD = 0.25
+"""And by this part of what is free, so that little of it is left unused for another's sake (guess)."""
 
 
 class Standing(IntEnum):
@@ -40,13 +50,17 @@ class Standing(IntEnum):
 
 
 class _Tenant:
-    __slots__ = ("in_flight", "notes", "seen_s", "weight")
+    __slots__ = ("in_flight", "notes", "passed", "seen_s", "wants_s", "weight")
 
     def __init__(self, weight: float) -> None:
         self.in_flight = 0
+        self.passed = 0.0
+        """Its requests that were let in, divided by its weight; who was idle starts where the others are."""
+        self.wants_s = -math.inf
+        """Until then it counts as one that wants more than it has."""
         self.weight = weight
         self.seen_s = -math.inf
-        self.notes: dict[Hashable, float] = {}
+        self.notes: dict[Hashable, Any] = {}
 
 
 class FairShare:
@@ -57,9 +71,12 @@ class FairShare:
         "_busy_weight",
         "_divided_s",
         "_idle",
+        "_lag",
         "_level",
         "_lodgers",
         "_max_tenants",
+        "_most_passed",
+        "_wanting",
         "_weights",
     )
 
@@ -78,6 +95,11 @@ class FairShare:
         self._level = math.inf
         """The slots that a tenant of weight 1 may have."""
         self._divided_s = -math.inf
+        self._wanting: dict[str, _Tenant] = {}
+        """Who was refused of late, and some for whom that is over."""
+        self._most_passed = 0.0
+        self._lag = math.inf
+        """Nobody counts as further behind who has passed most: what can be in flight at a time, once that is known."""
 
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Take other weights, as at the start; what is under way counts by them, too."""
@@ -112,9 +134,15 @@ class FairShare:
             self._busy_weight += state.weight
         state.in_flight += 1
         state.seen_s = now_s
+        most = self._most_passed
+        passed = state.passed
+        passed = max(passed, most - self._lag)
+        state.passed = passed = passed + 1.0 / state.weight
+        if passed > most:
+            self._most_passed = passed
 
-    def leave(self, tenant: str, now_s: float) -> None:
-        """A request of `tenant` has ended, whichever way."""
+    def leave(self, tenant: str, now_s: float, *, is_served: bool = True) -> None:
+        """A request of `tenant` has ended, whichever way; one that is not `is_served` was none in the end."""
         name = tenant
         lodging = self._lodgers.get(tenant)
         if lodging is not None:
@@ -126,15 +154,19 @@ class FairShare:
         state = self._busy[name]
         state.in_flight -= 1
         state.seen_s = now_s
+        if not is_served:
+            state.passed -= 1.0 / state.weight
         if state.in_flight == 0:
             del self._busy[name]
             self._busy_weight = self._busy_weight - state.weight if self._busy else 0.0
             self._idle[name] = state
 
-    def refused(self, tenant: str, now_s: float) -> tuple[dict[Hashable, float], float]:
+    def refused(
+        self, tenant: str, now_s: float, wants_s: float = 0.0
+    ) -> tuple[dict[Hashable, Any], float]:
         """A request of `tenant` was refused: it is there, though nothing of it is under way.
 
-        Return the caller's notes on that tenant, which are kept with it, and its part by weight, above 0 to 1.
+        For `wants_s` from now others wait for it rather than get ahead of it. Return the caller's notes on that tenant, which are kept with it, and its part by weight, above 0 to 1.
         """
         name = self._name(tenant, now_s)
         state = self._busy.get(name)
@@ -144,6 +176,8 @@ class FairShare:
             self._idle[name] = state
             weights += state.weight
         state.seen_s = now_s
+        state.wants_s = now_s + wants_s
+        self._wanting[name] = state
         return state.notes, state.weight / weights
 
     def describe(self, tenant: str) -> str:
@@ -173,6 +207,36 @@ class FairShare:
             self._level = water_level(uses, slots)
         return Standing.FAIR if wanted <= self._level * state.weight else Standing.OVER
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody may want more than it has: then `is_ahead` is to be asked."""
+        return bool(self._wanting)
+
+    def is_ahead(self, tenant: str, slots: float, free: float, now_s: float) -> bool:
+        """Return whether one more request of `tenant` must wait for those of others that want more.
+
+        `free` of `slots` are not taken.
+        """
+        name = self._name(tenant, now_s)
+        state = self._busy.get(name) or self._idle.get(name)
+        weight = state.weight if state is not None else self.weight(name)
+        weights = self._busy_weight
+        self._lag = lag = max(1.0, slots) / max(weights, weight)
+        least = self._most_passed - lag
+        mine = max(state.passed, least) if state is not None else least
+        lead = (LEAD + FREE_LEAD * max(0.0, free)) / weight
+        over: list[str] = []
+        is_ahead = False
+        for other, wanting in self._wanting.items():
+            if not now_s < wanting.wants_s:
+                over.append(other)
+            elif wanting is not state and mine - max(wanting.passed, least) > lead:
+                is_ahead = True
+                break
+        for other in over:
+            del self._wanting[other]
+        return is_ahead
+
     def _is_contested(self, tenant: str, state: _Tenant | None, now_s: float) -> bool:
         """Whether another tenant has a request under way, or had one of late."""
         if len(self._busy) > (state is not None):
@@ -197,7 +261,9 @@ class FairShare:
     def _new(self, name: str) -> _Tenant:
         """Return a tenant that was not there; the one that was idle for longest makes room."""
         if name != REST and len(self) >= self._max_tenants and self._idle:
-            del self._idle[next(iter(self._idle))]
+            longest = next(iter(self._idle))
+            del self._idle[longest]
+            self._wanting.pop(longest, None)
         return _Tenant(self.weight(name))
 
 

@@ -53,7 +53,7 @@ def is_open(host: Host, now_s: float) -> bool:
 class _Memory:
     """What is kept of a host between two readings."""
 
-    __slots__ = ("full_s", "full_until_s", "held", "load_s", "own")
+    __slots__ = ("full_s", "full_until_s", "held", "load_s", "own", "urgent_full_until_s")
 
     def __init__(self) -> None:
         self.load_s = -math.inf
@@ -64,6 +64,8 @@ class _Memory:
         """It refused a request at the first, and not to be asked again before the second."""
         self.held = 0
         """What was in flight there when it refused, by its word or by what this router had there."""
+        self.urgent_full_until_s = -math.inf
+        """It refused even an urgent request, so that all its places are taken by such."""
 
 
 class _Reading:
@@ -83,6 +85,7 @@ class _Reading:
         "taken",
         "told",
         "unheard",
+        "urgent_slots",
         "usual_slots",
         "wait_s",
     )
@@ -102,6 +105,7 @@ class _Reading:
         self.told = 0
         self.levels = 0.0
         self.slots = 0.0
+        self.urgent_slots = 0.0
         self.taken = 0.0
         self.rate = 0.0
         self.is_unsure = False
@@ -126,6 +130,8 @@ class _Reading:
             return
         self.told += 1
         self.slots += limit
+        if self.now_s >= memory.urgent_full_until_s:
+            self.urgent_slots += limit
         latency_s = host.service_s()
         age_s = self.now_s - host.load_s
         stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
@@ -189,6 +195,7 @@ class Saturation:
         "rate",
         "run_s",
         "slots",
+        "urgent_slots",
     )
 
     def __init__(self, is_open: IsOpen = is_open) -> None:
@@ -208,6 +215,8 @@ class Saturation:
         """Whether any open host has ever told its load or refused; if none has, nothing can be judged."""
         self.slots = 0.0
         """Requests that may be in flight at all open hosts together."""
+        self.urgent_slots = 0.0
+        """As many urgent ones: without the hosts that refused such of late."""
         self.rate = 0.0
         """Slots that get free in a second while all are taken; 0: unknown."""
         self.run_s = 0.0
@@ -248,7 +257,9 @@ class Saturation:
         self._next_s = now_s + min(MAX_LOOK_S, max(LOOK_S, read * LOOK_S_A_HOST))
         self._read(now_s)
 
-    def refused(self, host: Host, retry_after_s: float, now_s: float) -> None:
+    def refused(
+        self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool = False
+    ) -> None:
         """`host` refused a request for lack of room: it is full until the time it named, or until it tells."""
         memory = self._memory.get(host)
         if memory is not None:
@@ -256,6 +267,8 @@ class Saturation:
             memory.full_s = now_s
             memory.held = max(host.rif, host.load.in_flight)
             memory.full_until_s = max(memory.full_until_s, now_s + wait_s)
+            if is_urgent:
+                memory.urgent_full_until_s = memory.full_until_s
 
     def _read(self, now_s: float) -> None:
         is_open = self._is_open
@@ -283,7 +296,9 @@ class Saturation:
         scale = len(self._turns) / len(turns) if turns else 1.0
         self.extra = 0
         self.is_known = told > 0 or reading.refusing > 0
-        self.slots = scale * (reading.slots + (unheard * reading.slots / told if told else 0.0))
+        scaled = scale * (1.0 + (unheard / told if told else 0.0))
+        self.slots = scaled * reading.slots
+        self.urgent_slots = scaled * reading.urgent_slots
         self.rate = scale * reading.rate
         self._taken = scale * reading.taken
         self._base = reading.levels / reading.counted if reading.counted else 0.0

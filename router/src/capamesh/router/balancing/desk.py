@@ -72,6 +72,11 @@ class TrafficDesk:
         """The request's size."""
         return self._shape.size_bytes
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether nodes give it the places of others that wait."""
+        return self._shape.is_urgent
+
     def choose(self, asked: Collection[Host], now_s: float) -> Host:
         """Return whom to ask. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
         rules = self._rules
@@ -124,7 +129,7 @@ class TrafficDesk:
     def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
         """Part of `attempts.Desk`."""
         host.rif -= 1
-        self._of(host).failed(host, error, elapsed_s, now_s)
+        self._of(host).failed(host, error, elapsed_s, now_s, is_urgent=self._shape.is_urgent)
         if isinstance(error, Overloaded):
             self._versions = None  # a version that is full is not relieved by another
         host.candidate.ended()

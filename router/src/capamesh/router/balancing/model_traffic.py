@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -63,6 +63,13 @@ AMPLE_FACTOR = 4.0
 late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
+
+
+class Refused(Protocol):
+    """Is told that a host had no room."""
+
+    def __call__(self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool) -> None:
+        """`host` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class ModelTraffic:
         """Of requests that ask for no other."""
         self._sender = self.policy
         """Who chose for the request that was sent last."""
-        self.on_refused: Callable[[Host, float, float], None] | None = None
+        self.on_refused: Refused | None = None
         """Told of a host that had no room, for how many seconds it asked to be left alone, and `now_s`."""
         self.is_full: Callable[[], bool] = _has_room
         """Whether the hosts together have next to no room left, as who lets requests in sees it."""
@@ -247,7 +254,15 @@ class ModelTraffic:
         self._claims.measured(host, elapsed_s - network.transfer_s(size_bytes), now_s)
         self.told(host, load, now_s)
 
-    def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
+    def failed(
+        self,
+        host: Host,
+        error: CapameshError,
+        elapsed_s: float,
+        now_s: float,
+        *,
+        is_urgent: bool = False,
+    ) -> None:
         """A request was refused or failed."""
         candidate = host.candidate
         load = load_with(error)
@@ -257,7 +272,7 @@ class ModelTraffic:
             case Overloaded(retry_after_s=retry_after_s):
                 host.health.refused(now_s, retry_after_s)
                 if self.on_refused is not None:
-                    self.on_refused(host, retry_after_s, now_s)
+                    self.on_refused(host, retry_after_s, now_s, is_urgent=is_urgent)
             case Draining():
                 candidate.health.refused(now_s, DRAINING_S, cause="draining")
             case ModelUnavailable():

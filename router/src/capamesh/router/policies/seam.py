@@ -22,6 +22,8 @@ class RequestShape:
     """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
     is_bound: bool = False
     """They must meet there, however much it has to do: the node keeps what the last one left."""
+    is_urgent: bool = False
+    """Nodes give it the places of others that wait."""
 
 
 IsEligible = Callable[["Host"], bool]

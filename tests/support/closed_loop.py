@@ -1,0 +1,172 @@
+"""Callers that ask again and again through a router's gate for one node's model: production gate and engine in virtual time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hosts import host
+
+from capamesh.node.engine import BatchPlan, ModelEngine, Work
+from capamesh.node.engine.work import Batch, Result
+from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.store.rules import Rules
+from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.router.admission.gate import Gate
+
+F32 = Datatype.FP32
+WAY_S = 0.0005
+"""From the router to the node, and back."""
+
+
+@dataclass(frozen=True)
+class Callers:
+    """So many callers that ask alike; each asks again at once when it was answered."""
+
+    count: int
+    tenant: str = ""
+    priority: int = DEFAULT_PRIORITY
+    pause_s: float | None = 0.02
+    """Before who was refused comes again; None: as long as it was told."""
+    rest_s: float = 0.0
+    """Between an answer and the next request."""
+
+
+@dataclass
+class Tally:
+    """What became of the requests of one `Callers`."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    hints_s: list[float] = field(default_factory=list)
+
+    @property
+    def refused(self) -> float:
+        """The part that was refused."""
+        return self.outcomes["refused"] / max(1, self.outcomes.total())
+
+
+class Loop:
+    """A router, a node and its callers."""
+
+    def __init__(
+        self,
+        *callers: Callers,
+        weights: dict[str, float] | None = None,
+        run_s: float = 0.0025,
+        batch_rows: int = 1,
+        max_queue: int | None = 16,
+        from_s: float = 1.0,
+        seed: int = 1,
+    ) -> None:
+        """A run of a full batch takes `run_s`. Nothing is counted before `from_s`."""
+        self.chance = random.Random(seed)
+        self.now_s = 0.0
+        self.from_s = from_s
+        plan = BatchPlan(
+            (TensorSpec("x", F32, (-1, 1)),),
+            (TensorSpec("y", F32, (-1, 1)),),
+            is_batching=batch_rows > 1,
+            batch_rows=batch_rows,
+        )
+        self.profile = ServiceProfile((ProfilePoint(batch_rows, run_s),))
+        self.engine = ModelEngine(
+            plan, Rules(), self.profile, max_in_flight=512, max_queue=max_queue
+        )
+        self.host = host("a")
+        hosts = (self.host,)
+        self.gate = Gate("m", lambda: hosts, random.Random(seed), weights=weights)
+        self.tallies = {each: Tally() for each in callers}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        for each in callers:
+            for _ in range(each.count):
+                self._after(self.chance.random() * 0.1, lambda it=each: self._ask(it))
+
+    def run(self, until_s: float) -> Loop:
+        """Let time pass."""
+        while self._events and self.now_s < until_s:
+            self.now_s, _, what = heapq.heappop(self._events)
+            what()
+        return self
+
+    def tally(self, callers: Callers) -> Tally:
+        """Return what became of their requests."""
+        return self.tallies[callers]
+
+    def _after(self, seconds: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now_s + seconds, next(self._order), what))
+
+    def _count(self, callers: Callers, outcome: str) -> None:
+        if self.now_s >= self.from_s:
+            self.tallies[callers].outcomes[outcome] += 1
+
+    def _ask(self, callers: Callers) -> None:
+        try:
+            self.gate.admit(callers.tenant, callers.priority, False, self.now_s, 30.0)
+        except Overloaded as error:
+            self._refused(callers, error)
+            return
+        is_urgent = callers.priority < DEFAULT_PRIORITY
+        self.gate.entered(callers.tenant, self.now_s, is_urgent=is_urgent)
+        self.host.rif += 1
+        self._after(WAY_S, lambda: self._arrive(callers))
+
+    def _refused(self, callers: Callers, error: Overloaded) -> None:
+        self._count(callers, "refused")
+        if self.now_s >= self.from_s:
+            self.tallies[callers].hints_s.append(error.retry_after_s)
+        pause_s = error.retry_after_s if callers.pause_s is None else callers.pause_s
+        self._after(pause_s * self.chance.uniform(0.8, 1.2), lambda: self._ask(callers))
+
+    def _arrive(self, callers: Callers) -> None:
+        x = Tensor("x", F32, (1, 1), bytes(4))
+        work = Work(
+            (x,),
+            (),
+            lambda _, result: self._done(callers, result),
+            arrived_s=self.now_s,
+            deadline_s=self.now_s + 30,
+            priority=callers.priority,
+        )
+        try:
+            self.engine.submit(work, self.now_s)
+        except CapameshError as error:
+            self._done(callers, error)
+        self._pump()
+
+    def _done(self, callers: Callers, result: Result) -> None:
+        load = self.engine.load(free_bytes=0, device_in_flight=0)
+        self._after(WAY_S, lambda: self._ended(callers, result, load))
+
+    def _ended(self, callers: Callers, result: Result, load: object) -> None:
+        is_urgent = callers.priority < DEFAULT_PRIORITY
+        self.host.rif -= 1
+        is_served = not isinstance(result, Overloaded)
+        self.gate.left(callers.tenant, self.now_s, is_urgent=is_urgent, is_served=is_served)
+        self.host.told(load, self.now_s)  # type: ignore[arg-type]
+        if isinstance(result, Overloaded):
+            self.gate.refused(self.host, result.retry_after_s, self.now_s, is_urgent=is_urgent)
+            self._count(callers, "refused by the node")
+            self._refused(callers, result)
+            return
+        assert not isinstance(result, CapameshError)
+        self.host.answered_s = self.now_s
+        self._count(callers, "answered")
+        self._after(callers.rest_s + 0.0005, lambda: self._ask(callers))
+
+    def _pump(self) -> None:
+        batch = self.engine.take(self.now_s)
+        if batch is not None:
+            run_s = self.profile.seconds_at(batch.rows) * self.chance.uniform(0.8, 1.2)
+            self._after(run_s, lambda: self._end(batch, run_s))
+
+    def _end(self, batch: Batch, run_s: float) -> None:
+        y = Tensor("y", F32, (1, 1), bytes(4))
+        self.engine.finished(batch, [[y]] * len(batch.works), self.now_s, run_s=run_s)
+        self._pump()

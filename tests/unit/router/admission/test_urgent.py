@@ -1,0 +1,109 @@
+"""Urgent requests beside usual ones that fill the node: through the production gate and engine, in virtual time."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from closed_loop import Callers, Loop
+from hosts import host
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.admission.gate import Gate
+
+URGENT = Callers(14, priority=1)
+
+
+@pytest.mark.parametrize("usual", [14, 60, 400])
+@pytest.mark.parametrize(
+    ("batch_rows", "run_s"),
+    [pytest.param(1, 0.0025, id="a row at a time"), pytest.param(8, 0.02, id="batches of eight")],
+)
+def test_urgent_requests_are_not_refused_because_usual_ones_fill_the_places(
+    usual: int, batch_rows: int, run_s: float
+) -> None:
+    others = Callers(usual)
+    loop = Loop(URGENT, others, max_queue=16, run_s=run_s, batch_rows=batch_rows).run(5)
+    urgent = loop.tally(URGENT)
+    assert urgent.refused <= 0.01
+    assert (
+        urgent.outcomes["answered"] >= 0.8 * 4 * batch_rows / run_s
+    )  # 14 are not two full batches
+
+
+@pytest.mark.parametrize("priority", [100, 127])
+def test_any_priority_before_the_usual_one_is_urgent(priority: int) -> None:
+    urgent = Callers(8, priority=priority, rest_s=0.05)
+    loop = Loop(urgent, Callers(60)).run(5)
+    assert loop.tally(urgent).refused <= 0.01
+
+
+def test_usual_requests_have_what_urgent_ones_leave() -> None:
+    urgent, usual = Callers(4, priority=1, rest_s=0.1), Callers(60)
+    loop = Loop(urgent, usual).run(5)
+    answered = [loop.tally(each).outcomes["answered"] for each in (urgent, usual)]
+    assert loop.tally(urgent).refused <= 0.01
+    assert 100 <= answered[0] <= 170
+    assert sum(answered) >= 0.97 * 4 * 400
+
+
+def test_a_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> None:
+    urgent = Callers(3, "a", priority=1, rest_s=0.02)
+    usual, other = Callers(40, "a"), Callers(40, "b")
+    loop = Loop(urgent, usual, other).run(6)
+    assert loop.tally(urgent).refused <= 0.01
+    both = sum(loop.tally(each).outcomes["answered"] for each in (urgent, usual))
+    assert both == pytest.approx(loop.tally(other).outcomes["answered"], rel=0.1)
+
+
+def gate_at(in_flight: int, *, queue_ms: int = 90) -> Gate:
+    load = LoadReport(in_flight, limit=10, queue_us=queue_ms * 1000, run_us=10_000)
+    hosts = (host("a", load=load),)
+    return Gate("m", lambda: hosts, random.Random(1))
+
+
+def admitted(
+    gate: Gate,
+    count: int,
+    *,
+    priority: int = 1,
+    now_s: float = 0.0,
+    remaining_s: float = math.inf,
+) -> int:
+    done = 0
+    for _ in range(count):
+        try:
+            gate.admit("", priority, False, now_s, remaining_s)
+        except Overloaded:
+            continue
+        gate.entered("", now_s, is_urgent=priority < 128)
+        done += 1
+    return done
+
+
+def test_as_many_urgent_ones_are_let_in_to_full_nodes_as_these_have_places() -> None:
+    gate = gate_at(10)
+    assert admitted(gate, 5, priority=128) == 0
+    assert admitted(gate, 20) == 11  # and a little more, for what may just have become free
+    gate.left("", 0.0, is_urgent=True)
+    assert gate.urgent_under_way == 10
+
+
+def test_an_urgent_request_has_no_wait_but_for_those_before_it() -> None:
+    assert admitted(gate_at(10), 1, priority=128, remaining_s=0.15) == 0
+    assert admitted(gate_at(10), 1, remaining_s=0.15) == 1
+
+
+def test_a_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> (
+    None
+):
+    gate = gate_at(10)
+    (one,) = gate._hosts()
+    gate.refused(one, 0.2, 0.0)
+    assert admitted(gate, 3) == 3
+    gate.refused(one, 0.2, 0.1, is_urgent=True)
+    assert admitted(gate, 3, now_s=0.15) == 1  # one may be tried, for what has just become free
+    assert admitted(gate, 3, now_s=0.25) == 1
+    assert admitted(gate, 3, now_s=0.35) == 3
