@@ -37,6 +37,7 @@ from capamesh.protocol.home import MemberHome
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.network_clock import ClockNotice, NetworkClock, clock_fields
 from capamesh.protocol.outward import (
     advertised_host,
     listen_multiaddr,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from capamesh.node.settings import NodeSettings
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.network_clock import Skew
 
 CHECK_ROUTERS_EVERY_S = 10.0
 """How soon it is told that no router is reached (guess: as often as a router advertises)."""
@@ -126,6 +128,8 @@ class NodeAgent:
             for number, device in enumerate(devices)
         ]
         self._routers = RoutersToDial()
+        self._clock_notice = ClockNotice()
+        self._clock = NetworkClock(time.time_ns() // 1_000_000, time.monotonic())
         self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
         self._is_rescheduled = asyncio.Event()
         self._drained: set[int] = set()
@@ -231,8 +235,17 @@ class NodeAgent:
 
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender
+        wall_ms, steady_s = time.time_ns() // 1_000_000, time.monotonic()
         try:
-            envelope = open_envelope(raw, self._trust, time.time_ns() // 1_000_000)
+            # when it was sealed is the sidecar's to judge, and for us to set our clock by
+            envelope = open_envelope(
+                raw,
+                self._trust,
+                self._clock.membership_ms(wall_ms, steady_s),
+                is_time_checked=False,
+            )
+            member = envelope.sender
+            self._clock.heard(member.peer_id, member.invite_serial, envelope.issued_at_ms, steady_s)
             if envelope.kind != KIND_ROUTER:
                 return
             router = router_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
@@ -279,6 +292,7 @@ class NodeAgent:
         while True:
             await asyncio.sleep(CHECK_ROUTERS_EVERY_S)
             self._write_status()
+            self._check_clock()
             if self._router_count == 0:
                 self._log.warning(
                     "no_router_reached",
@@ -287,21 +301,33 @@ class NodeAgent:
                     " router's address, or give --bootstrap",
                 )
 
+    def _check_clock(self) -> None:
+        """Say it when this machine's clock is wrong by what routers sign, and when it is right again."""
+        notice = self._clock_notice.about(self._skew())
+        if notice is not None:
+            (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
+
+    def _skew(self) -> Skew | None:
+        return self._clock.skew(time.time_ns() // 1_000_000, time.monotonic())
+
     @property
     def _router_count(self) -> int:
         return sum(role is Role.ROUTER for role in self._mesh.members.values())
 
     def _publish(self, kind: str) -> None:
-        self._sequences = self._home.current(self._sequences, time.time_ns())
+        # by the routers' time, if this machine's is wrong: they take nothing of an unknown node that is not new
+        time_ns = time.time_ns()
+        time_ns += self._clock.correction_ms(time_ns // 1_000_000, time.monotonic()) * 1_000_000
+        self._sequences = self._home.current(self._sequences, time_ns)
         try:
-            raw = self._sealed(kind)
+            raw = self._sealed(kind, time_ns // 1_000_000)
         except LocalError as error:
             self._log.error("advert_refused", error=error.message)
             return
         if not self._mesh.publish(self._adverts, raw):
             self._log.debug("advert_not_published")
 
-    def _sealed(self, kind: str) -> bytes:
+    def _sealed(self, kind: str, now_ms: int) -> bytes:
         """Return the envelope to publish; give models up until it is small enough."""
         interval_s = self._schedule.publishing(_now_s()) if kind == KIND_ADVERT else 0
         while True:
@@ -312,7 +338,7 @@ class NodeAgent:
                 else {}
             )
             try:
-                return seal(kind, body, self._membership, sequence, time.time_ns() // 1_000_000)
+                return seal(kind, body, self._membership, sequence, now_ms)
             except ConfigError:  # too large
                 withdrawn = self._announcement.give_up_largest()
                 if withdrawn is None:
@@ -354,6 +380,7 @@ class NodeAgent:
                 "peer_id": advert.peer,
                 "network_id": self._membership.network_id,
                 "routers": self._router_count,
+                "clock": clock_fields(self._skew()),
                 "sidecar_pid": self._mesh.pid,
                 "worker_pids": [worker.pid for worker in self._workers],
                 "mesh_addresses": [

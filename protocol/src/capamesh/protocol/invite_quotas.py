@@ -57,7 +57,9 @@ class _Invite:
 class InviteQuotas:
     """Who of each invite has a place. A place is kept by `keep` until `left`."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare_places: int = 0) -> None:
+        """So many `spare_places` are given of each invite beyond what it says."""
+        self._spare_places = spare_places
         self._invites: dict[str, _Invite] = {}
         self._of_peer: dict[PeerId, str] = {}
 
@@ -77,7 +79,8 @@ class InviteQuotas:
         before = 0
         if invite is not None:
             before = invite.costs.get(member.peer_id, 0)
-            if member.peer_id not in invite.costs and len(invite.costs) >= member.invite_members:
+            places = member.invite_members + self._spare_places
+            if member.peer_id not in invite.costs and len(invite.costs) >= places:
                 self._refuse(invite, member.peer_id)
                 return f"its invite {member.invite_serial} admits {member.invite_members} members, and all have come"
         used_bytes = (invite.used_bytes if invite is not None else 0) - before

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from statistics import median_low
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from capamesh.protocol.adverts import TIME_LIMIT_MS
+from capamesh.protocol.adverts import TIME_LIMIT_MS, check_time
 
 if TYPE_CHECKING:
+    from capamesh.protocol.adverts import Sequence
     from capamesh.protocol.ids import PeerId
 
 WRONG_S: Final = 60.0
@@ -149,6 +150,53 @@ class NetworkClock:
 
     def __repr__(self) -> str:
         return f"NetworkClock({len(self._voices)} voices)"
+
+
+class Notice(NamedTuple):
+    """A line for the log."""
+
+    event: str
+    is_good: bool
+    fields: dict[str, Any]
+
+
+class ClockNotice:
+    """Tells once that the clock is wrong, and once that it is right again."""
+
+    def __init__(self) -> None:
+        self._is_wrong = False
+
+    def about(self, skew: Skew | None) -> Notice | None:
+        """Return what has changed since the last time."""
+        is_wrong = skew is not None and skew.is_wrong
+        if is_wrong == self._is_wrong:
+            return None
+        self._is_wrong = is_wrong
+        event = "clock_is_wrong" if is_wrong else "clock_is_right"
+        return Notice(event, not is_wrong, clock_fields(skew))
+
+
+def clock_fields(skew: Skew | None) -> dict[str, Any]:
+    """Return what is told of the clock; `problem` is empty when it is right, or nobody knows."""
+    if skew is None:
+        return {"peers_ahead_s": 0.0, "peers": 0, "problem": ""}
+    return {
+        "peers_ahead_s": round(skew.ahead_s, 3),
+        "peers": skew.voices,
+        "problem": str(skew) if skew.is_wrong else "",
+    }
+
+
+def check_time_by(
+    clock: NetworkClock | None, at_ms: int, sequence: Sequence, wall_ms: int, steady_s: float
+) -> None:
+    """Raise `AdvertRejected` when an envelope was not sealed about now, by this machine's clock or by most peers'."""
+    is_ours_off = (
+        clock is not None
+        and abs(at_ms - wall_ms) > TIME_LIMIT_MS
+        and clock.is_in_time(at_ms, wall_ms, steady_s)
+    )
+    check_time(at_ms, sequence, at_ms if is_ours_off else wall_ms)
 
 
 def _origin(wall_ms: int, steady_s: float) -> int:

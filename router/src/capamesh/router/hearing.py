@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
-    TIME_LIMIT_MS,
     AdvertReader,
     RejectReason,
-    check_time,
     open_envelope,
 )
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.fleet import Change, FleetMembership, Left
 from capamesh.protocol.invite_quotas import InviteQuotas, advert_bytes
-from capamesh.protocol.network_clock import NetworkClock
+from capamesh.protocol.network_clock import NetworkClock, check_time_by
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import Envelope
@@ -68,7 +66,14 @@ class Hearing:
                 peer, envelope.sender.invite_serial, envelope.issued_at_ms, now.steady_s
             )
         if known is None:
-            self._check_time(envelope, now)
+            # it may be an old one of a node that is gone, replayed
+            check_time_by(
+                self.clock,
+                envelope.issued_at_ms,
+                envelope.sequence,
+                now.wall_ms,
+                now.steady_s,
+            )
         changes: list[Change] = []
         if envelope.kind == KIND_ADVERT:
             changes = self._heard_advert(envelope, now)
@@ -83,14 +88,6 @@ class Hearing:
     def expel(self, peer: PeerId, now: Now) -> list[Change]:
         """Remove a revoked peer."""
         return self._settled(self.members.expel(peer, now.mesh_s))
-
-    def _check_time(self, envelope: Envelope, now: Now) -> None:
-        """Raise `AdvertRejected` for an envelope of one who is not known, so that it may be an old one that is replayed."""
-        at_ms = envelope.issued_at_ms
-        is_ours_off = abs(at_ms - now.wall_ms) > TIME_LIMIT_MS and self.clock.is_in_time(
-            at_ms, now.wall_ms, now.steady_s
-        )
-        check_time(at_ms, envelope.sequence, at_ms if is_ours_off else now.wall_ms)
 
     def _heard_advert(self, envelope: Envelope, now: Now) -> list[Change]:
         member = envelope.sender

@@ -35,6 +35,7 @@ from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.network_clock import clock_fields
 from capamesh.protocol.outward import (
     advertised_host,
     listen_multiaddr,
@@ -60,7 +61,7 @@ from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
 from capamesh.router.node_addresses import addresses_within
-from capamesh.router.notices import Notices, clock_fields
+from capamesh.router.notices import Notices
 from capamesh.router.operator_key import OperatorKey
 from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.prober import Prober

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import MAX_ENVELOPE_BYTES, Sequence, seal
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, wrap
-from capamesh.protocol.mesh.judge import SENDER_BURST, Judge, Judgement, Verdict
+from capamesh.protocol.mesh.judge import (
+    EXPIRE_AFTER_S,
+    SENDER_BURST,
+    SPARE_PLACES,
+    Judge,
+    Judgement,
+    Verdict,
+)
 from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network_clock import NetworkClock
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -152,3 +160,69 @@ def test_no_changed_byte_of_an_envelope_is_accepted(data: st.DataObject) -> None
     )
     judge = Judge(OWNER.ca_der, ALICE.trust())
     assert judge.judge(changed, A, NOW_MS).verdict is not Verdict.ACCEPT
+
+
+def of_one_invite(count: int, members: int) -> list[Membership]:
+    token = OWNER.invite(
+        Role.NODE, expires_at=NOW + timedelta(hours=1), bootstrap=(), now=NOW, members=members
+    )
+    return [Membership.join(Identity.generate(), token, NOW) for _ in range(count)]
+
+
+def verdict(judge: Judge, counter: int, member: Membership, kind: str, now_s: float) -> str:
+    now_ms = NOW_MS + round(now_s * 1000)
+    sent = payload(counter, member, kind, at_ms=now_ms)
+    return judge.judge(sent, member.identity.peer_id, now_ms, now_s).reason
+
+
+def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent(
+    judge: Judge,
+) -> None:
+    places = 2 + SPARE_PLACES
+    nodes = of_one_invite(places + 3, members=2)
+    for node in nodes[:places]:
+        assert verdict(judge, 1, node, "advert", 0.0) == ""
+    first, last, more, _ = (nodes[0], *nodes[places:])
+    assert verdict(judge, 1, last, "advert", 1.0) == "quota"
+    assert verdict(judge, 2, first, "advert", 1.0) == ""
+    assert verdict(judge, 1, ALICE, "advert", 1.0) == ""  # of another invite
+    assert verdict(judge, 3, first, "goodbye", 2.0) == ""
+    assert verdict(judge, 1, last, "advert", 2.0) == ""
+    assert verdict(judge, 1, more, "advert", 2.0) == "quota"
+    assert verdict(judge, 1, more, "advert", 3.0 + EXPIRE_AFTER_S) == ""
+
+
+def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Judge) -> None:
+    nodes = of_one_invite(2, members=2)
+    reasons = [
+        verdict(judge, counter, node, "advert", 0.0) for counter in range(1, 51) for node in nodes
+    ]
+    assert reasons.count("") == 50 + 4 * 2
+    assert set(reasons) == {"", "invite_rate"}
+    assert verdict(judge, 51, nodes[0], "advert", 1.0) == ""
+    assert verdict(judge, 1, ALICE, "advert", 0.0) == ""
+
+
+def test_a_clock_that_is_set_back_mutes_nobody(judge: Judge) -> None:
+    for counter in range(1, 51):
+        assert judge.judge(payload(counter), A, NOW_MS, 0.0).reason == ""
+    assert judge.judge(payload(51), A, NOW_MS - 300_000, 10.0).reason == ""
+
+
+@pytest.mark.parametrize("off_ms", [20 * 60_000, -20 * 60_000])
+def test_a_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int) -> None:
+    own_ms = NOW_MS + off_ms
+    judge = Judge(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
+    for member in (ALICE, BOB, join()):
+        assert judge.judge(payload(1, member), member.identity.peer_id, own_ms, 1.0).reason == ""
+    liar = join()
+    strange = payload(1, liar, at_ms=NOW_MS - 2 * off_ms)
+    assert judge.judge(strange, liar.identity.peer_id, own_ms, 1.0).reason in {"stale", "future"}
+
+
+def test_who_is_known_is_heard_whatever_its_clock_says_for_its_numbers_go_on(judge: Judge) -> None:
+    assert judge.judge(payload(1), A, NOW_MS).reason == ""
+    for counter, at_ms in enumerate((NOW_MS - 10**7, NOW_MS + 10**7, NOW_MS), start=2):
+        assert judge.judge(payload(counter, at_ms=at_ms), A, NOW_MS).reason == ""
+    assert judge.judge(payload(3), A, NOW_MS).reason == "replay"
+    assert judge.judge(payload(1, BOB, at_ms=NOW_MS - 10**7), B, NOW_MS).reason == "stale"

@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 REFUSED_FOR_S: Final = 60.0
 """Guess: whoever failed is not dialled again at once; a token may be renewed within minutes."""
 
+REFUSED_BY_THEM_FOR_S: Final = 5.0
+"""Guess: whoever refused us may have a wrong clock, or not know our token's renewal yet, and asking costs little."""
+
+CLOCK_SET_S: Final = 60.0
+"""Guess: a clock that goes so far ahead or back of a steady one was set."""
+
 RECHECK_EVERY_S: Final = 2.0
 """Guess: how late an expired member may be shut out; a look at a member takes some microseconds."""
 
@@ -75,6 +81,7 @@ class Admission(INotifee):
         trust: NetworkTrust,
         on_change: Callable[[], None],
         on_revocations: Callable[[bytes], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         warn: Warn,
     ) -> None:
         self._host = host
@@ -85,6 +92,8 @@ class Admission(INotifee):
         self._trust = trust
         self._on_change = on_change
         self._on_revocations = on_revocations
+        self._now = now
+        self._last_now = (now(), trio.current_time())
         self._warn = warn
         self._admitted: dict[ID, _Admitted] = {}
         self._waiting: dict[ID, trio.Event] = {}
@@ -115,7 +124,8 @@ class Admission(INotifee):
 
     def recheck(self) -> None:
         """Disconnect whoever is a member no more, by the time or by the revocation list."""
-        now = datetime.now(UTC)
+        now = self._now()
+        self._note_setting(now)
         for peer, one in list(self._admitted.items()):
             try:
                 self._trust.verify(one.chain, now)
@@ -125,6 +135,14 @@ class Admission(INotifee):
         self._refused_until_s = {
             peer: until_s for peer, until_s in self._refused_until_s.items() if until_s > now_s
         }
+
+    def _note_setting(self, now: datetime) -> None:
+        """Forget who was refused when the clock is set: the time may have been why."""
+        then, then_s = self._last_now
+        now_s = trio.current_time()
+        self._last_now = (now, now_s)
+        if abs((now - then).total_seconds() - (now_s - then_s)) > CLOCK_SET_S:
+            self._refused_until_s.clear()
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         """Start the clock on a new connection; libp2p waits for this, so it must not."""
@@ -192,7 +210,11 @@ class Admission(INotifee):
         except (NotMember, ProtocolViolation) as exc:
             if not handshake.was_refused:
                 await _tell_refusal(stream, exc.message)
-            await self._expel(peer, exc.message)
+            await self._expel(
+                peer,
+                exc.message,
+                for_s=REFUSED_BY_THEM_FOR_S if handshake.was_refused else REFUSED_FOR_S,
+            )
             return
         except Exception as exc:  # noqa: BLE001  # libp2p documents no error classes; the stream is over
             await self._expel(peer, f"the membership stream broke: {exc!r}"[:200])
@@ -208,13 +230,13 @@ class Admission(INotifee):
             if not data:
                 raise NotMember(f"it closed the membership stream: {handshake!r}")
             for message in decoder.feed(data):
-                answer = handshake.receive(message, datetime.now(UTC))
+                answer = handshake.receive(message, self._now())
                 if answer:
                     await stream.write(answer)
         if handshake.revocations:
             self._on_revocations(handshake.revocations)
             # The list may name the very peer that sent it.
-            self._trust.verify(handshake.remote_chain, datetime.now(UTC))
+            self._trust.verify(handshake.remote_chain, self._now())
         if not self._network.get_connections(peer):
             return
         self._refused_until_s.pop(peer, None)
@@ -224,9 +246,9 @@ class Admission(INotifee):
         if is_new:
             self._on_change()
 
-    async def _expel(self, peer: ID, why: str) -> None:
+    async def _expel(self, peer: ID, why: str, *, for_s: float = REFUSED_FOR_S) -> None:
         self._warn("expelled", f"{peer}: {why}")
-        self._refused_until_s[peer] = trio.current_time() + REFUSED_FOR_S
+        self._refused_until_s[peer] = trio.current_time() + for_s
         if self._admitted.pop(peer, None) is not None:
             self._on_change()
         # Whoever waits for this peer gets its answer from `_admitted`.

@@ -20,11 +20,16 @@ from capamesh.protocol.adverts import (
     is_forwarder_to_blame,
     open_envelope,
 )
+from capamesh.protocol.adverts.interval import MAX_INTERVAL_S
 from capamesh.protocol.errors import AdvertRejected, ProtocolViolation
+from capamesh.protocol.fleet import EXPIRE_AFTER
+from capamesh.protocol.invite_quotas import InviteQuotas
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, unwrap
 from capamesh.protocol.network import RevocationList
+from capamesh.protocol.network_clock import NetworkClock, check_time_by
 
 if TYPE_CHECKING:
+    from capamesh.protocol.adverts import Envelope
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import NetworkTrust
 
@@ -36,6 +41,19 @@ SENDER_MESSAGES_PER_S: Final = 5.0
 
 SENDER_BURST: Final = 50.0
 """Guess: a node that loads all its models at once."""
+
+INVITE_MESSAGES_PER_S: Final = 0.5
+"""Of an invite, for each member that it admits, beside what one sender may. Guess: ten times what members send that
+advertise every 10 s and change now and then."""
+
+INVITE_BURST: Final = 4.0
+"""Of an invite, for each member that it admits, beside what one sender may. Guess: all start at once, and load."""
+
+EXPIRE_AFTER_S: Final = EXPIRE_AFTER * MAX_INTERVAL_S
+"""A member that is not heard for so long has left, whatever interval it told."""
+
+SPARE_PLACES: Final = 8
+"""Of each invite beyond what it admits: the owner of this process keeps to that, and sees here who is too many."""
 
 _KNOWN_KINDS: Final = frozenset({KIND_ADVERT, KIND_GOODBYE, KIND_ROUTER})
 
@@ -66,51 +84,121 @@ class Judgement:
 
 
 class Judge:
-    """Remembers the newest sequence and the recent rate of each sender."""
+    """Remembers the newest sequence and the recent rate of each sender, and who has a place by which invite.
 
-    def __init__(self, ca_der: bytes, trust: NetworkTrust) -> None:
+    It judges times by a `NetworkClock`: a message of somebody whose sequence is known needs no look at the time, for
+    what is newer is no replay.
+    """
+
+    def __init__(
+        self, ca_der: bytes, trust: NetworkTrust, clock: NetworkClock | None = None
+    ) -> None:
         self._ca_der = ca_der
         self._trust = trust
+        self._clock = clock
         self._newest: OrderedDict[tuple[PeerId, str], Sequence] = OrderedDict()
-        self._budgets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
+        self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._quotas = InviteQuotas(SPARE_PLACES)
+        self._until_s: OrderedDict[PeerId, float] = OrderedDict()
+        """When those that have a place lose it, unless they are heard again; the first to do so first."""
 
-    def judge(self, payload: bytes, publisher: PeerId, now_ms: int) -> Judgement:
+    def judge(
+        self, payload: bytes, publisher: PeerId, now_ms: int, steady_s: float | None = None
+    ) -> Judgement:
         """Judge a payload whose publisher is proved by the gossip message's own signature.
 
-        `now_ms` is the wall clock in milliseconds since the epoch.
+        `now_ms` is the wall clock in milliseconds since the epoch, `steady_s` a clock that nobody sets; where there is
+        none, the wall clock is taken for it.
         """
+        if steady_s is None:
+            steady_s = now_ms / 1000
         if len(payload) > MAX_PAYLOAD_BYTES:
             return Judgement(Verdict.REJECT, RejectReason.OVERSIZE)
         unwrapped = unwrap(payload)
         if unwrapped is None:
             return Judgement(Verdict.IGNORE, "kind")
         kind, body = unwrapped
-        budget = self._budget(publisher, now_ms)
+        budget = self._budget(publisher, SENDER_BURST, SENDER_MESSAGES_PER_S, steady_s)
         if budget < 1.0:
             return Judgement(Verdict.IGNORE, "rate")
         if kind is PayloadKind.REVOCATIONS:
             reason, is_blamed = self._refuse_list(body)
         else:
-            reason, is_blamed = self._refuse_envelope(body, publisher, now_ms)
+            reason, is_blamed = self._refuse_envelope(body, publisher, now_ms, steady_s)
         if reason:
             return Judgement(Verdict.REJECT if is_blamed else Verdict.IGNORE, reason)
         # Only what is accepted costs the sender: else a forwarder could mute it with its old messages.
-        self._remember(self._budgets, publisher, (budget - 1.0, now_ms))
+        self._remember(self._budgets, publisher, (budget - 1.0, steady_s))
         return Judgement(Verdict.ACCEPT, "", kind, body)
 
-    def _refuse_envelope(self, body: bytes, publisher: PeerId, now_ms: int) -> tuple[str, bool]:
+    def membership_ms(self, now_ms: int, steady_s: float) -> int:
+        """Return the time of day by which memberships are judged."""
+        return now_ms if self._clock is None else self._clock.membership_ms(now_ms, steady_s)
+
+    def _refuse_envelope(
+        self, body: bytes, publisher: PeerId, now_ms: int, steady_s: float
+    ) -> tuple[str, bool]:
         try:
-            envelope = open_envelope(body, self._trust, now_ms)
+            envelope = open_envelope(
+                body, self._trust, self.membership_ms(now_ms, steady_s), is_time_checked=False
+            )
         except AdvertRejected as exc:
             return exc.reason, is_forwarder_to_blame(exc.reason)
         if envelope.sender.peer_id != publisher:
             return "publisher", True
         # One slot for all unknown kinds: a member cannot fill the memory by making kinds up.
         slot = (publisher, envelope.kind if envelope.kind in _KNOWN_KINDS else "")
-        if not is_acceptable(self._newest.get(slot), envelope.sequence):
+        known = self._newest.get(slot)
+        if not is_acceptable(known, envelope.sequence):
             return "replay", False
+        if self._clock is not None:
+            self._clock.heard(
+                publisher, envelope.sender.invite_serial, envelope.issued_at_ms, steady_s
+            )
+        if known is None:
+            try:
+                check_time_by(
+                    self._clock, envelope.issued_at_ms, envelope.sequence, now_ms, steady_s
+                )
+            except AdvertRejected as exc:
+                return exc.reason, False
+        refusal = self._refuse_member(envelope, steady_s)
+        if refusal:
+            return refusal, False
         self._remember(self._newest, slot, envelope.sequence)
         return "", False
+
+    def _refuse_member(self, envelope: Envelope, steady_s: float) -> str:
+        """Return "quota" or "invite_rate" for a member of an invite of which too many came, or that sends too much."""
+        member = envelope.sender
+        while self._until_s:
+            peer, until_s = next(iter(self._until_s.items()))
+            if until_s > steady_s:
+                break
+            self._drop_member(peer)
+        if self._quotas.refusal(member):
+            return RejectReason.QUOTA
+        invite, members = member.invite_serial, member.invite_members
+        budget = self._budget(
+            invite,
+            SENDER_BURST + INVITE_BURST * members,
+            SENDER_MESSAGES_PER_S + INVITE_MESSAGES_PER_S * members,
+            steady_s,
+        )
+        if budget < 1.0:
+            return "invite_rate"
+        self._remember(self._budgets, invite, (budget - 1.0, steady_s))
+        if envelope.kind == KIND_GOODBYE:
+            self._drop_member(member.peer_id)
+        else:
+            self._quotas.keep(member, 0)
+            self._until_s[member.peer_id] = steady_s + EXPIRE_AFTER_S
+            self._until_s.move_to_end(member.peer_id)
+        return ""
+
+    def _drop_member(self, peer: PeerId) -> None:
+        self._until_s.pop(peer, None)
+        self._quotas.left(peer)
 
     def _refuse_list(self, body: bytes) -> tuple[str, bool]:
         try:
@@ -121,10 +209,10 @@ class Judge:
             return "replay", False
         return "", False
 
-    def _budget(self, publisher: PeerId, now_ms: int) -> float:
-        budget, updated_ms = self._budgets.get(publisher, (SENDER_BURST, now_ms))
-        gained = max(0.0, now_ms - updated_ms) / 1000 * SENDER_MESSAGES_PER_S
-        return min(SENDER_BURST, budget + gained)
+    def _budget(self, who: str, burst: float, per_s: float, steady_s: float) -> float:
+        budget, updated_s = self._budgets.get(who, (burst, steady_s))
+        gained = max(0.0, steady_s - updated_s) * per_s
+        return min(burst, budget + gained)
 
     @staticmethod
     def _remember(table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,6 +42,7 @@ from capamesh.protocol.mesh.messages import (
 from capamesh.protocol.mesh.pubsub import MemberPubsub
 from capamesh.protocol.mesh.walls import contain_tasks
 from capamesh.protocol.network import NetworkTrust, RevocationList, Role
+from capamesh.protocol.network_clock import NetworkClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,7 +75,8 @@ class Sidecar:
         network_id = self._trust.network_id
         self._demand = demand_topic(network_id)
         self._topics = (adverts_topic(network_id), self._demand)
-        self._judge = Judge(start.ca_der, self._trust)
+        self._clock = NetworkClock(_wall_ms(), trio.current_time())
+        self._judge = Judge(start.ca_der, self._trust, self._clock)
         self._warnings: dict[str, tuple[int, str]] = {}
         contain_tasks(self._warn)
         self._host = make_host(start.private_key, self._warn)
@@ -97,6 +100,7 @@ class Sidecar:
                     Members(admission.members(Role.NODE), admission.members(Role.ROUTER))
                 ),
                 on_revocations=take_revocations,
+                now=self._membership_time,
                 warn=self._warn,
             )
 
@@ -111,7 +115,9 @@ class Sidecar:
                 router,
                 topics=self._topics,
                 wait_member=admission.wait_member,
-                judge=lambda payload, who: self._judge.judge(payload, who, time.time_ns() // 10**6),
+                judge=lambda payload, who: self._judge.judge(
+                    payload, who, _wall_ms(), trio.current_time()
+                ),
                 deliver=deliver,
                 on_reachable=lambda topic, peers: self._tell(Subscribed(topic, list(peers))),
                 warn=self._warn,
@@ -131,6 +137,11 @@ class Sidecar:
                 await self._obey(messages, pubsub, admission, dialler)
                 await trio.sleep(_GOODBYE_S)
                 nursery.cancel_scope.cancel()
+
+    def _membership_time(self) -> datetime:
+        """Return the time of day by which memberships are judged."""
+        now_ms = self._clock.membership_ms(_wall_ms(), trio.current_time())
+        return datetime.fromtimestamp(now_ms / 1000, UTC)
 
     async def _obey(
         self,
@@ -191,6 +202,10 @@ class Sidecar:
             warnings, self._warnings = self._warnings, {}
             for event, (count, detail) in warnings.items():
                 self._tell(Warned(event, detail, count))
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 10**6
 
 
 async def run_sidecar(channel_fd: int) -> None:
