@@ -11,8 +11,16 @@ import numpy as np
 from fleet_fakes import OUT, SPEC
 
 from capamesh.node.backend import StopSwitch
-from capamesh.node.engine import BatchPlan, ModelEngine, Streams
+from capamesh.node.engine import (
+    BatchPlan,
+    MemoryBudget,
+    ModelEngine,
+    RunBounds,
+    Streams,
+    Suspicion,
+)
 from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.run_need import RunNeed
 from capamesh.node.store import Manifest, ModelSource
 from capamesh.node.store.rules import BatchingRules, Rules
 from capamesh.protocol.errors import InvalidRequest, RunFailed
@@ -128,6 +136,7 @@ def engine_of(
     max_in_flight: int = 100,
     max_delay_us: int = 0,
     streams: Streams | None = None,
+    suspicion: Suspicion | None = None,
 ) -> ModelEngine:
     """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
     plan = BatchPlan(
@@ -137,7 +146,10 @@ def engine_of(
         batch_rows=max(batch_rows, 1),
     )
     rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
-    return ModelEngine(plan, rules, profile, max_in_flight=max_in_flight, streams=streams)
+    bounds = RunBounds(plan, RunNeed(2, 1.0), profile, MemoryBudget(0), suspicion=suspicion)
+    return ModelEngine(
+        plan, rules, profile, max_in_flight=max_in_flight, streams=streams, bounds=bounds
+    )
 
 
 def source_of(

@@ -244,7 +244,7 @@ class Town:
                 max_in_flight=10_000,
                 load_limit_s=60.0,
                 watchdog_s=watchdog_s,
-                quarantined=(),
+                verdicts=(),
             ),
             self.models,
             self.backend,

@@ -64,14 +64,14 @@ class Care:
     def start(self) -> WorkerSettings:
         return WorkerSettings.from_message(self.worker._opening())
 
-    def die(self, *running: str, digest: str = OLD, after_s: float = 1.0) -> None:
-        """Live once, and die while running these models."""
+    def die(self, *loading: str, digest: str = OLD, after_s: float = 1.0) -> None:
+        """Live once, and die while loading these models."""
         start = self.start()
         if start.running_page:
             page = RunningPage.open(Path(start.running_page))
-            for slot, name in enumerate(running):
+            for slot, name in enumerate(loading):
                 page.name(slot, name, "1", digest)
-                page.begin(slot, slot, Phase.RUNNING)
+                page.begin(slot, slot, Phase.LOADING)
             page.close()
         self.now_s += after_s
         self.worker._down("killed by signal 11 (Segmentation fault)")
@@ -101,19 +101,20 @@ def test_a_worker_is_told_what_the_operator_set(tmp_path: Path) -> None:
     assert start.driver == "580.1"
     assert start.cache_folder == str(tmp_path / "cache")
     assert start.running_page == str(tmp_path / "worker-3.running")
-    assert start.quarantined == []
+    assert start.verdicts == []
 
 
-def test_a_model_that_ends_its_worker_thrice_is_in_quarantine_at_the_next_start(care: Care) -> None:
+def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: Care) -> None:
     for _ in range(2):
         care.die("bad")
-    assert care.start().quarantined == []
+    assert care.start().verdicts == []
     care.die("bad")
-    (bad,) = care.start().quarantined
+    (bad,) = care.start().verdicts
     assert (bad["name"], bad["version"], bad["digest"]) == ("bad", "1", OLD)
-    assert "3 times in a row (killed by signal 11 (Segmentation fault), while" in bad["reason"]
+    assert bad["held_s"] == 60.0
+    assert "ended its worker (killed by signal 11 (Segmentation fault), while" in bad["reason"]
     assert care.log.events.count("worker_died") == 3
-    assert care.log.events.count("model_quarantined") == 1
+    assert care.log.events.count("worker_guarded") == 1
     assert care.downs == [3, 3, 3]
 
 
@@ -123,7 +124,7 @@ def test_a_worker_that_ended_itself_says_why(care: Care) -> None:
         care.die("bad")
     why = "killed by signal 11 (Segmentation fault): loading bad/1 has taken more than 9 s"
     assert care.worker.last_down == why
-    assert f"({why}, while" in care.start().quarantined[0]["reason"]
+    assert f"({why}, while" in care.start().verdicts[0]["reason"]
     care.die()
     assert care.worker.last_down == "killed by signal 11 (Segmentation fault)"
 
@@ -133,7 +134,7 @@ def test_each_life_has_a_page_of_its_own(care: Care) -> None:
     care.die("bad")
     care.die()
     care.worker._down("cannot start python: No such file or directory")  # it had no life
-    assert care.start().quarantined == []
+    assert care.start().verdicts == []
     assert care.worker.last_down == "cannot start python: No such file or directory"
 
 
@@ -141,7 +142,7 @@ def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
     care.die("bad")
     care.die("bad")
     care.die("bad", after_s=3600.0)
-    assert care.start().quarantined == []
+    assert care.start().verdicts == []
 
 
 def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
@@ -149,19 +150,34 @@ def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> 
     care.die("bad")
     assert care.worker.drain()
     care.die("bad")
-    assert care.start().quarantined == []
+    assert care.start().verdicts == []
     assert care.sent == [{"type": "drain"}]
 
 
-def test_a_model_whose_files_were_replaced_leaves_quarantine(care: Care) -> None:
+def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
+    start = care.start()
+    page = RunningPage.open(Path(start.running_page))
+    page.name(0, "bad", "1", OLD)
+    page.begin(0, 0, Phase.RUNNING)
+    page.tell(0, b"12345678", 0)
+    page.close()
+    care.worker._down("killed by signal 11 (Segmentation fault)")
+    (bad,) = care.start().verdicts
+    assert bad["suspects"] == (b"12345678".hex(),)
+    care.worker.survived("bad", "1", [b"12345678".hex()])
+    (bad,) = care.start().verdicts
+    assert bad["suspects"] == ()
+
+
+def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     for _ in range(3):
         care.die("bad")
     failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
     care.worker.offered(advert("node", models=[failed]))
-    assert [one["name"] for one in care.start().quarantined] == ["bad"]
+    assert [one["name"] for one in care.start().verdicts] == ["bad"]
     care.worker.offered(advert("node", models=[replace(failed, digest=NEW)]))
-    assert care.start().quarantined == []
-    assert care.log.events[-1] == "quarantine_ended"
+    assert care.start().verdicts == []
+    assert care.log.events[-1] == "blame_forgotten"
 
 
 def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.backend import LoadedModel
-from capamesh.node.crashes import Quarantined
+from capamesh.node.crashes import Verdict
 from capamesh.node.engine import BatchPlan, MemoryBudget, Result, Work
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.running_page import Marked, Phase, RunningPage
@@ -186,7 +186,7 @@ class Rig:
             "max_in_flight": 64,
             "load_limit_s": 600.0,
             "watchdog_s": 60.0,
-            "quarantined": (),
+            "verdicts": (),
             **settings,
         }
         self.hosting = Hosting(
@@ -798,23 +798,23 @@ async def test_changes_are_made_one_after_the_other(rig: Rig) -> None:
     assert rig.device.loaded == ["m/1 0"] * 3
 
 
-# quarantine
+# held back
 
 
-def quarantined(name: str, *, digest: str = "") -> Quarantined:
+def held(name: str, *, digest: str = "", held_s: float = 3600.0) -> Verdict:
     """Return what the agent says of a model; `digest` as in `source_of`, empty: it does not know."""
     whole = source_of(name, digest=digest).digest if digest else ""
-    return Quarantined(name, "1", whole, "it was running at three deaths")
+    return Verdict(name, "1", whole, "it was loading at three deaths", held_s=held_s)
 
 
-async def test_a_model_in_quarantine_says_why_and_is_loaded_once_its_files_change(
+async def test_a_model_that_is_held_back_says_why_and_is_loaded_once_its_files_change(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="1"), source_of("n"))
-    rig.start(quarantined=[quarantined("m", digest="1")])
+    rig.start(verdicts=[held("m", digest="1")])
     await rig.ready("n/1")
-    assert rig.state("m") == (ModelState.FAILED, "it was running at three deaths")
-    assert "model_quarantined" in rig.log.events
+    assert rig.state("m") == (ModelState.FAILED, "it was loading at three deaths")
+    assert "model_held" in rig.log.events
     await rig.followed()
     assert rig.device.loaded == ["n/1 0"]
     rig.has(source_of("m", digest="2"), source_of("n"))
@@ -824,32 +824,50 @@ async def test_a_model_in_quarantine_says_why_and_is_loaded_once_its_files_chang
     await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
 
 
-async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_not_in_quarantine(
+async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_not_held_back(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="2"), source_of("n", digest="2"))
-    rig.start(poll_s=0, quarantined=[quarantined("m", digest="1"), quarantined("n")])
+    rig.start(poll_s=0, verdicts=[held("m", digest="1"), held("n")])
     await rig.ready("m/1")
-    assert rig.state("n") == (ModelState.FAILED, "it was running at three deaths")
+    assert rig.state("n") == (ModelState.FAILED, "it was loading at three deaths")
 
 
-async def test_a_model_in_quarantine_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
+async def test_a_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
     rig.has(source_of("m"))
-    rig.start(quarantined=[quarantined("m")])
+    rig.start(verdicts=[held("m")])
     await rig.until(lambda: rig.states(ModelState.FAILED))
     assert await rig.load("m") == "done"
     await rig.followed()
     assert rig.states(ModelState.READY) == ["m/1"]
 
 
-async def test_a_pipeline_in_quarantine_is_not_made_when_its_models_load(rig: Rig) -> None:
+async def test_a_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start(poll_s=0, is_controllable=False, verdicts=[held("m", held_s=0.01)])
+    await rig.ready("m/1", "n/1")
+    assert rig.device.loaded == ["n/1 0", "m/1 0"]
+
+
+async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(verdicts=[Verdict("m", "1", "", "", large_bytes=4, large_s=60.0, alone_s=60.0)])
+    await rig.ready("m/1")
+    bounds = rig.hosted("m").runner.engine.bounds
+    assert bounds is not None
+    assert bounds.suspicion.is_looking
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+
+
+async def test_a_pipeline_that_is_held_back_is_not_made_when_its_models_load(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"), pipeline("p", "m"))
-    rig.start(quarantined=[quarantined("p")])
+    rig.start(verdicts=[held("p")])
     await rig.ready("m/1")
     rig.has(source_of("m", digest="2"), pipeline("p", "m"))
     await rig.until(lambda: "m/1 2" in rig.device.loaded)
     await rig.followed()
-    assert rig.state("p") == (ModelState.FAILED, "it was running at three deaths")
+    assert rig.state("p") == (ModelState.FAILED, "it was loading at three deaths")
     assert rig.device.loaded == ["m/1 1", "m/1 2"]
 
 

@@ -10,8 +10,10 @@ import pytest
 from fleet_fakes import fp32
 from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
-from capamesh.node.engine import Result, Streams, Work
+from capamesh.node.crashes import Verdict
+from capamesh.node.engine import Result, Streams, Suspicion, Work
 from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.request_digest import request_digest
 from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.runner import BATCH_DOUBTS, SHORT_S, STOP_GRACE_S, TURN_S, ModelRunner
@@ -614,7 +616,10 @@ async def test_a_run_that_does_not_stop_is_told_as_stuck_after_a_grace(
     assert rig.runner.tick(told_s + STOP_GRACE_S + 0.5, WATCHDOG_S) == (
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
-    assert page.marked() == [Marked("m", "1", Phase.RUNNING)]  # it alone is the cause
+    request = request_digest([fp32("x", [1.0, 0.0])]).hex()
+    assert page.marked() == [  # it alone is the cause
+        Marked("m", "1", Phase.RUNNING, request=request)
+    ]
     await rig.idle()
     assert rig.runner.tick(1000, WATCHDOG_S) == ""
 
@@ -695,7 +700,8 @@ async def test_a_run_is_marked_while_it_goes_on(
     rig.model.act = lambda _: seen.append(page.marked())
     rig.submit(1)
     await rig.idle()
-    assert seen == [[Marked("m", "1", Phase.RUNNING)]]
+    request = request_digest([fp32("x", [1.0, 0.0])]).hex() if profile is THREADS else ""
+    assert seen == [[Marked("m", "1", Phase.RUNNING, request=request)]]
     assert page.marked() == []
 
 
@@ -762,3 +768,75 @@ async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
     await rig.answered(3)
     assert rig.codes() == {0.0: "run_failed", 1.0: "ok", 2.0: "ok"}
     await rig.idle()
+
+
+# which request is to blame
+
+
+async def test_a_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
+    tmp_path: Path,
+) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig = Rig(marks=Marks(page), profile=THREADS)
+    await rig.hold(3.0)
+    (marked,) = page.marked()
+    assert marked.request == request_digest([fp32("x", [3.0, 0.0])]).hex()
+    assert marked.large_bytes == 0
+    await rig.idle()
+    assert page.marked() == []
+    rig.close()
+
+
+async def test_of_several_requests_that_run_together_none_is_told(tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig = Rig(marks=Marks(page), profile=THREADS)
+    await rig.hold()
+    rig.submit(1.0)
+    rig.submit(2.0)
+    rig.model.gate.set()
+    rig.model.act = lambda values: seen.append([each.request for each in page.marked()])
+    seen: list[list[str]] = []
+    await rig.answered(3)
+    assert seen[-1] == [""]
+    rig.close()
+
+
+async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_is_marked(
+    tmp_path: Path,
+) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    digests = [request_digest([fp32("x", [name, 0.0])]).hex() for name in (0.0, 1.0, 2.0)]
+    verdict = Verdict("m", "1", "", "", suspects=(digests[1],), alone_s=60.0)
+    suspicion = Suspicion(verdict, now_s=100.0)
+    rig = Rig(marks=Marks(page), profile=HERE, suspicion=suspicion)
+    seen: list[str] = []
+    rig.model.act = lambda values: seen.extend(each.request for each in page.marked())
+    await rig.hold()
+    rig.submit(1.0)
+    rig.submit(2.0)
+    rig.model.gate.set()
+    await rig.answered(3)
+    assert seen == digests
+    assert rig.model.ran == [[0.0], [1.0], [2.0]]
+    rig.doubled(0.0, 1.0, 2.0)
+    assert suspicion.survived() == [digests[1]]
+    rig.clock.now_s += 60.0
+    rig.submit(4.0)
+    await rig.answered(4)
+    assert rig.model.threads[-1] is threading.main_thread()  # as before
+    rig.close()
+
+
+async def test_a_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig = Rig(marks=Marks(page), profile=THREADS)
+    rig.model.is_deaf = True
+    await rig.hold(3.0)
+    rig.clock.now_s += WATCHDOG_S + 1
+    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S) == ""
+    rig.clock.now_s += 3
+    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S)
+    (marked,) = page.marked()
+    assert marked.request == request_digest([fp32("x", [3.0, 0.0])]).hex()
+    await rig.idle()
+    rig.close()

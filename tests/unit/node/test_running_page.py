@@ -90,6 +90,38 @@ def test_a_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -
     page.close()
 
 
+def test_the_request_that_runs_is_told_with_its_slot_until_that_is_used_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "page"
+    page = RunningPage.create(path)
+    page.name(1, "iris", "1", DIGEST)
+    page.begin(0, 1, Phase.RUNNING)
+    page.tell(0, bytes(range(8)), 2**40)
+    whole = Marked("iris", "1", Phase.RUNNING, DIGEST, "0001020304050607", 2**40)
+    bare = Marked("iris", "1", Phase.RUNNING, DIGEST)
+    assert page.marked() == [whole]
+    record = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:  # cut off while it was written
+        os.pwrite(file.fileno(), bytes([record[SLOT_BYTES - 1] ^ 1]), SLOT_BYTES - 1)
+        assert page.marked() == [bare]
+        os.pwrite(file.fileno(), record[SLOT_BYTES - 1 : SLOT_BYTES], SLOT_BYTES - 1)
+    assert page.marked() == [whole]
+    page.begin(0, 1, Phase.RUNNING)
+    assert page.marked() == [bare]
+    page.close()
+
+
+def test_the_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    name, version = "n" * MAX_NAME_BYTES, "9" * 20
+    page.name(1, name, version, DIGEST)
+    page.begin(0, 1, Phase.RUNNING)
+    page.tell(0, b"12345678", 1)
+    assert page.marked() == [Marked(name, version, Phase.RUNNING, DIGEST, b"12345678".hex(), 1)]
+    page.close()
+
+
 def test_a_number_can_get_another_name(tmp_path: Path) -> None:
     page = RunningPage.create(tmp_path / "page")
     page.name(1, "iris", "1")

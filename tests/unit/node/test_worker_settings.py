@@ -23,8 +23,8 @@ SETTINGS = WorkerSettings(
     poll_s=0.5,
     is_controllable=True,
     load_limit_s=99.5,
-    quarantined=[
-        {"name": "m", "version": "1", "digest": "sha256:00", "reason": "it ended its worker"}
+    verdicts=[
+        {"name": "m", "version": "1", "refused": {"00": 1.5}, "suspects": ["11"], "held_s": 9.0}
     ],
     running_page="/data/running-1",
     cache_folder="/data/cache",

@@ -194,6 +194,8 @@ class NodeAgent:
                     self._changed()
             case "metrics":
                 worker.told(message["models"])
+            case "survived":
+                worker.survived(message["name"], message["version"], message["requests"])
             case "stuck":
                 worker.stuck(message["reason"])
             case "drained":

@@ -106,7 +106,12 @@ class DeviceWorker:
         self._figures.keep({(model.name, model.version) for model in offer.models})
         for model in offer.models:
             if self._crashes.offered(model.name, model.version, model.digest):
-                self._log.info("quarantine_ended", model=model.name, version=model.version)
+                self._log.info("blame_forgotten", model=model.name, version=model.version)
+
+    def survived(self, name: str, version: str, requests: Sequence[str]) -> None:
+        """Requests of a model that were suspected have ended well."""
+        for request in requests:
+            self._crashes.survived(name, version, request)
 
     def sample(self) -> WorkerSample:
         """Return how it is now, and its counts over all its lives."""
@@ -120,7 +125,8 @@ class DeviceWorker:
     def _opening(self) -> Mapping[str, Any]:
         """Return the start message of a new life."""
         self._started_s = self._clock()
-        start = replace(self._start, quarantined=[asdict(one) for one in self._crashes.quarantined])
+        verdicts = self._crashes.verdicts(self._started_s)
+        start = replace(self._start, verdicts=[asdict(one) for one in verdicts])
         try:
             self._page = RunningPage.create(Path(start.running_page))
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
@@ -142,29 +148,28 @@ class DeviceWorker:
         self._on_down(self.number)
 
     def _blame(self, marked: list[Marked], reason: str) -> None:
-        lived_s = self._clock() - self._started_s
+        now_s = self._clock()
+        lived_s = now_s - self._started_s
         self._log.warning(
             "worker_died",
             reason=reason,
             lived_s=round(lived_s, 1),
             executing=[f"{mark.name}/{mark.version} {mark.phase.name.lower()}" for mark in marked],
         )
-        for one in self._crashes.died(marked, reason, lived_s):
-            self._log.error(
-                "model_quarantined", model=one.name, version=one.version, reason=one.reason
-            )
+        for told in self._crashes.died(marked, reason, lived_s, now_s):
+            self._log.error("worker_guarded", reason=told)
 
 
 def start_settings(
     settings: NodeSettings, number: int, device: DeviceInfo, advertised_host: str
 ) -> WorkerSettings:
-    """Return what the worker `number` is told at each start; `DeviceWorker` adds who is in quarantine."""
+    """Return what the worker `number` is told at each start; `DeviceWorker` adds what is held against models."""
     return WorkerSettings(
         membership_folder=str(settings.data_folder),
         models_folder=str(settings.models_folder),
         cache_folder=str(settings.data_folder / CACHE_FOLDER),
         running_page=str(settings.data_folder / f"worker-{number}.running"),
-        quarantined=[],
+        verdicts=[],
         device_index=device.index,
         device_uuid=device.uuid,
         device_kind=device.kind,

@@ -5,7 +5,9 @@ file still says what was being executed, and its owner, the agent, reads it. A m
 itself, so that nothing that the dead worker once knew is needed to understand it.
 
 The file has `SLOTS` records of `SLOT_BYTES` bytes: CRC-32 of the rest of the record up to the end of its text, phase
-(0: free), the lengths in bytes of name, version and digest, then these three as UTF-8. Little-endian.
+(0: free), the lengths in bytes of name, version and digest, then these three as UTF-8. The last `_REQUEST.size` bytes
+are of the request that runs: CRC-32 of the rest, its size where that is unusual, its digest; zeros where none is told.
+Little-endian.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
+from capamesh.node.request_digest import DIGEST_BYTES
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import replace_private
 
@@ -38,6 +41,8 @@ MAX_DIGEST_BYTES: Final = 71
 """"sha256:" and 64 hexadecimal digits."""
 
 _HEADER: Final = struct.Struct("<IBHBB")  # CRC-32, phase, bytes of name, version and digest
+_REQUEST: Final = struct.Struct(f"<IQ{DIGEST_BYTES}s")  # CRC-32, bytes of inputs, digest
+_REQUEST_AT: Final = SLOT_BYTES - _REQUEST.size
 _PHASE_AT: Final = 4
 """Where in a record the phase is: after its CRC-32."""
 
@@ -58,6 +63,10 @@ class Marked:
     phase: Phase
     digest: str = ""
     """Empty where the worker did not tell."""
+    request: str = ""
+    """The digest of the only request that runs, in hexadecimal; empty where several do, or it was not told."""
+    large_bytes: int = 0
+    """Of its inputs, where that is more than a model's usual requests have."""
 
 
 class RunningPage:
@@ -119,6 +128,13 @@ class RunningPage:
         """
         self._map[self._slices[slot]] = self._records[number][phase]
 
+    def tell(self, slot: int, request: bytes, large_bytes: int) -> None:
+        """Say which request runs in `slot`, which has begun: see `Marked`."""
+        start = slot * SLOT_BYTES + _REQUEST_AT
+        text = _REQUEST.pack(0, large_bytes, request)[_PHASE_AT:]
+        crc = zlib.crc32(text).to_bytes(_PHASE_AT, "little")
+        self._map[start : start + _REQUEST.size] = crc + text
+
     def end(self, slot: int) -> None:
         """Clear `slot`; again is harmless."""
         self._map[slot * SLOT_BYTES + _PHASE_AT] = 0
@@ -156,10 +172,13 @@ def _read(record: bytes) -> Marked | None:
     name_end = _HEADER.size + name_bytes
     version_end = name_end + version_bytes
     digest_end = version_end + digest_bytes
-    if digest_end > SLOT_BYTES or zlib.crc32(record[_PHASE_AT:digest_end]) != crc:
+    if digest_end > _REQUEST_AT or zlib.crc32(record[_PHASE_AT:digest_end]) != crc:
         return None
+    request, large_bytes = _read_request(record)
     try:
         return Marked(
+            request=request,
+            large_bytes=large_bytes,
             name=record[_HEADER.size : name_end].decode("utf-8"),
             version=record[name_end:version_end].decode("utf-8"),
             phase=Phase(phase),
@@ -167,3 +186,10 @@ def _read(record: bytes) -> Marked | None:
         )
     except ValueError:  # no phase, or no UTF-8
         return None
+
+
+def _read_request(record: bytes) -> tuple[str, int]:
+    crc, large_bytes, digest = _REQUEST.unpack_from(record, _REQUEST_AT)
+    if not any(record[_REQUEST_AT:]) or zlib.crc32(record[_REQUEST_AT + _PHASE_AT :]) != crc:
+        return "", 0
+    return digest.hex(), large_bytes

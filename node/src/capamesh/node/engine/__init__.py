@@ -4,6 +4,7 @@ from capamesh.node.engine.bounds import MemoryBudget, RunBounds
 from capamesh.node.engine.engine import ModelEngine
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.streams import Streams
+from capamesh.node.engine.suspicion import Suspicion
 from capamesh.node.engine.work import Batch, Result, Work
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "Result",
     "RunBounds",
     "Streams",
+    "Suspicion",
     "Work",
 ]

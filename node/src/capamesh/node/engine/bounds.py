@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from capamesh.node.engine.suspicion import Suspicion, size_of
+from capamesh.node.request_digest import request_digest
 from capamesh.node.run_need import UNMEASURED_TIMES, RunNeed, elements_of
 from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from capamesh.node.engine.plan import BatchPlan
     from capamesh.node.engine.work import Work
     from capamesh.node.profile import ServiceProfile
+    from capamesh.protocol.tensors import Tensor
 
 COUNTED_SHARE: Final = 1 / 64
 """A request that takes less of the memory is not counted (guess: what many of those take is the matter of the number
@@ -58,6 +63,7 @@ class RunBounds:
         budget: MemoryBudget,
         *,
         watchdog_s: float = math.inf,
+        suspicion: Suspicion | None = None,
     ) -> None:
         """`need` and `profile` are None where the model could not be measured.
 
@@ -74,8 +80,10 @@ class RunBounds:
         self._budget = budget
         self._watchdog_s = watchdog_s
         self._is_open = is_open
+        self.suspicion = suspicion or Suspicion()
+        self._known_rows = profile.points[-1].rows if profile is not None else 0
         self.usual_rows = (
-            -1 if is_open or need is None or profile is None else profile.points[-1].rows
+            -1 if is_open or need is None or self.suspicion.is_looking else self._known_rows
         )
         """A request of no more rows needs no look; -1: each does."""
 
@@ -90,10 +98,13 @@ class RunBounds:
         """Take from the budget what `work` will need, until `release`; its rows are known.
 
         Raises `TooLarge`: it can never fit into the memory; `InvalidRequest`: it cannot be done in time;
-        `Overloaded`: other large requests have the memory now.
+        `Overloaded`: other large requests have the memory now; the first two as well where such ones have ended the
+        worker.
         """
         rows = max(1, work.rows)
-        own = [tensor for tensor in work.inputs if tensor.name not in self._kept]
+        own = self._own(work)
+        if self.suspicion.is_looking:
+            self.suspicion.check(own, now_s)
         given = sum(tensor.size_bytes for tensor in own)
         need = self._need
         if need is None:
@@ -105,6 +116,23 @@ class RunBounds:
         self._hold(
             work, given + need.bytes_of(rows, elements), rows, of_row, need.bytes_of(1, elements)
         )
+
+    def identity(self, work: Work) -> tuple[bytes, int]:
+        """Return the digest of a request, and the bytes of its inputs where they are more than was measured, else 0."""
+        own = self._own(work)
+        need = self._need
+        is_large = need is not None and (
+            work.rows > self._known_rows
+            or (self._is_open and elements_of(own) > need.elements * max(1, work.rows))
+        )
+        return request_digest(own), size_of(own) if is_large else 0
+
+    def _own(self, work: Work) -> Sequence[Tensor]:
+        """Return what a caller gave, without the states that the node keeps."""
+        kept = self._kept
+        if not kept:
+            return work.inputs
+        return [tensor for tensor in work.inputs if tensor.name not in kept]
 
     def release(self, work: Work) -> None:
         """Give back what `work` held; again is harmless."""

@@ -98,7 +98,17 @@ class Work:
 class Batch:
     """Requests that run together."""
 
-    __slots__ = ("has_begun", "is_stream", "rows", "started_s", "stop", "wanted", "works")
+    __slots__ = (
+        "has_begun",
+        "is_stream",
+        "large_bytes",
+        "request",
+        "rows",
+        "started_s",
+        "stop",
+        "wanted",
+        "works",
+    )
 
     def __init__(
         self, works: list[Work], rows: int, started_s: float, *, is_stream: bool = False
@@ -112,6 +122,10 @@ class Batch:
         """False while it waits, ready made, behind the run before it; set by whoever runs it."""
         self.wanted = len(works)
         """Members whose answer is still awaited."""
+        self.request = b""
+        """The digest of its only request, set by whoever runs it; empty where it has several."""
+        self.large_bytes = 0
+        """Of the inputs of its only request, where those are unusually many."""
         self.stop: Callable[[], None] | None = None
         """Ends the run early; set by whoever runs it."""
 

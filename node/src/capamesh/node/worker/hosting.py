@@ -7,6 +7,7 @@ then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.backend import Backend
-    from capamesh.node.crashes import Quarantined
+    from capamesh.node.crashes import Verdict
     from capamesh.node.engine import MemoryBudget
     from capamesh.node.worker.marks import Marks
     from capamesh.node.worker.preparation import Preparation
@@ -68,8 +69,8 @@ class HostingSettings:
     """From the beginning of a model's load to the end of its measurement."""
     watchdog_s: float
     """For one run."""
-    quarantined: Sequence[Quarantined]
-    """Models that ended earlier workers."""
+    verdicts: Sequence[Verdict]
+    """On models that ended earlier workers."""
 
 
 class Hosting:
@@ -101,6 +102,7 @@ class Hosting:
             limit_s=settings.load_limit_s,
             budget=budget,
             watchdog_s=settings.watchdog_s,
+            verdicts=settings.verdicts,
             marks=marks,
             on_stuck=on_stuck,
             log=log,
@@ -112,11 +114,11 @@ class Hosting:
         self._sources: dict[Key, ModelSource] = {}
         """What was tried last of each model version."""
         self._held: dict[Key, ModelSource] = {}
-        """Unloaded on purpose, or in quarantine: not loaded again unless asked for, or changed."""
+        """Unloaded on purpose, or held back: not loaded again unless asked for, or changed."""
         self._short: dict[Key, float] = {}
         """Failed for want of memory: tried again when there is some, if what was not used for so long gives way."""
-        self._quarantined = {(one.name, one.version): one for one in settings.quarantined}
-        """Those that were not met in the folder yet."""
+        self._verdicts = {(one.name, one.version): one for one in settings.verdicts if one.held_s}
+        """Those on models that were not met in the folder yet."""
         self._leaving: list[HostedModel] = []
         """Take no more requests, and go once the pipelines that were made of them are made anew."""
         self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)
@@ -239,14 +241,22 @@ class Hosting:
         self._held.pop(key, None)
         if key in self._short and self._sources.get(key) == source:
             return self._room.can_be_made(source, self._short[key])
-        quarantined = self._quarantined.pop(key, None)
-        if quarantined is not None and quarantined.digest in {"", source.digest}:
-            reason = quarantined.reason
+        verdict = self._verdicts.pop(key, None)
+        if verdict is not None and verdict.digest in {"", source.digest}:
             self._held[key] = source
-            self._models.say(key, ModelState.FAILED, reason, source.digest)
-            self._log.error("model_quarantined", model=key[0], version=key[1], reason=reason)
+            self._models.say(key, ModelState.FAILED, verdict.reason, source.digest)
+            self._log.error("model_held", model=key[0], version=key[1], reason=verdict.reason)
+            loop = asyncio.get_running_loop()
+            loop.call_later(verdict.held_s, self._try_again, key, source)
             return False
         return self._sources.get(key) != source
+
+    def _try_again(self, key: Key, source: ModelSource) -> None:
+        """Have a model loaded that was held back, unless something else has happened to it since."""
+        if self._held.get(key) != source:
+            return
+        with contextlib.suppress(asyncio.QueueFull):  # then it is loaded when it is asked for
+            self._asked.put_nowait((ControlCall(ControlAction.LOAD, *key), _unheard))
 
     # loading
 
@@ -437,6 +447,10 @@ class Hosting:
                 f"{len(failed)} of {len(sources)} versions were not loaded: "
                 + "; ".join(f"version {version}: {reason}" for version, reason in failed)
             )
+
+
+def _unheard(error: CapameshError | None) -> None:
+    """Stand for a router where there is none."""
 
 
 def _key(source: ModelSource) -> Key:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import MemoryBudget, ModelEngine, RunBounds
+from capamesh.node.engine import MemoryBudget, ModelEngine, RunBounds, Suspicion
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.worker.marks import Marks, Phase
 from capamesh.node.worker.models import HostedModel, HostedModels, advert_problem
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.backend import Backend, LoadedModel
+    from capamesh.node.crashes import Verdict
     from capamesh.node.store import ModelSource
     from capamesh.node.worker.preparation import Preparation, Prepared
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -40,13 +41,15 @@ class ModelLoading:
         limit_s: float,
         budget: MemoryBudget,
         watchdog_s: float,
+        verdicts: Sequence[Verdict],
         marks: Marks,
         on_stuck: Callable[[str], None],
         log: FilteringBoundLogger,
     ) -> None:
         """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement.
 
-        No request is taken that would need more than `budget` of memory, or a run of more than `watchdog_s`.
+        No request is taken that would need more than `budget` of memory, or a run of more than `watchdog_s`, or
+        against which there is one of the `verdicts`, which begin now.
         """
         self._models = models
         self._backend = backend
@@ -55,6 +58,8 @@ class ModelLoading:
         self._limit_s = limit_s
         self._budget = budget
         self._watchdog_s = watchdog_s
+        self._verdicts = {(one.name, one.version): one for one in verdicts}
+        self._since_s = time.monotonic()
         self._marks = marks
         self._on_stuck = on_stuck
         self._log = log
@@ -78,6 +83,7 @@ class ModelLoading:
             prepared.measured.profile,
             self._budget,
             watchdog_s=self._watchdog_s,
+            suspicion=self._suspicion(source),
         )
         runner = self._runner(source, prepared, number, bounds)
         return HostedModel(source, prepared, runner, number, bounds.most_rows)
@@ -85,6 +91,12 @@ class ModelLoading:
     def unloaded(self, hosted: HostedModel) -> None:
         """Forget what `load` gave, which is closed now."""
         self._marks.release(hosted.number)
+
+    def _suspicion(self, source: ModelSource) -> Suspicion:
+        verdict = self._verdicts.get((source.name, source.version))
+        if verdict is None or verdict.digest not in {"", source.digest}:
+            return Suspicion()
+        return Suspicion(verdict, self._since_s)
 
     async def _prepared(self, source: ModelSource, number: int) -> Prepared:
         slot = self._marks.begin(number, Phase.LOADING)

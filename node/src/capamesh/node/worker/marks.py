@@ -68,6 +68,11 @@ class Marks:
             self._page.end(slot)
         return slot
 
+    def tell(self, slot: int, request: bytes, large_bytes: int) -> None:
+        """Say which request runs in `slot`: its digest, and the bytes of its inputs where those are unusually many."""
+        if slot != NO_SLOT and self._page is not None and not self._is_settled:
+            self._page.tell(slot, request, large_bytes)
+
     def end(self, slot: int) -> None:
         """It is not executed any more."""
         if slot != NO_SLOT and self._page is not None and not self._is_settled:
@@ -78,8 +83,13 @@ class Marks:
         """Leave all marks as they are, for good: this process is about to end, and one of those may be the cause."""
         self._is_settled = True
 
-    def convict(self, number: int, phase: Phase) -> None:
-        """Mark that model alone and for good: this process is about to end, and that model is the cause."""
+    def convict(
+        self, number: int, phase: Phase, request: bytes = b"", large_bytes: int = 0
+    ) -> None:
+        """Mark that model alone and for good: this process is about to end, and that model is the cause.
+
+        `request` is what `tell` would be given, where one request alone is to blame.
+        """
         if self._page is None or self._is_settled:
             return
         self._is_settled = True
@@ -88,3 +98,5 @@ class Marks:
             if slot != kept:
                 self._page.end(slot)
         self._page.begin(kept, number, phase)
+        if request:
+            self._page.tell(kept, request, large_bytes)

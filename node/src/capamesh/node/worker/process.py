@@ -2,7 +2,8 @@
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
 `drain`, `stop`. Messages to the agent: `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see
-`capamesh.node.figures`; `stuck {reason}`, before it ends itself; `drained`.
+`capamesh.node.figures`; `survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`,
+before it ends itself; `drained`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capamesh.node.crashes import Quarantined
+from capamesh.node.crashes import Verdict
 from capamesh.node.engine import MemoryBudget
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.running_page import RunningPage
@@ -85,8 +86,8 @@ class WorkerSettings:
     load_limit_s: float
     poll_s: float
     is_controllable: bool
-    quarantined: list[dict[str, str]]
-    """Each as the fields of `crashes.Quarantined`."""
+    verdicts: list[dict[str, Any]]
+    """Each as the fields of `crashes.Verdict`."""
     running_page: str
     cache_folder: str
     host: str
@@ -148,7 +149,7 @@ class Worker:
                 max_in_flight=settings.max_in_flight,
                 load_limit_s=settings.load_limit_s,
                 watchdog_s=settings.watchdog_s,
-                quarantined=[Quarantined(**one) for one in settings.quarantined],
+                verdicts=[Verdict.from_fields(one) for one in settings.verdicts],
             ),
             self._models,
             self._backend,
@@ -300,6 +301,7 @@ class Worker:
         """See to what no request sees to: the free memory, silent sequences, the counts."""
         for turn in itertools.count():
             self._service.tidy()
+            self._tell_survived()
             self._budget.models_bytes = sum(
                 hosted.prepared.measured.memory_bytes for hosted in self._models
             )
@@ -308,6 +310,20 @@ class Worker:
             if turn % METRICS_TURNS == 0:
                 self._channel.send({"type": "metrics", "models": self._models.counts()})
             await asyncio.sleep(OBSERVE_S)
+
+    def _tell_survived(self) -> None:
+        for hosted in self._models:
+            bounds = hosted.runner.engine.bounds
+            if bounds is None or not (survived := bounds.suspicion.survived()):
+                continue
+            self._channel.send(
+                {
+                    "type": "survived",
+                    "name": hosted.source.name,
+                    "version": hosted.version,
+                    "requests": survived,
+                }
+            )
 
     def _device_lost(self, loss: str) -> None:
         """End this process, for no model can be run in it any more; told in a run's thread, before the run's mark goes."""

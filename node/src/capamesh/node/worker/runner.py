@@ -8,6 +8,7 @@ Runtime lets the interpreter go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import queue
 import threading
@@ -76,6 +77,10 @@ class ModelRunner:
         self.model = model
         self._stream = stream or model
         self._may_run_here = may_run_here
+        bounds = engine.bounds
+        self._bounds = bounds
+        self._suspicion = bounds.suspicion if bounds is not None else None
+        self._is_suspected = bounds is not None and bounds.suspicion.is_alone(clock())
         self._clock = clock
         self._switch = switch
         self._marks = marks
@@ -146,7 +151,9 @@ class ModelRunner:
                 if batch.stop is not None:
                     batch.stop()
             elif now_s - told_s > STOP_GRACE_S:
-                self._marks.convict(self._number, Phase.RUNNING)  # not what runs beside it
+                self._marks.convict(  # not what runs beside it
+                    self._number, Phase.RUNNING, batch.request, batch.large_bytes
+                )
                 return (
                     f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is"
                     f" {watchdog_s:g} s"
@@ -189,9 +196,12 @@ class ModelRunner:
         self._pump_handle = None
         engine, clock = self.engine, self._clock
         now_s = started_s = clock()
+        if self._is_suspected and self._suspicion is not None:
+            self._is_suspected = self._suspicion.is_alone(now_s)
         while (batch := engine.take(now_s)) is not None:
             if (
                 self._may_run_here
+                and not self._is_suspected  # in a thread it is marked which request runs
                 and not batch.is_stream
                 and engine.time.predicted_s(batch.rows) <= SHORT_S
             ):
@@ -283,10 +293,14 @@ class ModelRunner:
         if not works:
             return _Ended(batch, [_NOT_WANTED] * len(batch.works), 0.0, False, "", rows, began_s)
         model = self._stream if batch.is_stream else self.model
+        if self._is_suspected and len(works) > 1:
+            return self._executed_apart(batch, works, rows, switch, model)
         slot = self._marks.begin(self._number, Phase.RUNNING)
         fault, is_whole = "", True
         results: Sequence[Result]
         try:
+            if switch is not None and len(works) == 1:
+                self._tell(batch, works[0], slot)
             results = self._run(works, switch, model)
         except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
             error, is_whole = _as_error(exc), False
@@ -298,10 +312,42 @@ class ModelRunner:
                     fault = error.message
         ended_s = self._clock()
         self._marks.end(slot)
-        if len(works) < len(batch.works):
-            of = dict(zip(works, results, strict=True))
-            results = [of.get(work, _NOT_WANTED) for work in batch.works]
+        if batch.request and self._suspicion is not None:
+            self._suspicion.ended(batch.request)
+        results = _of_all(batch, works, results)
         return _Ended(batch, results, ended_s - began_s, is_whole, fault, rows, ended_s)
+
+    def _executed_apart(
+        self,
+        batch: Batch,
+        works: list[Work],
+        rows: int,
+        switch: StopSwitch | None,
+        model: LoadedModel,
+    ) -> _Ended:
+        """Run each request by itself, so that it is marked which of them ends the process."""
+        began_s = self._clock()
+        results: list[Result] = []
+        for work in works:
+            slot = self._marks.begin(self._number, Phase.RUNNING)
+            with contextlib.suppress(
+                Exception
+            ):  # a request that cannot be told from others is run all the same
+                self._tell(batch, work, slot)
+            results.append(self._run_alone(work, switch, model))
+            self._marks.end(slot)
+            if self._suspicion is not None:
+                self._suspicion.ended(batch.request)
+        ended_s = self._clock()
+        return _Ended(
+            batch, _of_all(batch, works, results), ended_s - began_s, False, "", rows, ended_s
+        )
+
+    def _tell(self, batch: Batch, work: Work, slot: int) -> None:
+        """Mark which request runs alone in `slot`."""
+        if self._bounds is not None:
+            batch.request, batch.large_bytes = self._bounds.identity(work)
+            self._marks.tell(slot, batch.request, batch.large_bytes)
 
     def _run(
         self, works: list[Work], switch: StopSwitch | None, model: LoadedModel
@@ -319,6 +365,14 @@ class ModelRunner:
         except BaseException as exc:  # noqa: BLE001 - as above
             return _as_error(exc)
         return outputs
+
+
+def _of_all(batch: Batch, works: Sequence[Work], results: Sequence[Result]) -> Sequence[Result]:
+    """Return a result for each of a batch's members, of which `works` ran."""
+    if len(works) == len(batch.works):
+        return results
+    of = dict(zip(works, results, strict=True))
+    return [of.get(work, _NOT_WANTED) for work in batch.works]
 
 
 def _as_error(exc: BaseException) -> CapameshError:
