@@ -46,9 +46,9 @@ def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
     devices = tuple(dataclasses.replace(one, memory_free_bytes=7) for one in emptier.devices)
     assert not announcement.offered(0, dataclasses.replace(emptier, devices=devices))
     assert announcement.advert(S).devices[0].memory_free_bytes == 7  # and yet the next one says it
-    assert announcement.lost(0)
-    assert not announcement.lost(0)
-    assert not announcement.lost(4)
+    assert announcement.lost(0, "killed")
+    assert not announcement.lost(0, "killed")
+    assert not announcement.lost(4, "killed")
     assert announcement.offered(0, advert("node", "h:9", counter=3))
 
 
@@ -86,13 +86,19 @@ def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_c
     assert announcement.models_of(2) == []
 
 
-def test_what_a_lost_worker_alone_had_is_gone_and_what_another_has_stays() -> None:
+def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again() -> None:
     announcement = Announcement(FACTS)
-    announcement.offered(0, advert("node", "h:1", models=[offer("m"), offer("n")]))
-    announcement.offered(1, advert("node", "h:2", models=[offer("m", state=ModelState.LOADING)]))
-    announcement.lost(0)
-    assert said(announcement) == ["m/1 loading"]
-    assert [one.data_addresses for one in announcement.advert(S).devices] == [("h:2",)]
+    failed = offer("o", state=ModelState.FAILED, reason="no such operator")
+    announcement.offered(0, advert("node", "h:1", models=[offer("m"), offer("n"), failed]))
+    announcement.offered(1, advert("node", "h:2", models=[offer("m")]))
+    assert announcement.lost(0, "killed by signal 9")
+    assert said(announcement) == ["m/1 ready", "n/1 loading", "o/1 failed"]
+    reasons = [one.reason for one in announcement.advert(S).models]
+    assert reasons == ["", "its worker restarts: killed by signal 9", "no such operator"]
+    assert announcement.workers == {1}
+    assert announcement.offered(0, advert("node", "h:3", models=[offer("n")]))
+    assert said(announcement) == ["m/1 ready", "n/1 ready"]
+    assert announcement.workers == {0, 1}
 
 
 def test_a_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
@@ -102,7 +108,7 @@ def test_a_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
     assert not announcement.is_ready
     announcement.offered(0, advert("node", models=[offer(state=ModelState.FAILED)]))
     assert announcement.is_ready
-    announcement.lost(0)
+    announcement.lost(0, "")
     assert not announcement.is_ready
 
 
@@ -126,9 +132,10 @@ def test_whatever_workers_say_receivers_take_the_advert(
 ) -> None:
     announcement = Announcement(FACTS)
     known: dict[int, NodeAdvert] = {}
+    ever: dict[int, NodeAdvert] = {}
     for worker, models in steps:
         if models is None:
-            assert announcement.lost(worker) == (known.pop(worker, None) is not None)
+            assert announcement.lost(worker, "x") == (known.pop(worker, None) is not None)
         else:
             told = advert(
                 "node",
@@ -137,12 +144,13 @@ def test_whatever_workers_say_receivers_take_the_advert(
             )
             is_news = announcement.offered(worker, told)
             assert is_news == (known.get(worker) != told)
-            known[worker] = told
+            known[worker] = ever[worker] = told
     advert_to_body(announcement.advert(S))
     assert announcement.workers == set(known)
     again = Announcement(FACTS)
-    for worker, told in sorted(known.items(), reverse=True):
+    for worker, told in sorted(ever.items(), reverse=True):
         again.offered(worker, dataclasses.replace(told))
+        assert worker in known or again.lost(worker, "x")
     assert again.advert(S) == announcement.advert(S)
 
 

@@ -34,6 +34,7 @@ from fleet_fakes import (
     telling,
 )
 
+from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     Cancelled,
     CapameshError,
@@ -55,7 +56,7 @@ from capamesh.protocol.errors import (
     TooLarge,
     from_wire,
 )
-from capamesh.protocol.fleet import Joined
+from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.protocol.links.link import Answer
@@ -817,6 +818,52 @@ async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> No
         with pytest.raises(NoCandidate, match=rf"no link.*\(waited {waited_s} s for a link\)"):
             await infer(fleet, allowed_s=allowed_s)
         assert fleet.clock() - began_s == pytest.approx(waited_s)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_while_a_link_was_lost_of_late_its_node_is_waited_for_as_long_as_a_restart_takes() -> (
+    None
+):
+    fleet = Fleet([echo])
+    await asyncio.sleep(100.0)
+    fleet.links[0].end("killed")
+    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    task = begin(fleet)
+    await asyncio.sleep(12.0)
+    late = begin(fleet)
+    await turns()
+    assert fleet.counts == {"waiting": 2}
+    fleet.relink(0, echo)
+    assert [(await each).attempts for each in (task, late)] == [1, 1]
+    fleet.links[-1].end("killed")
+    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    for waited_s in (20.0, 3.0):  # which is long enough, and not begun again by each request
+        began_s = fleet.clock()
+        with pytest.raises(NoCandidate, match=rf"waited {waited_s} s for a link"):
+            await infer(fleet)
+        assert fleet.clock() - began_s == pytest.approx(waited_s)
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+@in_virtual_time
+async def test_a_model_that_its_node_loads_again_is_waited_for(is_linked: bool) -> None:
+    fleet = Fleet([echo])
+    await infer(fleet)
+    if not is_linked:
+        fleet.links[0].end("killed")
+    ready = fleet.view.adverts[PeerId("A")]
+    away = advert("A", "a:1", models=[offer(state=ModelState.LOADING)], counter=2)
+    fleet.view.apply([Changed(away, ready)])
+    task = begin(fleet)
+    await asyncio.sleep(8.0)
+    assert fleet.counts == {"waiting": 1}
+    if not is_linked:
+        fleet.relink(0, echo)
+        assert fleet.counts == {"waiting": 1}  # its model is not loaded yet
+    fleet.view.apply([Changed(ready, away)])
+    fleet.balancer.links.linked()
+    assert (await task).attempts == 1
     assert fleet.counts == {}
 
 

@@ -64,6 +64,7 @@ class ScriptedDesk:
         self.passes = passes
         self.opinions = opinions
         self.can_wait = can_wait
+        self.back_s = 0.0
         self.ample_s = 0.5
         self.linked_s: dict[str, float] = {}
         self.reborn_s: dict[str, float] = {}
@@ -127,8 +128,10 @@ class ScriptedDesk:
     def is_heir(self, host: FakeHost, of: FakeHost, since_s: float) -> bool:
         return host.name == of.name.lower() and self.is_reborn(host, since_s)
 
-    def may_wait(self, asked: Collection[FakeHost], now_s: float) -> bool:
-        return self.can_wait and not (self.hosts and set(asked) >= set(self.hosts))
+    def wait_until_s(self, asked: Collection[FakeHost], now_s: float) -> float:
+        if not self.can_wait or (self.hosts and set(asked) >= set(self.hosts)):
+            return -math.inf
+        return self.back_s or now_s
 
     def second(self, of: FakeHost, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
         host = next((host for host in self.hosts if host not in asked), None)
@@ -537,6 +540,23 @@ def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
     assert flight.linked(due_s) == flight.tick(due_s) == ()
 
 
+def test_it_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
+    for back_s, due_s in ((101.0, 103.0), (107.0, 107.0), (150.0, 110.0)):
+        desk = ScriptedDesk("", can_wait=True)
+        desk.back_s = back_s
+        flight = flight_at(desk)
+        flight.start(100.0)
+        assert flight.due_s == due_s
+    desk.back_s = 900.0
+    flight = flight_at(desk, deadline_s=999.0)
+    flight.start(100.0)
+    assert flight.linked(110.0) == ()
+    assert flight.due_s == 120.0
+    (final,) = flight.tick(120.0)
+    assert isinstance(final, Failed)
+    assert str(final.error) == "nobody is left (waited 20.0 s for a link)"
+
+
 def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_new_link() -> None:
     desk = ScriptedDesk("", can_wait=True)
     flight = flight_at(desk)
@@ -552,7 +572,7 @@ def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> No
     flight.start(100.0)
     desk.hosts = [FakeHost("A")]
     flight.linked(101.0)
-    desk.may_wait = lambda asked, now_s: True  # type: ignore[method-assign]  # B has no link yet
+    desk.wait_until_s = lambda asked, now_s: now_s  # type: ignore[method-assign]  # B has no link yet
     assert fail(flight, 0, Overloaded("full"), 101.1) == []
     assert (flight.is_waiting, flight.due_s) == (True, 103.0)
     desk.hosts.append(FakeHost("B"))

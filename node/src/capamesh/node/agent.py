@@ -214,7 +214,7 @@ class NodeAgent:
             worker.drain()
 
     def _worker_down(self, number: int) -> None:
-        if self._announcement.lost(number):
+        if self._announcement.lost(number, self._workers[number].last_down):
             self._changed()
         else:
             self._write_status()

@@ -36,23 +36,35 @@ class Announcement:
     def __init__(self, facts: NodeFacts) -> None:
         self._facts = facts
         self._offers: dict[int, NodeAdvert] = {}
+        """Of each worker what it offers, or what it is to offer again once it is up."""
+        self._down: set[int] = set()
         self._withdrawn: set[tuple[ModelName, ModelVersion]] = set()
         self.is_draining = False
 
     @property
     def workers(self) -> frozenset[int]:
-        """The workers whose offer is known."""
-        return frozenset(self._offers)
+        """The workers that are up and have made an offer."""
+        return frozenset(self._offers.keys() - self._down)
 
     def offered(self, worker: int, offer: NodeAdvert) -> bool:
         """Take over what a worker offers; return whether it is news, which other free memory is not."""
-        known = self._offers.get(worker)
+        known = None if worker in self._down else self._offers.get(worker)
         self._offers[worker] = offer
+        self._down.discard(worker)
         return known is None or not _settled(offer).says_the_same_as(_settled(known))
 
-    def lost(self, worker: int) -> bool:
-        """Forget what a worker offered, for it is down; return whether it is news."""
-        return self._offers.pop(worker, None) is not None
+    def lost(self, worker: int, reason: str) -> bool:
+        """Say of what a worker had ready that it is loading, for the worker is down and restarts; return whether it is news.
+
+        Routers wait for a model that is loading and was ready before; of one that nobody speaks of they know nothing.
+        """
+        offer = self._offers.get(worker)
+        if offer is None or worker in self._down:
+            return False
+        self._down.add(worker)
+        models = tuple(_restarting(model, reason) for model in offer.models)
+        self._offers[worker] = replace(offer, models=models)
+        return True
 
     def advert(self, sequence: Sequence, interval_s: int = MIN_INTERVAL_S) -> NodeAdvert:
         """Return the advert to publish under `sequence`, the next of which comes after `interval_s`."""
@@ -70,7 +82,7 @@ class Announcement:
         )
 
     def models_of(self, worker: int) -> list[ModelOffer]:
-        """Return what one worker offers, less what was given up; nothing while it is down."""
+        """Return what one worker offers, less what was given up; nothing before it has made an offer."""
         offer = self._offers.get(worker)
         return [
             replace(model, state=ModelState.FAILED, reason=TOO_LARGE, inputs=(), outputs=())
@@ -95,7 +107,7 @@ class Announcement:
     def is_ready(self) -> bool:
         """Whether some worker runs and none of its models is still loading."""
         models = self._models()
-        return bool(self._offers) and not any(model.state is ModelState.LOADING for model in models)
+        return bool(self.workers) and not any(model.state is ModelState.LOADING for model in models)
 
     def _devices(self) -> list[Device]:
         return [
@@ -113,6 +125,14 @@ class Announcement:
                 if known is None or _RANK[model.state] < _RANK[known.state]:
                     best[key] = model
         return [model for _, model in sorted(best.items())]
+
+
+def _restarting(model: ModelOffer, reason: str) -> ModelOffer:
+    """Return how a model is offered while its worker restarts."""
+    if model.state not in {ModelState.READY, ModelState.LOADING}:
+        return model
+    text = f"its worker restarts: {reason}" if reason else "its worker restarts"
+    return replace(model, state=ModelState.LOADING, reason=text)
 
 
 def _settled(offer: NodeAdvert) -> NodeAdvert:

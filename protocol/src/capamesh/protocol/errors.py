@@ -105,6 +105,17 @@ class ModelUnavailable(PeerError):
 
     code = "model_unavailable"
 
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message or self.code)
+        self.retry_after_s = retry_after_s
+        """When it may be run again; 0 when that is not known."""
+
+
+class ModelFailed(ModelUnavailable):
+    """Each peer that has the model has failed to load it; to wait does not help."""
+
+    code = "model_failed"
+
 
 class LinkLost(PeerError):
     """The connection to the peer ended before its answer was complete."""

@@ -109,8 +109,11 @@ class Desk(Protocol):
         """Return whether `host` is a process that the node of `of` has started since that instant, or may be."""
         ...
 
-    def may_wait(self, asked: Collection[Host], now_s: float) -> bool:
-        """Return whether a link is all that some host not in `asked` lacks, and one more may wait for it."""
+    def wait_until_s(self, asked: Collection[Host], now_s: float) -> float:
+        """Return until when some host not in `asked` that lacks but a link is likely to have one, `now_s` if unknown.
+
+        Minus infinity: there is no such host, or too many wait for one.
+        """
         ...
 
     def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:

@@ -33,6 +33,7 @@ class Candidate:
         "process",
         "process_s",
         "rif",
+        "unlinked_s",
     )
 
     def __init__(self, peer: PeerId, address: str) -> None:
@@ -41,6 +42,8 @@ class Candidate:
         self.link: Link | None = None
         self.linked_s = -math.inf
         """When the newest link was up; minus infinity: none ever was."""
+        self.unlinked_s = -math.inf
+        """When the newest link was lost; minus infinity: none ever was."""
         self.process = b""
         """Which process of the node the newest link is to; empty: it did not say."""
         self.process_s = -math.inf

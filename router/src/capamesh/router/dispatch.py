@@ -260,7 +260,8 @@ class Voyage:
             self._arm()
             if self._flight.is_waiting:
                 self._is_listed = True
-                self._desk.traffic.links.add(self, self._linked)
+                desk = self._desk
+                desk.traffic.links.add(self, self._linked, desk.size_bytes)
         if waiter is None or outcome is None:
             return
         if isinstance(outcome, Outcome):

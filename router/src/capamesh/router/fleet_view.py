@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import assert_never
 
-from capamesh.protocol.adverts import ModelOffer, NodeAdvert
+from capamesh.protocol.adverts import ModelOffer, ModelState, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.reach import Inside
+from capamesh.router.absent_models import AbsentModels
 from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
 from capamesh.router.node_addresses import AddressRule, addresses_within
@@ -24,11 +25,14 @@ _NO_VERSION = ModelVersion("")
 class _Hosted:
     """One version of a model: who says to have it ready, and where it can be reached."""
 
-    __slots__ = ("by_candidate", "hosts", "offers")
+    __slots__ = ("away", "by_candidate", "hosts", "offers")
 
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
-        """Also of nodes that nobody can reach: that is another error than a model nobody has."""
+        """Also of nodes that nobody can reach: that is another error than a model nobody has. Of one that is away
+        as it was when it was ready."""
+        self.away: set[PeerId] = set()
+        """Those of them that had it ready and are loading it again."""
         self.by_candidate: dict[Candidate, Host] = {}
         self.hosts: tuple[Host, ...] = ()
 
@@ -57,6 +61,8 @@ class FleetView:
         self._newest: dict[ModelName, ModelVersion] = {}
         self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
         """What of each node is in `_models`."""
+        self.absent = AbsentModels()
+        """What else is known of: models that are not ready, or were here of late."""
 
     def __repr__(self) -> str:
         return f"FleetView({len(self._adverts)} nodes, {len(self._models)} models)"
@@ -80,10 +86,16 @@ class FleetView:
                 found.append(host)
         return found
 
+    def awaits_reload(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node that had it ready says that it loads it again."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return hosted is not None and bool(hosted.away)
+
     def newest(self, model: ModelName) -> ModelVersion:
         """Return the version that an empty one stands for, "" when no node has the model ready.
 
-        It is the largest that is hosted where there is a way to go, linked at the moment or not; else the largest.
+        It is the largest that is hosted where there is a way to go, linked at the moment or not, and not just loaded
+        again; else the largest.
         """
         return self._newest.get(model, _NO_VERSION)
 
@@ -105,7 +117,7 @@ class FleetView:
         )
 
     def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
-        """Return the versions that some node has ready, in no order; cheap, and kept current."""
+        """Return the versions that some node has ready, or loads again, in no order; cheap, and kept current."""
         return self._models.get(model, _NONE).keys()
 
     def versions(self, model: ModelName) -> list[ModelVersion]:
@@ -225,15 +237,21 @@ class FleetView:
         """Bring one node's hosts in line with its advert and candidates; `gone` it has no more."""
         advert = self._adverts.get(peer)
         before = self._ready.get(peer, {})
-        ready = (
-            {}
-            if advert is None
-            else {(offer.name, offer.version): offer for offer in advert.models if offer.is_ready}
-        )
+        ready: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        away: set[tuple[ModelName, ModelVersion]] = set()
+        for offer in advert.models if advert is not None else ():
+            key = (offer.name, offer.version)
+            if offer.is_ready:
+                ready[key] = offer
+            elif offer.state is ModelState.LOADING and key in before:
+                ready[key] = before[key]
+                away.add(key)
+        self.absent.heard(peer, advert.models if advert is not None else (), before, ready)
         candidates = self.candidates_of(peer)
         for key in before.keys() - ready.keys():
             hosted = self._models[key[0]][key[1]]
             del hosted.offers[peer]
+            hosted.away.discard(peer)
             self._settle(key, hosted, _dropped(hosted, (*gone, *candidates)))
         for key, offer in ready.items():
             versions = self._models.setdefault(key[0], {})
@@ -242,36 +260,53 @@ class FleetView:
                 versions[key[1]] = _Hosted()
             hosted = versions[key[1]]
             hosted.offers[peer] = offer
+            is_away = key in away
+            is_moved = is_away != (peer in hosted.away)
+            if is_moved:
+                (hosted.away.add if is_away else hosted.away.discard)(peer)
             is_changed |= _dropped(hosted, gone)
             assert advert is not None  # noqa: S101 - or nothing of it were ready
             for candidate in candidates:
                 host = hosted.by_candidate.get(candidate)
                 if host is None:
-                    hosted.by_candidate[candidate] = Host(candidate, offer, advert)
+                    host = hosted.by_candidate[candidate] = Host(candidate, offer, advert)
                     is_changed = True
                 else:
                     host.offer = offer
                     host.advert = advert
-            self._settle(key, hosted, is_changed)
+                host.set_away(is_away)
+            self._settle(key, hosted, is_changed, is_moved=is_moved)
         if ready:
             self._ready[peer] = ready
         else:
             self._ready.pop(peer, None)
 
     def _settle(
-        self, key: tuple[ModelName, ModelVersion], hosted: _Hosted, is_changed: bool
+        self,
+        key: tuple[ModelName, ModelVersion],
+        hosted: _Hosted,
+        is_changed: bool,
+        *,
+        is_moved: bool = False,
     ) -> None:
-        """Make a version's tuple anew if its members changed, and forget what nobody has any more."""
+        """Make a version's tuple anew if its members changed, and forget what nobody has any more.
+
+        `is_moved`: one of them has gone away or is back.
+        """
         model, version = key
         if is_changed:
             hosted.hosts = tuple(hosted.by_candidate.values())
-        elif hosted.offers:
+        elif hosted.offers and not is_moved:
             return
         versions = self._models[model]
         if not hosted.offers:
             del versions[version]
         if versions:
-            with_hosts = [version for version, each in versions.items() if each.hosts]
+            with_hosts = [
+                version
+                for version, each in versions.items()
+                if each.hosts and len(each.away) < len(each.offers)
+            ]
             self._newest[model] = max(with_hosts or versions, key=int)
         else:
             del self._models[model], self._newest[model]
@@ -283,6 +318,6 @@ def _dropped(hosted: _Hosted, candidates: Iterable[Candidate]) -> bool:
     for candidate in candidates:
         host = hosted.by_candidate.pop(candidate, None)
         if host is not None:
-            host.is_gone = True
+            host.set_gone()
             is_any = True
     return is_any

@@ -57,6 +57,9 @@ request to a full fleet asks every node of it."""
 MAX_WAIT_S = 3.0
 """So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
+MOST_WAIT_S = 20.0
+"""So long where the desk knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
+measured on a busy machine; the rest is for models that load slowly: a guess)."""
 
 
 class Flight:
@@ -65,7 +68,8 @@ class Flight:
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
     twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
     may run it; the nodes that refused it do not count. `is_bound`: what it needs is at one node, so that no other is
-    asked when that refuses. `max_wait_s`: how long it may wait for a link. Methods return the actions to do, in order; a final
+    asked when that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at
+    all. Methods return the actions to do, in order; a final
     action comes first in its tuple and only `Withdraw`s come after it.
     """
 
@@ -129,7 +133,7 @@ class Flight:
         self._waits_for: CapameshError | None = None
         """It waits for a link: why, without one, there is nobody to ask."""
         self._patience_s = math.inf
-        """When it will have waited for long enough."""
+        """When it will have waited for long enough, as far as it is not known that a link is to be back."""
         self._hedge_s = math.inf
         self._due_s = math.inf
 
@@ -414,11 +418,15 @@ class Flight:
         """Nobody can be asked, for which there is an error: wait for a link if that helps and is not over."""
         if self._patience_s == math.inf:
             self._patience_s = now_s + self._max_wait_s
-        due_s = min(self._deadline_s, self._patience_s)
         last = {it.host: it for it in self._attempts}
         asked = [host for host, it in last.items() if not self._may_ask_again(it)]
-        if now_s >= due_s or not self._desk.may_wait(asked, now_s):
+        until_s = self._desk.wait_until_s(asked, now_s)
+        if not self._max_wait_s or until_s == -math.inf:
             return self._finish(Failed(error), now_s)
+        most_s = self._patience_s - self._max_wait_s + MOST_WAIT_S
+        due_s = min(self._deadline_s, max(self._patience_s, min(until_s, most_s)))
+        if now_s >= due_s:
+            return self._give_up(error, now_s)
         self._waits_for = error
         self._due_s = due_s
         return ()

@@ -113,6 +113,7 @@ class LinkPool:
         invite_of: Callable[[PeerId], str] = str,
         innermost: Inside = Inside.LOOPBACK,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        on_unlinked: Callable[[Candidate], None] = lambda _: None,
         log: FilteringBoundLogger,
     ) -> None:
         """`least_message_bytes` is what a node must take of one request.
@@ -129,6 +130,7 @@ class LinkPool:
         self._invite_of = invite_of
         self._innermost = innermost
         self.now = now
+        self._on_unlinked = on_unlinked
         self._log = log
         self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -234,6 +236,7 @@ class LinkPool:
 
     def unlinked(self, candidate: Candidate, reason: str) -> None:
         """A candidate's link has ended."""
+        self._on_unlinked(candidate)
         if candidate in self._visitors:
             self._visitors.discard(candidate)
             self._on_leave(candidate)

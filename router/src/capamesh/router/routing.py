@@ -300,6 +300,7 @@ class Routing:
 
     def tick(self) -> None:
         """Forget models and versions that nobody hosts any more; to be called now and then."""
+        self._fleet.absent.tick(self._clock())
         for name, model in list(self._models.items()):
             ready = self._fleet.versions_ready(name)
             for version, gate in list(model.gates.items()):

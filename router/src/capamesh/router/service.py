@@ -156,6 +156,7 @@ class Router:
             invite_of=self._hearing.quotas.invite_of,
             innermost=innermost,
             now=self._membership_time,
+            on_unlinked=self._unlinked,
             log=log,
         )
         self._fleet = FleetView(
@@ -370,6 +371,9 @@ class Router:
         now_s = time.monotonic()
         self._balancer.linked(candidate, now_s)
         self._prober.ask(self._fleet.hosts_at(candidate))
+
+    def _unlinked(self, candidate: Candidate) -> None:
+        self._balancer.unlinked(candidate, time.monotonic())
 
     async def _watch(self) -> None:
         """Look after those that are not well, and judge all of them now and then."""

@@ -173,7 +173,8 @@ class SimRouter:
                 self._withdraw(request, action)
         timer = request.timer
         if request.flight.is_waiting:
-            self.balancer.links.add(request, lambda: self._linked(request))
+            size_bytes = request.kind.size_bytes // 2
+            self.balancer.links.add(request, lambda: self._linked(request), size_bytes)
         if request.is_over:
             self.balancer.links.remove(request)
             request.exchanges.clear()  # no cycle: what is over is freed at once
@@ -249,6 +250,7 @@ class SimRouter:
     def link_down(self, link: SimLink, error: LinkLost) -> None:
         """A candidate cannot be reached any more."""
         link.candidate.link = None
+        self.balancer.unlinked(link.candidate, self._events.now_s)
         pending = list(link.pending)
         link.pending.clear()
         for exchange in pending:

@@ -9,6 +9,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
     LocalError,
+    ModelFailed,
     NobodyFits,
     NoCandidate,
     Overloaded,
@@ -30,6 +31,7 @@ STATUSES = {
     "too_many_requests": 429,
     "draining": 503,
     "model_unavailable": 503,
+    "model_failed": 503,
     "link_lost": 502,
     "run_failed": 500,
     "sequence_unknown": 400,
@@ -66,7 +68,7 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     assert response.content_type == "application/json"
     assert json.loads(response.body) == {"error": error.message}
     assert response.headers["X-Capamesh-Error"] == kind.code
-    may_wait = response.status in {429, 503} and kind is not NobodyFits
+    may_wait = response.status in {429, 503} and kind not in {NobodyFits, ModelFailed}
     assert response.headers.get("Retry-After") == ("1" if may_wait else None)
 
 

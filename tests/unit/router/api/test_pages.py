@@ -61,10 +61,10 @@ async def test_a_model_s_metadata_names_all_versions_or_the_one_asked_for(http: 
     status, body = await get(http, "/v2/models/m/versions/3")
     assert (status, body) == (
         404,
-        {"error": "no node hosts model 'm' version '3'; hosted: 9, 10"},
+        {"error": "model 'm' has no version '3'; its versions: 9, 10"},
     )
     status, body = await get(http, "/v2/models/x")
-    assert (status, body) == (404, {"error": "no node hosts model 'x'; hosted: m"})
+    assert (status, body) == (404, {"error": "no node hosts model 'x'; hosted models: m"})
 
 
 async def test_a_model_s_configuration_is_worded_as_triton_words_it(http: Http) -> None:
@@ -77,9 +77,38 @@ async def test_a_model_s_configuration_is_worded_as_triton_words_it(http: Http) 
     assert (await get(http, "/v2/models/m/versions/2/config"))[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "retry_after"),
+    [
+        (ModelState.LOADING, "model_unavailable", "2"),
+        (ModelState.UNLOADED, "model_unavailable", "2"),
+        (ModelState.FAILED, "model_failed", None),
+    ],
+)
+async def test_a_model_that_exists_and_is_not_ready_is_503_on_every_page_with_its_reason(
+    http: Http, state: ModelState, code: str, retry_after: str | None
+) -> None:
+    http.node("A", models=(offer("n"), offer("m", "1", state, "what its node said")))
+    for path in ("", "/versions/1"):
+        for page in ("", "/ready", "/config", "/infer"):
+            url = f"/v2/models/m{path}{page}"
+            if page == "/infer":
+                response = await http.client.post(url, data=b'{"inputs": []}')
+            else:
+                response = await http.client.get(url)
+            assert (response.status, response.headers["X-Capamesh-Error"]) == (503, code), url
+            assert response.headers.get("Retry-After") == retry_after
+            assert "what its node said" in (await response.json())["error"]
+
+
 async def test_a_model_is_ready_while_some_node_can_be_asked(http: Http) -> None:
-    assert (await get(http, "/v2/models/m/ready"))[0] == 404
+    status, body = await get(http, "/v2/models/m/ready")
+    assert (status, body) == (
+        503,
+        {"error": "this router has not heard of any node yet; try again soon"},
+    )
     link = http.node("A")
+    assert (await get(http, "/v2/models/x/ready"))[0] == 404
     assert await get(http, "/v2/models/m/ready") == (200, {"name": "m", "ready": True})
     assert (await get(http, "/v2/models/m/versions/1/ready"))[0] == 200
     assert (await get(http, "/v2/models/m/versions/2/ready"))[0] == 404

@@ -185,7 +185,7 @@ def test_the_traffic_of_a_model_that_is_gone_is_forgotten_and_its_desks_still_wo
     assert world.balancer.traffics() == []
     desk.answered(host, LOAD, 1.0, 0.0, 8, 11.0)
     assert (host.rif, host.candidate.rif) == (0, 0)
-    with pytest.raises(NoCandidate, match="has not heard of any node"):
+    with pytest.raises(ModelUnavailable, match="was here of late"):
         desk.choose((), 11.0)
 
 

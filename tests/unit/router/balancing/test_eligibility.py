@@ -32,7 +32,7 @@ NOW_S = 100.0
 
 
 def gone(one: Host) -> None:
-    one.is_gone = True
+    one.set_gone()
 
 
 def retired(one: Host) -> None:

@@ -9,7 +9,7 @@ def test_a_link_wakes_all_who_wait_once_in_their_order() -> None:
         links.add(name, lambda name=name: told.append(name))  # type: ignore[misc]
     links.remove("b")
     links.remove("x")
-    assert repr(links) == "LinkWait(2 waiting)"
+    assert repr(links) == "LinkWait(2 waiting, 0 bytes)"
     links.linked()
     assert (told, len(links)) == (["a", "c"], 0)
     links.linked()
@@ -38,11 +38,16 @@ def test_one_who_is_woken_may_send_another_away() -> None:
     assert (told, len(links)) == ([], 0)
 
 
-def test_it_is_full_when_so_many_wait() -> None:
-    links = LinkWait(most=2)
-    links.add("a", lambda: None)
-    assert not links.is_full
-    links.add("b", lambda: None)
-    assert links.is_full
+def test_it_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:
+    links = LinkWait(most=2, most_bytes=100)
+    assert links.has_room(1000)
+    links.add("a", lambda: None, 60)
+    assert (links.has_room(40), links.has_room(41)) == (True, False)
+    links.add("a", lambda: None, 50)  # the same one again
+    assert links.has_room(50)
+    links.add("b", lambda: None, 10)
+    assert not links.has_room(0)
     links.remove("a")
-    assert not links.is_full
+    assert (links.has_room(90), links.has_room(91)) == (True, False)
+    links.linked()
+    assert (len(links), links.has_room(1000)) == (0, True)

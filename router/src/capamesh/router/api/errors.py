@@ -15,6 +15,7 @@ from capamesh.protocol.errors import (
     Draining,
     InvalidRequest,
     LinkLost,
+    ModelFailed,
     ModelNotFound,
     ModelUnavailable,
     NobodyFits,
@@ -76,11 +77,15 @@ def error_reply(error: CapameshError) -> Reply:
 def retry_after_s(error: CapameshError) -> int | None:
     """Return the whole seconds after which to come again; None where waiting alone does not help."""
     match error:
-        case NobodyFits():
+        case NobodyFits() | ModelFailed():
             return None
-        case Overloaded(retry_after_s=hint_s) | NoCandidate(retry_after_s=hint_s):
+        case (
+            Overloaded(retry_after_s=hint_s)
+            | NoCandidate(retry_after_s=hint_s)
+            | ModelUnavailable(retry_after_s=hint_s)
+        ):
             return max(RETRY_AFTER_S, math.ceil(hint_s))
-        case Draining() | ModelUnavailable():
+        case Draining():
             return RETRY_AFTER_S
         case _:
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from capamesh.protocol.adverts import ModelState
-from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelNotFound
+from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -26,6 +26,7 @@ from capamesh.router.api.bodies import read_body
 from capamesh.router.api.errors import response_of
 from capamesh.router.api.exchange import Asking, Exchange, Inference
 from capamesh.router.api.wishes import wishes_of
+from capamesh.router.balancing.model_traffic import not_hosted
 from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -135,10 +136,13 @@ class InferenceApi:
         return _json(model_config_body(offer.name, offer.inputs, offer.outputs))
 
     async def model_ready(self, request: web.Request) -> web.Response:
-        """Return whether some node can run the model now; 503 when not, 404 when nobody hosts it."""
+        """Return whether some node can run the model now; 503 when not, 404 when nobody knows it."""
         offer = self._offer(request)
         version = ModelVersion(request.match_info.get("version", ""))
-        is_ready = any(host.candidate.is_usable for host in self._fleet.hosts(offer.name, version))
+        is_ready = any(
+            host.candidate.is_usable and not host.is_out
+            for host in self._fleet.hosts(offer.name, version)
+        )
         return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
 
     async def index(self, request: web.Request) -> web.Response:
@@ -170,9 +174,7 @@ class InferenceApi:
         version = ModelVersion(request.match_info.get("version", ""))
         offer = self._fleet.offer(model, version)
         if offer is None:
-            of = f" version {version!r}" if version else ""
-            known = ", ".join(self._fleet.versions(model) or self._fleet.models()) or "none"
-            raise ModelNotFound(f"no node hosts model {model!r}{of}; hosted: {known}")
+            raise not_hosted(self._fleet, model, version)
         return offer
 
 

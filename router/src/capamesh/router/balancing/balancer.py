@@ -120,6 +120,10 @@ class Balancer:
         candidate.health.probed(now_s)
         self.links.linked()
 
+    def unlinked(self, candidate: Candidate, now_s: float) -> None:
+        """A candidate's link has ended."""
+        candidate.unlinked_s = now_s
+
     def tick(self, now_s: float) -> list[Verdict]:
         """Judge the hosts, forget what is gone; to be called about every second. Return what to log."""
         verdicts: list[Verdict] = []

@@ -7,6 +7,7 @@ traffic between two attempts; what is told of a host is told to the traffic that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -170,15 +171,15 @@ class TrafficDesk:
             return False
         return not new.process or new.process != old.process  # else it has only dialled in anew
 
-    def may_wait(self, asked: Collection[Host], now_s: float) -> bool:
+    def wait_until_s(self, asked: Collection[Host], now_s: float) -> float:
         """Part of `attempts.Desk`."""
+        if not self.traffic.links.has_room(self._shape.size_bytes):
+            return -math.inf
         rules = self._rules
         rules.asked = asked
         rules.now_s = now_s
         traffics = [self.traffic] if self._versions is None else self._versions.traffics()
-        return not self.traffic.links.is_full and any(
-            traffic.awaits_link(rules) for traffic in traffics
-        )
+        return max((traffic.awaits_until_s(rules) for traffic in traffics), default=-math.inf)
 
     def try_retry(self, now_s: float) -> bool:
         """Part of `attempts.Desk`."""

@@ -118,7 +118,7 @@ class Eligibility:
             or candidate.is_draining
             or candidate.is_retired
             or candidate.is_suspected
-            or host.is_gone
+            or host.is_out
             or host in self.asked
         ):
             return False
@@ -140,7 +140,7 @@ class Eligibility:
         of requests, one that is ejected to none, not even in a trial. Costs about 0.3 us for a healthy host.
         """
         candidate = host.candidate
-        if not candidate.is_usable or host.is_gone or host in self.asked:
+        if not candidate.is_usable or host.is_out or host in self.asked:
             return False
         for health in (host.health, candidate.health):
             if not health.is_full and not self._is_well(health):
@@ -152,10 +152,10 @@ class Eligibility:
         return not self.obstacle(host)
 
     def lacks_link(self, host: Host) -> bool:
-        """Return whether a link is all that the host lacks to be asked."""
+        """Return whether a link, or a model that is loaded again, is all that the host lacks to be asked."""
         candidate, link = host.candidate, host.candidate.link
         return (
-            (link is None or not link.is_usable)
+            (link is None or not link.is_usable or host.is_away)
             and not (candidate.is_draining or candidate.is_retired or host.is_gone)
             and host not in self.asked
             and not self._operator_refusal(host.health)
@@ -188,6 +188,8 @@ class Eligibility:
         """Return which rule keeps the host out that nothing overrides; empty when none does."""
         if host.is_gone:
             return "it hosts the model no more"
+        if host.is_away:
+            return "it loads the model again"
         if host in self.asked:
             return "it was asked already"
         return (

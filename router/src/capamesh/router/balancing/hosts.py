@@ -24,7 +24,9 @@ class Host:
         "candidate",
         "form",
         "health",
+        "is_away",
         "is_gone",
+        "is_out",
         "load",
         "load_s",
         "offer",
@@ -62,6 +64,10 @@ class Host:
         """Requests in a row that others answered, or nobody, while it told nothing of itself."""
         self.is_gone = False
         """It is hosted no more: answers under way still come."""
+        self.is_away = False
+        """Its node says that it loads the model, which it had ready before: it is to be back."""
+        self.is_out = False
+        """Whether one of these two is so: nothing may be sent there."""
 
     def __repr__(self) -> str:
         return f"Host({self.offer.name!r} {self.offer.version} at {self.candidate!r}, {self.rif} in flight)"
@@ -72,6 +78,15 @@ class Host:
         if form is None or form.offer is not self.offer:
             form = self.form = AnswerForm(self.offer)
         return form
+
+    def set_away(self, is_away: bool) -> None:
+        """Take over whether the node loads the model anew."""
+        self.is_away = is_away
+        self.is_out = is_away or self.is_gone
+
+    def set_gone(self) -> None:
+        """The model is hosted there no more."""
+        self.is_gone = self.is_out = True
 
     def told(self, load: LoadReport, now_s: float) -> None:
         """Take over what the node says of its load."""

@@ -1,7 +1,7 @@
 """Requests that wait for a link, because no node that could answer them has one. Pure.
 
-A router that was frozen, a switch that restarts: all links are lost at once and back within a second. Nothing is
-polled: a link that is up wakes all who wait, in the order in which they came.
+A router that was frozen, a switch that restarts, workers that were all killed: all links are lost at once and back
+within seconds. Nothing is polled: a link that is up wakes all who wait, in the order in which they came.
 """
 
 from __future__ import annotations
@@ -9,40 +9,51 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 MAX_WAITING = 512
-"""At one router (guess: half a second of 1,000 requests a second; each keeps its body). More fail at once."""
+"""At one router (guess: half a second of 1,000 requests a second). More fail at once."""
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Their bodies together, which stay in memory meanwhile (guess: a sixteenth of a small router's memory); one that is
+larger may wait alone."""
 
 
 class LinkWait:
     """All that wait for a link at one router."""
 
-    __slots__ = ("_most", "_waiting")
+    __slots__ = ("_bytes", "_most", "_most_bytes", "_waiting")
 
-    def __init__(self, *, most: int = MAX_WAITING) -> None:
+    def __init__(self, *, most: int = MAX_WAITING, most_bytes: int = MAX_WAITING_BYTES) -> None:
         self._most = most
-        self._waiting: dict[Hashable, Callable[[], None]] = {}
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._waiting: dict[Hashable, tuple[Callable[[], None], int]] = {}
 
     def __repr__(self) -> str:
-        return f"LinkWait({len(self._waiting)} waiting)"
+        return f"LinkWait({len(self._waiting)} waiting, {self._bytes} bytes)"
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody else may wait."""
-        return len(self._waiting) >= self._most
+    def has_room(self, size_bytes: int) -> bool:
+        """Return whether one more request, of that size, may wait."""
+        if not self._waiting:
+            return True
+        return len(self._waiting) < self._most and self._bytes + size_bytes <= self._most_bytes
 
-    def add(self, waiter: Hashable, on_link: Callable[[], None]) -> None:
+    def add(self, waiter: Hashable, on_link: Callable[[], None], size_bytes: int = 0) -> None:
         """Call `on_link` once, when the next link is up. It must not raise, and may add the waiter again."""
-        self._waiting[waiter] = on_link
+        self.remove(waiter)
+        self._waiting[waiter] = on_link, size_bytes
+        self._bytes += size_bytes
 
     def remove(self, waiter: Hashable) -> None:
         """It waits no more. Does nothing when it did not."""
-        self._waiting.pop(waiter, None)
+        self._bytes -= self._waiting.pop(waiter, (None, 0))[1]
 
     def linked(self) -> None:
         """A link is up: wake those who wait now."""
+        if not self._waiting:
+            return
         for waiter in list(self._waiting):
-            on_link = self._waiting.pop(waiter, None)  # one may remove another
-            if on_link is not None:
-                on_link()
+            known = self._waiting.pop(waiter, None)  # one may remove another
+            if known is not None:
+                self._bytes -= known[1]
+                known[0]()

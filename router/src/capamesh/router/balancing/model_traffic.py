@@ -61,6 +61,9 @@ AMPLE_S = 0.05
 AMPLE_FACTOR = 4.0
 """A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
 late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
+RESTART_S = 20.0
+"""So long after its link was lost a node is likely to be back: its worker restarts, or was frozen and is replaced (a
+frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
 
@@ -316,11 +319,23 @@ class ModelTraffic:
         expected_s = AMPLE_FACTOR * host.service_s()
         return remaining_s - host.candidate.network.rtt_s > max(AMPLE_S, expected_s)
 
-    def awaits_link(self, rules: Eligibility) -> bool:
-        """Return whether a request that nobody may have by `rules` might be answered if a link came up."""
-        return any(map(rules.lacks_link, self.hosts)) or self._fleet.has_unreached(
-            self.model, self.version
-        )
+    def awaits_until_s(self, rules: Eligibility) -> float:
+        """Return until when a request that nobody may have by `rules` is likely to be answered by who gets a link.
+
+        It is the choice's own time where there is no telling when, and minus infinity where a link helps nobody.
+        """
+        now_s, until_s = rules.now_s, -math.inf
+        for host in self.hosts:
+            if rules.lacks_link(host):
+                candidate = host.candidate
+                # a link that has just ended is told of before its candidate is
+                is_news = host.is_away or candidate.link is not None
+                lost_s = now_s if is_news else candidate.unlinked_s
+                until_s = max(until_s, now_s, lost_s + RESTART_S)
+        if self._fleet.has_unreached(self.model, self.version):
+            is_away = self._fleet.awaits_reload(self.model, self.version)
+            until_s = max(until_s, now_s + RESTART_S if is_away else now_s)
+        return until_s
 
     def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
         """A request has had no answer for longer than it should take.
@@ -414,6 +429,9 @@ def _has_room() -> bool:
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
     """Return the error for a model, or a version of it, that no node has ready."""
+    absent = fleet.absent.error(model, version)
+    if absent is not None:
+        return absent
     if not fleet.adverts:
         # it has just started: that is no reason to tell a caller never to come again
         return NoCandidate("this router has not heard of any node yet; try again soon")

@@ -1,0 +1,111 @@
+"""What is known of models that no node has ready: in which state they are, or that they were here of late. Pure.
+
+So that a caller is told "come again" of what loads, restarts or has just left, "it failed, and why" of what failed,
+and "not found" only of what nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.errors import ModelFailed, ModelUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+
+    _Key = tuple[ModelName, ModelVersion]
+
+LATELY_S = 120.0
+"""So long after its last node has left a model counts as one that will be back (guess: a node is restarted, or a machine
+started, within two minutes)."""
+MAX_LATELY = 1024
+"""Models of which that is kept; those that left first are forgotten first (guess: more than are in use)."""
+LATELY_RETRY_S = 5.0
+LOADING_RETRY_S = 2.0
+"""When to come again (guess: a worker restarts within two seconds, a node within five)."""
+MOST_NODES = 64
+MOST_REASONS = 3
+"""Of how many nodes the states are looked at, and how many are told (guess: as much as one reads)."""
+
+
+class AbsentModels:
+    """All of one fleet that is not ready. `heard` is told whenever a node says something else."""
+
+    __slots__ = ("_lately", "_of", "_unready")
+
+    def __init__(self) -> None:
+        self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
+        self._of: dict[PeerId, set[ModelName]] = {}
+        """Which models of `_unready` have an entry of a node."""
+        self._lately: OrderedDict[_Key, float | None] = OrderedDict()
+        """Those that some node had ready and left, oldest first, and when `tick` first saw that."""
+
+    def __repr__(self) -> str:
+        return f"AbsentModels({len(self._unready)} not ready, {len(self._lately)} left of late)"
+
+    def heard(
+        self,
+        peer: PeerId,
+        offers: Iterable[ModelOffer],
+        before: Collection[_Key],
+        ready: Collection[_Key],
+    ) -> None:
+        """Take over what a node says: all that it `offers`, and what of it counts as ready, before and now."""
+        for key in before:
+            if key not in ready:
+                self._lately[key] = None
+                self._lately.move_to_end(key)
+                if len(self._lately) > MAX_LATELY:
+                    self._lately.popitem(last=False)
+        for model in self._of.pop(peer, ()):
+            peers = self._unready[model]
+            del peers[peer]
+            if not peers:
+                del self._unready[model]
+        for offer in offers:
+            if (offer.name, offer.version) not in ready:
+                self._of.setdefault(peer, set()).add(offer.name)
+                self._unready.setdefault(offer.name, {}).setdefault(peer, []).append(offer)
+
+    def tick(self, now_s: float) -> None:
+        """Forget what left too long ago; to be called every few seconds."""
+        for key, left_s in list(self._lately.items()):
+            if left_s is None:
+                self._lately[key] = now_s
+            elif now_s - left_s >= LATELY_S:
+                del self._lately[key]
+
+    def error(self, model: ModelName, version: ModelVersion) -> ModelUnavailable | None:
+        """Return what to tell of a model that nobody has ready, "" being any version; None: nobody knows it."""
+        of = f" version {version}" if version else ""
+        found = [
+            offer
+            for offers in islice(self._unready.get(model, {}).values(), MOST_NODES)
+            for offer in offers
+            if not version or offer.version == version
+        ]
+        if found:
+            states = {offer.state for offer in found}
+            said = Counter(
+                f"{offer.state}: {offer.reason}" if offer.reason else str(offer.state)
+                for offer in found
+            )
+            why = "; ".join(text for text, _ in said.most_common(MOST_REASONS))
+            text = f"model {model!r}{of} is known, but no node has it ready ({why})"
+            if states == {ModelState.FAILED}:
+                return ModelFailed(
+                    f"{text}; to wait does not help: have the node's operator look at it"
+                )
+            return ModelUnavailable(f"{text}; try again soon", LOADING_RETRY_S)
+        if any(known == model and version in {"", at} for known, at in self._lately):
+            return ModelUnavailable(
+                f"model {model!r}{of} was here of late, but its nodes have left; try again soon",
+                LATELY_RETRY_S,
+            )
+        return None
