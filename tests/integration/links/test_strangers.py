@@ -17,11 +17,14 @@ from link_sockets import (
     RawPeer,
     Side,
     Town,
+    eventually,
+    open_sockets,
     raw_listener,
     town,
     within,
 )
 
+from capamesh.protocol.connection_limits import ConnectionLimits, Rate
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import FrameKind, encode_frame
@@ -321,7 +324,10 @@ async def test_a_hello_larger_than_any_honest_one_is_refused(members: Members) -
         peer = await here.attacker()
         await peer.send(encode_frame(FrameKind.HELLO, meta=bytes(40_000)))
         said = await peer.farewell()
-        assert said == "protocol_violation: a HELLO of 40000 bytes; at most 32768"
+        assert said == (
+            "protocol_violation: a frame of 40000 bytes with 40000 of metadata; at most 32768 of metadata and "
+            "262144 of body"
+        )
         assert await here.node.reason() == said
 
 
@@ -343,3 +349,61 @@ async def test_a_caller_that_gives_up_dialling_leaves_nothing_behind(members: Me
             with pytest.raises(asyncio.CancelledError):
                 await dialling
             assert await owner.reason() == "no longer wanted"
+
+
+async def test_strangers_that_hold_connections_give_way_and_members_still_come_in(
+    members: Members,
+) -> None:
+    membership = members.join(Role.NODE)
+    node = Side(members.trust(), Role.ROUTER)
+    endpoint = members.endpoint(membership, None, None)
+    limits = ConnectionLimits(connections=16, unproven=8, unproven_of_address=8)
+    server = await endpoint.listen(HOST, 0, lambda: node, limits=limits)
+    port = server.sockets[0].getsockname()[1]
+    before = open_sockets()
+    strangers = [await within(asyncio.open_connection(HOST, port)) for _ in range(30)]
+    await eventually(
+        lambda: repr(server.limiter) == "ConnectionLimiter(8 open, 8 unproven)", repr(server)
+    )
+    assert server.limiter.displaced == 22
+    assert open_sockets() - before == 30 + 8
+    router_membership = members.join(Role.ROUTER)
+    router = Side(members.trust(), Role.NODE)
+    router_endpoint = members.endpoint(router_membership, None, None)
+    link = await within(router_endpoint.dial(f"{HOST}:{port}", router))
+    assert (await within(link.request(b"still there"))).meta == b"still there"
+    assert repr(server.limiter) == "ConnectionLimiter(8 open, 7 unproven)"
+    more = [await within(asyncio.open_connection(HOST, port)) for _ in range(20)]
+    assert (await within(link.request(b"and still"))).meta == b"and still"
+    server.close()
+    link.close("the test is over")
+    await within(link.wait_ended())
+    for _, writer in (*strangers, *more):
+        writer.close()
+    await eventually(
+        lambda: repr(server.limiter) == "ConnectionLimiter(0 open, 0 unproven)", repr(server)
+    )
+    await eventually(lambda: open_sockets() <= before, "sockets are left open")
+
+
+async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_tls(
+    members: Members,
+) -> None:
+    node = Side(members.trust(), Role.ROUTER)
+    endpoint = members.endpoint(members.join(Role.NODE), None, None)
+    limits = ConnectionLimits(connections=500, of_address=Rate(per_s=0.001, burst=5))
+    server = await endpoint.listen(HOST, 0, lambda: node, limits=limits)
+    port = server.sockets[0].getsockname()[1]
+    hello = members.tls(members.join(Role.ROUTER))
+    answered = 0
+    for _ in range(12):
+        with suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await within(
+                asyncio.open_connection(HOST, port, ssl=hello, server_hostname="")
+            )
+            answered += bool(await within(reader.readexactly(1)))
+            writer.transport.abort()
+    assert answered == 5
+    assert server.limiter.refused == 7
+    server.close()
+    await eventually(lambda: not node.links, "links are left")

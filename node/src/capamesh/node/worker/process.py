@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.asyncio_end import AsyncioChannel
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
+    from capamesh.protocol.links.listener import LinkListener
 
 RECHECK_MEMBERS_S = 60.0
 """How often links are checked for peers whose membership has expired (guess)."""
@@ -239,7 +240,7 @@ class Worker:
             "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
         )
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> LinkListener:
         settings = self._settings
         server = await self._endpoint.listen(settings.host, settings.port, lambda: self._service)
         host, port = settings.advertised_host, server.sockets[0].getsockname()[1]

@@ -38,7 +38,7 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
-from capamesh.protocol.links.hello import Hello, unpack_map
+from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
 from capamesh.protocol.links.incoming import Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
 from capamesh.protocol.memory import body_memory
@@ -69,7 +69,7 @@ class Connection:
 
     def __init__(self, *, is_dialer: bool, hello: Hello, limits: LinkLimits) -> None:
         self._limits = limits
-        self._incoming = Incoming(limits, self)
+        self._incoming = Incoming(limits, self, most_meta_bytes=MAX_HELLO_BYTES)
         self._outgoing = Outgoing(limits.chunk_bytes)
         self._events: list[Event] = []
         self._next_stream = 1 if is_dialer else 2
@@ -292,6 +292,7 @@ class Connection:
         if self._peer_hello is not None:
             raise ProtocolViolation("a second HELLO")
         self._peer_hello = Hello.decode(meta)
+        self._incoming.widen()
         self._events.append(HelloReceived(self._peer_hello))
 
     def _request_started(self, stream: int, meta: bytes, total: int) -> _Message | None:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capamesh.protocol.connection_limits import ConnectionLimits, limits_within
+from capamesh.protocol.descriptors import descriptor_limit
 from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
+from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
 from capamesh.protocol.outward import listen_reason
@@ -193,24 +196,30 @@ class LinkEndpoint:
         raise OSError("no address to dial")
 
     async def listen(
-        self, host: str, port: int, owner_of: Callable[[], LinkOwner]
-    ) -> asyncio.Server:
-        """Accept links on `host:port` (0: any free port); raise `ConfigError` when it is taken."""
-        loop = asyncio.get_running_loop()
+        self,
+        host: str,
+        port: int,
+        owner_of: Callable[[], LinkOwner],
+        *,
+        limits: ConnectionLimits | None = None,
+    ) -> LinkListener:
+        """Accept links on `host:port` (0: any free port); raise `ConfigError` when it is taken.
+
+        Without `limits` they are those of a process with as many descriptors as this one may have.
+        """
         try:
-            return await loop.create_server(
-                lambda: self._link(owner_of(), is_dialer=False),
-                host,
-                port,
-                ssl=self._listening,
-                ssl_handshake_timeout=self._times.hello_s,
-                ssl_shutdown_timeout=self._times.hello_s,
-                backlog=BACKLOG,
-            )
+            sockets = await bind(host, port, BACKLOG)
         except OSError as exc:
             raise ConfigError(
                 f"cannot listen for links on {host}:{port}: {listen_reason(exc)}; give another port"
             ) from exc
+        return LinkListener(
+            sockets,
+            lambda: self._link(owner_of(), is_dialer=False),
+            self._listening,
+            limits or limits_within(descriptor_limit()),
+            self._times.hello_s,
+        )
 
     def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:
         return Link(owner, self._hello, is_dialer=is_dialer, limits=self._limits, times=self._times)

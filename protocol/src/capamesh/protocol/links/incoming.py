@@ -14,6 +14,9 @@ from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, LinkLimits
 
 SCRATCH_BYTES = 256 * 1024
 """One chunk: what a socket gives at once under load (measured: larger gains nothing)."""
+FIRST_SCRATCH_BYTES = 4 * 1024
+"""Room for a HELLO of two certificates. An idle link and one that is not verified keep to it; each read that fills the
+scratch buffer makes it four times larger."""
 
 
 class FrameSink(Protocol):
@@ -31,15 +34,22 @@ class FrameSink(Protocol):
 class Incoming:
     """The receiving half of a link."""
 
-    def __init__(self, limits: LinkLimits, sink: FrameSink) -> None:
+    def __init__(self, limits: LinkLimits, sink: FrameSink, most_meta_bytes: int = 0) -> None:
+        """`most_meta_bytes` is for frames until `widen`; 0: as in `limits` from the start."""
         self._limits = limits
         self._sink = sink
-        self._scratch = bytearray(SCRATCH_BYTES)
+        self._most_meta_bytes = most_meta_bytes or limits.meta_bytes
+        self._size = FIRST_SCRATCH_BYTES
+        self._scratch = bytearray(self._size)
         self._view = memoryview(self._scratch)
         self._start = 0
         self._end = 0
         self._direct: memoryview | None = None
         self._skip_bytes = 0
+
+    def widen(self) -> None:
+        """The peer has introduced itself: its frames may be of any size within the limits."""
+        self._most_meta_bytes = self._limits.meta_bytes
 
     def buffer(self) -> memoryview:
         """Return the memory that the next bytes go to; never empty."""
@@ -97,9 +107,10 @@ class Incoming:
 
     def _check(self, payload: int, meta_bytes: int, body_bytes: int, reserved: int) -> None:
         limits = self._limits
-        if meta_bytes > limits.meta_bytes or body_bytes < 0 or body_bytes > limits.chunk_bytes:
+        most_meta_bytes = self._most_meta_bytes
+        if meta_bytes > most_meta_bytes or body_bytes < 0 or body_bytes > limits.chunk_bytes:
             raise ProtocolViolation(
-                f"a frame of {payload} bytes with {meta_bytes} of metadata; at most {limits.meta_bytes} of"
+                f"a frame of {payload} bytes with {meta_bytes} of metadata; at most {most_meta_bytes} of"
                 f" metadata and {limits.chunk_bytes} of body"
             )
         if reserved:
@@ -108,7 +119,9 @@ class Incoming:
     def _make_room(self, start: int, needed: int) -> None:
         """Keep the unparsed tail at the front of a scratch buffer that `needed` bytes fit in."""
         tail = self._end - start
-        size = max(SCRATCH_BYTES, needed)
+        if self._end >= self._size and self._size < SCRATCH_BYTES:
+            self._size = min(SCRATCH_BYTES, 4 * self._size)
+        size = max(self._size, needed)
         if size != len(self._scratch):
             grown = bytearray(size)
             grown[:tail] = self._view[start : self._end]

@@ -165,7 +165,8 @@ class Link(asyncio.BufferedProtocol):
         self._last_heard_s = self._loop.time()
         self._tick_due_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = self._loop.create_future()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        """Resolved with the reason when the socket is closed."""
         self.up: asyncio.Future[Member] = self._loop.create_future()
         """Resolved when the peer is verified; fails when the link ends before."""
         self.member: Member | None = None
@@ -265,6 +266,11 @@ class Link(asyncio.BufferedProtocol):
             self._flush_soon()
 
     @property
+    def is_made(self) -> bool:
+        """Whether it has a connection, TLS included."""
+        return self._transport is not None
+
+    @property
     def is_usable(self) -> bool:
         """Whether a new request may be sent."""
         return self.member is not None and not self.is_draining and self._end_reason is None
@@ -307,7 +313,7 @@ class Link(asyncio.BufferedProtocol):
 
     async def wait_ended(self) -> str:
         """Wait until the socket is closed; return why."""
-        return await asyncio.shield(self._ended)
+        return await asyncio.shield(self.ended)
 
     # asyncio.BufferedProtocol
 
@@ -337,8 +343,8 @@ class Link(asyncio.BufferedProtocol):
         if not self.up.done():
             self.up.set_exception(self._lost(reason))
             self.up.exception()  # whoever dialled may have gone; not reading it is no fault
-        if not self._ended.done():
-            self._ended.set_result(reason)
+        if not self.ended.done():
+            self.ended.set_result(reason)
         self._owner.link_down(self, reason)
 
     def get_buffer(self, sizehint: int) -> memoryview:

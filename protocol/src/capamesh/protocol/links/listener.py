@@ -1,0 +1,148 @@
+"""Accepts links, within the limits of `connection_limits`: before TLS, which costs the event loop. IO: asyncio.
+
+asyncio's own servers take whoever connects and begin TLS with it. Here a connection that is over a limit is closed as
+soon as it is accepted, and one that proves nothing may be closed at any time for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final
+
+from capamesh.protocol.connection_limits import ConnectionLimiter, ConnectionLimits, Slot
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from capamesh.protocol.links.link import Link
+    from capamesh.protocol.network import Member
+
+ACCEPTS_A_TURN: Final = 64
+"""Guess: then others have their turn in the event loop; one that is refused costs 20 µs."""
+EXHAUSTED_S: Final = 0.5
+"""How long nobody is accepted when the system has no descriptors or memory (asyncio: 1 s)."""
+
+
+async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Return sockets that listen on all addresses of `host`; raise `OSError`."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(backlog)
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+class LinkListener:
+    """Listens until `close`; links that were accepted go on."""
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        make_link: Callable[[], Link],
+        tls: ssl.SSLContext,
+        limits: ConnectionLimits,
+        patience_s: float,
+    ) -> None:
+        """Accept at once. `patience_s` is for a TLS handshake, and for a goodbye."""
+        self.sockets = tuple(sockets)
+        self.limiter = ConnectionLimiter(limits)
+        self._make_link = make_link
+        self._tls = tls
+        self._patience_s = patience_s
+        self._loop = asyncio.get_running_loop()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        for listening in self.sockets:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def __repr__(self) -> str:
+        return f"LinkListener({self.limiter!r}, {len(self._handshakes)} in TLS)"
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for listening in self.sockets:
+            self._loop.remove_reader(listening.fileno())
+            listening.close()
+        for handshake in list(self._handshakes):
+            handshake.cancel()
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                connection, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptors, or no memory
+                self._loop.remove_reader(listening.fileno())
+                self._loop.call_later(EXHAUSTED_S, self._resume, listening)
+                return
+            self._take(connection, str(address[0]))
+
+    def _resume(self, listening: socket.socket) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def _take(self, connection: socket.socket, host: str) -> None:
+        slot = self.limiter.opened(host, self._loop.time())
+        if slot is None:
+            connection.close()
+            return
+        connection.setblocking(False)
+        link = self._make_link()
+        is_begun = asyncio.Event()
+        handshake = self._loop.create_task(self._shake_hands(connection, link, slot, is_begun))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+
+        def give_up(why: str) -> None:
+            if link.is_made:
+                link.abort(why)
+                return
+            handshake.cancel()
+            if not is_begun.is_set():  # then nobody else has it
+                connection.close()
+
+        slot.close = give_up
+
+    async def _shake_hands(
+        self, connection: socket.socket, link: Link, slot: Slot, is_begun: asyncio.Event
+    ) -> None:
+        is_begun.set()
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: link,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._patience_s,
+                ssl_shutdown_timeout=self._patience_s,
+            )
+        except (OSError, asyncio.CancelledError):  # it is a stranger, or its place was needed
+            connection.close()
+            self.limiter.closed(slot)
+            return
+        link.up.add_done_callback(lambda up: self._settled(up, slot))
+        link.ended.add_done_callback(lambda _: self.limiter.closed(slot))
+
+    def _settled(self, up: asyncio.Future[Member], slot: Slot) -> None:
+        if not up.cancelled() and up.exception() is None:
+            self.limiter.proved(slot, self._loop.time())
