@@ -351,6 +351,7 @@ def measure_sidecar(count: int) -> dict[str, Any]:
 
     from capamesh.protocol.mesh.gossipsub import MeshGossipSub  # noqa: PLC0415
     from capamesh.protocol.mesh.host import make_host  # noqa: PLC0415
+    from capamesh.protocol.mesh.port import MeshPort, limits_for_mesh  # noqa: PLC0415
     from capamesh.protocol.mesh.pubsub import MemberPubsub  # noqa: PLC0415
 
     owner = NetworkOwner.create("scale", datetime.now(UTC))
@@ -367,7 +368,7 @@ def measure_sidecar(count: int) -> dict[str, Any]:
             return True
 
         pubsub = MemberPubsub(
-            make_host(key, lambda *_: None),
+            make_host(key, lambda *_: None, MeshPort(limits_for_mesh(1024))),
             MeshGossipSub((topic,)),
             topics=(topic,),
             wait_member=always,

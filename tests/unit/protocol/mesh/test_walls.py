@@ -24,7 +24,6 @@ from capamesh.protocol.mesh.walls import (
     contain_streams,
     contain_tasks,
     multiplex_within_limits,
-    release_inbound,
 )
 
 if TYPE_CHECKING:
@@ -213,37 +212,5 @@ def test_a_failing_task_of_a_service_leaves_the_service_running_and_a_loop_start
             assert manager.is_running
         assert sorted(runs) == ["loop", "loop", "loop", "once"]
         assert len(warnings) == 4
-
-    run_in_virtual_time(test)
-
-
-def test_an_accepted_connections_place_goes_when_the_connection_ends() -> None:
-    async def test() -> None:
-        ended = trio.Event()
-
-        async def upgrade(_raw: object, _maddr: object) -> object:
-            return SimpleNamespace(event_closed=ended)
-
-        swarm = SimpleNamespace(upgrade_inbound_raw_conn=upgrade)
-        release_inbound(swarm)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(swarm._do_handle_inbound_connection, Wire(), None, None)
-            await trio.sleep(5)
-            assert nursery.child_tasks
-            ended.set()
-
-    run_in_virtual_time(test)
-
-
-def test_a_connection_that_cannot_be_upgraded_is_closed() -> None:
-    async def test() -> None:
-        async def upgrade(_raw: object, _maddr: object) -> object:
-            raise ValueError("no noise")
-
-        swarm = SimpleNamespace(upgrade_inbound_raw_conn=upgrade)
-        release_inbound(swarm)
-        wire = Wire()
-        await swarm._do_handle_inbound_connection(wire, None, None)
-        assert wire.is_closed
 
     run_in_virtual_time(test)

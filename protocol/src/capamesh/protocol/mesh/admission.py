@@ -105,6 +105,10 @@ class Admission(INotifee):
         """Return the peer ids of the connected members of a role."""
         return [one.member.peer_id for one in self._admitted.values() if one.member.role is role]
 
+    def peers(self) -> set[ID]:
+        """Return the connected members."""
+        return set(self._admitted)
+
     def is_refused(self, peer: ID) -> bool:
         """Whether the peer failed to prove membership lately."""
         return self._refused_until_s.get(peer, 0.0) > trio.current_time()

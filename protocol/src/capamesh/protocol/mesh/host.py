@@ -18,18 +18,17 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 
+from capamesh.protocol.mesh.port import MAX_CONNECTIONS
 from capamesh.protocol.mesh.walls import (
     WalledYamux,
     contain_streams,
     multiplex_within_limits,
-    release_inbound,
+    remember_no_strangers,
 )
 
 if TYPE_CHECKING:
+    from capamesh.protocol.mesh.port import MeshPort
     from capamesh.protocol.mesh.walls import Warn
-
-MAX_CONNECTIONS: Final = 4096
-"""Guess: nodes connect to a few routers each, so this serves a fleet of tens of thousands."""
 
 _CONNECTIONS: Final = ConnectionConfig(
     max_connections=MAX_CONNECTIONS,
@@ -46,8 +45,8 @@ _CONNECTIONS: Final = ConnectionConfig(
 """Timeouts are those of the membership handshake, within which all of it must be done."""
 
 
-def make_host(private_key: bytes, warn: Warn) -> BasicHost:
-    """Return a host with the identity of a raw Ed25519 private key."""
+def make_host(private_key: bytes, warn: Warn, port: MeshPort) -> BasicHost:
+    """Return a host with the identity of a raw Ed25519 private key, whose connections `port` guards."""
     multiplex_within_limits()
     key_pair = create_new_key_pair(private_key)
     noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
@@ -65,7 +64,8 @@ def make_host(private_key: bytes, warn: Warn) -> BasicHost:
     swarm = cast("Swarm", host.get_network())
     # Its circuit breaker would shut honest peers out after five failed connections of any peer.
     swarm.set_resource_manager(None)
-    release_inbound(swarm)
+    port.guard(swarm)
+    remember_no_strangers(swarm)
     swarm.set_stream_handler(contain_streams(host._swarm_stream_handler, warn))  # noqa: SLF001  # the one place to wrap it
     _ask_nobody_for_identify(host, swarm)
     return host

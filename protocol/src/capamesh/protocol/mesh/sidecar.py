@@ -14,6 +14,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
 from capamesh.protocol.channel.trio_end import TrioChannel
+from capamesh.protocol.descriptors import descriptor_limit
 from capamesh.protocol.errors import CapameshError, ProtocolViolation
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
@@ -39,6 +40,7 @@ from capamesh.protocol.mesh.messages import (
     from_wire,
     to_wire,
 )
+from capamesh.protocol.mesh.port import MeshPort, limits_for_mesh
 from capamesh.protocol.mesh.pubsub import MemberPubsub
 from capamesh.protocol.mesh.walls import contain_tasks
 from capamesh.protocol.network import NetworkTrust, RevocationList, Role
@@ -79,7 +81,8 @@ class Sidecar:
         self._judge = Judge(start.ca_der, self._trust, self._clock)
         self._warnings: dict[str, tuple[int, str]] = {}
         contain_tasks(self._warn)
-        self._host = make_host(start.private_key, self._warn)
+        self._port = MeshPort(limits_for_mesh(descriptor_limit()))
+        self._host = make_host(start.private_key, self._warn, self._port)
 
     async def run(self, messages: AsyncIterator[Message]) -> None:
         """Serve until the owner says stop or the channel ends."""
@@ -96,9 +99,7 @@ class Sidecar:
                 identity=self._identity,
                 chain=tuple(self._start.chain),
                 trust=self._trust,
-                on_change=lambda: self._tell(
-                    Members(admission.members(Role.NODE), admission.members(Role.ROUTER))
-                ),
+                on_change=lambda: self._members_changed(admission),
                 on_revocations=take_revocations,
                 now=self._membership_time,
                 warn=self._warn,
@@ -137,6 +138,10 @@ class Sidecar:
                 await self._obey(messages, pubsub, admission, dialler)
                 await trio.sleep(_GOODBYE_S)
                 nursery.cancel_scope.cancel()
+
+    def _members_changed(self, admission: Admission) -> None:
+        self._port.members_are(admission.peers())
+        self._tell(Members(admission.members(Role.NODE), admission.members(Role.ROUTER)))
 
     def _membership_time(self) -> datetime:
         """Return the time of day by which memberships are judged."""

@@ -15,10 +15,9 @@ import functools
 import struct
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_SYN,
@@ -34,10 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from libp2p.abc import INetStream
-    from libp2p.io.abc import ReadWriteCloser
     from libp2p.network.swarm import Swarm
     from libp2p.peer.id import ID
-    from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
     Warn = Callable[[str, object], None]
 
@@ -185,21 +182,13 @@ def contain_streams(
     return contained
 
 
-def release_inbound(swarm: Swarm) -> None:
-    """Let an accepted connection's place go when the connection ends, not when the host does."""
+def remember_no_strangers(swarm: Swarm) -> None:
+    """Keep no note of each peer that was ever connected: whom to dial is not the swarm's to decide."""
+    swarm.auto_connector.record_disconnect = _nothing  # type: ignore[method-assign]  # see above
 
-    async def handle(
-        read_write_closer: ReadWriteCloser, maddr: Multiaddr, _failure_event: object
-    ) -> None:
-        raw = RawConnection(read_write_closer, False)
-        try:
-            muxed = await swarm.upgrade_inbound_raw_conn(raw, maddr)
-        except Exception:  # noqa: BLE001  # whoever cannot even say hello is not worth a line
-            await raw.close()
-            return
-        await cast("WalledYamux", muxed).event_closed.wait()
 
-    swarm._do_handle_inbound_connection = handle  # type: ignore[method-assign, assignment]  # noqa: SLF001  # see above
+def _nothing(peer_id: ID) -> None:
+    """Stand in for what kept each peer's id for ever."""
 
 
 async def _reset(stream: INetStream) -> None:

@@ -1,0 +1,130 @@
+"""What one member, or one token, may take of a router: its memory, its descriptors, its dials, and others' places."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hostile import MIB, AttackedNetwork, Figures, attacked
+from hostile_members import advertising
+
+from capamesh.protocol.network import NetworkOwner, Role
+
+IDENTITIES = int(os.environ.get("HOSTILE_IDENTITIES", "300"))
+"""Made in 2 s; all but 64 are refused, however many come (seen with 3,000)."""
+
+
+def token(network: AttackedNetwork) -> str:
+    """Return a node token of the network's owner, as any member got one."""
+    owner = NetworkOwner.load(network.cluster.folder / "network")
+    now = dt.datetime.now(dt.UTC)
+    return owner.invite(
+        Role.NODE, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
+    ).encode()
+
+
+def mesh_address(network: AttackedNetwork) -> str:
+    return str(network.router.status()["mesh_addresses"][0])
+
+
+class Victim:
+    """A port that is dialled, and when."""
+
+    def __init__(self) -> None:
+        self.dialled_s: list[float] = []
+        self.address = ""
+
+    def most_in_a_second(self) -> int:
+        return max(
+            (sum(start <= at < start + 1.0 for at in self.dialled_s) for start in self.dialled_s),
+            default=0,
+        )
+
+
+@asynccontextmanager
+async def listening(count: int) -> AsyncIterator[list[Victim]]:
+    """Open ports that hang up on whoever dials them."""
+    loop = asyncio.get_running_loop()
+    victims = [Victim() for _ in range(count)]
+    servers: list[asyncio.Server] = []
+    for victim in victims:
+
+        def dialled(
+            _: asyncio.StreamReader, writer: asyncio.StreamWriter, victim: Victim = victim
+        ) -> None:
+            victim.dialled_s.append(loop.time())
+            writer.close()
+
+        server = await asyncio.start_server(dialled, "127.0.0.1", 0)
+        servers.append(server)
+        victim.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield victims
+    finally:
+        for server in servers:
+            server.close()
+
+
+async def test_one_advert_of_many_addresses_and_models_costs_little_and_dials_little(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with attacked(tmp_path, sample_models, nodes=2) as network, listening(16) as victims:
+        names = [victim.address for victim in victims]
+        addresses = names + [f"127.0.0.1:{port}" for port in range(1, 1024 - len(names) + 1)]
+        before = network.bytes_of(network.router)
+        group = {
+            "token": token(network),
+            "devices": 64,
+            "addresses": [address for each in range(64) for address in addresses[each::64]],
+            "models": 300,
+        }
+        async with (
+            network.honest() as seen,
+            advertising(tmp_path, mesh_address(network), [group]),
+        ):
+            await asyncio.sleep(8)
+        dials = Victim()
+        dials.dialled_s = sorted(at for victim in victims for at in victim.dialled_s)
+        fleet = await network.fleet()
+        (made_up,) = [node for node in fleet.values() if len(node["models"]) == 300]
+        grown = (network.peak_bytes(network.router) - before) / MIB
+        figures.at_most("an advert of 1,024 addresses and 300 models: router grows, MiB", grown, 20)
+        figures.at_most("its dials in a second", dials.most_in_a_second(), 10)
+        figures.at_least("its dials in all", len(dials.dialled_s), 1)
+        figures.at_most("requests of others that failed meanwhile", seen.failed, 0)
+        assert len(made_up["links"]) == 13  # 4,096 hosts over 300 models
+        assert "at most 4 a device and 13 in all" in made_up["addresses_refused"]
+
+
+async def test_endless_identities_of_one_token_take_no_honest_nodes_place(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with attacked(tmp_path, sample_models, nodes=2) as network:
+        before = network.bytes_of(network.router)
+        honest = {str(node.status()["peer_id"]) for node in network.nodes}
+        group = {"token": token(network), "count": IDENTITIES}
+        async with (
+            network.honest() as seen,
+            advertising(tmp_path, mesh_address(network), [group]) as sent,
+        ):
+            await asyncio.sleep(2)
+            fleet = await network.fleet()
+            refused = (await network.metrics())["capamesh_members_refused"]
+        grown = (network.peak_bytes(network.router) - before) / MIB
+        figures.at_most(f"{sent} identities of one token: router grows, MiB", grown, 100)
+        figures.at_most("of them in the fleet", len(fleet.keys() - honest), 64)
+        figures.at_most("requests of others that failed meanwhile", seen.failed, 0)
+        assert honest <= fleet.keys()
+        assert len(fleet.keys() - honest) == 64
+        assert refused >= 1
+        (over,) = network.router.status()["invites_over_quota"]
+        assert over["admits"] == over["members"] == 64
+        assert sum('"invite_over_quota"' in line for line in log_lines(network)) == 1
+
+
+def log_lines(network: AttackedNetwork) -> list[str]:
+    return network.router.log_file.read_text("utf-8", "replace").splitlines()
