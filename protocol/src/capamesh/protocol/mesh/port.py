@@ -80,7 +80,7 @@ class MeshPort:
                 await _close(raw.close)
                 return
             try:
-                with trio.CancelScope() as scope:
+                with trio.CancelScope() as scope:  # pyright: ignore[reportCallIssue] - the stubs are older than trio
                     slot.close = lambda _: scope.cancel()
                     await self._serve(swarm, raw, maddr, slot)
                 if scope.cancelled_caught:
