@@ -22,11 +22,12 @@ from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.store import Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.store.rules import PipelineStep, Rules
 from capamesh.node.worker import hosting as hosting_module
-from capamesh.node.worker.hosting import MAX_CHANGES, UNUSED_S, Hosting, HostingSettings
+from capamesh.node.worker.hosting import MAX_CHANGES, Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.models import HostedModel, HostedModels
 from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.profile_cache import Measured
+from capamesh.node.worker.room import IDLE_LOADS, LEAST_IDLE_S, MOST_IDLE_S
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import (
@@ -765,12 +766,15 @@ async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: R
 
 
 async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> None:
-    rig.has(source_of("m"))
-    rig.start(is_controllable=False)
+    rig.has(source_of("m"), source_of("q"))
+    rig.start(is_controllable=False, quarantined=[quarantined("q")])
     await rig.ready("m/1")
-    with pytest.raises(InvalidRequest, match="does not let routers load or unload"):
-        await rig.unload("m")
+    for asked in (rig.unload("m"), rig.load("q"), rig.load("nobody")):
+        with pytest.raises(InvalidRequest, match="no other model, nor unload any"):
+            await asked
+    assert await rig.load("m") == "done"
     assert rig.states(ModelState.READY) == ["m/1"]
+    assert rig.device.loaded == ["m/1 0"]
 
 
 async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
@@ -896,14 +900,16 @@ async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_
     rig.has(a, b, c)
     rig.start()
     await rig.ready("a/1", "b/1", "c/1")
-    unused(rig, a=3, b=5, c=4)
+    unused(rig, a=30, b=50, c=40)
     rig.has(a, b, c, d)
-    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
     assert rig.state("d") == (
-        ModelState.FAILED,
-        "it needs about 44 bytes of memory and 10 are free: unload a model, or allow more"
-        " (--memory-limit)",
+        ModelState.UNLOADED,
+        "it needs about 44 bytes of memory and 10 are free: another model gives way to it when a request"
+        " comes for it",
     )
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["a/1", "b/1", "c/1"]
     assert await rig.load("d") == "done"
     assert rig.states(ModelState.READY) == ["a/1", "c/1", "d/1"]
     assert rig.state("b") == (ModelState.UNLOADED, "unloaded to make room for d/1")
@@ -917,11 +923,11 @@ async def test_a_model_that_gave_way_is_told_of_before_the_other_is_loaded(rig: 
     rig.has(of_size("a", 60), of_size("b", 60))
     rig.start(poll_s=0)
     await rig.ready("a/1")
-    unused(rig, a=1)
+    unused(rig, a=10)
     seen: list[list[str]] = []
     rig.device.during_load = lambda _: seen.append(rig.told[-1])
     assert await rig.load("b") == "done"
-    assert seen == [["a/1 unloaded", "b/1 failed"]]
+    assert seen == [["a/1 unloaded", "b/1 unloaded"]]
     assert rig.told[-1] == ["a/1 unloaded", "b/1 ready"]
 
 
@@ -930,14 +936,14 @@ async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> 
     rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 80))
     rig.start(poll_s=0)
     await rig.ready("a/1", "b/1")
-    unused(rig, a=1, b=2)
+    unused(rig, a=10, b=20)
     rig.device.errors["c/1"] = ModelInvalid("an operator is unknown")
     assert await rig.load("c") == "model_unavailable: an operator is unknown"
     assert rig.states(ModelState.READY) == ["a/1", "b/1"]
     assert rig.device.loaded == ["a/1 0", "b/1 0", "c/1 0", "b/1 0", "a/1 0"]
     assert await rig.value("a") == 2.0
     del rig.device.errors["c/1"]
-    unused(rig, a=1, b=2)
+    unused(rig, a=10, b=20)
     assert await rig.load("c") == "done"
     assert rig.states(ModelState.READY) == ["c/1"]
 
@@ -947,20 +953,19 @@ async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_on
 ) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", 60), of_size("b", 80))
-    rig.start()
+    rig.start(is_controllable=False)
     await rig.ready("a/1")
     rig.device.kept_bytes = 30
-    unused(rig, a=2 * UNUSED_S)
-    await rig.until(lambda: rig.device.loaded == ["a/1 0", "a/1 0"])
-    await rig.ready("a/1")
-    unused(rig, a=2 * UNUSED_S)
+    unused(rig, a=100)
+    why = "it needs about 88 bytes of memory and 70 are free: unload a model, or allow more (--memory-limit)"
+    assert await rig.load("b") == f"model_unavailable: {why}"
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    assert rig.states(ModelState.READY) == ["a/1"]
+    assert rig.state("b") == (ModelState.FAILED, why)
     await rig.followed()
     assert rig.device.loaded == ["a/1 0", "a/1 0"]
-    assert rig.state("b") == (
-        ModelState.FAILED,
-        "it needs about 88 bytes of memory and 70 are free: unload a model, or allow more"
-        " (--memory-limit)",
-    )
+    rig.device.total_bytes = 1_000  # now nothing has to give way
+    await rig.ready("a/1", "b/1")
 
 
 async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_than_before(
@@ -971,26 +976,71 @@ async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_t
     rig.start()
     await rig.ready("a/1")
     rig.device.kept_bytes = 30  # 70 are free, and the first load of a asked for 93
-    unused(rig, a=2 * UNUSED_S)
-    await rig.until(lambda: rig.device.loaded == ["a/1 0", "a/1 0"])
-    await rig.ready("a/1")
-    rig.device.total_bytes = 1_000  # now nothing has to give way
-    await rig.ready("a/1", "b/1")
+    unused(rig, a=100)
+    assert "70 are free" in await rig.load("b")
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    assert rig.states(ModelState.READY) == ["a/1"]
 
 
-async def test_only_what_was_not_used_for_long_gives_way_to_what_was_merely_found(
+async def test_nothing_gives_way_to_what_nobody_asked_for_however_long_it_was_unused(
     rig: Rig,
 ) -> None:
-    rig.device.total_bytes = 100
-    rig.has(of_size("a", 40), of_size("b", 40))
-    rig.start()
+    big = [of_size(name, 40) for name in "abcd"]
+    rig.has(*big)
+    rig.start(memory_limit_bytes=100)
     await rig.ready("a/1", "b/1")
-    unused(rig, a=UNUSED_S - 10, b=UNUSED_S - 20)
-    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 40))
-    await rig.until(lambda: "model_failed" in rig.log.events)
+    unused(rig, a=10_000, b=20_000)
     await rig.followed()
     assert rig.states(ModelState.READY) == ["a/1", "b/1"]
-    unused(rig, a=UNUSED_S + 1)
+    assert rig.states(ModelState.UNLOADED) == ["c/1", "d/1"]
+    assert rig.device.loaded == ["a/1 0", "b/1 0"]
+
+
+async def test_a_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_gives_way(
+    rig: Rig,
+) -> None:
+    rig.has(*(of_size(name, 40) for name in "abc"))
+    rig.start(memory_limit_bytes=100, is_controllable=False)
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=10, b=20)
+    assert await rig.load("c") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "c/1"]
+    unused(rig, a=10, c=20)
+    assert await rig.load("b") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert await rig.load("b") == "done"  # another router asks, too
+    assert rig.device.loaded == [f"{name}/1 0" for name in "abcb"]
+
+
+@pytest.mark.parametrize(
+    ("load_s", "may_s"), [(0.0, LEAST_IDLE_S), (2.0, 2.0 * IDLE_LOADS), (600.0, MOST_IDLE_S)]
+)
+async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_told_when_it_will(
+    rig: Rig, load_s: float, may_s: float
+) -> None:
+    rig.has(of_size("a", 60), of_size("b", 60))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1")
+    rig.hosted("a").load_s = load_s
+    unused(rig, a=may_s - 3.9)
+    assert await rig.load("b") == (
+        "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
+        " are in use; in 4 s they may not be"
+    )
+    assert rig.states(ModelState.READY) == ["a/1"]
+    assert rig.state("b")[0] is ModelState.UNLOADED
+    unused(rig, a=may_s + 0.1)
+    assert await rig.load("b") == "done"
+
+
+async def test_what_the_process_uses_besides_its_models_is_not_the_models(rig: Rig) -> None:
+    rig.device.kept_bytes = 500_000
+    rig.has(of_size("a", 40), of_size("b", 40))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1", "b/1")
+    rig.has(of_size("b", 40))
+    await rig.ready("b/1")
+    rig.has(of_size("b", 40), of_size("c", 50))
     await rig.ready("b/1", "c/1")
 
 
@@ -1002,7 +1052,8 @@ async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: R
     await rig.ready("a/1", "b/1")
     unused(rig, a=100, b=200)
     rig.has(*small, of_size("huge", 95))
-    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
+    assert rig.state("huge")[0] is ModelState.FAILED
     told = len(rig.told)
     await rig.followed()
     assert await rig.load("huge") == (
@@ -1013,7 +1064,7 @@ async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: R
     assert (
         len(rig.told) == told + 1
     )  # a model that does not fit is told of when it is asked for alone
-    assert rig.log.events.count("model_failed") == 2
+    assert rig.log.events.count("model_has_no_room") == 2
 
 
 async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
@@ -1048,7 +1099,7 @@ async def test_a_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> 
     rig.has(*sources)
     rig.start()
     await rig.ready("a/1", "m/1", "p/1")
-    unused(rig, a=1, m=3, p=2)
+    unused(rig, a=10, m=30, p=20)
     rig.has(*sources, of_size("z", 60))
     assert await rig.load("z") == "done"
     assert rig.states(ModelState.READY) == ["m/1", "p/1", "z/1"]
@@ -1060,7 +1111,7 @@ async def test_the_operator_s_limit_counts_where_it_is_less_than_what_is_free(ri
     await rig.ready("a/1", "b/1")
     await rig.followed()
     state, reason = rig.state("c")
-    assert state is ModelState.FAILED
+    assert state is ModelState.UNLOADED
     assert "needs about 44 bytes of memory and 20 are free" in reason
 
 
@@ -1068,7 +1119,7 @@ async def test_what_failed_for_want_of_memory_is_tried_again_once_there_is_some(
     rig.device.total_bytes = 100
     rig.has(of_size("a", 80), of_size("b", 40))
     rig.start()
-    await rig.until(lambda: rig.states(ModelState.FAILED) == ["b/1"])
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
     assert await rig.unload("a") == "done"
     await rig.ready("b/1")
     assert rig.device.loaded == ["a/1 0", "b/1 0"]
@@ -1083,7 +1134,7 @@ async def test_a_new_file_needs_room_beside_the_old_one_which_never_gives_way_to
     await rig.ready("a/1")
     unused(rig, a=1000)
     rig.has(of_size("a", 60, digest="2"))
-    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
     await rig.followed()
     assert rig.hosted("a").source.digest.endswith("1")
     rig.device.total_bytes = 200

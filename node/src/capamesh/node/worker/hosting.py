@@ -21,7 +21,7 @@ from capamesh.node.store import ModelSource, Scan, scan
 from capamesh.node.worker.loading import ModelLoading
 from capamesh.node.worker.models import HostedModel, HostedModels, Key
 from capamesh.node.worker.pipelines import is_member, members, members_first
-from capamesh.node.worker.room import Room
+from capamesh.node.worker.room import NoRoom, Room
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
@@ -47,10 +47,6 @@ _ADVERTISABLE = re.compile(r"[0-9]{1,20}")
 """What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
 MAX_CHANGES = 64
 """Changes that routers asked for and that wait (guess: more is an operator's script gone wrong)."""
-UNUSED_S = 60.0
-"""A model gives way to one that was merely found in the folder after so long without a request; to one that
-a router asks for at once (guess: longer than a pause between two requests of one user)."""
-
 Changed = Callable[[CapameshError | None], None]
 
 
@@ -62,6 +58,7 @@ class HostingSettings:
     poll_s: float
     """0: the folder is read once."""
     is_controllable: bool
+    """Whether routers may have any model loaded and unloaded, and not only those loaded that had to give way."""
     memory_limit_bytes: int
     """0: what the device has."""
     max_in_flight: int
@@ -115,8 +112,8 @@ class Hosting:
         """What was tried last of each model version."""
         self._held: dict[Key, ModelSource] = {}
         """Unloaded on purpose, or held back: not loaded again unless asked for, or changed."""
-        self._short: dict[Key, float] = {}
-        """Failed for want of memory: tried again when there is some, if what was not used for so long gives way."""
+        self._away: dict[Key, ModelSource] = {}
+        """Not loaded for want of memory: loaded once there is some, or, others giving way, when a request comes."""
         self._verdicts = {(one.name, one.version): one for one in settings.verdicts if one.held_s}
         """Those on models that were not met in the folder yet."""
         self._leaving: list[HostedModel] = []
@@ -124,7 +121,11 @@ class Hosting:
         self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)
         self._tasks: asyncio.TaskGroup | None = None
         self._room = Room(
-            models, backend, preparation.needed_bytes, limit_bytes=settings.memory_limit_bytes
+            models,
+            backend,
+            preparation.needed_bytes,
+            lambda: self._loading.held_bytes,
+            limit_bytes=settings.memory_limit_bytes,
         )
 
     async def run(self) -> None:
@@ -155,10 +156,13 @@ class Hosting:
 
     def change(self, call: ControlCall, done: Changed) -> None:
         """Do what a router asks, in turn; `done` gets None or why not. Raises when it is refused at once."""
-        if not self._settings.is_controllable:
+        is_for_requests = call.action is ControlAction.LOAD and any(
+            key in self._away or self._models.is_coming(key) for key in self._asked_keys(call)
+        )
+        if not is_for_requests and not self._settings.is_controllable:
             raise InvalidRequest(
-                "this node's operator does not let routers load or unload models"
-                " (capamesh node run --control does)"
+                "this node's operator lets routers load what is away for want of memory, and no other model, nor"
+                " unload any (capamesh node run --control does)"
             )
         try:
             self._asked.put_nowait((call, done))
@@ -185,7 +189,7 @@ class Hosting:
             return
         self._before = found
         is_known = found == self._followed
-        if is_known and not self._short:
+        if is_known and not self._away:
             return
         self._followed = found
         wanted = {(source.name, source.version): source for source in found.models}
@@ -239,8 +243,8 @@ class Hosting:
         if self._held.get(key) == source:
             return False
         self._held.pop(key, None)
-        if key in self._short and self._sources.get(key) == source:
-            return self._room.can_be_made(source, self._short[key])
+        if self._away.get(key) == source:
+            return self._room.fits(source)
         verdict = self._verdicts.pop(key, None)
         if verdict is not None and verdict.digest in {"", source.digest}:
             self._held[key] = source
@@ -264,33 +268,38 @@ class Hosting:
         self,
         source: ModelSource,
         *,
-        unused_s: float = UNUSED_S,
+        is_asked_for: bool = False,
         is_remade: bool = False,
         is_return: bool = False,
-    ) -> str:
-        """Load or replace one model version; return why it failed, "" where it did not.
+    ) -> ModelInvalid | None:
+        """Load or replace one model version; return why it failed, None where it did not.
 
-        What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go. What gave
+        Others give way only to one that `is_asked_for`. What cannot be replaced goes on as it was, unless it `is_remade`: a pipeline whose members go. What gave
         way to a model that then fails is loaded again: an `is_return` that asks for no room, for it had it before.
         """
         key = _key(source)
         self._sources[key] = source
-        self._short.pop(key, None)
+        self._away.pop(key, None)
         evicted: list[ModelSource] = []
         try:
             if not is_return:
-                await self._make_room(source, unused_s, evicted)
+                await self._make_room(source, evicted, is_asked_for=is_asked_for)
             hosted = await self._loading.load(source)
         except ModelInvalid as error:
             self._log.warning(
-                "model_failed", model=source.name, version=source.version, reason=error.message
+                "model_has_no_room" if isinstance(error, NoRoom) else "model_failed",
+                model=source.name,
+                version=source.version,
+                reason=error.message,
             )
             if is_remade and (before := self._models.withdraw(key)) is not None:
                 self._leaving.append(before)
             if self._models.find(*key) is None:
-                self._models.say(key, ModelState.FAILED, error.message, source.digest)
+                may_come = isinstance(error, NoRoom) and error.soon_s < math.inf
+                state = ModelState.UNLOADED if may_come else ModelState.FAILED
+                self._models.say(key, state, error.message, source.digest)
             await self._bring_back(evicted)
-            return error.message
+            return error
         replaced = self._models.ready(hosted)
         for note in hosted.prepared.notes:
             self._log.info("model_note", model=source.name, version=source.version, note=note)
@@ -301,12 +310,12 @@ class Hosting:
             batch_rows=hosted.prepared.plan.batch_rows,
         )
         if replaced is None:
-            return ""
+            return None
         if is_member(source.name, self._models) or source.is_pipeline:
             self._leaving.append(replaced)
         else:
             self._close_later([replaced])
-        return ""
+        return None
 
     async def _remake_pipelines(self, changed: set[Key]) -> None:
         """Make the pipelines anew whose members have changed, then let go of what those held."""
@@ -326,7 +335,7 @@ class Hosting:
     async def _unload(self, key: Key, reason: str, *, is_gone: bool) -> None:
         hosted = self._models.withdraw(key)
         self._sources.pop(key, None)
-        self._short.pop(key, None)
+        self._away.pop(key, None)
         if is_gone:
             self._held.pop(key, None)
             self._models.forget(key)
@@ -354,16 +363,18 @@ class Hosting:
             self._loading.unloaded(hosted)
 
     async def _make_room(
-        self, source: ModelSource, unused_s: float, evicted: list[ModelSource]
+        self, source: ModelSource, evicted: list[ModelSource], *, is_asked_for: bool
     ) -> None:
         """Unload what was not used for long until `source` fits, and add it to `evicted`.
 
-        ModelInvalid: that cannot be, or was not, enough.
+        NoRoom: that cannot be, or was not, enough.
         """
         try:
-            while (leaving := self._room.next_to_leave(source, unused_s)) is not None:
+            while (
+                leaving := self._room.next_to_leave(source, is_asked_for=is_asked_for)
+            ) is not None:
                 key = _key(leaving.source)
-                self._held[key] = leaving.source
+                self._away[key] = leaving.source
                 self._models.withdraw(key)
                 reason = f"unloaded to make room for {source.name}/{source.version}"
                 self._models.say(key, ModelState.UNLOADED, reason, leaving.source.digest)
@@ -371,15 +382,17 @@ class Hosting:
                 self._on_change()  # before the load, which takes long
                 evicted.append(leaving.source)
                 await self._closed([leaving])  # it is idle: this takes no time
-        except ModelInvalid:
-            # where some gave way for nothing, it is tried again only when none has to
-            self._short[_key(source)] = math.inf if evicted else UNUSED_S
+        except NoRoom as error:
+            self._away[_key(source)] = source
+            if (
+                evicted
+            ):  # the device has less than is counted: others must not give way in vain again
+                error.soon_s = math.inf
             raise
 
     async def _bring_back(self, evicted: list[ModelSource]) -> None:
         """Load again what gave way for nothing."""
         for source in evicted:
-            self._held.pop(_key(source), None)
             await self._load(source, is_return=True)
             self._on_change()
 
@@ -415,16 +428,23 @@ class Hosting:
             await self._unload(key, "unloaded on request", is_gone=False)
 
     async def _load_asked(self, call: ControlCall) -> None:
-        for key in self._asked_keys(call):
-            self._held.pop(key, None)
-            self._short.pop(key, None)
+        may_load = self._asked_keys(call)
+        if self._settings.is_controllable:
+            for key in may_load:
+                self._held.pop(key, None)
+        else:
+            may_load = [key for key in may_load if key in self._away]
+            if not may_load:
+                return  # another router's request has had it loaded
         found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
         self._before = found
         self._refuse(found)
         sources = [
             source
             for source in found.models
-            if source.name == call.model and call.version in {"", source.version}
+            if source.name == call.model
+            and call.version in {"", source.version}
+            and (self._settings.is_controllable or _key(source) in may_load)
         ]
         if not sources:
             reasons = [r.reason for r in found.refused if r.name == call.model]
@@ -432,21 +452,28 @@ class Hosting:
                 f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
                 + (f": {reasons[0]}" if reasons else "")
             )
-        failed: list[tuple[ModelVersion, str]] = []
+        failed: list[tuple[ModelVersion, ModelInvalid]] = []
         for source in sources:
             hosted = self._models.find(source.name, source.version)
             if hosted is not None and hosted.source == source:
                 continue
-            if problem := await self._load(source, unused_s=0.0):
+            if problem := await self._load(source, is_asked_for=True):
                 failed.append((source.version, problem))
         await self._remake_pipelines({_key(source) for source in sources})
-        if failed and len(sources) == 1:
-            raise ModelUnavailable(failed[0][1])  # though what it was to replace may go on
-        if failed:
-            raise ModelUnavailable(
-                f"{len(failed)} of {len(sources)} versions were not loaded: "
-                + "; ".join(f"version {version}: {reason}" for version, reason in failed)
+        if not failed:
+            return
+        why = failed[0][1].message  # though what it was to replace may go on
+        if len(sources) > 1:
+            why = f"{len(failed)} of {len(sources)} versions were not loaded: " + "; ".join(
+                f"version {version}: {problem.message}" for version, problem in failed
             )
+        soon_s = min(
+            (problem.soon_s for _, problem in failed if isinstance(problem, NoRoom)),
+            default=math.inf,
+        )
+        if soon_s < math.inf:
+            raise Overloaded(why, soon_s)
+        raise ModelUnavailable(why)
 
 
 def _unheard(error: CapameshError | None) -> None:

@@ -15,6 +15,7 @@ from capamesh.node.engine import MemoryBudget, ModelEngine, RunBounds, Suspicion
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.worker.marks import Marks, Phase
 from capamesh.node.worker.models import HostedModel, HostedModels, advert_problem
+from capamesh.node.worker.room import held_bytes
 from capamesh.node.worker.runner import ModelRunner
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 
@@ -63,6 +64,10 @@ class ModelLoading:
         self._marks = marks
         self._on_stuck = on_stuck
         self._log = log
+        self._load_s = 0.0
+        """Of the load that goes on, or the latest."""
+        self.held_bytes = 0
+        """What all that was given and is not closed is taken to use of the device's memory."""
 
     async def load(self, source: ModelSource) -> HostedModel:
         """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot."""
@@ -86,11 +91,15 @@ class ModelLoading:
             suspicion=self._suspicion(source),
         )
         runner = self._runner(source, prepared, number, bounds)
-        return HostedModel(source, prepared, runner, number, bounds.most_rows)
+        hosted = HostedModel(source, prepared, runner, number, bounds.most_rows)
+        hosted.load_s = self._load_s
+        self.held_bytes += held_bytes(hosted)
+        return hosted
 
     def unloaded(self, hosted: HostedModel) -> None:
         """Forget what `load` gave, which is closed now."""
         self._marks.release(hosted.number)
+        self.held_bytes -= held_bytes(hosted)
 
     def _suspicion(self, source: ModelSource) -> Suspicion:
         verdict = self._verdicts.get((source.name, source.version))
@@ -127,7 +136,11 @@ class ModelLoading:
     def _loaded(self, source: ModelSource) -> LoadedModel:
         steps = source.manifest.rules.steps
         if not steps:
-            return self._backend.load(source)
+            began_s = time.monotonic()
+            loaded = self._backend.load(source)
+            self._load_s = time.monotonic() - began_s
+            return loaded
+        self._load_s = 0.0
         return PipelineModel(source.name, source.version, steps, self._member)
 
     def _member(self, name: ModelName, version: ModelVersion) -> LoadedModel | None:

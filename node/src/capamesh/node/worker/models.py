@@ -32,6 +32,8 @@ class HostedModel:
     """Of its files, in `Marks`."""
     most_rows: int = 0
     """Of one request, by what the memory holds; 0: it is not known."""
+    load_s: float = 0.0
+    """How long its files took to load, without warm-up and measurement."""
     load: int = 0
     """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
 
@@ -65,6 +67,11 @@ class HostedModels:
     def offer(self, key: Key) -> ModelOffer | None:
         """Return what is said of a model version."""
         return self._offers.get(key)
+
+    def is_coming(self, key: Key) -> bool:
+        """Whether a model version takes requests, or will as soon as it is loaded."""
+        offer = self._offers.get(key)
+        return offer is not None and offer.state in {ModelState.READY, ModelState.LOADING}
 
     def known_keys(self) -> frozenset[Key]:
         """Return every model version that something is said of."""

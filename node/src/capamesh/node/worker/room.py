@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 
 HEADROOM = 1.1
 """A model is let in when so many times its need is free (guess: what its first runs add to a measured need)."""
+LEAST_IDLE_S = 5.0
+"""A model gives way to another that a request came for when it was not used for so long (guess: longer than a pause
+between two requests of one user), and at least"""
+IDLE_LOADS = 10.0
+"""so many times as long as it took to load: strangers that ask for one model after the other have a device load for a
+tenth of its time at most (guess); but no longer than"""
+MOST_IDLE_S = 60.0
+"""this (guess: who has not asked for a minute may wait for a load)."""
+
+
+class NoRoom(ModelInvalid):
+    """A model does not fit now; nothing is wrong with it."""
+
+    def __init__(self, message: str, *, soon_s: float) -> None:
+        """`soon_s`: in how many seconds enough others may give way to it, infinity where they never do."""
+        super().__init__(message)
+        self.soon_s = soon_s
 
 
 class Room:
@@ -26,60 +44,86 @@ class Room:
         models: HostedModels,
         backend: Backend,
         needed_bytes: Callable[[ModelSource], int],
+        held_bytes: Callable[[], int],
         *,
         limit_bytes: int,
     ) -> None:
-        """`limit_bytes` is what models may use in all; 0: what the device has."""
+        """`limit_bytes` is what models may use in all, 0: what the device has; `held_bytes` tells what all loaded use.
+
+        That is the sum of what they were measured to take. What the process has besides is not theirs, and what a
+        closed model leaves to the allocator is used again.
+        """
         self._models = models
         self._backend = backend
         self._needed_bytes = needed_bytes
+        self._loaded_bytes = held_bytes
         self._limit_bytes = limit_bytes
 
-    def can_be_made(self, source: ModelSource, unused_s: float) -> bool:
-        """Whether `source` fits, or would if all gave way that was not used for `unused_s`."""
-        return self._missing_bytes(source) <= sum(map(_held_bytes, self._idle(source, unused_s)))
+    def fits(self, source: ModelSource) -> bool:
+        """Return whether `source` fits without any other's giving way."""
+        return self._missing_bytes(source) <= 0
 
-    def next_to_leave(self, source: ModelSource, unused_s: float) -> HostedModel | None:
+    def next_to_leave(self, source: ModelSource, *, is_asked_for: bool) -> HostedModel | None:
         """Return what must be unloaded first for `source` to fit; None when it fits now.
 
-        ModelInvalid: it would not fit though all gave way that was not used for `unused_s`.
+        Only to a model that is asked for others give way. Raises `NoRoom`: it would not fit though all gave way that
+        may now.
         """
         missing = self._missing_bytes(source)
         if missing <= 0:
             return None
-        idle = self._idle(source, unused_s)
-        if missing > sum(map(_held_bytes, idle)):
+        others = self._others(source)
+        now_s = time.monotonic()
+        idle = [one for one in others if _may_leave_s(one, now_s) <= now_s] if is_asked_for else []
+        if missing > sum(map(held_bytes, idle)):
             free = self._free_bytes()
-            raise ModelInvalid(
-                f"it needs about {missing + free} bytes of memory and {free} are free: unload a model, or"
-                " allow more (--memory-limit)"
-            )
+            soon_s = _enough_s(others, missing, now_s) - now_s
+            why = f"it needs about {missing + free} bytes of memory and {max(0, free)} are free"
+            if soon_s == math.inf:
+                why += ": unload a model, or allow more (--memory-limit)"
+            elif is_asked_for:
+                why += f", and others that could give way to it are in use; in {soon_s:.0f} s they may not be"
+            else:
+                why += ": another model gives way to it when a request comes for it"
+            raise NoRoom(why, soon_s=soon_s)
         return min(idle, key=lambda hosted: hosted.runner.last_used_s)
 
     def _missing_bytes(self, source: ModelSource) -> int:
         """Return how much more memory must be free before `source` is loaded; none is missing below 1."""
         return int(HEADROOM * self._needed_bytes(source)) - self._free_bytes()
 
-    def _idle(self, source: ModelSource, unused_s: float) -> list[HostedModel]:
-        unused_since_s = time.monotonic() - unused_s
+    def _others(self, source: ModelSource) -> list[HostedModel]:
+        """Return what may ever give way to `source`."""
         return [
             hosted
             for hosted in self._models
-            if hosted.runner.engine.is_idle
-            and not hosted.source.is_pipeline  # it holds next to nothing itself
+            if not hosted.source.is_pipeline  # it holds next to nothing itself
             and not hosted.source.manifest.rules.is_pinned
-            and hosted.runner.last_used_s <= unused_since_s
             and (hosted.source.name, hosted.source.version) != (source.name, source.version)
             and not is_member(hosted.source.name, self._models)
         ]
 
     def _free_bytes(self) -> int:
         free = self._backend.free_bytes()
-        return (
-            min(free, self._limit_bytes - self._backend.used_bytes()) if self._limit_bytes else free
-        )
+        return min(free, self._limit_bytes - self._loaded_bytes()) if self._limit_bytes else free
 
 
-def _held_bytes(hosted: HostedModel) -> int:
+def held_bytes(hosted: HostedModel) -> int:
     """Return what unloading a model is expected to free."""
     return max(hosted.source.size_bytes, hosted.prepared.measured.memory_bytes)
+
+
+def _may_leave_s(hosted: HostedModel, now_s: float) -> float:
+    """Return from when on a model may give way, if nobody uses it until then."""
+    idle_s = min(MOST_IDLE_S, max(LEAST_IDLE_S, IDLE_LOADS * hosted.load_s))
+    used_s = hosted.runner.last_used_s if hosted.runner.engine.is_idle else now_s
+    return used_s + idle_s
+
+
+def _enough_s(others: list[HostedModel], missing: int, now_s: float) -> float:
+    """Return from when on so many of `others` may give way that `missing` bytes get free; infinity: never."""
+    for hosted in sorted(others, key=lambda one: _may_leave_s(one, now_s)):
+        missing -= held_bytes(hosted)
+        if missing <= 0:
+            return max(now_s, _may_leave_s(hosted, now_s))
+    return math.inf
