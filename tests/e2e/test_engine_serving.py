@@ -148,8 +148,9 @@ async def test_models_are_not_changed_for_routers_where_the_operator_does_not_le
     serving: LocalCluster,
 ) -> None:
     async with node_link(serving, serving.nodes[0]) as link:
-        with pytest.raises(InvalidRequest, match="--control"):
-            await control(link, ControlAction.UNLOAD, "raised")
+        for action in (ControlAction.LOAD, ControlAction.UNLOAD):
+            with pytest.raises(InvalidRequest, match="--control"):
+                await control(link, action, "raised")
         assert (await ask(link, "raised", {"x": row(1, 2, 3, 4)}))["y"].tolist() == [
             [1.5, 2.5, 3.5, 4.5]
         ]

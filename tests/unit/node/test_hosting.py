@@ -236,6 +236,9 @@ class Rig:
     async def load(self, name: str, version: str = "") -> str:
         return await self.ask(ControlAction.LOAD, name, version)
 
+    async def want(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.WANT, name, version)
+
     async def unload(self, name: str, version: str = "") -> str:
         return await self.ask(ControlAction.UNLOAD, name, version)
 
@@ -766,15 +769,28 @@ async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: R
 
 
 async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> None:
-    rig.has(source_of("m"), source_of("q"))
-    rig.start(is_controllable=False, quarantined=[quarantined("q")])
+    rig.has(source_of("m"))
+    rig.start(is_controllable=False)
     await rig.ready("m/1")
-    for asked in (rig.unload("m"), rig.load("q"), rig.load("nobody")):
-        with pytest.raises(InvalidRequest, match="no other model, nor unload any"):
+    for asked in (rig.unload("m"), rig.load("m")):
+        with pytest.raises(InvalidRequest, match="does not let routers load or unload"):
             await asked
-    assert await rig.load("m") == "done"
     assert rig.states(ModelState.READY) == ["m/1"]
-    assert rig.device.loaded == ["m/1 0"]
+
+
+async def test_what_is_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_of_memory(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"), source_of("q"), source_of("u"))
+    rig.start(verdicts=[held("q")])
+    await rig.ready("m/1", "u/1")
+    assert await rig.unload("u") == "done"
+    assert await rig.want("m") == "done"
+    start = "model_unavailable: model {} version 'any' is not away for want of memory: {}"
+    assert await rig.want("q") == start.format("'q'", "it was loading at three deaths")
+    assert await rig.want("u") == start.format("'u'", "unloaded on request")
+    assert await rig.want("no") == start.format("'no'", "it is not in this node's folder")
+    assert rig.device.loaded == ["m/1 0", "u/1 0"]
 
 
 async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
@@ -958,7 +974,7 @@ async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_on
     rig.device.kept_bytes = 30
     unused(rig, a=100)
     why = "it needs about 88 bytes of memory and 70 are free: unload a model, or allow more (--memory-limit)"
-    assert await rig.load("b") == f"model_unavailable: {why}"
+    assert await rig.want("b") == f"model_unavailable: {why}"
     assert rig.device.loaded == ["a/1 0", "a/1 0"]
     assert rig.states(ModelState.READY) == ["a/1"]
     assert rig.state("b") == (ModelState.FAILED, why)
@@ -1003,12 +1019,12 @@ async def test_a_request_for_each_in_turn_has_each_loaded_and_the_longest_unused
     rig.start(memory_limit_bytes=100, is_controllable=False)
     await rig.ready("a/1", "b/1")
     unused(rig, a=10, b=20)
-    assert await rig.load("c") == "done"
+    assert await rig.want("c") == "done"
     assert rig.states(ModelState.READY) == ["a/1", "c/1"]
     unused(rig, a=10, c=20)
-    assert await rig.load("b") == "done"
+    assert await rig.want("b") == "done"
     assert rig.states(ModelState.READY) == ["a/1", "b/1"]
-    assert await rig.load("b") == "done"  # another router asks, too
+    assert await rig.want("b") == "done"  # another router asks, too
     assert rig.device.loaded == [f"{name}/1 0" for name in "abcb"]
 
 
@@ -1023,14 +1039,14 @@ async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_told_when_it_
     await rig.ready("a/1")
     rig.hosted("a").load_s = load_s
     unused(rig, a=may_s - 3.9)
-    assert await rig.load("b") == (
+    assert await rig.want("b") == (
         "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
         " are in use; in 4 s they may not be"
     )
     assert rig.states(ModelState.READY) == ["a/1"]
     assert rig.state("b")[0] is ModelState.UNLOADED
     unused(rig, a=may_s + 0.1)
-    assert await rig.load("b") == "done"
+    assert await rig.want("b") == "done"
 
 
 async def test_what_the_process_uses_besides_its_models_is_not_the_models(rig: Rig) -> None:

@@ -115,7 +115,7 @@ def run(
         typer.Option(
             "--control/--no-control",
             envvar="CAPAMESH_CONTROL",
-            help="Routers may have any model loaded and unloaded here, not only those loaded that gave way to others.",
+            help="Routers may have models loaded and unloaded here; those that gave way to others are loaded for any request.",
         ),
     ] = False,
     memory_limit: Annotated[

@@ -41,7 +41,7 @@ class NodeSettings:
     poll_s: float = 2.0
     """How often the models folder is looked through for changes; 0: only at the start."""
     is_controllable: bool = False
-    """Whether routers may have any model loaded and unloaded, and not only those loaded that are away for want of memory."""
+    """Whether routers may have models loaded and unloaded for another reason than that a request has come."""
     memory_limit_bytes: int = 0
     """What the models of one device may occupy together: one is loaded where it fits beside the others. Loaded, each
     may grow up to it on a GPU, and is not held to it on a CPU. 0: what the device has."""

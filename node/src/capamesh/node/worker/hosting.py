@@ -58,7 +58,7 @@ class HostingSettings:
     poll_s: float
     """0: the folder is read once."""
     is_controllable: bool
-    """Whether routers may have any model loaded and unloaded, and not only those loaded that had to give way."""
+    """Whether routers may have models loaded and unloaded for another reason than that a request has come."""
     memory_limit_bytes: int
     """0: what the device has."""
     max_in_flight: int
@@ -156,13 +156,10 @@ class Hosting:
 
     def change(self, call: ControlCall, done: Changed) -> None:
         """Do what a router asks, in turn; `done` gets None or why not. Raises when it is refused at once."""
-        is_for_requests = call.action is ControlAction.LOAD and any(
-            key in self._away or self._models.is_coming(key) for key in self._asked_keys(call)
-        )
-        if not is_for_requests and not self._settings.is_controllable:
+        if call.action is not ControlAction.WANT and not self._settings.is_controllable:
             raise InvalidRequest(
-                "this node's operator lets routers load what is away for want of memory, and no other model, nor"
-                " unload any (capamesh node run --control does)"
+                "this node's operator does not let routers load or unload models"
+                " (capamesh node run --control does)"
             )
         try:
             self._asked.put_nowait((call, done))
@@ -405,6 +402,8 @@ class Hosting:
                     await self._load_asked(call)
                 case ControlAction.UNLOAD:
                     await self._unload_asked(call)
+                case ControlAction.WANT:
+                    await self._load_wanted(call)
         finally:
             self._on_change()  # one that fails may have changed something all the same
 
@@ -427,24 +426,27 @@ class Hosting:
                 self._held[key] = source
             await self._unload(key, "unloaded on request", is_gone=False)
 
+    async def _load_wanted(self, call: ControlCall) -> None:
+        keys = self._asked_keys(call)
+        away = [self._away[key] for key in keys if key in self._away]
+        if not away and not any(map(self._models.is_coming, keys)):
+            offers = [offer for key in keys if (offer := self._models.offer(key)) is not None]
+            why = offers[0].reason if offers else "it is not in this node's folder"
+            raise ModelUnavailable(
+                f"model {call.model!r} version {call.version or 'any'!r} is not away for want of memory: {why}"
+            )
+        await self._load_all(away)  # none: another router's request has had it loaded
+
     async def _load_asked(self, call: ControlCall) -> None:
-        may_load = self._asked_keys(call)
-        if self._settings.is_controllable:
-            for key in may_load:
-                self._held.pop(key, None)
-        else:
-            may_load = [key for key in may_load if key in self._away]
-            if not may_load:
-                return  # another router's request has had it loaded
+        for key in self._asked_keys(call):
+            self._held.pop(key, None)
         found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
         self._before = found
         self._refuse(found)
         sources = [
             source
             for source in found.models
-            if source.name == call.model
-            and call.version in {"", source.version}
-            and (self._settings.is_controllable or _key(source) in may_load)
+            if source.name == call.model and call.version in {"", source.version}
         ]
         if not sources:
             reasons = [r.reason for r in found.refused if r.name == call.model]
@@ -452,6 +454,10 @@ class Hosting:
                 f"model {call.model!r} version {call.version or 'any'!r} is not in this node's folder"
                 + (f": {reasons[0]}" if reasons else "")
             )
+        await self._load_all(sources)
+
+    async def _load_all(self, sources: Sequence[ModelSource]) -> None:
+        """Load what a router wants; raise `Overloaded` where room is to be had later, `ModelUnavailable` where not."""
         failed: list[tuple[ModelVersion, ModelInvalid]] = []
         for source in sources:
             hosted = self._models.find(source.name, source.version)

@@ -60,10 +60,13 @@ class InferCall(NamedTuple):
 
 
 class ControlAction(StrEnum):
-    """What a router may ask of a node's models, where the node's operator allows it."""
+    """What a router may ask of a node's models."""
 
     LOAD = "load"
     UNLOAD = "unload"
+    """Both where the node's operator allows it."""
+    WANT = "want"
+    """Load it if it is away for want of memory, for a request has come; models that were idle give way to it."""
 
 
 @dataclass(frozen=True, slots=True)
