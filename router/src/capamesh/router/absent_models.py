@@ -81,6 +81,17 @@ class AbsentModels:
             elif now_s - left_s >= LATELY_S:
                 del self._lately[key]
 
+    def unloaded(
+        self, model: ModelName, version: ModelVersion
+    ) -> list[tuple[PeerId, ModelVersion]]:
+        """Return the nodes that have no memory for the model and may load it, each with a version; "" is any."""
+        return [
+            (peer, offer.version)
+            for peer, offers in islice(self._unready.get(model, {}).items(), MOST_NODES)
+            for offer in offers
+            if offer.state is ModelState.UNLOADED and (not version or offer.version == version)
+        ]
+
     def error(self, model: ModelName, version: ModelVersion) -> ModelUnavailable | None:
         """Return what to tell of a model that nobody has ready, "" being any version; None: nobody knows it."""
         of = f" version {version}" if version else ""

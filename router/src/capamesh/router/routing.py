@@ -13,10 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, NoCandidate, Overloaded
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    Overloaded,
+)
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
 from capamesh.router.admission.gate import Gate
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.cold_starts import ColdStarts
 from capamesh.router.dispatch import Awaited
 from capamesh.router.policies.seam import RequestShape
 from capamesh.router.traffic import Mirror, VersionSplit
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.desk import TrafficDesk
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.balancing.model_traffic import ModelTraffic
+    from capamesh.router.cold_starts import ColdStart
     from capamesh.router.dispatch import Dispatch, Outcome, Voyage, Waiter
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.routing_rules import RoutingRules
@@ -197,16 +206,34 @@ class Routing:
         self._clock = clock
         self._models: dict[ModelName, _Model] = {}
         self._copies: set[_Copy] = set()
+        self._cold = ColdStarts(fleet, balancer.links, clock=clock)
 
     def __repr__(self) -> str:
         return f"Routing({len(self._models)} models, {len(self._copies)} copies under way)"
 
-    def start(self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter) -> Passage:
+    def start(
+        self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter
+    ) -> Passage | ColdStart:
         """Let a request in and send it to a node, to be answered before `deadline_s` on the clock.
 
-        `waiter` is told what came of it, maybe before this returns. Raises `ModelNotFound`; `Overloaded` when
-        there is no room for it.
+        `waiter` is told what came of it, maybe before this returns. A request for a model that is away for want of
+        memory waits for a node to load it. Raises `ModelNotFound`; `Overloaded` when there is no room for it.
         """
+        try:
+            return self._start(call, wishes, deadline_s, waiter)
+        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
+            if not self._fleet.absent.unloaded(call.model, call.version):
+                raise
+            missing = error.with_traceback(None)
+        return self._cold.begin(
+            call,
+            deadline_s,
+            waiter,
+            missing,
+            lambda: self._start(call, wishes, deadline_s, waiter),
+        )
+
+    def _start(self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter) -> Passage:
         model = self._model(call.model)
         key = wishes.affinity
         if call.sequence is not None:

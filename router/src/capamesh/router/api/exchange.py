@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.tensors import Limits
+    from capamesh.router.cold_starts import ColdStart
     from capamesh.router.dispatch import Outcome
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.routing import Passage, Routing
@@ -108,7 +109,7 @@ class Exchange:
         self._asking = asking
         self._on_reply: Callable[[Reply], None] | None = on_reply
         """None: it is over."""
-        self._passage: Passage | None = None
+        self._passage: Passage | ColdStart | None = None
         self._request: InferRequest | None = None
         self._started_s = time.monotonic()
 

@@ -1,0 +1,79 @@
+"""A node whose models do not all fit into its memory limit: what serves goes on, what is asked for is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import engine_models
+import numpy as np
+import onnx
+from chaos_cluster import nodes_at
+from engine_link import until
+from onnx import TensorProto, helper
+
+from capamesh.cli.local_cluster import LocalCluster
+from capamesh.client import AsyncClient
+
+NAMES = ("big0", "big1", "big2", "big3")
+ROWS, WIDTH = 69_632, 64
+"""17 MiB of numbers."""
+TIMEOUT_S = 25.0
+
+
+def looking_up(value: float) -> onnx.ModelProto:
+    """Return a model that answers with a row of a table of 17 MiB whose every number is `value`."""
+    return engine_models._model(
+        [helper.make_node("Gather", ["table", "index"], ["row"])],
+        [engine_models._value("index", TensorProto.INT64, [1])],
+        [engine_models._value("row", TensorProto.FLOAT, [1, WIDTH])],
+        {"table": np.full((ROWS, WIDTH), value, np.float32)},
+    )
+
+
+async def answer_of(client: AsyncClient, model: str) -> float:
+    answer = await client.infer(model, {"index": np.array([7], np.int64)}, timeout_s=TIMEOUT_S)
+    return float(answer["row"][0, 0])
+
+
+async def states(cluster: LocalCluster) -> dict[str, str]:
+    """Return the state of each model by name, as the router knows it."""
+    (node,) = (await nodes_at(cluster.http_url)).values()
+    return {model["name"]: model["state"] for model in node["models"]}
+
+
+def count(of: Mapping[str, str], state: str) -> int:
+    return sum(one == state for one in of.values())
+
+
+async def test_what_serves_goes_on_and_what_is_asked_for_takes_the_place_of_the_longest_unused(
+    tmp_path: Path,
+) -> None:
+    models = tmp_path / "models"
+    for at, name in enumerate(NAMES):
+        engine_models.save(looking_up(at), models, name)
+    options = ("--poll", "0.2", "--memory-limit", "75MiB")
+    async with LocalCluster(tmp_path / "cluster", models, nodes=1, node_options=options) as cluster:
+        found = await until(
+            lambda: states(cluster),
+            lambda seen: count(seen, "ready") + count(seen, "unloaded") == 4,
+        )
+        ready = [name for name in NAMES if found[name] == "ready"]
+        away = [name for name in NAMES if found[name] == "unloaded"]
+        assert 1 <= len(ready) <= 3
+        async with AsyncClient(cluster.http_url) as client:
+            for name in ready:
+                assert await answer_of(client, name) == NAMES.index(name)
+            await asyncio.sleep(1.5)  # several looks at the folder
+            assert await states(cluster) == found
+            # the fourth: nothing was unused for long enough yet, so that it waits within its deadline
+            began_s = time.monotonic()
+            assert await answer_of(client, away[0]) == NAMES.index(away[0])
+            assert time.monotonic() - began_s < TIMEOUT_S
+            now = await until(lambda: states(cluster), lambda seen: seen[away[0]] == "ready")
+            assert now[ready[0]] == "unloaded"  # the one unused for longest
+            assert count(now, "ready") >= 1
+            # and back again
+            assert await answer_of(client, ready[0]) == NAMES.index(ready[0])
