@@ -40,8 +40,8 @@ async def answer_of(client: AsyncClient, model: str) -> float:
 
 async def states(cluster: LocalCluster) -> dict[str, str]:
     """Return the state of each model by name, as the router knows it."""
-    (node,) = (await nodes_at(cluster.http_url)).values()
-    return {model["name"]: model["state"] for model in node["models"]}
+    nodes = await nodes_at(cluster.http_url)
+    return {model["name"]: model["state"] for node in nodes.values() for model in node["models"]}
 
 
 def count(of: Mapping[str, str], state: str) -> int:

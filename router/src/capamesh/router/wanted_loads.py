@@ -43,6 +43,7 @@ class _Rest:
     until_s: float
     failures: int
     reason: str
+    """Empty: it has loaded it."""
 
 
 class WantedLoads:
@@ -74,6 +75,8 @@ class WantedLoads:
         for peer, version in away:
             load = WantedLoad(peer, model, version)
             rest = self._rests.get(load)
+            if rest is not None and not rest.reason and now_s < rest.until_s:
+                return None  # it has it by now
             if peer in busy or (rest is not None and now_s < rest.until_s) or not can_ask(peer):
                 continue
             rank = (rest.failures if rest is not None else 0, -int(version), load)
@@ -116,7 +119,7 @@ class WantedLoads:
         rest_s = min(MOST_REST_S, FIRST_REST_S * 2.0 ** (failures - 1))
         if isinstance(error, Overloaded) and error.retry_after_s > 0:
             failures, rest_s = 0, min(MOST_REST_S, max(FIRST_REST_S, error.retry_after_s))
-        self._rest(load, _Rest(now_s + rest_s, failures, error.message))
+        self._rest(load, _Rest(now_s + rest_s, failures, error.message or error.code))
 
     def _rest(self, load: WantedLoad, rest: _Rest) -> None:
         self._rests[load] = rest

@@ -1,0 +1,236 @@
+"""Requests for what is away for want of memory: who is asked to load it, who waits, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from fleet_fakes import FakeLink, Fleet, Reply, advert, call, in_virtual_time, linked, offer
+
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.errors import (
+    CapameshError,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+)
+from capamesh.protocol.fleet import Changed
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMark, decode_call
+from capamesh.protocol.links.link import Answer, Asker
+from capamesh.protocol.tensors import Limits
+from capamesh.router.cold_starts import LOOK_AGAIN_S, PATIENCE_S
+from capamesh.router.routing import NO_WISHES
+from capamesh.router.wanted_loads import FIRST_REST_S, MAX_LOADS
+
+AWAY = ModelState.UNLOADED
+
+
+class NodeLink(FakeLink):
+    """A link that keeps what the node is asked to load, for the test to answer."""
+
+    def __init__(self, *script: Reply, **more: Any) -> None:
+        super().__init__(*script, **more)
+        self.wants: list[ControlCall] = []
+        self.askers: list[Asker] = []
+        self.given_up = 0
+
+    def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
+        if body:
+            return super().ask(meta, body, asker)
+        wanted, _ = decode_call(meta, memoryview(b""), Limits())
+        assert isinstance(wanted, ControlCall)
+        self.wants.append(wanted)
+        self.askers.append(asker)
+        return -len(self.wants)
+
+    def withdraw(self, stream: int) -> None:
+        self.given_up += stream < 0
+        super().withdraw(stream)
+
+    def loaded(self) -> None:
+        self.askers[-1].answered(Answer(b"", memoryview(b"")))
+
+    def failed(self, error: CapameshError) -> None:
+        self.askers[-1].failed(error)
+
+
+class Cold(Fleet):
+    """A fleet of nodes whose models are away."""
+
+    def __init__(self, peers: str = "A", *names: str, state: ModelState = AWAY) -> None:
+        super().__init__()
+        self.names = names or ("m",)
+        self.counter = 1
+        self.nodes: dict[str, NodeLink] = {}
+        for peer in peers:
+            models = tuple(offer(name, state=state, reason="no room") for name in self.names)
+            self.node(peer, models=models)
+            self.nodes[peer] = link = NodeLink(candidate=self.candidates[-1])
+            self.candidates[-1].link = link  # type: ignore[assignment]
+
+    def says(self, peer: str, state: ModelState) -> None:
+        """Let a node say of all its models that they are in `state`."""
+        self.counter += 1
+        models = tuple(offer(name, state=state) for name in self.names)
+        before = self.view.adverts[PeerId(peer)]
+        new = advert(peer, f"{peer.lower()}:1", models=models, counter=self.counter)
+        self.view.apply([Changed(new, before)])
+        self.balancer.links.linked()
+
+    def ask(self, model: str = "m", *, allowed_s: float = 30.0) -> asyncio.Task[str]:
+        return asyncio.create_task(self._ask(model, allowed_s))
+
+    async def _ask(self, model: str, allowed_s: float) -> str:
+        outcome = await self.routing.infer(call(model), NO_WISHES, self.clock() + allowed_s)
+        return str(outcome.host.candidate.peer)
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@in_virtual_time
+async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_then() -> None:
+    fleet = Cold("AB")
+    asked = [fleet.ask() for _ in range(5)]
+    await turns()
+    (link,) = [link for link in fleet.nodes.values() if link.wants]
+    assert link.wants == [ControlCall(ControlAction.WANT, offer().name, offer().version)]
+    await asyncio.sleep(3.0)
+    assert not any(task.done() for task in asked)
+    link.loaded()
+    await turns()
+    fleet.says(str(link.candidate.peer) if link.candidate else "", ModelState.READY)
+    assert await asyncio.gather(*asked) == [link.candidate.peer] * 5 if link.candidate else False
+    assert sum(len(each.wants) for each in fleet.nodes.values()) == 1
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_no_node_knows_or_has_failed_to_load_does_not_wait() -> None:
+    fleet = Cold("A", state=ModelState.FAILED)
+    with pytest.raises(ModelUnavailable, match="failed: no room"):
+        await fleet.ask()
+    with pytest.raises(ModelNotFound):
+        await fleet.ask("nobody")
+    assert fleet.nodes["A"].wants == []
+
+
+@in_virtual_time
+async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
+    fleet = Cold()
+    step = call()._replace(sequence=SequenceMark("s"))
+    with pytest.raises(ModelUnavailable):
+        await fleet.routing.infer(step, NO_WISHES, fleet.clock() + 30)
+    assert fleet.nodes["A"].wants == []
+
+
+@in_virtual_time
+async def test_where_one_node_cannot_the_next_is_asked() -> None:
+    fleet = Cold("AB")
+    asked = fleet.ask()
+    await turns()
+    first, second = sorted(fleet.nodes.values(), key=lambda link: -len(link.wants))
+    first.failed(ModelUnavailable("an operator is unknown"))
+    await turns()
+    assert len(second.wants) == 1
+    second.failed(LinkLost("killed"))
+    with pytest.raises(ModelUnavailable, match="cannot be loaded now: ") as refused:
+        await fleet.ask(allowed_s=0.5)
+    assert refused.value.retry_after_s == FIRST_REST_S
+    await asyncio.sleep(FIRST_REST_S + 0.01)
+    assert len(first.wants) == 2  # who can wait for it has it tried again
+    asked.cancel()
+    await turns()
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
+    fleet = Cold()
+    patient, hasty = fleet.ask(allowed_s=30.0), fleet.ask(allowed_s=3.0)
+    await turns()
+    link = fleet.nodes["A"]
+    link.failed(Overloaded("others are in use", 4.0))
+    with pytest.raises(ModelUnavailable, match="cannot be loaded now: others are in use") as told:
+        await hasty
+    assert told.value.retry_after_s == pytest.approx(4.0)
+    await asyncio.sleep(3.9)
+    assert len(link.wants) == 1
+    await asyncio.sleep(0.2)
+    assert len(link.wants) == 2
+    link.loaded()
+    fleet.says("A", ModelState.READY)
+    assert await patient == "A"
+
+
+@in_virtual_time
+async def test_a_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
+    fleet = Cold()
+    with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
+        await fleet.ask(allowed_s=2.0)
+    assert fleet.clock() == pytest.approx(2.0)
+    assert fleet.counts == {}
+    await asyncio.sleep(PATIENCE_S)
+    assert fleet.nodes["A"].given_up == 1
+    asked = fleet.ask(allowed_s=2.0)
+    with pytest.raises(ModelUnavailable):
+        await asked
+    assert len(fleet.nodes["A"].wants) == 2
+
+
+@in_virtual_time
+async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_one() -> None:
+    fleet = Cold()
+    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    asked = fleet.ask()
+    await asyncio.sleep(5 * LOOK_AGAIN_S)
+    assert fleet.nodes["A"].wants == []
+    fleet.candidates[0].link = link
+    fleet.balancer.links.linked()
+    await turns()
+    assert len(fleet.nodes["A"].wants) == 1
+    fleet.says("A", ModelState.READY)
+    assert await asked == "A"
+
+
+@in_virtual_time
+async def test_who_leaves_waits_no_more_and_the_load_goes_on() -> None:
+    fleet = Cold()
+    asked = fleet.ask()
+    await turns()
+    asked.cancel()
+    await turns()
+    assert fleet.counts == {}
+    assert fleet.nodes["A"].given_up == 0
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY)
+    assert await fleet.ask() == "A"
+
+
+@in_virtual_time
+async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time() -> None:
+    names = [f"m{at}" for at in range(40)]
+    fleet = Cold("ABCDEFGHIJ", *names)
+    asked = [fleet.ask(name, allowed_s=5.0) for name in names for _ in range(3)]
+    await turns()
+    assert sum(len(link.wants) for link in fleet.nodes.values()) == MAX_LOADS
+    assert max(len(link.wants) for link in fleet.nodes.values()) == 1
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {ModelUnavailable}
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
+    fleet = Cold()
+    ended = linked(fleet.candidates[0])
+    ended.refusal = LinkLost("it has just ended")
+    with pytest.raises(ModelUnavailable, match="it has just ended"):
+        await fleet.ask(allowed_s=0.5)
+    assert fleet.counts == {}
