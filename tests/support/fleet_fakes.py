@@ -19,10 +19,11 @@ from capamesh.protocol.adverts import (
     NodeAdvert,
 )
 from capamesh.protocol.adverts import Sequence as AdvertSequence
-from capamesh.protocol.errors import CapameshError, LinkLost
+from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
+    ControlCall,
     InferAnswer,
     InferCall,
     LoadReport,
@@ -254,6 +255,10 @@ class FakeLink:
 
     def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
         stream = self._open()
+        asked, _ = decode_call(meta, memoryview(b"".join(body)), Limits())
+        if isinstance(asked, ControlCall):
+            _soon(lambda: asker.failed(ModelUnavailable("it loads nothing")))
+            return stream
         ask = Ask(self, stream, meta, b"".join(body))
         self.asks.append(ask)
         self.waiting[stream] = asker

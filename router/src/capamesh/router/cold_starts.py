@@ -79,8 +79,10 @@ class ColdStarts:
         """Return the nodes that have the model in their folder, and no memory for it, with the version that they have."""
         return self.fleet.absent.unloaded(model, version)
 
-    def ask(self, model: ModelName, version: ModelVersion) -> float | ModelUnavailable:
-        """Ask a node to load the model, if one may be asked now; return when to look again, or why nobody can.
+    def ask(
+        self, model: ModelName, version: ModelVersion, deadline_s: float
+    ) -> float | ModelUnavailable:
+        """Ask a node to load the model, if one may be asked now; return when to look again, or why nobody can in time.
 
         Infinity: as soon as there is news.
         """
@@ -95,11 +97,13 @@ class ColdStarts:
         if again_s <= now_s:
             return now_s + LOOK_AGAIN_S
         reason = self._loads.reason(model, away)
-        if not reason:
-            return again_s  # it was loaded, and its advert is on the way
+        has_hope = self._loads.has_hope(model, away, now_s)
+        if not reason or (has_hope and again_s < deadline_s):
+            return again_s
+        known = self.fleet.absent.error(model, version)
+        what = known.message if known is not None else f"model {model!r} is unloaded"
         return ModelUnavailable(
-            f"model {model!r} is unloaded for want of memory and cannot be loaded now: {reason}",
-            again_s - now_s,
+            f"{what}; it cannot be loaded for this request: {reason}", again_s - now_s
         )
 
     def add(self, cold: ColdStart) -> None:
@@ -232,14 +236,10 @@ class ColdStart:
         """See to it that the model is loaded, and wait for news; return why that does not help."""
         cold = self._cold
         now_s = cold.clock()
-        found = cold.ask(self.model, self.version)
-        due_s = self._deadline_s
+        found = cold.ask(self.model, self.version, self._deadline_s)
         if isinstance(found, ModelUnavailable):
-            due_s = now_s + found.retry_after_s
-            if due_s >= self._deadline_s:
-                return found
-        elif found < due_s:
-            due_s = found
+            return found
+        due_s = min(self._deadline_s, found)
         if now_s >= self._deadline_s:
             return ModelUnavailable(
                 f"model {self.model!r} is unloaded for want of memory and being loaded, which takes longer than the"

@@ -21,7 +21,7 @@ MAX_LOADS = 8
 """That one router asks for at the same time (guess: a router in front of hundreds of nodes has few cold models)."""
 MAX_RESTS = 1024
 """Nodes and models whose failures are remembered; the oldest are forgotten first (guess)."""
-FIRST_REST_S = 1.0
+FIRST_REST_S = 2.0
 MOST_REST_S = 60.0
 """A node that could not load a model is left alone with it for the first, then twice as long each time, up to the
 second; one that says when it could, until then (guess)."""
@@ -97,6 +97,13 @@ class WantedLoads:
         """Return when the next of these nodes may be asked again; `now_s` where that depends on others' loads."""
         rests = [self._rests.get(WantedLoad(peer, model, version)) for peer, version in away]
         return min((rest.until_s if rest is not None else now_s for rest in rests), default=now_s)
+
+    def has_hope(
+        self, model: ModelName, away: Iterable[tuple[PeerId, ModelVersion]], now_s: float
+    ) -> bool:
+        """Return whether it may help to wait: not where each of these nodes has tried and failed of late."""
+        rests = [self._rests.get(WantedLoad(peer, model, version)) for peer, version in away]
+        return any(rest is None or not rest.failures or now_s >= rest.until_s for rest in rests)
 
     def reason(self, model: ModelName, away: Iterable[tuple[PeerId, ModelVersion]]) -> str:
         """Return why one of these nodes could not load the model, "" where none was asked."""
