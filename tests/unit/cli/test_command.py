@@ -187,7 +187,8 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
     line = (
         "node run --data d --models m --token t --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
         "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
-        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100"
+        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100 "
+        "--no-sandbox"
     )
     assert run(line.split()) == 0
     given = NodeSettings(
@@ -213,6 +214,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
         load_limit_s=70.0,
         metrics_host="::1",
         metrics_port=9100,
+        is_sandboxed=False,
     )
     assert node_settings == [given]
     default = NodeSettings(data_folder=Path(), models_folder=Path())
@@ -403,7 +405,14 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
             "role": "node",
             "state": "ready",
             "workers": [
-                {"device": 0, "name": "H100", "pid": 77, "starts": 4, "last_down": "silent"},
+                {
+                    "device": 0,
+                    "name": "H100",
+                    "pid": 77,
+                    "starts": 4,
+                    "last_down": "silent",
+                    "sandbox": "seccomp",
+                },
                 {"device": 1, "name": "H100", "pid": None, "starts": 1, "last_down": ""},
             ],
             "models": [MODEL, failed, resting],
@@ -412,9 +421,9 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     assert run(["node", "status", "--data", str(tmp_path)]) == 1  # it does not run
     said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert said[4:8] == [
-        "WORKER  DEVICE  PID  STARTS  LOST LAST BECAUSE",
-        "0  H100  77  4  silent",
-        "1  H100  down  1  -",
+        "WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE",
+        "0  H100  77  4  seccomp  silent",
+        "1  H100  down  1  -  -",
         "",
     ]
     assert "m/1  0  ready  2 of 8  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said

@@ -14,7 +14,7 @@ from capamesh.node.device_worker import DeviceWorker, start_settings
 from capamesh.node.running_page import Phase, RunningPage
 from capamesh.node.settings import NodeSettings
 from capamesh.node.status import models_status, worker_status
-from capamesh.node.worker.process import WorkerSettings
+from capamesh.node.worker.settings import WorkerSettings
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.channel.framing import Message
 
@@ -251,4 +251,5 @@ def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
         "pid": None,
         "starts": 0,
         "last_down": "killed by signal 11 (Segmentation fault)",
+        "sandbox": "",
     }

@@ -19,6 +19,7 @@ from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.settings import NodeSettings
 from capamesh.node.worker import process
 from capamesh.node.worker.cache_upkeep import PROFILES
+from capamesh.node.worker.opening import open_and_close
 from capamesh.node.worker.process import Worker
 from capamesh.protocol.channel.framing import Message
 from capamesh.protocol.identity import Identity
@@ -63,8 +64,11 @@ async def worker(channel: Channel, tmp_path: Path) -> Worker:
     )
     Membership.join(Identity.generate(), token, now).save(tmp_path)
     settings = NodeSettings(data_folder=tmp_path, models_folder=tmp_path)
-    start = replace(start_settings(settings, 0, CPU, "127.0.0.1"), running_page="")
-    return Worker(start, channel, NullLog())  # type: ignore[arg-type]
+    start = replace(
+        start_settings(settings, 0, CPU, "127.0.0.1"), running_page="", is_sandboxed=False
+    )
+    opened = open_and_close(start, NullLog())  # type: ignore[arg-type]
+    return Worker(start, opened, channel, NullLog())  # type: ignore[arg-type]
 
 
 def free_bytes(offer: Message) -> int:

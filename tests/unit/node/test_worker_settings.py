@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from capamesh.node.settings import MAX_IN_FLIGHT, NodeSettings
-from capamesh.node.worker.process import WorkerSettings
+from capamesh.node.worker.settings import WorkerSettings
 from capamesh.protocol.packed import pack, unpack
 
 SETTINGS = WorkerSettings(
@@ -33,6 +33,7 @@ SETTINGS = WorkerSettings(
     advertised_host="node.example",
     max_in_flight=9,
     is_dialing=True,
+    is_sandboxed=True,
 )
 
 

@@ -167,6 +167,14 @@ def run(
             help="Nobody can reach this machine: dial the routers instead.",
         ),
     ] = False,
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox/--no-sandbox",
+            envvar="CAPAMESH_SANDBOX",
+            help="Keep workers, once they have started, from files, programs and connections that they do not need.",
+        ),
+    ] = True,
     owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
@@ -197,6 +205,7 @@ def run(
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         is_dialing=dial_only,
+        is_sandboxed=sandbox,
     )
     if max_in_flight is not None:
         settings = replace(settings, max_in_flight=max_in_flight)

@@ -37,13 +37,14 @@ def _print_workers(workers: list[dict[str, Any]]) -> None:
         return
     print()
     print_table(
-        ("WORKER", "DEVICE", "PID", "STARTS", "LOST LAST BECAUSE"),
+        ("WORKER", "DEVICE", "PID", "STARTS", "SANDBOX", "LOST LAST BECAUSE"),
         [
             (
                 worker["device"],
                 worker["name"],
                 worker["pid"] or "down",
                 worker["starts"],
+                worker.get("sandbox") or "-",
                 worker["last_down"] or "-",
             )
             for worker in workers

@@ -194,6 +194,8 @@ class NodeAgent:
                     self._changed()
             case "metrics":
                 worker.told(message["models"])
+            case "sandbox":
+                worker.sandbox = message["holds"]
             case "survived":
                 worker.survived(message["name"], message["version"], message["requests"])
             case "stuck":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from capamesh.node.crashes import CrashRecord
 from capamesh.node.figures import WorkerFigures, WorkerSample
 from capamesh.node.running_page import RunningPage
-from capamesh.node.worker.process import WorkerSettings
+from capamesh.node.worker.settings import WorkerSettings
 from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ConfigError
 
@@ -56,6 +56,8 @@ class DeviceWorker:
         self._figures = WorkerFigures()
         self._is_leaving = False
         self._stuck = ""
+        self.sandbox = ""
+        """What it is kept to, as it said; empty before it did."""
         self.last_down = ""
         """Why it was lost the last time; empty while it never was."""
         self._child = Child(
@@ -188,4 +190,5 @@ def start_settings(
         load_limit_s=settings.load_limit_s,
         is_controllable=settings.is_controllable,
         is_dialing=settings.is_dialing,
+        is_sandboxed=settings.is_sandboxed,
     )

@@ -55,3 +55,5 @@ class NodeSettings:
     """0: any free one."""
     is_dialing: bool = False
     """Behind NAT: dial the routers and serve over those links, instead of being dialled."""
+    is_sandboxed: bool = True
+    """Whether workers give up what they do not need once they have started: see `capamesh.node.sandbox`."""

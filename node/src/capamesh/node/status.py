@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def worker_status(worker: DeviceWorker) -> dict[str, Any]:
-    """Return how a worker is: its starts, and why it was lost the last time."""
+    """Return how a worker is: its starts, why it was lost the last time, and what it is kept to."""
     return {
         "device": worker.number,
         "name": worker.device.name,
         "pid": worker.pid,
         "starts": worker.sample().starts,
         "last_down": worker.last_down,
+        "sandbox": worker.sandbox,
     }
 
 

@@ -10,14 +10,16 @@ import sys
 import structlog
 import uvloop
 
-from capamesh.node.worker.process import Worker, WorkerSettings
 from capamesh.protocol.channel.asyncio_end import AsyncioChannel
-from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.garbage import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 
 
 async def _run(channel_fd: int) -> None:
+    # All that starts a thread, or is not needed before, is imported late: the sandbox holds what comes after it.
+    from capamesh.node.worker.opening import open_and_close  # noqa: PLC0415
+    from capamesh.node.worker.settings import WorkerSettings  # noqa: PLC0415
+
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():
         if message["type"] != "start":
@@ -27,7 +29,11 @@ async def _run(channel_fd: int) -> None:
             # CUDA numbers devices in its own order: showing it this one alone leaves no doubt
             os.environ["CUDA_VISIBLE_DEVICES"] = settings.device_uuid
         log = structlog.get_logger(process="worker", device=settings.device_index)
-        await Worker(settings, channel, log).run()
+        opened = open_and_close(settings, log)
+        from capamesh.node.worker.process import Worker  # noqa: PLC0415 - ONNX Runtime starts a thread
+
+        spare_what_is_loaded()
+        await Worker(settings, opened, channel, log).run()
         return
 
 
@@ -37,8 +43,6 @@ def main() -> int:
     parser.add_argument("--channel-fd", type=int, required=True)
     arguments = parser.parse_args()
     configure_logs()
-    raise_descriptor_limit(structlog.get_logger(process="worker"))
-    spare_what_is_loaded()
     for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the agent's to say
         signal.signal(number, signal.SIG_IGN)
     uvloop.run(_run(arguments.channel_fd))
@@ -46,4 +50,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy would start threads, and needs none here
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nobody has agreed to be reported on
     sys.exit(main())

@@ -1,7 +1,7 @@
 """A worker process from its owner's first message to its last. IO: asyncio, a link server, model files.
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
-`drain`, `stop`. Messages to the agent: `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see
+`drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept to; `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see
 `capamesh.node.figures`; `survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`,
 before it ends itself; `drained`.
 """
@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import itertools
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from capamesh.node.crashes import Verdict
 from capamesh.node.engine import MemoryBudget
 from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.running_page import RunningPage
 from capamesh.node.worker.cache_upkeep import PROFILES, clean
 from capamesh.node.worker.dialing import RouterDialing
 from capamesh.node.worker.hosting import Hosting, HostingSettings
@@ -35,13 +30,14 @@ from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost
-from capamesh.protocol.links.endpoint import LinkEndpoint
-from capamesh.protocol.network import Membership, RevocationList
+from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.worker.opening import Opened
+    from capamesh.node.worker.settings import WorkerSettings
     from capamesh.protocol.channel.asyncio_end import AsyncioChannel
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
@@ -66,59 +62,22 @@ STUCK_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a worker is told at its start. Paths are text, because they travel as msgpack."""
-
-    membership_folder: str
-    models_folder: str
-    device_index: int
-    device_uuid: str
-    device_kind: str
-    device_name: str
-    memory_total_bytes: int
-    memory_free_bytes: int
-    """Before the first look of its own."""
-    driver: str
-    threads: int
-    memory_limit_bytes: int
-    """0: what the device has."""
-    watchdog_s: float
-    load_limit_s: float
-    poll_s: float
-    is_controllable: bool
-    verdicts: list[dict[str, Any]]
-    """Each as the fields of `crashes.Verdict`."""
-    running_page: str
-    cache_folder: str
-    host: str
-    port: int
-    advertised_host: str
-    max_in_flight: int
-    is_dialing: bool
-
-    def to_message(self) -> dict[str, Any]:
-        """Return the `start` message."""
-        return {"type": "start", **asdict(self)}
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> WorkerSettings:
-        """Return the settings in a `start` message; it comes from our own agent."""
-        return cls(**{key: value for key, value in message.items() if key != "type"})
-
-
 class Worker:
     """One device's worker."""
 
     def __init__(
-        self, settings: WorkerSettings, channel: AsyncioChannel, log: FilteringBoundLogger
+        self,
+        settings: WorkerSettings,
+        opened: Opened,
+        channel: AsyncioChannel,
+        log: FilteringBoundLogger,
     ) -> None:
+        """`opened` is what this process may not open any more."""
         self._settings = settings
         self._channel = channel
         self._log = log
-        self._membership = Membership.load(
-            Path(settings.membership_folder), dt.datetime.now(dt.UTC)
-        )
+        self._opened = opened
+        self._membership = opened.membership
         self._trust = self._membership.trust()
         self._models = HostedModels()
         self._backend = OnnxBackend(
@@ -130,9 +89,7 @@ class Worker:
             on_lost=self._device_lost,
         )
         self._loop = asyncio.get_running_loop()
-        self._marks = marks = Marks(
-            RunningPage.open(Path(settings.running_page)) if settings.running_page else None
-        )
+        self._marks = marks = Marks(opened.page)
         self._budget = MemoryBudget(
             budget_bytes(
                 is_gpu=settings.device_kind == "cuda",
@@ -181,17 +138,14 @@ class Worker:
             limits=Limits(),
             log=log,
         )
-        self._endpoint = LinkEndpoint(
-            self._membership,
-            Path(settings.membership_folder),
-            agent_version=package_version("capamesh"),
-            log=log,
-        )
+        self._endpoint = opened.endpoint
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
+        self._channel.send({"type": "sandbox", "holds": self._opened.sandbox})
+        self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
         server = None if self._settings.is_dialing else await self._listen()
         try:

@@ -1,0 +1,53 @@
+"""What a worker opens before its sandbox is closed, which it may not open afterwards. IO: files, system calls."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capamesh.node import sandbox
+from capamesh.node.running_page import RunningPage
+from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.network import Membership
+from capamesh.protocol.network.folder import IDENTITY_FILE
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.worker.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The member whose links a worker ends, and its page; the key itself is in no file that it can read any more."""
+
+    membership: Membership
+    endpoint: LinkEndpoint
+    page: RunningPage | None
+    sandbox: str
+    """What the process is kept to, for people."""
+
+
+def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opened:
+    """Open what a worker needs, then close it in; before anything starts a thread or reads a model.
+
+    ConfigError: the membership or the page cannot be read.
+    """
+    folder = Path(settings.membership_folder)
+    membership = Membership.load(folder, dt.datetime.now(dt.UTC))
+    endpoint = LinkEndpoint(membership, folder, agent_version=package_version("capamesh"), log=log)
+    page = RunningPage.open(Path(settings.running_page)) if settings.running_page else None
+    holds = "none: --no-sandbox"
+    if settings.is_sandboxed:
+        holds = sandbox.close(
+            models_folder=Path(settings.models_folder),
+            cache_folder=Path(settings.cache_folder),
+            secret=folder / IDENTITY_FILE,
+            is_gpu=settings.device_kind == "cuda",
+            port=settings.port,
+            is_dialing=settings.is_dialing,
+        )
+    return Opened(membership, endpoint, page, holds)
