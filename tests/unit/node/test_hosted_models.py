@@ -7,6 +7,7 @@ from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.engine import BatchPlan, Work
+from capamesh.node.engine.run_health import FAILED_REQUESTS
 from capamesh.node.figures import WorkerFigures
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store.rules import StateTensor
@@ -249,3 +250,20 @@ def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
     assert "1024" in problem
     one = hosted()
     assert advert_problem(one.source, one.prepared) == ""
+
+
+def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
+    models = HostedModels()
+    good, bad = running("good"), running("bad")
+    models.ready(good)
+    models.ready(bad)
+    assert not models.told_anew()
+    for number in range(FAILED_REQUESTS):
+        bad.runner.engine.health.failed([fp32("x", [number])], "broken")
+    assert models.told_anew()
+    assert not models.told_anew()
+    said = {offer.name: (offer.state, offer.reason[:9]) for offer in models.offers()}
+    assert said == {"good": (ModelState.READY, ""), "bad": (ModelState.READY, "degraded:")}
+    bad.runner.engine.health.succeeded()
+    assert models.told_anew()
+    assert all(offer.reason == "" for offer in models.offers())

@@ -153,7 +153,22 @@ def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can(
         " before its deadline: give at most 200 such rows at once"
     )
     bench.submit(200, 2, left_s=2.0)
-    Bench(limit_bytes=0).submit(240, 2, left_s=2.0)  # a measurement is believed to a fifth
+    Bench(limit_bytes=0).submit(400, 2, left_s=2.0)  # a measurement is believed to the half
+
+
+def test_a_usual_request_that_has_little_time_is_late_and_not_wrong() -> None:
+    bench = Bench(TEXTS, RunNeed(2, 1.0), limit_bytes=0)
+    bench.submit(8, 2, left_s=0.001)
+    assert isinstance(Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001), InvalidRequest)
+
+
+def test_a_device_that_became_faster_than_at_load_is_given_more() -> None:
+    bench = Bench(limit_bytes=0)
+    bench.engine.time.slowdown = 0.5
+    bench.submit(800, 2, left_s=2.0)
+    bench = Bench(limit_bytes=0)
+    bench.engine.time.slowdown = 10.0  # which may pass
+    bench.submit(400, 2, left_s=2.0)
 
 
 def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allows() -> None:
@@ -167,7 +182,7 @@ def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allo
 
 def test_longer_rows_are_expected_to_take_the_time_that_was_measured() -> None:
     bench = Bench(TEXTS, RunNeed(64, 1.0, 0.0, element_s=0.001), limit_bytes=0)
-    assert "takes about 10.0 s here" in str(bench.refusal(1, 64 + 9_990, left_s=5.0))
+    assert "takes about 10.0 s here" in str(bench.refusal(1, 64 + 9_990, left_s=4.0))
     bench.submit(1, 64 + 100, left_s=5.0)
 
 

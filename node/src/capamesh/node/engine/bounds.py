@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 COUNTED_SHARE: Final = 1 / 64
 """A request that takes less of the memory is not counted (guess: what many of those take is the matter of the number
 of rows in flight, and small runs reuse each other's memory)."""
-DOUBT: Final = 0.8
-"""A run is refused for its time when so much of what was predicted is more than there is (guess: a profile is the
-median of few runs, on a machine that did other work as well)."""
+DOUBT: Final = 0.5
+"""A run is refused for its time when so much of what is expected is more than there is (guess: a profile is made of few
+runs, and on a machine that started other things too it is twice too long)."""
 RETRY_S: Final = 1.0
 """When one that found no memory free is told to come again (guess: a large run's time)."""
 
@@ -94,8 +94,10 @@ class RunBounds:
             return 0
         return max(1, self._budget.room_bytes // max(1, self._need.row_bytes))
 
-    def admit(self, work: Work, now_s: float) -> None:
+    def admit(self, work: Work, now_s: float, slowdown: float = 1.0) -> None:
         """Take from the budget what `work` will need, until `release`; its rows are known.
+
+        `slowdown` is what runs take over what was measured at load; above 1 it is not counted, for it may pass.
 
         Raises `TooLarge`: it can never fit into the memory; `InvalidRequest`: it cannot be done in time;
         `Overloaded`: other large requests have the memory now; the first two as well where such ones have ended the
@@ -108,14 +110,18 @@ class RunBounds:
         given = sum(tensor.size_bytes for tensor in own)
         need = self._need
         if need is None:
-            self._hold(work, int(UNMEASURED_TIMES * given), rows, "", 0)
-            return
-        elements = -(-elements_of(own) // rows)
-        of_row = f" of {elements} elements" if self._is_open else ""
-        self._check_time(work, rows, elements, of_row, now_s)
-        self._hold(
-            work, given + need.bytes_of(rows, elements), rows, of_row, need.bytes_of(1, elements)
-        )
+            needed = int(UNMEASURED_TIMES * given)
+            self._check_memory(needed, rows, "", 0)
+        else:
+            elements = -(-elements_of(own) // rows)
+            of_row = f" of {elements} elements" if self._is_open else ""
+            needed = given + need.bytes_of(rows, elements)
+            self._check_memory(needed, rows, of_row, need.bytes_of(1, elements))
+            if (
+                rows > self._known_rows or elements > need.elements
+            ):  # what is usual is late, not wrong
+                self._check_time(work, rows, elements, of_row, now_s, slowdown)
+        self._hold(work, needed, rows)
 
     def identity(self, work: Work) -> tuple[bytes, int]:
         """Return the digest of a request, and the bytes of its inputs where they are more than was measured, else 0."""
@@ -139,33 +145,39 @@ class RunBounds:
         self._budget.held_bytes -= work.held_bytes
         work.held_bytes = 0
 
-    def _hold(self, work: Work, needed: int, rows: int, of_row: str, row_bytes: int) -> None:
+    def _check_memory(self, needed: int, rows: int, of_row: str, row_bytes: int) -> None:
+        room = self._budget.room_bytes
+        if not self._budget.limit_bytes or needed <= room:
+            return
+        most = room * rows // needed
+        raise TooLarge(
+            f"a request of {rows} rows{of_row} takes about {needed} bytes of memory here"
+            + (f" ({row_bytes} bytes a row, by what was measured)" if row_bytes else "")
+            + f"; runs have {room} bytes on this node: "
+            + (f"give at most {most} such rows at once" if most else "give less at once")
+        )
+
+    def _hold(self, work: Work, needed: int, rows: int) -> None:
         budget = self._budget
         room = budget.room_bytes
         if not budget.limit_bytes or needed < COUNTED_SHARE * room:
             return
-        if needed > room:
-            most = room * rows // needed
-            what = "fewer rows" if most > 1 else "less"
-            raise TooLarge(
-                f"a request of {rows} rows{of_row} takes about {needed} bytes of memory here"
-                + (f" ({row_bytes} bytes a row, by what was measured)" if row_bytes else "")
-                + f"; runs have {room} bytes on this node: "
-                + (f"give at most {most} such rows at once" if most else f"give {what} at once")
-            )
         if needed > room - budget.held_bytes:
             raise Overloaded(
-                f"a request of {rows} rows{of_row} takes about {needed} bytes of memory, and other large ones hold"
+                f"a request of {rows} rows takes about {needed} bytes of memory, and other large ones hold"
                 f" {budget.held_bytes} of {room} now; try another node",
                 retry_after_s=RETRY_S,
             )
         budget.held_bytes += needed
         work.held_bytes = needed
 
-    def _check_time(self, work: Work, rows: int, elements: int, of_row: str, now_s: float) -> None:
+    def _check_time(
+        self, work: Work, rows: int, elements: int, of_row: str, now_s: float, slowdown: float
+    ) -> None:
         if self._profile is None or self._need is None:
             return
         needed_s = self._profile.seconds_at(rows) + self._need.more_s(rows, elements)
+        needed_s *= min(1.0, slowdown)
         left_s = math.inf if work.deadline_s is None else work.deadline_s - now_s
         if DOUBT * needed_s <= min(left_s, self._watchdog_s):
             return

@@ -17,6 +17,7 @@ from capamesh.node.engine.meter import Meter
 from capamesh.node.engine.plan import BatchPlan
 from capamesh.node.engine.queue import WorkQueue
 from capamesh.node.engine.queue_policies import QueuePolicies
+from capamesh.node.engine.run_health import RunHealth
 from capamesh.node.engine.sequences import Sequences
 from capamesh.node.engine.service_time import ServiceTime
 from capamesh.node.engine.streams import Streams
@@ -28,6 +29,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     Overloaded,
+    RunFailed,
 )
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Tensor
@@ -62,15 +64,18 @@ class ModelEngine:
         max_queue: int | None = None,
         streams: Streams | None = None,
         bounds: RunBounds | None = None,
+        doubt: str = "",
     ) -> None:
         """`max_queue` is how many may wait for an instance, instead of `max_in_flight`, which counts all; None: any.
 
-        `bounds` refuses what cannot be run here; None: nothing is known of what a run takes.
+        `bounds` refuses what cannot be run here; None: nothing is known of what a run takes. `doubt` is why no run has
+        succeeded when the model was loaded.
         """
         self.plan = plan
         self.bounds = bounds
         self._usual_rows = bounds.usual_rows if bounds is not None else math.inf
         self.meter = Meter()
+        self.health = RunHealth(doubt)
         self.time = ServiceTime(profile)
         self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
         self._time_of_streams = ServiceTime(streams.profile if streams else None)
@@ -196,7 +201,7 @@ class ModelEngine:
             if self._policies is not None:
                 self._policies.enter(work)
             if work.rows > self._usual_rows and self.bounds is not None:
-                self.bounds.admit(work, now_s)
+                self.bounds.admit(work, now_s, self.time.slowdown)
             self._admit(work, now_s)
             is_turn = self.sequences is None or self.sequences.accept(work, now_s)
         except CapameshError as error:
@@ -294,8 +299,12 @@ class ModelEngine:
             meter.queue_s.add(batch.started_s - work.arrived_s)
             if isinstance(outcome, CapameshError):
                 meter.answered(outcome.code)
+                if isinstance(outcome, RunFailed):
+                    self.health.failed(work.inputs, outcome.message)
             else:
                 meter.answered("ok")
+                if self.health.is_doubted:
+                    self.health.succeeded()
                 self.latency.answered(work.in_flight, now_s - work.arrived_s)
                 if work.outputs:
                     outcome = _chosen(outcome, work.outputs)

@@ -159,6 +159,7 @@ class ModelLoading:
             max_queue=source.manifest.max_queue,
             streams=prepared.streams,
             bounds=bounds,
+            doubt=prepared.measured.note if prepared.measured.profile is None else "",
         )
         return ModelRunner(
             prepared.loaded,

@@ -116,6 +116,17 @@ class HostedModels:
         self._offers[source.name, source.version] = ready_offer(hosted)
         return before
 
+    def told_anew(self) -> bool:
+        """Say of each model that takes requests how its runs do; return whether that is news."""
+        is_news = False
+        for hosted in self:
+            key = hosted.source.name, hosted.source.version
+            reason, offer = hosted.runner.engine.health.reason, self._offers[key]
+            if offer.reason != reason:
+                self._offers[key] = replace(offer, reason=reason)
+                is_news = True
+        return is_news
+
     def withdraw(self, key: Key) -> HostedModel | None:
         """Take no more requests for a model version; return what took them."""
         name, version = key

@@ -257,6 +257,8 @@ class Worker:
         for turn in itertools.count():
             self._service.tidy()
             self._tell_survived()
+            if self._models.told_anew():
+                self._tell()
             self._budget.models_bytes = sum(
                 hosted.prepared.measured.memory_bytes for hosted in self._models
             )

@@ -1,0 +1,153 @@
+"""Requests that would end the process that runs them: too many rows, results of any size, loops without an end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import engine_models
+import numpy as np
+from hostile import MIB, AttackedNetwork, Figures, attacked
+
+ATTACKS = 100
+BESIDE = 6
+"""Under way at the same time."""
+MODELS = ("digits", "magika", "counting", "looping")
+NODE_OPTIONS = ("--memory-limit", "1400MiB", "--watchdog", "20")
+"""What a node in a container of 2 GiB finds by itself; here the container is played by a watcher."""
+GAP_S = 5.0
+"""The longest that a model may not be had."""
+
+
+def body(name: str, datatype: str, array: np.ndarray, **parameters: object) -> tuple[bytes, str]:
+    raw = array.tobytes()
+    head = {
+        "parameters": {"binary_data_output": True, **parameters},
+        "inputs": [
+            {
+                "name": name,
+                "datatype": datatype,
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": len(raw)},
+            }
+        ],
+    }
+    text = json.dumps(head).encode()
+    return text + raw, str(len(text))
+
+
+def attacks() -> Iterator[tuple[str, bytes, str]]:
+    """Yield the model, the body and the length of its head of each attack; no two are the same."""
+    for number in range(ATTACKS):
+        match number % 5:
+            case 0 | 1:
+                rows = (3_000, 3_000, 3_000, 5_000)[number % 4] + number
+                yield "magika", *body("bytes", "INT32", np.full((rows, 2048), number, np.int32))
+            case 2 | 3:
+                count = np.array(4_000_000_000 + number, np.int64)
+                yield "counting", *body("count", "INT64", count)
+            case _:
+                turns = np.array([engine_models.FOREVER + number])
+                yield "looping", *body("turns", "INT64", turns, timeout=2_000_000)
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, model: str, content: bytes, head: str
+) -> tuple[int, str]:
+    headers = {"Inference-Header-Content-Length": head}
+    async with session.post(
+        f"{url}/v2/models/{model}/infer", data=io.BytesIO(content), headers=headers
+    ) as reply:
+        text = await reply.read()
+        return reply.status, text[:400].decode("utf-8", "replace") if reply.status != 200 else ""
+
+
+SMALL = {
+    "magika": body("bytes", "INT32", np.zeros((1, 2048), np.int32)),
+    "counting": body("count", "INT64", np.array(5, np.int64)),
+    "looping": body("turns", "INT64", np.array([3])),
+}
+"""What well-behaved callers of the attacked models ask."""
+
+
+class Uses:
+    """Asks each model for something small, again and again; tells the longest that one could not be had."""
+
+    def __init__(self, network: AttackedNetwork) -> None:
+        self._network = network
+        self.failures: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.longest_gap_s: dict[str, float] = {}
+
+    async def run(self, model: str, is_over: asyncio.Event) -> None:
+        async with aiohttp.ClientSession() as session:
+            last_s = time.monotonic()
+            while not is_over.is_set():
+                status, text = await post(session, self._network.url, model, *SMALL[model])
+                now_s = time.monotonic()
+                if status == 200:
+                    self.answered[model] += 1
+                    gap_s = now_s - last_s
+                    self.longest_gap_s[model] = max(self.longest_gap_s.get(model, 0.0), gap_s)
+                    last_s = now_s
+                else:
+                    self.failures[f"{model} {status} {text}"] += 1
+                await asyncio.sleep(0.05)
+
+
+async def test_a_hundred_requests_that_would_kill_take_no_model_away(
+    sample_models: Path, tmp_path: Path, figures: Figures
+) -> None:
+    models = tmp_path / "models"
+    for name in ("digits", "magika"):
+        shutil.copytree(sample_models / name, models / name)
+    engine_models.save(engine_models.counting(), models, "counting")
+    engine_models.save(engine_models.looping(), models, "looping", manifest="instances = 4\n")
+    answers: Counter[str] = Counter()
+    async with attacked(
+        tmp_path / "cluster", models, nodes=3, node_options=NODE_OPTIONS
+    ) as network:
+        uses, is_over = Uses(network), asyncio.Event()
+        async with network.honest() as seen, asyncio.TaskGroup() as tasks:
+            using = [tasks.create_task(uses.run(model, is_over)) for model in SMALL]
+            waiting = attacks()
+
+            async def attack() -> None:
+                async with aiohttp.ClientSession() as session:
+                    for model, content, head in waiting:
+                        status, _ = await post(session, network.url, model, content, head)
+                        answers[f"{model} {status}"] += 1
+
+            await asyncio.gather(*(attack() for _ in range(BESIDE)))
+            is_over.set()
+            await asyncio.gather(*using)
+        deaths = network.worker_deaths()
+        peaks = [network.peak_bytes(node) / MIB for node in network.nodes]
+        killed = network.watch.kills
+        states = {
+            model["name"]: model["state"]
+            for node in network.nodes
+            for model in node.status()["models"]
+        }
+    figures.at_most("query of death: workers that died", deaths, 2)
+    figures.at_most("query of death: node, MB", max(peaks), 2048)
+    figures.at_most(
+        "query of death: longest gap of a model, s", max(uses.longest_gap_s.values()), GAP_S
+    )
+    assert sum(answers.values()) == ATTACKS
+    assert not any(key.endswith(" 200") for key in answers)
+    assert {key for key in answers if key.startswith("magika")} == {"magika 413"}
+    assert deaths <= 2
+    assert killed == []
+    assert seen.failures == {}
+    assert set(states.values()) == {"ready"}
+    assert set(states) == set(MODELS)
+    assert max(uses.longest_gap_s.values()) <= GAP_S
+    assert set(uses.answered) == set(SMALL)
