@@ -8,7 +8,7 @@ as its members are, so that whoever derives something from it can tell by identi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from capamesh.protocol.adverts import ModelOffer, ModelState, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
@@ -18,6 +18,9 @@ from capamesh.router.absent_models import AbsentModels
 from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
 from capamesh.router.node_addresses import AddressRule, addresses_within
+
+if TYPE_CHECKING:
+    from capamesh.router.ownership.owners import Judged, Owners
 
 _NO_VERSION = ModelVersion("")
 
@@ -49,16 +52,24 @@ class FleetView:
         on_new: Callable[[Candidate], None],
         on_gone: Callable[[Candidate], None],
         address_rule: AddressRule = addresses_within(Inside.LOOPBACK),  # noqa: B008 - it holds no state
+        owners: Owners | None = None,
     ) -> None:
+        """`owners` say which files are served and which versions are trusted; None: all are.
+
+        They are to be told of a change before this view is; `judge_anew` takes in what that changed for others.
+        """
         self._on_new = on_new
         self._on_gone = on_gone
         self._address_rule = address_rule
         self._refused: dict[PeerId, str] = {}
+        self._owners = owners
         self._adverts: dict[PeerId, NodeAdvert] = {}
         self._dialled: dict[PeerId, dict[str, Candidate]] = {}
         self._visiting: dict[PeerId, list[Candidate]] = {}
         self._models: dict[ModelName, dict[ModelVersion, _Hosted]] = {}
         self._newest: dict[ModelName, ModelVersion] = {}
+        self._trusted: dict[ModelName, frozenset[ModelVersion]] = {}
+        self._trials: dict[ModelName, tuple[ModelVersion, ...]] = {}
         self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
         """What of each node is in `_models`."""
         self.absent = AbsentModels()
@@ -74,7 +85,7 @@ class FleetView:
         versions = self._models.get(model)
         if versions is None:
             return ()
-        hosted = versions.get(version or self._newest[model])
+        hosted = versions.get(version or self.newest(model))
         return () if hosted is None else hosted.hosts
 
     def hosts_at(self, candidate: Candidate) -> list[Host]:
@@ -92,10 +103,10 @@ class FleetView:
         return hosted is not None and bool(hosted.away)
 
     def newest(self, model: ModelName) -> ModelVersion:
-        """Return the version that an empty one stands for, "" when no node has the model ready.
+        """Return the version that an empty one stands for, "" when no node has a trusted one ready.
 
-        It is the largest that is hosted where there is a way to go, linked at the moment or not, and not just loaded
-        again; else the largest.
+        It is the largest trusted one that is hosted where there is a way to go, linked at the moment or not, and not
+        just loaded again; else the largest trusted.
         """
         return self._newest.get(model, _NO_VERSION)
 
@@ -115,6 +126,18 @@ class FleetView:
         return any(
             peer not in reached and not self._adverts[peer].is_draining for peer in hosted.offers
         )
+
+    def trusted(self, model: ModelName) -> Collection[ModelVersion]:
+        """Return those of `versions_ready` to which a request may go that names none."""
+        return self._trusted.get(model, frozenset())
+
+    def trials(self, model: ModelName) -> tuple[ModelVersion, ...]:
+        """Return the versions that are newer than all trusted, and get a small share of such requests."""
+        return self._trials.get(model, ())
+
+    def withheld(self, model: ModelName, version: ModelVersion) -> str:
+        """Return why nodes that say to host a version are not asked for it, for people; "" when there are none."""
+        return "" if self._owners is None else self._owners.withheld(model, version)
 
     def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
         """Return the versions that some node has ready, or loads again, in no order; cheap, and kept current."""
@@ -139,7 +162,8 @@ class FleetView:
         for advert in self._adverts.values():
             for offer in advert.models:
                 key = (offer.name, offer.version)
-                if key not in best or (offer.is_ready and not best[key].is_ready):
+                is_better = offer.is_ready and self._is_served(offer)
+                if key not in best or (is_better and not best[key].is_ready):
                     best[key] = offer
         return [offer for _, offer in sorted(best.items(), key=lambda item: item[0])]
 
@@ -198,6 +222,19 @@ class FleetView:
                 del self._visiting[candidate.peer]
             self._index(candidate.peer, gone=(candidate,))
 
+    def judge_anew(self, judged: Judged) -> None:
+        """Take in that other files are served, or other versions trusted, than before."""
+        for peer in judged.peers:
+            self._index(peer)
+        for model in judged.models:
+            if model in self._models:
+                self._rank(model)
+
+    def _is_served(self, offer: ModelOffer) -> bool:
+        """Return whether the file that a node offers is the one that the version is served as."""
+        owners = self._owners
+        return owners is None or owners.admits(offer.name, offer.version, offer.digest)
+
     def _heard(self, advert: NodeAdvert) -> None:
         peer = advert.peer
         self._adverts[peer] = advert
@@ -239,14 +276,18 @@ class FleetView:
         before = self._ready.get(peer, {})
         ready: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
         away: set[tuple[ModelName, ModelVersion]] = set()
+        absent: list[ModelOffer] = []
         for offer in advert.models if advert is not None else ():
             key = (offer.name, offer.version)
             if offer.is_ready:
-                ready[key] = offer
-            elif offer.state is ModelState.LOADING and key in before:
+                if self.is_served(offer):
+                    ready[key] = offer
+            elif offer.state is ModelState.LOADING and key in before and self.is_served(before[key]):
                 ready[key] = before[key]
                 away.add(key)
-        self.absent.heard(peer, advert.models if advert is not None else (), before, ready)
+            else:
+                absent.append(offer)
+        self.absent.heard(peer, absent, before, ready)
         candidates = self.candidates_of(peer)
         for key in before.keys() - ready.keys():
             hosted = self._models[key[0]][key[1]]
@@ -302,14 +343,41 @@ class FleetView:
         if not hosted.offers:
             del versions[version]
         if versions:
-            with_hosts = [
-                version
-                for version, each in versions.items()
-                if each.hosts and len(each.away) < len(each.offers)
-            ]
-            self._newest[model] = max(with_hosts or versions, key=int)
+            self._rank(model)
         else:
-            del self._models[model], self._newest[model]
+            del self._models[model], self._trusted[model]
+            self._newest.pop(model, None)
+            self._trials.pop(model, None)
+
+    def _rank(self, model: ModelName) -> None:
+        """Find out anew which versions of a model are trusted, which is the newest of them, and which are tried."""
+        versions, owners = self._models[model], self._owners
+        trusted = frozenset(
+            version for version in versions if owners is None or owners.is_trusted(model, version)
+        )
+        self._trusted[model] = trusted
+        with_hosts = [
+            version
+            for version in trusted
+            if versions[version].hosts
+            and len(versions[version].away) < len(versions[version].offers)
+        ]
+        newest = max(with_hosts or trusted, key=int, default=_NO_VERSION)
+        if newest:
+            self._newest[model] = newest
+        else:
+            self._newest.pop(model, None)
+        trials: tuple[ModelVersion, ...] = ()
+        if owners is not None and newest and len(trusted) < len(versions):
+            trials = tuple(
+                version
+                for version in sorted(versions.keys() - trusted, key=int)
+                if int(version) > int(newest) and owners.may_try(model, version)
+            )
+        if trials:
+            self._trials[model] = trials
+        else:
+            self._trials.pop(model, None)
 
 
 def _dropped(hosted: _Hosted, candidates: Iterable[Candidate]) -> bool:

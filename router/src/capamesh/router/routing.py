@@ -242,10 +242,19 @@ class Routing:
         if call.outputs:
             _check_outputs(call, traffic)
         versions = model.versions if not call.version and call.sequence is None else None
+        trial = model.versions.trial(traffic) if versions is not None and not key else None
         if traffic.version != call.version:
             call = call._replace(version=traffic.version)
         passage = self._let_in(
-            model, call, traffic, wishes, key, deadline_s, waiter, versions=versions
+            model,
+            call,
+            traffic,
+            wishes,
+            key,
+            deadline_s,
+            waiter,
+            versions=versions,
+            trial=trial,
         )
         mirror = model.mirror
         if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
@@ -391,6 +400,7 @@ class Routing:
         key: str,
         deadline_s: float,
         versions: Versions | None,
+        trial: ModelTraffic | None,
     ) -> TrafficDesk:
         size_bytes = 0
         for tensor in call.inputs:
@@ -411,6 +421,7 @@ class Routing:
             deadline_s,
             policy=AFFINITY if is_bound else policy,
             versions=versions,
+            trial=trial,
         )
 
     def _let_in(
@@ -424,6 +435,7 @@ class Routing:
         waiter: Waiter,
         *,
         versions: Versions | None = None,
+        trial: ModelTraffic | None = None,
         is_copy: bool = False,
     ) -> Passage:
         """Begin a request for which there is room; raise `Overloaded` for another.
@@ -433,7 +445,7 @@ class Routing:
         now_s = self._clock()
         gate = self._gate(model, traffic)
         gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
-        desk = self._desk(call, traffic, wishes, key, deadline_s, versions)
+        desk = self._desk(call, traffic, wishes, key, deadline_s, versions, trial)
         passage = Passage(gate, wishes.tenant, waiter, self._clock, is_urgent=desk.is_urgent)
         passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
         return passage

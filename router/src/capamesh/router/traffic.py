@@ -34,6 +34,11 @@ class VersionSplit:
     def __repr__(self) -> str:
         return f"VersionSplit({', '.join(f'{v}: {weight:g}' for v, weight in self._weights)})"
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the operator said which versions have requests."""
+        return bool(self._weights)
+
     def has(self, version: ModelVersion) -> bool:
         """Return whether the version has a weight."""
         return any(version == weighted for weighted, _ in self._weights)

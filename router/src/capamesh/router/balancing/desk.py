@@ -35,9 +35,11 @@ class TrafficDesk:
         "_policy",
         "_rules",
         "_shape",
+        "_trial",
         "_versions",
         "chosen",
         "traffic",
+        "tried",
     )
 
     def __init__(
@@ -48,7 +50,9 @@ class TrafficDesk:
         shape: RequestShape,
         deadline_s: float,
         versions: Versions | None = None,
+        trial: ModelTraffic | None = None,
     ) -> None:
+        """The first attempt goes to a host of `trial`, if one is fit; those after it to `traffic`."""
         self.traffic = traffic
         """Of the version that was chosen last."""
         self._versions = versions
@@ -62,6 +66,9 @@ class TrafficDesk:
         self._is_extra = False
         self._is_settled = False
         """Whether the version was chosen some time ago: whoever made this desk has just done so."""
+        self._trial = trial
+        self.tried: Host | None = None
+        """The host of a version on trial that was asked first; None: none was."""
 
     @property
     def key(self) -> str:
@@ -83,6 +90,11 @@ class TrafficDesk:
         rules = self._rules
         rules.asked = asked
         rules.now_s = now_s
+        if self._trial is not None:
+            tried = self._try(self._trial, now_s)
+            self._trial = None
+            if tried is not None:
+                return tried
         if self._is_settled and self._versions is not None and not self._is_extra:
             key = self._shape.affinity
             self._change(self._versions.open_from(self.traffic, rules, key, is_second=True))
@@ -111,7 +123,9 @@ class TrafficDesk:
             traffic.budget.deposit(now_s)
             traffic.hedging.sent(now_s)
         self.chosen = (*self.chosen, host)
-        traffic.sent(host, self._policy, now_s)
+        of = self._of(host)
+        policy = self._policy if of is traffic else of.chooser(self._policy.name)
+        of.sent(host, policy, now_s)
 
     def answered(
         self,
@@ -130,8 +144,9 @@ class TrafficDesk:
     def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
         """Part of `attempts.Desk`."""
         host.rif -= 1
-        self._of(host).failed(host, error, elapsed_s, now_s, is_urgent=self._shape.is_urgent)
-        if isinstance(error, Overloaded):
+        of = self._of(host)
+        of.failed(host, error, elapsed_s, now_s, is_urgent=self._shape.is_urgent)
+        if isinstance(error, Overloaded) and of is self.traffic:
             self._versions = None  # a version that is full is not relieved by another
         host.candidate.ended()
 
@@ -148,8 +163,8 @@ class TrafficDesk:
     def refuted(
         self, host: Host, by: Host, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
-        """Part of `attempts.Desk`. What is wrong for one version may be right for another."""
-        if host.offer.version == by.offer.version:
+        """Part of `attempts.Desk`. What is wrong for one version may be right for another, unless that is what is tried."""
+        if host.offer.version == by.offer.version or self._is_on_trial(host):
             self._of(host).refuted(host, error, elapsed_s, now_s)
 
     def is_ample(self, host: Host, remaining_s: float) -> bool:
@@ -201,6 +216,8 @@ class TrafficDesk:
             host = self.choose(asked, now_s)
         except CapameshError:
             return None
+        if self._is_on_trial(of):
+            return host  # nothing is lost on a trial
         return host if self._of(of).try_second(of, now_s) else None
 
     def try_hedge(self, now_s: float) -> bool:
@@ -214,8 +231,12 @@ class TrafficDesk:
 
     def first_byte_limit_s(self, host: Host, remaining_s: float, now_s: float) -> float:
         """Part of `attempts.Desk`."""
+        of = self._of(host)
+        if self._is_on_trial(host):  # what it says of its own pace is not waited for
+            of = self.traffic
+            host = of.hosts[0] if of.hosts else host
         expected_s = host.latency_s(self._shape.size_bytes)
-        return self._of(host).hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
+        return of.hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
 
     def has_answered(self, host: Host, since_s: float) -> bool:
         """Part of `attempts.Desk`."""
@@ -236,6 +257,22 @@ class TrafficDesk:
         )
 
     # versions
+
+    def _try(self, trial: ModelTraffic, now_s: float) -> Host | None:
+        """Return a host of the version on trial; None: the request is not for it."""
+        rules = self._rules
+        rules.luck = trial.draw()
+        rules.is_panicking = False
+        policy = trial.chooser(self._policy.name)
+        shape = replace(self._shape, version=trial.version)
+        host = policy.pick(trial.hosts, rules.allows, shape, now_s)
+        if host is not None:
+            self._left = {trial.version: trial}
+            self.tried = host
+        return host
+
+    def _is_on_trial(self, host: Host) -> bool:
+        return host is self.tried
 
     def _change(self, traffic: ModelTraffic) -> None:
         if traffic is self.traffic:

@@ -179,13 +179,16 @@ class ModelTraffic:
         *,
         policy: str = "",
         versions: Versions | None = None,
+        trial: ModelTraffic | None = None,
     ) -> TrafficDesk:
         """Return a new request's desk; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
 
-        `versions` are those that another attempt may go to, None: this one alone. Raises what making a policy of
-        that name raises.
+        `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
+        goes to all the same. Raises what making a policy of that name raises.
         """
-        return TrafficDesk(self, self.chooser(policy), constraints, shape, deadline_s, versions)
+        return TrafficDesk(
+            self, self.chooser(policy), constraints, shape, deadline_s, versions, trial
+        )
 
     def chooser(self, policy: str) -> Policy:
         """Return this traffic's policy of that name, "" for the model's; raises what making it raises."""
@@ -435,6 +438,9 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     if not fleet.adverts:
         # it has just started: that is no reason to tell a caller never to come again
         return NoCandidate("this router has not heard of any node yet; try again soon")
+    withheld = fleet.withheld(model, version)
+    if withheld:
+        return NoCandidate(withheld)
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(

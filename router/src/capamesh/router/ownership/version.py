@@ -1,0 +1,281 @@
+"""One version of a model: who brings which file for it, and which of the files is the one that is served. Pure.
+
+    the first that applies                                      the digest that is served
+    ----------------------------------------------------------  -------------------------------------------------------
+    the operator's rules name one                               that one
+    accepted publishers signed some that are brought            the pinned one if it is signed, else as seen first
+    the pinned one was signed by an accepted publisher          that one, brought now or not
+    the operator's rules name publishers, who signed none       none
+    it was brought for the first time within `SETTLE_S`         that of most invites, then of most nodes, then the first
+    holders are there                                           what most of their invites have changed to, else the same
+    nodes of the holders' invites are there, after `GRACE_S`    that of most of them
+    others are there, after `KEEP_S`                            that of most invites, then of most nodes, then the first
+    otherwise                                                   the same as before, brought now or not
+
+A holder is a node that hosts, or hosted, the pinned digest. So a newcomer changes nothing while any holder is there,
+however many newcomers there are; and an operator who replaces a file on all nodes, one after the other, has rolled it
+out when more than half of the holders have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.router.ownership.pins import MAX_KEPT_HOLDERS, Pin, Why
+from capamesh.router.ownership.quorum import first_among, votes, winner
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+
+SETTLE_S = 10.0
+"""How long those who bring a new version are waited for before it is settled who was first (guess: a router that starts
+hears all nodes within a few seconds, since they advertise when a router appears)."""
+GRACE_S = 30.0
+"""How long a version whose holders are all away is kept for them before others of their invites may stand in for them
+(guess: ten times what a node takes to restart)."""
+KEEP_S = 86_400.0
+"""The same before anybody may (guess: a provider that is away for a day has left)."""
+ABSTAIN_S = 600.0
+"""How long the vote of an invite whose holders have left is still counted as not given (guess: who is made to fail must
+not be outvoted by those who made it)."""
+MAX_ABSENT = 64
+"""Holders that are not there and yet remembered (guess)."""
+MAX_KNOWN_DIGESTS = 16
+"""Digests whose order of coming is remembered (guess: more are a flood)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one node says to host as the version."""
+
+    peer: PeerId
+    invite: str
+    """The serial number of the invite that admitted it."""
+    digest: str
+    publisher: str = ""
+    """Who has signed it, as was verified; "": nobody."""
+
+
+class OwnedVersion:
+    """One version of one model. Every `now_s` is in seconds since the epoch."""
+
+    __slots__ = (
+        "_known",
+        "brought_by",
+        "claims",
+        "digest",
+        "holders",
+        "is_trusted",
+        "left_s",
+        "model",
+        "publisher",
+        "seen_s",
+        "settled_s",
+        "version",
+        "why",
+    )
+
+    def __init__(
+        self, model: ModelName, version: ModelVersion, now_s: float, *, brought_by: str = ""
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.brought_by = brought_by
+        """The invite of who brought it first."""
+        self.digest = ""
+        """The one that is served; "": none is."""
+        self.why = Why.FIRST
+        self.publisher = ""
+        self.is_trusted = False
+        """Whether requests that name no version may go to it as to any other."""
+        self.claims: dict[PeerId, Claim] = {}
+        self.holders: dict[PeerId, str] = {}
+        """Who hosts or has hosted `digest`, by invite, the latest last."""
+        self.left_s: dict[str, float] = {}
+        """By invite, when the last of its holders left that is not there any more."""
+        self.seen_s = now_s
+        """When a holder was there last."""
+        self.settled_s = now_s + SETTLE_S
+        """From when on the first digest is not chosen anew."""
+        self._known: dict[str, None] = {}
+
+    def __repr__(self) -> str:
+        trust = "trusted" if self.is_trusted else "on trial"
+        return (
+            f"OwnedVersion({self.model!r} {self.version} is {self.digest[:15]!r}, {self.why},"
+            f" {trust}, {len(self.claims)} nodes)"
+        )
+
+    @classmethod
+    def of(cls, pin: Pin, now_s: float) -> OwnedVersion:
+        """Return the version as it was remembered: its holders may have been there until this very moment."""
+        made = cls(pin.model, pin.version, now_s)
+        made.digest, made.why, made.publisher = pin.digest, pin.why, pin.publisher
+        made.is_trusted = pin.is_trusted
+        made.holders = dict(pin.holders)
+        made.settled_s = now_s
+        made.left_s = {invite: now_s for _, invite in pin.holders}
+        made._known = {pin.digest: None}
+        return made
+
+    def pin(self) -> Pin:
+        """Return what is to be remembered of it."""
+        return Pin(
+            self.model,
+            self.version,
+            self.digest,
+            self.why,
+            self.publisher,
+            self.is_trusted,
+            tuple(self.holders.items())[-MAX_KEPT_HOLDERS:],
+        )
+
+    # who is there
+
+    def brings(self, claim: Claim, now_s: float) -> bool:
+        """A node hosts a file for the version; return whether anything has to be decided because of it."""
+        before = self.claims.get(claim.peer)
+        self.claims[claim.peer] = claim
+        if claim.digest not in self._known and len(self._known) < MAX_KNOWN_DIGESTS:
+            self._known[claim.digest] = None
+        if claim.digest == self.digest:
+            self._held(claim, now_s)
+            is_signed = bool(claim.publisher) and claim.publisher != self.publisher
+            return is_signed or (before is not None and before.digest != claim.digest)
+        if before is not None and before.digest == self.digest:
+            self._missed(now_s)
+        return True
+
+    def leaves(self, peer: PeerId, now_s: float) -> bool:
+        """A node hosts nothing for the version any more; return whether anything has to be decided."""
+        claim = self.claims.pop(peer, None)
+        if claim is None:
+            return False
+        invite = self.holders.get(peer)
+        if invite is not None and not any(
+            each.invite == invite and each.peer in self.holders for each in self.claims.values()
+        ):
+            self.left_s[invite] = now_s
+        if self.is_holder(claim):
+            self._missed(now_s)
+        self._forget_absent()
+        return bool(self.claims)
+
+    def is_holder(self, claim: Claim) -> bool:
+        """Return whether who brings this hosts or has hosted the digest that is served."""
+        return claim.digest == self.digest or claim.peer in self.holders
+
+    def is_hosted(self) -> bool:
+        """Return whether a node hosts the digest that is served."""
+        return any(claim.digest == self.digest for claim in self.claims.values())
+
+    def abstaining(self, present: Collection[str], now_s: float) -> list[str]:
+        """Return the holders' invites of which nobody is there, though somebody was until lately."""
+        return [
+            invite
+            for invite, left_s in self.left_s.items()
+            if invite not in present and now_s - left_s < ABSTAIN_S
+        ]
+
+    def due_s(self, now_s: float) -> list[float]:
+        """Return when time alone may change what is served, all after `now_s`."""
+        times_s = [self.settled_s]
+        if self.claims and self.digest:
+            times_s += [self.seen_s + GRACE_S, self.seen_s + KEEP_S]
+            times_s += [left_s + ABSTAIN_S for left_s in self.left_s.values()]
+        return [due_s for due_s in times_s if due_s > now_s]
+
+    # what is served
+
+    def decide(
+        self, ruled: str, accepted: Collection[str], now_s: float, *, is_signed_only: bool
+    ) -> bool:
+        """Decide which digest is served; return whether that has changed.
+
+        `ruled` is the operator's word, "" without one; `accepted` are the publishers whose signatures count,
+        and with `is_signed_only` nothing else does.
+        """
+        before = self.digest
+        if ruled:
+            self._serve(ruled, Why.RULES, "", now_s)
+            return self.digest != before
+        signed = {
+            claim.digest: claim.publisher
+            for claim in self.claims.values()
+            if claim.publisher in accepted
+        }
+        if signed:
+            allowed = [claim for claim in self.claims.values() if claim.digest in signed]
+            chosen = self.digest
+            if chosen not in signed and not self._is_signed_by(accepted):
+                chosen = first_among(self._choices(allowed)) or ""
+            else:
+                chosen = self._settled(allowed, now_s)
+            publisher = signed.get(chosen, self.publisher)
+            self._serve(chosen, Why.SIGNED, publisher, now_s)
+        elif self._is_signed_by(accepted):
+            pass
+        elif is_signed_only:
+            self._serve("", Why.FIRST, "", now_s)
+        else:
+            self._serve(self._settled(self.claims.values(), now_s), Why.FIRST, "", now_s)
+        return self.digest != before
+
+    def _is_signed_by(self, accepted: Collection[str]) -> bool:
+        """Return whether what is served was signed by one of them, whoever is there now."""
+        return bool(self.digest) and self.why is Why.SIGNED and self.publisher in accepted
+
+    def _settled(self, allowed: Collection[Claim], now_s: float) -> str:
+        """Return which digest of those `allowed` is served, or the one that is."""
+        if not self.digest or now_s < self.settled_s:
+            return first_among(self._choices(allowed)) or self.digest
+        voters = [claim for claim in allowed if self.is_holder(claim)]
+        if voters:
+            by_invite = votes((claim.invite, claim.digest) for claim in voters)
+            by_invite |= dict.fromkeys(self.abstaining(by_invite, now_s))
+            return winner(by_invite) or self.digest
+        away_s = now_s - self.seen_s
+        invites = set(self.holders.values())
+        heirs = [claim for claim in allowed if claim.invite in invites]
+        if heirs and away_s >= GRACE_S:
+            return first_among(self._choices(heirs)) or self.digest
+        if away_s >= KEEP_S:
+            return first_among(self._choices(allowed)) or self.digest
+        return self.digest
+
+    def _choices(self, claims: Iterable[Claim]) -> list[tuple[str, str]]:
+        """Return who brings what, what came first first."""
+        order = {digest: number for number, digest in enumerate(self._known)}
+        listed = sorted(claims, key=lambda claim: order.get(claim.digest, MAX_KNOWN_DIGESTS))
+        return [(claim.invite, claim.digest) for claim in listed]
+
+    def _serve(self, digest: str, why: Why, publisher: str, now_s: float) -> None:
+        self.why, self.publisher = why, publisher
+        if digest == self.digest:
+            return
+        self.digest = digest
+        for claim in self.claims.values():
+            if claim.digest == digest:
+                self._held(claim, now_s)
+
+    def _held(self, claim: Claim, now_s: float) -> None:
+        self.holders.pop(claim.peer, None)
+        self.holders[claim.peer] = claim.invite
+        self.left_s.pop(claim.invite, None)
+        self.seen_s = now_s
+
+    def _missed(self, now_s: float) -> None:
+        """One that hosted the digest does so no more."""
+        self.seen_s = now_s
+
+    def _forget_absent(self) -> None:
+        absent = [peer for peer in self.holders if peer not in self.claims]
+        for peer in absent[: max(0, len(absent) - MAX_ABSENT)]:
+            del self.holders[peer]
+        if len(self.left_s) > MAX_ABSENT:
+            invites = set(self.holders.values())
+            self.left_s = {
+                invite: left_s for invite, left_s in self.left_s.items() if invite in invites
+            }
