@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import ModelName, ModelVersion
 
 EVERY_MODEL: Final = "*"
@@ -24,7 +25,9 @@ MAX_MODELS: Final = 10_000  # guess: ten times what one node can advertise
 MAX_NAMES: Final = 1024  # guess, of one list or table
 MAX_WEIGHT: Final = 1e6  # guess: sums of them stay exact enough
 MAX_PRICE: Final = 1e12  # as of a price in an advert
-_VERSION: Final = re.compile(r"[0-9]{1,20}\Z")  # as in an advert
+_VERSION: Final = re.compile(r"[0-9]{1,18}\Z")  # as in an advert
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")  # likewise
+_PEER_ID_CHARS: Final = 52  # of an Ed25519 key, which is what a publisher is named by
 _SHOWN_CHARS: Final = 80  # guess: enough to find the value again
 
 
@@ -58,6 +61,10 @@ class ModelRules:
     """Likewise, of devices."""
     tenants: tuple[tuple[str, float], ...] = ()
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
+    digests: tuple[tuple[ModelVersion, str], ...] = ()
+    """The digest that each version must have: nodes that host another file under it are not asked."""
+    publishers: tuple[str, ...] | None = None
+    """Only files that one of them has signed are served, given as peer ids; None: those of the network may sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ def read_rules(text: str, file: str, policies: Collection[str]) -> RoutingRules:
     every = ModelRules()
     if EVERY_MODEL in raw:
         table = _Table.of(raw[EVERY_MODEL], file, _quoted(EVERY_MODEL))
-        for key in ("weights", "mirror"):
+        for key in ("weights", "mirror", "digests"):
             if key in table.values:
                 raise table.wrong(
                     key,
@@ -223,6 +230,41 @@ def _mirror(table: _Table) -> MirrorRule:
     return MirrorRule(ModelVersion(version), mirror.number("share", 1.0, is_zero_allowed=False))
 
 
+def _digests(table: _Table) -> tuple[tuple[ModelVersion, str], ...]:
+    given = table.table("digests")
+    if not 0 < len(given.values) <= MAX_NAMES:
+        raise table.not_expected(
+            "digests", given.values, f"a table of 1 to {MAX_NAMES} versions and their digests"
+        )
+    digests: list[tuple[ModelVersion, str]] = []
+    for version, digest in given.values.items():
+        if not _VERSION.match(version):
+            raise table.wrong(
+                "digests",
+                f'names the version {version[:_SHOWN_CHARS]!r}, expected digits, such as "2"',
+            )
+        if not isinstance(digest, str) or not _DIGEST.match(digest):
+            raise given.not_expected(
+                _quoted(version),
+                digest,
+                '"sha256:" and 64 lower-case hexadecimal digits, as `capamesh models` shows them',
+            )
+        digests.append((ModelVersion(version), digest))
+    return tuple(digests)
+
+
+def _publishers(table: _Table) -> tuple[str, ...]:
+    publishers = table.words("publishers", _PEER_ID_CHARS)
+    for publisher in publishers:
+        try:
+            public_bytes_of(publisher)
+        except ConfigError as exc:
+            raise table.not_expected(
+                "publishers", publisher, "publishers as `capamesh model sign` names them"
+            ) from exc
+    return publishers
+
+
 def _tenants(table: _Table) -> tuple[tuple[str, float], ...]:
     return tuple(table.weights("tenants", is_zero_allowed=False))
 
@@ -238,6 +280,8 @@ _KEYS: Final[Mapping[str, tuple[str, Callable[[_Table], object]]]] = {
     "regions": ("regions", lambda table: table.words("regions", MAX_LABEL_CHARS)),
     "device_kinds": ("device_kinds", lambda table: table.words("device_kinds", MAX_WORD_CHARS)),
     "tenants": ("tenants", _tenants),
+    "digests": ("digests", _digests),
+    "publishers": ("publishers", _publishers),
 }
 
 

@@ -63,6 +63,7 @@ from capamesh.router.mesh_clock import MeshClock
 from capamesh.router.node_addresses import addresses_within
 from capamesh.router.notices import Notices
 from capamesh.router.operator_key import OperatorKey
+from capamesh.router.ownership.keeper import OwnerKeeper
 from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.prober import Prober
 from capamesh.router.routing import Routing
@@ -159,11 +160,20 @@ class Router:
             on_unlinked=self._unlinked,
             log=log,
         )
+        self._owners = OwnerKeeper(
+            settings.data_folder,
+            rules_of=lambda model: self._rules.of(model),  # noqa: PLW0108 - they are replaced by others
+            publishers=self._membership.publishers(),
+            invite_of=self._hearing.quotas.invite_of,
+            log=log,
+        )
         self._fleet = FleetView(
             on_new=self._pool.keep,
             on_gone=self._pool.let_go,
             address_rule=address_rule,
+            owners=self._owners.owners,
         )
+        self._owners.fleet = self._fleet
         chance = random.Random()  # noqa: S311 - load balancing
         self._balancer = Balancer(
             self._fleet,
@@ -248,6 +258,7 @@ class Router:
         finally:
             front.close()
             await runner.cleanup()
+            self._owners.close()
             self._state = "stopped"
             self._write_status()
             self._log.info("router_stopped")
@@ -295,6 +306,16 @@ class Router:
             "capamesh_open_requests",
             "HTTP requests between their head and their answer, the one that asks this included",
             lambda: self._requests.count,
+        )
+        self._telemetry.watch(
+            "capamesh_contested_models",
+            "Model versions of which nodes host another file than the one that is served",
+            self._owners.owners.contested,
+        )
+        self._telemetry.watch(
+            "capamesh_models_on_trial",
+            "Hosted model versions that are not trusted yet",
+            self._owners.owners.on_trial,
         )
         inference = InferenceApi(
             self._inference,
@@ -349,6 +370,7 @@ class Router:
             self._log.error("rules_refused", error=error.message)
             return
         self._rules = rules  # `_terms_of` goes by them
+        self._owners.take_rules()
         self._routing.take_rules(rules)
         self._log.info("rules_reloaded", file=str(file), models=len(rules.models))
 
@@ -442,7 +464,7 @@ class Router:
             self._pool.hurry(candidate, is_changed=bool(changes))
 
     def _apply(self, changes: list[Change]) -> None:
-        self._fleet.apply(changes)
+        self._owners.take(changes)
         for change in changes:
             match change:
                 case Joined(advert):
@@ -477,6 +499,8 @@ class Router:
         for notice in self._notices.about(self._hearing.quotas.over(), self._skew()):
             (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
             self._write_status()
+        if self._owners.tick():
+            self._balancer.links.linked()  # who waits may have somebody to ask
 
     def _skew(self) -> Skew | None:
         return self._hearing.clock.skew(time.time_ns() // 1_000_000, time.monotonic())

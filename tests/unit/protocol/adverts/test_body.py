@@ -102,7 +102,7 @@ counts = st.integers(0, 2**63 - 1)
 offers = st.builds(
     ModelOffer,
     name=texts(1, 256).map(ModelName),
-    version=st.integers(0, 10**20 - 1).map(str).map(ModelVersion),
+    version=st.integers(0, 10**18 - 1).map(str).map(ModelVersion),
     digest=st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.hex()),
     state=st.sampled_from(ModelState),
     reason=texts(0, 512),
@@ -115,6 +115,7 @@ offers = st.builds(
     max_rows=counts,
     memory_bytes=counts,
     is_idempotent=st.booleans(),
+    signed=st.just(b"") | st.binary(min_size=96, max_size=96),
 )
 
 
@@ -254,7 +255,12 @@ INPUT = ("models", 0, "inputs", 0)
         (("models",), [{}] * 1025, "models is 1025"),
         (("models",), BODY["models"] * 2, "models[1].name is 'iris 1'; it must be a model and version listed once"),
         ((*MODEL, "name"), "", "models[0].name"),
-        ((*MODEL, "version"), "v1", "models[0].version is 'v1'; it must be 1 to 20 decimal digits"),
+        ((*MODEL, "version"), "v1", "models[0].version is 'v1'; it must be 1 to 18 decimal digits"),
+        ((*MODEL, "version"), "9" * 19, "models[0].version is '9999999999999999999'"),
+        ((*MODEL, "version"), "01", "models[0].version is '01'; it must be 1 to 18 decimal digits without"),
+        ((*MODEL, "signed"), b"x" * 95, "models[0].signed is 95; it must be 96 bytes"),
+        ((*MODEL, "signed"), b"x" * 97, "models[0].signed"),
+        ((*MODEL, "signed"), "x" * 96, "models[0].signed"),
         ((*MODEL, "version"), "\u0661", "models[0].version"),
         ((*MODEL, "version"), 1, "models[0].version is 1"),
         ((*MODEL, "digest"), "", "models[0].digest is ''"),

@@ -74,6 +74,8 @@ class ModelOffer:
     """What it occupies on the device; 0: unknown."""
     is_idempotent: bool = True
     """Whether a request may be run again elsewhere when its outcome is unknown."""
+    signed: bytes = b""
+    """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
 
     @property
     def is_ready(self) -> bool:

@@ -16,7 +16,7 @@ field with a default can be added without a new wire version):
       "driver"            text 0..64, default ""
     "models"            array, up to 1,024, of maps, each name and version once:
       "name"              text 1..256
-      "version"           text, 1..20 decimal digits
+      "version"           text, 1..18 decimal digits without a leading zero
       "digest"            text: "sha256:" and 64 lower-case hexadecimal digits; or "" unless "ready"
       "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
       "reason"            text 0..512
@@ -28,6 +28,7 @@ field with a default can be added without a new wire version):
       "precision"         text 0..32, default ""
       "best_rows", "row_us", "max_rows", "memory"
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
+      "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -63,6 +64,7 @@ from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.plain_text import plain
+from capamesh.protocol.publishing import SIGNED_BYTES
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
@@ -91,7 +93,9 @@ MAX_TOLD_INTERVAL_S: Final = (
 )
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_VERSION = re.compile(r"[0-9]{1,20}\Z")
+_VERSION = re.compile(
+    r"(?:0|[1-9][0-9]{0,17})\Z"
+)  # fits a signed 64-bit number, as a node's folders do
 _STATES = {state.value: state for state in ModelState}
 _DATATYPES = {datatype.value: datatype for datatype in Datatype}
 
@@ -207,12 +211,13 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "max_rows": offer.max_rows,
                 "memory": offer.memory_bytes,
                 "once": int(not offer.is_idempotent),
+                "signed": offer.signed,
             }
         ),
     }
 
 
-def _told(fields: Mapping[str, str | int]) -> dict[str, str | int]:
+def _told(fields: Mapping[str, str | int | bytes]) -> dict[str, str | int | bytes]:
     """Return those of the fields with a default that say something else: an envelope has a limit."""
     return {key: value for key, value in fields.items() if value}
 
@@ -271,7 +276,7 @@ def _read_models(fields: Fields) -> tuple[ModelOffer, ...]:
 def _read_offer(one: Fields) -> ModelOffer:
     version = one.text("version", MAX_WORD_CHARS)
     if _VERSION.match(version) is None:
-        one.refuse("version", version, "1 to 20 decimal digits")
+        one.refuse("version", version, "1 to 18 decimal digits without a leading zero")
     state_text = one.text("state", MAX_WORD_CHARS, min_chars=1)
     state = _STATES.get(state_text, ModelState.FAILED)
     digest = one.text("digest", DIGEST_CHARS)
@@ -299,7 +304,17 @@ def _read_offer(one: Fields) -> ModelOffer:
         max_rows=_count_or_0(one, "max_rows"),
         memory_bytes=_count_or_0(one, "memory"),
         is_idempotent="once" not in one or one.integer("once", 0, 1) == 0,
+        signed=_read_signed(one),
     )
+
+
+def _read_signed(one: Fields) -> bytes:
+    if "signed" not in one:
+        return b""
+    signed = one.blob("signed", SIGNED_BYTES)
+    if len(signed) != SIGNED_BYTES:
+        one.refuse("signed", len(signed), f"{SIGNED_BYTES} bytes")
+    return signed
 
 
 def _text_or_empty(fields: Fields, key: str, max_chars: int) -> str:

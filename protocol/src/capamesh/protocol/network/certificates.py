@@ -21,9 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
         Ed25519PrivateKey,
         Ed25519PublicKey,
@@ -37,6 +40,13 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """RFC 5280, section 4.1.2.5: a certificate without an end; a network lives as long as its owner's key."""
+
+MAX_PUBLISHERS = 16
+"""Guess: an organisation's release keys, with some to spare while they change."""
+
+PUBLISHERS_OID = x509.ObjectIdentifier("2.25.212874753844187836096650672460506710078")
+"""Of the extension in which an invite names the publishers of models: their public keys, one after the other. A random
+UUID's identifier (ITU-T X.667). It is not critical: who does not know it accepts no publisher."""
 
 LEAF_USES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 """Either side may dial, so that a member is server and client."""
@@ -114,13 +124,19 @@ def issue_invite(
     now: datetime,
     expires_at: datetime,
     members: int = DEFAULT_MEMBERS,
+    publishers: Sequence[PeerId] = (),
 ) -> bytes:
-    """Return an invite's certificate (DER) that admits so many `members`.
+    """Return an invite's certificate (DER) that admits so many `members` and names these publishers of models.
 
-    Raises `ConfigError` unless `now` < `expires_at` <= `NEVER` and 1 <= `members` <= `MAX_MEMBERS`.
+    Raises `ConfigError` unless `now` < `expires_at` <= `NEVER` and 1 <= `members` <= `MAX_MEMBERS`, and for publishers
+    that are too many or no peer ids.
     """
     if not 1 <= members <= MAX_MEMBERS:
         raise ConfigError(f"an invite for {members} members; it may say 1 to {MAX_MEMBERS}")
+    if len(publishers) > MAX_PUBLISHERS:
+        raise ConfigError(
+            f"an invite names at most {MAX_PUBLISHERS} publishers, not {len(publishers)}"
+        )
     starts_at, ends_at = in_seconds(now, "the time"), in_seconds(expires_at, "the expiry")
     if not starts_at < ends_at:
         raise ConfigError(f"an invite that expires at {ends_at} is of no use at {starts_at}")
@@ -134,6 +150,11 @@ def issue_invite(
     if members != DEFAULT_MEMBERS:
         builder = builder.add_extension(
             x509.UnrecognizedExtension(MEMBERS_OID, _der_integer(members)), critical=False
+        )
+    if publishers:
+        keys = b"".join(map(public_bytes_of, publishers))
+        builder = builder.add_extension(
+            x509.UnrecognizedExtension(PUBLISHERS_OID, keys), critical=False
         )
     return _sign_authority(
         builder.not_valid_before(starts_at - CLOCK_SKEW).not_valid_after(ends_at),

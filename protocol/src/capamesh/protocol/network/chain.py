@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from capamesh.protocol.errors import ConfigError, NotMember
-from capamesh.protocol.identity import peer_id_of
+from capamesh.protocol.identity import KEY_BYTES, peer_id_of
 from capamesh.protocol.network.certificates import (
     DEFAULT_MEMBERS,
     LEAF_USES,
+    MAX_PUBLISHERS,
     MEMBERS_OID,
+    PUBLISHERS_OID,
     Role,
     member_uri,
     members_in,
@@ -88,6 +90,8 @@ class Invite:
     not_after: datetime
     members: int
     """How many members it admits."""
+    publishers: tuple[PeerId, ...] = ()
+    """Whose signatures of models its members are to accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,19 @@ def read_invite(authority: Authority, der: object) -> Invite:
         not_before=parsed.not_before,
         not_after=parsed.not_after,
         members=_members_of(parsed),
+        publishers=_publishers(parsed),
     )
+
+
+def _publishers(parsed: _Parsed) -> tuple[PeerId, ...]:
+    keys = b""
+    for extension in parsed.extensions:
+        value = extension.value
+        if extension.oid == PUBLISHERS_OID and isinstance(value, x509.UnrecognizedExtension):
+            keys = value.value
+    if len(keys) % KEY_BYTES or len(keys) > MAX_PUBLISHERS * KEY_BYTES:
+        _refuse("malformed", f"{parsed.what} names its publishers in {len(keys)} bytes")
+    return tuple(peer_id_of(keys[at : at + KEY_BYTES]) for at in range(0, len(keys), KEY_BYTES))
 
 
 def two_certificates(chain: object) -> tuple[bytes, bytes]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from capamesh.protocol.ids import NetworkId
+    from capamesh.protocol.ids import NetworkId, PeerId
     from capamesh.protocol.network.certificates import Role
     from capamesh.protocol.network.token import JoinToken
 
@@ -83,6 +83,10 @@ class Membership:
         self.identity.save(folder / IDENTITY_FILE)
         save_certificates(folder / NETWORK_FILE, self.ca_der)
         save_certificates(folder / CHAIN_FILE, *self.chain)
+
+    def publishers(self) -> tuple[PeerId, ...]:
+        """Return the publishers of models that the owner named in the invite."""
+        return read_invite(own_authority(self.ca_der), self.chain[1]).publishers
 
     def trust(self) -> NetworkTrust:
         """Return new trust in this membership's network, with nothing revoked yet."""

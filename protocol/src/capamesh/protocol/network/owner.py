@@ -92,9 +92,11 @@ class NetworkOwner:
         bootstrap: Sequence[str],
         now: datetime,
         members: int = DEFAULT_MEMBERS,
+        publishers: Sequence[PeerId] = (),
     ) -> JoinToken:
         """Return a token that admits so many `members` in `role` until `expires_at`: the first that others hear of.
 
+        Routers that come with it accept what the `publishers` sign.
         Raises `ConfigError` when it would expire at once, a bootstrap address is none, or for no sane number of members.
         """
         invite_key = Ed25519PrivateKey.generate()
@@ -107,6 +109,7 @@ class NetworkOwner:
             now=now,
             expires_at=expires_at,
             members=members,
+            publishers=publishers,
         )
         return JoinToken.assemble(bootstrap, invite_key.private_bytes_raw(), invite, self.ca_der)
 

@@ -27,11 +27,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from capamesh.router.ownership.pins import MAX_PINS, Pin, Why
+from capamesh.router.ownership.publishers import Publishers
 from capamesh.router.ownership.quorum import first_among, votes, winner
 from capamesh.router.ownership.version import GRACE_S, KEEP_S, SETTLE_S, Claim, OwnedVersion
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import ModelOffer, NodeAdvert
+    from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 MAX_OF_INVITE = 4096
@@ -99,12 +100,11 @@ class Owners:
         *,
         rules_of: Callable[[ModelName], OwnerRules] = lambda _: NO_RULES,
         publishers: Collection[str] = (),
-        publisher_of: Callable[[ModelOffer, Collection[str]], str] = lambda _offer, _accepted: "",
     ) -> None:
-        """`publishers` are those of the network; `publisher_of` returns which of some has signed an offer, or ""."""
+        """`publishers` are those of the network, as peer ids."""
         self._rules_of = rules_of
         self._publishers = frozenset(publishers)
-        self._publisher_of = publisher_of
+        self._signatures = Publishers()
         self._models: dict[ModelName, _OwnedModel] = {}
         self._claims: dict[PeerId, dict[tuple[ModelName, ModelVersion], Claim]] = {}
         self._open: OrderedDict[ModelName, None] = OrderedDict()
@@ -116,7 +116,8 @@ class Owners:
         self.unheard_news = 0
         """Events that were too many to be kept."""
         self.is_changed = False
-        """Whether `pins` returns something else than when it was last called."""
+        """Whether `pins` returns something else than when it was last called, but for who holds them."""
+        self.has_new_holders = False
 
     def __repr__(self) -> str:
         return f"Owners({self._count} versions of {len(self._models)} models)"
@@ -163,7 +164,7 @@ class Owners:
 
     def pins(self) -> list[Pin]:
         """Return what is to be remembered."""
-        self.is_changed = False
+        self.is_changed = self.has_new_holders = False
         return [
             owned.pin()
             for known in self._models.values()
@@ -219,11 +220,11 @@ class Owners:
         peer = advert.peer
         before = self._claims.get(peer, {})
         ready: dict[tuple[ModelName, ModelVersion], Claim] = {}
-        for offer in advert.models:
+        signers = self._signatures.signers(advert, self._accepted)
+        for at, offer in enumerate(advert.models):
             if offer.is_ready:
-                accepted = self._accepted(offer.name)
-                publisher = self._publisher_of(offer, accepted) if accepted else ""
-                ready[offer.name, offer.version] = Claim(peer, invite, offer.digest, publisher)
+                claim = Claim(peer, invite, offer.digest, signers.get(at, ""))
+                ready[offer.name, offer.version] = claim
         for key in before.keys() - ready.keys():
             self._leaves(key, peer, now_s)
         for key, claim in ready.items():
@@ -279,6 +280,7 @@ class Owners:
             self._brought[claim.invite] += 1
         assert known is not None  # noqa: S101 - it has the version
         known.peers[claim.peer] = claim.invite
+        self.has_new_holders |= claim.peer not in owned.holders
         is_open = owned.brings(claim, now_s)
         if owned.digest and claim.digest != owned.digest:
             self._tell_ignored(owned, claim)

@@ -1,0 +1,521 @@
+"""Who owns a model: which file a version is, and which versions are trusted, as nodes come, change and go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import advert, offer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.publishing import sign
+from capamesh.router.ownership import owners as owners_module
+from capamesh.router.ownership.owners import OwnerRules, Owners
+from capamesh.router.ownership.pins import Pin, Why, pins_from_json, pins_to_json
+from capamesh.router.ownership.version import ABSTAIN_S, GRACE_S, KEEP_S, SETTLE_S
+
+M = ModelName("m")
+ALICE, MALLORY = Identity.generate(), Identity.generate()
+
+
+def digest(letter: str) -> str:
+    return "sha256:" + letter * 64
+
+
+def at(version: str, letter: str, *, signed_by: Identity | None = None) -> ModelOffer:
+    signed = b"" if signed_by is None else sign(signed_by, M, version, digest(letter))
+    return replace(offer("m", version), digest=digest(letter), signed=signed)
+
+
+class Fleet:
+    """Owners, and nodes that come, change and go, at a time that only moves when it is told to."""
+
+    def __init__(self, rules: OwnerRules | None = None, publishers: tuple[str, ...] = ()) -> None:
+        self.rules = rules or OwnerRules()
+        self.now_s = 1_000_000.0
+        self.owners = Owners(rules_of=lambda _: self.rules, publishers=publishers)
+
+    def hosts(self, peer: str, *offers: ModelOffer, invite: str = "i") -> None:
+        self.owners.heard(advert(peer, models=offers), invite, self.now_s)
+
+    def leaves(self, *peers: str) -> None:
+        for peer in peers:
+            self.owners.left(PeerId(peer), self.now_s)
+
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.owners.tick(self.now_s)
+
+    def settle(self) -> None:
+        self.wait(SETTLE_S)
+
+    def restart(self) -> None:
+        """Forget all but the pins, as they are written to a file."""
+        pins = pins_from_json(pins_to_json(self.owners.pins()))
+        self.owners = Owners(rules_of=lambda _: self.rules)
+        self.owners.remember(pins, self.now_s)
+
+    def served(self, version: str = "1") -> str:
+        """Return the letter of the digest that is served, "-" for none."""
+        found = [
+            each for each in "abcdef" if self.owners.admits(M, ModelVersion(version), digest(each))
+        ]
+        assert len(found) <= 1
+        return "".join(found) or "-"
+
+    def trusted(self) -> str:
+        """Return the trusted versions."""
+        return "".join(
+            str(number)
+            for number in range(10)
+            if self.owners.is_trusted(M, ModelVersion(str(number)))
+        )
+
+    def news(self) -> list[str]:
+        return [each.event for each in self.owners.take_news()]
+
+
+# which file a version is
+
+
+def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    fleet.hosts("B", at("1", "b"))
+    assert (fleet.served(), fleet.news()) == ("a", ["model_digest_ignored"])
+    fleet.hosts("B", at("1", "b"))
+    fleet.settle()
+    assert (fleet.served(), fleet.news()) == ("a", [])
+    assert fleet.owners.contested() == 1
+    (shown,) = fleet.owners.described()
+    assert (shown["digest"], shown["why"], shown["standing"], shown["nodes"]) == (
+        digest("a"), "first_seen", "trusted", 1,
+    )  # fmt: skip
+    assert shown["others"] == [{"digest": digest("b"), "nodes": 1, "peers": ["B"]}]
+
+
+def test_most_invites_are_first_whoever_was_heard_first_and_then_it_is_settled() -> None:
+    fleet = Fleet()
+    for number in range(5):
+        fleet.hosts(f"X{number}", at("1", "b"), invite="evil")
+    fleet.hosts("A", at("1", "a"), invite="one")
+    fleet.hosts("B", at("1", "a"), invite="two")
+    assert fleet.served() == "a"
+    fleet.settle()
+    for number in range(9):
+        fleet.hosts(f"Y{number}", at("1", "b"), invite=f"more {number}")
+    assert fleet.served() == "a"
+
+
+def test_in_one_invite_most_nodes_are_first() -> None:
+    fleet = Fleet()
+    fleet.hosts("X", at("1", "b"))
+    fleet.hosts("A", at("1", "a"))
+    assert fleet.served() == "b"
+    fleet.hosts("B", at("1", "a"))
+    assert fleet.served() == "a"
+
+
+def test_a_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_told() -> None:
+    fleet = Fleet()
+    for peer in "ABC":
+        fleet.hosts(peer, at("1", "a"))
+    fleet.settle()
+    fleet.hosts("A", at("1", "b"))
+    assert fleet.served() == "a"
+    fleet.news()
+    fleet.hosts("B", at("1", "b"))
+    assert (fleet.served(), fleet.news()) == ("b", ["model_digest_served", "model_digest_ignored"])
+    fleet.hosts("C", at("1", "b"))
+    assert fleet.owners.contested() == 0
+
+
+def test_a_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    fleet.hosts("A", at("1", "b"))
+    assert fleet.served() == "b"
+    fleet.hosts("A")  # it loads
+    fleet.hosts("A", at("1", "c"))
+    assert fleet.served() == "c"
+    fleet.leaves("A")
+    fleet.restart()
+    fleet.hosts("A", at("1", "d"))
+    assert fleet.served() == "d"
+
+
+def test_newcomers_change_nothing_however_many_they_are() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.settle()
+    for number in range(50):
+        fleet.hosts(f"X{number}", at("1", "b"), invite=f"i{number}")
+        fleet.hosts(f"Y{number}", at("1", "b"), invite="honest")
+    fleet.wait(10 * KEEP_S)
+    assert fleet.served() == "a"
+
+
+def test_when_the_holders_are_away_their_invite_stands_in_soon_and_others_after_a_day() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.hosts("X", at("1", "b"), invite="evil")
+    fleet.settle()
+    fleet.leaves("A")
+    fleet.wait(GRACE_S)
+    assert fleet.served() == "a"
+    assert "is sha256:aaaa" in fleet.owners.withheld(M, ModelVersion("1"))
+    fleet.hosts("A2", at("1", "c"), invite="honest")
+    assert fleet.served() == "c"
+    fleet.leaves("A2")
+    fleet.wait(KEEP_S - 1)
+    assert fleet.served() == "c"
+    fleet.wait(1)
+    assert fleet.served() == "b"
+
+
+def test_whoever_comes_back_within_the_grace_finds_its_file_served() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    fleet.leaves("A")
+    fleet.hosts("X", at("1", "b"))
+    fleet.wait(GRACE_S - 0.1)
+    fleet.hosts("A", at("1", "a"))
+    fleet.wait(KEEP_S)
+    assert fleet.served() == "a"
+
+
+def test_who_hosted_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.hosts("X", at("1", "a"), invite="evil")
+    fleet.settle()
+    fleet.leaves("A")
+    fleet.hosts("X", at("1", "b"), invite="evil")
+    fleet.wait(ABSTAIN_S - 1)
+    assert fleet.served() == "a"
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.wait(ABSTAIN_S)
+    assert fleet.served() == "a"
+
+
+def test_a_restart_opens_nothing_anew() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.settle()
+    fleet.restart()
+    for number in range(9):
+        fleet.hosts(f"X{number}", at("1", "b"), at("7", "f"), invite=f"evil {number}")
+    fleet.wait(GRACE_S)
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.wait(GRACE_S)
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+
+
+# rules and signatures
+
+
+def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_hosts_it() -> None:
+    fleet = Fleet(OwnerRules(digests={ModelVersion("1"): digest("c")}))
+    fleet.hosts("A", at("1", "a"))
+    assert (fleet.served(), fleet.owners.admits(M, ModelVersion("1"), digest("a"))) == ("c", False)
+    assert "by the router's rules" in fleet.owners.withheld(M, ModelVersion("1"))
+    fleet.rules = OwnerRules()
+    fleet.owners.take_rules(fleet.now_s)
+    assert fleet.served() == "a"
+
+
+def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_are_away() -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    for number in range(5):
+        fleet.hosts(f"X{number}", at("1", "b"), invite=f"i{number}")
+    fleet.settle()
+    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+    (shown,) = fleet.owners.described()
+    assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
+    fleet.leaves("A")
+    fleet.wait(10 * KEEP_S)
+    assert fleet.served() == "a"
+
+
+def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    fleet.hosts("A", at("1", "a"))
+    fleet.hosts("A", at("1", "a", signed_by=ALICE))
+    (shown,) = fleet.owners.described()
+    assert shown["why"] == "signed"
+
+
+@pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])
+def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    good = at("1", "b", signed_by=ALICE)
+    bad = {
+        "another key": at("1", "b", signed_by=MALLORY),
+        "another version": replace(good, version=ModelVersion("2")),
+        "another digest": replace(good, digest=digest("c")),
+        "junk": replace(good, signed=good.signed[:32] + bytes(64)),
+    }[forged]
+    fleet.hosts("X", bad, invite="evil")
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+
+
+def test_a_flood_of_bad_signatures_costs_one_verification_an_advert(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "capamesh.router.ownership.publishers.is_signed",
+        lambda _signed, model, *_: asked.append(model),
+    )
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    bad = at("1", "a", signed_by=ALICE).signed[:32] + bytes(64)
+    fleet.hosts(
+        "X", *(replace(at("1", "a"), name=ModelName(f"m{n}"), signed=bad) for n in range(100))
+    )
+    assert asked == ["m0"]
+
+
+def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
+    fleet = Fleet(OwnerRules(publishers=frozenset({ALICE.peer_id})), (MALLORY.peer_id,))
+    fleet.hosts("A", at("1", "a"))
+    fleet.hosts("X", at("1", "b", signed_by=MALLORY))
+    assert fleet.served() == "-"
+    assert "none has signed it" in fleet.owners.withheld(M, ModelVersion("1"))
+    fleet.hosts("B", at("1", "c", signed_by=ALICE))
+    assert (fleet.served(), fleet.trusted()) == ("c", "1")
+
+
+# which versions are trusted
+
+
+def test_all_that_is_there_at_the_start_is_trusted_where_all_nodes_have_it() -> None:
+    fleet = Fleet()
+    for peer in "AB":
+        fleet.hosts(peer, at("1", "a"), at("2", "b"))
+    fleet.settle()
+    assert (fleet.trusted(), fleet.owners.on_trial()) == ("12", 0)
+
+
+def test_a_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.settle()
+    for number in range(99):
+        fleet.hosts(f"X{number}", at("9", "b"), invite="evil")
+    assert fleet.news() == ["model_version_on_trial"]
+    fleet.wait(10 * KEEP_S)
+    assert fleet.trusted() == "1"
+    assert fleet.owners.may_try(M, ModelVersion("9"))
+    assert fleet.owners.admits(M, ModelVersion("9"), digest("b"))
+
+
+def test_at_the_start_most_invites_then_most_nodes_are_trusted_not_the_highest_version() -> None:
+    fleet = Fleet()
+    fleet.hosts("X", at("9", "b"), invite="evil")
+    assert fleet.trusted() == "9"
+    for peer in "AB":
+        fleet.hosts(peer, at("1", "a"), invite="honest")
+    assert fleet.trusted() == "1"
+    fleet.settle()
+    assert fleet.trusted() == "1"
+
+
+def test_a_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
+    fleet = Fleet()
+    for peer in "ABC":
+        fleet.hosts(peer, at("1", "a"))
+    fleet.settle()
+    fleet.hosts("A", at("1", "a"), at("2", "b"))
+    assert fleet.trusted() == "1"
+    fleet.news()
+    fleet.hosts("B", at("2", "b"))
+    assert (fleet.trusted(), fleet.news()) == ("12", ["model_version_trusted"])
+
+
+def test_a_lone_node_that_goes_on_to_a_new_version_is_followed_at_once() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    fleet.hosts("A", at("2", "b"))
+    assert "2" in fleet.trusted()
+
+
+def test_newcomers_of_an_incumbent_s_invite_do_not_vote_for_it() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    for number in range(9):
+        fleet.hosts(f"X{number}", at("9", "b"))
+    fleet.wait(KEEP_S)
+    assert fleet.trusted() == "1"
+
+
+def test_most_of_all_invites_are_a_quorum_where_they_are_two_at_least() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="one")
+    fleet.settle()
+    fleet.hosts("B", at("2", "b"), invite="two")
+    assert fleet.trusted() == "1"
+    fleet.hosts("C", at("2", "b"), invite="three")
+    assert fleet.trusted() == "12"
+
+
+def test_when_those_with_the_trusted_version_are_away_others_have_to_wait_for_their_place() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.settle()
+    fleet.hosts("X", at("9", "b"), invite="evil")
+    fleet.leaves("A")
+    fleet.wait(KEEP_S - 1)
+    assert fleet.trusted() == "1"
+    assert "does not trust yet" in fleet.owners.withheld(M, ModelVersion(""))
+    fleet.hosts("A2", at("2", "c"), invite="honest")
+    fleet.wait(1)
+    assert fleet.trusted() == "12"
+
+
+def test_once_a_publisher_or_the_rules_have_spoken_all_else_is_for_those_who_name_it() -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    fleet.hosts("X", at("9", "b"))
+    fleet.settle()
+    assert fleet.trusted() == "9"
+    fleet.hosts("A", at("1", "a", signed_by=ALICE))
+    assert fleet.trusted() == "1"
+    assert not fleet.owners.may_try(M, ModelVersion("9"))
+    assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
+
+
+def test_a_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
+    fleet = Fleet(OwnerRules(weighted=frozenset({ModelVersion("2")})))
+    fleet.hosts("A", at("1", "a"))
+    fleet.settle()
+    fleet.hosts("B", at("2", "b"))
+    assert fleet.trusted() == "12"
+
+
+# bounds
+
+
+def test_one_invite_can_bring_so_many_versions_and_others_are_unhurt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owners_module, "MAX_OF_INVITE", 5)
+    fleet = Fleet()
+    fleet.hosts("X", *(at(str(number), "b") for number in range(2, 20)), invite="evil")
+    assert repr(fleet.owners) == "Owners(5 versions of 1 models)"
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    assert fleet.served() == "a"
+    fleet.leaves("X")
+    fleet.hosts("Y", *(at(str(number), "b") for number in range(30, 50)), invite="evil")
+    assert fleet.served() == "a"
+    assert len(fleet.owners.pins()) == 6
+
+
+def test_a_flood_of_digests_is_told_so_often_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners_module, "MAX_NEWS", 3)
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"))
+    for letter in "bcdef":
+        fleet.hosts("X", at("1", letter))
+    assert fleet.news() == ["model_digest_ignored"] * 3
+    assert fleet.owners.unheard_news == 2
+
+
+def test_what_is_open_is_decided_in_turns_and_nothing_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owners_module, "LOOKS", 1)
+    fleet = Fleet()
+    fleet.hosts("A", *(replace(at("1", "a"), name=ModelName(f"m{n}")) for n in range(10)))
+    for _ in range(10):
+        fleet.wait(0.5)
+    assert all(
+        fleet.owners.admits(ModelName(f"m{n}"), ModelVersion("1"), digest("a")) for n in range(10)
+    )
+
+
+# properties
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["X", "Y", "Z"]),
+        st.sampled_from(["", "1a", "1b", "1c", "9b", "9c"]),
+        st.sampled_from([0.0, 1.0, SETTLE_S, GRACE_S, KEEP_S]),
+    ),
+    max_size=25,
+)
+
+
+@given(STEPS)
+def test_one_invite_changes_nothing_about_a_model_whose_node_is_there(
+    steps: list[tuple[str, str, float]],
+) -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.settle()
+    for peer, what, wait_s in steps:
+        offers = (at(what[0], what[1]),) if what else ()
+        fleet.hosts(peer, *offers, invite="evil")
+        fleet.wait(wait_s)
+        assert (fleet.served(), fleet.trusted()) == ("a", "1")
+
+
+@given(STEPS, st.booleans())
+def test_at_most_one_digest_is_served_and_it_was_brought_by_somebody(
+    steps: list[tuple[str, str, float]], is_restarted: bool
+) -> None:
+    fleet = Fleet()
+    brought: set[str] = set()
+    for peer, what, wait_s in steps:
+        if what:
+            brought.add(what)
+        fleet.hosts(peer, *([at(what[0], what[1])] if what else []), invite=peer)
+        fleet.wait(wait_s)
+        for version in "19":
+            served = fleet.served(version)
+            assert served == "-" or version + served in brought
+    before = fleet.served("1"), fleet.served("9"), fleet.trusted()
+    if is_restarted:
+        fleet.restart()
+        assert (fleet.served("1"), fleet.served("9"), fleet.trusted()) == before
+
+
+@given(st.permutations(["A", "B", "C", "X"]))
+def test_at_the_start_the_order_in_which_nodes_are_heard_does_not_matter(order: list[str]) -> None:
+    fleet = Fleet()
+    for peer in order:
+        if peer == "X":
+            fleet.hosts("X", at("1", "b"), at("9", "b"), invite="evil")
+        else:
+            fleet.hosts(peer, at("1", "a"), invite="honest")
+    fleet.settle()
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+
+
+# the file
+
+PINS = st.builds(
+    Pin,
+    model=st.text(min_size=1, max_size=256).map(ModelName),
+    version=st.integers(0, 10**18 - 1).map(str).map(ModelVersion),
+    digest=st.sampled_from("abcdef").map(digest),
+    why=st.sampled_from(Why),
+    publisher=st.sampled_from(["", "12D3KooW"]),
+    is_trusted=st.booleans(),
+    holders=st.lists(st.tuples(st.just(PeerId("p")), st.just("i")), max_size=3).map(tuple),
+)
+
+
+@given(st.lists(PINS, max_size=3))
+def test_pins_come_back_from_their_file(pins: list[Pin]) -> None:
+    assert pins_from_json(pins_to_json(pins)) == pins
