@@ -40,6 +40,7 @@ from capamesh.router.balancing.model_traffic import ModelTraffic, Terms
 from capamesh.router.candidates import Candidate
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
+from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
 from capamesh.router.policies.seam import ByState
 from capamesh.router.prober import Prober
@@ -354,11 +355,13 @@ class Fleet:
         terms: Terms | None = None,
         rules: RoutingRules | None = None,
         limits: Limits | None = None,
+        owners: Owners | None = None,
         seed: int = 0,
     ) -> None:
         self.candidates: list[Candidate] = []
         self.links: list[FakeLink] = []
-        self.view = FleetView(on_new=self.candidates.append, on_gone=lambda _: None)
+        self.owners = owners
+        self.view = FleetView(on_new=self.candidates.append, on_gone=lambda _: None, owners=owners)
         self.policies: dict[str, Policy] = {}
         chance = random.Random(seed)
 
@@ -390,10 +393,18 @@ class Fleet:
             self.node(peer, *script)
 
     def node(
-        self, peer: str, *script: Reply, models: Sequence[ModelOffer] = (offer(),)
+        self,
+        peer: str,
+        *script: Reply,
+        models: Sequence[ModelOffer] = (offer(),),
+        invite: str = "",
     ) -> FakeLink:
         """Add a node with one address whose link follows `script`."""
-        self.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=models))])
+        joined = advert(peer, f"{peer.lower()}:1", models=models)
+        judged = self.owners.heard(joined, invite, self.clock()) if self.owners else None
+        self.view.apply([Joined(joined)])
+        if judged is not None:
+            self.view.judge_anew(judged)
         self.links.append(linked(self.candidates[-1], *script))
         return self.links[-1]
 

@@ -1,0 +1,156 @@
+"""A version that is not trusted: who gets it, and that no request depends on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import (
+    FakeLink,
+    Fleet,
+    Reply,
+    answer_of,
+    answering,
+    call,
+    echo,
+    failing,
+    fp32,
+    hang,
+    idempotent_not,
+    in_virtual_time,
+    offer,
+)
+
+from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    ModelNotFound,
+    NoCandidate,
+    Overloaded,
+    RunFailed,
+    TooLarge,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import InferCall
+from capamesh.router.ownership.owners import OwnerRules, Owners
+from capamesh.router.ownership.version import SETTLE_S
+from capamesh.router.routing import NO_WISHES, Wishes
+from capamesh.router.routing_rules import ModelRules, RoutingRules
+
+M = ModelName("m")
+EVIL = ModelVersion("999999999999999999")
+
+
+def other(version: str = EVIL) -> ModelOffer:
+    return replace(offer("m", version), digest="sha256:" + "e" * 64)
+
+
+async def infer(fleet: Fleet, asked: InferCall | None = None, wishes: Wishes = NO_WISHES) -> str:
+    outcome = await fleet.routing.infer(asked or call(), wishes, fleet.clock() + 30.0)
+    return outcome.host.candidate.peer
+
+
+def attacked(
+    evil: Reply, *, rules: OwnerRules | None = None, routing: RoutingRules | None = None
+) -> tuple[Fleet, FakeLink]:
+    """Return a fleet of two honest nodes, in which another, with an invite of its own, brings a higher version."""
+    fleet = Fleet(owners=Owners(rules_of=lambda _: rules or OwnerRules()), rules=routing)
+    for peer in "AB":
+        fleet.node(peer, echo, invite="honest")
+    link = fleet.node("X", evil, models=(other(),), invite="evil")
+    return fleet, link
+
+
+WRONG = answering(answer_of(EVIL, fp32("y", [42, 42])))
+EVIL_WAYS = {
+    "your request is wrong": failing(InvalidRequest("your request is wrong")),
+    "too large": failing(TooLarge("too large")),
+    "no such model": failing(ModelNotFound("what?")),
+    "fails": failing(RunFailed("no")),
+    "is full": failing(Overloaded("full", 30.0)),
+    "never answers": hang,
+}
+
+
+@in_virtual_time
+@pytest.mark.parametrize("evil", EVIL_WAYS.values(), ids=EVIL_WAYS)
+async def test_no_request_depends_on_a_version_on_trial(evil: Reply) -> None:
+    fleet, link = attacked(evil)
+    answered = Counter([await infer(fleet) for _ in range(1000)])
+    assert answered["X"] == 0
+    assert 1 <= len(link.asks) <= 10
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_at_most_a_hundredth_of_the_requests_is_answered_by_a_version_on_trial() -> None:
+    fleet, link = attacked(WRONG)
+    answered = Counter([await infer(fleet) for _ in range(1050)])
+    assert answered["X"] == len(link.asks) == 10
+    assert await infer(fleet, call("m", EVIL)) == "X"
+
+
+@in_virtual_time
+async def test_what_has_a_key_or_must_not_run_twice_is_never_sent_on_trial() -> None:
+    fleet, link = attacked(WRONG)
+    for number in range(300):
+        await infer(fleet, wishes=Wishes(affinity=f"key {number}"))
+    assert link.asks == []
+    fleet = Fleet(owners=Owners())
+    fleet.node("A", echo, models=(idempotent_not(offer()),), invite="honest")
+    link = fleet.node("X", WRONG, models=(other(),), invite="evil")
+    for _ in range(300):
+        await infer(fleet)
+    assert link.asks == []
+
+
+@in_virtual_time
+async def test_a_pinned_model_s_other_versions_get_nothing_and_its_other_files_neither() -> None:
+    pinned = OwnerRules(digests={ModelVersion("1"): offer().digest})
+    fleet, link = attacked(WRONG, rules=pinned)
+    same = fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
+    for _ in range(500):
+        assert await infer(fleet) in {"A", "B"}
+        assert await infer(fleet, call("m", "1")) in {"A", "B"}
+    assert link.asks == []
+    assert same.asks == []
+
+
+@in_virtual_time
+async def test_weights_are_the_operator_s_word_and_leave_nothing_to_trials() -> None:
+    weights = RoutingRules(ModelRules(weights=((ModelVersion("1"), 1.0),)))
+    fleet, link = attacked(WRONG, routing=weights)
+    for _ in range(300):
+        await infer(fleet)
+    assert link.asks == []
+
+
+@in_virtual_time
+async def test_what_answers_wrong_on_trial_is_counted_against_its_host() -> None:
+    fleet, link = attacked(failing(InvalidRequest("your request is wrong")))
+    for _ in range(2000):
+        await infer(fleet)
+    assert fleet.candidates[2].failed == len(link.asks)
+
+
+@in_virtual_time
+async def test_a_version_whose_file_nobody_hosts_any_more_is_not_replaced_by_another_file() -> None:
+    fleet, _ = attacked(WRONG)
+    assert fleet.owners is not None
+    await asyncio.sleep(SETTLE_S)
+    fleet.view.judge_anew(fleet.owners.tick(fleet.clock()))
+    fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
+    for peer in ("A", "B"):
+        fleet.owners.left(fleet.candidates["AB".index(peer)].peer, fleet.clock())
+    fleet.node("A", echo, models=(), invite="honest")
+    fleet.node("B", echo, models=(), invite="honest")
+    errors: list[CapameshError] = []
+    for asked in (call("m", "1"), call()):
+        with pytest.raises(NoCandidate) as caught:
+            await infer(fleet, asked)
+        errors.append(caught.value)
+    assert "are not asked" in errors[0].message
+    assert "does not trust yet" in errors[1].message
