@@ -17,6 +17,7 @@ group = new_group(
         "capamesh model inspect models/digits",
         "capamesh model check models   the next step: would a node host them?",
         "capamesh model optimize models/digits --int8   a smaller one, if it still decides alike",
+        "capamesh model sign models --key publisher.key   so that routers serve these files and no others",
     ),
 )
 group.callback(invoke_without_command=True)(teach)
@@ -187,3 +188,26 @@ def optimize(
         may_replace=force,
         as_json=as_json,
     )
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model sign models --key publisher.key --create-key   the first time",
+        "capamesh model sign models/digits/2 --key publisher.key   a new version",
+        "capamesh network token --role router --publisher 12D3...   the next step: let routers accept it",
+    )
+)
+def sign(
+    path: ModelPath,
+    key: Annotated[
+        Path, typer.Option("--key", metavar="FILE", help="The publisher's private key.")
+    ],
+    create_key: Annotated[
+        bool, typer.Option("--create-key", help="Make the key where there is none.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Sign models as their publisher: what each version's files are. Writes capamesh.sig beside the versions."""
+    from capamesh.cli.model_signing import sign_models  # noqa: PLC0415 - help starts faster
+
+    sign_models(path, key, may_create_key=create_key, as_json=as_json)

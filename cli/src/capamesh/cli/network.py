@@ -77,6 +77,14 @@ def token(
         ),
     ] = 64,
     bootstrap: options.Bootstrap = None,
+    publishers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--publisher",
+            metavar="PEER_ID",
+            help="Who may sign models, as `capamesh model sign` tells; may be repeated. For routers.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a join token, a secret that admits as many members as you say; only the token goes to standard output."""
@@ -84,12 +92,15 @@ def token(
 
     if role not in {"node", "router"}:
         raise typer.BadParameter(f"{role!r} is neither node nor router", param_hint="--role")
+    if publishers and role != "router":
+        raise typer.BadParameter("are for routers, which choose", param_hint="--publisher")
     ownership.issue_token(
         folder,
         role,
         duration(expires, "--expires"),
         tuple(bootstrap or ()),
         members=members,
+        publishers=tuple(publishers or ()),
         as_json=as_json,
     )
 

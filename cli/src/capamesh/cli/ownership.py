@@ -46,6 +46,7 @@ def issue_token(
     bootstrap: tuple[str, ...],
     *,
     members: int,
+    publishers: tuple[str, ...] = (),
     as_json: bool,
 ) -> None:
     """Print a new join token that admits so many members."""
@@ -62,7 +63,16 @@ def issue_token(
         raise typer.BadParameter(
             "ends after the year 9999; give fewer days", param_hint="--expires"
         ) from exc
-    token = owner.invite(role, expires_at=expires_at, bootstrap=bootstrap, now=now, members=members)
+    for publisher in publishers:
+        _require_publisher(publisher)
+    token = owner.invite(
+        role,
+        expires_at=expires_at,
+        bootstrap=bootstrap,
+        now=now,
+        members=members,
+        publishers=[PeerId(publisher) for publisher in publishers],
+    )
     invite = read_invite(read_authority(owner.ca_der), token.invite_der).serial
     if as_json:
         print_json(
@@ -71,6 +81,7 @@ def issue_token(
                 "role": role.value,
                 "invite": invite,
                 "members": members,
+                "publishers": list(publishers),
                 "expires_at": token.expires_at.isoformat(),
                 "bootstrap": list(bootstrap),
             }
@@ -130,6 +141,15 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
             "Saved. Members keep their links until a router hears of it: "
             f"capamesh network revoke --dir {folder} --router URL"
         )
+
+
+def _require_publisher(name: str) -> None:
+    try:
+        public_bytes_of(name)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"--publisher {name[:80]!r} is no publisher as `capamesh model sign` tells it: {exc.message}"
+        ) from exc
 
 
 def _require_peer_id(name: str) -> None:

@@ -27,6 +27,7 @@ from capamesh.node.store.folder_files import (
 )
 from capamesh.node.store.rule_checks import MODEL_NAME
 from capamesh.node.store.rules import VersionChoice, VersionPolicy
+from capamesh.node.store.signature import signature_of, signature_path
 from capamesh.node.store.source import FileStamp, ModelSource
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -200,6 +201,8 @@ class _Scanner:
             before = self._sources_before.get((name, ModelVersion(version)))
             is_same = before is not None and before.files == files
             digest = before.digest if before is not None and is_same else digest_of(files)
+            beside_it = signature_path(folder, onnx, name)
+            signed, problem = signature_of(self._files, beside_it, name, version, digest)
         except (ModelInvalid, OSError) as exc:
             self.refuse(name, version, exc)
             return
@@ -218,7 +221,8 @@ class _Scanner:
             warm_up_files=beside.warm_up,
             state_files=beside.states,
             folder=folder,
-            notes=config.notes,
+            notes=(*config.notes, problem) if problem else config.notes,
+            signed=signed,
         )
 
     def _onnx_path(self, version_folder: Path, onnx: Path) -> Path:

@@ -50,6 +50,9 @@ class ModelSource:
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """What of `config.pbtxt` is ignored and why; a line each."""
 
+    signed: bytes = field(default=b"", repr=False)
+    """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
+
     @property
     def is_pipeline(self) -> bool:
         """Whether it is a chain of other models, which no backend loads."""

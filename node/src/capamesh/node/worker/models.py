@@ -191,6 +191,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         max_rows=_max_rows(hosted),
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
+        signed=source.signed,
     )
 
 
