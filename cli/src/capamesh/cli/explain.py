@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.fleet import file_text
 from capamesh.cli.teaching import examples
 
 EPILOG = examples(
@@ -118,6 +119,9 @@ def explain(
         print_json(found)
         raise typer.Exit(status)
     say(sentence(found))
+    owned = found.get("owner")
+    if isinstance(owned, dict):
+        say(f"Its file: {file_text(cast('dict[str, Any]', owned)).replace(chr(10), ', ')}.")
     if not hosts:
         raise typer.Exit(status)
     print()

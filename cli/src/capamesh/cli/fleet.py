@@ -67,17 +67,28 @@ def nodes(
 
 
 def models(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Json = False) -> None:
-    """List the models that the nodes host."""
-    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
-    from capamesh.client import Client  # noqa: PLC0415 - the same
+    """List the models that the nodes host, and which file each version is.
 
-    with Client(router) as client:
+    FILE is the digest that is served: pinned by the router's rules, signed by a publisher, or first seen. Nodes with
+    other files under the same name are not asked. A version on trial gets one in a hundred of the requests that name none.
+    """
+    from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
+
+    with OperatorClient(router) as client:
         found = client.models()
+        owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
         known = {entry.name: client.metadata(entry.name) for entry in found if entry.is_ready}
     if as_json:
         print_json(
             [
-                {"name": e.name, "version": e.version, "state": e.state, "reason": e.reason}
+                {
+                    "name": e.name,
+                    "version": e.version,
+                    "state": e.state,
+                    "reason": e.reason,
+                    "owner": owned.get((e.name, e.version)),
+                }
                 for e in found
             ]
         )
@@ -90,11 +101,29 @@ def models(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Jso
                 entry.name,
                 entry.version,
                 entry.state + (f": {entry.reason}" if entry.reason else ""),
+                file_text(owned.get((entry.name, entry.version))),
                 _tensors(metadata.inputs) if metadata else "-",
                 _tensors(metadata.outputs) if metadata else "-",
             )
         )
-    print_table(("MODEL", "VERSION", "STATE", "INPUTS", "OUTPUTS"), rows)
+    print_table(("MODEL", "VERSION", "STATE", "FILE", "INPUTS", "OUTPUTS"), rows)
+
+
+def file_text(owned: dict[str, Any] | None) -> str:
+    """Return which file a version is served as, why, and what else is hosted under its name."""
+    if owned is None:
+        return "-"
+    digest = str(owned.get("digest", ""))
+    lines = [digest[:19] or "none"]
+    why = {"rules": "by the rules", "signed": f"signed by {str(owned.get('publisher'))[-8:]}"}
+    lines.append(why.get(str(owned.get("why")), "first seen"))
+    if owned.get("standing") != "trusted":
+        lines.append(str(owned.get("standing")))
+    others: list[dict[str, Any]] = owned.get("others", [])
+    lines += [
+        f"not asked: {other.get('nodes')} with {str(other.get('digest'))[:19]}" for other in others
+    ]
+    return "\n".join(lines)
 
 
 def _row(node: dict[str, Any]) -> tuple[object, ...]:

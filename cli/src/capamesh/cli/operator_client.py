@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from capamesh.client import Client
 from capamesh.client.answers import Answer, failure_of, read_json
 from capamesh.client.asks import Ask
-from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
+from capamesh.protocol.errors import InvalidRequest, ModelNotFound, ProtocolViolation
 
 
 class OperatorClient(Client):
@@ -34,6 +34,14 @@ class OperatorClient(Client):
         asked = f"?{urlencode(query)}" if query else ""
         path = f"/v1/models/{quote(model, safe='')}/routing{asked}"
         return self._exchange(Ask("GET", path, _object, headers=headers))
+
+    def owned_models(self) -> list[dict[str, Any]]:
+        """Return which file each version is served as, why, and who hosts others; none from an older router."""
+        try:
+            found = self._exchange(Ask("GET", "/v1/models", _object)).get("models", [])
+        except ModelNotFound:  # a page that it has not
+            return []
+        return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
 
     def hold(
         self, peer: str, state: str, *, model: str = "", version: str = "", authorization: str

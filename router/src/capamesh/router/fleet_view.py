@@ -135,6 +135,14 @@ class FleetView:
         """Return the versions that are newer than all trusted, and get a small share of such requests."""
         return self._trials.get(model, ())
 
+    def owned(self) -> list[dict[str, object]]:
+        """Return who owns each model version that is hosted, for people and JSON; none where all are served."""
+        return [] if self._owners is None else self._owners.described()
+
+    def owner_of(self, model: ModelName, version: ModelVersion) -> dict[str, object] | None:
+        """Return the same of one version."""
+        return None if self._owners is None else self._owners.description(model, version)
+
     def withheld(self, model: ModelName, version: ModelVersion) -> str:
         """Return why nodes that say to host a version are not asked for it, for people; "" when there are none."""
         return "" if self._owners is None else self._owners.withheld(model, version)
@@ -162,7 +170,7 @@ class FleetView:
         for advert in self._adverts.values():
             for offer in advert.models:
                 key = (offer.name, offer.version)
-                is_better = offer.is_ready and self._is_served(offer)
+                is_better = offer.is_ready and self.is_served(offer)
                 if key not in best or (is_better and not best[key].is_ready):
                     best[key] = offer
         return [offer for _, offer in sorted(best.items(), key=lambda item: item[0])]
@@ -230,7 +238,7 @@ class FleetView:
             if model in self._models:
                 self._rank(model)
 
-    def _is_served(self, offer: ModelOffer) -> bool:
+    def is_served(self, offer: ModelOffer) -> bool:
         """Return whether the file that a node offers is the one that the version is served as."""
         owners = self._owners
         return owners is None or owners.admits(offer.name, offer.version, offer.digest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from capamesh.router.candidates import Candidate
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.link_pool import LinkPool
+
+PAGE_AGE_S = 1.0
+"""How long a page is answered without being made anew (guess: whoever asks more often may wait)."""
 
 
 class FleetApi:
@@ -43,11 +48,14 @@ class FleetApi:
         self._revoke = revoke
         self._arrival_s = arrival_s
         self._holds = Holds() if holds is None else holds
+        self._models_page = b""
+        self._models_s = -math.inf
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
         return [
             web.get("/v1/nodes", self.nodes),
+            web.get("/v1/models", self.models),
             web.post("/v1/revocations", self.revocations),
             web.get("/metrics", self.metrics),
         ]
@@ -55,6 +63,14 @@ class FleetApi:
     async def nodes(self, _: web.Request) -> web.Response:
         """Return every node of the fleet as this router sees it."""
         return web.json_response({"nodes": [self._node(a) for a in self._fleet.adverts.values()]})
+
+    async def models(self, _: web.Request) -> web.Response:
+        """Return which file each hosted version is served as and why, whether it is trusted, and who hosts others."""
+        now_s = time.monotonic()
+        if not 0 <= now_s - self._models_s < PAGE_AGE_S:
+            self._models_page = json.dumps({"models": self._fleet.owned()}).encode()
+            self._models_s = now_s
+        return web.Response(body=self._models_page, content_type="application/json")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return metrics for Prometheus."""
@@ -94,6 +110,7 @@ class FleetApi:
                     "state": offer.state.value,
                     "reason": offer.reason,
                     "digest": offer.digest,
+                    "is_served": offer.is_ready and self._fleet.is_served(offer),
                     "provider": offer.provider,
                     "precision": offer.precision,
                     "best_rows": offer.best_rows,

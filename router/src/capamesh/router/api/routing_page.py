@@ -109,6 +109,7 @@ class RoutingApi:
         return web.json_response(
             {
                 **explanation_body(explanation),
+                "owner": self._fleet.owner_of(model, explanation.version),
                 "admission": admission_body(admission, wishes.tenant, priority),
             }
         )

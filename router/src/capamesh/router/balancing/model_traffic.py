@@ -432,15 +432,15 @@ def _has_room() -> bool:
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
     """Return the error for a model, or a version of it, that no node has ready."""
+    withheld = fleet.withheld(model, version)
+    if withheld:
+        return NoCandidate(withheld)
     absent = fleet.absent.error(model, version)
     if absent is not None:
         return absent
     if not fleet.adverts:
         # it has just started: that is no reason to tell a caller never to come again
         return NoCandidate("this router has not heard of any node yet; try again soon")
-    withheld = fleet.withheld(model, version)
-    if withheld:
-        return NoCandidate(withheld)
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(

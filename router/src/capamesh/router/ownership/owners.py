@@ -43,6 +43,8 @@ MAX_NEWS = 32
 """Events kept to be logged; more in one turn are counted (guess)."""
 MAX_TOLD = 1024
 """Digests that were told to be ignored (guess: more are a flood)."""
+MAX_SHOWN = 2048
+"""Versions on a page (guess: half a megabyte of JSON)."""
 SHOWN_PEERS = 8
 
 
@@ -194,12 +196,24 @@ class Owners:
         )
 
     def described(self) -> list[dict[str, object]]:
-        """Return each version that is hosted or remembered, for people and JSON."""
-        return [
-            _described(owned, may_try=not owned.is_trusted and self.may_try(model, version))
-            for model, known in sorted(self._models.items())
-            for version, owned in sorted(known.versions.items(), key=lambda item: int(item[0]))
-        ]
+        """Return each version that a node hosts, for people and JSON; at most `MAX_SHOWN` of them."""
+        shown: list[dict[str, object]] = []
+        for _, known in sorted(self._models.items()):
+            if len(shown) >= MAX_SHOWN:
+                break
+            is_owned = self._is_owned(known)
+            hosted = [owned for owned in known.versions.values() if owned.claims]
+            hosted.sort(key=lambda owned: int(owned.version))
+            shown += [_described(owned, is_owned=is_owned) for owned in hosted]
+        return shown[:MAX_SHOWN]
+
+    def description(self, model: ModelName, version: ModelVersion) -> dict[str, object] | None:
+        """Return the same of one version, None where it is not known."""
+        known = self._models.get(model)
+        owned = None if known is None else known.versions.get(version)
+        if known is None or owned is None:
+            return None
+        return _described(owned, is_owned=self._is_owned(known))
 
     # what happens
 
@@ -561,12 +575,12 @@ def _why_text(owned: OwnedVersion) -> str:
     return f"{owned.digest[:19]}… {how}"
 
 
-def _described(owned: OwnedVersion, *, may_try: bool) -> dict[str, object]:
+def _described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
     others: dict[str, list[str]] = {}
     for claim in owned.claims.values():
         if claim.digest != owned.digest:
             others.setdefault(claim.digest, []).append(claim.peer)
-    standing = "trusted" if owned.is_trusted else "on trial" if may_try else "by name only"
+    standing = "trusted" if owned.is_trusted else "by name only" if is_owned else "on trial"
     return {
         "name": owned.model,
         "version": owned.version,
