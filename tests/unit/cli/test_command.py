@@ -40,6 +40,7 @@ COMMANDS = [
     ("model", "inspect"),
     ("model", "optimize"),
     ("model", "profile"),
+    ("model", "sign"),
     ("models",),
     ("nodes",),
     ("network",),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capamesh.cli.__main__ import main
+from capamesh.cli.__main__ import run
 from capamesh.node.store import scan
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.publishing import is_signed
@@ -29,7 +29,7 @@ def signed(models: Path, name: str) -> tuple[bytes, str]:
 
 
 def sign(models: Path, key: Path, *options: str) -> int:
-    return main(["model", "sign", str(models), "--key", str(key), *options])
+    return run(["model", "sign", str(models), "--key", str(key), *options])
 
 
 def test_what_is_signed_is_advertised_and_leaves_the_digest_as_it_is(
