@@ -62,6 +62,21 @@ def test_who_claims_to_be_idle_has_at_least_half_of_what_this_router_has_there()
     assert claims.believable(near, busy, 5.0) is busy
 
 
+def test_who_tells_of_far_less_than_is_measured_answer_by_answer_is_not_believed_at_all() -> None:
+    claims, liar, honest = Claims(), host("a"), host("b")
+    slow = LoadReport(latency_us=160_000)
+    for _ in range(9):
+        claims.measured(liar, 0.2, 5.0, LIE)
+        claims.measured(honest, 0.2, 5.0, slow)
+    told = claims.believable(liar, LIE, 5.0)
+    assert (told.latency_us, told.run_us) == (200_000, 200_000)
+    idle = LoadReport(latency_us=110_000)  # its load has just fallen
+    assert claims.believable(honest, idle, 5.0) is idle
+    for _ in range(40):
+        claims.measured(liar, 0.2, 5.0, slow)
+    assert claims.believable(liar, idle, 5.0) is idle
+
+
 def test_hosts_that_are_gone_are_forgotten() -> None:
     claims, gone, here = Claims(), host("a"), host("b")
     claims.measured(gone, 0.1, 5.0)

@@ -257,7 +257,7 @@ class ModelTraffic:
         host.health.answered(now_s)
         peak_ewma.observe(host, elapsed_s, now_s)
         self._outliers.record(host, True, elapsed_s, now_s)
-        self._claims.measured(host, elapsed_s - network.transfer_s(size_bytes), now_s)
+        self._claims.measured(host, elapsed_s - network.transfer_s(size_bytes), now_s, load)
         self.told(host, load, now_s)
 
     def failed(

@@ -414,7 +414,7 @@ class Owners:
         if now_s < known.settled_s or not kept:
             return self._first(known) | (rules.weighted & versions.keys())
         kept |= rules.weighted & versions.keys()
-        others = [version for version, owned in versions.items() if version not in kept]
+        others = [version for version in versions if version not in kept]
         others = [version for version in others if versions[version].claims]
         if others:
             voters = self._electorate(known, kept, now_s)
