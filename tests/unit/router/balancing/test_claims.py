@@ -64,7 +64,7 @@ def test_who_claims_to_be_idle_has_at_least_half_of_what_this_router_has_there()
 
 def test_who_tells_of_far_less_than_is_measured_answer_by_answer_is_not_believed_at_all() -> None:
     claims, liar, honest = Claims(), host("a"), host("b")
-    slow = LoadReport(latency_us=160_000)
+    slow = LoadReport(latency_us=170_000)
     for _ in range(9):
         claims.measured(liar, 0.2, 5.0, LIE)
         claims.measured(honest, 0.2, 5.0, slow)
