@@ -255,7 +255,7 @@ INPUT = ("models", 0, "inputs", 0)
         (("models",), [{}] * 1025, "models is 1025"),
         (("models",), BODY["models"] * 2, "models[1].name is 'iris 1'; it must be a model and version listed once"),
         ((*MODEL, "name"), "", "models[0].name"),
-        ((*MODEL, "version"), "v1", "models[0].version is 'v1'; it must be 1 to 18 decimal digits"),
+        ((*MODEL, "version"), "v1", "models[0].version is 'v1'; it must be 1 to 20 decimal digits"),
         ((*MODEL, "version"), "9" * 19, "models[0].version is '9999999999999999999'"),
         ((*MODEL, "version"), "01", "models[0].version is '01'; it must be 1 to 18 decimal digits without"),
         ((*MODEL, "signed"), b"x" * 95, "models[0].signed is 95; it must be 96 bytes"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from capamesh.node.engine import BatchPlan, Streams
 from capamesh.node.worker.declared_plan import declared_plan, with_rows
@@ -17,6 +17,7 @@ from capamesh.node.worker.initial_states import with_initial_states
 from capamesh.node.worker.measuring import Measuring
 from capamesh.node.worker.memory_watch import MemoryWatch
 from capamesh.node.worker.mixing import mixing
+from capamesh.node.worker.output_watch import OutputWatch
 from capamesh.node.worker.profile_cache import Measured, ProfileCache
 from capamesh.node.worker.trial_inputs import QUANTITIES, with_shapes
 from capamesh.node.worker.warm_up import warm_up
@@ -98,14 +99,17 @@ class Preparation:
             if problem := source.declared.problem(loaded.inputs, loaded.outputs):
                 raise ModelInvalid(problem)
             plan = declared_plan(loaded, rules)
-            warm_up(source, loaded, rules.warm_up)
+            watch = OutputWatch(loaded)
+            watched = cast("LoadedModel", watch)
+            warm_up(source, watched, rules.warm_up)
             trial = with_shapes(plan, rules)
             # a pipeline's digest does not tell of which files its models are
             kept = None if source.is_pipeline else self._cache.get(self._key(source))
-            measured = kept or self._measured(source, loaded, trial)
+            measured = kept or self._measured(source, loaded, trial, watched)
             if kept is not None and kept.profile is not None:
                 # its first run is slow: better now than for a caller
-                self._measuring.try_once(loaded, trial)
+                self._measuring.try_once(watched, trial)
+            plan = replace(plan, outputs=watch.widened(plan.outputs))
             stream = None
             if measured.stream_profile is not None:
                 with memory:
@@ -170,10 +174,12 @@ class Preparation:
 
     # measuring
 
-    def _measured(self, source: ModelSource, loaded: LoadedModel, plan: BatchPlan) -> Measured:
-        """Return what a model takes but for its memory."""
+    def _measured(
+        self, source: ModelSource, loaded: LoadedModel, plan: BatchPlan, watched: LoadedModel
+    ) -> Measured:
+        """Return what a model takes but for its memory; `watched` is it too, for runs that are not timed."""
         rules = source.manifest.rules
-        open_dim, problem = self._measuring.open_dim(loaded, plan)
+        open_dim, problem = self._measuring.open_dim(watched, plan)
         if open_dim is None:
             note = f"it was not measured, because it does not run on generated inputs: {problem}"
             is_batching = plan.is_batching and rules.batching.is_enabled is True
@@ -182,7 +188,7 @@ class Preparation:
             return Measured(None, 0, is_batching, note)
         note = ""
         if plan.is_batching:
-            note = mixing(loaded, plan, open_dim)
+            note = mixing(watched, plan, open_dim)
         is_batching = plan.is_batching and not note
         if not is_batching:
             plan = plan.unbatched()

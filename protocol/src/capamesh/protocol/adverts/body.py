@@ -16,7 +16,7 @@ field with a default can be added without a new wire version):
       "driver"            text 0..64, default ""
     "models"            array, up to 1,024, of maps, each name and version once:
       "name"              text 1..256
-      "version"           text, 1..18 decimal digits without a leading zero
+      "version"           text, 1..20 decimal digits; 1..18 without a leading zero where "ready"
       "digest"            text: "sha256:" and 64 lower-case hexadecimal digits; or "" unless "ready"
       "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
       "reason"            text 0..512
@@ -93,9 +93,9 @@ MAX_TOLD_INTERVAL_S: Final = (
 )
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_VERSION = re.compile(
-    r"(?:0|[1-9][0-9]{0,17})\Z"
-)  # fits a signed 64-bit number, as a node's folders do
+_VERSION = re.compile(r"[0-9]{1,20}\Z")
+# Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
+_READY_VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 _STATES = {state.value: state for state in ModelState}
 _DATATYPES = {datatype.value: datatype for datatype in Datatype}
 
@@ -276,9 +276,11 @@ def _read_models(fields: Fields) -> tuple[ModelOffer, ...]:
 def _read_offer(one: Fields) -> ModelOffer:
     version = one.text("version", MAX_WORD_CHARS)
     if _VERSION.match(version) is None:
-        one.refuse("version", version, "1 to 18 decimal digits without a leading zero")
+        one.refuse("version", version, "1 to 20 decimal digits")
     state_text = one.text("state", MAX_WORD_CHARS, min_chars=1)
     state = _STATES.get(state_text, ModelState.FAILED)
+    if state is ModelState.READY and _READY_VERSION.match(version) is None:
+        one.refuse("version", version, "1 to 18 decimal digits without a leading zero to be ready")
     digest = one.text("digest", DIGEST_CHARS)
     if _DIGEST.match(digest) is None and (digest or state is ModelState.READY):
         one.refuse("digest", digest, '"sha256:" and 64 lower-case hexadecimal digits')
