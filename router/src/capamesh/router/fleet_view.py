@@ -290,7 +290,9 @@ class FleetView:
             if offer.is_ready:
                 if self.is_served(offer):
                     ready[key] = offer
-            elif offer.state is ModelState.LOADING and key in before and self.is_served(before[key]):
+            elif (
+                offer.state is ModelState.LOADING and key in before and self.is_served(before[key])
+            ):
                 ready[key] = before[key]
                 away.add(key)
             else:
