@@ -341,8 +341,8 @@ async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
     for _ in range(300):
         assert (await infer(fleet)).answer.version == "1"
         await asyncio.sleep(0.02)
-    assert 0 < fleet.asked[0] < 10
-    is_refusal = isinstance(error, ModelNotFound)
+    is_refusal = isinstance(error, ModelNotFound)  # left alone for half a second each time
+    assert 0 < fleet.asked[0] < (20 if is_refusal else 10)
     assert fleet.candidates[0].failed == (0 if is_refusal else fleet.asked[0])
     await asyncio.sleep(1.0)
     assert fleet.counts == {}

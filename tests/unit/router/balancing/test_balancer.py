@@ -592,9 +592,9 @@ def test_who_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
     lie = LoadReport(limit=1000, latency_us=1)
     desks = [world.sent(liar) for _ in range(5)]
     desks[0].answered(liar, lie, 0.2, 0.0, 8, 10.2)
-    assert (liar.load.in_flight, liar.load.latency_us) == (2, 100_000)
+    assert (liar.load.in_flight, liar.load.latency_us) == (4, 200_000)
     world.balancer.probe_answered(liar, lie, 0.001, 10.2)
-    assert liar.service_s() == 0.1
+    assert liar.service_s() == 0.2
 
 
 def test_a_refusal_for_lack_of_room_is_told_to_who_wants_to_know() -> None:
@@ -648,7 +648,7 @@ def test_silence_is_measured_against_what_the_host_is_expected_to_take() -> None
     slow.told(LoadReport(latency_us=900_000), 10.0)
     slow.candidate.network.rtt_s = 0.1
     desk = world.desk()
-    assert desk.first_byte_limit_s(fast, 60.0, 10.0) == pytest.approx(0.3, rel=0.05)
+    assert desk.first_byte_limit_s(fast, 60.0, 10.0) == pytest.approx(0.4, rel=0.05)
     assert desk.first_byte_limit_s(slow, 60.0, 10.0) == pytest.approx(4.0)
 
 
