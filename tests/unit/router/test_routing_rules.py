@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.routing_rules import MirrorRule, ModelRules, RoutingRules, read_rules
 
@@ -182,3 +183,37 @@ def test_the_example_in_the_how_to_is_true() -> None:
         read_rules(example, "rules.toml", ("prequal", "cheapest"))
     whole = read_rules(examples[0], "rules.toml", ("prequal", "cheapest"))
     assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
+
+
+DIGEST = "sha256:" + "0a" * 32
+PUBLISHER = Identity.from_private_bytes(b"p" * 32).peer_id
+
+
+def test_who_owns_a_model_is_read() -> None:
+    text = (
+        f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
+    )
+    rules = read_rules(text, "rules.toml", ("prequal",))
+    of_m = rules.of(ModelName("m"))
+    assert (of_m.digests, of_m.publishers) == ((("1", DIGEST),), (PUBLISHER,))
+    assert rules.of(ModelName("n")).publishers == (PUBLISHER,)
+    assert (ModelRules().digests, ModelRules().publishers) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (f'["*"]\ndigests = {{ "1" = "{DIGEST}" }}', "stands for all models"),
+        (
+            '[m]\ndigests = { "1" = "sha256:00" }',
+            r"m.digests.1 is 'sha256:00', expected \"sha256:\"",
+        ),
+        (f'[m]\ndigests = {{ "v1" = "{DIGEST}" }}', "names the version 'v1', expected digits"),
+        ("[m]\ndigests = {}", "expected a table of 1 to 1024 versions"),
+        ('[m]\npublishers = ["12D3KooW"]', "m.publishers is '12D3KooW', expected publishers as"),
+        ("[m]\npublishers = []", "expected a list of 1 to 1024"),
+    ],
+)
+def test_who_owns_a_model_is_refused_where_it_is_not_well_formed(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        read_rules(text, "rules.toml", ("prequal",))
