@@ -244,9 +244,20 @@ async def _is_left_nothing_by_the_rules(
 async def _takes_messages_of_a_byte(running: AttackedNetwork, small: EvilNode) -> None:
     small.answers = wrong
     await is_known(running.url, small)
-    await until(lambda: _is_logged(running, "takes messages of at most 1 bytes"))
+    async with asyncio.timeout(30):
+        while "at most 1 bytes" not in await _errors_of(running, small):
+            await asyncio.sleep(0.1)
     seen = await ask(running.url)
     assert (seen.failed, seen.wrong, small.asked) == ({}, 0, 0)
+
+
+async def _errors_of(running: AttackedNetwork, evil: EvilNode) -> str:
+    """Return why the router has no link to the node."""
+    peer = evil.membership.identity.peer_id
+    nodes = (await get(running.url, "/v1/nodes"))["nodes"]
+    return " ".join(
+        link["last_error"] for node in nodes if node["peer_id"] == peer for link in node["links"]
+    )
 
 
 def _is_logged(running: AttackedNetwork, text: str) -> bool:
