@@ -154,7 +154,14 @@ class Rig:
         """Say what the folder has from now on."""
         self.found = Scan(sources, tuple(refused))
 
-    def _scan(self, root: Path, *, before: Scan | None, now_ns: int | None = None) -> Scan:
+    def _scan(
+        self,
+        root: Path,
+        *,
+        before: Scan | None,
+        now_ns: int | None = None,
+        compute_capability: str = "",
+    ) -> Scan:
         self.before = before
         try:
             if isinstance(self.found, ConfigError):

@@ -20,7 +20,7 @@ from capamesh.node.onnx.arena_watch import WINDOW_RUNS, ArenaWatch
 from capamesh.node.onnx.bound_runs import BoundRuns
 from capamesh.node.onnx.device_loss import LOST, device_loss
 from capamesh.node.onnx.providers import DeviceLimits, provider_options, shrinking
-from capamesh.node.onnx_backend import OnnxBackend, OnnxModel
+from capamesh.node.onnx_backend import DeviceKind, OnnxBackend, OnnxModel
 from capamesh.node.store import Manifest, ModelSource
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -186,6 +186,22 @@ class Nvml:
 
     def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802  # likewise
         return f"card {handle}"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:  # noqa: N802  # likewise
+        if handle == 0:
+            raise self.NVMLError
+        return 8, 6
+
+
+@pytest.mark.parametrize(
+    ("device", "index", "expected"),
+    [("cuda", 1, "8.6"), ("cuda", 0, ""), ("cuda", 2, ""), ("cpu", 1, "")],
+)
+def test_a_gpu_tells_its_compute_capability_where_its_driver_does(
+    monkeypatch: pytest.MonkeyPatch, device: DeviceKind, index: int, expected: str
+) -> None:
+    monkeypatch.setattr(onnx_backend, "GpuReader", lambda: GpuReader(Nvml()))
+    assert OnnxBackend(device, device_index=index).compute_capability() == expected
 
 
 @pytest.mark.parametrize(

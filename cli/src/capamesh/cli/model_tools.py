@@ -73,13 +73,13 @@ def check_models(
     path: Path, inputs: Path | None, device: str, threads: int, *, as_json: bool
 ) -> None:
     """Print what a node would say to the models at `path`; exit with 1 where it would refuse one."""
-    found = find_models(path)
+    backend = _backend(device, threads)
+    found = find_models(path, backend.compute_capability())
     if inputs is not None and len(found.models) > 1:
         raise typer.BadParameter(
             f"fits one model, {path} has {len(found.models)}; name one of them",
             param_hint="--inputs",
         )
-    backend = _backend(device, threads)
     verdicts = [refusal(refused) for refused in found.refused]
     with steps(len(found.models)) as begin:
         for source in found.models:

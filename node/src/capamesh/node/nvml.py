@@ -63,6 +63,16 @@ class GpuReader:
         except library.NVMLError:
             return None
 
+    def compute_capability(self, index: int) -> str:
+        """Return what CUDA code the GPU at `index` runs, such as "8.6"; empty where the driver does not say."""
+        library = self._library
+        try:
+            handle = library.nvmlDeviceGetHandleByIndex(index)
+            major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+        except library.NVMLError:
+            return ""
+        return f"{int(major)}.{int(minor)}"
+
     def close(self) -> None:
         """Let go of the driver; the next `read` opens it again."""
         if self._is_open:

@@ -129,6 +129,11 @@ class OnnxBackend:
         """See `Backend.streams`."""
         return self._intra_op_threads if self._device == "cpu" else 1
 
+    def compute_capability(self) -> str:
+        """Return the GPU's compute capability, such as "8.6"; empty for a CPU, or where its driver does not say."""
+        gpu = self._gpu() if self._device == "cuda" else None
+        return "" if gpu is None else self._gpus.compute_capability(gpu.index)
+
     def stop_switch(self) -> OnnxStopSwitch:
         """Return a new switch for one run."""
         return OnnxStopSwitch()

@@ -15,8 +15,10 @@ EXPECTED = (
 )
 
 
-def find_models(path: Path) -> Scan:
+def find_models(path: Path, compute_capability: str = "") -> Scan:
     """Return what a node would find at `path`, judged as in the models folder around it; never empty.
+
+    A GPU of `compute_capability` may have a file of its own.
 
     ConfigError: nothing there can be read as a model.
     """
@@ -25,7 +27,7 @@ def find_models(path: Path) -> Scan:
     except (OSError, RuntimeError) as exc:  # RuntimeError: a loop of links
         raise ConfigError(f"{str(path)!r} cannot be read: {exc}; {EXPECTED}") from exc
     root, name, version = _place(path)
-    everything = scan(root)
+    everything = scan(root, compute_capability=compute_capability)
     found = Scan(
         tuple(
             model

@@ -68,6 +68,8 @@ class HostingSettings:
     """For one run."""
     verdicts: Sequence[Verdict]
     """On models that ended earlier workers."""
+    compute_capability: str = ""
+    """Of the GPU, by which a model may have a file of its own; empty: none."""
 
 
 class Hosting:
@@ -176,9 +178,7 @@ class Hosting:
     async def _follow(self, *, is_first: bool) -> None:
         now_ns = None if is_first else time.time_ns()
         try:
-            found = await asyncio.to_thread(
-                partial(scan, self._settings.folder, before=self._before, now_ns=now_ns)
-            )
+            found = await asyncio.to_thread(partial(self._scan, self._before, now_ns))
         except ConfigError as error:
             if is_first:
                 raise
@@ -210,6 +210,15 @@ class Hosting:
             await self._load(source)
             self._on_change()
         await self._remake_pipelines({_key(source) for source in due})
+
+    def _scan(self, before: Scan | None, now_ns: int | None = None) -> Scan:
+        settings = self._settings
+        return scan(
+            settings.folder,
+            before=before,
+            now_ns=now_ns,
+            compute_capability=settings.compute_capability,
+        )
 
     def _refuse(self, found: Scan) -> set[Key]:
         keys: set[Key] = set()
@@ -440,7 +449,7 @@ class Hosting:
     async def _load_asked(self, call: ControlCall) -> None:
         for key in self._asked_keys(call):
             self._held.pop(key, None)
-        found = await asyncio.to_thread(partial(scan, self._settings.folder, before=self._before))
+        found = await asyncio.to_thread(partial(self._scan, self._before))
         self._before = found
         self._refuse(found)
         sources = [

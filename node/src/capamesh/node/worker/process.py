@@ -108,6 +108,7 @@ class Worker:
                 load_limit_s=settings.load_limit_s,
                 watchdog_s=settings.watchdog_s,
                 verdicts=[Verdict.from_fields(one) for one in settings.verdicts],
+                compute_capability=self._backend.compute_capability(),
             ),
             self._models,
             self._backend,
