@@ -168,3 +168,23 @@ def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_u
     assert announcement.give_up_largest() == offer("m")
     assert announcement.give_up_largest() is None
     assert [one.reason for one in announcement.models_of(0)] == [TOO_LARGE, TOO_LARGE]
+
+
+def test_when_the_advert_is_too_large_the_failed_models_are_left_out_before_any_is_given_up() -> (
+    None
+):
+    announcement = Announcement(FACTS)
+    models = [
+        offer("m"),
+        offer("bad", state=ModelState.FAILED),
+        offer("n", state=ModelState.LOADING),
+    ]
+    announcement.offered(0, advert("node", "h:1", models=models))
+    assert announcement.leave_out_failed()
+    assert said(announcement) == ["m/1 ready", "n/1 loading"]
+    assert [one.name for one in announcement.models_of(0)] == [
+        "m",
+        "bad",
+        "n",
+    ]  # for its own status
+    assert not announcement.leave_out_failed()

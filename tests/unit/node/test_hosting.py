@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import OUT, SPEC, NullLog, fp32
+from fleet_fakes import OUT, SPEC, NullLog, advert, fp32
 from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
@@ -27,6 +27,7 @@ from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.models import HostedModel, HostedModels
 from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.profile_cache import Measured
+from capamesh.node.worker.refusals import MAX_SHOWN
 from capamesh.node.worker.room import IDLE_LOADS, LEAST_IDLE_S, MOST_IDLE_S
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
 from capamesh.protocol.adverts import Sequence as AdvertSequence
@@ -355,27 +356,68 @@ async def test_an_error_that_nobody_expected_fails_the_model_alone(
 
 
 @pytest.mark.parametrize(
-    ("stray", "is_offered"),
+    ("stray", "shown"),
     [
-        ("notes/todo.txt", False),
-        ("no model\nname/1/model.onnx", False),
-        ("zeros/01/model.onnx", True),
-        ("arabic/\u0661/model.onnx", False),
-        ("huge/" + "9" * 40 + "/model.onnx", False),
-        ("dangling/1/readme", True),
-        ("\u00e9.onnx", False),
+        ("notes/todo.txt", "notes/0"),
+        ("no model\nname/1/model.onnx", "no model name/1"),
+        ("zeros/01/model.onnx", "zeros/01"),
+        ("arabic/\u0661/model.onnx", "arabic/0"),
+        ("huge/" + "9" * 40 + "/model.onnx", "huge/0"),
+        ("dangling/1/readme", "dangling/1"),
+        ("\u00e9.onnx", "\u00e9/1"),
+        ("broken/capamesh.toml", "broken/0"),
     ],
 )
-async def test_what_a_folder_holds_besides_never_makes_an_advert_that_cannot_be_sent(
-    rig: Rig, stray: str, is_offered: bool
+async def test_whatever_a_folder_holds_is_advertised_as_failed_with_its_reason(
+    rig: Rig, stray: str, shown: str
 ) -> None:
     put(rig.folder, stray, b"")
     put(rig.folder, "m/1/model.onnx")
     rig.start(poll_s=0)
     await rig.ready("m/1")
     assert "model_refused" in rig.log.events
-    states = [one.state for one in rig.models.offers()]
-    assert sorted(states) == [ModelState.FAILED, ModelState.READY][not is_offered :]
+    assert rig.states(ModelState.FAILED) == [shown]
+    offers = rig.models.offers()
+    assert all(one.reason for one in offers if one.state is ModelState.FAILED)
+    advert_to_body(advert("node", "h:1", models=offers))  # receivers take it
+
+
+async def test_a_model_whose_settings_are_refused_fails_in_all_its_versions_until_they_are_mended(
+    rig: Rig,
+) -> None:
+    rig.has(refused=[Refused("m", "", "capamesh.toml is not TOML", ("1", "2"))])
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1", "m/2"])
+    assert rig.state("m", "2") == (ModelState.FAILED, "capamesh.toml is not TOML")
+    rig.has(refused=[Refused("m", "", "'m' has no version folder")])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1", "m/2"])  # known still
+    rig.has(source_of("m"))
+    await rig.ready("m/1")
+    assert rig.states(ModelState.FAILED) == []
+
+
+async def test_a_refused_model_without_a_version_gives_its_place_to_the_first_that_comes(
+    rig: Rig,
+) -> None:
+    rig.has(refused=[Refused("m", "", "'m' has no version folder")])
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/0"])
+    rig.has(refused=[Refused("m", "", "capamesh.toml is not TOML", ("3",))])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/3"])
+    rig.has()
+    await rig.until(lambda: not rig.models.offers())
+
+
+async def test_of_very_many_refused_models_an_advert_tells_some_and_the_log_all(rig: Rig) -> None:
+    rig.has(
+        source_of("m"), refused=[Refused(f"r{n:03}", "", "no version folder") for n in range(200)]
+    )
+    rig.start()
+    await rig.ready("m/1")
+    assert len(rig.states(ModelState.FAILED)) == MAX_SHOWN
+    assert rig.log.events.count("model_refused") == 200
+    await rig.followed()
+    assert rig.log.events.count("model_refused") == 200  # each once
 
 
 async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:

@@ -99,7 +99,7 @@ def models(router: options.Router = options.DEFAULT_ROUTER, as_json: options.Jso
         rows.append(
             (
                 entry.name,
-                entry.version,
+                entry.version or "-",
                 entry.state + (f": {entry.reason}" if entry.reason else ""),
                 file_text(owned.get((entry.name, entry.version))),
                 _tensors(metadata.inputs) if metadata else "-",
@@ -206,7 +206,7 @@ def _model_rows(node: dict[str, Any]) -> list[tuple[object, ...]]:
 
 def _model(model: dict[str, Any]) -> str:
     """Return a model with what runs it, or with why it cannot be used."""
-    named = f"{model.get('name')}/{model.get('version')}"
+    named = f"{model.get('name')}/{model.get('version')}".removesuffix("/")
     if model.get("state") != "ready":
         reason = model.get("reason", "")
         return f"{named} {model.get('state')}" + (f": {reason}" if reason else "")

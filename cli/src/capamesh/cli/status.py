@@ -71,7 +71,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
     failed = sum(count for code, count in requests.items() if code != "ok")
     batches = model.get("batches", 0)
     return (
-        f"{model['name']}/{model['version']}",
+        f"{model['name']}/{model['version']}".removesuffix("/"),
         model["device"],
         model["state"] + (f": {reason}" if reason else ""),
         f"{model['in_flight']} of {model['limit']}" if model.get("limit") else "-",

@@ -344,6 +344,9 @@ class NodeAgent:
             try:
                 return seal(kind, body, self._membership, sequence, now_ms)
             except ConfigError:  # too large
+                if self._announcement.leave_out_failed():
+                    self._log.warning("failed_models_not_advertised")
+                    continue
                 withdrawn = self._announcement.give_up_largest()
                 if withdrawn is None:
                     raise

@@ -38,6 +38,8 @@ class Announcement:
         self._offers: dict[int, NodeAdvert] = {}
         """Of each worker what it offers, or what it is to offer again once it is up."""
         self._down: set[int] = set()
+        self._is_terse = False
+        """Whether nothing is said of models that have failed, for want of room."""
         self._withdrawn: set[tuple[ModelName, ModelVersion]] = set()
         self.is_draining = False
 
@@ -73,7 +75,11 @@ class Announcement:
             peer=facts.peer,
             sequence=sequence,
             devices=tuple(self._devices()),
-            models=tuple(self._models()),
+            models=tuple(
+                model
+                for model in self._models()
+                if not self._is_terse or model.state is not ModelState.FAILED
+            ),
             region=facts.region,
             price_per_million=facts.price_per_million,
             agent_version=facts.agent_version,
@@ -90,6 +96,14 @@ class Announcement:
             else model
             for model in (offer.models if offer is not None else ())
         ]
+
+    def leave_out_failed(self) -> bool:
+        """Say no more of models that have failed, for the advert is too large; return whether that helps."""
+        is_helping = not self._is_terse and any(
+            model.state is ModelState.FAILED for model in self._models()
+        )
+        self._is_terse = True
+        return is_helping
 
     def give_up_largest(self) -> ModelOffer | None:
         """Withdraw the ready model with the most tensors, for the advert is too large; return it.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from capamesh.protocol.adverts import shown_version
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,7 +31,7 @@ def models_status(sample: WorkerSample, offers: Sequence[ModelOffer]) -> list[di
     return [
         {
             "name": offer.name,
-            "version": offer.version,
+            "version": shown_version(offer.version),
             "device": sample.number,
             "state": offer.state.value,
             "reason": offer.reason,

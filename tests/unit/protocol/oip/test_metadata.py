@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.oip import IndexState, index_entry, model_config_body, model_metadata_body
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -33,6 +36,55 @@ def test_configuration_uses_tritons_type_names_and_whole_shapes() -> None:
         "output": [{"name": "label", "data_type": "TYPE_INT64", "dims": [-1]}],
         "model_transaction_policy": {"decoupled": False},
     }
+
+
+_ROWS_IN = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("k", Datatype.INT8, (-1, 2))]
+_ROWS_OUT = [TensorSpec("y", Datatype.FP32, (-1, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "best_rows", "expected"), [(8, 1, 8), (8, 4, 8), (0, 16, 16), (1, 1, 1)]
+)
+def test_a_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
+    max_rows: int, best_rows: int, expected: int
+) -> None:
+    body = model_config_body("m", _ROWS_IN, _ROWS_OUT, max_rows=max_rows, best_rows=best_rows)
+    assert body["max_batch_size"] == expected
+    assert body["input"] == [
+        {"name": "x", "data_type": "TYPE_FP32", "dims": [30]},
+        {"name": "k", "data_type": "TYPE_INT8", "dims": [2]},
+    ]
+    assert body["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [3, 4]}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "max_rows", "best_rows"),
+    [
+        (_ROWS_IN, _ROWS_OUT, 0, 1),  # its requests do not share runs, and it has no bound
+        (_INPUTS, _ROWS_OUT, 8, 8),  # a scalar is no row
+        (_ROWS_IN, [TensorSpec("y", Datatype.FP32, (1, 3))], 8, 8),
+        ([], _ROWS_OUT, 8, 8),
+    ],
+)
+def test_what_is_no_batch_of_rows_has_whole_shapes(
+    inputs: list[TensorSpec], outputs: list[TensorSpec], max_rows: int, best_rows: int
+) -> None:
+    body = model_config_body("m", inputs, outputs, max_rows=max_rows, best_rows=best_rows)
+    assert body["max_batch_size"] == 0
+    assert body["output"] == [
+        {"name": one.name, "data_type": "TYPE_FP32", "dims": list(one.shape)} for one in outputs
+    ]
+
+
+def test_an_ensemble_and_a_model_of_sequences_say_that_they_are() -> None:
+    ensemble = model_config_body("m", _ROWS_IN, _ROWS_OUT, scheduling=Scheduling.ENSEMBLE)
+    assert (ensemble["platform"], ensemble["backend"]) == ("ensemble", "")
+    metadata = model_metadata_body("m", ["1"], [], [], scheduling=Scheduling.ENSEMBLE)
+    assert metadata["platform"] == "ensemble"
+    sequential = model_config_body("m", _ROWS_IN, _ROWS_OUT, scheduling=Scheduling.SEQUENCE)
+    assert sequential["platform"] == "onnxruntime_onnx"
+    assert sequential["sequence_batching"] == {}
+    assert "sequence_batching" not in model_config_body("m", _ROWS_IN, _ROWS_OUT)
 
 
 def test_an_index_entry_says_its_state_in_tritons_words() -> None:

@@ -8,7 +8,7 @@ import pytest
 from fleet_fakes import advert, echo, offer
 from router_http import Http, serving
 
-from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.adverts import NO_VERSION, ModelState
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.network import MAX_LIST_BYTES
 from capamesh.protocol.tensors import Limits
@@ -139,6 +139,27 @@ async def test_the_index_lists_all_versions_or_just_those_that_are_ready(http: H
         response = await http.client.post("/v2/repository/index", data=body)
         assert response.status == 400
         assert list(await response.json()) == ["error"]
+
+
+async def test_a_model_that_was_refused_before_a_version_was_known_is_in_the_lists_without_one(
+    http: Http,
+) -> None:
+    refused = offer("broken", NO_VERSION, ModelState.FAILED, "capamesh.toml is not TOML")
+    http.node("A", models=(refused,))
+    response = await http.client.post("/v2/repository/index")
+    assert await response.json() == [
+        {
+            "name": "broken",
+            "version": "",
+            "state": "UNAVAILABLE",
+            "reason": "capamesh.toml is not TOML",
+        }
+    ]
+    _, body = await get(http, "/v1/nodes")
+    assert isinstance(body, dict)
+    ((shown,),) = (node["models"] for node in body["nodes"])
+    assert (shown["name"], shown["version"], shown["state"]) == ("broken", "", "failed")
+    assert shown["reason"] == "capamesh.toml is not TOML"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node.store import ModelSource, Scan, scan
+from capamesh.node.store import ModelSource, Refused, Scan, scan
 from capamesh.node.worker.loading import ModelLoading
 from capamesh.node.worker.models import HostedModel, HostedModels, Key
 from capamesh.node.worker.pipelines import is_member, members, members_first
+from capamesh.node.worker.refusals import MAX_SHOWN, keys_of
 from capamesh.node.worker.room import NoRoom, Room
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
@@ -31,7 +31,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import ControlAction, ControlCall
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from capamesh.node.worker.marks import Marks
     from capamesh.node.worker.preparation import Preparation
 
-_ADVERTISABLE = re.compile(r"[0-9]{1,20}")
-"""What an advert takes as a version; a folder without any is refused as a whole, under an empty one."""
 MAX_CHANGES = 64
 """Changes that routers asked for and that wait (guess: more is an operator's script gone wrong)."""
 Changed = Callable[[CapameshError | None], None]
@@ -106,6 +104,8 @@ class Hosting:
             on_stuck=on_stuck,
             log=log,
         )
+        self._refused: frozenset[Refused] = frozenset()
+        """What was refused at the last look, of which the log has told."""
         self._before: Scan | None = None
         """What was read last, so that it need not be read again."""
         self._followed: Scan | None = None
@@ -221,29 +221,30 @@ class Hosting:
         )
 
     def _refuse(self, found: Scan) -> set[Key]:
-        keys: set[Key] = set()
+        """Say of what the scan refused that it failed, and why; return of which model versions that is said.
+
+        What was loaded before goes on. Of more than `MAX_SHOWN` the log alone tells.
+        """
         for refused in found.refused:
-            key = ModelName(refused.name), ModelVersion(refused.version)
-            offer = self._models.offer(key)
-            if offer is None or offer.reason != refused.reason:
+            if refused not in self._refused:
                 self._log.warning(
                     "model_refused",
                     model=refused.name,
                     version=refused.version,
                     reason=refused.reason,
                 )
-            if _ADVERTISABLE.fullmatch(refused.version):
-                meant = [key]
-            elif not refused.version:  # all that was there before
-                meant = [known for known in self._models.known_keys() if known[0] == refused.name]
-            else:
-                continue  # the log alone can say it: an advert names versions
-            keys.update(meant)
-            for one in meant:
-                if self._models.find(*one) is None:  # else what was loaded before goes on
-                    self._models.say(one, ModelState.FAILED, refused.reason)
-                    self._sources.pop(one, None)
-        return keys
+        self._refused = frozenset(found.refused)
+        keys: set[Key] = set()
+        said: set[Key] = set()
+        for refused in found.refused:
+            for key in keys_of(refused, self._models.known_keys()):
+                if self._models.find(*key) is not None:
+                    keys.add(key)
+                elif key in said or len(said) < MAX_SHOWN:
+                    said.add(key)
+                    self._models.say(key, ModelState.FAILED, refused.reason)
+                    self._sources.pop(key, None)
+        return keys | said
 
     def _is_due(self, key: Key, source: ModelSource) -> bool:
         if self._held.get(key) == source:

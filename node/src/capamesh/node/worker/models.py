@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.adverts import MAX_MODELS, ModelOffer, ModelState, offer_problem
+from capamesh.protocol.adverts import (
+    MAX_MODELS,
+    ModelOffer,
+    ModelState,
+    Scheduling,
+    offer_problem,
+)
 from capamesh.protocol.ids import ModelName, ModelVersion
 
 if TYPE_CHECKING:
@@ -192,6 +198,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
         signed=source.signed,
+        scheduling=_scheduling(hosted),
     )
 
 
@@ -199,6 +206,12 @@ def _max_rows(hosted: HostedModel) -> int:
     """Return the most rows of one request, by the manifest and by the memory; 0: any."""
     limits = (hosted.prepared.plan.max_rows, hosted.most_rows)
     return min((rows for rows in limits if rows), default=0)
+
+
+def _scheduling(hosted: HostedModel) -> Scheduling:
+    if hosted.source.is_pipeline:
+        return Scheduling.ENSEMBLE
+    return Scheduling.SEQUENCE if hosted.prepared.plan.is_sequential else Scheduling.PLAIN
 
 
 def _counts(hosted: HostedModel) -> dict[str, object]:

@@ -2,14 +2,18 @@
 
 from capamesh.protocol.adverts.addresses import parse_address
 from capamesh.protocol.adverts.advert import (
+    NO_VERSION,
     Device,
     ModelOffer,
     ModelState,
     NodeAdvert,
     RouterAdvert,
+    Scheduling,
+    shown_version,
 )
 from capamesh.protocol.adverts.body import (
     MAX_MODELS,
+    MAX_NAME_CHARS,
     advert_from_body,
     advert_to_body,
     offer_problem,
@@ -49,6 +53,8 @@ __all__ = [
     "MAX_ENVELOPE_BYTES",
     "MAX_MODELS",
     "TIME_LIMIT_MS",
+    "MAX_NAME_CHARS",
+    "NO_VERSION",
     "WIRE_VERSION",
     "AdvertReader",
     "Device",
@@ -59,6 +65,7 @@ __all__ = [
     "NodeAdvert",
     "RejectReason",
     "RouterAdvert",
+    "Scheduling",
     "Sequence",
     "SequenceSource",
     "advert_from_body",
@@ -75,4 +82,5 @@ __all__ = [
     "router_from_body",
     "router_to_body",
     "seal",
+    "shown_version",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 
@@ -12,6 +12,26 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.tensors import TensorSpec
+
+
+NO_VERSION: Final = "0"
+"""Stands for the version of a model that is refused before any is known; versions of models begin at 1."""
+
+
+def shown_version(version: str) -> str:
+    """Return a version as people and programs are told it: empty for `NO_VERSION`."""
+    return "" if version == NO_VERSION else version
+
+
+class Scheduling(StrEnum):
+    """How a model's requests are put together, where callers must know it."""
+
+    PLAIN = ""
+    """Each request is a matter of its own."""
+    ENSEMBLE = "ensemble"
+    """The model is made of others."""
+    SEQUENCE = "sequence"
+    """Each request belongs to a sequence, and says to which."""
 
 
 class ModelState(StrEnum):
@@ -76,6 +96,7 @@ class ModelOffer:
     """Whether a request may be run again elsewhere when its outcome is unknown."""
     signed: bytes = b""
     """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
+    scheduling: Scheduling = Scheduling.PLAIN
 
     @property
     def is_ready(self) -> bool:

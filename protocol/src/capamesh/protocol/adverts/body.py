@@ -16,7 +16,8 @@ field with a default can be added without a new wire version):
       "driver"            text 0..64, default ""
     "models"            array, up to 1,024, of maps, each name and version once:
       "name"              text 1..256
-      "version"           text, 1..20 decimal digits; 1..18 without a leading zero where "ready"
+      "version"           text, 1..20 decimal digits; 1..18 without a leading zero where "ready"; "0" for a failed model
+                          of which no version is known
       "digest"            text: "sha256:" and 64 lower-case hexadecimal digits; or "" unless "ready"
       "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
       "reason"            text 0..512
@@ -26,6 +27,8 @@ field with a default can be added without a new wire version):
         "shape"             array, up to 32, of integers -1..2^53-1; -1 is any
       "provider"          text 0..64, default ""
       "precision"         text 0..32, default ""
+      "scheduling"        text 0..32: "ensemble", "sequence", or "" for a model whose requests are independent, the
+                          default; what a receiver does not know counts as ""
       "best_rows", "row_us", "max_rows", "memory"
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
@@ -57,6 +60,7 @@ from capamesh.protocol.adverts.advert import (
     ModelState,
     NodeAdvert,
     RouterAdvert,
+    Scheduling,
 )
 from capamesh.protocol.adverts.fields import Fields
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
@@ -96,6 +100,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _VERSION = re.compile(r"[0-9]{1,20}\Z")
 # Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
 _READY_VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
+_SCHEDULINGS = {scheduling.value: scheduling for scheduling in Scheduling}
 _STATES = {state.value: state for state in ModelState}
 _DATATYPES = {datatype.value: datatype for datatype in Datatype}
 
@@ -206,6 +211,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
             {
                 "provider": offer.provider,
                 "precision": offer.precision,
+                "scheduling": offer.scheduling.value,
                 "best_rows": offer.best_rows,
                 "row_us": offer.row_us,
                 "max_rows": offer.max_rows,
@@ -307,6 +313,9 @@ def _read_offer(one: Fields) -> ModelOffer:
         memory_bytes=_count_or_0(one, "memory"),
         is_idempotent="once" not in one or one.integer("once", 0, 1) == 0,
         signed=_read_signed(one),
+        scheduling=_SCHEDULINGS.get(
+            _text_or_empty(one, "scheduling", MAX_WORD_CHARS), Scheduling.PLAIN
+        ),
     )
 
 

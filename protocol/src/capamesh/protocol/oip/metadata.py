@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.tensors import Datatype
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ def model_metadata_body(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     *,
-    platform: str = PLATFORM,
+    scheduling: Scheduling = Scheduling.PLAIN,
 ) -> dict[str, object]:
     """Return the body of `GET /v2/models/{name}`; -1 in a shape stands for any size."""
     return {
         "name": name,
         "versions": list(versions),
-        "platform": platform,
+        "platform": _platform(scheduling),
         "inputs": [_metadata_tensor(spec) for spec in inputs],
         "outputs": [_metadata_tensor(spec) for spec in outputs],
     }
@@ -53,23 +54,46 @@ def model_config_body(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     *,
-    platform: str = PLATFORM,
+    max_rows: int = 0,
+    best_rows: int = 1,
+    scheduling: Scheduling = Scheduling.PLAIN,
     is_decoupled: bool = False,
 ) -> dict[str, object]:
     """Return the body of `GET /v2/models/{name}/config`, in the shape of Triton's model configuration.
 
-    `max_batch_size` is 0: shapes are given whole, the batch dimension included. `is_decoupled` tells
-    that one request may have any number of answers.
+    Of a model that takes requests of several rows `max_batch_size` tells how many, and `dims` leave out the first
+    axis, as in Triton; of others it is 0, and `dims` are whole shapes. `max_rows` is the most of one request, 0 for
+    no bound: then it is `best_rows`, the batch that nodes form, and larger requests are taken all the same.
+    `is_decoupled` tells that one request may have any number of answers.
     """
-    return {
+    batch_size = _max_batch_size(inputs, outputs, max_rows, best_rows)
+    skipped = 1 if batch_size else 0
+    body: dict[str, object] = {
         "name": name,
-        "platform": platform,
-        "backend": BACKEND,
-        "max_batch_size": 0,
-        "input": [_config_tensor(spec) for spec in inputs],
-        "output": [_config_tensor(spec) for spec in outputs],
+        "platform": _platform(scheduling),
+        "backend": "" if scheduling is Scheduling.ENSEMBLE else BACKEND,
+        "max_batch_size": batch_size,
+        "input": [_config_tensor(spec, skipped) for spec in inputs],
+        "output": [_config_tensor(spec, skipped) for spec in outputs],
         "model_transaction_policy": {"decoupled": is_decoupled},
     }
+    if scheduling is Scheduling.SEQUENCE:
+        body["sequence_batching"] = {}  # its presence is what clients look for
+    return body
+
+
+def _max_batch_size(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_rows: int, best_rows: int
+) -> int:
+    """Return how many rows a request may have; 0 where one that is no row of a batch is all that a model takes."""
+    has_batch_axis = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
+    if not has_batch_axis:
+        return 0
+    return max_rows or (best_rows if best_rows > 1 else 0)
+
+
+def _platform(scheduling: Scheduling) -> str:
+    return "ensemble" if scheduling is Scheduling.ENSEMBLE else PLATFORM
 
 
 def index_entry(
@@ -83,6 +107,7 @@ def _metadata_tensor(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)}
 
 
-def _config_tensor(spec: TensorSpec) -> dict[str, object]:
+def _config_tensor(spec: TensorSpec, skipped: int) -> dict[str, object]:
+    """Return a tensor without the first `skipped` dimensions."""
     kind = "STRING" if spec.datatype is Datatype.BYTES else spec.datatype.value
-    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape)}
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[skipped:])}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from capamesh.protocol.adverts import shown_version
 from capamesh.protocol.network import MAX_LIST_BYTES
 from capamesh.router.api.bodies import read_body
 from capamesh.router.api.routing_page import holds_body
@@ -106,7 +107,7 @@ class FleetApi:
             "models": [
                 {
                     "name": offer.name,
-                    "version": offer.version,
+                    "version": shown_version(offer.version),
                     "state": offer.state.value,
                     "reason": offer.reason,
                     "digest": offer.digest,

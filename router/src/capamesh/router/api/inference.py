@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.adverts import ModelState, shown_version
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import (
@@ -127,13 +127,23 @@ class InferenceApi:
                 versions or self._fleet.versions(offer.name),
                 offer.inputs,
                 offer.outputs,
+                scheduling=offer.scheduling,
             )
         )
 
     async def model_config(self, request: web.Request) -> web.Response:
         """Return a model's configuration as Triton words it."""
         offer = self._offer(request)
-        return _json(model_config_body(offer.name, offer.inputs, offer.outputs))
+        return _json(
+            model_config_body(
+                offer.name,
+                offer.inputs,
+                offer.outputs,
+                max_rows=offer.max_rows,
+                best_rows=offer.best_rows,
+                scheduling=offer.scheduling,
+            )
+        )
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """Return whether some node can run the model now; 503 when not, 404 when nobody knows it."""
@@ -163,7 +173,10 @@ class InferenceApi:
         return _json(
             [
                 index_entry(
-                    offer.name, offer.version, _INDEX_STATES[offer.state], reason=offer.reason
+                    offer.name,
+                    shown_version(offer.version),
+                    _INDEX_STATES[offer.state],
+                    reason=offer.reason,
                 )
                 for offer in offers
             ]

@@ -1,0 +1,212 @@
+"""A folder as Triton users have it, served by real processes to Triton's own client, unmodified."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.http as triton
+from triton_models import EXAMPLES, file_start, write_examples, write_implicit, zero_start
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from capamesh.cli.local_cluster import LocalCluster
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+BROKEN = "broken"
+READY = (*EXAMPLES, "filed", "zero", "both")
+ENSEMBLE = """
+name: "both" platform: "ensemble" max_batch_size: 8
+input { name: "A" data_type: TYPE_INT32 dims: [ 16 ] }
+input { name: "B" data_type: TYPE_INT32 dims: [ 16 ] }
+output { name: "SUM" data_type: TYPE_INT32 dims: [ 16 ] }
+ensemble_scheduling { step {
+  model_name: "simple" model_version: -1
+  input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+  output_map { key: "OUTPUT0" value: "SUM" }
+} }
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    """A router and one node with Triton's examples, models with states, and one that is refused."""
+    folder = tmp_path_factory.mktemp("triton")
+    models = folder / "models"
+    models.mkdir()
+    write_examples(models)
+    write_implicit(models, "zero", zero_start())
+    write_implicit(models, "filed", file_start(models, "filed", 100))
+    write_implicit(models, BROKEN)
+    (models / BROKEN / "config.pbtxt").write_text("max_batch_sise: 8")
+    (models / "both" / "1").mkdir(parents=True)
+    (models / "both" / "config.pbtxt").write_text(ENSEMBLE)
+    async with LocalCluster(
+        folder / "cluster", models, nodes=1, node_options=("--threads", "1")
+    ) as running:
+        await running.wait_routable(1, READY)
+        yield running
+
+
+def client(cluster: LocalCluster) -> Any:
+    return triton.InferenceServerClient(cluster.http_url.removeprefix("http://"))
+
+
+def tensor(name: str, array: Any) -> Any:
+    given = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+    given.set_data_from_numpy(array)
+    return given
+
+
+def number(value: int) -> Any:
+    return np.array([[value]], np.int32)
+
+
+async def test_every_example_is_ready(cluster: LocalCluster) -> None:
+    def asked() -> dict[str, bool]:
+        with client(cluster) as server:
+            return {name: server.is_model_ready(name) for name in READY}
+
+    assert await asyncio.to_thread(asked) == dict.fromkeys(READY, True)
+
+
+async def test_examples_with_one_request_each_answer_right(cluster: LocalCluster) -> None:
+    a, b = np.arange(32, dtype=np.int32).reshape(2, 16), np.ones((2, 16), np.int32)
+
+    def asked() -> None:
+        with client(cluster) as server:
+            for name, kind in (("simple", np.int32), ("simple_int8", np.int8)):
+                given = [tensor("INPUT0", a.astype(kind)), tensor("INPUT1", b.astype(kind))]
+                answer = server.infer(name, given)
+                np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), a + 1)
+                np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), a - 1)
+            texts = np.array([[str(n).encode() for n in range(16)]], object)
+            given = [tensor("INPUT0", texts), tensor("INPUT1", texts)]
+            answer = server.infer("simple_string", given)
+            assert answer.as_numpy("OUTPUT0").tolist() == [[str(2 * n).encode() for n in range(16)]]
+            for name, shape, scores in (
+                ("densenet_onnx", (3, 224, 224), ("fc6_1", (1000,))),
+                ("inception_onnx", (299, 299, 3), ("InceptionV3/Predictions/Softmax:0", (1001,))),
+            ):
+                metadata = server.get_model_metadata(name)
+                (picture,) = metadata["inputs"]
+                assert picture["shape"] == list(shape)
+                answer = server.infer(name, [tensor(picture["name"], np.ones(shape, np.float32))])
+                assert answer.as_numpy(scores[0]).shape == scores[1]
+            answer = server.infer("both", [tensor("A", a), tensor("B", b)])
+            np.testing.assert_array_equal(answer.as_numpy("SUM"), a + 1)
+
+    await asyncio.to_thread(asked)
+
+
+def sent(
+    cluster: LocalCluster, model: str, values: list[int], key: int | str, *, is_ending: bool = True
+) -> list[int]:
+    """Return the answers to a sequence of requests."""
+    answers: list[int] = []
+    with client(cluster) as server:
+        for at, value in enumerate(values):
+            answer = server.infer(
+                model,
+                [tensor("INPUT", number(value))],
+                sequence_id=key,
+                sequence_start=at == 0,
+                sequence_end=is_ending and at == len(values) - 1,
+            )
+            answers.append(answer.as_numpy("OUTPUT").item())
+    return answers
+
+
+async def test_two_sequences_at_once_have_their_own_controls_and_states(
+    cluster: LocalCluster,
+) -> None:
+    async def asked(model: str, values: list[int], key: int | str) -> list[int]:
+        return await asyncio.to_thread(sent, cluster, model, values, key)
+
+    answers = await asyncio.gather(
+        asked("simple_sequence", [11, 7, 5, 3, 2, 0, 1], 1007),
+        asked("simple_dyna_sequence", [11, 7, 5], 1008),
+        asked("zero", [1, 2, 3], 1009),
+        asked("zero", [10, 20, 30], "a text"),
+        asked("filed", [1, 2, 3], 1009),
+    )
+    assert answers == [
+        [12, 7, 5, 3, 2, 0, 1],
+        [12, 7, 1013],
+        [1, 3, 6],
+        [10, 30, 60],
+        [101, 103, 106],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (0, "name the sequence with the parameter sequence_id"),
+        ("a text", "sequence_id is 'a text': this model takes UINT64"),
+    ],
+)
+async def test_a_request_that_belongs_to_no_sequence_of_the_model_is_told_so(
+    cluster: LocalCluster, key: int | str, reason: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=reason):
+        await asyncio.to_thread(sent, cluster, "simple_dyna_sequence", [1], key)
+
+
+async def test_configurations_tell_the_batch_the_sequence_and_the_ensemble(
+    cluster: LocalCluster,
+) -> None:
+    def asked() -> dict[str, Any]:
+        with client(cluster) as server:
+            return {name: server.get_model_config(name) for name in READY}
+
+    configs = await asyncio.to_thread(asked)
+    assert {name: config["max_batch_size"] for name, config in configs.items()} == {
+        **dict.fromkeys(READY, 8),
+        "densenet_onnx": 0,
+        "inception_onnx": 0,
+    }
+    assert configs["simple"]["input"][0]["dims"] == [16]
+    assert configs["densenet_onnx"]["input"][0]["dims"] == [3, 224, 224]
+    assert configs["both"]["platform"] == "ensemble"
+    assert {name for name, config in configs.items() if "sequence_batching" in config} == {
+        "simple_sequence",
+        "simple_dyna_sequence",
+        "zero",
+        "filed",
+    }
+    assert [one["name"] for one in configs["simple_dyna_sequence"]["input"]] == ["INPUT"]
+
+
+async def test_a_refused_model_is_shown_as_failed_with_its_reason_wherever_models_are_listed(
+    cluster: LocalCluster,
+) -> None:
+    def index() -> list[dict[str, str]]:
+        with client(cluster) as server:
+            found: list[dict[str, str]] = server.get_model_repository_index()
+            return found
+
+    (entry,) = [one for one in await asyncio.to_thread(index) if one["name"] == BROKEN]
+    assert (entry["version"], entry["state"]) == ("1", "UNAVAILABLE")
+    assert "line 1: unknown field 'max_batch_sise'" in entry["reason"]
+    (node,) = cluster.nodes
+    (model,) = [one for one in node.status()["models"] if one["name"] == BROKEN]
+    assert (model["version"], model["state"]) == ("1", "failed")
+    assert model["reason"] == entry["reason"]
+    shown = json.loads(await asyncio.to_thread(_nodes, cluster))
+    (listed,) = [one for one in shown["nodes"][0]["models"] if one["name"] == BROKEN]
+    assert (listed["state"], listed["reason"]) == ("failed", entry["reason"])
+
+
+def _nodes(cluster: LocalCluster) -> bytes:
+    with urllib.request.urlopen(f"{cluster.http_url}/v1/nodes") as response:  # noqa: S310 - our own
+        body: bytes = response.read()
+    return body
