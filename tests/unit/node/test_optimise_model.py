@@ -20,8 +20,10 @@ from capamesh.node.optimise.comparing import needed_decisions
 from capamesh.node.optimise.conversions import Conversion
 from capamesh.node.optimise.finding import one_model
 from capamesh.node.optimise.optimising import STEPS, Order, optimise
-from capamesh.node.optimise.report import Report
+from capamesh.node.optimise.report import Gain, Report
 from capamesh.node.optimise.structure import read_structure
+from capamesh.node.optimise.timing import Timing
+from capamesh.node.profile import ProfilePoint, ServiceProfile
 from capamesh.node.store import scan
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 from capamesh.protocol.tensors import Tensor
@@ -175,6 +177,59 @@ def test_a_model_that_decides_otherwise_is_not_written_and_nothing_is_left(tmp_p
     with pytest.raises(ModelInvalid):
         made(path, Conversion.INT8, min_agreement=1.0, out=tmp_path / "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, *profiles: tuple[float, float]) -> None:
+    """Make measurements, in their order, of seconds for one row and for four."""
+    left = iter(profiles)
+
+    def time_model(*_: object, **__: object) -> Timing:
+        one, four = next(left)
+        return Timing(ServiceProfile((ProfilePoint(1, one), ProfilePoint(4, four))))
+
+    monkeypatch.setattr(optimising, "time_model", time_model)
+
+
+def test_a_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dense(tmp_path / "m.onnx")
+    slow = (1.0, 2.0), (1.25, 2.5)
+    timed(monkeypatch, *slow, *slow)
+    with pytest.raises(ModelInvalid) as caught:
+        made(path, Conversion.GRAPH)
+    assert caught.value.message.startswith(
+        "nothing was written: of the graph model, it is slower at one row (0.80 x as fast) and at the best "
+        "batch (0.80 x as fast); it has "
+    )
+    assert "accept it with --allow-slower" in caught.value.message
+    assert not (tmp_path / "m-graph").exists()
+    timed(monkeypatch, *slow, *slow)
+    report, folder = made(path, Conversion.GRAPH, may_be_slower=True)
+    assert (folder / "model.onnx").is_file()
+    assert report.notes[0] == (
+        "it is slower at one row (0.80 x as fast) and at the best batch (0.80 x as fast)"
+    )
+    assert report.to_json()["is_slower"] is True
+
+
+def test_a_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, (1.0, 2.0), (1.25, 1.0))
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
+    assert report.gain == Gain(0.8, 2.0)
+    assert report.notes[0] == "it is slower at one row (0.80 x as fast)"
+    assert report.to_json()["is_slower"] is False
+
+
+def test_what_seemed_slower_is_measured_again_and_the_best_of_both_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, (1.0, 2.0), (3.0, 6.0), (1.5, 3.0), (1.0, 2.0))
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
+    assert report.gain == Gain(1.0, 1.0)
+    assert not any("slower" in note for note in report.notes)
 
 
 def test_convolutions_stay_float_without_real_inputs_and_are_converted_with_them(
@@ -341,8 +396,8 @@ def test_each_step_is_told_and_no_node_sees_a_model_before_the_last(tmp_path: Pa
         clock_s=lambda: float(next(ticks)),
         tell=tell,
     )
-    assert len(told) == STEPS
-    assert seen == [["m"]] * STEPS
+    assert len(told) == STEPS - 1  # none was timed twice
+    assert seen == [["m"]] * len(told)
     assert [model.name for model in scan(tmp_path).models] == ["m", "m-graph"]
 
 

@@ -163,6 +163,13 @@ def optimize(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the version that an earlier run wrote.")
     ] = False,
+    allow_slower: Annotated[
+        bool,
+        typer.Option(
+            "--allow-slower",
+            help="Write it though it is slower for one row and at its best batch: for its size.",
+        ),
+    ] = False,
     seconds: Seconds = 5.0,
     device: OnDevice = Device.CPU,
     threads: Threads = 0,
@@ -186,6 +193,7 @@ def optimize(
         device.value,
         threads,
         may_replace=force,
+        may_be_slower=allow_slower,
         as_json=as_json,
     )
 

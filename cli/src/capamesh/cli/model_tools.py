@@ -29,6 +29,7 @@ from capamesh.node.optimise.conversions import Conversion
 from capamesh.node.optimise.finding import find_models, one_model
 from capamesh.node.optimise.loading import opened
 from capamesh.node.optimise.optimising import STEPS, Order, optimise
+from capamesh.node.optimise.report import SLOWER
 from capamesh.node.optimise.structure import Structure, read_structure
 from capamesh.node.optimise.timing import time_model
 from capamesh.node.optimise.trial import trial_inputs
@@ -190,9 +191,10 @@ def optimize_model(
     threads: int,
     *,
     may_replace: bool,
+    may_be_slower: bool,
     as_json: bool,
 ) -> None:
-    """Write the converted model, print what it gains and costs. ModelInvalid: it agrees too little."""
+    """Write the converted model, print what it gains and costs. ModelInvalid: it agrees too little, or is slower."""
     source = one_model(path)
     order = Order(
         Conversion(conversion),
@@ -200,6 +202,7 @@ def optimize_model(
         inputs=inputs,
         min_agreement=min_agreement,
         may_replace=may_replace,
+        may_be_slower=may_be_slower,
         budget_s=seconds,
     )
     with steps(STEPS) as begin:
@@ -299,13 +302,13 @@ def _print_report(report: Report) -> None:
                 "1 row",
                 f"{before.profile.seconds_at(1) * 1e3:.3f} ms",
                 f"{after.profile.seconds_at(1) * 1e3:.3f} ms",
-                _speed(before.profile.seconds_at(1), after.profile.seconds_at(1)),
+                _speed(report.gain.one_row),
             ),
             (
                 "best batch",
                 _best(before),
                 _best(after),
-                _speed(after.rows_per_s, before.rows_per_s),
+                _speed(report.gain.best_batch),
             ),
         ],
     )
@@ -334,5 +337,6 @@ def _best(side: Side) -> str:
     return f"{side.rows_per_s:,.0f} rows/s at {side.profile.best_rows}"
 
 
-def _speed(more: float, less: float) -> str:
-    return f"{more / less:.2f} x as fast"
+def _speed(speed: float) -> Text | str:
+    text = f"{speed:.2f} x as fast"
+    return Text(f"{text}: slower", "red") if speed < SLOWER else text

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.errors import TooLarge
-from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor, TensorSpec
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor, TensorSpec, join_elements
 
 OPEN_DIMS: Final = (1, 8, 16, 64, 224)
 """Sizes to try for open dimensions other than the rows, smallest first (guess: any length; sequences that
 convolutions or pooling shorten; pictures, whose usual size is 224)."""
-_EMPTY_TEXT_BYTES: Final = 4
-"""What an empty text takes on the wire: its length."""
+_TEXT: Final = join_elements([b"1"])
+"""Every text, as on the wire: models that read numbers from texts run with it, and so do those that read words."""
 
 
 def generated_inputs(
@@ -24,7 +24,7 @@ def generated_inputs(
 ) -> tuple[Tensor, ...]:
     """Return one tensor for each of `specs`, in their order; the same arguments give the same tensors.
 
-    Floats are standard normal, integers 0, booleans false, texts empty. An open first dimension becomes
+    Floats are standard normal, integers 0, booleans false, texts "1". An open first dimension becomes
     `rows`, every other open one `open_dim`; what is declared `()` becomes a scalar. The first rows of a
     large batch are the rows of a smaller one. TooLarge: a tensor that no message may carry.
     """
@@ -43,7 +43,7 @@ def generated_shape(spec: TensorSpec, *, rows: int, open_dim: int = 1) -> tuple[
 
 
 def _generated(spec: TensorSpec, shape: tuple[int, ...], seed: tuple[int, int]) -> Tensor:
-    size_bytes = math.prod(shape) * (spec.datatype.itemsize_bytes or _EMPTY_TEXT_BYTES)
+    size_bytes = math.prod(shape) * (spec.datatype.itemsize_bytes or len(_TEXT))
     if size_bytes > DEFAULT_LIMITS.max_message_bytes:
         raise TooLarge(
             f"input {spec.name!r} of shape {list(shape)} has {size_bytes} bytes; the limit of a message "
@@ -52,8 +52,10 @@ def _generated(spec: TensorSpec, shape: tuple[int, ...], seed: tuple[int, int]) 
     match spec.datatype:
         case Datatype.FP16 | Datatype.BF16 | Datatype.FP32 | Datatype.FP64:
             return Tensor.from_numpy(spec.name, _normal(spec, shape, seed), spec.datatype)
+        case Datatype.BYTES:
+            return Tensor(spec.name, spec.datatype, shape, _TEXT * math.prod(shape))
         case _:
-            # A false, a 0 and the length of an empty text are all zero bytes.
+            # A false and a 0 are both zero bytes.
             return Tensor(spec.name, spec.datatype, shape, bytes(size_bytes))
 
 

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from capamesh.node.optimise.agreement import overall
 
 if TYPE_CHECKING:
     from capamesh.node.optimise.agreement import OutputAgreement
     from capamesh.node.profile import ServiceProfile
+
+
+SLOWER: Final = 0.95
+"""What is less than so many times as fast is slower (guess: more than the scatter of medians on a machine that does
+other work)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How fast one model is as times another: above 1 is faster."""
+
+    one_row: float
+    best_batch: float
+    """In rows a second, each at its own best batch."""
+
+    @classmethod
+    def of(cls, before: ServiceProfile, after: ServiceProfile) -> Gain:
+        """Return the gain from what was measured of both."""
+        return cls(before.seconds_at(1) / after.seconds_at(1), before.row_s / after.row_s)
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether it is slower both for one row and at the best batch: then there is no load that it is good for."""
+        return max(self.one_row, self.best_batch) < SLOWER
+
+    @property
+    def note(self) -> str:
+        """What a person must be told, "" where it is as fast or faster throughout."""
+        slow = [
+            f"{where} ({speed:.2f} x as fast)"
+            for where, speed in (("one row", self.one_row), ("the best batch", self.best_batch))
+            if speed < SLOWER
+        ]
+        return f"it is slower at {' and at '.join(slow)}" if slow else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +93,11 @@ class Report:
     notes: tuple[str, ...] = ()
 
     @property
+    def gain(self) -> Gain:
+        """How fast the new model is, as times the original."""
+        return Gain.of(self.before.profile, self.after.profile)
+
+    @property
     def agreement(self) -> float:
         """Share of the same decisions of the worst output."""
         return overall(self.outputs)
@@ -69,6 +108,9 @@ class Report:
             "conversion": self.conversion,
             "before": self.before.to_json(),
             "after": self.after.to_json(),
+            "one_row_speed": self.gain.one_row,
+            "best_batch_speed": self.gain.best_batch,
+            "is_slower": self.gain.is_slower,
             "agreement": self.agreement,
             "min_agreement": self.min_agreement,
             "outputs": [
