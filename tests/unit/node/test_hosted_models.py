@@ -26,6 +26,7 @@ from capamesh.protocol.adverts import (
     ModelOffer,
     ModelState,
     NodeAdvert,
+    Scheduling,
     Sequence,
     advert_to_body,
 )
@@ -218,6 +219,7 @@ def test_an_offer_says_how_a_model_is_served() -> None:
         row_us=500,
         max_rows=16,
         memory_bytes=5_000,
+        scheduling=Scheduling.SEQUENCE,
     )
 
 
