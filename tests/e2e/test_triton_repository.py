@@ -12,17 +12,25 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.http as triton
-from triton_models import EXAMPLES, file_start, write_examples, write_implicit, zero_start
+from triton_models import (
+    EXAMPLES,
+    file_start,
+    write_examples,
+    write_implicit,
+    write_texts,
+    zero_start,
+)
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from capamesh.cli.local_cluster import LocalCluster
+from capamesh.node import onnx_backend
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 BROKEN = "broken"
-READY = (*EXAMPLES, "filed", "zero", "both")
+READY = (*EXAMPLES, "filed", "zero", "both", "texts")
 ENSEMBLE = """
 name: "both" platform: "ensemble" max_batch_size: 8
 input { name: "A" data_type: TYPE_INT32 dims: [ 16 ] }
@@ -45,6 +53,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
     write_examples(models)
     write_implicit(models, "zero", zero_start())
     write_implicit(models, "filed", file_start(models, "filed", 100))
+    write_texts(models, "texts")
     write_implicit(models, BROKEN)
     (models / BROKEN / "config.pbtxt").write_text("max_batch_sise: 8")
     (models / "both" / "1").mkdir(parents=True)
@@ -54,6 +63,11 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
     ) as running:
         await running.wait_routable(1, READY)
         yield running
+
+
+def has_raw_texts() -> bool:
+    """Whether nodes can run texts that are no UTF-8 with the ONNX Runtime that is installed."""
+    return onnx_backend._raw_text_runtime() is not None
 
 
 def client(cluster: LocalCluster) -> Any:
@@ -105,6 +119,18 @@ async def test_examples_with_one_request_each_answer_right(cluster: LocalCluster
             np.testing.assert_array_equal(answer.as_numpy("SUM"), a + 1)
 
     await asyncio.to_thread(asked)
+
+
+async def test_texts_of_any_bytes_pass_through_an_identity(cluster: LocalCluster) -> None:
+    odd = np.array([[b"\xff\xfe\x00\x80", b"a\x00b", b"", b"\x00", "grün".encode()]], object)
+
+    def asked() -> Any:
+        with client(cluster) as server:
+            return server.infer("texts", [tensor("INPUT0", odd)]).as_numpy("OUTPUT0")
+
+    if not has_raw_texts():
+        pytest.skip("this package of ONNX Runtime brings no library beside its Python binding")
+    assert (await asyncio.to_thread(asked)).tolist() == odd.tolist()
 
 
 def sent(

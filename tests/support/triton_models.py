@@ -55,6 +55,19 @@ def write_implicit(folder: Path, name: str, initial: str = "", *, is_shown: bool
     )
 
 
+def write_texts(folder: Path, name: str) -> None:
+    """Put a model into `folder` that gives back texts, INPUT0 to OUTPUT0."""
+    nodes = [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])]
+    inputs = [_value("INPUT0", _T.STRING, ["N", "M"])]
+    outputs = [_value("OUTPUT0", _T.STRING, ["N", "M"])]
+    config = (
+        f'name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 '
+        'input { name: "INPUT0" data_type: TYPE_STRING dims: [ -1 ] } '
+        'output { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] }'
+    )
+    _write(folder, name, _model(nodes, inputs, outputs), config)
+
+
 def zero_start() -> str:
     """Return an `initial_state` of zeros."""
     return 'initial_state { name: "start" data_type: TYPE_INT32 dims: [ 1 ] zero_data: true }'

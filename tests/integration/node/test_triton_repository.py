@@ -197,6 +197,16 @@ def test_another_beginning_is_another_model_and_a_wrong_one_is_refused(tmp_path:
     with pytest.raises(ModelInvalid, match=r"initial_state/start.bin has 5 bytes; the state") as no:
         hosted(tmp_path, "m")
     assert "has 4" in no.value.message
+    with start.open("wb") as file:
+        file.truncate(2**40)  # without a byte on the disk
+    (refused,) = scan(tmp_path).refused
+    assert refused.reason == (
+        "initial_state/start.bin has 1099511627776 bytes, at most 67108864 are allowed"
+    )
+    start.unlink()
+    start.symlink_to("/etc/passwd")
+    (refused,) = scan(tmp_path).refused
+    assert "outside the model folder" in refused.reason
     start.unlink()
     (refused,) = scan(tmp_path).refused
     assert (refused.name, refused.versions) == ("m", ("1",))

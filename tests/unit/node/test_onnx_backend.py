@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from capamesh.node import onnx_backend
 from capamesh.node.backend import Backend, LoadedModel
 from capamesh.node.onnx.signature import READ_TEXTS
 from capamesh.node.onnx_backend import OnnxBackend
@@ -337,6 +338,13 @@ def test_a_long_name_or_signature_does_not_make_a_long_message(load: Load) -> No
         assert len(caught.value.message) < 1200
 
 
+@pytest.fixture
+def _binding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand for a package of ONNX Runtime that brings no library beside its binding."""
+    monkeypatch.setattr(onnx_backend, "_raw_text_runtime", lambda: None)
+
+
+@pytest.mark.usefixtures("_binding_alone")
 def test_many_texts_are_read_by_the_run_alone(identity: Callable[..., LoadedModel]) -> None:
     model = identity(Datatype.BYTES, ["N"])
     tensor = Tensor.from_numpy("x", np.array([b"\xff"] * (READ_TEXTS + 1), object))
@@ -345,7 +353,8 @@ def test_many_texts_are_read_by_the_run_alone(identity: Callable[..., LoadedMode
         model.run([tensor])
 
 
-def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch(
+@pytest.mark.usefixtures("_binding_alone")
+def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch_where_nothing_can_run_it(
     identity: Callable[..., LoadedModel],
 ) -> None:
     model = identity(Datatype.BYTES, ["N"])
@@ -353,8 +362,8 @@ def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch(
     with pytest.raises(InvalidRequest) as caught:
         model.validate([tensor])
     assert caught.value.message == (
-        r"input 'x': element 1 starts with b'\xff\xfe' and is not UTF-8, as this model's strings "
-        "must be"
+        r"input 'x': element 1 starts with b'\xff\xfe' and is not UTF-8: this node gives the model texts "
+        "through ONNX Runtime's Python binding, which takes no others"
     )
 
 
@@ -399,7 +408,10 @@ def test_a_failed_run_is_the_peers_and_the_model_goes_on(
     assert capfd.readouterr() == ("", "")  # a caller cannot fill the node's log
 
 
-def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run(load: Load) -> None:
+@pytest.mark.usefixtures("_binding_alone")
+def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run_where_nothing_can_return_it(
+    load: Load,
+) -> None:
     suffix = onnx.TensorProto(name="c", data_type=P.STRING, dims=[1], string_data=[b"\xff\xfe"])
     model = load(
         [value("x", P.STRING, ["N"])],
@@ -407,7 +419,7 @@ def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run(load: Load) -> 
         [node("StringConcat", ["x", "c"], ["y"])],
         [suffix],
     )
-    with pytest.raises(RunFailed, match="'utf-8' codec can't decode"):
+    with pytest.raises(RunFailed, match="an output has text that is not UTF-8, which ONNX"):
         model.run([Tensor.from_numpy("x", np.array(["a"], object))])
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +40,8 @@ from capamesh.node.onnx.providers import (
     provider_options,
     shrinking,
 )
-from capamesh.node.onnx.signature import Signature, cut, declared, texts
+from capamesh.node.onnx.raw_texts import MAX_MODEL_BYTES, RawTextRuntime, RawTextSession
+from capamesh.node.onnx.signature import NotUtf8, Signature, cut, declared, texts
 from capamesh.node.reshaping import reshaped
 from capamesh.node.store import ModelSource
 from capamesh.protocol.errors import (
@@ -74,16 +77,25 @@ def _unheard(loss: str) -> None:
 class OnnxStopSwitch:
     """Ends one run of ONNX Runtime early; see `StopSwitch`."""
 
-    __slots__ = ("is_used", "options")
+    __slots__ = ("_more", "is_used", "options")
 
     def __init__(self) -> None:
         self.options: _Untyped = _ort.RunOptions()
         self.is_used = False
+        self._more: Callable[[], None] | None = None
 
     def stop(self) -> None:
         """End the run before its next operator; see `StopSwitch.stop`."""
         self.is_used = True
         self.options.terminate = True
+        if self._more is not None:
+            self._more()
+
+    def also(self, stop: Callable[[], None]) -> None:
+        """Have `stop` end the run, too; at once where the switch was used already."""
+        self._more = stop
+        if self.is_used:
+            stop()
 
 
 class OnnxBackend:
@@ -118,6 +130,8 @@ class OnnxBackend:
         self._intra_op_threads = intra_op_threads
         self._on_lost = on_lost
         self._gpus = GpuReader()
+        self._raw_sessions: WeakValueDictionary[str, RawTextSession] = WeakValueDictionary()
+        """By digest: the models of one file share one."""
 
     @property
     def runtime(self) -> str:
@@ -201,8 +215,29 @@ class OnnxBackend:
                 wanted, f"none of its operators can; {provider} takes all" if has_its_work else why
             )
         return OnnxModel(
-            session, provider, contents, self._limits.device_index, self._look_after_device
+            session,
+            provider,
+            contents,
+            self._limits.device_index,
+            self._look_after_device,
+            self._raw_session(source, session) if provider == CPU else None,
         )
+
+    def _raw_session(self, source: ModelSource, session: _Untyped) -> RawTextSession | None:
+        """Return what runs the model with texts that are no UTF-8; None where it takes no texts, or nothing can."""
+        takes_texts = any(arg.type == "tensor(string)" for arg in session.get_inputs())
+        if not takes_texts or source.size_bytes > MAX_MODEL_BYTES:
+            return None
+        runtime = _raw_text_runtime()
+        if runtime is None:
+            return None
+        raw = self._raw_sessions.get(source.digest)
+        if raw is None:
+            try:
+                raw = self._raw_sessions[source.digest] = RawTextSession(runtime, source.path)
+            except RunFailed:
+                return None  # of another version than the binding, it may lack an operator
+        return raw
 
     def _look_after_device(self, error: Exception) -> None:
         if self._device == "cuda" and (loss := device_loss(error)):
@@ -243,8 +278,9 @@ class OnnxModel:
         contents: Contents,
         device_index: int,
         on_error: Callable[[Exception], None],
+        raw: RawTextSession | None = None,
     ) -> None:
-        """`on_error` is told what ONNX Runtime raises in a run, in the thread of the run."""
+        """`on_error` is told what ONNX Runtime raises in a run, in the thread of the run; `raw` runs other texts."""
         self.provider = provider
         self._on_error = on_error
         self.has_open_work = contents.has_open_work
@@ -255,7 +291,8 @@ class OnnxModel:
             declared("output", arg.name, arg.type, arg.shape) for arg in session.get_outputs()
         )
         self.precision = precision(contents.weights, (*self.inputs, *self.outputs))
-        self._signature = Signature(self.inputs, self.outputs)
+        self._signature = Signature(self.inputs, self.outputs, reads_texts=raw is None)
+        self._raw = raw
         self._output_names = [spec.name for spec in self.outputs]
         self._output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
         # Made once: options made for each run are 0.6 µs of a run of 6.4 (measured).
@@ -319,6 +356,8 @@ class OnnxModel:
             else:
                 # The wrapper's own checks are a tenth of a small model's run (measured), and made above.
                 values = session._sess.run(names, feed, options)  # noqa: SLF001  # no other way around them
+        except (NotUtf8, UnicodeDecodeError) as exc:
+            return self._run_raw(inputs, names, stop, exc)
         except CapameshError:
             raise
         except Exception as exc:  # ONNX Runtime's errors share no other base
@@ -350,6 +389,29 @@ class OnnxModel:
                 session.run_with_ort_values(names, _wrapped(feed), options)
             else:
                 session._sess.run(names, feed, options)  # noqa: SLF001  # as in `run`
+
+    def _run_raw(
+        self,
+        inputs: Sequence[Tensor],
+        names: Sequence[str],
+        stop: StopSwitch | None,
+        error: NotUtf8 | UnicodeDecodeError,
+    ) -> list[Tensor]:
+        """Run with texts that the Python binding can neither take nor give, which `error` has told."""
+        raw = self._raw
+        if raw is None:
+            if isinstance(error, NotUtf8):
+                raise error
+            raise RunFailed(
+                "an output has text that is not UTF-8, which ONNX Runtime's Python binding cannot return"
+            ) from error
+        switch = stop if isinstance(stop, OnnxStopSwitch) else OnnxStopSwitch()
+        try:
+            return raw.run(inputs, names, switch.also)
+        except RunFailed as exc:
+            if switch.is_used:
+                raise RunFailed("the run was stopped before its end") from exc
+            raise
 
     def _run_ort_values(
         self, session: _Untyped, feed: dict[str, Any], names: list[str], options: _Untyped
@@ -387,7 +449,18 @@ class OnnxModel:
         """Let go of the session; runs in progress hold it until they end."""
         if self._live is not None:
             self._live = None
+            self._raw = None
             _trim()
+
+
+@functools.cache
+def _raw_text_runtime() -> RawTextRuntime | None:
+    """Return ONNX Runtime's C interface where its package brings the library; None where it does not."""
+    folder = Path(_ort.__file__).parent / "capi"
+    for library in sorted(folder.glob("libonnxruntime.so*")):
+        with contextlib.suppress(OSError, RunFailed):
+            return RawTextRuntime(library)
+    return None
 
 
 def _session_options(threads: int) -> object:

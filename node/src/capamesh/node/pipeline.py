@@ -101,7 +101,7 @@ class PipelineModel:
         self.precision = "mixed" if len(precisions) > 1 else "".join(precisions)
         self.has_open_work = any(model.has_open_work for model in models)
         self._nested = tuple(model for model in models if isinstance(model, PipelineModel))
-        self._signature = Signature(self.inputs, self.outputs)
+        self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
         self._output_names = tuple(spec.name for spec in self.outputs)
         self._steps: tuple[_Step, ...] = tuple(chain.steps)
         self._plan: tuple[_Call, ...] | None = _plan(self._steps, self._output_names)

@@ -44,7 +44,7 @@ class ReshapedModel:
         self.provider = model.provider
         self.precision = model.precision
         self.has_open_work = model.has_open_work
-        self._signature = Signature(self.inputs, self.outputs)
+        self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request, whose tensors have the callers' shapes; see `LoadedModel.validate`."""

@@ -37,6 +37,10 @@ _DATATYPES: Final = {
 """By ONNX Runtime's names."""
 
 
+class NotUtf8(InvalidRequest):
+    """A text is no UTF-8, and whoever runs the model cannot be given such."""
+
+
 class Signature:
     """A model's inputs and outputs, with the check that is made of every request.
 
@@ -44,10 +48,20 @@ class Signature:
     when these fail, or where there is text to read, is it gone through again for what to say.
     """
 
-    __slots__ = ("_count", "_inputs", "_outputs", "_quick", "inputs", "outputs")
+    __slots__ = (
+        "_count", "_inputs", "_outputs", "_quick", "_reads_texts", "inputs", "outputs",
+    )  # fmt: skip
 
-    def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        *,
+        reads_texts: bool = True,
+    ) -> None:
+        """`reads_texts`: whether texts must be UTF-8; else the run takes any, or refuses them itself."""
         self.inputs = inputs
+        self._reads_texts = reads_texts
         self.outputs = outputs
         self._inputs = {spec.name: spec for spec in inputs}
         self._outputs = frozenset(spec.name for spec in outputs)
@@ -101,7 +115,11 @@ class Signature:
             shape = tensor.shape if spec.shape else ()
             if reason := spec.accepts(tensor.datatype, shape):
                 self._refuse(reason)
-            if tensor.datatype is Datatype.BYTES and math.prod(shape or tensor.shape) <= READ_TEXTS:
+            if (
+                self._reads_texts
+                and tensor.datatype is Datatype.BYTES
+                and math.prod(shape or tensor.shape) <= READ_TEXTS
+            ):
                 texts(tensor)
         if len(given) != self._count:
             missing = [spec.name for spec in self.inputs if spec.name not in given]
@@ -136,16 +154,16 @@ def declared(side: str, name: str, kind: str, shape: Sequence[object]) -> Tensor
 
 
 def texts(tensor: Tensor) -> npt.NDArray[Any]:
-    """Return BYTES as an object array of the `str` that models take; InvalidRequest: not UTF-8."""
+    """Return BYTES as an object array of the `str` that ONNX Runtime's Python binding takes; NotUtf8: it cannot be."""
     array = np.empty(tensor.shape, dtype=object)
     flat = array.reshape(-1)
     for index, element in enumerate(split_elements(tensor.data, flat.size)):
         try:
             flat[index] = element.decode("utf-8")
         except UnicodeDecodeError as exc:
-            raise InvalidRequest(
-                f"input {tensor.name!r}: element {index} starts with {element[:16]!r} and is not UTF-8, "
-                "as this model's strings must be"
+            raise NotUtf8(
+                f"input {tensor.name!r}: element {index} starts with {element[:16]!r} and is not UTF-8: this node "
+                "gives the model texts through ONNX Runtime's Python binding, which takes no others"
             ) from exc
     return array
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from capamesh.node.store.config_pbtxt import ONNX_FILE, ModelConfig
-from capamesh.node.store.config_sequence import INITIAL_FOLDER
+from capamesh.node.store.config_sequence import INITIAL_FOLDER, MAX_INITIAL_BYTES
 from capamesh.node.store.digest import digest_of
 from capamesh.node.store.folder_files import (
     CONFIG_FILE,
@@ -264,6 +264,10 @@ class _Scanner:
         ]
         for stamp in states:
             self._files.check_inside(stamp.path)
+            if stamp.size_bytes > MAX_INITIAL_BYTES:
+                raise ModelInvalid(
+                    f"{stamp.name} has {stamp.size_bytes} bytes, at most {MAX_INITIAL_BYTES} are allowed"
+                )
         return _Beside(self._warm_up_files(folder, config), tuple(states))
 
     def _warm_up_files(self, folder: Path, config: ModelConfig) -> tuple[FileStamp, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capamesh.node.store.config_sequence import INITIAL_FOLDER
+from capamesh.node.store.config_sequence import INITIAL_FOLDER, MAX_INITIAL_BYTES
 from capamesh.protocol.errors import ModelInvalid
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _read(source: ModelSource, state: StateTensor) -> StateTensor:
         raise ModelInvalid(f"{name!r} is not in the model's folder")
     try:
         with stamp.path.open("rb") as stream:
-            initial = stream.read(stamp.size_bytes + 1)
+            initial = stream.read(MAX_INITIAL_BYTES + 1)  # the file may have grown since
     except OSError as exc:
         raise ModelInvalid(f"{name!r} cannot be read: {exc}") from exc
     return replace(state, initial=initial)
