@@ -490,6 +490,27 @@ async def test_a_deadline_is_kept_by_what_runs_and_by_what_waits(town: Town) -> 
     await town.at_rest()
 
 
+async def test_a_timeout_that_the_repository_sets_ends_a_wait_and_not_a_run(town: Town) -> None:
+    folder = town.folder / "loop"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(
+        "dynamic_batching { default_queue_policy { default_timeout_microseconds: 100000 } }"
+    )
+    os.utime(folder / "config.pbtxt", (1_000_000, 1_000_000))
+    write_loop(town.folder)
+    await town.until_ready("loop")
+    asker = await town.asker()
+    running = asyncio.create_task(asker.loop(FOR_EVER))
+    await within(asker.until("loop", running=1))
+    with pytest.raises(DeadlineExceeded, match="it has waited 100 ms, as long as this model's"):
+        await within(asker.loop(2))
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await within(asker.loop(3)) == [[3]]
+    await town.at_rest()
+
+
 @pytest.mark.parametrize("town", [0.3], indirect=True)
 async def test_a_run_that_is_too_long_for_the_node_is_stopped_without_harm(town: Town) -> None:
     write_loop(town.folder)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hosts import SHAPE, fleet, host, lose, usable
@@ -30,6 +32,15 @@ def test_policies_are_made_by_name_and_the_first_is_the_default() -> None:
     assert DEFAULT_POLICY == "prequal"
     for name in NAMES:
         assert make_policy(name, random.Random(0)).name == name
+
+
+def test_every_policy_is_described_in_the_reference() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "policies.md"
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)`( \(default\))? \|", page.read_text("utf-8"), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == set(POLICIES)
+    assert [name for name, is_default in rows if is_default] == [DEFAULT_POLICY]
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:

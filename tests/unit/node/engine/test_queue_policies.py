@@ -38,6 +38,19 @@ def test_a_run_may_take_longer_than_a_request_may_wait() -> None:
     assert desk.outcomes() == ["ok"]
 
 
+def test_what_stands_ready_behind_a_run_waits_still() -> None:
+    for rules, outcome in ((REJECT, ["deadline_exceeded"]), (DELAY, [])):
+        desk = Desk(batch_rows=1, queue=rules)
+        desk.submit()
+        desk.taken()
+        desk.submit()
+        ahead = desk.engine.take(desk.now_s, is_ahead=True)
+        assert ahead is not None
+        desk.now_s = 0.05
+        desk.engine.expire(desk.now_s)
+        assert desk.outcomes() == outcome
+
+
 def test_a_request_s_own_deadline_counts_beside_the_model_s() -> None:
     desk = Desk(batch_rows=1, queue=REJECT)
     desk.submit()

@@ -456,7 +456,8 @@ class ModelEngine:
         """Refuse or put back what has waited as long as the model's rules allow."""
         late: set[Work] = set()
         for work in list(self._live):
-            if work.state not in {WorkState.WAITING, WorkState.QUEUED}:
+            is_running = work.batch is not None and work.batch.has_begun
+            if is_running or work.state is WorkState.ENDED:
                 continue
             if work.start_by_s > now_s:
                 self._soonest_s = min(self._soonest_s, work.start_by_s)
