@@ -227,6 +227,10 @@ async def test_a_refused_model_is_shown_as_failed_with_its_reason_wherever_model
     (model,) = [one for one in node.status()["models"] if one["name"] == BROKEN]
     assert (model["version"], model["state"]) == ("1", "failed")
     assert model["reason"] == entry["reason"]
+    with pytest.raises(InferenceServerException) as caught:
+        await asyncio.to_thread(sent, cluster, BROKEN, [1], 1)
+    assert caught.value.status() == "503"
+    assert "unknown field 'max_batch_sise'" in str(caught.value)
     shown = json.loads(await asyncio.to_thread(_nodes, cluster))
     (listed,) = [one for one in shown["nodes"][0]["models"] if one["name"] == BROKEN]
     assert (listed["state"], listed["reason"]) == ("failed", entry["reason"])
