@@ -654,6 +654,14 @@ async def test_a_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, versi
     assert rig.log.events.count("model_refused") == 1
 
 
+async def test_why_a_model_fails_is_told_without_where_the_folder_lies(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.errors["m/1"] = ModelInvalid(f"'{rig.folder.resolve()}/m/1/model.onnx' is odd")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    assert rig.state("m") == (ModelState.FAILED, "'m/1/model.onnx' is odd")
+
+
 async def test_a_model_that_was_refused_is_tried_when_its_files_are_as_before(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")

@@ -179,6 +179,8 @@ class _Scanner:
     ) -> None:
         """Add why a model, which has `versions`, or with `version` that of it, cannot be hosted."""
         reason = error.message if isinstance(error, ModelInvalid) else _os_reason(error)
+        # The whole network is told of it, which need not know where the folder lies.
+        reason = reason.replace(f"{self._root}/", "")
         self._refused.append(Refused(name, version, reason, versions))
 
     def _add(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class Hosting:
             on_stuck=on_stuck,
             log=log,
         )
+        self._root = f"{os.path.realpath(settings.folder)}/"
         self._refused: frozenset[Refused] = frozenset()
         """What was refused at the last look, of which the log has told."""
         self._before: Scan | None = None
@@ -304,7 +306,9 @@ class Hosting:
             if self._models.find(*key) is None:
                 may_come = isinstance(error, NoRoom) and error.soon_s < math.inf
                 state = ModelState.UNLOADED if may_come else ModelState.FAILED
-                self._models.say(key, state, error.message, source.digest)
+                # The whole network is told of it, which need not know where the folder lies.
+                reason = error.message.replace(self._root, "")
+                self._models.say(key, state, reason, source.digest)
             await self._bring_back(evicted)
             return error
         replaced = self._models.ready(hosted)
