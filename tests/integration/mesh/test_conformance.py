@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import time
@@ -14,8 +15,20 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from capamesh.protocol.adverts import open_envelope
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    Device,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    Sequence,
+    advert_to_body,
+    open_envelope,
+    seal,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import Membership, Role
+from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,7 +79,7 @@ async def peer_program() -> tuple[str, ...]:
 
 @asynccontextmanager
 async def js_peer(
-    program: tuple[str, ...], fleet: Fleet, membership: Membership
+    program: tuple[str, ...], fleet: Fleet, membership: Membership, *, awaits: str = "test"
 ) -> AsyncIterator[asyncio.StreamReader]:
     process = await asyncio.create_subprocess_exec(
         *program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -78,6 +91,7 @@ async def js_peer(
         "network": fleet.network.owner.network_id,
         "target": fleet.routers[0].client.addrs[0],
         "topic": fleet.network.adverts,
+        "awaits": awaits,
         "bootNs": str(time.time_ns()),
         "body": {"said": "by js-libp2p"},
     }
@@ -122,6 +136,86 @@ async def test_an_independent_implementation_proves_membership_is_heard_and_hear
             "test",
             {"said": "by a node"},
         )
+
+
+REAL = NodeAdvert(
+    peer=PeerId(""),
+    sequence=Sequence(0, 0),
+    devices=(
+        Device(
+            0,
+            "cuda",
+            "NVIDIA H100",
+            "CUDAExecutionProvider",
+            2**53 + 1,  # what a number of JavaScript cannot hold
+            2**40,
+            ("192.0.2.7:4100", "[2001:db8::7]:4100"),
+            runtime="onnxruntime 1.31.1",
+            driver="570.1",
+        ),
+        Device(1, "cpu", "cpu", "CPUExecutionProvider", 2**62, 0, ()),
+    ),
+    models=(
+        ModelOffer(
+            ModelName("größe"),
+            ModelVersion("18446744073709551615"),
+            "sha256:" + "a0" * 32,
+            ModelState.READY,
+            "",
+            (TensorSpec("x", Datatype.FP32, (-1, 2**40)),),
+            (TensorSpec("", Datatype.BYTES, ()),),
+            provider="CUDAExecutionProvider",
+            best_rows=64,
+            row_us=2**33,
+            max_rows=2**63 - 1,
+            memory_bytes=2**34,
+        ),
+        ModelOffer(
+            ModelName("broken"), ModelVersion("1"), "", ModelState.FAILED, "no such file", (), ()
+        ),
+    ),
+    region="eu",
+    price_per_million=0.25,
+    agent_version="1.2.3",
+    is_draining=False,
+    interval_s=120,
+)
+
+
+async def test_an_independent_implementation_reads_a_nodes_advert_field_by_field(
+    fleet: Fleet, peer_program: tuple[str, ...]
+) -> None:
+    first, node = fleet.routers[0], fleet.nodes[0]
+    membership = fleet.network.join(Role.ROUTER)
+    async with js_peer(peer_program, fleet, membership, awaits="advert") as output:
+        assert "proved" in await told(output)
+        assert (await told(output))["published"] >= 1
+        sequence = node.sequences.next()
+        body = advert_to_body(dataclasses.replace(REAL, peer=node.peer, sequence=sequence))
+        sent = seal(KIND_ADVERT, body, node.membership, sequence, time.time_ns() // 10**6)
+        assert node.client.publish(fleet.network.adverts, sent)
+        await first.until(partial(first.has_heard, sent))
+        heard = (await told(output))["heard"]
+        assert (heard["sender"], heard["kind"]) == (node.peer, "advert")
+        assert heard["seq"] == [str(sequence.boot_ns), str(sequence.counter)]
+        assert same_but_for_text(heard["body"], body)
+
+
+def same_but_for_text(found: object, expected: object) -> bool:
+    """Whether JSON says the same, an integer that JSON does not know being its digits."""
+    match expected:
+        case dict():
+            return found.keys() == expected.keys() and all(
+                same_but_for_text(found[key], value) for key, value in expected.items()
+            )
+        case list():
+            return len(found) == len(expected) and all(
+                same_but_for_text(*pair) for pair in zip(found, expected, strict=True)
+            )
+        case bool() | str() | float():
+            return found == expected
+        case _:
+            return str(found) == str(expected)
 
 
 async def test_an_independent_implementation_without_membership_is_told_why(

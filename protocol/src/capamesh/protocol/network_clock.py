@@ -34,6 +34,9 @@ AGREE_MS: Final = 60_000
 VOICE_S: Final = 3600.0
 """For how long what a peer said of the time counts (guess: longer than the longest interval of adverts)."""
 
+MIN_VOICES: Final = 2
+"""How many invites' members must agree before this machine says another time than its own."""
+
 MAX_VOICES: Final = 4096
 """Guess: of the fleet's nodes, those heard last; about 1 MB."""
 
@@ -60,7 +63,11 @@ class Skew:
 
     def __str__(self) -> str:
         way = "ahead of" if self.ahead_s > 0 else "behind"
-        whose = "this machine's clock is wrong" if self.voices > 1 else "one of the two is wrong"
+        whose = (
+            "this machine's clock is wrong"
+            if self.voices >= MIN_VOICES
+            else "one of the two is wrong"
+        )
         return f"all peers' clocks are {abs(self.ahead_s):.0f} s {way} this machine's: {whose}"
 
 
@@ -106,9 +113,14 @@ class NetworkClock:
         return Skew((agreed[0] - _origin(wall_ms, steady_s)) / 1000, agreed[1])
 
     def correction_ms(self, wall_ms: int, steady_s: float) -> int:
-        """Return what to add to this machine's time to be understood: 0 unless its clock is wrong by most peers'."""
+        """Return what to add to this machine's time to be understood: 0 unless its clock is wrong by most peers'.
+
+        One voice alone corrects nobody: a router whose clock is wrong would have all nodes say its time, and never learn.
+        """
         skew = self.skew(wall_ms, steady_s)
-        return round(skew.ahead_s * 1000) if skew is not None and skew.is_wrong else 0
+        if skew is None or not skew.is_wrong or skew.voices < MIN_VOICES:
+            return 0
+        return round(skew.ahead_s * 1000)
 
     def membership_ms(self, wall_ms: int, steady_s: float) -> int:
         """Return the time of day to judge memberships by.

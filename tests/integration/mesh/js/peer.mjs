@@ -1,9 +1,10 @@
 // A member of the mesh in js-libp2p, written from the wire descriptions alone (the docstrings of
 // capamesh.protocol.mesh.handshake, capamesh.protocol.mesh.gossip and capamesh.protocol.adverts.envelope).
 //
-// Reads one line of JSON: { key, chain, ca, network, target, topic, bootNs, body }, binary values in hex.
-// Proves membership, publishes `body` as an envelope of its own, waits for one envelope, checks it, and
-// writes what it found as lines of JSON.
+// Reads one line of JSON: { key, chain, ca, network, target, topic, awaits, bootNs, body }, binary values in hex.
+// Proves membership, publishes `body` as an envelope of its own, waits for one envelope of the kind `awaits`, checks it (an advert field by
+// field, by the docstring of capamesh.protocol.adverts.body), and writes what it found as lines of JSON; integers of 64
+// bits, which msgpack gives as BigInt and JSON does not know, as text.
 import { createHash, createPublicKey, randomBytes, X509Certificate } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
@@ -19,7 +20,8 @@ import { createLibp2p } from 'libp2p'
 const MEMBER = '/capamesh/member/1'
 const ZERO = Buffer.from([0])
 const bytes = (text) => Buffer.from(text, 'utf8')
-const tell = (value) => process.stdout.write(JSON.stringify(value) + '\n')
+const plain = (_, value) => typeof value === 'bigint' ? String(value) : value
+const tell = (value) => process.stdout.write(JSON.stringify(value, plain) + '\n')
 const insist = (holds, what) => { if (!holds) throw new Error(what) }
 
 // The 32 bytes of an Ed25519 key at the end of its SubjectPublicKeyInfo (RFC 8410).
@@ -100,6 +102,45 @@ async function seal (kind, body) {
   return Buffer.concat([bytes('E'), encode([payload, signature])])
 }
 
+const isText = (most, least = 0) => (value) => typeof value === 'string' && [...value].length >= least &&
+  [...value].length <= most && !/[\u0000-\u001f\u007f-\u009f]/.test(value)
+const isInteger = (least, most) => (value) => (typeof value === 'bigint' || Number.isSafeInteger(value)) &&
+  BigInt(value) >= least && BigInt(value) <= most
+const isCount = isInteger(0n, 2n ** 63n - 1n)
+const isArrayOf = (most, check) => (value) => Array.isArray(value) && value.length <= most && value.every(check)
+const isAddress = (value) => /^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[1-9][0-9]{0,4}$/.test(value)
+const isDigest = (value) => /^sha256:[0-9a-f]{64}$/.test(value)
+
+// Checks a map against its fields: a name that ends in "?" may be left out, and unknown fields are skipped.
+const isMapOf = (what, fields) => (value) => {
+  insist(value !== null && typeof value === 'object' && !Array.isArray(value), `a ${what} is no map`)
+  for (const [named, check] of Object.entries(fields)) {
+    const name = named.replace('?', '')
+    if (!(name in value)) insist(named.endsWith('?'), `a ${what} without ${name}`)
+    else insist(check(value[name]), `${name} of a ${what} is ${JSON.stringify(value[name], plain)}`)
+  }
+  return true
+}
+const isTensor = isMapOf('tensor', {
+  name: isText(256), datatype: isText(32, 1), shape: isArrayOf(32, isInteger(-1n, 2n ** 53n - 1n))
+})
+const checkAdvert = isMapOf('advert', {
+  devices: isArrayOf(64, isMapOf('device', {
+    index: isInteger(0n, 65_535n), kind: isText(32, 1), name: isText(256), provider: isText(64, 1),
+    memory_total: isCount, memory_free: isCount, addresses: isArrayOf(16, isAddress),
+    'runtime?': isText(64), 'driver?': isText(64)
+  })),
+  models: isArrayOf(1024, isMapOf('model', {
+    name: isText(256, 1), version: (value) => /^[0-9]{1,20}$/.test(value),
+    digest: (value) => value === '' || isDigest(value), state: isText(32, 1), reason: isText(512),
+    inputs: isArrayOf(1024, isTensor), outputs: isArrayOf(1024, isTensor),
+    'provider?': isText(64), 'precision?': isText(32),
+    'best_rows?': isCount, 'row_us?': isCount, 'max_rows?': isCount, 'memory?': isCount
+  })),
+  region: isText(64), price_per_million: (value) => Number.isFinite(value) && value >= 0 && value <= 1e12,
+  agent_version: isText(64), draining: (value) => typeof value === 'boolean', 'interval_s?': isInteger(1n, 600n)
+})
+
 async function open ({ from, data }) {
   insist(data[0] === 'E'.charCodeAt(0), 'not an envelope')
   const [payload, signature] = decode(data.subarray(1))
@@ -109,6 +150,7 @@ async function open ({ from, data }) {
   insist(envelope.v === 1n || envelope.v === 1, 'another wire version')
   insist(envelope.net === settings.network, 'another network')
   checkChain(envelope.chain, from)
+  if (envelope.kind === 'advert') checkAdvert(envelope.body)
   return { sender: from.toString(), kind: envelope.kind, seq: envelope.seq.map(String), body: envelope.body }
 }
 
@@ -121,7 +163,8 @@ const node = await createLibp2p({
 })
 const { gossip } = node.services
 const heard = new Promise((resolve, reject) => gossip.addEventListener('message', ({ detail }) => {
-  if (detail.topic === settings.topic) open(detail).then(resolve, reject)
+  if (detail.topic !== settings.topic) return
+  open(detail).then((opened) => { if (opened.kind === settings.awaits) resolve(opened) }, reject)
 }))
 gossip.subscribe(settings.topic)
 const listened = new Promise((resolve) => gossip.addEventListener('subscription-change', () => {
