@@ -10,6 +10,7 @@ what is normal, would take a device that stays slow for normal.
 from __future__ import annotations
 
 import math
+from math import expm1
 
 MAX_QUEUE_S = 2.0
 """No more than a device can run in this time may be in flight (guess: an online caller waits no longer)."""
@@ -31,7 +32,7 @@ clock that stands still tells is no speed."""
 class ConcurrencyLimit:
     """Rows that may be in flight, 1 at least."""
 
-    __slots__ = ("_best_s", "_last_s", "_row_s", "_stock", "rows", "speed")
+    __slots__ = ("_best_s", "_last_s", "_most_speed", "_row_s", "_stock", "_usual", "rows", "speed")
 
     def __init__(self, *, full_rows: int, row_s: float) -> None:
         """Start from the profile, with what the device can run within `MAX_QUEUE_S`.
@@ -43,9 +44,13 @@ class ConcurrencyLimit:
         self._row_s = row_s
         self._best_s = row_s
         """What a row takes when the device is at its fastest, as far as is known."""
+        self._most_speed = 1.0
+        """From this speed on a row takes less than that."""
         self._last_s: float | None = None
         self.speed = 1.0
         """Of late, where 1 is what was expected."""
+        self._usual = 0.0
+        """The limit at speed 1."""
         self.rows = 0
         """The limit now."""
         self._reckon()
@@ -71,21 +76,32 @@ class ConcurrencyLimit:
         """
         speed = 1.0 / slowdown if slowdown * MOST_SPEED > 1.0 else MOST_SPEED
         last_s, self._last_s = self._last_s, now_s
-        passed_s = max(0.0, now_s - last_s) if last_s is not None else run_s
-        if speed < self.speed:
-            weight = -math.expm1(-min(passed_s, run_s) / FALL_S)
+        passed_s = run_s if last_s is None else now_s - last_s
+        if passed_s < 0.0:
+            passed_s = 0.0
+        before = self.speed
+        if speed < before:
+            weight = -expm1(-(passed_s if passed_s < run_s else run_s) / FALL_S)
         else:
-            weight = min(MOST_RISE, -math.expm1(-passed_s / RISE_S))
-        self.speed += weight * (speed - self.speed)
-        self._reckon()
+            weight = -expm1(-passed_s / RISE_S)
+            if weight > MOST_RISE:
+                weight = MOST_RISE
+        self.speed = speed = before + weight * (speed - before)
+        if speed > self._most_speed:
+            self._reckon()
+        else:
+            self.rows = int(speed * self._usual + 0.5) or 1
 
     def _reckon(self) -> None:
-        row_s = self._row_s / self.speed
-        if row_s <= 0:
-            self.rows = max(1, self._stock)
+        if self._row_s <= 0:
+            self._usual = float(self._stock)
+            self._most_speed = math.inf
+            self.rows = int(self.speed * self._usual + 0.5) or 1
             return
-        best_s = self._best_s
-        if row_s < best_s or best_s <= 0:
-            self._best_s = best_s = row_s
+        row_s = self._row_s / self.speed
+        if row_s < self._best_s or self._best_s <= 0:
+            self._best_s = row_s
+        self._most_speed = self._row_s / self._best_s
         # a slow model's stock of batches is a stock for the device at its best, and as much work when it is slower
-        self.rows = max(1, int(MAX_QUEUE_S / row_s + 0.5), int(self._stock * best_s / row_s))
+        self._usual = max(MAX_QUEUE_S, self._stock * self._best_s) / self._row_s
+        self.rows = int(self.speed * self._usual + 0.5) or 1
