@@ -77,15 +77,13 @@ class ConcurrencyLimit:
         speed = 1.0 / slowdown if slowdown * MOST_SPEED > 1.0 else MOST_SPEED
         last_s, self._last_s = self._last_s, now_s
         passed_s = run_s if last_s is None else now_s - last_s
-        if passed_s < 0.0:
-            passed_s = 0.0
+        passed_s = max(passed_s, 0.0)
         before = self.speed
         if speed < before:
-            weight = -expm1(-(passed_s if passed_s < run_s else run_s) / FALL_S)
+            weight = -expm1(-(min(run_s, passed_s)) / FALL_S)
         else:
             weight = -expm1(-passed_s / RISE_S)
-            if weight > MOST_RISE:
-                weight = MOST_RISE
+            weight = min(weight, MOST_RISE)
         self.speed = speed = before + weight * (speed - before)
         if speed > self._most_speed:
             self._reckon()
