@@ -17,8 +17,10 @@ from capamesh.router.link_pool import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
 class Visit:
     """A verified link that a node opened."""
 
-    def __init__(self, peer: str) -> None:
-        self.member = SimpleNamespace(peer_id=peer)
+    def __init__(self, peer: str, invite: str = "", members: int = 64) -> None:
+        self.member = SimpleNamespace(
+            peer_id=peer, invite_serial=invite or f"of {peer}", invite_members=members
+        )
         self.closed = ""
 
     def close(self, reason: str) -> None:
@@ -42,9 +44,9 @@ class Pool:
             log=NullLog(),  # type: ignore[arg-type]  # it takes every event
         )
 
-    def visit(self, peer: str) -> tuple[Visit, _NodeSide]:
+    def visit(self, peer: str, invite: str = "", members: int = 64) -> tuple[Visit, _NodeSide]:
         """A node dials and is verified."""
-        link, side = Visit(peer), _NodeSide(self.pool, None)
+        link, side = Visit(peer, invite, members), _NodeSide(self.pool, None)
         side.link_up(link)  # type: ignore[arg-type]  # a link's identity is all that counts here
         return link, side
 
@@ -101,3 +103,19 @@ def test_a_node_that_takes_smaller_messages_than_the_router_takes_requests_is_re
         hello = Hello(NetworkId("n"), (), "test", 1, message_bytes)
         with pytest.raises(ProtocolViolation, match=f"at most {message_bytes} bytes"):
             _NodeSide(pool.pool, None).verify(hello, b"")
+
+
+def test_of_an_invite_as_many_nodes_may_dial_as_it_admits_and_have_so_many_links() -> None:
+    pool = Pool()
+    for peer in "ABC":
+        assert pool.visit(peer, "i", members=3)[0].closed == ""
+    assert pool.visit("D", "i", members=3)[0].closed == (
+        "its invite admits 3 members, and as many have dialled this router"
+    )
+    assert pool.visit("D", "j", members=3)[0].closed == ""
+    links = [pool.visit(peer, "i", members=3) for _ in range(60) for peer in "ABC"]
+    refused = [link.closed for link, _ in links if link.closed]
+    assert len(links) - len(refused) == MAX_VISITS_OF_PEER - 3
+    assert set(refused) == {
+        "128 links of members of its invite are open, the limit; close one first"
+    }

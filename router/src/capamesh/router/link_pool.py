@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_VISITS_OF_PEER = 128
 """A node has up to 64 devices, each with a worker that dials; the rest is for links that linger."""
+MAX_VISITS_OF_INVITE_MEMBER = 8
+"""Of all members of an invite together, times what it admits: few nodes have more devices (guess)."""
 RECHECK_MEMBERS_S = 60.0
 """How often links are checked for peers whose membership has expired (guess)."""
 
@@ -65,6 +67,11 @@ class _NodeSide:
         """Part of `LinkOwner`."""
         if self._candidate is None:
             if is_one_too_many(self._pool.visiting(), link, MAX_VISITS_OF_PEER):
+                return
+            assert link.member is not None  # noqa: S101 - `link_up` comes after verification
+            refusal = self._pool.refusal_of_visit(link.member)
+            if refusal:
+                link.close(refusal)
                 return
             self._candidate = self._pool.visited(link)
         self._candidate.link = link
@@ -219,6 +226,25 @@ class LinkPool:
     def visiting(self) -> list[Link | None]:
         """Return the links of the nodes that dialled this router."""
         return [candidate.link for candidate in self._visitors]
+
+    def refusal_of_visit(self, member: Member) -> str:
+        """Return why a node that dialled has no place beside the others of its invite, for people; "" when it has."""
+        links = [
+            link.member.peer_id
+            for link in self.visiting()
+            if link is not None
+            and link.member is not None
+            and link.member.invite_serial == member.invite_serial
+        ]
+        peers = set(links)
+        if member.peer_id not in peers and len(peers) >= member.invite_members:
+            return f"its invite admits {member.invite_members} members, and as many have dialled this router"
+        most = max(MAX_VISITS_OF_PEER, MAX_VISITS_OF_INVITE_MEMBER * member.invite_members)
+        if len(links) >= most:
+            return (
+                f"{len(links)} links of members of its invite are open, the limit; close one first"
+            )
+        return ""
 
     def visited(self, link: Link) -> Candidate:
         """A node has dialled this router."""
