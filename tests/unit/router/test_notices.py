@@ -36,6 +36,8 @@ def test_a_wrong_clock_is_told_once_and_so_is_a_right_one() -> None:
         "problem": "all peers' clocks are 1200 s ahead of this machine's: this machine's clock is wrong",
     }
     assert notices.about([], Skew(1201.0, 3)) == []
+    (told,) = notices.about([], Skew(-1200.0, 3))
+    assert told.fields["peers_ahead_s"] == -1200.0
     (told,) = notices.about([], Skew(0.2, 3))
     assert (told.event, told.is_good) == ("clock_is_right", True)
     assert told.fields == {"peers_ahead_s": 0.2, "peers": 3, "problem": ""}

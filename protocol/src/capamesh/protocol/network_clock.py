@@ -173,19 +173,21 @@ class Notice(NamedTuple):
 
 
 class ClockNotice:
-    """Tells once that the clock is wrong, and once that it is right again."""
+    """Tells once that the clock is wrong, again when it is wrong by something else, and once that it is right."""
 
     def __init__(self) -> None:
-        self._is_wrong = False
+        self._told_ahead_s = 0.0
+        """By how much it was told to be wrong; 0: it is right."""
 
     def about(self, skew: Skew | None) -> Notice | None:
         """Return what has changed since the last time."""
-        is_wrong = skew is not None and skew.is_wrong
-        if is_wrong == self._is_wrong:
+        ahead_s = skew.ahead_s if skew is not None and skew.is_wrong else 0.0
+        if abs(ahead_s - self._told_ahead_s) <= WRONG_S:  # what is wrong is so by more
             return None
-        self._is_wrong = is_wrong
-        event = "clock_is_wrong" if is_wrong else "clock_is_right"
-        return Notice(event, not is_wrong, clock_fields(skew))
+        self._told_ahead_s = ahead_s
+        return Notice(
+            "clock_is_wrong" if ahead_s else "clock_is_right", not ahead_s, clock_fields(skew)
+        )
 
 
 def clock_fields(skew: Skew | None) -> dict[str, Any]:
