@@ -14,6 +14,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import (
     ALPN,
@@ -25,6 +26,7 @@ from capamesh.protocol.network import (
     certificates,
     tls_context,
 )
+from capamesh.protocol.network.tls import show_membership
 
 # OpenSSL compares with the system's clock, so that the times of these tests are relative to it.
 NOW = datetime.now(UTC)
@@ -269,3 +271,59 @@ def test_on_a_socket_an_outsider_that_listens_is_not_talked_to(
         pytest.raises(ssl.SSLCertVerificationError),
     ):
         runner.run(exchange(*contexts, []))
+
+
+@pytest.fixture(scope="module")
+def by_new_key(world: World, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A router that the network's second owner's key admitted."""
+    owner = world.owner.rotated(NOW)
+    token = owner.invite(Role.ROUTER, expires_at=NOW + DAY, bootstrap=(), now=NOW)
+    saved = Saved(
+        Membership.join(Identity.generate(), token, NOW), tmp_path_factory.mktemp("member")
+    )
+    saved.membership.save(saved.folder)
+    return saved
+
+
+@pytest.mark.parametrize("is_new_serving", [True, False])
+def test_members_of_an_old_and_a_new_owners_key_accept_each_other(
+    world: World, by_new_key: Saved, is_new_serving: bool
+) -> None:
+    sides = (by_new_key, world.node) if is_new_serving else (world.node, by_new_key)
+    server, client = handshake(
+        sides[0].context(server_side=True), sides[1].context(server_side=False)
+    )
+    assert (server.error, client.error) == (None, None)
+    assert server.tls.getpeercert(binary_form=True) == sides[1].membership.chain[0]
+    assert client.tls.getpeercert(binary_form=True) == sides[0].membership.chain[0]
+
+
+def test_a_stranger_and_an_expired_member_are_refused_by_a_member_of_a_new_owners_key(
+    world: World, by_new_key: Saved
+) -> None:
+    for other in (world.stranger, world.expired):
+        server, _ = handshake(
+            by_new_key.context(server_side=True), other.careless(server_side=False)
+        )
+        assert isinstance(server.error, ssl.SSLCertVerificationError)
+
+
+def test_a_renewed_membership_is_shown_to_whoever_comes_next(world: World, tmp_path: Path) -> None:
+    def joined() -> Membership:
+        token = world.owner.invite(Role.NODE, expires_at=NOW + DAY, bootstrap=(), now=NOW)
+        membership = Membership.join(identity, token, NOW)
+        membership.save(tmp_path)
+        return membership
+
+    identity = Identity.generate()
+    first = joined()
+    serving = tls_context(first, tmp_path, server_side=True)
+    dialling = world.router.context(server_side=False)
+    _, open_before = handshake(serving, dialling)
+    second = joined()
+    show_membership(serving, second, tmp_path)
+    _, after = handshake(serving, dialling)
+    assert open_before.tls.getpeercert(binary_form=True) == first.chain[0]
+    assert after.tls.getpeercert(binary_form=True) == second.chain[0]
+    with pytest.raises(ConfigError, match="holds another membership than this one"):
+        show_membership(serving, first, tmp_path)

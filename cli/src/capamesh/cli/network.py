@@ -53,19 +53,23 @@ def create(
         "capamesh network token --role router --expires 90d > router.token",
         "capamesh network token --role node --bootstrap /ip4/10.0.0.5/tcp/4001/p2p/12D3... > node.token",
         "capamesh node run --data my-network/node --models models --token-file node.token   the next step",
+        "capamesh network token --renew node.token   later: the node that runs with this file stays a member",
     )
 )
 def token(
-    role: Annotated[str, typer.Option("--role", metavar="node|router", help="What it admits as.")],
+    role: Annotated[
+        str, typer.Option("--role", metavar="node|router", help="What it admits as.")
+    ] = "",
     folder: Folder = Path("network"),
     expires: Annotated[
         str,
         typer.Option(
             "--expires",
             metavar="DURATION",
-            help="When token and the memberships it gave end: 12h, 30d, 8w.",
+            help="When token and the memberships it gave end: 12h, 30d, 8w.  [default: 30d, or as the renewed one]",
+            show_default=False,
         ),
-    ] = "30d",
+    ] = "",
     members: Annotated[
         int,
         typer.Option(
@@ -85,11 +89,29 @@ def token(
             help="Who may sign models, as `capamesh model sign` tells; may be repeated. For routers.",
         ),
     ] = None,
+    renew: Annotated[
+        Path | None,
+        typer.Option(
+            "--renew",
+            metavar="FILE",
+            help="Put a new token in the place of the one in FILE, with its role, addresses and life: a member that was "
+            "started with --token-file FILE takes it over as it runs. Print nothing.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print a join token, a secret that admits as many members as you say; only the token goes to standard output."""
+    """Print a join token, a secret that admits as many members as you say; only the token goes to standard output.
+
+    Memberships end with the token that gave them: 30 days by default. Members say so in their status, metrics and log when a
+    fifth of that is left. They take a new token while they run, by --renew or by any other way into their --token-file.
+    """
     from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
 
+    lasts = duration(expires, "--expires") if expires else None
+    addresses = tuple(bootstrap or ())
+    if renew is not None:
+        ownership.renew_token(folder, renew, role, lasts, addresses, as_json=as_json)
+        return
     if role not in {"node", "router"}:
         raise typer.BadParameter(f"{role!r} is neither node nor router", param_hint="--role")
     if publishers and role != "router":
@@ -97,8 +119,8 @@ def token(
     ownership.issue_token(
         folder,
         role,
-        duration(expires, "--expires"),
-        tuple(bootstrap or ()),
+        lasts,
+        addresses,
         members=members,
         publishers=tuple(publishers or ()),
         as_json=as_json,
@@ -138,3 +160,37 @@ def revoke(
             param_hint="PEER_OR_INVITE",
         )
     ownership.revoke(folder, names or [], router, as_json=as_json)
+
+
+@group.command(
+    "rotate-key",
+    epilog=examples(
+        "capamesh network rotate-key --router http://10.0.0.5:8000   a new key; members of the old one stay",
+        "capamesh network token --renew node.token   the next step: for every member's token",
+        "capamesh network rotate-key --retire --router http://10.0.0.5:8000   then: the old key admits nobody any more",
+    ),
+)
+def rotate_key(
+    folder: Folder = Path("network"),
+    retire: Annotated[
+        bool,
+        typer.Option(
+            "--retire",
+            help="Make no new key: shut out all that an earlier key than the newest admitted.",
+        ),
+    ] = False,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            "--router",
+            envvar="CAPAMESH_ROUTER",
+            metavar="URL",
+            help="Tell this router, which spreads it.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Change the owner's key. The network keeps its id, and members of the old key stay until that is retired."""
+    from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
+
+    ownership.rotate_key(folder, router, is_retiring=retire, as_json=as_json)

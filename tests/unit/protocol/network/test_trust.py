@@ -201,9 +201,11 @@ def test_remembered_chains_are_bounded_and_the_least_recent_goes(
     calls: list[bytes] = []
     admit = trust.admit
 
-    def counted(authority: Authority, leaf: bytes, invite: bytes) -> Admission:
+    def counted(
+        authority: Authority, leaf: bytes, invite: bytes, successors: tuple[bytes, ...]
+    ) -> Admission:
         calls.append(leaf)
-        return admit(authority, leaf, invite)
+        return admit(authority, leaf, invite, successors)
 
     monkeypatch.setattr(trust, "admit", counted)
     for membership in (home.node, third, home.router):
@@ -267,7 +269,9 @@ def test_a_members_leaf_cannot_issue_another(home: Network) -> None:
         judge.verify((leaf, home.node.chain[0]), home.now)
     with pytest.raises(NotMember, match=r"^bad signature: the leaf"):
         judge.verify((leaf, home.node.chain[1]), home.now)
-    with pytest.raises(NotMember, match=r"^malformed: a chain has the leaf and the invite, not 3"):
+    with pytest.raises(
+        NotMember, match=r"^malformed: the successor of the owner's key is no authority"
+    ):
         judge.verify((leaf, *home.node.chain), home.now)
 
 

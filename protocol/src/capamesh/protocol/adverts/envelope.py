@@ -12,7 +12,9 @@ as msgpack has them; text is UTF-8):
       "net"   text      the network id: "cm-" and 32 hexadecimal digits
       "seq"   array     [boot_ns, counter], two integers in 0..2^63-1, compared left to right
       "at"    integer   when it was sealed, milliseconds since the epoch, 0..2^63-1
-      "chain" array     [leaf, invite], two bin: X.509 certificates in DER, each at most 4,096 bytes
+      "chain" array     [leaf, invite], two bin: X.509 certificates in DER, each at most 4,096 bytes; where the
+                        network's owner has changed keys, up to 8 more: each successor of the first key, up to who
+                        signed the invite
       "body"  map       the kind's own fields (`capamesh.protocol.adverts.body`); empty for "goodbye"
 
 Beyond 2^53 a JavaScript number is inexact: read the integers as BigInt. Neither the envelope nor its
@@ -42,7 +44,7 @@ from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS, MAX_COUNT, Seque
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError, NotMember
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import NetworkId
-from capamesh.protocol.network import Member, Membership, NetworkTrust, Role
+from capamesh.protocol.network import MAX_CHAIN, Member, Membership, NetworkTrust, Role
 from capamesh.protocol.packed import pack, unpack_strictly
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ class _Payload:
     network: NetworkId
     sequence: Sequence
     issued_at_ms: int
-    chain: tuple[bytes, bytes]
+    chain: tuple[bytes, ...]
     body: dict[str, object]
 
 
@@ -220,16 +222,13 @@ def _read_payload(payload: bytes) -> _Payload:
             "update the older of the two",
         )
     boot_ns, counter = fields.integers("seq", 2, 0, MAX_COUNT, min_items=2)
-    chain = fields.items("chain", 2, min_items=2)
+    chain = fields.items("chain", MAX_CHAIN, min_items=2)
     return _Payload(
         kind=fields.text("kind", MAX_KIND_CHARS, min_chars=1),
         network=NetworkId(fields.text("net", MAX_NETWORK_CHARS, min_chars=1)),
         sequence=Sequence(boot_ns, counter),
         issued_at_ms=fields.integer("at", 0, MAX_COUNT),
-        chain=(
-            chain.blob("[0]", MAX_CERTIFICATE_BYTES),
-            chain.blob("[1]", MAX_CERTIFICATE_BYTES),
-        ),
+        chain=tuple(chain.blob(index, MAX_CERTIFICATE_BYTES) for index in chain),
         body=fields.raw_map("body"),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capamesh.protocol.network.certificates import CLOCK_SKEW, DEFAULT_MEMBERS, MAX_MEMBERS, Role
-from capamesh.protocol.network.chain import MAX_CERTIFICATE_BYTES, Member
+from capamesh.protocol.network.chain import MAX_CERTIFICATE_BYTES, MAX_CHAIN, Member
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
     IDENTITY_FILE,
@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_MEMBERS",
     "IDENTITY_FILE",
     "MAX_CERTIFICATE_BYTES",
+    "MAX_CHAIN",
     "MAX_LIST_BYTES",
     "MAX_MEMBERS",
     "NETWORK_FILE",

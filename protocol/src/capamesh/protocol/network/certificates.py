@@ -1,9 +1,13 @@
-"""Issues the three certificates of a network: the owner's authority, invites, members' leaves. Pure but for serials.
+"""Issues a network's certificates: the owner's authority and its successors, invites, leaves. Pure but for serials.
 
     authority   CN=<network name>, self-signed, CA, path length 1
+    successor   CN=<network name>, signed by the owner's key before it, CA, path length 1
     invite      O=<network id>, OU=<role>, CN=<serial>, signed by the authority, CA, path length 0
                 may say how many members it admits, in an extension of its own: an INTEGER
     leaf        CN=<peer id>, URI capamesh://<network id>/<peer id>, signed by the invite
+
+The network id is made of the first owner's key, and stays when a successor takes over. A successor is what RFC 4210
+(section 4.4) calls "new with old": issued by its own name, it does not count against a path length (RFC 5280, 4.2.1.9).
 
 All keys are Ed25519. Every key usage and key identifier that RFC 5280 asks for is there, so that OpenSSL
 verifies in strict mode.
@@ -115,12 +119,31 @@ def issue_authority(key: Ed25519PrivateKey, name: str, now: datetime) -> bytes:
     )
 
 
+def issue_successor(
+    owner_key: Ed25519PrivateKey,
+    authority: x509.Certificate,
+    successor: Ed25519PublicKey,
+    now: datetime,
+) -> bytes:
+    """Return the certificate (DER) with which the owner's present key hands a network on to the key `successor`.
+
+    `authority` is the present key's own certificate.
+    """
+    builder = _builder(authority.subject, successor, authority.subject, x509.random_serial_number())
+    return _sign_authority(
+        builder.not_valid_before(in_seconds(now, "the time") - CLOCK_SKEW).not_valid_after(NEVER),
+        owner_key,
+        path_length=1,
+    )
+
+
 def issue_invite(
     owner_key: Ed25519PrivateKey,
     authority: x509.Certificate,
     invite_key: Ed25519PublicKey,
     role: Role,
     *,
+    network_id: NetworkId,
     now: datetime,
     expires_at: datetime,
     members: int = DEFAULT_MEMBERS,
@@ -142,7 +165,7 @@ def issue_invite(
         raise ConfigError(f"an invite that expires at {ends_at} is of no use at {starts_at}")
     serial = x509.random_serial_number()
     subject = _name(
-        (NameOID.ORGANIZATION_NAME, network_id_of(owner_key.public_key().public_bytes_raw())),
+        (NameOID.ORGANIZATION_NAME, network_id),
         (NameOID.ORGANIZATIONAL_UNIT_NAME, role.value),
         (NameOID.COMMON_NAME, serial_text(serial)),
     )

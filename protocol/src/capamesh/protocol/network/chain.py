@@ -6,7 +6,7 @@ remember it. Every refusal is a `NotMember` whose message starts with its reason
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from cryptography import x509
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 MAX_CERTIFICATE_BYTES = 8 * 1024
 """Guess: this network's certificates have about 500 bytes."""
+
+MAX_SUCCESSORS = 8
+"""Guess: an owner's key that is changed every year lasts for eight; each makes every chain 500 bytes longer."""
+
+MAX_CHAIN = 2 + MAX_SUCCESSORS
+"""Certificates of a chain: leaf, invite, and the successors by which the invite's signer owns the network."""
 
 _UNREADABLE = (
     ValueError,
@@ -67,14 +73,49 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A network's own certificate, checked: the root of all trust in it."""
+    """A network's own certificates, checked: the root of all trust in it, and the successors that it leads to."""
 
     network_id: NetworkId
+    """Of the first owner's key, whoever owns the network now."""
     name: str
-    certificate: x509.Certificate
-    key: Ed25519PublicKey
+    certificates: tuple[x509.Certificate, ...]
+    """Of all owner's keys, first to newest."""
+    keys: tuple[Ed25519PublicKey, ...]
+    successors: tuple[bytes, ...]
+    """The certificates after the first, DER."""
     not_before: datetime
     not_after: datetime
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The newest owner's key's certificate, which signs invites."""
+        return self.certificates[-1]
+
+    @property
+    def key(self) -> Ed25519PublicKey:
+        """The newest owner's key."""
+        return self.keys[-1]
+
+    def is_in_line_with(self, successors: tuple[bytes, ...]) -> bool:
+        """Whether `successors` and those known here are one line, however far each is known."""
+        shorter = min(len(successors), len(self.successors))
+        return successors[:shorter] == self.successors[:shorter]
+
+    def extended(self, successors: tuple[bytes, ...]) -> Authority:
+        """Return the authority with what `successors` has beyond the known ones.
+
+        Raises `NotMember` when they are another line than the known one, too many, or not each signed by the one before.
+        """
+        if not self.is_in_line_with(successors):
+            _refuse("wrong owner key", "its network was handed on to another owner's key than ours")
+        if len(successors) > MAX_SUCCESSORS:
+            _refuse(
+                "malformed", f"{len(successors)} owner's keys in a row, at most {MAX_SUCCESSORS}"
+            )
+        extended = self
+        for der in successors[len(self.successors) :]:
+            extended = _with_successor(extended, der)
+        return extended
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +131,8 @@ class Invite:
     not_after: datetime
     members: int
     """How many members it admits."""
+    signer: int
+    """Which of the owner's keys signed it; 0 is the first."""
     publishers: tuple[PeerId, ...] = ()
     """Whose signatures of models its members are to accept."""
 
@@ -112,6 +155,8 @@ class Admission:
 
     member: Member
     not_before: datetime
+    successors: tuple[bytes, ...]
+    """By which the key that signed the invite owns the network, DER; none: it is the first owner's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +177,36 @@ class _Parsed:
         return None
 
 
-def read_authority(der: object) -> Authority:
-    """Return the authority that `der` is; raise `NotMember` when it is none of a network."""
+def split_certificates(joined: bytes, *, most: int = 1 + MAX_SUCCESSORS) -> tuple[bytes, ...]:
+    """Return the certificates (DER) that stand behind each other in `joined`; raise `NotMember` when they do not."""
+    found: list[bytes] = []
+    rest = joined
+    while rest:
+        # a sequence's tag, then a length of one byte, or of as many as the byte says
+        extra = rest[1] - 0x80 if len(rest) > 1 and rest[1] > 0x80 else 0
+        size = (
+            int.from_bytes(rest[2 : 2 + extra], "big") if extra else rest[1] if len(rest) > 1 else 0
+        )
+        end = 2 + extra + size
+        if rest[0] != 0x30 or extra > 3 or end > len(rest) or len(found) == most:
+            _refuse("malformed", f"{len(joined)} bytes that are not 1 to {most} certificates")
+        found.append(rest[:end])
+        rest = rest[end:]
+    return tuple(found)
+
+
+def read_authority(joined: object) -> Authority:
+    """Return the authority that `joined` is: the first owner's certificate, then each successor's, in DER.
+
+    Raises `NotMember` when it is none of a network.
+    """
+    if not isinstance(joined, bytes) or len(joined) > MAX_CERTIFICATE_BYTES * (1 + MAX_SUCCESSORS):
+        _refuse("malformed", "the network's certificate is no bytes, or too many")
+    der, *successors = split_certificates(joined) or (b"",)
+    return _first_authority(der).extended(tuple(successors))
+
+
+def _first_authority(der: bytes) -> Authority:
     parsed = _parse(der, "the network's certificate")
     _check_authority(parsed, path_length=1)
     match parsed.subject:
@@ -145,10 +218,29 @@ def read_authority(der: object) -> Authority:
     return Authority(
         network_id=network_id_of(parsed.key.public_bytes_raw()),
         name=name,
-        certificate=parsed.certificate,
-        key=parsed.key,
+        certificates=(parsed.certificate,),
+        keys=(parsed.key,),
+        successors=(),
         not_before=parsed.not_before,
         not_after=parsed.not_after,
+    )
+
+
+def _with_successor(authority: Authority, der: bytes) -> Authority:
+    parsed = _parse(der, "the successor of the owner's key")
+    _check_authority(parsed, path_length=1)
+    if parsed.certificate.subject != authority.certificate.subject:
+        _refuse("malformed", f"{parsed.what} has the subject {_subject_text(parsed)}")
+    _check_signed(parsed, authority.certificate)
+    known = [key.public_bytes_raw() for key in authority.keys]
+    if parsed.key.public_bytes_raw() in known:
+        _refuse("malformed", f"{parsed.what} is a key that owned the network before")
+    return replace(
+        authority,
+        certificates=(*authority.certificates, parsed.certificate),
+        keys=(*authority.keys, parsed.key),
+        successors=(*authority.successors, der),
+        not_after=min(authority.not_after, parsed.not_after),
     )
 
 
@@ -178,7 +270,7 @@ def read_invite(authority: Authority, der: object) -> Invite:
             "wrong network",
             f"{parsed.what} is of {network_id[:64]!r}, not of {authority.network_id}",
         )
-    _check_signed(parsed, authority.certificate)
+    signer = _signer_of(parsed, authority)
     if serial != serial_text(parsed.certificate.serial_number):
         _refuse("malformed", f"{parsed.what} calls itself {serial!r}, against its serial number")
     try:
@@ -197,6 +289,7 @@ def read_invite(authority: Authority, der: object) -> Invite:
         not_after=parsed.not_after,
         members=_members_of(parsed),
         publishers=_publishers(parsed),
+        signer=signer,
     )
 
 
@@ -211,19 +304,31 @@ def _publishers(parsed: _Parsed) -> tuple[PeerId, ...]:
     return tuple(peer_id_of(keys[at : at + KEY_BYTES]) for at in range(0, len(keys), KEY_BYTES))
 
 
-def two_certificates(chain: object) -> tuple[bytes, bytes]:
-    """Return leaf and invite; raise `NotMember` unless `chain` is a tuple or list of two sane sizes of bytes."""
+def chain_parts(chain: object) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """Return leaf, invite and successors; raise `NotMember` unless `chain` is a tuple or list of sane sizes of bytes."""
     if not isinstance(chain, (tuple, list)):
-        _refuse("malformed", f"a chain is a list of two certificates, not {type(chain).__name__}")
+        _refuse("malformed", f"a chain is a list of certificates, not {type(chain).__name__}")
     parts = cast("tuple[object, ...] | list[object]", chain)
-    if len(parts) != 2:
-        _refuse("malformed", f"a chain has the leaf and the invite, not {len(parts)} certificates")
-    leaf, invite = parts
-    return _sized(leaf, "the leaf"), _sized(invite, "the invite")
+    if not 2 <= len(parts) <= MAX_CHAIN:
+        _refuse(
+            "malformed",
+            f"a chain has the leaf, the invite and at most {MAX_SUCCESSORS} successors of the owner's key, not "
+            f"{len(parts)} certificates",
+        )
+    leaf, invite, *successors = parts
+    return (
+        _sized(leaf, "the leaf"),
+        _sized(invite, "the invite"),
+        tuple(_sized(one, "the successor of the owner's key") for one in successors),
+    )
 
 
-def admit(authority: Authority, leaf_der: bytes, invite_der: bytes) -> Admission:
+def admit(
+    authority: Authority, leaf_der: bytes, invite_der: bytes, successors: tuple[bytes, ...] = ()
+) -> Admission:
     """Return what the chain proves, times and revocations aside; raise `NotMember` when it proves nothing."""
+    if successors:
+        authority = authority.extended(successors)
     invite = read_invite(authority, invite_der)
     leaf = _parse(leaf_der, "the leaf")
     constraints = leaf.extension(x509.BasicConstraints)
@@ -245,6 +350,7 @@ def admit(authority: Authority, leaf_der: bytes, invite_der: bytes) -> Admission
             invite_members=invite.members,
         ),
         not_before=max(leaf.not_before, invite.not_before, authority.not_before),
+        successors=authority.successors[: invite.signer],
     )
 
 
@@ -313,6 +419,18 @@ def _members_of(invite: _Parsed) -> int:
                 _refuse("malformed", f"{invite.what} tells no sane number of members")
             return members
     return DEFAULT_MEMBERS
+
+
+def _signer_of(invite: _Parsed, authority: Authority) -> int:
+    """Return which of the owner's keys signed the invite, the newest first; raise `NotMember` when none did."""
+    for number in range(len(authority.certificates) - 1, 0, -1):
+        try:
+            _check_signed(invite, authority.certificates[number])
+        except NotMember:
+            continue
+        return number
+    _check_signed(invite, authority.certificates[0])
+    return 0
 
 
 def _check_names(leaf: _Parsed, network_id: NetworkId, peer_id: PeerId) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from capamesh.protocol.errors import ConfigError, NotMember
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.network.certificates import issue_leaf
-from capamesh.protocol.network.chain import own_authority, read_invite
+from capamesh.protocol.network.certificates import CLOCK_SKEW, issue_leaf
+from capamesh.protocol.network.chain import own_authority, read_invite, split_certificates
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
     IDENTITY_FILE,
     NETWORK_FILE,
     load_certificates,
+    load_network,
     save_certificates,
 )
 from capamesh.protocol.network.token import ASK_FOR_ANOTHER
@@ -32,14 +34,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """An identity's place in a network. `chain` is leaf and invite, all certificates are DER."""
+    """An identity's place in a network; all certificates are DER.
+
+    `chain` is leaf, invite, and the successors of the first owner's key that lead to who signed the invite; `ca_der` the
+    first owner's certificate with those of all its successors behind it.
+    """
 
     identity: Identity
     network_id: NetworkId
     role: Role
-    chain: tuple[bytes, bytes] = field(repr=False)
+    chain: tuple[bytes, ...] = field(repr=False)
     ca_der: bytes = field(repr=False)
     expires_at: datetime
+
+    @property
+    def starts_at(self) -> datetime:
+        """When the invite was made (UTC)."""
+        return x509.load_der_x509_certificate(self.chain[1]).not_valid_before_utc + CLOCK_SKEW
 
     @classmethod
     def join(cls, identity: Identity, token: JoinToken, now: datetime) -> Membership:
@@ -48,7 +59,8 @@ class Membership:
         Raises `ConfigError` when the token is expired or not yet valid at `now`.
         """
         token.check_time(now)
-        invite = read_invite(own_authority(token.ca_der), token.invite_der)
+        authority = own_authority(token.ca_der)
+        invite = read_invite(authority, token.invite_der)
         leaf = issue_leaf(
             Ed25519PrivateKey.from_private_bytes(token.invite_key),
             invite.certificate,
@@ -56,7 +68,8 @@ class Membership:
             network_id=token.network_id,
             peer_id=identity.peer_id,
         )
-        return cls._checked(identity, (leaf, token.invite_der), token.ca_der, now)
+        chain = (leaf, token.invite_der, *authority.successors[: invite.signer])
+        return cls._checked(identity, chain, token.ca_der, now)
 
     @classmethod
     def load(cls, folder: Path, now: datetime) -> Membership:
@@ -68,10 +81,9 @@ class Membership:
                 membership is expired.
         """
         identity = Identity.load(folder / IDENTITY_FILE)
-        leaf, invite = load_certificates(folder / CHAIN_FILE, "the membership's chain", 2)
-        (ca_der,) = load_certificates(folder / NETWORK_FILE, "the network's certificate", 1)
+        chain = load_certificates(folder / CHAIN_FILE, "the membership's chain", 2)
         try:
-            return cls._checked(identity, (leaf, invite), ca_der, now)
+            return cls._checked(identity, chain, load_network(folder), now)
         except ConfigError as exc:
             raise ConfigError(f"{folder}: {exc.message}") from exc
 
@@ -81,7 +93,7 @@ class Membership:
         Raises `ConfigError` when the folder holds another identity, which is never overwritten.
         """
         self.identity.save(folder / IDENTITY_FILE)
-        save_certificates(folder / NETWORK_FILE, self.ca_der)
+        save_certificates(folder / NETWORK_FILE, *split_certificates(self.ca_der))
         save_certificates(folder / CHAIN_FILE, *self.chain)
 
     def publishers(self) -> tuple[PeerId, ...]:
@@ -94,7 +106,7 @@ class Membership:
 
     @classmethod
     def _checked(
-        cls, identity: Identity, chain: tuple[bytes, bytes], ca_der: bytes, now: datetime
+        cls, identity: Identity, chain: tuple[bytes, ...], ca_der: bytes, now: datetime
     ) -> Membership:
         trust = NetworkTrust(ca_der)
         try:

@@ -15,13 +15,18 @@ from capamesh.protocol.network.certificates import (
     in_seconds,
     issue_authority,
     issue_invite,
+    issue_successor,
     network_id_of,
 )
-from capamesh.protocol.network.chain import own_authority
+from capamesh.protocol.network.chain import (
+    MAX_SUCCESSORS,
+    own_authority,
+    split_certificates,
+)
 from capamesh.protocol.network.folder import (
     NETWORK_FILE,
     OWNER_KEY_FILE,
-    load_certificates,
+    load_network,
     save_certificates,
 )
 from capamesh.protocol.network.revocation import RevocationList
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import NetworkId, PeerId
     from capamesh.protocol.network.certificates import Role
+
+NEXT_KEY_FILE = "owner.key.next"
+"""The new key while it is put in the place of the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +68,13 @@ class NetworkOwner:
             ConfigError: a file is missing or damaged, or key and certificate are of different networks.
         """
         key = load_private_key(folder / OWNER_KEY_FILE, "the network owner's key")
-        (ca_der,) = load_certificates(folder / NETWORK_FILE, "the network's certificate", 1)
+        ca_der = load_network(folder)
+        newest = own_authority(ca_der).key.public_bytes_raw()
+        if newest != key.public_key().public_bytes_raw() and (folder / NEXT_KEY_FILE).exists():
+            # a change of keys was cut off after the network had the new one
+            key = load_private_key(folder / NEXT_KEY_FILE, "the network owner's next key")
         owner = cls._of(key, ca_der)
-        if own_authority(ca_der).key.public_bytes_raw() != key.public_key().public_bytes_raw():
+        if newest != key.public_key().public_bytes_raw():
             raise ConfigError(
                 f"{folder / OWNER_KEY_FILE} is not the key of {folder / NETWORK_FILE}: it is of the network "
                 f"{_network_of(key)}, the certificate of {owner.network_id}; restore both from the same copy"
@@ -82,7 +94,41 @@ class NetworkOwner:
                     f"{path} already holds another network's owner, that of {_network_of(there)}: choose "
                     f"another folder for {self.name!r}"
                 )
-        save_certificates(folder / NETWORK_FILE, self.ca_der)
+        save_certificates(folder / NETWORK_FILE, *split_certificates(self.ca_der))
+
+    def rotated(self, now: datetime) -> NetworkOwner:
+        """Return the owner with a new key, which the present one has signed; `ConfigError` after `MAX_SUCCESSORS`.
+
+        The network id stays. Members take the new key's invites once they hear of it, and the old ones' until those
+        are retired.
+        """
+        authority = own_authority(self.ca_der)
+        if len(authority.successors) == MAX_SUCCESSORS:
+            raise ConfigError(
+                f"the owner's key of {self.name!r} was changed {MAX_SUCCESSORS} times, the limit: make a new network"
+            )
+        key = Ed25519PrivateKey.generate()
+        successor = issue_successor(self.private_key, authority.certificate, key.public_key(), now)
+        return self._of(key, self.ca_der + successor)
+
+    def save_rotated(self, folder: Path) -> Path:
+        """Put this owner, made by `rotated`, in the place of the one in `folder`; return where the old key is now.
+
+        Cut off at any point, the folder holds one owner or the other, whole.
+        """
+        number = len(own_authority(self.ca_der).successors)
+        key_path, kept = folder / OWNER_KEY_FILE, folder / f"{OWNER_KEY_FILE}.{number}"
+        private_files.replace_private(folder / NEXT_KEY_FILE, private_key_pem(self.private_key))
+        save_certificates(folder / NETWORK_FILE, *split_certificates(self.ca_der))
+        try:
+            kept.unlink(missing_ok=True)
+            kept.hardlink_to(key_path)
+            (folder / NEXT_KEY_FILE).replace(key_path)
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot put the new key in the place of {key_path}: {exc.strerror}"
+            ) from exc
+        return kept
 
     def invite(
         self,
@@ -106,6 +152,7 @@ class NetworkOwner:
             authority.certificate,
             invite_key.public_key(),
             role,
+            network_id=self.network_id,
             now=now,
             expires_at=expires_at,
             members=members,
@@ -119,15 +166,20 @@ class NetworkOwner:
         *,
         peers: Iterable[PeerId] = (),
         invites: Iterable[str] = (),
+        is_retiring: bool = False,
         now: datetime,
     ) -> RevocationList:
         """Return the list that replaces `current` and shuts out these too (invites by serial).
+
+        With `is_retiring`, all that were admitted by an earlier key than the owner's newest are shut out as well.
 
         `current` must be the network's newest list: members ignore a list whose version is not higher
         than what they have. Raises `ConfigError` when `current` is not this owner's, when an id is none,
         or when the list grows too large.
         """
-        current.verify(own_authority(self.ca_der))
+        authority = own_authority(self.ca_der)
+        current.verify(authority)
+        newest = len(authority.successors)
         return RevocationList.sign(
             self.private_key,
             self.network_id,
@@ -135,6 +187,8 @@ class NetworkOwner:
             issued_at=in_seconds(now, "the time"),
             peers=current.peers | frozenset(peers),
             invites=current.invites | frozenset(invites),
+            successors=authority.successors,
+            oldest_key=newest if is_retiring else current.oldest_key,
         )
 
     @classmethod

@@ -1,7 +1,10 @@
 """The owner's signed list of peers and invites that are members no more. Pure but for `save` and `load`.
 
 The bytes are an Ed25519 signature (64 bytes), then a msgpack map. The signature is checked before anything
-is parsed, so junk from a stranger costs one hash.
+is parsed, so junk from a stranger costs one hash. A network whose owner's key was changed has in front of these
+`_SUCCESSION`, the number of successors (1 byte), and each successor's certificate behind its length (2 bytes, big-endian):
+the newest one's key signs. So the list is also how members learn of a successor, and that the keys before `oldest_key`
+admit nobody any more.
 """
 
 from __future__ import annotations
@@ -13,17 +16,20 @@ from typing import TYPE_CHECKING, Any, cast
 from cryptography.exceptions import InvalidSignature
 
 from capamesh.protocol import private_files
-from capamesh.protocol.errors import ConfigError, ProtocolViolation
+from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
 from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.network.certificates import serial_text
-from capamesh.protocol.network.chain import Authority, own_authority
+from capamesh.protocol.network.chain import MAX_SUCCESSORS, Authority, own_authority
 from capamesh.protocol.packed import pack, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
 
 MAX_LIST_BYTES = 1024 * 1024
 """Guess: room for 30,000 peers; beyond that revoke their invites."""
@@ -32,6 +38,9 @@ REVOCATIONS_FILE = "revocations.bin"
 
 _DOMAIN = b"capamesh-revocations-1\0"
 """Keeps a signature on a list from being one on anything else that the owner's key signs."""
+
+_SUCCESSION = b"capamesh-revocations-2\0"
+"""No signature begins like that, but one in 2 to the 184."""
 
 _FORMAT = 1
 _SERIAL_BYTES = 20
@@ -51,6 +60,10 @@ class RevocationList:
     peers: frozenset[PeerId]
     invites: frozenset[str]
     signature: bytes
+    successors: tuple[bytes, ...] = ()
+    """Certificates (DER) by which the key that signed this owns the network; none: it is the first owner's."""
+    oldest_key: int = 0
+    """The first of the owner's keys whose invites still admit; 0 is the network's first."""
 
     @classmethod
     def empty(cls, network_id: NetworkId) -> RevocationList:
@@ -67,23 +80,27 @@ class RevocationList:
         issued_at: datetime,
         peers: frozenset[PeerId],
         invites: frozenset[str],
+        successors: tuple[bytes, ...] = (),
+        oldest_key: int = 0,
     ) -> RevocationList:
-        """Return the list signed with the owner's `key`.
+        """Return the list signed with the owner's newest `key`, which the last of `successors` is of.
 
         Raises `ConfigError` for a peer id or serial that is none, and for a list over `MAX_LIST_BYTES`.
         """
-        payload = _payload(network_id, version, issued_at, peers, invites)
+        payload = _payload(network_id, version, issued_at, peers, invites, oldest_key)
         if SIGNATURE_BYTES + len(payload) > MAX_LIST_BYTES:
             raise ConfigError(
                 f"the revocation list would have {SIGNATURE_BYTES + len(payload)} bytes, at most "
                 f"{MAX_LIST_BYTES}: revoke the invites that admitted the peers instead of each peer"
             )
         signature = key.sign(_DOMAIN + payload)
-        return cls(network_id, version, issued_at, peers, invites, signature)
+        return cls(
+            network_id, version, issued_at, peers, invites, signature, successors, oldest_key
+        )
 
     def encode(self) -> bytes:
         """Return the list as bytes; the same list always gives the same ones."""
-        return self.signature + self._payload()
+        return _succession(self.successors) + self.signature + self._payload()
 
     @classmethod
     def decode(cls, raw: bytes, ca_der: bytes) -> RevocationList:
@@ -98,16 +115,19 @@ class RevocationList:
             raise ProtocolViolation(
                 f"oversize: a revocation list of {len(raw)} bytes, at most {MAX_LIST_BYTES}"
             )
-        signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
+        successors, rest = _read_succession(raw)
+        signature, payload = rest[:SIGNATURE_BYTES], rest[SIGNATURE_BYTES:]
         try:
-            authority.key.verify(signature, _DOMAIN + payload)
+            _signer(authority, successors).verify(signature, _DOMAIN + payload)
         except InvalidSignature as exc:
             raise ProtocolViolation(
                 f"bad signature: the revocation list of {len(raw)} bytes is not signed by the owner of "
                 f"{authority.network_id}"
             ) from exc
+        except NotMember as exc:
+            raise ProtocolViolation(f"bad signature: the revocation list: {exc.message}") from exc
         try:
-            decoded = cls._from_payload(signature, payload)
+            decoded = cls._from_payload(signature, payload, successors)
         except (ValueError, TypeError, KeyError, OverflowError, OSError, ConfigError) as exc:
             raise ProtocolViolation(
                 f"malformed: the revocation list cannot be read: {exc}"
@@ -116,16 +136,25 @@ class RevocationList:
             raise ProtocolViolation("malformed: the revocation list is not in its one true form")
         return decoded
 
-    def verify(self, authority: Authority) -> None:
-        """Raise `ConfigError` unless the list is of this network and its owner signed it, or it is the empty one."""
+    def verify(self, authority: Authority) -> Authority:
+        """Return the authority with the successors that the list tells of.
+
+        Raises `ConfigError` unless the list is of this network and its owner signed it, or it is the empty one.
+        """
         if self.network_id != authority.network_id:
             raise ConfigError(
                 f"the revocation list is of {self.network_id}, not of {authority.network_id}"
             )
         if self == RevocationList.empty(self.network_id):
-            return
+            return authority
         try:
-            authority.key.verify(self.signature, _DOMAIN + self._payload())
+            key = _signer(authority, self.successors)
+            key.verify(self.signature, _DOMAIN + self._payload())
+            return authority.extended(self.successors)
+        except NotMember as exc:
+            raise ConfigError(
+                f"the revocation list, version {self.version}: {exc.message}"
+            ) from exc
         except InvalidSignature as exc:
             raise ConfigError(
                 f"the revocation list, version {self.version}, is not signed by the owner of "
@@ -135,11 +164,13 @@ class RevocationList:
     def is_newer_than(self, other: RevocationList) -> bool:
         """Whether this list replaces `other`.
 
-        Two lists of one version (an owner's key used in two places) are ordered too, so that all members
-        settle on the same one.
+        One of a newer owner's key always does. Two lists of one version (an owner's key used in two places) are
+        ordered too, so that all members settle on the same one.
         """
-        mine = (self.version, self.issued_at, self.signature)
-        return mine > (other.version, other.issued_at, other.signature)
+        return self._order() > other._order()
+
+    def _order(self) -> tuple[int, int, datetime, bytes]:
+        return (len(self.successors), self.version, self.issued_at, self.signature)
 
     def save(self, folder: Path) -> None:
         """Write the list to `folder`; raise `ConfigError` when that fails. The empty list leaves no file."""
@@ -159,10 +190,19 @@ class RevocationList:
             raise ConfigError(f"{path}: {exc.message}; restore it from a copy") from exc
 
     def _payload(self) -> bytes:
-        return _payload(self.network_id, self.version, self.issued_at, self.peers, self.invites)
+        return _payload(
+            self.network_id,
+            self.version,
+            self.issued_at,
+            self.peers,
+            self.invites,
+            self.oldest_key,
+        )
 
     @classmethod
-    def _from_payload(cls, signature: bytes, payload: bytes) -> RevocationList:
+    def _from_payload(
+        cls, signature: bytes, payload: bytes, successors: tuple[bytes, ...]
+    ) -> RevocationList:
         fields = cast(
             "dict[str, Any]", unpack(payload, max_array_items=MAX_LIST_BYTES // _SERIAL_BYTES)
         )
@@ -173,6 +213,9 @@ class RevocationList:
         version = fields["version"]
         if type(version) is not int or version < 1:
             raise ValueError(f"its version is {version!r}, not a number from 1")
+        oldest_key = fields.get("oldest", 0)
+        if type(oldest_key) is not int or not 0 <= oldest_key <= len(successors):
+            raise ValueError(f"its oldest key is {oldest_key!r}, not one of {1 + len(successors)}")
         # Another shape of the other fields fails here or does not encode to the same bytes again.
         return cls(
             network_id=NetworkId(fields["net"]),
@@ -183,6 +226,8 @@ class RevocationList:
                 serial_text(int.from_bytes(serial, "big")) for serial in fields["invites"]
             ),
             signature=signature,
+            successors=successors,
+            oldest_key=oldest_key,
         )
 
 
@@ -196,6 +241,7 @@ def _payload(
     issued_at: datetime,
     peers: frozenset[PeerId],
     invites: frozenset[str],
+    oldest_key: int,
 ) -> bytes:
     for serial in invites:
         if not _is_serial(serial):
@@ -207,5 +253,40 @@ def _payload(
         "at": int(issued_at.timestamp()),
         "peers": sorted(public_bytes_of(peer) for peer in peers),
         "invites": sorted(bytes.fromhex(serial) for serial in invites),
+        **({"oldest": oldest_key} if oldest_key else {}),
     }
     return pack(fields)
+
+
+def _signer(authority: Authority, successors: tuple[bytes, ...]) -> Ed25519PublicKey:
+    """Return the key that owns the network by `successors`; raise `NotMember` when they lead to none.
+
+    A list of an earlier key is read too: an honest member may not have heard of the newest yet.
+    """
+    return authority.extended(successors).keys[len(successors)]
+
+
+def _succession(successors: tuple[bytes, ...]) -> bytes:
+    if not successors:
+        return b""
+    parts = [_SUCCESSION, bytes([len(successors)])]
+    for der in successors:
+        parts += (len(der).to_bytes(2, "big"), der)
+    return b"".join(parts)
+
+
+def _read_succession(raw: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """Return the successors in front of a list, and the rest; raise `ProtocolViolation` when they are cut short."""
+    if not raw.startswith(_SUCCESSION):
+        return (), raw
+    at = len(_SUCCESSION) + 1
+    found: list[bytes] = []
+    for _ in range(raw[at - 1] if len(raw) >= at else 0):
+        size = int.from_bytes(raw[at : at + 2], "big")
+        found.append(raw[at + 2 : at + 2 + size])
+        at += 2 + size
+    if not found or at > len(raw) or len(found) > MAX_SUCCESSORS:
+        raise ProtocolViolation(
+            f"bad signature: the revocation list of {len(raw)} bytes is cut short in its {len(found)} owner's keys"
+        )
+    return tuple(found), raw[at:]

@@ -35,6 +35,24 @@ def tls_context(membership: Membership, folder: Path, *, server_side: bool) -> s
     key_path, chain_path = folder / IDENTITY_FILE, folder / CHAIN_FILE
     if not key_path.exists() and not chain_path.exists():
         membership.save(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # a member is its key, wherever it is reached
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols([ALPN])
+    if server_side:
+        context.num_tickets = 0  # a resumed session would skip the check of an expired certificate
+    show_membership(context, membership, folder)
+    return context
+
+
+def show_membership(context: ssl.SSLContext, membership: Membership, folder: Path) -> None:
+    """Let `context` show this membership from now on, as it is saved in `folder`; links that are open keep theirs.
+
+    Raises as `tls_context` does, and then changes nothing.
+    """
+    key_path, chain_path = folder / IDENTITY_FILE, folder / CHAIN_FILE
     there = Identity.load(key_path)
     if (
         there != membership.identity
@@ -44,15 +62,6 @@ def tls_context(membership: Membership, folder: Path, *, server_side: bool) -> s
             f"{folder} holds another membership than this one of {membership.identity.peer_id}: load "
             "it again after a change"
         )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # a member is its key, wherever it is reached
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=membership.ca_der)
-    context.set_alpn_protocols([ALPN])
     # An empty password keeps OpenSSL from ever asking a person for one.
     context.load_cert_chain(chain_path, key_path, password="")
-    if server_side:
-        context.num_tickets = 0  # a resumed session would skip the check of an expired certificate
-    return context

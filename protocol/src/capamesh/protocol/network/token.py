@@ -22,7 +22,7 @@ from capamesh.protocol.packed import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from capamesh.protocol.ids import NetworkId
     from capamesh.protocol.network.certificates import Role
@@ -104,13 +104,25 @@ class JoinToken:
         Raises `ConfigError`, which says what to do: not a token, too long, cut short or mistyped,
         malformed, parts that do not belong together, expired, not yet valid. It never repeats the token.
         """
+        token = cls.parse(text)
+        token.check_time(now)
+        return token
+
+    @classmethod
+    def parse(cls, text: str) -> JoinToken:
+        """Return the token in `text`, whether it can be used now or not; raises `ConfigError` as `decode` does."""
         token = cls._from_payload(_checked_payload(text))
         if token.encode() != text.strip():
             raise ConfigError(
                 f"the join token is malformed: not in its one true form; {ASK_FOR_ANOTHER}"
             )
-        token.check_time(now)
         return token
+
+    @property
+    def lasts(self) -> timedelta:
+        """How long it could be used when it was made."""
+        invite = read_invite(read_authority(self.ca_der), self.invite_der)
+        return self.expires_at - invite.not_before - CLOCK_SKEW
 
     def check_time(self, now: datetime) -> None:
         """Raise `ConfigError` unless the invite can be used at `now`, 10 minutes early included."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.network.certificates import CLOCK_SKEW
-from capamesh.protocol.network.chain import Admission, admit, own_authority, two_certificates
+from capamesh.protocol.network.chain import Admission, admit, chain_parts, own_authority
 from capamesh.protocol.network.revocation import RevocationList
 
 if TYPE_CHECKING:
@@ -62,27 +62,39 @@ class NetworkTrust:
     def update(self, revocations: RevocationList) -> bool:
         """Take the list over when it is newer, and say whether it was.
 
-        Raises `ConfigError` for a list of another network or without its owner's signature.
+        A list that names successors of the owner's key is how members learn of them. Raises `ConfigError` for a list
+        of another network, without its owner's signature, or by successors of an older key than the newest known.
         """
-        revocations.verify(self._authority)
+        authority = revocations.verify(self._authority)
         if not revocations.is_newer_than(self._revocations):
             return False
+        self._authority = authority
         self._revocations = revocations
         return True
 
     def verify(self, chain: Sequence[bytes], now: datetime, *, role: Role | None = None) -> Member:
-        """Return the member whose chain this is: leaf and invite in DER.
+        """Return the member whose chain this is: leaf, invite, and the successors that lead to its signer, in DER.
 
         It proves membership, not presence: the peer must also prove that it has the leaf's key, by TLS
         with that very leaf or by a signature. `role`, when given, is the only one accepted.
 
         Raises `NotMember`, and nothing else whatever the chain holds; its message starts with the reason:
-        malformed, wrong network, bad signature, peer id does not match key, wrong role, expired, not yet
-        valid, revoked peer, revoked invite.
+        malformed, wrong network, wrong owner key, bad signature, peer id does not match key, wrong role,
+        expired, not yet valid, retired owner key, revoked peer, revoked invite.
         """
-        admission = self._admission(*two_certificates(chain))
+        admission = self._admission(*chain_parts(chain))
         member = admission.member
         who = f"{member.role} {member.peer_id}"
+        if not self._authority.is_in_line_with(admission.successors):  # known since it was seen
+            raise NotMember(
+                f"wrong owner key: {who} came by another successor than ours of an owner's key"
+            )
+        if len(admission.successors) < self._revocations.oldest_key:
+            raise NotMember(
+                f"retired owner key: {who} came by an invite of the owner's key {len(admission.successors) + 1}, and "
+                f"those before {self._revocations.oldest_key + 1} admit nobody any more, by list version "
+                f"{self._revocations.version}: the network's owner gives new tokens"
+            )
         if now > member.expires_at:
             raise NotMember(
                 f"expired: {who} was a member until {member.expires_at:%Y-%m-%dT%H:%M:%SZ}; it is "
@@ -104,12 +116,15 @@ class NetworkTrust:
             raise NotMember(f"wrong role: {member.peer_id} is a {member.role}, a {role} is needed")
         return member
 
-    def _admission(self, leaf: bytes, invite: bytes) -> Admission:
-        # The length keeps another split of the same bytes from being the same chain.
-        fingerprint = hashlib.sha256(len(leaf).to_bytes(4, "big") + leaf + invite).digest()
+    def _admission(
+        self, leaf: bytes, invite: bytes, successors: tuple[bytes, ...] = ()
+    ) -> Admission:
+        # The lengths keep another split of the same bytes from being the same chain.
+        sizes = b"".join(len(one).to_bytes(4, "big") for one in (leaf, invite, *successors))
+        fingerprint = hashlib.sha256(b"".join((sizes, leaf, invite, *successors))).digest()
         admission = self._admissions.get(fingerprint)
         if admission is None:
-            admission = admit(self._authority, leaf, invite)
+            admission = admit(self._authority, leaf, invite, successors)
             self._admissions[fingerprint] = admission
             if len(self._admissions) > MAX_REMEMBERED:
                 self._admissions.popitem(last=False)

@@ -1,0 +1,297 @@
+"""An owner's key that is changed: old and new members take each other, until the old key is retired."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
+from capamesh.protocol.identity import Identity, load_private_key
+from capamesh.protocol.network import (
+    JoinToken,
+    Membership,
+    NetworkOwner,
+    NetworkTrust,
+    RevocationList,
+    Role,
+    certificates,
+)
+from capamesh.protocol.network.chain import MAX_SUCCESSORS, own_authority, split_certificates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotated:
+    """A network whose owner's key was changed once."""
+
+    owner: NetworkOwner
+    token: JoinToken
+    router: Membership
+    told: RevocationList
+    """Tells of the new key."""
+    retired: RevocationList
+    """Shuts out whoever the first key admitted."""
+
+
+def rotated(home: Network, owner: NetworkOwner | None = None) -> Rotated:
+    new = (owner or home.owner).rotated(home.now)
+    token = new.invite(
+        Role.ROUTER, expires_at=home.now + timedelta(days=60), bootstrap=(), now=home.now
+    )
+    told = new.revoke(RevocationList.empty(new.network_id), now=home.now)
+    return Rotated(
+        new,
+        token,
+        Membership.join(Identity.generate(), token, home.now),
+        told,
+        new.revoke(told, is_retiring=True, now=home.now),
+    )
+
+
+@pytest.fixture(scope="session")
+def later(home: Network) -> Rotated:
+    return rotated(home)
+
+
+def test_the_network_keeps_its_id_and_name_under_another_key(home: Network, later: Rotated) -> None:
+    assert later.owner.network_id == home.owner.network_id == later.router.network_id
+    assert later.owner.name == home.owner.name
+    assert later.owner.private_key.private_bytes_raw() != home.owner.private_key.private_bytes_raw()
+    first, successor = split_certificates(later.owner.ca_der)
+    assert first == home.owner.ca_der
+    assert later.router.chain[2:] == (successor,)
+
+
+def test_members_of_both_keys_take_each_other_though_nobody_was_told(
+    home: Network, later: Rotated
+) -> None:
+    old, new = home.node.trust(), later.router.trust()
+    assert old.verify(later.router.chain, home.now).peer_id == later.router.identity.peer_id
+    assert new.verify(home.node.chain, home.now).peer_id == home.node.identity.peer_id
+
+
+def test_once_told_a_member_needs_no_successor_in_a_chain(home: Network, later: Rotated) -> None:
+    trust = home.node.trust()
+    with pytest.raises(NotMember, match=r"^bad signature: the invite"):
+        trust.verify(later.router.chain[:2], home.now)
+    assert trust.update(later.told)
+    assert trust.verify(later.router.chain[:2], home.now).role is Role.ROUTER
+    assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
+
+
+def test_a_retired_key_admits_nobody_any_more_and_the_new_one_still_does(
+    home: Network, later: Rotated
+) -> None:
+    trust = home.node.trust()
+    assert trust.verify(home.node.chain, home.now).role is Role.NODE  # and it is remembered
+    assert trust.update(later.retired)
+    with pytest.raises(NotMember, match=r"^retired owner key: node 12D3.* the owner's key 1"):
+        trust.verify(home.node.chain, home.now)
+    assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
+
+
+def test_a_new_token_makes_an_old_member_a_new_one_with_the_same_identity(
+    home: Network, later: Rotated
+) -> None:
+    token = later.owner.invite(
+        Role.NODE, expires_at=home.now + timedelta(days=9), bootstrap=(), now=home.now
+    )
+    renewed = Membership.join(
+        home.node.identity, JoinToken.decode(token.encode(), home.now), home.now
+    )
+    trust = home.router.trust()
+    trust.update(later.retired)
+    assert trust.verify(renewed.chain, home.now).peer_id == home.node.identity.peer_id
+
+
+def test_a_member_that_heard_of_one_successor_takes_no_other(home: Network, later: Rotated) -> None:
+    """The holder of the old key cannot hand the network to somebody else a second time."""
+    fork = rotated(home)
+    trust = home.node.trust()
+    assert trust.verify(fork.router.chain, home.now).role is Role.ROUTER  # remembered, not learned
+    trust.update(later.told)
+    with pytest.raises(NotMember, match=r"^wrong owner key: router"):
+        trust.verify(fork.router.chain, home.now)
+    with pytest.raises(NotMember, match=r"^wrong owner key"):
+        trust.verify((*fork.router.chain[:2], *fork.router.chain[2:]), home.now)
+    for list_ in (fork.told, fork.retired):
+        with pytest.raises(ConfigError, match="another owner's key than ours"):
+            trust.update(list_)
+    assert trust.revocations == later.told
+
+
+def test_lists_of_an_earlier_key_replace_none_of_a_later_one(home: Network, later: Rotated) -> None:
+    trust = home.node.trust()
+    trust.update(later.told)
+    old = RevocationList.empty(home.owner.network_id)
+    for _ in range(5):
+        old = home.owner.revoke(old, peers=[later.router.identity.peer_id], now=home.now)
+    assert old.version > later.told.version
+    assert RevocationList.decode(old.encode(), later.owner.ca_der) == old
+    assert not trust.update(old)
+    assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
+
+
+def test_a_list_of_a_new_key_comes_back_from_its_bytes_and_keeps_what_was_revoked(
+    home: Network, later: Rotated
+) -> None:
+    peer = home.router.identity.peer_id
+    first = home.owner.revoke(
+        RevocationList.empty(home.owner.network_id), peers=[peer], now=home.now
+    )
+    second = later.owner.revoke(first, is_retiring=True, now=home.now)
+    assert (second.version, second.peers, second.oldest_key) == (2, {peer}, 1)
+    for ca_der in (home.owner.ca_der, later.owner.ca_der):
+        assert RevocationList.decode(second.encode(), ca_der) == second
+    third = later.owner.revoke(second, now=home.now)
+    assert third.oldest_key == 1  # what is retired stays so
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_changed_bit_of_a_list_with_successors_is_taken(
+    home: Network, later: Rotated, data: st.DataObject
+) -> None:
+    raw = bytearray(later.retired.encode())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ProtocolViolation):
+        RevocationList.decode(bytes(raw), home.owner.ca_der)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_list_cut_short_or_with_other_successors_is_taken(
+    home: Network, later: Rotated, data: st.DataObject
+) -> None:
+    raw = later.retired.encode()
+    with pytest.raises(ProtocolViolation):
+        RevocationList.decode(raw[: data.draw(st.integers(0, len(raw) - 1))], home.owner.ca_der)
+    for successors in ((), later.retired.successors * 2):
+        changed = dataclasses.replace(later.retired, successors=successors)
+        with pytest.raises(ProtocolViolation):
+            RevocationList.decode(changed.encode(), home.owner.ca_der)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_changed_bit_of_a_chain_with_a_successor_makes_another_member(
+    home: Network, later: Rotated, data: st.DataObject
+) -> None:
+    chain = [bytearray(part) for part in later.router.chain]
+    part = chain[data.draw(st.integers(0, 2))]
+    part[data.draw(st.integers(0, len(part) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(NotMember):
+        home.node.trust().verify([bytes(each) for each in chain], home.now)
+
+
+def test_only_the_owners_key_names_a_successor(home: Network, stranger: Network) -> None:
+    authority = own_authority(home.owner.ca_der)
+    key = Ed25519PrivateKey.generate()
+    for signer in (stranger.owner.private_key, key):
+        forged = certificates.issue_successor(
+            signer, authority.certificate, key.public_key(), home.now
+        )
+        invite_key = Ed25519PrivateKey.generate()
+        invite = certificates.issue_invite(
+            key,
+            x509.load_der_x509_certificate(forged),
+            invite_key.public_key(),
+            Role.NODE,
+            network_id=home.owner.network_id,
+            now=home.now,
+            expires_at=home.now + timedelta(days=1),
+        )
+        identity = Identity.generate()
+        leaf = certificates.issue_leaf(
+            invite_key,
+            x509.load_der_x509_certificate(invite),
+            identity.private_key.public_key(),
+            network_id=home.owner.network_id,
+            peer_id=identity.peer_id,
+        )
+        with pytest.raises(NotMember, match=r"^bad signature: the successor"):
+            home.node.trust().verify((leaf, invite, forged), home.now)
+    other = rotated(stranger).router.chain
+    with pytest.raises(NotMember, match=r"^bad signature: the successor"):
+        home.node.trust().verify(other, home.now)
+    with pytest.raises(NotMember, match=r"^malformed: the successor"):
+        home.node.trust().verify((*home.router.chain, home.router.chain[1]), home.now)
+
+
+def test_keys_are_changed_again_and_again_up_to_a_limit(home: Network) -> None:
+    owner = home.owner
+    for _ in range(MAX_SUCCESSORS):
+        owner = owner.rotated(home.now)
+    assert len(own_authority(owner.ca_der).successors) == MAX_SUCCESSORS
+    with pytest.raises(ConfigError, match=f"changed {MAX_SUCCESSORS} times, the limit"):
+        owner.rotated(home.now)
+    token = owner.invite(
+        Role.NODE, expires_at=home.now + timedelta(days=1), bootstrap=(), now=home.now
+    )
+    member = Membership.join(
+        Identity.generate(), JoinToken.decode(token.encode(), home.now), home.now
+    )
+    assert home.node.trust().verify(member.chain, home.now).role is Role.NODE
+    list_ = owner.revoke(RevocationList.empty(owner.network_id), is_retiring=True, now=home.now)
+    trust = home.node.trust()
+    assert trust.update(RevocationList.decode(list_.encode(), home.owner.ca_der))
+    assert trust.verify(member.chain, home.now).role is Role.NODE
+    with pytest.raises(NotMember, match=r"^retired owner key"):
+        trust.verify(home.router.chain, home.now)
+
+
+def test_a_membership_with_a_successor_is_saved_and_loaded(
+    tmp_path: Path, home: Network, later: Rotated
+) -> None:
+    later.router.save(tmp_path)
+    loaded = Membership.load(tmp_path, home.now)
+    assert (loaded.chain, loaded.ca_der) == (later.router.chain, later.router.ca_der)
+
+
+def test_an_owners_folder_holds_the_old_or_the_new_owner_wherever_a_change_was_cut_off(
+    tmp_path: Path, home: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.owner.save(tmp_path)
+    new = NetworkOwner.load(tmp_path).rotated(home.now)
+    kept = new.save_rotated(tmp_path)
+    assert NetworkOwner.load(tmp_path) == new
+    assert kept == tmp_path / "owner.key.1"
+    assert load_private_key(kept, "it").private_bytes_raw() == (
+        home.owner.private_key.private_bytes_raw()
+    )
+    newer = new.rotated(home.now)
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "hardlink_to", fails)
+        with pytest.raises(ConfigError, match="cannot put the new key in the place of"):
+            newer.save_rotated(tmp_path)
+    assert NetworkOwner.load(tmp_path) == newer
+    newer.save_rotated(tmp_path)
+    assert NetworkOwner.load(tmp_path) == newer
+    assert not (tmp_path / "owner.key.next").exists()
+
+
+def test_trust_made_of_the_first_certificate_and_a_list_is_that_of_the_new_token(
+    home: Network, later: Rotated
+) -> None:
+    told = NetworkTrust(home.owner.ca_der, later.told)
+    assert told.verify(later.router.chain, home.now) == later.router.trust().verify(
+        later.router.chain, home.now
+    )
+    again = told.with_revocations(later.retired)
+    with pytest.raises(NotMember, match=r"^retired owner key"):
+        again.verify(home.node.chain, home.now)
