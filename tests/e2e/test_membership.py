@@ -55,7 +55,10 @@ async def test_a_revoked_node_is_shut_out_at_once_and_stays_out(
             async with session.post(
                 f"{cluster.http_url}/v1/revocations", data=revocations.encode()
             ) as reply:
-                assert (reply.status, await reply.json()) == (200, {"version": 1})
+                assert (reply.status, await reply.json()) == (
+                    200,
+                    {"version": 1, "is_kept": True},
+                )
             async with session.post(
                 f"{cluster.http_url}/v1/revocations", data=revocations.encode()[:-1]
             ) as reply:

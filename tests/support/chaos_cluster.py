@@ -19,6 +19,7 @@ from open_load import OpenLoad
 
 from capamesh.cli.local_cluster import ANY_PORTS, LocalCluster
 from capamesh.cli.member import Member
+from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
@@ -151,7 +152,7 @@ class ChaosCluster(LocalCluster):
             self._token(self._owner(), Role.ROUTER, self.router.status()["mesh_addresses"]),
         )
         self.more_routers = [each for each in self.more_routers if each.is_running] + [router]
-        await self._until(router, lambda status: status.get("state") == "ready")
+        await self._until(router, lambda status: status.get("state") in SERVING)
         return router
 
 

@@ -126,6 +126,11 @@ class Seen:
     def failed(self) -> int:
         return sum(self.failures.values())
 
+    def take(self, line: bytes) -> None:
+        """Take over what the clients' process printed at its end."""
+        for name, value in json.loads(line).items():
+            setattr(self, name, value)
+
 
 class AttackedNetwork:
     """A running cluster with memory limits."""
@@ -199,10 +204,8 @@ class AttackedNetwork:
             yield seen
             process.stdin.close()
             async with asyncio.timeout(90):
-                line = await process.stdout.readline()
+                seen.take(await process.stdout.readline())
                 await process.wait()
-            for name, value in json.loads(line).items():
-                setattr(seen, name, value)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -134,11 +134,11 @@ async def serving(
     class _Revocations:
         version = 7
 
-    def revoke(encoded: bytes) -> _Revocations:
+    def revoke(encoded: bytes) -> tuple[_Revocations, bool]:
         if encoded == b"junk":
             raise InvalidRequest("not signed by the owner")
         revoked.append(encoded)
-        return _Revocations()
+        return _Revocations(), False
 
     pages = FleetApi(
         fleet.view,

@@ -121,7 +121,7 @@ def test_the_pages_come_as_values(server: OipServer, connect: Connect) -> None:
     assert metadata.inputs == (TensorSpec("X", Datatype.FP32, (-1, 2)),)
     assert metadata.outputs == (TensorSpec("Y", Datatype.INT64, (-1,)),)
     assert client.nodes() == [{"peer_id": "12D3KooW"}]
-    assert client.revoke(b"signed") == 7
+    assert client.revoke(b"signed") == (7, True)
     assert server.revocations == [b"signed"]
 
 

@@ -45,6 +45,7 @@ COMMANDS = [
     ("nodes",),
     ("network",),
     ("network", "create"),
+    ("network", "rotate-key"),
     ("network", "token"),
     ("network", "revoke"),
     ("node",),
@@ -184,9 +185,15 @@ def test_the_defaults_are_the_settings_own(
     assert router_settings == [RouterSettings(data_folder=Path("d"))]
 
 
-def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> None:
+def test_every_node_setting_has_an_option(
+    node_settings: list[NodeSettings], tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("t")
+    token_file.chmod(0o600)
     line = (
-        "node run --data d --models m --token t --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
+        f"node run --token-file {token_file} --data d --models m "
+        "--bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
         "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
         "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100 "
         "--no-sandbox"
@@ -196,6 +203,7 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
         data_folder=Path("d"),
         models_folder=Path("m"),
         token="t",  # noqa: S106 - no secret
+        token_file=token_file,
         bootstrap=("/a", "/b"),
         host="0.0.0.0",  # noqa: S104 - nothing listens here
         port=5000,
@@ -223,9 +231,15 @@ def test_every_node_setting_has_an_option(node_settings: list[NodeSettings]) -> 
         assert getattr(given, field.name) != getattr(default, field.name), "not covered above"
 
 
-def test_every_router_setting_has_an_option(router_settings: list[RouterSettings]) -> None:
+def test_every_router_setting_has_an_option(
+    router_settings: list[RouterSettings], tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("t")
+    token_file.chmod(0o600)
     line = (
-        "router run --data d --token t --bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
+        f"router run --data d --token-file {token_file} "
+        "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
         "--advertise me --dial-inside private --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2"
     )
@@ -233,6 +247,7 @@ def test_every_router_setting_has_an_option(router_settings: list[RouterSettings
     given = RouterSettings(
         data_folder=Path("d"),
         token="t",  # noqa: S106 - no secret
+        token_file=token_file,
         bootstrap=("/a",),
         http_host="0.0.0.0",  # noqa: S104 - nothing listens here
         http_port=80,
@@ -313,8 +328,9 @@ def test_a_member_is_healthy_only_while_it_runs_and_is_ready(
     with (tmp_path / LOCK_FILE).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run(command) == 0
-        home.write_status({"role": "node", "state": "starting", "pid": 1})
-        assert run(command) == 1
+        for state, status in (("starting", 4), ("waiting", 4), ("revoked", 3), ("expired", 3)):
+            home.write_status({"role": "node", "state": state, "pid": 1})
+            assert run(command) == status
     capsys.readouterr()
     home.write_status({"role": "router", "state": "ready", "pid": 1})
     assert run(command) == 1
@@ -421,7 +437,8 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     )
     assert run(["node", "status", "--data", str(tmp_path)]) == 1  # it does not run
     said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
-    assert said[4:8] == [
+    first = said.index("WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE")
+    assert said[first : first + 4] == [
         "WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE",
         "0  H100  77  4  seccomp  silent",
         "1  H100  down  1  -  -",

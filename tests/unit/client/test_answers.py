@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from capamesh.client.answers import (
     Answer,
     failure_of,
+    read_held_list,
     read_metadata,
     read_models,
     read_nodes,
-    read_version,
 )
 from capamesh.protocol.errors import CapameshError, NoCandidate, Overloaded, ProtocolViolation
 
@@ -34,7 +34,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_json_is_read_or_is_a_violation(value: object) -> None:
     answer = Answer(200, json.dumps(value).encode())
-    for read in (read_models, read_metadata, read_nodes, read_version):
+    for read in (read_models, read_metadata, read_nodes, read_held_list):
         with contextlib.suppress(ProtocolViolation):
             read(answer)
 

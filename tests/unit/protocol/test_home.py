@@ -4,10 +4,13 @@ import datetime as dt
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from capamesh.protocol import private_files
 from capamesh.protocol.adverts import SequenceSource
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.home import MemberHome, read_status
@@ -16,12 +19,36 @@ from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, R
 NOW = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 BOOTSTRAP = ("/ip4/192.0.2.7/tcp/7400",)
 OWNER, OTHER = (NetworkOwner.create(name, NOW) for name in ("one", "two"))
+S = 1_000_000_000
 LATER = NOW + dt.timedelta(days=30)
 
 
 def token(role: Role = Role.NODE, owner: NetworkOwner = OWNER) -> str:
     made: JoinToken = owner.invite(role, expires_at=LATER, bootstrap=BOOTSTRAP, now=NOW)
     return made.encode()
+
+
+class Log:
+    """Takes what is logged."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def warning(self, event: str, **fields: object) -> None:
+        self.events.append({"event": event, **fields})
+
+    @property
+    def typed(self) -> Any:
+        return self
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a member said of itself, but for what each status has."""
+    status = read_status(folder)
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(status.pop("updated_at"))
+    assert abs(age) < dt.timedelta(minutes=5)
+    assert status.pop("disk") == ""
+    return status
 
 
 def leave(home: MemberHome) -> None:
@@ -126,18 +153,23 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"a": 1}', b'"text"', b"\xff\xfe", b"[1]", b'["/ip4/1.2.3.4", null]']
 )
-def test_a_damaged_bootstrap_file_is_a_config_error_that_says_what_to_do(
+def test_a_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "bootstrap.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"bootstrap\.json.*join again with the token"):
-        MemberHome(tmp_path).bootstrap()
+    log = Log()
+    assert MemberHome(tmp_path, log.typed).bootstrap() == ()
+    assert (tmp_path / "bootstrap.json.damaged").read_bytes() == content
+    (event,) = log.events
+    assert (event["event"], event["file"]) == ("damaged_file_set_aside", "bootstrap.json")
+    assert "--bootstrap" in event["what_to_do"]
+    assert MemberHome(tmp_path, log.typed).bootstrap() == ()
+    assert len(log.events) == 1
 
 
-def test_revocations_are_kept_and_a_damaged_list_is_not_taken_for_an_empty_one(
-    tmp_path: Path,
-) -> None:
-    home = MemberHome(tmp_path)
+def test_a_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_path: Path) -> None:
+    log = Log()
+    home = MemberHome(tmp_path, log.typed)
     membership = home.membership(token(), Role.NODE, NOW)
     empty = RevocationList.empty(OWNER.network_id)
     assert home.revocations(membership) == empty
@@ -145,9 +177,118 @@ def test_revocations_are_kept_and_a_damaged_list_is_not_taken_for_an_empty_one(
     home.keep_revocations(newer)
     assert home.revocations(membership) == newer
     file = tmp_path / "revocations.bin"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ConfigError):
-        home.revocations(membership)
+    for damage in (file.read_bytes()[:-1], b"other"):
+        file.write_bytes(damage)
+        assert home.revocations(membership) == empty
+        assert not file.exists()
+        assert (tmp_path / "revocations.bin.damaged").read_bytes() == damage
+    assert [event["file"] for event in log.events] == ["revocations.bin"] * 2
+    home.keep_revocations(newer)  # as the mesh tells it
+    assert home.revocations(membership) == newer
+
+
+def test_a_damaged_certificate_of_the_network_comes_back_with_the_token(tmp_path: Path) -> None:
+    text = token()
+    first = MemberHome(tmp_path).membership(text, Role.NODE, NOW)
+    for name in ("network.pem", "chain.pem"):
+        (tmp_path / name).write_bytes(b"junk")
+        with pytest.raises(ConfigError, match=f"{name} is damaged"):
+            MemberHome(tmp_path).membership(None, Role.NODE, NOW)
+        again = MemberHome(tmp_path, Log().typed).membership(text, Role.NODE, NOW)
+        assert again.identity.peer_id == first.identity.peer_id
+        assert MemberHome(tmp_path).membership(None, Role.NODE, NOW) == again
+    assert (tmp_path / "network.pem.damaged").read_bytes() == b"junk"
+
+
+def test_a_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Path) -> None:
+    old = token()
+    MemberHome(tmp_path).membership(old, Role.NODE, NOW)
+    longer = OWNER.invite(
+        Role.NODE, expires_at=LATER + dt.timedelta(days=30), bootstrap=(), now=NOW
+    )
+    renewed = MemberHome(tmp_path).membership(longer.encode(), Role.NODE, NOW)
+    log = Log()
+    home = MemberHome(tmp_path, log.typed)
+    assert home.membership(old, Role.NODE, LATER + dt.timedelta(days=1)) == renewed
+    (event,) = log.events
+    assert event["event"] == "token_not_taken"
+    assert "the join token expired at" in event["error"]
+
+
+def test_a_token_of_the_owners_next_key_is_one_of_the_same_network(tmp_path: Path) -> None:
+    first = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)
+    later = OWNER.rotated(NOW)
+    renewed = MemberHome(tmp_path).membership(token(owner=later), Role.NODE, NOW)
+    assert renewed.identity == first.identity
+    assert (renewed.network_id, renewed.ca_der) == (first.network_id, later.ca_der)
+    again = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)  # of the old key
+    assert again.ca_der == OWNER.ca_der
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Call it with True to have no file written any more, with False to have all written again."""
+    is_full = False
+    write = private_files._write_beside
+
+    def refuse(path: Path, data: bytes, mode: int, *, is_durable: bool = True) -> Path:
+        if is_full:
+            raise OSError(28, "No space left on device")
+        return write(path, data, mode, is_durable=is_durable)
+
+    def fill(full: bool) -> None:
+        nonlocal is_full
+        is_full = full
+
+    monkeypatch.setattr(private_files, "_write_beside", refuse)
+    return fill
+
+
+def test_a_member_starts_on_a_full_disk_and_says_what_is_not_kept(
+    tmp_path: Path, full_disk: Callable[[bool], None]
+) -> None:
+    text = token()
+    before = MemberHome(tmp_path)
+    member = before.membership(text, Role.NODE, NOW)
+    boot_ns = before.next_boot_ns(1000 * S)
+    before.write_status({"role": "node", "state": "stopped"})
+    full_disk(True)
+    log = Log()
+    home = MemberHome(tmp_path, log.typed)
+    assert home.membership(text, Role.NODE, NOW) == member
+    assert home.next_boot_ns(1001 * S) == 1001 * S > boot_ns
+    assert home.next_boot_ns(1002 * S) == 1002 * S
+    newer = OWNER.revoke(RevocationList.empty(OWNER.network_id), invites=["0" * 40], now=NOW)
+    assert not home.keep_revocations(newer)
+    assert home.disk == "not kept: boot_ns, revocations.bin: No space left on device"
+    assert [event["file"] for event in log.events] == ["boot_ns", "revocations.bin"]
+    assert home.write_status({"role": "node", "state": "ready"})  # in the place of the old one
+    told = read_status(tmp_path)
+    assert (told["state"], told["disk"]) == ("ready", home.disk)
+    full_disk(False)
+    assert home.write_status({"role": "node", "state": "ready"})
+    assert home.disk == read_status(tmp_path)["disk"] == ""
+    assert home.revocations(member) == newer
+    assert (tmp_path / "boot_ns").read_text() == str(1002 * S)
+
+
+def test_a_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
+    tmp_path: Path, full_disk: Callable[[bool], None]
+) -> None:
+    full_disk(True)
+    assert not MemberHome(tmp_path).write_status({"state": "ready"})
+    with pytest.raises(ConfigError, match="no readable status"):
+        read_status(tmp_path)
+
+
+def test_a_new_token_on_a_full_disk_leaves_the_membership_that_is_kept(
+    tmp_path: Path, full_disk: Callable[[bool], None]
+) -> None:
+    first = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)
+    full_disk(True)
+    log = Log()
+    assert MemberHome(tmp_path, log.typed).membership(token(), Role.NODE, NOW) == first
+    assert log.events[0]["event"] == "token_not_taken"
 
 
 def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
@@ -176,12 +317,9 @@ def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> No
     assert refusal.value.message == (
         f"{tmp_path} has no readable status: No such file or directory; is it a --data folder?"
     )
-    (tmp_path / "bootstrap.json").mkdir()
-    with pytest.raises(ConfigError, match=r"bootstrap\.json cannot be read: Is a directory; join"):
-        MemberHome(tmp_path).bootstrap()
-
-
-S = 1_000_000_000
+    (tmp_path / "status.json").mkdir()
+    with pytest.raises(ConfigError, match=r"no readable status: Is a directory; is it"):
+        read_status(tmp_path)
 
 
 def test_each_run_s_boot_time_is_after_that_of_the_run_before(tmp_path: Path) -> None:
@@ -204,7 +342,7 @@ def test_a_damaged_boot_file_counts_as_none(tmp_path: Path, content: bytes) -> N
 def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     home = MemberHome(tmp_path)
     home.write_status({"state": "ready", "pid": 5})
-    assert read_status(tmp_path) == {"state": "ready", "pid": 5, "is_running": False}
+    assert told(tmp_path) == {"state": "ready", "pid": 5, "is_running": False}
     home.lock()
     assert read_status(tmp_path)["is_running"] is True
     assert read_status(tmp_path)["is_running"] is True
@@ -212,7 +350,7 @@ def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     assert read_status(tmp_path)["is_running"] is False
     home.lock()
     home.write_status({"is_running": "no", "state": "draining"})
-    assert read_status(tmp_path) == {"state": "draining", "is_running": True}
+    assert told(tmp_path) == {"state": "draining", "is_running": True}
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "draining"
     leave(home)
 
@@ -225,7 +363,7 @@ def test_the_status_of_a_process_that_was_killed_is_not_running(tmp_path: Path) 
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert run.returncode == -9
-    assert read_status(tmp_path) == {"state": "ready", "is_running": False}
+    assert told(tmp_path) == {"state": "ready", "is_running": False}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"5", b"\xff"])

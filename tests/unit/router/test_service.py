@@ -127,7 +127,7 @@ def test_a_revoked_invite_expels_all_that_it_admitted_and_nobody_else(tmp_path: 
     revocations = OWNER.revoke(
         RevocationList.empty(OWNER.network_id), invites=[serial], now=dt.datetime.now(dt.UTC)
     )
-    assert router._revoke(revocations.encode()) == revocations
+    assert router._revoke(revocations.encode()) == (revocations, True)
     assert list(router._fleet.adverts) == [stays]
     assert log.of("node_left") == [{"peer": peer, "reason": "revoked"} for peer in out]
     late = heard(router, revoked, 7004)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import LocalError
+from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import OWNER_KEY_FILE, NetworkOwner, Role
 
 START_LIMIT_S: Final = 30.0
@@ -101,7 +102,7 @@ class LocalCluster:
                 self._token(owner, Role.ROUTER),
             )
             await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))
-            await self._until(self._router, lambda status: status.get("state") == "ready")
+            await self._until(self._router, lambda status: status.get("state") in SERVING)
             nodes = [await self._start_node() for _ in range(self._count)]
             async with asyncio.TaskGroup() as tasks:
                 for node in nodes:

@@ -187,6 +187,7 @@ def run(
         data_folder=data,
         models_folder=models,
         token=options.read_token(token, token_file),
+        token_file=options.watched(token_file),
         bootstrap=tuple(bootstrap or ()),
         host=host,
         port=port,
@@ -219,7 +220,11 @@ def run(
     )
 )
 def status(data: options.Data, as_json: options.Json = False) -> None:
-    """Show how the node in DIR and each of its models is; exit status 1 unless it is running and ready."""
+    """Show how the node in DIR and each of its models is.
+
+    Exit status 0: requests can be served now. 1: it does not run, or has said nothing for 20 s. 3: its membership has
+    expired or was revoked. 4: it starts, drains, or waits for a router or a model.
+    """
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
     show_status(data, "node", as_json=as_json)

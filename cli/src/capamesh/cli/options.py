@@ -54,7 +54,7 @@ TokenFile: TypeAlias = Annotated[
         "--token-file",
         envvar="CAPAMESH_TOKEN_FILE",
         metavar="FILE",
-        help="Read the join token from FILE, or from standard input with '-'.",
+        help="Read the join token from FILE, or from standard input with '-'. A new token in FILE is taken as this runs.",
     ),
 ]
 Policy: TypeAlias = Annotated[
@@ -147,6 +147,11 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
             f"cannot read the join token from {token_file}: {reason_of(exc)}; write one with: "
             "capamesh network token"
         ) from exc
+
+
+def watched(token_file: str | None) -> Path | None:
+    """Return the token's file that is looked at for a new one, None where the token came another way."""
+    return None if token_file in {None, "-"} else Path(str(token_file))
 
 
 def _not_empty(token: str, where: str) -> str:

@@ -10,13 +10,16 @@ from typing import Final
 import typer
 
 from capamesh.cli.printing import hint, print_fields, print_json
-from capamesh.client import Client
+from capamesh.client import Client, HeldList
 from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import NetworkOwner, RevocationList, Role
-from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network.chain import Invite, own_authority, read_authority, read_invite
+from capamesh.protocol.private_files import read_public, replace_private
 
+DEFAULT_LIFE: Final = dt.timedelta(days=30)
+"""Of tokens and the memberships they give (guess: a month in which to notice that one ends)."""
 _SERIAL: Final = re.compile(r"[0-9a-f]{40}")
 _MESH_ADDRESS: Final = re.compile(
     r"/(?:ip[46]|dns[46]?)/[^/\s]+/tcp/[0-9]{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+"
@@ -42,50 +45,21 @@ def create(name: str, folder: Path, *, as_json: bool) -> None:
 def issue_token(
     folder: Path,
     role_text: str,
-    lasts: dt.timedelta,
+    lasts: dt.timedelta | None,
     bootstrap: tuple[str, ...],
     *,
     members: int,
     publishers: tuple[str, ...] = (),
     as_json: bool,
 ) -> None:
-    """Print a new join token that admits so many members."""
-    for address in bootstrap:
-        if not _MESH_ADDRESS.fullmatch(address):
-            raise ConfigError(
-                f"--bootstrap {address!r} is no mesh address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...; "
-                "`capamesh router status` shows a router's"
-            )
-    owner, role, now = NetworkOwner.load(folder), Role(role_text), dt.datetime.now(dt.UTC)
-    try:
-        expires_at = now + lasts
-    except OverflowError as exc:
-        raise typer.BadParameter(
-            "ends after the year 9999; give fewer days", param_hint="--expires"
-        ) from exc
-    for publisher in publishers:
-        _require_publisher(publisher)
-    token = owner.invite(
-        role,
-        expires_at=expires_at,
-        bootstrap=bootstrap,
-        now=now,
-        members=members,
-        publishers=[PeerId(publisher) for publisher in publishers],
+    """Print a new join token that admits so many members; it lasts `DEFAULT_LIFE` where nothing else is said."""
+    owner, token = _token(
+        folder, Role(role_text), lasts or DEFAULT_LIFE, bootstrap, members, publishers
     )
-    invite = read_invite(read_authority(owner.ca_der), token.invite_der).serial
+    role = token.role
+    invite = _invite_of(token)
     if as_json:
-        print_json(
-            {
-                "token": token.encode(),
-                "role": role.value,
-                "invite": invite,
-                "members": members,
-                "publishers": list(publishers),
-                "expires_at": token.expires_at.isoformat(),
-                "bootstrap": list(bootstrap),
-            }
-        )
+        print_json(_told(token))
         return
     print(token.encode())
     hint(
@@ -101,6 +75,149 @@ def issue_token(
         else "router run --data my-network/router"
     )
     hint(f"Next: capamesh {run} --token-file FILE")
+
+
+def renew_token(
+    folder: Path,
+    file: Path,
+    role_text: str,
+    lasts: dt.timedelta | None,
+    bootstrap: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Put a new token in the place of that in `file`, which may have expired; raise `ConfigError` when it is none."""
+    before = JoinToken.parse(_read_token(file))
+    role = Role(role_text) if role_text else before.role
+    if role is not before.role:
+        raise ConfigError(f"{file} admits a {before.role}, not a {role}: leave --role out")
+    owner, token = _token(
+        folder,
+        role,
+        lasts or before.lasts,
+        bootstrap or before.bootstrap,
+        _read(before).members,
+        _read(before).publishers,
+    )
+    if owner.network_id != before.network_id:
+        raise ConfigError(
+            f"{file} admits to the network {before.network_id}, {folder} owns {owner.network_id}: give its --dir"
+        )
+    replace_private(file, f"{token.encode()}\n".encode())
+    if as_json:
+        told = _told(token)
+        del told["token"]
+        print_json({**told, "file": str(file), "replaced_invite": _invite_of(before)})
+        return
+    hint(
+        f"{file} now admits up to {_read(token).members} {role.value}s until {token.expires_at:%Y-%m-%d %H:%M} UTC, by the invite "
+        f"{_invite_of(token)}.\nMembers that run with --token-file {file} take it over within seconds. The invite before, "
+        f"{_invite_of(before)}, ends at {before.expires_at:%Y-%m-%d %H:%M} UTC."
+    )
+
+
+def _read_token(file: Path) -> str:
+    """Return the token's text in `file`, whoever may read it; raise `ConfigError` when it cannot be read."""
+    return read_public(file, "the join token").decode("ascii", "replace")
+
+
+def _told(token: JoinToken) -> dict[str, object]:
+    return {
+        "token": token.encode(),
+        "role": token.role.value,
+        "invite": _invite_of(token),
+        "members": _read(token).members,
+        "publishers": list(_read(token).publishers),
+        "expires_at": token.expires_at.isoformat(),
+        "bootstrap": list(token.bootstrap),
+    }
+
+
+def _invite_of(token: JoinToken) -> str:
+    return _read(token).serial
+
+
+def _read(token: JoinToken) -> Invite:
+    return read_invite(read_authority(token.ca_der), token.invite_der)
+
+
+def _token(
+    folder: Path,
+    role: Role,
+    lasts: dt.timedelta,
+    bootstrap: tuple[str, ...],
+    members: int,
+    publishers: tuple[str, ...],
+) -> tuple[NetworkOwner, JoinToken]:
+    for publisher in publishers:
+        _require_publisher(publisher)
+    for address in bootstrap:
+        if not _MESH_ADDRESS.fullmatch(address):
+            raise ConfigError(
+                f"--bootstrap {address!r} is no mesh address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...; "
+                "`capamesh router status` shows a router's"
+            )
+    owner, now = NetworkOwner.load(folder), dt.datetime.now(dt.UTC)
+    try:
+        expires_at = now + lasts
+    except OverflowError as exc:
+        raise typer.BadParameter(
+            "ends after the year 9999; give fewer days", param_hint="--expires"
+        ) from exc
+    return owner, owner.invite(
+        role,
+        expires_at=expires_at,
+        bootstrap=bootstrap,
+        now=now,
+        members=members,
+        publishers=[PeerId(publisher) for publisher in publishers],
+    )
+
+
+def rotate_key(folder: Path, router: str | None, *, is_retiring: bool, as_json: bool) -> None:
+    """Make the owner's next key, or retire those before the newest; tell `router` of it."""
+    owner, now = NetworkOwner.load(folder), dt.datetime.now(dt.UTC)
+    current = RevocationList.load(folder, owner.ca_der)
+    number = len(own_authority(owner.ca_der).successors)
+    kept: Path | None = None
+    if is_retiring:
+        if not number:
+            raise ConfigError(
+                f"the network in {folder} has its first key: make the next one before this is retired: "
+                f"capamesh network rotate-key --dir {folder}"
+            )
+    else:
+        owner, number = owner.rotated(now), number + 1
+        kept = owner.save_rotated(folder)
+    told = owner.revoke(current, is_retiring=is_retiring, now=now)
+    told.save(folder)
+    held = None if router is None else _hand_over(told, folder, router)
+    fields = {
+        "network_id": owner.network_id,
+        "key": number + 1,
+        "oldest_key": told.oldest_key + 1,
+        "old_key_file": None if kept is None else str(kept),
+        "version": told.version,
+        "router": router,
+        "router_version": None if held is None else held.version,
+        "is_kept_by_router": None if held is None else held.is_kept,
+    }
+    if as_json:
+        print_json(fields)
+        return
+    print_fields(fields)
+    option = "" if folder == Path("network") else f" --dir {folder}"
+    _warn_unless_kept(held)
+    if held is None:
+        hint(
+            f"Saved. Tell a router, which spreads it: capamesh network revoke{option} --router URL"
+        )
+    if kept is not None:
+        hint(
+            f"Keep a copy of {folder}/owner.key in a safe place. {kept} is not needed any more: destroy it and its copies.\n"
+            f"Next: renew every member's token (capamesh network token{option} --renew FILE), then shut out who has none: "
+            f"capamesh network rotate-key{option} --retire"
+        )
 
 
 def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool) -> None:
@@ -130,7 +247,8 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
         "peers": sorted(current.peers),
         "invites": sorted(current.invites),
         "router": router,
-        "router_version": held,
+        "router_version": None if held is None else held.version,
+        "is_kept_by_router": None if held is None else held.is_kept,
     }
     if as_json:
         print_json(fields)
@@ -141,6 +259,7 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
             "Saved. Members keep their links until a router hears of it: "
             f"capamesh network revoke --dir {folder} --router URL"
         )
+    _warn_unless_kept(held)
 
 
 def _require_publisher(name: str) -> None:
@@ -162,7 +281,15 @@ def _require_peer_id(name: str) -> None:
         ) from exc
 
 
-def _hand_over(revocations: RevocationList, folder: Path, router: str) -> int:
+def _warn_unless_kept(held: HeldList | None) -> None:
+    if held is not None and not held.is_kept:
+        hint(
+            f"The router enforces version {held.version}, but could not write it to its disk: make room there, or hand it "
+            "over again after the router's next start."
+        )
+
+
+def _hand_over(revocations: RevocationList, folder: Path, router: str) -> HeldList:
     try:
         with Client(router) as client:
             return client.revoke(revocations.encode())

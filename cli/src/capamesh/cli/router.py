@@ -135,6 +135,7 @@ def run(
     settings = RouterSettings(
         data_folder=data,
         token=options.read_token(token, token_file),
+        token_file=options.watched(token_file),
         bootstrap=tuple(bootstrap or ()),
         http_host=http_host,
         http_port=http_port,
@@ -163,7 +164,11 @@ def run(
     )
 )
 def status(data: options.Data, as_json: options.Json = False) -> None:
-    """Show how the router in DIR is; exit status 1 unless it is running and ready."""
+    """Show how the router in DIR is.
+
+    Exit status 0: requests can be served now. 1: it does not run, or has said nothing for 20 s. 3: its membership has
+    expired or was revoked. 4: it starts, drains, or waits for a node.
+    """
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
     show_status(data, "router", as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,39 @@ import typer
 from capamesh.cli.printing import amount, print_fields, print_json, print_table, time_text
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.home import read_status
+from capamesh.protocol.member_status import READY, verdict
 
 
 def show_status(folder: Path, role: str, *, as_json: bool) -> None:
-    """Print a member's status; exit with 1 unless it is running and ready."""
+    """Print a member's status; exit as `member_status` says unless it is running and ready."""
     status = read_status(folder)
     if status.get("role") != role:
         raise ConfigError(
             f"{folder} is the home of a {status.get('role')}: ask capamesh {status.get('role')} status"
         )
-    is_ready = bool(status["is_running"]) and status.get("state") == "ready"
+    found = verdict(status, dt.datetime.now(dt.UTC))
+    told = {"state": found.state, "reason": found.reason}
     if as_json:
-        print_json({**status, "is_ready": is_ready})
+        print_json(
+            {
+                **status,
+                **told,
+                "last_state": status.get("state"),
+                "is_ready": found.exit_status == READY,
+            }
+        )
     else:
-        was = "" if status["is_running"] else " (not running now)"
         tables = {key: status.pop(key, []) for key in ("workers", "models")}
-        print_fields({**status, "state": f"{status.get('state')}{was}"})
+        print_fields({**status, **told, "state": _state_text(found.state, status)})
         _print_workers(tables["workers"])
         _print_models(tables["models"])
-    if not is_ready:
-        raise typer.Exit(1)
+    if found.exit_status != READY:
+        raise typer.Exit(found.exit_status)
+
+
+def _state_text(state: str, status: dict[str, Any]) -> str:
+    was = status.get("state")
+    return state if state == was else f"{state} (it last said: {was})"
 
 
 def _print_workers(workers: list[dict[str, Any]]) -> None:

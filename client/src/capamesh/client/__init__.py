@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capamesh.client.answers import ModelEntry, ModelMetadata
+from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata
 from capamesh.client.sync_client import Client
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
@@ -21,6 +21,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Datatype",
+    "HeldList",
     "ModelEntry",
     "ModelMetadata",
     "Tensor",

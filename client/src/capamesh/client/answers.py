@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -75,6 +75,14 @@ class ModelMetadata:
     outputs: tuple[TensorSpec, ...]
 
 
+class HeldList(NamedTuple):
+    """The revocation list that a router holds and enforces."""
+
+    version: int
+    is_kept: bool
+    """Whether it is on the router's disk: else a restart loses it until another member tells of it."""
+
+
 def failure_of(answer: Answer, url: str) -> CapameshError:
     """Return the error that an answer with a status other than 200 stands for."""
     message = _error_text(answer.body)
@@ -135,13 +143,14 @@ def read_nodes(answer: Answer) -> list[dict[str, Any]]:
     return [_fields(node, what) for node in nodes]
 
 
-def read_version(answer: Answer) -> int:
-    """Return the version of the revocation list that the router holds now."""
+def read_held_list(answer: Answer) -> HeldList:
+    """Return which revocation list the router holds now."""
     what = "a revocation list's version"
-    version = _fields(read_json(answer), what).get("version")
+    fields = _fields(read_json(answer), what)
+    version = fields.get("version")
     if not isinstance(version, int):
         raise _unexpected(what, version)
-    return version
+    return HeldList(version, fields.get("is_kept") is not False)
 
 
 def _spec(value: object, what: str) -> TensorSpec:

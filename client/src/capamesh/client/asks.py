@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from capamesh.client.answers import (
     Answer,
+    HeldList,
     ModelEntry,
     ModelMetadata,
     failure_of,
+    read_held_list,
     read_metadata,
     read_models,
     read_nodes,
-    read_version,
 )
 from capamesh.client.arrays import InputValue, arrays_of, tensors_of
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
@@ -157,10 +158,10 @@ def ask_nodes() -> Ask[list[dict[str, Any]]]:
     return Ask("GET", "/v1/nodes", _checked(read_nodes))
 
 
-def ask_revoke(signed_list: bytes) -> Ask[int]:
+def ask_revoke(signed_list: bytes) -> Ask[HeldList]:
     """Return the request to take over and spread a revocation list."""
     headers = {"Content-Type": "application/octet-stream"}
-    ask = Ask("POST", "/v1/revocations", _checked(read_version), buffers=(signed_list,))
+    ask = Ask("POST", "/v1/revocations", _checked(read_held_list), buffers=(signed_list,))
     return dataclasses.replace(ask, headers=headers)
 
 

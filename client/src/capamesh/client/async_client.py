@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL, RouterAddress
-from capamesh.client.answers import ERROR_NAME, Answer, ModelEntry, ModelMetadata
+from capamesh.client.answers import ERROR_NAME, Answer, HeldList, ModelEntry, ModelMetadata
 from capamesh.client.arrays import InputValue
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import LocalError, TooLarge
@@ -108,8 +108,8 @@ class AsyncClient:
         """Return the nodes of the fleet as this router sees them (`/v1/nodes`)."""
         return await self._exchange(asks.ask_nodes())
 
-    async def revoke(self, signed_list: bytes) -> int:
-        """Hand over an owner's signed revocation list; return the version the router holds then."""
+    async def revoke(self, signed_list: bytes) -> HeldList:
+        """Hand over an owner's signed revocation list; return which one the router holds then."""
         return await self._exchange(asks.ask_revoke(signed_list))
 
     async def close(self) -> None:

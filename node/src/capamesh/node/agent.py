@@ -23,6 +23,7 @@ from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
     KIND_ROUTER,
+    ModelState,
     Sequence,
     SequenceSource,
     advert_from_body,
@@ -34,6 +35,8 @@ from capamesh.protocol.adverts import (
 )
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.home import MemberHome
+from capamesh.protocol.member_status import HEARTBEAT_S
+from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
@@ -45,6 +48,7 @@ from capamesh.protocol.outward import (
     require_free,
 )
 from capamesh.protocol.private_files import make_folder
+from capamesh.protocol.token_file import token_file_of
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from capamesh.node.settings import NodeSettings
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.network import Membership
     from capamesh.protocol.network_clock import Skew
 
 CHECK_ROUTERS_EVERY_S = 10.0
@@ -71,13 +76,21 @@ class NodeAgent:
             )
         self._settings = settings
         self._log = log
-        self._home = MemberHome(settings.data_folder)
+        self._home = MemberHome(settings.data_folder, log)
         self._home.lock()
         self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
         if not settings.is_dialing:
             require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
+        self._upkeep = MembershipUpkeep(
+            self._home,
+            self._membership,
+            self._trust,
+            token_file=token_file_of(settings.token_file, settings.token),
+            on_renewed=self._renewed,
+            log=log,
+        )
         self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
         self._announcement = Announcement(
             NodeFacts(
@@ -135,6 +148,7 @@ class NodeAgent:
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
+        """Of its own life; while it is serving, `_standing` says more."""
         self._metrics_url = ""
 
     async def run(self) -> None:
@@ -151,10 +165,12 @@ class NodeAgent:
                 workers = [tasks.create_task(worker.run()) for worker in self._workers]
                 announcing = tasks.create_task(self._announce())
                 checking = tasks.create_task(self._check_routers())
+                beating = tasks.create_task(self._beat())
                 await stop.wait()
                 await self._drain()
                 announcing.cancel()
                 checking.cancel()
+                beating.cancel()
                 self._say_goodbye()
                 await asyncio.sleep(FAREWELL_S)
                 for task in (mesh, *workers):
@@ -174,6 +190,7 @@ class NodeAgent:
             settings.metrics_host,
             settings.metrics_port,
             lambda: [worker.sample() for worker in self._workers],
+            lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
         )
         self._metrics_url = await pages.enter_async_context(page)
         self._log.info("metrics_served", url=self._metrics_url)
@@ -198,6 +215,9 @@ class NodeAgent:
                 worker.sandbox = message["holds"]
             case "survived":
                 worker.survived(message["name"], message["version"], message["requests"])
+            case "links":
+                worker.links = message["count"]
+                self._write_status()
             case "stuck":
                 worker.stuck(message["reason"])
             case "drained":
@@ -269,12 +289,56 @@ class NodeAgent:
                 worker.send({"type": "revocations", "data": encoded})
             is_kept = self._home.keep_revocations(revocations)
             self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
+            self._upkeep.look(dt.datetime.now(dt.UTC))
+            self._write_status()
+
+    # its own membership
+
+    async def _beat(self) -> None:
+        """Look after this node's own membership, and let its status show that it lives."""
+        while True:
+            self._upkeep.beat(dt.datetime.now(dt.UTC))
+            self._write_status()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _renewed(self, membership: Membership) -> None:
+        """Show a renewed membership to the mesh, on links and in adverts."""
+        self._membership = membership
+        for worker in self._workers:
+            worker.send(
+                {
+                    "type": "renewed",
+                    "chain": list(membership.chain),
+                    "ca_der": membership.ca_der,
+                }
+            )
+        self._mesh.renew(membership, self._home.bootstrap())
+        self._schedule.changed(_now_s())
+        self._is_rescheduled.set()
+
+    def _standing(self) -> tuple[str, str]:
+        """Return the state that a status shows, and the reason for people; see `member_status`."""
+        ended = self._upkeep.ended
+        if self._state != "serving":
+            return self._state, ""
+        if ended is not None:
+            return ended.state, ended.reason
+        models = self._announcement.advert(Sequence(0, 0)).models
+        if not any(model.state is ModelState.READY for model in models):
+            said = ", ".join(
+                f"{model.name}/{model.version} {model.state.value}" for model in models
+            )
+            return "waiting", f"no model is ready: {said or 'there are none'}"
+        if not any(worker.links for worker in self._workers):
+            met = f"{self._router_count} met" if self._router_count else "none met"
+            return "waiting", f"no router has a link to it ({met} in the mesh)"
+        return "ready", ""
 
     # telling the network
 
     def _changed(self) -> None:
         if self._state == "starting" and self._announcement.is_ready and self._mesh.is_ready:
-            self._state = "ready"
+            self._state = "serving"
             self._log.info("node_ready")
         self._write_status()
         self._schedule.changed(_now_s())
@@ -379,15 +443,19 @@ class NodeAgent:
 
     def _write_status(self) -> None:
         advert = self._announcement.advert(Sequence(0, 0))
+        state, reason = self._standing()
         self._home.write_status(
             {
                 "role": "node",
-                "state": self._state,
+                "state": state,
+                "reason": reason,
+                **self._upkeep.fields(dt.datetime.now(dt.UTC)),
                 "pid": os.getpid(),
                 "peer_id": advert.peer,
                 "network_id": self._membership.network_id,
                 "routers": self._router_count,
                 "clock": clock_fields(self._skew()),
+                "links": sum(worker.links for worker in self._workers),
                 "sidecar_pid": self._mesh.pid,
                 "worker_pids": [worker.pid for worker in self._workers],
                 "mesh_addresses": [

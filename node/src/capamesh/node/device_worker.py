@@ -58,6 +58,8 @@ class DeviceWorker:
         self._stuck = ""
         self.sandbox = ""
         """What it is kept to, as it said; empty before it did."""
+        self.links = 0
+        """Of routers that can ask it, as it told last."""
         self.last_down = ""
         """Why it was lost the last time; empty while it never was."""
         self._child = Child(
@@ -141,6 +143,7 @@ class DeviceWorker:
             reason, self._stuck = f"{reason}: {self._stuck}", ""
         self.last_down = reason
         self._figures.ended()
+        self.links = 0
         if self._page is not None:
             marked = self._page.marked()
             self._page.close()

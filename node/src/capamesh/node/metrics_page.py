@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def serve_metrics(
-    host: str, port: int, read: Callable[[], Iterable[WorkerSample]]
+    host: str,
+    port: int,
+    read: Callable[[], Iterable[WorkerSample]],
+    membership_left_s: Callable[[], float] | None = None,
 ) -> AsyncGenerator[str, None]:
     """Serve until the context is left; yield the URL. `ConfigError`: cannot listen at `host:port`."""
-    telemetry = NodeTelemetry(read)
+    telemetry = NodeTelemetry(read, membership_left_s)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -27,8 +27,19 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class NodeTelemetry:
     """Turns what the workers counted into text; reads it anew each time, and counts nothing itself."""
 
-    def __init__(self, read: Callable[[], Iterable[WorkerSample]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Iterable[WorkerSample]],
+        membership_left_s: Callable[[], float] | None = None,
+    ) -> None:
+        """`membership_left_s` tells in how many seconds the node's membership ends; None: nothing of it is told."""
         self._registry = CollectorRegistry()
+        if membership_left_s is not None:
+            Gauge(
+                "capamesh_membership_expires_seconds",
+                "Until this node's membership ends; negative once it has",
+                registry=self._registry,
+            ).set_function(membership_left_s)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self._registry.register(_Workers(read))

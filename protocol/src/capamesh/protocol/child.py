@@ -67,6 +67,7 @@ class Child:
         self._stop_grace_s = stop_grace_s
         self._process: asyncio.subprocess.Process | None = None
         self._channel: AsyncioChannel | None = None
+        self._restart_reason = ""
         self.starts = 0
 
     def __repr__(self) -> str:
@@ -86,13 +87,25 @@ class Child:
         """
         return self._channel is not None and self._channel.send(message)
 
+    def restart(self, reason: str) -> None:
+        """Ask the child to end, and start it again at once with a new opening; one that is down starts so anyway."""
+        if self._process is None:
+            return
+        self._restart_reason = reason
+        self.send({"type": "stop"})
+        asyncio.get_running_loop().call_later(self._stop_grace_s, _kill, self._process)
+
     async def run(self) -> None:
         """Keep the child running until cancelled; then ask it to stop, wait a grace time, kill it."""
         loop = asyncio.get_running_loop()
         while True:
             started_s = loop.time()
             reason = await self._live_once()
-            wait_s = self._backoff.failed(loop.time() - started_s)
+            if self._restart_reason:
+                reason, wait_s = f"restarted: {self._restart_reason}", 0.0
+                self._restart_reason = ""
+            else:
+                wait_s = self._backoff.failed(loop.time() - started_s)
             self._log.warning("child_down", reason=reason, restart_in_s=round(wait_s, 3))
             self._call("on_down", self._on_down, reason)
             await asyncio.sleep(wait_s)

@@ -153,6 +153,12 @@ class NobodyFits(NoCandidate):
     code = "nobody_fits"
 
 
+class ShutOut(NoCandidate):
+    """The router's own membership has ended, so that no node takes anything from it; another router may do better."""
+
+    code = "shut_out"
+
+
 class ProtocolViolation(PeerError):
     """The peer broke the wire's rules; the link to it is closed."""
 

@@ -89,16 +89,46 @@ def replace_public(path: Path, data: bytes) -> None:
     _replace(path, data, _PUBLIC_MODE)
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
+def replace_passing(path: Path, data: bytes) -> None:
+    """Write as `replace_public` does, but without waiting for the disk: a power cut may bring the old contents back."""
+    _replace(path, data, _PUBLIC_MODE, is_durable=False)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Write over the beginning of the file `path`, which needs no room on a full disk; never make it longer.
+
+    A reader may see a part of it. Raises `ConfigError` when the file is shorter than `data`, or not there.
+    """
+    try:
+        with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size < len(data):
+                raise ConfigError(f"cannot write {path}: it has no room for {len(data)} bytes")
+            file.write(data)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file, in the place of the one that was set aside before; None: the disk refuses, or it is gone."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError:
+        return None
+    return aside
+
+
+def _replace(path: Path, data: bytes, mode: int, *, is_durable: bool = True) -> None:
     make_folder(path.parent)
     try:
-        temporary = _write_beside(path, data, mode)
+        temporary = _write_beside(path, data, mode, is_durable=is_durable)
         try:
             temporary.replace(path)
         except OSError:
             temporary.unlink()
             raise
-        _sync_folder(path.parent)
+        if is_durable:
+            _sync_folder(path.parent)
     except OSError as exc:
         raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
 
@@ -127,14 +157,15 @@ def _read(path: Path, what: str, *, is_private: bool, limit_bytes: int) -> bytes
     return data
 
 
-def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+def _write_beside(path: Path, data: bytes, mode: int, *, is_durable: bool = True) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            if is_durable:
+                os.fsync(descriptor)
     except OSError:
         temporary.unlink()
         raise

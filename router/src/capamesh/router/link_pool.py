@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.hello import Hello
     from capamesh.protocol.links.link import Link
-    from capamesh.protocol.network import Member, NetworkTrust
+    from capamesh.protocol.network import Member, Membership, NetworkTrust
 
 MAX_VISITS_OF_PEER = 128
 """A node has up to 64 devices, each with a worker that dials; the rest is for links that linger."""
@@ -205,6 +205,13 @@ class LinkPool:
         """Return in how long a candidate is dialled next; 0: at once, or nobody knows as it dials itself."""
         kept = self._keepers.get(candidate)
         return kept[0].due_in_s() if kept is not None else 0.0
+
+    def renew(self, membership: Membership) -> None:
+        """Show this router's renewed membership on open links and new ones; raise `ConfigError` as the endpoint does."""
+        hello = self._endpoint.renew(membership)
+        for candidate in (*self._keepers, *self._visitors):
+            if candidate.link is not None:
+                candidate.link.introduce(hello)
 
     def recheck_members(self) -> None:
         """End the links of peers that are revoked or have expired."""

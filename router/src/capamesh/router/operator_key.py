@@ -23,10 +23,12 @@ SCHEME: Final = "Bearer"
 class OperatorKey:
     """One run's key."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "is_kept")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, is_kept: bool = True) -> None:
         self._key = key.encode()
+        self.is_kept = is_kept
+        """Whether the operator can read it."""
 
     def __repr__(self) -> str:
         return "OperatorKey(secret)"
@@ -35,10 +37,17 @@ class OperatorKey:
     def create(cls, folder: Path) -> OperatorKey:
         """Draw a new key and leave it in `folder`, for its owner alone; the one of the last run is void.
 
-        Raises `ConfigError` when it cannot be written.
+        Where it cannot be written, the last run's key stays in use, if its owner alone could read it; else nobody can
+        command this run, whose router serves all the same (see `is_kept`).
         """
         key = secrets.token_hex(KEY_BYTES)
-        replace_private(folder / KEY_FILE, f"{key}\n".encode())
+        try:
+            replace_private(folder / KEY_FILE, f"{key}\n".encode())
+        except ConfigError:
+            try:
+                return cls(_key_in(folder))
+            except (ConfigError, KeyExposed):
+                return cls(key, is_kept=False)
         return cls(key)
 
     def opens(self, authorization: str) -> bool:
@@ -55,16 +64,20 @@ def authorization_from(folder: Path) -> str:
     Raises `ConfigError` when there is no key, `KeyExposed` when others could have read it.
     """
     try:
-        key = read_private(folder / KEY_FILE, "the operator's key")
+        return f"{SCHEME} {_key_in(folder)}"
     except KeyExposed:
         raise
     except ConfigError as exc:
         raise ConfigError(
             f"{exc.message}; --data is the folder of the router that is to obey, and it must be running"
         ) from exc
+
+
+def _key_in(folder: Path) -> str:
+    key = read_private(folder / KEY_FILE, "the operator's key")
     text = key.decode("ascii", "replace").strip()
     if len(text) != 2 * KEY_BYTES or not text.isalnum() or not text.isascii():
         raise ConfigError(
             f"{folder / KEY_FILE} holds no operator's key; restart the router to have it written anew"
         )
-    return f"{SCHEME} {text}"
+    return text

@@ -32,9 +32,11 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.member_status import HEARTBEAT_S
+from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
-from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.network import REVOCATIONS_FILE, RevocationList, Role
 from capamesh.protocol.network_clock import clock_fields
 from capamesh.protocol.outward import (
     advertised_host,
@@ -45,6 +47,7 @@ from capamesh.protocol.outward import (
     require_free,
 )
 from capamesh.protocol.reach import innermost_to_dial, inside_named
+from capamesh.protocol.token_file import token_file_of
 from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.network import Membership
     from capamesh.protocol.network_clock import Skew
     from capamesh.router.candidates import Candidate
     from capamesh.router.settings import RouterSettings
@@ -100,16 +104,27 @@ class Router:
         self._log = log
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._rules = _rules_in(settings.rules_file)
-        self._home = MemberHome(settings.data_folder)
+        self._home = MemberHome(settings.data_folder, log)
         self._home.lock()
         self._membership = self._home.membership(
             settings.token, Role.ROUTER, dt.datetime.now(dt.UTC)
         )
         require_free(settings.mesh_host, settings.mesh_port, "--mesh")
         self._operator_key = OperatorKey.create(settings.data_folder)
+        if not self._operator_key.is_kept:
+            log.warning("operator_key_not_kept", folder=str(settings.data_folder))
         self._holds = Holds()
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
+        self._upkeep = MembershipUpkeep(
+            self._home,
+            self._membership,
+            self._trust,
+            token_file=token_file_of(settings.token_file, settings.token),
+            on_renewed=self._renewed,
+            log=log,
+        )
+        self._shut_out = ""
         self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
         self._demand = demand_topic(self._membership.network_id)
         adverts = adverts_topic(self._membership.network_id)
@@ -204,12 +219,15 @@ class Router:
             log,
             constraints_of=lambda model: self._terms_of(model).constraints,
             redial_s=self._pool.redial_s,
+            shut_out=lambda: self._shut_out,
         )
         self._link_address = ""
         self._has_links = asyncio.Event()
         self._requests = OpenRequests()
         self._is_news = asyncio.Event()
         self._state = "starting"
+        """Of its own life; while it is serving, `_standing` says more."""
+        self._told_state = ""
         self._http_address = ""
 
     async def run(self) -> None:
@@ -242,10 +260,11 @@ class Router:
                     tasks.create_task(self._tick()),
                     tasks.create_task(self._announce()),
                     tasks.create_task(self._watch()),
+                    tasks.create_task(self._beat()),
                 ]
                 await self._has_links.wait()
                 await self._serve_http(front)
-                self._state = "ready"
+                self._state = "serving"
                 self._write_status()
                 self._log.info("router_ready", http=self._http_address)
                 await stop.wait()
@@ -296,6 +315,11 @@ class Router:
             "capamesh_dials_waiting",
             "Addresses of nodes that wait for their turn to be dialled",
             lambda: self._pool.dials_waiting,
+        )
+        self._telemetry.watch(
+            "capamesh_membership_expires_seconds",
+            "Until this router's membership ends; negative once it has",
+            lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
         )
         self._telemetry.watch(
             "capamesh_requests_in_flight",
@@ -492,6 +516,61 @@ class Router:
         while True:
             await asyncio.sleep(TICK_S)
             self._turns.do("members", self._miss)
+            self._turns.do("status", self._tell_change)
+
+    async def _beat(self) -> None:
+        """Look after this router's own membership, and let its status show that it lives."""
+        while True:
+            self._turns.do("membership", self._look_after_membership)
+            self._turns.do("status", self._write_status)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _look_after_membership(self) -> None:
+        self._upkeep.beat(dt.datetime.now(dt.UTC))
+        self._close_or_open()
+
+    def _close_or_open(self) -> None:
+        """Refuse requests while no node would take them, because this router is no member any more."""
+        ended = self._upkeep.ended
+        # An expired one may owe that to its own clock: nodes that take its requests know better.
+        if ended is None or (ended.state == "expired" and self._has_usable()):
+            self._shut_out = ""
+        else:
+            self._shut_out = (
+                f"this router's membership has ended ({ended.reason}); ask another router, or its operator to give "
+                "this one a new token"
+            )
+
+    def _renewed(self, membership: Membership) -> None:
+        """Show a renewed membership on links, in gossip and to the mesh; raise `ConfigError` when that cannot be."""
+        self._pool.renew(membership)
+        self._membership = membership
+        self._mesh.renew(membership, self._home.bootstrap())
+        self._is_news.set()
+
+    def _tell_change(self) -> None:
+        self._close_or_open()
+        if self._standing()[0] != self._told_state:
+            self._write_status()
+
+    def _has_usable(self) -> bool:
+        return any(candidate.is_usable for candidate in self._fleet.candidates())
+
+    def _standing(self) -> tuple[str, str]:
+        """Return the state that a status shows, and the reason for people; see `member_status`."""
+        ended = self._upkeep.ended
+        if self._state != "serving":
+            return self._state, ""
+        if ended is not None:
+            return ended.state, ended.reason
+        if self._has_usable():
+            return "ready", ""
+        if not self._fleet.adverts:
+            return "waiting", "no node has been heard of"
+        return (
+            "waiting",
+            f"none of the {len(self._fleet.adverts)} nodes that are known can be reached",
+        )
 
     def _miss(self) -> None:
         """Notice who has been silent for too long."""
@@ -554,15 +633,18 @@ class Router:
 
     # revocation
 
-    def _revoke(self, encoded: bytes) -> RevocationList:
-        """Take over a list that an operator posted; raise `InvalidRequest` when it is not the owner's."""
+    def _revoke(self, encoded: bytes) -> tuple[RevocationList, bool]:
+        """Take over a list that an operator posted, and return the newest, and whether it is on the disk.
+
+        Raises `InvalidRequest` when it is not the owner's.
+        """
         try:
             revocations = RevocationList.decode(encoded, self._membership.ca_der)
-        except ProtocolViolation as exc:
+            if self._take(revocations):
+                self._mesh.update_revocations(encoded)
+        except (ProtocolViolation, ConfigError) as exc:
             raise InvalidRequest(exc.message) from exc
-        if self._take(revocations):
-            self._mesh.update_revocations(encoded)
-        return self._trust.revocations
+        return self._trust.revocations, self._home.is_kept(REVOCATIONS_FILE)
 
     def _take_revocations(self, encoded: bytes) -> None:
         self._take(RevocationList.decode(encoded, self._membership.ca_der))
@@ -577,13 +659,21 @@ class Router:
             if peer in revocations.peers or invite in revocations.invites:
                 self._apply(self._hearing.expel(peer, self._now()))
         self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
+        if self._upkeep.look(dt.datetime.now(dt.UTC)):
+            self._close_or_open()
+        self._write_status()
         return True
 
     def _write_status(self) -> None:
+        state, reason = self._standing()
+        self._told_state = state
         self._home.write_status(
             {
                 "role": "router",
-                "state": self._state,
+                "state": state,
+                "reason": reason,
+                **self._upkeep.fields(dt.datetime.now(dt.UTC)),
+                "nodes": len(self._fleet.adverts),
                 "pid": os.getpid(),
                 "peer_id": self._membership.identity.peer_id,
                 "network_id": self._membership.network_id,

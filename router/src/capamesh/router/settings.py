@@ -16,6 +16,8 @@ class RouterSettings:
     data_folder: Path
     token: str | None = None
     """A join token; needed once, the membership is kept in the data folder."""
+    token_file: Path | None = None
+    """Where it came from: a new token that is put there renews the membership. None: it is not looked at again."""
     bootstrap: tuple[str, ...] = ()
     """Mesh addresses of other routers, besides those of the token."""
     http_host: str = "127.0.0.1"

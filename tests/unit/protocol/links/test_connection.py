@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 
 import pytest
@@ -29,6 +30,21 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind, LinkLimits, encode_frame
+
+OTHER_HELLO = encode_frame(FrameKind.HELLO, meta=hello(LinkLimits(message_bytes=1)).encode())
+
+
+def test_a_peer_may_introduce_itself_again_by_another_chain_while_requests_are_under_way() -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"meta", [bytes(600_000)])
+    again = dataclasses.replace(hello(LinkLimits()), chain=(b"new leaf", b"new invite"))
+    wire.acceptor.introduce(again)
+    at_dialer, at_acceptor = wire.settle()
+    assert at_dialer == [HelloReceived(again)]
+    assert at_acceptor == [RequestReceived(stream, b"meta", memoryview(bytes(600_000)))]
+    assert wire.acceptor.respond(stream, b"answer", [])
+    at_dialer, _ = wire.settle()
+    assert at_dialer == [ResponseReceived(stream, b"answer", memoryview(b""), True)]
 
 
 def test_both_sides_hear_the_other_s_hello_first() -> None:
@@ -271,7 +287,8 @@ def test_asking_before_the_peer_s_hello_is_refused() -> None:
         (HEADER.pack(3, 0, 9, 1, FrameKind.REQUEST, END, 0) + b"abc", "ended at 3 of 9"),
         (HEADER.pack(0, 0, 0, 1, FrameKind.REQUEST, 0, 0), "did not end at 0 of 0"),
         (HEADER.pack(3, 3, 0, 0, FrameKind.GOAWAY, 0, 0) + b"\xc1\xc1\xc1", "no msgpack"),
-        (HEADER.pack(0, 0, 0, 0, FrameKind.HELLO, 0, 0), "second HELLO"),
+        (HEADER.pack(0, 0, 0, 0, FrameKind.HELLO, 0, 0), "no msgpack"),
+        (OTHER_HELLO, "a second HELLO that changes more than the chain"),
     ],
 )
 def test_a_broken_rule_ends_the_connection_and_is_named(data: bytes, complaint: str) -> None:

@@ -14,6 +14,7 @@ from capamesh.protocol.errors import (
     NoCandidate,
     Overloaded,
     PeerError,
+    ShutOut,
     TooManyRequests,
 )
 from capamesh.router.api.errors import error_response, status_of
@@ -38,6 +39,7 @@ STATUSES = {
     "sequence_lost": 410,
     "no_candidate": 503,
     "nobody_fits": 503,
+    "shut_out": 503,
     "protocol_violation": 502,
     "not_member": 403,
     "advert_rejected": 400,
@@ -68,7 +70,7 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     assert response.content_type == "application/json"
     assert json.loads(response.body) == {"error": error.message}
     assert response.headers["X-Capamesh-Error"] == kind.code
-    may_wait = response.status in {429, 503} and kind not in {NobodyFits, ModelFailed}
+    may_wait = response.status in {429, 503} and kind not in {NobodyFits, ModelFailed, ShutOut}
     assert response.headers.get("Retry-After") == ("1" if may_wait else None)
 
 

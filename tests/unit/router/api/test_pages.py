@@ -245,7 +245,10 @@ async def test_metrics_are_prometheus_text(http: Http) -> None:
 
 async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) -> None:
     response = await http.client.post("/v1/revocations", data=b"signed list")
-    assert (response.status, await response.json()) == (200, {"version": 7})
+    assert (response.status, await response.json()) == (
+        200,
+        {"version": 7, "is_kept": False},
+    )
     assert http.revoked == [b"signed list"]
     response = await http.client.post("/v1/revocations", data=b"junk")
     assert (response.status, await response.json()) == (400, {"error": "not signed by the owner"})

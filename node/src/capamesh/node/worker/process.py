@@ -1,15 +1,17 @@
 """A worker process from its owner's first message to its last. IO: asyncio, a link server, model files.
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
-`drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept to; `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see
-`capamesh.node.figures`; `survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`,
-before it ends itself; `drained`.
+`renewed {chain, ca_der}`, its membership from now on, `drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept
+to; `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see `capamesh.node.figures`; `links {count}`, of routers, on change;
+`survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`, before it ends itself;
+`drained`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import itertools
 import os
 import time
@@ -29,7 +31,7 @@ from capamesh.node.worker.preparation import Preparation
 from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
-from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.errors import LinkLost, LocalError
 from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
 
@@ -139,6 +141,7 @@ class Worker:
             limits=Limits(),
             log=log,
         )
+        self._service.on_links = self._links_changed
         self._endpoint = opened.endpoint
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
@@ -164,6 +167,8 @@ class Worker:
                             self._revoke(message["data"])
                         case "routers":
                             dialing.update(message["routers"])
+                        case "renewed":
+                            self._renew(message["chain"], message["ca_der"])
                         case "drain":
                             self._service.drain()
                             background.append(tasks.create_task(self._drained()))
@@ -239,6 +244,17 @@ class Worker:
         if self._trust.update(RevocationList.decode(encoded, self._membership.ca_der)):
             self._service.recheck_members()
 
+    def _renew(self, chain: list[bytes], ca_der: bytes) -> None:
+        """Show the membership that the agent has renewed on links, those that are open included."""
+        try:
+            membership = self._membership.with_chain(tuple(chain), ca_der, dt.datetime.now(dt.UTC))
+            hello = self._endpoint.renew(membership)
+        except LocalError as error:
+            self._log.error("renewed_membership_not_shown", error=error.message)
+            return
+        self._membership = membership
+        self._service.introduce(hello)
+
     async def _recheck_members(self) -> None:
         while True:
             await asyncio.sleep(RECHECK_MEMBERS_S)
@@ -282,6 +298,10 @@ class Worker:
                     "requests": survived,
                 }
             )
+
+    def _links_changed(self, count: int) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._channel.send({"type": "links", "count": count})
 
     def _device_lost(self, loss: str) -> None:
         """End this process, for no model can be run in it any more; told in a run's thread, before the run's mark goes."""

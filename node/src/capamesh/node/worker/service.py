@@ -84,6 +84,8 @@ class WorkerService:
         self._is_draining = False
         self._reported: Batch | None = None
         self._report = LoadReport()
+        self.on_links: Callable[[int], None] = lambda _: None
+        """Told how many links there are, when that changes."""
         self.free_bytes = 0
         """The device's memory, as its owner read it last: reading it for every answer would cost more than
         the answer."""
@@ -104,13 +106,16 @@ class WorkerService:
         if is_one_too_many(self._links, link):
             return
         self._links.add(link)
+        self.on_links(len(self._links))
         self._log.info("link_up", peer=link.member.peer_id if link.member else "")
         if self._is_draining:
             link.goaway("draining")
 
     def link_down(self, link: Link, reason: str) -> None:
         """Part of `LinkOwner`: what its peer asked for is not wanted any more."""
-        self._links.discard(link)
+        if link in self._links:
+            self._links.discard(link)
+            self.on_links(len(self._links))
         for key in [key for key in self._works if key[0] is link]:
             self._withdraw(key)
         self._log.info("link_down", peer=link.member.peer_id if link.member else "", reason=reason)
@@ -197,6 +202,11 @@ class WorkerService:
         self._is_draining = True
         for link in self._links:
             link.goaway("draining")
+
+    def introduce(self, hello: Hello) -> None:
+        """Show this node's renewed membership on all links."""
+        for link in self._links:
+            link.introduce(hello)
 
     def recheck_members(self) -> None:
         """End the links of members that have been revoked or have expired since."""

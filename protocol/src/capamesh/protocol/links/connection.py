@@ -16,6 +16,7 @@ unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -81,7 +82,7 @@ class Connection:
         self._reserved_bytes = 0
         self._current: tuple[int, int, int, int, bytes, _Message | None] | None = None
         self._is_draining = False
-        self._outgoing.frame(encode_frame(FrameKind.HELLO, meta=hello.encode()))
+        self.introduce(hello)
 
     def __repr__(self) -> str:
         return (
@@ -197,6 +198,10 @@ class Connection:
 
     # the connection itself
 
+    def introduce(self, hello: Hello) -> None:
+        """Tell the peer who is here: at first, and again when the membership was renewed, as nothing else may change."""
+        self._outgoing.frame(encode_frame(FrameKind.HELLO, meta=hello.encode()))
+
     def ping(self, value: int) -> None:
         """Ask the peer to echo `value` (below 2**32)."""
         self._outgoing.frame(encode_frame(FrameKind.PING, value=value))
@@ -289,11 +294,13 @@ class Connection:
                 raise ProtocolViolation(f"a frame of unknown kind {kind}")
 
     def _hello_ended(self, meta: bytes) -> None:
-        if self._peer_hello is not None:
-            raise ProtocolViolation("a second HELLO")
-        self._peer_hello = Hello.decode(meta)
-        self._incoming.widen()
-        self._events.append(HelloReceived(self._peer_hello))
+        hello, before = Hello.decode(meta), self._peer_hello
+        if before is not None and replace(hello, chain=before.chain) != before:
+            raise ProtocolViolation("a second HELLO that changes more than the chain")
+        self._peer_hello = hello
+        if before is None:
+            self._incoming.widen()
+        self._events.append(HelloReceived(hello))
 
     def _request_started(self, stream: int, meta: bytes, total: int) -> _Message | None:
         if stream == 0 or stream % 2 != self._peer_parity:

@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
 from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
+from capamesh.protocol.network.tls import show_membership
 from capamesh.protocol.outward import listen_reason
 from capamesh.protocol.reach import Inside, inside_of
 
@@ -142,6 +144,16 @@ class LinkEndpoint:
         self._listening = tls_context(membership, folder, server_side=True)
         if log is not None:
             HandshakeRefusals(log, time.monotonic).watch(self._listening)
+
+    def renew(self, membership: Membership) -> Hello:
+        """Show the renewed membership on all links from now on; return what to show on those that are open.
+
+        Raises `ConfigError` when TLS cannot take it.
+        """
+        for context in (self._dialing, self._listening):
+            show_membership(context, membership)
+        self._hello = replace(self._hello, chain=membership.chain)
+        return self._hello
 
     async def dial(
         self, address: str, owner: LinkOwner, *, innermost: Inside = Inside.LOOPBACK

@@ -213,7 +213,9 @@ class Admission(INotifee):
             await self._run(stream, handshake)
         except (NotMember, ProtocolViolation) as exc:
             if not handshake.was_refused:
-                await _tell_refusal(stream, exc.message)
+                await _tell_refusal(stream, refusal(exc.message, handshake.revealed))
+            elif handshake.revocations:
+                self._on_revocations(handshake.revocations)
             await self._expel(
                 peer,
                 exc.message,
@@ -265,9 +267,9 @@ class Admission(INotifee):
             self._start(conn.close)
 
 
-async def _tell_refusal(stream: INetStream, why: str) -> None:
+async def _tell_refusal(stream: INetStream, frame: bytes) -> None:
     """Send why, and leave the other side the time to read it: a close destroys what it has not read."""
     with trio.move_on_after(_REFUSAL_LIMIT_S), suppress(Exception):
-        await stream.write(refusal(why))
+        await stream.write(frame)
         while await stream.read(_READ_BYTES):
             pass

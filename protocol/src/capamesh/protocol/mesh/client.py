@@ -146,6 +146,12 @@ class MeshClient:
         self._bootstrap += new
         self._send(Dial(new))
 
+    def renew(self, membership: Membership, bootstrap: Sequence[str] = ()) -> None:
+        """Go on as `membership`, the renewed one: the sidecar is started anew, for its peers believe the old one."""
+        self._membership = membership
+        self._bootstrap += [addr for addr in bootstrap if addr not in self._bootstrap]
+        self._child.restart("the membership was renewed")
+
     def _send(self, message: ToSidecar) -> bool:
         return self._child.send(to_wire(message))
 

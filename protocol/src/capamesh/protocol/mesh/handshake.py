@@ -13,7 +13,8 @@ skipped.
      "type"    text  "hello"
      "v"       int   1
      "net"     text  the network id
-     "chain"   array [leaf, invite], two bin: X.509 certificates in DER
+     "chain"   array [leaf, invite], two bin: X.509 certificates in DER; where the network's owner has changed keys, up
+                     to 8 more, as in an advert's envelope
      "nonce"   bin   32 fresh random bytes
      "revoked" int   the version of the newest revocation list it has; 0: none
 2. Each side checks the other's chain against the network's authority, and that the leaf's peer id is the
@@ -31,6 +32,8 @@ skipped.
      "type"    text  "verdict"
      "ok"      bool  true: the other is a member
      "why"     text  empty, or the reason for a person
+     "list"    bin   where the other is refused because of a revocation list that is newer than what it has: that list,
+                     encoded; else it may be missing
 A side that has both sent and received a verdict that is true may close the stream. A side that refuses
 sends a verdict that is false in place of the message that is due, and disconnects.
 """
@@ -72,6 +75,10 @@ _MAX_WHY_CHARS: Final = 300
 """Guess: a reason is one line in a log."""
 
 
+_BY_LIST: Final = ("revoked", "retired owner key")
+"""How the reasons begin for which a revocation list shuts a member out."""
+
+
 class Side(Enum):
     """Who a member is in the exchange; the value stands in what it signs."""
 
@@ -105,9 +112,10 @@ def stream_decoder() -> Decoder:
     return Decoder(MAX_MESSAGE_BYTES, partial(unpack_strictly, max_array_items=_MAX_ARRAY_ITEMS))
 
 
-def refusal(why: str) -> bytes:
-    """Return the frame that tells the other side that it is refused."""
-    return encode({"type": "verdict", "ok": False, "why": why[:_MAX_WHY_CHARS]})
+def refusal(why: str, revocations: bytes = b"") -> bytes:
+    """Return the frame that tells the other side that it is refused, and by which revocation list it is."""
+    told: dict[str, object] = {"type": "verdict", "ok": False, "why": why[:_MAX_WHY_CHARS]}
+    return encode({**told, "list": revocations} if revocations else told)
 
 
 class Handshake:
@@ -142,6 +150,8 @@ class Handshake:
         """The remote's certificates, once they are verified."""
         self.revocations = b""
         """A revocation list that the remote sent as newer than ours; not verified; empty: none."""
+        self.revealed = b""
+        """The list to send with the refusal of a remote that it names: it learns so that it is a member no more."""
 
     def __repr__(self) -> str:
         return f"Handshake({self._side.name} with {self._remote}: {self._expected} is due)"
@@ -173,6 +183,9 @@ class Handshake:
         kind = message["type"]
         if kind == "verdict" and message.get("ok") is not True:
             self.was_refused = True
+            newer = message.get("list")
+            if isinstance(newer, bytes):
+                self.revocations = newer
             raise NotMember(f"it refused us: {plain(str(message.get('why'))[:_MAX_WHY_CHARS])}")
         if kind != self._expected:
             raise NotMember(f"malformed: {str(kind)[:20]!r} came where {self._expected!r} is due")
@@ -201,9 +214,15 @@ class Handshake:
         if not isinstance(revoked, int) or revoked < 0:
             raise NotMember("malformed: 'revoked' must be the version of a revocation list")
         if not isinstance(chain, list):
-            raise NotMember("malformed: 'chain' must be an array of two certificates")
+            raise NotMember("malformed: 'chain' must be an array of certificates")
         certificates = cast("list[bytes]", chain)
-        member = self._trust.verify(certificates, now)
+        try:
+            member = self._trust.verify(certificates, now)
+        except NotMember as exc:
+            ours = self._trust.revocations
+            if exc.message.startswith(_BY_LIST) and ours.version > revoked:
+                self.revealed = ours.encode()
+            raise
         if member.peer_id != self._remote:
             raise NotMember(
                 f"peer id does not match key: the chain is {member.peer_id}'s, the connection {self._remote}'s"

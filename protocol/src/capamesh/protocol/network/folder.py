@@ -29,10 +29,14 @@ NETWORK_FILE = "network.pem"
 
 def save_certificates(path: Path, *certificates: bytes) -> None:
     """Write DER certificates to `path` as PEM, in the order given; raise `ConfigError` when that fails."""
-    pem = b"".join(
+    private_files.replace_public(path, certificates_pem(*certificates))
+
+
+def certificates_pem(*certificates: bytes) -> bytes:
+    """Return DER certificates as PEM, in the order given."""
+    return b"".join(
         x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in certificates
     )
-    private_files.replace_public(path, pem)
 
 
 def load_network(folder: Path) -> bytes:

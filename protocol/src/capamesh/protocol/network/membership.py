@@ -87,6 +87,10 @@ class Membership:
         except ConfigError as exc:
             raise ConfigError(f"{folder}: {exc.message}") from exc
 
+    def with_chain(self, chain: tuple[bytes, ...], ca_der: bytes, now: datetime) -> Membership:
+        """Return the same identity's membership by another chain; `ConfigError` when it is none, or not this one's."""
+        return self._checked(self.identity, chain, ca_der, now)
+
     def save(self, folder: Path) -> None:
         """Write `identity.key` with mode 0600, `chain.pem` and `network.pem`, replacing an older chain.
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.identity import Identity
-from capamesh.protocol.network.folder import CHAIN_FILE, IDENTITY_FILE, load_certificates
+from capamesh.protocol.identity import Identity, private_key_pem
+from capamesh.protocol.network.folder import (
+    CHAIN_FILE,
+    IDENTITY_FILE,
+    certificates_pem,
+    load_certificates,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Generator
 
     from capamesh.protocol.network.membership import Membership
 
@@ -32,8 +41,7 @@ def tls_context(membership: Membership, folder: Path, *, server_side: bool) -> s
         KeyExposed: other users have rights on the key file.
         ConfigError: the folder holds another membership, or a file is damaged.
     """
-    key_path, chain_path = folder / IDENTITY_FILE, folder / CHAIN_FILE
-    if not key_path.exists() and not chain_path.exists():
+    if not (folder / IDENTITY_FILE).exists() and not (folder / CHAIN_FILE).exists():
         membership.save(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
@@ -43,15 +51,6 @@ def tls_context(membership: Membership, folder: Path, *, server_side: bool) -> s
     context.set_alpn_protocols([ALPN])
     if server_side:
         context.num_tickets = 0  # a resumed session would skip the check of an expired certificate
-    show_membership(context, membership, folder)
-    return context
-
-
-def show_membership(context: ssl.SSLContext, membership: Membership, folder: Path) -> None:
-    """Let `context` show this membership from now on, as it is saved in `folder`; links that are open keep theirs.
-
-    Raises as `tls_context` does, and then changes nothing.
-    """
     key_path, chain_path = folder / IDENTITY_FILE, folder / CHAIN_FILE
     there = Identity.load(key_path)
     if (
@@ -62,6 +61,40 @@ def show_membership(context: ssl.SSLContext, membership: Membership, folder: Pat
             f"{folder} holds another membership than this one of {membership.identity.peer_id}: load "
             "it again after a change"
         )
+    _load(context, membership, chain_path, key_path)
+    return context
+
+
+def show_membership(context: ssl.SSLContext, membership: Membership) -> None:
+    """Let `context` show this membership from now on; links that are open keep theirs.
+
+    It goes by a file in memory, for a worker may not read its member's folder any more. Raises `ConfigError` when
+    that cannot be made.
+    """
+    pem = private_key_pem(membership.identity.private_key) + certificates_pem(*membership.chain)
+    try:
+        with _in_memory(pem) as path:
+            _load(context, membership, path, path)
+    except OSError as exc:  # an ssl.SSLError too
+        raise ConfigError(f"the renewed membership cannot be used for links: {exc}") from exc
+
+
+def _load(context: ssl.SSLContext, membership: Membership, chain: Path, key: Path) -> None:
     context.load_verify_locations(cadata=membership.ca_der)
     # An empty password keeps OpenSSL from ever asking a person for one.
-    context.load_cert_chain(chain_path, key_path, password="")
+    context.load_cert_chain(chain, key, password="")
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Generator[Path]:
+    """Yield a path to `data` that nobody else can open; where there are no files in memory, of a private one."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("capamesh", os.MFD_CLOEXEC), "wb") as file:
+            file.write(data)
+            file.flush()
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            yield Path(file.name)

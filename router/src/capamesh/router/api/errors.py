@@ -25,6 +25,7 @@ from capamesh.protocol.errors import (
     ProtocolViolation,
     RunFailed,
     SequenceLost,
+    ShutOut,
     TooLarge,
     TooManyRequests,
 )
@@ -77,7 +78,7 @@ def error_reply(error: CapameshError) -> Reply:
 def retry_after_s(error: CapameshError) -> int | None:
     """Return the whole seconds after which to come again; None where waiting alone does not help."""
     match error:
-        case NobodyFits() | ModelFailed():
+        case NobodyFits() | ModelFailed() | ShutOut():
             return None
         case (
             Overloaded(retry_after_s=hint_s)

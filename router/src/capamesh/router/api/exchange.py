@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, LocalError, ModelNotFound, NoCandidate
+from capamesh.protocol.errors import (
+    CapameshError,
+    LocalError,
+    ModelNotFound,
+    NoCandidate,
+    PeerError,
+    ShutOut,
+)
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -75,6 +82,8 @@ class Inference:
     """What the operator's rules ask of who runs a model."""
     redial_s: Callable[[Candidate], float] = lambda _: 0.0
     """In how long a candidate without a link is dialled; 0: at once, or unknown."""
+    shut_out: Callable[[], str] = lambda: ""
+    """Why no node takes anything from this router any more; empty: they do."""
 
     def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
         """Return the error for a request that nobody can be asked to run."""
@@ -116,6 +125,10 @@ class Exchange:
     def begin(self, body: bytes | memoryview) -> None:
         """Read the request and send it on its way."""
         inference, asking = self._inference, self._asking
+        shut_out = inference.shut_out()
+        if shut_out:
+            self.failed(ShutOut(shut_out))
+            return
         try:
             asked = decode_request(
                 asking.model, asking.version, body, asking.header_length, inference.limits
@@ -163,7 +176,10 @@ class Exchange:
 
     def failed(self, error: CapameshError) -> None:
         """Part of `Waiter`."""
-        if isinstance(error, NoCandidate):
+        shut_out = self._inference.shut_out()
+        if shut_out and isinstance(error, PeerError):
+            error = ShutOut(shut_out)  # its links were cut while it was under way
+        elif isinstance(error, NoCandidate):
             error = self._inference.nobody(self._asking, error)
         self._inference.refused(self._asking.model, error)
         reply = error_reply(error)

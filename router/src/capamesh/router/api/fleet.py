@@ -38,7 +38,7 @@ class FleetApi:
         pool: LinkPool,
         telemetry: Telemetry,
         *,
-        revoke: Callable[[bytes], RevocationList],
+        revoke: Callable[[bytes], tuple[RevocationList, bool]],
         arrival_s: float,
         holds: Holds | None = None,
     ) -> None:
@@ -82,8 +82,8 @@ class FleetApi:
     async def revocations(self, request: web.Request) -> web.Response:
         """Take over a revocation list signed by the network's owner, and spread it."""
         encoded = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_LIST_BYTES)
-        revocations = self._revoke(encoded)
-        return web.json_response({"version": revocations.version})
+        revocations, is_kept = self._revoke(encoded)
+        return web.json_response({"version": revocations.version, "is_kept": is_kept})
 
     def _node(self, advert: NodeAdvert) -> dict[str, Any]:
         return {

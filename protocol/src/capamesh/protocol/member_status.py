@@ -1,0 +1,76 @@
+"""What a member's status says: whether requests can be served, and how old that is. Pure.
+
+`state` of a router: `starting`, `ready` (a node can be sent requests), `waiting` (it serves, but no node can be reached),
+`expired` and `revoked` (its membership has ended), `draining`, `stopped`. Of a node: the same, `ready` when a model is
+ready and a router is linked to it, `waiting` with the reason while either is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+HEARTBEAT_S: Final = 5.0
+"""How often a running member writes its status, whether anything has changed or not (guess: as health checks ask)."""
+STALE_S: Final = 4 * HEARTBEAT_S
+"""How old a status may be: a member that has missed three heartbeats is frozen, or cannot write (guess)."""
+
+READY: Final = 0
+NOT_RUNNING: Final = 1
+"""No process is there, or one that has not said anything for long."""
+MEMBERSHIP_ENDED: Final = 3
+"""It is expired or revoked: only a new token helps. 2 is what shells and this command take for wrong usage."""
+NOT_READY: Final = 4
+"""It runs, but cannot serve requests now: it starts, waits or drains."""
+
+ENDED: Final = frozenset({"expired", "revoked"})
+SERVING: Final = frozenset({"ready", "waiting"})
+"""States of a router whose HTTP port answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a member is now, by its last status and what is known of its process."""
+
+    state: str
+    reason: str
+    """For a person; empty when it is ready."""
+    exit_status: int
+
+
+def verdict(status: Mapping[str, Any], now: datetime) -> Verdict:
+    """Return how the member is that `home.read_status` told of; a status is not believed once it is old."""
+    state, reason = str(status.get("state", "unknown")), str(status.get("reason", ""))
+    expires_at = _time(status.get("expires_at"))
+    if state != "revoked" and expires_at is not None and now > expires_at:
+        return Verdict(
+            "expired",
+            f"its membership ended at {expires_at:%Y-%m-%d %H:%M} UTC: give it a new token from the network's owner",
+            MEMBERSHIP_ENDED,
+        )
+    if not status.get("is_running"):
+        return Verdict("stopped", "no process holds its folder", NOT_RUNNING)
+    updated_at = _time(status.get("updated_at"))
+    if updated_at is None:
+        return Verdict("stale", "its status does not say when it was written", NOT_RUNNING)
+    age_s = abs((now - updated_at).total_seconds())
+    if age_s > STALE_S:
+        return Verdict(
+            "stale",
+            f"it last said that it was {state}, {age_s:.0f} s ago, and says so every {HEARTBEAT_S:g} s: it is frozen, or "
+            "cannot write its folder",
+            NOT_RUNNING,
+        )
+    if state in ENDED:
+        return Verdict(state, reason, MEMBERSHIP_ENDED)
+    return Verdict(state, reason, READY if state == "ready" else NOT_READY)
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None

@@ -1,0 +1,116 @@
+"""How long this member's own membership lasts, and what is to be said of that. Pure; the time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from capamesh.protocol.errors import NotMember
+
+if TYPE_CHECKING:
+    from capamesh.protocol.network import Membership, NetworkTrust
+
+WARN_AT: Final = 0.2
+"""Of a membership's life: from here on it is said that it ends (guess: 6 days of a month)."""
+WARN_AGAIN: Final = timedelta(days=1)
+"""At the latest; sooner once half of the time that was left is gone."""
+LAST_WARNING: Final = timedelta(minutes=1)
+"""Before the end there is none after this (guess: nobody acts sooner)."""
+
+_ENDS: Final = {
+    "expired": "expired",
+    "revoked peer": "revoked",
+    "revoked invite": "revoked",
+    "retired owner key": "revoked",
+}
+"""The reasons for which `NetworkTrust` refuses a chain that end a membership, with the state in which that puts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The membership ends in `left`: now is the time for a new token."""
+
+    left: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The membership has ended; `state` is expired or revoked."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lasts:
+    """A membership that had ended, or was about to, is good again."""
+
+
+class MembershipLife:
+    """Watches over this member's own membership under a trust that its owner keeps up to date."""
+
+    def __init__(self, membership: Membership, trust: NetworkTrust) -> None:
+        self._trust = trust
+        self.ended: Ended | None = None
+        """How it has ended; None while it is good."""
+        self._membership = membership
+        self._warn_below = _first_warning(membership)
+        self._is_ending = False
+
+    def __repr__(self) -> str:
+        state = self.ended.state if self.ended is not None else "good"
+        return f"MembershipLife({state}, until {self._membership.expires_at:%Y-%m-%dT%H:%M:%SZ})"
+
+    def renewed(self, membership: Membership) -> None:
+        """Take over a membership in the place of the one before."""
+        self._membership = membership
+        self._warn_below = _first_warning(membership)
+
+    def left(self, now: datetime) -> timedelta:
+        """Return in how long the membership ends; negative when it has."""
+        return self._membership.expires_at - now
+
+    def look(self, now: datetime) -> Ends | Ended | Lasts | None:
+        """Return what is to be said now, each thing once; call it every few seconds and after each change."""
+        ended = self._end(now)
+        if ended is not None:
+            if self.ended is not None and self.ended.state == ended.state:
+                return None
+            self.ended = ended
+            return ended
+        left = self.left(now)
+        if left <= self._warn_below:
+            self.ended, self._is_ending = None, True
+            self._warn_below = max(left / 2, left - WARN_AGAIN)
+            if self._warn_below < LAST_WARNING:
+                self._warn_below = timedelta(0)
+            return Ends(left)
+        was_in_doubt = self.ended is not None or (
+            self._is_ending and left > _first_warning(self._membership)
+        )
+        self.ended = None
+        if was_in_doubt:
+            self._is_ending = False
+            return Lasts()
+        return None
+
+    def fields(self, now: datetime) -> dict[str, Any]:
+        """Return what a status says of it."""
+        return {
+            "expires_at": self._membership.expires_at.isoformat(),
+            "expires_in_s": round(self.left(now).total_seconds()),
+            "revocations_version": self._trust.revocations.version,
+        }
+
+    def _end(self, now: datetime) -> Ended | None:
+        try:
+            self._trust.verify(self._membership.chain, now)
+        except NotMember as exc:
+            state = _ENDS.get(exc.message.partition(":")[0])
+            return None if state is None else Ended(state, exc.message)
+        return None
+
+
+def _first_warning(membership: Membership) -> timedelta:
+    return (membership.expires_at - membership.starts_at) * WARN_AT

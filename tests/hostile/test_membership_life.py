@@ -1,0 +1,203 @@
+"""Memberships that end: renewed as requests go on, told where they are not, and owners' keys that change."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hostile import HONEST_CLIENT, Figures, Seen
+from lasting_network import LastingNetwork, Service, lasting
+
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import Role
+
+SHORT_S = 40.0
+"""A life in which a network starts even on a busy machine, and whose end a test can wait for."""
+LONG_S = 3600.0
+
+
+@asynccontextmanager
+async def honest(network: LastingNetwork) -> AsyncIterator[Seen]:
+    """Let two well-behaved clients ask meanwhile."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(HONEST_CLIENT), f"{network.url}/v2/models/digits/infer"),
+        *("2", "kept", "0.02"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    seen = Seen()
+    try:
+        assert await process.stdout.readline() == b"asking\n"
+        yield seen
+        process.stdin.close()
+        async with asyncio.timeout(60):
+            seen.take(await process.stdout.readline())
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def until(moment: dt.datetime) -> None:
+    await asyncio.sleep(max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()))
+
+
+async def test_a_network_is_renewed_and_its_owners_key_changed_while_requests_go_on(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with lasting(tmp_path, sample_models, nodes=2) as network:
+        await network.start(SHORT_S)
+        first, second = network.nodes
+        ends_at = max(
+            dt.datetime.fromisoformat(member.status()["expires_at"]) for member in network.members
+        )
+        peers = [member.status()["peer_id"] for member in network.members]
+        async with honest(network) as seen:
+            network.owner = network.owner.rotated(dt.datetime.now(dt.UTC))
+            network.list = network.owner.revoke(network.list, now=dt.datetime.now(dt.UTC))
+            await network.tell()
+            first.give(
+                network.token(Role.NODE, LONG_S)
+            )  # one node of the new key, all else of the old one
+            await first.until(lambda status: status["expires_in_s"] > SHORT_S, "renewed")
+            await first.until_state("ready")
+            network.router.give(network.token(Role.ROUTER, LONG_S))
+            second.give(network.token(Role.NODE, LONG_S))
+            for member in network.members:
+                await member.until(lambda status: status["expires_in_s"] > SHORT_S, "renewed")
+            await until(ends_at + dt.timedelta(seconds=1))
+            # the old key is retired: every link is looked at again, long before it would be by itself
+            network.list = network.owner.revoke(
+                network.list, is_retiring=True, now=dt.datetime.now(dt.UTC)
+            )
+            await network.tell()
+            for member in network.members:
+                await member.until(lambda status: status["revocations_version"] == 2, "told")
+            await asyncio.sleep(1)
+        for member in network.members:
+            assert member.state() == "ready", member.status()
+        assert [member.status()["peer_id"] for member in network.members] == peers
+        assert seen.failures == {}
+        figures.at_least("requests answered over a renewal of all members", seen.answered, 50)
+        figures.at_most("requests failed over a renewal of all members", seen.failed, 0)
+        assert (await network.metrics())["capamesh_membership_expires_seconds"] > SHORT_S
+        assert [member.events("membership_renewed") != [] for member in network.members] == [
+            True,
+            True,
+            True,
+        ]
+
+
+async def test_members_whose_membership_has_ended_say_so_and_are_good_again_by_a_new_token(
+    tmp_path: Path, sample_models: Path
+) -> None:
+    async with lasting(tmp_path, sample_models) as network:
+        await network.start(SHORT_S)
+        (node,) = network.nodes
+        for member in network.members:
+            await member.until_state("expired")
+            await member.until(lambda status: status["state"] == "expired", "expired")
+            assert member.status()["expires_in_s"] <= 0
+            (warning, *_) = member.events("membership_ends")
+            assert 0 < warning["left_s"] <= SHORT_S / 5
+            assert "--token-file" in warning["what_to_do"]
+            assert len(member.events("membership_expired")) == 1
+        assert (await network.metrics())["capamesh_membership_expires_seconds"] <= 0
+        junk = network.router.token_file.with_name("junk")
+        junk.write_text("capamesh1junk")
+        junk.replace(network.router.token_file)
+        await network.router.until(lambda _: network.router.events("token_refused") != [], "told")
+        network.renew(LONG_S)
+        for member in network.members:
+            await member.until_state("ready")
+        assert (await network.ask())[0] == 200
+        assert node.events("membership_lasts")
+
+
+async def test_revoked_members_know_it_and_a_revoked_router_says_so_at_once(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with lasting(tmp_path, sample_models) as network:
+        await network.start(LONG_S)
+        (node,) = network.nodes
+        other = Service(
+            tmp_path / "other",
+            Role.ROUTER,
+            "--http",
+            "127.0.0.1:0",
+            "--mesh",
+            "127.0.0.1:0",
+            "--links",
+            "127.0.0.1:0",
+        )
+        mesh = network.router.status()["mesh_addresses"]
+        try:
+            now = dt.datetime.now(dt.UTC)
+            other.give(
+                network.owner.invite(
+                    Role.ROUTER,
+                    expires_at=now + dt.timedelta(seconds=LONG_S),
+                    bootstrap=mesh,
+                    now=now,
+                )
+            )
+            await other.start()
+            await other.until_state("ready")
+            # told to the other members alone: the revoked one learns of it from those that refuse it
+            assert await network.revoke(other.status()["peer_id"]) == {
+                "version": 1,
+                "is_kept": True,
+            }
+            await other.until_state("revoked")
+            (event,) = other.events("membership_revoked")
+            assert event["reason"].startswith("revoked peer: router ")
+            url, network.url = network.url, other.status()["http_address"]
+            began_s = asyncio.get_running_loop().time()
+            status, text = await network.ask()
+            figures.at_most(
+                "seconds until a revoked router refuses",
+                asyncio.get_running_loop().time() - began_s,
+                2.0,
+            )
+            assert status == 503
+            assert "this router's membership has ended (revoked peer: " in text
+            network.url = url
+            assert (await network.ask())[0] == 200
+            await network.revoke(node.status()["peer_id"])
+            await node.until_state("revoked")
+            assert len(node.events("membership_revoked")) == 1
+            await network.router.until_state("waiting")
+        finally:
+            await other.stop()
+
+
+@pytest.mark.parametrize("name", ["revocations.bin", "network.pem", "bootstrap.json"])
+async def test_a_member_with_a_damaged_file_starts_and_has_it_again(
+    tmp_path: Path, sample_models: Path, name: str
+) -> None:
+    async with lasting(tmp_path, sample_models) as network:
+        await network.start(LONG_S)
+        (node,) = network.nodes
+        stranger = Identity.generate().peer_id
+        await network.revoke(stranger)
+        await node.until(lambda status: status["revocations_version"] == 1, "told")
+        await node.stop()
+        file = node.data / name
+        file.write_bytes(b"junk")
+        await node.start()
+        await node.until_state("ready")
+        await node.until(lambda status: status["revocations_version"] == 1, "told again")
+        assert file.read_bytes() != b"junk"
+        assert (await network.ask())[0] == 200
+        if name != "bootstrap.json":  # which the token has, so that nobody looks at it
+            assert file.with_name(f"{name}.damaged").read_bytes() == b"junk"
+            (event,) = node.events("damaged_file_set_aside")
+            assert event["file"] == name
