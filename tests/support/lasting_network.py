@@ -47,6 +47,13 @@ class Service:
         new.write_text(token.encode())
         new.chmod(0o600)
         new.replace(self.token_file)
+        if self.process is not None and self.process.returncode is None and self.status():
+            self.process.send_signal(signal.SIGHUP)
+
+    def pin(self) -> None:
+        """Let it have the mesh port that it has now after its next start too."""
+        (address, *_) = self.status()["mesh_addresses"]
+        self._options = (*self._options, "--mesh", f"127.0.0.1:{address.split('/')[4]}")
 
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start it."""

@@ -152,11 +152,15 @@ class NodeAgent:
         self._metrics_url = ""
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain, say goodbye and return."""
+        """Serve until SIGTERM or SIGINT, then drain, say goodbye and return.
+
+        SIGHUP looks at the token file at once, which is looked at every few seconds anyway.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._look_after_membership)
         try:
             async with AsyncExitStack() as pages, asyncio.TaskGroup() as tasks:
                 await self._serve_metrics(pages)
@@ -297,9 +301,12 @@ class NodeAgent:
     async def _beat(self) -> None:
         """Look after this node's own membership, and let its status show that it lives."""
         while True:
-            self._upkeep.beat(dt.datetime.now(dt.UTC))
-            self._write_status()
+            self._look_after_membership()
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _look_after_membership(self) -> None:
+        self._upkeep.beat(dt.datetime.now(dt.UTC))
+        self._write_status()
 
     def _renewed(self, membership: Membership) -> None:
         """Show a renewed membership to the mesh, on links and in adverts."""

@@ -320,6 +320,7 @@ class MemberHome:
 def read_status(folder: Path) -> dict[str, Any]:
     """Return the status that a member in `folder` wrote last, with `is_running` added; `ConfigError` if none."""
     file = folder / STATUS_FILE
+    raw: object = None
     for attempt in range(1, READ_TRIES + 1):
         try:
             raw = cast(object, json.loads(file.read_text()))

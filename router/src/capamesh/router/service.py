@@ -233,14 +233,13 @@ class Router:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
 
-        SIGHUP reads the rules anew.
+        SIGHUP reads the rules anew, and looks at the token file.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        if self._settings.rules_file is not None:  # else it ends the process, as it does any other
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._write_status()
         runner = make_runner(self._application())
         await runner.setup()
@@ -385,9 +384,13 @@ class Router:
 
     # routing
 
-    def _reload(self) -> None:
+    def _hung_up(self) -> None:
+        self._turns.do("membership", self._look_after_membership)
+        if self._settings.rules_file is not None:
+            self._reload(self._settings.rules_file)
+
+    def _reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
-        file = self._settings.rules_file
         try:
             rules = _rules_in(file)
         except ConfigError as error:
@@ -522,12 +525,12 @@ class Router:
         """Look after this router's own membership, and let its status show that it lives."""
         while True:
             self._turns.do("membership", self._look_after_membership)
-            self._turns.do("status", self._write_status)
             await asyncio.sleep(HEARTBEAT_S)
 
     def _look_after_membership(self) -> None:
         self._upkeep.beat(dt.datetime.now(dt.UTC))
         self._close_or_open()
+        self._write_status()
 
     def _close_or_open(self) -> None:
         """Refuse requests while no node would take them, because this router is no member any more."""
