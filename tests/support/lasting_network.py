@@ -84,11 +84,12 @@ class Service:
             return await process.wait()
 
     def status(self) -> dict[str, Any]:
-        """Return its status; empty before it wrote any."""
+        """Return its status; empty before this process wrote any."""
         try:
-            return read_status(self.data)
+            status = read_status(self.data)
         except ConfigError:
             return {}
+        return status if self.process is None or status.get("pid") == self.process.pid else {}
 
     def state(self) -> str:
         """Return what `capamesh ... status` would say of it now."""

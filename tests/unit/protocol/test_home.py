@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -352,6 +353,21 @@ def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     home.write_status({"is_running": "no", "state": "draining"})
     assert told(tmp_path) == {"state": "draining", "is_running": True}
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "draining"
+    leave(home)
+
+
+def test_what_a_member_said_of_itself_is_over_when_the_next_one_starts(tmp_path: Path) -> None:
+    home = MemberHome(tmp_path)
+    expires_at = LATER.isoformat()
+    home.write_status({"role": "node", "state": "ready", "pid": 5, "expires_at": expires_at})
+    home.lock()
+    assert told(tmp_path) == {
+        "role": "node",
+        "state": "starting",
+        "pid": os.getpid(),
+        "expires_at": expires_at,
+        "is_running": True,
+    }
     leave(home)
 
 

@@ -124,8 +124,9 @@ def run(
     ] = 64,
     owner_fd: options.OwnerFd = None,
 ) -> None:
-    """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first, SIGHUP reads --rules anew and looks at
-    --token-file.
+    """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first.
+
+    SIGHUP reads --rules anew and looks at --token-file.
     """
     from capamesh.cli.services import run_router  # noqa: PLC0415 - help and other commands start faster
     from capamesh.protocol.tensors import Limits  # noqa: PLC0415 - the same

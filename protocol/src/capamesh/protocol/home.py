@@ -100,11 +100,20 @@ class MemberHome:
                 time.sleep(LOCK_RETRY_S)
             else:
                 self._lock = file
+                self._unsay()
                 return
         file.close()
         raise ConfigError(
             f"another process lives in {self.folder}: stop it, or give this one its own --data folder"
         )
+
+    def _unsay(self) -> None:
+        """Let the status say that this process starts: what the one before said of itself is over."""
+        with suppress(ConfigError):
+            before = read_status(self.folder)
+            if "role" in before:
+                said = {key: before.get(key) for key in ("role", "expires_at")}
+                self.write_status(said | {"state": "starting", "pid": os.getpid()})
 
     def membership(self, token: str | None, role: Role, now: datetime) -> Membership:
         """Return the membership kept here, or join with `token`; raise `ConfigError` when neither works.
