@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import signal
@@ -67,6 +68,8 @@ FIRST_S = 1.0
 """What a fault may take to be found."""
 SETTLED = 300
 """Requests at first that are not counted: nothing is known of any latency yet."""
+AFTER_RETURN = 300
+"""Requests after a node is in rotation again, of which it has a share."""
 BUMP_S = 5.0
 MAX_FAULT_P99 = 3.0
 MAX_RETURN_P99 = 2.0
@@ -182,16 +185,29 @@ async def one_fault(name: str, folder: Path, count: int, seed: int) -> FaultSeen
             times["fault"] = time.monotonic()
             await faulty.fault()
 
+        is_back = asyncio.Event()
+
         async def recover() -> None:
-            times["over"] = time.monotonic()
-            await faulty.recover()
-            times["recovered"] = time.monotonic()
-            await until_in_rotation(cluster.http_url, faulty.peer)
-            times["returned"] = time.monotonic()
+            try:
+                times["over"] = time.monotonic()
+                await faulty.recover()
+                times["recovered"] = time.monotonic()
+                await until_in_rotation(cluster.http_url, faulty.peer)
+                times["returned"] = time.monotonic()
+            finally:
+                is_back.set()
+
+        def stream() -> Iterator[tuple[bytes, bytes]]:
+            """Go on until it is back, however few requests a small scale has, and then for its share to be seen."""
+            numbered = requests(10**6, TURNS)
+            yield from itertools.islice(numbered, count)
+            while not is_back.is_set():
+                yield next(numbered)
+            yield from itertools.islice(numbered, AFTER_RETURN)
 
         began_s = time.monotonic()
         shots = await OpenLoad(cluster.http_url, MODEL).run(
-            requests(count, TURNS),
+            stream(),
             rate=rate,
             seed=seed,
             at={int(count * 0.3): hurt, int(count * 0.7): recover},

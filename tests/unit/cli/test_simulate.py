@@ -86,6 +86,48 @@ def test_the_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["counted_s"] == 1.8
 
 
+def test_a_time_in_which_none_of_the_faults_happens_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in ("run", "compare"):
+        assert run(["sim", verb, "kill", "--seconds", "10"]) == 1
+        assert capsys.readouterr().err == (
+            "capamesh: error: --seconds 10: nothing of what goes wrong in kill happens in that time: its first fault is at "
+            "15 s; give more, of its 60 s\n"
+        )
+
+
+def test_what_became_of_each_fault_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "faulty.toml"
+    file.write_text(
+        f"{TINY}\n"
+        '[[fault]]\nkind = "kill"\nat_s = 0.5\nfor_s = 0.5\nnodes = [0]\n'
+        '[[fault]]\nkind = "freeze"\nat_s = 1.0\nfor_s = 4.0\nnodes = [1]\n'
+        '[[fault]]\nkind = "slow"\nat_s = 1.9\nfactor = 2.0\nnodes = [0, 1]\nstagger_s = 0.5\n'
+        '[[fault]]\nkind = "liar"\nat_s = 2.5\nnodes = [1]\n'
+    )
+    line = ["sim", "run", str(file), "--policy", "p2c", "--seconds", "2"]
+    assert run(line) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    first = next(number for number, line in enumerate(said) if line.startswith("faults"))
+    assert [line.removeprefix("faults").strip() for line in said[first : first + 4]] == [
+        "kill at 0.5 s for 0.5 s",
+        "freeze at 1 s for 4 s: 0 of 1 were over before the time ended",
+        "slow at 1.9 s, 2 times: 1 of them happened, before the time ended",
+        "liar at 2.5 s: did not happen, the time ended before",
+    ]
+    assert run([*line, "--json"]) == 0
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert [(each["kind"], each["begun"], each["ended"], each["for_s"]) for each in faults] == [
+        ("kill", 1, 1, 0.5),
+        ("freeze", 1, 0, 4.0),
+        ("slow", 1, 0, None),
+        ("liar", 0, 0, None),
+    ]
+
+
 def test_policies_are_compared_and_drawn(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from capamesh.simulation.scenario_file import load_scenario
 from capamesh.simulation.shipped import shipped_names, shipped_scenario
 
 if TYPE_CHECKING:
-    from capamesh.simulation.results import Results
+    from capamesh.simulation.results import FaultResults, Results
     from capamesh.simulation.scenario import Scenario
 
 WARM_UP = 0.1
@@ -153,7 +154,30 @@ def _scenario(name: str, seconds: float | None) -> Scenario:
         scenario = load_scenario(text, file.stem)
     else:
         scenario = shipped_scenario(name)
-    return scenario if seconds is None else scenario.shortened(seconds, WARM_UP * seconds)
+    if seconds is None:
+        return scenario
+    first_s = min((fault.at_s for fault in scenario.faults), default=0.0)
+    if seconds <= first_s:
+        raise ConfigError(
+            f"--seconds {seconds:g}: nothing of what goes wrong in {scenario.name} happens in that time: its first fault is "
+            f"at {first_s:g} s; give more, of its {scenario.duration_s:g} s"
+        )
+    return scenario.shortened(seconds, WARM_UP * seconds)
+
+
+def fault_text(fault: FaultResults) -> str:
+    """Return what a fault was and whether it happened."""
+    lasts = f" for {fault.for_s:g} s" if math.isfinite(fault.for_s) else ""
+    what = f"{fault.kind} at {fault.at_s:g} s{lasts}"
+    if fault.planned > 1:
+        what += f", {fault.planned} times"
+    if not fault.begun:
+        return f"{what}: did not happen, the time ended before"
+    if fault.begun < fault.planned:
+        what += f": {fault.begun} of them happened, before the time ended"
+    elif math.isfinite(fault.for_s) and fault.ended < fault.begun:
+        what += f": {fault.ended} of {fault.begun} were over before the time ended"
+    return what
 
 
 def _fields(scenario: Scenario, results: Results) -> dict[str, object]:
@@ -165,6 +189,7 @@ def _fields(scenario: Scenario, results: Results) -> dict[str, object]:
         "fleet": f"{count_text(results.nodes, 'node')}, {count_text(results.routers, 'router')}, {results.capacity_per_s:,.0f} requests/s at most",
         "requests": f"{results.requests:,} in {results.counted_s:g} s of virtual time, after "
         f"{scenario.warm_up_s:g} s of warm-up that are not counted",
+        **({"faults": [fault_text(fault) for fault in results.faults]} if results.faults else {}),
         "answered": f"{results.answered:,} ({_share(1 - results.failed_share)}), "
         f"{_share(results.goodput_share)} of what could be",
         "failed": {code: f"{count:,}" for code, count in results.failed.items()},

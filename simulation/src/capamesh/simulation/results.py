@@ -45,6 +45,20 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultResults:
+    """What became of one of the scenario's faults in the time that was simulated."""
+
+    kind: str
+    at_s: float
+    for_s: float
+    """Infinite: it does not end."""
+    planned: int
+    """How often it was to begin: at each of its nodes, or once everywhere."""
+    begun: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """What came of one run. Requests that came in the warm-up are in none of it but `events`."""
 
@@ -79,6 +93,7 @@ class Results:
     verdicts: dict[str, int]
     """Inhibitions, ejections and returns, by kind and reason."""
     kinds: tuple[KindResults, ...]
+    faults: tuple[FaultResults, ...]
     cdf: tuple[tuple[float, float], ...]
     """(latency, share of the answered that took no longer)."""
     timeline: tuple[Moment, ...]
@@ -205,6 +220,7 @@ class Recorder:
             node_shares=tuple(n / attempts if attempts else 0.0 for n in self._node_attempts),
             verdicts=dict(sorted(self._verdicts.items())),
             kinds=tuple(self._kinds()),
+            faults=tuple(fault_results(scenario)),
             cdf=_cdf(latencies),
             timeline=tuple(self._timeline()),
             events=events,
@@ -255,6 +271,25 @@ class Recorder:
         return moments
 
 
+def fault_results(scenario: Scenario) -> list[FaultResults]:
+    """Return what becomes of each fault before the scenario's time is over."""
+    found: list[FaultResults] = []
+    for fault in scenario.faults:
+        nodes = scenario.node_count if fault.is_all else max(1, len(fault.nodes))
+        begins_s = [fault.at_s + turn * fault.stagger_s for turn in range(nodes)]
+        found.append(
+            FaultResults(
+                fault.kind.value,
+                fault.at_s,
+                fault.for_s,
+                planned=nodes,
+                begun=sum(at_s < scenario.duration_s for at_s in begins_s),
+                ended=sum(at_s + fault.for_s <= scenario.duration_s for at_s in begins_s),
+            )
+        )
+    return found
+
+
 def quantile(ordered: Sequence[float], q: float) -> float:
     """Return the smallest of `ordered` that a share of at least `q` does not exceed; 0 when there is none."""
     if not ordered:
@@ -274,10 +309,10 @@ def _cdf(ordered: Sequence[float]) -> tuple[tuple[float, float], ...]:
 def _plain(value: object) -> object:
     match value:
         case float():
-            return round(value, DIGITS)
+            return round(value, DIGITS) if math.isfinite(value) else None
         case tuple():
             return [_plain(one) for one in cast("tuple[object, ...]", value)]
-        case KindResults() | Moment():
+        case KindResults() | Moment() | FaultResults():
             return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
         case _:
             return value
