@@ -30,6 +30,7 @@ class OipServer:
 
     def __init__(self) -> None:
         self.url = ""
+        self.wishes: list[dict[str, str]] = []
         self.asked: list[InferRequest] = []
         self.paths: list[str] = []
         self.revocations: list[bytes] = []
@@ -66,6 +67,12 @@ class OipServer:
         answer = InferResponse(asked.model, "1", asked.id, asked.inputs)
         buffers, json_bytes = encode_response(answer, asked)
         headers = {} if json_bytes is None else {HEADER_LENGTH_NAME: str(json_bytes)}
+        self.wishes.append(
+            {name: text for name, text in request.headers.items() if name.startswith("X-Capamesh")}
+        )
+        headers["X-Capamesh-Node"] = "12D3KooWnode"
+        if request.headers.get("X-Capamesh-Explain") == "1":
+            headers["X-Capamesh-Explanation"] = '{"policy": "p2c", "candidates": []}'
         return web.Response(body=b"".join(buffers), headers=headers)
 
     async def metadata(self, request: web.Request) -> web.Response:

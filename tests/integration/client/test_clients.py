@@ -222,7 +222,7 @@ def test_requests_one_after_another_use_one_connection(server: OipServer, connec
 
 @pytest.mark.parametrize(
     "inputs",
-    [{}, {"X": [1, 2]}, {"X": [["a"], ["b", "c"]]}, {"X": {"a": 1}}, {"X": np.ones(1, complex)}],
+    [{}, {"X": [["a"], ["b", "c"]]}, {"X": {"a": 1}}, {"X": np.ones(1, complex)}],
 )
 def test_inputs_that_are_no_tensors_are_refused_before_anything_is_sent(
     connect: Connect, inputs: dict[str, object]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.cli.example_requests import TRIAL_LIMIT_S, tried_examples, write_example
-from capamesh.cli.input_values import parse_inputs, tensor_from_json
+from capamesh.cli.input_values import parse_inputs
 from capamesh.cli.output_values import json_of, preview
 from capamesh.cli.parameter_values import parse_parameters
 from capamesh.client import AsyncClient, Datatype, ModelMetadata, Tensor, TensorSpec
+from capamesh.client.arrays import tensor_from_lists
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip import decode_request
 
@@ -260,7 +261,7 @@ JSON = st.recursive(
 @given(st.sampled_from([FLOATS, TEXTS, BRAIN, SCALAR]), JSON)
 def test_any_json_is_a_fitting_tensor_or_refused(spec: TensorSpec, value: object) -> None:
     with suppress(InvalidRequest):
-        tensor = tensor_from_json(spec, value)
+        tensor = tensor_from_lists(spec, value)
         assert spec.accepts(tensor.datatype, tensor.shape) is None
         assert tensor.to_numpy().shape == tensor.shape
 

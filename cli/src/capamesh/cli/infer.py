@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.notation import names
 from capamesh.cli.teaching import examples
 
 EPILOG = examples(
@@ -15,6 +16,8 @@ EPILOG = examples(
     "capamesh infer iris --input X=@rows.npy --output label --json",
     "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
     "capamesh infer iris --input X=@rows.npy --parameter priority=1   before all others",
+    "capamesh infer iris --input X=@rows.npy --region eu --max-price 2 --explain   who may run it, and who did",
+    "capamesh infer iris --input X=@rows.npy --router http://10.0.0.5:8000,http://10.0.0.6:8000   if one is down, the other",
     "capamesh infer vad -i input=@a.npy -p sequence_id=7 -p sequence_start=true   a model that remembers",
 )
 
@@ -58,18 +61,60 @@ def infer(
             help="A parameter of the request: a number, true, false or text; may be repeated.",
         ),
     ] = None,
-    router: options.Router = options.DEFAULT_ROUTER,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="As this tenant's.")] = "",
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help=f"How its node is chosen: {', '.join(options.POLICY_NAMES)}; as the model's rules say by default.",
+        ),
+    ] = "",
+    affinity: Annotated[
+        str, typer.Option("--affinity", metavar="KEY", help="Where others of this key go.")
+    ] = "",
+    region: Annotated[
+        str,
+        typer.Option("--region", metavar="NAME,...", help="Only nodes that say they are there."),
+    ] = "",
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="KIND,...", help="Only these kinds of devices: cpu,cuda."),
+    ] = "",
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="PEER", help="Only this node; may be repeated."),
+    ] = None,
+    max_price: Annotated[
+        float | None,
+        typer.Option("--max-price", metavar="PRICE", min=0.0, help="No dearer nodes than this."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say among whom and why its node was chosen.")
+    ] = False,
+    router: options.Routers = options.DEFAULT_ROUTER,
     as_json: options.Json = False,
 ) -> None:
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
+    from capamesh.cli.explain import sentence  # noqa: PLC0415 - the same
     from capamesh.cli.input_values import parse_inputs  # noqa: PLC0415 - help starts faster
     from capamesh.cli.output_values import json_of, preview  # noqa: PLC0415 - the same
     from capamesh.cli.parameter_values import parse_parameters  # noqa: PLC0415 - the same
-    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
-    from capamesh.client import Client  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import hint, print_json, print_table  # noqa: PLC0415 - the same
+    from capamesh.client import Client, RoutingOptions  # noqa: PLC0415 - the same
 
     wanted = parse_parameters(parameters or ())
-    with Client(router) as client:
+    routing = RoutingOptions(
+        tenant=tenant,
+        policy=policy,
+        affinity=affinity,
+        regions=names(region),
+        devices=names(device),
+        nodes=tuple(node or ()),
+        max_price=max_price,
+        is_explained=explain,
+    )
+    with Client(options.several(router)) as client:
         tensors = parse_inputs(inputs, client.metadata(model, version), is_cast=cast)
         answers = client.infer(
             model,
@@ -78,9 +123,12 @@ def infer(
             outputs=outputs or None,
             timeout_s=timeout,
             parameters=wanted,
+            routing=routing,
         )
     if as_json:
-        print_json({"model": model, "outputs": [json_of(n, a) for n, a in answers.items()]})
+        told = {"model": model, "version": answers.version, "node": answers.node}
+        explained = {"explanation": answers.explanation} if explain else {}
+        print_json({**told, "outputs": [json_of(n, a) for n, a in answers.items()], **explained})
         return
     print_table(
         ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),
@@ -89,3 +137,6 @@ def infer(
             for name, array in answers.items()
         ],
     )
+    hint(f"by {answers.node or 'a node that the router did not name'}, version {answers.version}")
+    if answers.explanation is not None:
+        hint(sentence(answers.explanation))

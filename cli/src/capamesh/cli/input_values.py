@@ -11,8 +11,8 @@ import typer
 
 from capamesh.cli.array_files import ARRAY_SUFFIXES, tensor_from_file
 from capamesh.client import ModelMetadata, Tensor, TensorSpec
+from capamesh.client.arrays import tensor_from_lists
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.oip.json_data import read_data
 
 
 def parse_inputs(
@@ -43,28 +43,9 @@ def parse_inputs(
     return tensors
 
 
-def tensor_from_json(spec: TensorSpec, value: object) -> Tensor:
-    """Return JSON `value`, a scalar or nested lists, as a tensor of `spec`.
-
-    Its shape is that of the lists; leading dimensions of 1 may be left out.
-    """
-    shape = _shape_of(spec.name, value)
-    left_out = len(spec.shape) - len(shape)
-    if left_out > 0:
-        shape = (1,) * left_out + shape
-        for _ in range(left_out):
-            value = [value]
-    reason = spec.accepts(spec.datatype, shape)
-    if reason is not None:
-        raise InvalidRequest(reason)
-    return Tensor(
-        spec.name, spec.datatype, shape, read_data(spec.name, spec.datatype, shape, value)
-    )
-
-
 def _tensor(spec: TensorSpec, value: str, *, is_cast: bool) -> Tensor:
     if not value.startswith("@"):
-        return tensor_from_json(spec, _json(value, f"the value of {spec.name!r}"))
+        return tensor_from_lists(spec, _json(value, f"the value of {spec.name!r}"))
     path = Path(value[1:])
     try:
         if path.suffix in ARRAY_SUFFIXES:
@@ -75,7 +56,7 @@ def _tensor(spec: TensorSpec, value: str, *, is_cast: bool) -> Tensor:
                 f"{path} is a whole inference request, not the value of the input {spec.name!r}: give that input's "
                 f"data alone, or post the file as it is: curl ROUTER/v2/models/MODEL/infer -d @{path}"
             )
-        return tensor_from_json(spec, content)
+        return tensor_from_lists(spec, content)
     except OSError as exc:
         raise InvalidRequest(f"cannot read {path} for input {spec.name!r}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
@@ -99,26 +80,6 @@ def _json(text: str, what: str) -> object:
 
 def _no_constant(literal: str) -> NoReturn:
     raise ValueError(f"{literal} is not JSON, use a .npy file")
-
-
-def _shape_of(name: str, value: object) -> tuple[int, ...]:
-    """Return the lengths along the first items; `InvalidRequest`: lists beside each other differ in length."""
-    shape: list[int] = []
-    level: list[object] = [value]
-    while isinstance(level[0], list):
-        lists = [cast("list[object]", item) for item in level if isinstance(item, list)]
-        length = len(lists[0])
-        for index, items in enumerate(lists):
-            if len(items) != length:
-                raise InvalidRequest(
-                    f"the value of {name!r}: rows differ in length: row 1 has {length}, row {index + 1} has "
-                    f"{len(items)}"
-                )
-        shape.append(length)
-        level = [item for items in lists for item in items]
-        if not level:
-            break
-    return tuple(shape)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -41,6 +41,11 @@ def duration(text: str, option: str) -> timedelta:
     return lasts
 
 
+def names(text: str) -> list[str]:
+    """Return what `eu,us` says: names with commas between, none of an empty text."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def numbers(text: str, option: str) -> list[int]:
     """Return what `1,2,5` or `1-3` says: whole numbers from 0, at most 1,000 of them."""
     found: list[int] = []

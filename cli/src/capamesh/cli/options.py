@@ -28,6 +28,15 @@ Router: TypeAlias = Annotated[
     str,
     typer.Option("--router", envvar="CAPAMESH_ROUTER", metavar="URL", help="The router to ask."),
 ]
+Routers: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--router",
+        envvar="CAPAMESH_ROUTER",
+        metavar="URL,...",
+        help="The router to ask; of several, with commas between, the next one when one cannot be reached.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Data: TypeAlias = Annotated[
     Path,
@@ -147,6 +156,11 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
             f"cannot read the join token from {token_file}: {reason_of(exc)}; write one with: "
             "capamesh network token"
         ) from exc
+
+
+def several(routers: str) -> list[str]:
+    """Return the routers' URLs of `--router`."""
+    return [url.strip() for url in routers.split(",") if url.strip()] or [routers]
 
 
 def watched(token_file: str | None) -> Path | None:

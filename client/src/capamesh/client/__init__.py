@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata
+from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs
+from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sync_client import Client
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
@@ -24,6 +25,8 @@ __all__ = [
     "HeldList",
     "ModelEntry",
     "ModelMetadata",
+    "Outputs",
+    "RoutingOptions",
     "Tensor",
     "TensorSpec",
 ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
+
+import numpy.typing as npt
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -22,6 +25,10 @@ from capamesh.protocol.tensors import Datatype, TensorSpec
 
 ERROR_NAME = "X-Capamesh-Error"
 """The HTTP header with an error's code."""
+NODE_NAME = "X-Capamesh-Node"
+"""The HTTP header with the peer that ran a request."""
+EXPLANATION_NAME = "X-Capamesh-Explanation"
+"""The HTTP header that says why that one did."""
 
 _SHOWN_CHARS = 300
 """How much of a body that is no error of ours a message repeats (guess: a proxy's title and first line)."""
@@ -47,6 +54,35 @@ class Answer:
     header_length: str | None = None
     retry_after: str | None = None
     """The HTTP header of that name: whole seconds, or from a proxy a date."""
+    node: str | None = None
+    """The peer id of the node that ran the request."""
+    explanation: str | None = None
+    """JSON that says why that one did."""
+
+
+class Outputs(dict[str, npt.NDArray[Any]]):
+    """A model's outputs by name, with who gave them."""
+
+    __slots__ = ("explanation", "node", "router", "version")
+
+    def __init__(
+        self,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        *,
+        node: str = "",
+        version: str = "",
+        router: str = "",
+        explanation: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(arrays)
+        self.node = node
+        """The peer id of the node that ran the request; empty: the router did not say."""
+        self.version = version
+        """The model's version that was run."""
+        self.router = router
+        """The URL of the router that answered."""
+        self.explanation = explanation
+        """Among whom and why the node was chosen; None unless `RoutingOptions.is_explained` asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +142,16 @@ def read_json(answer: Answer) -> object:
         return cast(object, json.loads(bytes(answer.body)))
     except (ValueError, RecursionError) as exc:
         raise ProtocolViolation(f"the answer is not JSON: {exc}; is this a router's URL?") from exc
+
+
+def read_explanation(answer: Answer) -> dict[str, Any] | None:
+    """Return why a node was chosen, None where the router did not say; raise `ProtocolViolation` for what is no JSON."""
+    if answer.explanation is None:
+        return None
+    what = "an explanation"
+    return _fields(
+        read_json(Answer(answer.status, answer.explanation.encode("utf-8", "replace"))), what
+    )
 
 
 def read_models(answer: Answer) -> list[ModelEntry]:

@@ -9,22 +9,52 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.tensors import Datatype, Tensor, fp32_from_bf16
+from capamesh.protocol.oip.json_data import read_data
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, fp32_from_bf16
 
-InputValue: TypeAlias = "npt.NDArray[Any] | np.generic | Tensor | Sequence[Any]"
-"""An array, a `Tensor`, or (nested) lists of `str` and `bytes`."""
+InputValue: TypeAlias = "npt.NDArray[Any] | np.generic | Tensor | Sequence[Any] | float"
+"""An array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
+
+NO_SPECS: Mapping[str, TensorSpec] = {}
+"""Nothing is known of a model's inputs."""
 
 
-def tensors_of(inputs: Mapping[str, InputValue]) -> list[Tensor]:
+def has_numbers(inputs: Mapping[str, InputValue]) -> bool:
+    """Whether an input is numbers in lists, whose dtype the model's metadata must tell."""
+    return any(_is_numbers(value) for value in inputs.values())
+
+
+def tensors_of(
+    inputs: Mapping[str, InputValue], specs: Mapping[str, TensorSpec] = NO_SPECS
+) -> list[Tensor]:
     """Return the inputs as tensors, arrays shared without a copy where they are row-major.
 
-    The dtype is taken as it is, so that nothing is rounded unasked: numbers must be arrays. For BF16,
-    which numpy lacks, give `Tensor.from_numpy(name, floats, Datatype.BF16)`.
-    InvalidRequest: no inputs, a list with something else than text, a dtype without a datatype.
+    An array's dtype is taken as it is, so that nothing is rounded unasked; lists of numbers take that of `specs`, the
+    model's inputs. For BF16, which numpy lacks, give `Tensor.from_numpy(name, floats, Datatype.BF16)`.
+    InvalidRequest: no inputs, a list that its input cannot hold, a dtype without a datatype.
     """
     if not inputs:
         raise InvalidRequest('a request without inputs; give them as {"NAME": array}')
-    return [_tensor_of(name, value) for name, value in inputs.items()]
+    return [_tensor_of(name, value, specs) for name, value in inputs.items()]
+
+
+def tensor_from_lists(spec: TensorSpec, value: object) -> Tensor:
+    """Return a number, a text or (nested) lists of them as a tensor of `spec`.
+
+    Its shape is that of the lists; leading dimensions of 1 may be left out. InvalidRequest: `spec` cannot hold it.
+    """
+    shape = _shape_of(spec.name, value)
+    left_out = len(spec.shape) - len(shape)
+    if left_out > 0:
+        shape = (1,) * left_out + shape
+        for _ in range(left_out):
+            value = [value]
+    reason = spec.accepts(spec.datatype, shape)
+    if reason is not None:
+        raise InvalidRequest(reason)
+    return Tensor(
+        spec.name, spec.datatype, shape, read_data(spec.name, spec.datatype, shape, value)
+    )
 
 
 def arrays_of(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
@@ -32,17 +62,52 @@ def arrays_of(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
     return {tensor.name: _array_of(tensor) for tensor in tensors}
 
 
-def _tensor_of(name: str, value: InputValue) -> Tensor:
+def _is_numbers(value: object) -> bool:
+    while isinstance(value, list | tuple) and value:
+        value = cast("Sequence[object]", value)[0]
+    return isinstance(value, int | float)  # a bool is an int
+
+
+def _plain_lists(value: object) -> object:
+    """Return tuples as lists and numpy's numbers as Python's, as JSON has them."""
+    if isinstance(value, list | tuple):
+        return [_plain_lists(item) for item in cast("Sequence[object]", value)]
+    return cast("object", value.item()) if isinstance(value, np.generic) else value
+
+
+def _shape_of(name: str, value: object) -> tuple[int, ...]:
+    """Return the lengths along the first items; `InvalidRequest`: lists beside each other differ in length."""
+    shape: list[int] = []
+    level: list[object] = [value]
+    while isinstance(level[0], list):
+        lists = [cast("list[object]", item) for item in level if isinstance(item, list)]
+        length = len(lists[0])
+        for index, items in enumerate(lists):
+            if len(items) != length:
+                raise InvalidRequest(
+                    f"the value of {name!r}: rows differ in length: row 1 has {length}, row {index + 1} has "
+                    f"{len(items)}"
+                )
+        shape.append(length)
+        level = [item for items in lists for item in items]
+        if not level:
+            break
+    return tuple(shape)
+
+
+def _tensor_of(name: str, value: InputValue, specs: Mapping[str, TensorSpec]) -> Tensor:
     match value:
         case Tensor():
             return value if value.name == name else value._replace(name=name)
         case np.ndarray() | np.generic():
             return Tensor.from_numpy(name, value)
+        case list() | tuple() | int() | float() if name in specs and _is_numbers(value):
+            return tensor_from_lists(specs[name], _plain_lists(value))
         case list() | tuple() | str() | bytes():
             return Tensor.from_numpy(name, _text_array(name, value), Datatype.BYTES)
         case _:
             raise InvalidRequest(
-                f"input {name!r} is {type(value).__name__}; give a numpy array, a Tensor, or a list of text"
+                f"input {name!r} is {type(value).__name__}; give a numpy array, a Tensor, or a list of numbers or text"
             )
 
 
@@ -51,8 +116,8 @@ def _text_array(name: str, value: Sequence[Any]) -> npt.NDArray[np.object_]:
     for element in cast("list[object]", array.reshape(-1).tolist()):
         if not isinstance(element, (str, bytes)):
             raise InvalidRequest(
-                f"input {name!r} is a list with {type(element).__name__}; lists are for text, give numbers as "
-                "an array of the model's dtype: numpy.array(..., dtype=numpy.float32)"
+                f"input {name!r} is a list with {type(element).__name__}; the model has no such input: "
+                "give its own, or an array: numpy.array(..., dtype=numpy.float32)"
             )
     return array
 

@@ -9,20 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import numpy.typing as npt
-
 from capamesh.client.answers import (
     Answer,
     HeldList,
     ModelEntry,
     ModelMetadata,
+    Outputs,
     failure_of,
+    read_explanation,
     read_held_list,
     read_metadata,
     read_models,
     read_nodes,
 )
-from capamesh.client.arrays import InputValue, arrays_of, tensors_of
+from capamesh.client.arrays import NO_SPECS, InputValue, arrays_of, tensors_of
+from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -33,7 +34,7 @@ from capamesh.protocol.oip import (
     encode_request,
     parse_header_length,
 )
-from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
 
@@ -48,11 +49,21 @@ PAGE_WAIT_S = 10.0
 
 _TIMEOUT_PARAMETER = "timeout"
 """Triton's request parameter: the time the caller allows, in microseconds."""
+_SEQUENCE_PARAMETER = "sequence_id"
+"""Triton's: what a step of a sequence does to the node's state must not be done twice."""
 _OWN_PARAMETERS = {
     _TIMEOUT_PARAMETER: "timeout_s, in seconds",
     "binary_data_output": "is_binary",
 }
 """Those that an argument stands for, which the waiting and the reading of the answer go by, too."""
+
+
+class Unreachable(LinkLost):
+    """The router could not be connected to: the request never left."""
+
+
+class CutOff(LinkLost):
+    """The connection to the router ended before the answer was complete: the request may have been run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,8 @@ class Ask(Generic[T]):
     """The body in pieces, which both clients send without joining large ones."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: Limits = DEFAULT_LIMITS
+    is_repeatable: bool = True
+    """Whether another router may be asked when this one's connection broke: all but the steps of a sequence."""
 
     @property
     def size_bytes(self) -> int:
@@ -85,9 +98,14 @@ def ask_infer(
     parameters: Parameters = NO_PARAMETERS,
     id: str = "",  # noqa: A002 - the protocol's own word
     is_binary: bool = True,
+    routing: RoutingOptions = ANYWHERE,
+    specs: Mapping[str, TensorSpec] = NO_SPECS,
     limits: Limits = DEFAULT_LIMITS,
-) -> Ask[dict[str, npt.NDArray[Any]]]:
-    """Return the request for one inference; raises `InvalidRequest` and `TooLarge`."""
+) -> Ask[Outputs]:
+    """Return the request for one inference; raises `InvalidRequest` and `TooLarge`.
+
+    `specs` are the model's inputs, of which lists of numbers take dtype and shape.
+    """
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
     if isinstance(outputs, str):
@@ -96,7 +114,7 @@ def ask_infer(
     if timeout_s is not None:
         parameters = {**parameters, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
     buffers, json_bytes = encode_request(
-        tensors_of(inputs),
+        tensors_of(inputs, specs),
         outputs=[RequestedOutput(name) for name in outputs or ()],
         is_binary=is_binary,
         id=id,
@@ -111,13 +129,20 @@ def ask_infer(
             HEADER_LENGTH_NAME: str(json_bytes),
         }
 
-    def read(answer: Answer, url: str) -> dict[str, npt.NDArray[Any]]:
+    def read(answer: Answer, url: str) -> Outputs:
         _check(answer, url)
         try:
             header_length = parse_header_length(answer.header_length)
         except InvalidRequest as exc:
             raise ProtocolViolation(f"malformed answer: {exc.message}") from exc
-        return arrays_of(decode_response(answer.body, header_length, limits).outputs)
+        response = decode_response(answer.body, header_length, limits)
+        return Outputs(
+            arrays_of(response.outputs),
+            node=answer.node or "",
+            version=response.version,
+            router=url,
+            explanation=read_explanation(answer),
+        )
 
     return Ask(
         "POST",
@@ -125,8 +150,9 @@ def ask_infer(
         read,
         UNASKED_WAIT_S if timeout_s is None else timeout_s + GRACE_S,
         tuple(buffers),
-        headers,
+        {**headers, **routing.headers()},
         limits,
+        is_repeatable=_SEQUENCE_PARAMETER not in parameters,
     )
 
 
@@ -165,9 +191,9 @@ def ask_revoke(signed_list: bytes) -> Ask[HeldList]:
     return dataclasses.replace(ask, headers=headers)
 
 
-def unreachable(url: str, why: str) -> LinkLost:
+def unreachable(url: str, why: str) -> Unreachable:
     """Return the error for a router that cannot be connected to."""
-    return LinkLost(
+    return Unreachable(
         f"cannot reach a router at {url}: {why}; check the address, or start a network on this machine: "
         "capamesh dev up"
     )
@@ -181,11 +207,9 @@ def too_late(url: str, ask: Ask[Any]) -> DeadlineExceeded:
     )
 
 
-def cut_off(url: str, why: str) -> LinkLost:
+def cut_off(url: str, why: str) -> CutOff:
     """Return the error for a connection that ended before the answer was complete."""
-    return LinkLost(
-        f"the connection to {url} ended before the answer was complete: {why}; ask again"
-    )
+    return CutOff(f"the connection to {url} ended before the answer was complete: {why}; ask again")
 
 
 def not_http(url: str, why: str) -> ProtocolViolation:

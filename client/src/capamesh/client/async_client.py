@@ -8,16 +8,27 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
-import numpy.typing as npt
 
 from capamesh.client import asks
-from capamesh.client.address import DEFAULT_URL, RouterAddress
-from capamesh.client.answers import ERROR_NAME, Answer, HeldList, ModelEntry, ModelMetadata
-from capamesh.client.arrays import InputValue
+from capamesh.client.address import DEFAULT_URL
+from capamesh.client.answers import (
+    ERROR_NAME,
+    EXPLANATION_NAME,
+    NODE_NAME,
+    Answer,
+    HeldList,
+    ModelEntry,
+    ModelMetadata,
+    Outputs,
+)
+from capamesh.client.arrays import NO_SPECS, InputValue, has_numbers
 from capamesh.client.asks import Ask
-from capamesh.protocol.errors import LocalError, TooLarge
+from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
+from capamesh.client.known_inputs import KnownInputs
+from capamesh.client.routing_options import ANYWHERE, RoutingOptions
+from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
-from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
 
@@ -26,29 +37,35 @@ _JOINED_BYTES = 64 * 1024
 
 
 class AsyncClient:
-    """Sends requests to one router from one event loop; `async with` or `close` ends its connections."""
+    """Sends requests to a router from one event loop; `async with` or `close` ends its connections.
+
+    Several routers are used as `Client` does.
+    """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float | None = None,
+        routing: RoutingOptions = ANYWHERE,
         max_connections: int = 100,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Connect to nothing yet. `timeout_s` is for inferences that name none; `ConfigError`: no URL.
+        """Connect to nothing yet. `timeout_s` and `routing` are for inferences that name none; `ConfigError`: no URL.
 
         Requests beyond `max_connections` at once wait for a connection (100 is aiohttp's own default).
         """
-        self._address = RouterAddress.parse(url)
+        self._failover = Failover(routers_of(url))
         self._timeout_s = timeout_s
+        self._routing = routing
+        self._specs = KnownInputs()
         self._max_connections = max_connections
         self._limits = limits
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._address.url!r})"
+        return f"AsyncClient({self.url!r})"
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -63,8 +80,8 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """The router's."""
-        return self._address.url
+        """The router's that is asked first now."""
+        return self._failover.favourite.url
 
     async def infer(
         self,
@@ -77,7 +94,8 @@ class AsyncClient:
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
         is_binary: bool = True,
-    ) -> dict[str, npt.NDArray[Any]]:
+        routing: RoutingOptions | None = None,
+    ) -> Outputs:
         """Run `model` once and return its outputs by name, as read-only arrays; see `Client.infer`."""
         ask = asks.ask_infer(
             model,
@@ -88,9 +106,26 @@ class AsyncClient:
             parameters=parameters,
             id=id,
             is_binary=is_binary,
+            routing=self._routing if routing is None else routing,
+            specs=await self._specs_for(model, version, inputs),
             limits=self._limits,
         )
-        return await self._exchange(ask)
+        try:
+            return await self._exchange(ask)
+        except InvalidRequest:
+            self._specs.forget(model, version)  # it may be another model by now
+            raise
+
+    async def _specs_for(
+        self, model: str, version: str, inputs: Mapping[str, InputValue]
+    ) -> Mapping[str, TensorSpec]:
+        """Return the model's inputs where numbers in lists need them."""
+        if not has_numbers(inputs):
+            return NO_SPECS
+        known = self._specs.of(model, version)
+        if known is not None:
+            return known
+        return self._specs.learn(await self.metadata(model, version), version)
 
     async def models(self) -> list[ModelEntry]:
         """Return all model versions of the fleet."""
@@ -120,39 +155,58 @@ class AsyncClient:
             await session.close()
 
     async def _exchange(self, ask: Ask[T]) -> T:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + ask.wait_s
+        errors: list[CapameshError] = []
+        for router in self._failover.order(loop.time()):
+            try:
+                answer = await self._exchange_with(router.url, ask, deadline_s)
+            except CapameshError as error:
+                errors.append(error)
+                if not is_for_another(error, is_repeatable=ask.is_repeatable):
+                    break
+                self._failover.failed(router, loop.time())
+            else:
+                self._failover.answered(router)
+                return answer
+        raise none_answered(errors)
+
+    async def _exchange_with(self, url: str, ask: Ask[T], deadline_s: float) -> T:
         if self._is_closed:
             raise LocalError("this client is closed; make another one")
         way = SimpleNamespace(is_reused=False)
         try:
-            async with asyncio.timeout(ask.wait_s):
+            async with asyncio.timeout_at(deadline_s):
                 try:
-                    answer = await self._send(ask, way, is_fresh=False)
+                    answer = await self._send(url, ask, way, is_fresh=False)
                 except _NothingReadError:
                     if not way.is_reused:
                         raise
                     # the router dropped the connection while it was idle: once more, on a new one
-                    answer = await self._send(ask, way, is_fresh=True)
+                    answer = await self._send(url, ask, way, is_fresh=True)
         except aiohttp.ConnectionTimeoutError as exc:
             why = f"no connection within {asks.CONNECT_LIMIT_S:g} s"
-            raise asks.unreachable(self.url, why) from exc
+            raise asks.unreachable(url, why) from exc
         except TimeoutError as exc:
-            raise asks.too_late(self.url, ask) from exc
+            raise asks.too_late(url, ask) from exc
         except _NothingReadError as exc:
-            raise asks.cut_off(self.url, str(exc)) from exc
+            raise asks.cut_off(url, str(exc)) from exc
         except aiohttp.ClientConnectorError as exc:
             why = exc.os_error.strerror or str(exc.os_error)
-            raise asks.unreachable(self.url, why) from exc
+            raise asks.unreachable(url, why) from exc
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
-            raise asks.cut_off(self.url, _first_line(exc)) from exc
+            raise asks.cut_off(url, _first_line(exc)) from exc
         except aiohttp.ClientError as exc:
-            raise asks.not_http(self.url, _first_line(exc)) from exc
-        return ask.read(answer, self.url)
+            raise asks.not_http(url, _first_line(exc)) from exc
+        return ask.read(answer, url)
 
-    async def _send(self, ask: Ask[Any], way: SimpleNamespace, *, is_fresh: bool) -> Answer:
+    async def _send(
+        self, url: str, ask: Ask[Any], way: SimpleNamespace, *, is_fresh: bool
+    ) -> Answer:
         is_large = ask.size_bytes > _JOINED_BYTES
         request = self._session(is_fresh=is_fresh).request(
             ask.method,
-            self.url + ask.path,
+            url + ask.path,
             data=_pieces(ask.buffers) if is_large else b"".join(ask.buffers),
             headers={**ask.headers, "Content-Length": str(ask.size_bytes)},
             allow_redirects=False,
@@ -176,6 +230,8 @@ class AsyncClient:
                 response.headers.get(ERROR_NAME),
                 response.headers.get(HEADER_LENGTH_NAME),
                 response.headers.get("Retry-After"),
+                response.headers.get(NODE_NAME),
+                response.headers.get(EXPLANATION_NAME),
             )
 
     def _session(self, *, is_fresh: bool) -> aiohttp.ClientSession:

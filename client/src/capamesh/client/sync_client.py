@@ -18,16 +18,26 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy.typing as npt
-
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL, RouterAddress
-from capamesh.client.answers import ERROR_NAME, Answer, HeldList, ModelEntry, ModelMetadata
-from capamesh.client.arrays import InputValue
+from capamesh.client.answers import (
+    ERROR_NAME,
+    EXPLANATION_NAME,
+    NODE_NAME,
+    Answer,
+    HeldList,
+    ModelEntry,
+    ModelMetadata,
+    Outputs,
+)
+from capamesh.client.arrays import NO_SPECS, InputValue, has_numbers
 from capamesh.client.asks import Ask
-from capamesh.protocol.errors import LocalError, TooLarge
+from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
+from capamesh.client.known_inputs import KnownInputs
+from capamesh.client.routing_options import ANYWHERE, RoutingOptions
+from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
-from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
 
@@ -36,25 +46,33 @@ _READ_BYTES = 256 * 1024
 
 
 class Client:
-    """Sends requests to one router. Threads may share it; `with` or `close` ends its connections."""
+    """Sends requests to a router. Threads may share it; `with` or `close` ends its connections.
+
+    Of several routers it keeps to one; when that cannot be reached, is no member of its network any more or reaches no
+    node, the next one is asked the same, and the one that failed is asked last for some seconds.
+    """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float | None = None,
+        routing: RoutingOptions = ANYWHERE,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Connect to nothing yet. `timeout_s` is for inferences that name none; `ConfigError`: no URL."""
-        self._address = RouterAddress.parse(url)
+        """Connect to nothing yet. `timeout_s` and `routing` are for inferences that name none; `ConfigError`: no URL."""
+        self._failover = Failover(routers_of(url))
         self._timeout_s = timeout_s
+        self._routing = routing
         self._limits = limits
-        self._idle: list[http.client.HTTPConnection] = []
+        self._specs = KnownInputs()
+        self._idle: dict[RouterAddress, list[http.client.HTTPConnection]] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"Client({self._address.url!r}, {len(self._idle)} idle connections)"
+        idle = sum(map(len, self._idle.values()))
+        return f"Client({self.url!r}, {idle} idle connections)"
 
     def __enter__(self) -> Client:
         return self
@@ -69,8 +87,8 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The router's."""
-        return self._address.url
+        """The router's that is asked first now."""
+        return self._failover.favourite.url
 
     def infer(
         self,
@@ -83,13 +101,15 @@ class Client:
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
         is_binary: bool = True,
-    ) -> dict[str, npt.NDArray[Any]]:
+        routing: RoutingOptions | None = None,
+    ) -> Outputs:
         """Run `model` once and return its outputs by name, as read-only arrays.
 
-        `inputs`: arrays of the model's own dtypes and shapes; (nested) lists of `str` and `bytes` for
-        BYTES; a `Tensor` for BF16. Outputs: BF16 comes as float32, BYTES as object arrays of `bytes`.
+        `inputs`: arrays of the model's own dtypes and shapes; (nested) lists of numbers, which take the dtypes of the
+        model's metadata (asked for once), or of `str` and `bytes` for BYTES; a `Tensor` for BF16. Outputs: BF16 comes as float32, BYTES as object arrays of `bytes`.
         `version` "" is any, `outputs` None all. `timeout_s` is the deadline that router and node keep too.
         `parameters` are the protocol's, such as `{"priority": 1}` or a sequence's `sequence_id`.
+        `routing` says who may run it and asks for the reason; the `Outputs` tell the node that did.
         `is_binary=False` sends and asks for JSON, which carries neither NaN nor infinities.
 
         Raises what the network says (`ModelNotFound`, `InvalidRequest`, `Overloaded`, ...), `LinkLost`
@@ -104,9 +124,28 @@ class Client:
             parameters=parameters,
             id=id,
             is_binary=is_binary,
+            routing=self._routing if routing is None else routing,
+            specs=self._specs_for(model, version, inputs),
             limits=self._limits,
         )
-        return self._exchange(ask)
+        try:
+            return self._exchange(ask)
+        except InvalidRequest:
+            self._specs.forget(model, version)  # it may be another model by now
+            raise
+
+    def _specs_for(
+        self, model: str, version: str, inputs: Mapping[str, InputValue]
+    ) -> Mapping[str, TensorSpec]:
+        """Return the model's inputs where numbers in lists need them."""
+        if not has_numbers(inputs):
+            return NO_SPECS
+        known = self._specs.of(model, version)
+        return (
+            known
+            if known is not None
+            else self._specs.learn(self.metadata(model, version), version)
+        )
 
     def models(self) -> list[ModelEntry]:
         """Return all model versions of the fleet."""
@@ -132,37 +171,55 @@ class Client:
         """Close the idle connections; requests under way end by themselves. May be called again."""
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
 
     def _exchange(self, ask: Ask[T]) -> T:
         deadline_s = time.monotonic() + ask.wait_s
+        errors: list[CapameshError] = []
+        for router in self._failover.order(time.monotonic()):
+            try:
+                answer = self._exchange_with(router, ask, deadline_s)
+            except CapameshError as error:
+                errors.append(error)
+                if not is_for_another(error, is_repeatable=ask.is_repeatable):
+                    break
+                self._failover.failed(router, time.monotonic())
+            else:
+                self._failover.answered(router)
+                return answer
+        raise none_answered(errors)
+
+    def _exchange_with(self, router: RouterAddress, ask: Ask[T], deadline_s: float) -> T:
         with self._lock:
             if self._is_closed:
                 raise LocalError("this client is closed; make another one")
-            kept = self._idle.pop() if self._idle else None
+            idle = self._idle.get(router)
+            kept = idle.pop() if idle else None
         try:
             if kept is not None:
                 try:
-                    return ask.read(self._send(kept, ask, deadline_s), self.url)
+                    return ask.read(self._send(router, kept, ask, deadline_s), router.url)
                 except _NothingReadError:
                     pass  # the router dropped it while it was idle: once more, on a new one
-            fresh = self._connect(ask, deadline_s)
-            return ask.read(self._send(fresh, ask, deadline_s), self.url)
+            fresh = self._connect(router, ask, deadline_s)
+            return ask.read(self._send(router, fresh, ask, deadline_s), router.url)
         except TimeoutError as exc:
-            raise asks.too_late(self.url, ask) from exc
+            raise asks.too_late(router.url, ask) from exc
         except _NothingReadError as exc:
-            raise asks.cut_off(self.url, str(exc)) from exc
+            raise asks.cut_off(router.url, str(exc)) from exc
         except http.client.IncompleteRead as exc:
-            raise asks.cut_off(self.url, "it was closed") from exc
+            raise asks.cut_off(router.url, "it was closed") from exc
         except http.client.HTTPException as exc:
-            raise asks.not_http(self.url, repr(exc)) from exc
+            raise asks.not_http(router.url, repr(exc)) from exc
         except OSError as exc:
-            raise asks.cut_off(self.url, exc.strerror or repr(exc)) from exc
+            raise asks.cut_off(router.url, exc.strerror or repr(exc)) from exc
 
-    def _connect(self, ask: Ask[Any], deadline_s: float) -> http.client.HTTPConnection:
-        address = self._address
+    def _connect(
+        self, address: RouterAddress, ask: Ask[Any], deadline_s: float
+    ) -> http.client.HTTPConnection:
         left_s = _left_s(deadline_s)
         limit_s = min(asks.CONNECT_LIMIT_S, left_s)
         if address.scheme == "https":
@@ -178,15 +235,19 @@ class Client:
             connection.close()
             if isinstance(exc, TimeoutError):
                 if limit_s == left_s:
-                    raise asks.too_late(self.url, ask) from exc
+                    raise asks.too_late(address.url, ask) from exc
                 why = f"no connection within {limit_s:g} s"
             else:
                 why = exc.strerror or str(exc)
-            raise asks.unreachable(self.url, why) from exc
+            raise asks.unreachable(address.url, why) from exc
         return connection
 
     def _send(
-        self, connection: http.client.HTTPConnection, ask: Ask[Any], deadline_s: float
+        self,
+        router: RouterAddress,
+        connection: http.client.HTTPConnection,
+        ask: Ask[Any],
+        deadline_s: float,
     ) -> Answer:
         """Return the answer; the connection goes back to the pool, or is closed on any failure."""
         is_reusable = False
@@ -196,9 +257,7 @@ class Client:
             headers = {**ask.headers, "Content-Length": str(ask.size_bytes)}
             # A router that refuses a body may have answered before it closed.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(
-                    ask.method, self._address.prefix + ask.path, ask.buffers, headers
-                )
+                connection.request(ask.method, router.prefix + ask.path, ask.buffers, headers)
             sock.settimeout(_left_s(deadline_s))
             response = connection.getresponse()
             answer = Answer(
@@ -207,19 +266,21 @@ class Client:
                 response.getheader(ERROR_NAME),
                 response.getheader(HEADER_LENGTH_NAME),
                 response.getheader("Retry-After"),
+                response.getheader(NODE_NAME),
+                response.getheader(EXPLANATION_NAME),
             )
             is_reusable = not response.will_close
         finally:
             if is_reusable:
-                self._give_back(connection)
+                self._give_back(router, connection)
             else:
                 connection.close()
         return answer
 
-    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, router: RouterAddress, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             if not self._is_closed:
-                self._idle.append(connection)
+                self._idle.setdefault(router, []).append(connection)
                 return
         connection.close()
 

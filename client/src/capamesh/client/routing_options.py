@@ -1,0 +1,69 @@
+"""What a request may ask of its way through the network, as the router's `X-Capamesh` headers. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from capamesh.protocol.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingOptions:
+    """Who may run a request, for whom and how one of them is chosen; what is left out is the router's choice."""
+
+    tenant: str = ""
+    """Whose request it is: the router's rules give each its share."""
+    policy: str = ""
+    """How a node is chosen, instead of the model's own policy."""
+    affinity: str = ""
+    """Requests of one key go to the same node as long as it can take them."""
+    regions: Sequence[str] = ()
+    """Only nodes that say they are there."""
+    devices: Sequence[str] = ()
+    """Only these kinds of devices: cpu, cuda."""
+    nodes: Sequence[str] = ()
+    """Only nodes with these peer ids."""
+    max_price: float | None = None
+    """For a million rows, in the network's unit: no dearer nodes."""
+    is_explained: bool = False
+    """Whether the answer says among whom and why its node was chosen (`Outputs.explanation`)."""
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers; raise `InvalidRequest` for what a header cannot hold."""
+        price = self.max_price
+        if price is not None and not 0 <= price < math.inf:
+            raise InvalidRequest(f"max_price is {price!r}; give a number from 0, or None")
+        values = {
+            "X-Capamesh-Tenant": _text("tenant", self.tenant),
+            "X-Capamesh-Policy": _text("policy", self.policy),
+            "X-Capamesh-Affinity": _text("affinity", self.affinity),
+            "X-Capamesh-Region": _names("regions", self.regions),
+            "X-Capamesh-Device": _names("devices", self.devices),
+            "X-Capamesh-Nodes": _names("nodes", self.nodes),
+            "X-Capamesh-Max-Price": "" if price is None else repr(float(price)),
+            "X-Capamesh-Explain": "1" if self.is_explained else "",
+        }
+        return {name: value for name, value in values.items() if value}
+
+
+ANYWHERE = RoutingOptions()
+"""Nothing is asked of a request's way."""
+
+
+def _text(what: str, value: str) -> str:
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise InvalidRequest(
+            f"{what} is {value[:80]!r}; printable ASCII text without blanks around it is expected"
+        )
+    return value
+
+
+def _names(what: str, values: Sequence[str]) -> str:
+    if isinstance(values, str):
+        raise InvalidRequest(f"{what} is the text {values[:80]!r}; give a list: [{values[:80]!r}]")
+    for value in values:
+        if not value or "," in value:
+            raise InvalidRequest(f"{what} has {value[:80]!r}; names without commas are expected")
+    return ",".join(_text(what, value) for value in values)
