@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 import socket
 
@@ -12,7 +13,8 @@ from link_sockets import HOST, Members, Side, Town, is_at_rest, town, within
 from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.link import UNSENT_BYTES, LinkTimes
-from capamesh.protocol.network import Role
+from capamesh.protocol.network import Membership, RevocationList, Role
+from capamesh.protocol.network.chain import read_authority, read_invite
 
 KIB, MB = 1024, 1_000_000
 
@@ -37,6 +39,48 @@ async def test_a_node_dials_a_router_and_is_asked_over_that_link(members: Member
         dialled.close("done")
         assert await router.reason() == "the peer closed it: done"
         server.close()
+
+
+async def test_a_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
+    members: Members,
+) -> None:
+    async with town(members) as here:
+        asked = asyncio.create_task(here.link.request(b"give 3000000"))
+        old, invite = (
+            here.node_member,
+            read_invite(read_authority(members.owner.ca_der), here.node_member.chain[1]),
+        )
+        token = members.owner.invite(
+            Role.NODE,
+            expires_at=old.expires_at + dt.timedelta(hours=1),
+            bootstrap=(),
+            now=dt.datetime.now(dt.UTC),
+        )
+        renewed = Membership.join(old.identity, token, dt.datetime.now(dt.UTC))
+        here.node_link.introduce(here.node_endpoint.renew(renewed))
+        async with asyncio.timeout(10):
+            while here.link.member is None or here.link.member.expires_at != renewed.expires_at:
+                await asyncio.sleep(0)
+        assert len((await within(asked)).body) == 3_000_000
+        # what shuts the old invite out leaves the link alone
+        revoked = members.owner.revoke(
+            RevocationList.empty(members.owner.network_id),
+            invites=[invite.serial],
+            now=dt.datetime.now(dt.UTC),
+        )
+        here.router.trust.update(revoked)
+        here.router.recheck()
+        answer = await within(here.link.request(b"m", [b"still there"]))
+        assert answer.body == b"still there"
+        again = await here.router_endpoint.dial(
+            here.address, here.router
+        )  # and a new one shows it at once
+        assert again.member is not None
+        assert again.member.expires_at == renewed.expires_at
+        again.close("done")
+        await within(again.wait_ended())
+        await here.node.until(lambda: len(here.node.links) == 1)
+        await here.router.until(lambda: len(here.router.links) == 1)
 
 
 @pytest.mark.parametrize("size", [0, KIB, 600 * KIB, 20 * MB])

@@ -141,13 +141,32 @@ async def test_a_farewell_of_a_megabyte_is_cut(members: Members) -> None:
         assert await here.node.reason() == "the peer closed it: " + "x" * 8192
 
 
-async def test_a_second_hello_ends_the_link(members: Members) -> None:
+async def test_a_second_hello_may_bring_another_chain_and_nothing_else(members: Members) -> None:
+    async with town(members) as here:
+        for changes, reason in (
+            ({"message_bytes": 5}, "a second HELLO that changes more than the chain"),
+            ({"process": b"other"}, "a second HELLO that changes more than the chain"),
+            ({"chain": here.node_member.chain}, "not_member: wrong role: "),
+            ({"chain": members.join(Role.ROUTER).chain}, "introduces itself as 12D3"),
+            ({"chain": ()}, "not_member: the introduction's certificate is not the one"),
+        ):
+            peer = await here.attacker()
+            await peer.greet()
+            await peer.send(peer.hello(**changes))
+            said = await peer.farewell()
+            assert said is not None
+            assert reason in said
+            assert await here.node.reason() == said
+
+
+async def test_hellos_again_and_again_end_the_link(members: Members) -> None:
     async with town(members) as here:
         peer = await here.attacker()
         await peer.greet()
-        await peer.send(peer.hello())
-        assert await peer.farewell() == "protocol_violation: a second HELLO"
-        assert await here.node.reason() == "protocol_violation: a second HELLO"
+        await peer.send(peer.hello() * 3)
+        said = await peer.farewell()
+        assert said == "protocol_violation: a second HELLO within 1 s"
+        assert await here.node.reason() == said
 
 
 async def test_frames_one_byte_at_a_time_are_served_like_any_others(members: Members) -> None:

@@ -123,6 +123,28 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+async def test_a_child_that_is_to_restart_ends_in_order_and_starts_again_at_once() -> None:
+    async with owned(ASYNCIO_CHILD) as owner:
+        await owner.until(lambda: len(owner.heard) == 1)
+        first = owner.child.pid
+        owner.child.restart("for good reason")
+        await owner.until(lambda: len(owner.heard) == 2)
+        assert owner.downs == ["restarted: for good reason"]
+        assert owner.child.starts == 2
+        assert owner.child.pid != first
+        assert [message["key"] for message in owner.heard] == ["s3cret", "s3cret"]
+
+
+async def test_a_child_that_will_not_end_for_its_restart_is_killed() -> None:
+    async with owned(STUBBORN_CHILD, stop_grace_s=0.1) as owner:
+        async with asyncio.timeout(LIMIT_S):
+            while owner.child.pid is None:  # it says nothing that could be waited for
+                await asyncio.sleep(0)
+        owner.child.restart("for good reason")
+        await owner.until(lambda: owner.downs != [])
+        assert owner.downs == ["restarted: for good reason"]
+
+
 @pytest.mark.parametrize("program", [ASYNCIO_CHILD, TRIO_CHILD], ids=["asyncio", "trio"])
 async def test_a_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
     program: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -321,9 +322,12 @@ def test_a_renewed_membership_is_shown_to_whoever_comes_next(world: World, tmp_p
     dialling = world.router.context(server_side=False)
     _, open_before = handshake(serving, dialling)
     second = joined()
-    show_membership(serving, second, tmp_path)
+    for file in tmp_path.iterdir():  # it needs none
+        file.unlink()
+    show_membership(serving, second)
     _, after = handshake(serving, dialling)
     assert open_before.tls.getpeercert(binary_form=True) == first.chain[0]
     assert after.tls.getpeercert(binary_form=True) == second.chain[0]
-    with pytest.raises(ConfigError, match="holds another membership than this one"):
-        show_membership(serving, first, tmp_path)
+    broken = dataclasses.replace(second, chain=world.router.membership.chain)
+    with pytest.raises(ConfigError, match="cannot be used for links"):
+        show_membership(serving, broken)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capamesh.protocol.errors import ConfigError, KeyExposed
+from capamesh.router import operator_key
 from capamesh.router.operator_key import KEY_FILE, OperatorKey, authorization_from
 
 
@@ -27,6 +28,27 @@ def test_each_start_has_a_key_of_its_own_and_the_last_one_is_void(tmp_path: Path
     assert (first.opens(old), second.opens(old)) == (True, False)
     assert (first.opens(new), second.opens(new)) == (False, True)
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
+
+
+def test_on_a_full_disk_the_last_key_stays_in_use_and_without_one_nobody_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OperatorKey.create(tmp_path)
+    authorization = authorization_from(tmp_path)
+
+    def full(path: Path, _: bytes) -> None:
+        raise ConfigError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(operator_key, "replace_private", full)
+    again = OperatorKey.create(tmp_path)
+    assert again.is_kept
+    assert again.opens(authorization)
+    (tmp_path / KEY_FILE).chmod(0o644)  # others could have read it
+    for _ in range(2):
+        unknown = OperatorKey.create(tmp_path)
+        assert not unknown.is_kept
+        assert not unknown.opens(authorization)
+        (tmp_path / KEY_FILE).unlink(missing_ok=True)
 
 
 def test_a_file_that_others_could_write_is_replaced_and_not_written_into(tmp_path: Path) -> None:

@@ -123,6 +123,27 @@ def test_the_newer_revocation_list_travels_with_the_proof() -> None:
     assert acceptor.revocations == b""
 
 
+def test_who_is_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
+    listed = OWNER.revoke(
+        RevocationList.empty(OWNER.network_id), peers=[NODE.identity.peer_id], now=NOW
+    )
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+    with pytest.raises(NotMember, match=r"^revoked peer") as refused:
+        acceptor.receive(one(opener.first()), NOW)
+    assert acceptor.revealed == listed.encode()
+    with pytest.raises(NotMember, match="it refused us: revoked peer"):
+        opener.receive(one(refusal(refused.value.message, acceptor.revealed)), NOW)
+    assert opener.revocations == listed.encode()
+    # one that has the list, or is refused for another reason, gets none
+    knowing = side_of(Side.OPENER, NODE, ROUTER, NetworkTrust(OWNER.ca_der, listed))
+    for hello in (knowing.first(), side_of(Side.OPENER, STRANGER, ROUTER).first()):
+        acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+        with pytest.raises(NotMember):
+            acceptor.receive(one(hello), NOW)
+        assert acceptor.revealed == b""
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
