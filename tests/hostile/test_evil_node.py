@@ -156,7 +156,9 @@ async def test_a_node_with_one_token_owns_no_model_s_traffic(
         small = EvilNode(tmp_path / "small", token, offer("1", digest), message_bytes=1)
         async with present(small):
             await _takes_messages_of_a_byte(running, small)
-        pins = json.loads((running.router.folder / "model-pins.json").read_text())["pins"]
+        pins = json.loads((running.cluster.folder / "router" / "model-pins.json").read_text())[
+            "pins"
+        ]
         kept = [(pin["version"], pin["digest"], pin["is_trusted"]) for pin in pins]
         assert ("1", digest, True) in kept
 
