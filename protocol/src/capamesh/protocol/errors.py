@@ -188,6 +188,12 @@ class LocalError(CapameshError):
     code = "local_error"
 
 
+class NotInJson(LocalError):
+    """The answer has a value that JSON cannot hold: nobody's fault, and binary data carries it."""
+
+    code = "not_in_json"
+
+
 class ConfigError(LocalError):
     """A setting, token or file cannot be used as given."""
 

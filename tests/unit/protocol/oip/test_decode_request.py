@@ -162,7 +162,9 @@ def test_scalar_and_empty_tensors_arrive_in_json_and_in_binary(datatype: Datatyp
         ),
         ({"inputs": [_given(parameters=[])]}, b"", "parameters must be an object, got"),
         ({"inputs": [_given(parameters={"shared_memory_region": "r"})]}, b"", "shared memory"),
-        ({"inputs": [], "id": 7}, b"", "'id' must be text, got 7"),
+        ({"inputs": [], "id": 7.5}, b"", "'id' must be text, got 7.5"),
+        ({"inputs": [], "id": 2**64}, b"", "'id' must be text, got 18446744073709551616"),
+        ({"inputs": [], "id": True}, b"", "'id' must be text, got True"),
         ({"inputs": [], "id": "\udfff"}, b"", "'id' must be text, got"),
         ({"inputs": [], "parameters": []}, b"", r"'parameters' must be an object, got \[\]"),
         (
@@ -219,7 +221,7 @@ def test_a_malformed_request_is_refused_with_the_value(
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"[NaN]", "the literal NaN, which is not JSON"),
         (b'{"inputs":[{"data":[-Infinity]}]}', "the literal -Infinity, which is not JSON"),
-        (b"[" * 200_000, "nested too deeply"),
+        (b"[" * 60_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),
         (b"[" + b"1" * 5000 + b"]", "a number that is too long"),
         (b'{"inputs":[],"parameters":{"k":1e999}}', "parameter 'k' must be .*, got inf"),
@@ -292,3 +294,27 @@ def test_the_header_length_is_read_strictly() -> None:
     for text in ("", "-1", "+1", "1.0", "0x10", "1_000", "1 2", "\u0661", "9" * 19):
         with pytest.raises(InvalidRequest, match="must be the JSON's length in bytes"):
             parse_header_length(text)
+
+
+def test_an_id_that_is_a_number_is_its_digits() -> None:
+    assert _decoded({"inputs": [], "id": 7}).id == "7"
+    assert _decoded({"inputs": [], "id": -(2**63)}).id == "-9223372036854775808"
+
+
+def test_headers_among_the_parameters_are_left_out() -> None:
+    parameters = {"headers": {"Content-Type": "application/json"}, "k": 1}
+    assert dict(_decoded({"inputs": [], "parameters": parameters}).parameters) == {"k": 1}
+    assert dict(_decoded({"inputs": [], "parameters": {"headers": "h"}}).parameters) == {
+        "headers": "h"
+    }
+    with pytest.raises(InvalidRequest, match="parameter 'header' must be"):
+        _decoded({"inputs": [], "parameters": {"header": {}}})
+
+
+def test_how_an_answer_gives_what_json_has_no_number_for_is_asked_by_a_parameter() -> None:
+    assert not _decoded({"inputs": []}).is_non_finite_text
+    asked = _decoded({"inputs": [], "parameters": {"non_finite_output": "text", "k": 1}})
+    assert (asked.is_non_finite_text, dict(asked.parameters)) == (True, {"k": 1})
+    for wrong in ("null", True, ""):
+        with pytest.raises(InvalidRequest, match="non_finite_output must be 'error' or 'text'"):
+            _decoded({"inputs": [], "parameters": {"non_finite_output": wrong}})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.errors import InvalidRequest, NotInJson, ProtocolViolation, TooLarge
 from capamesh.protocol.oip import (
     InferRequest,
     InferResponse,
@@ -96,7 +96,7 @@ def test_values_that_json_cannot_hold_are_refused_in_json_and_pass_in_binary() -
     blob = Tensor.from_numpy("s", np.array([b"\xff"], dtype=object))
     response = InferResponse("m", "", "", (nan, blob))
     for name in ("n", "s"):
-        with pytest.raises(InvalidRequest, match="ask for binary data"):
+        with pytest.raises(NotInJson, match="ask for binary data"):
             encode_response(response, _request(RequestedOutput(name)))
     buffers, _ = encode_response(response, _request(is_binary_default=True))
     assert buffers[1:] == [nan.data, blob.data]
@@ -108,9 +108,9 @@ def test_more_json_than_the_limit_is_too_large_over_all_outputs_together() -> No
     ones = [Tensor.from_numpy(name, np.ones(40, np.int8)) for name in "ab"]
     response = InferResponse("m", "", "", tuple(ones))
     with pytest.raises(TooLarge, match="tensor 'b' takes more than the 19 bytes that are left"):
-        encode_response(response, _request(), Limits(max_json_bytes=100))
+        encode_response(response, _request(), Limits(max_json_answer_bytes=100))
     with pytest.raises(TooLarge, match="the limit is 200; use binary data"):
-        encode_response(response, _request(), Limits(max_json_bytes=200))
+        encode_response(response, _request(), Limits(max_json_answer_bytes=200))
 
 
 def test_a_binary_request_asks_for_binary_outputs() -> None:

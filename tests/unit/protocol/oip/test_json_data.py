@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.errors import InvalidRequest, NotInJson, TooLarge
 from capamesh.protocol.oip.json_data import read_data, write_data
 from capamesh.protocol.tensors import Datatype, Tensor
 
@@ -157,13 +157,13 @@ def test_what_json_has_no_number_for_is_an_error_that_says_to_use_binary(
     error = (
         f"tensor 'x': {datatype} element 1 is {value}, which JSON cannot hold; ask for binary data"
     )
-    with pytest.raises(InvalidRequest, match=error):
+    with pytest.raises(NotInJson, match=error):
         _written(np.array([0, value], dtype), datatype)
 
 
 def test_bytes_that_are_not_utf_8_are_an_error_that_says_to_use_binary() -> None:
     error = "BYTES element 1 is not UTF-8 .invalid start byte at byte 1.*; ask for binary data"
-    with pytest.raises(InvalidRequest, match=error):
+    with pytest.raises(NotInJson, match=error):
         _written(np.array([b"a", b"b\xff"], dtype=object))
 
 

@@ -7,7 +7,9 @@ from typing import cast
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
 from capamesh.protocol.oip.json_data import read_data
+from capamesh.protocol.oip.json_steps import AT_ONCE_BYTES, LongData, parse_in_steps
 from capamesh.protocol.oip.json_text import is_unicode, parse_object, shown
+from capamesh.protocol.oip.long_data import read_long_data
 from capamesh.protocol.oip.messages import (
     HEADER_LENGTH_NAME,
     NO_PARAMETERS,
@@ -16,6 +18,7 @@ from capamesh.protocol.oip.messages import (
     Parameters,
     RequestedOutput,
 )
+from capamesh.protocol.steps import Steps, run_through
 from capamesh.protocol.tensors import (
     DEFAULT_LIMITS,
     MAX_DIM,
@@ -25,12 +28,20 @@ from capamesh.protocol.tensors import (
     check_texts,
     checked,
 )
+from capamesh.protocol.tensors.byte_elements import STEP_ELEMENTS, walk_in_steps
+
+_TENSORS_A_STEP = 256
+"""Tensors that are looked at in a step (measured: 4 µs each)."""
 
 _MAX_LENGTH_DIGITS = 18
 """Digits of a header length: every one fits 63 bits; no body is that long."""
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 """The range of a parameter: what msgpack, which carries it on, can hold."""
+
+_HEADERS = "headers"
+NON_FINITE_NAME = "non_finite_output"
+"""The parameter that says how an answer in JSON gives NaN and infinities."""
 
 _UNSUPPORTED_OUTPUT_PARAMETERS = {
     "classification": "sort the scores at the client",
@@ -60,6 +71,17 @@ def decode_request(
     header_length: int | None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> InferRequest:
+    """Return what `decode_request_in_steps` does, at once."""
+    return run_through(decode_request_in_steps(model, version, body, header_length, limits))
+
+
+def decode_request_in_steps(
+    model: str,
+    version: str,
+    body: bytes | bytearray | memoryview,
+    header_length: int | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Steps[InferRequest]:
     """Return the request for `model` that `body` holds; binary inputs are views of `body`.
 
     `header_length` is the bytes of JSON at the body's start, None when all of it is JSON. Inputs'
@@ -67,27 +89,37 @@ def decode_request(
     and null stands for an optional key that is absent.
     InvalidRequest: anything malformed, with the tensor and the value; TooLarge: over `limits`.
     """
-    view, header_bytes = _opened(body, header_length, limits)
-    request = parse_object(view[:header_bytes])
-    inputs = _tensors(request, "inputs", view, header_bytes, limits)
+    view, header_bytes = _opened(body, header_length, limits, limits.max_json_bytes)
+    if header_bytes <= AT_ONCE_BYTES:
+        request = parse_object(view[:header_bytes])
+    else:
+        request = yield from parse_in_steps(view[:header_bytes], limits.max_tensors)
+    inputs = yield from _tensors(request, "inputs", view, header_bytes, limits)
     parameters = _parameters(request)
-    is_binary_default = False
-    if "binary_data_output" in parameters:
+    is_binary_default = is_non_finite_text = False
+    if "binary_data_output" in parameters or NON_FINITE_NAME in parameters:
         rest = dict(parameters)
-        wanted = rest.pop("binary_data_output")
+        wanted = rest.pop("binary_data_output", False)
         if type(wanted) is not bool:
             raise InvalidRequest(
                 f"parameter binary_data_output must be true or false, got {shown(wanted)}"
             )
+        non_finite = rest.pop(NON_FINITE_NAME, "error")
+        if non_finite not in {"error", "text"}:
+            raise InvalidRequest(
+                f"parameter {NON_FINITE_NAME} must be 'error' or 'text', got {shown(non_finite)}"
+            )
         parameters, is_binary_default = rest, wanted
+        is_non_finite_text = non_finite == "text"
     return InferRequest(
         model,
         version,
-        _text(request, "id"),
+        _id(request),
         inputs,
         _requested_outputs(request, limits),
         is_binary_default,
         parameters,
+        is_non_finite_text,
     )
 
 
@@ -102,13 +134,13 @@ def decode_response(
     `limits`.
     """
     try:
-        view, header_bytes = _opened(body, header_length, limits)
+        view, header_bytes = _opened(body, header_length, limits, limits.max_json_answer_bytes)
         response = parse_object(view[:header_bytes])
         return InferResponse(
             _text(response, "model_name"),
             _text(response, "model_version"),
             _text(response, "id"),
-            _tensors(response, "outputs", view, header_bytes, limits),
+            run_through(_tensors(response, "outputs", view, header_bytes, limits)),
             _parameters(response),
         )
     except InvalidRequest as exc:
@@ -116,7 +148,10 @@ def decode_response(
 
 
 def _opened(
-    body: bytes | bytearray | memoryview, header_length: int | None, limits: Limits
+    body: bytes | bytearray | memoryview,
+    header_length: int | None,
+    limits: Limits,
+    most_json_bytes: int,
 ) -> tuple[memoryview, int]:
     """Return the body's bytes as a view and how many of them are JSON."""
     view = memoryview(body)
@@ -134,17 +169,17 @@ def _opened(
             f"no JSON in a body of {body_bytes} bytes (JSON length {header_bytes}); raw tensors need "
             "a JSON header that describes them"
         )
-    if header_bytes > limits.max_json_bytes:
+    if header_bytes > most_json_bytes:
         raise TooLarge(
-            f"the JSON has {header_bytes} bytes; the limit is {limits.max_json_bytes}; send tensors "
-            "as binary data"
+            f"the JSON has {header_bytes} bytes; the limit is {most_json_bytes}; send tensors as binary data after a"
+            f" short JSON ({HEADER_LENGTH_NAME} says where it ends)"
         )
     return view, header_bytes
 
 
 def _tensors(
     message: dict[str, object], key: str, view: memoryview, header_bytes: int, limits: Limits
-) -> tuple[Tensor, ...]:
+) -> Steps[tuple[Tensor, ...]]:
     """Return the tensors under `key`: binary ones as the slices after the JSON, in order."""
     items = message.get(key)
     if type(items) is not list:
@@ -156,7 +191,10 @@ def _tensors(
     offset = header_bytes
     body_bytes = len(view)
     texts = 0
+    is_walked = False
     for index, item in enumerate(listed):
+        if index % _TENSORS_A_STEP == _TENSORS_A_STEP - 1:
+            yield
         if type(item) is not dict:
             raise InvalidRequest(f"{key}[{index}] must be an object, got {shown(item)}")
         fields = cast("dict[str, object]", item)
@@ -168,7 +206,12 @@ def _tensors(
             check_texts(name, texts, limits)
         size_bytes = _binary_size(name, fields)
         if size_bytes is None:
-            data: bytes | memoryview = _json_data(name, datatype, shape, fields)
+            given = _json_data(name, fields)
+            data: bytes | memoryview
+            if type(given) is LongData:
+                data = yield from read_long_data(name, datatype, shape, given)
+            else:
+                data = read_data(name, datatype, shape, given)
         else:
             end = offset + size_bytes
             if end > body_bytes:
@@ -179,7 +222,10 @@ def _tensors(
                 )
             data = view[offset:end]
             offset = end
-        tensors.append(checked(Tensor(name, datatype, shape, data), limits))
+        if datatype is Datatype.BYTES and texts > STEP_ELEMENTS:
+            yield from walk_in_steps(name, data, math.prod(shape), size_bytes=len(data))
+            is_walked = True
+        tensors.append(checked(Tensor(name, datatype, shape, data), limits, is_walked=is_walked))
     if offset != body_bytes:
         raise InvalidRequest(
             f"{body_bytes - header_bytes} bytes follow the JSON, but the binary_data_size of all {key} "
@@ -269,14 +315,12 @@ def _binary_size(name: str, fields: dict[str, object]) -> int | None:
     return size_bytes
 
 
-def _json_data(
-    name: str, datatype: Datatype, shape: tuple[int, ...], fields: dict[str, object]
-) -> bytes:
+def _json_data(name: str, fields: dict[str, object]) -> object:
     if "data" not in fields:
         raise InvalidRequest(
             f"tensor {shown(name)} has neither data nor binary_data_size; send one of them"
         )
-    return read_data(name, datatype, shape, fields["data"])
+    return fields["data"]
 
 
 def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[RequestedOutput, ...]:
@@ -330,6 +374,14 @@ def _text(message: dict[str, object], key: str) -> str:
     return value
 
 
+def _id(request: dict[str, object]) -> str:
+    """Return a request's id; one that is a whole number, as some clients send it, as its digits."""
+    given = request.get("id")
+    if type(given) is int and _MIN_INTEGER <= given <= _MAX_INTEGER:
+        return str(given)
+    return _text(request, "id")
+
+
 def _parameters(message: dict[str, object]) -> Parameters:
     given = message.get("parameters")
     if given is None:
@@ -337,6 +389,8 @@ def _parameters(message: dict[str, object]) -> Parameters:
     if type(given) is not dict:
         raise InvalidRequest(f"'parameters' must be an object, got {shown(given)}")
     parameters = cast("dict[str, object]", given)
+    if type(parameters.get(_HEADERS)) is dict:  # MLServer's clients put those of HTTP there
+        del parameters[_HEADERS]
     for key, value in parameters.items():
         if not (_is_parameter(value) and is_unicode(key)):
             raise InvalidRequest(

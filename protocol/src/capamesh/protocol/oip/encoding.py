@@ -6,13 +6,16 @@ what a general encoder takes for the same bytes (measured with timeit on a one-o
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
-from capamesh.protocol.oip.json_data import write_data
+from capamesh.protocol.oip.json_data import write_in_steps
 from capamesh.protocol.oip.json_text import json_text, quoted, shown
 from capamesh.protocol.oip.messages import NO_PARAMETERS
-from capamesh.protocol.tensors import DEFAULT_LIMITS, checked
+from capamesh.protocol.steps import run_through
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, checked
+from capamesh.protocol.tensors.byte_elements import STEP_ELEMENTS, walk_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
         Parameters,
         RequestedOutput,
     )
+    from capamesh.protocol.steps import Steps
     from capamesh.protocol.tensors import Limits, Tensor
+
+JOINED_BYTES = 64 * 1024
+"""JSON up to that is one buffer (guess: what it costs to copy is less than what more buffers cost)."""
 
 
 def encode_request(
@@ -48,23 +55,29 @@ def encode_request(
         parts.append(f'"parameters":{json_text({**parameters, "binary_data_output": True})}')
     elif parameters:
         parts.append(f'"parameters":{json_text(dict(parameters))}')
-    header, buffers = _tensor_list(
-        ((checked(tensor, limits), is_binary) for tensor in inputs), limits
+    texts, buffers = run_through(
+        _tensor_list(((checked(tensor, limits), is_binary) for tensor in inputs), limits)
     )
-    parts.append(f'"inputs":[{header}]')
-    if outputs:
-        parts.append(f'"outputs":[{",".join(map(_requested, outputs))}]')
-    return _body("{" + ",".join(parts) + "}", buffers, limits)
+    parts.append('"inputs":[')
+    wanted = f',"outputs":[{",".join(map(_requested, outputs))}]' if outputs else ""
+    return _body("{" + ",".join(parts), texts, f"]{wanted}}}", buffers, limits.max_json_bytes)
 
 
 def encode_response(
     response: InferResponse, request: InferRequest, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[bytes | memoryview], int | None]:
+    """Return what `encode_response_in_steps` does, at once."""
+    return run_through(encode_response_in_steps(response, request, limits))
+
+
+def encode_response_in_steps(
+    response: InferResponse, request: InferRequest, limits: Limits = DEFAULT_LIMITS
+) -> Steps[tuple[list[bytes | memoryview], int | None]]:
     """Return an answer's body as buffers, and its JSON's length, None when all of it is JSON.
 
     The outputs are those that `request` names, in its order, or all; each in the form it asks for.
     The answer's id is the request's. Binary outputs are taken as `checked` and passed on as they are.
-    InvalidRequest: a requested output that the model does not have, or a value that JSON cannot hold
+    InvalidRequest: a requested output that the model does not have; NotInJson: a value that JSON cannot hold
     (ask for binary); ProtocolViolation: an output that is not what its shape says; TooLarge.
     """
     head = f'{{"model_name":{quoted(response.model)}'
@@ -74,8 +87,10 @@ def encode_response(
         head += f',"id":{quoted(request.id)}'
     if response.parameters:
         head += f',"parameters":{json_text(dict(response.parameters))}'
-    header, buffers = _tensor_list(_chosen(response, request, limits), limits)
-    return _body(f'{head},"outputs":[{header}]}}', buffers, limits)
+    texts, buffers = yield from _tensor_list(
+        _chosen(response, request), limits, is_non_finite_text=request.is_non_finite_text
+    )
+    return _body(f'{head},"outputs":[', texts, "]}", buffers, limits.max_json_answer_bytes)
 
 
 def error_body(message: str) -> bytes:
@@ -83,14 +98,12 @@ def error_body(message: str) -> bytes:
     return b'{"error":%b}' % quoted(message).encode()
 
 
-def _chosen(
-    response: InferResponse, request: InferRequest, limits: Limits
-) -> Iterable[tuple[Tensor, bool]]:
+def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Tensor, bool]]:
     """Yield the outputs to send, with whether each goes as binary."""
     default = request.is_binary_default
     if not request.outputs:
         for tensor in response.outputs:
-            yield (tensor if default else _trusted(tensor, limits)), default
+            yield tensor, default
         return
     by_name = {tensor.name: tensor for tensor in response.outputs}
     for wanted in request.outputs:
@@ -100,39 +113,54 @@ def _chosen(
                 f"the model {response.model!r} has no output {shown(wanted.name)}; it has "
                 f"{shown(list(by_name))}"
             )
-        is_binary = default if wanted.is_binary is None else wanted.is_binary
-        yield (found if is_binary else _trusted(found, limits)), is_binary
+        yield found, default if wanted.is_binary is None else wanted.is_binary
 
 
-def _trusted(tensor: Tensor, limits: Limits) -> Tensor:
-    """Return `tensor` if its data matches its shape, which reading its elements relies on."""
+def _trusted(tensor: Tensor, limits: Limits) -> Steps[None]:
+    """Check that an output's data matches its shape, which reading its elements relies on. ProtocolViolation."""
+    count = math.prod(tensor.shape)
+    is_walked = tensor.datatype is Datatype.BYTES and count > STEP_ELEMENTS
     try:
-        return checked(tensor, limits)
+        if is_walked:
+            yield from walk_in_steps(tensor.name, tensor.data, count, size_bytes=tensor.size_bytes)
+        checked(tensor, limits, is_walked=is_walked)
     except InvalidRequest as exc:
         raise ProtocolViolation(f"malformed output: {exc.message}") from exc
 
 
 def _tensor_list(
-    tensors: Iterable[tuple[Tensor, bool]], limits: Limits
-) -> tuple[str, list[bytes | memoryview] | None]:
-    """Return the JSON of `tensors`, and the data of those that are binary, None when none is."""
-    texts: list[str] = []
+    tensors: Iterable[tuple[Tensor, bool]],
+    limits: Limits,
+    *,
+    is_non_finite_text: bool = False,
+) -> Steps[tuple[list[bytes], list[bytes | memoryview] | None]]:
+    """Return the JSON of `tensors` in pieces, and the data of those that are binary, None when none is."""
+    texts: list[bytes] = []
     buffers: list[bytes | memoryview] = []
     has_binary = False
-    room_bytes = limits.max_json_bytes
+    room_bytes = limits.max_json_answer_bytes
+    mark = ""
     for tensor, is_binary in tensors:
         shape = ",".join(map(str, tensor.shape))
-        head = f'{{"name":{quoted(tensor.name)},"datatype":"{tensor.datatype.value}","shape":[{shape}],'
+        head = f'{mark}{{"name":{quoted(tensor.name)},"datatype":"{tensor.datatype.value}","shape":[{shape}],'
+        mark = ","
         if is_binary:
             has_binary = True
             data = tensor.data
             buffers.append(memoryview(data) if isinstance(data, bytearray) else data)
-            texts.append(f'{head}"parameters":{{"binary_data_size":{tensor.size_bytes}}}}}')
+            texts.append(
+                f'{head}"parameters":{{"binary_data_size":{tensor.size_bytes}}}}}'.encode("ascii")
+            )
         else:
-            text = write_data(tensor, room_bytes)
-            room_bytes -= len(text)
-            texts.append(f'{head}"data":{text}}}')
-    return ",".join(texts), buffers if has_binary else None
+            yield from _trusted(tensor, limits)
+            pieces = yield from write_in_steps(
+                tensor, room_bytes, is_non_finite_text=is_non_finite_text
+            )
+            room_bytes -= sum(map(len, pieces))
+            texts.append(f'{head}"data":'.encode("ascii"))
+            texts += pieces
+            texts.append(b"}")
+    return texts, buffers if has_binary else None
 
 
 def _requested(output: RequestedOutput) -> str:
@@ -143,14 +171,20 @@ def _requested(output: RequestedOutput) -> str:
 
 
 def _body(
-    header: str, buffers: list[bytes | memoryview] | None, limits: Limits
+    before: str,
+    texts: list[bytes],
+    after: str,
+    buffers: list[bytes | memoryview] | None,
+    most_json_bytes: int,
 ) -> tuple[list[bytes | memoryview], int | None]:
     # the text is ASCII: `quoted` and `json_text` escape everything else
-    raw = header.encode("ascii")
-    if len(raw) > limits.max_json_bytes:
+    texts = [before.encode("ascii"), *texts, after.encode("ascii")]
+    size_bytes = sum(map(len, texts))
+    if size_bytes > most_json_bytes:
         raise TooLarge(
-            f"the JSON has {len(raw)} bytes; the limit is {limits.max_json_bytes}; use binary data"
+            f"the JSON has {size_bytes} bytes; the limit is {most_json_bytes}; use binary data"
         )
+    pieces: list[bytes | memoryview] = [b"".join(texts)] if size_bytes <= JOINED_BYTES else [*texts]
     if buffers is None:
-        return [raw], None
-    return [raw, *buffers], len(raw)
+        return pieces, None
+    return [*pieces, *buffers], size_bytes

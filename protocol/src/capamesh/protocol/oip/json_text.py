@@ -19,7 +19,8 @@ def _refuse_constant(literal: str) -> NoReturn:
     )
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Refuses what JSON does not have; for texts that are not long: it holds the interpreter until it has read all."""
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 _SHOWN_CHARS = 200
@@ -53,7 +54,7 @@ def parse_object(text: bytes | memoryview) -> dict[str, object]:
     digits, or something else than an object.
     """
     try:
-        value: object = _DECODER.decode(str(text, "utf-8"))
+        value: object = DECODER.decode(str(text, "utf-8"))
     except UnicodeDecodeError as exc:
         raise InvalidRequest(
             f"the JSON is not UTF-8: {exc.reason} at byte {exc.start} of {len(text)}"

@@ -32,7 +32,8 @@ class InferRequest:
     """What a client asks of a model.
 
     `version` is "" for any; no `outputs` means all of them; `is_binary_default` is the request's
-    parameter `binary_data_output`, which is therefore not among `parameters`.
+    parameter `binary_data_output`, `is_non_finite_text` comes of `non_finite_output`; neither is therefore among
+    `parameters`.
     """
 
     model: str
@@ -42,6 +43,8 @@ class InferRequest:
     outputs: tuple[RequestedOutput, ...] = ()
     is_binary_default: bool = False
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+    is_non_finite_text: bool = False
+    """Whether NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capamesh.protocol.tensors.bfloat16 import bf16_from_fp32, bf16_from_fp64, fp32_from_bf16
-from capamesh.protocol.tensors.byte_elements import join_elements, split_elements
+from capamesh.protocol.tensors.byte_elements import join_elements, split_elements, take_elements
 from capamesh.protocol.tensors.checks import DEFAULT_LIMITS, MAX_DIM, Limits, check_texts, checked
 from capamesh.protocol.tensors.datatypes import Datatype
 from capamesh.protocol.tensors.spec import TensorSpec
@@ -23,4 +23,5 @@ __all__ = [
     "fp32_from_bf16",
     "join_elements",
     "split_elements",
+    "take_elements",
 ]
