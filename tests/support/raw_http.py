@@ -177,6 +177,10 @@ class RawClient(asyncio.Protocol):
         """Send FIN: this side says no more, and could still read."""
         self.transport.write_eof()
 
+    def leave(self) -> None:
+        """Close: this side is gone."""
+        self.transport.close()
+
     def reset(self) -> None:
         """Send RST."""
         raw = self.transport.get_extra_info("socket")

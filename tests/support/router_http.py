@@ -22,6 +22,7 @@ from capamesh.router.api.inference import InferenceApi
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
 from capamesh.router.front.front import Front
+from capamesh.router.front.limits import FrontLimits
 from capamesh.router.telemetry import Telemetry
 
 INFER = "/v2/models/m/infer"
@@ -111,6 +112,7 @@ async def serving(
     limits: Limits | None = None,
     timeout_s: float = 30.0,
     arrival_s: float = 30.0,
+    front_limits: FrontLimits | None = None,
     **options: Any,
 ) -> AsyncIterator[Http]:
     """Serve on a free port of this machine; `options` are the `Fleet`'s."""
@@ -148,17 +150,19 @@ async def serving(
         arrival_s=arrival_s,
     )
     requests = OpenRequests()
+    front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)
     application = make_application(
         api,
         pages,
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,
+        budget=front.budget,
     )
     runner = make_runner(application)
     await runner.setup()
     assert runner.server is not None
-    front = Front(inference, runner.server, requests, arrival_s=arrival_s)
+    front.make_pages = runner.server
     host, port = await front.listen("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:

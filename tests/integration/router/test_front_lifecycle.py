@@ -16,7 +16,7 @@ from router_http import INFER, Http, serving
 from tidy_router import KINDS, check, infer, json_body, of_kind, tidy
 
 LEAVE: dict[str, Callable[[RawClient], None]] = {
-    "FIN": RawClient.finish,
+    "FIN": RawClient.leave,
     "RST": RawClient.reset,
 }
 LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))

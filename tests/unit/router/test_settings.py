@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.policies import make_policy
 from capamesh.router.settings import RouterSettings
 
@@ -23,7 +22,10 @@ def test_the_defaults_are_those_that_the_handbook_names() -> None:
     assert (SETTINGS.http_port, SETTINGS.mesh_port, SETTINGS.link_port) == (8000, 4001, 4100)
     assert (SETTINGS.timeout_s, SETTINGS.arrival_s, SETTINGS.drain_s) == (30.0, 30.0, 30.0)
     assert (SETTINGS.token, SETTINGS.bootstrap, SETTINGS.region) == (None, (), "")
-    assert SETTINGS.limits is DEFAULT_LIMITS
+    limits = SETTINGS.limits
+    assert limits.max_message_bytes == 64 * 2**20
+    assert (limits.max_json_bytes, limits.max_json_answer_bytes) == (4 * 2**20, 16 * 2**20)
+    assert SETTINGS.body_budget_bytes == SETTINGS.max_connections == 0
 
 
 def test_without_rules_all_models_go_by_the_default_policy_which_there_is() -> None:

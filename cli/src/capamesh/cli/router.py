@@ -111,7 +111,7 @@ def run(
             max=2048,
             help="The largest request or answer.",
         ),
-    ] = 256,
+    ] = 64,
     max_json_mib: Annotated[
         int,
         typer.Option(
@@ -119,9 +119,55 @@ def run(
             envvar="CAPAMESH_MAX_JSON_MIB",
             min=1,
             max=2048,
-            help="The largest JSON in one, which takes some 20 times its size in memory.",
+            help="The largest JSON in a request; larger tensors go as binary data, in a quarter of the bytes.",
         ),
-    ] = 64,
+    ] = 4,
+    max_json_answer_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-json-answer-mib",
+            envvar="CAPAMESH_MAX_JSON_ANSWER_MIB",
+            min=1,
+            max=2048,
+            help="The largest JSON in an answer, of which each MiB takes some 50 ms to write.",
+        ),
+    ] = 16,
+    body_budget_mib: Annotated[
+        int,
+        typer.Option(
+            "--body-budget-mib",
+            envvar="CAPAMESH_BODY_BUDGET_MIB",
+            min=0,
+            help="The bodies of all requests together; 0: an eighth of the memory, and twice --max-message-mib at least.",
+        ),
+    ] = 0,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            "--max-connections",
+            envvar="CAPAMESH_MAX_CONNECTIONS",
+            min=0,
+            help="HTTP connections; 0: 4096, or what the limit of descriptors leaves.",
+        ),
+    ] = 0,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option(
+            "--max-connections-per-address",
+            envvar="CAPAMESH_MAX_CONNECTIONS_PER_ADDRESS",
+            min=0,
+            help="Of these from one address, or from one IPv6 network of 64 bits; 0: half of all.",
+        ),
+    ] = 0,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            envvar="CAPAMESH_TRUSTED_PROXY",
+            metavar="ADDRESS",
+            help="A proxy's address or network: it stands for many clients, and may have all connections. Repeatable.",
+        ),
+    ] = None,
     owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first.
@@ -155,7 +201,15 @@ def run(
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,
-        limits=Limits(max_message_bytes=max_message_mib * _MIB, max_json_bytes=max_json_mib * _MIB),
+        limits=Limits(
+            max_message_bytes=max_message_mib * _MIB,
+            max_json_bytes=max_json_mib * _MIB,
+            max_json_answer_bytes=max_json_answer_mib * _MIB,
+        ),
+        body_budget_bytes=body_budget_mib * _MIB,
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
+        trusted_proxies=tuple(trusted_proxy or ()),
     )
     run_router(settings, owner_fd)
 

@@ -59,6 +59,7 @@ from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
 from capamesh.router.front.front import Front
+from capamesh.router.front.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.hearing import Hearing, Now
 from capamesh.router.holds import Holds
 from capamesh.router.link_pool import LinkPool
@@ -241,12 +242,16 @@ class Router:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._write_status()
-        runner = make_runner(self._application())
+        front = Front(
+            self._inference,
+            self._requests,
+            arrival_s=self._settings.arrival_s,
+            limits=self._front_limits(),
+        )
+        runner = make_runner(self._application(front))
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
-        front = Front(
-            self._inference, runner.server, self._requests, arrival_s=self._settings.arrival_s
-        )
+        front.make_pages = runner.server
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
@@ -295,8 +300,19 @@ class Router:
         front.close()  # before the links end: from now on nobody can ask for anything
         self._routing.close()
 
-    def _application(self) -> web.Application:
+    def _front_limits(self) -> FrontLimits:
+        settings = self._settings
+        return limits_of(
+            settings.limits.max_message_bytes,
+            body_bytes=settings.body_budget_bytes,
+            connections=settings.max_connections,
+            connections_per_site=settings.max_connections_per_address,
+            trusted=networks_of(settings.trusted_proxies),
+        )
+
+    def _application(self, front: Front) -> web.Application:
         settings, fleet = self._settings, self._fleet
+        front.watch(self._telemetry)
         self._telemetry.watch(
             "capamesh_nodes", "Nodes in this router's view", lambda: len(fleet.adverts)
         )
@@ -369,6 +385,7 @@ class Router:
             limits=settings.limits,
             log=self._log,
             requests=self._requests,
+            budget=front.budget,
         )
 
     async def _serve_http(self, front: Front) -> None:

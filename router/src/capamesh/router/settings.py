@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
+from capamesh.protocol.tensors import Limits
 from capamesh.router.policies import DEFAULT_POLICY
+
+ROUTER_LIMITS = Limits(max_message_bytes=64 * 2**20)
+"""Guess: a hundred pictures of 3 x 224 x 224 FP32, and half of what 1 GiB of memory has for bodies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +48,12 @@ class RouterSettings:
     """How long a request's body may take to arrive once its head is here (guess: 256 MiB at 70 Mbit/s)."""
     drain_s: float = 30.0
     """How long a stopping router waits for requests under way."""
-    limits: Limits = DEFAULT_LIMITS
+    limits: Limits = ROUTER_LIMITS
+    body_budget_bytes: int = 0
+    """For the bodies of all requests together; 0: an eighth of the memory, and twice the largest at least."""
+    max_connections: int = 0
+    """Of clients; 0: 4,096, or as many as the limit of descriptors leaves."""
+    max_connections_per_address: int = 0
+    """0: half of all. An IPv6 network of 64 bits counts as one address."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks that may have all of them, because they stand for many clients; this machine always may."""

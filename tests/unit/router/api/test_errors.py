@@ -44,6 +44,7 @@ STATUSES = {
     "not_member": 403,
     "advert_rejected": 400,
     "local_error": 500,
+    "not_in_json": 500,
     "config_error": 500,
     "key_exposed": 500,
     "model_invalid": 500,

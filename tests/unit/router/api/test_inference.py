@@ -284,7 +284,8 @@ async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
 async def test_an_output_that_the_node_did_not_send_or_that_json_cannot_hold(http: Http) -> None:
     http.node("A", answering(answer_of("1", fp32("y", [float("nan"), 0.0]))))
     response = await http.infer(BODY)
-    assert response.status == 400
+    assert response.status == 500
+    assert response.headers["X-Capamesh-Error"] == "not_in_json"
     await error_of(response)
     buffers, json_bytes = encode_request([fp32("x", [3, 4])])
     assert (await http.infer(b"".join(buffers), header_length=json_bytes)).status == 200

@@ -16,7 +16,7 @@ from capamesh.router.front.connection import FrontConnection
 
 
 def connections(http: Http) -> set[FrontConnection]:
-    return http.front._connections
+    return set(http.front._open())
 
 
 async def until_connected(http: Http, count: int = 1) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.protocol.tensors import Limits
 from capamesh.router.api.exchange import Asking
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.front.heads import (
@@ -19,6 +20,7 @@ from capamesh.router.front.heads import (
 from capamesh.router.routing import Wishes
 
 MOST = 1000
+LIMITS = Limits(max_message_bytes=MOST)
 INFER = "POST /v2/models/m/infer HTTP/1.1"
 
 
@@ -26,7 +28,7 @@ def read(*lines: str, heads: Heads | None = None) -> Head | None:
     """Return what a head of these lines says, with a Host."""
     first, *rest = lines
     raw = "\r\n".join([first, "Host: h", *rest, "", ""]).encode("latin-1")
-    return (heads or Heads(MOST)).read(raw)
+    return (heads or Heads(LIMITS)).read(raw)
 
 
 def asked(*lines: str) -> Asking:
@@ -141,12 +143,12 @@ def test_nobody_but_aiohttp_says_where_a_request_ends_that_is_not_plainly_right(
 
 
 def test_a_request_needs_a_host() -> None:
-    assert Heads(MOST).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
-    assert Heads(MOST).read(b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n") == Head(0, False, None)
+    assert Heads(LIMITS).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
+    assert Heads(LIMITS).read(b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n") == Head(0, False, None)
 
 
 def test_a_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
-    heads = Heads(MOST)
+    heads = Heads(LIMITS)
     first = read(INFER, "Content-Length: 1", heads=heads)
     assert read(INFER, "Content-Length: 1", heads=heads) is first
     for number in range(MAX_KNOWN):
@@ -157,7 +159,7 @@ def test_a_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
 
 
 def test_a_long_head_is_not_remembered() -> None:
-    heads = Heads(MOST)
+    heads = Heads(LIMITS)
     read(INFER, "Content-Length: 1", "Cookie: " + "x" * 2000, heads=heads)
     assert heads._known == {}
 
@@ -183,7 +185,7 @@ def test_only_what_may_become_a_head_is_waited_for(part: bytes, may: bool) -> No
 
 @given(st.binary(max_size=200))
 def test_junk_is_nobody_s_head(junk: bytes) -> None:
-    head = Heads(MOST).read(junk + b"\r\n\r\n")
+    head = Heads(LIMITS).read(junk + b"\r\n\r\n")
     assert head is None or b"host" in junk.lower()
 
 

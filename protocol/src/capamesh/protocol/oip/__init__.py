@@ -6,8 +6,19 @@ With Triton's binary tensor data extension, a body is JSON followed by raw tenso
 
 from __future__ import annotations
 
-from capamesh.protocol.oip.decoding import decode_request, decode_response, parse_header_length
-from capamesh.protocol.oip.encoding import encode_request, encode_response, error_body
+from capamesh.protocol.oip.decoding import (
+    decode_request,
+    decode_request_in_steps,
+    decode_response,
+    json_refusal,
+    parse_header_length,
+)
+from capamesh.protocol.oip.encoding import (
+    encode_request,
+    encode_response,
+    encode_response_in_steps,
+    error_body,
+)
 from capamesh.protocol.oip.json_text import parse_object
 from capamesh.protocol.oip.messages import (
     HEADER_LENGTH_NAME,
@@ -33,11 +44,14 @@ __all__ = [
     "Parameters",
     "RequestedOutput",
     "decode_request",
+    "decode_request_in_steps",
     "decode_response",
     "encode_request",
     "encode_response",
+    "encode_response_in_steps",
     "error_body",
     "index_entry",
+    "json_refusal",
     "model_config_body",
     "model_metadata_body",
     "parse_header_length",

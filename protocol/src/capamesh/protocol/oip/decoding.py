@@ -170,11 +170,21 @@ def _opened(
             "a JSON header that describes them"
         )
     if header_bytes > most_json_bytes:
-        raise TooLarge(
-            f"the JSON has {header_bytes} bytes; the limit is {most_json_bytes}; send tensors as binary data after a"
-            f" short JSON ({HEADER_LENGTH_NAME} says where it ends)"
-        )
+        raise _too_much_json(header_bytes, most_json_bytes)
     return view, header_bytes
+
+
+def json_refusal(json_bytes: int, limits: Limits) -> TooLarge | None:
+    """Return why a request with so much JSON is not read; None: it is."""
+    most_bytes = limits.max_json_bytes
+    return None if json_bytes <= most_bytes else _too_much_json(json_bytes, most_bytes)
+
+
+def _too_much_json(json_bytes: int, most_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the JSON has {json_bytes} bytes; the limit is {most_bytes}; send tensors as binary data after a short JSON"
+        f" ({HEADER_LENGTH_NAME} says where it ends)"
+    )
 
 
 def _tensors(

@@ -84,7 +84,7 @@ class _Reader:
     def __init__(self, text: str, most_items: int) -> None:
         self._text = text
         self._most_items = most_items
-        self._at = 0
+        self._at: int = 0
         self._values = 0
 
     def request(self) -> Steps[dict[str, object]]:

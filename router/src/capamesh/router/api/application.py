@@ -11,12 +11,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.router.api.bodies import BUDGET, release
 from capamesh.router.api.errors import error_response, http_error_response
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.tensors import Limits
+    from capamesh.router.front.budget import BodyBudget
 
 SHUTDOWN_S = 1.0
 """For connections that are left after the requests under way are answered."""
@@ -67,8 +69,12 @@ def make_application(
     limits: Limits,
     log: FilteringBoundLogger,
     requests: OpenRequests,
+    budget: BodyBudget | None = None,
 ) -> web.Application:
-    """Return the application that a router serves: all `pages`. It counts its open `requests`."""
+    """Return the application that a router serves: all `pages`.
+
+    It counts its open `requests`; their bodies are within the `budget`, which the front makes.
+    """
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes"
     )
@@ -78,7 +84,7 @@ def make_application(
             return await handler(request)
         except web.HTTPException as error:
             return http_error_response(request, error)
-        except web.RequestPayloadError as exc:  # its compression or its chunks are broken
+        except web.RequestPayloadError as exc:  # its chunks are broken
             return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
         except (
             CapameshError
@@ -96,6 +102,7 @@ def make_application(
             # before any of it is read
             response = error_response(too_large) if is_too_large else await answer(request, handler)
         finally:
+            release(request)
             requests.ended()
         if requests.is_closing:
             response.force_close()
@@ -104,6 +111,8 @@ def make_application(
     application = web.Application(
         middlewares=[count_and_translate], client_max_size=limits.max_message_bytes
     )
+    if budget is not None:
+        application[BUDGET] = budget
     for part in pages:
         application.add_routes(part.routes())
     return application
@@ -116,6 +125,7 @@ def make_runner(application: web.Application) -> web.AppRunner:
     return web.AppRunner(
         application,
         access_log=None,
+        auto_decompress=False,  # see `bodies`
         logger=logger,
         handler_cancellation=True,
         keepalive_timeout=FOREVER_S,
@@ -125,4 +135,7 @@ def make_runner(application: web.Application) -> web.AppRunner:
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     """Return whether a record is not on what a client sent: a stranger could fill the disk with tracebacks."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (
+        record.exc_info
+        and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError)
+    )

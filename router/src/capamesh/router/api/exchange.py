@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -24,8 +24,8 @@ from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     InferRequest,
     InferResponse,
-    decode_request,
-    encode_response,
+    decode_request_in_steps,
+    encode_response_in_steps,
 )
 from capamesh.router.api.errors import error_reply
 from capamesh.router.api.nobody import with_hint
@@ -34,6 +34,7 @@ from capamesh.router.api.replies import JSON, OCTETS, Reply
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.candidates import Candidate
 from capamesh.router.routing import NO_WISHES, Wishes
+from capamesh.router.slices import Slices
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -44,12 +45,15 @@ if TYPE_CHECKING:
     from capamesh.router.dispatch import Outcome
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.routing import Passage, Routing
+    from capamesh.router.slices import Job
     from capamesh.router.telemetry import Telemetry
 
 NODE_HEADER = "X-Capamesh-Node"
 """Names the peer that ran the request."""
 EXPLANATION_HEADER = "X-Capamesh-Explanation"
 """Says, as JSON, among whom and why it was chosen, or why nobody was, when X-Capamesh-Explain asks."""
+JSON_WEIGHT = 4
+"""Bytes that a byte of JSON takes with what is made of it: `0,` becomes an FP64 of 8 bytes."""
 MAX_HEADER_BYTES = 8_000
 """Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 
@@ -65,6 +69,10 @@ class Asking:
     """The bytes of JSON at the body's start; None: all of it."""
     wishes: Wishes = NO_WISHES
     is_explained: bool = False
+
+    def held_bytes(self, body_bytes: int) -> int:
+        """Return how many bytes of memory its request takes with a body of that size."""
+        return body_bytes if self.header_length is not None else body_bytes * JSON_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,8 @@ class Inference:
     """In how long a candidate without a link is dialled; 0: at once, or unknown."""
     shut_out: Callable[[], str] = lambda: ""
     """Why no node takes anything from this router any more; empty: they do."""
+    slices: Slices = field(default_factory=Slices)
+    """Long JSON is read and written there."""
 
     def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
         """Return the error for a request that nobody can be asked to run."""
@@ -108,7 +118,7 @@ class Inference:
 class Exchange:
     """One request. A `Waiter`."""
 
-    __slots__ = ("_asking", "_inference", "_on_reply", "_passage", "_request", "_started_s")
+    __slots__ = ("_asking", "_inference", "_job", "_on_reply", "_passage", "_request", "_started_s")
 
     def __init__(
         self, inference: Inference, asking: Asking, on_reply: Callable[[Reply], None]
@@ -120,20 +130,38 @@ class Exchange:
         """None: it is over."""
         self._passage: Passage | ColdStart | None = None
         self._request: InferRequest | None = None
+        self._job: Job[Any] | None = None
+        """What is under way here: long JSON, read or written."""
         self._started_s = time.monotonic()
 
     def begin(self, body: bytes | memoryview) -> None:
-        """Read the request and send it on its way."""
+        """Read the request and send it on its way: short JSON at once, long in slices."""
         inference, asking = self._inference, self._asking
         shut_out = inference.shut_out()
         if shut_out:
             self.failed(ShutOut(shut_out))
             return
         try:
-            asked = decode_request(
+            steps = decode_request_in_steps(
                 asking.model, asking.version, body, asking.header_length, inference.limits
             )
-            self._request = asked
+            next(steps)
+        except StopIteration as done:
+            asked: InferRequest = done.value
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+            return
+        else:
+            self._job = inference.slices.begin(steps, self._start, self._broke, asking.model)
+            return
+        self._start(asked)
+
+    def _start(self, asked: InferRequest) -> None:
+        """Send it on its way."""
+        inference, asking = self._inference, self._asking
+        self._job = None
+        self._request = asked
+        try:
             parameters = asked.parameters
             call = InferCall(
                 asking.model,
@@ -147,32 +175,67 @@ class Exchange:
             passage = inference.routing.start(call, asking.wishes, deadline_s, self)
             if self._on_reply is not None:
                 self._passage = passage
-        except CapameshError as error:
-            self.failed(error)
-        except Exception:
-            self._inference.log.exception("request_crashed", model=self._asking.model)
-            self._end(_crash())
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
 
     def abandon(self) -> None:
         """Whoever asked has left: withdraw it. Does nothing when it is over."""
         self._on_reply = None
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
         passage, self._passage = self._passage, None
         if passage is not None:
             passage.abandon()
 
     def answered(self, outcome: Outcome) -> None:
         """Part of `Waiter`."""
+        asked, answer = self._request, outcome.answer
+        assert asked is not None  # noqa: S101 - it was read before it was sent
         try:
-            reply = self._reply(outcome)
-        except CapameshError as error:
-            self.failed(error)
-        except Exception:
-            self._inference.log.exception("request_crashed", model=self._asking.model)
-            self._end(_crash())
+            steps = encode_response_in_steps(
+                InferResponse(self._asking.model, answer.version, asked.id, answer.outputs),
+                asked,
+                self._inference.limits,
+            )
+            next(steps)
+        except StopIteration as done:
+            written: tuple[list[bytes | memoryview], int | None] = done.value
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+            return
         else:
-            inference = self._inference
+            self._job = self._inference.slices.begin(
+                steps,
+                lambda done: self._written(outcome, done),
+                self._broke,
+                self._asking.model,
+            )
+            return
+        self._written(outcome, written)
+
+    def _written(
+        self, outcome: Outcome, written: tuple[list[bytes | memoryview], int | None]
+    ) -> None:
+        """Reply with the body that was made of an answer."""
+        self._job = None
+        inference = self._inference
+        try:
+            reply = self._reply(outcome, *written)
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+        else:
             inference.telemetry.answered(self._asking.model, time.monotonic() - self._started_s)
             self._end(reply)
+
+    def _broke(self, error: Exception) -> None:
+        """End with an error, which only a bug can be if it is none of the network's."""
+        self._job = None
+        if isinstance(error, CapameshError):
+            self.failed(error)
+        else:
+            self._inference.log.error("request_crashed", model=self._asking.model, exc_info=error)
+            self._end(_crash())
 
     def failed(self, error: CapameshError) -> None:
         """Part of `Waiter`."""
@@ -204,14 +267,10 @@ class Exchange:
             return {}
         return {EXPLANATION_HEADER: _shortened(explanation.to_json())}
 
-    def _reply(self, outcome: Outcome) -> Reply:
-        asking, asked, answer = self._asking, self._request, outcome.answer
-        assert asked is not None  # noqa: S101 - it was read before it was sent
-        buffers, json_bytes = encode_response(
-            InferResponse(asking.model, answer.version, asked.id, answer.outputs),
-            asked,
-            self._inference.limits,
-        )
+    def _reply(
+        self, outcome: Outcome, buffers: list[bytes | memoryview], json_bytes: int | None
+    ) -> Reply:
+        asking = self._asking
         headers = {
             "Content-Type": JSON if json_bytes is None else OCTETS,
             NODE_HEADER: outcome.host.candidate.peer,

@@ -6,14 +6,14 @@ Requests on a connection are answered one after the other, in their order. Whose
 state      what the next bytes are
 =========  ============================================================================================
 HEAD       the head of a request, or the rest of one
-BODY       the body of an inference request, read straight into the memory it stays in
+BODY       the body of an inference request, read straight into the memory it stays in, as the budget has room
 RUNNING    of a request that has to wait for the answer of the one before: kept, up to a bound
 PAGE       the body of a request that aiohttp serves; once it is there, the next head is looked at again
 FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begin and end
 LEFT       nobody's any more
 =========  ============================================================================================
 
-A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
+A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
-from capamesh.protocol.memory import body_memory
+from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.oip import error_body
-from capamesh.router.api.errors import too_slow_text
+from capamesh.router.api.errors import error_reply, too_slow_text
 from capamesh.router.api.exchange import Exchange
 from capamesh.router.api.replies import JSON, Reply, head_of, size_of
+from capamesh.router.front.arrivals import ArrivingBody, UnreadAnswer
+from capamesh.router.front.connections import site_of
+from capamesh.router.front.half_closed import CONTINUE, has_left
 from capamesh.router.front.heads import END, may_become_head
 
 if TYPE_CHECKING:
@@ -41,7 +44,14 @@ JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
 AHEAD_BYTES = 64 * 1024
 """So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from."""
-_NOTHING = memoryview(b"")
+NO_ROOM = (
+    "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
+router a larger --body-budget-mib"
+)
+PAGE_S = 1.0
+"""How long a client that ended its half waits for an answer of aiohttp's (guess: all but inference take milliseconds)."""
+_LOOKS_S = (0.02, 0.1, 0.5)
+"""When to look whether a client that ended its half is gone (guess: what its refusal takes; it is long gone then)."""
 
 
 class _State(Enum):
@@ -60,8 +70,10 @@ class FrontConnection(asyncio.BufferedProtocol):
         "_asking",
         "_body",
         "_exchange",
-        "_filled",
         "_front",
+        "_has_asked",
+        "_held_bytes",
+        "_is_half_closed",
         "_is_last",
         "_is_reading_paused",
         "_is_taking",
@@ -72,6 +84,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         "_state",
         "_timer",
         "_transport",
+        "_unread",
+        "site",
         "used_s",
     )
 
@@ -84,8 +98,9 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._asking: Asking | None = None
         self._is_last = False
         """The connection is closed after the request under way."""
-        self._body: memoryview = _NOTHING
-        self._filled = 0
+        self._body: ArrivingBody | None = None
+        self._held_bytes = 0
+        """What the request under way has of the budget."""
         self._exchange: Exchange | None = None
         self._pages: RequestHandler | None = None
         self._owed_bytes = 0
@@ -94,9 +109,15 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._is_reading_paused = False
         self._is_unread = False
         """The client does not read its answers as fast as they come."""
+        self._unread: UnreadAnswer | None = None
+        self._is_half_closed = False
+        """The client sends nothing any more; it may still read."""
+        self._has_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self.used_s = 0.0
         """When something last began or ended, on the loop's clock."""
+        self.site = ""
+        """Whose address the client has."""
 
     def __repr__(self) -> str:
         return f"FrontConnection({self._state.name}, {len(self._rest)} bytes kept)"
@@ -107,6 +128,27 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._state not in {_State.HEAD, _State.FOREIGN} or self._rest or self._is_unread:
             return False
         return self._pages is None or _is_idle(self._pages)
+
+    @property
+    def is_dispensable(self) -> bool:
+        """Whether no request is lost with it: at most the beginning of a head."""
+        match self._state:
+            case _State.LEFT:
+                return True
+            case _State.HEAD | _State.FOREIGN:
+                return not self._is_unread and (self._pages is None or _is_idle(self._pages))
+            case _:
+                return False
+
+    def is_over(self, now_s: float) -> bool:
+        """Return whether it has been idle for too long."""
+        limits = self._front.limits
+        patience_s = limits.idle_s if self._has_asked else limits.first_head_s
+        return now_s - self.used_s > patience_s and self.is_idle
+
+    def hang_up(self) -> None:
+        """Close it for another: there are too many."""
+        self._transport.abort()
 
     def close(self) -> None:
         """Hang up once what was answered has been sent."""
@@ -120,8 +162,12 @@ class FrontConnection(asyncio.BufferedProtocol):
         plain = cast("socket.socket | None", transport.get_extra_info("socket"))
         if plain is not None:  # a client that is gone without a word is found out
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        name = cast("tuple[object, ...] | str | None", transport.get_extra_info("peername"))
+        self.site = site_of(str(name[0])) if isinstance(name, tuple) and name else ""
         self.used_s = self._front.now_s()
-        self._front.opened(self)
+        if not self._front.opened(self):
+            self._state = _State.LEFT
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of `BufferedProtocol`."""
@@ -132,15 +178,47 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._state in {_State.BODY, _State.RUNNING}:
             self._front.requests.ended()
         self._state = _State.LEFT
-        self._body = _NOTHING
+        self._drop_body()
+        self._let_go()
+        self._read_all()
         self._rest = b""
         pages, self._pages = self._pages, None
         if pages is not None:
             pages.connection_lost(exc)
         self._front.closed(self)
 
-    def eof_received(self) -> None:
-        """Part of `BufferedProtocol`: a client that closes its half is gone, as aiohttp sees it, too."""
+    def eof_received(self) -> bool:
+        """Part of `BufferedProtocol`: a client that ends its half behind a whole request may still read the answer.
+
+        Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
+        """
+        pages = self._pages
+        is_running = self._state is _State.RUNNING
+        if not is_running and (pages is None or not _is_busy(pages) or self._body is not None):
+            return False
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            if is_running:
+                self._transport.write(CONTINUE)
+                self._look_after_half(0)
+            elif pages is not None:  # it may be writing just now: it has a moment to answer
+                pages.close()
+                self._front.after(PAGE_S, self._end_half)
+        return not self._transport.is_closing()
+
+    def _end_half(self) -> None:
+        """Let aiohttp cancel what it still runs: its client is more likely gone than waiting."""
+        if not self._transport.is_closing():
+            self._transport.close()
+
+    def _look_after_half(self, at: int) -> None:
+        """Find out whether a client that ended its half is gone."""
+        if self._state is not _State.RUNNING or self._transport.is_closing():
+            return
+        if at and has_left(self._transport.get_extra_info("socket")):
+            self._transport.abort()
+        elif at < len(_LOOKS_S):
+            self._front.after(_LOOKS_S[at], lambda: self._look_after_half(at + 1))
 
     def pause_writing(self) -> None:
         """Part of `BufferedProtocol`."""
@@ -148,11 +226,15 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._pages is not None:
             self._pages.pause_writing()
         self._arm(self._overdue_reader)
+        self._unread = unread = UnreadAnswer(self._transport, self._overdue_reader)
+        if not self._front.budget.begin(unread, unread.size_at_first_bytes):
+            self._overdue_reader()
 
     def resume_writing(self) -> None:
         """Part of `BufferedProtocol`."""
         self._is_unread = False
         self._disarm()
+        self._read_all()
         if self._pages is not None:
             self._pages.resume_writing()
         self._go_on()
@@ -160,17 +242,21 @@ class FrontConnection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Part of `BufferedProtocol`."""
         del sizehint
-        if self._state is _State.BODY:
-            return self._body[self._filled :]
+        if self._body is not None:
+            return self._body.buffer()
         return self._front.scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         """Part of `BufferedProtocol`."""
-        if self._state is _State.BODY:
-            self._filled += nbytes
-            if self._filled == len(self._body):
+        body = self._body
+        if body is not None:
+            if body.took(nbytes):
                 self._disarm()
-                self._run(self._body)
+                self._body = None
+                asking = self._asking
+                assert asking is not None  # noqa: S101 - its head came before its body
+                self._held_bytes = asking.held_bytes(len(body.memory))
+                self._run(body.arrived(self._held_bytes))
                 self._go_on()
             return
         data = bytes(self._front.scratch[:nbytes])
@@ -205,7 +291,7 @@ class FrontConnection(asyncio.BufferedProtocol):
                         begin = at
                         at = self._take_head(data, begin)
                         if at == begin and self._state is _State.HEAD:
-                            self._arm(self._overdue_head)
+                            self._arm(self._overdue_head, is_head=True)
                             break
                     case _State.PAGE:
                         at += self._pass_on(data[at : at + self._owed_bytes])
@@ -230,22 +316,51 @@ class FrontConnection(asyncio.BufferedProtocol):
                 self._state = _State.FOREIGN
             return at
         self._disarm()
+        self._has_asked = True
+        self._is_last = head.is_last
         if head.asking is None or (self._pages is not None and not _is_idle(self._pages)):
             self._state = _State.PAGE
             self._owed_bytes = end - at + head.body_bytes
             return at
-        self._front.requests.began()
-        self._asking, self._is_last = head.asking, head.is_last
+        self._asking = head.asking
         stop = end + head.body_bytes
-        if stop <= len(data):
-            self._run(memoryview(data)[end:stop])
+        error = head.refusal
+        if error is not None:
+            self._front.inference.refused(head.asking.model, error)
+        elif stop <= len(data):
+            error = self._take_whole(memoryview(data)[end:stop], head.asking)
+        else:
+            error = self._take_part(memoryview(data)[end:], head.body_bytes)
+            stop = len(data)
+        if error is None:
             return stop
-        here = memoryview(data)[end:]
-        self._body, self._filled = body_memory(head.body_bytes), len(here)
-        self._body[: len(here)] = here
+        self._disarm()
+        self._last_words(error_reply(error))
+        return len(data)
+
+    def _take_whole(self, body: memoryview, asking: Asking) -> CapameshError | None:
+        """Run a request that is here; return why not."""
+        held_bytes = asking.held_bytes(len(body))
+        if not self._front.budget.hold(held_bytes):
+            return self._no_room()
+        self._held_bytes = held_bytes
+        self._front.requests.began()
+        self._run(body)
+        return None
+
+    def _take_part(self, here: memoryview, body_bytes: int) -> CapameshError | None:
+        """Begin to receive a request's body; return why not."""
+        budget = self._front.budget
+        if not budget.may_begin(body_bytes):
+            return self._no_room()
+        body = ArrivingBody(budget, self, self._transport, body_bytes, here)
+        if not body.begin():
+            return self._no_room()
+        self._front.requests.began()
+        self._body = body
         self._state = _State.BODY
         self._arm(self._overdue_body)
-        return len(data)
+        return None
 
     def _pass_on(self, data: bytes) -> int:
         """Give bytes to aiohttp; return how many they were."""
@@ -255,16 +370,22 @@ class FrontConnection(asyncio.BufferedProtocol):
             pages.connection_made(self._transport)
         if self._state is _State.PAGE:
             self._owed_bytes -= len(data)
-            if not self._owed_bytes:
-                self._state = _State.HEAD
+            if not self._owed_bytes:  # behind a last one nothing counts
+                self._state = _State.LEFT if self._is_last else _State.HEAD
         self.used_s = self._front.now_s()
         pages.data_received(data)
+        if self._state is _State.FOREIGN:
+            self._has_asked = True
+            if _is_busy(pages):
+                self._disarm()
+            elif not self._is_unread:  # the beginning of a head
+                self._arm(self._overdue_foreign_head, is_head=True)
         return len(data)
 
     # inference
 
     def _run(self, body: memoryview) -> None:
-        asking, self._asking, self._body = self._asking, None, _NOTHING
+        asking, self._asking = self._asking, None
         assert asking is not None  # noqa: S101 - its head came before its body
         self._state = _State.RUNNING
         self._exchange = exchange = Exchange(self._front.inference, asking, self._reply)
@@ -275,9 +396,40 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._state = _State.HEAD
         requests = self._front.requests
         requests.ended()
-        self._write(reply, is_last=self._is_last or requests.is_closing)
+        self._let_go()
+        is_last = self._is_last or requests.is_closing or (self._is_half_closed and not self._rest)
+        self._write(reply, is_last=is_last)
         self.used_s = self._front.now_s()
         self._go_on()
+        if self._is_half_closed and self._state is _State.HEAD:
+            self._transport.close()
+
+    def _let_go(self) -> None:
+        """Give back what the request under way had of the budget."""
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        if held_bytes:
+            self._front.budget.let_go(held_bytes)
+
+    def _read_all(self) -> None:
+        """The client has read its answers, or never will."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._front.budget.release(unread)
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.drop()
+
+    def no_room(self) -> None:
+        """Part of `Receiver`: others need the room that this body has, and send faster."""
+        self._front.requests.ended()
+        self._disarm()
+        self._last_words(error_reply(self._no_room()))
+
+    def _no_room(self) -> Overloaded:
+        budget = self._front.budget
+        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
 
     def _write(self, reply: Reply, *, is_last: bool) -> None:
         transport = self._transport
@@ -294,9 +446,10 @@ class FrontConnection(asyncio.BufferedProtocol):
 
     # time
 
-    def _arm(self, overdue: Callable[[], None]) -> None:
+    def _arm(self, overdue: Callable[[], None], *, is_head: bool = False) -> None:
         if self._timer is None:
-            self._timer = self._front.later(overdue)
+            front = self._front
+            self._timer = front.after(front.head_s if is_head else front.arrival_s, overdue)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -306,27 +459,50 @@ class FrontConnection(asyncio.BufferedProtocol):
     def _overdue_head(self) -> None:
         self._too_slow("the request's head", len(self._rest), None)
 
+    def _overdue_foreign_head(self) -> None:
+        """Of a head that aiohttp has the beginning of."""
+        self._timer = None
+        if self._pages is not None and not _is_busy(self._pages):
+            self._transport.close()
+
     def _overdue_body(self) -> None:
+        body = self._body
+        assert body is not None  # noqa: S101 - the timer is of its time
         self._front.requests.ended()
-        self._too_slow("the request's body", self._filled, len(self._body))
+        self._too_slow("the request's body", body.filled_bytes, len(body.memory))
 
     def _overdue_reader(self) -> None:
         """A client that does not read must not keep its answers in memory."""
         self._transport.abort()
 
     def _too_slow(self, what: str, received_bytes: int, announced_bytes: int | None) -> None:
-        """Say so, and hang up when the client has, or soon: what it still sends would destroy the answer."""
         self._timer = None
-        self._state = _State.LEFT
-        self._body, self._rest = _NOTHING, b""
         text = too_slow_text(what, received_bytes, announced_bytes, self._front.arrival_s)
-        reply = Reply(408, {"Content-Type": JSON}, (error_body(text),))
-        self._transport.write(
+        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text),)))
+
+    def _last_words(self, reply: Reply) -> None:
+        """Say so, and hang up when the client has, or soon: what it still sends would destroy the answer."""
+        self._state = _State.LEFT
+        self._drop_body()
+        self._rest = b""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        transport.write(
             b"".join((head_of(reply, self._front.date(), is_last=True), *reply.buffers))
         )
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._arm(self._transport.close)
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self.used_s = self._front.now_s()
+        self._arm(transport.close)
+
+
+def _is_busy(pages: RequestHandler) -> bool:
+    """Return whether aiohttp has a request to answer, of which nothing public tells either."""
+    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return is_running or bool(messages)
 
 
 def _is_idle(pages: RequestHandler) -> bool:

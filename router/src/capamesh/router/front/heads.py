@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.oip import HEADER_LENGTH_NAME, parse_header_length
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
 from capamesh.router.api.exchange import Asking
 from capamesh.router.api.wishes import PREFIX, wishes_of
 from capamesh.router.policies import POLICIES
+
+if TYPE_CHECKING:
+    from capamesh.protocol.tensors import Limits
 
 END: Final = b"\r\n\r\n"
 MAX_HEAD_BYTES: Final = 8190
@@ -35,6 +38,7 @@ _DOTS: Final = frozenset({b".", b".."})
 _TOKEN: Final = bytes(sorted(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"))
 _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}", re.ASCII)
+_CONNECTIONS: Final = frozenset({b"", b"keep-alive", b"close"})
 _FOREIGN: Final = frozenset(
     {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"sec-websocket-key1"}
 )
@@ -52,6 +56,8 @@ class Head:
     """The client asks for the connection to be closed after it."""
     asking: Asking | None
     """None: it is for aiohttp."""
+    refusal: CapameshError | None = None
+    """Why its body need not be read."""
 
 
 def may_become_head(part: bytes) -> bool:
@@ -66,9 +72,9 @@ def may_become_head(part: bytes) -> bool:
 class Heads:
     """Reads heads, and remembers them."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         """A longer body is refused by aiohttp, before it is read."""
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
         self._known: dict[bytes, Head | None] = {}
 
     def read(self, raw: bytes) -> Head | None:
@@ -93,15 +99,21 @@ class Heads:
         if request is None or fields is None or request[1] == b"CONNECT" or b"host" not in fields:
             return None
         length = fields.get(b"content-length", b"0")
-        connection = fields.get(b"connection", b"keep-alive").lower()
-        if _LENGTH.fullmatch(length) is None or connection not in {b"keep-alive", b"close"}:
+        connection = {
+            each.strip(b" \t") for each in fields.get(b"connection", b"").lower().split(b",")
+        }
+        if _LENGTH.fullmatch(length) is None or not connection <= _CONNECTIONS:
             return None
-        body_bytes, is_last = int(length), connection == b"close"
+        body_bytes, is_last = int(length), b"close" in connection
+        limits = self._limits
         asking: Asking | None = None
-        is_plain = b"content-length" in fields and body_bytes <= self._max_body_bytes
+        refusal: CapameshError | None = None
+        is_plain = b"content-length" in fields and body_bytes <= limits.max_message_bytes
         if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
             asking = _asking(request[2], fields)
-        return Head(body_bytes, is_last, asking)
+            if asking is not None and asking.header_length is None:
+                refusal = json_refusal(body_bytes, limits)
+        return Head(body_bytes, is_last, asking, refusal)
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:

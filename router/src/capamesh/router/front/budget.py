@@ -1,0 +1,264 @@
+"""How many bytes of clients' bodies a router holds at once, and who has to leave when there is no room. Pure.
+
+Three kinds of bytes count: bodies that are still arriving, as they arrive; bodies of requests under way; answers that
+their clients do not read. All together have one budget. Those that arrive have a part of it alone, so that strangers
+who send and never finish cannot take what requests under way need. When there is no room, those go first that send
+or read slowest; who makes good progress waits. The oldest may always go on, so that not all wait for each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STALLED_S: Final = 1.0
+"""Who has not moved for so long is ended when others need the room (guess: some round trips around the world)."""
+SETTLED_S: Final = 2.0
+"""From then on the average counts, too (guess: slow start is over)."""
+SLOW_BYTES_S: Final = 64 * 1024
+"""Who moves less in a second is slow (guess: an upload over a bad telephone)."""
+LOOK_EVERY_S: Final = 0.05
+"""How often it is looked for who is slow, which costs 1 ms where a thousand send (measured)."""
+OVERDRAFT_BYTES: Final = 16 * 2**20
+"""What is here already when its body begins, a read at most each, may pass the part for arriving by so much (guess: some
+250 clients at once that have to wait for room)."""
+_LARGE_BYTES: Final = 4 * 2**20
+STEP_BYTES: Final = 64 * 1024
+LARGE_STEP_BYTES: Final = 2 * 2**20
+"""Memory of large bodies comes in huge pages: the first byte takes so much."""
+
+
+class Charge(ABC):
+    """What one body, or one unread answer, is charged, and who sends or reads it."""
+
+    __slots__ = ("is_arriving", "is_waiting", "moved_s", "seen_bytes", "size_bytes", "started_s")
+
+    def __init__(self, *, is_arriving: bool = True) -> None:
+        """`is_arriving`: a body; else an answer."""
+        self.is_arriving = is_arriving
+        self.size_bytes = 0
+        self.seen_bytes = 0
+        self.started_s = self.moved_s = 0.0
+        self.is_waiting = False
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """There is room for a step now, if nobody takes it before."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """There is none, and others need what this has: end."""
+
+    @abstractmethod
+    def moved_bytes(self) -> int:
+        """Return what has been sent or read so far."""
+
+
+class BodyBudget:
+    """The bytes that all clients of a router may have here."""
+
+    def __init__(
+        self, most_bytes: int, most_arriving_bytes: int, *, clock: Callable[[], float]
+    ) -> None:
+        """`most_arriving_bytes` is at least the largest body, and `most_bytes` twice that, so that one always fits."""
+        self.most_bytes = most_bytes
+        self.most_arriving_bytes = most_arriving_bytes
+        self.used_bytes = 0
+        """All of it: of requests under way, of bodies that arrive, of unread answers."""
+        self.arriving_bytes = 0
+        """Of that: of bodies that arrive."""
+        self.unread_bytes = 0
+        self.ended = 0
+        """How many were ended because others needed their room."""
+        self.refused = 0
+        self._clock = clock
+        self._charges: dict[Charge, None] = {}
+        """By age."""
+        self._waiting: deque[Charge] = deque()
+        self._is_giving = False
+        self._looked_s = -LOOK_EVERY_S
+
+    def __repr__(self) -> str:
+        return f"BodyBudget({self.used_bytes} of {self.most_bytes}, {self.arriving_bytes} arriving)"
+
+    # requests under way
+
+    def hold(self, size_bytes: int) -> bool:
+        """Take room for a request that is here whole; False if there is none, and nothing is taken."""
+        if self.used_bytes + size_bytes > self.most_bytes:
+            self._make_room(size_bytes, None)
+            if self.used_bytes + size_bytes > self.most_bytes:
+                self.refused += 1
+                return False
+        self.used_bytes += size_bytes
+        return True
+
+    def let_go(self, size_bytes: int) -> None:
+        """Give back what was held."""
+        self.used_bytes -= size_bytes
+        if self._waiting:
+            self.tick()
+
+    def may_begin(self, size_bytes: int) -> bool:
+        """Return whether a body of that size can be expected to find room beside all requests under way."""
+        is_free = self.used_bytes - self.arriving_bytes + size_bytes <= self.most_bytes
+        self.refused += not is_free
+        return is_free
+
+    # bodies that arrive, answers that are not read
+
+    def begin(self, charge: Charge, size_bytes: int) -> bool:
+        """Begin to charge for something of which so much is here; False: there is no room, and it is not charged."""
+        charge.started_s = charge.moved_s = self._clock()
+        if not self._fits(charge, size_bytes - OVERDRAFT_BYTES):
+            self._make_room(size_bytes, None)
+            if not self._fits(charge, size_bytes - OVERDRAFT_BYTES):
+                self.refused += 1
+                return False
+        self._charges[charge] = None
+        self._add(charge, size_bytes)
+        return True
+
+    def grow(self, charge: Charge, size_bytes: int) -> bool:
+        """Charge so much more; False: there is no room, and it is told to go on or to give up later."""
+        if self._fits(charge, size_bytes):
+            self._add(charge, size_bytes)
+            return True
+        self._make_room(size_bytes, charge)
+        if self._fits(charge, size_bytes):
+            self._add(charge, size_bytes)
+            return True
+        if not charge.is_waiting:
+            charge.is_waiting = True
+            self._waiting.append(charge)
+        return False
+
+    def release(self, charge: Charge) -> None:
+        """Forget a charge; may be told again."""
+        if charge not in self._charges:
+            return
+        del self._charges[charge]
+        self._add(charge, -charge.size_bytes)
+        if charge.is_waiting:
+            charge.is_waiting = False
+            self._waiting.remove(charge)
+        if self._waiting:
+            self.tick()
+
+    def arrived(self, charge: Charge, size_bytes: int) -> None:
+        """Hold `size_bytes` for a request whose body is here whole now, in place of its charge."""
+        self.used_bytes += size_bytes
+        self.release(charge)
+
+    # all of them
+
+    def look(self) -> None:
+        """See who has moved; due about once a second."""
+        now_s = self._clock()
+        for charge in self._charges:
+            _see(charge, now_s)
+        if self._waiting:
+            self.tick()
+
+    def tick(self) -> None:
+        """Let those go on for whom there is room, in their order; end the slow for them."""
+        if self._is_giving:
+            return
+        self._is_giving = True
+        try:
+            while self._waiting:
+                charge = self._waiting[0]
+                if not self._fits(charge, STEP_BYTES):
+                    self._make_room(STEP_BYTES, charge)
+                if not charge.is_waiting:
+                    continue
+                if not self._fits(charge, STEP_BYTES):
+                    return
+                charge.is_waiting = False
+                self._waiting.popleft()
+                charge.moved_s = self._clock()
+                charge.go_on()
+                if charge.is_waiting:  # it wants more than there is
+                    return
+        finally:
+            self._is_giving = False
+
+    def end_slowest(self) -> bool:
+        """End who sends or reads slowest, if somebody is slow; return whether."""
+        now_s = self._clock()
+        if now_s < self._looked_s + LOOK_EVERY_S:
+            return False
+        self._looked_s = now_s
+        slow = self._slow(now_s, None)
+        for charge in slow[:1]:
+            self._end(charge)
+        return bool(slow)
+
+    # inside
+
+    def _fits(self, charge: Charge, size_bytes: int) -> bool:
+        if self.used_bytes + size_bytes > self.most_bytes:
+            return False
+        return (
+            not charge.is_arriving
+            or self.arriving_bytes + size_bytes <= self.most_arriving_bytes
+            or next((each for each in self._charges if each.is_arriving), None) is charge
+        )
+
+    def _add(self, charge: Charge, size_bytes: int) -> None:
+        charge.size_bytes += size_bytes
+        self.used_bytes += size_bytes
+        if charge.is_arriving:
+            self.arriving_bytes += size_bytes
+        else:
+            self.unread_bytes += size_bytes
+
+    def _make_room(self, size_bytes: int, spared: Charge | None) -> None:
+        """End those that are slow, the slowest first, until there is room or nobody is."""
+        now_s = self._clock()
+        if now_s < self._looked_s + LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        for victim in self._slow(now_s, spared):
+            if (
+                self.used_bytes + size_bytes <= self.most_bytes
+                and self.arriving_bytes + size_bytes <= self.most_arriving_bytes
+            ):
+                break
+            self._end(victim)
+
+    def _end(self, victim: Charge) -> None:
+        self.ended += 1
+        victim.give_up()
+        self.release(victim)  # if it did not
+
+    def _slow(self, now_s: float, spared: Charge | None) -> list[Charge]:
+        """Return who is slow, the slowest first."""
+        found: list[tuple[float, Charge]] = []
+        for charge in self._charges:
+            _see(charge, now_s)
+            if charge.is_waiting or charge is spared:
+                continue
+            age_s, still_s = now_s - charge.started_s, now_s - charge.moved_s
+            if still_s >= STALLED_S:
+                found.append((-still_s, charge))
+            elif age_s >= SETTLED_S and charge.seen_bytes < SLOW_BYTES_S * age_s:
+                found.append((charge.seen_bytes / age_s, charge))
+        return [charge for _, charge in sorted(found, key=itemgetter(0))]
+
+
+def _see(charge: Charge, now_s: float) -> None:
+    moved = charge.moved_bytes()
+    if moved != charge.seen_bytes:
+        charge.seen_bytes = moved
+        charge.moved_s = now_s
+
+
+def steps_of(size_bytes: int) -> int:
+    """Return how many bytes of a body of that size are taken room for at a time."""
+    return LARGE_STEP_BYTES if size_bytes >= _LARGE_BYTES else STEP_BYTES

@@ -1,0 +1,219 @@
+"""Clients that half close, that say how they end in other words, that stop in a head, that are too many or hold too much."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fleet_fakes import answer_of, answering, echo, fp32, hang
+from raw_http import GUARD_S, connected, request
+from router_http import INFER, Http
+from tidy_router import check, infer, json_body, of_kind, tidy
+
+from capamesh.protocol.tensors import Limits
+from capamesh.router.front.half_closed import CONTINUE
+from capamesh.router.front.limits import FrontLimits
+
+MIB = 2**20
+LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))
+SMALL = FrontLimits(body_bytes=4 * MIB, arriving_bytes=2 * MIB, first_head_s=0.2, idle_s=0.4)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GUARD_S):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
+async def test_who_half_closes_behind_a_request_gets_its_answer(http: Http) -> None:
+    link = http.node("A", hang)
+    async with connected(http.client.port) as client:
+        await client.send(infer("one"))
+        await link.asked.wait()
+        client.finish()
+        await asyncio.sleep(0.2)  # it is looked twice whether it is gone
+        link.asks[0].echo()
+        await client.ended()
+    assert client.received.startswith(CONTINUE)
+    assert client.received.count(b"HTTP/1.1 ") == 2
+    assert b'"id":"one"' in client.received
+    assert b"Connection: close" in client.received
+
+
+async def test_who_half_closes_behind_several_requests_gets_all_answers(http: Http) -> None:
+    link = http.node("A", hang, echo)
+    async with connected(http.client.port) as client:
+        await client.send(infer("one") + infer("two"))
+        await link.asked.wait()
+        client.finish()
+        await asyncio.sleep(0.05)
+        link.asks[0].echo()
+        await client.ended()
+    assert b'"id":"one"' in client.received
+    assert b'"id":"two"' in client.received
+
+
+@pytest.mark.parametrize("kind", ["metadata", "index", "infer in chunks", "nothing there"])
+async def test_who_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> None:
+    http.node("A")
+    async with connected(http.client.port) as client:
+        await client.send(of_kind(kind, "one"))
+        client.finish()
+        check(await client.answer(), kind, "one")
+        assert await client.rest() == []
+
+
+async def test_who_half_closes_within_a_request_gets_nothing(http: Http) -> None:
+    link = http.node("A")
+    for data in (infer("one")[:20], infer("one")[:-1]):
+        async with connected(http.client.port) as client:
+            await client.send(data)
+            client.finish()
+            await client.ended()
+        assert client.received == b""
+    assert link.asks == []
+
+
+@pytest.mark.parametrize(
+    "words", [b"close, keep-alive", b"keep-alive,close", b"Close , ", b"close"]
+)
+@pytest.mark.parametrize("kind", ["infer", "metadata"])
+async def test_a_last_request_is_answered_whatever_stands_behind_it(
+    http: Http, words: bytes, kind: str
+) -> None:
+    http.node("A")
+    data = of_kind(kind, "one").replace(b"\r\n\r\n", b"\r\nConnection: " + words + b"\r\n\r\n", 1)
+    for behind in (b"junk\x00\r\n\r\n", infer("two"), b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"):
+        async with connected(http.client.port) as client:
+            await client.send(data + behind)
+            check(await client.answer(), kind, "one")
+            assert await client.rest() == []
+
+
+async def test_a_head_that_stops_behind_a_hand_over_is_given_up() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        for part in (
+            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\nTransfer-Enc",
+            b"GET / HTTP/1.0\r\n",
+            b"OPTIONS * HTTP/1.1\r\nA:\x01",
+        ):
+            async with connected(http.client.port) as client:
+                await client.send(part)
+                await client.ended()
+        async with connected(http.client.port) as client:
+            while not client.has_ended:  # bytes now and then do not help
+                await client.send(b"A")
+                await asyncio.sleep(0.02)
+        http.node("A")
+        async with connected(http.client.port) as client:  # also behind what aiohttp has answered
+            await client.send(of_kind("infer in chunks", "one"))
+            check(await client.answer(), "infer in chunks", "one")
+            await client.send(of_kind("infer in chunks", "two")[:30])
+            await client.ended()
+
+
+async def test_who_says_nothing_is_hung_up_on_soon_and_who_has_asked_later() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        http.node("A")
+        loop = asyncio.get_running_loop()
+        async with connected(http.client.port) as silent, connected(http.client.port) as asker:
+            await asker.send(infer("one"))
+            check(await asker.answer(), "infer", "one")
+            for client in (silent, asker):
+                began_s = loop.time()
+                while not client.has_ended:
+                    http.front._sweep()
+                    await asyncio.sleep(0.01)
+                assert loop.time() - began_s >= 0.1
+
+
+async def test_too_much_json_is_refused_before_it_is_read_with_what_to_do() -> None:
+    async with tidy(limits=Limits(max_json_bytes=1000)) as http:
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, length=1001))
+            answer = await client.answer()
+            assert (answer.status, answer.is_last) == (413, True)
+            assert "1001 bytes; the limit is 1000; send tensors as binary data" in answer.error
+        assert http.front.budget.used_bytes == 0
+
+
+async def test_bodies_that_stop_make_room_for_others_and_are_told() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        http.node("A")
+        binary = b"Inference-Header-Content-Length: 9"
+        async with connected(http.client.port) as first, connected(http.client.port) as second:
+            for client in (first, second):
+                await client.send(request(INFER, bytes(MIB), binary, length=2 * MIB))
+            await until(lambda: http.front.budget.arriving_bytes >= 2 * MIB - 128 * 1024)
+            # there is no room for a third of that size: who has stopped goes
+            async with connected(http.client.port) as third:
+                await third.send(request(INFER, bytes(MIB), binary, length=2 * MIB))
+                answer = await first.answer()
+                assert (answer.status, answer.get("retry-after")) == (503, "1")
+                assert "holds as many bytes of requests as it may" in answer.error
+                assert http.front.budget.ended >= 1
+                # small ones never wait
+                async with connected(http.client.port) as small:
+                    await small.send(infer("small"))
+                    check(await small.answer(), "infer", "small")
+        await until(lambda: http.front.budget.used_bytes == 0)
+        assert http.front.requests.count == 0
+
+
+async def test_a_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_503() -> None:
+    async with tidy(front_limits=SMALL, limits=Limits(max_message_bytes=2 * MIB)) as http:
+        binary = b"Inference-Header-Content-Length: 9"
+        assert http.front.budget.hold(3 * MIB)
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, b"", binary, length=2 * MIB))
+            answer = await client.answer()
+            assert (answer.status, answer.get("retry-after"), answer.is_last) == (503, "1", True)
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, b"", binary, length=2 * MIB + 1))
+            assert (await client.answer()).status == 413
+        http.front.budget.let_go(3 * MIB)
+
+
+async def test_what_is_unpacked_is_within_the_budget_too() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        http.node("A")
+        assert http.front.budget.hold(4 * MIB - 200_000)
+        packed = gzip.compress(b" " * 300_000 + b"{}", mtime=0)
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, packed, b"Content-Encoding: gzip"))
+            await asyncio.sleep(0.1)
+            assert client.received == b""
+            http.front.budget.let_go(4 * MIB - 200_000)
+            assert (await client.answer()).status == 400
+        await until(lambda: http.front.budget.used_bytes == 0)
+
+
+async def test_a_client_too_many_takes_the_place_of_the_longest_idle() -> None:
+    async with tidy(front_limits=FrontLimits(connections=2, connections_per_site=2)) as http:
+        link = http.node("A", hang, echo)
+        async with connected(http.client.port) as busy, connected(http.client.port) as idle:
+            await busy.send(infer("runs"))
+            await link.asked.wait()
+            async with connected(http.client.port) as new:
+                await idle.ended()
+                await new.send(infer("new"))
+                check(await new.answer(), "infer", "new")
+                assert not busy.has_ended
+                link.asks[0].echo()
+                check(await busy.answer(), "infer", "runs")
+
+
+async def test_who_does_not_read_a_large_answer_is_charged_for_it() -> None:
+    async with tidy(collects=True) as http:
+        http.node("A", answering(answer_of("1", LARGE)))
+        async with connected(http.client.port, receive_bytes=4096) as client:
+            client.transport.pause_reading()
+            await client.send(
+                request(INFER, json_body("one", parameters={"binary_data_output": True}))
+            )
+            await until(lambda: http.front.budget.unread_bytes > MIB)
+            client.reset()
+        await until(lambda: http.front.budget.used_bytes == 0)
