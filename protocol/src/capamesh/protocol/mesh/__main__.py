@@ -9,6 +9,7 @@ import signal
 import trio
 
 from capamesh.protocol.descriptors import raise_descriptor_limit
+from capamesh.protocol.logs import configure_logs
 from capamesh.protocol.mesh.sidecar import run_sidecar
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the owner's to say
         signal.signal(number, signal.SIG_IGN)
+    configure_logs()
     # libp2p logs what strangers send as errors; what matters reaches the owner as warnings.
     logging.disable(logging.ERROR)
     raise_descriptor_limit()
