@@ -37,6 +37,7 @@ from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
+from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role
@@ -161,6 +162,8 @@ class NodeAgent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._look_after_membership)
+        watch = LoopWatch(self._log)
+        watch.start()
         try:
             async with AsyncExitStack() as pages, asyncio.TaskGroup() as tasks:
                 await self._serve_metrics(pages)
@@ -180,6 +183,7 @@ class NodeAgent:
                 for task in (mesh, *workers):
                     task.cancel()
         finally:
+            watch.stop()
             self._state = "stopped"
             self._write_status()
             self._log.info("node_stopped")

@@ -34,6 +34,7 @@ from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
+from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import REVOCATIONS_FILE, RevocationList, Role
@@ -242,6 +243,8 @@ class Router:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._write_status()
+        watch = LoopWatch(self._log, self._telemetry.loop_was_late, self._inference.slices.describe)
+        watch.start()
         front = Front(
             self._inference,
             self._requests,
@@ -279,6 +282,7 @@ class Router:
                 for task in background:
                     task.cancel()
         finally:
+            watch.stop()
             front.close()
             await runner.cleanup()
             self._owners.close()

@@ -87,6 +87,13 @@ class Slices:
             self._timer = asyncio.get_running_loop().call_later(0, self._slice)
         return job
 
+    def describe(self) -> str:
+        """Return what is under way, in a few words."""
+        if not self._jobs:
+            return ""
+        labels = sorted({job.label for job in self._jobs})
+        return f"{len(self._jobs)} long bodies of {', '.join(labels[:5])}"
+
     def close(self) -> None:
         """Stop all of it."""
         if self._timer is not None:

@@ -32,6 +32,8 @@ from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost, LocalError
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
 
@@ -152,6 +154,8 @@ class Worker:
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
         server = None if self._settings.is_dialing else await self._listen()
+        watch = LoopWatch(self._log)
+        watch.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)
@@ -180,6 +184,7 @@ class Worker:
                 for task in background:
                     task.cancel()
         finally:
+            watch.stop()
             if server is not None:
                 server.close()
             self._service.close("the node is stopping")

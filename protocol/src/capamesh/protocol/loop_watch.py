@@ -1,0 +1,91 @@
+"""Watches how late an event loop is, and what kept it. IO: a timer on the loop, and a thread that looks at its stack.
+
+A loop that is kept for as long as its peers wait for a sign of life loses them. The thread sees what runs while the loop
+is late; also a call of C that holds the interpreter, whose caller is what the thread finds as soon as it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+BEAT_S: Final = 0.05
+"""How often the loop says that it runs (guess: 20 timers a second cost it 0.1 %)."""
+TELL_S: Final = 0.25
+"""Who is later than that is told with what ran (guess: what a person notices)."""
+_FRAMES: Final = 6
+"""Of the stack, the innermost (guess)."""
+
+
+class LoopWatch:
+    """Measures the running loop's delay from `start` to `stop`."""
+
+    def __init__(
+        self,
+        log: FilteringBoundLogger,
+        on_delay: Callable[[float], None] = lambda _: None,
+        doing: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`on_delay` is told of each beat how late it was, in seconds; `doing` may tell what the loop works for."""
+        self._log = log
+        self._on_delay = on_delay
+        self._doing = doing
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+        self._seen = ""
+        """What ran when the loop was last found late."""
+        self._thread_id = 0
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._wait()
+        threading.Thread(target=self._look, name="loop-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End."""
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        assert self._loop is not None  # noqa: S101 - it has started
+        self._due_s = time.monotonic() + BEAT_S
+        self._timer = self._loop.call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        late_s = max(0.0, time.monotonic() - self._due_s)
+        self._on_delay(late_s)
+        if late_s >= TELL_S:
+            seen, self._seen = self._seen, ""
+            self._log.warning("loop_late", late_s=round(late_s, 3), ran=seen, doing=self._doing())
+        self._wait()
+
+    def _look(self) -> None:
+        while not self._ended.wait(TELL_S / 2):
+            due_s = self._due_s
+            if time.monotonic() - due_s < TELL_S / 2:
+                continue
+            frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - what it is for
+            if frame is not None and due_s == self._due_s:  # it is late still
+                self._seen = stack_of(frame)
+
+
+def stack_of(frame: FrameType) -> str:
+    """Return the innermost frames in a line, the innermost last."""
+    frames = traceback.extract_stack(frame)[-_FRAMES:]
+    return " > ".join(
+        f"{each.filename.rpartition('/')[2]}:{each.lineno} {each.name}" for each in frames
+    )
