@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from aiohttp import web
 from capamesh.protocol.adverts import shown_version
 from capamesh.protocol.network import MAX_LIST_BYTES
 from capamesh.router.api.bodies import read_body
+from capamesh.router.api.cached_page import CachedPage
 from capamesh.router.api.routing_page import holds_body
 from capamesh.router.holds import Holds
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
@@ -51,6 +52,8 @@ class FleetApi:
         self._holds = Holds() if holds is None else holds
         self._models_page = b""
         self._models_s = -math.inf
+        self._nodes = CachedPage(self._pieces)
+        self._metrics = CachedPage(lambda: iter([telemetry.exposition()]))
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -63,7 +66,7 @@ class FleetApi:
 
     async def nodes(self, _: web.Request) -> web.Response:
         """Return every node of the fleet as this router sees it."""
-        return web.json_response({"nodes": [self._node(a) for a in self._fleet.adverts.values()]})
+        return web.Response(body=await self._nodes.body(), content_type="application/json")
 
     async def models(self, _: web.Request) -> web.Response:
         """Return which file each hosted version is served as and why, whether it is trusted, and who hosts others."""
@@ -75,15 +78,21 @@ class FleetApi:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return metrics for Prometheus."""
-        return web.Response(
-            body=self._telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE}
-        )
+        return web.Response(body=await self._metrics.body(), headers={"Content-Type": CONTENT_TYPE})
 
     async def revocations(self, request: web.Request) -> web.Response:
         """Take over a revocation list signed by the network's owner, and spread it."""
         encoded = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_LIST_BYTES)
         revocations, is_kept = self._revoke(encoded)
         return web.json_response({"version": revocations.version, "is_kept": is_kept})
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield b'{"nodes": ['
+        mark = b""
+        for advert in list(self._fleet.adverts.values()):
+            yield mark + json.dumps(self._node(advert)).encode()
+            mark = b", "
+        yield b"]}"
 
     def _node(self, advert: NodeAdvert) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from capamesh.protocol.oip import (
     parse_object,
 )
 from capamesh.router.api.bodies import read_body, read_large_body
+from capamesh.router.api.cached_page import CachedPage
 from capamesh.router.api.errors import response_of
 from capamesh.router.api.exchange import Asking, Exchange, Inference
 from capamesh.router.api.wishes import wishes_of
@@ -61,6 +62,8 @@ class InferenceApi:
         self._fleet = inference.fleet
         self._arrival_s = arrival_s
         self._is_ready = is_ready
+        self._index = CachedPage(lambda: self._index_pieces(is_ready_only=False))
+        self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, the busiest first."""
@@ -179,10 +182,20 @@ class InferenceApi:
                     shown_version(offer.version),
                     _INDEX_STATES[offer.state],
                     reason=offer.reason,
+        page = self._index_ready if is_ready_only else self._index
+        return web.Response(body=await page.body(), content_type="application/json")
+
+    def _index_pieces(self, *, is_ready_only: bool) -> Iterator[bytes]:
+        yield b"["
+        mark = b""
+        for offer in self._fleet.offers():
+            if offer.is_ready or not is_ready_only:
+                entry = index_entry(
+                    offer.name, offer.version, _INDEX_STATES[offer.state], reason=offer.reason
                 )
-                for offer in offers
-            ]
-        )
+                yield mark + json.dumps(entry).encode()
+                mark = b", "
+        yield b"]"
 
     def _offer(self, request: web.Request) -> ModelOffer:
         model = ModelName(request.match_info["model"])
