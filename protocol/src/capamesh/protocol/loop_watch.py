@@ -78,7 +78,9 @@ class LoopWatch:
             due_s = self._due_s
             if time.monotonic() - due_s < TELL_S / 2:
                 continue
-            frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - what it is for
+            # public, for all its name: see the documentation of sys
+            frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            frame = frames.get(self._thread_id)
             if frame is not None and due_s == self._due_s:  # it is late still
                 self._seen = stack_of(frame)
 

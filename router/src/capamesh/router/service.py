@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import asdict
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -49,6 +49,7 @@ from capamesh.protocol.outward import (
 )
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
+from capamesh.protocol.reach import Inside, innermost_to_dial, inside_named, inside_of
 from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi
@@ -95,6 +96,14 @@ JUDGE_EVERY_S = 1.0
 """How often hosts are compared with one another (guess: half the time in which an outlier is found)."""
 TICK_S = 0.5
 """How exactly a member's silence is noticed (guess: 2 % of the silence that is borne)."""
+
+OPEN_TO_STRANGERS: Final = {
+    "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
+    " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
+    "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
+    " those you know",
+}
+"""What a router that listens beyond its machine tells its operator: it asks for no key, and speaks no TLS."""
 
 
 class Router:
@@ -402,6 +411,10 @@ class Router:
                 f"{listen_reason(exc)}; give another --http"
             ) from exc
         self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if inside_of(host) is not Inside.LOOPBACK:
+            self._log.warning(
+                "http_open_to_strangers", http=self._http_address, **OPEN_TO_STRANGERS
+            )
 
     # routing
 

@@ -29,8 +29,9 @@ from capamesh.protocol.oip import (
 )
 from capamesh.router.api.errors import error_reply
 from capamesh.router.api.nobody import with_hint
+from capamesh.router.api.packing import LEAST_BYTES, Packer
 from capamesh.router.api.parameters import priority_of, sequence_of, time_allowed_s
-from capamesh.router.api.replies import JSON, OCTETS, Reply
+from capamesh.router.api.replies import JSON, OCTETS, Reply, size_of
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.candidates import Candidate
 from capamesh.router.routing import NO_WISHES, Wishes
@@ -54,6 +55,7 @@ EXPLANATION_HEADER = "X-Capamesh-Explanation"
 """Says, as JSON, among whom and why it was chosen, or why nobody was, when X-Capamesh-Explain asks."""
 JSON_WEIGHT = 4
 """Bytes that a byte of JSON takes with what is made of it: `0,` becomes an FP64 of 8 bytes."""
+_GZIP = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 MAX_HEADER_BYTES = 8_000
 """Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 
@@ -69,6 +71,8 @@ class Asking:
     """The bytes of JSON at the body's start; None: all of it."""
     wishes: Wishes = NO_WISHES
     is_explained: bool = False
+    takes_gzip: bool = False
+    """The client takes a packed answer."""
 
     def held_bytes(self, body_bytes: int) -> int:
         """Return how many bytes of memory its request takes with a body of that size."""
@@ -94,6 +98,8 @@ class Inference:
     """Why no node takes anything from this router any more; empty: they do."""
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
+    packer: Packer = field(default_factory=Packer)
+    """And packed there, for those who take it so."""
 
     def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
         """Return the error for a request that nobody can be asked to run."""
@@ -226,7 +232,22 @@ class Exchange:
             self._broke(error)
         else:
             inference.telemetry.answered(self._asking.model, time.monotonic() - self._started_s)
+            if self._asking.takes_gzip and written[1] is None and self._packs(reply):
+                return
             self._end(reply)
+
+    def _packs(self, reply: Reply) -> bool:
+        """Begin to pack a long answer; return whether it is under way."""
+        if sum(map(size_of, reply.buffers)) < LEAST_BYTES:
+            return False
+
+        def done(packed: bytes | None) -> None:
+            if packed is None:
+                self._end(reply)
+            else:
+                self._end(Reply(reply.status, {**reply.headers, **_GZIP}, (packed,)))
+
+        return self._inference.packer.begin(reply.buffers, done)
 
     def _broke(self, error: Exception) -> None:
         """End with an error, which only a bug can be if it is none of the network's."""

@@ -26,6 +26,7 @@ from capamesh.router.api.bodies import read_body, read_large_body
 from capamesh.router.api.cached_page import CachedPage
 from capamesh.router.api.errors import response_of
 from capamesh.router.api.exchange import Asking, Exchange, Inference
+from capamesh.router.api.packing import takes_gzip
 from capamesh.router.api.wishes import wishes_of
 from capamesh.router.balancing.model_traffic import not_hosted
 from capamesh.router.policies import POLICIES
@@ -98,7 +99,8 @@ class InferenceApi:
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
-        asking = Asking(model, version, header_length, wishes, is_explained)
+        takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        asking = Asking(model, version, header_length, wishes, is_explained, takes)
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         exchange = Exchange(self._inference, asking, replied.set_result)
         try:

@@ -97,6 +97,7 @@ class Front:
         """Hang up on all, once what they were answered is sent."""
         self.stop_accepting()
         self.inference.slices.close()
+        self.inference.packer.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in self._open():

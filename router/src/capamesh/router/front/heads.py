@@ -14,6 +14,7 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
 from capamesh.router.api.exchange import Asking
+from capamesh.router.api.packing import takes_gzip
 from capamesh.router.api.wishes import PREFIX, wishes_of
 from capamesh.router.policies import POLICIES
 
@@ -158,4 +159,11 @@ def _asking(target: bytes, fields: dict[bytes, bytes]) -> Asking | None:
         wishes, is_explained = wishes_of(wished, POLICIES)
     except CapameshError:
         return None
-    return Asking(ModelName(model), ModelVersion(version), header_length, wishes, is_explained)
+    return Asking(
+        ModelName(model),
+        ModelVersion(version),
+        header_length,
+        wishes,
+        is_explained,
+        takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
+    )
