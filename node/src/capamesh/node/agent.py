@@ -35,9 +35,9 @@ from capamesh.protocol.adverts import (
 )
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.home import MemberHome
+from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
-from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import RevocationList, Role

@@ -32,9 +32,9 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
-from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import REVOCATIONS_FILE, RevocationList, Role
@@ -47,9 +47,8 @@ from capamesh.protocol.outward import (
     reachable_multiaddr,
     require_free,
 )
-from capamesh.protocol.reach import innermost_to_dial, inside_named
-from capamesh.protocol.token_file import token_file_of
 from capamesh.protocol.reach import Inside, innermost_to_dial, inside_named, inside_of
+from capamesh.protocol.token_file import token_file_of
 from capamesh.router.api.application import OpenRequests, make_application, make_runner
 from capamesh.router.api.exchange import Inference
 from capamesh.router.api.fleet import FleetApi

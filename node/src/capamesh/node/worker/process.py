@@ -32,7 +32,6 @@ from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost, LocalError
-from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits

@@ -174,16 +174,6 @@ class InferenceApi:
         is_ready_only = asked.get("ready", False)
         if not isinstance(is_ready_only, bool):
             raise InvalidRequest(f'"ready" is {is_ready_only!r}; it must be true or false')
-        offers = self._fleet.offers()
-        if is_ready_only:
-            offers = [offer for offer in offers if offer.is_ready]
-        return _json(
-            [
-                index_entry(
-                    offer.name,
-                    shown_version(offer.version),
-                    _INDEX_STATES[offer.state],
-                    reason=offer.reason,
         page = self._index_ready if is_ready_only else self._index
         return web.Response(body=await page.body(), content_type="application/json")
 
@@ -193,7 +183,10 @@ class InferenceApi:
         for offer in self._fleet.offers():
             if offer.is_ready or not is_ready_only:
                 entry = index_entry(
-                    offer.name, offer.version, _INDEX_STATES[offer.state], reason=offer.reason
+                    offer.name,
+                    shown_version(offer.version),
+                    _INDEX_STATES[offer.state],
+                    reason=offer.reason,
                 )
                 yield mark + json.dumps(entry).encode()
                 mark = b", "
