@@ -99,7 +99,7 @@ async def get(url: str, page: str) -> Any:
         return await reply.json()
 
 
-async def until(is_so: Callable[[], bool], patience_s: float = 20.0) -> None:
+async def until(is_so: Callable[[], bool], patience_s: float = 60.0) -> None:
     end_s = time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < end_s, "it has not happened"
@@ -110,7 +110,7 @@ async def is_known(url: str, evil: EvilNode) -> None:
     """Wait until the router knows what the evil node advertises now."""
     peer, wanted = evil.membership.identity.peer_id, {(o.version, o.digest) for o in evil.offers}
     evil.advertise()
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 60
     while True:
         for node in (await get(url, "/v1/nodes"))["nodes"]:
             if node["peer_id"] == peer and wanted == {
