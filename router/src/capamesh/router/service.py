@@ -580,6 +580,8 @@ class Router:
     def _renewed(self, membership: Membership) -> None:
         """Show a renewed membership on links, in gossip and to the mesh; raise `ConfigError` when that cannot be."""
         self._pool.renew(membership)
+        if membership.publishers() != self._membership.publishers():
+            self._owners.take_publishers(membership.publishers())
         self._membership = membership
         self._mesh.renew(membership, self._home.bootstrap())
         self._is_news.set()

@@ -245,6 +245,17 @@ def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_ar
     assert fleet.served() == "a"
 
 
+def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None:
+    fleet = Fleet()
+    fleet.hosts("X", at("1", "b"))
+    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")
+    fleet.settle()
+    assert fleet.served() == "b"
+    fleet.owners.take_publishers((ALICE.peer_id,), fleet.now_s)
+    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")  # its next advert
+    assert fleet.served() == "a"
+
+
 def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     fleet.hosts("A", at("1", "a"))

@@ -97,6 +97,10 @@ class OwnerKeeper:
         """The operator's rules have changed."""
         self._judged(self.owners.take_rules(time.time()))
 
+    def take_publishers(self, publishers: Iterable[str]) -> None:
+        """The router's renewed membership names these publishers."""
+        self._judged(self.owners.take_publishers(tuple(publishers), time.time()))
+
     def close(self) -> None:
         """Keep what is not kept yet; the router ends."""
         if self.owners.is_changed or self.owners.has_new_holders:

@@ -269,6 +269,11 @@ class Owners:
             self._open[name] = None
         return self._decide(now_s, looks=math.inf)
 
+    def take_publishers(self, publishers: Collection[str], now_s: float) -> Judged:
+        """The network names other publishers, as peer ids."""
+        self._publishers = frozenset(publishers)
+        return self.take_rules(now_s)
+
     # inside
 
     def _version(self, model: ModelName, version: ModelVersion) -> OwnedVersion | None:
