@@ -20,7 +20,7 @@ ATTACKS = 100
 BESIDE = 6
 """Under way at the same time."""
 MODELS = ("digits", "magika", "counting", "looping")
-NODE_OPTIONS = ("--memory-limit", "1400MiB", "--watchdog", "20")
+NODE_OPTIONS = ("--memory-limit", "1280MiB", "--watchdog", "20")
 """What a node in a container of 2 GiB finds by itself; here the container is played by a watcher."""
 GAP_S = 5.0
 """The longest that a model may not be had."""

@@ -182,7 +182,7 @@ class AttackedNetwork:
         for node in self.cluster.nodes:
             for line in node.log_file.read_text("utf-8", "replace").splitlines():
                 with suppress(ValueError):
-                    count += json.loads(line).get("event") == "worker_down"
+                    count += json.loads(line).get("event") == "worker_died"
         return count
 
     @asynccontextmanager

@@ -120,7 +120,7 @@ class FakeModel:
         given = self.act(values)
         return given if given is not None else [Tensor.from_numpy("y", array * np.float32(2))]
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """Nothing is kept."""
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ class FakeModel:
             raise RunFailed(f"{inputs[0].shape} is too small")
         return []
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """Nothing is kept."""
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class Model:
         }
         return [named[name] for name in outputs]
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """Nothing is kept."""
 
     def close(self) -> None:

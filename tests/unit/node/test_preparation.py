@@ -665,7 +665,7 @@ class Timed:
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Everything fits."""
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """The next run is one whose memory is measured, not its time."""
         self._is_at_rest = True
 

@@ -68,8 +68,8 @@ class LoadedModel(Protocol):
         """
         ...
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
-        """Give the memory that runs have left with the model back to the device; `inputs` as for `run`, which is not run."""
+    def give_back(self) -> None:
+        """Give the memory that runs have left with the model back to the device; safe beside runs, which keep theirs."""
         ...
 
     def close(self) -> None:

@@ -150,7 +150,7 @@ class PipelineModel:
                 tensors[name] = _named(tensor, name)
         return [tensors[name] for name in wanted]
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """See `LoadedModel.give_back`; nothing is left with a pipeline, its models have theirs."""
 
     def close(self) -> None:

@@ -61,9 +61,9 @@ class ReshapedModel:
         given = self._model.run(inner, outputs, stop)
         return [_outward(tensor, self._outputs.get(tensor.name)) for tensor in given]
 
-    def give_back(self, inputs: Sequence[Tensor]) -> None:
+    def give_back(self) -> None:
         """Give pooled memory back; see `LoadedModel.give_back`."""
-        self._model.give_back([_inward(tensor, self._inputs.get(tensor.name)) for tensor in inputs])
+        self._model.give_back()
 
     def close(self) -> None:
         """Let go of the model; see `LoadedModel.close`."""

@@ -192,7 +192,7 @@ class Measuring:
                 break
         best_rows = profile.best_rows
         best = trial_inputs(plan, best_rows, open_dim)
-        loaded.give_back(best)
+        loaded.give_back()
         if profile.seconds_at(best_rows) <= NEED_RUN_S:
             with contextlib.suppress(CapameshError):
                 loaded.run(best)
@@ -267,7 +267,7 @@ class Measuring:
         """Run once from rest; return what that took, and the bytes of a row's inputs and outputs."""
         kept = {state.input for state in plan.states}
         inputs = trial_inputs(plan, rows, open_dim)
-        loaded.give_back(inputs)
+        loaded.give_back()
         before_bytes, began_s = self._backend.used_bytes(), self._clock()
         outputs = loaded.run(inputs)
         took_s = self._clock() - began_s

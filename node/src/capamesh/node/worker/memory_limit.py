@@ -18,9 +18,13 @@ RESERVE_BYTES: Final = 128 * MIB
 some tens of MB, and to the kernel (guess)."""
 GPU_SHARE: Final = 0.9
 """Of a GPU's memory that models and runs may take: CUDA has its own there (guess)."""
+SLACK_SHARE: Final = 0.25
 LIMIT_SLACK_BYTES: Final = 256 * MIB
-"""Beyond `--memory-limit`, which is for models and runs, this process may take so much: the stacks of its threads, 8 MiB
-each, what loading a model takes twice, messages on their way (guess)."""
+"""Beyond what is for models and runs, this process may take so much more, the larger of the two: the stacks of its
+threads, 8 MiB each, what loading a model takes twice, messages on their way (guess)."""
+LEAST_MESSAGES_BYTES: Final = 64 * MIB
+MOST_MESSAGES_BYTES: Final = 512 * MIB
+"""What a link's messages may take, each way, is a quarter of the budget within these (guess: one of 256 MiB in 1 GiB)."""
 
 
 def budget_bytes(
@@ -35,11 +39,19 @@ def budget_bytes(
     else:
         reserve = max(RESERVE_BYTES, int(RESERVE_SHARE * total_bytes))
         room = max(free_bytes - reserve, free_bytes // 2)
+    room = int(room / (1 + SLACK_SHARE)) if not is_gpu else room
     return min(room, memory_limit_bytes) if memory_limit_bytes and room else room
 
 
-def hold_to(budget: int, *, memory_limit_bytes: int, proc: Path = Path("/proc/self")) -> int:
-    """Limit what this process may allocate to what it has now and `budget` more; return the limit in bytes, 0: none.
+def messages_bytes(budget: int) -> int:
+    """Return what the messages of one link may take each way; `budget` as `budget_bytes` returns it."""
+    if not budget:
+        return MOST_MESSAGES_BYTES
+    return min(MOST_MESSAGES_BYTES, max(LEAST_MESSAGES_BYTES, int(SLACK_SHARE * budget)))
+
+
+def hold_to(budget: int, *, proc: Path = Path("/proc/self")) -> int:
+    """Limit what this process may allocate to what it has, `budget` and some slack; return the limit in bytes, 0: none.
 
     The kernel counts private writable memory, the stacks of threads among it. A lower limit that is there stays.
     """
@@ -48,7 +60,7 @@ def hold_to(budget: int, *, memory_limit_bytes: int, proc: Path = Path("/proc/se
     data_bytes = _data_bytes(proc)
     if not data_bytes:
         return 0
-    limit = data_bytes + budget + (LIMIT_SLACK_BYTES if memory_limit_bytes else 0)
+    limit = data_bytes + budget + max(LIMIT_SLACK_BYTES, int(SLACK_SHARE * budget))
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     for known in (soft, hard):
         if known != resource.RLIM_INFINITY:

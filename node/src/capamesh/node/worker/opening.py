@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from capamesh.node import sandbox
 from capamesh.node.running_page import RunningPage
+from capamesh.node.worker.memory_limit import budget_bytes, messages_bytes
 from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.network import Membership
 from capamesh.protocol.network.folder import IDENTITY_FILE
 
@@ -38,7 +40,23 @@ def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opene
     """
     folder = Path(settings.membership_folder)
     membership = Membership.load(folder, dt.datetime.now(dt.UTC))
-    endpoint = LinkEndpoint(membership, folder, agent_version=package_version("capamesh"), log=log)
+    messages = messages_bytes(
+        budget_bytes(
+            is_gpu=False,
+            total_bytes=settings.memory_total_bytes,
+            free_bytes=settings.memory_free_bytes,
+            memory_limit_bytes=settings.memory_limit_bytes,
+        )
+        if settings.device_kind != "cuda"
+        else 0
+    )
+    endpoint = LinkEndpoint(
+        membership,
+        folder,
+        agent_version=package_version("capamesh"),
+        limits=LinkLimits(receive_bytes=messages, send_bytes=messages),
+        log=log,
+    )
     page = RunningPage.open(Path(settings.running_page)) if settings.running_page else None
     holds = "none: --no-sandbox"
     if settings.is_sandboxed:

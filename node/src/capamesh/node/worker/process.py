@@ -54,6 +54,8 @@ has arrived by then (guess: several round trips around the world)."""
 QUIET_STEP_S = 0.05
 OBSERVE_S = 0.5
 """How old the free memory in an answer may be (guess: probes are as old)."""
+HOARD_SHARE = 0.25
+"""Of the memory for runs, what idle models may keep of their earlier ones (guess: large runs follow large ones)."""
 METRICS_TURNS = 4
 """Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
 CLEAN_S = 3600.0
@@ -146,12 +148,15 @@ class Worker:
         self._endpoint = opened.endpoint
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
+        self._rest_bytes = 0
+        """What this process has without any model."""
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
         self._channel.send({"type": "sandbox", "holds": self._opened.sandbox})
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
+        self._rest_bytes = self._backend.used_bytes()
         server = None if self._settings.is_dialing else await self._listen()
         watch = LoopWatch(self._log)
         watch.start()
@@ -197,9 +202,7 @@ class Worker:
         settings = self._settings
         limit = 0
         if settings.device_kind != "cuda":
-            limit = hold_to(
-                self._budget.limit_bytes, memory_limit_bytes=settings.memory_limit_bytes
-            )
+            limit = hold_to(self._budget.limit_bytes)
         self._log.info(
             "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
         )
@@ -283,11 +286,27 @@ class Worker:
             self._budget.models_bytes = sum(
                 hosted.prepared.measured.memory_bytes for hosted in self._models
             )
+            await self._give_back()
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:
                 self._channel.send({"type": "metrics", "models": self._models.counts()})
             await asyncio.sleep(OBSERVE_S)
+
+    async def _give_back(self) -> None:
+        """Have idle models give back what their runs have left, where that is more than others can do without.
+
+        What a model's pool of memory once had it keeps, whoever needs it; a single run may leave all there is.
+        """
+        room = self._budget.room_bytes
+        if self._settings.device_kind == "cuda" or not room:
+            return
+        left = self._backend.used_bytes() - self._rest_bytes - self._budget.models_bytes
+        if left < HOARD_SHARE * room:
+            return
+        for hosted in list(self._models):
+            if hosted.runner.engine.is_idle:
+                await asyncio.to_thread(hosted.prepared.loaded.give_back)
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
