@@ -30,6 +30,7 @@ from capamesh.node.worker.models import HostedModels
 from capamesh.node.worker.preparation import Preparation
 from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
+from capamesh.node.worker.shortage import Reserve
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost, LocalError
 from capamesh.protocol.loop_watch import LoopWatch
@@ -148,6 +149,7 @@ class Worker:
         self._endpoint = opened.endpoint
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
+        self._reserve = Reserve(log)
         self._rest_bytes = 0
         """What this process has without any model."""
 
@@ -164,26 +166,33 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)
                 background = [
-                    tasks.create_task(self._hosting.run()),
-                    tasks.create_task(self._observe()),
-                    tasks.create_task(self._recheck_members()),
-                    tasks.create_task(self._clean_cache()),
+                    tasks.create_task(self._reserve.lasting(run))
+                    for run in (
+                        self._hosting.run,
+                        self._observe,
+                        self._recheck_members,
+                        self._clean_cache,
+                    )
                 ]
-                async for message in self._channel.messages():
-                    match message["type"]:
-                        case "revocations":
-                            self._revoke(message["data"])
-                        case "routers":
-                            dialing.update(message["routers"])
-                        case "renewed":
-                            self._renew(message["chain"], message["ca_der"])
-                        case "drain":
-                            self._service.drain()
-                            background.append(tasks.create_task(self._drained()))
-                        case "stop":
-                            break
-                        case unknown:
-                            self._log.warning("unknown_message", type=unknown)
+
+                async def obey() -> None:
+                    async for message in self._channel.messages():
+                        match message["type"]:
+                            case "revocations":
+                                self._revoke(message["data"])
+                            case "routers":
+                                dialing.update(message["routers"])
+                            case "renewed":
+                                self._renew(message["chain"], message["ca_der"])
+                            case "drain":
+                                self._service.drain()
+                                background.append(tasks.create_task(self._drained()))
+                            case "stop":
+                                break
+                            case unknown:
+                                self._log.warning("unknown_message", type=unknown)
+
+                await self._reserve.lasting(obey)
                 dialing.close()
                 for task in background:
                     task.cancel()
@@ -203,6 +212,7 @@ class Worker:
         limit = 0
         if settings.device_kind != "cuda":
             limit = hold_to(self._budget.limit_bytes)
+            self._reserve.take()
         self._log.info(
             "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
         )
