@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,24 +24,27 @@ class Holder:
 
     def __init__(self, addresses: list[tuple[str, int]]) -> None:
         self._addresses = addresses
-        self._held: list[asyncio.StreamWriter] = []
+        self._held: list[socket.socket] = []
         self.opened = 0
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            for host, port in self._addresses:
+            for address in self._addresses:
+                stranger = socket.socket()
+                stranger.setblocking(False)
+                self._held.append(stranger)
                 with suppress(OSError):
                     async with asyncio.timeout(1):
-                        _, writer = await asyncio.open_connection(host, port)
-                    self._held.append(writer)
+                        await loop.sock_connect(stranger, address)
                     self.opened += 1
-            if len(self._held) > 600:
-                self._held.pop(0).transport.abort()
+            while len(self._held) > 600:
+                self._held.pop(0).close()
             await asyncio.sleep(0.01)
 
     def close(self) -> None:
-        for writer in self._held:
-            writer.transport.abort()
+        for stranger in self._held:
+            stranger.close()
 
 
 def has_another_sidecar(member: Member, before: int) -> bool:
