@@ -62,8 +62,15 @@ def connect():
     with socket.create_connection(("127.0.0.1", port)):
         return True
 
+def in_memory():
+    with os.fdopen(os.memfd_create("x"), "wb") as file:  # by which OpenSSL is given a renewed chain
+        file.write(b"there")
+        file.flush()
+        return Path(f"/proc/self/fd/{file.fileno()}").read_text()
+
 print(json.dumps({
     "holds": holds,
+    "in memory": went(in_memory),
     "key": went((home / "data" / "identity.key").read_text),
     "key in a thread": in_thread(),
     "beside": went((home / "data" / "chain.pem").read_text),
@@ -128,6 +135,7 @@ def test_a_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -
     for what in ("shadow", "parent", "program", "process", "packets", "root"):
         assert found[what] == refused, what
     assert (found["model"], found["cache"], found["memory"]) == ("'there'", "1", "True")
+    assert found["in memory"] == "'there'"
     assert (found["library"], found["listen"]) == ("'onnxruntime'", "True")
 
 
