@@ -285,8 +285,8 @@ class FakeLink:
         if self.probing.pop(stream, None) is not None:
             self._withdrawn(stream)
 
-    def end(self, reason: str = "the peer closed it") -> None:
-        """The link ends: all who wait are told, and only then its owner is."""
+    def end(self, reason: str = "the peer closed it", *, is_sudden: bool = False) -> None:
+        """The link ends: all who wait are told, and only then its owner is. `is_sudden`: as when the process does."""
         if self._end_reason:
             return
         self._end_reason = reason
@@ -297,7 +297,9 @@ class FakeLink:
             if ask.stream in waiting:
                 ask.ended = "lost"
         for asker in [*waiting.values(), *probing.values()]:
-            asker.failed(LinkLost(f"the link ended: {reason}"))
+            error = LinkLost(f"the link ended: {reason}")
+            error.is_sudden = is_sudden
+            asker.failed(error)
         if self.candidate is not None and self.candidate.link is self:  # type: ignore[comparison-overlap]
             self.candidate.link = None
 

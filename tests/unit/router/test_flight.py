@@ -23,12 +23,14 @@ from capamesh.protocol.errors import (
     Overloaded,
     PeerError,
     ProtocolViolation,
+    RequestKills,
     RunFailed,
     TooLarge,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.attempts import Action, Answered, AttemptRecord, Failed, Send, Withdraw
+from capamesh.router.attempts import Action, Answered, AttemptRecord, Failed, Probe, Send, Withdraw
 from capamesh.router.flight import Flight
+from capamesh.router.resilience.deaths import Stand
 
 LOAD = LoadReport(1, 0, 8, 9, 10, 0)
 
@@ -67,7 +69,9 @@ class ScriptedDesk:
         self.back_s = 0.0
         self.ample_s = 0.5
         self.linked_s: dict[str, float] = {}
-        self.reborn_s: dict[str, float] = {}
+        self.alive_s: dict[str, float] = {}
+        self.standing = self.final_stand = Stand.FREE
+        self.is_huge = False
         self.delay_s = hedge_delay_s
         self.limit_s = first_byte_limit_s
         self.nobody: CapameshError = NoCandidate("nobody is left")
@@ -122,11 +126,23 @@ class ScriptedDesk:
     def is_back(self, host: FakeHost, since_s: float) -> bool:
         return self.linked_s.get(host.name, -math.inf) > since_s
 
-    def is_reborn(self, host: FakeHost, since_s: float) -> bool:
-        return self.reborn_s.get(host.name, -math.inf) > since_s
+    def died(self, host: FakeHost, now_s: float) -> None:
+        self.told.append(f"died {host}")
 
-    def is_heir(self, host: FakeHost, of: FakeHost, since_s: float) -> bool:
-        return host.name == of.name.lower() and self.is_reborn(host, since_s)
+    def stand(self, *, is_final: bool = False) -> Stand:
+        return self.final_stand if is_final else self.standing
+
+    def is_far_above_usual(self, host: FakeHost) -> bool:
+        return self.is_huge
+
+    def ended(self, *, is_guilty: bool) -> None:
+        self.told.append("guilty" if is_guilty else "unknown")
+
+    def left(self, host: FakeHost, now_s: float) -> None:
+        self.told.append(f"left {host}")
+
+    def is_alive(self, host: FakeHost, since_s: float) -> bool:
+        return self.alive_s.get(host.name, math.inf) >= since_s
 
     def wait_until_s(self, asked: Collection[FakeHost], now_s: float) -> float:
         if not self.can_wait or (self.hosts and set(asked) >= set(self.hosts)):
@@ -194,6 +210,8 @@ def said(actions: Sequence[Action]) -> list[str]:
         match action:
             case Send(attempt, host, budget_ms):
                 lines.append(f"send {attempt} to {host}, {budget_ms} ms")
+            case Probe(host):
+                lines.append(f"probe {host}")
             case Withdraw(attempt):
                 lines.append(f"withdraw {attempt}")
             case Answered(attempt):
@@ -610,31 +628,145 @@ def test_who_was_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_
     assert fail(poor, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
 
 
-def test_who_may_have_died_of_the_request_is_not_asked_again() -> None:
+# what a process may have died of
+
+
+def sudden() -> LinkLost:
+    """The link ended without a word."""
+    error = LinkLost("the peer closed it")
+    error.is_sudden = True
+    return error
+
+
+def test_what_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
     desk = ScriptedDesk("A", can_wait=True)
     flight = started(desk)
-    assert fail(flight, 0, LinkLost("reset"), 101.0) == []
-    desk.linked_s = desk.reborn_s = {"A": 102.0}
-    assert said(flight.linked(102.0)) == ["failed: link_lost"]
-    desk = ScriptedDesk("A", can_wait=True)
-    flight = started(desk)
-    assert said(flight.failed(0, LinkLost("reset"), 101.0, is_unsent=True)) == []
-    desk.linked_s = desk.reborn_s = {"A": 102.0}
+    assert fail(flight, 0, sudden(), 101.0) == []
+    desk.linked_s = {"A": 102.0}  # the one that replaces it
     assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert answer(flight, 1, 103.0) == ["answered by 1"]
+    assert desk.told[1:4] == ["failed A link_lost 1", "died A", "sent A"]
+    assert "unknown" not in desk.told
 
 
-def test_nor_is_the_process_that_took_its_place() -> None:
-    desk = ScriptedDesk("Aa", can_wait=True)
-    desk.reborn_s = {"a": 100.5}
+def test_who_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
+    for sign_s in (101.01, math.inf):
+        desk = ScriptedDesk("AB")
+        flight = started(desk)
+        desk.alive_s = {"B": 100.9}
+        assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
+        assert (flight.is_waiting, flight.awaits_life, flight.due_s) == (True, True, 101.25)
+        assert said(flight.linked(101.005)) == []  # another node's
+        assert tick(flight, 101.2) == []
+        if sign_s < math.inf:
+            desk.alive_s = {"B": sign_s}
+            assert said(flight.linked(101.02)) == ["send 1 to B, 8980 ms"]
+        else:  # its link stands: it is busy
+            assert tick(flight, 101.25) == ["send 1 to B, 8750 ms"]
+        assert not flight.awaits_life
+
+
+def test_one_whose_link_is_lost_before_it_gives_a_sign_of_life_is_not_counted() -> None:
+    desk = ScriptedDesk("AB", can_wait=True)
     flight = started(desk)
-    assert fail(flight, 0, LinkLost("reset"), 101.0) == []  # another may come
-    assert said(flight.tick(104.0)) == ["failed: link_lost"]
-    desk = ScriptedDesk("AaB")
-    desk.reborn_s = {"a": 100.5}
-    assert fail(started(desk), 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
-    desk = ScriptedDesk("Aa")
-    desk.reborn_s = {"a": 99.5}  # a second device of that node
-    assert fail(started(desk), 0, LinkLost("reset"), 101.0) == ["send 1 to a, 9000 ms"]
+    desk.alive_s = {"B": 100.9}
+    assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
+    lost = desk.hosts.pop()  # killed at the same time
+    assert said(flight.linked(101.1)) == []
+    assert (flight.is_waiting, flight.awaits_life) == (True, True)
+    assert tick(flight, 101.25) == []
+    assert flight.due_s > 101.25
+    desk.hosts.append(lost)
+    desk.alive_s = {"B": 103.0}
+    assert said(flight.linked(103.0)) == ["send 1 to B, 7000 ms"]
+    assert desk.told.count("died A") == 1
+    assert "died B" not in desk.told
+
+
+def test_a_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
+    desk.standing = Stand.GUILTY
+    (final,) = flight.failed(1, sudden(), 102.0)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, RequestKills)
+    assert final.error.deaths == 2
+    assert desk.told[-1] == "guilty"
+
+
+def test_while_it_is_open_who_is_guilty_the_request_waits_and_may_be_cleared() -> None:
+    for outcome in (Stand.FREE, Stand.GUILTY, Stand.OPEN):
+        desk = ScriptedDesk()
+        flight = flight_at(desk, deadline_s=200.0)
+        flight.start(100.0)
+        flight.failed(0, sudden(), 101.0)
+        desk.standing = Stand.OPEN
+        assert fail(flight, 1, sudden(), 102.0) == []
+        assert (flight.is_waiting, flight.due_s) == (True, 122.0)
+        assert said(flight.linked(103.0)) == []
+        desk.standing = outcome
+        desk.final_stand = Stand.FREE
+        if outcome is Stand.FREE:
+            assert said(flight.linked(104.0)) == ["send 2 to C, 96000 ms"]
+            assert answer(flight, 2, 105.0) == ["answered by 2"]
+        elif outcome is Stand.GUILTY:
+            assert said(flight.linked(104.0)) == ["failed: request_kills"]
+        else:
+            assert tick(flight, 121.9) == []
+            assert tick(flight, 122.0) == ["failed: link_lost"]
+            assert desk.told[-1] == "unknown"
+
+
+def test_when_no_more_can_be_known_in_time_the_evidence_decides() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    flight.failed(0, sudden(), 101.0)
+    desk.standing, desk.final_stand = Stand.OPEN, Stand.GUILTY
+    assert fail(flight, 1, sudden(), 102.0) == []
+    assert tick(flight, 110.0) == ["failed: request_kills"]
+
+
+def test_a_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
+    desk = ScriptedDesk()
+    desk.is_huge = True
+    flight = started(desk)
+    (final,) = flight.failed(0, sudden(), 101.0)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, RequestKills)
+    assert final.error.deaths == 1
+    assert desk.told[-1] == "unknown"  # one death is no proof
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
+
+
+def test_what_must_not_run_twice_is_not_repeated_after_a_death() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, is_safe=False)
+    assert fail(flight, 0, sudden(), 101.0) == ["failed: link_lost"]
+    assert desk.told[1:] == ["failed A link_lost 1", "died A", "unknown"]
+
+
+def test_a_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> (
+    None
+):
+    desk = ScriptedDesk("A")
+    assert fail(started(desk), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
+
+
+def test_one_attempt_whose_link_ended_for_silence_counts_as_no_run() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    tick(flight, 101.0)
+    tick(flight, 102.0)
+    tick(flight, 103.0)
+    assert (flight.attempts, flight.due_s) == (3, 110.0)
+    frozen = LinkLost("silent for 6.5 s")
+    assert fail(flight, 0, frozen, 106.0) == ["send 3 to D, 4000 ms"]
+    desk.limit_s = 99.0
+    assert fail(flight, 1, frozen, 106.0) == []
+    assert fail(flight, 2, frozen, 106.0) == []
+    assert fail(flight, 3, frozen, 106.5) == ["failed: link_lost"]
 
 
 def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
@@ -685,7 +817,7 @@ def test_the_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
         "no answer before the request's deadline, from 2 nodes asked; allow more time or try again later"
     )
     assert rest == [Withdraw(0), Withdraw(1)]
-    assert desk.told[2:] == ["withdrawn A 10", "withdrawn B 9"]
+    assert desk.told[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]
     assert flight.due_s == math.inf
     assert flight.tick(111.0) == ()
 
@@ -938,7 +1070,7 @@ def test_a_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
     flight = started(desk, is_hedged=True)
     tick(flight, 100.5)
     assert said(flight.abandon(101.0)) == ["withdraw 0", "withdraw 1"]
-    assert desk.told[2:] == ["withdrawn A 1", "withdrawn B 0.5"]
+    assert desk.told[2:] == ["left A", "withdrawn A 1", "left B", "withdrawn B 0.5"]
     assert flight.due_s == math.inf
     assert flight.abandon(102.0) == ()
 
@@ -1009,6 +1141,8 @@ class CountingDesk(ScriptedDesk):
         self.chance = chance
         self.rif: dict[FakeHost, int] = {}
         self.silents: set[FakeHost] = set()
+        self.deaths = 0
+        self.is_told = False
         self.lost: set[FakeHost] = set()
 
     def sent(self, host: FakeHost, now_s: float) -> None:
@@ -1045,6 +1179,30 @@ class CountingDesk(ScriptedDesk):
 
     def has_answered(self, host: FakeHost, since_s: float) -> bool:
         return self.chance.random() < 0.3
+
+    def died(self, host: FakeHost, now_s: float) -> None:
+        self.deaths += 1
+
+    def stand(self, *, is_final: bool = False) -> Stand:
+        assert self.deaths
+        assert not self.is_told
+        self.standing = self.chance.choice(list(Stand)) if self.deaths > 1 else Stand.FREE
+        return self.standing
+
+    def is_far_above_usual(self, host: FakeHost) -> bool:
+        return self.chance.random() < 0.1
+
+    def ended(self, *, is_guilty: bool) -> None:
+        assert self.deaths
+        assert not self.is_told, "its end is told twice"
+        assert not is_guilty or self.standing is Stand.GUILTY
+        self.is_told = True
+
+    def is_alive(self, host: FakeHost, since_s: float) -> bool:
+        return since_s == -math.inf or self.chance.random() < 0.5
+
+    def left(self, host: FakeHost, now_s: float) -> None:
+        assert self.rif[host] == 1
 
 
 class Observed:
@@ -1085,13 +1243,16 @@ class Observed:
                     assert budget_ms == max(1, int((self.deadline_s - now_s) * 1000))
                     self.sends += 1
                     self.under_way.add(attempt)
+                case Probe():
+                    assert self.flight.awaits_life
+                    assert self.desk.deaths
                 case Withdraw(attempt):
                     self.under_way.remove(attempt)
                 case Answered() | Failed():
                     assert not self.finals
                     self.finals += 1
         assert sum(self.desk.rif.values()) == len(self.under_way)
-        assert self.sends - self.passed_by <= self.max_attempts
+        assert self.sends - self.passed_by <= self.max_attempts + 1  # one whose link was silent
         if not self.is_safe:
             assert len(self.under_way) <= 1
         if self.is_over:
@@ -1111,7 +1272,9 @@ class Observed:
         if attempt in self.under_way:
             self.under_way.remove(attempt)
             # that it lacks a model which it advertises is a refusal, too
-            self.passed_by += error in REFUSALS or isinstance(error, ModelNotFound)
+            self.passed_by += type(error) in {Overloaded, Draining, ModelUnavailable} or isinstance(
+                error, ModelNotFound
+            )
             self.see(self.flight.failed(attempt, error, now_s), now_s)
         else:
             assert self.flight.failed(attempt, error, now_s) == ()
@@ -1137,6 +1300,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
     st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
     st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*FINAL, *UNTRUE])),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.builds(sudden)),
     st.tuples(st.just("linked"), st.none(), st.none()),
     st.tuples(st.sampled_from(["due", "tick", "tick"]), st.none(), st.none()),
     st.tuples(st.just("abandon"), st.none(), st.none()),
@@ -1188,7 +1352,7 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
     assert all(record.ended_s is not None for record in seen.flight.explain())
     assert seen.sends == seen.flight.attempts >= len(seen.desk.rif)
     assert not seen.flight.is_waiting
-    assert seen.sends <= seen.max_attempts + seen.passed_by
+    assert seen.sends <= seen.max_attempts + seen.passed_by + 1
 
 
 @settings(max_examples=100, deadline=None)

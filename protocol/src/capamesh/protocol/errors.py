@@ -121,12 +121,23 @@ class LinkLost(PeerError):
     """The connection to the peer ended before its answer was complete."""
 
     code = "link_lost"
+    is_sudden: bool = False
+    """Whether the peer's end closed without a word: its process may have ended."""
 
 
 class RunFailed(PeerError):
     """The model's run failed on the peer."""
 
     code = "run_failed"
+
+
+class RequestKills(RunFailed):
+    """Workers end when they run the request: it is not sent to another."""
+
+    code = "request_kills"
+    is_retryable = False
+    deaths: int = 2
+    """How many."""
 
 
 class SequenceLost(PeerError):

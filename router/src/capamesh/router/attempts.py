@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
+    from capamesh.router.resilience.deaths import Stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,13 @@ class Send:
     attempt: int
     host: Host
     budget_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask `host` for a sign of life, and call `linked` when it has given one."""
+
+    host: Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Failed:
     error: CapameshError
 
 
-Action = Send | Withdraw | Answered | Failed
+Action = Send | Probe | Withdraw | Answered | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +109,28 @@ class Desk(Protocol):
         """Return whether the link of `host` is newer than that instant."""
         ...
 
-    def is_reborn(self, host: Host, since_s: float) -> bool:
-        """Return whether the link of `host` is to another process than before that instant, or may be."""
+    def died(self, host: Host, now_s: float) -> None:
+        """The link of `host` ended without a word while the request was under way there: its process may have ended."""
         ...
 
-    def is_heir(self, host: Host, of: Host, since_s: float) -> bool:
-        """Return whether `host` is a process that the node of `of` has started since that instant, or may be."""
+    def stand(self, *, is_final: bool = False) -> Stand:
+        """Return how it stands with the request after `died`; `is_final`: there is no time to learn more."""
+        ...
+
+    def is_far_above_usual(self, host: Host) -> bool:
+        """Return whether the request is so much larger than is usual that `host` may have ended of that alone."""
+        ...
+
+    def ended(self, *, is_guilty: bool) -> None:
+        """The request ended unanswered after `died`."""
+        ...
+
+    def left(self, host: Host, now_s: float) -> None:
+        """An attempt that is under way will be withdrawn without an answer: it may go on at the node."""
+        ...
+
+    def is_alive(self, host: Host, since_s: float) -> bool:
+        """Return whether the process of `host` was certainly there after that instant."""
         ...
 
     def wait_until_s(self, asked: Collection[Host], now_s: float) -> float:

@@ -20,12 +20,14 @@ class Candidate:
     __slots__ = (
         "_on_idle",
         "address",
+        "alive_s",
         "answered",
         "failed",
         "health",
         "is_draining",
         "is_retired",
         "is_suspected",
+        "left_s",
         "link",
         "linked_s",
         "network",
@@ -51,6 +53,10 @@ class Candidate:
         self.network = NetworkEstimate()
         self.health = Health()
         """Of the node as a whole; each of its models has one of its own (`Host.health`)."""
+        self.alive_s = -math.inf
+        """When it was certainly there: a probe that was sent then was answered; minus infinity: never."""
+        self.left_s = -math.inf
+        """When a request under way there was last given up; minus infinity: never."""
         self.rif = 0
         self.answered = 0
         self.failed = 0

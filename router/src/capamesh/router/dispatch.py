@@ -18,12 +18,14 @@ from capamesh.protocol.errors import (
     LocalError,
     PeerError,
     ProtocolViolation,
+    RequestKills,
     SequenceUnknown,
 )
 from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
-from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
+from capamesh.router.attempts import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.fitting import fits_another
 from capamesh.router.flight import MAX_REFUSALS, MAX_WAIT_S, Flight
+from capamesh.router.resilience.killers import Killers
 from capamesh.router.sequences import OpenSequences
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class Dispatch:
         self.limits = limits
         self.telemetry = telemetry
         self.sequences = OpenSequences()
+        self.killers = Killers()
         self._offers: dict[
             tuple[ModelName, ModelVersion], tuple[tuple[Host, ...], float, bool]
         ] = {}
@@ -117,9 +120,16 @@ class Dispatch:
     ) -> Voyage:
         """Ask nodes for an answer before `deadline_s` on the clock; `waiter` may be told before this returns.
 
+        Raises `RequestKills` for one that workers have died of.
+
         A request of a sequence has its state at one node: if that refuses it, so does the fleet. An answer that
         nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
+        if self.killers and self.killers.is_barred(call, self.clock()):
+            raise RequestKills(
+                "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
+                " model's owner look at it"
+            )
         voyage = Voyage(self, call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
         try:
             voyage.begin()
@@ -250,6 +260,11 @@ class Voyage:
                         outcome = _bare(error)
                         if isinstance(outcome, SequenceUnknown):
                             outcome = self._dispatch.sequences.judged(self._call, outcome)
+                        elif isinstance(outcome, RequestKills) and not self._is_copy:
+                            dispatch = self._dispatch
+                            dispatch.killers.note(self._call, outcome.deaths, dispatch.clock())
+                    case Probe(host):
+                        self._dispatch.prober.ask([host])
                     case Withdraw(number):
                         self._attempts[number].withdraw()
             todo = more
@@ -262,6 +277,8 @@ class Voyage:
                 self._is_listed = True
                 desk = self._desk
                 desk.traffic.links.add(self, self._linked, desk.size_bytes)
+                if self._flight.awaits_life:
+                    desk.traffic.lives.add(self, self._linked)
         if waiter is None or outcome is None:
             return
         if isinstance(outcome, Outcome):
@@ -277,6 +294,7 @@ class Voyage:
             self._timer = None
         if self._is_listed:
             self._desk.traffic.links.remove(self)
+            self._desk.traffic.lives.remove(self)
         self._attempts.clear()  # they know the voyage
 
     def answered(self, attempt: _Attempt, answer: Answer) -> None:

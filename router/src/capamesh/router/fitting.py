@@ -1,11 +1,15 @@
-"""Whether a request fits a model's signature, as far as the router can see. Pure.
+"""What a model's signature says of a request, as far as the router can see. Pure.
 
-Looked at only when a node says that a request is wrong: where the router sees that for itself, nobody else is asked.
+Looked at only when something went wrong. Where a node says that a request is wrong and the router sees that for itself,
+nobody else is asked.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+from capamesh.protocol.tensors.spec import ANY_DIM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +34,20 @@ def fits(call: InferCall, offer: ModelOffer) -> bool:
             return False
     outputs = {spec.name for spec in offer.outputs}
     return outputs.issuperset(call.outputs)
+
+
+def usual_size_bytes(offer: ModelOffer) -> int:
+    """Return the bytes of the inputs of the model's best batch, 0 where that cannot be known.
+
+    It is not known of texts, nor where another size than the number of rows is left to the caller.
+    """
+    total = 0
+    for spec in offer.inputs:
+        itemsize = spec.datatype.itemsize_bytes
+        if itemsize is None or ANY_DIM in spec.shape[1:]:
+            return 0
+        total += itemsize * math.prod(spec.shape[1:])
+    return total * offer.best_rows
 
 
 def fits_another(call: InferCall, hosts: Iterable[Host], but: Host) -> bool:

@@ -32,6 +32,8 @@ from capamesh.protocol.errors import (
     NoCandidate,
     Overloaded,
     PeerError,
+    RequestKills,
+    RunFailed,
     is_refusal,
 )
 from capamesh.router.attempts import (
@@ -41,9 +43,11 @@ from capamesh.router.attempts import (
     AttemptRecord,
     Desk,
     Failed,
+    Probe,
     Send,
     Withdraw,
 )
+from capamesh.router.resilience.deaths import Stand
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
@@ -54,12 +58,18 @@ MAX_ATTEMPTS = 3
 MAX_REFUSALS = 3
 """So many full nodes are passed by; one more and the fleet counts as full (guess). Without a bound, each
 request to a full fleet asks every node of it."""
+LIFE_S = 0.25
+"""So long a sign of life is waited for from the node that is to repeat what a process may have died of: were all killed
+at once, one after the other would count as a death of the request's (guess: a busy worker answers a probe sooner)."""
 MAX_WAIT_S = 3.0
 """So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
 MOST_WAIT_S = 20.0
 """So long where the desk knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
 measured on a busy machine; the rest is for models that load slowly: a guess)."""
+
+_SILENT = LinkLost("no answer")
+"""Told by nobody: where it is asked elsewhere for silence or as a hedge, another attempt is under way."""
 
 
 class Flight:
@@ -83,12 +93,16 @@ class Flight:
         "_is_bound",
         "_is_safe",
         "_is_stranded",
+        "_life_s",
+        "_lost_s",
         "_max_attempts",
         "_max_refusals",
         "_max_wait_s",
         "_may_hedge",
         "_overloads",
         "_patience_s",
+        "_probed",
+        "_replaced",
         "_runs",
         "_size_bytes",
         "_softest",
@@ -134,6 +148,14 @@ class Flight:
         """It waits for a link: why, without one, there is nobody to ask."""
         self._patience_s = math.inf
         """When it will have waited for long enough, as far as it is not known that a link is to be back."""
+        self._lost_s = -math.inf
+        """When a process ended, as it seems, while it ran the request; minus infinity: none has."""
+        self._probed: Host | None = None
+        """Who is asked for a sign of life."""
+        self._life_s = math.inf
+        """How long that is waited for."""
+        self._replaced = 0
+        """Attempts whose link ended for silence that do not count as runs any more."""
         self._hedge_s = math.inf
         self._due_s = math.inf
 
@@ -144,6 +166,11 @@ class Flight:
     def is_waiting(self) -> bool:
         """Whether it waits for a link: `linked` is to be called when one is up."""
         return self._waits_for is not None
+
+    @property
+    def awaits_life(self) -> bool:
+        """Whether `linked` is to be called when the host of a `Probe` has given a sign of life, too."""
+        return self._waits_for is not None and self._probed is not None
 
     @property
     def due_s(self) -> float:
@@ -212,6 +239,8 @@ class Flight:
                 told = error
         self._end(it, error, now_s)
         self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
+        if isinstance(error, LinkLost) and not is_unsent:
+            self._link_lost(it, error, now_s)
         if isinstance(error, ClientError) and not is_unsent:
             return self._doubt(it, error, now_s, is_certain=is_certain)
         if not isinstance(error, PeerError):
@@ -222,10 +251,10 @@ class Flight:
             return self._finish(self._too_late(), now_s)
         self._is_stranded = False
         if is_unsent or is_refusal(error):
-            send = self._after_refusal(error, now_s)
+            more = self._after_refusal(error, now_s)
         else:
-            send = self._retry(now_s)
-        return self._lost(told, now_s) if send is None else (send,)
+            more = self._retry(told, now_s)
+        return self._lost(told, now_s) if more is None else more
 
     def linked(self, now_s: float) -> tuple[Action, ...]:
         """A link is up; does nothing unless it waits for one."""
@@ -234,8 +263,8 @@ class Flight:
             return ()
         if now_s >= self._due_s:
             return self._look_again_or_give_up(error, now_s)
-        send = self._elsewhere(now_s)
-        return self._wait(error, now_s) if send is None else (send,)
+        more = self._elsewhere(error, now_s)
+        return self._wait(error, now_s) if more is None else more
 
     def tick(self, now_s: float) -> tuple[Action, ...]:
         """Time has passed; does nothing before `due_s`."""
@@ -246,23 +275,26 @@ class Flight:
             return self._look_again_or_give_up(error, now_s)
         if now_s >= self._deadline_s:
             return self._no_opinion(now_s) or self._finish(self._too_late(), now_s)
-        send: Send | None = None
+        more: tuple[Action, ...] | None = None
         if self._notice_silence(now_s):
             if self._doubted is not None:
                 return self._no_opinion(now_s)
-            send = self._retry(now_s)
-        if send is None and now_s >= self._hedge_s:
-            send = self._hedge(now_s)
-        if send is not None:
-            return (send,)
+            more = self._retry(_SILENT, now_s)
+        if more is None and now_s >= self._hedge_s:
+            more = self._hedge(now_s)
+        if more is not None:
+            return more
         self._reckon_due()
         return ()
 
     def abandon(self, now_s: float) -> tuple[Action, ...]:
         """The client left: nobody waits for an outcome."""
+        is_open = self._waits_for is not None or bool(self._under_way)
         self._due_s = math.inf
         self._waits_for = None
-        return self._withdraw_all(now_s)
+        if is_open and self._lost_s > -math.inf:
+            self._desk.ended(is_guilty=False)
+        return self._withdraw_all(now_s, is_unanswered=True)
 
     def _notice_silence(self, now_s: float) -> bool:
         """Tell the desk of the attempts that have become silent; return whether there are any."""
@@ -294,7 +326,18 @@ class Flight:
             return self._finish(Failed(error), now_s)
         if self._is_stranded:
             return self._wait(error, now_s)
-        return self._finish(Failed(error), now_s)
+        return self._finish(Failed(self._blamed(error)), now_s)
+
+    def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
+        """Note whether its process may have ended with the link, or was silent for long, which is no run that counts."""
+        if error.is_sudden:
+            self._lost_s = now_s
+            self._life_s = math.inf
+            self._may_hedge = False
+            self._desk.died(it.host, now_s)
+        elif it.is_silent and not self._replaced:
+            self._replaced = 1
+            self._runs -= 1
 
     # who is to blame
 
@@ -307,6 +350,8 @@ class Flight:
                 return ModelUnavailable(text)  # it advertises the model: it has just unloaded it
             case Cancelled():
                 return PeerError(text)  # nobody has withdrawn the request
+            case RequestKills():
+                return RunFailed(text)  # for the router to find out
             case DeadlineExceeded() if self._desk.is_ample(it.host, remaining_s):
                 return PeerError(text)
             case _:
@@ -340,7 +385,7 @@ class Flight:
 
     # another host
 
-    def _after_refusal(self, error: PeerError, now_s: float) -> Send | None:
+    def _after_refusal(self, error: PeerError, now_s: float) -> tuple[Action, ...] | None:
         self._runs -= 1
         if isinstance(error, Overloaded):
             self._overloads += 1
@@ -353,38 +398,52 @@ class Flight:
                 return None
         if self._is_bound and is_refusal(error):
             return None  # its node is there; what it needs is nowhere else
-        return self._elsewhere(now_s)
+        return self._elsewhere(error, now_s)
 
-    def _retry(self, now_s: float) -> Send | None:
+    def _retry(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
         """Replace an attempt that is lost but may have been run."""
         if not self._is_safe or self._has_hope() or not self._has_room():
             return None
-        return self._elsewhere(now_s) if self._desk.try_retry(now_s) else None
+        if self._is_held():
+            self._is_stranded = True
+            return None
+        return self._elsewhere(error, now_s) if self._desk.try_retry(now_s) else None
 
-    def _hedge(self, now_s: float) -> Send | None:
+    def _hedge(self, now_s: float) -> tuple[Action, ...] | None:
         self._hedge_s = math.inf
         self._may_hedge = False  # once a request, whatever comes of it
         if not self._has_room() or not self._desk.try_hedge(now_s):
             return None
-        return self._elsewhere(now_s)
+        return self._elsewhere(_SILENT, now_s)
 
-    def _elsewhere(self, now_s: float) -> Send | None:
-        """Ask a host that was not asked; None when there is none or too many were full."""
+    def _elsewhere(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
+        """Ask a host that was not asked, or first whether it is there; None: there is none, or too many were full.
+
+        `error` is what to tell if nothing comes of that.
+        """
         if self._overloads > self._max_refusals:
             return None
-        host = self._other(now_s)
+        host = None if self._is_held() else self._other(now_s)
         if host is None:
             self._is_stranded = True
             return None
-        return self._send(host, now_s)
+        if self._under_way or self._desk.is_alive(host, self._lost_s):
+            return (self._send(host, now_s),)
+        is_asked = host is self._probed
+        if self._life_s == math.inf:
+            self._life_s = now_s + LIFE_S
+        elif now_s >= self._life_s:
+            return (self._send(host, now_s),)  # its link stands: it is busy
+        self._probed = host
+        self._waits_for = error
+        self._due_s = min(self._deadline_s, self._life_s)
+        return () if is_asked else (Probe(host),)
 
     def _other(self, now_s: float) -> Host | None:
         """Return a host that was not asked, or only over a link that was lost and has been replaced."""
         asked = {it.host for it in self._attempts}
         with contextlib.suppress(CapameshError):
-            while self._is_heir(host := self._desk.choose(asked, now_s)):
-                asked.add(host)
-            return host
+            return self._desk.choose(asked, now_s)
         last = {it.host: it for it in self._attempts}
         left = {host for host, it in last.items() if not self._is_back(it)}
         if len(left) < len(last):
@@ -395,6 +454,7 @@ class Flight:
     def _send(self, host: Host, now_s: float) -> Send:
         remaining_s = self._deadline_s - now_s
         number = len(self._attempts)
+        self._probed = None
         self._desk.sent(host, now_s)
         limit_s = self._desk.first_byte_limit_s(host, remaining_s, now_s)
         it = Attempt(number, host, now_s, now_s + limit_s)
@@ -418,6 +478,8 @@ class Flight:
         """Nobody can be asked, for which there is an error: wait for a link if that helps and is not over."""
         if self._patience_s == math.inf:
             self._patience_s = now_s + self._max_wait_s
+        if self._is_held():
+            return self._wait_for_verdict(error, now_s)
         last = {it.host: it for it in self._attempts}
         asked = [host for host, it in last.items() if not self._may_ask_again(it)]
         until_s = self._desk.wait_until_s(asked, now_s)
@@ -431,34 +493,71 @@ class Flight:
         self._due_s = due_s
         return ()
 
+    def _wait_for_verdict(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """Other requests were in the processes that ended: wait for what becomes of them."""
+        due_s = min(self._deadline_s, self._patience_s - self._max_wait_s + MOST_WAIT_S)
+        blamed = self._blamed(error, is_final=now_s >= due_s)
+        if blamed is not error or now_s >= due_s or not self._max_wait_s:
+            return self._finish(Failed(blamed), now_s)
+        self._waits_for = error
+        self._due_s = due_s
+        return ()
+
     def _look_again_or_give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time, but not only a link makes a node one that can be asked."""
-        send = self._elsewhere(now_s) if now_s < self._deadline_s else None
-        return self._give_up(error, now_s) if send is None else (send,)
+        more = self._elsewhere(error, now_s) if now_s < self._deadline_s else None
+        if more is None and self._probed is not None and now_s < self._deadline_s:
+            self._probed = None  # a sign of life was waited for, not a link
+            return self._wait(error, now_s)
+        return self._give_up(error, now_s) if more is None else more
 
     def _give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time."""
         if self._attempts:
-            return self._finish(Failed(error), now_s)  # that it was lost tells more
+            # that it was lost tells more
+            return self._finish(Failed(self._blamed(error, is_final=True)), now_s)
         waited_s = self._max_wait_s - (self._patience_s - now_s)
         text = f"{error.message} (waited {waited_s:.1f} s for a link)"
         hint_s = error.retry_after_s if isinstance(error, NoCandidate) else 0.0
         return self._finish(Failed(NoCandidate(text, hint_s)), now_s)
 
-    def _is_heir(self, host: Host) -> bool:
-        """Whether it has taken the place of one whose process may have died of the request."""
+    def _is_held(self) -> bool:
+        """Whether the request must not be sent now, for it may be what processes died of."""
+        return self._lost_s > -math.inf and (
+            self._desk.stand() is not Stand.FREE or self._is_too_large()
+        )
+
+    def _is_too_large(self) -> bool:
+        """Whether a process has died of it that may have died of its size."""
         return any(
             isinstance(it.end, LinkLost)
+            and it.end.is_sudden
             and not it.is_unsent
-            and self._desk.is_heir(host, it.host, it.sent_s)
+            and self._desk.is_far_above_usual(it.host)
             for it in self._attempts
         )
 
+    def _blamed(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
+        """Return what to tell: that it is the request that ends processes, if so; else `error`."""
+        if self._lost_s == -math.inf:
+            return error
+        killed: RequestKills | None = None
+        if self._desk.stand(is_final=is_final) is Stand.GUILTY:
+            killed = RequestKills(
+                "two workers ended while they ran this request: it is not sent to another; ask for less, or have the"
+                " model's owner look at it"
+            )
+        elif self._is_too_large():
+            killed = RequestKills(
+                "a worker ended while it ran this request, which is far larger than is usual for the model: it is not"
+                " sent to another; send fewer rows at once"
+            )
+            killed.deaths = 1
+        return error if killed is None else killed
+
     def _may_ask_again(self, it: Attempt) -> bool:
-        """Whether an attempt ended with its link alone: a process that ended with it may have died of the request."""
-        if not isinstance(it.end, LinkLost):
-            return False
-        return it.is_unsent or not self._desk.is_reborn(it.host, it.sent_s)
+        """Whether an attempt ended with its link, so that there may be a new one."""
+        return isinstance(it.end, LinkLost)
 
     def _is_back(self, it: Attempt) -> bool:
         """Whether the host of an attempt that may be made again has a new link."""
@@ -499,13 +598,19 @@ class Flight:
     def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
         self._due_s = math.inf
         self._waits_for = None
+        if isinstance(final, Failed) and self._lost_s > -math.inf:
+            error = final.error
+            self._desk.ended(is_guilty=isinstance(error, RequestKills) and error.deaths > 1)
         if self._under_way:
-            return (final, *self._withdraw_all(now_s))
+            is_unanswered = isinstance(final, Failed)
+            return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))
         return (final,)
 
-    def _withdraw_all(self, now_s: float) -> tuple[Withdraw, ...]:
+    def _withdraw_all(self, now_s: float, *, is_unanswered: bool) -> tuple[Withdraw, ...]:
         withdrawn = tuple(self._under_way)
         for attempt in withdrawn:
+            if is_unanswered:
+                self._desk.left(attempt.host, now_s)
             self._end(attempt, "withdrawn", now_s)
             self._desk.withdrawn(attempt.host, now_s - attempt.sent_s, now_s)
         return tuple([Withdraw(attempt.number) for attempt in withdrawn])

@@ -186,7 +186,7 @@ class SimLink:
     def close_at_node(self, reason: str) -> None:
         """The node's end closes; the router hears of it after what was sent before."""
         if self.is_open:
-            self.to_router(0, self._down_at_router, reason)
+            self.to_router(0, self._down_at_router, reason, True)
             self.is_open = False
 
     def give_up(self, reason: str) -> None:
@@ -227,11 +227,13 @@ class SimLink:
     def _went_away(self) -> None:
         self.has_gone_away = True
 
-    def _down_at_router(self, reason: str) -> None:
+    def _down_at_router(self, reason: str, is_sudden: bool = False) -> None:
         self.speak()
         if self.is_up:
             self.is_up = False
-            self._keeper.lost(self, LinkLost(f"the link to {self.candidate.peer} ended: {reason}"))
+            error = LinkLost(f"the link to {self.candidate.peer} ended: {reason}")
+            error.is_sudden = is_sudden and not self.has_gone_away
+            self._keeper.lost(self, error)
 
 
 class Keeper:

@@ -16,6 +16,7 @@ from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.gate import Gate
 from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
+from capamesh.router.attempts import Probe as AskForLife
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.model_traffic import Terms
@@ -169,14 +170,19 @@ class SimRouter:
                 self._end(request, OK)
             elif isinstance(action, Failed):
                 self._end(request, action.error.code)
+            elif isinstance(action, AskForLife):
+                self._probe(action.host)
             else:
                 self._withdraw(request, action)
         timer = request.timer
         if request.flight.is_waiting:
             size_bytes = request.kind.size_bytes // 2
             self.balancer.links.add(request, lambda: self._linked(request), size_bytes)
+            if request.flight.awaits_life:
+                self.balancer.lives.add(request, lambda: self._linked(request))
         if request.is_over:
             self.balancer.links.remove(request)
+            self.balancer.lives.remove(request)
             request.exchanges.clear()  # no cycle: what is over is freed at once
             request.timer = None
             if timer is not None:
@@ -343,5 +349,6 @@ class SimRouter:
                 abs(host.rif) for traffic in self.balancer.traffics() for host in traffic.hosts
             ),
             "waiting for a link": len(self.balancer.links),
+            "waiting for a sign of life": len(self.balancer.lives),
             "under way at gates": sum(gate.under_way for gate in self._gates.values()),
         }

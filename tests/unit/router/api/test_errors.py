@@ -35,6 +35,7 @@ STATUSES = {
     "model_failed": 503,
     "link_lost": 502,
     "run_failed": 500,
+    "request_kills": 500,
     "sequence_unknown": 400,
     "sequence_lost": 410,
     "no_candidate": 503,

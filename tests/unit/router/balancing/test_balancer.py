@@ -4,7 +4,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from fleet_fakes import advert, offer
@@ -695,23 +695,18 @@ def test_a_new_link_ends_what_the_loss_of_the_last_began() -> None:
     assert host.candidate.health.may_send(10.3)
 
 
-def test_a_node_is_reborn_when_its_link_is_to_another_process_or_it_does_not_say() -> None:
+def test_a_node_is_alive_after_a_probe_that_was_sent_then_or_a_new_link() -> None:
     world = World("a")
     (host,) = world.hosts
-    link: Any = host.candidate.link
     desk = world.desk()
-    world.balancer.linked(host.candidate, 10.0)
+    assert not desk.is_alive(host, 9.0)
+    world.balancer.probe_answered(host, LOAD, 0.5, 10.0)  # sent at 9.5
+    assert desk.is_alive(host, 9.5)
+    assert not desk.is_alive(host, 9.6)
     world.balancer.linked(host.candidate, 11.0)
+    assert desk.is_alive(host, 10.9)
     assert desk.is_back(host, 10.5)
-    assert not desk.is_reborn(host, 10.0)
-    link.peer_process = b"second"
-    world.balancer.linked(host.candidate, 12.0)
-    assert desk.is_reborn(host, 11.0)
-    assert not desk.is_reborn(host, 12.0)
-    link.peer_process = b""
-    for now_s in (13.0, 14.0):
-        world.balancer.linked(host.candidate, now_s)
-        assert desk.is_reborn(host, now_s - 0.5)
+    assert not desk.is_back(host, 11.0)
 
 
 def test_what_a_node_says_of_its_load_with_a_refusal_is_taken_over() -> None:

@@ -341,6 +341,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of `BufferedProtocol`."""
+        is_sudden = self._end_reason is None and not self._goaway_reason
         if self._end_reason is None:
             self._end_reason = f"the connection was lost: {exc}" if exc else "the peer closed it"
             if self._goaway_reason:
@@ -351,7 +352,7 @@ class Link(asyncio.BufferedProtocol):
         reason = self._end_reason
         if self._timer is not None:
             self._timer.cancel()
-        self._fail_all(self._lost(reason))
+        self._fail_all(self._lost(reason, is_sudden=is_sudden))
         if not self.up.done():
             self.up.set_exception(self._lost(reason))
             self.up.exception()  # whoever dialled may have gone; not reading it is no fault
@@ -530,10 +531,14 @@ class Link(asyncio.BufferedProtocol):
             for stream in list(waiting):
                 asker = waiting.pop(stream, None)  # whoever was told before may have withdrawn it
                 if asker is not None:
-                    asker.failed(LinkLost(lost.message))
+                    told = LinkLost(lost.message)
+                    told.is_sudden = lost.is_sudden
+                    asker.failed(told)
 
-    def _lost(self, reason: str) -> LinkLost:
-        return LinkLost(f"the link to {self._peer_name()} ended: {reason}")
+    def _lost(self, reason: str, *, is_sudden: bool = False) -> LinkLost:
+        error = LinkLost(f"the link to {self._peer_name()} ended: {reason}")
+        error.is_sudden = is_sudden
+        return error
 
     def _peer_name(self) -> str:
         return self.member.peer_id if self.member is not None else "an unverified peer"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from capamesh.router.balancing.link_wait import LinkWait
 from capamesh.router.balancing.model_traffic import ModelTraffic, Terms, not_hosted
 from capamesh.router.balancing.troubles import Troubles, Verdict
+from capamesh.router.resilience.deaths import Deaths
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class Balancer:
         self._traffic: dict[tuple[ModelName, ModelVersion], ModelTraffic] = {}
         self._troubles = Troubles()
         self.links = LinkWait()
+        """Who waits for a link, or for news of what a process died of."""
+        self.lives = LinkWait()
+        """Who waits for a sign of life."""
+        self.deaths = Deaths(self.links.linked)
 
     def __repr__(self) -> str:
         return f"Balancer({len(self._traffic)} models in use, {self._troubles!r})"
@@ -68,6 +73,8 @@ class Balancer:
                 chance=self._chance,
                 troubles=self._troubles,
                 links=self.links,
+                lives=self.lives,
+                deaths=self.deaths,
             )
         return traffic
 
@@ -89,6 +96,7 @@ class Balancer:
     def probe_answered(self, host: Host, load: LoadReport, rtt_s: float, now_s: float) -> None:
         """A probe of `host`, whoever wanted it, was answered after `rtt_s`: also a sign of life."""
         candidate = host.candidate
+        candidate.alive_s = max(candidate.alive_s, now_s - rtt_s)
         candidate.network.round_trip(rtt_s)
         candidate.health.probed(now_s)
         host.health.probed(now_s)
@@ -97,6 +105,7 @@ class Balancer:
             traffic.told(host, load, now_s)
         elif not host.is_gone:
             host.told(load, now_s)  # for the model's first request
+        self.lives.linked()
 
     def probe_failed(self, host: Host, now_s: float) -> None:
         """A probe of `host` was not answered in time, or could not be sent.
@@ -117,6 +126,7 @@ class Balancer:
         process = candidate.link.peer_process if candidate.link is not None else b""
         if not process or process != candidate.process:
             candidate.process, candidate.process_s = process, now_s
+        self.deaths.linked(candidate)
         candidate.health.probed(now_s)
         self.links.linked()
 

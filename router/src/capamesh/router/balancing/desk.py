@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
 from capamesh.router.balancing.explanation import Explanation, explained
+from capamesh.router.fitting import usual_size_bytes
+from capamesh.router.resilience.deaths import Stand, Suspicion
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.model_traffic import ModelTraffic
     from capamesh.router.policies.seam import Policy, RequestShape
     from capamesh.router.versions import Versions
+
+
+FAR_ABOVE = 64
+"""A request of so many times the bytes of the model's best batch is not asked again after its worker ended (guess: no
+batch grows so large by growing usual)."""
 
 
 class TrafficDesk:
@@ -36,6 +43,7 @@ class TrafficDesk:
         "_rules",
         "_shape",
         "_trial",
+        "_suspicion",
         "_versions",
         "chosen",
         "traffic",
@@ -63,6 +71,8 @@ class TrafficDesk:
         self._shape = shape
         self.chosen: tuple[Host, ...] = ()
         """Who was asked, in that order."""
+        self._suspicion: Suspicion | None = None
+        """None: no process has ended while it ran this request."""
         self._is_extra = False
         self._is_settled = False
         """Whether the version was chosen some time ago: whoever made this desk has just done so."""
@@ -140,6 +150,8 @@ class TrafficDesk:
         host.rif -= 1
         self._of(host).answered(host, load, elapsed_s, at_node_s, size_bytes, now_s)
         host.candidate.ended()
+        if self._suspicion is not None:
+            self.traffic.deaths.answered(self._suspicion)
 
     def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
         """Part of `attempts.Desk`."""
@@ -171,20 +183,43 @@ class TrafficDesk:
         """Part of `attempts.Desk`."""
         return self._of(host).is_ample(host, remaining_s)
 
+    def died(self, host: Host, now_s: float) -> None:
+        """Part of `attempts.Desk`."""
+        if self._suspicion is None:
+            self._suspicion = Suspicion()
+        self.traffic.deaths.died(host.candidate, self._suspicion, now_s)
+
+    def stand(self, *, is_final: bool = False) -> Stand:
+        """Part of `attempts.Desk`."""
+        suspicion = self._suspicion
+        if suspicion is None:
+            return Stand.FREE
+        return self.traffic.deaths.stand(suspicion, is_final=is_final)
+
+    def is_far_above_usual(self, host: Host) -> bool:
+        """Part of `attempts.Desk`."""
+        usual_bytes = usual_size_bytes(host.offer)
+        return 0 < usual_bytes * FAR_ABOVE < self._shape.size_bytes
+
+    def ended(self, *, is_guilty: bool) -> None:
+        """Part of `attempts.Desk`."""
+        suspicion = self._suspicion
+        if suspicion is not None:
+            deaths = self.traffic.deaths
+            (deaths.convicted if is_guilty else deaths.gave_up)(suspicion)
+
+    def left(self, host: Host, now_s: float) -> None:
+        """Part of `attempts.Desk`."""
+        host.candidate.left_s = now_s
+
+    def is_alive(self, host: Host, since_s: float) -> bool:
+        """Part of `attempts.Desk`."""
+        candidate = host.candidate
+        return candidate.alive_s >= since_s or candidate.linked_s > since_s
+
     def is_back(self, host: Host, since_s: float) -> bool:
         """Part of `attempts.Desk`."""
         return host.candidate.linked_s > since_s
-
-    def is_reborn(self, host: Host, since_s: float) -> bool:
-        """Part of `attempts.Desk`."""
-        return host.candidate.process_s > since_s
-
-    def is_heir(self, host: Host, of: Host, since_s: float) -> bool:
-        """Part of `attempts.Desk`."""
-        new, old = host.candidate, of.candidate
-        if new.peer != old.peer or new.process_s <= since_s:
-            return False
-        return not new.process or new.process != old.process  # else it has only dialled in anew
 
     def wait_until_s(self, asked: Collection[Host], now_s: float) -> float:
         """Part of `attempts.Desk`."""

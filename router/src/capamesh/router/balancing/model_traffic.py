@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.link_wait import LinkWait
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.policies.seam import Policy, RequestShape
+    from capamesh.router.resilience.deaths import Deaths
     from capamesh.router.versions import Versions
 
 DRAINING_S = 1.0
@@ -106,10 +107,12 @@ class ModelTraffic:
         "_sender",
         "_troubles",
         "budget",
+        "deaths",
         "draw",
         "hedging",
         "is_full",
         "links",
+        "lives",
         "model",
         "on_refused",
         "policy",
@@ -129,12 +132,16 @@ class ModelTraffic:
         chance: random.Random,
         troubles: Troubles,
         links: LinkWait,
+        lives: LinkWait,
+        deaths: Deaths,
     ) -> None:
         self._fleet = fleet
         self.model = model
         self.version = version
         self.terms = terms
         self.links = links
+        self.lives = lives
+        self.deaths = deaths
         self._make_policy = make_policy
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(terms.policy)
