@@ -37,7 +37,7 @@ from capamesh.router import service
 from capamesh.router.api.exchange import Asking
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.resilience.health import CircuitState
-from capamesh.router.service import Router
+from capamesh.router.service import LAST_FLEET_FILE, Router
 from capamesh.router.settings import RouterSettings
 
 
@@ -398,3 +398,79 @@ def test_a_request_that_the_rules_keep_from_every_node_is_not_told_to_come_again
     error = router._inference.nobody(asking, NoCandidate("nobody can be reached"))
     assert isinstance(error, NobodyFits)
     assert "(1 of 1: region unknown is not eu)" in error.message
+
+
+# the last fleet
+
+
+def restart(
+    folder: Path, router: Router, edit: Callable[[bytes], bytes] = bytes
+) -> tuple[Router, Log]:
+    """Return another router on the folder, which has read the fleet that the first one kept."""
+    router._write_fleet(edit(router._last_fleet.encode(time.time_ns() // 10**6)))
+    again, log = make_router(folder)
+    again._pool.keep = lambda _: None  # type: ignore[method-assign]  # it has no loop to dial in
+    again._restore()
+    return again, log
+
+
+def test_a_router_that_starts_again_knows_the_fleet_that_it_knew_last(tmp_path: Path) -> None:
+    router, _ = make_router(tmp_path)
+    member = Membership.join(Identity.generate(), invite(Role.NODE), NOW)
+    numbers = SequenceSource(time.time_ns())
+    peer = says(router, member, 1, numbers.next())
+    gone = heard(router, invite(Role.NODE), 2)
+    router._apply(router._hearing.expel(PeerId(gone), router._now()))
+    again, log = restart(tmp_path, router)
+    assert list(again._fleet.adverts) == [peer]
+    assert [each.address for each in again._fleet.candidates()] == ["127.0.0.1:1"]
+    assert log.of("last_fleet_restored") == [{"nodes": 1}]
+    says(again, member, 3, numbers.next())
+    assert [each.address for each in again._fleet.candidates()] == ["127.0.0.1:3"]
+
+
+def test_a_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    router, _ = make_router(tmp_path)
+    token = invite(Role.NODE)
+    peer = heard(router, token, 1)
+    other = heard(router, invite(Role.NODE), 2)
+    kept = router._last_fleet.encode(time.time_ns() // 10**6)
+    now = dt.datetime.now(dt.UTC)
+    empty = RevocationList.empty(OWNER.network_id)
+    router._revoke(OWNER.revoke(empty, peers=[PeerId(peer)], now=now).encode())
+    again, log = restart(tmp_path, router, lambda _: kept)
+    assert list(again._fleet.adverts) == [other]
+    assert log.of("last_fleet_member_refused") == [{"reason": "membership"}]
+
+
+@pytest.mark.parametrize("damage", ["none", "junk", "cut", "forged"])
+def test_a_last_fleet_that_is_damaged_is_a_warning_and_no_more(tmp_path: Path, damage: str) -> None:
+    router, _ = make_router(tmp_path)
+    heard(router, invite(Role.NODE), 1)
+
+    def edit(kept: bytes) -> bytes:
+        changed = bytearray(kept)
+        changed[-1] ^= 1
+        return {"junk": b"junk", "cut": kept[:-1], "forged": bytes(changed)}.get(damage, kept)
+
+    again, log = restart(tmp_path, router, edit)
+    if damage == "none":
+        (tmp_path / LAST_FLEET_FILE).unlink()
+        again._restore()
+        assert log.of("last_fleet_not_used") == []
+        assert len(again._fleet.adverts) == 1
+        return
+    assert list(again._fleet.adverts) == []
+    is_read = damage == "forged"
+    assert len(log.of("last_fleet_not_used")) == (not is_read)
+    assert len(log.of("last_fleet_member_refused")) == is_read
+
+
+def test_a_disk_that_refuses_the_last_fleet_is_told_of_once(tmp_path: Path) -> None:
+    router, log = make_router(tmp_path)
+    (tmp_path / LAST_FLEET_FILE).mkdir()
+    for _ in range(3):
+        router._write_fleet(b"x")
+    assert len(log.of("last_fleet_not_kept")) == 1

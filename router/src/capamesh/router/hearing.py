@@ -81,6 +81,19 @@ class Hearing:
             changes = self.members.heard_goodbye(peer, envelope.sequence, now.mesh_s)
         return peer, self._settled(changes)
 
+    def restored(self, raw: bytes, now: Now) -> tuple[PeerId, list[Change]]:
+        """Return likewise what an advert tells that this router heard before it was started anew.
+
+        Its signature, its sender's membership and its place are checked as ever, its age is not, and it says nothing of
+        the time. Raises `AdvertRejected`.
+        """
+        membership_ms = self.clock.membership_ms(now.wall_ms, now.steady_s)
+        envelope = open_envelope(raw, self._trust, membership_ms, is_time_checked=False)
+        changes: list[Change] = []
+        if envelope.kind == KIND_ADVERT:
+            changes = self._heard_advert(envelope, now)
+        return envelope.sender.peer_id, self._settled(changes)
+
     def tick(self, now: Now, is_linked: Callable[[PeerId], bool]) -> list[Change]:
         """Return who is newly suspected or gone. A member that answers on a link is neither, however silent its adverts."""
         return self._settled(self.members.tick(now.mesh_s, is_linked))

@@ -47,6 +47,7 @@ from capamesh.protocol.outward import (
     reachable_multiaddr,
     require_free,
 )
+from capamesh.protocol.private_files import replace_public
 from capamesh.protocol.reach import Inside, innermost_to_dial, inside_named, inside_of
 from capamesh.protocol.token_file import token_file_of
 from capamesh.router.api.application import OpenRequests, make_application, make_runner
@@ -63,6 +64,7 @@ from capamesh.router.front.front import Front
 from capamesh.router.front.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.hearing import Hearing, Now
 from capamesh.router.holds import Holds
+from capamesh.router.last_fleet import LastFleet, decode
 from capamesh.router.link_pool import LinkPool
 from capamesh.router.mesh_clock import MeshClock
 from capamesh.router.node_addresses import addresses_within
@@ -93,6 +95,11 @@ REPROBE_EVERY_S = 0.05
 """How often those that failed may be asked for a sign of life (guess: the first is due after as long)."""
 JUDGE_EVERY_S = 1.0
 """How often hosts are compared with one another (guess: half the time in which an outlier is found)."""
+LAST_FLEET_FILE = "fleet.bin"
+KEEP_FLEET_S = 1.0
+"""How soon a change of the fleet is written down (guess: nodes come and go seldom, and a second of it is heard anew)."""
+RENEW_FLEET_S = 300.0
+"""How often it is written though nothing has changed, so that its age tells how long this router was away (guess)."""
 TICK_S = 0.5
 """How exactly a member's silence is noticed (guess: 2 % of the silence that is borne)."""
 
@@ -231,6 +238,8 @@ class Router:
             redial_s=self._pool.redial_s,
             shut_out=lambda: self._shut_out,
         )
+        self._last_fleet = LastFleet()
+        self._is_fleet_unkept = False
         self._link_address = ""
         self._has_links = asyncio.Event()
         self._requests = OpenRequests()
@@ -263,6 +272,7 @@ class Router:
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
+        self._restore()
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
@@ -276,6 +286,7 @@ class Router:
                     tasks.create_task(self._announce()),
                     tasks.create_task(self._watch()),
                     tasks.create_task(self._beat()),
+                    tasks.create_task(self._keep_fleet()),
                 ]
                 await self._has_links.wait()
                 await self._serve_http(front)
@@ -520,8 +531,58 @@ class Router:
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return
         self._apply(changes)
+        if peer in self._hearing.members:
+            self._last_fleet.heard(peer, raw, is_news=bool(changes))
         for candidate in self._fleet.candidates_of(peer):
             self._pool.hurry(candidate, is_changed=bool(changes))
+
+    # the last fleet
+
+    def _restore(self) -> None:
+        """Take over the fleet that was known when this router ended, as far as its file is there and believable."""
+        file = self._settings.data_folder / LAST_FLEET_FILE
+        try:
+            envelopes = decode(file.read_bytes(), time.time_ns() // 1_000_000)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            self._log.warning("last_fleet_not_used", file=str(file), error=str(error))
+            return
+        for raw in envelopes:
+            try:
+                peer, changes = self._hearing.restored(raw, self._now())
+            except AdvertRejected as error:
+                self._log.info("last_fleet_member_refused", reason=error.reason)
+                continue
+            self._apply(changes)
+            if peer in self._hearing.members:
+                self._last_fleet.heard(peer, raw, is_news=False)
+        self._last_fleet.is_changed = False
+        self._log.info("last_fleet_restored", nodes=len(self._last_fleet))
+
+    async def _keep_fleet(self) -> None:
+        """Write the fleet down soon after it has changed, now and then, and once more at the end."""
+        written_s = time.monotonic()
+        try:
+            while True:
+                await asyncio.sleep(KEEP_FLEET_S)
+                is_due = time.monotonic() - written_s >= RENEW_FLEET_S
+                if self._last_fleet.is_changed or is_due:
+                    written_s = time.monotonic()
+                    data = self._last_fleet.encode(time.time_ns() // 1_000_000)
+                    await asyncio.to_thread(self._write_fleet, data)
+        finally:
+            self._write_fleet(self._last_fleet.encode(time.time_ns() // 1_000_000))
+
+    def _write_fleet(self, data: bytes) -> None:
+        try:
+            replace_public(self._settings.data_folder / LAST_FLEET_FILE, data)
+        except ConfigError as error:  # a full disk: it will only start a little slower
+            if not self._is_fleet_unkept:
+                self._log.warning("last_fleet_not_kept", error=error.message)
+            self._is_fleet_unkept = True
+        else:
+            self._is_fleet_unkept = False
 
     def _apply(self, changes: list[Change]) -> None:
         self._owners.take(changes)
@@ -532,6 +593,7 @@ class Router:
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
+                    self._last_fleet.left(peer)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
                     self._holds.apply(self._fleet, advert.peer, time.monotonic())
