@@ -187,6 +187,7 @@ class Attempt:
         "end",
         "ended_s",
         "host",
+        "is_death",
         "is_silent",
         "is_unsent",
         "judged_s",
@@ -204,6 +205,8 @@ class Attempt:
         self.silent_s = silent_s
         """When its silence is a fault."""
         self.is_silent = False
+        self.is_death = False
+        """Whether its process ended while it ran it, as it seems."""
         self.is_unsent = False
         """Whether no byte of it left."""
         self.end: CapameshError | str = "under way"

@@ -155,7 +155,7 @@ class Flight:
         self._life_s = math.inf
         """How long that is waited for."""
         self._replaced = 0
-        """Attempts whose link ended for silence that do not count as runs any more."""
+        """Attempts that do not count as runs any more: their process was silent, or had ended before."""
         self._hedge_s = math.inf
         self._due_s = math.inf
 
@@ -331,11 +331,18 @@ class Flight:
     def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
         """Note whether its process may have ended with the link, or was silent for long, which is no run that counts."""
         if error.is_sudden:
-            self._lost_s = now_s
+            # without a sign of life since the last death it may have ended with that, before it was asked
+            last_s, self._lost_s = self._lost_s, now_s
+            is_counted = last_s == -math.inf or self._desk.is_alive(it.host, last_s)
+            is_run = is_counted or it.sent_s < last_s
             self._life_s = math.inf
             self._may_hedge = False
-            self._desk.died(it.host, now_s)
-        elif it.is_silent and not self._replaced:
+            if is_counted:
+                self._desk.died(it.host, now_s)
+                it.is_death = True
+        else:
+            is_run = not it.is_silent
+        if not is_run and not self._replaced:
             self._replaced = 1
             self._runs -= 1
 
@@ -529,13 +536,7 @@ class Flight:
 
     def _is_too_large(self) -> bool:
         """Whether a process has died of it that may have died of its size."""
-        return any(
-            isinstance(it.end, LinkLost)
-            and it.end.is_sudden
-            and not it.is_unsent
-            and self._desk.is_far_above_usual(it.host)
-            for it in self._attempts
-        )
+        return any(it.is_death and self._desk.is_far_above_usual(it.host) for it in self._attempts)
 
     def _blamed(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
         """Return what to tell: that it is the request that ends processes, if so; else `error`."""
