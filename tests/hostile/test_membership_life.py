@@ -59,7 +59,7 @@ async def test_members_are_renewed_and_their_owners_key_changed_while_requests_g
         async with honest(network) as seen:
             network.renew(SHORT_S)
             for member in network.members:
-                await member.until(lambda status: status["expires_in_s"] <= SHORT_S, "short")
+                await member.until(lambda status: status.get("expires_in_s", 0) <= SHORT_S, "short")
             ends_at = max(
                 dt.datetime.fromisoformat(member.status()["expires_at"])
                 for member in network.members
@@ -71,11 +71,13 @@ async def test_members_are_renewed_and_their_owners_key_changed_while_requests_g
             first.give(
                 network.token(first.role, LONG_S)
             )  # of the new key, beside all others of the old one
-            await first.until(lambda status: status["expires_in_s"] > SHORT_S, "renewed")
+            await first.until(lambda status: status.get("expires_in_s", 0) > SHORT_S, "renewed")
             await asyncio.sleep(1)
             for member in others:
                 member.give(network.token(member.role, LONG_S))
-                await member.until(lambda status: status["expires_in_s"] > SHORT_S, "renewed")
+                await member.until(
+                    lambda status: status.get("expires_in_s", 0) > SHORT_S, "renewed"
+                )
             await until(ends_at + dt.timedelta(seconds=1))
             # the old key is retired: every link is looked at again, long before it would be by itself
             network.list = network.owner.revoke(
@@ -83,7 +85,7 @@ async def test_members_are_renewed_and_their_owners_key_changed_while_requests_g
             )
             await network.tell()
             for member in network.members:
-                await member.until(lambda status: status["revocations_version"] == 2, "told")
+                await member.until(lambda status: status.get("revocations_version") == 2, "told")
             await asyncio.sleep(1)
         for member in network.members:
             await member.until_state("ready")
@@ -186,13 +188,13 @@ async def test_a_member_with_damaged_files_starts_and_has_them_again(
         await network.start(LONG_S)
         (node,) = network.nodes
         await network.revoke(Identity.generate().peer_id)
-        await node.until(lambda status: status["revocations_version"] == 1, "told")
+        await node.until(lambda status: status.get("revocations_version") == 1, "told")
         await node.stop()
         names = ("revocations.bin", "network.pem", "bootstrap.json")
         for name in names:
             (node.data / name).write_bytes(b"junk")
         await node.start()
-        await node.until(lambda status: status["revocations_version"] == 1, "told again")
+        await node.until(lambda status: status.get("revocations_version") == 1, "told again")
         await node.until_state("ready")
         assert (await network.ask())[0] == 200
         for name in names:
