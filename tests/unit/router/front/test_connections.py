@@ -90,7 +90,7 @@ def test_a_proxy_that_is_no_address_is_refused_by_its_text() -> None:
 def test_limits_come_of_the_machine_unless_they_are_given(tmp_path: object) -> None:
     mib = 2**20
     given = limits_of(64 * mib, body_bytes=300 * mib, connections=100, connections_per_site=200)
-    assert (given.body_bytes, given.arriving_bytes) == (300 * mib, 128 * mib)
+    assert (given.body_bytes, given.arriving_bytes) == (300 * mib, 64 * mib)
     assert (given.connections, given.connections_per_site) == (100, 100)
     small = limits_of(64 * mib, body_bytes=mib)
     assert (small.body_bytes, small.arriving_bytes) == (128 * mib, 64 * mib)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHUTDOWN_S = 1.0
 """For connections that are left after the requests under way are answered."""
+READ_BYTES = 16 * 1024
+"""Twice that, and a read, is kept of a body that nobody reads, or waits for room (guess: a thousand such are 100 MB)."""
 FOREVER_S = 1e9
 """How long aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
 
@@ -126,6 +128,7 @@ def make_runner(application: web.Application) -> web.AppRunner:
         application,
         access_log=None,
         auto_decompress=False,  # see `bodies`
+        read_bufsize=READ_BYTES,
         logger=logger,
         handler_cancellation=True,
         keepalive_timeout=FOREVER_S,

@@ -12,7 +12,7 @@ SITE_PREFIX: Final = 64
 """An IPv6 client has that many bits of an address to itself: what its provider gives a single house (RFC 6177)."""
 
 LINE_UP_S: Final = 0.25
-"""How often it is looked anew who has been idle for longest (measured: 1 ms for 4,096)."""
+"""How long nobody is looked for again where nobody was idle (measured: to look costs 1 ms for 4,096)."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -60,7 +60,7 @@ class Connections:
         self._line: list[Connection] = []
         """Who goes next, last first, of those in `_lined_up`."""
         self._lined_up: dict[Connection, None] | None = None
-        self._lined_up_s = 0.0
+        self._none_until_s = 0.0
         self.turned_away = 0
         self.hung_up = 0
         """How many were closed for others."""
@@ -97,19 +97,29 @@ class Connections:
 
     def _spare(self, among: dict[Connection, None], now_s: float) -> bool:
         """Close the one among them that has been idle for longest; return whether there was one."""
-        if self._lined_up is not among or now_s >= self._lined_up_s + LINE_UP_S:
-            self._lined_up, self._lined_up_s = among, now_s
-            idle = [connection for connection in among if connection.is_dispensable]
-            idle.sort(key=lambda connection: connection.used_s, reverse=True)
-            self._line = idle
-        while self._line:
-            longest = self._line.pop()
-            if longest in among and longest.is_dispensable:
-                self.hung_up += 1
-                self.closed(longest)
-                longest.hang_up()
-                return True
+        if self._lined_up is not among:
+            self._line = []
+        elif not self._line and now_s < self._none_until_s:
+            return False
+        for _ in range(2):
+            while self._line:
+                longest = self._line.pop()
+                if longest in among and longest.is_dispensable:
+                    self.hung_up += 1
+                    self.closed(longest)
+                    longest.hang_up()
+                    return True
+            self._line_up(among)
+        self._none_until_s = now_s + LINE_UP_S
         return False
+
+    def _line_up(self, among: dict[Connection, None]) -> None:
+        """Line up the half that has been idle for longest: who has just come has a moment to say what it wants."""
+        self._lined_up = among
+        idle = [connection for connection in among if connection.is_dispensable]
+        idle.sort(key=lambda connection: connection.used_s)
+        self._line = idle[: (len(idle) + 1) // 2]
+        self._line.reverse()
 
     def _is_trusted(self, site: str) -> bool:
         try:

@@ -15,7 +15,7 @@ from capamesh.router.front.connections import Network
 MIB: Final = 2**20
 MEMORY_SHARE: Final = 8
 """Bodies have one part in so many of the memory: 128 MiB of 1 GiB (guess: a router itself has 90 MB)."""
-MOST_ARRIVING_BYTES: Final = 128 * MIB
+MOST_ARRIVING_BYTES: Final = 64 * MIB
 """Of bodies that are still arriving, and of no more than half of all (guess): what strangers can have for nothing."""
 USUAL_CONNECTIONS: Final = 4096
 """Guess: some 20 KB each, with what the kernel has for it."""
