@@ -48,7 +48,7 @@ def _publish(spec: Mapping[str, Any]) -> None:
     """Be the process."""
     sys.path.insert(0, str(ROOT / "integration" / "mesh"))
     import trio  # noqa: PLC0415 - only the process needs it
-    from attacker import Attacker  # noqa: PLC0415 - it is in the folder that was just added
+    from attacker import MESHSUB, Attacker, varint  # noqa: PLC0415 - it is in the folder that was just added
     from libp2p.crypto.ed25519 import create_new_key_pair  # noqa: PLC0415 - as above
     from libp2p.peer.id import ID  # noqa: PLC0415 - as above
     from libp2p.pubsub.pb import rpc_pb2  # noqa: PLC0415 - as above
@@ -141,13 +141,15 @@ def _publish(spec: Mapping[str, Any]) -> None:
         )
         async with attacker.host.run([]):
             await attacker.connect()
+            stream = await attacker.stream(MESHSUB)  # one: a peer has few
             counter = 0
             while True:
                 counter += 1
                 for start in range(0, len(members), MESSAGES_AN_RPC):
                     some = range(start, min(start + MESSAGES_AN_RPC, len(members)))
-                    await attacker.connect()
-                    await attacker.send_rpc(*(message(number, counter) for number in some))
+                    rpc = rpc_pb2.RPC(publish=[message(number, counter) for number in some])
+                    body = rpc.SerializeToString()
+                    await stream.write(varint(len(body)) + body)
                 if counter == 1:
                     sys.stdout.write(f"{len(members)}\n")
                     sys.stdout.flush()
