@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fleet_fakes import advert, offer
 
-from capamesh.protocol.adverts import ModelState, NodeAdvert
+from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence
 from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoCandidate
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -88,6 +90,27 @@ def test_a_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> Non
     assert type(not_hosted(view, M, V1)) is NoCandidate
     view.apply([Joined(advert("C", models=[offer("n")]))])
     assert type(not_hosted(view, M, V1)) is ModelNotFound
+
+
+def test_what_a_node_that_is_there_removes_is_not_found_at_once() -> None:
+    before = advert("A", "a:1", models=[offer(), offer("n")])
+    view = view_of(before)
+    removed = advert("A", "a:1", models=[offer("n")], counter=2)
+    view.apply([Changed(removed, before)])
+    assert type(not_hosted(view, M, ANY)) is ModelNotFound
+    assert repr(view.absent) == "AbsentModels(0 not ready, 0 left of late)"
+
+
+def test_what_a_node_that_drains_or_has_just_started_does_not_speak_of_may_be_back() -> None:
+    before = advert("A", "a:1", models=[offer(), offer("n")])
+    for after in (
+        replace(advert("A", "a:1", models=[offer("n")], counter=2), is_draining=True),
+        replace(advert("A", "a:1", models=[offer("n")]), sequence=Sequence(2_000, 1)),
+    ):
+        assert after.sequence.boot_ns != before.sequence.boot_ns or after.is_draining
+        view = view_of(before)
+        view.apply([Changed(after, before)])
+        assert type(not_hosted(view, M, ANY)) is ModelUnavailable
 
 
 def test_what_is_known_of_those_that_left_is_bounded() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import linked, offer
+from fleet_fakes import in_virtual_time, linked, offer
 
 from capamesh.protocol import outward
 from capamesh.protocol.adverts import (
@@ -474,3 +474,24 @@ def test_a_disk_that_refuses_the_last_fleet_is_told_of_once(tmp_path: Path) -> N
     for _ in range(3):
         router._write_fleet(b"x")
     assert len(log.of("last_fleet_not_kept")) == 1
+
+
+@in_virtual_time
+async def test_a_member_that_comes_and_goes_has_the_last_fleet_written_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, _ = make_router(tmp_path)
+    loop, written_s = asyncio.get_running_loop(), list[float]()
+    monkeypatch.setattr(router, "_write_fleet", lambda _: written_s.append(loop.time()))
+
+    async def at_once(function: Callable[[bytes], None], data: bytes) -> None:
+        function(data)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    keeping = asyncio.create_task(router._keep_fleet())
+    for _ in range(60):
+        router._last_fleet.is_changed = True
+        await asyncio.sleep(0.5)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert written_s == [1.0, 11.0, 21.0, 30.0]  # the last as it ends

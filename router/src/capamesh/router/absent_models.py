@@ -1,7 +1,7 @@
 """What is known of models that no node has ready: in which state they are, or that they were here of late. Pure.
 
-So that a caller is told "come again" of what loads, restarts or has just left, "it failed, and why" of what failed,
-and "not found" only of what nobody knows.
+So that a caller is told "come again" of what loads, restarts or has just left with its node, "it failed, and why" of
+what failed, and "not found" only of what nobody knows, or what a node that is there has removed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,15 @@ class AbsentModels:
         offers: Iterable[ModelOffer],
         before: Collection[_Key],
         ready: Collection[_Key],
+        *,
+        is_back: bool,
     ) -> None:
-        """Take over what a node says: all that it `offers`, and what of it counts as ready, before and now."""
+        """Take over what a node says: all that it `offers`, and what of it counts as ready, before and now.
+
+        `is_back`: what it has no more may be back with it, since it has left or just started; else it was removed.
+        """
         for key in before:
-            if key not in ready:
+            if is_back and key not in ready:
                 self._lately[key] = None
                 self._lately.move_to_end(key)
                 if len(self._lately) > MAX_LATELY:

@@ -245,6 +245,11 @@ class FleetView:
 
     def _heard(self, advert: NodeAdvert) -> None:
         peer = advert.peer
+        known_advert = self._adverts.get(peer)
+        # a node that was killed says at first what it has found by then
+        is_restarted = (
+            known_advert is not None and known_advert.sequence.boot_ns != advert.sequence.boot_ns
+        )
         self._adverts[peer] = advert
         known = self._dialled.setdefault(peer, {})
         dialled = self._address_rule(advert)
@@ -259,7 +264,7 @@ class FleetView:
             self._on_new(known[address])
         for candidate in self.candidates_of(peer):
             candidate.is_draining = advert.is_draining
-        self._index(peer, gone=gone)
+        self._index(peer, gone=gone, is_restarted=is_restarted)
         for candidate in gone:
             self._on_gone(candidate)
 
@@ -278,8 +283,13 @@ class FleetView:
 
     # the index: one node's part at a time, since a fleet's nodes change one by one
 
-    def _index(self, peer: PeerId, *, gone: Iterable[Candidate] = ()) -> None:
-        """Bring one node's hosts in line with its advert and candidates; `gone` it has no more."""
+    def _index(
+        self, peer: PeerId, *, gone: Iterable[Candidate] = (), is_restarted: bool = False
+    ) -> None:
+        """Bring one node's hosts in line with its advert and candidates; `gone` it has no more.
+
+        `is_restarted`: the advert is the first since its node was started anew.
+        """
         advert = self._adverts.get(peer)
         before = self._ready.get(peer, {})
         ready: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
@@ -297,7 +307,8 @@ class FleetView:
                 away.add(key)
             else:
                 absent.append(offer)
-        self.absent.heard(peer, absent, before, ready)
+        is_back = advert is None or advert.is_draining or is_restarted
+        self.absent.heard(peer, absent, before, ready, is_back=is_back)
         candidates = self.candidates_of(peer)
         for key in before.keys() - ready.keys():
             hosted = self._models[key[0]][key[1]]

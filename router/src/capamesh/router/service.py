@@ -98,6 +98,8 @@ JUDGE_EVERY_S = 1.0
 LAST_FLEET_FILE = "fleet.bin"
 KEEP_FLEET_S = 1.0
 """How soon a change of the fleet is written down (guess: nodes come and go seldom, and a second of it is heard anew)."""
+FLEET_EVERY_S = 10.0
+"""How often it is written at most, whatever changes (guess: a member that comes and goes must not wear the disk)."""
 RENEW_FLEET_S = 300.0
 """How often it is written though nothing has changed, so that its age tells how long this router was away (guess)."""
 TICK_S = 0.5
@@ -562,12 +564,15 @@ class Router:
 
     async def _keep_fleet(self) -> None:
         """Write the fleet down soon after it has changed, now and then, and once more at the end."""
+        rest_s = KEEP_FLEET_S
         written_s = time.monotonic()
         try:
             while True:
-                await asyncio.sleep(KEEP_FLEET_S)
+                await asyncio.sleep(rest_s)
+                rest_s = KEEP_FLEET_S
                 is_due = time.monotonic() - written_s >= RENEW_FLEET_S
                 if self._last_fleet.is_changed or is_due:
+                    rest_s = FLEET_EVERY_S
                     written_s = time.monotonic()
                     data = self._last_fleet.encode(time.time_ns() // 1_000_000)
                     await asyncio.to_thread(self._write_fleet, data)

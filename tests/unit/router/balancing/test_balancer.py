@@ -425,6 +425,30 @@ def test_who_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> No
     assert (host.rif, host.candidate.rif) == (0, 0)
 
 
+def test_only_an_opinion_that_was_taken_is_given_back() -> None:
+    world = World("ab")
+    host, other = world.hosts
+    error, opinions = InvalidRequest("odd shape"), world.traffic._opinions
+    for at in range(3):
+        assert opinions.try_take(10.0), at
+    for _ in range(
+        5
+    ):  # a hedge has answered what the first refused: nobody was asked for an opinion
+        desk = world.sent(host)
+        desk.failed(host, error, 0.001, 10.0)
+        desk.refuted(host, other, error, 0.001, 10.0)
+    assert repr(opinions) == "Opinions(47.0 left)"
+    host.health.probed(10.0)
+    for refuted_s, left in ((10.0, "47.0"), (-1e6, "46.0")):  # doubted, then believed
+        host.refuted_s = refuted_s
+        desk = world.sent(host)
+        desk.failed(host, error, 0.001, 10.0)
+        assert desk.second(host, {host}, 10.0) is other
+        assert repr(opinions) == f"Opinions({left} left)"
+        desk.refuted(host, other, error, 0.001, 10.0)
+        assert repr(opinions) == "Opinions(47.0 left)"
+
+
 def test_what_is_wrong_for_one_version_may_be_right_for_another() -> None:
     world = World("a")
     world.join("b", version="2")

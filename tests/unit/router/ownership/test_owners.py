@@ -252,8 +252,30 @@ def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None
     fleet.settle()
     assert fleet.served() == "b"
     fleet.owners.take_publishers((ALICE.peer_id,), fleet.now_s)
-    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")  # its next advert
-    assert fleet.served() == "a"
+    assert fleet.served() == "a"  # though no node says anything anew
+    fleet.leaves("A")
+    fleet.owners.take_publishers((), fleet.now_s)
+    assert fleet.served() == "a"  # as it was pinned
+    assert fleet.owners._signed == {}
+
+
+def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", at("1", "a", signed_by=ALICE))
+    fleet.hosts("B", at("1", "a", signed_by=ALICE), at("2", "b"))
+    fleet.settle()
+    fleet.rules = OwnerRules(publishers=frozenset({ALICE.peer_id}))
+    fleet.owners.take_rules(fleet.now_s)
+    assert (fleet.served(), fleet.served("2")) == ("a", "-")
+    (shown, _) = fleet.owners.described()
+    assert (shown["why"], shown["publisher"], shown["standing"]) == (
+        "signed",
+        ALICE.peer_id,
+        "trusted",
+    )
+    fleet.rules = OwnerRules(publishers=frozenset({MALLORY.peer_id}))
+    fleet.owners.take_rules(fleet.now_s)
+    assert fleet.served() == "-"
 
 
 def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
@@ -432,14 +454,36 @@ def test_one_invite_can_bring_so_many_versions_and_others_are_unhurt(
     assert len(fleet.owners.pins()) == 6
 
 
-def test_a_flood_of_digests_is_told_so_often_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owners_module, "MAX_OF_INVITE", 5)
+    searches: list[str] = []
+    has_room = Owners._has_room
+
+    def counted(owners: Owners, invite: str) -> bool:
+        found = has_room(owners, invite)
+        if not found:
+            searches.append(invite)
+        return found
+
+    monkeypatch.setattr(Owners, "_has_room", counted)
+    fleet = Fleet()
+    for letter in "bc":
+        fleet.hosts("X", *(at(str(number), letter) for number in range(2, 1000)), invite="evil")
+    assert searches == ["evil"] * 2
+    fleet.hosts("A", at("1", "a"), invite="honest")
+    assert fleet.served() == "a"
+
+
+def test_a_flood_of_digests_is_told_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owners_module, "MAX_NEWS", 3)
     fleet = Fleet()
     fleet.hosts("A", at("1", "a"))
     for letter in "bcdef":
         fleet.hosts("X", at("1", letter))
     assert fleet.news() == ["model_digest_ignored"] * 3
-    assert fleet.owners.unheard_news == 2
+    assert fleet.news() == []
 
 
 def test_what_is_open_is_decided_in_turns_and_nothing_is_forgotten(

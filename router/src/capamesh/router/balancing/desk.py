@@ -39,6 +39,7 @@ class TrafficDesk:
         "_is_extra",
         "_is_settled",
         "_left",
+        "_paid_for",
         "_policy",
         "_rules",
         "_shape",
@@ -77,6 +78,8 @@ class TrafficDesk:
         self._is_settled = False
         """Whether the version was chosen some time ago: whoever made this desk has just done so."""
         self._trial = trial
+        self._paid_for: Host | None = None
+        """Whose word was doubted at the cost of an opinion."""
         self.tried: Host | None = None
         """The host of a version on trial that was asked first; None: none was."""
 
@@ -177,7 +180,8 @@ class TrafficDesk:
     ) -> None:
         """Part of `attempts.Desk`. What is wrong for one version may be right for another, unless that is what is tried."""
         if host.offer.version == by.offer.version or self._is_on_trial(host):
-            self._of(host).refuted(host, error, elapsed_s, now_s)
+            is_paid = host is self._paid_for
+            self._of(host).refuted(host, error, elapsed_s, now_s, is_paid=is_paid)
 
     def is_ample(self, host: Host, remaining_s: float) -> bool:
         """Part of `attempts.Desk`."""
@@ -253,7 +257,13 @@ class TrafficDesk:
             return None
         if self._is_on_trial(of):
             return host  # nothing is lost on a trial
-        return host if self._of(of).try_second(of, now_s) else None
+        traffic = self._of(of)
+        if traffic.is_doubted(of, now_s):
+            return host
+        if not traffic.try_second(now_s):
+            return None
+        self._paid_for = of
+        return host
 
     def try_hedge(self, now_s: float) -> bool:
         """Part of `attempts.Desk`. The choice that follows is for a hedge: it tries nobody who is not well."""

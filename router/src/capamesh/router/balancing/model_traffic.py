@@ -308,21 +308,28 @@ class ModelTraffic:
         if isinstance(error, PeerError) and not is_refusal(error):
             candidate.failed += 1
 
-    def refuted(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
-        """What `host` said of a request, and was believed, is wrong: another host has answered it."""
-        self._opinions.give_back()
+    def refuted(
+        self, host: Host, error: CapameshError, elapsed_s: float, now_s: float, *, is_paid: bool
+    ) -> None:
+        """What `host` said of a request, and was believed, is wrong: another host has answered it.
+
+        `is_paid`: `try_second` was asked for the other.
+        """
+        if is_paid:
+            self._opinions.give_back()
         host.refuted_s = now_s
         cause = f"refused what another answered: {_cause(error)}"
         host.health.failed(now_s, is_hard=False, cause=cause)
         self._fault(host, elapsed_s, now_s, is_counted=True)
         host.candidate.failed += 1
 
-    def try_second(self, of: Host, now_s: float) -> bool:
-        """Return whether another host may be asked on what `of` calls the caller's fault.
+    def is_doubted(self, host: Host, now_s: float) -> bool:
+        """Return whether `host` was proved wrong of late: it costs nothing to ask another about what it says."""
+        return now_s - host.refuted_s < GRAY_S
 
-        Always while `of` was proved wrong of late, else for what such opinions cost.
-        """
-        return now_s - of.refuted_s < GRAY_S or self._opinions.try_take(now_s)
+    def try_second(self, now_s: float) -> bool:
+        """Return whether another host may be asked on what one calls the caller's fault, which costs an opinion."""
+        return self._opinions.try_take(now_s)
 
     def is_ample(self, host: Host, remaining_s: float) -> bool:
         """Return whether so much time is left that `host` cannot have too little."""

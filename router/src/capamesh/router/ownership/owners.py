@@ -40,7 +40,7 @@ MAX_OF_INVITE = 4096
 LOOKS = 4000
 """Nodes that are looked at in one turn to decide what is open (guess: some 5 ms); the rest waits for the next tick."""
 MAX_NEWS = 32
-"""Events kept to be logged; more in one turn are counted (guess)."""
+"""Events kept to be logged; more in one turn are not told (guess)."""
 MAX_TOLD = 1024
 """Digests that were told to be ignored (guess: more are a flood)."""
 MAX_SHOWN = 2048
@@ -95,7 +95,7 @@ class _OwnedModel:
 
 
 class Owners:
-    """Decides for one router. Every `now_s` is in seconds since the epoch."""
+    """Decides for one router. Every `now_s` is in seconds of the caller's monotonic clock: pins hold no times."""
 
     def __init__(
         self,
@@ -109,14 +109,16 @@ class Owners:
         self._signatures = Publishers()
         self._models: dict[ModelName, _OwnedModel] = {}
         self._claims: dict[PeerId, dict[tuple[ModelName, ModelVersion], Claim]] = {}
+        self._signed: dict[PeerId, tuple[NodeAdvert, str]] = {}
+        """The last advert of each node that shows signatures, with its invite: whose count may change."""
         self._open: OrderedDict[ModelName, None] = OrderedDict()
         """Models of which something is to be decided, in order."""
         self._brought: Counter[str] = Counter()
         self._count = 0
         self._told: OrderedDict[tuple[ModelName, ModelVersion, str], None] = OrderedDict()
         self._news: list[News] = []
-        self.unheard_news = 0
-        """Events that were too many to be kept."""
+        self._has_room_left = True
+        """False: what is being heard has brought more than may be remembered."""
         self.is_changed = False
         """Whether `pins` returns something else than when it was last called, but for who holds them."""
         self.has_new_holders = False
@@ -231,7 +233,16 @@ class Owners:
 
     def heard(self, advert: NodeAdvert, invite: str, now_s: float) -> Judged:
         """A node, admitted by `invite`, says what it hosts."""
+        if any(offer.signed for offer in advert.models):
+            self._signed[advert.peer] = advert, invite
+        else:
+            self._signed.pop(advert.peer, None)
+        self._take_in(advert, invite, now_s)
+        return self._decide(now_s)
+
+    def _take_in(self, advert: NodeAdvert, invite: str, now_s: float) -> None:
         peer = advert.peer
+        self._has_room_left = True
         before = self._claims.get(peer, {})
         ready: dict[tuple[ModelName, ModelVersion], Claim] = {}
         signers = self._signatures.signers(advert, self._accepted)
@@ -248,10 +259,10 @@ class Owners:
             self._claims[peer] = ready
         else:
             self._claims.pop(peer, None)
-        return self._decide(now_s)
 
     def left(self, peer: PeerId, now_s: float) -> Judged:
         """A node is gone."""
+        self._signed.pop(peer, None)
         for key in self._claims.pop(peer, {}):
             self._leaves(key, peer, now_s)
         return self._decide(now_s)
@@ -264,7 +275,9 @@ class Owners:
         return self._decide(now_s)
 
     def take_rules(self, now_s: float) -> Judged:
-        """The operator's rules have changed."""
+        """The operator's rules have changed, and with them maybe whose signatures count."""
+        for advert, invite in self._signed.values():
+            self._take_in(advert, invite, now_s)
         for name in self._models:
             self._open[name] = None
         return self._decide(now_s, looks=math.inf)
@@ -289,7 +302,9 @@ class Owners:
         known = self._models.get(model)
         owned = None if known is None else known.versions.get(version)
         if owned is None:
-            if not self._has_room(claim.invite):
+            # to find room is dear, and an advert may bring a thousand versions
+            self._has_room_left = self._has_room_left and self._has_room(claim.invite)
+            if not self._has_room_left:
                 return
             if known is None:
                 known = self._models[model] = _OwnedModel(now_s)
@@ -508,7 +523,6 @@ class Owners:
 
     def _tell(self, event: str, owned: OwnedVersion, **fields: object) -> None:
         if len(self._news) >= MAX_NEWS:
-            self.unheard_news += 1
             return
         self._news.append(News(event, owned.model, owned.version, fields))
 

@@ -59,7 +59,7 @@ class Claim:
 
 
 class OwnedVersion:
-    """One version of one model. Every `now_s` is in seconds since the epoch."""
+    """One version of one model. Every `now_s` is in seconds of the caller's monotonic clock."""
 
     __slots__ = (
         "_known",
