@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -358,6 +358,7 @@ class Fleet:
         rules: RoutingRules | None = None,
         limits: Limits | None = None,
         owners: Owners | None = None,
+        invites: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         self.candidates: list[Candidate] = []
@@ -377,6 +378,7 @@ class Fleet:
             make_policy=made,
             chance=chance,
             rules=lambda _: terms or Terms(policy=policy),
+            invite_of=lambda peer: (invites or {}).get(peer, ""),
         )
         self.telemetry = Telemetry()
         self.prober = Prober(self.balancer, clock=self.clock)

@@ -125,7 +125,9 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
     barred = [
         v
         for v in range(6)
-        if mortal.fleet.dispatch.killers.is_barred(asking(float(v)), mortal.fleet.clock())
+        if mortal.fleet.dispatch.killers.is_barred(
+            asking(float(v)), mortal.fleet.traffic().witnesses, mortal.fleet.clock()
+        )
     ]
     assert barred == []
     assert max(mortal.deaths.values()) <= 3
@@ -178,3 +180,100 @@ async def test_while_nobody_kills_no_digest_is_made(monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     with pytest.raises(RequestKills, match="this very request"):
         await mortal.fleet.routing.infer(asking(1000.0), NO_WISHES, mortal.fleet.clock() + 9.0)
+
+
+class Liar:
+    """Nodes that drop their link at each request and come back at once, as other processes; and honest ones."""
+
+    def __init__(self, liars: dict[str, int], honest: str, invites: dict[str, str]) -> None:
+        """`liars` have so many addresses each, and are asked before the honest."""
+        self.fleet = Fleet(invites=invites)
+        self.drops = 0
+        for peer, count in liars.items():
+            addresses = [f"{peer.lower()}:{at + 1}" for at in range(count)]
+            self.fleet.view.apply([Joined(advert(peer, *addresses, models=(offer(),)))])
+        self.honest_from = len(self.fleet.candidates)
+        for at in range(self.honest_from):
+            self.up(at)
+        for peer in honest:
+            self.fleet.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=(offer(),)))])
+
+    def up(self, at: int) -> None:
+        self.drops += 1
+        link = self.fleet.relink(at, self.drop)
+        link.peer_process = b"%d" % self.drops
+        link.load_reply = telling(LOAD)
+        self.fleet.balancer.linked(self.fleet.candidates[at], self.fleet.clock())
+
+    def honest_up(self) -> None:
+        for at in range(self.honest_from, len(self.fleet.candidates)):
+            self.fleet.relink(at).load_reply = telling(LOAD)
+
+    def drop(self, ask: Ask) -> None:
+        asyncio.get_running_loop().call_soon(self.end, ask)
+
+    def end(self, ask: Ask) -> None:
+        at = self.fleet.candidates.index(ask.link.candidate)
+        ask.link.end(is_sudden=True)
+        self.fleet.balancer.unlinked(ask.link.candidate, self.fleet.clock())
+        asyncio.get_running_loop().call_later(0.05, self.up, at)
+
+
+@pytest.mark.parametrize(
+    ("liars", "invites"),
+    [
+        ({"A": 1}, {}),
+        ({"A": 3}, {}),
+        ({"A": 2, "B": 2}, {"A": "lent", "B": "lent", "H": "own"}),
+        ({"A": 1, "B": 1, "C": 1}, {"A": "lent", "B": "lent", "C": "lent", "H": "own"}),
+    ],
+)
+@pytest.mark.parametrize("late_s", [0.0, 2.0])
+@in_virtual_time
+async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
+    liars: dict[str, int], invites: dict[str, str], late_s: float
+) -> None:
+    liar = Liar(liars, "H", invites)
+    if late_s:
+        asyncio.get_running_loop().call_later(late_s, liar.honest_up)
+    else:
+        liar.honest_up()
+    for _ in range(3):
+        await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    assert len(liar.fleet.dispatch.killers) == 0
+    await asyncio.sleep(1.0)  # for probes
+    assert liar.fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_one_node_has_said_bars_no_request_from_one_that_comes_later() -> None:
+    liar = Liar({"A": 2}, "", {})
+    for _ in range(2):
+        with pytest.raises(RequestKills):
+            await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    liar.fleet.node("H").load_reply = telling(LOAD)
+    await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    assert len(liar.fleet.dispatch.killers) == 0  # it was answered
+
+
+@in_virtual_time
+async def test_many_that_are_held_end_together_and_are_all_told_so() -> None:
+    fleet = Fleet([hang], [hang])
+    for link in fleet.links:
+        link.load_reply = telling(LOAD)
+    told: Counter[str] = Counter()
+
+    async def ask(value: float) -> None:
+        with pytest.raises(CapameshError) as caught:
+            await fleet.routing.infer(asking(value), NO_WISHES, fleet.clock() + 60.0)
+        told[caught.value.code] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for value in range(400):
+            tasks.create_task(ask(float(value)))
+        for candidate in fleet.candidates:
+            await asyncio.sleep(0.5)
+            fleet.links[fleet.candidates.index(candidate)].end(is_sudden=True)
+            fleet.balancer.unlinked(candidate, fleet.clock())
+    assert told == {"link_lost": 400}
+    assert fleet.counts == {}

@@ -125,7 +125,7 @@ class Dispatch:
         A request of a sequence has its state at one node: if that refuses it, so does the fleet. An answer that
         nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
-        if self.killers and self.killers.is_barred(call, self.clock()):
+        if self.killers and self.killers.is_barred(call, traffic.witnesses, self.clock()):
             raise RequestKills(
                 "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
                 " model's owner look at it"
@@ -254,6 +254,8 @@ class Voyage:
                         more += self._send(number, host, budget_ms)
                     case Answered(number):
                         outcome = self._outcome_of(self._attempts[number])
+                        if self._dispatch.killers:
+                            self._dispatch.killers.answered(self._call, self._dispatch.clock())
                         if self._call.sequence is not None:
                             self._dispatch.sequences.answered(self._call.model, self._call.sequence)
                     case Failed(error):
@@ -262,7 +264,12 @@ class Voyage:
                             outcome = self._dispatch.sequences.judged(self._call, outcome)
                         elif isinstance(outcome, RequestKills) and not self._is_copy:
                             dispatch = self._dispatch
-                            dispatch.killers.note(self._call, outcome.deaths, dispatch.clock())
+                            dispatch.killers.note(
+                                self._call,
+                                outcome.deaths,
+                                self._desk.witnesses,
+                                dispatch.clock(),
+                            )
                     case Probe(host):
                         self._dispatch.prober.ask([host])
                     case Withdraw(number):

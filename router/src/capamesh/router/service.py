@@ -214,6 +214,7 @@ class Router:
             make_policy=lambda name: make_policy(name, chance),
             chance=chance,
             rules=self._terms_of,
+            invite_of=self._hearing.quotas.invite_of,
         )
         self._prober = Prober(self._balancer, clock=time.monotonic)
         self._routing = Routing(

@@ -38,6 +38,22 @@ def test_one_who_is_woken_may_send_another_away() -> None:
     assert (told, len(links)) == ([], 0)
 
 
+def test_news_from_those_who_are_woken_comes_after_the_round_and_nests_no_calls() -> None:
+    links, told = LinkWait(), list[int]()
+
+    def again(number: int) -> None:
+        told.append(number)
+        links.linked()
+        if told.count(number) < 2:
+            links.add(number, lambda: again(number))
+
+    for number in range(2000):
+        links.add(number, lambda number=number: again(number))
+    links.linked()
+    assert told == [*range(2000), *range(2000)]
+    assert len(links) == 0
+
+
 def test_it_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:
     links = LinkWait(most=2, most_bytes=100)
     assert links.has_room(1000)

@@ -17,7 +17,7 @@ from capamesh.router.resilience.deaths import Deaths
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
     from capamesh.router.candidates import Candidate
@@ -38,7 +38,9 @@ class Balancer:
         make_policy: Callable[[str], Policy],
         chance: random.Random,
         rules: RulesOf,
+        invite_of: Callable[[PeerId], str] = lambda _: "",
     ) -> None:
+        """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
         self._fleet = fleet
         self._make_policy = make_policy
         self._chance = chance
@@ -49,7 +51,7 @@ class Balancer:
         """Who waits for a link, or for news of what a process died of."""
         self.lives = LinkWait()
         """Who waits for a sign of life."""
-        self.deaths = Deaths(self.links.linked)
+        self.deaths = Deaths(self.links.linked, invite_of)
 
     def __repr__(self) -> str:
         return f"Balancer({len(self._traffic)} models in use, {self._troubles!r})"

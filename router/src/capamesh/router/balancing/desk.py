@@ -7,6 +7,7 @@ traffic between two attempts; what is told of a host is told to the traffic that
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.hosts import Host
     from capamesh.router.balancing.model_traffic import ModelTraffic
     from capamesh.router.policies.seam import Policy, RequestShape
+    from capamesh.router.resilience.witnesses import Witness
     from capamesh.router.versions import Versions
 
 
@@ -49,6 +51,7 @@ class TrafficDesk:
         "chosen",
         "traffic",
         "tried",
+        "witnesses",
     )
 
     def __init__(
@@ -74,6 +77,8 @@ class TrafficDesk:
         """Who was asked, in that order."""
         self._suspicion: Suspicion | None = None
         """None: no process has ended while it ran this request."""
+        self.witnesses: frozenset[Witness] = frozenset()
+        """Where processes have ended of it, once it is over."""
         self._is_extra = False
         self._is_settled = False
         """Whether the version was chosen some time ago: whoever made this desk has just done so."""
@@ -100,6 +105,43 @@ class TrafficDesk:
 
     def choose(self, asked: Collection[Host], now_s: float) -> Host:
         """Return whom to ask. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
+        if self._suspicion is None:
+            return self._choose(asked, now_s)
+        is_extra, *shunned = self._is_extra, *self._shunned(self._suspicion)
+        for each in shunned[:-1]:
+            with contextlib.suppress(CapameshError):
+                return self._choose({*asked, *each}, now_s)
+            self._is_extra = is_extra
+        return self._choose({*asked, *shunned[-1]}, now_s)
+
+    def _shunned(self, suspicion: Suspicion) -> list[list[Host]]:
+        """Return whom not to ask after deaths: a list that is tried first, and those to fall back on.
+
+        Another invite's word tells the most, then another node's. Where two deaths do not suffice, only a word that
+        would is worth a third.
+        """
+        deaths, heard = self.traffic.deaths, suspicion.witnesses
+        peers, invites = {each.peer for each in heard}, {each.invite for each in heard} - {""}
+        of_peers: list[Host] = []
+        of_invites: list[Host] = []
+        is_other = False
+        for traffic in self._traffics():
+            for host in traffic.hosts:
+                witness = deaths.witness(host.candidate.peer)
+                if witness.peer in peers:
+                    of_peers.append(host)
+                if witness.peer in peers or witness.invite in invites:
+                    of_invites.append(host)
+                is_other |= bool(witness.invite) and witness.invite not in invites
+        if len(suspicion.deaths) > 1 and not deaths.suffice(suspicion, self.traffic.peers()):
+            return [of_invites if is_other and len(invites) < 2 else of_peers]
+        return [of_invites, of_peers, []]
+
+    def _traffics(self) -> list[ModelTraffic]:
+        """Return all traffic that an attempt may go to."""
+        return [self.traffic] if self._versions is None else self._versions.traffics()
+
+    def _choose(self, asked: Collection[Host], now_s: float) -> Host:
         rules = self._rules
         rules.asked = asked
         rules.now_s = now_s
@@ -198,18 +240,22 @@ class TrafficDesk:
         suspicion = self._suspicion
         if suspicion is None:
             return Stand.FREE
-        return self.traffic.deaths.stand(suspicion, is_final=is_final)
+        return self.traffic.deaths.stand(suspicion, self.traffic.peers(), is_final=is_final)
 
     def is_far_above_usual(self, host: Host) -> bool:
         """Part of `attempts.Desk`."""
-        usual_bytes = usual_size_bytes(host.offer)
-        return 0 < usual_bytes * FAR_ABOVE < self._shape.size_bytes
+        hosts = (host, *self.traffic.hosts)  # what one of them says is usual is only its word
+        return all(self._is_far_above(each) for each in hosts)
+
+    def _is_far_above(self, host: Host) -> bool:
+        return 0 < usual_size_bytes(host.offer) * FAR_ABOVE < self._shape.size_bytes
 
     def ended(self, *, is_guilty: bool) -> None:
         """Part of `attempts.Desk`."""
         suspicion = self._suspicion
         if suspicion is not None:
             deaths = self.traffic.deaths
+            self.witnesses = suspicion.witnesses
             (deaths.convicted if is_guilty else deaths.gave_up)(suspicion)
 
     def left(self, host: Host, now_s: float) -> None:
@@ -231,9 +277,11 @@ class TrafficDesk:
             return -math.inf
         rules = self._rules
         rules.asked = asked
+        if self._suspicion is not None:
+            rules.asked = {*asked, *self._shunned(self._suspicion)[-1]}
         rules.now_s = now_s
-        traffics = [self.traffic] if self._versions is None else self._versions.traffics()
-        return max((traffic.awaits_until_s(rules) for traffic in traffics), default=-math.inf)
+        until_s = (traffic.awaits_until_s(rules) for traffic in self._traffics())
+        return max(until_s, default=-math.inf)
 
     def try_retry(self, now_s: float) -> bool:
         """Part of `attempts.Desk`."""

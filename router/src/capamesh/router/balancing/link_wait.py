@@ -18,12 +18,14 @@ larger may wait alone."""
 class LinkWait:
     """All that wait for a link at one router."""
 
-    __slots__ = ("_bytes", "_most", "_most_bytes", "_waiting")
+    __slots__ = ("_bytes", "_is_news", "_is_waking", "_most", "_most_bytes", "_waiting")
 
     def __init__(self, *, most: int = MAX_WAITING, most_bytes: int = MAX_WAITING_BYTES) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._is_waking = False
+        self._is_news = False
         self._waiting: dict[Hashable, tuple[Callable[[], None], int]] = {}
 
     def __repr__(self) -> str:
@@ -49,9 +51,23 @@ class LinkWait:
         self._bytes -= self._waiting.pop(waiter, (None, 0))[1]
 
     def linked(self) -> None:
-        """A link is up: wake those who wait now."""
-        if not self._waiting:
+        """A link is up: wake those who wait now.
+
+        What one that is woken does may be news for the others: they are woken once more when all have been, for if
+        each woke the rest in its turn, the calls would nest as deep as there are many.
+        """
+        self._is_news = True
+        if self._is_waking:
             return
+        self._is_waking = True
+        try:
+            while self._is_news:
+                self._is_news = False
+                self._wake()
+        finally:
+            self._is_waking = False
+
+    def _wake(self) -> None:
         for waiter in list(self._waiting):
             known = self._waiting.pop(waiter, None)  # one may remove another
             if known is not None:

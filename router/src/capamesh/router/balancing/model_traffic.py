@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,13 +42,14 @@ from capamesh.router.resilience.outliers import Outlier, OutlierWatch, is_panic
 from capamesh.router.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
     from capamesh.router.balancing.link_wait import LinkWait
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.policies.seam import Policy, RequestShape
     from capamesh.router.resilience.deaths import Deaths
+    from capamesh.router.resilience.witnesses import Witness
     from capamesh.router.versions import Versions
 
 DRAINING_S = 1.0
@@ -172,6 +173,15 @@ class ModelTraffic:
     def hosts(self) -> tuple[Host, ...]:
         """Who hosts it now; the same tuple for as long as its members are the same."""
         return self._fleet.hosts(self.model, self.version)
+
+    def peers(self) -> Iterator[PeerId]:
+        """Yield the nodes that host it, each once for each of its addresses."""
+        for host in self.hosts:
+            yield host.candidate.peer
+
+    def witnesses(self) -> Iterator[Witness]:
+        """Yield what these are as witnesses."""
+        return map(self.deaths.witness, self.peers())
 
     @property
     def is_safe(self) -> bool:

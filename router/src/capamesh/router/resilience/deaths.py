@@ -5,6 +5,9 @@ once more, elsewhere or of the process that replaces the lost one. One that is a
 deaths is held until the others that were in one of these are answered: it is guilty if it is then alone in it. So a
 bystander that meets a stranger's stream of killers is not blamed for them; and a killer ends two processes, not three.
 
+What a node says of itself convicts nobody alone: the deaths must be at two nodes, and of two invites where the hosts of
+the model are of several (`witnesses`). Who has two deaths that do not suffice is asked where a third would, or nowhere.
+
 What cannot be known weakens the verdict, never the accused: where a request that was under way was given up, or its
 client left, the death it was in convicts nobody; a link that returns to the same process was no death.
 """
@@ -12,11 +15,14 @@ client left, the death it was in convicts nobody; a link that returns to the sam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from capamesh.router.resilience.witnesses import Witness, are_enough
+
 if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
     from capamesh.router.candidates import Candidate
 
 MAX_DEATHS = 128
@@ -48,10 +54,12 @@ class Death:
         "lost_s",
         "process",
         "suspects",
+        "witness",
     )
 
-    def __init__(self, candidate: Candidate, now_s: float) -> None:
+    def __init__(self, candidate: Candidate, witness: Witness, now_s: float) -> None:
         self.candidate = candidate
+        self.witness = witness
         self.process = candidate.process
         self.linked_s = candidate.linked_s
         self.lost_s = now_s
@@ -80,23 +88,36 @@ class Suspicion:
     def __repr__(self) -> str:
         return f"Suspicion({len(self.deaths)} deaths)"
 
+    @property
+    def witnesses(self) -> frozenset[Witness]:
+        """Whose processes have ended."""
+        return frozenset(each.witness for each in self.deaths)
+
 
 class Deaths:
     """All ends of processes that one router looks into. `on_news`: who is held may look again."""
 
-    def __init__(self, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self, on_news: Callable[[], None], invite_of: Callable[[PeerId], str] = lambda _: ""
+    ) -> None:
+        """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
         self._on_news = on_news
+        self._invite_of = invite_of
         self._open: OrderedDict[Candidate, Death] = OrderedDict()
         """The last of each candidate, while it may still turn out to be none."""
 
     def __repr__(self) -> str:
         return f"Deaths({len(self._open)} open)"
 
+    def witness(self, peer: PeerId) -> Witness:
+        """Return what a node is as a witness."""
+        return Witness(peer, self._invite_of(peer))
+
     def died(self, candidate: Candidate, suspicion: Suspicion, now_s: float) -> None:
         """A request was under way at a candidate whose process seems to have ended."""
         death = self._open.get(candidate)
         if death is None or death.linked_s != candidate.linked_s:
-            death = self._open[candidate] = Death(candidate, now_s)
+            death = self._open[candidate] = Death(candidate, self.witness(candidate.peer), now_s)
             self._open.move_to_end(candidate)
             if len(self._open) > MAX_DEATHS:
                 _, forgotten = self._open.popitem(last=False)
@@ -126,9 +147,14 @@ class Deaths:
         if is_news:
             self._on_news()
 
-    def stand(self, suspicion: Suspicion, *, is_final: bool = False) -> Stand:
-        """Return how it stands with a request. `is_final`: nothing more will be known in its time."""
-        stand, was_waiting = self._judged(suspicion, is_final), suspicion.is_waiting
+    def stand(
+        self, suspicion: Suspicion, hosts: Iterable[PeerId] = (), *, is_final: bool = False
+    ) -> Stand:
+        """Return how it stands with a request for a model of these `hosts`.
+
+        `is_final`: nothing more will be known in its time.
+        """
+        stand, was_waiting = self._judged(suspicion, hosts, is_final), suspicion.is_waiting
         suspicion.is_waiting = stand is Stand.OPEN
         if (
             suspicion.is_waiting
@@ -136,13 +162,13 @@ class Deaths:
             and any(_are_all_waiting(each) for each in suspicion.deaths)
         ):
             self._on_news()  # nobody else is left to tell more: one of them must go on
-            stand = self._judged(suspicion, is_final)
+            stand = self._judged(suspicion, hosts, is_final)
             suspicion.is_waiting = stand is Stand.OPEN
         return stand
 
-    def _judged(self, suspicion: Suspicion, is_final: bool) -> Stand:
+    def _judged(self, suspicion: Suspicion, hosts: Iterable[PeerId], is_final: bool) -> Stand:
         deaths = suspicion.deaths
-        if len(deaths) < 2:
+        if len(deaths) < 2 or not self.suffice(suspicion, hosts):
             return Stand.FREE
         if any(len(each.suspects) == 1 and not each.is_muddled for each in deaths):
             is_certain = is_final or all(each.is_proven for each in deaths)
@@ -150,6 +176,10 @@ class Deaths:
         shared = [each for each in deaths if len(each.suspects) > 1]
         is_next = all(self._is_first(suspicion, each) for each in shared)
         return Stand.FREE if is_next else Stand.OPEN
+
+    def suffice(self, suspicion: Suspicion, hosts: Iterable[PeerId]) -> bool:
+        """Return whether the deaths of a request, if there are two, hold against all `hosts` of its model."""
+        return are_enough(suspicion.witnesses, map(self.witness, hosts))
 
     def answered(self, suspicion: Suspicion) -> None:
         """A request was answered: it is innocent."""

@@ -1,0 +1,39 @@
+"""Whose word it takes to say that a request ends workers. Pure.
+
+That a worker has ended is what its node says: it drops the link, and names another process. One node may have several
+addresses, and one invite several nodes, so that one member could have any request refused that comes its way. So the
+word must come from two nodes, and of two invites, as far as there are two that host the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
+
+
+class Witness(NamedTuple):
+    """A node at which a request's process ended, or may."""
+
+    peer: PeerId
+    invite: str
+    """By which it was let into the network; empty: it is not known, which is no other invite."""
+
+
+def are_enough(heard: Collection[Witness], hosts: Iterable[Witness]) -> bool:
+    """Return whether what was heard of a request holds against all `hosts` of its model."""
+    peers = {each.peer for each in heard}
+    invites = {each.invite for each in heard if each.invite}
+    if not peers:
+        return False
+    is_of_two_peers, is_of_two_invites = len(peers) > 1, len(invites) > 1
+    for host in hosts:
+        if is_of_two_peers and is_of_two_invites:
+            break
+        if not is_of_two_peers and host.peer not in peers:
+            return False
+        if not is_of_two_invites and host.invite and host.invite not in invites:
+            return False
+    return True
