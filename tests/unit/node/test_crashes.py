@@ -226,6 +226,18 @@ def test_a_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() ->
     assert record.held_s() == HOLD_S
 
 
+def test_a_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
+    record = Record()
+    for _ in range(3):
+        record.die(loading())
+        record.die(loading())
+        record.record.loaded("bad", "1")
+    assert record.held_s() == 0
+    for _ in range(3):
+        record.die(loading())
+    assert record.held_s() == HOLD_S
+
+
 def test_a_reason_names_a_few_companions() -> None:
     record = Record()
     marks = [loading(name) for name in "abcdefgh"]

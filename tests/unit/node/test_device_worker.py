@@ -180,6 +180,13 @@ def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     assert care.log.events[-1] == "blame_forgotten"
 
 
+def test_a_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
+    for _ in range(4):
+        care.die("m")
+        care.worker.offered(advert("node", models=[replace(offer("m"), digest=OLD)]))
+    assert care.start().verdicts == []
+
+
 def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of the data folder")
     care = Care(

@@ -6,10 +6,11 @@ from typing import cast
 from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
-from capamesh.node.engine import BatchPlan, Work
+from capamesh.node.engine import BatchPlan, MemoryBudget, RunBounds, Work
 from capamesh.node.engine.run_health import FAILED_REQUESTS
 from capamesh.node.figures import WorkerFigures
 from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.run_need import MARGIN, RunNeed
 from capamesh.node.store.rules import StateTensor
 from capamesh.node.worker.models import (
     UNVERIFIED,
@@ -269,3 +270,22 @@ def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     bad.runner.engine.health.succeeded()
     assert models.told_anew()
     assert all(offer.reason == "" for offer in models.offers())
+
+
+def test_the_rows_that_memory_holds_are_told_anew_when_other_models_take_of_it() -> None:
+    models = HostedModels()
+    one = running("m")
+    budget = MemoryBudget(1_000)
+    one.bounds = RunBounds(
+        BatchPlan(SPEC, OUT, is_batching=True),
+        RunNeed(elements=2, linear_bytes=5 / MARGIN),
+        None,
+        budget,
+    )
+    models.ready(one)
+    assert [offer.max_rows for offer in models.offers()] == [100]
+    assert not models.told_anew()
+    budget.models_bytes = 600
+    assert models.told_anew()
+    assert [offer.max_rows for offer in models.offers()] == [40]
+    assert not models.told_anew()

@@ -141,6 +141,7 @@ class Rig:
         """What the latest scan was told of the one before it."""
         self.device = Device()
         self.models = HostedModels()
+        self.budget = MemoryBudget(0)
         self.log = NullLog()
         self.told: list[list[str]] = []
         self.stuck: list[str] = []
@@ -203,7 +204,7 @@ class Rig:
             self.models,
             self.device,
             self.device,  # type: ignore[arg-type]
-            budget=MemoryBudget(0),
+            budget=self.budget,
             marks=self.marks,
             on_change=self._changed,
             on_stuck=self._stuck,
@@ -440,6 +441,18 @@ async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> No
     assert runner._may_run_here
     assert runner.engine.plan is rig.hosted("m").prepared.plan
     assert not rig.hosted("open").runner._may_run_here
+
+
+async def test_what_models_take_is_off_the_runs_budget_before_they_are_offered_until_they_are_closed(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("a", size_bytes=100), source_of("b", size_bytes=50))
+    rig.start()
+    await rig.ready("a/1", "b/1")
+    assert rig.budget.models_bytes == 150
+    await rig.unload("a")
+    await rig.until(lambda: rig.device.models["a/1"].is_closed)
+    await rig.until(lambda: rig.budget.models_bytes == 50)
 
 
 async def test_an_empty_folder_is_told_of_once(rig: Rig) -> None:

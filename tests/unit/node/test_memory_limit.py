@@ -14,8 +14,8 @@ GIB = 1024 * MIB
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts RLIMIT_DATA so")
 
 
-def cpu(total: int, free: int, limit: int = 0) -> int:
-    return budget_bytes(is_gpu=False, total_bytes=total, free_bytes=free, memory_limit_bytes=limit)
+def cpu(total: int, free: int) -> int:
+    return budget_bytes(is_gpu=False, total_bytes=total, free_bytes=free)
 
 
 def test_a_tenth_of_the_machine_or_what_its_agent_needs_is_left() -> None:
@@ -29,11 +29,6 @@ def test_where_little_is_free_half_of_it_may_be_used() -> None:
     assert cpu(20 * GIB, GIB) == int(GIB / 2 / 1.25)
 
 
-def test_the_operator_s_limit_counts_where_it_is_less() -> None:
-    assert cpu(20 * GIB, 16 * GIB, limit=3 * GIB) == 3 * GIB
-    assert cpu(20 * GIB, 17 * GIB, limit=15 * GIB) == 12 * GIB
-
-
 def test_a_link_s_messages_may_take_a_quarter_of_it() -> None:
     assert messages_bytes(1024 * MIB) == 256 * MIB
     assert messages_bytes(100 * MIB) == 64 * MIB
@@ -41,17 +36,11 @@ def test_a_link_s_messages_may_take_a_quarter_of_it() -> None:
 
 
 def test_of_a_gpu_most_is_for_models_and_runs() -> None:
-    def gpu(limit: int) -> int:
-        return budget_bytes(
-            is_gpu=True, total_bytes=80 * GIB, free_bytes=79 * GIB, memory_limit_bytes=limit
-        )
-
-    assert gpu(0) == 72 * GIB
-    assert gpu(10 * GIB) == 10 * GIB
+    assert budget_bytes(is_gpu=True, total_bytes=80 * GIB, free_bytes=79 * GIB) == 72 * GIB
 
 
 def test_what_nobody_knows_is_no_limit() -> None:
-    assert cpu(0, 0, limit=GIB) == 0
+    assert cpu(0, 0) == 0
     assert hold_to(0) == 0
 
 

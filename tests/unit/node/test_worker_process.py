@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
-from worker_fakes import LIMIT_S
+from worker_fakes import LIMIT_S, source_of
 
 from capamesh.node.capacity import DeviceInfo
 from capamesh.node.device_worker import start_settings
@@ -19,8 +22,11 @@ from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.settings import NodeSettings
 from capamesh.node.worker import process
 from capamesh.node.worker.cache_upkeep import PROFILES
+from capamesh.node.worker.models import HostedModel
 from capamesh.node.worker.opening import open_and_close
+from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.process import Worker
+from capamesh.node.worker.profile_cache import Measured
 from capamesh.protocol.channel.framing import Message
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Membership, NetworkOwner, Role
@@ -145,3 +151,47 @@ async def test_a_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itsel
         {"type": "stuck", "reason": f"the device answers nothing any more: {loss}"}
     ]
     assert page.marked() == [Marked("m", "1", Phase.RUNNING)]
+
+
+class Idle:
+    """A model that nobody asks, and how often it and its stream were made to give back."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        loaded = SimpleNamespace(give_back=give_back)
+        stream = SimpleNamespace(give_back=give_back)
+        plan: Any = None
+        self.engine = SimpleNamespace(is_idle=True)
+        self.hosted = HostedModel(
+            source_of("m"),
+            Prepared(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
+            SimpleNamespace(engine=self.engine, last_used_s=0.0),  # type: ignore[arg-type]
+        )
+
+
+async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_in_vain(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = [900]
+    asked: list[int] = []
+    idle = Idle(lambda: asked.append(used[0]))
+    worker._budget.limit_bytes = 1_000
+    monkeypatch.setattr(worker._backend, "used_bytes", lambda: used[0])
+    monkeypatch.setattr(worker, "_models", [idle.hosted])
+    await worker._give_back()
+    assert asked == [900, 900]
+    await worker._give_back()
+    assert len(asked) == 2  # it has not run since
+    idle.hosted.runner.last_used_s = time.monotonic()
+    await worker._give_back()
+    assert len(asked) == 2  # what is there did not come back
+    used[0] = 1_200
+    await worker._give_back()
+    assert len(asked) == 4
+
+
+async def test_the_operator_s_limit_on_models_takes_nothing_from_their_runs(
+    worker: Worker, channel: Channel
+) -> None:
+    limited = replace(worker._settings, memory_limit_bytes=1)
+    other = Worker(limited, worker._opened, channel, NullLog())  # type: ignore[arg-type]
+    assert other._budget.limit_bytes == worker._budget.limit_bytes > 1

@@ -124,7 +124,7 @@ def run(
             "--memory-limit",
             envvar="CAPAMESH_MEMORY_LIMIT",
             metavar="BYTES",
-            help="What the models of one device may occupy, for example 512MiB or 2GiB; 0: what the device has.",
+            help="What the models of one device may occupy, without their runs, for example 512MiB or 2GiB; 0: what the device has.",
         ),
     ] = "0",
     watchdog: Annotated[

@@ -176,6 +176,12 @@ class CrashRecord:
         if not model.requests:
             model.run_deaths = 0
 
+    def loaded(self, name: str, version: str) -> None:
+        """A model takes requests: its deaths by loading are in a row no more; how long it was held before still counts."""
+        model = self._models.get((name, version))
+        if model is not None:
+            model.load_deaths = 0
+
     def offered(self, name: str, version: str, digest: str) -> bool:
         """The worker has `digest` at `name`/`version`; forgive what other files did. Return whether something was held.
 

@@ -111,6 +111,8 @@ class DeviceWorker:
         for model in offer.models:
             if self._crashes.offered(model.name, model.version, model.digest):
                 self._log.info("blame_forgotten", model=model.name, version=model.version)
+            if model.is_ready:
+                self._crashes.loaded(model.name, model.version)
 
     def survived(self, name: str, version: str, requests: Sequence[str]) -> None:
         """Requests of a model that were suspected have ended well."""

@@ -250,3 +250,24 @@ def test_whatever_is_put_dropped_and_taken_nothing_is_lost_doubled_or_out_of_ord
         assert len(queue) == len(waiting)
         assert queue.rows == sum(one.rows for one in waiting)
         assert {id(one) for one in queue} == {id(one) for one in waiting}
+
+
+def test_who_came_since_others_gave_way_gives_way_before_those_of_a_higher_priority() -> None:
+    queue = WorkQueue()
+    first, second = work(priority=5), work(priority=5)
+    put(queue, [first, second])
+    urgent = work(priority=1)
+
+    def gives_way() -> list[Work]:
+        found = queue.lesser_than(urgent, lambda _: True)
+        for one in found:
+            drop(queue, one)
+        return found
+
+    assert gives_way() == [second]
+    least, between = work(priority=9), work(priority=7)
+    put(queue, [least, between])
+    assert gives_way() == [least]
+    assert gives_way() == [between]
+    assert gives_way() == [first]
+    assert gives_way() == []

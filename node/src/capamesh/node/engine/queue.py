@@ -117,6 +117,8 @@ class WorkQueue:
         """No work that waits and may give way has a rank beyond this one."""
         self._lesser: list[Work] = []
         """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
+        self._unlisted: float = -1
+        """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
         self.rows = 0
         """Of all that waits."""
 
@@ -141,8 +143,9 @@ class WorkQueue:
             mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
             self._lesser.clear()
         rank = work.priority + _BULK_RANK if work.is_bulk else work.priority
-        if rank > self._lowest and work.sequence is None:
-            self._lowest = rank
+        if rank > self._unlisted and work.sequence is None:
+            self._unlisted = rank
+            self._lowest = max(self._lowest, rank)
         self._orders += 1
         work.order = self._orders
         work.state = WorkState.QUEUED
@@ -166,7 +169,7 @@ class WorkQueue:
             lesser = self._lesser
             while lesser and lesser[-1].state is not WorkState.QUEUED:
                 lesser.pop()
-            if lesser and _rank(lesser[-1]) > rank:
+            if lesser and (last := _rank(lesser[-1])) > rank and last >= self._unlisted:
                 found.append(lesser.pop())
                 if enough(found[-1]):
                     return found
@@ -183,6 +186,7 @@ class WorkQueue:
         taken = set(found)
         may_leave = [one for one in self if one.sequence is None]
         self._lowest = max(map(_rank, may_leave), default=-1)
+        self._unlisted = -1
         self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
 
     def delay(self, late: Collection[Work]) -> None:

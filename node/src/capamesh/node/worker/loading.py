@@ -91,15 +91,17 @@ class ModelLoading:
             suspicion=self._suspicion(source),
         )
         runner = self._runner(source, prepared, number, bounds)
-        hosted = HostedModel(source, prepared, runner, number, bounds.most_rows)
+        hosted = HostedModel(source, prepared, runner, number, bounds)
         hosted.load_s = self._load_s
         self.held_bytes += held_bytes(hosted)
+        self._budget.models_bytes += prepared.measured.memory_bytes
         return hosted
 
     def unloaded(self, hosted: HostedModel) -> None:
         """Forget what `load` gave, which is closed now."""
         self._marks.release(hosted.number)
         self.held_bytes -= held_bytes(hosted)
+        self._budget.models_bytes -= hosted.prepared.measured.memory_bytes
 
     def _suspicion(self, source: ModelSource) -> Suspicion:
         verdict = self._verdicts.get((source.name, source.version))

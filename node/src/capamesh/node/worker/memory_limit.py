@@ -27,20 +27,16 @@ MOST_MESSAGES_BYTES: Final = 512 * MIB
 """What a link's messages may take, each way, is a quarter of the budget within these (guess: one of 256 MiB in 1 GiB)."""
 
 
-def budget_bytes(
-    *, is_gpu: bool, total_bytes: int, free_bytes: int, memory_limit_bytes: int
-) -> int:
+def budget_bytes(*, is_gpu: bool, total_bytes: int, free_bytes: int) -> int:
     """Return what models and runs of one device may take together; 0 where nobody knows what there is.
 
-    `free_bytes` is before any model is loaded; `memory_limit_bytes` is the operator's, 0 for none.
+    `free_bytes` is before any model is loaded. The operator's limit is for models alone: where they fill it, runs
+    would have no room.
     """
     if is_gpu:
-        room = int(GPU_SHARE * total_bytes)
-    else:
-        reserve = max(RESERVE_BYTES, int(RESERVE_SHARE * total_bytes))
-        room = max(free_bytes - reserve, free_bytes // 2)
-    room = int(room / (1 + SLACK_SHARE)) if not is_gpu else room
-    return min(room, memory_limit_bytes) if memory_limit_bytes and room else room
+        return int(GPU_SHARE * total_bytes)
+    reserve = max(RESERVE_BYTES, int(RESERVE_SHARE * total_bytes))
+    return int(max(free_bytes - reserve, free_bytes // 2) / (1 + SLACK_SHARE))
 
 
 def messages_bytes(budget: int) -> int:

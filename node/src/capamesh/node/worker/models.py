@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 
 if TYPE_CHECKING:
+    from capamesh.node.engine import RunBounds
     from capamesh.node.store import ModelSource
     from capamesh.node.worker.preparation import Prepared
     from capamesh.node.worker.runner import ModelRunner
@@ -36,12 +38,19 @@ class HostedModel:
     runner: ModelRunner
     number: int = 0
     """Of its files, in `Marks`."""
-    most_rows: int = 0
-    """Of one request, by what the memory holds; 0: it is not known."""
+    bounds: RunBounds | None = None
+    """By which its requests are refused; None: nothing bounds them."""
     load_s: float = 0.0
     """How long its files took to load, without warm-up and measurement."""
+    gave_back_s: float = -math.inf
+    """When it was last made to give back what its runs had left."""
     load: int = 0
     """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows of one request, by what the memory holds beside all models; 0: it is not known."""
+        return self.bounds.most_rows if self.bounds is not None else 0
 
     @property
     def version(self) -> ModelVersion:
@@ -123,13 +132,14 @@ class HostedModels:
         return before
 
     def told_anew(self) -> bool:
-        """Say of each model that takes requests how its runs do; return whether that is news."""
+        """Say of each model that takes requests how its runs do, and how many rows it takes; return whether that is news."""
         is_news = False
         for hosted in self:
             key = hosted.source.name, hosted.source.version
             reason, offer = hosted.runner.engine.health.reason, self._offers[key]
-            if offer.reason != reason:
-                self._offers[key] = replace(offer, reason=reason)
+            max_rows = _max_rows(hosted)
+            if offer.reason != reason or offer.max_rows != max_rows:
+                self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
                 is_news = True
         return is_news
 

@@ -45,7 +45,6 @@ def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opene
             is_gpu=False,
             total_bytes=settings.memory_total_bytes,
             free_bytes=settings.memory_free_bytes,
-            memory_limit_bytes=settings.memory_limit_bytes,
         )
         if settings.device_kind != "cuda"
         else 0

@@ -46,6 +46,12 @@ class Prepared:
         if self.stream is not None:
             self.stream.close()
 
+    def give_back(self) -> None:
+        """Give what runs have left with the model back to the device; see `LoadedModel.give_back`."""
+        self.loaded.give_back()
+        if self.stream is not None:
+            self.stream.give_back()
+
     @property
     def is_steady(self) -> bool:
         """Whether the time of a run depends on nothing but its rows.

@@ -101,7 +101,6 @@ class Worker:
                 is_gpu=settings.device_kind == "cuda",
                 total_bytes=settings.memory_total_bytes,
                 free_bytes=settings.memory_free_bytes,
-                memory_limit_bytes=settings.memory_limit_bytes,
             )
         )
         self._hosting = Hosting(
@@ -152,6 +151,8 @@ class Worker:
         self._reserve = Reserve(log)
         self._rest_bytes = 0
         """What this process has without any model."""
+        self._kept_bytes = 0
+        """What was left when all models were last made to give back, 0 where some were busy."""
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
@@ -293,9 +294,6 @@ class Worker:
             self._tell_survived()
             if self._models.told_anew():
                 self._tell()
-            self._budget.models_bytes = sum(
-                hosted.prepared.measured.memory_bytes for hosted in self._models
-            )
             await self._give_back()
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
@@ -306,17 +304,27 @@ class Worker:
     async def _give_back(self) -> None:
         """Have idle models give back what their runs have left, where that is more than others can do without.
 
-        What a model's pool of memory once had it keeps, whoever needs it; a single run may leave all there is.
+        What a model's pool of memory once had it keeps, whoever needs it; a single run may leave all there is. None is
+        asked twice without a run in between, and what did not come back from all of them is not asked for again.
         """
         room = self._budget.room_bytes
         if self._settings.device_kind == "cuda" or not room:
             return
-        left = self._backend.used_bytes() - self._rest_bytes - self._budget.models_bytes
-        if left < HOARD_SHARE * room:
+        left = self._pooled_bytes()
+        self._kept_bytes = max(0, min(self._kept_bytes, left))
+        if left - self._kept_bytes < HOARD_SHARE * room:
             return
-        for hosted in list(self._models):
-            if hosted.runner.engine.is_idle:
-                await asyncio.to_thread(hosted.prepared.loaded.give_back)
+        models = list(self._models)
+        idle = [one for one in models if one.runner.engine.is_idle]
+        for hosted in idle:
+            if hosted.runner.engine.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
+                hosted.gave_back_s = time.monotonic()
+                await asyncio.to_thread(hosted.prepared.give_back)
+        self._kept_bytes = self._pooled_bytes() if len(idle) == len(models) else 0
+
+    def _pooled_bytes(self) -> int:
+        """Return what this process uses beyond what it had at first and its models at rest."""
+        return self._backend.used_bytes() - self._rest_bytes - self._budget.models_bytes
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
