@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.steps import run_through
 from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
 from capamesh.router.fleet_view import FleetView
@@ -88,9 +89,9 @@ def test_a_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState)
     assert seen.hosts() == []
     assert seen.view.models() == []
     assert seen.view.offer(M, ANY) is None
-    assert [one.state for one in seen.view.offers()] == [state]
+    assert [one.state for one in run_through(seen.view.offers())] == [state]
     seen.joined(advert("B", "b:1"))
-    assert [one.state for one in seen.view.offers()] == [ModelState.READY]
+    assert [one.state for one in run_through(seen.view.offers())] == [ModelState.READY]
     assert seen.hosts() == ["B@b:1"]
 
 

@@ -63,3 +63,20 @@ async def test_a_closed_one_stops_all() -> None:
     slices.close()
     await asyncio.sleep(0.01)
     assert (log, len(slices)) == ([], 0)
+
+
+async def test_a_crash_in_what_one_job_tells_stops_no_other() -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, what: complaints.append(what))
+    slices = Slices()
+    over: asyncio.Future[str] = loop.create_future()
+    over.cancel()
+    slices.begin(counting([], "a", 0), over.set_result, over.set_exception, "m")
+    slices.begin(counting([], "b", 0, ZeroDivisionError("x")), print, over.set_exception, "m")
+    for _ in range(2):  # beside it, and later
+        done: asyncio.Future[str] = loop.create_future()
+        slices.begin(counting([], "c", 3), done.set_result, done.set_exception)
+        assert await asyncio.wait_for(done, 5) == "c"
+    assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 2
+    assert "'m' crashed" in str(complaints[0]["message"])

@@ -20,6 +20,7 @@ from capamesh.router.candidates import Candidate
 from capamesh.router.node_addresses import AddressRule, addresses_within
 
 if TYPE_CHECKING:
+    from capamesh.protocol.steps import Steps
     from capamesh.router.ownership.owners import Judged, Owners
 
 _NO_VERSION = ModelVersion("")
@@ -164,10 +165,11 @@ class FleetView:
         hosted = self._models.get(model, {}).get(version or self.newest(model))
         return None if hosted is None else next(iter(hosted.offers.values()))
 
-    def offers(self) -> list[ModelOffer]:
-        """Return every model version that is known, ready or not, once, the readiest offer of each."""
+    def offers(self) -> Steps[list[ModelOffer]]:
+        """Return every model version that is known, ready or not, once, the readiest offer of each, in steps of a node."""
         best: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
-        for advert in self._adverts.values():
+        for advert in list(self._adverts.values()):
+            yield
             for offer in advert.models:
                 key = (offer.name, offer.version)
                 is_better = offer.is_ready and self.is_served(offer)

@@ -48,15 +48,19 @@ class Job(Generic[_T]):
             self._steps.close()
 
     def step(self) -> None:
-        """Take one step; tell what came of it after the last."""
+        """Take one step; tell what came of it after the last. Raises what whoever is told raises."""
         try:
             next(self._steps)
         except StopIteration as done:
             self.is_over = True
-            self._on_done(done.value)
+            result: _T = done.value
         except Exception as error:  # noqa: BLE001 - whoever began it is told
             self.is_over = True
             self._on_error(error)
+            return
+        else:
+            return
+        self._on_done(result)
 
 
 class Slices:
@@ -105,10 +109,24 @@ class Slices:
     def _slice(self) -> None:
         end_s = time.perf_counter() + SLICE_S
         jobs = self._jobs
-        while jobs and time.perf_counter() < end_s:
-            job = jobs.popleft()
-            if not job.is_over:
-                job.step()
-            if not job.is_over:
-                jobs.append(job)
-        self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self._slice) if jobs else None
+        loop = asyncio.get_running_loop()
+        try:
+            while jobs and time.perf_counter() < end_s:
+                job = jobs.popleft()
+                if not job.is_over:
+                    _step(job, loop)
+                if not job.is_over:
+                    jobs.append(job)
+        finally:  # whatever happens, all others go on
+            self._timer = loop.call_later(PAUSE_S, self._slice) if jobs else None
+
+
+def _step(job: Job[object], loop: asyncio.AbstractEventLoop) -> None:
+    """Take a step of a job; a bug in what it tells ends that job alone."""
+    try:
+        job.step()
+    except Exception as crash:  # noqa: BLE001 - the loop's handler logs it
+        job.cancel()
+        loop.call_exception_handler(
+            {"message": f"the end of a long body of {job.label!r} crashed", "exception": crash}
+        )

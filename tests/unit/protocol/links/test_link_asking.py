@@ -194,6 +194,28 @@ async def test_an_error_and_a_load_are_told_likewise() -> None:
     assert ends.is_idle
 
 
+async def test_an_asker_that_crashes_costs_no_other_its_answer() -> None:
+    def crash() -> None:
+        raise asyncio.InvalidStateError
+
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    ends, well = Ends(), Asker()
+    first = ends.link.ask(b"", [], Asker(crash))
+    second = ends.link.ask(b"", [], Asker(crash))
+    probe = ends.link.ask_load(b"", Asker(crash))
+    last = ends.link.ask(b"", [], well)
+    await ends.reads()
+    ends.peer.respond(first, b"", [])
+    ends.peer.fail(second, Overloaded("full", 0.5))
+    ends.peer.send_load(probe, b"busy")
+    ends.peer.respond(last, b"re", [b"sult"])
+    ends.deliver()
+    assert well.news == [(b"re", b"sult")]
+    assert (ends.owner.reasons, ends.is_idle) == ([], True)
+    assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 3
+
+
 async def test_a_probe_that_is_refused_is_told_the_error() -> None:
     ends, prober = Ends(), Asker()
     probe = ends.link.ask_load(b"", prober)

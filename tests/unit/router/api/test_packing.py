@@ -48,6 +48,8 @@ async def test_when_there_is_much_to_pack_the_rest_goes_as_it_is() -> None:
     assert {gzip.decompress(each or b"") for each in done} == {b"x" * 10**6}
     assert packer.begin([b"x"], done.append)
     packer.close()
+    assert not packer.begin([b"x"], done.append)
+    assert packer._under_way == 1  # what it had begun, and no more
 
 
 @pytest.mark.parametrize(

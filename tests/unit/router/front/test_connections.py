@@ -104,3 +104,29 @@ def test_a_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPath
     none.write_text("max\n")
     assert memory_bytes((str(limit), str(none), "/nowhere")) == 2**30
     assert memory_bytes((str(none), "/nowhere")) == memory_bytes(())
+
+
+def test_two_full_sites_that_connect_in_turn_are_looked_through_once_in_a_while() -> None:
+    looks = 0
+
+    class Seen(One):
+        @property
+        def is_dispensable(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+        @is_dispensable.setter
+        def is_dispensable(self, value: bool) -> None:
+            del value
+
+    connections = Connections(4096, 1000)
+    for n in range(2000):
+        connections.opened(Seen(f"1.0.0.{n % 2}", n), 1)
+    assert looks == 0
+    for n in range(400):
+        assert connections.opened(Seen(f"1.0.0.{n % 2}", 2000 + n), 2)
+    assert looks == 2 * 1000 + 400
+    for connection in list(connections):
+        connections.closed(connection)
+    assert connections._lines == {}

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never, cast
+from typing import Any, Protocol, TypeVar, assert_never, cast
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
 from capamesh.protocol.links.connection import Connection
@@ -33,6 +33,8 @@ from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.network import ALPN, Member
+
+_T = TypeVar("_T")
 
 WRITE_AHEAD_BYTES = 512 * 1024
 """Handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
@@ -409,7 +411,7 @@ class Link(asyncio.BufferedProtocol):
                 if not event.is_final:
                     self._core.cancel(event.stream)  # one answer is all that was asked for
                 if asker is not None:
-                    asker.answered(Answer(event.meta, event.body))
+                    self._tell(asker.answered, Answer(event.meta, event.body))
             case RequestReceived():
                 if self.member is None:
                     raise ProtocolViolation("a request before the peer was verified")
@@ -419,7 +421,7 @@ class Link(asyncio.BufferedProtocol):
                     event.stream, None
                 )
                 if asked is not None:
-                    asked.failed(event.error)
+                    self._tell(asked.failed, event.error)
             case RequestCancelled():
                 self._owner.request_cancelled(self, event.stream)
             case ProbeReceived():
@@ -428,7 +430,7 @@ class Link(asyncio.BufferedProtocol):
                 probing = self._probing.pop(event.stream, None)
                 if probing is None:
                     raise ProtocolViolation(f"a load for the request on stream {event.stream}")
-                probing.told(event.meta)
+                self._tell(probing.told, event.meta)
             case HelloReceived():
                 self._greet(event.hello)
             case GoawayReceived():
@@ -442,6 +444,15 @@ class Link(asyncio.BufferedProtocol):
                 self._pinged_s = 0.0
             case _:
                 assert_never(event)
+
+    def _tell(self, told: Callable[[_T], None], what: _T) -> None:
+        """Tell an asker; a bug there costs its own request and not the link, on which all others wait."""
+        try:
+            told(what)
+        except Exception as crash:  # noqa: BLE001 - the loop's handler logs it
+            self._loop.call_exception_handler(
+                {"message": f"an asker on {self!r} crashed", "exception": crash}
+            )
 
     def _greet(self, hello: Hello) -> None:
         if self.member is not None:
@@ -533,7 +544,7 @@ class Link(asyncio.BufferedProtocol):
                 if asker is not None:
                     told = LinkLost(lost.message)
                     told.is_sudden = lost.is_sudden
-                    asker.failed(told)
+                    self._tell(asker.failed, told)
 
     def _lost(self, reason: str, *, is_sudden: bool = False) -> LinkLost:
         error = LinkLost(f"the link to {self._peer_name()} ended: {reason}")

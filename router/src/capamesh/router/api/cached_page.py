@@ -11,10 +11,11 @@ from capamesh.protocol.errors import LocalError
 
 SLICE_S: Final = 0.003
 """How long the loop is kept at a time (guess: what a batch of reads takes)."""
+PAUSE_S: Final = 0.001
+"""Between two (guess: as long work on the loop does)."""
 KEPT_FOR: Final = 20
-"""A page is kept for so many times as long as it took to make: 5 % of a core, however often it is asked for (guess)."""
-MOST_KEPT_S: Final = 1.0
-"""And no longer (guess: what a person takes for now)."""
+"""A page, or the error that came of it, is kept for so many times as long as it took to make: 5 % of a core, however often
+it is asked for and whoever leaves meanwhile (guess: a page of 50 ms is a second old at most)."""
 MOST_BYTES: Final = 32 * 2**20
 """Of one page (guess: 3,000 nodes with 20 models each)."""
 
@@ -28,39 +29,56 @@ class CachedPage:
         """`pieces` begins to make it, one piece in a millisecond or two; what it is made of may change meanwhile."""
         self._pieces = pieces
         self._clock = clock
-        self._body = b""
+        self._body: bytes | Exception = b""
+        self._spent_s = 0.0
         self._until_s = float("-inf")
-        self._lock = asyncio.Lock()
+        self._making: asyncio.Task[None] | None = None
         self.made = 0
-        """How often it was made."""
+        """How often it was begun to be made."""
 
     async def body(self) -> bytes:
-        """Return the page. Raises `LocalError` when it is too large."""
-        if self._clock() < self._until_s:
-            return self._body
-        async with self._lock:
-            if self._clock() >= self._until_s:
-                self._body = await self._make()
-            return self._body
+        """Return the page, however often those who asked for it left meanwhile.
 
-    async def _make(self) -> bytes:
+        Raises:
+            LocalError: It is too large; for as long as the page would be kept.
+        """
+        if self._clock() >= self._until_s:
+            if self._making is None:
+                self._making = asyncio.create_task(self._make())
+                self._making.add_done_callback(self._made)
+            await asyncio.shield(self._making)  # one who leaves takes it from nobody
+        if isinstance(self._body, Exception):
+            raise self._body.with_traceback(None)
+        return self._body
+
+    def _made(self, making: asyncio.Task[None]) -> None:
+        del making
+        self._making = None
+
+    async def _make(self) -> None:
         self.made += 1
+        self._spent_s = 0.0
+        try:
+            self._body = await self._join()
+        except Exception as error:  # noqa: BLE001 - all who ask meanwhile are told the same
+            self._body = error
+        self._until_s = self._clock() + KEPT_FOR * self._spent_s
+
+    async def _join(self) -> bytes:
         parts: list[bytes] = []
         size_bytes = 0
-        spent_s = 0.0
         began_s = self._clock()
-        for part in self._pieces():
-            parts.append(part)
-            size_bytes += len(part)
-            if size_bytes > MOST_BYTES:
-                raise LocalError(f"this page has over {MOST_BYTES} bytes, which is the limit")
-            now_s = self._clock()
-            if now_s - began_s >= SLICE_S:
-                spent_s += now_s - began_s
-                await asyncio.sleep(0)
-                began_s = self._clock()
-        body = b"".join(parts)
-        now_s = self._clock()
-        spent_s += now_s - began_s
-        self._until_s = now_s + min(MOST_KEPT_S, KEPT_FOR * spent_s)
-        return body
+        try:
+            for part in self._pieces():
+                parts.append(part)
+                size_bytes += len(part)
+                if size_bytes > MOST_BYTES:
+                    raise LocalError(f"this page has over {MOST_BYTES} bytes, which is the limit")
+                now_s = self._clock()
+                if now_s - began_s >= SLICE_S:
+                    self._spent_s += now_s - began_s
+                    await asyncio.sleep(PAUSE_S)
+                    began_s = self._clock()
+            return b"".join(parts)
+        finally:
+            self._spent_s += self._clock() - began_s

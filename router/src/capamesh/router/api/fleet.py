@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from capamesh.router.fleet_view import FleetView
     from capamesh.router.link_pool import LinkPool
 
-PAGE_AGE_S = 1.0
-"""How long a page is answered without being made anew (guess: whoever asks more often may wait)."""
-
 
 class FleetApi:
     """The `/v1` routes and `/metrics`."""
@@ -50,10 +46,9 @@ class FleetApi:
         self._revoke = revoke
         self._arrival_s = arrival_s
         self._holds = Holds() if holds is None else holds
-        self._models_page = b""
-        self._models_s = -math.inf
+        self._models = CachedPage(lambda: iter([json.dumps({"models": fleet.owned()}).encode()]))
         self._nodes = CachedPage(self._pieces)
-        self._metrics = CachedPage(lambda: iter([telemetry.exposition()]))
+        self._metrics = CachedPage(telemetry.pieces)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -70,11 +65,7 @@ class FleetApi:
 
     async def models(self, _: web.Request) -> web.Response:
         """Return which file each hosted version is served as and why, whether it is trusted, and who hosts others."""
-        now_s = time.monotonic()
-        if not 0 <= now_s - self._models_s < PAGE_AGE_S:
-            self._models_page = json.dumps({"models": self._fleet.owned()}).encode()
-            self._models_s = now_s
-        return web.Response(body=self._models_page, content_type="application/json")
+        return web.Response(body=await self._models.body(), content_type="application/json")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return metrics for Prometheus."""

@@ -33,6 +33,7 @@ from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.steps import Steps
     from capamesh.router.api.replies import Reply
 
 _INDEX_STATES = {
@@ -102,7 +103,12 @@ class InferenceApi:
         takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
         asking = Asking(model, version, header_length, wishes, is_explained, takes)
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        exchange = Exchange(self._inference, asking, replied.set_result)
+
+        def reply(reply: Reply) -> None:
+            if not replied.done():  # its client may have left a turn of the loop before
+                replied.set_result(reply)
+
+        exchange = Exchange(self._inference, asking, reply)
         try:
             exchange.begin(body)
             return response_of(await replied)
@@ -180,7 +186,10 @@ class InferenceApi:
     def _index_pieces(self, *, is_ready_only: bool) -> Iterator[bytes]:
         yield b"["
         mark = b""
-        for offer in self._fleet.offers():
+        offers: list[ModelOffer] = []
+        for _ in _into(offers, self._fleet.offers()):
+            yield b""
+        for offer in offers:
             if offer.is_ready or not is_ready_only:
                 entry = index_entry(
                     offer.name,
@@ -199,6 +208,10 @@ class InferenceApi:
         if offer is None:
             raise not_hosted(self._fleet, model, version)
         return offer
+
+
+def _into(found: list[ModelOffer], steps: Steps[list[ModelOffer]]) -> Steps[None]:
+    found += yield from steps
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

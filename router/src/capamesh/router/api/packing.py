@@ -29,15 +29,16 @@ class Packer:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pack")
         self._under_way = 0
+        self._is_closed = False
 
     def begin(
         self, buffers: Sequence[bytes | memoryview], on_done: Callable[[bytes | None], None]
     ) -> bool:
-        """Pack `buffers`, and tell the loop; None: it did not work. False: there is too much to do, nothing is told."""
-        if self._under_way >= AT_ONCE + MOST_WAITING:
+        """Pack `buffers`, and tell the loop; None: it did not work. False: not begun, for want of time or at the end."""
+        if self._is_closed or self._under_way >= AT_ONCE + MOST_WAITING:
             return False
-        self._under_way += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, packed, buffers)
+        self._under_way += 1
 
         def done(ended: asyncio.Future[bytes]) -> None:
             self._under_way -= 1
@@ -48,7 +49,8 @@ class Packer:
         return True
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more: answers go as they are."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

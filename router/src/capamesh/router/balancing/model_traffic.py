@@ -68,6 +68,8 @@ RESTART_S = 20.0
 frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
 PANIC_EVERY_S = 0.1
 """How often the ejected are counted, and only while somebody is not well (guess)."""
+SHOWN_MODELS = 10
+"""Of those that are hosted, in an error (guess: as many as one reads)."""
 
 
 class Refused(Protocol):
@@ -470,7 +472,10 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
         return ModelNotFound(
             f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
         )
-    known = ", ".join(fleet.models()[:20]) or "none yet"
+    models = fleet.models()
+    known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
+    if len(models) > SHOWN_MODELS:
+        known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
     return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
 
 

@@ -47,6 +47,25 @@ def site_of(host: str) -> str:
     return str(address)
 
 
+class _Line:
+    """Those that go next, of one site or of all, so that it is not looked for each anew."""
+
+    __slots__ = ("next", "none_until_s")
+
+    def __init__(self) -> None:
+        self.next: list[Connection] = []
+        """Last first."""
+        self.none_until_s = 0.0
+        """Until then it is not looked again: nobody was idle."""
+
+    def form(self, among: Collection[Connection]) -> None:
+        """Line up the half that has been idle for longest: who has just come has a moment to say what it wants."""
+        idle = [connection for connection in among if connection.is_dispensable]
+        idle.sort(key=lambda connection: connection.used_s)
+        self.next = idle[: (len(idle) + 1) // 2]
+        self.next.reverse()
+
+
 class Connections:
     """The open connections. One that is too many is taken for another that is idle, or not at all."""
 
@@ -57,10 +76,9 @@ class Connections:
         self._trusted = tuple(trusted)
         self._all: dict[Connection, None] = {}
         self._sites: dict[str, dict[Connection, None]] = {}
-        self._line: list[Connection] = []
-        """Who goes next, last first, of those in `_lined_up`."""
-        self._lined_up: dict[Connection, None] | None = None
-        self._none_until_s = 0.0
+        self._line = _Line()
+        self._lines: dict[str, _Line] = {}
+        """By site, of those whose share is full or was a moment ago."""
         self.turned_away = 0
         self.hung_up = 0
         """How many were closed for others."""
@@ -75,9 +93,10 @@ class Connections:
         """Take a connection, for another if need be; False: it has to go."""
         peers = self._sites.get(connection.site, {})
         if len(peers) >= self.most_per_site and not self._is_trusted(connection.site):
-            is_let_in = self._spare(peers, now_s)
+            line = self._lines.setdefault(connection.site, _Line())
+            is_let_in = self._spare(line, peers, now_s)
         else:
-            is_let_in = len(self._all) < self.most or self._spare(self._all, now_s)
+            is_let_in = len(self._all) < self.most or self._spare(self._line, self._all, now_s)
         if not is_let_in:
             self.turned_away += 1
             return False
@@ -94,32 +113,24 @@ class Connections:
         del peers[connection]
         if not peers:
             del self._sites[connection.site]
+        if len(peers) < self.most_per_site - self.most_per_site // 4:
+            self._lines.pop(connection.site, None)  # it is no longer near its share
 
-    def _spare(self, among: dict[Connection, None], now_s: float) -> bool:
+    def _spare(self, line: _Line, among: dict[Connection, None], now_s: float) -> bool:
         """Close the one among them that has been idle for longest; return whether there was one."""
-        if self._lined_up is not among:
-            self._line = []
-        elif not self._line and now_s < self._none_until_s:
+        if not line.next and now_s < line.none_until_s:
             return False
         for _ in range(2):
-            while self._line:
-                longest = self._line.pop()
+            while line.next:
+                longest = line.next.pop()
                 if longest in among and longest.is_dispensable:
                     self.hung_up += 1
                     self.closed(longest)
                     longest.hang_up()
                     return True
-            self._line_up(among)
-        self._none_until_s = now_s + LINE_UP_S
+            line.form(among)
+        line.none_until_s = now_s + LINE_UP_S
         return False
-
-    def _line_up(self, among: dict[Connection, None]) -> None:
-        """Line up the half that has been idle for longest: who has just come has a moment to say what it wants."""
-        self._lined_up = among
-        idle = [connection for connection in among if connection.is_dispensable]
-        idle.sort(key=lambda connection: connection.used_s)
-        self._line = idle[: (len(idle) + 1) // 2]
-        self._line.reverse()
 
     def _is_trusted(self, site: str) -> bool:
         try:
