@@ -158,7 +158,7 @@ REAL = NodeAdvert(
     models=(
         ModelOffer(
             ModelName("größe"),
-            ModelVersion("18446744073709551615"),
+            ModelVersion("999999999999999999"),
             "sha256:" + "a0" * 32,
             ModelState.READY,
             "",

@@ -131,7 +131,7 @@ const checkAdvert = isMapOf('advert', {
     'runtime?': isText(64), 'driver?': isText(64)
   })),
   models: isArrayOf(1024, isMapOf('model', {
-    name: isText(256, 1), version: (value) => /^[0-9]{1,20}$/.test(value),
+    name: isText(256, 1), version: (value) => /^[0-9]{1,18}$/.test(value),
     digest: (value) => value === '' || isDigest(value), state: isText(32, 1), reason: isText(512),
     inputs: isArrayOf(1024, isTensor), outputs: isArrayOf(1024, isTensor),
     'provider?': isText(64), 'precision?': isText(32),
