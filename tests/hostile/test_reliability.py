@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,10 @@ from capamesh.protocol.network import Role
 NODES = 2
 SETTLE_S = 0.5
 """Before a fault, and after its end."""
+
+SERVES_S = 1.0
+"""So much processor time, at the most, a router takes until it answers; of up to three starts, for a machine that is
+busy with others is slower at all it does."""
 
 Pids = Callable[[AttackedNetwork], Sequence[int]]
 
@@ -153,39 +156,46 @@ async def start_again(network: AttackedNetwork) -> tuple[Member, float]:
 async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_its_folder(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
+    what = "a killed router, started on its folder:"
+    used_s: list[float] = []
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
-        url = f"{network.url}/v2/models/digits/infer"
-        await asyncio.sleep(1.5)  # the fleet is written down a second after it changed
-        slowness = busy()
-        router, began_s = await start_again(network)
-        statuses: list[int] = []
-        async with aiohttp.ClientSession() as session:
-            while 200 not in statuses:
-                assert time.monotonic() < began_s + 30, router.last_lines()
-                try:
-                    async with session.post(url, data=BODY) as reply:
-                        await reply.read()
-                        statuses.append(reply.status)
-                except aiohttp.ClientConnectionError:
-                    await asyncio.sleep(0.01)
-        answered_s = time.monotonic()
-        assert statuses == [200]  # the first that it accepts is answered
-        log = router.log_file.read_text("utf-8", "replace")
-        assert '"last_fleet_restored"' in log
-        figures.at_most(
-            "a killed router, started on its folder: seconds until it answers",
-            answered_s - began_s,
-            max(slowness, busy()),
-        )
-        async with network.honest() as seen:
-            await asyncio.sleep(SETTLE_S)
-            await network.cluster.wait_routable(NODES)
-        assert seen.failures == {}
+        while not used_s or (used_s[-1] > SERVES_S and len(used_s) < 3):
+            await asyncio.sleep(1.5)  # the fleet is written down a second after it changed
+            router, began_s = await start_again(network)
+            assert await first_statuses(network.url, router) == [200]  # the first is answered
+            used_s.append(processor_seconds(router.pid))
+            figures.note(f"{what} seconds until it answers", time.monotonic() - began_s)
+            async with network.honest() as seen:
+                await asyncio.sleep(SETTLE_S)
+                await network.cluster.wait_routable(NODES)
+            assert seen.failures == {}
+            async with asyncio.timeout(60):
+                log = ""
+                while '"mesh_ready"' not in log:
+                    await asyncio.sleep(0.05)
+                    log = router.log_file.read_text("utf-8", "replace")
+                    log = log[log.rindex('"last_fleet_restored"') :]
+            assert log.index('"router_ready"') < log.index('"mesh_ready"')  # it did not wait for it
+    figures.at_most(f"{what} processor seconds until it answers", min(used_s), SERVES_S)
 
 
-def busy() -> float:
-    """Return how many times longer than usual things take here now, at least 1: a bare interpreter usually takes 20 ms."""
-    began_s = time.monotonic()
-    for _ in range(3):
-        subprocess.run([sys.executable, "-I", "-c", ""], check=True)
-    return max(1.0, (time.monotonic() - began_s) / 3 / 0.02)
+async def first_statuses(url: str, router: Member) -> list[int]:
+    """Ask until a request is answered; return what was said to those that were accepted."""
+    statuses: list[int] = []
+    until_s = time.monotonic() + 60
+    async with aiohttp.ClientSession() as session:
+        while 200 not in statuses:
+            assert time.monotonic() < until_s, router.last_lines()
+            try:
+                async with session.post(f"{url}/v2/models/digits/infer", data=BODY) as reply:
+                    await reply.read()
+                    statuses.append(reply.status)
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.01)
+    return statuses
+
+
+def processor_seconds(pid: int) -> float:
+    """Return how long a process's threads have run, which does not count what others had of the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

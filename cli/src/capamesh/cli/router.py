@@ -9,6 +9,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.notation import host_and_port
+from capamesh.cli.quick_imports import quick_imports
 from capamesh.cli.teaching import examples, new_group, teach
 
 group = new_group(
@@ -174,9 +175,10 @@ def run(
 
     SIGHUP reads --rules anew and looks at --token-file.
     """
-    from capamesh.cli.services import run_router  # noqa: PLC0415 - help and other commands start faster
-    from capamesh.protocol.tensors import Limits  # noqa: PLC0415 - the same
-    from capamesh.router.settings import RouterSettings  # noqa: PLC0415 - the same
+    with quick_imports():  # help and other commands start faster without these
+        from capamesh.cli.services import run_router  # noqa: PLC0415
+        from capamesh.protocol.tensors import Limits  # noqa: PLC0415
+        from capamesh.router.settings import RouterSettings  # noqa: PLC0415
 
     http_host, http_port = host_and_port(http, "--http")
     mesh_host, mesh_port = host_and_port(mesh, "--mesh")

@@ -9,6 +9,7 @@ import signal
 import structlog
 import uvloop
 
+from capamesh.cli.quick_imports import quick_imports
 from capamesh.node.settings import NodeSettings
 from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.garbage import spare_what_is_loaded
@@ -33,7 +34,8 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 
 def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
-    from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
+    with quick_imports():
+        from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
