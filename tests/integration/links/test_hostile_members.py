@@ -17,6 +17,7 @@ from link_sockets import (
     eventually,
     head,
     is_at_rest,
+    is_of,
     message,
     raw_listener,
     town,
@@ -157,6 +158,28 @@ async def test_a_second_hello_may_bring_another_chain_and_nothing_else(members: 
             assert said is not None
             assert reason in said
             assert await here.node.reason() == said
+
+
+async def test_a_peer_of_an_earlier_release_is_shown_a_renewed_chain_on_another_link_alone(
+    members: Members,
+) -> None:
+    """It would end the link over a second HELLO, with all requests on it."""
+    async with town(members) as here:
+        peer = await here.attacker()
+        await peer.greet(takes_another=False)
+        (link,) = [one for one in here.node.links if is_of(one, peer.membership)]
+        await peer.send(message(REQUEST, 1, b"hold", b"", END | FINAL, 0))
+        await here.node.until(lambda: here.node.held)
+        link.introduce(here.node_endpoint.renew(here.node_member))
+        assert link.is_usable
+        _, stream = here.node.held.popleft()
+        link.respond(stream, b"answered", [])
+        while (frame := await peer.frame()).kind != RESPONSE:
+            assert frame.kind != FrameKind.HELLO
+        assert frame.meta == b"answered"
+        link._tick()
+        assert await peer.farewell() == "the membership was renewed: dial again"
+        assert await here.node.reason() == "the membership was renewed: dial again"
 
 
 async def test_hellos_again_and_again_end_the_link(members: Members) -> None:

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from link_sockets import (
@@ -28,6 +29,8 @@ from capamesh.protocol.connection_limits import ConnectionLimits, Rate
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import FrameKind, encode_frame
+from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.network import Role
 from capamesh.protocol.network.tls import ALPN
 
@@ -407,3 +410,40 @@ async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_t
     assert server.limiter.refused == 7
     server.close()
     await eventually(lambda: not node.links, "links are left")
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("a defect")])
+@ON_ONE_LOOP
+async def test_a_connection_of_which_no_link_can_be_made_gives_its_place_back(
+    failure: Exception, members: Members
+) -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def fails() -> Link:
+        raise failure
+
+    sockets = await bind(HOST, 0, 8)
+    tls = members.tls(members.join(Role.NODE), server_side=True)
+    listener = LinkListener(sockets, fails, tls, ConnectionLimits(8), 1.0)
+    reader, writer = await asyncio.open_connection(HOST, sockets[0].getsockname()[1])
+    assert await read_to_the_end(reader) == b""
+    assert repr(listener.limiter) == "ConnectionLimiter(0 open, 0 unproven)"
+    assert reported == ([] if isinstance(failure, MemoryError) else [failure])
+    writer.close()
+    listener.close()
+
+
+@ON_ONE_LOOP
+async def test_a_handshake_that_cannot_even_begin_gives_its_place_back(members: Members) -> None:
+    async with town(members) as here:
+        link = here.node_endpoint._link(here.node, is_dialer=False)
+    sockets = await bind(HOST, 0, 8)
+    no_context = cast("ssl.SSLContext", object())
+    listener = LinkListener(sockets, lambda: link, no_context, ConnectionLimits(8), 1.0)
+    reader, writer = await asyncio.open_connection(HOST, sockets[0].getsockname()[1])
+    assert await read_to_the_end(reader) == b""
+    assert repr(listener.limiter) == "ConnectionLimiter(0 open, 0 unproven)"
+    writer.close()
+    listener.close()

@@ -16,6 +16,7 @@ from capamesh.protocol.adverts import SequenceSource
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.home import MemberHome, read_status
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network.chain import own_authority, read_invite
 
 NOW = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 BOOTSTRAP = ("/ip4/192.0.2.7/tcp/7400",)
@@ -223,7 +224,7 @@ def test_a_token_of_the_owners_next_key_is_one_of_the_same_network(tmp_path: Pat
     assert renewed.identity == first.identity
     assert (renewed.network_id, renewed.ca_der) == (first.network_id, later.ca_der)
     again = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)  # of the old key
-    assert again.ca_der == OWNER.ca_der
+    assert again == renewed
 
 
 @pytest.fixture
@@ -399,3 +400,46 @@ def test_a_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_number
     renewed = home.current(source, 4_399 * S)
     assert renewed.boot_ns == 4_399 * S
     assert home.current(renewed, 4_400 * S) is renewed
+
+
+def lasting(days: int, owner: NetworkOwner = OWNER) -> str:
+    return owner.invite(
+        Role.NODE, expires_at=NOW + dt.timedelta(days=days), bootstrap=BOOTSTRAP, now=NOW
+    ).encode()
+
+
+def test_the_token_of_a_start_does_not_replace_a_membership_that_ends_later(tmp_path: Path) -> None:
+    old, new = lasting(10), lasting(20)
+    MemberHome(tmp_path).membership(old, Role.NODE, NOW)
+    by_hand = MemberHome(tmp_path).membership(new, Role.NODE, NOW)
+    log = Log()
+    assert MemberHome(tmp_path, log.typed).membership(old, Role.NODE, NOW) == by_hand
+    (event,) = log.events
+    assert event["event"] == "token_older_than_membership"
+    assert (event["membership_ends"], event["token_ends"]) == (
+        (NOW + dt.timedelta(days=20)).isoformat(),
+        (NOW + dt.timedelta(days=10)).isoformat(),
+    )
+    assert MemberHome(tmp_path).membership(None, Role.NODE, NOW) == by_hand
+
+
+def test_the_token_of_a_later_owners_key_wins_whenever_it_ends(tmp_path: Path) -> None:
+    rotated = OWNER.rotated(NOW)
+    first, later = lasting(20), lasting(10, rotated)
+    MemberHome(tmp_path).membership(first, Role.NODE, NOW)
+    by_later = MemberHome(tmp_path).membership(later, Role.NODE, NOW)
+    assert by_later.expires_at == NOW + dt.timedelta(days=10)
+    log = Log()
+    assert MemberHome(tmp_path, log.typed).membership(first, Role.NODE, NOW) == by_later
+    assert [event["event"] for event in log.events] == ["token_older_than_membership"]
+
+
+def test_a_token_brings_a_revoked_member_back_though_it_ends_earlier(tmp_path: Path) -> None:
+    home = MemberHome(tmp_path)
+    long = home.membership(lasting(20), Role.NODE, NOW)
+    invite = read_invite(own_authority(OWNER.ca_der), long.chain[1]).serial
+    home.keep_revocations(
+        OWNER.revoke(RevocationList.empty(OWNER.network_id), invites=[invite], now=NOW)
+    )
+    short = MemberHome(tmp_path).membership(lasting(10), Role.NODE, NOW)
+    assert short.expires_at == NOW + dt.timedelta(days=10)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from capamesh.protocol.adverts import SequenceSource, boot_ns_after
 from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS
-from capamesh.protocol.errors import ConfigError, KeyExposed
+from capamesh.protocol.errors import ConfigError, KeyExposed, NotMember
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import (
     CHAIN_FILE,
@@ -31,7 +31,7 @@ from capamesh.protocol.network import (
     RevocationList,
     Role,
 )
-from capamesh.protocol.network.chain import own_authority
+from capamesh.protocol.network.chain import own_authority, read_invite
 from capamesh.protocol.network.folder import load_network
 from capamesh.protocol.private_files import (
     make_folder,
@@ -144,6 +144,16 @@ class MemberHome:
     def _joined(self, text: str, role: Role, now: datetime) -> Membership:
         invited = self._invited(text, role)
         kept = self._kept(role, now)
+        is_over = now > invited.expires_at
+        if kept is not None and not is_over and self._is_newer(kept, invited, now):
+            self._warn(
+                "token_older_than_membership",
+                membership_ends=kept.expires_at.isoformat(),
+                token_ends=invited.expires_at.isoformat(),
+                what_to_do="start it with the newer token; to take the older one, remove chain.pem first",
+            )
+            self._keep_bootstrap(invited)
+            return kept
         try:
             return self._join(invited, kept, now)
         except KeyExposed:
@@ -176,6 +186,20 @@ class MemberHome:
             kept.save(self.folder)
         self._keep_bootstrap(invited)
         return kept
+
+    def _is_newer(self, kept: Membership, invited: JoinToken, now: datetime) -> bool:
+        """Whether the membership that is kept is by a later owner's key than the token, or by the same and ends later.
+
+        One that is revoked is not: the token is what brings the member back.
+        """
+        signer = read_invite(own_authority(invited.ca_der), invited.invite_der).signer
+        if (len(kept.chain) - 2, kept.expires_at) <= (signer, invited.expires_at):
+            return False
+        try:
+            kept.trust().with_revocations(self.revocations(kept)).verify(kept.chain, now)
+        except (NotMember, ConfigError):
+            return False
+        return True
 
     def _keep_bootstrap(self, invited: JoinToken) -> None:
         self._bootstrap = invited.bootstrap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -15,6 +16,8 @@ MAX_FILE_BYTES = 64 * 1024
 
 _PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o644
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links answer (link(2)): FAT, and some that are reached over a network."""
 _OTHERS = 0o077
 _OTHERS_READ = 0o044
 
@@ -71,8 +74,15 @@ def create_private(path: Path, data: bytes) -> bool:
             )  # fails when the name is taken, where a rename would replace it
         except FileExistsError:
             return False
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            # Two that create it at once could both succeed there; our folders are locked, or a person's.
+            if os.path.lexists(path):
+                return False
+            temporary.replace(path)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as exc:
         raise ConfigError(f"cannot create {path}: {exc.strerror}") from exc

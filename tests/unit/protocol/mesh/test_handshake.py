@@ -135,10 +135,14 @@ def test_who_is_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
     with pytest.raises(NotMember, match="it refused us: revoked peer"):
         opener.receive(one(refusal(refused.value.message, acceptor.revealed)), NOW)
     assert opener.revocations == listed.encode()
-    # one that has the list, or is refused for another reason, gets none
+    # one that has the list, or whose key is another than its chain's, or is refused for another reason, gets none
     knowing = side_of(Side.OPENER, NODE, ROUTER, NetworkTrust(OWNER.ca_der, listed))
-    for hello in (knowing.first(), side_of(Side.OPENER, STRANGER, ROUTER).first()):
-        acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+    for hello, remote in (
+        (knowing.first(), NODE),
+        (side_of(Side.OPENER, NODE, ROUTER).first(), STRANGER),
+        (side_of(Side.OPENER, STRANGER, ROUTER).first(), NODE),
+    ):
+        acceptor = side_of(Side.ACCEPTOR, ROUTER, remote, NetworkTrust(OWNER.ca_der, listed))
         with pytest.raises(NotMember):
             acceptor.receive(one(hello), NOW)
         assert acceptor.revealed == b""

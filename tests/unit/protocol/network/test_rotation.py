@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,12 +24,11 @@ from capamesh.protocol.network import (
     RevocationList,
     Role,
     certificates,
+    revocation,
 )
 from capamesh.protocol.network.chain import MAX_SUCCESSORS, own_authority, split_certificates
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Network
 
 
@@ -259,8 +260,8 @@ def test_a_membership_with_a_successor_is_saved_and_loaded(
     assert (loaded.chain, loaded.ca_der) == (later.router.chain, later.router.ca_der)
 
 
-def test_an_owners_folder_holds_the_old_or_the_new_owner_wherever_a_change_was_cut_off(
-    tmp_path: Path, home: Network, monkeypatch: pytest.MonkeyPatch
+def test_an_owner_that_is_changed_leaves_the_old_key_beside_the_new_one(
+    tmp_path: Path, home: Network
 ) -> None:
     home.owner.save(tmp_path)
     new = NetworkOwner.load(tmp_path).rotated(home.now)
@@ -270,19 +271,87 @@ def test_an_owners_folder_holds_the_old_or_the_new_owner_wherever_a_change_was_c
     assert load_private_key(kept, "it").private_bytes_raw() == (
         home.owner.private_key.private_bytes_raw()
     )
-    newer = new.rotated(home.now)
-
-    def fails(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(tmp_path), "hardlink_to", fails)
-        with pytest.raises(ConfigError, match="cannot put the new key in the place of"):
-            newer.save_rotated(tmp_path)
-    assert NetworkOwner.load(tmp_path) == newer
-    newer.save_rotated(tmp_path)
-    assert NetworkOwner.load(tmp_path) == newer
+    assert new.save_rotated(tmp_path) == kept  # again changes nothing
+    assert load_private_key(kept, "it").private_bytes_raw() == (
+        home.owner.private_key.private_bytes_raw()
+    )
     assert not (tmp_path / "owner.key.next").exists()
+
+
+def cut_off_after(renames: int, patch: pytest.MonkeyPatch) -> None:
+    """Let so many files be put in place, and no more."""
+    left = [renames]
+    replace = Path.replace
+
+    def limited(path: Path, target: Path) -> Path:
+        if not left[0]:
+            raise OSError(28, "No space left on device")
+        left[0] -= 1
+        return replace(path, target)
+
+    patch.setattr(Path, "replace", limited)
+
+
+@pytest.mark.parametrize("second", range(4))
+@pytest.mark.parametrize("first", range(4))
+def test_no_owner_is_lost_wherever_changes_of_its_key_are_cut_off(
+    tmp_path: Path, home: Network, monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    home.owner.save(tmp_path)
+    may_be = [home.owner]
+    for renames in (first, second):
+        owner = NetworkOwner.load(tmp_path)
+        new = owner.rotated(home.now)
+        with monkeypatch.context() as patch:
+            cut_off_after(renames, patch)
+            with pytest.raises(ConfigError, match="No space left"):
+                new.save_rotated(tmp_path)
+        may_be += [new]
+        there = NetworkOwner.load(tmp_path)
+        assert there in (owner, new)
+        assert there.private_key.private_bytes_raw() in {
+            each.private_key.private_bytes_raw() for each in may_be
+        }
+    last = NetworkOwner.load(tmp_path)
+    newest = last.rotated(home.now)
+    newest.save_rotated(tmp_path)
+    assert NetworkOwner.load(tmp_path) == newest
+    kept = load_private_key(tmp_path / f"owner.key.{len(split_certificates(last.ca_der))}", "it")
+    assert kept.private_bytes_raw() == last.private_key.private_bytes_raw()
+
+
+def test_an_owner_is_made_and_changed_on_a_disk_without_hard_links(
+    tmp_path: Path, home: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    home.owner.save(tmp_path)
+    with pytest.raises(ConfigError, match="already holds another network's owner"):
+        NetworkOwner.create("other", home.now).save(tmp_path)
+    assert NetworkOwner.load(tmp_path) == home.owner
+    new = home.owner.rotated(home.now)
+    new.save_rotated(tmp_path)
+    assert NetworkOwner.load(tmp_path) == new
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "network.pem",
+        "owner.key",
+        "owner.key.1",
+    }
+
+
+def test_what_an_owner_signs_at_the_limit_its_members_read(
+    home: Network, later: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = [Identity.generate().peer_id for _ in range(3)]
+    size = len(later.owner.revoke(later.told, peers=peers, now=home.now).encode())
+    monkeypatch.setattr(revocation, "MAX_LIST_BYTES", size)
+    listed = later.owner.revoke(later.told, peers=peers, now=home.now)
+    assert RevocationList.decode(listed.encode(), home.owner.ca_der) == listed
+    monkeypatch.setattr(revocation, "MAX_LIST_BYTES", size - 1)
+    with pytest.raises(ConfigError, match=f"the revocation list would have {size} bytes"):
+        later.owner.revoke(later.told, peers=peers, now=home.now)
 
 
 def test_trust_made_of_the_first_certificate_and_a_list_is_that_of_the_new_token(

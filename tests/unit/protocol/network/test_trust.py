@@ -611,3 +611,14 @@ def test_two_owners_of_one_name_make_two_networks(home: Network, stranger: Netwo
     assert home.owner.name == stranger.owner.name == "home"
     assert home.owner.network_id != stranger.owner.network_id
     assert NetworkOwner.create("home", home.now).network_id.startswith("cm-")
+
+
+def test_the_newest_list_is_made_into_bytes_once(home: Network) -> None:
+    trust = home.node.trust()
+    assert trust.encoded_revocations == trust.revocations.encode()
+    listed = home.owner.revoke(
+        trust.revocations, peers=[home.router.identity.peer_id], now=home.now
+    )
+    trust.update(listed)
+    assert trust.encoded_revocations == listed.encode()
+    assert trust.encoded_revocations is trust.encoded_revocations

@@ -30,6 +30,8 @@ class Hello:
     wire_version: int = WIRE_VERSION
     process: bytes = b""
     """Which process of the peer it is, at random; empty: untold. Another one has lost what was under way."""
+    takes_another: bool = True
+    """Whether a later HELLO may show a renewed chain. Releases before that could be done end the link over one."""
 
     def encode(self) -> bytes:
         """Return the metadata of a HELLO frame."""
@@ -42,6 +44,7 @@ class Hello:
                 "credit": self.initial_credit_bytes,
                 "message": self.message_bytes,
                 "proc": self.process,
+                "again": self.takes_another,
             }
         )
 
@@ -75,6 +78,7 @@ class Hello:
             agent_version=plain(agent[:64]),
             initial_credit_bytes=credit,
             message_bytes=message,
+            takes_another=raw.get("again") is True,
             process=process[:MAX_PROCESS_BYTES] if isinstance(process, bytes) else b"",
         )
 

@@ -169,6 +169,8 @@ class Link(asyncio.BufferedProtocol):
         self._hello: Hello | None = None
         self._certificate = b""
         self._greet_again_s = 0.0
+        self._renewed: Hello | None = None
+        """What the peer is still to be shown."""
         """When the peer may introduce itself again, on the loop's clock."""
         self._last_heard_s = self._loop.time()
         self._tick_due_s = 0.0
@@ -293,10 +295,27 @@ class Link(asyncio.BufferedProtocol):
         )
 
     def introduce(self, hello: Hello) -> None:
-        """Show the peer this side's renewed membership; requests under way go on."""
-        if self._end_reason is None:
-            self._core.introduce(hello)
+        """Show the peer this side's renewed membership; requests under way go on.
+
+        A peer of an earlier release would end the link over it: that link ends once nothing is under way, and is
+        dialled again. One on which there always is something stays until the peer finds the membership over.
+        """
+        if self._end_reason is not None:
+            return
+        self._renewed = hello
+        if self._hello is not None:
+            self._show_renewed(self._hello)
+
+    def _show_renewed(self, peer: Hello) -> None:
+        renewed = self._renewed
+        if renewed is None:
+            return
+        if peer.takes_another:
+            self._renewed = None
+            self._core.introduce(renewed)
             self._flush_soon()
+        elif self._core.is_idle and self.is_quiet:
+            self.close("the membership was renewed: dial again")
 
     def recheck(self) -> None:
         """Check the peer's membership again; raise `NotMember` when it has ended."""
@@ -472,6 +491,7 @@ class Link(asyncio.BufferedProtocol):
         self._tick_later()
         self.up.set_result(self.member)
         self._owner.link_up(self)
+        self._show_renewed(hello)
         self._ping()
 
     def _greet_again(self, hello: Hello, before: Member) -> None:
@@ -497,6 +517,10 @@ class Link(asyncio.BufferedProtocol):
         if silent_s > self._times.silent_s:
             self.abort(f"silent for {silent_s:.1f} s")
             return
+        if self._hello is not None:
+            self._show_renewed(self._hello)
+            if self._end_reason is not None:
+                return
         # Also to a peer that sends all the time: its own pings may wait behind what it sends.
         self._ping()
         self._tick_later()

@@ -92,11 +92,19 @@ class LinkListener:
                 connection, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no descriptors, or no memory
-                self._loop.remove_reader(listening.fileno())
-                self._loop.call_later(EXHAUSTED_S, self._resume, listening)
+            except (OSError, MemoryError):  # no descriptors, or no memory
+                self._pause(listening)
                 return
-            self._take(connection, str(address[0]))
+            try:
+                self._take(connection, str(address[0]))
+            except MemoryError:  # it is closed, and its place is free again
+                self._pause(listening)
+                return
+
+    def _pause(self, listening: socket.socket) -> None:
+        """Accept nobody for a while."""
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(EXHAUSTED_S, self._resume, listening)
 
     def _resume(self, listening: socket.socket) -> None:
         if not self._is_closed:
@@ -107,6 +115,15 @@ class LinkListener:
         if slot is None:
             connection.close()
             return
+        try:
+            self._begin(connection, slot)
+        except BaseException:
+            connection.close()
+            self.limiter.closed(slot)
+            raise
+
+    def _begin(self, connection: socket.socket, slot: Slot) -> None:
+        """Make a link of the connection, in a task of its own."""
         connection.setblocking(False)
         link = self._make_link()
         is_begun = asyncio.Event()
@@ -136,12 +153,16 @@ class LinkListener:
                 ssl_handshake_timeout=self._patience_s,
                 ssl_shutdown_timeout=self._patience_s,
             )
-        except (OSError, asyncio.CancelledError):  # it is a stranger, or its place was needed
+            link.up.add_done_callback(lambda up: self._settled(up, slot))
+            link.ended.add_done_callback(lambda _: self.limiter.closed(slot))
+        except BaseException as exc:
+            if link.is_made:
+                link.abort("it could not be taken")
             connection.close()
             self.limiter.closed(slot)
-            return
-        link.up.add_done_callback(lambda up: self._settled(up, slot))
-        link.ended.add_done_callback(lambda _: self.limiter.closed(slot))
+            # A stranger, no memory, or its place was needed; anything else is a defect, which the loop reports.
+            if not isinstance(exc, (OSError, MemoryError, asyncio.CancelledError)):
+                raise
 
     def _settled(self, up: asyncio.Future[Member], slot: Slot) -> None:
         if not up.cancelled() and up.exception() is None:

@@ -32,8 +32,8 @@ skipped.
      "type"    text  "verdict"
      "ok"      bool  true: the other is a member
      "why"     text  empty, or the reason for a person
-     "list"    bin   where the other is refused because of a revocation list that is newer than what it has: that list,
-                     encoded; else it may be missing
+     "list"    bin   where the other is refused because of a revocation list that is newer than what it has, and its
+                     chain is of the peer id that noise authenticated: that list, encoded; else it may be missing
 A side that has both sent and received a verdict that is true may close the stream. A side that refuses
 sends a verdict that is false in place of the message that is due, and disconnects.
 """
@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Final, cast
 from capamesh.protocol.channel.framing import Decoder, Message, encode
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import verify_signature
+from capamesh.protocol.network.chain import leaf_peer_id
 from capamesh.protocol.packed import unpack_strictly
 from capamesh.protocol.plain_text import plain
 
@@ -219,9 +220,9 @@ class Handshake:
         try:
             member = self._trust.verify(certificates, now)
         except NotMember as exc:
-            ours = self._trust.revocations
-            if exc.message.startswith(_BY_LIST) and ours.version > revoked:
-                self.revealed = ours.encode()
+            is_behind = self._trust.revocations.version > revoked
+            if exc.message.startswith(_BY_LIST) and is_behind and self._is_of_remote(certificates):
+                self.revealed = self._trust.encoded_revocations
             raise
         if member.peer_id != self._remote:
             raise NotMember(
@@ -230,14 +231,18 @@ class Handshake:
         self._member = member
         self._remote_nonce = nonce
         self.remote_chain = tuple(certificates)
-        ours = self._trust.revocations
+        is_behind = self._trust.revocations.version > revoked
         return encode(
             {
                 "type": "proof",
                 "sig": self._identity.sign(self._signed_by(self._side)),
-                "list": ours.encode() if ours.version > revoked else b"",
+                "list": self._trust.encoded_revocations if is_behind else b"",
             }
         )
+
+    def _is_of_remote(self, certificates: Sequence[bytes]) -> bool:
+        """Whether the chain is of the key that noise has authenticated: others' chains are public, in their adverts."""
+        return leaf_peer_id(certificates[0]) == self._remote
 
     def _check_proof(self, message: Message) -> None:
         signature, newer = message.get("sig"), message.get("list")

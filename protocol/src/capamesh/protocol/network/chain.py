@@ -354,6 +354,11 @@ def admit(
     )
 
 
+def leaf_peer_id(leaf_der: bytes) -> PeerId:
+    """Return whose key a chain's leaf is on, whatever else it proves; raise `NotMember` when it cannot be read."""
+    return peer_id_of(_parse(leaf_der, "the leaf").key.public_bytes_raw())
+
+
 _ROLES = " and ".join(role.value for role in Role)
 
 

@@ -114,21 +114,15 @@ class NetworkOwner:
     def save_rotated(self, folder: Path) -> Path:
         """Put this owner, made by `rotated`, in the place of the one in `folder`; return where the old key is now.
 
-        Cut off at any point, the folder holds one owner or the other, whole.
+        Cut off at any point, the folder holds one owner or the other, whole: a change that was cut off is finished
+        before the next one begins, which would else write over the only copy of the present key.
         """
-        number = len(own_authority(self.ca_der).successors)
-        key_path, kept = folder / OWNER_KEY_FILE, folder / f"{OWNER_KEY_FILE}.{number}"
-        private_files.replace_private(folder / NEXT_KEY_FILE, private_key_pem(self.private_key))
-        save_certificates(folder / NETWORK_FILE, *split_certificates(self.ca_der))
-        try:
-            kept.unlink(missing_ok=True)
-            kept.hardlink_to(key_path)
-            (folder / NEXT_KEY_FILE).replace(key_path)
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot put the new key in the place of {key_path}: {exc.strerror}"
-            ) from exc
-        return kept
+        _finish_change(folder)
+        if load_network(folder) != self.ca_der:
+            private_files.replace_private(folder / NEXT_KEY_FILE, private_key_pem(self.private_key))
+            save_certificates(folder / NETWORK_FILE, *split_certificates(self.ca_der))
+            _finish_change(folder)
+        return folder / f"{OWNER_KEY_FILE}.{len(own_authority(self.ca_der).successors)}"
 
     def invite(
         self,
@@ -195,6 +189,33 @@ class NetworkOwner:
     def _of(cls, key: Ed25519PrivateKey, ca_der: bytes) -> NetworkOwner:
         authority = own_authority(ca_der)
         return cls(authority.network_id, authority.name, ca_der, key)
+
+
+def _finish_change(folder: Path) -> None:
+    """Put the next key in the place of the owner's, which is kept, where the network has it already.
+
+    A next key that the network does not have was never in use.
+    """
+    key_path, next_path = folder / OWNER_KEY_FILE, folder / NEXT_KEY_FILE
+    if not next_path.exists():
+        return
+    authority = own_authority(load_network(folder))
+    newest = authority.key.public_bytes_raw()
+    next_key = load_private_key(next_path, "the network owner's next key")
+    if next_key.public_key().public_bytes_raw() != newest:
+        return
+    key = load_private_key(key_path, "the network owner's key")
+    if key.public_key().public_bytes_raw() != newest:
+        kept = folder / f"{OWNER_KEY_FILE}.{len(authority.successors)}"
+        private_files.replace_private(
+            kept, private_key_pem(key)
+        )  # not a link: some disks have none
+    try:
+        next_path.replace(key_path)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot put the new key in the place of {key_path}: {exc.strerror}"
+        ) from exc
 
 
 def _network_of(key: Ed25519PrivateKey) -> NetworkId:

@@ -88,9 +88,10 @@ class RevocationList:
         Raises `ConfigError` for a peer id or serial that is none, and for a list over `MAX_LIST_BYTES`.
         """
         payload = _payload(network_id, version, issued_at, peers, invites, oldest_key)
-        if SIGNATURE_BYTES + len(payload) > MAX_LIST_BYTES:
+        size = len(_succession(successors)) + SIGNATURE_BYTES + len(payload)
+        if size > MAX_LIST_BYTES:
             raise ConfigError(
-                f"the revocation list would have {SIGNATURE_BYTES + len(payload)} bytes, at most "
+                f"the revocation list would have {size} bytes, at most "
                 f"{MAX_LIST_BYTES}: revoke the invites that admitted the peers instead of each peer"
             )
         signature = key.sign(_DOMAIN + payload)

@@ -35,6 +35,7 @@ class NetworkTrust:
         self._authority = own_authority(ca_der)
         self._ca_der = ca_der
         self._revocations = RevocationList.empty(self._authority.network_id)
+        self._encoded_revocations: bytes | None = None
         self._admissions: OrderedDict[bytes, Admission] = OrderedDict()
         if revocations is not None:
             self.update(revocations)
@@ -55,6 +56,13 @@ class NetworkTrust:
         """The newest list so far."""
         return self._revocations
 
+    @property
+    def encoded_revocations(self) -> bytes:
+        """The newest list so far as bytes, which are made once: it has up to a mebibyte, and many may ask."""
+        if self._encoded_revocations is None:
+            self._encoded_revocations = self._revocations.encode()
+        return self._encoded_revocations
+
     def with_revocations(self, revocations: RevocationList) -> NetworkTrust:
         """Return trust in the same network under exactly this list; `ConfigError` as for `update`."""
         return NetworkTrust(self._ca_der, revocations)
@@ -70,6 +78,7 @@ class NetworkTrust:
             return False
         self._authority = authority
         self._revocations = revocations
+        self._encoded_revocations = None
         return True
 
     def verify(self, chain: Sequence[bytes], now: datetime, *, role: Role | None = None) -> Member:
