@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fleet_fakes import FakeLink, Fleet, Reply, advert, call, in_virtual_time, linked, offer
 
-from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import (
     CapameshError,
     LinkLost,
@@ -18,11 +19,19 @@ from capamesh.protocol.errors import (
     Overloaded,
 )
 from capamesh.protocol.fleet import Changed
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMark, decode_call
 from capamesh.protocol.links.link import Answer, Asker
 from capamesh.protocol.tensors import Limits
-from capamesh.router.cold_starts import LOOK_AGAIN_S, PATIENCE_S
+from capamesh.router.absent_models import AbsentModels
+from capamesh.router.cold_starts import (
+    LOOK_AGAIN_S,
+    MAX_OF_MODEL,
+    MAX_WAITING,
+    PATIENCE_S,
+    SETTLED_S,
+)
+from capamesh.router.ownership.owners import Owners
 from capamesh.router.routing import NO_WISHES
 from capamesh.router.wanted_loads import FIRST_REST_S, MAX_LOADS
 
@@ -61,16 +70,27 @@ class NodeLink(FakeLink):
 class Cold(Fleet):
     """A fleet of nodes whose models are away."""
 
-    def __init__(self, peers: str = "A", *names: str, state: ModelState = AWAY) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        peers: str = "A",
+        *names: str,
+        state: ModelState = AWAY,
+        owners: Owners | None = None,
+    ) -> None:
+        super().__init__(owners=owners)
         self.names = names or ("m",)
         self.counter = 1
         self.nodes: dict[str, NodeLink] = {}
         for peer in peers:
             models = tuple(offer(name, state=state, reason="no room") for name in self.names)
-            self.node(peer, models=models)
-            self.nodes[peer] = link = NodeLink(candidate=self.candidates[-1])
-            self.candidates[-1].link = link  # type: ignore[assignment]
+            self.away_at(peer, models)
+
+    def away_at(self, peer: str, models: Sequence[ModelOffer], invite: str = "") -> NodeLink:
+        """Add a node that keeps what it is asked to load."""
+        self.node(peer, models=models, invite=invite or peer)
+        self.nodes[peer] = link = NodeLink(candidate=self.candidates[-1])
+        self.candidates[-1].link = link  # type: ignore[assignment]
+        return link
 
     def says(self, peer: str, state: ModelState) -> None:
         """Let a node say of all its models that they are in `state`."""
@@ -78,11 +98,18 @@ class Cold(Fleet):
         models = tuple(offer(name, state=state) for name in self.names)
         before = self.view.adverts[PeerId(peer)]
         new = advert(peer, f"{peer.lower()}:1", models=models, counter=self.counter)
-        self.view.apply([Changed(new, before)])
-        self.balancer.links.linked()
+        changes = [Changed(new, before)]
+        if self.owners is not None:
+            self.view.judge_anew(self.owners.heard(new, peer, self.clock()))
+        self.view.apply(changes)
+        self.routing.heard(changes)
 
     def ask(self, model: str = "m", *, allowed_s: float = 30.0) -> asyncio.Task[str]:
         return asyncio.create_task(self._ask(model, allowed_s))
+
+    def asked(self) -> dict[str, int]:
+        """Return how often each node was asked for a load."""
+        return {peer: len(link.wants) for peer, link in self.nodes.items() if link.wants}
 
     async def _ask(self, model: str, allowed_s: float) -> str:
         outcome = await self.routing.infer(call(model), NO_WISHES, self.clock() + allowed_s)
@@ -198,7 +225,7 @@ async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_o
     await asyncio.sleep(5 * LOOK_AGAIN_S)
     assert fleet.nodes["A"].wants == []
     fleet.candidates[0].link = link
-    fleet.balancer.links.linked()
+    fleet.routing.reached(PeerId("A"))
     await turns()
     assert len(fleet.nodes["A"].wants) == 1
     fleet.says("A", ModelState.READY)
@@ -240,3 +267,127 @@ async def test_a_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() 
     with pytest.raises(ModelUnavailable, match="it has just ended"):
         await fleet.ask(allowed_s=0.5)
     assert fleet.counts == {}
+
+
+# one member against the rest
+
+
+def other(version: str) -> ModelOffer:
+    return replace(offer("m", version, AWAY), digest="sha256:" + "e" * 64)
+
+
+@in_virtual_time
+async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_not_name_it() -> (
+    None
+):
+    fleet = Cold("AB", owners=Owners())
+    versions = [other(str(number)) for number in range(900, 950)]
+    evil = fleet.away_at("X", [other("1"), *versions], invite="evil")
+    asked = fleet.ask()
+    await turns()
+    assert set(fleet.asked()) <= {"A", "B"}
+    assert fleet.asked() != {}
+    named = fleet.routing.infer(
+        call()._replace(version=ModelVersion("1")), NO_WISHES, fleet.clock() + 1.0
+    )
+    with pytest.raises(ModelUnavailable):
+        await named
+    assert evil.wants == []
+    asked.cancel()
+    await turns()
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+@pytest.mark.parametrize("answers", [True, False], ids=["lies", "never answers"])
+async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_is_asked_last(
+    answers: bool,
+) -> None:
+    fleet = Cold("", "m", "n", owners=Owners())
+    models = [offer("m", state=AWAY), offer("n", state=AWAY)]
+    evil = [fleet.away_at(peer, models, invite="evil") for peer in "XYZ"]
+    honest = fleet.away_at("A", models, invite="honest")
+    for name in fleet.names:
+        first = fleet.ask(name, allowed_s=100.0)
+        await turns()
+        if name == "m":
+            assert fleet.asked() == {"X": 1}
+            if answers:
+                evil[0].loaded()
+            await asyncio.sleep((SETTLED_S if answers else PATIENCE_S) - 0.1)
+            assert not honest.wants
+            await asyncio.sleep(0.2)
+        assert [len(link.wants) for link in evil] == [1, 0, 0]
+        assert honest.wants[-1].model == name
+        honest.loaded()
+        fleet.says("A", ModelState.READY)
+        assert await first == "A"
+        fleet.says("A", AWAY)
+
+
+@in_virtual_time
+async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
+    fleet = Cold("A", "m", "n")
+    asked = fleet.ask("m")
+    await turns()
+    fleet.nodes["A"].loaded()
+    await asyncio.sleep(SETTLED_S / 2)
+    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting, WantedLoads(1 under way")
+    fleet.says("A", ModelState.READY)
+    assert await asked == "A"
+    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    await asyncio.sleep(2 * SETTLED_S)
+    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+
+
+# strangers against the rest
+
+
+@in_virtual_time
+async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a_link() -> None:
+    fleet = Cold("A", "m", "n", "o")
+    asked = [fleet.ask(name) for name in "mmn" for _ in range(MAX_OF_MODEL)]
+    await turns()
+    assert len(fleet.balancer.links) == 0
+    refused = [task for task in asked if task.done()]
+    assert len(refused) == 3 * MAX_OF_MODEL - MAX_WAITING
+    assert all(isinstance(task.exception(), ModelUnavailable) for task in refused)
+    with pytest.raises(ModelUnavailable):
+        await fleet.ask("o")
+    fleet.nodes["A"].failed(ModelUnavailable("later"))
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting,")
+    assert fleet.routing._cold._bytes == 0
+
+
+@in_virtual_time
+async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Cold("A", "m", "n")
+    asked = [fleet.ask("m") for _ in range(MAX_OF_MODEL)]
+    await turns()
+    looked: list[ModelName] = []
+    started: list[int] = []
+    unloaded, start = AbsentModels.unloaded, fleet.routing._start
+    monkeypatch.setattr(
+        AbsentModels,
+        "unloaded",
+        lambda self, model: looked.append(model) or unloaded(self, model),  # type: ignore[func-returns-value]
+    )
+    monkeypatch.setattr(
+        fleet.routing,
+        "_start",
+        lambda *given: started.append(1) or start(*given),  # type: ignore[func-returns-value]
+    )
+    for _ in range(3):
+        fleet.says("A", AWAY)
+    assert (looked, started) == (["m"] * 3, [])
+    before = advert("B", "b:1", models=[offer("x")])
+    fleet.routing.heard([Changed(before, before)])
+    assert len(looked) == 3
+    fleet.says("A", ModelState.READY)
+    assert await asyncio.gather(*asked) == ["A"] * MAX_OF_MODEL
+    assert len(started) == MAX_OF_MODEL

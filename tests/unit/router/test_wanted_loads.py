@@ -8,9 +8,10 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.wanted_loads import (
     FIRST_REST_S,
     MAX_LOADS,
+    MAX_OF_INVITE,
     MAX_RESTS,
     MOST_REST_S,
-    SETTLED_S,
+    Away,
     WantedLoad,
     WantedLoads,
 )
@@ -18,10 +19,13 @@ from capamesh.router.wanted_loads import (
 M = ModelName("m")
 
 
-def away(*where: str) -> list[tuple[PeerId, ModelVersion]]:
-    """Return nodes and versions from texts such as "a/1"."""
-    parts = [text.partition("/") for text in where]
-    return [(PeerId(peer), ModelVersion(version)) for peer, _, version in parts]
+def away(*where: str) -> list[Away]:
+    """Return nodes and versions from texts such as "a/1", or "a/1 of i" for one that the invite "i" has admitted."""
+    parts = [text.partition(" of ") for text in where]
+    return [
+        Away(PeerId(peer), ModelVersion(version), invite or peer)
+        for (peer, _, version), invite in ((text.partition("/"), i) for text, _, i in parts)
+    ]
 
 
 def asked(
@@ -31,8 +35,8 @@ def asked(
 
 
 def load(where: str, model: str = "m") -> WantedLoad:
-    ((peer, version),) = away(where)
-    return WantedLoad(peer, ModelName(model), version)
+    ((peer, version, invite),) = away(where)
+    return WantedLoad(peer, ModelName(model), version, invite)
 
 
 def test_one_node_is_asked_for_a_model_at_a_time_and_for_its_newest_version() -> None:
@@ -40,7 +44,7 @@ def test_one_node_is_asked_for_a_model_at_a_time_and_for_its_newest_version() ->
     assert asked(loads, "a/1", "b/10", "c/9", "d/10", deaf="b") == load("d/10")
     assert asked(loads, "a/1", "b/10", "c/9", "d/10") is None
     assert loads.is_under_way(M)
-    loads.loaded(load("d/10"), 1.0)
+    loads.loaded(load("d/10"))
     assert not loads.is_under_way(M)
 
 
@@ -87,13 +91,45 @@ def test_who_says_when_it_has_room_is_asked_then() -> None:
     assert loads.again_s(M, away("a/1"), 14.0) == 14.0 + MOST_REST_S
 
 
-def test_who_has_loaded_it_is_not_asked_again_before_its_advert_can_be_there() -> None:
+def test_a_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
+    loads = WantedLoads()
+    many = [f"x/{number}" for number in range(900, 950)]
+    assert asked(loads, *many, "a/1") == load("x/949")
+    loads.failed(load("x/949"), ModelUnavailable("no"), 0.0)
+    assert asked(loads, *many, "a/1") == load("a/1")
+    loads.loaded(load("a/1"))
+    assert asked(loads, *many, "a/1", now_s=FIRST_REST_S) == load("a/1")  # who failed least
+
+
+def test_who_has_loaded_a_model_has_failed_no_more() -> None:
     loads = WantedLoads()
     assert asked(loads, "a/1") is not None
-    loads.loaded(load("a/1"), 5.0)
-    assert asked(loads, "a/1", now_s=5.0 + SETTLED_S - 0.01) is None
+    loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+    loads.loaded(load("a/1"))
     assert loads.reason(M, away("a/1")) == ""
-    assert asked(loads, "a/1", now_s=5.0 + SETTLED_S) is not None
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+
+
+def test_an_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
+    loads = WantedLoads()
+    first = load("x/1 of evil")
+    loads.failed(first, ModelUnavailable("says so, and has it not"), 0.0, is_broken=True)
+    nodes = ("y/9 of evil", "z/9 of evil", "a/1")
+    assert asked(loads, *nodes, model="n") == load("a/1", "n")
+    loads.failed(load("a/1", "n"), ModelUnavailable(), 0.0)
+    assert asked(loads, *nodes, model="n") == load("y/9 of evil", "n")
+    loads.loaded(load("y/9 of evil", "n"))
+    assert asked(loads, *nodes, model="o") == load("y/9 of evil", "o")
+
+
+def test_nodes_of_one_invite_have_half_of_the_loads_at_most() -> None:
+    loads = WantedLoads()
+    for at in range(MAX_LOADS):
+        found = asked(loads, f"{at}/9 of evil", f"a{at}/1", model=f"m{at}")
+        assert found is not None
+        assert (found.invite == "evil") == (at < MAX_OF_INVITE)
+    assert asked(WantedLoads(), "x/9 of evil") is not None
 
 
 @given(
@@ -125,3 +161,6 @@ def test_what_is_remembered_is_bounded() -> None:
     for at in range(MAX_RESTS + 100):
         loads.failed(load("a/1", model=str(at)), ModelUnavailable(), 0.0)
     assert len(loads._rests) == MAX_RESTS
+    for at in range(MAX_RESTS + 100):
+        loads.failed(load(f"a/1 of {at}"), ModelUnavailable(), 0.0, is_broken=True)
+    assert len(loads._broken) == MAX_RESTS

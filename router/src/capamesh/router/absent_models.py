@@ -14,7 +14,7 @@ from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import ModelFailed, ModelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -37,10 +37,11 @@ MOST_REASONS = 3
 class AbsentModels:
     """All of one fleet that is not ready. `heard` is told whenever a node says something else."""
 
-    __slots__ = ("_lately", "_of", "_unready")
+    __slots__ = ("_lately", "_of", "_unloaded", "_unready")
 
     def __init__(self) -> None:
         self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
+        self._unloaded: dict[ModelName, dict[ModelVersion, dict[PeerId, str]]] = {}
         self._of: dict[PeerId, set[ModelName]] = {}
         """Which models of `_unready` have an entry of a node."""
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()
@@ -70,13 +71,17 @@ class AbsentModels:
                     self._lately.popitem(last=False)
         for model in self._of.pop(peer, ()):
             peers = self._unready[model]
-            del peers[peer]
+            for offer in peers.pop(peer):
+                self._drop_unloaded(model, offer.version, peer)
             if not peers:
                 del self._unready[model]
         for offer in offers:
             if (offer.name, offer.version) not in ready:
                 self._of.setdefault(peer, set()).add(offer.name)
                 self._unready.setdefault(offer.name, {}).setdefault(peer, []).append(offer)
+                if offer.state is ModelState.UNLOADED and offer.digest:
+                    versions = self._unloaded.setdefault(offer.name, {})
+                    versions.setdefault(offer.version, {})[peer] = offer.digest
 
     def tick(self, now_s: float) -> None:
         """Forget what left too long ago; to be called every few seconds."""
@@ -86,16 +91,12 @@ class AbsentModels:
             elif now_s - left_s >= LATELY_S:
                 del self._lately[key]
 
-    def unloaded(
-        self, model: ModelName, version: ModelVersion
-    ) -> list[tuple[PeerId, ModelVersion]]:
-        """Return the nodes that have no memory for the model and may load it, each with a version; "" is any."""
-        return [
-            (peer, offer.version)
-            for peer, offers in islice(self._unready.get(model, {}).items(), MOST_NODES)
-            for offer in offers
-            if offer.state is ModelState.UNLOADED and (not version or offer.version == version)
-        ]
+    def unloaded(self, model: ModelName) -> Mapping[ModelVersion, Mapping[PeerId, str]]:
+        """Return, by version, the nodes that have no memory for the model and may load it, each with its file's digest.
+
+        One that was unloaded on purpose has none.
+        """
+        return self._unloaded.get(model, {})
 
     def error(self, model: ModelName, version: ModelVersion) -> ModelUnavailable | None:
         """Return what to tell of a model that nobody has ready, "" being any version; None: nobody knows it."""
@@ -125,3 +126,12 @@ class AbsentModels:
                 LATELY_RETRY_S,
             )
         return None
+
+    def _drop_unloaded(self, model: ModelName, version: ModelVersion, peer: PeerId) -> None:
+        versions = self._unloaded.get(model, {})
+        peers = versions.get(version)
+        if peers is None or peers.pop(peer, None) is None or peers:
+            return
+        del versions[version]
+        if not versions:
+            del self._unloaded[model]

@@ -18,6 +18,7 @@ from capamesh.router.absent_models import AbsentModels
 from capamesh.router.balancing.hosts import Host
 from capamesh.router.candidates import Candidate
 from capamesh.router.node_addresses import AddressRule, addresses_within
+from capamesh.router.wanted_loads import Away
 
 if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
@@ -147,6 +148,29 @@ class FleetView:
     def withheld(self, model: ModelName, version: ModelVersion) -> str:
         """Return why nodes that say to host a version are not asked for it, for people; "" when there are none."""
         return "" if self._owners is None else self._owners.withheld(model, version)
+
+    def unloaded(self, model: ModelName, version: ModelVersion) -> list[Away]:
+        """Return the nodes that may load the model, each with its version; "" is any that is trusted.
+
+        Only those that have the file that the version is served as: a load of another would help nobody.
+        """
+        versions, owners = self.absent.unloaded(model), self._owners
+        found: list[Away] = []
+        for each in [version] if version else versions:
+            if owners is None:
+                found += [Away(peer, each, peer) for peer in versions.get(each, ())]
+            elif version or owners.is_trusted(model, each):
+                found += [
+                    Away(peer, each, owners.invite_of(model, peer))
+                    for peer, digest in versions.get(each, {}).items()
+                    if owners.admits(model, each, digest)
+                ]
+        return found
+
+    def has_ready(self, peer: PeerId, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node has the version ready, of the file that it is served as."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return hosted is not None and peer in hosted.offers and peer not in hosted.away
 
     def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
         """Return the versions that some node has ready, or loads again, in no order; cheap, and kept current."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ from capamesh.router.traffic import Mirror, VersionSplit
 from capamesh.router.versions import Versions
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.fleet import Change
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import InferCall
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.desk import TrafficDesk
@@ -206,7 +207,7 @@ class Routing:
         self._clock = clock
         self._models: dict[ModelName, _Model] = {}
         self._copies: set[_Copy] = set()
-        self._cold = ColdStarts(fleet, balancer.links, clock=clock)
+        self._cold = ColdStarts(fleet, clock=clock)
 
     def __repr__(self) -> str:
         return f"Routing({len(self._models)} models, {len(self._copies)} copies under way)"
@@ -222,8 +223,6 @@ class Routing:
         try:
             return self._start(call, wishes, deadline_s, waiter)
         except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
-            if not self._fleet.absent.unloaded(call.model, call.version):
-                raise
             missing = error.with_traceback(None)
         return self._cold.begin(
             call,
@@ -333,6 +332,17 @@ class Routing:
     def wake(self) -> None:
         """Let who waits for a link look again: others may be asked now."""
         self._balancer.links.linked()
+        self._cold.wake()
+
+    def heard(self, changes: Sequence[Change]) -> None:
+        """Let who waits look again because nodes came, went or say something else."""
+        if changes:
+            self._balancer.links.linked()
+            self._cold.heard(changes)
+
+    def reached(self, peer: PeerId) -> None:
+        """Let who waits for a load look again: a node has a link, of which the balancer knows."""
+        self._cold.reached(peer)
 
     def tick(self) -> None:
         """Forget models and versions that nobody hosts any more; to be called now and then."""

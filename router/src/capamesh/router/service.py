@@ -466,6 +466,7 @@ class Router:
         """Learn of a node that can be reached now how busy it is, and how far away."""
         now_s = time.monotonic()
         self._balancer.linked(candidate, now_s)
+        self._routing.reached(candidate.peer)
         self._prober.ask(self._fleet.hosts_at(candidate))
 
     def _unlinked(self, candidate: Candidate) -> None:
@@ -606,8 +607,7 @@ class Router:
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
                 case _:
                     pass
-        if changes:
-            self._balancer.links.linked()  # who waits for a link may have somebody else to ask
+        self._routing.heard(changes)
 
     def _visited(self, candidate: Candidate) -> None:
         self._fleet.visit(candidate)
@@ -685,7 +685,7 @@ class Router:
             (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
             self._write_status()
         if self._owners.tick():
-            self._balancer.links.linked()  # who waits may have somebody to ask
+            self._routing.wake()
 
     def _skew(self) -> Skew | None:
         return self._hearing.clock.skew(time.time_ns() // 1_000_000, time.monotonic())

@@ -9,7 +9,7 @@ from fleet_fakes import advert, offer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.publishing import sign
@@ -434,6 +434,32 @@ def test_a_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
     fleet.settle()
     fleet.hosts("B", at("2", "b"))
     assert fleet.trusted() == "12"
+
+
+# models that are away for want of memory
+
+
+def away(version: str, letter: str) -> ModelOffer:
+    return replace(at(version, letter), state=ModelState.UNLOADED)
+
+
+def test_a_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", away("1", "a"))
+    fleet.settle()
+    fleet.hosts("X", at("1", "e"), away("9", "e"), invite="evil")
+    assert (fleet.served(), fleet.trusted()) == ("a", "1")
+    assert fleet.owners.withheld(M, ModelVersion("")) == ""
+    assert fleet.owners.invite_of(M, PeerId("X")) == "evil"
+    assert fleet.owners.invite_of(M, PeerId("B")) == ""
+    fleet.leaves("A")
+    assert "does not trust yet" in fleet.owners.withheld(M, ModelVersion(""))
+
+
+def test_what_was_unloaded_on_purpose_has_no_digest_and_counts_for_nothing() -> None:
+    fleet = Fleet()
+    fleet.hosts("A", replace(away("1", "a"), digest=""))
+    assert fleet.owners.pins() == []
 
 
 # bounds

@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from capamesh.protocol.adverts import ModelState
 from capamesh.router.ownership.pins import MAX_PINS, Pin, Why
 from capamesh.router.ownership.publishers import Publishers
 from capamesh.router.ownership.quorum import first_among, votes, winner
@@ -143,6 +144,11 @@ class Owners:
         known = self._models.get(model)
         return known is not None and not self._is_owned(known) and version in known.versions
 
+    def invite_of(self, model: ModelName, peer: PeerId) -> str:
+        """Return which invite has admitted a node that hosts the model; "" where it does not."""
+        known = self._models.get(model)
+        return "" if known is None else known.peers.get(peer, "")
+
     def withheld(self, model: ModelName, version: ModelVersion) -> str:
         """Return why nodes that say to host the version are not asked, for people; "" when there are none.
 
@@ -152,6 +158,8 @@ class Owners:
         if known is None or not known.peers:
             return ""
         if not version:
+            if any(one.is_trusted and one.is_hosted() for one in known.versions.values()):
+                return ""
             on_trial = [one.version for one in known.versions.values() if one.claims]
             return (
                 f"model {model!r} is hosted at {', '.join(sorted(on_trial, key=int)[:8])}, which this router does not"
@@ -247,7 +255,8 @@ class Owners:
         ready: dict[tuple[ModelName, ModelVersion], Claim] = {}
         signers = self._signatures.signers(advert, self._accepted)
         for at, offer in enumerate(advert.models):
-            if offer.is_ready:
+            # what was unloaded for want of memory is hosted as before, and may be loaded for who asks
+            if offer.is_ready or (offer.state is ModelState.UNLOADED and offer.digest):
                 claim = Claim(peer, invite, offer.digest, signers.get(at, ""))
                 ready[offer.name, offer.version] = claim
         for key in before.keys() - ready.keys():
