@@ -241,7 +241,7 @@ def test_every_router_setting_has_an_option(
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
         "--advertise me --dial-inside private --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
-        "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --max-connections 5 "
+        "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8"
     )
     assert run(line.split()) == 0
@@ -269,6 +269,7 @@ def test_every_router_setting_has_an_option(
             max_message_bytes=2**20, max_json_bytes=2**21, max_json_answer_bytes=3 * 2**20
         ),
         body_budget_bytes=2**22,
+        answer_budget_bytes=6 * 2**20,
         max_connections=5,
         max_connections_per_address=3,
         trusted_proxies=("10.0.0.7", "fd00::/8"),

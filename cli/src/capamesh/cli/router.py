@@ -142,6 +142,15 @@ def run(
             help="The bodies of all requests together; 0: an eighth of the memory, and twice --max-message-mib at least.",
         ),
     ] = 0,
+    answer_budget_mib: Annotated[
+        int,
+        typer.Option(
+            "--answer-budget-mib",
+            envvar="CAPAMESH_ANSWER_BUDGET_MIB",
+            min=0,
+            help="Answers that are coming from nodes; 0: an eighth of the memory, and twice --max-message-mib at least.",
+        ),
+    ] = 0,
     max_connections: Annotated[
         int,
         typer.Option(
@@ -209,6 +218,7 @@ def run(
             max_json_answer_bytes=max_json_answer_mib * _MIB,
         ),
         body_budget_bytes=body_budget_mib * _MIB,
+        answer_budget_bytes=answer_budget_mib * _MIB,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
         trusted_proxies=tuple(trusted_proxy or ()),

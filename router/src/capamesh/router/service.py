@@ -32,6 +32,8 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.protocol.home import MemberHome
 from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
@@ -61,7 +63,7 @@ from capamesh.router.balancing.model_traffic import Terms
 from capamesh.router.dispatch import Dispatch
 from capamesh.router.fleet_view import FleetView
 from capamesh.router.front.front import Front
-from capamesh.router.front.limits import FrontLimits, limits_of, networks_of
+from capamesh.router.front.limits import FrontLimits, answers_bytes_of, limits_of, networks_of
 from capamesh.router.hearing import Hearing, Now
 from capamesh.router.holds import Holds
 from capamesh.router.last_fleet import LastFleet, decode
@@ -176,11 +178,16 @@ class Router:
         address_rule = addresses_within(innermost)
         self._hearing = Hearing(self._trust, address_rule, self._now())
         self._notices = Notices()
+        self._answers = ReceiveBudget(
+            answers_bytes_of(settings.limits.max_message_bytes, settings.answer_budget_bytes)
+        )
         self._pool = LinkPool(
             LinkEndpoint(
                 self._membership,
                 settings.data_folder,
                 agent_version=package_version("capamesh"),
+                limits=LinkLimits(message_bytes=settings.limits.max_message_bytes),
+                budget=self._answers,
                 log=log,
             ),
             self._trust,
@@ -341,6 +348,16 @@ class Router:
         front.watch(self._telemetry)
         self._telemetry.watch(
             "capamesh_nodes", "Nodes in this router's view", lambda: len(fleet.adverts)
+        )
+        self._telemetry.watch(
+            "capamesh_answer_bytes",
+            "Of large answers that are coming from nodes",
+            lambda: self._answers.granted_bytes,
+        )
+        self._telemetry.watch(
+            "capamesh_answers_waiting",
+            "Large answers that wait at their nodes until there is room",
+            lambda: self._answers.waiting,
         )
         self._telemetry.watch(
             "capamesh_members_refused",

@@ -51,6 +51,8 @@ class RouterSettings:
     limits: Limits = ROUTER_LIMITS
     body_budget_bytes: int = 0
     """For the bodies of all requests together; 0: an eighth of the memory, and twice the largest at least."""
+    answer_budget_bytes: int = 0
+    """For the answers that are coming from all nodes together; 0: as for bodies."""
     max_connections: int = 0
     """Of clients; 0: 4,096, or as many as the limit of descriptors leaves."""
     max_connections_per_address: int = 0

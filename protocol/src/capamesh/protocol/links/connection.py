@@ -15,7 +15,7 @@ unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from capamesh.protocol.errors import (
@@ -42,6 +42,7 @@ from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, en
 from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
 from capamesh.protocol.links.incoming import Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
+from capamesh.protocol.links.receive_budget import Claim, ReceiveBudget
 from capamesh.protocol.memory import body_memory
 from capamesh.protocol.packed import pack
 from capamesh.protocol.plain_text import plain
@@ -56,20 +57,46 @@ MAX_AFTER_MS = 3_600_000
 class _Message:
     """A message that is being received."""
 
-    __slots__ = ("filled", "is_request", "memory", "meta")
+    __slots__ = ("claim", "filled", "is_request", "memory", "meta", "total")
 
-    def __init__(self, meta: bytes, memory: memoryview, *, is_request: bool) -> None:
+    def __init__(self, meta: bytes, total: int, claim: Claim | None, *, is_request: bool) -> None:
         self.meta = meta
-        self.memory = memory
+        self.total = total
+        self.claim = claim
+        """What it has of the budget for all links; None: nothing."""
+        self.memory = body_memory(total if claim is None or claim.is_granted else claim.first_bytes)
         self.filled = 0
         self.is_request = is_request
+
+    def widen(self, begin: int) -> bool:
+        """Have memory for all of it, of which so much is here; False: only the beginning was to come, or it had it."""
+        claim = self.claim
+        if claim is None or not claim.is_granted or len(self.memory) == self.total:
+            return False
+        first, self.memory = self.memory, body_memory(self.total)
+        self.memory[:begin] = first[:begin]
+        return True
 
 
 class Connection:
     """One side of a link. Raises `ProtocolViolation` when the peer breaks the rules; then it is of no more use."""
 
-    def __init__(self, *, is_dialer: bool, hello: Hello, limits: LinkLimits) -> None:
+    def __init__(
+        self,
+        *,
+        is_dialer: bool,
+        hello: Hello,
+        limits: LinkLimits,
+        budget: ReceiveBudget | None = None,
+        on_output: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`budget`: what all links of this process may receive together; None: each has `receive_bytes`.
+
+        `on_output` is told when there is something to send because others have given room back.
+        """
         self._limits = limits
+        self._room = budget.link(self._granted) if budget is not None else None
+        self._on_output = on_output
         self._incoming = Incoming(limits, self, most_meta_bytes=MAX_HELLO_BYTES)
         self._outgoing = Outgoing(limits.chunk_bytes)
         self._events: list[Event] = []
@@ -162,7 +189,9 @@ class Connection:
             return False
         peer = self._greeted()
         try:
-            total = self._check_outgoing(meta, body, peer.message_bytes)
+            total = self._check_outgoing(
+                meta, body, peer.message_bytes, "; ask for fewer rows or outputs"
+            )
             if self._outgoing.queued_bytes + total > self._limits.send_bytes:
                 raise PeerError(
                     f"{self._outgoing.queued_bytes} bytes of answers wait to be read; no room for {total} more"
@@ -214,6 +243,12 @@ class Connection:
         meta = pack({"reason": reason})
         self._outgoing.frame(encode_frame(FrameKind.GOAWAY, meta=meta))
 
+    def end(self) -> None:
+        """Nothing more will be received: give back what its messages have of the budget."""
+        self._messages.clear()
+        if self._room is not None:
+            self._room.close()
+
     @property
     def serving_count(self) -> int:
         """How many of the peer's requests are being received or handled."""
@@ -237,21 +272,24 @@ class Connection:
         if kind == FrameKind.CHUNK:
             message = self._messages.get(stream)
         elif kind == FrameKind.REQUEST:
-            message = self._request_started(stream, meta, value)
+            message = self._request_started(stream, meta, value, flags)
         elif kind == FrameKind.RESPONSE:
-            message = self._response_started(stream, meta, value)
+            message = self._response_started(stream, meta, value, flags)
         elif body_bytes:
             raise ProtocolViolation(f"a frame of kind {kind} with a body of {body_bytes} bytes")
         if message is not None:
             begin, message.filled = message.filled, message.filled + body_bytes
-            if message.filled > len(message.memory):
+            if message.filled > len(message.memory) and (
+                not message.widen(begin) or message.filled > message.total
+            ):
                 raise ProtocolViolation(
-                    f"stream {stream} sent {message.filled} bytes of a body of {len(message.memory)}"
+                    f"stream {stream} sent {message.filled} bytes of a body of {message.total}, of which"
+                    f" {len(message.memory)} were to come"
                 )
-            if bool(flags & END) != (message.filled == len(message.memory)):
+            if bool(flags & END) != (message.filled == message.total):
                 raise ProtocolViolation(
                     f"stream {stream} {'ended' if flags & END else 'did not end'} at {message.filled} of"
-                    f" {len(message.memory)} bytes"
+                    f" {message.total} bytes"
                 )
             target = message.memory[begin : message.filled]
         self._current = (kind, flags, stream, value, meta, message)
@@ -302,7 +340,7 @@ class Connection:
             self._incoming.widen()
         self._events.append(HelloReceived(hello))
 
-    def _request_started(self, stream: int, meta: bytes, total: int) -> _Message | None:
+    def _request_started(self, stream: int, meta: bytes, total: int, flags: int) -> _Message | None:
         if stream == 0 or stream % 2 != self._peer_parity:
             raise ProtocolViolation(
                 f"a request on stream {stream}, which is not the peer's to open"
@@ -333,10 +371,16 @@ class Connection:
                 ),
             )
             return None
-        self._serving[stream] = total
-        return self._reserve(stream, meta, total, is_request=True)
+        message = self._reserve(stream, meta, total, flags, is_request=True)
+        if message is None:
+            self._send_error(stream, Overloaded(self._no_room(f"a request of {total}")))
+        else:
+            self._serving[stream] = total
+        return message
 
-    def _response_started(self, stream: int, meta: bytes, total: int) -> _Message | None:
+    def _response_started(
+        self, stream: int, meta: bytes, total: int, flags: int
+    ) -> _Message | None:
         if stream not in self._asked:
             return None
         if stream in self._messages:
@@ -347,8 +391,13 @@ class Connection:
         error: CapameshError
         if total > limits.message_bytes:
             error = TooLarge(
-                f"an answer of {total} bytes; at most {limits.message_bytes} are taken"
+                f"an answer of {total} bytes; at most {limits.message_bytes} are taken: ask for fewer rows or outputs"
             )
+        elif self._room is not None:
+            message = self._reserve(stream, meta, total, flags, is_request=False)
+            if message is not None:
+                return message
+            error = PeerError(self._no_room(f"an answer of {total}"))
         elif self._reserved_bytes + total > limits.receive_bytes:
             # not `Overloaded`: the peer did run the request
             error = PeerError(
@@ -356,27 +405,50 @@ class Connection:
                 f" within {limits.receive_bytes}"
             )
         else:
-            return self._reserve(stream, meta, total, is_request=False)
+            return self._reserve(stream, meta, total, flags, is_request=False)
         self.cancel(stream)
         self._events.append(ErrorReceived(stream, error))
         return None
 
-    def _reserve(self, stream: int, meta: bytes, total: int, *, is_request: bool) -> _Message:
+    def _reserve(
+        self, stream: int, meta: bytes, total: int, flags: int, *, is_request: bool
+    ) -> _Message | None:
+        """Take memory for a message; None: all links together have no room for it."""
+        room, credit = self._room, self._limits.initial_credit_bytes
+        claim: Claim | None = None
+        if room is not None and not flags & END:  # what ends with its first frame is here already
+            claim = room.take(stream, total, credit)
+            if claim is None:
+                return None
         self._reserved_bytes += total
-        message = _Message(meta, body_memory(total), is_request=is_request)
+        message = _Message(meta, total, claim, is_request=is_request)
         self._messages[stream] = message
-        credit = self._limits.initial_credit_bytes
-        if total > credit:
+        if room is None and total > credit:
             self._outgoing.frame(encode_frame(FrameKind.CREDIT, stream, value=total - credit))
         return message
 
+    def _granted(self, stream: int, more_bytes: int) -> None:
+        """There is room for all of a body that has waited."""
+        self._outgoing.frame(encode_frame(FrameKind.CREDIT, stream, value=more_bytes))
+        self._on_output()
+
+    def _no_room(self, what: str) -> str:
+        return f"too many bodies come at once over the links of this process: no room for {what} bytes; ask later"
+
+    def _pop_message(self, stream: int) -> _Message | None:
+        """Forget a message that is being received, and give back what it has of the budget."""
+        message = self._messages.pop(stream, None)
+        if message is not None and message.claim is not None:
+            message.claim.room.give_back(message.claim)
+        return message
+
     def _message_ended(self, stream: int, message: _Message, flags: int) -> None:
-        if self._messages.pop(stream, None) is None:
+        if self._pop_message(stream) is None:
             return  # cancelled while its last bytes came
         if message.is_request:
             self._events.append(RequestReceived(stream, message.meta, message.memory))
             return
-        self._reserved_bytes -= len(message.memory)
+        self._reserved_bytes -= message.total
         is_final = bool(flags & FINAL)
         if is_final:
             self._close_asked(stream)
@@ -403,7 +475,7 @@ class Connection:
             return
         self._reserved_bytes -= reserved
         self._outgoing.drop(stream)
-        if self._messages.pop(stream, None) is None:
+        if self._pop_message(stream) is None:
             self._events.append(RequestCancelled(stream))
 
     def _send_error(self, stream: int, error: CapameshError) -> None:
@@ -417,9 +489,9 @@ class Connection:
     def _close_asked(self, stream: int) -> None:
         self._asked.discard(stream)
         self._outgoing.drop(stream)  # a peer may answer before it has read the whole request
-        message = self._messages.pop(stream, None)
+        message = self._pop_message(stream)
         if message is not None:
-            self._reserved_bytes -= len(message.memory)
+            self._reserved_bytes -= message.total
 
     def _open(self) -> int:
         stream = self._next_stream
@@ -435,7 +507,9 @@ class Connection:
             raise ProtocolViolation("the peer has not introduced itself yet")
         return self._peer_hello
 
-    def _check_outgoing(self, meta: bytes, body: Sequence[Buffer], most_bytes: int) -> int:
+    def _check_outgoing(
+        self, meta: bytes, body: Sequence[Buffer], most_bytes: int, advice: str = ""
+    ) -> int:
         """Return the body's size; raise `TooLarge` when that is over `most_bytes`, or the metadata is too long."""
         total = 0
         for part in body:
@@ -443,7 +517,7 @@ class Connection:
         if total > most_bytes or len(meta) > self._limits.meta_bytes:
             raise TooLarge(
                 f"a message of {total} bytes with {len(meta)} of metadata; at most {most_bytes} and"
-                f" {self._limits.meta_bytes} are sent"
+                f" {self._limits.meta_bytes} are sent{advice}"
             )
         return total
 

@@ -20,6 +20,7 @@ from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
 from capamesh.protocol.links.listener import LinkListener, bind
+from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
 from capamesh.protocol.network.tls import show_membership
@@ -124,14 +125,17 @@ class LinkEndpoint:
         agent_version: str,
         limits: LinkLimits | None = None,
         times: LinkTimes | None = None,
+        budget: ReceiveBudget | None = None,
         log: FilteringBoundLogger | None = None,
     ) -> None:
         """Prepare TLS from the membership saved in `folder`; raise `ConfigError` when that cannot be.
 
+        `budget` is what all its links may receive together; without one each has `LinkLimits.receive_bytes`.
         With a `log`, TLS handshakes that fail here are told.
         """
         self._limits = limits or LinkLimits()
         self._times = times or LinkTimes()
+        self._budget = budget
         self._hello = Hello(
             network=membership.network_id,
             chain=membership.chain,
@@ -234,4 +238,11 @@ class LinkEndpoint:
         )
 
     def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:
-        return Link(owner, self._hello, is_dialer=is_dialer, limits=self._limits, times=self._times)
+        return Link(
+            owner,
+            self._hello,
+            is_dialer=is_dialer,
+            limits=self._limits,
+            times=self._times,
+            budget=self._budget,
+        )

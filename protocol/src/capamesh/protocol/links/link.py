@@ -32,6 +32,7 @@ from capamesh.protocol.links.events import (
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.outgoing import Buffer
+from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.network import ALPN, Member
 
 _T = TypeVar("_T")
@@ -152,11 +153,18 @@ class Link(asyncio.BufferedProtocol):
         is_dialer: bool,
         limits: LinkLimits,
         times: LinkTimes,
+        budget: ReceiveBudget | None = None,
     ) -> None:
         self._owner = owner
         self._limits = limits
         self._times = times
-        self._core = Connection(is_dialer=is_dialer, hello=hello, limits=limits)
+        self._core = Connection(
+            is_dialer=is_dialer,
+            hello=hello,
+            limits=limits,
+            budget=budget,
+            on_output=self._flush_soon,
+        )
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, Asker] = {}
@@ -328,6 +336,7 @@ class Link(asyncio.BufferedProtocol):
             return
         self._end_reason = reason
         self._fail_all(self._lost(reason))
+        self._core.end()
         if self._transport is not None:
             self._core.goaway(reason)
             self._write()
@@ -374,6 +383,7 @@ class Link(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._fail_all(self._lost(reason, is_sudden=is_sudden))
+        self._core.end()
         if not self.up.done():
             self.up.set_exception(self._lost(reason))
             self.up.exception()  # whoever dialled may have gone; not reading it is no fault

@@ -64,6 +64,14 @@ def limits_of(
     )
 
 
+def answers_bytes_of(largest_bytes: int, answers_bytes: int = 0) -> int:
+    """Return what answers that are coming from nodes may have together, by a setting of which 0 is what suits this machine.
+
+    It is twice the largest at least: one node may have half of it.
+    """
+    return max(answers_bytes or memory_bytes() // MEMORY_SHARE, 2 * largest_bytes)
+
+
 def networks_of(proxies: tuple[str, ...]) -> tuple[Network, ...]:
     """Return the networks that settings name, an address as one of its own. Raises ConfigError."""
     networks: list[Network] = []
