@@ -71,6 +71,27 @@ async def test_a_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
         figures.at_least("answers to new clients meanwhile", seen.answered, 20)
 
 
+async def test_a_thousand_bodies_in_chunks_fill_no_memory_either(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    part = bytes(256 * 1024)
+    large = CHUNKED + b"%x\r\n" % MIB + part
+    tiny = CHUNKED + b"2\r\nab\r\n" * 20_000
+    keeper: set[Stranger] = set()
+    async with attacked(tmp_path, sample_models, nodes=1) as network:
+        async with network.honest(connections=2, is_new=True) as seen:
+            await crowd(network.address, [large, tiny] * (MANY // 2), keeper)
+            await asyncio.sleep(3)
+        for stranger in list(keeper):
+            stranger.transport.abort()
+        assert seen.failures == {}
+        figures.at_most(
+            "router beside 1,000 unfinished bodies in chunks, MB",
+            network.peak_bytes(network.router) / 1e6,
+            300,
+        )
+
+
 async def test_idle_strangers_take_nobody_s_connection(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
-from raw_http import GUARD_S, connected, request
+from raw_http import GUARD_S, chunked, connected, request
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
@@ -180,13 +180,13 @@ async def test_a_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_50
 async def test_what_is_unpacked_is_within_the_budget_too() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
-        assert http.front.budget.hold(4 * MIB - 200_000)
+        assert http.front.budget.hold(3_500_000)
         packed = gzip.compress(b" " * 300_000 + b"{}", mtime=0)
         async with connected(http.client.port) as client:
             await client.send(request(INFER, packed, b"Content-Encoding: gzip"))
             await asyncio.sleep(0.1)
             assert client.received == b""
-            http.front.budget.let_go(4 * MIB - 200_000)
+            http.front.budget.let_go(3_500_000)
             assert (await client.answer()).status == 400
         await until(lambda: http.front.budget.used_bytes == 0)
 
@@ -217,3 +217,70 @@ async def test_who_does_not_read_a_large_answer_is_charged_for_it() -> None:
             await until(lambda: http.front.budget.unread_bytes > MIB)
             client.reset()
         await until(lambda: http.front.budget.used_bytes == 0)
+
+
+async def test_a_body_of_a_request_under_way_is_held_for_as_long_however_it_came() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        link = http.node("A", hang)
+        budget = http.front.budget
+        body = json_body("one") + b" " * 100_000
+        for data in (
+            chunked(INFER, body),
+            request(INFER, gzip.compress(body, mtime=0), b"Content-Encoding: gzip"),
+        ):
+            link.asked.clear()
+            async with connected(http.client.port) as client:
+                await client.send(data)
+                await link.asked.wait()
+                assert (budget.used_bytes, budget.arriving_bytes) == (4 * len(body), 0)
+                link.asks[-1].echo()
+                check(await client.answer(), "infer", "one")
+                await until(lambda: budget.used_bytes == 0)
+
+
+async def test_chunks_that_stop_make_room_for_others_and_are_told() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        http.node("A")
+        async with connected(http.client.port) as first:
+            await first.send(chunked(INFER, bytes(2 * MIB - 100_000))[:-5])
+            await until(lambda: http.front.budget.arriving_bytes >= 2 * MIB - 128 * 1024)
+            binary = b"Inference-Header-Content-Length: 9"
+            async with connected(http.client.port) as second:
+                await second.send(request(INFER, bytes(MIB), binary, length=2 * MIB))
+                answer = await first.answer()
+                assert (answer.status, answer.get("retry-after")) == (503, "1")
+        await until(lambda: http.front.budget.used_bytes == 0)
+
+
+async def test_a_request_that_is_here_whole_and_finds_no_room_may_stay_connected() -> None:
+    async with tidy(front_limits=SMALL) as http:
+        http.node("A")
+        assert http.front.budget.hold(3 * MIB)
+        large = json_body("one") + b" " * 300_000
+        async with connected(http.client.port) as client:
+            await client.send(request(INFER, large[:60_000]) + infer("two"))
+            check(await client.answer(), "infer", "one")
+            check(await client.answer(), "infer", "two")
+            assert http.front.budget.hold(MIB - 1000)
+            await client.send(request(INFER, large[:60_000]))
+            answer = await client.answer()
+            assert (answer.status, answer.get("retry-after"), answer.is_last) == (503, "1", False)
+            http.front.budget.let_go(MIB - 1000)
+            await client.send(infer("three"))
+            check(await client.answer(), "infer", "three")
+        http.front.budget.let_go(3 * MIB)
+        assert http.front.requests.count == 0
+
+
+async def test_who_half_closes_while_an_answer_is_unread_gets_the_next_too(http: Http) -> None:
+    http.node("A", answering(answer_of("1", LARGE)), echo)
+    raw = request(INFER, json_body("one", parameters={"binary_data_output": True}))
+    async with connected(http.client.port, receive_bytes=4096) as client:
+        client.transport.pause_reading()
+        await client.send(raw + infer("two"))
+        await until(lambda: http.front.budget.unread_bytes > MIB)
+        client.finish()
+        await asyncio.sleep(0.05)
+        client.transport.resume_reading()
+        await client.ended()
+    assert b'"id":"two"' in client.received[-2000:]

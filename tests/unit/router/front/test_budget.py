@@ -141,7 +141,7 @@ def test_requests_under_way_keep_their_room_from_bodies_that_arrive() -> None:
     body = Body(budget)
     budget.begin(body, 0)
     assert budget.grow(body, 50 * MIB)
-    assert budget.hold(50 * MIB)
+    assert budget.hold(40 * MIB)
     assert not budget.may_begin(51 * MIB)
     assert budget.may_begin(50 * MIB)
 
@@ -163,6 +163,39 @@ def test_an_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> N
     assert budget.hold(20 * MIB)
     assert unread.told == ["give up"]
     assert (budget.used_bytes, budget.unread_bytes) == (20 * MIB, 0)
+
+
+def test_a_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more() -> None:
+    budget, _ = made()
+    bodies = [Body(budget) for _ in range(12)]
+    for body in bodies:
+        assert budget.begin(body, 2 * MIB)
+    assert [budget.arrived(body, 8 * MIB) for body in bodies] == [True] * 11 + [False]
+    assert (budget.used_bytes, budget.arriving_bytes, budget.refused) == (88 * MIB, 0, 1)
+
+
+def test_large_requests_leave_a_part_to_small_ones() -> None:
+    budget, _ = made()
+    assert [budget.hold(16 * MIB) for _ in range(8)] == [True] * 5 + [False] * 3
+    assert [budget.hold(MIB) for _ in range(21)] == [True] * 20 + [False]
+
+
+def test_a_body_that_the_router_works_on_is_not_slow() -> None:
+    budget, clock = made()
+    busy = Body(budget)
+    assert budget.begin(busy, 50 * MIB)
+    busy.is_busy = True
+    clock.now_s += 5
+    assert not budget.hold(60 * MIB)
+    assert busy.told == []
+
+
+def test_bodies_take_their_room_at_once_while_most_of_it_is_free() -> None:
+    budget, _ = made(100 * MIB, 40 * MIB)
+    assert budget.step_bytes(600_000, 590_000) == 590_000
+    assert budget.step_bytes(11 * MIB, 11 * MIB) == LARGE_STEP_BYTES
+    budget.begin(Body(budget), 10 * MIB)
+    assert budget.step_bytes(600_000, 590_000) == STEP_BYTES
 
 
 def test_large_bodies_are_charged_in_large_steps() -> None:

@@ -11,7 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
 from capamesh.router.api.errors import too_slow_text
@@ -24,6 +24,8 @@ CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 MOST_RATIO: Final = 200
 """Bytes out of one byte in, beyond a first megabyte (guess: JSON of one number over and over packs to a hundredth; what
 packs better is cheaper to leave out than to send)."""
+BUFFERED_BYTES: Final = 64 * 1024
+"""What aiohttp has of a body before any of it is read here: a read of the front's, or twice `READ_BYTES` and a smaller one."""
 FREE_BYTES: Final = 2**20
 PIECE_BYTES: Final = 2**20
 """Unpacked at a time (measured: 3 ms in a thread, which holds the interpreter for none of it)."""
@@ -34,17 +36,21 @@ _UNPACKERS: Final = ThreadPoolExecutor(2, thread_name_prefix="unpack")
 class _Body(Charge):
     """A body that aiohttp reads, and what it is unpacked to."""
 
-    __slots__ = ("_budget", "_woken", "data", "is_given_up", "sent_bytes")
+    __slots__ = ("_budget", "_content", "_woken", "data", "held_bytes", "is_given_up", "sent_bytes")
 
-    def __init__(self, budget: BodyBudget | None) -> None:
+    def __init__(self, budget: BodyBudget | None, content: StreamReader) -> None:
         super().__init__()
+        self._content = content
+        self.held_bytes = 0
+        """For the request, once its body is here."""
         self._budget = budget
         self._woken: asyncio.Future[None] | None = None
         self.data = bytearray()
         self.sent_bytes = 0
         """Of what came over the wire."""
         self.is_given_up = False
-        if budget is not None and not budget.begin(self, 0):
+        here_bytes = 0 if content.is_eof() else BUFFERED_BYTES
+        if budget is not None and not budget.begin(self, here_bytes):
             raise _no_room()
 
     async def charge(self, size_bytes: int) -> None:
@@ -66,16 +72,28 @@ class _Body(Charge):
     def give_up(self) -> None:
         """Part of `Charge`."""
         self.is_given_up = True
+        self.data = bytearray()
+        self._content.set_exception(_no_room())  # whoever waits for more of it is told
         self.go_on()
 
     def moved_bytes(self) -> int:
         """Part of `Charge`."""
         return self.sent_bytes
 
+    def arrived(self, held_bytes: int) -> None:
+        """Hold so much for the request from now on. Raises `Overloaded`."""
+        if self._budget is not None:
+            if not self._budget.arrived(self, held_bytes):
+                raise _no_room()
+            self.held_bytes = held_bytes
+
     def release(self) -> None:
         """Forget it."""
         if self._budget is not None:
             self._budget.release(self)
+            held_bytes, self.held_bytes = self.held_bytes, 0
+            if held_bytes:
+                self._budget.let_go(held_bytes)
 
 
 _CHARGE: Final = web.RequestKey("charge", _Body)
@@ -86,8 +104,10 @@ async def read_body(request: web.Request, *, arrival_s: float, most_bytes: int) 
     return bytes(await read_large_body(request, arrival_s=arrival_s, most_bytes=most_bytes))
 
 
-async def read_large_body(request: web.Request, *, arrival_s: float, most_bytes: int) -> memoryview:
-    """Return the body, unpacked, whether its length was announced or not.
+async def read_large_body(
+    request: web.Request, *, arrival_s: float, most_bytes: int, weight: int = 1
+) -> memoryview:
+    """Return the body, unpacked, whether its length was announced or not; `weight` times its size is held for it.
 
     Raises:
         TooLarge: It has more than `most_bytes`, packed or not, as soon as that is known; or it unpacks to far too much.
@@ -105,7 +125,7 @@ async def read_large_body(request: web.Request, *, arrival_s: float, most_bytes:
             f"Content-Encoding is {coding[:80]!r}; it may be {', '.join(CODINGS)} or be left out"
         )
     release(request)
-    body = _Body(request.app.get(BUDGET))
+    body = _Body(request.app.get(BUDGET), request.content)
     request[_CHARGE] = body
     try:
         if request.content.is_eof():  # small bodies come with their head: no timer for them
@@ -114,6 +134,8 @@ async def read_large_body(request: web.Request, *, arrival_s: float, most_bytes:
             async with asyncio.timeout(arrival_s):
                 await _read(request, body, most_bytes)
     except TimeoutError as exc:
+        if body.is_waiting:  # for room: its client is not to blame
+            raise _no_room() from exc
         text = too_slow_text(
             "the request's body",
             request.content.total_raw_bytes,
@@ -121,7 +143,16 @@ async def read_large_body(request: web.Request, *, arrival_s: float, most_bytes:
             arrival_s,
         )
         raise web.HTTPRequestTimeout(text=text) from exc
-    whole = body.data if coding == "identity" else await _unpacked(body, coding, most_bytes)
+    whole = body.data
+    if coding != "identity":
+        body.is_busy = True
+        try:
+            async with asyncio.timeout(arrival_s):
+                whole = await _unpacked(body, coding, most_bytes)
+        except TimeoutError as exc:
+            raise _no_room() from exc
+    body.data = bytearray()
+    body.arrived(len(whole) * weight)
     return memoryview(whole)
 
 

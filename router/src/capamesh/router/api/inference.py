@@ -25,7 +25,7 @@ from capamesh.protocol.oip import (
 from capamesh.router.api.bodies import read_body, read_large_body
 from capamesh.router.api.cached_page import CachedPage
 from capamesh.router.api.errors import response_of
-from capamesh.router.api.exchange import Asking, Exchange, Inference
+from capamesh.router.api.exchange import JSON_WEIGHT, Asking, Exchange, Inference
 from capamesh.router.api.packing import takes_gzip
 from capamesh.router.api.wishes import wishes_of
 from capamesh.router.balancing.model_traffic import not_hosted
@@ -91,6 +91,7 @@ class InferenceApi:
             request,
             arrival_s=self._arrival_s,
             most_bytes=self._inference.limits.max_message_bytes,
+            weight=1 if HEADER_LENGTH_NAME in request.headers else JSON_WEIGHT,
         )
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.memory import body_memory
-from capamesh.router.front.budget import Charge, steps_of
+from capamesh.router.front.budget import Charge
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,7 +29,6 @@ class ArrivingBody(Charge):
         "_budget",
         "_receiver",
         "_room_bytes",
-        "_step_bytes",
         "_transport",
         "filled_bytes",
         "memory",
@@ -48,7 +47,6 @@ class ArrivingBody(Charge):
         self._budget = budget
         self._receiver = receiver
         self._transport = transport
-        self._step_bytes = steps_of(size_bytes)
         self.memory = body_memory(size_bytes)
         self.filled_bytes = len(here)
         self._room_bytes = len(here)
@@ -74,10 +72,9 @@ class ArrivingBody(Charge):
             self._take_room()
         return False
 
-    def arrived(self, held_bytes: int) -> memoryview:
-        """Return the body, which is here whole; from now on `held_bytes` are held for it."""
-        self._budget.arrived(self, held_bytes)
-        return self.memory
+    def arrived(self, held_bytes: int) -> bool:
+        """Hold `held_bytes` for the body, which is here whole; False: there is no room."""
+        return self._budget.arrived(self, held_bytes)
 
     def drop(self) -> None:
         """Forget it."""
@@ -99,7 +96,8 @@ class ArrivingBody(Charge):
         return self.filled_bytes
 
     def _take_room(self) -> None:
-        more = min(self._step_bytes, len(self.memory) - self._room_bytes)
+        size_bytes = len(self.memory)
+        more = self._budget.step_bytes(size_bytes, size_bytes - self._room_bytes)
         if self._budget.grow(self, more):
             self._room_bytes += more
         elif not self._transport.is_closing():

@@ -27,6 +27,12 @@ LOOK_EVERY_S: Final = 0.05
 OVERDRAFT_BYTES: Final = 16 * 2**20
 """What is here already when its body begins, a read at most each, may pass the part for arriving by so much (guess: some
 250 clients at once that have to wait for room)."""
+SMALL_BYTES: Final = 2**20
+RESERVE: Final = 10
+"""One part in so many of all is for requests of `SMALL_BYTES` at most (guess): a few large ones leave it to everybody else."""
+FREE: Final = 4
+"""While no more than one part in so many of that for arriving is taken, bodies take all their room at once (guess), and
+are read in as few turns of the loop as the system has them."""
 _LARGE_BYTES: Final = 4 * 2**20
 STEP_BYTES: Final = 64 * 1024
 LARGE_STEP_BYTES: Final = 2 * 2**20
@@ -36,7 +42,15 @@ LARGE_STEP_BYTES: Final = 2 * 2**20
 class Charge(ABC):
     """What one body, or one unread answer, is charged, and who sends or reads it."""
 
-    __slots__ = ("is_arriving", "is_waiting", "moved_s", "seen_bytes", "size_bytes", "started_s")
+    __slots__ = (
+        "is_arriving",
+        "is_busy",
+        "is_waiting",
+        "moved_s",
+        "seen_bytes",
+        "size_bytes",
+        "started_s",
+    )
 
     def __init__(self, *, is_arriving: bool = True) -> None:
         """`is_arriving`: a body; else an answer."""
@@ -45,6 +59,8 @@ class Charge(ABC):
         self.seen_bytes = 0
         self.started_s = self.moved_s = 0.0
         self.is_waiting = False
+        self.is_busy = False
+        """It is the router's turn: who sends it has done all that there is to do, and is not slow."""
 
     @abstractmethod
     def go_on(self) -> None:
@@ -68,6 +84,7 @@ class BodyBudget:
         """`most_arriving_bytes` is at least the largest body, and `most_bytes` twice that, so that one always fits."""
         self.most_bytes = most_bytes
         self.most_arriving_bytes = most_arriving_bytes
+        self._most_large_bytes = most_bytes - most_bytes // RESERVE
         self.used_bytes = 0
         """All of it: of requests under way, of bodies that arrive, of unread answers."""
         self.arriving_bytes = 0
@@ -90,11 +107,8 @@ class BodyBudget:
 
     def hold(self, size_bytes: int) -> bool:
         """Take room for a request that is here whole; False if there is none, and nothing is taken."""
-        if self.used_bytes + size_bytes > self.most_bytes:
-            self._make_room(size_bytes, None)
-            if self.used_bytes + size_bytes > self.most_bytes:
-                self.refused += 1
-                return False
+        if not self._holds(size_bytes, size_bytes, None):
+            return False
         self.used_bytes += size_bytes
         return True
 
@@ -106,7 +120,7 @@ class BodyBudget:
 
     def may_begin(self, size_bytes: int) -> bool:
         """Return whether a body of that size can be expected to find room beside all requests under way."""
-        is_free = self.used_bytes - self.arriving_bytes + size_bytes <= self.most_bytes
+        is_free = self.used_bytes - self.arriving_bytes + size_bytes <= self._most(size_bytes)
         self.refused += not is_free
         return is_free
 
@@ -150,10 +164,22 @@ class BodyBudget:
         if self._waiting:
             self.tick()
 
-    def arrived(self, charge: Charge, size_bytes: int) -> None:
-        """Hold `size_bytes` for a request whose body is here whole now, in place of its charge."""
-        self.used_bytes += size_bytes
+    def arrived(self, charge: Charge, size_bytes: int) -> bool:
+        """Hold `size_bytes` for a request whose body is here whole now, in place of its charge.
+
+        False: there is no room for what it takes beyond its charge, and nothing is held or charged.
+        """
+        is_held = self._holds(size_bytes - charge.size_bytes, size_bytes, charge)
+        if is_held:
+            self.used_bytes += size_bytes
         self.release(charge)
+        return is_held
+
+    def step_bytes(self, size_bytes: int, left_bytes: int) -> int:
+        """Return how many of the `left_bytes` of a body of that size take their room now."""
+        if self.arriving_bytes + left_bytes <= self.most_arriving_bytes // FREE:
+            return left_bytes
+        return min(left_bytes, steps_of(size_bytes))
 
     # all of them
 
@@ -201,6 +227,19 @@ class BodyBudget:
 
     # inside
 
+    def _most(self, size_bytes: int) -> int:
+        return self.most_bytes if size_bytes <= SMALL_BYTES else self._most_large_bytes
+
+    def _holds(self, more_bytes: int, size_bytes: int, spared: Charge | None) -> bool:
+        """Return whether a request of that size has room for so many bytes more."""
+        if more_bytes <= 0 or self.used_bytes + more_bytes <= self._most(size_bytes):
+            return True
+        reserve_bytes = self.most_bytes - self._most(size_bytes)
+        self._make_room(more_bytes + reserve_bytes, spared)
+        is_free = self.used_bytes + more_bytes <= self._most(size_bytes)
+        self.refused += not is_free
+        return is_free
+
     def _fits(self, charge: Charge, size_bytes: int) -> bool:
         if self.used_bytes + size_bytes > self.most_bytes:
             return False
@@ -242,7 +281,7 @@ class BodyBudget:
         found: list[tuple[float, Charge]] = []
         for charge in self._charges:
             _see(charge, now_s)
-            if charge.is_waiting or charge is spared:
+            if charge.is_waiting or charge.is_busy or charge is spared:
                 continue
             age_s, still_s = now_s - charge.started_s, now_s - charge.moved_s
             if still_s >= STALLED_S:

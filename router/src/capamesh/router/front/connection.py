@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
-AHEAD_BYTES = 64 * 1024
-"""So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from."""
+AHEAD_BYTES = 16 * 1024
+"""So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from. What is
+here beyond that, a read at most, has to have room in the budget."""
 NO_ROOM = (
     "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
 router a larger --body-budget-mib"
@@ -67,6 +68,7 @@ class FrontConnection(asyncio.BufferedProtocol):
     """One connection of a `Front`."""
 
     __slots__ = (
+        "_ahead_bytes",
         "_asking",
         "_body",
         "_exchange",
@@ -101,6 +103,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._body: ArrivingBody | None = None
         self._held_bytes = 0
         """What the request under way has of the budget."""
+        self._ahead_bytes = 0
+        """What the budget counts of `_rest`."""
         self._exchange: Exchange | None = None
         self._pages: RequestHandler | None = None
         self._owed_bytes = 0
@@ -180,6 +184,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._state = _State.LEFT
         self._drop_body()
         self._let_go()
+        self._let_go_ahead()
         self._read_all()
         self._rest = b""
         pages, self._pages = self._pages, None
@@ -193,7 +198,9 @@ class FrontConnection(asyncio.BufferedProtocol):
         Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
         """
         pages = self._pages
-        is_running = self._state is _State.RUNNING
+        is_running = self._state is _State.RUNNING or (
+            self._state is _State.HEAD and self._is_unread and bool(self._rest)
+        )
         if not is_running and (pages is None or not _is_busy(pages) or self._body is not None):
             return False
         if not self._is_half_closed:
@@ -238,13 +245,16 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._pages is not None:
             self._pages.resume_writing()
         self._go_on()
+        if self._pages is None:
+            self._end_half_closed()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Part of `BufferedProtocol`."""
         del sizehint
         if self._body is not None:
             return self._body.buffer()
-        return self._front.scratch
+        front = self._front
+        return front.scratch if self._pages is None else front.scratch_of_pages
 
     def buffer_updated(self, nbytes: int) -> None:
         """Part of `BufferedProtocol`."""
@@ -255,8 +265,12 @@ class FrontConnection(asyncio.BufferedProtocol):
                 self._body = None
                 asking = self._asking
                 assert asking is not None  # noqa: S101 - its head came before its body
-                self._held_bytes = asking.held_bytes(len(body.memory))
-                self._run(body.arrived(self._held_bytes))
+                held_bytes = asking.held_bytes(len(body.memory))
+                if body.arrived(held_bytes):
+                    self._held_bytes = held_bytes
+                    self._run(body.memory)
+                else:
+                    self._refuse(asking)
                 self._go_on()
             return
         data = bytes(self._front.scratch[:nbytes])
@@ -272,6 +286,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._is_taking or self._is_unread or self._state is not _State.HEAD:
             return
         if self._is_reading_paused and not self._transport.is_closing():
+            self._let_go_ahead()
             self._is_reading_paused = False
             self._transport.resume_reading()
         if self._rest:
@@ -305,6 +320,23 @@ class FrontConnection(asyncio.BufferedProtocol):
         if len(self._rest) > AHEAD_BYTES and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
+            self._hold_ahead(len(self._rest))
+
+    def _hold_ahead(self, size_bytes: int) -> None:
+        """Count what is kept of a client that asks faster than it is answered; without room, it has to ask once more."""
+        if self._front.budget.hold(size_bytes):
+            self._ahead_bytes = size_bytes
+            return
+        self._rest = b""
+        if self._state is _State.RUNNING:
+            self._is_last = True
+        else:
+            self._transport.close()
+
+    def _let_go_ahead(self) -> None:
+        ahead_bytes, self._ahead_bytes = self._ahead_bytes, 0
+        if ahead_bytes:
+            self._front.budget.let_go(ahead_bytes)
 
     def _take_head(self, data: bytes, at: int) -> int:
         """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class."""
@@ -328,9 +360,9 @@ class FrontConnection(asyncio.BufferedProtocol):
         if error is not None:
             self._front.inference.refused(head.asking.model, error)
         elif stop <= len(data):
-            error = self._take_whole(memoryview(data)[end:stop], head.asking)
+            self._take_whole(memoryview(data)[end:stop], head.asking)
         else:
-            error = self._take_part(memoryview(data)[end:], head.body_bytes)
+            error = self._take_part(memoryview(data)[end:], head.body_bytes, head.asking)
             stop = len(data)
         if error is None:
             return stop
@@ -338,20 +370,20 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._last_words(error_reply(error))
         return len(data)
 
-    def _take_whole(self, body: memoryview, asking: Asking) -> CapameshError | None:
-        """Run a request that is here; return why not."""
+    def _take_whole(self, body: memoryview, asking: Asking) -> None:
+        """Run a request that is here, or refuse it."""
         held_bytes = asking.held_bytes(len(body))
-        if not self._front.budget.hold(held_bytes):
-            return self._no_room()
-        self._held_bytes = held_bytes
         self._front.requests.began()
-        self._run(body)
-        return None
+        if self._front.budget.hold(held_bytes):
+            self._held_bytes = held_bytes
+            self._run(body)
+        else:
+            self._refuse(asking)
 
-    def _take_part(self, here: memoryview, body_bytes: int) -> CapameshError | None:
+    def _take_part(self, here: memoryview, body_bytes: int, asking: Asking) -> CapameshError | None:
         """Begin to receive a request's body; return why not."""
         budget = self._front.budget
-        if not budget.may_begin(body_bytes):
+        if not budget.may_begin(asking.held_bytes(body_bytes)):
             return self._no_room()
         body = ArrivingBody(budget, self, self._transport, body_bytes, here)
         if not body.begin():
@@ -391,6 +423,13 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._exchange = exchange = Exchange(self._front.inference, asking, self._reply)
         exchange.begin(body)
 
+    def _refuse(self, asking: Asking) -> None:
+        """Say of a request that is here whole that there is no room for it; the connection may stay."""
+        self._asking = None
+        error = self._no_room()
+        self._front.inference.refused(asking.model, error)
+        self._reply(error_reply(error))
+
     def _reply(self, reply: Reply) -> None:
         self._exchange = None
         self._state = _State.HEAD
@@ -401,7 +440,13 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._write(reply, is_last=is_last)
         self.used_s = self._front.now_s()
         self._go_on()
-        if self._is_half_closed and self._state is _State.HEAD:
+        self._end_half_closed()
+
+    def _end_half_closed(self) -> None:
+        """Hang up on a client that has ended its half once all that it asked is answered."""
+        if not self._is_half_closed or self._state is not _State.HEAD or self._is_taking:
+            return
+        if not (self._is_unread and self._rest):  # else the rest is looked at once it has read
             self._transport.close()
 
     def _let_go(self) -> None:
@@ -468,6 +513,9 @@ class FrontConnection(asyncio.BufferedProtocol):
     def _overdue_body(self) -> None:
         body = self._body
         assert body is not None  # noqa: S101 - the timer is of its time
+        if body.is_waiting:  # for the router, which cannot read it
+            self.no_room()
+            return
         self._front.requests.ended()
         self._too_slow("the request's body", body.filled_bytes, len(body.memory))
 

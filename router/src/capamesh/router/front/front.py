@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SCRATCH_BYTES = 64 * 1024
 """What is read at once of all but large bodies (guess: some small requests, or a body's beginning)."""
+PAGE_SCRATCH_BYTES = 16 * 1024
+"""And for aiohttp, which keeps what it got of a body that waits for room, an object for each chunk (guess)."""
 BACKLOG = 1024
 """Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
 LEAVE_S = 1.0
@@ -54,6 +56,7 @@ class Front:
         self.heads = Heads(inference.limits)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Where all connections read; nothing is left there when a read has been told."""
+        self.scratch_of_pages = self.scratch[:PAGE_SCRATCH_BYTES]
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.now_s = loop.time
