@@ -159,10 +159,11 @@ async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_it
     what = "a killed router, started on its folder:"
     used_s: list[float] = []
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
+        url = network.url  # stays, and is not told again before it serves
         while not used_s or (used_s[-1] > SERVES_S and len(used_s) < 3):
             await asyncio.sleep(1.5)  # the fleet is written down a second after it changed
             router, began_s = await start_again(network)
-            assert await first_statuses(network.url, router) == [200]  # the first is answered
+            assert await first_statuses(url, router) == [200]  # the first is answered
             used_s.append(processor_seconds(router.pid))
             figures.note(f"{what} seconds until it answers", time.monotonic() - began_s)
             async with network.honest() as seen:
