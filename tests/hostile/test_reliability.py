@@ -140,13 +140,15 @@ async def start_again(network: AttackedNetwork) -> tuple[Member, float]:
     """Start the router anew in its folder and at its address; return it and when it began."""
     cluster, address = network.cluster, network.url.removeprefix("http://")
     mesh = cluster.router.status()["mesh_addresses"]
+    mesh_port = mesh[0].split("/")[4]
     cluster.router.signal(signal.SIGKILL)
     await cluster.router.wait()
     began_s = time.monotonic()
     router = await Member.start(
         "router",
         cluster.router.data_folder,
-        ("router", "run", "--http", address, *ANY_PORTS),
+        # its nodes find it again where it was
+        ("router", "run", "--http", address, *ANY_PORTS, "--mesh", f"127.0.0.1:{mesh_port}"),
         cluster._token(cluster._owner(), Role.ROUTER, mesh),
     )
     cluster._router = router
@@ -161,7 +163,9 @@ async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_it
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
         url = network.url  # stays, and is not told again before it serves
         while not used_s or (used_s[-1] > SERVES_S and len(used_s) < 3):
-            await asyncio.sleep(1.5)  # the fleet is written down a second after it changed
+            await asyncio.sleep(
+                4.0
+            )  # the fleet is written down a second after it changed, here maybe later
             router, began_s = await start_again(network)
             assert await first_statuses(url, router) == [200]  # the first is answered
             used_s.append(processor_seconds(router.pid))
