@@ -28,6 +28,7 @@ from capamesh.node.worker.models import HostedModels
 from capamesh.node.worker.preparation import Preparation
 from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
+from capamesh.node.worker.shortage import Reserve
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
@@ -253,6 +254,8 @@ class Town:
             marks=Marks(self.page),
             on_change=self._news.set,
             on_stuck=self.stuck.append,
+            on_moved=lambda: None,
+            reserve=Reserve(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
         )
         self.service = WorkerService(

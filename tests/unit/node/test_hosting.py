@@ -22,6 +22,7 @@ from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.store import Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.store.rules import PipelineStep, Rules
 from capamesh.node.worker import hosting as hosting_module
+from capamesh.node.worker import shortage
 from capamesh.node.worker.hosting import MAX_CHANGES, Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.models import HostedModel, HostedModels
@@ -29,6 +30,7 @@ from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.profile_cache import Measured
 from capamesh.node.worker.refusals import MAX_SHOWN
 from capamesh.node.worker.room import IDLE_LOADS, LEAST_IDLE_S, MOST_IDLE_S
+from capamesh.node.worker.shortage import Reserve
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import (
@@ -145,6 +147,7 @@ class Rig:
         self.log = NullLog()
         self.told: list[list[str]] = []
         self.stuck: list[str] = []
+        self.moved: list[str] = []
         self.marks = Marks(None)
         self.hosting: Hosting
         self._news = asyncio.Event()
@@ -208,6 +211,8 @@ class Rig:
             marks=self.marks,
             on_change=self._changed,
             on_stuck=self._stuck,
+            on_moved=lambda: self.moved.append("moved"),
+            reserve=Reserve(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
         )
         self._task = asyncio.create_task(self.hosting.run())
@@ -863,6 +868,32 @@ async def test_what_is_wanted_for_a_request_is_loaded_only_if_it_is_away_for_wan
     assert rig.device.loaded == ["m/1 0", "u/1 0"]
 
 
+async def test_what_is_wanted_is_loaded_as_its_files_are_now_though_the_folder_is_read_once(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    a, b = source_of("a", size_bytes=80, digest="1"), source_of("b", size_bytes=80, digest="1")
+    rig.has(a, b)
+    rig.start(poll_s=0)
+    await rig.ready("a/1")
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
+    rig.device.total_bytes = 1_000
+    rig.has(a, replace(b, digest=a.digest[:-1] + "2"))
+    assert await rig.want("b") == "done"
+    assert rig.device.loaded == ["a/1 1", "b/1 2"]
+
+
+async def test_what_is_wanted_and_gone_meanwhile_is_forgotten(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    a, b = source_of("a", size_bytes=80), source_of("b", size_bytes=80)
+    rig.has(a, b)
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
+    rig.has(a)
+    assert "removed" in await rig.want("b")
+    assert rig.models.offer((ModelName("b"), ModelVersion("1"))) is None
+
+
 async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
     rig.has()
     rig.start(poll_s=0)
@@ -930,6 +961,20 @@ async def test_a_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig
     assert await rig.load("m") == "done"
     await rig.followed()
     assert rig.states(ModelState.READY) == ["m/1"]
+
+
+async def test_a_model_that_is_held_back_is_tried_again_though_many_changes_wait_when_its_time_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosting_module, "TRY_AGAIN_S", 0.0)
+    rig.has(source_of("m"))
+    rig.start(verdicts=[Verdict("m", "1", "", "it kills", held_s=60.0)])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1"])
+    for _ in range(MAX_CHANGES):
+        rig.hosting.change(ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None)
+    ((key, source),) = rig.hosting._held.items()
+    rig.hosting._try_again(key, source)
+    await rig.ready("m/1")
 
 
 async def test_a_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -> None:
@@ -1382,3 +1427,115 @@ async def test_a_pipeline_is_unloaded_alone(rig: Rig) -> None:
     assert rig.state("p") == (ModelState.UNLOADED, "unloaded on request")
     assert await rig.load("p") == "done"
     assert await rig.value("p") == 2.0
+
+
+# without memory for a moment
+
+
+class Short:
+    """Has no memory the first times that a function is called."""
+
+    def __init__(self, call: Callable[..., Any], times: int = 1) -> None:
+        self._call = call
+        self.times = times
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if self.times:
+            self.times -= 1
+            raise MemoryError("unable to allocate")
+        return self._call(*args, **named)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("where", ["_loaded", "load", "_marks"])
+async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    rig.has(source_of("a"), source_of("b"), source_of("c"))
+    rig.start()
+    loading = rig.hosting._loading
+    if where == "load":
+        monkeypatch.setattr(loading, "load", Short(loading.load))
+    elif where == "_marks":
+        monkeypatch.setattr(rig.marks, "number", Short(rig.marks.number))
+    else:
+        monkeypatch.setattr(loading, "_hosted", Short(loading._hosted))
+    await rig.ready("a/1", "b/1", "c/1")
+    assert loading.held_bytes == sum(one.source.size_bytes for one in rig.models)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_load_that_never_finds_memory_is_told_of_and_hides_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"), source_of("b"))
+    rig.start(poll_s=0)
+    loading = rig.hosting._loading
+    monkeypatch.setattr(loading, "load", Short(loading.load, shortage.TRIES))
+    await rig.ready("b/1")
+    assert rig.state("a") == (ModelState.UNLOADED, "this node has no memory to load it")
+    assert await rig.want("a") == "done"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_change_is_made_and_answered_though_there_was_no_memory_half_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    hosting, hosted = rig.hosting, rig.hosted("a")
+    monkeypatch.setattr(rig.models, "say", Short(rig.models.say))
+    monkeypatch.setattr(hosted.runner, "wait_idle", Short(hosted.runner.wait_idle, 3))
+    monkeypatch.setattr(hosted.runner, "close", Short(hosted.runner.close, 3))
+    assert await rig.unload("a") == "done"
+    assert rig.state("a")[0] is ModelState.UNLOADED
+    await rig.until(lambda: rig.device.models["a/1"].is_closed)
+    await rig.until(lambda: hosting._loading.held_bytes == 0)
+    answers: list[CapameshError | None] = []
+    call = ControlCall(ControlAction.LOAD, ModelName("a"), ANY)
+    hosting.change(call, Short(answers.append))
+    await rig.until(lambda: answers == [None])
+    await rig.ready("a/1")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_change_that_never_finds_memory_says_so(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    monkeypatch.setattr(rig.hosting, "_control", Short(rig.hosting._control, shortage.TRIES))
+    assert await rig.unload("a") == "overloaded: this node has no memory to make the change"
+    assert await rig.unload("a") == "done"
+
+
+# another folder in its place
+
+
+async def test_another_folder_in_its_place_that_this_process_may_not_read_is_told_of(
+    rig: Rig,
+) -> None:
+    releases = [rig.folder / "releases" / name for name in ("4", "5")]
+    for one in releases:
+        one.mkdir(parents=True)
+    rig.folder /= "models"
+    rig.folder.symlink_to(releases[0])
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    rig.found = ConfigError("cannot be read")
+    await rig.followed()
+    assert rig.moved == []
+    rig.folder.unlink()
+    await rig.followed()
+    assert rig.moved == []
+    rig.folder.symlink_to(releases[1])
+    await rig.until(lambda: rig.moved)
+    assert rig.states(ModelState.READY) == ["a/1"]

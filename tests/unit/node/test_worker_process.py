@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +20,14 @@ from capamesh.node.capacity import DeviceInfo
 from capamesh.node.device_worker import start_settings
 from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.settings import NodeSettings
-from capamesh.node.worker import process
+from capamesh.node.worker import process, shortage
 from capamesh.node.worker.cache_upkeep import PROFILES
 from capamesh.node.worker.models import HostedModel
 from capamesh.node.worker.opening import open_and_close
 from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.process import Worker
 from capamesh.node.worker.profile_cache import Measured
+from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.channel.framing import Message
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Membership, NetworkOwner, Role
@@ -195,3 +196,72 @@ async def test_the_operator_s_limit_on_models_takes_nothing_from_their_runs(
     limited = replace(worker._settings, memory_limit_bytes=1)
     other = Worker(limited, worker._opened, channel, NullLog())  # type: ignore[arg-type]
     assert other._budget.limit_bytes == worker._budget.limit_bytes > 1
+
+
+class Dialing:
+    """Has no memory the first times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.seen: list[object] = []
+
+    def update(self, routers: object) -> None:
+        if self.times:
+            self.times -= 1
+            raise MemoryError("unable to allocate")
+        self.seen.append(routers)
+
+
+@pytest.mark.parametrize("times", [0, 1, shortage.TRIES - 1, shortage.TRIES])
+async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_ends(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    async def messages() -> AsyncIterator[Message]:
+        for name in ("r1", "r2"):
+            yield {"type": "routers", "routers": name}
+        yield {"type": "stop"}
+        raise AssertionError("read on")
+
+    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+    monkeypatch.setattr(channel, "messages", messages, raising=False)
+    ended: list[str] = []
+    monkeypatch.setattr(worker, "_stuck", ended.append)
+    dialing = Dialing(times)
+    await worker._listen_to_agent(dialing, lambda: None)  # type: ignore[arg-type]
+    is_lost = times == shortage.TRIES
+    assert dialing.seen == (["r2"] if is_lost else ["r1", "r2"])
+    assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
+
+
+async def test_what_is_on_offer_is_told_a_moment_later_where_there_is_no_memory(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "PAUSE_S", 0.0)
+    whole, left = worker._models.offers, [1]
+
+    def offers() -> tuple[ModelOffer, ...]:
+        if left:
+            left.clear()
+            raise MemoryError("unable to allocate")
+        return whole()
+
+    monkeypatch.setattr(worker._models, "offers", offers)
+    worker._tell_now()
+    assert channel.sent == []
+    assert await channel.has("offer")
+
+
+async def test_a_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(process, "QUIET_S", 0.0)
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.set_result)
+    worker._moved()
+    worker._moved()
+    async with asyncio.timeout(LIMIT_S):
+        assert await ended == process.STUCK_STATUS
+    assert worker._service._is_draining
+    (told,) = channel.sent
+    assert told["reason"].startswith("another folder lies where the models' did")

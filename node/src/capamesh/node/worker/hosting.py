@@ -7,7 +7,6 @@ then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import time
@@ -23,6 +22,7 @@ from capamesh.node.worker.models import HostedModel, HostedModels, Key
 from capamesh.node.worker.pipelines import is_member, members, members_first
 from capamesh.node.worker.refusals import MAX_SHOWN, keys_of
 from capamesh.node.worker.room import NoRoom, Room
+from capamesh.node.worker.shortage import TRIES, Reserve
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 MAX_CHANGES = 64
 """Changes that routers asked for and that wait (guess: more is an operator's script gone wrong)."""
+TRY_AGAIN_S = 5.0
+"""When what found no place among the changes, or no memory, is tried again (guess: some changes are made by then)."""
 Changed = Callable[[CapameshError | None], None]
 
 
@@ -85,9 +87,18 @@ class Hosting:
         marks: Marks,
         on_change: Callable[[], None],
         on_stuck: Callable[[str], None],
+        on_moved: Callable[[], None],
+        reserve: Reserve,
         log: FilteringBoundLogger,
     ) -> None:
-        """`on_stuck` is told why this process must end: a load that takes too long holds up all others."""
+        """`on_stuck` is told why this process must end: a load that takes too long holds up all others.
+
+        `on_moved` is told, more than once, that another folder lies where the models' did, which this process may
+        not read: the kernel holds it to the folder that was there when it started.
+        """
+        self._on_moved = on_moved
+        self._place = _place(settings.folder)
+        self._reserve = reserve
         self._settings = settings
         self._models = models
         self._on_change = on_change
@@ -136,10 +147,10 @@ class Hosting:
         """Load the folder, then follow it and what is asked, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            await self._follow(is_first=True)
+            await self._reserve.lasting(partial(self._follow, is_first=True))
             while True:
-                await self._make_changes()
-                await self._follow(is_first=False)
+                await self._reserve.lasting(self._make_changes)
+                await self._reserve.lasting(partial(self._follow, is_first=False))
 
     async def _make_changes(self) -> None:
         """Make the changes that are asked for, until the folder is due to be read again."""
@@ -151,12 +162,17 @@ class Hosting:
                     call, done = await self._asked.get()
             except TimeoutError:
                 return
-            try:
-                await self._control(call)
-            except CapameshError as error:
-                done(error)
-            else:
-                done(None)
+            await self._reserve.lasting(partial(_tell, done, await self._made(call)))
+
+    async def _made(self, call: ControlCall) -> CapameshError | None:
+        """Make one change; return why it could not be made."""
+        try:
+            await self._reserve.lasting(partial(self._control, call), tries=TRIES)
+        except CapameshError as error:
+            return error
+        except MemoryError:
+            return Overloaded("this node has no memory to make the change", TRY_AGAIN_S)
+        return None
 
     def change(self, call: ControlCall, done: Changed) -> None:
         """Do what a router asks, in turn; `done` gets None or why not. Raises when it is refused at once."""
@@ -180,17 +196,15 @@ class Hosting:
     async def _follow(self, *, is_first: bool) -> None:
         now_ns = None if is_first else time.time_ns()
         try:
-            found = await asyncio.to_thread(partial(self._scan, self._before, now_ns))
+            found = await self._look(now_ns)
         except ConfigError as error:
             if is_first:
                 raise
             self._log.warning("models_folder_unreadable", reason=error.message)
             return
-        self._before = found
         is_known = found == self._followed
         if is_known and not self._away:
             return
-        self._followed = found
         wanted = {(source.name, source.version): source for source in found.models}
         refused = self._refuse(found)
         for key in self._models.known_keys() - wanted.keys() - refused:
@@ -212,6 +226,17 @@ class Hosting:
             await self._load(source)
             self._on_change()
         await self._remake_pipelines({_key(source) for source in due})
+        self._followed = found  # last: what found no memory half way is gone through again
+
+    async def _look(self, now_ns: int | None = None) -> Scan:
+        try:
+            self._before = await asyncio.to_thread(partial(self._scan, self._before, now_ns))
+        except ConfigError:
+            folder = self._settings.folder
+            if _place(folder) not in {None, self._place} and os.access(folder, os.R_OK | os.X_OK):
+                self._on_moved()
+            raise
+        return self._before
 
     def _scan(self, before: Scan | None, now_ns: int | None = None) -> Scan:
         settings = self._settings
@@ -246,6 +271,7 @@ class Hosting:
                     said.add(key)
                     self._models.say(key, ModelState.FAILED, refused.reason)
                     self._sources.pop(key, None)
+                    self._away.pop(key, None)
         return keys | said
 
     def _is_due(self, key: Key, source: ModelSource) -> bool:
@@ -268,8 +294,10 @@ class Hosting:
         """Have a model loaded that was held back, unless something else has happened to it since."""
         if self._held.get(key) != source:
             return
-        with contextlib.suppress(asyncio.QueueFull):  # then it is loaded when it is asked for
+        try:
             self._asked.put_nowait((ControlCall(ControlAction.LOAD, *key), _unheard))
+        except asyncio.QueueFull:
+            asyncio.get_running_loop().call_later(TRY_AGAIN_S, self._try_again, key, source)
 
     # loading
 
@@ -291,9 +319,9 @@ class Hosting:
         self._away.pop(key, None)
         evicted: list[ModelSource] = []
         try:
-            if not is_return:
-                await self._make_room(source, evicted, is_asked_for=is_asked_for)
-            hosted = await self._loading.load(source)
+            hosted = await self._hosted(
+                source, evicted, is_asked_for=is_asked_for, is_return=is_return
+            )
         except ModelInvalid as error:
             self._log.warning(
                 "model_has_no_room" if isinstance(error, NoRoom) else "model_failed",
@@ -312,6 +340,11 @@ class Hosting:
             await self._bring_back(evicted)
             return error
         replaced = self._models.ready(hosted)
+        if replaced is not None:
+            if is_member(source.name, self._models) or source.is_pipeline:
+                self._leaving.append(replaced)
+            else:
+                self._close_later([replaced])
         for note in hosted.prepared.notes:
             self._log.info("model_note", model=source.name, version=source.version, note=note)
         self._log.info(
@@ -320,13 +353,28 @@ class Hosting:
             version=source.version,
             batch_rows=hosted.prepared.plan.batch_rows,
         )
-        if replaced is None:
-            return None
-        if is_member(source.name, self._models) or source.is_pipeline:
-            self._leaving.append(replaced)
-        else:
-            self._close_later([replaced])
         return None
+
+    async def _hosted(
+        self,
+        source: ModelSource,
+        evicted: list[ModelSource],
+        *,
+        is_asked_for: bool,
+        is_return: bool,
+    ) -> HostedModel:
+        """Return a model that can take requests; raise ModelInvalid where it cannot be had."""
+
+        async def load() -> HostedModel:
+            if not is_return:
+                await self._make_room(source, evicted, is_asked_for=is_asked_for)
+            return await self._loading.load(source)
+
+        try:
+            return await self._reserve.lasting(load, tries=TRIES)
+        except MemoryError as exc:
+            self._away[_key(source)] = source
+            raise NoRoom("this node has no memory to load it", soon_s=TRY_AGAIN_S) from exc
 
     async def _remake_pipelines(self, changed: set[Key]) -> None:
         """Make the pipelines anew whose members have changed, then let go of what those held."""
@@ -345,6 +393,8 @@ class Hosting:
 
     async def _unload(self, key: Key, reason: str, *, is_gone: bool) -> None:
         hosted = self._models.withdraw(key)
+        if hosted is not None:
+            self._leaving.append(hosted)
         self._sources.pop(key, None)
         self._away.pop(key, None)
         if is_gone:
@@ -352,11 +402,10 @@ class Hosting:
             self._models.forget(key)
         else:
             self._models.say(key, ModelState.UNLOADED, reason)
-        if hosted is None:
+        if not self._leaving:
             return
         self._log.info("model_unloaded", model=key[0], version=key[1], reason=reason)
         self._on_change()
-        self._leaving.append(hosted)
         await self._remake_pipelines({key})
 
     def _close_later(self, leaving: list[HostedModel]) -> None:
@@ -367,10 +416,9 @@ class Hosting:
     async def _closed(self, leaving: list[HostedModel]) -> None:
         """Wait for the requests of models that take no more, then let go of them: pipelines and what they hold."""
         for hosted in leaving:
-            await hosted.runner.wait_idle()
+            await self._reserve.lasting(hosted.runner.wait_idle)
         for hosted in leaving:
-            hosted.runner.close()
-            await asyncio.to_thread(hosted.prepared.close)
+            await self._reserve.lasting(partial(_close, hosted))
             self._loading.unloaded(hosted)
 
     async def _make_room(
@@ -442,20 +490,33 @@ class Hosting:
 
     async def _load_wanted(self, call: ControlCall) -> None:
         keys = self._asked_keys(call)
-        away = [self._away[key] for key in keys if key in self._away]
+        away = [key for key in keys if key in self._away]
         if not away and not any(map(self._models.is_coming, keys)):
             offers = [offer for key in keys if (offer := self._models.offer(key)) is not None]
             why = offers[0].reason if offers else "it is not in this node's folder"
             raise ModelUnavailable(
                 f"model {call.model!r} version {call.version or 'any'!r} is not away for want of memory: {why}"
             )
-        await self._load_all(away)  # none: another router's request has had it loaded
+        if not away:  # another router's request has had it loaded
+            return
+        # its file may have been replaced or removed since it gave way
+        found = await self._look()
+        refused = self._refuse(found)
+        sources = {_key(source): source for source in found.models}
+        for key in away:
+            if key not in sources and key not in refused:
+                await self._unload(key, "its files are gone", is_gone=True)
+        there = [sources[key] for key in away if key in sources]
+        if not there:
+            raise ModelUnavailable(
+                f"the files of model {call.model!r} on this node have been removed or are refused since it gave way"
+            )
+        await self._load_all(there)
 
     async def _load_asked(self, call: ControlCall) -> None:
         for key in self._asked_keys(call):
             self._held.pop(key, None)
-        found = await asyncio.to_thread(partial(self._scan, self._before))
-        self._before = found
+        found = await self._look()
         self._refuse(found)
         sources = [
             source
@@ -494,6 +555,24 @@ class Hosting:
         if soon_s < math.inf:
             raise Overloaded(why, soon_s)
         raise ModelUnavailable(why)
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """Return which folder lies at a path, None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+async def _tell(done: Changed, error: CapameshError | None) -> None:
+    done(error)
+
+
+async def _close(hosted: HostedModel) -> None:
+    hosted.runner.close()
+    await asyncio.to_thread(hosted.prepared.close)
 
 
 def _unheard(error: CapameshError | None) -> None:

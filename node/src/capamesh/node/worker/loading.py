@@ -74,13 +74,21 @@ class ModelLoading:
         number = self._marks.number(source.name, source.version, source.digest)
         try:
             prepared = await self._prepared(source, number)
+            try:
+                hosted = self._hosted(source, prepared, number)
+            except BaseException:
+                prepared.close()
+                raise
         except BaseException:
             self._marks.release(number)
             raise
-        problem = advert_problem(source, prepared)
-        if problem:  # nobody could be told of it
-            prepared.close()
-            self._marks.release(number)
+        hosted.load_s = self._load_s
+        self.held_bytes += held_bytes(hosted)
+        self._budget.models_bytes += prepared.measured.memory_bytes
+        return hosted
+
+    def _hosted(self, source: ModelSource, prepared: Prepared, number: int) -> HostedModel:
+        if problem := advert_problem(source, prepared):  # nobody could be told of it
             raise ModelInvalid(problem)
         bounds = RunBounds(
             prepared.plan,
@@ -91,11 +99,7 @@ class ModelLoading:
             suspicion=self._suspicion(source),
         )
         runner = self._runner(source, prepared, number, bounds)
-        hosted = HostedModel(source, prepared, runner, number, bounds)
-        hosted.load_s = self._load_s
-        self.held_bytes += held_bytes(hosted)
-        self._budget.models_bytes += prepared.measured.memory_bytes
-        return hosted
+        return HostedModel(source, prepared, runner, number, bounds)
 
     def unloaded(self, hosted: HostedModel) -> None:
         """Forget what `load` gave, which is closed now."""

@@ -15,6 +15,7 @@ import datetime as dt
 import itertools
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from capamesh.node.worker.models import HostedModels
 from capamesh.node.worker.preparation import Preparation
 from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
-from capamesh.node.worker.shortage import Reserve
+from capamesh.node.worker.shortage import PAUSE_S, TRIES, Reserve
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost, LocalError
 from capamesh.protocol.loop_watch import LoopWatch
@@ -38,11 +39,14 @@ from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.worker.opening import Opened
     from capamesh.node.worker.settings import WorkerSettings
     from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+    from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.links.listener import LinkListener
@@ -94,6 +98,7 @@ class Worker:
             cache_folder=Path(settings.cache_folder),
             on_lost=self._device_lost,
         )
+        self._reserve = Reserve(log)
         self._loop = asyncio.get_running_loop()
         self._marks = marks = Marks(opened.page)
         self._budget = MemoryBudget(
@@ -128,12 +133,16 @@ class Worker:
             ),
             budget=self._budget,
             marks=marks,
-            on_change=self._tell,
+            on_change=self._tell_now,
             on_stuck=self._stuck,
+            on_moved=self._moved,
+            reserve=self._reserve,
             log=log,
         )
         self._has_told = False
         self._is_ending = False
+        self._leaving: asyncio.Task[None] | None = None
+        """For another folder of models."""
         self._service = WorkerService(
             self._models,
             self._trust,
@@ -148,7 +157,6 @@ class Worker:
         self._endpoint = opened.endpoint
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
-        self._reserve = Reserve(log)
         self._rest_bytes = 0
         """What this process has without any model."""
         self._kept_bytes = 0
@@ -166,34 +174,17 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)
-                background = [
+                background = [tasks.create_task(self._hosting.run())]
+                background += [
                     tasks.create_task(self._reserve.lasting(run))
-                    for run in (
-                        self._hosting.run,
-                        self._observe,
-                        self._recheck_members,
-                        self._clean_cache,
-                    )
+                    for run in (self._observe, self._recheck_members, self._clean_cache)
                 ]
 
-                async def obey() -> None:
-                    async for message in self._channel.messages():
-                        match message["type"]:
-                            case "revocations":
-                                self._revoke(message["data"])
-                            case "routers":
-                                dialing.update(message["routers"])
-                            case "renewed":
-                                self._renew(message["chain"], message["ca_der"])
-                            case "drain":
-                                self._service.drain()
-                                background.append(tasks.create_task(self._drained()))
-                            case "stop":
-                                break
-                            case unknown:
-                                self._log.warning("unknown_message", type=unknown)
+                def drain() -> None:
+                    self._service.drain()
+                    background.append(tasks.create_task(self._drained()))
 
-                await self._reserve.lasting(obey)
+                await self._reserve.lasting(partial(self._listen_to_agent, dialing, drain))
                 dialing.close()
                 for task in background:
                     task.cancel()
@@ -203,6 +194,37 @@ class Worker:
                 server.close()
             self._service.close("the node is stopping")
             self._hosting.close()
+
+    async def _listen_to_agent(self, dialing: RouterDialing, drain: Callable[[], None]) -> None:
+        """Do what the agent says until it says stop or is gone.
+
+        No message is lost for want of memory: a peer that was revoked and is not known to be would go on. Where
+        one cannot be obeyed at all, this process ends; the next one is told everything anew.
+        """
+        async for message in self._channel.messages():
+            if message["type"] == "stop":
+                return
+            try:
+                await self._reserve.lasting(
+                    partial(self._obey, message, dialing, drain), tries=TRIES
+                )
+            except MemoryError as short:
+                self._stuck(f"no memory to obey {message['type']!r}: {short}")
+
+    async def _obey(
+        self, message: Message, dialing: RouterDialing, drain: Callable[[], None]
+    ) -> None:
+        match message["type"]:
+            case "revocations":
+                self._revoke(message["data"])
+            case "routers":
+                dialing.update(message["routers"])
+            case "renewed":
+                self._renew(message["chain"], message["ca_der"])
+            case "drain":
+                drain()
+            case unknown:
+                self._log.warning("unknown_message", type=unknown)
 
     def _limit_memory(self) -> None:
         """Have runs that find no memory fail; on a GPU it is the driver that refuses, and the host's is not limited.
@@ -258,9 +280,17 @@ class Worker:
         )
         self._channel.send({"type": "offer", "body": advert_to_body(advert)})
 
+    def _tell_now(self) -> None:
+        """Tell what is on offer, or a moment later where there is no memory to do so."""
+        try:
+            self._tell()
+        except MemoryError:
+            self._reserve.let_go()
+            self._loop.call_later(PAUSE_S, self._tell_now)
+
     def _revoke(self, encoded: bytes) -> None:
-        if self._trust.update(RevocationList.decode(encoded, self._membership.ca_der)):
-            self._service.recheck_members()
+        self._trust.update(RevocationList.decode(encoded, self._membership.ca_der))
+        self._service.recheck_members()
 
     def _renew(self, chain: list[bytes], ca_der: bytes) -> None:
         """Show the membership that the agent has renewed on links, those that are open included."""
@@ -362,10 +392,26 @@ class Worker:
         self._service.fail_all(f"the worker is restarted: {reason}")
         asyncio.get_running_loop().call_later(FLUSH_S, os._exit, STUCK_STATUS)
 
-    async def _drained(self) -> None:
+    def _moved(self) -> None:
+        """Have another process read the models' folder, once this one has answered what it has."""
+        if self._leaving is None:
+            self._log.warning("models_folder_moved", folder=self._settings.models_folder)
+            self._leaving = self._loop.create_task(self._reserve.lasting(self._leave))
+
+    async def _leave(self) -> None:
+        self._service.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.watchdog_s or None):
+                await self._quiet()
+        self._stuck("another folder lies where the models' did, which only a new process may read")
+
+    async def _quiet(self) -> None:
         quiet_s = 0.0
         while quiet_s < QUIET_S:
             await asyncio.sleep(QUIET_STEP_S)
             quiet_s = quiet_s + QUIET_STEP_S if self._service.is_quiet else 0.0
+
+    async def _drained(self) -> None:
+        await self._quiet()
         with contextlib.suppress(ConnectionError):
             self._channel.send({"type": "drained"})

@@ -7,9 +7,10 @@ answer to the agent for one, must not end the process for it.
 from __future__ import annotations
 
 import asyncio
+import math
 import mmap
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -19,6 +20,10 @@ RESERVE_BYTES: Final = 64 * 1024 * 1024
 AGAIN_S: Final = 1.0
 """When it is taken again (guess: the run that took all has failed by then)."""
 PAUSE_S: Final = 0.1
+TRIES: Final = 100
+"""Of one step: 10 s (guess: a run that takes all fails within some seconds, and the reserve is there before)."""
+
+T = TypeVar("T")
 
 
 class Reserve:
@@ -51,13 +56,18 @@ class Reserve:
         self._log.warning("memory_short", let_go_bytes=RESERVE_BYTES)
         asyncio.get_running_loop().call_later(AGAIN_S, self.take)
 
-    async def lasting(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run to the end, and again from the beginning whenever there was no memory."""
+    async def lasting(self, run: Callable[[], Awaitable[T]], *, tries: float = math.inf) -> T:
+        """Run to the end, and again from the beginning whenever there was no memory: `run` must bear that.
+
+        Raises MemoryError: there was none at any of the `tries`.
+        """
+        tried = 0
         while True:
             try:
-                await run()
+                return await run()
             except* MemoryError:
                 self.let_go()
-            else:
-                return
+            tried += 1
+            if tried >= tries:
+                raise MemoryError(f"there was none at {tried} tries")
             await asyncio.sleep(PAUSE_S)
