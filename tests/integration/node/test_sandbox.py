@@ -122,6 +122,14 @@ def closed(home: Path, port: int = 0, **how: Any) -> dict[str, str]:
     return found
 
 
+def test_no_folder_that_the_data_folder_is_in_is_granted_whole(tmp_path: Path) -> None:
+    private = tmp_path / "opt/x/data"
+    for name in ("opt/x/data/cache", "opt/x/lib", "opt/other", "usr"):
+        (tmp_path / name).mkdir(parents=True)
+    granted = sandbox._apart_from(private, (tmp_path / "opt", tmp_path / "usr", private))
+    assert set(granted) == {tmp_path / "opt/other", tmp_path / "opt/x/lib", tmp_path / "usr"}
+
+
 @LANDLOCK_ONLY
 @SECCOMP_ONLY
 def test_a_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -> None:

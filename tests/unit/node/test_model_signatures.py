@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
-from capamesh.node.store import scan
+from capamesh.node.store import scan, signature
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.publishing import is_signed
+from capamesh.protocol.publishing import is_signed, publisher_of
 
 SAMPLES = Path(__file__).parents[3] / "cli/src/capamesh/cli/samples/models"
 
@@ -73,3 +73,24 @@ def test_a_link_out_of_the_models_folder_is_not_followed(models: Path, tmp_path:
     (tmp_path / "secret").write_text("1 d p s\n")
     (models / "digits/capamesh.sig").symlink_to(tmp_path / "secret")
     assert "capamesh.sig is not used" in signed(models, "digits")[1]
+
+
+def test_all_publishers_signatures_are_advertised_and_verified_once_for_a_file(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [tmp_path / f"{number}.key" for number in range(5)]
+    for key in keys:
+        assert sign(models, key, "--create-key") == 0
+    first = scan(models)
+    (source,) = [each for each in first.models if each.name == "digits"]
+    publishers = {publisher_of(each) for each in (source.signed, *source.also_signed)}
+    assert len(publishers) == 4
+    assert publishers < {Identity.load(key).peer_id for key in keys}
+
+    def unasked(*_: object) -> bool:
+        raise AssertionError("verified again")
+
+    monkeypatch.setattr(signature, "is_signed", unasked)
+    monkeypatch.setattr(signature, "read_signatures", unasked)
+    (again,) = [each for each in scan(models, before=first).models if each.name == "digits"]
+    assert again == source

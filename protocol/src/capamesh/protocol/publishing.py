@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SIGNATURE_FILE = "capamesh.sig"
 SIGNED_BYTES = KEY_BYTES + SIGNATURE_BYTES
+MAX_OTHERS = 3
+"""Guess: how many more than one are advertised of a version, while publishers' keys are changed."""
 MAX_FILE_BYTES = 256 * 1024
 """Guess: a thousand versions at some 240 bytes each."""
 _WHAT = "capamesh model 1"

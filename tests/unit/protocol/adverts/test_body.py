@@ -116,6 +116,7 @@ offers = st.builds(
     memory_bytes=counts,
     is_idempotent=st.booleans(),
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
+    also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
 )
 
 
@@ -260,6 +261,8 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "version"), "01", "models[0].version is '01'; it must be 1 to 18 decimal digits without"),
         ((*MODEL, "signed"), b"x" * 95, "models[0].signed is 95; it must be 96 bytes"),
         ((*MODEL, "signed"), b"x" * 97, "models[0].signed"),
+        ((*MODEL, "also_signed"), b"x" * 97, "models[0].also_signed is 97; it must be 96 bytes"),
+        ((*MODEL, "also_signed"), b"x" * 384, "models[0].also_signed"),
         ((*MODEL, "signed"), "x" * 96, "models[0].signed"),
         ((*MODEL, "version"), "\u0661", "models[0].version"),
         ((*MODEL, "version"), 1, "models[0].version is 1"),

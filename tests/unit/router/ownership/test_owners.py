@@ -286,6 +286,14 @@ def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signe
     assert shown["why"] == "signed"
 
 
+def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    theirs, trusted = (at("1", "a", signed_by=key).signed for key in (MALLORY, ALICE))
+    fleet.hosts("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
+    (shown,) = fleet.owners.described()
+    assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
+
+
 @pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])
 def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))

@@ -1,7 +1,7 @@
 """What keeps a worker, once it has started, to what it needs. IO: system calls.
 
 A worker reads models and requests of strangers with native code. Whatever takes hold of it there shall not read the
-member's key, start a program or reach into another process. Where the kernel lacks a part, the others hold.
+member's key file, start a program or reach into another process. Where the kernel lacks a part, the others hold.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,9 @@ def close(
     _write_to_cache(cache_folder)
     problem = restrict(
         Allowed(
-            libraries=_paths(*_SYSTEM_LIBRARIES, *_python(secret), *_preferred()),
+            libraries=_apart_from(
+                secret.parent.resolve(), _paths(*_SYSTEM_LIBRARIES, *_python(), *_preferred())
+            ),
             read=(models_folder, *_paths(*_SYSTEM_FILES)),
             written=(cache_folder, *(_paths(*_GPU_FOLDERS) if is_gpu else ())),
             devices=(Path("/dev/null"), *(_paths(*_GPU_DEVICES) if is_gpu else ())),
@@ -86,11 +89,23 @@ def close(
     return ", ".join(held or ["none"]) + "".join(f"; {one}" for one in missing)
 
 
-def _python(secret: Path) -> list[str]:
-    """Return where Python and this code are; no folder that the secret is in."""
-    folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(path for path in sys.path if path)}
-    here = secret.resolve()
-    return sorted(one for one in folders if not here.is_relative_to(Path(one).resolve()))
+def _python() -> list[str]:
+    """Return where Python and this code are."""
+    return sorted(
+        {sys.prefix, sys.base_prefix, sys.exec_prefix, *(path for path in sys.path if path)}
+    )
+
+
+def _apart_from(private: Path, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the paths; in the place of one that the private folder is in, what else is there."""
+    found: list[Path] = []
+    for path in paths:
+        if not private.is_relative_to(path.resolve()):
+            found.append(path)
+        elif path.resolve() != private:
+            with suppress(OSError):
+                found += _apart_from(private, tuple(path.iterdir()))
+    return tuple(found)
 
 
 def _preferred() -> list[str]:

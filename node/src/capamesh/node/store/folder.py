@@ -27,7 +27,7 @@ from capamesh.node.store.folder_files import (
 )
 from capamesh.node.store.rule_checks import MODEL_NAME
 from capamesh.node.store.rules import VersionChoice, VersionPolicy
-from capamesh.node.store.signature import signature_of, signature_path
+from capamesh.node.store.signature import signature_path, signatures_of
 from capamesh.node.store.source import FileStamp, ModelSource
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -204,7 +204,7 @@ class _Scanner:
             is_same = before is not None and before.files == files
             digest = before.digest if before is not None and is_same else digest_of(files)
             beside_it = signature_path(folder, onnx, name)
-            signed, problem = signature_of(self._files, beside_it, name, version, digest)
+            signatures, problem = signatures_of(self._files, beside_it, name, version, digest)
         except (ModelInvalid, OSError) as exc:
             self.refuse(name, version, exc)
             return
@@ -224,7 +224,8 @@ class _Scanner:
             state_files=beside.states,
             folder=folder,
             notes=(*config.notes, problem) if problem else config.notes,
-            signed=signed,
+            signed=signatures[0] if signatures else b"",
+            also_signed=signatures[1:],
         )
 
     def _onnx_path(self, version_folder: Path, onnx: Path) -> Path:

@@ -41,6 +41,10 @@ class Seen:
 
     configs: dict[tuple[FileStamp, ...], ModelConfig | str] = field(default_factory=dict)
     locations: dict[FileStamp, tuple[str, ...] | str] = field(default_factory=dict)
+    signatures: dict[tuple[FileStamp, str, str], tuple[tuple[bytes, ...], str]] = field(
+        default_factory=dict
+    )
+    """Of a file and a version with a digest: the good ones, and what is wrong."""
 
 
 class FolderFiles:
@@ -49,7 +53,7 @@ class FolderFiles:
     def __init__(self, root: Path, before: Seen, now_ns: int | None) -> None:
         self.seen = Seen()
         self._root = root
-        self._before = before
+        self.before = before
         self._now_ns = now_ns
 
     def check_inside(self, path: Path) -> None:
@@ -92,7 +96,7 @@ class FolderFiles:
             manifest = parse_manifest(raw, str(toml), model)
             return ModelConfig(manifest, notes=notes if len(stamps) > 1 else ())
 
-        return _once(stamps, self._before.configs, self.seen.configs, read)
+        return _once(stamps, self.before.configs, self.seen.configs, read)
 
     def of_version(self, onnx_path: Path) -> tuple[FileStamp, ...]:
         """Return every file of the version whose ONNX file is `onnx_path`, sorted by name.
@@ -169,7 +173,7 @@ class FolderFiles:
                     )
             return tuple(sorted(set(names.values())))
 
-        return _once(onnx, self._before.locations, self.seen.locations, read)
+        return _once(onnx, self.before.locations, self.seen.locations, read)
 
 
 _Key = TypeVar("_Key")

@@ -53,6 +53,9 @@ class ModelSource:
     signed: bytes = field(default=b"", repr=False)
     """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
 
+    also_signed: tuple[bytes, ...] = field(default=(), repr=False)
+    """Other publishers' good signatures, in the file's order."""
+
     @property
     def is_pipeline(self) -> bool:
         """Whether it is a chain of other models, which no backend loads."""

@@ -208,6 +208,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
         signed=source.signed,
+        also_signed=source.also_signed,
         scheduling=_scheduling(hosted),
     )
 

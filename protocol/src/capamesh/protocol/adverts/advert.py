@@ -96,6 +96,8 @@ class ModelOffer:
     """Whether a request may be run again elsewhere when its outcome is unknown."""
     signed: bytes = b""
     """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
+    also_signed: tuple[bytes, ...] = ()
+    """Other publishers' likewise, at most `publishing.MAX_OTHERS`."""
     scheduling: Scheduling = Scheduling.PLAIN
 
     @property

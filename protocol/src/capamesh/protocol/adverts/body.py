@@ -32,6 +32,7 @@ field with a default can be added without a new wire version):
       "best_rows", "row_us", "max_rows", "memory"
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
+      "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -68,7 +69,7 @@ from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.plain_text import plain
-from capamesh.protocol.publishing import SIGNED_BYTES
+from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "memory": offer.memory_bytes,
                 "once": int(not offer.is_idempotent),
                 "signed": offer.signed,
+                "also_signed": b"".join(offer.also_signed),
             }
         ),
     }
@@ -313,6 +315,7 @@ def _read_offer(one: Fields) -> ModelOffer:
         memory_bytes=_count_or_0(one, "memory"),
         is_idempotent="once" not in one or one.integer("once", 0, 1) == 0,
         signed=_read_signed(one),
+        also_signed=_read_also_signed(one),
         scheduling=_SCHEDULINGS.get(
             _text_or_empty(one, "scheduling", MAX_WORD_CHARS), Scheduling.PLAIN
         ),
@@ -326,6 +329,15 @@ def _read_signed(one: Fields) -> bytes:
     if len(signed) != SIGNED_BYTES:
         one.refuse("signed", len(signed), f"{SIGNED_BYTES} bytes")
     return signed
+
+
+def _read_also_signed(one: Fields) -> tuple[bytes, ...]:
+    if "also_signed" not in one:
+        return ()
+    raw = one.blob("also_signed", MAX_OTHERS * SIGNED_BYTES)
+    if len(raw) % SIGNED_BYTES:
+        one.refuse("also_signed", len(raw), f"{SIGNED_BYTES} bytes for each")
+    return tuple(raw[at : at + SIGNED_BYTES] for at in range(0, len(raw), SIGNED_BYTES))
 
 
 def _text_or_empty(fields: Fields, key: str, max_chars: int) -> str:

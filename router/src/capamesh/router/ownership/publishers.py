@@ -38,21 +38,23 @@ class Publishers:
         found: dict[int, str] = {}
         is_doubtful = False
         for at, offer in enumerate(advert.models):
-            if len(offer.signed) != SIGNED_BYTES:
-                continue
-            publisher = publisher_of(offer.signed)
-            if publisher not in accepted_of(offer.name):
-                continue
-            key = (offer.name, offer.version, offer.digest, offer.signed)
-            is_good = self._known.get(key)
-            if is_good is None:
-                if is_doubtful:
+            for signed in (offer.signed, *offer.also_signed):
+                if len(signed) != SIGNED_BYTES:
                     continue
-                is_good = self._verify(key)
-            self._known.move_to_end(key)
-            is_doubtful |= not is_good
-            if is_good:
-                found[at] = publisher
+                publisher = publisher_of(signed)
+                if publisher not in accepted_of(offer.name):
+                    continue
+                key = (offer.name, offer.version, offer.digest, signed)
+                is_good = self._known.get(key)
+                if is_good is None:
+                    if is_doubtful:
+                        continue
+                    is_good = self._verify(key)
+                self._known.move_to_end(key)
+                is_doubtful |= not is_good
+                if is_good:
+                    found[at] = publisher
+                    break
         return found
 
     def _verify(self, key: tuple[str, str, str, bytes]) -> bool:
