@@ -202,7 +202,7 @@ def optimize(
     epilog=examples(
         "capamesh model sign models --key publisher.key --create-key   the first time",
         "capamesh model sign models/digits/2 --key publisher.key   a new version",
-        "capamesh network token --role router --publisher 12D3...   the next step: let routers accept it",
+        "capamesh network token --dir my-network/owner --role router --publisher 12D3...   the next step: let routers accept it",
     )
 )
 def sign(

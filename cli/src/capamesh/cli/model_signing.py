@@ -50,7 +50,7 @@ def sign_models(path: Path, key: Path, *, may_create_key: bool, as_json: bool) -
         )
         hint(
             f"Publisher {publisher.peer_id}. Routers accept it that came with an invite that names it:\n"
-            f"capamesh network token --role router --publisher {publisher.peer_id}"
+            f"capamesh network token --dir OWNER --role router --publisher {publisher.peer_id}"
         )
     for refused in found.refused:
         version = f"/{refused.version}" if refused.version else ""

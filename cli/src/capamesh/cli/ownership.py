@@ -38,7 +38,7 @@ def create(name: str, folder: Path, *, as_json: bool) -> None:
     option = "" if folder == Path("network") else f" --dir {folder}"
     hint(
         f"Whoever holds {folder}/owner.key admits to this network: keep a copy of it in a safe place.\n"
-        f"Next: capamesh network token{option} --role router > router.token"
+        f"Next: (umask 077; capamesh network token{option} --role router > {folder.parent / 'router.token'})"
     )
 
 

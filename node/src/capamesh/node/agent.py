@@ -330,7 +330,7 @@ class NodeAgent:
     def _standing(self) -> tuple[str, str]:
         """Return the state that a status shows, and the reason for people; see `member_status`."""
         ended = self._upkeep.ended
-        if self._state != "serving":
+        if self._state not in {"starting", "serving"}:
             return self._state, ""
         if ended is not None:
             return ended.state, ended.reason
@@ -339,6 +339,8 @@ class NodeAgent:
             said = ", ".join(
                 f"{model.name}/{model.version} {model.state.value}" for model in models
             )
+            if self._state == "starting":
+                return "starting", said or "its workers start"
             return "waiting", f"no model is ready: {said or 'there are none'}"
         if not any(worker.links for worker in self._workers):
             met = f"{self._router_count} met" if self._router_count else "none met"
@@ -372,12 +374,12 @@ class NodeAgent:
             await asyncio.sleep(CHECK_ROUTERS_EVERY_S)
             self._write_status()
             self._check_clock()
-            if self._router_count == 0:
+            if self._router_count == 0 and self._upkeep.ended is None:  # that is told by itself
                 self._log.warning(
                     "no_router_reached",
                     mesh_warnings=self._mesh.warnings,
-                    what_to_do="see the mesh warnings above; ask the network's owner for a token with a"
-                    " router's address, or give --bootstrap",
+                    what_to_do="see the mesh warnings; a router that is down is dialled again until it is back; where no"
+                    " router's address is known, give --bootstrap or ask the network's owner for a token that names one",
                 )
 
     def _check_clock(self) -> None:
