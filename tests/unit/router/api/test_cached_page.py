@@ -27,7 +27,7 @@ def pieces() -> Iterator[bytes]:
 
 
 async def test_a_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run() -> None:
-    page = CachedPage(pieces, clock=Clock())
+    page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     turns = 0
 
     async def other() -> None:
@@ -45,7 +45,10 @@ async def test_a_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run
 
 async def test_a_page_is_kept_by_what_it_cost() -> None:
     clock = Clock()
-    cheap, dear = CachedPage(lambda: iter([b"a"]), clock=clock), CachedPage(pieces, clock=clock)
+    cheap, dear = (
+        CachedPage(lambda: iter([b"a"]), clock=clock, work_clock=clock),
+        CachedPage(pieces, clock=clock, work_clock=clock),
+    )
     await cheap.body()
     clock.now_s += 0.1
     await cheap.body()
@@ -60,7 +63,7 @@ async def test_a_page_is_kept_by_what_it_cost() -> None:
 
 
 async def test_who_leaves_while_a_page_is_made_costs_no_more_than_who_stays() -> None:
-    page = CachedPage(pieces, clock=Clock())
+    page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     for _ in range(5):
         asker = asyncio.create_task(page.body())
         await asyncio.sleep(0)
@@ -74,7 +77,7 @@ async def test_a_page_without_end_is_refused_and_not_begun_anew_for_each_who_ask
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cached_page, "MOST_BYTES", 50)
-    page = CachedPage(pieces, clock=Clock())
+    page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     for _ in range(3):
         with pytest.raises(LocalError, match="over 50 bytes"):
             await page.body()
@@ -86,7 +89,7 @@ async def test_what_crashes_while_a_page_is_made_is_told_to_all_who_ask() -> Non
         yield b""
         raise ZeroDivisionError
 
-    page = CachedPage(broken, clock=Clock())
+    page = CachedPage(broken, clock=(clock := Clock()), work_clock=clock)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await page.body()
