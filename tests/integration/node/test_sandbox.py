@@ -21,12 +21,12 @@ LANDLOCK_ONLY = pytest.mark.skipif(
     not landlock.version(), reason="this kernel has no Landlock, or it is turned off"
 )
 SECCOMP_ONLY = pytest.mark.skipif(
-    sys.platform != "linux" or not seccomp.program(platform.machine()),
+    sys.platform != "linux" or not seccomp.program(platform.machine(), 1, is_gpu=False),
     reason="calls are known of x86-64 and aarch64 Linux alone",
 )
 
 CLOSED = """
-import json, os, socket, subprocess, sys, threading
+import json, os, resource, socket, subprocess, sys, threading
 from pathlib import Path
 from capamesh.node import sandbox
 
@@ -88,6 +88,11 @@ print(json.dumps({
     "listen": went(listen),
     "connect": went(connect),
     "signal": went(lambda: os.kill(os.getppid(), 0)),
+    "own signal": went(lambda: os.kill(os.getpid(), 0)),
+    "limit of another": went(lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)),
+    "own limit": went(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0),
+    "unix socket": went(lambda: socket.socket(socket.AF_UNIX).close()),
+    "pair": went(lambda: [one.close() for one in socket.socketpair()]),
     "root": went(lambda: os.setuid(0) if os.getuid() else os.chown(home / "models" / "m", 1, 1)),
 }))
 """
@@ -140,10 +145,18 @@ def test_a_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -
     refused = "PermissionError"
     for what in ("key", "key in a thread", "beside", "to models", "out of the cache"):
         assert found[what] in {refused, repr(refused)}, what
-    for what in ("shadow", "parent", "program", "process", "packets", "root"):
+    for what in (
+        *("shadow", "parent", "program", "process", "packets", "root"),
+        *("signal", "limit of another", "unix socket"),
+    ):
         assert found[what] == refused, what
     assert (found["model"], found["cache"], found["memory"]) == ("'there'", "1", "True")
     assert found["in memory"] == "'there'"
+    assert (found["own signal"], found["own limit"], found["pair"]) == (
+        "None",
+        "True",
+        "[None, None]",
+    )
     assert (found["library"], found["listen"]) == ("'onnxruntime'", "True")
 
 
@@ -155,12 +168,6 @@ def test_only_a_node_that_dials_opens_connections(home: Path, is_dialing: bool) 
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = closed(home, server.getsockname()[1], is_dialing=is_dialing)
     assert found["connect"] == ("True" if is_dialing else "PermissionError")
-
-
-@LANDLOCK_ONLY
-def test_signals_to_others_are_refused_where_the_kernel_knows_how(home: Path) -> None:
-    expected = "PermissionError" if landlock.version() >= 6 else "None"
-    assert closed(home)["signal"] == expected
 
 
 def test_a_gpu_node_whose_driver_is_not_complete_is_left_open_and_says_why(home: Path) -> None:
@@ -201,9 +208,10 @@ def test_what_a_kernel_lacks_is_said_and_the_rest_holds(home: Path) -> None:
     assert found["key"] == "'there'"
 
 
+@pytest.mark.parametrize("is_gpu", [False, True])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_every_jump_of_the_filter_ends_within_it(machine: str) -> None:
-    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine)))
+def test_every_jump_of_the_filter_ends_within_it(machine: str, is_gpu: bool) -> None:
+    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, 1234, is_gpu=is_gpu)))
     assert 0 < len(code) < 4096  # BPF_MAXINSNS
     for at, (kind, if_true, if_false, _) in enumerate(code):
         if kind & 0x07 == 0x05:  # BPF_JMP
@@ -212,4 +220,4 @@ def test_every_jump_of_the_filter_ends_within_it(machine: str) -> None:
 
 
 def test_a_machine_that_is_not_known_has_no_filter() -> None:
-    assert seccomp.program("riscv64") == b""
+    assert seccomp.program("riscv64", 1234, is_gpu=False) == b""

@@ -79,7 +79,7 @@ def close(
         held.insert(0, f"landlock {version()}")
         if threads > 1:
             missing.append(f"landlock: {threads - 1} threads were there before")
-    problem = filter_calls()
+    problem = filter_calls(is_gpu=is_gpu)
     if problem:
         missing.append(f"seccomp: {problem}")
     else:

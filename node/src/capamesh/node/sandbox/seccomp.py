@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 import sys
@@ -28,6 +29,11 @@ _CALLS: Final[dict[str, tuple[int, int]]] = {
     "process_vm_writev": (311, 271),
     "kcmp": (312, 272),
     "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
     # file systems
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -89,9 +95,14 @@ _CALLS: Final[dict[str, tuple[int, int]]] = {
 _CLONE: Final = (56, 220)
 _CLONE3: Final = (435, 435)
 _SOCKET: Final = (41, 198)
+_KILL_CALLS: Final = ((62, 129), (234, 131))
+"""kill and tgkill, whose first argument is the process: it may signal itself, as abort and Python's exit do."""
+_PRLIMIT: Final = (302, 261)
 _CLONE_THREAD: Final = 0x0001_0000
-_FAMILIES: Final = (1, 2, 10, 16)
-"""AF_UNIX, AF_INET, AF_INET6, and AF_NETLINK, by which the C library learns of addresses."""
+_FAMILIES: Final = (2, 10, 16)
+"""AF_INET, AF_INET6, and AF_NETLINK, by which the C library learns of addresses."""
+_UNIX: Final = 1
+"""AF_UNIX: services of the machine that start programs listen there. CUDA's MPS does, too; a socketpair is another call."""
 _X32: Final = 0x4000_0000
 """Numbers of x86-64's second set of calls begin here."""
 
@@ -116,8 +127,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def program(machine: str) -> bytes:
-    """Return the filter for a machine, as the kernel takes it; nothing where it is none that is known here."""
+def program(machine: str, pid: int, *, is_gpu: bool) -> bytes:
+    """Return the filter of process `pid` on a machine, as the kernel takes it; nothing where that is not known here.
+
+    `is_gpu`: CUDA may connect to Unix sockets.
+    """
     known = (_X86_64, _AARCH64)
     at = next((at for at, one in enumerate(known) if one[0] == machine), None)
     if at is None:
@@ -135,29 +149,46 @@ def program(machine: str) -> bytes:
             code += [(_EQUAL, 0, 1, numbers[at]), (_RETURN, 0, 0, _REFUSE)]
     # Its arguments lie in memory, where no filter can look: the C library then takes clone.
     code += [(_EQUAL, 0, 1, _CLONE3[at]), (_RETURN, 0, 0, _UNKNOWN)]
+    for numbers in _KILL_CALLS:
+        code += [
+            (_EQUAL, 0, 4, numbers[at]),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
+            (_EQUAL, 1, 0, pid),
+            (_RETURN, 0, 0, _REFUSE),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    code += [
+        (_EQUAL, 0, 5, _PRLIMIT[at]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
+        (_EQUAL, 2, 0, 0),  # itself, which is how the C library asks for its own limits
+        (_EQUAL, 1, 0, pid),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    families = (*_FAMILIES, _UNIX) if is_gpu else _FAMILIES
     code += [
         (_EQUAL, 0, 4, _CLONE[at]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
         (_HAS_BITS, 1, 0, _CLONE_THREAD),
         (_RETURN, 0, 0, _REFUSE),  # a process
         (_RETURN, 0, 0, _ALLOW),  # a thread
-        (_EQUAL, 0, len(_FAMILIES) + 2, _SOCKET[at]),
+        (_EQUAL, 0, len(families) + 2, _SOCKET[at]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
     ]
-    code += [(_EQUAL, len(_FAMILIES) - index, 0, family) for index, family in enumerate(_FAMILIES)]
+    code += [(_EQUAL, len(families) - index, 0, family) for index, family in enumerate(families)]
     code += [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("<HBBI", *one) for one in code)
 
 
-def filter_calls() -> str:
+def filter_calls(*, is_gpu: bool) -> str:
     """Filter the calls of all threads of this process, for good; return why that cannot be, "" where it is done.
 
-    The process must have given up new privileges.
+    The process must have given up new privileges. `is_gpu`: as `program`.
     """
     if sys.platform != "linux":
         return f"{sys.platform} has none"
     machine = platform.machine()
-    code = program(machine)
+    code = program(machine, os.getpid(), is_gpu=is_gpu)
     if not code:
         return f"it has no list of calls for {machine}"
     libc = ctypes.CDLL(None, use_errno=True)
