@@ -576,6 +576,25 @@ async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
     assert rig.before is rig.found  # so that no file is read again
 
 
+async def test_a_signature_that_is_added_or_removed_is_offered_and_nothing_is_loaded_for_it(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    key = (ModelName("m"), ModelVersion("1"))
+    signed = replace(source_of("m"), signed=b"s" * 96, also_signed=(b"t" * 96,))
+    for source in (signed, source_of("m")):
+        told = len(rig.told)
+        rig.has(source)
+        await rig.followed()
+        offer = rig.models.offer(key)
+        assert offer is not None
+        assert (offer.signed, offer.also_signed) == (source.signed, source.also_signed)
+        assert len(rig.told) == told + 1
+    assert rig.device.loaded == ["m/1 0"]
+
+
 async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(poll_s=0.05)

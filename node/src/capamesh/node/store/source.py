@@ -50,10 +50,9 @@ class ModelSource:
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """What of `config.pbtxt` is ignored and why; a line each."""
 
-    signed: bytes = field(default=b"", repr=False)
+    signed: bytes = field(default=b"", repr=False, compare=False)
     """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
-
-    also_signed: tuple[bytes, ...] = field(default=(), repr=False)
+    also_signed: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
     """Other publishers' good signatures, in the file's order."""
 
     @property

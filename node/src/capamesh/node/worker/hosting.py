@@ -202,6 +202,8 @@ class Hosting:
                 raise
             self._log.warning("models_folder_unreadable", reason=error.message)
             return
+        if self._models.sign(found.models):
+            self._on_change()
         is_known = found == self._followed
         if is_known and not self._away:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -140,6 +140,26 @@ class HostedModels:
             max_rows = _max_rows(hosted)
             if offer.reason != reason or offer.max_rows != max_rows:
                 self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
+                is_news = True
+        return is_news
+
+    def sign(self, sources: Iterable[ModelSource]) -> bool:
+        """Show the signatures that `sources` have now of the models that take requests; return whether that is news.
+
+        A signature changes nothing about how a model is served: it is not loaded again for one.
+        """
+        is_news = False
+        for source in sources:
+            hosted = self.find(source.name, source.version)
+            if hosted is None or hosted.source != source:
+                continue
+            signatures = source.signed, source.also_signed
+            if (hosted.source.signed, hosted.source.also_signed) != signatures:
+                hosted.source = source
+                key = source.name, source.version
+                self._offers[key] = replace(
+                    self._offers[key], signed=source.signed, also_signed=source.also_signed
+                )
                 is_news = True
         return is_news
 
