@@ -189,7 +189,7 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     folder = report["nodes"][0]["data_folder"]
     stopped = run("node", "status", "--data", folder)
     assert stopped.returncode == 1
-    assert "stopped (not running now)" in stopped.stdout
+    assert "no process holds its folder" in stopped.stdout
     assert not is_alive(report["router"]["pid"])
 
 
