@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from hostile import HONEST_CLIENT, Figures, Seen
 from lasting_network import LastingNetwork, Service, lasting
 
@@ -17,6 +18,8 @@ from capamesh.protocol.network import Role
 
 SHORT_S = 8.0
 """A life whose end a test can wait for."""
+WARNED_S = 30.0
+"""Long enough for a look in the last fifth of it."""
 LONG_S = 3600.0
 
 
@@ -98,19 +101,20 @@ async def test_members_are_renewed_and_their_owners_key_changed_while_requests_g
         assert (await network.metrics())["capamesh_membership_expires_seconds"] > SHORT_S
 
 
+@pytest.mark.slow  # a warning has to fall between two looks at the membership, 5 s apart
 async def test_members_whose_membership_has_ended_say_so_and_are_good_again_by_a_new_token(
     tmp_path: Path, sample_models: Path
 ) -> None:
     async with lasting(tmp_path, sample_models) as network:
         await network.start(LONG_S)
-        network.renew(SHORT_S)
+        network.renew(WARNED_S)
         for member in network.members:
             await member.until(lambda status: status["state"] == "expired", "expired")
             assert member.state() == "expired"
             assert member.status()["expires_in_s"] <= 0
             assert len(member.events("membership_expired")) == 1
         (warning, *_) = network.router.events("membership_ends")
-        assert 0 < warning["left_s"] <= SHORT_S / 5
+        assert 0 < warning["left_s"] <= WARNED_S / 5
         assert "--token-file" in warning["what_to_do"]
         assert (await network.metrics())["capamesh_membership_expires_seconds"] <= 0
         junk = network.router.token_file.with_name("junk")

@@ -20,7 +20,9 @@ ATTACKS = 100
 BESIDE = 6
 """Under way at the same time."""
 MODELS = ("digits", "magika", "counting", "looping")
-NODE_OPTIONS = ("--memory-limit", "1280MiB", "--watchdog", "20")
+NODE_OPTIONS = ("--watchdog", "20")
+DATA_BYTES = 1792 * MIB
+"""Of the 2 GiB of a node's container, less what its agent and sidecar take."""
 """What a node in a container of 2 GiB finds by itself; here the container is played by a watcher."""
 GAP_S = 5.0
 """The longest that a model may not be had."""
@@ -112,7 +114,7 @@ async def test_a_hundred_requests_that_would_kill_take_no_model_away(
     engine_models.save(engine_models.looping(), models, "looping", manifest="instances = 4\n")
     answers: Counter[str] = Counter()
     async with attacked(
-        tmp_path / "cluster", models, nodes=3, node_options=NODE_OPTIONS
+        tmp_path / "cluster", models, nodes=3, node_options=NODE_OPTIONS, data_bytes=DATA_BYTES
     ) as network:
         uses, is_over = Uses(network), asyncio.Event()
         async with network.honest() as seen, asyncio.TaskGroup() as tasks:

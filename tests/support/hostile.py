@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -226,8 +227,12 @@ async def attacked(
     node_options: Sequence[str] = (),
     router_bytes: int = ROUTER_BYTES,
     node_bytes: int = NODE_BYTES,
+    data_bytes: int | None = None,
 ) -> AsyncIterator[AttackedNetwork]:
-    """Run a router and nodes whose models are all ready, with a container's memory limits in force."""
+    """Run a router and nodes whose models are all ready, with a container's memory limits in force.
+
+    `data_bytes` is how much data each process may have by the kernel's limit: by it nodes know of their container.
+    """
     cluster = LocalCluster(
         folder,
         models,
@@ -235,7 +240,14 @@ async def attacked(
         node_options=("--threads", "1", *node_options),
         router_options=router_options,
     )
-    async with cluster:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        if data_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
+        await cluster.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    try:
         await cluster.wait_routable(nodes)
         limits = {node.pid: node_bytes for node in cluster.nodes}
         watch = MemoryWatch(limits | {cluster.router.pid: router_bytes})
@@ -244,3 +256,5 @@ async def attacked(
             yield AttackedNetwork(cluster, watch)
         finally:
             watch.stop()
+    finally:
+        await cluster.stop()

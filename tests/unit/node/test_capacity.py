@@ -215,6 +215,19 @@ def test_the_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(
     assert (device.memory_total_bytes, device.memory_free_bytes) == (GIB, GIB // 2)
 
 
+def test_a_limit_of_the_process_s_own_data_counts(root: Path) -> None:
+    def limited(soft: str) -> tuple[int, int]:
+        line = f"Max data size             {soft:<20} unlimited            bytes     \n"
+        (root / "proc/self").mkdir(exist_ok=True)
+        (root / "proc/self/limits").write_text(f"Limit  Soft Limit  Hard Limit  Units\n{line}")
+        device = read_cpu(root)
+        return device.memory_total_bytes, device.memory_free_bytes
+
+    unlimited = limited("unlimited")
+    assert min(unlimited) > 1_000_000
+    assert limited("1000000") == (1_000_000, 1_000_000)
+
+
 def test_a_cgroup_v1_without_a_limit_says_nothing(root: Path) -> None:
     put(root / "proc/self/cgroup", "4:memory:/\n")
     put(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")

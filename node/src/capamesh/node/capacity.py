@@ -64,7 +64,10 @@ def read_devices(
 
 
 def read_cpu(root: Path = Path("/")) -> DeviceInfo:
-    """Return the CPU with what its container (cgroup v2, or v1 for memory) leaves of cores and memory."""
+    """Return the CPU with what its container (cgroup v2, or v1 for memory) leaves of cores and memory.
+
+    A limit of the process's own data (`ulimit -d`, systemd's LimitDATA) is one of its worker's, too.
+    """
     total_bytes, free_bytes = _machine_memory(root)
     for group in _memory_groups_v1(root):
         limit = _read(group / "memory.limit_in_bytes").strip()
@@ -78,6 +81,9 @@ def read_cpu(root: Path = Path("/")) -> DeviceInfo:
             continue
         total_bytes = min(total_bytes, int(limit))
         free_bytes = min(free_bytes, max(0, int(limit) - _charged_bytes(group)))
+    data_bytes = _data_limit(root)
+    if data_bytes is not None:
+        total_bytes, free_bytes = min(total_bytes, data_bytes), min(free_bytes, data_bytes)
     return DeviceInfo(
         index=0,
         kind="cpu",
@@ -143,6 +149,15 @@ def _machine_memory(root: Path) -> tuple[int, int]:
     # No /proc, as on macOS, which does not say what is free either.
     total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return total_bytes, total_bytes
+
+
+def _data_limit(root: Path) -> int | None:
+    """Return how many bytes of data the kernel lets this process have; None: it sets no limit."""
+    for line in _read(root / "proc/self/limits").splitlines():
+        if line.startswith("Max data size"):
+            soft = line.split()[3]
+            return int(soft) if soft.isdecimal() else None
+    return None
 
 
 def _charged_bytes(group: Path) -> int:
