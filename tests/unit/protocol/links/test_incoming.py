@@ -119,6 +119,15 @@ def test_the_scratch_grows_for_large_metadata_and_shrinks_again() -> None:
     assert len(incoming._scratch) == SCRATCH_BYTES
 
 
+def test_the_scratch_grows_while_reads_fill_it_though_they_end_within_bodies() -> None:
+    sink = Sink()
+    incoming = Incoming(LIMITS, sink)
+    assert len(incoming.buffer()) < 10_000
+    feed(incoming, frame(1, b"m", bytes(700)) * 1000, 1 << 20)
+    assert len(sink.frames) == 1000
+    assert len(incoming._scratch) == SCRATCH_BYTES
+
+
 @pytest.mark.parametrize(
     ("head", "complaint"),
     [

@@ -92,12 +92,12 @@ class Incoming:
             target = sink.frame_started(kind, flags, stream, value, meta, body_bytes)
             here = end - body_at
             if here < body_bytes:
-                self._start = self._end = 0
                 if target is None:
                     self._skip_bytes = body_bytes - here
                 else:
                     target[:here] = view[body_at:end]
                     self._direct = target[here:]
+                self._make_room(end, HEADER_BYTES)  # a full buffer mostly ends within a body
                 return
             start = body_at + body_bytes
             if target is not None:
