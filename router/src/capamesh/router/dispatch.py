@@ -21,7 +21,13 @@ from capamesh.protocol.errors import (
     RequestKills,
     SequenceUnknown,
 )
-from capamesh.protocol.links.calls import InferAnswer, InferCall, decode_answer, encode_call
+from capamesh.protocol.links.calls import (
+    InferAnswer,
+    InferCall,
+    KnownTensors,
+    decode_answer,
+    encode_call,
+)
 from capamesh.router.attempts import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.fitting import fits_another
 from capamesh.router.flight import MAX_REFUSALS, MAX_WAIT_S, Flight
@@ -101,6 +107,7 @@ class Dispatch:
         self.clock = clock
         self.limits = limits
         self.telemetry = telemetry
+        self.known_tensors = KnownTensors()
         self.sequences = OpenSequences()
         self.killers = Killers()
         self._offers: dict[
@@ -125,7 +132,9 @@ class Dispatch:
         A request of a sequence has its state at one node: if that refuses it, so does the fleet. An answer that
         nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
-        if self.killers and self.killers.is_barred(call, traffic.witnesses, self.clock()):
+        if not self.killers.is_empty and self.killers.is_barred(
+            call, traffic.witnesses, self.clock()
+        ):
             raise RequestKills(
                 "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
                 " model's owner look at it"
@@ -254,7 +263,7 @@ class Voyage:
                         more += self._send(number, host, budget_ms)
                     case Answered(number):
                         outcome = self._outcome_of(self._attempts[number])
-                        if self._dispatch.killers:
+                        if not self._dispatch.killers.is_empty:
                             self._dispatch.killers.answered(self._call, self._dispatch.clock())
                         if self._call.sequence is not None:
                             self._dispatch.sequences.answered(self._call.model, self._call.sequence)
@@ -308,7 +317,7 @@ class Voyage:
         """A node has answered."""
         dispatch = self._dispatch
         try:
-            given = decode_answer(answer.meta, answer.body, dispatch.limits)
+            given = decode_answer(answer.meta, answer.body, dispatch.limits, dispatch.known_tensors)
         except CapameshError as error:
             self.failed(attempt, _bare(error))
             return

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import InvalidRequest, Overloaded, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
+    MAX_KNOWN,
     MAX_KNOWN_CALLS,
+    MAX_KNOWN_CHARS,
     MAX_PRIORITY,
     MAX_SEQUENCE_CHARS,
     CallDecoder,
@@ -17,6 +19,7 @@ from capamesh.protocol.links.calls import (
     ControlCall,
     InferAnswer,
     InferCall,
+    KnownTensors,
     LoadReport,
     SequenceMark,
     decode_answer,
@@ -388,3 +391,47 @@ def test_an_error_without_a_load_that_can_be_read_has_none(junk: object) -> None
     assert load_with(error) is None
     error.load = [3, 1, 8, 20, 10, 7]
     assert load_with(error) == LoadReport(3, 1, 8, 20, 10, 7)
+
+
+def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
+    """Return an answer with these outputs as it comes over a link."""
+    meta, body = encode_answer(
+        InferAnswer(ModelVersion("1"), tensors, 0, 0, LoadReport(0, 0, 1, 0, 0, 0))
+    )
+    return meta, memoryview(b"".join(body))
+
+
+def test_an_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
+    known = KnownTensors()
+    first = described(Tensor("x", Datatype.FP32, (2, 1), b"12345678"))
+    second = described(Tensor("x", Datatype.FP32, (2, 1), b"87654321"))
+    decode_answer(*first, LIMITS, known)
+    assert len(known) == 1
+    assert decode_answer(*second, LIMITS, known) == decode_answer(*second, LIMITS)
+    with pytest.raises(ProtocolViolation, match="said to have 8 bytes; 7"):
+        decode_answer(second[0], second[1][:-1], LIMITS, known)
+
+
+def test_tensors_whose_elements_count_are_looked_at_each_time() -> None:
+    known = KnownTensors()
+    decode_answer(*described(Tensor("x", Datatype.BOOL, (2,), b"\0\1")), LIMITS, known)
+    with pytest.raises(ProtocolViolation, match="BOOL element 1"):
+        decode_answer(*described(Tensor("x", Datatype.BOOL, (2,), b"\0\2")), LIMITS, known)
+    decode_answer(*described(Tensor("x", Datatype.BYTES, (1,), b"\1\0\0\0a")), LIMITS, known)
+    with pytest.raises(ProtocolViolation):
+        decode_answer(*described(Tensor("x", Datatype.BYTES, (1,), b"\2\0\0\0a")), LIMITS, known)
+
+
+@pytest.mark.parametrize("entry", [None, 3, [], ["x"], ["x", "FP32", 3, 4], ["x", [], [[]], {}]])
+def test_what_describes_no_tensor_is_not_known(entry: object) -> None:
+    assert KnownTensors().find(entry) is None
+
+
+def test_known_tensors_are_so_many() -> None:
+    known = KnownTensors()
+    for count in range(MAX_KNOWN + 1):
+        known.add(Tensor(f"x{count}", Datatype.INT8, (1,), b"a"))
+    known.add(Tensor("y" * (MAX_KNOWN_CHARS + 1), Datatype.INT8, (1,), b"a"))
+    assert len(known) == MAX_KNOWN
+    assert known.find(["x0", "INT8", [1], 1]) is None
+    assert known.find(["x1", "INT8", [1], 1]) == ("x1", Datatype.INT8, (1,), 1)

@@ -27,6 +27,12 @@ MAX_KNOWN_CALLS = 1024
 """Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
 MAX_KNOWN_META_BYTES = 1024
 """Longer metadata is read anew each time (guess: ten tensors)."""
+MAX_KNOWN = 1024
+"""Tensors' descriptions that are remembered (guess: the outputs of a fleet's models, their usual batch sizes)."""
+MAX_KNOWN_CHARS = 128
+"""Of their names (guess: most are shorter)."""
+_LEAST_LOAD_FIELDS = 6
+"""What the first link version had."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
 MAX_SEQUENCE_CHARS = 128
@@ -305,7 +311,9 @@ def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
     return pack(meta), [tensor.data for tensor in answer.outputs]
 
 
-def decode_answer(meta: bytes, body: memoryview, limits: Limits) -> InferAnswer:
+def decode_answer(
+    meta: bytes, body: memoryview, limits: Limits, known: KnownTensors | None = None
+) -> InferAnswer:
     """Return the answer; its tensors are slices of `body`. Raises `ProtocolViolation`."""
     raw = unpack_map(meta, "RESPONSE")
     version, queue_us, run_us = raw.get("v"), raw.get("q"), raw.get("r")
@@ -314,7 +322,7 @@ def decode_answer(meta: bytes, body: memoryview, limits: Limits) -> InferAnswer:
             f"an answer with version {shown(version)}, times {shown(queue_us)}, {shown(run_us)}"
         )
     try:
-        outputs = _tensors(raw.get("o"), body, limits)
+        outputs = _tensors(raw.get("o"), body, limits, known)
     except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
     return InferAnswer(ModelVersion(version), outputs, queue_us, run_us, _load(raw.get("l")))
@@ -364,18 +372,58 @@ def load_with(error: CapameshError) -> LoadReport | None:
 
 
 def _load(raw: object) -> LoadReport:
-    values = _listed(raw)
-    known = values[: len(LoadReport._fields)]
-    if len(known) < 6 or not all(type(value) is int and value >= 0 for value in known):
+    known = _listed(raw)[: len(LoadReport._fields)]
+    is_load = len(known) >= _LEAST_LOAD_FIELDS
+    for value in known:
+        if type(value) is not int or value < 0:
+            is_load = False
+    if not is_load:
         raise ProtocolViolation(f"a load of {shown(raw)}: at least six counts are expected")
-    return LoadReport(*cast(list[int], known))
+    return LoadReport(*cast("list[int]", known))
 
 
 def _describe(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
     return [(tensor.name, tensor.datatype, tensor.shape, tensor.size_bytes) for tensor in tensors]
 
 
-def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...]:
+class KnownTensors:
+    """Descriptions of tensors that one process was sent and has found right: the next that is the same is, too.
+
+    Whether a description is right depends on it alone, but for BYTES and BOOL, which are not remembered.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[str, Datatype, tuple[int, ...], int]] = {}
+
+    def __repr__(self) -> str:
+        return f"KnownTensors({len(self._known)})"
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, entry: object) -> tuple[str, Datatype, tuple[int, ...], int] | None:
+        """Return name, datatype, shape and size in bytes of a description that is known; None: it is not."""
+        try:
+            name, datatype, shape, size = cast("tuple[Any, Any, Any, Any]", entry)
+            return self._known.get((name, datatype, tuple(shape), size))
+        except (TypeError, ValueError):
+            return None  # whatever it is, it was never found right
+
+    def add(self, tensor: Tensor) -> None:
+        """Remember the description of a tensor that was checked."""
+        name, datatype, shape, size = tensor.name, tensor.datatype, tensor.shape, tensor.size_bytes
+        if datatype in {Datatype.BYTES, Datatype.BOOL} or len(name) > MAX_KNOWN_CHARS:
+            return
+        if len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[name, str(datatype), shape, size] = (name, datatype, shape, size)
+
+
+def _tensors(
+    raw: object, body: memoryview, limits: Limits, known: KnownTensors | None = None
+) -> tuple[Tensor, ...]:
     if not isinstance(raw, list):
         raise InvalidRequest("a message without a list of tensors")
     described = cast(list[object], raw)
@@ -385,7 +433,8 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
     at, end = 0, len(body)
     texts = 0
     for entry in described:
-        name, kind, shape, size = _entry(entry)
+        form = known.find(entry) if known is not None else None
+        name, kind, shape, size = _entry(entry) if form is None else form
         if kind is Datatype.BYTES:
             texts += math.prod(shape)
             check_texts(name, texts, limits)
@@ -393,7 +442,12 @@ def _tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...
             raise InvalidRequest(
                 f"tensor {name!r} is said to have {size} bytes; {end - at} of the body are left"
             )
-        tensors.append(checked(Tensor(name, kind, shape, body[at : at + size]), limits))
+        tensor = Tensor(name, kind, shape, body[at : at + size])
+        if form is None:
+            checked(tensor, limits)
+            if known is not None:
+                known.add(tensor)
+        tensors.append(tensor)
         at += size
     if at != end:
         raise InvalidRequest(f"the tensors take {at} bytes, the body has {end}")

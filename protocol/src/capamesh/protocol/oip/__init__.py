@@ -19,6 +19,7 @@ from capamesh.protocol.oip.encoding import (
     encode_response_in_steps,
     error_body,
 )
+from capamesh.protocol.oip.forms import RequestForms
 from capamesh.protocol.oip.json_text import parse_object
 from capamesh.protocol.oip.messages import (
     HEADER_LENGTH_NAME,
@@ -42,6 +43,7 @@ __all__ = [
     "InferRequest",
     "InferResponse",
     "Parameters",
+    "RequestForms",
     "RequestedOutput",
     "decode_request",
     "decode_request_in_steps",

@@ -24,6 +24,7 @@ from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     InferRequest,
     InferResponse,
+    RequestForms,
     decode_request_in_steps,
     encode_response_in_steps,
 )
@@ -96,6 +97,7 @@ class Inference:
     """In how long a candidate without a link is dialled; 0: at once, or unknown."""
     shut_out: Callable[[], str] = lambda: ""
     """Why no node takes anything from this router any more; empty: they do."""
+    forms: RequestForms = field(default_factory=RequestForms)
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
     packer: Packer = field(default_factory=Packer)
@@ -147,6 +149,10 @@ class Exchange:
         if shut_out:
             self.failed(ShutOut(shut_out))
             return
+        known = inference.forms.read(asking.model, asking.version, body, asking.header_length)
+        if known is not None:
+            self._start(known)
+            return
         try:
             steps = decode_request_in_steps(
                 asking.model, asking.version, body, asking.header_length, inference.limits
@@ -160,6 +166,7 @@ class Exchange:
         else:
             self._job = inference.slices.begin(steps, self._start, self._broke, asking.model)
             return
+        inference.forms.learn(body, asking.header_length, asked)
         self._start(asked)
 
     def _start(self, asked: InferRequest) -> None:

@@ -22,15 +22,14 @@ class Reply(NamedTuple):
     buffers: Sequence[bytes | memoryview]
 
 
-def head_of(reply: Reply, date: str, *, is_last: bool) -> bytes:
-    """Return the answer's head, its empty line included."""
+def head_of(reply: Reply, date: str, body_bytes: int, *, is_last: bool) -> bytes:
+    """Return the head of an answer with so many bytes in its body, the empty line included."""
     status = reply.status
     text = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
     for name, value in reply.headers.items():
         text += f"{name}: {value}\r\n"
-    length = sum(map(size_of, reply.buffers))
     last = "Connection: close\r\n" if is_last else ""
-    return f"{text}Content-Length: {length}\r\nDate: {date}\r\n{last}\r\n".encode("ascii")
+    return f"{text}Content-Length: {body_bytes}\r\nDate: {date}\r\n{last}\r\n".encode("ascii")
 
 
 def size_of(buffer: bytes | memoryview) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from capamesh.protocol.links.calls import LoadReport
+
 if TYPE_CHECKING:
-    from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.hosts import Host
 
 BELIEVED_PART = 0.5
@@ -67,15 +68,18 @@ class Claims:
             part *= math.exp(-age_s / FADE_S)
         floor_s = part * service_s
         floor_us = int(floor_s * 1e6)
+        in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight = load
         if _told_us(load, host) < floor_us:
-            load = load._replace(latency_us=floor_us, run_us=max(load.run_us, floor_us))
-        if load.in_flight < host.rif:
+            latency_us, run_us = floor_us, max(run_us, floor_us)
+        if in_flight < host.rif:
             # of this router's own, those at the node and not on the way (Little's law)
             at_node = service_s / (service_s + host.candidate.network.rtt_s) if service_s else 0.0
-            floor = int(part * host.rif * at_node)
-            if load.in_flight < floor:
-                load = load._replace(in_flight=floor)
-        return load
+            in_flight = max(in_flight, int(part * host.rif * at_node))
+        if in_flight == load.in_flight and latency_us == load.latency_us:
+            return load
+        return LoadReport(
+            in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight
+        )
 
     def forget_gone(self) -> None:
         """Forget hosts that are hosts no more."""

@@ -107,10 +107,12 @@ class BodyBudget:
 
     def hold(self, size_bytes: int) -> bool:
         """Take room for a request that is here whole; False if there is none, and nothing is taken."""
-        if not self._holds(size_bytes, size_bytes, None):
-            return False
-        self.used_bytes += size_bytes
-        return True
+        is_held = self.used_bytes + size_bytes <= self._most_large_bytes or self._holds(
+            size_bytes, size_bytes, None
+        )
+        if is_held:
+            self.used_bytes += size_bytes
+        return is_held
 
     def let_go(self, size_bytes: int) -> None:
         """Give back what was held."""

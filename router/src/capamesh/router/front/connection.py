@@ -480,9 +480,12 @@ class FrontConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport.is_closing():
             return
-        head = head_of(reply, self._front.date(), is_last=is_last)
         buffers = reply.buffers
-        if len(buffers) == 1 or sum(map(size_of, buffers)) <= JOINED_BYTES:
+        body_bytes = 0
+        for buffer in buffers:
+            body_bytes += size_of(buffer)
+        head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
+        if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
             transport.write(b"".join((head, *buffers)))
         else:
             transport.writelines((head, *buffers))
@@ -536,9 +539,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport.is_closing():
             return
-        transport.write(
-            b"".join((head_of(reply, self._front.date(), is_last=True), *reply.buffers))
-        )
+        body = b"".join(reply.buffers)
+        transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
         if transport.can_write_eof():
             transport.write_eof()
         transport.resume_reading()

@@ -75,6 +75,11 @@ class Killers:
     def __repr__(self) -> str:
         return f"Killers({len(self._entries)})"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether none is remembered, so that none can be barred."""
+        return not self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -1,0 +1,95 @@
+"""Requests whose JSON was read before, word for word: what was found in it is not found out again. Pure.
+
+A client sends the same JSON before the tensors of all its requests, as long as their shapes are the same. What that
+JSON says, and that it is right, depends on its bytes alone; only the tensors' bytes are new.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from capamesh.protocol.oip.messages import InferRequest
+from capamesh.protocol.tensors import Datatype, Tensor
+
+if TYPE_CHECKING:
+    from capamesh.protocol.oip.messages import Parameters, RequestedOutput
+
+MAX_FORMS = 256
+"""Forms that are remembered (guess: a few clients of each of some models); the oldest makes room."""
+MAX_JSON_BYTES = 1024
+"""Longer JSON is read each time (guess: some six inputs)."""
+
+
+class _Form(NamedTuple):
+    inputs: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
+    """Name, datatype, shape, and where in the body the data begins and ends."""
+    body_bytes: int
+    outputs: tuple[RequestedOutput, ...]
+    is_binary_default: bool
+    parameters: Parameters
+    is_non_finite_text: bool
+
+
+class RequestForms:
+    """The forms of the requests that one server reads."""
+
+    __slots__ = ("_forms",)
+
+    def __init__(self) -> None:
+        self._forms: dict[bytes, _Form] = {}
+
+    def __repr__(self) -> str:
+        return f"RequestForms({len(self._forms)})"
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+    def read(
+        self, model: str, version: str, body: bytes | memoryview, header_length: int | None
+    ) -> InferRequest | None:
+        """Return what `decode_request` would return, None for a request of a form that is not known."""
+        if header_length is None or header_length > MAX_JSON_BYTES:
+            return None
+        form = self._forms.get(bytes(body[:header_length]))
+        if form is None or form.body_bytes != len(body):
+            return None
+        view = memoryview(body)
+        inputs = tuple(
+            [
+                Tensor(name, datatype, shape, view[begin:end])
+                for name, datatype, shape, begin, end in form.inputs
+            ]
+        )
+        return InferRequest(model, version, "", inputs, *form[2:])
+
+    def learn(
+        self, body: bytes | memoryview, header_length: int | None, request: InferRequest
+    ) -> None:
+        """Remember the form of a request that `decode_request` has read from `body`.
+
+        Requests with an id are not remembered, because the id of the next differs; nor those with elements that
+        have to be looked at each time (BYTES, BOOL), nor those with tensors in the JSON.
+        """
+        if header_length is None or header_length > MAX_JSON_BYTES or request.id:
+            return
+        inputs: list[tuple[str, Datatype, tuple[int, ...], int, int]] = []
+        at = header_length
+        for tensor in request.inputs:
+            if tensor.datatype in {Datatype.BYTES, Datatype.BOOL}:
+                return
+            begin, at = at, at + tensor.size_bytes
+            inputs.append((tensor.name, tensor.datatype, tensor.shape, begin, at))
+        if at != len(body):
+            return
+        forms = self._forms
+        if len(forms) >= MAX_FORMS:
+            del forms[next(iter(forms))]
+        forms[bytes(body[:header_length])] = _Form(
+            tuple(inputs),
+            at,
+            request.outputs,
+            request.is_binary_default,
+            MappingProxyType(dict(request.parameters)),
+            request.is_non_finite_text,
+        )
