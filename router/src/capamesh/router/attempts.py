@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from capamesh.router.resilience.deaths import Stand
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Send:
     """Ask `host`. Attempts count from 0; the host has `budget_ms` milliseconds, at least 1."""
 
@@ -36,7 +36,7 @@ class Withdraw:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Answered:
     """Deliver the attempt's answer. Final."""
 

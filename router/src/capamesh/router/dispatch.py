@@ -50,7 +50,7 @@ MAX_OFFERS = 1024
 """Models of which that is known (guess: more than are in use)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Outcome:
     """An answer and who gave it, after how many attempts."""
 
@@ -108,12 +108,21 @@ class Dispatch:
         self.limits = limits
         self.telemetry = telemetry
         self.known_tensors = KnownTensors()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.sequences = OpenSequences()
         self.killers = Killers()
         self._offers: dict[
             tuple[ModelName, ModelVersion], tuple[tuple[Host, ...], float, bool]
         ] = {}
         """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of all its requests; before Python 3.12, to ask which it is takes a call of the system."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     def start(
         self,
@@ -234,7 +243,7 @@ class Voyage:
             # the first link to be up need not be that of the node with the sequence's state
             max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
         )
-        self._loop = asyncio.get_running_loop()
+        self._loop = dispatch.loop
         self._attempts: list[_Attempt] = []
         self._waiter: Waiter | None = waiter
         """None: it is over."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -19,14 +21,47 @@ DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 
 """From what a timer is late anyhow to the silence after which a link is given up."""
 
 
-class _ModelMeter:
-    """One model's metrics with their labels resolved, so that a request only adds."""
+class _Latencies:
+    """One model's answered requests, as plain numbers: a request adds to two of them."""
 
-    __slots__ = ("answered", "latency")
+    __slots__ = ("counts", "seconds")
 
-    def __init__(self, requests: Counter, latency: Histogram, model: ModelName) -> None:
-        self.answered = requests.labels(model=model, code="ok")
-        self.latency = latency.labels(model=model)
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        """Of each bucket alone, the last of what is beyond all."""
+        self.seconds = 0.0
+
+
+class _Requests:
+    """Requests that were answered, well or not, and how long the former took. What a registry collects."""
+
+    def __init__(self) -> None:
+        self.latencies: dict[ModelName, _Latencies] = {}
+        self.refused: dict[tuple[str, str], int] = {}
+        """By model and error code."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        requests = CounterMetricFamily(
+            "capamesh_requests",
+            "Inference requests answered, by model and error code",
+            labels=("model", "code"),
+        )
+        seconds = HistogramMetricFamily(
+            "capamesh_request_seconds",
+            "From a request's last byte read to its answer's first byte written",
+            labels=("model",),
+        )
+        bounds = [*(str(float(bound)) for bound in BUCKETS_S), "+Inf"]
+        for model, latencies in list(self.latencies.items()):
+            totals = list(accumulate(latencies.counts))
+            requests.add_metric((model, "ok"), totals[-1])
+            buckets = list(zip(bounds, totals, strict=True))
+            seconds.add_metric((model,), buckets, latencies.seconds)
+        for labels, count in list(self.refused.items()):
+            requests.add_metric(labels, count)
+        yield requests
+        yield seconds
 
 
 class Telemetry:
@@ -36,19 +71,8 @@ class Telemetry:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._requests = Counter(
-            "capamesh_requests",
-            "Inference requests answered, by model and error code",
-            ("model", "code"),
-            registry=self._registry,
-        )
-        self._latency = Histogram(
-            "capamesh_request_seconds",
-            "From a request's last byte read to its answer's first byte written",
-            ("model",),
-            buckets=BUCKETS_S,
-            registry=self._registry,
-        )
+        self._requests = _Requests()
+        self._registry.register(self._requests)
         self._attempts_failed = Counter(
             "capamesh_attempts_failed",
             "Attempts at a node that failed or were refused, by model and error code",
@@ -74,7 +98,6 @@ class Telemetry:
             registry=self._registry,
         )
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
-        self._meters: dict[ModelName, _ModelMeter] = {}
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Export what `read` returns when metrics are asked for."""
@@ -84,15 +107,16 @@ class Telemetry:
 
     def answered(self, model: ModelName, seconds: float) -> None:
         """A request of a hosted model was answered well."""
-        meter = self._meters.get(model)
-        if meter is None:
-            meter = self._meters[model] = _ModelMeter(self._requests, self._latency, model)
-        meter.answered.inc()
-        meter.latency.observe(seconds)
+        latencies = self._requests.latencies.get(model)
+        if latencies is None:
+            latencies = self._requests.latencies[model] = _Latencies()
+        latencies.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        latencies.seconds += seconds
 
     def refused(self, model: ModelName, error: CapameshError, *, is_known: bool) -> None:
         """A request was answered with an error. A model nobody hosts is not named: anyone can invent names."""
-        self._requests.labels(model=model if is_known else "", code=error.code).inc()
+        refused, labels = self._requests.refused, (model if is_known else "", error.code)
+        refused[labels] = refused.get(labels, 0) + 1
 
     def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
         """One node failed or refused."""

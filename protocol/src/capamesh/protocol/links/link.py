@@ -90,7 +90,7 @@ class LinkOwner(Protocol):
         """All that came in one read has been told: what came together may be done together."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Answer:
     """A response as it came: metadata and body."""
 

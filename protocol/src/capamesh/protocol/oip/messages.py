@@ -27,7 +27,7 @@ class RequestedOutput:
     is_binary: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class InferRequest:
     """What a client asks of a model.
 
@@ -47,7 +47,7 @@ class InferRequest:
     """Whether NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class InferResponse:
     """What a model answers; `version` is the one that ran, `id` the request's own."""
 

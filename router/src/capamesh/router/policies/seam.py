@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.hosts import Host
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class RequestShape:
     """What of a request may matter for where it goes."""
 
