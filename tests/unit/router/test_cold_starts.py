@@ -8,15 +8,33 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, Reply, advert, call, in_virtual_time, linked, offer
+from fleet_fakes import (
+    FakeLink,
+    Fleet,
+    Reply,
+    advert,
+    call,
+    echo,
+    failing,
+    hang,
+    idempotent_not,
+    in_virtual_time,
+    linked,
+    offer,
+)
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import (
     CapameshError,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
     Overloaded,
+    ProtocolViolation,
+    RunFailed,
 )
 from capamesh.protocol.fleet import Changed
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -24,6 +42,7 @@ from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMa
 from capamesh.protocol.links.link import Answer, Asker
 from capamesh.protocol.tensors import Limits
 from capamesh.router.absent_models import AbsentModels
+from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED
 from capamesh.router.cold_starts import (
     LOOK_AGAIN_S,
     MAX_OF_MODEL,
@@ -31,6 +50,7 @@ from capamesh.router.cold_starts import (
     PATIENCE_S,
     SETTLED_S,
 )
+from capamesh.router.flight import MAX_WAIT_S
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.routing import NO_WISHES
 from capamesh.router.wanted_loads import FIRST_REST_S, MAX_LOADS
@@ -338,6 +358,203 @@ async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
     assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
     await asyncio.sleep(2 * SETTLED_S)
     assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+
+
+class Claimed(Cold):
+    """A fleet of nodes whose model is away, and one that says to have it ready and follows `script`."""
+
+    def __init__(self, peers: str, *script: Reply) -> None:
+        super().__init__(peers)
+        self.evil = self.node("X", *script, invite="evil")
+
+    async def load(self, peer: str) -> None:
+        """Let a node load what it was asked for."""
+        await turns()
+        self.nodes[peer].loaded()
+        self.says(peer, ModelState.READY)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunFailed("the run failed"),
+        ModelUnavailable("it loads"),
+        Draining("it leaves"),
+        Overloaded("it is full", 1.0),
+        ProtocolViolation("an answer in another form"),
+    ],
+    ids=lambda error: error.code,
+)
+async def test_a_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
+    error: CapameshError,
+) -> None:
+    fleet = Claimed("A", failing(error))
+    for _ in range(MOST_MISSED):
+        asked = fleet.ask()
+        await asyncio.sleep(1.5)
+        if asked.done():  # it was refused: one that is full for a moment refuses a few
+            assert isinstance(asked.exception(), type(error))
+    assert fleet.asked() == {"A": 1}
+    await fleet.load("A")
+    assert await asked == "A"
+    assert await asyncio.gather(*[fleet.ask() for _ in range(20)]) == ["A"] * 20
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_the_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
+    fleet = Claimed("A", failing(RunFailed("the run failed")))
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+    assert len(fleet.evil.asks) == 1
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_may_not_run_twice_is_not_run_again_and_the_next_request_waits() -> None:
+    fleet = Cold("A")
+    fleet.node("X", failing(RunFailed("half way")), models=[idempotent_not(offer())])
+    with pytest.raises(RunFailed, match="half way"):
+        await fleet.ask()
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == {"A": 1}
+    asked.cancel()
+
+
+@in_virtual_time
+async def test_a_node_that_never_answers_keeps_others_from_loading_for_few_requests() -> None:
+    fleet = Claimed("A", hang)
+    lost = [fleet.ask(allowed_s=2.0) for _ in range(MOST_MISSED)]
+    await asyncio.sleep(1.9)
+    assert fleet.asked() == {}
+    outcomes = await asyncio.gather(*lost, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {DeadlineExceeded}
+    asked = [fleet.ask() for _ in range(3)]
+    await fleet.load("A")
+    assert await asyncio.gather(*asked) == ["A"] * 3
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_blames_every_caller_keeps_others_from_loading_for_few_requests() -> None:
+    fleet = Claimed("A", failing(InvalidRequest("your request is wrong")))
+    for _ in range(MOST_MISSED):
+        assert fleet.asked() == {}
+        with pytest.raises(InvalidRequest):
+            await fleet.ask()
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+
+
+@in_virtual_time
+async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
+    None
+):
+    fleet = Claimed("A", echo)
+    fleet.candidates[-1].link = None
+    first = fleet.ask()
+    await asyncio.sleep(MAX_WAIT_S - 0.1)
+    assert fleet.asked() == {}
+    await asyncio.sleep(0.2)
+    assert fleet.asked() == {"A": 1}
+    second = fleet.ask()
+    await fleet.load("A")
+    assert [await first, await second] == ["A", "A"]
+
+
+@in_virtual_time
+async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
+    fleet = Claimed("A", echo)
+    assert await fleet.ask() == "X"
+    fleet.balancer.linked(fleet.candidates[-1], fleet.clock())
+    fleet.evil.end()
+    fleet.balancer.unlinked(fleet.candidates[-1], fleet.clock())
+    await asyncio.sleep(BACK_SOON_S - 0.1)
+    early = fleet.ask()
+    await turns()
+    assert fleet.asked() == {}
+    await asyncio.sleep(0.2)
+    late = fleet.ask()
+    await fleet.load("A")
+    assert await late == "A"
+    assert await early == "A"  # news of any node wakes who waits for a link
+
+
+@in_virtual_time
+async def test_a_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
+    fleet = Claimed("A", echo)
+    assert await fleet.ask() == "X"
+    fleet.hosts[0].health.eject(fleet.clock())
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+
+
+@in_virtual_time
+async def test_one_failure_of_a_node_that_answers_has_nothing_loaded_elsewhere() -> None:
+    fleet = Claimed("A", echo, failing(RunFailed("a wrong request")), echo)
+    assert await fleet.ask() == "X"
+    with pytest.raises(RunFailed):
+        await fleet.ask()
+    assert await fleet.ask() == "X"
+    assert fleet.asked() == {}
+
+
+@in_virtual_time
+async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), failing(RunFailed("still not")), echo)
+    first = fleet.ask()
+    await turns()
+    fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
+    with pytest.raises(RunFailed, match="no"):
+        await first
+    with pytest.raises(RunFailed, match="still not"):
+        await fleet.ask()
+    assert await fleet.ask() == "X"
+    assert fleet.asked() == {"A": 1}
+
+
+@in_virtual_time
+async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_model() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), echo)
+    first = fleet.ask()
+    await turns()
+    second = fleet.ask()
+    await turns()
+    fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
+    with pytest.raises(RunFailed, match="no"):
+        await first
+    assert await second == "X"
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), echo)
+    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    first = fleet.ask(allowed_s=5.0)
+    await turns()
+    assert await fleet.ask() == "X"
+    fleet.candidates[0].link = link
+    fleet.routing.reached(PeerId("A"))
+    assert await first == "X"  # it answers now
+    assert fleet.asked() == {}
+
+
+@in_virtual_time
+async def test_who_leaves_after_a_failure_waits_no_more() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")))
+    asked = fleet.ask()
+    await turns()
+    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting")
+    asked.cancel()
+    await turns()
+    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting")
+    assert fleet.counts == {}
 
 
 # strangers against the rest

@@ -25,6 +25,7 @@ class Candidate:
         "failed",
         "health",
         "is_draining",
+        "is_missed",
         "is_retired",
         "is_suspected",
         "left_s",
@@ -62,6 +63,8 @@ class Candidate:
         self.failed = 0
         self.is_draining = False
         """Its advert says that it takes no new work."""
+        self.is_missed = False
+        """A request has failed for want of a link to it, and there has been none since."""
         self.is_suspected = False
         self.is_retired = False
         """It left the fleet; requests under way are still answered."""

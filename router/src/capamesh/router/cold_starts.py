@@ -1,9 +1,9 @@
-"""Requests for a model that no node has ready for want of memory: one node is asked to load it, and they wait. IO: links, timers.
+"""Requests for a model that no node serves and some have no memory for: one node is asked to load it, and they wait. IO: links, timers.
 
 They wait within their deadline, in places of their own: whoever asks for what is away takes none from those who wait for
 a link. What is said of a model wakes those who wait for that model alone, and is worked out once for all of them. They
 set off as soon as a node's advert says that it has the model ready. Where no node can load it in time they are told so,
-why, and when to come again.
+why, and when to come again; where one says to have it ready that does not serve (`balancing.serving`), they try that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Change, Changed, Joined
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
+from capamesh.router.balancing.serving import is_any_serving
 from capamesh.router.wanted_loads import WantedLoad, WantedLoads
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class _Outlook:
     """Why those that were asked could not."""
     has_hope: bool = True
     """Whether some may yet be asked that has not failed of late."""
+    is_under_way: bool = False
+    """Whether some node loads it now."""
 
 
 class ColdStarts:
@@ -90,11 +93,14 @@ class ColdStarts:
         waiter: Waiter,
         error: CapameshError,
         start: Callable[[], Passage],
+        *,
+        is_tried: bool = False,
     ) -> ColdStart:
         """Let a request wait whose model cannot be had now, for which there is an `error`; raise that where it may not.
 
         `start` sends it on its way with the same `waiter`, or raises what it raised before. One for which there is no
-        place has the model loaded all the same.
+        place has the model loaded all the same. `is_tried`: those that say to have the model ready have failed it
+        with `error`, and are not to be tried again.
         """
         is_step = call.sequence is not None and not call.sequence.is_start
         if is_step or not self.outlook(call.model, call.version).is_away:
@@ -102,7 +108,9 @@ class ColdStarts:
         size_bytes = sum(len(tensor.data) for tensor in call.inputs)
         if not self._has_room(call.model, size_bytes):
             raise error
-        cold = ColdStart(self, call, size_bytes, deadline_s, waiter, start)
+        cold = ColdStart(
+            self, call, size_bytes, deadline_s, waiter, start, error if is_tried else None
+        )
         refusal = cold.wait()
         if refusal is not None:
             raise refusal
@@ -120,8 +128,18 @@ class ColdStarts:
                 self._outlooks[model, version] = known
         return known
 
+    def is_wanting(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node might load the model, and none serves it."""
+        return bool(self.fleet.absent.unloaded(model)) and not self.can_start(model, version)
+
     def can_start(self, model: ModelName, version: ModelVersion) -> bool:
-        """Return whether some node has the model ready: else there is no use in trying."""
+        """Return whether some node serves the model: else there is little use in trying."""
+        fleet, now_s = self.fleet, self.clock()
+        versions = (version,) if version else fleet.trusted(model)
+        return any(is_any_serving(fleet.hosts(model, one), now_s) for one in versions)
+
+    def is_claimed(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node says to have the model ready."""
         fleet = self.fleet
         return fleet.has(model, version) if version else bool(fleet.trusted(model))
 
@@ -202,7 +220,7 @@ class ColdStarts:
         if load is not None:
             self._send(load)
         if loads.is_under_way(model):
-            return _Outlook(True, now_s, float("inf"))
+            return _Outlook(True, now_s, float("inf"), is_under_way=True)
         again_s = loads.again_s(model, away, now_s)
         if again_s <= now_s:
             return _Outlook(True, now_s, now_s + LOOK_AGAIN_S)
@@ -293,6 +311,7 @@ class ColdStart:
     __slots__ = (
         "_cold",
         "_deadline_s",
+        "_failure",
         "_passage",
         "_start",
         "_timer",
@@ -310,7 +329,9 @@ class ColdStart:
         deadline_s: float,
         waiter: Waiter,
         start: Callable[[], Passage],
+        failure: CapameshError | None,
     ) -> None:
+        """`failure` is what it ended with at those that say to have the model ready; None: they may yet be tried."""
         self.model = call.model
         self.version = call.version
         self.size_bytes = size_bytes
@@ -319,6 +340,7 @@ class ColdStart:
         self._waiter: Waiter | None = waiter
         """None: it waits no more."""
         self._start = start
+        self._failure = failure
         self._passage: Passage | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -341,6 +363,8 @@ class ColdStart:
         is_in_time = outlook.has_hope and outlook.again_s < self._deadline_s
         if outlook.reason and not is_in_time:
             return self._refusal(outlook.reason, outlook.again_s - now_s)
+        if not (outlook.reason or outlook.is_under_way) and self._may_try:
+            return self._refusal("no node can be asked now", outlook.again_s - now_s)
         if now_s >= self._deadline_s:
             return ModelUnavailable(
                 f"model {self.model!r} is unloaded for want of memory and being loaded, which takes longer than the"
@@ -359,32 +383,43 @@ class ColdStart:
         if waiter is None:
             return
         self._leave()
-        cold = self._cold
-        failure: CapameshError | None = None
         try:
-            can_start = cold.can_start(self.model, self.version)
-            if can_start or not cold.outlook(self.model, self.version).is_away:
-                self._passage = self._start()
-                return
-        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
-            failure = error.with_traceback(None)
+            failure = self._set_off_or_wait()
         except CapameshError as error:
-            waiter.failed(error.with_traceback(None))
-            return
+            failure = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - others wait for the same news
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a request that waited for a load has crashed", "exception": error}
             )
-            waiter.failed(LocalError("the router failed on this request; see its log"))
-            return
-        if failure is None or cold.outlook(self.model, self.version).is_away:
-            failure = self.wait()
-        if failure is None:
-            self._waiter = waiter
-        else:
+            failure = LocalError("the router failed on this request; see its log")
+        if failure is not None:
             waiter.failed(failure)
+        elif self._passage is None:
+            self._waiter = waiter
 
-    def _refusal(self, reason: str, retry_after_s: float) -> ModelUnavailable:
+    def _set_off_or_wait(self) -> CapameshError | None:
+        """Set off or go on waiting; return, or raise, why neither helps."""
+        cold, model, version = self._cold, self.model, self.version
+        if not cold.can_start(model, version) and cold.outlook(model, version).is_away:
+            refusal = self.wait()
+            if refusal is None or not self._may_try or cold.clock() >= self._deadline_s:
+                return refusal
+        try:
+            self._passage = self._start()
+        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
+            if not cold.outlook(model, version).is_away:
+                return error.with_traceback(None)
+            return self.wait()
+        return None
+
+    @property
+    def _may_try(self) -> bool:
+        """Whether there is somebody who says to have the model ready, and has not failed this request."""
+        return self._failure is None and self._cold.is_claimed(self.model, self.version)
+
+    def _refusal(self, reason: str, retry_after_s: float) -> CapameshError:
+        if self._failure is not None:
+            return self._failure
         known = self._cold.fleet.absent.error(self.model, self.version)
         what = known.message if known is not None else f"model {self.model!r} is unloaded"
         return ModelUnavailable(

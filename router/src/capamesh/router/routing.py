@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
+    LinkLost,
     ModelNotFound,
     ModelUnavailable,
     NoCandidate,
     Overloaded,
+    PeerError,
+    RequestKills,
+    is_refusal,
 )
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY, InferCall
 from capamesh.router.admission.gate import Gate
@@ -88,7 +92,17 @@ class _Model:
 class Passage:
     """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
 
-    __slots__ = ("_clock", "_gate", "_is_urgent", "_tenant", "_voyage", "_waiter", "desk")
+    __slots__ = (
+        "_after",
+        "_clock",
+        "_gate",
+        "_is_urgent",
+        "_next",
+        "_tenant",
+        "_voyage",
+        "_waiter",
+        "desk",
+    )
 
     def __init__(
         self,
@@ -98,8 +112,9 @@ class Passage:
         clock: Callable[[], float],
         *,
         is_urgent: bool,
+        after: Callable[[CapameshError], ColdStart | None] | None = None,
     ) -> None:
-        """Enter the gate."""
+        """Enter the gate. `after` returns how it goes on after a failure, None where it does not."""
         self._gate: Gate | None = gate
         self._tenant = tenant
         self._waiter = waiter
@@ -108,6 +123,9 @@ class Passage:
         self.desk: TrafficDesk | None = None
         """Can explain where it went, also when it is over; None: it has not set off."""
         self._is_urgent = is_urgent
+        self._after = after
+        self._next: ColdStart | None = None
+        """How it goes on, since nobody who was there could answer it."""
         gate.entered(tenant, clock(), is_urgent=is_urgent)
 
     def begin(
@@ -133,19 +151,27 @@ class Passage:
     def abandon(self) -> None:
         """Nobody waits any more: withdraw what is under way. Does nothing when it is over."""
         voyage, self._voyage = self._voyage, None
+        self._after = None
         if voyage is not None:
             voyage.abandon()
             self._leave()
+        if self._next is not None:
+            self._next.abandon()
 
     def answered(self, outcome: Outcome) -> None:
         """Part of `Waiter`."""
         self._leave()
+        self._after = None
         self._waiter.answered(outcome)
 
     def failed(self, error: CapameshError) -> None:
         """Part of `Waiter`."""
         self._leave(is_served=not isinstance(error, Overloaded))
-        self._waiter.failed(error)
+        after, self._after = self._after, None
+        if after is not None:
+            self._next = after(error)
+        if self._next is None:
+            self._waiter.failed(error)
 
     def _leave(self, *, is_served: bool = True) -> None:
         gate, self._gate, self._voyage = self._gate, None, None
@@ -217,21 +243,53 @@ class Routing:
         """Let a request in and send it to a node, to be answered before `deadline_s` on the clock.
 
         `waiter` is told what came of it, maybe before this returns. A request for a model that is away for want of
-        memory waits for a node to load it. Raises `ModelNotFound`; `Overloaded` when there is no room for it.
+        memory waits for a node to load it, and so does one that those fail which say to have the model ready. Raises
+        `ModelNotFound`; `Overloaded` when there is no room for it.
         """
+
+        def start(after: Callable[[CapameshError], ColdStart | None] | None = None) -> Passage:
+            return self._start(call, wishes, deadline_s, waiter, after)
+
+        def after(error: CapameshError) -> ColdStart | None:
+            with contextlib.suppress(CapameshError):
+                if self._may_go_on(call, error):
+                    return self._cold.begin(call, deadline_s, waiter, error, start, is_tried=True)
+            return None
+
+        if self._cold.is_wanting(call.model, call.version):
+            with contextlib.suppress(CapameshError):
+                return self._cold.begin(call, deadline_s, waiter, NoCandidate(""), start)
         try:
-            return self._start(call, wishes, deadline_s, waiter)
+            return start(after)
         except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
             missing = error.with_traceback(None)
-        return self._cold.begin(
-            call,
-            deadline_s,
-            waiter,
-            missing,
-            lambda: self._start(call, wishes, deadline_s, waiter),
+        return self._cold.begin(call, deadline_s, waiter, missing, start)
+
+    def _may_go_on(self, call: InferCall, error: CapameshError) -> bool:
+        """Return whether a request that has failed may be run by another node, once that has loaded the model."""
+        if call.sequence is not None or not isinstance(error, PeerError):
+            return False
+        if isinstance(error, NoCandidate):
+            self._balancer.missed(call.model, call.version)
+        elif isinstance(error, LinkLost | RequestKills):
+            return False  # it may be what processes end of
+        return self._cold.is_wanting(call.model, call.version) and (
+            is_refusal(error) or isinstance(error, NoCandidate) or self._may_repeat(call)
         )
 
-    def _start(self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter) -> Passage:
+    def _may_repeat(self, call: InferCall) -> bool:
+        versions = (call.version,) if call.version else self._fleet.trusted(call.model)
+        traffics = [self._balancer.traffic(call.model, version) for version in versions]
+        return all(one.is_safe and self._dispatch.is_idempotent(one) for one in traffics)
+
+    def _start(
+        self,
+        call: InferCall,
+        wishes: Wishes,
+        deadline_s: float,
+        waiter: Waiter,
+        after: Callable[[CapameshError], ColdStart | None] | None = None,
+    ) -> Passage:
         model = self._model(call.model)
         key = wishes.affinity
         if call.sequence is not None:
@@ -255,6 +313,7 @@ class Routing:
             waiter,
             versions=versions,
             trial=trial,
+            after=after,
         )
         mirror = model.mirror
         if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
@@ -447,6 +506,7 @@ class Routing:
         *,
         versions: Versions | None = None,
         trial: ModelTraffic | None = None,
+        after: Callable[[CapameshError], ColdStart | None] | None = None,
         is_copy: bool = False,
     ) -> Passage:
         """Begin a request for which there is room; raise `Overloaded` for another.
@@ -457,7 +517,9 @@ class Routing:
         gate = self._gate(model, traffic)
         gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
         desk = self._desk(call, traffic, wishes, key, deadline_s, versions, trial)
-        passage = Passage(gate, wishes.tenant, waiter, self._clock, is_urgent=desk.is_urgent)
+        passage = Passage(
+            gate, wishes.tenant, waiter, self._clock, is_urgent=desk.is_urgent, after=after
+        )
         passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
         return passage
 

@@ -125,12 +125,20 @@ class Balancer:
     def linked(self, candidate: Candidate, now_s: float) -> None:
         """A candidate's link is up: that it was lost is over, and who waits for a link may go on."""
         candidate.linked_s = now_s
+        candidate.is_missed = False
         process = candidate.link.peer_process if candidate.link is not None else b""
         if not process or process != candidate.process:
             candidate.process, candidate.process_s = process, now_s
         self.deaths.linked(candidate)
         candidate.health.probed(now_s)
         self.links.linked()
+
+    def missed(self, model: ModelName, version: ModelVersion) -> None:
+        """A request for the model has failed for want of a link, "" being any version."""
+        versions = (version,) if version else self._fleet.trusted(model)
+        for each in versions:
+            for host in self._fleet.hosts(model, each):
+                host.candidate.is_missed |= not host.candidate.is_usable
 
     def unlinked(self, candidate: Candidate, now_s: float) -> None:
         """A candidate's link has ended."""

@@ -29,6 +29,7 @@ class Host:
         "is_out",
         "load",
         "load_s",
+        "missed",
         "offer",
         "peak_cost_s",
         "peak_seen_s",
@@ -62,6 +63,8 @@ class Host:
         """When it last called the caller's fault what another answered; minus infinity: never."""
         self.unheard = 0
         """Requests in a row that others answered, or nobody, while it told nothing of itself."""
+        self.missed = 0
+        """What it has failed and refused since it last answered: see `serving`."""
         self.is_gone = False
         """It is hosted no more: answers under way still come."""
         self.is_away = False

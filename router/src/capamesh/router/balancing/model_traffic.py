@@ -33,6 +33,7 @@ from capamesh.router.balancing import peak_ewma
 from capamesh.router.balancing.claims import Claims
 from capamesh.router.balancing.desk import TrafficDesk
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.troubles import Slowed, Troubles, Verdict
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
@@ -267,6 +268,7 @@ class ModelTraffic:
         candidate = host.candidate
         candidate.answered += 1
         host.answered_s = now_s
+        host.missed = 0
         candidate.health.answered(now_s)
         self.window.add(elapsed_s, now_s)
         network = candidate.network
@@ -293,6 +295,10 @@ class ModelTraffic:
         load = load_with(error)
         if load is not None:
             self.told(host, load, now_s)
+        if isinstance(error, ClientError) or is_refusal(error):
+            host.missed += REFUSED
+        elif isinstance(error, PeerError):
+            host.missed += FAILED
         match error:
             case Overloaded(retry_after_s=retry_after_s):
                 host.health.refused(now_s, retry_after_s)
@@ -375,6 +381,7 @@ class ModelTraffic:
         is_there = host.load_s > now_s - elapsed_s
         health = host.health if is_there else host.candidate.health
         health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s * 1e3:.0f} ms")
+        host.missed += FAILED
         peak_ewma.penalise(host, elapsed_s, now_s)
         self._troubles.note(host, now_s)
 
@@ -383,6 +390,8 @@ class ModelTraffic:
 
         That says something only where it is more than what was expected.
         """
+        if elapsed_s >= UNANSWERED_S:
+            host.missed += REFUSED
         if elapsed_s > peak_ewma.cost_s(host, now_s):
             peak_ewma.observe(host, elapsed_s, now_s)
         usual_s = self.window.quantile(0.5, now_s)

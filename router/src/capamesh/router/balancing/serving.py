@@ -1,0 +1,58 @@
+"""Whether a host may be taken to serve its model, as far as this router has seen: what it says of itself is not enough. Pure.
+
+A member may advertise a model as ready and answer nobody, or no request well. While others have the model in their
+folders and no memory for it, they must be asked to load it, as if that member were not there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from capamesh.router.resilience.health import CircuitState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capamesh.router.balancing.hosts import Host
+
+PROVEN_S: Final = 60.0
+"""So long an answer shows that a host serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute
+must not have a model loaded at a second node)."""
+BACK_SOON_S: Final = 3.0
+"""So long after its link was lost a host is likely to be back at once (guess: a worker restarts within two seconds)."""
+FAILED: Final = 3
+REFUSED: Final = 1
+"""What a failure and a refusal add to `Host.missed`; the caller's own fault, as the host says, is a refusal."""
+UNANSWERED_S: Final = 1.0
+"""A request that was given up after so long without an answer counts as refused (guess: who leaves sooner changed his mind)."""
+MOST_MISSED: Final = 3
+"""A host of which so much was missed since it last answered does not serve (guess: a full one refuses one or two requests
+and answers others; one that fails may fail all)."""
+
+_OUT = frozenset({CircuitState.EJECTED, CircuitState.HELD_OPEN})
+
+
+def is_any_serving(hosts: Iterable[Host], now_s: float) -> bool:
+    """Return whether one of the hosts may be taken to serve. Costs about 0.3 us for a healthy host."""
+    for host in hosts:  # noqa: SIM110 - `any` would make a generator for each request
+        if _serves(host, now_s):
+            return True
+    return False
+
+
+def _serves(host: Host, now_s: float) -> bool:
+    candidate = host.candidate
+    if host.is_gone or candidate.is_draining or candidate.is_retired:
+        return False
+    is_proven = now_s - host.answered_s < PROVEN_S
+    if not is_proven and (host.missed >= MOST_MISSED or host.is_away):
+        return False
+    for health in (host.health, candidate.health):
+        if not health.is_full and health.state(now_s) in _OUT:
+            return False
+    if candidate.is_usable:
+        return True
+    if candidate.is_missed:
+        return False
+    return candidate.linked_s == -math.inf or now_s - candidate.unlinked_s < BACK_SOON_S
