@@ -17,6 +17,7 @@ from hostile import AttackedNetwork, Figures, attacked
 
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.cli.member import Member
+from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
 
 NODES = 2
@@ -26,6 +27,10 @@ SETTLE_S = 0.5
 SERVES_S = 1.0
 """So much processor time, at the most, a router takes until it answers; of up to three starts, for a machine that is
 busy with others is slower at all it does."""
+
+AWAY_S = 25.0
+LINKED_S = 8.0
+"""Most of it is the start of the router and of its mesh on a machine that is busy with others."""
 
 Pids = Callable[[AttackedNetwork], Sequence[int]]
 
@@ -136,13 +141,16 @@ async def test_no_request_fails_when_all_nodes_but_one_stop_together(
         assert seen.failures == {}
 
 
-async def start_again(network: AttackedNetwork) -> tuple[Member, float]:
-    """Start the router anew in its folder and at its address; return it and when it began."""
+async def start_again(
+    network: AttackedNetwork, stop: signal.Signals, away_s: float = 0.0
+) -> tuple[Member, float]:
+    """Stop the router and start it anew in its folder and at its address; return it and when it began."""
     cluster, address = network.cluster, network.url.removeprefix("http://")
     mesh = cluster.router.status()["mesh_addresses"]
     mesh_port = mesh[0].split("/")[4]
-    cluster.router.signal(signal.SIGKILL)
+    cluster.router.signal(stop)
     await cluster.router.wait()
+    await asyncio.sleep(away_s)
     began_s = time.monotonic()
     router = await Member.start(
         "router",
@@ -155,10 +163,11 @@ async def start_again(network: AttackedNetwork) -> tuple[Member, float]:
     return router, began_s
 
 
-async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_its_folder(
-    tmp_path: Path, sample_models: Path, figures: Figures
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_router_that_ends_serves_at_once_when_it_starts_again_on_its_folder(
+    tmp_path: Path, sample_models: Path, figures: Figures, stop: signal.Signals
 ) -> None:
-    what = "a killed router, started on its folder:"
+    what = f"a router that was ended by {stop.name}, started on its folder:"
     used_s: list[float] = []
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
         url = network.url  # stays, and is not told again before it serves
@@ -166,7 +175,7 @@ async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_it
             await asyncio.sleep(
                 4.0
             )  # the fleet is written down a second after it changed, here maybe later
-            router, began_s = await start_again(network)
+            router, began_s = await start_again(network, stop)
             assert await first_statuses(url, router) == [200]  # the first is answered
             used_s.append(processor_seconds(router.pid))
             figures.note(f"{what} seconds until it answers", time.monotonic() - began_s)
@@ -182,6 +191,22 @@ async def test_a_router_that_is_killed_serves_at_once_when_it_starts_again_on_it
                     log = log[log.rindex('"last_fleet_restored"') :]
             assert log.index('"router_ready"') < log.index('"mesh_ready"')  # it did not wait for it
     figures.at_most(f"{what} processor seconds until it answers", min(used_s), SERVES_S)
+
+
+async def test_nodes_that_dial_are_linked_seconds_after_a_router_is_back_that_was_away_for_long(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    options = ("--dial-only",)
+    async with attacked(tmp_path, sample_models, nodes=NODES, node_options=options) as network:
+        router, began_s = await start_again(network, signal.SIGKILL, AWAY_S)
+        while router.status().get("state") not in SERVING:
+            await asyncio.sleep(0.05)
+        await network.cluster.wait_routable(NODES)
+        figures.at_most(
+            f"a router that was away for {AWAY_S:g} s: seconds until nodes that dial are linked",
+            time.monotonic() - began_s,
+            LINKED_S,
+        )
 
 
 async def first_statuses(url: str, router: Member) -> list[int]:

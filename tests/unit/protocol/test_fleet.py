@@ -65,6 +65,14 @@ def test_new_words_are_a_change_and_old_ones_are_not() -> None:
     assert fleet.members() == {A: after}
 
 
+def test_a_member_that_was_started_anew_has_changed_though_it_says_the_same() -> None:
+    fleet = FleetMembership()
+    before, after = advert(A, 1), advert(A, 1, boot_ns=2)
+    fleet.heard(before, 0.0)
+    assert fleet.heard(after, 1.0) == [Changed(after, before)]
+    assert fleet.heard(advert(A, 2, boot_ns=2), 2.0) == []
+
+
 def test_a_silent_member_is_suspected_once_then_expires() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1), 100.0)

@@ -477,7 +477,7 @@ def test_a_disk_that_refuses_the_last_fleet_is_told_of_once(tmp_path: Path) -> N
 
 
 @in_virtual_time
-async def test_a_member_that_comes_and_goes_has_the_last_fleet_written_every_ten_seconds(
+async def test_a_member_that_comes_and_goes_has_the_last_fleet_written_six_times_and_then_every_ten_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, _ = make_router(tmp_path)
@@ -489,9 +489,20 @@ async def test_a_member_that_comes_and_goes_has_the_last_fleet_written_every_ten
 
     monkeypatch.setattr(asyncio, "to_thread", at_once)
     keeping = asyncio.create_task(router._keep_fleet())
-    for _ in range(60):
+    for _ in range(80):
         router._last_fleet.is_changed = True
         await asyncio.sleep(0.5)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    assert written_s == [1.0, 11.0, 21.0, 30.0]  # the last as it ends
+    assert written_s == [
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        5.0,
+        6.0,
+        12.0,
+        22.0,
+        32.0,
+        40.0,
+    ]  # the last as it ends

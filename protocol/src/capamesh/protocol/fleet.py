@@ -175,7 +175,8 @@ class FleetMembership:
             self.counts.joined += 1
             return [Joined(advert)]
         changes: list[Change] = [Recovered(peer)] if before.is_suspected else []
-        if not advert.says_the_same_as(before.advert):
+        is_restarted = advert.sequence.boot_ns != before.advert.sequence.boot_ns
+        if is_restarted or not advert.says_the_same_as(before.advert):
             changes.append(Changed(advert, before.advert))
         return changes
 

@@ -101,7 +101,9 @@ LAST_FLEET_FILE = "fleet.bin"
 KEEP_FLEET_S = 1.0
 """How soon a change of the fleet is written down (guess: nodes come and go seldom, and a second of it is heard anew)."""
 FLEET_EVERY_S = 10.0
-"""How often it is written at most, whatever changes (guess: a member that comes and goes must not wear the disk)."""
+"""How often it is written at most in the long run (guess: a member that comes and goes must not wear the disk), but for"""
+FLEET_BURST = 6.0
+"""so many changes that are written as they come (guess: nodes that start one after the other, or load their models)."""
 RENEW_FLEET_S = 300.0
 """How often it is written though nothing has changed, so that its age tells how long this router was away (guess)."""
 TICK_S = 0.5
@@ -583,16 +585,19 @@ class Router:
 
     async def _keep_fleet(self) -> None:
         """Write the fleet down soon after it has changed, now and then, and once more at the end."""
-        rest_s = KEEP_FLEET_S
-        written_s = time.monotonic()
+        credit = FLEET_BURST
+        clock = asyncio.get_running_loop().time
+        counted_s = written_s = clock()
         try:
             while True:
-                await asyncio.sleep(rest_s)
-                rest_s = KEEP_FLEET_S
-                is_due = time.monotonic() - written_s >= RENEW_FLEET_S
-                if self._last_fleet.is_changed or is_due:
-                    rest_s = FLEET_EVERY_S
-                    written_s = time.monotonic()
+                await asyncio.sleep(KEEP_FLEET_S)
+                now_s = clock()
+                credit = min(FLEET_BURST, credit + (now_s - counted_s) / FLEET_EVERY_S)
+                counted_s = now_s
+                is_due = now_s - written_s >= RENEW_FLEET_S
+                if is_due or (self._last_fleet.is_changed and credit >= 1.0):
+                    credit -= 1.0
+                    written_s = now_s
                     data = self._last_fleet.encode(time.time_ns() // 1_000_000)
                     await asyncio.to_thread(self._write_fleet, data)
         finally:

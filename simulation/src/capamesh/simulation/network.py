@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from capamesh.simulation.exchange import Exchange, Probe
     from capamesh.simulation.scenario import NetworkSpec
 
-REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=5.0, stable_after_s=10.0)
+REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0)
 """As `protocol.links.keeper.REDIAL`; a test compares the two."""
 PING_EVERY_S = 2.0
 SILENT_S = 6.0

@@ -11,14 +11,15 @@ from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.link import Link
 
-REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=5.0, stable_after_s=10.0)
-"""Guess: a restarted worker is back within a second, and five seconds is the promise for a recovered node."""
+REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0)
+"""Guess: a restarted worker is back within a second, and a router that was away is to be linked two seconds after it is
+back, however long it was away."""
 
 UNANSWERED = RestartPolicy(first_s=0.25, factor=2.0, most_s=600.0, stable_after_s=10.0)
 """Of an address that never answered, and whose advertiser may have made it up (guess: a wrong firewall is mended
 within minutes, and then the node says something else or its advert is heard anew)."""
 
-GIVEN_UP_AFTER: Final = 60
+GIVEN_UP_AFTER: Final = 150
 """Dials in a row that failed, five minutes of them, after which an address is as one that never answered (guess)."""
 
 Over = Callable[[bool], None]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Final, cast
 
@@ -33,6 +34,16 @@ LOOK_EVERY_S: Final = 0.25
 
 BACKOFF: Final = RestartPolicy(first_s=0.25, factor=2.0, most_s=30.0, stable_after_s=10.0)
 """Guess: a router that restarts is found within a second, one that is gone costs two dials a minute."""
+
+AWAY_MOST_S: Final = 1.0
+"""The longest wait for a peer that was connected of late and whose address refuses at once: its process is away, and all
+who were connected to it are to be so again a second after it is back (guess: a refused dial costs next to nothing)."""
+
+LATELY_S: Final = 600.0
+"""Guess: as long as a node dials the links of a router that it hears no more."""
+
+AT_ONCE_S: Final = 1.0
+"""A dial that fails later has met a peer that has too much to do, or a network that loses it (guess)."""
 
 _FAMILIES: Final = {
     "dns": trio.socket.AF_UNSPEC,
@@ -88,16 +99,23 @@ class Dialler:
     async def _keep(self, peer: ID) -> None:
         backoff = Backoff(BACKOFF)
         attempt = 0
+        met_s = -math.inf
         while True:
+            began_s = trio.current_time()
             addrs = self._targets[peer]
             if not self._is_refused(peer):
                 await self._dial(peer, addrs[attempt % len(addrs)])
                 attempt += 1
             connected_since_s = trio.current_time()
-            while self._is_connected(peer):  # noqa: ASYNC110  # libp2p's events come for connections, not peers
+            while self._is_connected(peer):  # libp2p's events come for connections, not peers
                 await trio.sleep(LOOK_EVERY_S)
-            ran_s = trio.current_time() - connected_since_s
-            await trio.sleep(backoff.failed(ran_s, jitter=random.random()))  # noqa: S311  # it spreads load
+                met_s = trio.current_time()
+            now_s = trio.current_time()
+            wait_s = backoff.failed(now_s - connected_since_s, jitter=random.random())  # noqa: S311  # it spreads load
+            has_refused = connected_since_s - began_s < AT_ONCE_S
+            if has_refused and now_s - met_s < LATELY_S:
+                wait_s = min(wait_s, AWAY_MOST_S * random.uniform(0.5, 1.0))  # noqa: S311  # likewise
+            await trio.sleep(wait_s)
 
     async def _dial(self, peer: ID, addr: Multiaddr) -> None:
         store = self._host.get_peerstore()

@@ -1,0 +1,129 @@
+"""When a peer of the mesh is dialled again, by what became of the last dials."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.mesh.dialler import Dialler
+
+
+class FakeConnection:
+    is_closed = False
+
+
+class FakeHost:
+    """A host whose one peer is there or not, as the test says; notes when it was dialled."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.dial_s = 0.0
+        """How long a dial takes that fails."""
+        self.at_s: list[float] = []
+        self.connection: FakeConnection | None = None
+
+    async def connect(self, _: object) -> None:
+        self.at_s.append(trio.current_time())
+        if self.is_there:
+            self.connection = FakeConnection()
+            return
+        await trio.sleep(self.dial_s)
+        raise OSError("refused")
+
+    def leave(self) -> None:
+        self.is_there = False
+        self.connection = None
+
+    def get_connections(self, _: object) -> list[FakeConnection]:
+        return [] if self.connection is None else [self.connection]
+
+    def get_network(self) -> FakeHost:
+        return self
+
+    get_peerstore = get_network
+
+    def get_id(self) -> str:
+        return "this one"
+
+    def clear_addrs(self, _: object) -> None: ...
+
+    unblock_peer = clear_addrs
+
+
+def dialling(scenario: Callable[[FakeHost], Awaitable[None]]) -> None:
+    """Run a scenario while one peer is kept connected."""
+    peer = Identity.generate().peer_id
+
+    async def run() -> None:
+        host: Any = FakeHost()
+        async with trio.open_nursery() as nursery:
+            dialler = Dialler(host, nursery, is_refused=lambda _: False, warn=lambda *_, **__: None)
+            dialler.add([f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}"])
+            await scenario(host)
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def longest_wait_s(host: FakeHost, since_s: float) -> float:
+    times = [at_s for at_s in host.at_s if at_s >= since_s]
+    return max(after - before for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("away_s", [12.0, 25.0, 500.0])
+@pytest.mark.parametrize("life_s", [1.0, 60.0], ids=["short-lived", "lasting"])
+def test_a_peer_that_was_connected_is_found_within_a_second_however_long_it_was_away(
+    away_s: float, life_s: float
+) -> None:
+    async def scenario(host: FakeHost) -> None:
+        for _ in range(4):
+            host.is_there = True
+            await trio.sleep(life_s + 1.0)
+            assert host.connection is not None
+            host.leave()
+            await trio.sleep(away_s)
+            host.is_there = True
+            await trio.sleep(1.0)
+            assert host.connection is not None
+
+    dialling(scenario)
+
+
+def test_a_peer_that_never_was_there_costs_two_dials_a_minute_or_three() -> None:
+    async def scenario(host: FakeHost) -> None:
+        await trio.sleep(600.0)
+        assert 15.0 <= longest_wait_s(host, 0.0) <= 30.0
+        assert len(host.at_s) < 50
+
+    dialling(scenario)
+
+
+def test_one_that_left_long_ago_is_dialled_as_if_it_had_never_been_there() -> None:
+    async def scenario(host: FakeHost) -> None:
+        host.is_there = True
+        await trio.sleep(30.0)
+        host.leave()
+        await trio.sleep(590.0)
+        assert longest_wait_s(host, 30.0) <= 1.0
+        await trio.sleep(600.0)
+        assert longest_wait_s(host, 650.0) >= 15.0
+
+    dialling(scenario)
+
+
+def test_one_that_does_not_refuse_but_fails_late_is_left_alone_for_longer() -> None:
+    async def scenario(host: FakeHost) -> None:
+        host.is_there = True
+        await trio.sleep(30.0)
+        host.leave()
+        host.dial_s = 5.0
+        await trio.sleep(120.0)
+        assert longest_wait_s(host, 30.0) >= 20.0
+
+    dialling(scenario)
