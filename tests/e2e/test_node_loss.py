@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster_load import digits_stream
 
 from capamesh.cli.local_cluster import LocalCluster
+from capamesh.client import AsyncClient
 
 REQUESTS = 2000
 
@@ -54,6 +55,21 @@ async def test_a_killed_agent_leaves_no_process_behind(
         async with asyncio.timeout(20):
             while any(is_running(pid) for pid in children):
                 await asyncio.sleep(0.05)
+
+
+async def test_a_model_whose_only_node_was_killed_is_not_shown_as_ready(
+    make_cluster: Callable[[int], LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        async with AsyncClient(cluster.http_url) as client:
+            cluster.nodes[0].signal(signal.SIGKILL)
+            await cluster.nodes[0].wait()
+            async with asyncio.timeout(10):  # its advert expires after 30 s
+                while any(entry.is_ready for entry in await client.models()):
+                    await asyncio.sleep(0.05)
+            assert {entry.state for entry in await client.models()} == {"UNAVAILABLE"}
+            assert not await client.is_ready("digits")
 
 
 async def test_a_killed_worker_is_back_and_serves_again(

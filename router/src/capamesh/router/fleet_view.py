@@ -116,6 +116,12 @@ class FleetView:
         """Return whether some node, reachable or not, has just this version ready."""
         return version in self._models.get(model, ())
 
+    def is_reached(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a request for the model at `version`, "" being its newest, can be sent to some node now."""
+        return any(
+            host.candidate.is_usable and not host.is_out for host in self.hosts(model, version)
+        )
+
     def has_unreached(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether a node that takes requests has it ready, and there is no way to that node now.
 

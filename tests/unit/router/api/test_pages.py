@@ -141,6 +141,23 @@ async def test_the_index_lists_all_versions_or_just_those_that_are_ready(http: H
         assert list(await response.json()) == ["error"]
 
 
+async def test_the_index_shows_as_ready_only_what_a_request_can_be_sent_to(http: Http) -> None:
+    link = http.node("A")
+    link.is_usable = False  # its node was killed, and its advert has not expired yet
+    lost = {
+        "name": "m",
+        "version": "1",
+        "state": "UNAVAILABLE",
+        "reason": "no node that has it can be reached now",
+    }
+    for body, expected in [(b"", [lost]), (b'{"ready": true}', [])]:
+        response = await http.client.post("/v2/repository/index", data=body)
+        assert await response.json() == expected
+    http.node("B")
+    response = await http.client.post("/v2/repository/index", data=b"")
+    assert [entry["state"] for entry in await response.json()] == ["READY"]
+
+
 async def test_a_model_that_was_refused_before_a_version_was_known_is_in_the_lists_without_one(
     http: Http,
 ) -> None:

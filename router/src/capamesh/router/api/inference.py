@@ -43,6 +43,7 @@ _INDEX_STATES = {
     ModelState.FAILED: IndexState.UNAVAILABLE,
     ModelState.UNLOADED: IndexState.UNAVAILABLE,
 }
+_OUT_OF_REACH = "no node that has it can be reached now"
 MOST_INDEX_BYTES = 2**18
 """Of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "sequence"]
@@ -163,10 +164,7 @@ class InferenceApi:
         """Return whether some node can run the model now; 503 when not, 404 when nobody knows it."""
         offer = self._offer(request)
         version = ModelVersion(request.match_info.get("version", ""))
-        is_ready = any(
-            host.candidate.is_usable and not host.is_out
-            for host in self._fleet.hosts(offer.name, version)
-        )
+        is_ready = self._fleet.is_reached(offer.name, version)
         return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
 
     async def index(self, request: web.Request) -> web.Response:
@@ -191,16 +189,19 @@ class InferenceApi:
         for _ in _into(offers, self._fleet.offers()):
             yield b""
         for offer in offers:
-            if offer.is_ready or not is_ready_only:
-                entry = index_entry(
-                    offer.name,
-                    shown_version(offer.version),
-                    _INDEX_STATES[offer.state],
-                    reason=offer.reason,
-                )
+            state, reason = self._standing(offer)
+            if state is IndexState.READY or not is_ready_only:
+                entry = index_entry(offer.name, shown_version(offer.version), state, reason=reason)
                 yield mark + json.dumps(entry).encode()
                 mark = b", "
         yield b"]"
+
+    def _standing(self, offer: ModelOffer) -> tuple[IndexState, str]:
+        """Return the state of a model version, and why: one that is said to be ready can be run only where a link leads."""
+        if offer.is_ready and not self._fleet.is_reached(offer.name, offer.version):
+            withheld = self._fleet.withheld(offer.name, offer.version)
+            return IndexState.UNAVAILABLE, withheld or _OUT_OF_REACH
+        return _INDEX_STATES[offer.state], offer.reason
 
     def _offer(self, request: web.Request) -> ModelOffer:
         model = ModelName(request.match_info["model"])
