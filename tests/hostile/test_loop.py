@@ -1,4 +1,8 @@
-"""No request, whatever is in it, keeps a router from its links and its other clients."""
+"""No request, whatever is in it, keeps a router from its links and its other clients.
+
+The bar is on the CPU time that one callback of the router's loop takes, see `loop_watch`: other processes on the machine
+delay a loop without keeping it. How late the loop was besides is told, and has no bar.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,59 @@ import asyncio
 import contextlib
 import gzip
 import json
+import math
 from pathlib import Path
 
 from hostile import MIB, AttackedNetwork, Figures, attacked
 
+from capamesh.protocol.loop_watch import BUSY, DELAY, LoopMetric
+
 INFER = b"/v2/models/digits/infer"
 SIZE = 4 * MIB - 200
 """Of a body: what a router takes of JSON."""
-LATE_S = 0.25
-"""Of a machine that does other things, too: a timer in a thousand is as late as this without any attack."""
+MOST_BUSY_S = 0.1
+"""What a callback may take, and with it all that ran since the beat before."""
+LONG = 60 * MIB
+"""Of a message that is no JSON: nearly all that a router takes."""
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+class LoopTime:
+    """How long the router's loop was kept since this was begun, by its own histograms."""
+
+    def __init__(self, network: AttackedNetwork, begun: dict[str, float]) -> None:
+        self._network = network
+        self._begun = begun
+
+    @classmethod
+    async def begin(cls, network: AttackedNetwork) -> LoopTime:
+        return cls(network, await _settled_metrics(network))
+
+    async def longest_s(self) -> tuple[float, float]:
+        """Return the most CPU time of a beat, and the longest delay: the bounds that they do not exceed. Begin anew."""
+        before, self._begun = self._begun, await _settled_metrics(self._network)
+        grown = {name: value - before.get(name, 0) for name, value in self._begun.items()}
+        return _highest(BUSY, grown), _highest(DELAY, grown)
+
+
+def _highest(metric: LoopMetric, grown: dict[str, float]) -> float:
+    """Return the lowest bound that none of the histogram's new values exceed."""
+    at_most = {
+        float(name.rpartition('le="')[2].removesuffix('"}')): count
+        for name, count in grown.items()
+        if name.startswith(f"{metric.name}_bucket")
+    }
+    return min(bound for bound, count in at_most.items() if count == at_most[math.inf])
+
+
+async def _settled_metrics(network: AttackedNetwork) -> dict[str, float]:
+    """Return metrics that were made, and that the loop came around before, since this was called."""
+    metrics = await network.metrics()
+    for _ in range(2):  # the first that differ were made since; the next know the beat after that
+        beats = metrics[f"{BUSY.name}_count"]
+        while metrics[f"{BUSY.name}_count"] == beats:
+            metrics = await network.metrics()
+    return metrics
 
 
 def tensor(datatype: str, shape: list[int], data: bytes) -> bytes:
@@ -41,6 +89,29 @@ def bodies() -> dict[str, bytes]:
     }
 
 
+def long_messages() -> dict[str, tuple[bytes, tuple[bytes, ...]]]:
+    """Return messages of nearly all bytes that one may have, each with its headers beside the length."""
+
+    def raw(datatype: str, shape: list[int], data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+        head = (
+            f'{{"inputs":[{{"name":"X","datatype":"{datatype}","shape":{shape},'
+            f'"parameters":{{"binary_data_size":{len(data)}}}}}]}}'
+        ).encode()
+        return head + data, (b"Inference-Header-Content-Length: %d" % len(head),)
+
+    keys = bodies()["keys"]
+    return {
+        "raw numbers": raw("FP32", [LONG // 256, 64], bytes(LONG)),
+        "raw empty texts": raw("BYTES", [LONG // 4], bytes(LONG)),
+        "raw truths that are none": raw("BOOL", [LONG], b"\x02" * LONG),
+        "keys before raw bytes": (
+            keys + bytes(LONG - len(keys)),
+            (b"Inference-Header-Content-Length: %d" % len(keys),),
+        ),
+        "chunks of one byte": (b"1\r\n0\r\n" * (SIZE // 2) + b"0\r\n\r\n", (CHUNKED,)),
+    }
+
+
 async def post(
     network: AttackedNetwork, path: bytes, body: bytes, *headers: bytes
 ) -> tuple[int, bytes]:
@@ -48,7 +119,9 @@ async def post(
     reader, writer = await asyncio.open_connection(*network.address)
     try:
         head = [b"POST " + path + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers]
-        writer.write(b"\r\n".join([*head, b"Content-Length: %d" % len(body), b"", b""]) + body)
+        if CHUNKED not in headers:
+            head.append(b"Content-Length: %d" % len(body))
+        writer.write(b"\r\n".join([*head, b"", b""]) + body)
         async with asyncio.timeout(60):
             status = await reader.readline()
             return int(status.split()[1]), await reader.read()
@@ -69,23 +142,42 @@ async def test_no_body_keeps_the_loop_nor_costs_a_link(
     async with attacked(tmp_path, sample_models, nodes=2) as network:
         down = len(events(network, "link_down"))
         async with network.honest(connections=2) as seen:
+            time = await LoopTime.begin(network)
+            longest = dict[str, tuple[float, float]]()
             for name, body in bodies().items():
                 status, text = await post(network, INFER, body)
                 assert status in {400, 413}, (name, status, text[-300:])
+                longest[name] = await time.longest_s()
             # six of the dearest together
             dear = bodies()["texts"]
             answers = await asyncio.gather(*(post(network, INFER, dear) for _ in range(6)))
             assert {status for status, _ in answers} <= {400, 503, 504}
+            longest["six of texts"] = await time.longest_s()
             # and more than is read at all
             status, text = await post(network, INFER, b"[" * (5 * MIB))
             assert (status, b"send tensors as binary data" in text) == (413, True)
+            longest["more than is read"] = await time.longest_s()
         assert seen.failures == {}
         assert len(events(network, "link_down")) == down
-        late = [float(str(line["late_s"])) for line in events(network, "loop_late")]
-        figures.at_most(
-            "the loop's longest delay while JSON comes, s", max(late, default=0), LATE_S
-        )
+        tell(figures, longest)
         figures.at_most("the router's peak with long JSON, MB", peak_mb(network), 300)
+
+
+async def test_no_long_message_keeps_the_loop(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with attacked(tmp_path, sample_models, nodes=2) as network:
+        down = len(events(network, "link_down"))
+        async with network.honest(connections=2) as seen:
+            time = await LoopTime.begin(network)
+            longest = dict[str, tuple[float, float]]()
+            for name, (body, headers) in long_messages().items():
+                status, text = await post(network, INFER, body, *headers)
+                assert status in {200, 400, 413}, (name, status, text[-300:])
+                longest[name] = await time.longest_s()
+        assert seen.failures == {}
+        assert len(events(network, "link_down")) == down
+        tell(figures, longest)
 
 
 async def test_no_packed_body_keeps_the_loop_or_takes_its_memory(
@@ -94,24 +186,25 @@ async def test_no_packed_body_keeps_the_loop_or_takes_its_memory(
     bomb = gzip.compress(bytes(60 * MIB), 9)
     async with attacked(tmp_path, sample_models, nodes=1) as network:
         async with network.honest(connections=2) as seen:
+            time = await LoopTime.begin(network)
+            longest = dict[str, tuple[float, float]]()
             for path in (INFER, b"/v1/revocations", b"/v2/repository/index"):
                 for _ in range(3):
                     status, _ = await post(network, path, bomb, b"Content-Encoding: gzip")
                     assert status == 413
+                longest[f"packed for {path.decode()}"] = await time.longest_s()
             answers = await asyncio.gather(
                 *(post(network, INFER, bomb, b"Content-Encoding: gzip") for _ in range(6))
             )
             assert {status for status, _ in answers} <= {413, 503}
+            longest["six packed ones"] = await time.longest_s()
         assert seen.failures == {}
-        late = [float(str(line["late_s"])) for line in events(network, "loop_late")]
-        figures.at_most(
-            "the loop's longest delay with packed bodies, s", max(late, default=0), LATE_S
-        )
+        tell(figures, longest)
         figures.at_most("the router's peak with packed bodies, MB", peak_mb(network), 300)
 
 
 async def test_pages_asked_for_without_end_keep_nobody_waiting(
-    tmp_path: Path, sample_models: Path
+    tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=2) as network:
 
@@ -127,10 +220,21 @@ async def test_pages_asked_for_without_end_keep_nobody_waiting(
             await writer.wait_closed()
 
         async with network.honest(connections=2) as seen:
+            time = await LoopTime.begin(network)
             until_s = asyncio.get_running_loop().time() + 3
             paths = (b"/v1/nodes", b"/metrics", b"/v2")
             await asyncio.gather(*(ask(path, until_s) for path in paths for _ in range(4)))
+            longest = {"pages without end": await time.longest_s()}
         assert seen.failures == {}
+        tell(figures, longest)
+
+
+def tell(figures: Figures, longest: dict[str, tuple[float, float]]) -> None:
+    """Keep the figures: the delays, which have no bar, and what the loop itself took."""
+    for name, (_, late_s) in longest.items():
+        figures.note(f"the loop's longest delay, {name}, s", late_s)
+    for name, (busy_s, _) in longest.items():
+        figures.at_most(f"the loop's longest callback, {name}, s", busy_s, MOST_BUSY_S)
 
 
 def peak_mb(network: AttackedNetwork) -> float:

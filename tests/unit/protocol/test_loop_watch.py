@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-from capamesh.protocol.loop_watch import TELL_S, LoopWatch
+from capamesh.protocol.loop_watch import BEAT_S, TELL_S, LoopWatch
 
 
 class Log:
@@ -16,36 +18,77 @@ class Log:
         self.lines.append({"event": event, **values})
 
 
-def keeps_the_loop(seconds: float) -> None:
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
+class Watched:
+    """This loop under watch: the beats and the lines that the watch told."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.beats: list[tuple[float, float]] = []
+        """Of each, how late it was and the CPU time since the one before."""
+        self._news = asyncio.Event()
+        self.watch = LoopWatch(self.log, self._take, lambda: "model m")  # type: ignore[arg-type]
+
+    def _take(self, late_s: float, busy_s: float) -> None:
+        self.beats.append((late_s, busy_s))
+        self._news.set()
+
+    async def next_beat(self) -> tuple[float, float]:
+        """Return the first beat from now on."""
+        self._news.clear()
+        await self._news.wait()
+        return self.beats[-1]
+
+
+@asynccontextmanager
+async def watched() -> AsyncIterator[Watched]:
+    seen = Watched()
+    seen.watch.start()
+    try:
+        await seen.next_beat()
+        yield seen
+    finally:
+        seen.watch.stop()
+
+
+def keeps_the_loop(until: Callable[[], bool]) -> None:
+    while not until():
         json.loads("[1]")
 
 
 async def test_a_loop_that_was_kept_is_told_with_what_kept_it() -> None:
-    log, delays = Log(), list[float]()
-    watch = LoopWatch(log, delays.append, lambda: "model m")  # type: ignore[arg-type]
-    watch.start()
-    try:
-        while len(delays) < 2:
-            await asyncio.sleep(0.01)
-        keeps_the_loop(3 * TELL_S)
-        count = len(delays)
-        while len(delays) == count:
-            await asyncio.sleep(0.01)
-    finally:
-        watch.stop()
-    late = [line for line in log.lines if "keeps_the_loop" in line["ran"]]
-    assert len(late) == 1
-    assert (late[0]["event"], late[0]["doing"]) == ("loop_late", "model m")
-    assert late[0]["late_s"] >= 2 * TELL_S
-    assert max(delays) >= 2 * TELL_S
+    async with watched() as seen:
+        end_s = time.monotonic() + BEAT_S + TELL_S
+        # and until it is looked at, however long that takes on this machine
+        keeps_the_loop(lambda: time.monotonic() > end_s and bool(seen.watch._seen))
+        late_s, _ = await seen.next_beat()
+    line = seen.log.lines[-1]
+    assert (line["event"], line["doing"]) == ("loop_late", "model m")
+    assert "keeps_the_loop" in line["ran"]
+    assert line["late_s"] == round(late_s, 3) >= TELL_S
+
+
+async def test_cpu_time_counts_for_the_beat_that_comes_after_the_callback() -> None:
+    async with watched() as seen:
+        end_s = time.thread_time() + 2 * BEAT_S
+        keeps_the_loop(lambda: time.thread_time() >= end_s)
+        late_s, busy_s = await seen.next_beat()
+        assert busy_s >= 2 * BEAT_S  # all of it, though the beat was late for a part of it only
+        assert late_s > 0
+
+
+async def test_a_thread_that_does_not_run_is_late_and_not_busy() -> None:
+    """As one that its machine does not schedule, and as one that waits for a disk."""
+    async with watched() as seen:
+        time.sleep(BEAT_S + TELL_S)  # noqa: ASYNC251 - it keeps the loop
+        late_s, busy_s = await seen.next_beat()
+    assert late_s >= TELL_S
+    assert busy_s < TELL_S / 2
+    assert seen.log.lines[-1]["busy_s"] == round(busy_s, 3)
 
 
 async def test_a_stopped_watch_measures_nothing_more() -> None:
-    delays = list[float]()
-    watch = LoopWatch(Log(), delays.append)  # type: ignore[arg-type]
-    watch.start()
-    watch.stop()
-    await asyncio.sleep(0.15)
-    assert delays == []
+    seen = Watched()
+    seen.watch.start()
+    seen.watch.stop()
+    await asyncio.sleep(3 * BEAT_S)
+    assert seen.beats == []

@@ -44,3 +44,15 @@ def test_what_is_watched_is_read_when_it_is_asked_for() -> None:
     telemetry.watch("capamesh_nodes", "Nodes", lambda: len(nodes))
     nodes.append(3)
     assert "capamesh_nodes 3.0" in telemetry.exposition().decode().splitlines()
+
+
+def test_how_late_the_loop_is_and_what_it_took_of_the_processor_are_told_apart() -> None:
+    telemetry = Telemetry()
+    telemetry.loop_beat(0.3, 0.04)
+    telemetry.loop_beat(0.0, 0.1)
+    lines = telemetry.exposition().decode().splitlines()
+    delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
+    assert f'{delay}_bucket{{le="0.25"}} 1.0' in lines
+    assert f'{delay}_bucket{{le="0.5"}} 2.0' in lines
+    assert f'{busy}_bucket{{le="0.09"}} 1.0' in lines
+    assert f'{busy}_bucket{{le="0.1"}} 2.0' in lines

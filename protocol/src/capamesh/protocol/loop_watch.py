@@ -2,6 +2,10 @@
 
 A loop that is kept for as long as its peers wait for a sign of life loses them. The thread sees what runs while the loop
 is late; also a call of C that holds the interpreter, whose caller is what the thread finds as soon as it ends.
+
+Two things are measured at each beat. How late it is: what clients and peers feel, whatever it comes from, a machine that
+runs something else meanwhile included. And the CPU time of the loop's thread since the beat before: what the loop's own
+callbacks took, however busy the machine is. Each callback lies between two beats, so none took more than that.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -26,22 +31,51 @@ _FRAMES: Final = 6
 """Of the stack, the innermost (guess)."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoopMetric:
+    """How every process that has a watch exports one of its two measures: as a histogram."""
+
+    name: str
+    help_text: str
+    bounds: tuple[float, ...]
+
+
+DELAY: Final = LoopMetric(
+    "capamesh_event_loop_delay_seconds",
+    "How late the event loop was, measured every 50 ms",
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 6),
+)
+"""From what a timer is late anyhow to the silence after which a link is given up."""
+BUSY: Final = LoopMetric(
+    "capamesh_event_loop_busy_seconds",
+    "CPU time of the event loop's thread from one measurement of its delay to the next: no callback took more",
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.25, 0.5, 1, 2, 6),
+)  # fmt: skip
+"""A loop that always has something to do and is never kept takes a beat, 0.05; close bounds from there to 0.1, the most
+that a request may keep it."""
+
+
 class LoopWatch:
     """Measures the running loop's delay from `start` to `stop`."""
 
     def __init__(
         self,
         log: FilteringBoundLogger,
-        on_delay: Callable[[float], None] = lambda _: None,
+        on_beat: Callable[[float, float], None] = lambda _late_s, _busy_s: None,
         doing: Callable[[], str] = lambda: "",
     ) -> None:
-        """`on_delay` is told of each beat how late it was, in seconds; `doing` may tell what the loop works for."""
+        """`on_beat` is told of each beat how late it was, and the CPU time since the one before, in seconds.
+
+        `doing` may tell what the loop works for.
+        """
         self._log = log
-        self._on_delay = on_delay
+        self._on_beat = on_beat
         self._doing = doing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
+        self._used_s = 0.0
+        """The CPU time of the loop's thread up to the last beat."""
         self._seen = ""
         """What ran when the loop was last found late."""
         self._thread_id = 0
@@ -51,6 +85,7 @@ class LoopWatch:
         """Begin, on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
+        self._used_s = time.thread_time()
         self._wait()
         threading.Thread(target=self._look, name="loop-watch", daemon=True).start()
 
@@ -67,10 +102,18 @@ class LoopWatch:
 
     def _beat(self) -> None:
         late_s = max(0.0, time.monotonic() - self._due_s)
-        self._on_delay(late_s)
+        used_s = time.thread_time()
+        busy_s, self._used_s = used_s - self._used_s, used_s
+        self._on_beat(late_s, busy_s)
         if late_s >= TELL_S:
             seen, self._seen = self._seen, ""
-            self._log.warning("loop_late", late_s=round(late_s, 3), ran=seen, doing=self._doing())
+            self._log.warning(
+                "loop_late",
+                late_s=round(late_s, 3),
+                busy_s=round(busy_s, 3),
+                ran=seen,
+                doing=self._doing(),
+            )
         self._wait()
 
     def _look(self) -> None:

@@ -272,7 +272,7 @@ class Router:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._write_status()
-        watch = LoopWatch(self._log, self._telemetry.loop_was_late, self._inference.slices.describe)
+        watch = LoopWatch(self._log, self._telemetry.loop_beat, self._inference.slices.describe)
         watch.start()
         front = Front(
             self._inference,

@@ -13,12 +13,11 @@ from prometheus_client.process_collector import ProcessCollector
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName
+from capamesh.protocol.loop_watch import BUSY, DELAY
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 """From a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
-DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 6)
-"""From what a timer is late anyhow to the silence after which a link is given up."""
 
 
 class _Latencies:
@@ -91,11 +90,9 @@ class Telemetry:
             ("loop",),
             registry=self._registry,
         )
-        self._delay = Histogram(
-            "capamesh_event_loop_delay_seconds",
-            "How late the event loop was, measured every 50 ms",
-            buckets=DELAY_BUCKETS_S,
-            registry=self._registry,
+        self._delay, self._busy = (
+            Histogram(each.name, each.help_text, buckets=each.bounds, registry=self._registry)
+            for each in (DELAY, BUSY)
         )
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
 
@@ -130,9 +127,10 @@ class Telemetry:
         """A bug has ended one turn of a loop of the router's own."""
         self._crashes.labels(loop=loop).inc()
 
-    def loop_was_late(self, seconds: float) -> None:
-        """The event loop came so much later than it should have."""
-        self._delay.observe(seconds)
+    def loop_beat(self, late_s: float, busy_s: float) -> None:
+        """The event loop came so much later than it should have, and took so much CPU time since it came last."""
+        self._delay.observe(late_s)
+        self._busy.observe(busy_s)
 
     def exposition(self) -> bytes:
         """Return all metrics as text, of `CONTENT_TYPE`."""
