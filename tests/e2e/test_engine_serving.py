@@ -17,7 +17,7 @@ import onnxruntime as ort
 import pytest
 import pytest_asyncio
 import tritonclient.http as triton
-from engine_link import ask, control, counted, load_of, node_link, row, until
+from engine_link import ask, control, counted, load_of, metrics_text, node_link, row, until
 from tritonclient.utils import InferenceServerException
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -154,6 +154,24 @@ async def test_models_are_not_changed_for_routers_where_the_operator_does_not_le
         assert (await ask(link, "raised", {"x": row(1, 2, 3, 4)}))["y"].tolist() == [
             [1.5, 2.5, 3.5, 4.5]
         ]
+
+
+async def test_metrics_tell_of_the_agent_s_and_the_worker_s_event_loop(
+    serving: LocalCluster,
+) -> None:
+    (node,) = serving.nodes
+
+    async def beats() -> list[float]:
+        """Return how often both loops were measured."""
+        lines = [line.rpartition(" ") for line in (await metrics_text(node)).splitlines()]
+        values = {name: float(value) for name, _, value in lines if not name.startswith("#")}
+        return [
+            values[f"capamesh_event_loop_{measure}_seconds_count{{{of}}}"]
+            for measure in ("delay", "busy")
+            for of in ('device="",process="agent"', 'device="0",process="worker"')
+        ]
+
+    await until(beats, lambda counts: min(counts) > 0)
 
 
 async def test_a_repository_made_for_triton_is_served_as_it_is(serving: LocalCluster) -> None:

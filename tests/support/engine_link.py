@@ -121,10 +121,15 @@ async def load_of(link: Link, model: str) -> LoadReport:
     return decode_load(await link.probe(encode_probe(ModelName(model), ModelVersion(""))))
 
 
+async def metrics_text(node: Process) -> str:
+    """Return the node's metrics as they are."""
+    async with aiohttp.ClientSession() as session, session.get(node.status()["metrics"]) as reply:
+        return await reply.text()
+
+
 async def counted(node: Process, model: str) -> dict[str, float]:
     """Return what the node's metrics say of a model: "requests ok", "dropped expired", "rows" and so on."""
-    async with aiohttp.ClientSession() as session, session.get(node.status()["metrics"]) as reply:
-        text = await reply.text()
+    text = await metrics_text(node)
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

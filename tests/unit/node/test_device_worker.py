@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fleet_fakes import NullLog, advert, offer
 
 from capamesh.node.capacity import DeviceInfo
 from capamesh.node.device_worker import DeviceWorker, start_settings
+from capamesh.node.figures import Histogram
 from capamesh.node.running_page import Phase, RunningPage
 from capamesh.node.settings import NodeSettings
 from capamesh.node.status import models_status, worker_status
@@ -34,6 +36,10 @@ COUNTED: dict[str, Any] = {
     "memory_bytes": 2048,
     "in_flight": 2,
     "limit": 8,
+}
+LOOP: dict[str, Any] = {
+    "delay_s": {"bounds": [0.01], "counts": [2, 1], "sum": 0.25},
+    "busy_s": {"bounds": [0.1], "counts": [3, 0], "sum": 0.125},
 }
 
 
@@ -200,24 +206,26 @@ def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
 
 def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
     care.start()
-    care.worker.told([COUNTED])
+    care.worker.told([COUNTED], LOOP)
     care.worker._down("exited with status 1")
     care.start()
-    care.worker.told([{**COUNTED, "in_flight": 0}])
+    care.worker.told([{**COUNTED, "in_flight": 0}], LOOP)
     sample = care.worker.sample()
     assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
     figures = sample.models["m", "1"]
     assert (figures.requests, figures.rows) == ({"ok": 6, "invalid_request": 2}, 12)
+    assert sample.loop.delay_s == Histogram({0.01: 4, math.inf: 2}, 0.5)
+    assert sample.loop.busy_s == Histogram({0.1: 6, math.inf: 0}, 0.25)
 
 
 def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
-    care.worker.told([COUNTED, {**COUNTED, "name": "n"}])
+    care.worker.told([COUNTED, {**COUNTED, "name": "n"}], LOOP)
     care.worker.offered(advert("node", models=[offer("n", state=ModelState.LOADING)]))
     assert set(care.worker.sample().models) == {("n", "1")}
 
 
 def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
-    care.worker.told([COUNTED])
+    care.worker.told([COUNTED], LOOP)
     offers = [
         replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
         offer("bad", state=ModelState.FAILED, reason="it ended its worker"),

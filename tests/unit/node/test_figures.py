@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.figures import Histogram, ModelFigures, WorkerFigures
+from capamesh.node.loop_meter import LoopMeter
 
 INF = math.inf
 M = ("m", "1")
@@ -69,6 +70,28 @@ def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> 
     assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
     assert after.run_s.counts == {0.001: 0, INF: 7}
     assert after.run_s.sum == pytest.approx(0.07)
+
+
+def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
+    worker, meter = WorkerFigures(), LoopMeter()
+    assert worker.loop().delay_s.count == 0
+    meter.beat(0.3, 0.03)
+    worker.loop_told(meter.snapshot())
+    meter.beat(0.0, 0.2)
+    worker.loop_told(meter.snapshot())
+    worker.ended()
+    worker.ended()  # as one that told nothing
+    meter = LoopMeter()
+    meter.beat(9.0, 0.1)
+    worker.loop_told(meter.snapshot())
+
+    def some(histogram: Histogram) -> dict[float, int]:
+        return {bound: count for bound, count in histogram.counts.items() if count}
+
+    loop = worker.loop()
+    assert some(loop.delay_s) == {0.001: 1, 0.5: 1, INF: 1}
+    assert some(loop.busy_s) == {0.03: 1, 0.1: 1, 0.25: 1}
+    assert (loop.delay_s.sum, loop.busy_s.sum) == (pytest.approx(9.3), pytest.approx(0.33))
 
 
 @pytest.mark.parametrize("before", [0, 2, 5, 9])

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from capamesh.node.figures import Histogram, ModelFigures, WorkerSample
+from capamesh.node.figures import Histogram, LoopFigures, ModelFigures, WorkerSample
 from capamesh.node.metrics_page import serve_metrics
 from capamesh.node.telemetry import CONTENT_TYPE, NodeTelemetry
 from capamesh.protocol.errors import ConfigError
@@ -26,12 +26,15 @@ FIGURES = ModelFigures(
     in_flight=7,
     limit=64,
 )
+LOOP = LoopFigures(
+    delay_s=Histogram({0.1: 7, math.inf: 1}, 0.75), busy_s=Histogram({0.1: 8, math.inf: 0}, 0.5)
+)
 UP = WorkerSample(0, is_up=True, starts=4, models={("m", "1"): FIGURES})
 DOWN = WorkerSample(1, is_up=False, starts=1, models={})
 
 
-def lines(text: bytes) -> list[str]:
-    return [line for line in text.decode().splitlines() if line.startswith("capamesh_")]
+def lines(text: bytes, beginning: str = "capamesh_node_") -> list[str]:
+    return [line for line in text.decode().splitlines() if line.startswith(beginning)]
 
 
 def test_what_workers_counted_is_told_with_the_models_labels() -> None:
@@ -67,6 +70,32 @@ def test_what_workers_counted_is_told_with_the_models_labels() -> None:
     )
 
 
+def test_the_loops_of_the_agent_and_of_each_worker_are_told_as_a_router_tells_of_its_own() -> None:
+    worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
+    agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
+    text = NodeTelemetry(lambda: [worker], read_loop=lambda: agent).exposition()
+    of_worker, of_agent = 'device="1",{}process="worker"', 'device="",{}process="agent"'
+    delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
+
+    def told(name: str, of: str, at_most: tuple[int, int], total: float) -> list[str]:
+        first, last = (of.format(f'le="{bound}",') for bound in ("0.1", "+Inf"))
+        return [
+            f"{name}_bucket{{{first}}} {at_most[0]}.0",
+            f"{name}_bucket{{{last}}} {at_most[1]}.0",
+            f"{name}_count{{{of.format('')}}} {at_most[1]}.0",
+            f"{name}_sum{{{of.format('')}}} {total}",
+        ]
+
+    assert sorted(lines(text, "capamesh_event_loop_")) == sorted(
+        [
+            *told(delay, of_worker, (7, 8), 0.75),
+            *told(delay, of_agent, (9, 9), 0.25),
+            *told(busy, of_worker, (8, 8), 0.5),
+            *told(busy, of_agent, (8, 8), 0.5),
+        ]
+    )
+
+
 def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> None:
     odd = WorkerSample(0, is_up=True, starts=1, models={('a"\\b', "1"): FIGURES})
     families = text_string_to_metric_families(NodeTelemetry(lambda: [odd]).exposition().decode())
@@ -83,6 +112,8 @@ def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> Non
         "capamesh_node_model_memory_bytes": "gauge",
         "capamesh_node_in_flight": "gauge",
         "capamesh_node_limit": "gauge",
+        "capamesh_event_loop_delay_seconds": "histogram",
+        "capamesh_event_loop_busy_seconds": "histogram",
     }
 
 

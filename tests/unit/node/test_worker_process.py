@@ -92,7 +92,9 @@ async def test_an_offer_says_how_much_memory_is_free_now(
     assert free_bytes(channel.sent.pop()) == 500
     monkeypatch.setattr(worker._backend, "free_bytes", lambda: seen)
     observing = asyncio.create_task(worker._observe())
-    assert (await channel.has("metrics"))["models"] == []
+    metrics = await channel.has("metrics")
+    assert metrics["models"] == []
+    assert set(metrics["loop"]) == {"delay_s", "busy_s"}
     observing.cancel()
     worker._tell()
     assert free_bytes(channel.sent[-1]) == told  # never more than there is in all

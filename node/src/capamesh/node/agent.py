@@ -16,6 +16,8 @@ from capamesh.node.advert_schedule import AdvertSchedule
 from capamesh.node.announcement import Announcement, NodeFacts
 from capamesh.node.capacity import read_devices
 from capamesh.node.device_worker import CACHE_FOLDER, DeviceWorker, start_settings
+from capamesh.node.figures import LoopFigures
+from capamesh.node.loop_meter import LoopMeter
 from capamesh.node.nvml import GpuReader
 from capamesh.node.routers_to_dial import RoutersToDial
 from capamesh.node.status import models_status, worker_status
@@ -151,6 +153,7 @@ class NodeAgent:
         self._state = "starting"
         """Of its own life; while it is serving, `_standing` says more."""
         self._metrics_url = ""
+        self._loop_meter = LoopMeter()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain, say goodbye and return.
@@ -162,7 +165,7 @@ class NodeAgent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._look_after_membership)
-        watch = LoopWatch(self._log)
+        watch = LoopWatch(self._log, self._loop_meter.beat)
         watch.start()
         try:
             async with AsyncExitStack() as pages, asyncio.TaskGroup() as tasks:
@@ -199,6 +202,7 @@ class NodeAgent:
             settings.metrics_port,
             lambda: [worker.sample() for worker in self._workers],
             lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
+            lambda: LoopFigures.from_message(self._loop_meter.snapshot()),
         )
         self._metrics_url = await pages.enter_async_context(page)
         self._log.info("metrics_served", url=self._metrics_url)
@@ -218,7 +222,7 @@ class NodeAgent:
                 if self._announcement.offered(number, offer):
                     self._changed()
             case "metrics":
-                worker.told(message["models"])
+                worker.told(message["models"], message["loop"])
             case "sandbox":
                 worker.sandbox = message["holds"]
             case "survived":

@@ -97,9 +97,10 @@ class DeviceWorker:
         self._is_leaving = True
         return self.send({"type": "drain"})
 
-    def told(self, models: Sequence[Mapping[str, Any]]) -> None:
-        """Take over a `metrics` message's models."""
+    def told(self, models: Sequence[Mapping[str, Any]], loop: Mapping[str, Any]) -> None:
+        """Take over a `metrics` message."""
         self._figures.told(models)
+        self._figures.loop_told(loop)
 
     def stuck(self, reason: str) -> None:
         """It is about to end itself for `reason`."""
@@ -126,6 +127,7 @@ class DeviceWorker:
             is_up=self.pid is not None,
             starts=self._child.starts,
             models=self._figures.models(),
+            loop=self._figures.loop(),
         )
 
     def _opening(self) -> Mapping[str, Any]:

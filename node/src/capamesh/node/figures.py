@@ -1,10 +1,11 @@
-"""What a worker counts for each model, and the sums over its lives. Pure.
+"""What a worker counts for each model and of its event loop, and the sums over its lives. Pure.
 
-A worker's message `metrics {models}` lists a map for each load of a model that it has counted anything for since the
+A worker's message `metrics {models, loop}` lists in `models` a map for each load of a model that it has counted anything for since the
 message before: `name`, `version`, `load` (a number that no other load in that worker's life has), `requests` and
 `dropped` (counts by code and by reason), `rows`, `batches`, `batch_rows`, `queue_s` and `run_s` (histograms: `bounds`
 ascending, `counts` one more than `bounds`, `sum`), `memory_bytes`, `in_flight` and `limit`. Counts are since that load.
-A model that was replaced or withdrawn is listed until its last request has ended, and once after that.
+A model that was replaced or withdrawn is listed until its last request has ended, and once after that. `loop` has two
+histograms of the worker's event loop since its start, `delay_s` and `busy_s`: see `capamesh.protocol.loop_watch`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -130,6 +131,32 @@ class ModelFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopFigures:
+    """How an event loop did, measured 20 times a second."""
+
+    delay_s: Histogram
+    """How late it was."""
+    busy_s: Histogram
+    """The CPU time that it took from one measurement to the next."""
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> LoopFigures:
+        """Return what a `LoopMeter` of our own counted."""
+        return cls(
+            delay_s=Histogram.from_message(message["delay_s"]),
+            busy_s=Histogram.from_message(message["busy_s"]),
+        )
+
+    def __add__(self, other: LoopFigures) -> LoopFigures:
+        """Return the counts of both."""
+        return LoopFigures(self.delay_s + other.delay_s, self.busy_s + other.busy_s)
+
+
+NO_LOOP: Final = LoopFigures(Histogram({}, 0.0), Histogram({}, 0.0))
+"""Nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSample:
     """One worker as it is now, for metrics and status."""
 
@@ -137,6 +164,7 @@ class WorkerSample:
     is_up: bool
     starts: int
     models: Mapping[Key, ModelFigures]
+    loop: LoopFigures = NO_LOOP
 
 
 class WorkerFigures:
@@ -149,6 +177,7 @@ class WorkerFigures:
         """By load, the earlier first."""
         self._kept: Collection[Key] | None = None
         """None: all."""
+        self._ended_loops = self._loop = NO_LOOP
 
     def told(self, models: Sequence[Mapping[str, Any]]) -> None:
         """Take over a `metrics` message's models."""
@@ -161,8 +190,13 @@ class WorkerFigures:
             self._latest.setdefault(key, {})[load] = ModelFigures.from_message(message)
         self._end(before)
 
+    def loop_told(self, message: Mapping[str, Any]) -> None:
+        """Take over a `metrics` message's loop."""
+        self._loop = LoopFigures.from_message(message)
+
     def ended(self) -> None:
         """The worker is down; its next life counts from 0."""
+        self._ended_loops, self._loop = self.loop(), NO_LOOP
         before, self._latest = self._latest, {}
         self._end(before)
 
@@ -182,6 +216,10 @@ class WorkerFigures:
             in_flight = sum(latest.in_flight for latest in loads.values())
             sums[key] = replace(sums[key], in_flight=in_flight)
         return sums
+
+    def loop(self) -> LoopFigures:
+        """Return the sums of its event loops."""
+        return self._ended_loops + self._loop
 
     def _end(self, over: Mapping[Key, Mapping[int, ModelFigures]]) -> None:
         for key, loads in over.items():

@@ -13,7 +13,7 @@ from capamesh.protocol.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from capamesh.node.figures import WorkerSample
+    from capamesh.node.figures import LoopFigures, WorkerSample
 
 
 @asynccontextmanager
@@ -22,9 +22,10 @@ async def serve_metrics(
     port: int,
     read: Callable[[], Iterable[WorkerSample]],
     membership_left_s: Callable[[], float] | None = None,
+    read_loop: Callable[[], LoopFigures] | None = None,
 ) -> AsyncGenerator[str, None]:
     """Serve until the context is left; yield the URL. `ConfigError`: cannot listen at `host:port`."""
-    telemetry = NodeTelemetry(read, membership_left_s)
+    telemetry = NodeTelemetry(read, membership_left_s, read_loop)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE})

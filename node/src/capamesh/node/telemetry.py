@@ -16,10 +16,12 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+from capamesh.protocol.loop_watch import BUSY, DELAY
 
-    from capamesh.node.figures import Histogram, WorkerSample
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from capamesh.node.figures import Histogram, LoopFigures, WorkerSample
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,8 +33,9 @@ class NodeTelemetry:
         self,
         read: Callable[[], Iterable[WorkerSample]],
         membership_left_s: Callable[[], float] | None = None,
+        read_loop: Callable[[], LoopFigures] | None = None,
     ) -> None:
-        """`membership_left_s` tells in how many seconds the node's membership ends; None: nothing of it is told."""
+        """Tell of `membership_left_s`, when the node's membership ends, and of the agent's own event loop, where given."""
         self._registry = CollectorRegistry()
         if membership_left_s is not None:
             Gauge(
@@ -42,7 +45,7 @@ class NodeTelemetry:
             ).set_function(membership_left_s)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(_Workers(read))
+        self._registry.register(_Workers(read, read_loop))
 
     def exposition(self) -> bytes:
         """Return all metrics as text, of `CONTENT_TYPE`."""
@@ -50,13 +53,22 @@ class NodeTelemetry:
 
 
 class _Workers(Collector):
-    def __init__(self, read: Callable[[], Iterable[WorkerSample]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Iterable[WorkerSample]],
+        read_loop: Callable[[], LoopFigures] | None,
+    ) -> None:
         self._read = read
+        self._read_loop = read_loop
 
     def collect(self) -> Iterator[Metric]:
         samples = list(self._read())
         yield from _processes(samples)
         yield from _models(samples)
+        loops = {("worker", str(sample.number)): sample.loop for sample in samples}
+        if self._read_loop is not None:
+            loops["agent", ""] = self._read_loop()
+        yield from _loops(loops)
 
 
 def _processes(samples: list[WorkerSample]) -> Iterator[Metric]:
@@ -70,6 +82,17 @@ def _processes(samples: list[WorkerSample]) -> Iterator[Metric]:
         up.add_metric([str(sample.number)], float(sample.is_up))
         starts.add_metric([str(sample.number)], sample.starts)
     yield from (up, starts)
+
+
+def _loops(loops: Mapping[tuple[str, str], LoopFigures]) -> Iterator[Metric]:
+    """Yield what a router tells of its loop, here by the process and the device that it is for."""
+    of = ["process", "device"]
+    delay_s = HistogramMetricFamily(DELAY.name, DELAY.help_text, labels=of)
+    busy_s = HistogramMetricFamily(BUSY.name, BUSY.help_text, labels=of)
+    for labels, figures in loops.items():
+        delay_s.add_metric(labels, _buckets(figures.delay_s), figures.delay_s.sum)
+        busy_s.add_metric(labels, _buckets(figures.busy_s), figures.busy_s.sum)
+    yield from (delay_s, busy_s)
 
 
 def _models(samples: list[WorkerSample]) -> Iterator[Metric]:

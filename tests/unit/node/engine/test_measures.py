@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.node.buckets import Buckets
 from capamesh.node.engine.latency import LatencyByLoad
-from capamesh.node.engine.meter import Histogram, Meter
+from capamesh.node.engine.meter import Meter
 from capamesh.node.engine.service_time import FIRST_GUESS_S, ServiceTime
 from capamesh.node.profile import ProfilePoint, ServiceProfile
 
@@ -75,7 +76,7 @@ def test_the_latency_at_a_load_is_smoothed_and_of_the_nearest_known_power_of_two
 
 
 def test_a_bound_belongs_to_the_bucket_below_it_and_the_last_bucket_has_no_bound() -> None:
-    histogram = Histogram((1, 2, 4))
+    histogram = Buckets((1, 2, 4))
     for value in (0, 1, 1.5, 2, 4, 5):
         histogram.add(value)
     assert histogram.snapshot() == {"bounds": [1, 2, 4], "counts": [2, 2, 1, 1], "sum": 13.5}

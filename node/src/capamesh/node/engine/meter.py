@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from capamesh.node.buckets import Buckets
 
 ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECOND_BOUNDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30,
 )  # fmt: skip
 """From a tiny model's run to the default deadline, in the usual 1-2-5 steps."""
-
-
-class Histogram:
-    """Counts by size."""
-
-    __slots__ = ("_bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count `value`; a bound belongs to the bucket below it, as Prometheus has it."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def snapshot(self) -> dict[str, object]:
-        """Return it as plain values; the last count is of what is above all bounds."""
-        return {"bounds": list(self._bounds), "counts": list(self.counts), "sum": self.total}
 
 
 class Meter:
@@ -42,9 +21,9 @@ class Meter:
         """Accepted and never run, by reason."""
         self.rows = 0
         self.batches = 0
-        self.batch_rows = Histogram(ROW_BOUNDS)
-        self.queue_s = Histogram(SECOND_BOUNDS)
-        self.run_s = Histogram(SECOND_BOUNDS)
+        self.batch_rows = Buckets(ROW_BOUNDS)
+        self.queue_s = Buckets(SECOND_BOUNDS)
+        self.run_s = Buckets(SECOND_BOUNDS)
 
     def answered(self, code: str) -> None:
         """A request was answered."""

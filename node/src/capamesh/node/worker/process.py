@@ -2,7 +2,7 @@
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
 `renewed {chain, ca_der}`, its membership from now on, `drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept
-to; `offer {body}`, the body of an advert with this device alone; `metrics {models}`, see `capamesh.node.figures`; `links {count}`, of routers, on change;
+to; `offer {body}`, the body of an advert with this device alone; `metrics {models, loop}`, see `capamesh.node.figures`; `links {count}`, of routers, on change;
 `survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`, before it ends itself;
 `drained`.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from capamesh.node.crashes import Verdict
 from capamesh.node.engine import MemoryBudget
+from capamesh.node.loop_meter import LoopMeter
 from capamesh.node.onnx_backend import OnnxBackend
 from capamesh.node.worker.cache_upkeep import PROFILES, clean
 from capamesh.node.worker.dialing import RouterDialing
@@ -139,6 +140,7 @@ class Worker:
             reserve=self._reserve,
             log=log,
         )
+        self._loop_meter = LoopMeter()
         self._has_told = False
         self._is_ending = False
         self._leaving: asyncio.Task[None] | None = None
@@ -169,7 +171,7 @@ class Worker:
         self._limit_memory()
         self._rest_bytes = self._backend.used_bytes()
         server = None if self._settings.is_dialing else await self._listen()
-        watch = LoopWatch(self._log)
+        watch = LoopWatch(self._log, self._loop_meter.beat)
         watch.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -328,7 +330,13 @@ class Worker:
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:
-                self._channel.send({"type": "metrics", "models": self._models.counts()})
+                self._channel.send(
+                    {
+                        "type": "metrics",
+                        "models": self._models.counts(),
+                        "loop": self._loop_meter.snapshot(),
+                    }
+                )
             await asyncio.sleep(OBSERVE_S)
 
     async def _give_back(self) -> None:
