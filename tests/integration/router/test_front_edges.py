@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
-from raw_http import GUARD_S, chunked, connected, request
+from raw_http import GUARD_S, chunked, connected, request, turns
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
 from capamesh.protocol.tensors import Limits
+from capamesh.router.front import connection
 from capamesh.router.front.half_closed import CONTINUE
 from capamesh.router.front.limits import FrontLimits
 
@@ -56,6 +58,126 @@ async def test_who_half_closes_behind_several_requests_gets_all_answers(http: Ht
     assert b'"id":"two"' in client.received
 
 
+def packed(name: str) -> bytes:
+    return request(INFER, gzip.compress(json_body(name)), b"Content-Encoding: gzip")
+
+
+def of_old(name: str) -> bytes:
+    return infer(name).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+
+
+class Looks:
+    """Half closed clients are looked after without a wait, and it is counted how often one was found to be there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there = 0
+        self._has_left = connection.has_left
+        monkeypatch.setattr(connection, "_LOOKS_S", (0.0,))
+        monkeypatch.setattr(connection, "has_left", self._look)
+
+    def _look(self, sock: Any) -> bool:
+        is_there = not self._has_left(sock)
+        self.there += is_there
+        return not is_there
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [of_kind("infer in chunks", "one"), packed("one"), infer("one")],
+    ids=["in chunks", "packed", "plain"],
+)
+async def test_who_half_closes_gets_an_answer_however_long_it_takes(
+    http: Http, looks: Looks, data: bytes
+) -> None:
+    link = http.node("A", hang)
+    async with connected(http.client.port) as client:
+        await client.send(data)
+        await link.asked.wait()
+        client.finish()
+        await until(lambda: looks.there >= 50)
+        assert client.received == CONTINUE
+        link.asks[0].echo()
+        interim, answer = await client.rest()
+    assert interim.status == 100
+    check(answer, "infer", "one")
+
+
+async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answer(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_LOOKS_S", (0.0,))
+    link = http.node("A", hang)
+    async with connected(http.client.port) as client:
+        await client.send(of_old("one"))
+        await link.asked.wait()
+        client.finish()
+        (served,) = http.front._open()
+        await until(lambda: served._is_half_closed)
+        await turns(50)
+        link.asks[0].echo()
+        (answer,) = await client.rest()
+    check(answer, "infer", "one")
+
+
+@pytest.mark.parametrize("first", ["infer", "infer in chunks"])
+async def test_who_half_closes_behind_a_row_of_requests_gets_all_answers(
+    http: Http, looks: Looks, first: str
+) -> None:
+    """Whoever serves them: each of the row is asked of the node once the one before is answered."""
+    link = http.node("A", hang)
+    kinds = [first, "infer in chunks", "metadata", "infer", "infer in chunks"]
+    async with connected(http.client.port) as client:
+        await client.send(b"".join(of_kind(kind, f"n{at}") for at, kind in enumerate(kinds)))
+        client.finish()
+        for number in range(4):
+            await until(lambda number=number: len(link.asks) > number)  # type: ignore[misc]
+            there = looks.there
+            await until(lambda there=there: looks.there > there)  # type: ignore[misc]
+            link.asks[number].echo()
+        answers = [answer for answer in await client.rest() if answer.status != 100]
+    assert len(answers) == len(kinds)
+    for at, kind in enumerate(kinds):
+        check(answers[at], kind, f"n{at}")
+
+
+@pytest.mark.parametrize("cut", [b"POST /v2/mo", of_kind("infer in chunks", "two")[:-3]])
+@pytest.mark.parametrize("first", ["infer", "infer in chunks"])
+async def test_who_half_closes_within_a_second_request_gets_the_answer_to_the_first(
+    http: Http, looks: Looks, first: str, cut: bytes
+) -> None:
+    link = http.node("A", hang)
+    async with connected(http.client.port) as client:
+        await client.send(of_kind(first, "one") + cut)
+        await link.asked.wait()
+        client.finish()
+        await until(lambda: looks.there > 0)
+        link.asks[0].echo()
+        answers = await client.rest()
+    assert [answer.status for answer in answers] == [100, 200]
+    check(answers[1], first, "one")
+    assert len(link.asks) == 1
+
+
+async def test_who_half_closed_and_leaves_later_withdraws_its_request(
+    http: Http, looks: Looks
+) -> None:
+    for kind in ("infer", "infer in chunks"):
+        link = http.node("A", hang)
+        async with connected(http.client.port) as client:
+            await client.send(of_kind(kind, "one"))
+            await link.asked.wait()
+            client.finish()
+            await until(lambda: looks.there > 0)
+            client.reset()
+            await until(lambda: not http.fleet.counts)
+        assert link.asks[-1].ended == "withdrawn"
+
+
 @pytest.mark.parametrize("kind", ["metadata", "index", "infer in chunks", "nothing there"])
 async def test_who_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> None:
     http.node("A")
@@ -68,7 +190,8 @@ async def test_who_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> N
 
 async def test_who_half_closes_within_a_request_gets_nothing(http: Http) -> None:
     link = http.node("A")
-    for data in (infer("one")[:20], infer("one")[:-1]):
+    chunks = of_kind("infer in chunks", "one")
+    for data in (infer("one")[:20], infer("one")[:-1], chunks[:-1], chunks[:90], packed("o")[:-1]):
         async with connected(http.client.port) as client:
             await client.send(data)
             client.finish()

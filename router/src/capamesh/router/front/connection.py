@@ -35,6 +35,7 @@ from capamesh.router.front.half_closed import CONTINUE, has_left
 from capamesh.router.front.heads import END, may_become_head
 
 if TYPE_CHECKING:
+    from aiohttp.web import BaseRequest
     from aiohttp.web_protocol import RequestHandler
 
     from capamesh.router.api.exchange import Asking
@@ -49,10 +50,8 @@ NO_ROOM = (
     "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
 router a larger --body-budget-mib"
 )
-PAGE_S = 1.0
-"""How long a client that ended its half waits for an answer of aiohttp's (guess: all but inference take milliseconds)."""
 _LOOKS_S = (0.02, 0.1, 0.5)
-"""When to look whether a client that ended its half is gone (guess: what its refusal takes; it is long gone then)."""
+"""When to look whether a client that ended its half is gone (guess: what its refusal takes); the last again and again."""
 
 
 class _State(Enum):
@@ -74,6 +73,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         "_exchange",
         "_front",
         "_has_asked",
+        "_has_probed",
         "_held_bytes",
         "_is_half_closed",
         "_is_last",
@@ -116,6 +116,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._unread: UnreadAnswer | None = None
         self._is_half_closed = False
         """The client sends nothing any more; it may still read."""
+        self._has_probed = False
+        """It was sent something since, which its kernel refuses if it is gone."""
         self._has_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self.used_s = 0.0
@@ -197,35 +199,51 @@ class FrontConnection(asyncio.BufferedProtocol):
 
         Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
         """
-        pages = self._pages
-        is_running = self._state is _State.RUNNING or (
-            self._state is _State.HEAD and self._is_unread and bool(self._rest)
-        )
-        if not is_running and (pages is None or not _is_busy(pages) or self._body is not None):
+        if not self._is_owed() and self._is_surely_idle():
             return False
         if not self._is_half_closed:
             self._is_half_closed = True
-            if is_running:
-                self._transport.write(CONTINUE)
-                self._look_after_half(0)
-            elif pages is not None:  # it may be writing just now: it has a moment to answer
-                pages.close()
-                self._front.after(PAGE_S, self._end_half)
+            self._look_after_half(0)
         return not self._transport.is_closing()
 
-    def _end_half(self) -> None:
-        """Let aiohttp cancel what it still runs: its client is more likely gone than waiting."""
-        if not self._transport.is_closing():
-            self._transport.close()
+    def _is_owed(self) -> bool:
+        """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
+        if self._state is _State.RUNNING:
+            return True
+        if self._state is _State.HEAD and self._is_unread and self._rest:
+            return True  # what is there is looked at once the client has read
+        pages = self._pages
+        return pages is not None and _is_busy(pages) and not _is_waiting_for_body(pages)
 
     def _look_after_half(self, at: int) -> None:
-        """Find out whether a client that ended its half is gone."""
-        if self._state is not _State.RUNNING or self._transport.is_closing():
+        """See whether a client that ended its half is gone, or has all its answers."""
+        transport, pages = self._transport, self._pages
+        self._end_half_closed()
+        if transport.is_closing():
             return
-        if at and has_left(self._transport.get_extra_info("socket")):
-            self._transport.abort()
-        elif at < len(_LOOKS_S):
-            self._front.after(_LOOKS_S[at], lambda: self._look_after_half(at + 1))
+        if self._has_probed:
+            if has_left(transport.get_extra_info("socket")):
+                transport.abort()
+                return
+        elif self._is_owed() and self._may_probe():
+            self._has_probed = True
+            transport.write(CONTINUE)
+        if pages is not None and _is_at_last(pages) and not self._rest:
+            pages.close()  # and the connection, behind the answer
+        wait_s = _LOOKS_S[min(at, len(_LOOKS_S) - 1)]
+        self._front.after(wait_s, lambda: self._look_after_half(at + 1))
+
+    def _is_surely_idle(self) -> bool:
+        """Return whether aiohttp waits for a request; if not, it may be about to begin with one that it took just now."""
+        return self._pages is None or _is_idle(self._pages)
+
+    def _may_probe(self) -> bool:
+        """Return whether an interim answer may be sent now: not within an answer, nor to who may not know of such."""
+        pages = self._pages
+        if pages is None or _is_idle(pages):
+            return True
+        request = _running(pages)
+        return request is not None and request.version >= (1, 1) and not request.writer.output_size
 
     def pause_writing(self) -> None:
         """Part of `BufferedProtocol`."""
@@ -245,8 +263,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._pages is not None:
             self._pages.resume_writing()
         self._go_on()
-        if self._pages is None:
-            self._end_half_closed()
+        self._end_half_closed()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Part of `BufferedProtocol`."""
@@ -442,12 +459,17 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._go_on()
         self._end_half_closed()
 
-    def _end_half_closed(self) -> None:
-        """Hang up on a client that has ended its half once all that it asked is answered."""
-        if not self._is_half_closed or self._state is not _State.HEAD or self._is_taking:
+    def _end_half_closed(self, *, is_second: bool = False) -> None:
+        """Hang up on a client that has ended its half once all that it asked is answered.
+
+        A request that aiohttp took just now has begun by the next turn of the loop: then it is looked for a second time.
+        """
+        if not self._is_half_closed or self._is_taking or self._is_owed():
             return
-        if not (self._is_unread and self._rest):  # else the rest is looked at once it has read
+        if is_second or self._is_surely_idle():
             self._transport.close()
+        else:
+            self._front.soon(lambda: self._end_half_closed(is_second=True))
 
     def _let_go(self) -> None:
         """Give back what the request under way had of the budget."""
@@ -553,6 +575,24 @@ def _is_busy(pages: RequestHandler) -> bool:
     is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return is_running or bool(messages)
+
+
+def _running(pages: RequestHandler) -> BaseRequest | None:
+    """Return the request whose handler aiohttp runs; None: it runs none, or writes its answer already."""
+    return pages._current_request  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def _is_waiting_for_body(pages: RequestHandler) -> bool:
+    """Return whether the request that aiohttp runs is not here whole."""
+    request = _running(pages)
+    return request is not None and not request.content.is_eof()
+
+
+def _is_at_last(pages: RequestHandler) -> bool:
+    """Return whether no other request waits behind the one that aiohttp runs, or that it answers."""
+    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return is_running and not messages
 
 
 def _is_idle(pages: RequestHandler) -> bool:

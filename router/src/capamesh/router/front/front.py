@@ -171,6 +171,10 @@ class Front:
         """Call `then` after so long."""
         return self._loop.call_later(seconds, then)
 
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call `then` behind all that the loop is about to do."""
+        self._loop.call_soon(then)
+
     def date(self) -> str:
         """Return the time for an answer's head."""
         now_s = self._loop.time()
