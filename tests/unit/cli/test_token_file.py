@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from capamesh.cli import services
+from capamesh.cli.__main__ import run
 from capamesh.cli.options import read_token
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import is_exposed
@@ -36,6 +38,40 @@ def test_a_token_file_of_ones_own_gives_no_warning(
     file.chmod(0o600)
     assert read_token(None, str(file)) == "secret\n"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("role", ["node", "router"])
+def test_a_token_on_the_command_line_is_used_with_one_warning(
+    role: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens: list[str | None] = []
+    monkeypatch.setattr(services, f"run_{role}", lambda settings, _: tokens.append(settings.token))
+    monkeypatch.delenv("CAPAMESH_TOKEN", raising=False)
+    line = [role, "run", "--data", "d", *(["--models", "m"] if role == "node" else [])]
+    assert run([*line, "--token", "secret"]) == 0
+    said = capsys.readouterr()
+    assert (tokens, said.out) == (["secret"], "")
+    assert said.err == (
+        "capamesh: warning: other users of this machine can read the join token in the list of processes; keep it in "
+        "a file of your own and give --token-file FILE, or set CAPAMESH_TOKEN\n"
+    )
+    # another variable does not hide it
+    monkeypatch.setenv("CAPAMESH_TOKEN", "other")
+    assert run([*line, "--token", "secret"]) == 0
+    assert capsys.readouterr().err == said.err
+
+
+def test_a_token_in_the_variable_gives_no_warning_and_is_taken_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens: list[str | None] = []
+    monkeypatch.setattr(services, "run_router", lambda settings, _: tokens.append(settings.token))
+    for value, token in (("secret", "secret"), ("", None)):
+        monkeypatch.setenv("CAPAMESH_TOKEN", value)
+        assert run(["router", "run", "--data", "d"]) == 0
+        assert tokens.pop() == token
+        assert capsys.readouterr().err == ""
+        assert "CAPAMESH_TOKEN" not in os.environ
 
 
 def test_a_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:

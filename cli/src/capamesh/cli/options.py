@@ -128,11 +128,18 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
     """Return the join token given, None when there is none; it is also taken out of the environment.
 
     The processes that a service starts inherit its environment, and need no token. A token file that other
-    users may read is used all the same, with a warning on standard error. `ConfigError`: it cannot be read.
+    users may read is used all the same, with a warning on standard error; so is a token on the command line, which is
+    one that is not the variable's. `ConfigError`: it cannot be read.
     """
-    os.environ.pop(TOKEN_VARIABLE, None)
+    of_variable = os.environ.pop(TOKEN_VARIABLE, None)
     if token is not None and token_file is not None:
         raise typer.BadParameter("give one of --token and --token-file", param_hint="--token")
+    if token and token != of_variable:
+        print(
+            "capamesh: warning: other users of this machine can read the join token in the list of processes; keep it in a "
+            f"file of your own and give --token-file FILE, or set {TOKEN_VARIABLE}",
+            file=sys.stderr,
+        )
     if token_file is None:
         return token or None  # an empty variable is none: composed files set what they do not have
     if token_file == "-":  # noqa: S105 - a file's name, no secret
