@@ -16,6 +16,7 @@ from tidy_router import check, infer, json_body, of_kind, tidy
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.front import connection
+from capamesh.router.front.budget import BodyBudget
 from capamesh.router.front.half_closed import CONTINUE
 from capamesh.router.front.limits import FrontLimits
 
@@ -300,6 +301,53 @@ async def test_a_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_50
         http.front.budget.let_go(3 * MIB)
 
 
+def fill(budget: BodyBudget) -> int:
+    """Take all room that there is; return how much."""
+    held_bytes = 0
+    while room := min(MIB, budget.most_bytes - budget.used_bytes):
+        assert budget.hold(room)
+        held_bytes += room
+    return held_bytes
+
+
+async def test_a_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault() -> None:
+    """503, to be sent again, where one that its client does not send is a 408."""
+    async with tidy(front_limits=SMALL, arrival_s=0.5) as http:
+        budget, body = http.front.budget, bytes(MIB)
+        async with connected(http.client.port) as waits, connected(http.client.port) as stops:
+            binary = b"Inference-Header-Content-Length: 9"
+            for client in (waits, stops):
+                await client.send(request(INFER, body[:100_000], binary, length=MIB))
+            await until(lambda: budget.arriving_bytes >= 200_000)
+            held_bytes = fill(budget)
+            await waits.send(body[100_000:])
+            answer = await waits.answer()
+            assert (answer.status, answer.get("retry-after"), answer.is_last) == (503, "1", True)
+            assert "holds as many bytes of requests as it may" in answer.error
+            late = await stops.answer()
+            assert (late.status, late.is_last) == (408, True)
+            assert late.error.startswith("100000 of 1048576 bytes of the request's body came")
+        budget.let_go(held_bytes)
+        await until(lambda: budget.used_bytes == 0)
+
+
+async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_client_s_fault() -> None:
+    async with tidy(front_limits=SMALL, arrival_s=0.5) as http:
+        budget, data = http.front.budget, chunked(INFER, bytes(MIB))
+        async with connected(http.client.port) as waits, connected(http.client.port) as stops:
+            for client in (waits, stops):
+                await client.send(data[:100_000])
+            await until(lambda: budget.arriving_bytes >= 200_000)
+            held_bytes = fill(budget)
+            await waits.send(data[100_000:])
+            answer = await waits.answer()
+            assert (answer.status, answer.get("retry-after")) == (503, "1")
+            assert "holds as many bytes of requests as it may" in answer.error
+            assert (await stops.answer()).status == 408
+        budget.let_go(held_bytes)
+        await until(lambda: budget.used_bytes == 0)
+
+
 async def test_what_is_unpacked_is_within_the_budget_too() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
@@ -361,7 +409,9 @@ async def test_a_body_of_a_request_under_way_is_held_for_as_long_however_it_came
                 await until(lambda: budget.used_bytes == 0)
 
 
-async def test_chunks_that_stop_make_room_for_others_and_are_told() -> None:
+async def test_chunks_that_stop_make_room_for_others_and_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
         async with connected(http.client.port) as first:
@@ -373,6 +423,7 @@ async def test_chunks_that_stop_make_room_for_others_and_are_told() -> None:
                 answer = await first.answer()
                 assert (answer.status, answer.get("retry-after")) == (503, "1")
         await until(lambda: http.front.budget.used_bytes == 0)
+    assert caplog.records == []  # whoever stops could else fill the disk
 
 
 async def test_a_request_that_is_here_whole_and_finds_no_room_may_stay_connected() -> None:

@@ -140,5 +140,9 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
     """Return whether a record is not on what a client sent: a stranger could fill the disk with tracebacks."""
     return not (
         record.exc_info
-        and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError)
+        and isinstance(
+            record.exc_info[1],
+            # the last: a body that was given up for others, of which aiohttp waits for the rest
+            HttpProcessingError | web.RequestPayloadError | CapameshError,
+        )
     )
