@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
@@ -12,11 +12,13 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.cli.__main__ import run
 from capamesh.cli.example_requests import TRIAL_LIMIT_S, tried_examples, write_example
 from capamesh.cli.input_values import parse_inputs
 from capamesh.cli.output_values import json_of, preview
 from capamesh.cli.parameter_values import parse_parameters
-from capamesh.client import AsyncClient, Datatype, ModelMetadata, Tensor, TensorSpec
+from capamesh.client import AsyncClient, Client, Datatype, ModelMetadata, Tensor, TensorSpec
+from capamesh.client.answers import Outputs
 from capamesh.client.arrays import tensor_from_lists
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip import decode_request
@@ -277,6 +279,32 @@ def test_outputs_become_strict_json() -> None:
     texts = np.array([b"a", "ä".encode(), b"\xff"], dtype=object)
     assert json_of("T", texts)["data"] == ["a", "ä", "\\xff"]
     assert json_of("S", np.array(3))["data"] == 3
+
+
+def test_what_infer_prints_as_json_is_an_input_of_the_next_infer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN and infinities included, which JSON has no numbers for."""
+    values = np.array([[1.5, np.nan, np.inf], [-np.inf, 0, -2]], np.float32)
+
+    def answer(_: Client, name: str, inputs: dict[str, Tensor], **__: object) -> Outputs:
+        return Outputs({"Y": values if name == "first" else inputs["X"].to_numpy()})
+
+    monkeypatch.setattr(Client, "metadata", lambda *_: model(FLOATS))
+    monkeypatch.setattr(Client, "infer", answer)
+
+    def printed(name: str, value: str) -> str:
+        assert run(["infer", name, "-i", f"X={value}", "--json"]) == 0
+        (output,) = json.loads(capsys.readouterr().out, parse_constant=_never)["outputs"]
+        return json.dumps(output["data"])
+
+    first = printed("first", "[1,2,3]")
+    assert first == '[[1.5, "NaN", "Infinity"], ["-Infinity", 0.0, -2.0]]'
+    assert printed("second", first) == first
+
+
+def _never(literal: str) -> NoReturn:
+    raise AssertionError(f"{literal} is not JSON")
 
 
 def test_a_preview_of_a_large_output_is_short() -> None:

@@ -161,6 +161,30 @@ async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     ]
 
 
+@pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104
+async def test_a_router_that_serves_http_beyond_its_machine_says_what_strangers_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, is_open: bool
+) -> None:
+    router, log = make_router(tmp_path, http_host=host)
+
+    async def no_sidecar() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(router._mesh, "run", no_sidecar)
+    async with asyncio.timeout(10):
+        await router.run()
+    (ready,) = log.of("router_ready")
+    assert ready["http"].startswith(f"http://{host}:")
+    told = {
+        "http": ready["http"],
+        "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
+        " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
+        "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
+        " those you know",
+    }
+    assert log.of("http_open_to_strangers") == ([told] if is_open else [])
+
+
 async def test_a_taken_http_port_is_told_once_in_the_systems_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

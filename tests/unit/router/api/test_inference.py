@@ -125,6 +125,19 @@ async def test_a_node_that_answers_garbage_is_a_bad_gateway(http: Http) -> None:
     assert "no msgpack" in await error_of(response)
 
 
+@pytest.mark.parametrize(("count", "more"), [(10, ""), (12, " and 2 more")])
+async def test_a_404_names_ten_of_the_hosted_models_and_where_the_others_are(
+    http: Http, count: int, more: str
+) -> None:
+    http.node("A", models=tuple(offer(f"m{number:02}") for number in range(count)))
+    response = await http.infer(BODY, path="/v2/models/other/infer")
+    assert response.status == 404
+    told = await error_of(response)
+    names = "m00, m01, m02, m03, m04, m05, m06, m07, m08, m09"
+    where = f"{more} (POST /v2/repository/index lists them)" if more else ""
+    assert told == f"no node hosts model 'other'; hosted models: {names}{where}"
+
+
 async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_404(
     http: Http,
 ) -> None:
