@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from capamesh.node.running_page import Marked, Phase, RunningPage
 from capamesh.node.store import Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.store.rules import PipelineStep, Rules
 from capamesh.node.worker import hosting as hosting_module
+from capamesh.node.worker import room as room_module
 from capamesh.node.worker import shortage
 from capamesh.node.worker.hosting import MAX_CHANGES, Hosting, HostingSettings
 from capamesh.node.worker.marks import Marks
@@ -29,7 +31,13 @@ from capamesh.node.worker.models import HostedModel, HostedModels
 from capamesh.node.worker.preparation import Prepared
 from capamesh.node.worker.profile_cache import Measured
 from capamesh.node.worker.refusals import MAX_SHOWN
-from capamesh.node.worker.room import IDLE_LOADS, LEAST_IDLE_S, MOST_IDLE_S
+from capamesh.node.worker.room import (
+    IDLE_LOADS,
+    LEAST_IDLE_S,
+    MOST_IDLE_S,
+    MOST_SHORT_S,
+    SHORT_S,
+)
 from capamesh.node.worker.shortage import Reserve
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
 from capamesh.protocol.adverts import Sequence as AdvertSequence
@@ -348,7 +356,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Ri
     assert rig.device.loaded == ["bad/1 0", "m/1 0"]  # not tried again
 
 
-@pytest.mark.parametrize("error", [MemoryError("no"), RuntimeError("odd"), KeyError("x")])
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("x")])
 async def test_an_error_that_nobody_expected_fails_the_model_alone(
     rig: Rig, error: Exception
 ) -> None:
@@ -1499,6 +1507,60 @@ async def test_a_load_that_never_finds_memory_is_told_of_and_hides_no_other(
     await rig.ready("b/1")
     assert rig.state("a") == (ModelState.UNLOADED, "this node has no memory to load it")
     assert await rig.want("a") == "done"
+
+
+RAN_OUT = [MemoryError("unable to allocate"), ModelInvalid("ONNX Runtime: std::bad_alloc")]
+
+
+@pytest.mark.parametrize("error", RAN_OUT, ids=["Python's", "the runtime's"])
+async def test_a_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
+    rig: Rig, error: Exception
+) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = error
+    rig.start()
+    await rig.ready("m/1")
+    state, reason = rig.state("bad")
+    assert state is ModelState.UNLOADED
+    free = rig.device.total_bytes
+    assert reason.startswith(
+        "the memory ran out while it was loaded: it needs more than"
+        f" {free} bytes of memory and {free} are free ("
+    )
+    assert str(error) in reason
+    assert "model_has_no_room" in rig.log.events
+    await rig.followed()
+    wanted = await rig.want("bad")
+    assert wanted.startswith("overloaded: it needs about 1100001 bytes of memory and ")
+    assert wanted.endswith(" are free: it ran out when it was loaded before")
+    assert rig.state("bad")[0] is ModelState.UNLOADED
+    assert rig.device.loaded.count("bad/1 0") == 1  # tried in vain once
+    del rig.device.errors["bad/1"]
+    rig.device.total_bytes = 1_200_000
+    await rig.ready("bad/1", "m/1")  # nobody had to ask
+
+
+async def test_a_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    rig.has(source_of("bad"))
+    rig.device.errors["bad/1"] = MemoryError("unable to allocate")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["bad/1"])
+    tried_s: list[float] = []
+    while len(tried_s) < 3:
+        before = len(rig.device.loaded)
+        assert (await rig.want("bad")).startswith("overloaded: ")
+        if len(rig.device.loaded) > before:
+            tried_s.append(now_s)
+        now_s += 10.0
+    assert tried_s == [SHORT_S, 3 * SHORT_S, 7 * SHORT_S]
+    del rig.device.errors["bad/1"]
+    now_s += MOST_SHORT_S
+    assert await rig.want("bad") == "done"
+    assert rig.states(ModelState.READY) == ["bad/1"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capamesh.node.store import ModelSource, Refused, Scan, scan
-from capamesh.node.worker.loading import ModelLoading
+from capamesh.node.worker.loading import ModelLoading, RanShort
 from capamesh.node.worker.models import HostedModel, HostedModels, Key
 from capamesh.node.worker.pipelines import is_member, members, members_first
 from capamesh.node.worker.refusals import MAX_SHOWN, keys_of
@@ -373,10 +373,15 @@ class Hosting:
             return await self._loading.load(source)
 
         try:
-            return await self._reserve.lasting(load, tries=TRIES)
+            hosted = await self._reserve.lasting(load, tries=TRIES)
+        except RanShort as short:
+            self._away[_key(source)] = source
+            raise self._room.ran_short(source, short.message) from short
         except MemoryError as exc:
             self._away[_key(source)] = source
             raise NoRoom("this node has no memory to load it", soon_s=TRY_AGAIN_S) from exc
+        self._room.forget(_key(source))
+        return hosted
 
     async def _remake_pipelines(self, changed: set[Key]) -> None:
         """Make the pipelines anew whose members have changed, then let go of what those held."""
@@ -401,6 +406,7 @@ class Hosting:
         self._away.pop(key, None)
         if is_gone:
             self._held.pop(key, None)
+            self._room.forget(key)
             self._models.forget(key)
         else:
             self._models.say(key, ModelState.UNLOADED, reason)

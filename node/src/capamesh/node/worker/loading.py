@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from capamesh.node.engine import MemoryBudget, ModelEngine, RunBounds, Suspicion
+from capamesh.node.onnx.memory_errors import is_out_of_memory
 from capamesh.node.pipeline import PipelineModel
 from capamesh.node.worker.marks import Marks, Phase
 from capamesh.node.worker.models import HostedModel, HostedModels, advert_problem
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from capamesh.node.store import ModelSource
     from capamesh.node.worker.preparation import Preparation, Prepared
     from capamesh.protocol.ids import ModelName, ModelVersion
+
+
+class RanShort(ModelInvalid):
+    """There was no memory to load a model; nothing is wrong with it."""
 
 
 class ModelLoading:
@@ -70,7 +75,7 @@ class ModelLoading:
         """What all that was given and is not closed is taken to use of the device's memory."""
 
     async def load(self, source: ModelSource) -> HostedModel:
-        """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot."""
+        """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot, `RanShort` where memory ran out."""
         number = self._marks.number(source.name, source.version, source.digest)
         try:
             prepared = await self._prepared(source, number)
@@ -123,7 +128,11 @@ class ModelLoading:
                 self._preparation.prepare, source, partial(self._loaded, source)
             )
         except CapameshError as error:
+            if is_out_of_memory(error):
+                raise RanShort(error.message) from None
             raise ModelInvalid(error.message) from error
+        except MemoryError as exc:
+            raise RanShort(f"{type(exc).__name__}: {exc}") from None
         except Exception as exc:
             self._log.exception("model_load_crashed", model=source.name, version=source.version)
             raise ModelInvalid(f"loading it failed: {type(exc).__name__}: {exc}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capamesh.node.worker.pipelines import is_member
@@ -13,7 +14,7 @@ from capamesh.protocol.errors import ModelInvalid
 if TYPE_CHECKING:
     from capamesh.node.backend import Backend
     from capamesh.node.store import ModelSource
-    from capamesh.node.worker.models import HostedModel, HostedModels
+    from capamesh.node.worker.models import HostedModel, HostedModels, Key
 
 HEADROOM = 1.1
 """A model is let in when so many times its need is free (guess: what its first runs add to a measured need)."""
@@ -27,6 +28,15 @@ MOST_IDLE_S = 60.0
 """this (guess: who has not asked for a minute may wait for a load)."""
 
 
+SHORT_S = 60.0
+MOST_SHORT_S = 3600.0
+"""A model whose load ran out of memory though it seemed to fit is let in only where more is free than then. A request has it
+tried all the same after the first, then after twice as long each time, up to the second (guess: what else took the memory
+may be gone; a load that fails takes it from the runs beside it for a moment)."""
+LEAST_AGAIN_S = 5.0
+"""When a router may ask again for such a model at the soonest (guess: to look whether there is room costs nothing)."""
+
+
 class NoRoom(ModelInvalid):
     """A model does not fit now; nothing is wrong with it."""
 
@@ -34,6 +44,17 @@ class NoRoom(ModelInvalid):
         """`soon_s`: in how many seconds enough others may give way to it, infinity where they never do."""
         super().__init__(message)
         self.soon_s = soon_s
+
+
+@dataclass(slots=True)
+class _Short:
+    """What is known of a model whose load ran out of memory."""
+
+    digest: str
+    needed_bytes: int
+    """More than what was free then."""
+    until_s: float
+    times: int
 
 
 class Room:
@@ -58,10 +79,29 @@ class Room:
         self._needed_bytes = needed_bytes
         self._loaded_bytes = held_bytes
         self._limit_bytes = limit_bytes
+        self._short: dict[Key, _Short] = {}
 
     def fits(self, source: ModelSource) -> bool:
         """Return whether `source` fits without any other's giving way."""
-        return self._missing_bytes(source) <= 0
+        return self._missing_bytes(source, is_asked_for=False) <= 0
+
+    def ran_short(self, source: ModelSource, why: str) -> NoRoom:
+        """Note that the memory ran out while `source` was loaded; return what to tell."""
+        key, free = (source.name, source.version), max(0, self._free_bytes())
+        known = self._short.get(key)
+        times = known.times + 1 if known is not None and known.digest == source.digest else 1
+        rest_s = min(MOST_SHORT_S, SHORT_S * 2.0 ** min(times - 1, 10))
+        needed = max(free + 1, self._needed_bytes(source))
+        self._short[key] = _Short(source.digest, needed, time.monotonic() + rest_s, times)
+        return NoRoom(
+            f"the memory ran out while it was loaded: it needs more than {needed - 1} bytes of memory and {free} are free"
+            f" ({why})",
+            soon_s=rest_s,
+        )
+
+    def forget(self, key: Key) -> None:
+        """Forget that there was no memory for a model version: it is loaded now, or gone."""
+        self._short.pop(key, None)
 
     def next_to_leave(self, source: ModelSource, *, is_asked_for: bool) -> HostedModel | None:
         """Return what must be unloaded first for `source` to fit; None when it fits now.
@@ -69,7 +109,7 @@ class Room:
         Only to a model that is asked for others give way. Raises `NoRoom`: it would not fit though all gave way that
         may now.
         """
-        missing = self._missing_bytes(source)
+        missing = self._missing_bytes(source, is_asked_for=is_asked_for)
         if missing <= 0:
             return None
         others = self._others(source)
@@ -79,7 +119,11 @@ class Room:
             free = self._free_bytes()
             soon_s = _enough_s(others, missing, now_s) - now_s
             why = f"it needs about {missing + free} bytes of memory and {max(0, free)} are free"
-            if soon_s == math.inf:
+            short = self._short_of(source)
+            if short is not None:  # what takes the memory may be no model of this node's
+                soon_s = max(LEAST_AGAIN_S, min(soon_s, short.until_s - now_s))
+                why += ": it ran out when it was loaded before"
+            elif soon_s == math.inf:
                 why += ": unload a model, or allow more (--memory-limit)"
             elif is_asked_for:
                 why += f", and others that could give way to it are in use; in {soon_s:.0f} s they may not be"
@@ -88,9 +132,16 @@ class Room:
             raise NoRoom(why, soon_s=soon_s)
         return min(idle, key=lambda hosted: hosted.runner.last_used_s)
 
-    def _missing_bytes(self, source: ModelSource) -> int:
+    def _missing_bytes(self, source: ModelSource, *, is_asked_for: bool) -> int:
         """Return how much more memory must be free before `source` is loaded; none is missing below 1."""
-        return int(HEADROOM * self._needed_bytes(source)) - self._free_bytes()
+        needed, short = self._needed_bytes(source), self._short_of(source)
+        if short is not None and not (is_asked_for and time.monotonic() >= short.until_s):
+            needed = max(needed, short.needed_bytes)
+        return int(HEADROOM * needed) - self._free_bytes()
+
+    def _short_of(self, source: ModelSource) -> _Short | None:
+        short = self._short.get((source.name, source.version))
+        return short if short is not None and short.digest == source.digest else None
 
     def _others(self, source: ModelSource) -> list[HostedModel]:
         """Return what may ever give way to `source`."""
