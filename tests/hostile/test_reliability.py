@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from hostile import AttackedNetwork, Figures, attacked
 
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.cli.member import Member
+from capamesh.protocol.home import STATUS_FILE
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
 
@@ -28,6 +30,8 @@ SERVES_S = 1.0
 """So much processor time, at the most, a router takes until it answers; of up to three starts, for a machine that is
 busy with others is slower at all it does."""
 
+STILL_BELIEVED_S = 5.0
+"""Nodes give up a silent link after 6 s; the start is most of what it takes."""
 AWAY_S = 25.0
 LINKED_S = 8.0
 """Most of it is the start of the router and of its mesh on a machine that is busy with others."""
@@ -191,6 +195,35 @@ async def test_a_router_that_ends_serves_at_once_when_it_starts_again_on_its_fol
                     log = log[log.rindex('"last_fleet_restored"') :]
             assert log.index('"router_ready"') < log.index('"mesh_ready"')  # it did not wait for it
     figures.at_most(f"{what} processor seconds until it answers", min(used_s), SERVES_S)
+
+
+async def test_a_router_serves_at_once_though_its_nodes_still_believe_in_its_old_links(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    async with attacked(tmp_path, sample_models, nodes=NODES) as network:
+        old = network.router
+        await asyncio.sleep(4.0)  # the fleet is written down a second after it changed
+        with frozen(
+            [old.pid]
+        ):  # as if its machine were gone: nothing ends the links that nodes have
+            folder = tmp_path / "again"
+            shutil.copytree(old.data_folder, folder, ignore=shutil.ignore_patterns("lock"))
+            (folder / STATUS_FILE).unlink()
+            began_s = time.monotonic()
+            router = await Member.start(
+                "router",
+                folder,
+                ("router", "run", "--http", "127.0.0.1:0", *ANY_PORTS),
+                network.cluster._token(network.cluster._owner(), Role.ROUTER),
+            )
+            try:
+                while not (url := str(router.status().get("http_address", ""))):
+                    await asyncio.sleep(0.01)
+                assert await first_statuses(url, router) == [200]
+                what = "a router whose nodes believe in its old links: seconds until it answers"
+                figures.at_most(what, time.monotonic() - began_s, STILL_BELIEVED_S)
+            finally:
+                await router.stop(10)
 
 
 async def test_nodes_that_dial_are_linked_seconds_after_a_router_is_back_that_was_away_for_long(

@@ -57,7 +57,7 @@ class _Outlook:
     """What a wait for a model may bring."""
 
     is_away: bool
-    """Whether some node may load it at all."""
+    """Whether some node may load it at all, and none serves it."""
     made_s: float
     again_s: float
     """When to look again; infinity: as soon as there is news."""
@@ -213,7 +213,7 @@ class ColdStarts:
 
     def _look_out(self, model: ModelName, version: ModelVersion, now_s: float) -> _Outlook:
         away = self.fleet.unloaded(model, version)
-        if not away:
+        if not away or self.can_start(model, version):
             return _Outlook(False, now_s, now_s)
         loads = self._loads
         load = loads.next(model, away, lambda peer: self._link_to(peer) is not None, now_s)
@@ -400,7 +400,7 @@ class ColdStart:
     def _set_off_or_wait(self) -> CapameshError | None:
         """Set off or go on waiting; return, or raise, why neither helps."""
         cold, model, version = self._cold, self.model, self.version
-        if not cold.can_start(model, version) and cold.outlook(model, version).is_away:
+        if cold.outlook(model, version).is_away:
             refusal = self.wait()
             if refusal is None or not self._may_try or cold.clock() >= self._deadline_s:
                 return refusal
