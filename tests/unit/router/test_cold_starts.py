@@ -42,7 +42,7 @@ from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMa
 from capamesh.protocol.links.link import Answer, Asker
 from capamesh.protocol.tensors import Limits
 from capamesh.router.absent_models import AbsentModels
-from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED
+from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S
 from capamesh.router.cold_starts import (
     LOOK_AGAIN_S,
     MAX_OF_MODEL,
@@ -492,6 +492,26 @@ async def test_a_node_that_is_ejected_does_not_count_however_lately_it_has_answe
     asked = fleet.ask()
     await fleet.load("A")
     assert await asked == "A"
+
+
+@in_virtual_time
+@pytest.mark.parametrize("has_answered", [False, True])
+async def test_who_says_to_load_it_again_counts_only_if_it_has_answered_within_a_minute(
+    has_answered: bool,
+) -> None:
+    fleet = Claimed("A", echo)
+    if has_answered:
+        assert await fleet.ask() == "X"
+    fleet.says("X", ModelState.LOADING)
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == ({} if has_answered else {"A": 1})
+    asked.cancel()
+    await asyncio.sleep(PROVEN_S)
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == {"A": 1}
+    asked.cancel()
 
 
 @in_virtual_time
