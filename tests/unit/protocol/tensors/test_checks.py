@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,16 @@ def test_junk_either_passes_and_can_be_read_or_is_an_invalid_request(
     except (InvalidRequest, TooLarge):
         return
     assert tensor.to_numpy().shape == tuple(shape)
+
+
+def test_a_wrong_truth_is_found_wherever_it_is_without_memory_of_the_data_s_size() -> None:
+    data = bytearray(8 * 2**20)
+    for index in (len(data) - 1, 2**20, 2**20 - 1):  # each before the one that was found last
+        data[index] = 2
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequest, match=f"BOOL element {index} is the byte 2;"):
+                checked(Tensor("b", Datatype.BOOL, (len(data),), data))
+            assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+        finally:
+            tracemalloc.stop()

@@ -20,6 +20,8 @@ MAX_DIM = 2**63 - 1
 """The protocol's shapes are of int64."""
 _POINTER_BYTES = 8
 """What one element of an object array takes."""
+_PIECE_BYTES = 2**20
+"""Of a tensor, in which a wrong byte is looked for at a time (measured: in 60 MiB at once it took 140 ms, for the memory)."""
 _SHOWN_NAME_CHARS = 80
 """How much of an overlong name an error repeats: guess."""
 
@@ -120,8 +122,10 @@ def _check_empty(name: str, shape: tuple[int, ...], itemsize_bytes: int, limit_b
 
 def _check_bools(name: str, data: bytes | bytearray | memoryview) -> None:
     values = np.frombuffer(data, np.uint8)
-    if values.max() > 1:
-        index = int(np.argmax(values > 1))
-        raise InvalidRequest(
-            f"tensor {name!r}: BOOL element {index} is the byte {values[index]}; it must be 0 or 1"
-        )
+    for start in range(0, len(values), _PIECE_BYTES):
+        piece = values[start : start + _PIECE_BYTES]
+        if piece.max() > 1:
+            index = start + int(np.argmax(piece > 1))
+            raise InvalidRequest(
+                f"tensor {name!r}: BOOL element {index} is the byte {values[index]}; it must be 0 or 1"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from capamesh.protocol.memory import body_memory
 from capamesh.router.front.budget import Charge
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capamesh.router.front.budget import BodyBudget
+
+
+READ_BYTES: Final = 256 * 1024
+"""Of one read. The event loop reads up to 32 times before others have their turn, and the system goes on with a read for
+as long as its client sends: 60 MiB in one read took 0.2 s of CPU time, on new memory (measured)."""
 
 
 class Receiver(Protocol):
@@ -61,7 +66,8 @@ class ArrivingBody(Charge):
 
     def buffer(self) -> memoryview:
         """Return where to read."""
-        return self.memory[self.filled_bytes : self._room_bytes]
+        end = min(self._room_bytes, self.filled_bytes + READ_BYTES)
+        return self.memory[self.filled_bytes : end]
 
     def took(self, size_bytes: int) -> bool:
         """Note how much was read; return whether it is all."""
