@@ -38,6 +38,7 @@ from chaos_cluster import (  # noqa: E402
     POLICY,
     ChaosCluster,
     capacity,
+    gray_node,
     metrics_at,
     peer_of,
     requests,
@@ -279,18 +280,19 @@ async def measure_gray(folder: Path, count: int, report: Report) -> None:
         ("gray: 10 % fail", 9, 0.75 / 3),
         ("gray: 90 % fail fast", 1, 0.25 / 3),
     ):
-        here = folder / f"gray-{known}"
-        engine_models.save(turning(TURNS, known, of=10), here / "bad", MODEL)
-        async with three_nodes(here) as cluster:
+        async with three_nodes(folder / f"gray-{known}") as cluster:
             for _ in range(2):
                 await cluster.add()
-            bad = peer_of(await cluster.add(models=here / "bad"))
             await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
-            # the failing node takes part in neither: what the other two can do is what is asked of them
+            # what the other two can do is what is asked of all three
             rate = await capacity(cluster, TURNS) / 2
-            shots = await OpenLoad(cluster.http_url, MODEL).run(
-                requests(count, TURNS), rate=rate, seed=SEED
-            )
+            async with gray_node(
+                cluster, TURNS, lambda index, known=known: index % 10 >= known
+            ) as bad:
+                await until_in_rotation(cluster.http_url, bad)
+                shots = await OpenLoad(cluster.http_url, MODEL).run(
+                    requests(count, TURNS), rate=rate, seed=SEED
+                )
             left = await still_in_flight(cluster.http_url)
         settled = shots[count // 5 :]
         report.bar(case, "failed requests", failed(shots), 0)

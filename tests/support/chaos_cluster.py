@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,25 @@ import engine_models
 import numpy as np
 import onnx
 from chaos import Proxy, free_port
+from evil_node import EvilNode, present
 from onnx import numpy_helper
 from open_load import OpenLoad
 
 from capamesh.cli.local_cluster import ANY_PORTS, LocalCluster
 from capamesh.cli.member import Member
+from capamesh.protocol.adverts import ModelOffer, ModelState
+from capamesh.protocol.errors import CapameshError, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import InferCall, LoadReport
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
 MODEL = "turning"
+INDEX = TensorSpec("index", Datatype.INT64, (1,))
+DONE = TensorSpec("done", Datatype.INT64, (1,))
+TURN_S = 4e-6
 INDICES = 1000
 """What a request may ask for: 0 to this, exclusively."""
 ROTATION_LIMIT_S = 30.0
@@ -33,37 +42,17 @@ CAPACITY_S = 4.0
 POLICY = DEFAULT_POLICY if DEFAULT_POLICY in POLICIES else "p2c"
 
 
-def turning(turns: int, known: int = INDICES, of: int = INDICES) -> onnx.ModelProto:
-    """Return a model that turns `turns` times, at 4 µs each, if index mod `of` is below `known`, and fails otherwise.
-
-    int64 [1] to int64 [1]. It fails before the first turn, which no input's shape or type tells.
-    """
+def turning(turns: int) -> onnx.ModelProto:
+    """Return a model that turns `turns` times, at 4 µs each: int64 [1], an index that changes nothing, to int64 [1]."""
     model = engine_models.looping()
     graph = model.graph
     del graph.input[:]
     graph.input.append(engine_models._value("index", onnx.TensorProto.INT64, [1]))
-    constants = {
-        "of": np.array([of], np.int64),
-        "known": np.array([known], np.int64),
-        "given": np.array([turns], np.int64),
-        "one": np.array([1], np.int64),
-    }
-    before = {each.name for each in graph.initializer}
-    graph.initializer.extend(
-        numpy_helper.from_array(array, name)
-        for name, array in constants.items()
-        if name not in before
-    )
-    make = onnx.helper.make_node
-    # one number takes the shape [1], but not the shape [2], which ONNX Runtime calls an exception of its own
-    # and not the caller's fault
+    graph.initializer.append(numpy_helper.from_array(np.array([turns], np.int64), "given"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "nothing"))
     first = (
-        make("Mod", ["index", "of"], ["within"]),
-        make("Less", ["within", "known"], ["is_known"]),
-        make("Not", ["is_known"], ["is_unknown"]),
-        make("Cast", ["is_unknown"], ["surplus"], to=onnx.TensorProto.INT64),
-        make("Add", ["one", "surplus"], ["shape"]),
-        make("Reshape", ["given", "shape"], ["turns"]),
+        onnx.helper.make_node("Mul", ["index", "nothing"], ["no_more"]),
+        onnx.helper.make_node("Add", ["given", "no_more"], ["turns"]),
     )
     for at, node in enumerate(first):
         graph.node.insert(at, node)
@@ -161,7 +150,52 @@ def peer_of(member: Member) -> str:
     return str(member.status()["peer_id"])
 
 
+class GrayNode(EvilNode):
+    """Serves `turning` as the others do, but that its runs fail for the indices of which `fails` is true."""
+
+    def __init__(self, folder: Path, token: str, digest: str, turns: int) -> None:
+        offer = ModelOffer(
+            ModelName(MODEL), ModelVersion("1"), digest, ModelState.READY, "", (INDEX,), (DONE,)
+        )
+        super().__init__(folder, token, offer)
+        run_us = int(turns * TURN_S * 1e6)
+        self._turns = turns
+        self.delay_s = turns * TURN_S
+        self.load_told = LoadReport(0, 0, CAPACITY_IN_FLIGHT, 0, run_us, 1 << 30, run_us, 0)
+        self.fails: Callable[[int], bool] = lambda _: False
+        self.answers = self._answer
+
+    def _answer(self, call: InferCall) -> Sequence[Tensor] | CapameshError:
+        index = int(call.inputs[0].to_numpy()[0])
+        if self.fails(index):
+            return RunFailed("the run failed")
+        return [Tensor.from_numpy(DONE.name, np.array([self._turns], np.int64))]
+
+
+@asynccontextmanager
+async def gray_node(
+    cluster: ChaosCluster, turns: int, fails: Callable[[int], bool]
+) -> AsyncIterator[str]:
+    """Add a node that fails in some of its runs, and yield its peer id.
+
+    Its files are the others', else it would serve another model; so it is none of our node agents.
+    """
+    (digest,) = [one["digest"] for one in await models_at(cluster.http_url) if one["name"] == MODEL]
+    bootstrap = cluster.router.status()["mesh_addresses"]
+    token = cluster._token(cluster._owner(), Role.NODE, bootstrap)
+    gray = GrayNode(cluster.folder / "gray", token, digest, turns)
+    gray.fails = fails
+    async with present(gray):
+        yield gray.membership.identity.peer_id
+
+
 # what a router says
+
+
+async def models_at(url: str) -> list[dict[str, Any]]:
+    """Return the models of `/v1/models`."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as reply:
+        return list((await reply.json())["models"])
 
 
 async def nodes_at(url: str) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ Answers = Callable[[InferCall], Sequence[Tensor] | CapameshError | None]
 
 
 class EvilNode:
-    """Advertises `offer` and answers as `answers` says, after `delay_s`; `asked` counts the requests that came."""
+    """Advertises `offer` and answers as `answers` says, with outputs after `delay_s`, with errors at once; `asked` counts the requests that came."""
 
     def __init__(
         self, folder: Path, token: str, offer: ModelOffer, *, message_bytes: int | None = None
@@ -143,8 +143,9 @@ class EvilNode:
         given = self.answers(call)
         if given is None:
             return
+        delay_s = 0.0 if isinstance(given, CapameshError) else self.delay_s
         asyncio.get_running_loop().call_later(
-            self.delay_s, self._reply, link, stream, call.version, given
+            delay_s, self._reply, link, stream, call.version, given
         )
 
     def _reply(

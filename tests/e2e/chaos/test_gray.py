@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import engine_models
 import pytest
 from chaos_cluster import (
     MODEL,
     ChaosCluster,
+    gray_node,
     metrics_at,
     peer_of,
     requests,
     still_in_flight,
-    turning,
     until_in_rotation,
 )
 from open_load import OpenLoad, failures, share_asked
@@ -30,19 +28,19 @@ FAIR = 1 / 3
     ],
 )
 async def test_a_node_whose_runs_fail_loses_its_share_and_no_request_fails(
-    make_chaos: Callable[[], ChaosCluster], tmp_path: Path, known: int, most: float
+    make_chaos: Callable[[], ChaosCluster], known: int, most: float
 ) -> None:
-    engine_models.save(turning(TURNS, known, of=10), tmp_path / "gray", MODEL)
     async with make_chaos() as cluster:
-        await cluster.add(models=tmp_path / "gray")
         for _ in range(2):
             await cluster.add()
         peers = [peer_of(node) for node in cluster.nodes]
         await until_in_rotation(cluster.http_url, *peers)
-        load = OpenLoad(cluster.http_url, MODEL)
-        shots = await load.run(requests(1200, TURNS), rate=RATE, seed=1)
+        async with gray_node(cluster, TURNS, lambda index: index % 10 >= known) as gray:
+            await until_in_rotation(cluster.http_url, gray)
+            load = OpenLoad(cluster.http_url, MODEL)
+            shots = await load.run(requests(1200, TURNS), rate=RATE, seed=1)
         assert failures(shots) == []
-        assert share_asked(shots[300:], peers[0]) < most
+        assert 0 < share_asked(shots[300:], gray) < most
         metrics = await metrics_at(cluster.http_url)
         failed = f'capamesh_attempts_failed_total{{code="run_failed",model="{MODEL}"}}'
         assert metrics[failed] > 0
