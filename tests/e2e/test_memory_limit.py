@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import engine_models
@@ -16,11 +16,15 @@ from onnx import TensorProto, helper
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
+from capamesh.protocol.errors import DeadlineExceeded, ModelUnavailable
 
 NAMES = ("big0", "big1", "big2", "big3")
 ROWS, WIDTH = 69_632, 64
 """17 MiB of numbers."""
 TIMEOUT_S = 25.0
+PATIENCE_S = 150.0
+"""A model gives way after ten times as long as it took to load, a minute at most: on a busy machine that is longer than one
+request may wait."""
 
 
 def looking_up(value: float) -> onnx.ModelProto:
@@ -38,6 +42,35 @@ async def answer_of(client: AsyncClient, model: str) -> float:
     return float(answer["row"][0, 0])
 
 
+async def first_answer_of(client: AsyncClient, model: str) -> float:
+    """Ask until there is room for the model; whoever comes too early is told to come again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await answer_of(client, model)
+            except (ModelUnavailable, DeadlineExceeded):
+                await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def used(client: AsyncClient, models: Sequence[str]) -> AsyncIterator[None]:
+    """Ask these models again and again meanwhile; each answer must be right."""
+    ended = asyncio.Event()
+
+    async def use(model: str) -> None:
+        while not ended.is_set():
+            assert await answer_of(client, model) == NAMES.index(model)
+            await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as tasks:
+        for model in models:
+            tasks.create_task(use(model))
+        try:
+            yield
+        finally:
+            ended.set()
+
+
 async def states(cluster: LocalCluster) -> dict[str, str]:
     """Return the state of each model by name, as the router knows it."""
     nodes = await nodes_at(cluster.http_url)
@@ -48,7 +81,7 @@ def count(of: Mapping[str, str], state: str) -> int:
     return sum(one == state for one in of.values())
 
 
-async def test_what_serves_goes_on_and_what_is_asked_for_takes_the_place_of_the_longest_unused(
+async def test_what_serves_goes_on_and_what_is_asked_for_takes_the_place_of_one_that_is_not_used(
     tmp_path: Path,
 ) -> None:
     models = tmp_path / "models"
@@ -68,12 +101,10 @@ async def test_what_serves_goes_on_and_what_is_asked_for_takes_the_place_of_the_
                 assert await answer_of(client, name) == NAMES.index(name)
             await asyncio.sleep(1.5)  # several looks at the folder
             assert await states(cluster) == found
-            # the fourth: nothing was unused for long enough yet, so that it waits within its deadline
-            began_s = time.monotonic()
-            assert await answer_of(client, away[0]) == NAMES.index(away[0])
-            assert time.monotonic() - began_s < TIMEOUT_S
+            # the fourth: nothing was unused for long enough yet, so that it waits, within its deadline or for the next
+            async with used(client, ready[1:]):
+                assert await first_answer_of(client, away[0]) == NAMES.index(away[0])
             now = await until(lambda: states(cluster), lambda seen: seen[away[0]] == "ready")
-            assert now[ready[0]] == "unloaded"  # the one unused for longest
-            assert count(now, "ready") >= 1
+            assert now == found | {away[0]: "ready", ready[0]: "unloaded"}
             # and back again
-            assert await answer_of(client, ready[0]) == NAMES.index(ready[0])
+            assert await first_answer_of(client, ready[0]) == NAMES.index(ready[0])
