@@ -314,6 +314,7 @@ class NodeAgent:
 
     def _look_after_membership(self) -> None:
         self._upkeep.beat(dt.datetime.now(dt.UTC))
+        self._check_clock()
         self._write_status()
 
     def _renewed(self, membership: Membership) -> None:
@@ -377,7 +378,6 @@ class NodeAgent:
         while True:
             await asyncio.sleep(CHECK_ROUTERS_EVERY_S)
             self._write_status()
-            self._check_clock()
             if self._router_count == 0 and self._upkeep.ended is None:  # that is told by itself
                 self._log.warning(
                     "no_router_reached",
