@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import aiohttp
@@ -16,9 +17,11 @@ ELEMENTS = 60 * MIB // 8
 async def test_small_requests_with_huge_answers_fill_no_router(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
-    engine_models.save(engine_models.counting(), sample_models, "counting")
+    models = tmp_path / "models"
+    shutil.copytree(sample_models, models)
+    engine_models.save(engine_models.counting(), models, "counting")
     options = ("--body-budget-mib", "128", "--answer-budget-mib", "128")
-    async with attacked(tmp_path, sample_models, nodes=2, router_options=options) as network:
+    async with attacked(tmp_path / "network", models, nodes=2, router_options=options) as network:
         url = f"{network.url}/v2/models/counting/infer"
         turn = asyncio.Semaphore(6)
         statuses: list[int] = []
@@ -49,7 +52,7 @@ async def test_small_requests_with_huge_answers_fill_no_router(
                 transport.pause_reading()
                 transport.write(head % len(body) + body)
                 deaf.append(transport)
-            await asyncio.sleep(3)
+            await network.until_still("capamesh_answer_bytes", "capamesh_http_body_bytes")
             for transport in deaf:
                 transport.abort()
         assert seen.failures == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,8 +31,7 @@ async def network_of(
     try:
         with clock.applied():
             await cluster.start()
-        for _ in range(2):
-            await cluster.add_node()
+        await asyncio.gather(*(cluster.add_node() for _ in range(2)))
         await cluster.wait_routable(2)
         yield AttackedNetwork(cluster, MemoryWatch({}))
     finally:
@@ -47,6 +47,8 @@ def events(member: Member) -> list[str]:
 async def until_clock_is(member: Member, problem: str) -> None:
     async with asyncio.timeout(30):
         while True:
+            if member.name != "router":
+                member.signal(signal.SIGHUP)  # it says at once how it is, else every 5 s
             said = member.status()["clock"]["problem"]
             if said == problem or (problem and problem in said):
                 return

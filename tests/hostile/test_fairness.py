@@ -12,7 +12,6 @@ from pathlib import Path
 
 import aiohttp
 import engine_models
-import pytest
 from chaos import slowed, worker_pids
 from chaos_cluster import turning
 from hostile import AttackedNetwork, Figures, attacked
@@ -21,6 +20,8 @@ SLOW_TURNS, QUICK_TURNS = 2500, 500
 """A run of 10 ms, and of 2 ms, of a core of its own."""
 ENOUGH = 600
 """Answers, so that a few more or less do not matter (at one row at a time, 3:1 is exact to some ten)."""
+SLOW_S = 6.0
+"""Twice as long as anybody may wait."""
 PAUSE_S = 0.02
 """Before who was refused comes again, whatever it was told."""
 
@@ -72,6 +73,13 @@ class Callers:
                 tasks.create_task(self._ask(session, url))
 
 
+async def answered(count: int, *callers: Callers) -> None:
+    """Wait until they have had so many answers together."""
+    async with asyncio.timeout(30):
+        while sum(each.statuses[200] for each in callers) < count:
+            await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def asking(network: AttackedNetwork, *callers: Callers) -> AsyncIterator[None]:
     """Let all of them ask meanwhile."""
@@ -101,54 +109,49 @@ async def test_a_device_at_a_tenth_of_its_speed_keeps_nobody_waiting(
         attacked(tmp_path / "network", models, nodes=1) as network,
         asking(network, callers),
     ):
-        await asyncio.sleep(3)
+        await answered(ENOUGH // 2, callers)
         callers.forget()
         with slowed(dict.fromkeys(worker_pids(network.nodes[0]), 0.1)):
-            await asyncio.sleep(10)
+            await asyncio.sleep(SLOW_S)
             slow = Counter(callers.statuses)
-        await asyncio.sleep(3)
+        await answered(slow[200] + 2 * callers.count, callers)  # who waited has its answer by now
     figures.at_most("slowest answer of a device at a tenth of its speed, s", callers.slowest_s, 3.0)
     assert 0 < slow[200] < callers.statuses[200]
     assert set(callers.statuses) <= {200, 503}
 
 
-@pytest.mark.parametrize("usual", [14, 60])
 async def test_urgent_requests_beside_usual_ones_that_fill_the_node_are_not_refused(
-    tmp_path: Path, figures: Figures, usual: int
+    tmp_path: Path, figures: Figures
 ) -> None:
-    urgent, others = Callers(14, priority=1), Callers(usual)
     models = models_in(tmp_path, turns=QUICK_TURNS, manifest="max_queue = 16\ninstances = 1\n")
-    async with (
-        attacked(tmp_path / "network", models, nodes=1) as network,
-        asking(network, urgent, others),
-    ):
-        await asyncio.sleep(1)
-        urgent.forget()
-        await asyncio.sleep(5)
-    assert urgent.statuses[200] > 100
-    figures.at_most(f"urgent requests refused beside {usual} usual callers", urgent.refused, 0.01)
+    async with attacked(tmp_path / "network", models, nodes=1) as network:
+        for usual in (14, 60):
+            urgent, others = Callers(14, priority=1), Callers(usual)
+            async with asking(network, urgent, others):
+                await answered(ENOUGH // 2, urgent)
+                urgent.forget()
+                await answered(2 * ENOUGH, urgent)
+            figures.at_most(
+                f"urgent requests refused beside {usual} usual callers", urgent.refused, 0.01
+            )
 
 
-@pytest.mark.parametrize("count", [30, 100])
 async def test_tenants_are_answered_by_their_weights_whatever_their_callers_do(
-    tmp_path: Path, figures: Figures, count: int
+    tmp_path: Path, figures: Figures
 ) -> None:
-    gold, iron = Callers(count, "gold"), Callers(count, "iron")
     models = models_in(tmp_path, turns=QUICK_TURNS, manifest="max_queue = 16\ninstances = 1\n")
     rules = tmp_path / "rules.toml"
     rules.write_text('["*"]\ntenants = { gold = 3, iron = 1 }\n')
-    async with (
-        attacked(
-            tmp_path / "network", models, nodes=1, router_options=("--rules", str(rules))
-        ) as network,
-        asking(network, gold, iron),
-    ):
-        await asyncio.sleep(2)
-        for each in (gold, iron):
-            each.forget()
-        ends_s = time.monotonic() + 30
-        while gold.statuses[200] + iron.statuses[200] < ENOUGH and time.monotonic() < ends_s:
-            await asyncio.sleep(0.1)
-    ratio = gold.statuses[200] / max(1, iron.statuses[200])
-    figures.at_most(f"3:1 with {count} callers each that do not wait, ratio", ratio, 3.3)
-    figures.at_least(f"3:1 with {count} callers each that do not wait, ratio", ratio, 2.7)
+    options = ("--rules", str(rules))
+    async with attacked(tmp_path / "network", models, nodes=1, router_options=options) as network:
+        for count in (30, 100):
+            gold, iron = Callers(count, "gold"), Callers(count, "iron")
+            async with asking(network, gold, iron):
+                await answered(ENOUGH, gold, iron)
+                for each in (gold, iron):
+                    each.forget()
+                await answered(ENOUGH, gold, iron)
+            ratio = gold.statuses[200] / max(1, iron.statuses[200])
+            what = f"3:1 with {count} callers each that do not wait, ratio"
+            figures.at_most(what, ratio, 3.3)
+            figures.at_least(what, ratio, 2.7)

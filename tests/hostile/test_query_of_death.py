@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 import engine_models
 import numpy as np
+import pytest
 from hostile import MIB, AttackedNetwork, Figures, attacked
 
-ATTACKS = 100
 BESIDE = 6
 """Under way at the same time."""
 MODELS = ("digits", "magika", "counting", "looping")
@@ -45,9 +45,9 @@ def body(name: str, datatype: str, array: np.ndarray, **parameters: object) -> t
     return text + raw, str(len(text))
 
 
-def attacks() -> Iterator[tuple[str, bytes, str]]:
+def attacks(count: int) -> Iterator[tuple[str, bytes, str]]:
     """Yield the model, the body and the length of its head of each attack; no two are the same."""
-    for number in range(ATTACKS):
+    for number in range(count):
         match number % 5:
             case 0 | 1:
                 rows = (3_000, 3_000, 3_000, 5_000)[number % 4] + number
@@ -104,12 +104,13 @@ class Uses:
                 await asyncio.sleep(0.05)
 
 
-async def test_a_hundred_requests_that_would_kill_take_no_model_away(
-    sample_models: Path, tmp_path: Path, figures: Figures
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.slow)])
+async def test_requests_that_would_kill_take_no_model_away(
+    all_models: Path, tmp_path: Path, figures: Figures, count: int
 ) -> None:
     models = tmp_path / "models"
     for name in ("digits", "magika"):
-        shutil.copytree(sample_models / name, models / name)
+        shutil.copytree(all_models / name, models / name)
     engine_models.save(engine_models.counting(), models, "counting")
     engine_models.save(engine_models.looping(), models, "looping", manifest="instances = 4\n")
     answers: Counter[str] = Counter()
@@ -119,7 +120,7 @@ async def test_a_hundred_requests_that_would_kill_take_no_model_away(
         uses, is_over = Uses(network), asyncio.Event()
         async with network.honest() as seen, asyncio.TaskGroup() as tasks:
             using = [tasks.create_task(uses.run(model, is_over)) for model in SMALL]
-            waiting = attacks()
+            waiting = attacks(count)
 
             async def attack() -> None:
                 async with aiohttp.ClientSession() as session:
@@ -143,7 +144,7 @@ async def test_a_hundred_requests_that_would_kill_take_no_model_away(
     figures.at_most(
         "query of death: longest gap of a model, s", max(uses.longest_gap_s.values()), GAP_S
     )
-    assert sum(answers.values()) == ATTACKS
+    assert sum(answers.values()) == count
     assert not any(key.endswith(" 200") for key in answers)
     # over the memory, or not to be done in the time left on a busy machine: not run, and no fault of the node
     assert {key for key in answers if key.startswith("magika")} <= {"magika 413", "magika 400"}

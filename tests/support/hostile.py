@@ -32,6 +32,8 @@ NODE_BYTES = 2048 * MIB
 """The memory limits of docker-compose.yml."""
 SAMPLE_S = 0.05
 """How often memory is read (a worker that takes 5 GB in 3 s is seen 100 MB after its limit)."""
+STILL_S, STILL_LIMIT_S = 0.5, 3.0
+"""So long nothing must move until an attack has done what it can; what never stands still has had the second."""
 HONEST_CLIENT = Path(__file__).with_name("honest_client.py")
 
 
@@ -177,6 +179,15 @@ class AttackedNetwork:
     async def metrics(self) -> dict[str, float]:
         return await metrics_at(self.url)
 
+    async def until_still(self, *names: str) -> None:
+        """Wait until the router's metrics of these names stay as they are, `STILL_LIMIT_S` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STILL_LIMIT_S):
+                before: list[float] = []
+                while before != (now := [(await self.metrics())[name] for name in names]):
+                    before = now
+                    await asyncio.sleep(STILL_S)
+
     async def fleet(self) -> dict[str, dict[str, object]]:
         """Return `/v1/nodes` by peer."""
         return await nodes_at(self.url)
@@ -257,4 +268,6 @@ async def attacked(
         finally:
             watch.stop()
     finally:
+        for member in cluster.members:
+            member.signal(signal.SIGTERM)  # all at once: there is nobody left to be served
         await cluster.stop()
