@@ -171,32 +171,40 @@ async def start_again(
     return router, began_s
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_router_that_ends_serves_at_once_when_it_starts_again_on_its_folder(
-    tmp_path: Path, sample_models: Path, figures: Figures, stop: signal.Signals
+    tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
-    what = f"a router that was ended by {stop.name}, started on its folder:"
-    used_s: list[float] = []
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
-        url = network.url  # stays, and is not told again before it serves
-        while not used_s or (used_s[-1] > SERVES_S and len(used_s) < 3):
-            await until_fleet_is_kept(network.router)
-            router, began_s = await start_again(network, stop)
-            assert await first_statuses(url, router) == [200]  # the first is answered
-            used_s.append(processor_seconds(router.pid))
-            figures.note(f"{what} seconds until it answers", time.monotonic() - began_s)
-            async with network.honest() as seen:
-                await asyncio.sleep(SETTLE_S)
-                await network.cluster.wait_routable(NODES)
-            assert seen.failures == {}
-            async with asyncio.timeout(60):
-                log = ""
-                while '"mesh_ready"' not in log:
-                    await asyncio.sleep(0.05)
-                    log = router.log_file.read_text("utf-8", "replace")
-                    log = log[log.rindex('"last_fleet_restored"') :]
-            assert log.index('"router_ready"') < log.index('"mesh_ready"')  # it did not wait for it
-    figures.at_most(f"{what} processor seconds until it answers", min(used_s), SERVES_S)
+        for stop in (signal.SIGKILL, signal.SIGTERM):
+            what = f"a router that was ended by {stop.name}, started on its folder:"
+            used_s: list[float] = []
+            while not used_s or (used_s[-1] > SERVES_S and len(used_s) < 3):
+                used_s.append(await processor_seconds_of_start(network, stop, figures, what))
+            figures.at_most(f"{what} processor seconds until it answers", min(used_s), SERVES_S)
+
+
+async def processor_seconds_of_start(
+    network: AttackedNetwork, stop: signal.Signals, figures: Figures, what: str
+) -> float:
+    """End the router and start it again; return the processor time that it took until it answered."""
+    url = network.url  # stays, and is not told again before it serves
+    await until_fleet_is_kept(network.router)
+    router, began_s = await start_again(network, stop)
+    assert await first_statuses(url, router) == [200]  # the first is answered
+    used_s = processor_seconds(router.pid)
+    figures.note(f"{what} seconds until it answers", time.monotonic() - began_s)
+    async with network.honest() as seen:
+        await asyncio.sleep(SETTLE_S)
+        await network.cluster.wait_routable(NODES)
+    assert seen.failures == {}
+    async with asyncio.timeout(60):
+        log = ""
+        while '"mesh_ready"' not in log:
+            await asyncio.sleep(0.05)
+            log = router.log_file.read_text("utf-8", "replace")
+            log = log[log.rindex('"last_fleet_restored"') :]
+    assert log.index('"router_ready"') < log.index('"mesh_ready"')  # it did not wait for it
+    return used_s
 
 
 async def test_a_router_serves_at_once_though_its_nodes_still_believe_in_its_old_links(
