@@ -9,6 +9,7 @@ from pathlib import Path
 import engine_models
 import numpy as np
 import onnx
+import pytest
 from chaos_cluster import nodes_at
 from engine_link import until
 from evil_node import Answers, EvilNode, present
@@ -86,15 +87,22 @@ ANSWERS: dict[str, Answers] = {
 }
 
 
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(("fails all", "never answers"), id="short"),
+        pytest.param(("blames all",), id="blames all", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_model_that_only_an_evil_member_says_to_have_ready_is_loaded_and_served(
-    tmp_path: Path, figures: Figures
+    tmp_path: Path, figures: Figures, ways: tuple[str, ...]
 ) -> None:
     models = tmp_path / "models"
     for at, name in enumerate(NAMES):
         engine_models.save(looking_up(at), models, name)
     options = ("--memory-limit", "75MiB")
     async with LocalCluster(tmp_path / "cluster", models, nodes=1, node_options=options) as cluster:
-        for what, answers in ANSWERS.items():
+        for what, answers in ((way, ANSWERS[way]) for way in ways):
             away = await until(lambda: digests(cluster, "unloaded"), lambda seen: len(seen) > 0)
             name, digest = next(iter(away.items()))
             claim = ModelOffer(

@@ -20,6 +20,8 @@ from capamesh.protocol.loop_watch import BUSY, DELAY, LoopMetric
 INFER = b"/v2/models/digits/infer"
 SIZE = 4 * MIB - 200
 """Of a body: what a router takes of JSON."""
+PAGES_S = 3.0
+"""How long pages are asked for."""
 MOST_BUSY_S = 0.1
 """What a callback may take, and with it all that ran since the beat before."""
 LONG = 60 * MIB
@@ -131,12 +133,26 @@ async def post(
             await writer.wait_closed()
 
 
+async def ask_again(network: AttackedNetwork, path: bytes) -> None:
+    """Ask for a page as soon as it has come, for `PAGES_S`."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + PAGES_S
+    reader, writer = await asyncio.open_connection(*network.address)
+    while loop.time() < until_s:
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+    writer.close()
+    await writer.wait_closed()
+
+
 def events(network: AttackedNetwork, name: str) -> list[dict[str, object]]:
     lines = network.router.log_file.read_text("utf-8").splitlines()
     return [line for line in map(json.loads, lines) if line["event"] == name]
 
 
-async def test_no_body_keeps_the_loop_nor_costs_a_link(
+async def test_nothing_that_is_sent_keeps_the_loop_nor_costs_a_link(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=2) as network:
@@ -157,24 +173,14 @@ async def test_no_body_keeps_the_loop_nor_costs_a_link(
             status, text = await post(network, INFER, b"[" * (5 * MIB))
             assert (status, b"send tensors as binary data" in text) == (413, True)
             longest["more than is read"] = await time.longest_s()
-        assert seen.failures == {}
-        assert len(events(network, "link_down")) == down
-        tell(figures, longest)
-        figures.at_most("the router's peak with long JSON, MB", peak_mb(network), 300)
-
-
-async def test_no_long_message_keeps_the_loop(
-    tmp_path: Path, sample_models: Path, figures: Figures
-) -> None:
-    async with attacked(tmp_path, sample_models, nodes=2) as network:
-        down = len(events(network, "link_down"))
-        async with network.honest(connections=2) as seen:
-            time = await LoopTime.begin(network)
-            longest = dict[str, tuple[float, float]]()
+            figures.at_most("the router's peak with long JSON, MB", peak_mb(network), 300)
             for name, (body, headers) in long_messages().items():
                 status, text = await post(network, INFER, body, *headers)
                 assert status in {200, 400, 413}, (name, status, text[-300:])
                 longest[name] = await time.longest_s()
+            paths = (b"/v1/nodes", b"/metrics", b"/v2")
+            await asyncio.gather(*(ask_again(network, path) for path in paths for _ in range(4)))
+            longest["pages without end"] = await time.longest_s()
         assert seen.failures == {}
         assert len(events(network, "link_down")) == down
         tell(figures, longest)
@@ -201,32 +207,6 @@ async def test_no_packed_body_keeps_the_loop_or_takes_its_memory(
         assert seen.failures == {}
         tell(figures, longest)
         figures.at_most("the router's peak with packed bodies, MB", peak_mb(network), 300)
-
-
-async def test_pages_asked_for_without_end_keep_nobody_waiting(
-    tmp_path: Path, sample_models: Path, figures: Figures
-) -> None:
-    async with attacked(tmp_path, sample_models, nodes=2) as network:
-
-        async def ask(path: bytes, until_s: float) -> None:
-            loop = asyncio.get_running_loop()
-            reader, writer = await asyncio.open_connection(*network.address)
-            while loop.time() < until_s:
-                writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                await reader.readexactly(length)
-            writer.close()
-            await writer.wait_closed()
-
-        async with network.honest(connections=2) as seen:
-            time = await LoopTime.begin(network)
-            until_s = asyncio.get_running_loop().time() + 3
-            paths = (b"/v1/nodes", b"/metrics", b"/v2")
-            await asyncio.gather(*(ask(path, until_s) for path in paths for _ in range(4)))
-            longest = {"pages without end": await time.longest_s()}
-        assert seen.failures == {}
-        tell(figures, longest)
 
 
 def tell(figures: Figures, longest: dict[str, tuple[float, float]]) -> None:

@@ -105,7 +105,7 @@ async def test_no_request_fails_whichever_processes_are_killed(
 @pytest.mark.parametrize(
     "stops",
     [
-        pytest.param([(all_workers, 4.0), (the_router, 4.0)], id="short"),
+        pytest.param([(all_workers, 3.0), (the_router, 3.0)], id="short"),
         pytest.param([(all_workers, 12.0)], id="all_workers", marks=pytest.mark.slow),
         pytest.param([(one_worker, 8.0)], id="one_worker", marks=pytest.mark.slow),
         pytest.param([(one_agent, 15.0)], id="one_agent", marks=pytest.mark.slow),
@@ -236,10 +236,11 @@ async def test_a_router_serves_at_once_though_its_nodes_still_believe_in_its_old
                 await router.stop(10)
 
 
-@pytest.mark.parametrize("away_s", [12.0, pytest.param(25.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
 async def test_nodes_that_dial_are_linked_seconds_after_a_router_is_back_that_was_away_for_long(
-    tmp_path: Path, sample_models: Path, figures: Figures, away_s: float
+    tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
+    away_s = 25.0
     options = ("--dial-only",)
     async with attacked(tmp_path, sample_models, nodes=NODES, node_options=options) as network:
         router, began_s = await start_again(network, signal.SIGKILL, away_s)
