@@ -20,10 +20,10 @@ import numpy as np
 import onnxruntime as ort
 import uvloop
 
-from capamesh.protocol.garbage import spare_what_is_loaded
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.transport import LinkEndpoint, check_hello
 from capamesh.protocol.network import Member, Membership, Role
 
 META = b"\x80"

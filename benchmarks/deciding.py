@@ -25,9 +25,9 @@ from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.link import Link
-from capamesh.router.balancing import peak_ewma
-from capamesh.router.balancing.hosts import Host
-from capamesh.router.candidates import Candidate
+from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.replica import Host
 from capamesh.router.policies import POLICIES, Policy, RequestShape, make_policy
 
 FLEETS = (10, 100, 1000)

@@ -34,13 +34,13 @@ from rich.table import Table
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall, encode_call
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Answer, Link
+from capamesh.protocol.links.transport import LinkEndpoint, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
 

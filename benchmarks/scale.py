@@ -37,7 +37,7 @@ from machine import keep, memory_bytes
 from rich.console import Console
 from rich.table import Table
 
-from capamesh.node.advert_schedule import AGAIN_S, JITTER, SETTLE_S
+from capamesh.node.agent.advert_schedule import AGAIN_S, JITTER, SETTLE_S
 from capamesh.protocol import adverts as wire
 from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, SequenceSource
 from capamesh.protocol.adverts import Sequence as AdvertSequence
@@ -48,15 +48,15 @@ from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import PayloadKind, adverts_topic, demand_topic, wrap
-from capamesh.protocol.mesh.judge import Judge, Verdict
 from capamesh.protocol.mesh.messages import Heard, from_wire, to_wire
+from capamesh.protocol.mesh.validator import Judge, Verdict
+from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.packed import pack, unpack
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
-from capamesh.router.balancing.model_traffic import Terms
-from capamesh.router.fleet_view import FleetView
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies import DEFAULT_POLICY, RequestShape, make_policy
 
 SEED = 1

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.router.policies import DEFAULT_POLICY
 from capamesh.simulation.comparison import Row
 from capamesh.simulation.parallel import compare

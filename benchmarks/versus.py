@@ -37,11 +37,11 @@ from rich.console import Console
 from rich.table import Table
 from wrk import load, require_wrk
 
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall, encode_call
-from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.transport import LinkEndpoint
 from capamesh.protocol.network import NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
 

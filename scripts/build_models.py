@@ -56,8 +56,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import ModelSource, scan
+from capamesh.node.repository import ModelSource, scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.tensors import Tensor
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from capamesh.node.store import scan
+from capamesh.node.repository import scan
 
 LIMIT_S = 120
 

@@ -23,7 +23,7 @@ from triton_models import (
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from capamesh.cli.local_cluster import LocalCluster
-from capamesh.node import onnx_backend
+from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from capamesh.node.capacity import read_devices
-from capamesh.node.nvml import GpuReader
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import scan
+from capamesh.node.devices.host import read_devices
+from capamesh.node.devices.nvml import GpuReader
+from capamesh.node.repository import scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.tensors import Datatype, Tensor
 
 P = onnx.TensorProto

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from capamesh.node.nvml import GpuReader
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import Manifest, ModelSource
+from capamesh.node.devices.nvml import GpuReader
+from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor

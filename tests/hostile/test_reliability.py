@@ -19,10 +19,10 @@ from hostile import AttackedNetwork, Figures, attacked
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.cli.member import Member
 from capamesh.protocol.adverts import ModelState
-from capamesh.protocol.home import STATUS_FILE
+from capamesh.protocol.data_dir import STATUS_FILE
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
-from capamesh.router.service import LAST_FLEET_FILE
+from capamesh.router.process import LAST_FLEET_FILE
 
 NODES = 2
 SETTLE_S = 0.5

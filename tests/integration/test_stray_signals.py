@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.mesh.messages import Ready, Start, to_wire
 from capamesh.protocol.network import Membership, NetworkOwner, Role

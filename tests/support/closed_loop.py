@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hosts import host
+from replicas import host
 
-from capamesh.node.engine import BatchPlan, ModelEngine, Work
-from capamesh.node.engine.work import Batch, Result
-from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.store.rules import Rules
+from capamesh.node.repository.rules import Rules
+from capamesh.node.scheduling import BatchPlan, ModelEngine, Work
+from capamesh.node.scheduling.pending_request import Batch, Result
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.router.admission.gate import Gate
+from capamesh.router.admission.controller import Gate
 
 F32 = Datatype.FP32
 WAY_S = 0.0005

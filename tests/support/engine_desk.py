@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Streams, Work
-from capamesh.node.engine.limit import MAX_QUEUE_S, ConcurrencyLimit
-from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.store.rules import BatchingRules, QueueRules, Rules
+from capamesh.node.repository.rules import BatchingRules, QueueRules, Rules
+from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Streams, Work
+from capamesh.node.scheduling.limit import MAX_QUEUE_S, ConcurrencyLimit
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec

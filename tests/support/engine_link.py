@@ -28,9 +28,9 @@ from capamesh.protocol.links.calls import (
     encode_control,
     encode_probe,
 )
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.transport import LinkEndpoint, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Limits, Tensor
 

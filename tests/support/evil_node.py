@@ -25,8 +25,8 @@ from capamesh.protocol.adverts import (
     advert_to_body,
     seal,
 )
+from capamesh.protocol.data_dir import MemberHome
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.home import MemberHome
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import (
     InferAnswer,
@@ -36,10 +36,10 @@ from capamesh.protocol.links.calls import (
     encode_answer,
     encode_load,
 )
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.transport import LinkEndpoint, check_hello
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic
 from capamesh.protocol.network import Member, Role

@@ -35,17 +35,17 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.link import Answer, Asker, LoadAsker
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.hosts import Host
-from capamesh.router.balancing.model_traffic import ModelTraffic, Terms
-from capamesh.router.candidates import Candidate
-from capamesh.router.dispatch import Dispatch
-from capamesh.router.fleet_view import FleetView
+from capamesh.router.balancing.prober import Prober
+from capamesh.router.balancing.served_model import ModelTraffic, Terms
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
-from capamesh.router.policies.seam import ByState
-from capamesh.router.prober import Prober
-from capamesh.router.routing import Routing
-from capamesh.router.routing_rules import RoutingRules
+from capamesh.router.policies.policy import ByState
+from capamesh.router.requests.dispatch import Dispatch
+from capamesh.router.requests.routing import Routing
+from capamesh.router.rules import RoutingRules
 from capamesh.router.telemetry import Telemetry
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any
 import aiohttp
 
 from capamesh.cli.local_cluster import ANY_PORTS
+from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.home import read_status
 from capamesh.protocol.member_status import verdict
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
 

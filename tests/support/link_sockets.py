@@ -21,10 +21,10 @@ import pytest
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.links.endpoint import LinkEndpoint, check_hello
 from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import Hello, unpack_map
 from capamesh.protocol.links.link import Link, LinkTimes
+from capamesh.protocol.links.transport import LinkEndpoint, check_hello
 from capamesh.protocol.network import (
     Member,
     Membership,

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 from fleet_fakes import NullLog
 from link_wire import Wire, greeted
 
-from capamesh.node.engine import ModelEngine
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import ModelSource, scan
-from capamesh.node.worker.marks import Marks
-from capamesh.node.worker.models import HostedModel, HostedModels
-from capamesh.node.worker.preparation import Preparation, Prepared
-from capamesh.node.worker.profile_cache import ProfileCache
-from capamesh.node.worker.runner import ModelRunner
+from capamesh.node.devices.in_flight_journal import Marks
+from capamesh.node.models.preparation import Preparation, Prepared
+from capamesh.node.models.registry import HostedModel, HostedModels
+from capamesh.node.profiling.profile_cache import ProfileCache
+from capamesh.node.repository import ModelSource, scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling import ModelEngine
+from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelVersion

@@ -15,14 +15,14 @@ from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Limits
-from capamesh.router.api.application import OpenRequests, make_application, make_runner
-from capamesh.router.api.exchange import Inference
-from capamesh.router.api.fleet import FleetApi
-from capamesh.router.api.inference import InferenceApi
-from capamesh.router.candidates import Candidate
-from capamesh.router.fleet_view import FleetView
-from capamesh.router.front.front import Front
-from capamesh.router.front.limits import FrontLimits
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.http.admin_fleet import FleetApi
+from capamesh.router.http.application import OpenRequests, make_application, make_runner
+from capamesh.router.http.exchange import Inference
+from capamesh.router.http.limits import FrontLimits
+from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.server import Front
 from capamesh.router.telemetry import Telemetry
 
 INFER = "/v2/models/m/infer"

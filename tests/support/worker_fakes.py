@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from fleet_fakes import OUT, SPEC
 
-from capamesh.node.backend import StopSwitch
-from capamesh.node.engine import (
+from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.repository.rules import BatchingRules, Rules
+from capamesh.node.runtime.api import StopSwitch
+from capamesh.node.scheduling import (
     BatchPlan,
     MemoryBudget,
     ModelEngine,
@@ -19,10 +21,8 @@ from capamesh.node.engine import (
     Streams,
     Suspicion,
 )
-from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.run_need import RunNeed
-from capamesh.node.store import Manifest, ModelSource
-from capamesh.node.store.rules import BatchingRules, Rules
+from capamesh.node.scheduling.run_need import RunNeed
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import InvalidRequest, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Tensor, TensorSpec

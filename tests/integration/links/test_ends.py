@@ -78,7 +78,7 @@ from pathlib import Path
 from datetime import UTC, datetime
 sys.path.insert(0, sys.argv[1])
 from link_sockets import HOST, Side
-from capamesh.protocol.links.endpoint import LinkEndpoint
+from capamesh.protocol.links.transport import LinkEndpoint
 from capamesh.protocol.network import Membership, Role
 
 async def main():

@@ -32,8 +32,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import unpack_map
+from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.network import Role
-from capamesh.protocol.packed import pack
 
 MB = 1_000_000
 REQUEST, RESPONSE, CHUNK = FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.CHUNK

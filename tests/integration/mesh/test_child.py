@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from capamesh.protocol import child as child_module
-from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.child import Child, RestartPolicy
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LIMIT_S = 20.0
 
 ASYNCIO_CHILD = """
 import asyncio, os, sys
-from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 async def main():
     channel = await AsyncioChannel.inherit(int(sys.argv[-1]))
     async for message in channel.messages():
@@ -42,7 +42,7 @@ asyncio.run(main())
 
 TRIO_CHILD = """
 import os, sys, trio
-from capamesh.protocol.channel.trio_end import TrioChannel
+from capamesh.protocol.channel.trio_channel import TrioChannel
 async def main():
     channel = TrioChannel.inherit(int(sys.argv[-1]))
     async with trio.open_nursery() as nursery:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from capamesh.node import sandbox
-from capamesh.node.sandbox import landlock, seccomp
+from capamesh.node.worker import sandbox
+from capamesh.node.worker.sandbox import landlock, seccomp
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="its parts are Linux's")
 LANDLOCK_ONLY = pytest.mark.skipif(
@@ -28,7 +28,7 @@ SECCOMP_ONLY = pytest.mark.skipif(
 CLOSED = """
 import json, os, resource, socket, subprocess, sys, threading
 from pathlib import Path
-from capamesh.node import sandbox
+from capamesh.node.worker import sandbox
 
 home = Path(sys.argv[1])
 port = int(sys.argv[2])
@@ -190,7 +190,7 @@ def test_what_a_kernel_lacks_is_said_and_the_rest_holds(home: Path) -> None:
     code = CLOSED.replace(
         "from capamesh.node import sandbox\n",
         "from capamesh.node import sandbox\n"
-        "from capamesh.node.sandbox import landlock\n"
+        "from capamesh.node.worker.sandbox import landlock\n"
         "landlock.version = lambda: 0\n",
     )
     done = subprocess.run(

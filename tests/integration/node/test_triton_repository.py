@@ -11,13 +11,13 @@ import pytest
 import triton_models
 from triton_models import EXAMPLES, file_start, write_examples, write_implicit, zero_start
 
-from capamesh.node.engine import ModelEngine, Result, Work
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.optimise.checking import check, refusal
-from capamesh.node.optimise.finding import find_models, one_model
-from capamesh.node.store import ModelSource, scan
-from capamesh.node.worker.preparation import Preparation, Prepared
-from capamesh.node.worker.profile_cache import ProfileCache
+from capamesh.node.models.preparation import Preparation, Prepared
+from capamesh.node.profiling.profile_cache import ProfileCache
+from capamesh.node.repository import ModelSource, scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling import ModelEngine, Result, Work
+from capamesh.node.tools.optimise.checking import check, refusal
+from capamesh.node.tools.optimise.finding import find_models, one_model
 from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelInvalid
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Tensor

@@ -17,18 +17,18 @@ from fleet_fakes import NullLog
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
-from capamesh.node.backend import LoadedModel
-from capamesh.node.engine import MemoryBudget
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.running_page import RunningPage
-from capamesh.node.store import ModelSource
-from capamesh.node.worker.hosting import Hosting, HostingSettings
-from capamesh.node.worker.marks import Marks
-from capamesh.node.worker.models import HostedModels
-from capamesh.node.worker.preparation import Preparation
-from capamesh.node.worker.profile_cache import ProfileCache
+from capamesh.node.devices.in_flight_journal import Marks
+from capamesh.node.devices.in_flight_page import RunningPage
+from capamesh.node.models.lifecycle import Hosting, HostingSettings
+from capamesh.node.models.preparation import Preparation
+from capamesh.node.models.registry import HostedModels
+from capamesh.node.models.shortage import Reserve
+from capamesh.node.profiling.profile_cache import ProfileCache
+from capamesh.node.repository import ModelSource
+from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling import MemoryBudget
 from capamesh.node.worker.service import WorkerService
-from capamesh.node.worker.shortage import Reserve
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,

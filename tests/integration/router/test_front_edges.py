@@ -15,10 +15,10 @@ from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.front import connection
-from capamesh.router.front.budget import BodyBudget
-from capamesh.router.front.half_closed import CONTINUE
-from capamesh.router.front.limits import FrontLimits
+from capamesh.router.http import connection
+from capamesh.router.http.budget import BodyBudget
+from capamesh.router.http.half_closed import CONTINUE
+from capamesh.router.http.limits import FrontLimits
 
 MIB = 2**20
 LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))

@@ -21,9 +21,9 @@ from capamesh.cli.__main__ import run
 from capamesh.cli.application import application
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
-from capamesh.node.settings import NodeSettings
+from capamesh.node.agent.settings import NodeSettings
+from capamesh.protocol.data_dir import LOCK_FILE, MemberHome
 from capamesh.protocol.errors import ConfigError, LocalError
-from capamesh.protocol.home import LOCK_FILE, MemberHome
 from capamesh.protocol.network import NetworkOwner, RevocationList
 from capamesh.protocol.tensors import Limits
 from capamesh.router.settings import RouterSettings

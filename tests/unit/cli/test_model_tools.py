@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capamesh.cli.model_tools import cut_short
-from capamesh.node.profile import ProfilePoint, ServiceProfile
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 
 
 def profile(*seconds: float) -> ServiceProfile:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hosts import host
+from replicas import host
 from rich.console import Console
 
 from capamesh.cli import explain, fleet, options, printing
@@ -17,8 +17,8 @@ from capamesh.client import Client
 from capamesh.client.answers import Answer
 from capamesh.client.asks import Ask
 from capamesh.protocol.oip import error_body
+from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.balancing.eligibility import Eligibility
-from capamesh.router.operator_key import OperatorKey
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
 HOST = {

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from capamesh.cli.__main__ import run
-from capamesh.cli.notation import numbers
+from capamesh.cli.parsing import numbers
 from capamesh.cli.simulation_runs import mean_text
 from capamesh.simulation.shipped import shipped_names, shipped_scenario
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from capamesh.protocol.data_dir import MemberHome
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.home import MemberHome
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.token_file import TokenFile

@@ -16,7 +16,7 @@ from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import GoawayReceived
 from capamesh.protocol.links.frames import FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.packed import pack
+from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.plain_text import is_plain, plain, plain_lines
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.protocol.tensors.checks import checked

@@ -10,9 +10,9 @@ from fleet_fakes import Fleet, InOrder, call, echo, hang, in_virtual_time, offer
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.balancing.eligibility import Constraints
-from capamesh.router.balancing.model_traffic import Terms
-from capamesh.router.routing import NO_WISHES, Wishes
-from capamesh.router.routing_rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
 V1, V2 = ModelVersion("1"), ModelVersion("2")

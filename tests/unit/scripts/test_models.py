@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.store import scan
+from capamesh.node.repository import scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts/build_models.py"

@@ -10,7 +10,7 @@ from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links import keeper as real_keeper
 from capamesh.protocol.links.link import LinkTimes
-from capamesh.router.candidates import Candidate
+from capamesh.router.fleet.endpoint import Candidate
 from capamesh.simulation import network as network_module
 from capamesh.simulation.events import Events
 from capamesh.simulation.network import Keeper, Network, SimLink

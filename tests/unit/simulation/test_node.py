@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from capamesh.node.worker import runner
+from capamesh.node.scheduling import runner
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, RunFailed
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.candidates import Candidate
+from capamesh.router.fleet.endpoint import Candidate
 from capamesh.simulation import model as model_module
 from capamesh.simulation.events import Events
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest

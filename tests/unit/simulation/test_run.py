@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from capamesh.protocol.errors import ConfigError, DeadlineExceeded
-from capamesh.router.attempts import Answered, Failed
-from capamesh.router.balancing.hosts import Host
-from capamesh.router.flight import Flight
+from capamesh.router.fleet.replica import Host
+from capamesh.router.requests.attempt_events import Answered, Failed
+from capamesh.router.requests.attempts import Flight
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.exchange import SimRequest
 from capamesh.simulation.invariants import InvariantBroken

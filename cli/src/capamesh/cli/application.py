@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import circuit, dev, explain, fleet, infer, model, network, node, router, simulate
-from capamesh.cli.teaching import examples, new_group
+from capamesh.cli.help_texts import examples, new_group
 
 application = new_group(
     "A decentralized inference network: nodes host ONNX models, routers find them by gossip.",

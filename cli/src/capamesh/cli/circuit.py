@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.teaching import examples
+from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
     "capamesh nodes   shows peer ids and circuits",
@@ -66,7 +66,7 @@ def circuit(
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import hint, print_json, say  # noqa: PLC0415 - the same
-    from capamesh.router.operator_key import authorization_from  # noqa: PLC0415 - the same
+    from capamesh.router.access.operator_key import authorization_from  # noqa: PLC0415 - the same
 
     if version and not model:
         raise typer.BadParameter("a version needs its --model", param_hint="--version")

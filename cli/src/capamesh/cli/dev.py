@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.teaching import examples, new_group, teach
+from capamesh.cli.help_texts import examples, new_group, teach
 
 group = new_group(
     "Try it: a whole network on this machine.",
@@ -47,7 +47,7 @@ def up(
 ) -> None:
     """Start a router and nodes, wait until they serve, and stop them all at Ctrl-C."""
     from capamesh.cli.cluster_session import run_session  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.notation import host_and_port  # noqa: PLC0415 - the same
+    from capamesh.cli.parsing import host_and_port  # noqa: PLC0415 - the same
 
     host_and_port(http, "--http")
     if models is not None:

@@ -8,7 +8,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.fleet import file_text
-from capamesh.cli.teaching import examples
+from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
     "capamesh explain digits",

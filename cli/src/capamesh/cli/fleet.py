@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.teaching import examples
+from capamesh.cli.help_texts import examples
 
 NODES_EPILOG = examples(
     "capamesh nodes",

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.notation import names
-from capamesh.cli.teaching import examples
+from capamesh.cli.help_texts import examples
+from capamesh.cli.parsing import names
 
 EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",

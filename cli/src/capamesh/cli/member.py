@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.home import read_status
 from capamesh.protocol.private_files import make_folder
 
 LOG_FILE: Final = "log.jsonl"

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.teaching import examples, new_group, teach
+from capamesh.cli.help_texts import examples, new_group, teach
 
 group = new_group(
     "Prepare models: look at them, check, time and shrink them before a node serves them.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from capamesh.cli.printing import hint, print_json, print_table, write_file
-from capamesh.node.optimise.finding import find_models
-from capamesh.node.store.signature import read_signatures, signature_path
+from capamesh.node.repository.signature import read_signatures, signature_path
+from capamesh.node.tools.optimise.finding import find_models
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.publishing import SignedVersion, sign, signatures_to_text

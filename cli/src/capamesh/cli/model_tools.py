@@ -21,26 +21,26 @@ from capamesh.cli.printing import (
     write_file,
 )
 from capamesh.cli.progress import steps
-from capamesh.node.capacity import read_cpu
-from capamesh.node.onnx_backend import DeviceKind, OnnxBackend
-from capamesh.node.optimise.chart import profile_svg
-from capamesh.node.optimise.checking import check, refusal
-from capamesh.node.optimise.conversions import Conversion
-from capamesh.node.optimise.finding import find_models, one_model
-from capamesh.node.optimise.loading import opened
-from capamesh.node.optimise.optimising import STEPS, Order, optimise
-from capamesh.node.optimise.report import SLOWER
-from capamesh.node.optimise.structure import Structure, read_structure
-from capamesh.node.optimise.timing import time_model
-from capamesh.node.optimise.trial import trial_inputs
-from capamesh.node.profile import next_rows
+from capamesh.node.devices.host import read_cpu
+from capamesh.node.runtime.onnxruntime.backend import DeviceKind, OnnxBackend
+from capamesh.node.scheduling.service_profile import next_rows
+from capamesh.node.tools.optimise.chart import profile_svg
+from capamesh.node.tools.optimise.checking import check, refusal
+from capamesh.node.tools.optimise.conversions import Conversion
+from capamesh.node.tools.optimise.finding import find_models, one_model
+from capamesh.node.tools.optimise.loading import opened
+from capamesh.node.tools.optimise.optimising import STEPS, Order, optimise
+from capamesh.node.tools.optimise.report import SLOWER
+from capamesh.node.tools.optimise.structure import Structure, read_structure
+from capamesh.node.tools.optimise.timing import time_model
+from capamesh.node.tools.optimise.trial import trial_inputs
 from capamesh.protocol.tensors import MAX_DIM
 
 if TYPE_CHECKING:
-    from capamesh.node.optimise.report import Report, Side
-    from capamesh.node.profile import ServiceProfile
-    from capamesh.node.store import ModelSource
-    from capamesh.node.store.rules import PipelineStep
+    from capamesh.node.repository import ModelSource
+    from capamesh.node.repository.rules import PipelineStep
+    from capamesh.node.scheduling.service_profile import ServiceProfile
+    from capamesh.node.tools.optimise.report import Report, Side
 
 _GOOD: Final = "good"
 _BEST: Final = "best"

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.notation import duration
-from capamesh.cli.teaching import examples, new_group, teach
+from capamesh.cli.help_texts import examples, new_group, teach
+from capamesh.cli.parsing import duration
 
 group = new_group(
     "Own a network: create it, admit members with join tokens, shut members out.",

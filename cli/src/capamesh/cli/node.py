@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.notation import host_and_port
-from capamesh.cli.sizes import size_bytes
-from capamesh.cli.teaching import examples, new_group, teach
+from capamesh.cli.help_texts import examples, new_group, teach
+from capamesh.cli.parsing import host_and_port
+from capamesh.cli.units import size_bytes
 
 group = new_group(
     "Provide compute: host ONNX models on this machine's devices.",
@@ -179,7 +179,7 @@ def run(
 ) -> None:
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
     from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
-    from capamesh.node.settings import NodeSettings  # noqa: PLC0415 - the same
+    from capamesh.node.agent.settings import NodeSettings  # noqa: PLC0415 - the same
 
     options.refuse_file_as_folder(models, "--models")
     metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)

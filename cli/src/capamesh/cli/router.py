@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.notation import host_and_port
+from capamesh.cli.help_texts import examples, new_group, teach
+from capamesh.cli.parsing import host_and_port
 from capamesh.cli.quick_imports import quick_imports
-from capamesh.cli.teaching import examples, new_group, teach
 
 group = new_group(
     "Serve clients: find the nodes, send each request to a good one.",

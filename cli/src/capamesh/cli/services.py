@@ -10,16 +10,16 @@ import structlog
 import uvloop
 
 from capamesh.cli.quick_imports import quick_imports
-from capamesh.node.settings import NodeSettings
+from capamesh.node.agent.settings import NodeSettings
 from capamesh.protocol.descriptors import raise_descriptor_limit
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 from capamesh.router.settings import RouterSettings
 
 
 def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
     """Run a node until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
-    from capamesh.node.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
+    from capamesh.node.agent.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
@@ -35,7 +35,7 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
     with quick_imports():
-        from capamesh.router.service import Router  # noqa: PLC0415 - a node does not need it
+        from capamesh.router.process import Router  # noqa: PLC0415 - a node does not need it
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())

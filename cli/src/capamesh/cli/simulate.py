@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.teaching import examples, new_group, teach
+from capamesh.cli.help_texts import examples, new_group, teach
 
 group = new_group(
     "Simulate a fleet: the routers' and nodes' own code in virtual time, with seeded chance.",
@@ -108,7 +108,7 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Run one scenario with several policies, each with the same requests and the same mishaps."""
-    from capamesh.cli.notation import numbers  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.parsing import numbers  # noqa: PLC0415 - help starts faster
     from capamesh.cli.simulation_runs import compare_policies  # noqa: PLC0415 - the same
 
     compare_policies(

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from capamesh.cli.printing import amount, print_fields, print_json, print_table, time_text
+from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.home import read_status
 from capamesh.protocol.member_status import READY, verdict
 
 

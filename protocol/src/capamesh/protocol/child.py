@@ -8,7 +8,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy, SilenceWatch
 from capamesh.protocol.channel.framing import PING, PONG, Message
 from capamesh.protocol.errors import CapameshError

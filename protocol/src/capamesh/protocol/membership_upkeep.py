@@ -15,7 +15,7 @@ from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.home import MemberHome
+    from capamesh.protocol.data_dir import MemberHome
     from capamesh.protocol.network import Membership, NetworkTrust
     from capamesh.protocol.token_file import TokenFile
 

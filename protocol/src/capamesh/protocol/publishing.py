@@ -21,7 +21,7 @@ from capamesh.protocol.identity import (
     public_bytes_of,
     verify_signature,
 )
-from capamesh.protocol.packed import pack
+from capamesh.protocol.msgpack_codec import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

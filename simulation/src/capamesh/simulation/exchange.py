@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capamesh.node.engine import Work
-    from capamesh.router.balancing.hosts import Host
-    from capamesh.router.flight import Flight
+    from capamesh.node.scheduling import Work
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.requests.attempts import Flight
     from capamesh.simulation.events import Timer
     from capamesh.simulation.model import SimModel
     from capamesh.simulation.network import SimLink

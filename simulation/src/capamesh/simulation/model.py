@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import Batch, BatchPlan, ModelEngine, Result, Work
-from capamesh.node.engine.work import WorkState
-from capamesh.node.profile import ServiceProfile
-from capamesh.node.store.rules import BatchingRules, Rules
+from capamesh.node.repository.rules import BatchingRules, Rules
+from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import Cancelled, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion

@@ -16,7 +16,7 @@ from capamesh.protocol.errors import LinkLost
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.candidates import Candidate
+    from capamesh.router.fleet.endpoint import Candidate
     from capamesh.simulation.events import Events, Timer
     from capamesh.simulation.exchange import Exchange, Probe
     from capamesh.simulation.scenario import NetworkSpec

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import Result, Work
+from capamesh.node.scheduling import Result, Work
 from capamesh.protocol.adverts import Device, NodeAdvert
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import CapameshError

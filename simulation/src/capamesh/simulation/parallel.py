@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.router.policies import POLICIES
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.run import simulate

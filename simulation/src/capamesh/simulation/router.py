@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, cast
 from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.admission.gate import Gate
-from capamesh.router.attempts import Action, Answered, Failed, Send, Withdraw
-from capamesh.router.attempts import Probe as AskForLife
+from capamesh.router.admission.controller import Gate
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
-from capamesh.router.balancing.model_traffic import Terms
-from capamesh.router.fleet_view import FleetView
-from capamesh.router.flight import Flight
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies import make_policy
-from capamesh.router.policies.seam import RequestShape
+from capamesh.router.policies.policy import RequestShape
+from capamesh.router.requests.attempt_events import Action, Answered, Failed, Send, Withdraw
+from capamesh.router.requests.attempt_events import Probe as AskForLife
+from capamesh.router.requests.attempts import Flight
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
 from capamesh.simulation.invariants import InvariantBroken
 from capamesh.simulation.results import OK
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.protocol.links.link import Link
-    from capamesh.router.balancing.hosts import Host
-    from capamesh.router.candidates import Candidate
+    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.replica import Host
     from capamesh.simulation.events import Events
     from capamesh.simulation.network import Keeper, Network, SimLink
     from capamesh.simulation.node import SimNode

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from capamesh.node.profile import ProfilePoint, ServiceProfile
-from capamesh.node.settings import MAX_IN_FLIGHT
+from capamesh.node.agent.settings import MAX_IN_FLIGHT
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 
 

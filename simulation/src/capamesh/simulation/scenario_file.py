@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Sequence
 from typing import Final, TypeVar, cast
 
-from capamesh.node.profile import ServiceProfile
-from capamesh.node.settings import MAX_IN_FLIGHT
-from capamesh.node.store.toml_table import Table
+from capamesh.node.agent.settings import MAX_IN_FLIGHT
+from capamesh.node.repository.toml_table import Table
+from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
 from capamesh.simulation.scenario import (

@@ -24,7 +24,7 @@ from capamesh.protocol.adverts import (
 )
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.packed import pack, unpack_strictly
+from capamesh.protocol.msgpack_codec import pack, unpack_strictly
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 PEER = PeerId("12D3KooWPeer")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES, Decoder, encode
 from capamesh.protocol.errors import ProtocolViolation, TooLarge
-from capamesh.protocol.packed import unpack_strictly
+from capamesh.protocol.msgpack_codec import unpack_strictly
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),

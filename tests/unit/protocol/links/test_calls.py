@@ -31,7 +31,7 @@ from capamesh.protocol.links.calls import (
     encode_load,
     load_with,
 )
-from capamesh.protocol.packed import pack, unpack
+from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
 

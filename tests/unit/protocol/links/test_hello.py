@@ -10,7 +10,7 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
 from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
-from capamesh.protocol.packed import pack
+from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.plain_text import plain
 
 GOOD = {

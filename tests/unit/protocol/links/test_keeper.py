@@ -11,8 +11,8 @@ import virtual_time
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
+from capamesh.protocol.links.transport import LinkEndpoint
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 from capamesh.protocol.reach import Inside
 

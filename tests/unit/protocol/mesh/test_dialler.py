@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.mesh.dialler import Dialler
+from capamesh.protocol.mesh.dialer import Dialler
 
 
 class FakeConnection:

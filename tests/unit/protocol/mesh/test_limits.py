@@ -11,7 +11,7 @@ from libp2p.pubsub.pb import rpc_pb2
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import NetworkId
-from capamesh.protocol.mesh.dialler import parse_target
+from capamesh.protocol.mesh.dialer import parse_target
 from capamesh.protocol.mesh.gossipsub import MAX_IWANT_BYTES, MAX_MESSAGES_PER_PEER_S, MeshGossipSub
 from capamesh.protocol.mesh.lan import announced, service_type
 from capamesh.protocol.mesh.pubsub import MAX_RPC_BYTES, _length_prefix

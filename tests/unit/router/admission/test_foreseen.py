@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from hosts import host
+from replicas import host
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.gate import Gate
+from capamesh.router.admission.controller import Gate
 
 
 def busy(in_flight: int) -> Gate:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hosts import host
+from replicas import host
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, LoadReport
-from capamesh.router.admission.gate import Gate, Refusal
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.admission.controller import Gate, Refusal
+from capamesh.router.fleet.replica import Host
 
 WAY_S = 0.001
 """From a router to a node, and back."""

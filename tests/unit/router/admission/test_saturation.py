@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from hosts import host, lose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replicas import host, lose
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.admission.saturation import Saturation
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 
 
 def load(

@@ -3,9 +3,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from hosts import Draws
 from hypothesis import given
 from hypothesis import strategies as st
+from replicas import Draws
 
 from capamesh.router.admission.shedding import Rank, Shedding, rank_of, shed_probability
 

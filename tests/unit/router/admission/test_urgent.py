@@ -7,11 +7,11 @@ import random
 
 import pytest
 from closed_loop import Callers, Loop
-from hosts import host
+from replicas import host
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.gate import Gate
+from capamesh.router.admission.controller import Gate
 
 URGENT = Callers(14, priority=1)
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 from fleet_fakes import advert, offer
-from hosts import Draws, Usable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replicas import Draws, Usable
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -31,20 +31,20 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.attempts import Answered, Desk, Failed, Send, Withdraw
-from capamesh.router.balancing import peak_ewma
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.desk import TrafficDesk
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.balancing.hosts import Host
-from capamesh.router.balancing.model_traffic import ModelTraffic, Terms
-from capamesh.router.balancing.troubles import Ejected, Inhibited, Returned, Slowed
-from capamesh.router.candidates import Candidate
-from capamesh.router.fleet_view import FleetView
-from capamesh.router.flight import Flight
-from capamesh.router.policies.seam import IsEligible, RequestShape
+from capamesh.router.balancing.opinions import MOST
+from capamesh.router.balancing.picker import TrafficDesk
+from capamesh.router.balancing.served_model import ModelTraffic, Terms
+from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
+from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.policies.policy import IsEligible, RequestShape
+from capamesh.router.requests.attempt_events import Answered, Desk, Failed, Send, Withdraw
+from capamesh.router.requests.attempts import Flight
 from capamesh.router.resilience.health import CircuitState
-from capamesh.router.resilience.opinions import MOST
 from capamesh.router.resilience.retry_budget import RETRIES
 
 M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")

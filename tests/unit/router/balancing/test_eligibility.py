@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from fleet_fakes import device
-from hosts import fleet, host, lose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replicas import fleet, host, lose
 
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
@@ -19,7 +19,7 @@ from capamesh.router.balancing.eligibility import (
     device_kinds,
     refusal,
 )
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 from capamesh.router.resilience.health import (
     EJECTED_S,
     RAMP_FROM,

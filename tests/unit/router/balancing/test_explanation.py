@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 
-from hosts import fleet, host
+from replicas import fleet, host
 
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
@@ -14,7 +14,7 @@ from capamesh.router.balancing.explanation import (
     HostSignals,
     explained,
 )
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 
 NOW_S = 100.0
 

@@ -37,8 +37,8 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import OwnerRules, Owners
 from capamesh.router.ownership.version import SETTLE_S
-from capamesh.router.routing import NO_WISHES, Wishes
-from capamesh.router.routing_rules import ModelRules, RoutingRules
+from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.rules import ModelRules, RoutingRules
 
 M = ModelName("m")
 EVIL = ModelVersion("999999999999999999")

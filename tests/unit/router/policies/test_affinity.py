@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from hosts import SHAPE, fleet, host, lose, name, picks, usable
 from hypothesis import given
 from hypothesis import strategies as st
+from replicas import SHAPE, fleet, host, lose, name, picks, usable
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 from capamesh.router.policies import affinity
 from capamesh.router.policies.affinity import Affinity
 from capamesh.router.policies.p2c import PowerOfTwo

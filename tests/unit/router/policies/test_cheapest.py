@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hosts import SHAPE, host, lose, picks
 from hypothesis import given
 from hypothesis import strategies as st
+from replicas import SHAPE, host, lose, picks
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 from capamesh.router.policies.cheapest import Cheapest
 
 

@@ -5,11 +5,11 @@ from collections import Counter
 from itertools import permutations
 
 import pytest
-from hosts import Draws, fleet, lose, name, usable
 from hypothesis import given
 from hypothesis import strategies as st
+from replicas import Draws, fleet, lose, name, usable
 
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
 
 

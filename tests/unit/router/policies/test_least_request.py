@@ -4,10 +4,10 @@ import random
 from collections import Counter
 
 import pytest
-from hosts import SHAPE, fleet, lose, name, picks, usable
+from replicas import SHAPE, fleet, lose, name, picks, usable
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.balancing.hosts import Host
+from capamesh.router.fleet.replica import Host
 from capamesh.router.policies.least_request import SMALL_FLEET, LeastRequest
 
 

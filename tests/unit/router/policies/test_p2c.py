@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hosts import SHAPE, Draws, fleet, host, name, picks, usable
+from replicas import SHAPE, Draws, fleet, host, name, picks, usable
 
 from capamesh.router.policies.p2c import PowerOfTwo
 

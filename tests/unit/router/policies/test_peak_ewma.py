@@ -4,11 +4,11 @@ import math
 import random
 
 import pytest
-from hosts import Draws, fleet, host, picks
 from hypothesis import given
 from hypothesis import strategies as st
+from replicas import Draws, fleet, host, picks
 
-from capamesh.router.balancing.peak_ewma import (
+from capamesh.router.fleet.latency_ewma import (
     DEFAULT_RTT_S,
     cost_s,
     load_s,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from hosts import fleet, lose, picks
+from replicas import fleet, lose, picks
 
 from capamesh.router.policies.random_choice import RandomChoice
 

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hosts import fleet, lose, picks
+from replicas import fleet, lose, picks
 
 from capamesh.router.policies.round_robin import RoundRobin
 

@@ -10,15 +10,15 @@ import sys
 import structlog
 import uvloop
 
-from capamesh.protocol.channel.asyncio_end import AsyncioChannel
-from capamesh.protocol.garbage import spare_what_is_loaded
+from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
+from capamesh.protocol.gc_tuning import spare_what_is_loaded
 from capamesh.protocol.logs import configure_logs
 
 
 async def _run(channel_fd: int) -> None:
     # All that starts a thread, or is not needed before, is imported late: the sandbox holds what comes after it.
+    from capamesh.node.contract.settings import WorkerSettings  # noqa: PLC0415
     from capamesh.node.worker.opening import open_and_close  # noqa: PLC0415
-    from capamesh.node.worker.settings import WorkerSettings  # noqa: PLC0415
 
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():

@@ -8,18 +8,18 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node import sandbox
-from capamesh.node.running_page import RunningPage
+from capamesh.node.devices.in_flight_page import RunningPage
+from capamesh.node.worker import sandbox
 from capamesh.node.worker.memory_limit import budget_bytes, messages_bytes
-from capamesh.protocol.links.endpoint import LinkEndpoint
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.transport import LinkEndpoint
 from capamesh.protocol.network import Membership
 from capamesh.protocol.network.folder import IDENTITY_FILE
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.worker.settings import WorkerSettings
+    from capamesh.node.contract.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)

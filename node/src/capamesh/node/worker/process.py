@@ -2,7 +2,7 @@
 
 Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
 `renewed {chain, ca_der}`, its membership from now on, `drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept
-to; `offer {body}`, the body of an advert with this device alone; `metrics {models, loop}`, see `capamesh.node.figures`; `links {count}`, of routers, on change;
+to; `offer {body}`, the body of an advert with this device alone; `metrics {models, loop}`, see `capamesh.node.agent.metrics.totals`; `links {count}`, of routers, on change;
 `survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`, before it ends itself;
 `drained`.
 """
@@ -19,20 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node.crashes import Verdict
-from capamesh.node.engine import MemoryBudget
-from capamesh.node.loop_meter import LoopMeter
-from capamesh.node.onnx_backend import OnnxBackend
-from capamesh.node.worker.cache_upkeep import PROFILES, clean
+from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.contract.loop_meter import LoopMeter
+from capamesh.node.devices.in_flight_journal import Marks
+from capamesh.node.models.lifecycle import Hosting, HostingSettings
+from capamesh.node.models.preparation import Preparation
+from capamesh.node.models.registry import HostedModels
+from capamesh.node.models.shortage import PAUSE_S, TRIES, Reserve
+from capamesh.node.profiling.cache_upkeep import PROFILES, clean
+from capamesh.node.profiling.profile_cache import ProfileCache
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling import MemoryBudget
 from capamesh.node.worker.dialing import RouterDialing
-from capamesh.node.worker.hosting import Hosting, HostingSettings
-from capamesh.node.worker.marks import Marks
 from capamesh.node.worker.memory_limit import budget_bytes, hold_to
-from capamesh.node.worker.models import HostedModels
-from capamesh.node.worker.preparation import Preparation
-from capamesh.node.worker.profile_cache import ProfileCache
 from capamesh.node.worker.service import WorkerService
-from capamesh.node.worker.shortage import PAUSE_S, TRIES, Reserve
 from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.errors import LinkLost, LocalError
 from capamesh.protocol.loop_watch import LoopWatch
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.contract.settings import WorkerSettings
     from capamesh.node.worker.opening import Opened
-    from capamesh.node.worker.settings import WorkerSettings
-    from capamesh.protocol.channel.asyncio_end import AsyncioChannel
+    from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link

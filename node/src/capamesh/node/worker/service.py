@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.engine import Batch, Result, Work
-from capamesh.node.engine.work import WorkState
+from capamesh.node.scheduling import Batch, Result, Work
+from capamesh.node.scheduling.pending_request import WorkState
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -29,16 +29,16 @@ from capamesh.protocol.links.calls import (
     encode_done,
     encode_load,
 )
-from capamesh.protocol.links.endpoint import check_hello, is_one_too_many
+from capamesh.protocol.links.transport import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.worker.hosting import Changed
-    from capamesh.node.worker.models import HostedModel, HostedModels
-    from capamesh.node.worker.runner import ModelRunner
+    from capamesh.node.models.lifecycle import Changed
+    from capamesh.node.models.registry import HostedModel, HostedModels
+    from capamesh.node.scheduling.runner import ModelRunner
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.hello import Hello
     from capamesh.protocol.links.link import Link

@@ -44,8 +44,8 @@ from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS, MAX_COUNT, Seque
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError, NotMember
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import NetworkId
+from capamesh.protocol.msgpack_codec import pack, unpack_strictly
 from capamesh.protocol.network import MAX_CHAIN, Member, Membership, NetworkTrust, Role
-from capamesh.protocol.packed import pack, unpack_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.adverts.body import advert_from_body
-from capamesh.protocol.packed import pack
+from capamesh.protocol.msgpack_codec import pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from capamesh.protocol import packed
+from capamesh.protocol import msgpack_codec as packed
 from capamesh.protocol.errors import ProtocolViolation, TooLarge
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.hello import unpack_map
 from capamesh.protocol.links.outgoing import Buffer
-from capamesh.protocol.packed import pack, shown
+from capamesh.protocol.msgpack_codec import pack, shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, check_texts, checked
 
 MAX_KNOWN_CALLS = 1024

@@ -44,7 +44,7 @@ from capamesh.protocol.links.incoming import Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
 from capamesh.protocol.links.receive_budget import Claim, ReceiveBudget
 from capamesh.protocol.memory import body_memory
-from capamesh.protocol.packed import pack
+from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.plain_text import plain
 
 MAX_STREAM = 2**32 - 1

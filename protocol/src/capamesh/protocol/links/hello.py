@@ -8,7 +8,7 @@ from typing import Any, cast
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
-from capamesh.protocol.packed import pack, shown, unpack
+from capamesh.protocol.msgpack_codec import pack, shown, unpack
 from capamesh.protocol.plain_text import plain
 
 MAX_ARRAY_ITEMS = 16_384

@@ -27,7 +27,7 @@ from capamesh.protocol.mesh.handshake import (
     refusal,
     stream_decoder,
 )
-from capamesh.protocol.mesh.walls import contain
+from capamesh.protocol.mesh.hardening import contain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
     from capamesh.protocol.identity import Identity
-    from capamesh.protocol.mesh.walls import Warn
+    from capamesh.protocol.mesh.hardening import Warn
     from capamesh.protocol.network import Member, NetworkTrust, Role
 
 REFUSED_FOR_S: Final = 60.0

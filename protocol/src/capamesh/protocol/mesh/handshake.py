@@ -47,8 +47,8 @@ from typing import TYPE_CHECKING, Final, cast
 from capamesh.protocol.channel.framing import Decoder, Message, encode
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import verify_signature
+from capamesh.protocol.msgpack_codec import unpack_strictly
 from capamesh.protocol.network.chain import leaf_peer_id
-from capamesh.protocol.packed import unpack_strictly
 from capamesh.protocol.plain_text import plain
 
 if TYPE_CHECKING:

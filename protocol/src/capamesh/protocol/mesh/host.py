@@ -18,17 +18,17 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 
-from capamesh.protocol.mesh.port import MAX_CONNECTIONS
-from capamesh.protocol.mesh.walls import (
+from capamesh.protocol.mesh.hardening import (
     WalledYamux,
     contain_streams,
     multiplex_within_limits,
     remember_no_strangers,
 )
+from capamesh.protocol.mesh.port import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
+    from capamesh.protocol.mesh.hardening import Warn
     from capamesh.protocol.mesh.port import MeshPort
-    from capamesh.protocol.mesh.walls import Warn
 
 _CONNECTIONS: Final = ConnectionConfig(
     max_connections=MAX_CONNECTIONS,

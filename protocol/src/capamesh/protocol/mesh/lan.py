@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from libp2p.abc import IPeerStore
 
     from capamesh.protocol.ids import NetworkId, PeerId
-    from capamesh.protocol.mesh.walls import Warn
+    from capamesh.protocol.mesh.hardening import Warn
 
 _NAME_CHARS = 63
 """The longest label that DNS has (RFC 1035); random, as libp2p's mDNS specification has it."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
     from capamesh.protocol.connection_limits import Slot
-    from capamesh.protocol.mesh.walls import WalledYamux
+    from capamesh.protocol.mesh.hardening import WalledYamux
 
 MAX_CONNECTIONS: Final = 4096
 """Guess: nodes connect to a few routers each, so this serves a fleet of tens of thousands."""

@@ -26,7 +26,7 @@ from libp2p.utils import encode_varint_prefixed
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES
-from capamesh.protocol.mesh.judge import Judgement, Verdict
+from capamesh.protocol.mesh.validator import Judgement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from libp2p.abc import IHost, INetStream
 
     from capamesh.protocol.mesh.gossipsub import MeshGossipSub
-    from capamesh.protocol.mesh.walls import Warn
+    from capamesh.protocol.mesh.hardening import Warn
 
 MAX_RPC_BYTES: Final = MAX_PAYLOAD_BYTES + 64 * 1024
 """The largest payload and what stands around it."""

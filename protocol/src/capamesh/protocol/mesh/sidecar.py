@@ -13,17 +13,17 @@ import trio
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
-from capamesh.protocol.channel.trio_end import TrioChannel
+from capamesh.protocol.channel.trio_channel import TrioChannel
 from capamesh.protocol.descriptors import descriptor_limit
 from capamesh.protocol.errors import CapameshError, ProtocolViolation
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.mesh.admission import Admission
-from capamesh.protocol.mesh.dialler import Dialler
+from capamesh.protocol.mesh.dialer import Dialler
 from capamesh.protocol.mesh.gossip import PayloadKind, adverts_topic, demand_topic, wrap
 from capamesh.protocol.mesh.gossipsub import MeshGossipSub
+from capamesh.protocol.mesh.hardening import contain_tasks
 from capamesh.protocol.mesh.host import make_host
-from capamesh.protocol.mesh.judge import Judge, Judgement
 from capamesh.protocol.mesh.lan import find_on_lan
 from capamesh.protocol.mesh.messages import (
     Dial,
@@ -42,7 +42,7 @@ from capamesh.protocol.mesh.messages import (
 )
 from capamesh.protocol.mesh.port import MeshPort, limits_for_mesh
 from capamesh.protocol.mesh.pubsub import MemberPubsub
-from capamesh.protocol.mesh.walls import contain_tasks
+from capamesh.protocol.mesh.validator import Judge, Judgement
 from capamesh.protocol.network import NetworkTrust, RevocationList, Role
 from capamesh.protocol.network_clock import NetworkClock
 

@@ -19,9 +19,9 @@ from capamesh.protocol import private_files
 from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
 from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network.certificates import serial_text
 from capamesh.protocol.network.chain import MAX_SUCCESSORS, Authority, own_authority
-from capamesh.protocol.packed import pack, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

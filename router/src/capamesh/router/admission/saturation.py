@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from capamesh.router.resilience.health import MOST_REFUSED_S, REFUSED_S
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 LOOK_S = 0.025
 """How old the reading of the hosts may be (guess: a few answers of each host)."""

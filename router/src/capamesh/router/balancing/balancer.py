@@ -10,19 +10,19 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from capamesh.router.balancing.link_wait import LinkWait
-from capamesh.router.balancing.model_traffic import ModelTraffic, Terms, not_hosted
-from capamesh.router.balancing.troubles import Troubles, Verdict
-from capamesh.router.resilience.deaths import Deaths
+from capamesh.router.balancing.deaths import Deaths
+from capamesh.router.balancing.served_model import ModelTraffic, Terms, not_hosted
+from capamesh.router.balancing.unhealthy import Troubles, Verdict
 from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.link_wait import LinkWait
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.balancing.hosts import Host
-    from capamesh.router.candidates import Candidate
-    from capamesh.router.fleet_view import FleetView
-    from capamesh.router.policies.seam import Policy
+    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.policies.policy import Policy
 
 RulesOf = Callable[["ModelName"], Terms]
 """What the operator's rules say of a model."""

@@ -17,8 +17,8 @@ from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.router.balancing.hosts import Host
-    from capamesh.router.candidates import Candidate
+    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.replica import Host
 
 T = TypeVar("T", bound=str)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.balancing.eligibility import Eligibility
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 MAX_SHOWN = 16
 MAX_REFUSAL_CHARS = 100

@@ -14,7 +14,7 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 PROVEN_S: Final = 60.0
 """So long an answer shows that a host serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion, PeerId
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 BOUND = 1.25
 """How far over the mean a host may be loaded (guess): one place of five is left free. Keys that move when a host

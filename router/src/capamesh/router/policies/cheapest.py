@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 BAND = 1.5
 """How much slower than the fastest is as good (guess)."""

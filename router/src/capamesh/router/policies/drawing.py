@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
-    from capamesh.router.policies.seam import IsEligible
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.policies.policy import IsEligible
 
 Draw = Callable[[], float]
 """`random.Random.random`: several times cheaper than `sample()` or `choice()`; a bias of 2**-53 is none."""

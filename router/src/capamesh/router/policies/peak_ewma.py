@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.balancing.peak_ewma import load_s
+from capamesh.router.fleet.latency_ewma import load_s
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 
 class PeakEwma(ByState):

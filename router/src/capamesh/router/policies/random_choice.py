@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_one
-from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 
 class RandomChoice(ByState):

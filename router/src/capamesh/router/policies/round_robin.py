@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.policies.seam import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
 
 if TYPE_CHECKING:
-    from capamesh.router.balancing.hosts import Host
+    from capamesh.router.fleet.replica import Host
 
 
 class RoundRobin(ByState):

@@ -1,0 +1,1 @@
+"""The agent process: it supervises the workers and advertises what they serve."""

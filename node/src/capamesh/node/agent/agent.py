@@ -1,0 +1,505 @@
+"""The node agent: keeps the mesh sidecar and one worker a device running, and tells the network. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import random
+import signal
+import time
+from contextlib import AsyncExitStack, suppress
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from capamesh.node.agent.advert_schedule import AdvertSchedule
+from capamesh.node.agent.announcement import Announcement, NodeFacts
+from capamesh.node.agent.known_routers import RoutersToDial
+from capamesh.node.agent.metrics.totals import LoopFigures
+from capamesh.node.agent.status import models_status, worker_status
+from capamesh.node.agent.worker_handle import CACHE_FOLDER, DeviceWorker, start_settings
+from capamesh.node.contract.loop_meter import LoopMeter
+from capamesh.node.devices.host import read_devices
+from capamesh.node.devices.nvml import GpuReader
+from capamesh.protocol.advertised_address import (
+    advertised_host,
+    listen_multiaddr,
+    reachable_multiaddr,
+    require_free,
+)
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    KIND_GOODBYE,
+    KIND_ROUTER,
+    ModelState,
+    Sequence,
+    SequenceSource,
+    advert_from_body,
+    advert_to_body,
+    open_envelope,
+    parse_address,
+    router_from_body,
+    seal,
+)
+from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
+from capamesh.protocol.loop_watch import LoopWatch
+from capamesh.protocol.member_status import HEARTBEAT_S
+from capamesh.protocol.membership_upkeep import MembershipUpkeep
+from capamesh.protocol.mesh.client import MeshClient
+from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
+from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.network_clock import ClockNotice, NetworkClock, clock_fields
+from capamesh.protocol.private_files import make_folder
+from capamesh.protocol.token_file import token_file_of
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.agent.settings import NodeSettings
+    from capamesh.protocol.channel.framing import Message
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.network import Membership
+    from capamesh.protocol.network_clock import Skew
+
+CHECK_ROUTERS_EVERY_S = 10.0
+"""How soon it is told that no router is reached (guess: as often as a router advertises)."""
+FAREWELL_S = 0.5
+"""Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
+
+
+class NodeAgent:
+    """One node of a network."""
+
+    def __init__(self, settings: NodeSettings, log: FilteringBoundLogger) -> None:
+        """Take over the data folder and read the devices; raise `ConfigError` when that cannot be."""
+        if not settings.models_folder.is_dir():
+            raise ConfigError(
+                f"the models folder {settings.models_folder} does not exist: give --models"
+            )
+        self._settings = settings
+        self._log = log
+        self._home = MemberHome(settings.data_folder, log)
+        self._home.lock()
+        self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
+        if not settings.is_dialing:
+            require_free(settings.host, settings.mesh_port, "--mesh-port")
+        self._trust = self._membership.trust()
+        self._trust.update(self._home.revocations(self._membership))
+        self._upkeep = MembershipUpkeep(
+            self._home,
+            self._membership,
+            self._trust,
+            token_file=token_file_of(settings.token_file, settings.token),
+            on_renewed=self._renewed,
+            log=log,
+        )
+        self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
+        self._announcement = Announcement(
+            NodeFacts(
+                peer=self._membership.identity.peer_id,
+                region=settings.region,
+                price_per_million=settings.price_per_million,
+                agent_version=package_version("capamesh"),
+            )
+        )
+        self._adverts = adverts_topic(self._membership.network_id)
+        self._mesh = MeshClient(
+            self._membership,
+            listen=[]
+            if settings.is_dialing
+            else [listen_multiaddr(settings.host, settings.mesh_port)],
+            bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
+            subscribe=[demand_topic(self._membership.network_id)],
+            use_mdns=settings.use_mdns,
+            revocations=self._trust.revocations.encode()
+            if self._trust.revocations.version
+            else b"",
+            on_message=self._heard,
+            on_ready=self._mesh_ready,
+            on_subscribed=self._subscribed,
+            on_revocations=self._revoked,
+            on_down=lambda _: self._write_status(),
+            log=log,
+        )
+        self._advertised_host = advertised_host(settings.host, settings.advertised_host)
+        advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start
+        _check_advertised(self._advertised_host)
+        devices = read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if settings.port and not settings.is_dialing:
+            for number in range(len(devices)):
+                require_free(settings.host, settings.port + number, "--port")
+        if settings.metrics_host:
+            require_free(settings.metrics_host, settings.metrics_port, "--metrics")
+        make_folder(settings.data_folder / CACHE_FOLDER)
+        self._workers = [
+            DeviceWorker(
+                number,
+                device,
+                start_settings(settings, number, device, self._advertised_host),
+                on_message=self._worker_said,
+                on_down=self._worker_down,
+                log=log,
+            )
+            for number, device in enumerate(devices)
+        ]
+        self._routers = RoutersToDial()
+        self._clock_notice = ClockNotice()
+        self._clock = NetworkClock(time.time_ns() // 1_000_000, time.monotonic())
+        self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
+        self._is_rescheduled = asyncio.Event()
+        self._drained: set[int] = set()
+        self._all_drained = asyncio.Event()
+        self._state = "starting"
+        """Of its own life; while it is serving, `_standing` says more."""
+        self._metrics_url = ""
+        self._loop_meter = LoopMeter()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain, say goodbye and return.
+
+        SIGHUP looks at the token file at once, which is looked at every few seconds anyway.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._look_after_membership)
+        watch = LoopWatch(self._log, self._loop_meter.beat)
+        watch.start()
+        try:
+            async with AsyncExitStack() as pages, asyncio.TaskGroup() as tasks:
+                await self._serve_metrics(pages)
+                self._write_status()
+                mesh = tasks.create_task(self._mesh.run())
+                workers = [tasks.create_task(worker.run()) for worker in self._workers]
+                announcing = tasks.create_task(self._announce())
+                checking = tasks.create_task(self._check_routers())
+                beating = tasks.create_task(self._beat())
+                await stop.wait()
+                await self._drain()
+                announcing.cancel()
+                checking.cancel()
+                beating.cancel()
+                self._say_goodbye()
+                await asyncio.sleep(FAREWELL_S)
+                for task in (mesh, *workers):
+                    task.cancel()
+        finally:
+            watch.stop()
+            self._state = "stopped"
+            self._write_status()
+            self._log.info("node_stopped")
+
+    async def _serve_metrics(self, pages: AsyncExitStack) -> None:
+        settings = self._settings
+        if not settings.metrics_host:
+            return
+        from capamesh.node.agent.metrics.server import serve_metrics  # noqa: PLC0415 - most nodes serve none, and save its memory
+
+        page = serve_metrics(
+            settings.metrics_host,
+            settings.metrics_port,
+            lambda: [worker.sample() for worker in self._workers],
+            lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
+            lambda: LoopFigures.from_message(self._loop_meter.snapshot()),
+        )
+        self._metrics_url = await pages.enter_async_context(page)
+        self._log.info("metrics_served", url=self._metrics_url)
+
+    # workers
+
+    def _worker_said(self, number: int, message: Message) -> None:
+        worker = self._workers[number]
+        match message["type"]:
+            case "offer":
+                offer = advert_from_body(
+                    message["body"], self._membership.identity.peer_id, Sequence(0, 0)
+                )
+                if number not in self._announcement.workers:
+                    self._brief(worker)
+                worker.offered(offer)
+                if self._announcement.offered(number, offer):
+                    self._changed()
+            case "metrics":
+                worker.told(message["models"], message["loop"])
+            case "sandbox":
+                worker.sandbox = message["holds"]
+            case "survived":
+                worker.survived(message["name"], message["version"], message["requests"])
+            case "links":
+                worker.links = message["count"]
+                self._write_status()
+            case "stuck":
+                worker.stuck(message["reason"])
+            case "drained":
+                self._drained.add(number)
+                self._check_drained()
+            case unknown:
+                self._log.warning("unknown_message", type=unknown)
+
+    def _brief(self, worker: DeviceWorker) -> None:
+        """Tell a worker that just came up what the others heard before."""
+        if self._trust.revocations.version:
+            worker.send({"type": "revocations", "data": self._trust.revocations.encode()})
+        if self._routers:
+            worker.send(self._routers.message())
+        if self._announcement.is_draining:
+            worker.drain()
+
+    def _worker_down(self, number: int) -> None:
+        if self._announcement.lost(number, self._workers[number].last_down):
+            self._changed()
+        else:
+            self._write_status()
+        if self._announcement.is_draining:
+            self._drained.add(number)
+            self._check_drained()
+
+    # the mesh
+
+    def _mesh_ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        self._log.info("mesh_ready", peer=peer, addrs=addrs)
+        self._changed()
+
+    def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
+        if topic == self._adverts:
+            self._log.info("routers_listening", count=len(peers))
+            self._write_status()
+            self._schedule.reached(_now_s())
+            self._is_rescheduled.set()
+
+    def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
+        del topic, sender
+        wall_ms, steady_s = time.time_ns() // 1_000_000, time.monotonic()
+        try:
+            # when it was sealed is the sidecar's to judge, and for us to set our clock by
+            envelope = open_envelope(
+                raw,
+                self._trust,
+                self._clock.membership_ms(wall_ms, steady_s),
+                is_time_checked=False,
+            )
+            member = envelope.sender
+            self._clock.heard(member.peer_id, member.invite_serial, envelope.issued_at_ms, steady_s)
+            if envelope.kind != KIND_ROUTER:
+                return
+            router = router_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
+        except AdvertRejected as error:
+            self._log.warning("advert_rejected", reason=error.reason, error=error.message)
+            return
+        self._schedule.router_heard(router, _now_s())
+        self._is_rescheduled.set()
+        if self._settings.is_dialing and self._routers.heard(router, _now_s()):
+            for worker in self._workers:
+                worker.send(self._routers.message())
+
+    def _revoked(self, encoded: bytes) -> None:
+        revocations = RevocationList.decode(encoded, self._membership.ca_der)
+        if self._trust.update(revocations):
+            for worker in self._workers:
+                worker.send({"type": "revocations", "data": encoded})
+            is_kept = self._home.keep_revocations(revocations)
+            self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
+            self._upkeep.look(dt.datetime.now(dt.UTC))
+            self._write_status()
+
+    # its own membership
+
+    async def _beat(self) -> None:
+        """Look after this node's own membership, and let its status show that it lives."""
+        while True:
+            self._look_after_membership()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _look_after_membership(self) -> None:
+        self._upkeep.beat(dt.datetime.now(dt.UTC))
+        self._check_clock()
+        self._write_status()
+
+    def _renewed(self, membership: Membership) -> None:
+        """Show a renewed membership to the mesh, on links and in adverts."""
+        self._membership = membership
+        for worker in self._workers:
+            worker.send(
+                {
+                    "type": "renewed",
+                    "chain": list(membership.chain),
+                    "ca_der": membership.ca_der,
+                }
+            )
+        self._mesh.renew(membership, self._home.bootstrap())
+        self._schedule.changed(_now_s())
+        self._is_rescheduled.set()
+
+    def _standing(self) -> tuple[str, str]:
+        """Return the state that a status shows, and the reason for people; see `member_status`."""
+        ended = self._upkeep.ended
+        if self._state not in {"starting", "serving"}:
+            return self._state, ""
+        if ended is not None:
+            return ended.state, ended.reason
+        models = self._announcement.advert(Sequence(0, 0)).models
+        if not any(model.state is ModelState.READY for model in models):
+            said = ", ".join(
+                f"{model.name}/{model.version} {model.state.value}" for model in models
+            )
+            if self._state == "starting":
+                return "starting", said or "its workers start"
+            return "waiting", f"no model is ready: {said or 'there are none'}"
+        if not any(worker.links for worker in self._workers):
+            met = f"{self._router_count} met" if self._router_count else "none met"
+            return "waiting", f"no router has a link to it ({met} in the mesh)"
+        return "ready", ""
+
+    # telling the network
+
+    def _changed(self) -> None:
+        if self._state == "starting" and self._announcement.is_ready and self._mesh.is_ready:
+            self._state = "serving"
+            self._log.info("node_ready")
+        self._write_status()
+        self._schedule.changed(_now_s())
+        self._is_rescheduled.set()
+
+    async def _announce(self) -> None:
+        while True:
+            wait_s = self._schedule.due_s - _now_s()
+            if wait_s <= 0:
+                self._publish(KIND_ADVERT)
+                continue
+            self._is_rescheduled.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._is_rescheduled.wait()
+
+    async def _check_routers(self) -> None:
+        """Say it when nobody can use this node: no router is reached, or none takes it."""
+        while True:
+            await asyncio.sleep(CHECK_ROUTERS_EVERY_S)
+            self._write_status()
+            if self._router_count == 0 and self._upkeep.ended is None:  # that is told by itself
+                self._log.warning(
+                    "no_router_reached",
+                    mesh_warnings=self._mesh.warnings,
+                    what_to_do="see the mesh warnings; a router that is down is dialled again until it is back; where no"
+                    " router's address is known, give --bootstrap or ask the network's owner for a token that names one",
+                )
+
+    def _check_clock(self) -> None:
+        """Say it when this machine's clock is wrong by what routers sign, and when it is right again."""
+        notice = self._clock_notice.about(self._skew())
+        if notice is not None:
+            (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
+
+    def _skew(self) -> Skew | None:
+        return self._clock.skew(time.time_ns() // 1_000_000, time.monotonic())
+
+    @property
+    def _router_count(self) -> int:
+        return sum(role is Role.ROUTER for role in self._mesh.members.values())
+
+    def _publish(self, kind: str) -> None:
+        # by the routers' time, if this machine's is wrong: they take nothing of an unknown node that is not new
+        time_ns = time.time_ns()
+        time_ns += self._clock.correction_ms(time_ns // 1_000_000, time.monotonic()) * 1_000_000
+        self._sequences = self._home.current(self._sequences, time_ns)
+        try:
+            raw = self._sealed(kind, time_ns // 1_000_000)
+        except LocalError as error:
+            self._log.error("advert_refused", error=error.message)
+            return
+        if not self._mesh.publish(self._adverts, raw):
+            self._log.debug("advert_not_published")
+
+    def _sealed(self, kind: str, now_ms: int) -> bytes:
+        """Return the envelope to publish; give models up until it is small enough."""
+        interval_s = self._schedule.publishing(_now_s()) if kind == KIND_ADVERT else 0
+        while True:
+            sequence = self._sequences.next()
+            body = (
+                advert_to_body(self._announcement.advert(sequence, interval_s))
+                if kind == KIND_ADVERT
+                else {}
+            )
+            try:
+                return seal(kind, body, self._membership, sequence, now_ms)
+            except ConfigError:  # too large
+                if self._announcement.leave_out_failed():
+                    self._log.warning("failed_models_not_advertised")
+                    continue
+                withdrawn = self._announcement.give_up_largest()
+                if withdrawn is None:
+                    raise
+                self._log.error("model_withdrawn", model=withdrawn.name, version=withdrawn.version)
+
+    async def _drain(self) -> None:
+        self._state = "draining"
+        self._log.info("node_draining", patience_s=self._settings.drain_s)
+        self._write_status()
+        self._announcement.is_draining = True
+        self._schedule.changed(_now_s())
+        self._publish(KIND_ADVERT)
+        self._is_rescheduled.set()
+        for worker in self._workers:
+            if not worker.drain():
+                self._drained.add(worker.number)
+        self._check_drained()
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._all_drained.wait()
+        except TimeoutError:
+            self._log.warning("drain_cut_short", patience_s=self._settings.drain_s)
+
+    def _check_drained(self) -> None:
+        if len(self._drained) == len(self._workers):
+            self._all_drained.set()
+
+    def _say_goodbye(self) -> None:
+        self._publish(KIND_GOODBYE)
+
+    def _write_status(self) -> None:
+        advert = self._announcement.advert(Sequence(0, 0))
+        state, reason = self._standing()
+        self._home.write_status(
+            {
+                "role": "node",
+                "state": state,
+                "reason": reason,
+                **self._upkeep.fields(dt.datetime.now(dt.UTC)),
+                "pid": os.getpid(),
+                "peer_id": advert.peer,
+                "network_id": self._membership.network_id,
+                "routers": self._router_count,
+                "clock": clock_fields(self._skew()),
+                "links": sum(worker.links for worker in self._workers),
+                "sidecar_pid": self._mesh.pid,
+                "worker_pids": [worker.pid for worker in self._workers],
+                "mesh_addresses": [
+                    reachable_multiaddr(addr, self._advertised_host) for addr in self._mesh.addrs
+                ],
+                "data_addresses": [a for device in advert.devices for a in device.data_addresses],
+                "metrics": self._metrics_url,
+                "workers": [worker_status(worker) for worker in self._workers],
+                "models": [
+                    status
+                    for worker in self._workers
+                    for status in models_status(
+                        worker.sample(), self._announcement.models_of(worker.number)
+                    )
+                ],
+            }
+        )
+
+
+def _now_s() -> float:
+    """Return the time on the running loop's clock, by which adverts are scheduled."""
+    return asyncio.get_running_loop().time()
+
+
+def _check_advertised(host: str) -> None:
+    """Raise `ConfigError` when no router would take `host` from an advert."""
+    try:
+        parse_address(f"[{host}]:1" if ":" in host else f"{host}:1")
+    except ValueError as exc:
+        raise ConfigError(f"cannot advertise the host {host!r}: {exc}; give --advertise") from exc

@@ -1,0 +1,283 @@
+"""What is to blame for a worker's deaths, and what is refused or held back for it. Pure: deaths and times go in.
+
+A model whose loading ends its worker is held back, for longer each time. A run that ends it is first the request's
+fault, not the model's: the request is not run a second time after two deaths, then those as large as one that
+killed; only where different requests of a usual size end the worker, the model itself rests, for seconds to minutes.
+Nothing is for good: this node does not know whether it is the last that hosts a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from capamesh.node.devices.in_flight_page import Marked, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DEATHS_IN_A_ROW: Final = 3
+"""Guess: one death may be the machine's doing, two a coincidence."""
+DEATHS_OF_A_REQUEST: Final = 2
+"""That one request caused: it is not run again (guess: the first may have been of another that ran beside it)."""
+GOOD_LIFE_S: Final = 3600.0
+"""A worker that lived so long ends the row for all its models (guess: a model that ends a worker less often
+than once an hour is worth its restarts)."""
+HOLD_S: Final = 60.0
+LONGEST_HOLD_S: Final = 3600.0
+"""A model that ends its worker by loading is held back so long, then twice as long and so on (guess: each trial costs
+all models of the worker some seconds)."""
+REST_S: Final = 15.0
+LONGEST_REST_S: Final = 300.0
+"""Likewise for one whose runs do, whatever the request: shorter, for most of its requests may be fine (guess)."""
+LARGE_S: Final = 300.0
+LONGEST_LARGE_S: Final = 3600.0
+"""Likewise for requests as large as one that ended the worker (guess)."""
+REFUSED_S: Final = 3600.0
+"""For one request (guess: whatever was wrong may have been mended, in the driver for one)."""
+ALONE_S: Final = 60.0
+"""After a death the requests of a suspected model run one by one, so that the next death tells which it was (guess)."""
+MAX_REQUESTS: Final = 256
+"""Suspected requests of one model (guess); the oldest is forgotten first."""
+MAX_MODELS: Final = 256
+"""Models with a record (guess: as many as fit into one advert); the oldest is forgotten first."""
+NAMED: Final = 3
+"""How many companions a reason names (guess: a line for people)."""
+
+_DOING: Final = {Phase.LOADING: "loading", Phase.RUNNING: "running"}
+
+Key = tuple[str, str]
+"""A model's name and version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a worker shall not do with one model, from now on for some seconds."""
+
+    name: str
+    version: str
+    digest: str
+    """Of the files that are to blame; "" where it is not known."""
+    reason: str
+    """For people, with what to do."""
+    held_s: float = 0.0
+    """It is not loaded before; 0: it may be."""
+    refused: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Requests that are not run, by their digest in hexadecimal, each with the seconds for which."""
+    suspects: tuple[str, ...] = ()
+    """Requests that were there at a death: whoever sees one end well says so."""
+    large_bytes: int = 0
+    """Requests of inputs of so many bytes or more are not run; 0: all may be."""
+    large_s: float = 0.0
+    alone_s: float = 0.0
+    """Its requests run one by one."""
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Verdict:
+        """Return what `dataclasses.asdict` made of one and a message carried."""
+        given: dict[str, Any] = {**fields, "suspects": tuple(fields["suspects"])}
+        return cls(**given)
+
+
+@dataclass(slots=True)
+class _Request:
+    deaths: int = 0
+    refused_until_s: float = -math.inf
+
+
+@dataclass(slots=True)
+class _Term:
+    """A refusal that lasts longer each time."""
+
+    first_s: float
+    longest_s: float
+    count: int = 0
+    until_s: float = -math.inf
+
+    def begin(self, now_s: float) -> float:
+        """Begin it anew at `now_s`; return for how many seconds."""
+        lasts_s = min(self.longest_s, self.first_s * 2.0**self.count)
+        self.count += 1
+        self.until_s = now_s + lasts_s
+        return lasts_s
+
+    def left_s(self, now_s: float) -> float:
+        return max(0.0, self.until_s - now_s)
+
+
+@dataclass(slots=True)
+class _Model:
+    digest: str
+    load_deaths: int = 0
+    run_deaths: int = 0
+    hold: _Term = field(default_factory=lambda: _Term(HOLD_S, LONGEST_HOLD_S))
+    rest: _Term = field(default_factory=lambda: _Term(REST_S, LONGEST_REST_S))
+    large: _Term = field(default_factory=lambda: _Term(LARGE_S, LONGEST_LARGE_S))
+    large_bytes: int = 0
+    requests: dict[str, _Request] = field(default_factory=dict[str, _Request])
+    """Those that were there at a death, the longest known first."""
+    alone_until_s: float = -math.inf
+    why: str = ""
+
+    def held_s(self, now_s: float) -> float:
+        return max(self.hold.left_s(now_s), self.rest.left_s(now_s))
+
+
+class CrashRecord:
+    """What one worker died of. Forgotten with the agent: starting the node again tries everything again.
+
+    Everything that was being executed when the worker died is suspected alike, for nothing tells which of it was
+    to blame. A request that ends well in a later life is cleared; other files at a model's place clear all.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[Key, _Model] = {}
+
+    def __repr__(self) -> str:
+        return f"CrashRecord({len(self._models)} models)"
+
+    def verdicts(self, now_s: float) -> tuple[Verdict, ...]:
+        """Return what a worker that starts at `now_s` shall not do."""
+        return tuple(
+            verdict
+            for key, model in self._models.items()
+            if (verdict := _verdict(key, model, now_s)) is not None
+        )
+
+    def died(
+        self, marked: Sequence[Marked], reason: str, lived_s: float, now_s: float
+    ) -> tuple[str, ...]:
+        """The worker died of `reason` after `lived_s` while executing what is `marked`; return what follows, for people.
+
+        A worker that was asked to leave did not die.
+        """
+        if lived_s >= GOOD_LIFE_S:
+            self._models.clear()
+        found: list[str] = []
+        for key, marks in _by_model(marked).items():
+            self.offered(*key, marks[0].digest)
+            model = self._models.get(key)
+            if model is None:
+                model = self._models[key] = _Model(marks[0].digest)
+                if len(self._models) > MAX_MODELS:
+                    del self._models[next(iter(self._models))]
+            others = [f"{mark.name}/{mark.version}" for mark in marked if _key(mark) != key]
+            found += self._blame(model, marks, _cause(key, others, reason, marks[0].phase), now_s)
+        return tuple(found)
+
+    def survived(self, name: str, version: str, request: str) -> None:
+        """A suspected request has ended without ending the worker."""
+        model = self._models.get((name, version))
+        if model is None:
+            return
+        model.requests.pop(request, None)
+        if not model.requests:
+            model.run_deaths = 0
+
+    def loaded(self, name: str, version: str) -> None:
+        """A model takes requests: its deaths by loading are in a row no more; how long it was held before still counts."""
+        model = self._models.get((name, version))
+        if model is not None:
+            model.load_deaths = 0
+
+    def offered(self, name: str, version: str, digest: str) -> bool:
+        """The worker has `digest` at `name`/`version`; forgive what other files did. Return whether something was held.
+
+        An empty `digest` says nothing.
+        """
+        model = self._models.get((name, version))
+        if not digest or model is None or model.digest == digest:
+            return False
+        if not model.digest:
+            model.digest = digest
+            return False
+        del self._models[name, version]
+        return True
+
+    def _blame(self, model: _Model, marks: list[Marked], cause: str, now_s: float) -> list[str]:
+        found: list[str] = []
+        if any(mark.phase is Phase.LOADING for mark in marks):
+            model.load_deaths += 1
+            if model.load_deaths >= DEATHS_IN_A_ROW:
+                lasts_s = model.hold.begin(now_s)
+                model.why = f"{cause}, {model.load_deaths} times in a row while it was loaded"
+                found.append(f"{model.why}; it is tried again after {lasts_s:g} s")
+        runs = [mark for mark in marks if mark.phase is Phase.RUNNING]
+        if not runs:
+            return found
+        model.run_deaths += 1
+        model.alone_until_s = now_s + ALONE_S
+        for mark in runs:
+            found += _blame_request(model, mark, cause, now_s)
+        large = [mark.large_bytes for mark in runs if mark.large_bytes]
+        if large:  # what is larger than usual says nothing of usual requests
+            model.run_deaths -= 1
+            known = model.large_bytes if model.large.left_s(now_s) else 0
+            model.large_bytes = min([*large, known] if known else large)
+            lasts_s = model.large.begin(now_s)
+            model.why = f"{cause}, by a request of {min(large)} bytes"
+            found.append(f"{model.why}; none as large is run for {lasts_s:g} s")
+        elif model.run_deaths >= DEATHS_IN_A_ROW and len(model.requests) >= DEATHS_IN_A_ROW:
+            lasts_s = model.rest.begin(now_s)
+            model.why = f"{cause}, by {len(model.requests)} different requests"
+            found.append(f"{model.why}; it is tried again after {lasts_s:g} s")
+        return found
+
+
+def _blame_request(model: _Model, mark: Marked, cause: str, now_s: float) -> Iterator[str]:
+    if not mark.request:
+        return  # several ran together: the next time they run alone
+    request = model.requests.setdefault(mark.request, _Request())
+    if len(model.requests) > MAX_REQUESTS:
+        del model.requests[next(iter(model.requests))]
+    request.deaths += 1
+    if request.deaths < DEATHS_OF_A_REQUEST:
+        return
+    request.refused_until_s = now_s + REFUSED_S
+    model.why = f"{cause}, {request.deaths} times by the same request"
+    yield f"{model.why}; it is not run again for {REFUSED_S:g} s"
+
+
+def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
+    held_s = model.held_s(now_s)
+    refused = {
+        digest: request.refused_until_s - now_s
+        for digest, request in model.requests.items()
+        if request.refused_until_s > now_s
+    }
+    suspects = tuple(digest for digest in model.requests if digest not in refused)
+    large_s, alone_s = model.large.left_s(now_s), max(0.0, model.alone_until_s - now_s)
+    if not (held_s or refused or suspects or large_s or alone_s):
+        return None
+    again = f"; it is tried again after {held_s:.0f} s" if held_s else ""
+    return Verdict(
+        *key,
+        model.digest,
+        model.why + again,
+        held_s=held_s,
+        refused=refused,
+        suspects=suspects,
+        large_bytes=model.large_bytes if large_s else 0,
+        large_s=large_s,
+        alone_s=alone_s,
+    )
+
+
+def _by_model(marked: Sequence[Marked]) -> dict[Key, list[Marked]]:
+    models: dict[Key, list[Marked]] = {}
+    for mark in marked:
+        models.setdefault(_key(mark), []).append(mark)
+    return models
+
+
+def _key(mark: Marked) -> Key:
+    return mark.name, mark.version
+
+
+def _cause(key: Key, others: Sequence[str], reason: str, phase: Phase) -> str:
+    names = list(dict.fromkeys(others))
+    named = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
+    who = f"{'/'.join(key)}, or {named} beside it," if names else "/".join(key)
+    return f"{who} ended its worker ({reason}, while {_DOING[phase]})"

@@ -1,0 +1,66 @@
+"""What a node's status file says of its workers and models, as plain JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from capamesh.protocol.adverts import shown_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerSample
+    from capamesh.node.agent.worker_handle import DeviceWorker
+    from capamesh.protocol.adverts import ModelOffer
+
+
+def worker_status(worker: DeviceWorker) -> dict[str, Any]:
+    """Return how a worker is: its starts, why it was lost the last time, and what it is kept to."""
+    return {
+        "device": worker.number,
+        "name": worker.device.name,
+        "pid": worker.pid,
+        "starts": worker.sample().starts,
+        "last_down": worker.last_down,
+        "sandbox": worker.sandbox,
+    }
+
+
+def models_status(sample: WorkerSample, offers: Sequence[ModelOffer]) -> list[dict[str, Any]]:
+    """Return how each model that a worker offers is, with what was counted for it since the agent started."""
+    return [
+        {
+            "name": offer.name,
+            "version": shown_version(offer.version),
+            "device": sample.number,
+            "state": offer.state.value,
+            "reason": offer.reason,
+            "provider": offer.provider,
+            "precision": offer.precision,
+            "memory_bytes": offer.memory_bytes,
+            **_counted(sample.models.get((offer.name, offer.version))),
+        }
+        for offer in offers
+    ]
+
+
+def _counted(figures: ModelFigures | None) -> dict[str, Any]:
+    """Return the figures of a model; nothing of one that its worker has not told of yet."""
+    if figures is None:
+        return {}
+    return {
+        "in_flight": figures.in_flight,
+        "limit": figures.limit,
+        "requests": dict(figures.requests),
+        "dropped": dict(figures.dropped),
+        "rows": figures.rows,
+        "batches": figures.batches,
+        "queue_s": _quantiles(figures.queue_s),
+        "run_s": _quantiles(figures.run_s),
+        **({"memory_bytes": figures.memory_bytes} if figures.memory_bytes else {}),
+    }
+
+
+def _quantiles(histogram: Histogram) -> dict[str, float | None]:
+    """Return the median and the 99th percentile, None where there is no value yet."""
+    return {"p50": histogram.quantile(0.5), "p99": histogram.quantile(0.99)}

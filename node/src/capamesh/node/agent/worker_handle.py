@@ -1,0 +1,201 @@
+"""One device's worker as its agent sees it: the process, what it died of, what it counted. IO: a process, a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capamesh.node.agent.metrics.totals import WorkerFigures, WorkerSample
+from capamesh.node.agent.quarantine import CrashRecord
+from capamesh.node.contract.settings import WorkerSettings
+from capamesh.node.devices.in_flight_page import RunningPage
+from capamesh.protocol.child import Child
+from capamesh.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.agent.settings import NodeSettings
+    from capamesh.node.devices.host import DeviceInfo
+    from capamesh.node.devices.in_flight_page import Marked
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.channel.framing import Message
+
+CACHE_FOLDER = "cache"
+"""In the data folder: measured profiles and compiled engines, which may be deleted at any time."""
+
+
+class DeviceWorker:
+    """Keeps the worker of one device running, and from models that end it again and again."""
+
+    def __init__(
+        self,
+        number: int,
+        device: DeviceInfo,
+        start: WorkerSettings,
+        *,
+        on_message: Callable[[int, Message], None],
+        on_down: Callable[[int], None],
+        log: FilteringBoundLogger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.number = number
+        self.device = device
+        self._start = start
+        self._on_down = on_down
+        self._log = log.bind(device=device.index)
+        self._clock = clock
+        self._page: RunningPage | None = None
+        self._started_s = clock()
+        self._crashes = CrashRecord()
+        self._figures = WorkerFigures()
+        self._is_leaving = False
+        self._stuck = ""
+        self.sandbox = ""
+        """What it is kept to, as it said; empty before it did."""
+        self.links = 0
+        """Of routers that can ask it, as it told last."""
+        self.last_down = ""
+        """Why it was lost the last time; empty while it never was."""
+        self._child = Child(
+            f"worker-{number}",
+            [sys.executable, "-P", "-m", "capamesh.node.worker"],
+            opening=self._opening,
+            on_message=lambda message: on_message(number, message),
+            on_down=self._down,
+            log=log,
+        )
+
+    def __repr__(self) -> str:
+        return f"DeviceWorker({self._child!r}, {self._crashes!r})"
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was asked to drain."""
+        return self._is_leaving
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is down."""
+        return self._child.pid
+
+    async def run(self) -> None:
+        """Keep it running until cancelled; see `Child.run`."""
+        await self._child.run()
+
+    def send(self, message: Mapping[str, Any]) -> bool:
+        """Queue a message to it; see `Child.send`."""
+        return self._child.send(message)
+
+    def drain(self) -> bool:
+        """Ask it to finish its work; its end is no crash from now on. Returns False when it is down."""
+        self._is_leaving = True
+        return self.send({"type": "drain"})
+
+    def told(self, models: Sequence[Mapping[str, Any]], loop: Mapping[str, Any]) -> None:
+        """Take over a `metrics` message."""
+        self._figures.told(models)
+        self._figures.loop_told(loop)
+
+    def stuck(self, reason: str) -> None:
+        """It is about to end itself for `reason`."""
+        self._stuck = reason
+
+    def offered(self, offer: NodeAdvert) -> None:
+        """Take note of what it has: replaced files are not to blame for earlier deaths, and of lost ones nothing is counted."""
+        self._figures.keep({(model.name, model.version) for model in offer.models})
+        for model in offer.models:
+            if self._crashes.offered(model.name, model.version, model.digest):
+                self._log.info("blame_forgotten", model=model.name, version=model.version)
+            if model.is_ready:
+                self._crashes.loaded(model.name, model.version)
+
+    def survived(self, name: str, version: str, requests: Sequence[str]) -> None:
+        """Requests of a model that were suspected have ended well."""
+        for request in requests:
+            self._crashes.survived(name, version, request)
+
+    def sample(self) -> WorkerSample:
+        """Return how it is now, and its counts over all its lives."""
+        return WorkerSample(
+            number=self.number,
+            is_up=self.pid is not None,
+            starts=self._child.starts,
+            models=self._figures.models(),
+            loop=self._figures.loop(),
+        )
+
+    def _opening(self) -> Mapping[str, Any]:
+        """Return the start message of a new life."""
+        self._started_s = self._clock()
+        verdicts = self._crashes.verdicts(self._started_s)
+        start = replace(self._start, verdicts=[asdict(one) for one in verdicts])
+        try:
+            self._page = RunningPage.create(Path(start.running_page))
+        except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
+            self._log.warning("no_running_page", error=error.message)
+            start = replace(start, running_page="")
+        return start.to_message()
+
+    def _down(self, reason: str) -> None:
+        if self._stuck:
+            reason, self._stuck = f"{reason}: {self._stuck}", ""
+        self.last_down = reason
+        self._figures.ended()
+        self.links = 0
+        if self._page is not None:
+            marked = self._page.marked()
+            self._page.close()
+            self._page = None
+            if not self._is_leaving:
+                self._blame(marked, reason)
+        self._on_down(self.number)
+
+    def _blame(self, marked: list[Marked], reason: str) -> None:
+        now_s = self._clock()
+        lived_s = now_s - self._started_s
+        self._log.warning(
+            "worker_died",
+            reason=reason,
+            lived_s=round(lived_s, 1),
+            executing=[f"{mark.name}/{mark.version} {mark.phase.name.lower()}" for mark in marked],
+        )
+        for told in self._crashes.died(marked, reason, lived_s, now_s):
+            self._log.error("worker_guarded", reason=told)
+
+
+def start_settings(
+    settings: NodeSettings, number: int, device: DeviceInfo, advertised_host: str
+) -> WorkerSettings:
+    """Return what the worker `number` is told at each start; `DeviceWorker` adds what is held against models."""
+    return WorkerSettings(
+        membership_folder=str(settings.data_folder),
+        models_folder=str(settings.models_folder),
+        cache_folder=str(settings.data_folder / CACHE_FOLDER),
+        running_page=str(settings.data_folder / f"worker-{number}.running"),
+        verdicts=[],
+        device_index=device.index,
+        device_uuid=device.uuid,
+        device_kind=device.kind,
+        device_name=device.name,
+        memory_total_bytes=device.memory_total_bytes,
+        memory_free_bytes=device.memory_free_bytes,
+        driver=device.driver_version,
+        memory_limit_bytes=settings.memory_limit_bytes,
+        threads=settings.threads or device.cores,
+        host=settings.host,
+        port=settings.port + number if settings.port else 0,
+        advertised_host=advertised_host,
+        max_in_flight=settings.max_in_flight,
+        poll_s=settings.poll_s,
+        watchdog_s=settings.watchdog_s,
+        load_limit_s=settings.load_limit_s,
+        is_controllable=settings.is_controllable,
+        is_dialing=settings.is_dialing,
+        is_sandboxed=settings.is_sandboxed,
+    )

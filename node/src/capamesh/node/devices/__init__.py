@@ -1,0 +1,1 @@
+"""The devices and the host: memory, limits, and what was running when a worker ended."""

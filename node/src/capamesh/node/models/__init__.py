@@ -1,0 +1,1 @@
+"""The models of a worker: which are loaded, how they are loaded, and which give way."""

@@ -1,0 +1,188 @@
+"""Loads a model in a thread and gives it an engine and a runner. IO: threads, model files, marks in shared memory.
+
+A thread cannot be ended: a model that takes too long to load has its worker ended, as a run does that does not stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from capamesh.node.devices.in_flight_journal import Marks, Phase
+from capamesh.node.models.eviction import held_bytes
+from capamesh.node.models.registry import HostedModel, HostedModels, advert_problem
+from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
+from capamesh.node.runtime.pipeline import PipelineModel
+from capamesh.node.scheduling import MemoryBudget, ModelEngine, RunBounds, Suspicion
+from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.protocol.errors import CapameshError, ModelInvalid
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.node.agent.quarantine import Verdict
+    from capamesh.node.models.preparation import Preparation, Prepared
+    from capamesh.node.repository import ModelSource
+    from capamesh.node.runtime.api import Backend, LoadedModel
+    from capamesh.protocol.ids import ModelName, ModelVersion
+
+
+class RanShort(ModelInvalid):
+    """There was no memory to load a model; nothing is wrong with it."""
+
+
+class ModelLoading:
+    """Loads for one worker, one model at a time."""
+
+    def __init__(
+        self,
+        models: HostedModels,
+        backend: Backend,
+        preparation: Preparation,
+        *,
+        max_in_flight: int,
+        limit_s: float,
+        budget: MemoryBudget,
+        watchdog_s: float,
+        verdicts: Sequence[Verdict],
+        marks: Marks,
+        on_stuck: Callable[[str], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement.
+
+        No request is taken that would need more than `budget` of memory, or a run of more than `watchdog_s`, or
+        against which there is one of the `verdicts`, which begin now.
+        """
+        self._models = models
+        self._backend = backend
+        self._preparation = preparation
+        self._max_in_flight = max_in_flight
+        self._limit_s = limit_s
+        self._budget = budget
+        self._watchdog_s = watchdog_s
+        self._verdicts = {(one.name, one.version): one for one in verdicts}
+        self._since_s = time.monotonic()
+        self._marks = marks
+        self._on_stuck = on_stuck
+        self._log = log
+        self._load_s = 0.0
+        """Of the load that goes on, or the latest."""
+        self.held_bytes = 0
+        """What all that was given and is not closed is taken to use of the device's memory."""
+
+    async def load(self, source: ModelSource) -> HostedModel:
+        """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot, `RanShort` where memory ran out."""
+        number = self._marks.number(source.name, source.version, source.digest)
+        try:
+            prepared = await self._prepared(source, number)
+            try:
+                hosted = self._hosted(source, prepared, number)
+            except BaseException:
+                prepared.close()
+                raise
+        except BaseException:
+            self._marks.release(number)
+            raise
+        hosted.load_s = self._load_s
+        self.held_bytes += held_bytes(hosted)
+        self._budget.models_bytes += prepared.measured.memory_bytes
+        return hosted
+
+    def _hosted(self, source: ModelSource, prepared: Prepared, number: int) -> HostedModel:
+        if problem := advert_problem(source, prepared):  # nobody could be told of it
+            raise ModelInvalid(problem)
+        bounds = RunBounds(
+            prepared.plan,
+            prepared.measured.need,
+            prepared.measured.profile,
+            self._budget,
+            watchdog_s=self._watchdog_s,
+            suspicion=self._suspicion(source),
+        )
+        runner = self._runner(source, prepared, number, bounds)
+        return HostedModel(source, prepared, runner, number, bounds)
+
+    def unloaded(self, hosted: HostedModel) -> None:
+        """Forget what `load` gave, which is closed now."""
+        self._marks.release(hosted.number)
+        self.held_bytes -= held_bytes(hosted)
+        self._budget.models_bytes -= hosted.prepared.measured.memory_bytes
+
+    def _suspicion(self, source: ModelSource) -> Suspicion:
+        verdict = self._verdicts.get((source.name, source.version))
+        if verdict is None or verdict.digest not in {"", source.digest}:
+            return Suspicion()
+        return Suspicion(verdict, self._since_s)
+
+    async def _prepared(self, source: ModelSource, number: int) -> Prepared:
+        slot = self._marks.begin(number, Phase.LOADING)
+        overdue = asyncio.get_running_loop().call_later(
+            self._limit_s, self._overdue, source, number
+        )
+        try:
+            return await asyncio.to_thread(
+                self._preparation.prepare, source, partial(self._loaded, source)
+            )
+        except CapameshError as error:
+            if is_out_of_memory(error):
+                raise RanShort(error.message) from None
+            raise ModelInvalid(error.message) from error
+        except MemoryError as exc:
+            raise RanShort(f"{type(exc).__name__}: {exc}") from None
+        except Exception as exc:
+            self._log.exception("model_load_crashed", model=source.name, version=source.version)
+            raise ModelInvalid(f"loading it failed: {type(exc).__name__}: {exc}") from exc
+        finally:
+            overdue.cancel()
+            self._marks.end(slot)
+
+    def _overdue(self, source: ModelSource, number: int) -> None:
+        """Blame a model that is not ready in time, and have this process ended."""
+        self._marks.convict(number, Phase.LOADING)
+        self._on_stuck(
+            f"loading {source.name}/{source.version} has taken more than the {self._limit_s:g} s that"
+            " this node allows (--load-limit)"
+        )
+
+    def _loaded(self, source: ModelSource) -> LoadedModel:
+        steps = source.manifest.rules.steps
+        if not steps:
+            began_s = time.monotonic()
+            loaded = self._backend.load(source)
+            self._load_s = time.monotonic() - began_s
+            return loaded
+        self._load_s = 0.0
+        return PipelineModel(source.name, source.version, steps, self._member)
+
+    def _member(self, name: ModelName, version: ModelVersion) -> LoadedModel | None:
+        hosted = self._models.find(name, version)
+        return hosted.prepared.loaded if hosted is not None else None
+
+    def _runner(
+        self, source: ModelSource, prepared: Prepared, number: int, bounds: RunBounds
+    ) -> ModelRunner:
+        rules = source.manifest.rules
+        engine = ModelEngine(
+            prepared.plan,
+            rules,
+            prepared.measured.profile,
+            max_in_flight=self._max_in_flight,
+            max_queue=source.manifest.max_queue,
+            streams=prepared.streams,
+            bounds=bounds,
+            doubt=prepared.measured.note if prepared.measured.profile is None else "",
+        )
+        return ModelRunner(
+            prepared.loaded,
+            engine,
+            stream=prepared.stream,
+            may_run_here=prepared.is_steady,
+            clock=time.monotonic,
+            switch=self._backend.stop_switch,
+            marks=self._marks,
+            number=number,
+        )

@@ -1,0 +1,272 @@
+"""The models of one worker and where each stands: loading, ready, failed, unloaded. Pure but for its runners."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.adverts import (
+    MAX_MODELS,
+    ModelOffer,
+    ModelState,
+    Scheduling,
+    offer_problem,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion
+
+if TYPE_CHECKING:
+    from capamesh.node.models.preparation import Prepared
+    from capamesh.node.repository import ModelSource
+    from capamesh.node.scheduling import RunBounds
+    from capamesh.node.scheduling.runner import ModelRunner
+
+UNVERIFIED = "unverified"
+"""Stands for the provider while no model has shown which it is."""
+
+Key = tuple[ModelName, ModelVersion]
+
+
+@dataclass(slots=True)
+class HostedModel:
+    """A model version that takes requests."""
+
+    source: ModelSource
+    prepared: Prepared = field(repr=False)
+    runner: ModelRunner
+    number: int = 0
+    """Of its files, in `Marks`."""
+    bounds: RunBounds | None = None
+    """By which its requests are refused; None: nothing bounds them."""
+    load_s: float = 0.0
+    """How long its files took to load, without warm-up and measurement."""
+    gave_back_s: float = -math.inf
+    """When it was last made to give back what its runs had left."""
+    load: int = 0
+    """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows of one request, by what the memory holds beside all models; 0: it is not known."""
+        return self.bounds.most_rows if self.bounds is not None else 0
+
+    @property
+    def version(self) -> ModelVersion:
+        """The version served."""
+        return self.source.version
+
+
+class HostedModels:
+    """What is known of each model version. Owned by the worker's event loop."""
+
+    def __init__(self) -> None:
+        self._ready: dict[ModelName, dict[ModelVersion, HostedModel]] = {}
+        self._newest: dict[ModelName, HostedModel] = {}
+        self._offers: dict[Key, ModelOffer] = {}
+        self._leaving: list[HostedModel] = []
+        """Take no more requests, and have counted some that were not reported yet."""
+        self._loads = itertools.count(1)
+
+    def __iter__(self) -> Iterator[HostedModel]:
+        for versions in self._ready.values():
+            yield from versions.values()
+
+    def find(self, model: ModelName, version: ModelVersion) -> HostedModel | None:
+        """Return the model at `version`, or its newest version when that is empty; None if not ready."""
+        if not version:
+            return self._newest.get(model)
+        return self._ready.get(model, {}).get(version)
+
+    def offer(self, key: Key) -> ModelOffer | None:
+        """Return what is said of a model version."""
+        return self._offers.get(key)
+
+    def is_coming(self, key: Key) -> bool:
+        """Whether a model version takes requests, or will as soon as it is loaded."""
+        offer = self._offers.get(key)
+        return offer is not None and offer.state in {ModelState.READY, ModelState.LOADING}
+
+    def known_keys(self) -> frozenset[Key]:
+        """Return every model version that something is said of."""
+        return frozenset(self._offers)
+
+    def is_known(self, model: ModelName, version: ModelVersion) -> bool:
+        """Whether the folder has it, though it may not be ready."""
+        return any(
+            name == model and (not version or version == known) for name, known in self._offers
+        )
+
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """Return all models, in the order of their names, as adverts show them."""
+        offers = list(self._offers.items())
+        if len(offers) > MAX_MODELS:  # the ready ones first: an advert holds no more
+            offers.sort(key=lambda item: (not item[1].is_ready, item[0]))
+            del offers[MAX_MODELS:]
+        return tuple(offer for _, offer in sorted(offers))
+
+    def describe(self) -> str:
+        """Return the ready models for an error message."""
+        names = [f"{name}/{version}" for name, of in sorted(self._ready.items()) for version in of]
+        return ", ".join(names[:20]) or "none that is ready"
+
+    @property
+    def provider(self) -> str:
+        """The provider that runs the models, as found after loading; `UNVERIFIED` before the first."""
+        for hosted in self:
+            return hosted.prepared.loaded.provider
+        return UNVERIFIED
+
+    def ready(self, hosted: HostedModel) -> HostedModel | None:
+        """Take requests for a model version; return the one that it takes the place of."""
+        source = hosted.source
+        hosted.load = next(self._loads)
+        versions = self._ready.setdefault(source.name, {})
+        before = versions.get(source.version)
+        if before is not None:
+            self._leaving.append(before)
+        versions[source.version] = hosted
+        self._choose_newest(source.name)
+        self._offers[source.name, source.version] = ready_offer(hosted)
+        return before
+
+    def told_anew(self) -> bool:
+        """Say of each model that takes requests how its runs do, and how many rows it takes; return whether that is news."""
+        is_news = False
+        for hosted in self:
+            key = hosted.source.name, hosted.source.version
+            reason, offer = hosted.runner.engine.health.reason, self._offers[key]
+            max_rows = _max_rows(hosted)
+            if offer.reason != reason or offer.max_rows != max_rows:
+                self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
+                is_news = True
+        return is_news
+
+    def sign(self, sources: Iterable[ModelSource]) -> bool:
+        """Show the signatures that `sources` have now of the models that take requests; return whether that is news.
+
+        A signature changes nothing about how a model is served: it is not loaded again for one.
+        """
+        is_news = False
+        for source in sources:
+            hosted = self.find(source.name, source.version)
+            if hosted is None or hosted.source != source:
+                continue
+            signatures = source.signed, source.also_signed
+            if (hosted.source.signed, hosted.source.also_signed) != signatures:
+                hosted.source = source
+                key = source.name, source.version
+                self._offers[key] = replace(
+                    self._offers[key], signed=source.signed, also_signed=source.also_signed
+                )
+                is_news = True
+        return is_news
+
+    def withdraw(self, key: Key) -> HostedModel | None:
+        """Take no more requests for a model version; return what took them."""
+        name, version = key
+        versions = self._ready.get(name, {})
+        hosted = versions.pop(version, None)
+        if hosted is not None:
+            self._leaving.append(hosted)
+        if not versions:
+            self._ready.pop(name, None)
+        self._choose_newest(name)
+        return hosted
+
+    def say(self, key: Key, state: ModelState, reason: str = "", digest: str = "") -> None:
+        """Say where a model version stands that takes no requests."""
+        self._offers[key] = ModelOffer(*key, digest, state, reason, (), ())
+
+    def forget(self, key: Key) -> None:
+        """Say nothing of a model version any more."""
+        self._offers.pop(key, None)
+
+    def counts(self) -> list[dict[str, object]]:
+        """Return what each load of a model has counted: see `capamesh.node.agent.metrics.totals`.
+
+        One that was withdrawn is among them until its requests have ended, and once after that.
+        """
+        counted = [*self, *self._leaving]
+        self._leaving = [one for one in self._leaving if not one.runner.engine.is_idle]
+        return [_counts(hosted) for hosted in counted]
+
+    def _choose_newest(self, name: ModelName) -> None:
+        versions = self._ready.get(name)
+        if versions:
+            self._newest[name] = versions[max(versions, key=int)]
+        else:
+            self._newest.pop(name, None)
+
+
+def _row_s(prepared: Prepared) -> float:
+    """Return the seconds that the device takes for a row when many wait; 0: unknown."""
+    if prepared.streams is not None:
+        return prepared.streams.row_s
+    rows, profile = prepared.plan.batch_rows, prepared.measured.profile
+    return profile.seconds_at(rows) / rows if profile else 0.0
+
+
+def ready_offer(hosted: HostedModel) -> ModelOffer:
+    """Return how an advert shows a model that takes requests."""
+    source, prepared = hosted.source, hosted.prepared
+    plan = prepared.plan
+    return ModelOffer(
+        source.name,
+        source.version,
+        source.digest,
+        ModelState.READY,
+        "",
+        plan.public_inputs,
+        plan.public_outputs,
+        provider=prepared.loaded.provider,
+        precision=prepared.loaded.precision,
+        best_rows=plan.batch_rows,
+        row_us=round(_row_s(prepared) * 1e6),
+        max_rows=_max_rows(hosted),
+        memory_bytes=prepared.measured.memory_bytes,
+        is_idempotent=source.manifest.rules.is_idempotent,
+        signed=source.signed,
+        also_signed=source.also_signed,
+        scheduling=_scheduling(hosted),
+    )
+
+
+def _max_rows(hosted: HostedModel) -> int:
+    """Return the most rows of one request, by the manifest and by the memory; 0: any."""
+    limits = (hosted.prepared.plan.max_rows, hosted.most_rows)
+    return min((rows for rows in limits if rows), default=0)
+
+
+def _scheduling(hosted: HostedModel) -> Scheduling:
+    if hosted.source.is_pipeline:
+        return Scheduling.ENSEMBLE
+    return Scheduling.SEQUENCE if hosted.prepared.plan.is_sequential else Scheduling.PLAIN
+
+
+def _counts(hosted: HostedModel) -> dict[str, object]:
+    engine = hosted.runner.engine
+    return {
+        "name": hosted.source.name,
+        "version": hosted.version,
+        "load": hosted.load,
+        **engine.meter.snapshot(),
+        "memory_bytes": hosted.prepared.measured.memory_bytes,
+        "in_flight": engine.in_flight,
+        "limit": engine.load(free_bytes=0, device_in_flight=0).limit,
+    }
+
+
+def advert_problem(source: ModelSource, prepared: Prepared) -> str:
+    """Return why no advert can carry a model, "" when one can."""
+    offer = ModelOffer(
+        source.name,
+        source.version,
+        source.digest,
+        ModelState.READY,
+        "",
+        prepared.plan.public_inputs,
+        prepared.plan.public_outputs,
+    )
+    return offer_problem(replace(offer))

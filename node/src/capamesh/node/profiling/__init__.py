@@ -1,0 +1,1 @@
+"""What is measured of a model before it serves: time, memory, and whether rows of a batch are independent."""

@@ -1,0 +1,48 @@
+"""Removes what a cache folder keeps of models that are gone. Reads and removes files.
+
+A profile or an engine is kept by its model's digest, so that every file that ever was in the models folder leaves
+some behind. Whoever uses one sets its modification time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from capamesh.node.runtime.onnxruntime.providers import engine_folder
+
+UNUSED_S: Final = 90 * 86_400.0
+"""What was used by no start of a model for so long is removed (guess: a quarter; a worker seldom runs that long)."""
+MAX_PROFILES: Final = 1_000
+"""Of a few KB each (guess: ten times the models of a full node); those unused for longest go first."""
+MAX_ENGINES: Final = 100
+"""Of as much as the model's weights each (guess: more are no longer on the device at the same time)."""
+PROFILES: Final = "profiles"
+
+
+def clean(folder: Path, now_s: float) -> int:
+    """Remove what is due in the cache `folder`; return how many files and folders. What cannot be removed stays."""
+    profiles = (folder / PROFILES).glob("*")
+    engines = folder.glob(engine_folder(folder, "sha256:*").name)
+    return _clean(profiles, MAX_PROFILES, now_s, Path.unlink) + _clean(
+        engines, MAX_ENGINES, now_s, shutil.rmtree
+    )
+
+
+def _clean(paths: Iterable[Path], most: int, now_s: float, remove: Callable[[Path], object]) -> int:
+    by_use: list[tuple[float, Path]] = []
+    for path in paths:
+        with suppress(OSError):
+            by_use.append((path.stat().st_mtime, path))
+    by_use.sort(reverse=True)
+    removed = 0
+    for place, (used_s, path) in enumerate(by_use):
+        if place < most and now_s - used_s < UNUSED_S:
+            continue
+        with suppress(OSError):
+            remove(path)
+            removed += 1
+    return removed

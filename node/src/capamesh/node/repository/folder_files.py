@@ -1,0 +1,204 @@
+"""The files of a models folder: their stamps, what they say, and that none lies outside. Reads files.
+
+A file's content is read once for each of its stamps: what was learnt goes from one scan to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from capamesh.node.repository.external_data import checked_location, external_locations
+from capamesh.node.repository.limits import MAX_MANIFEST_BYTES
+from capamesh.node.repository.manifest import parse_manifest
+from capamesh.node.repository.source import FileStamp
+from capamesh.node.repository.triton.config_pbtxt import ONNX_FILE, ModelConfig, parse_config
+from capamesh.protocol.errors import ModelInvalid
+
+MAX_ONNX_BYTES: Final = 2**31 - 1  # protobuf reads no more; larger weights go to external data
+MAX_VERSION_BYTES: Final = 256 * 2**30  # guess: more than any one device's memory
+MAX_VERSION_FILES: Final = 10_000  # guess: a large model exported with one file a tensor has 1,000
+MAX_WARM_UP_BYTES: Final = 256 * 2**20  # of one: tensors.Limits.max_message_bytes
+SETTLE_NS: Final = 1_000_000_000  # guess: a copy in progress writes more often
+
+MANIFEST_FILE: Final = "capamesh.toml"
+CONFIG_FILE: Final = "config.pbtxt"
+
+_Found = TypeVar("_Found")
+
+
+class Unsettled(Exception):
+    """A file was written a moment ago and may still be in the making."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What files said, or why they were refused, by their stamps. Filled by one scan, read by the next."""
+
+    configs: dict[tuple[FileStamp, ...], ModelConfig | str] = field(default_factory=dict)
+    locations: dict[FileStamp, tuple[str, ...] | str] = field(default_factory=dict)
+    signatures: dict[tuple[FileStamp, str, str], tuple[tuple[bytes, ...], str]] = field(
+        default_factory=dict
+    )
+    """Of a file and a version with a digest: the good ones, and what is wrong."""
+
+
+class FolderFiles:
+    """Reads below `root`, a path without links. `now_ns` tells which files are too new; None: none is."""
+
+    def __init__(self, root: Path, before: Seen, now_ns: int | None) -> None:
+        self.seen = Seen()
+        self._root = root
+        self.before = before
+        self._now_ns = now_ns
+
+    def check_inside(self, path: Path) -> None:
+        """Raise ModelInvalid where `path` leads out of the folder."""
+        real = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+        if not real.is_relative_to(self._root):
+            raise ModelInvalid(
+                f"{str(path)!r} leads to {str(real)!r}, outside the model folder; copy it inside"
+            )
+
+    def stamp(self, name: str, path: Path) -> FileStamp:
+        """Return the stamp of `path`, whose folder is inside.
+
+        Raises ModelInvalid: outside, no ordinary file; Unsettled; OSError.
+        """
+        if path.is_symlink():
+            self.check_inside(path)
+        return self._stamp(name, path, path.stat())
+
+    def config(self, model: str, toml: Path, pbtxt: Path | None) -> ModelConfig:
+        """Return what `toml`, or where it is missing `pbtxt`, says about `model`.
+
+        Raises ModelInvalid, Unsettled, OSError.
+        """
+        stamps = tuple(
+            self.stamp(path.name, path)
+            for path in (toml, pbtxt)
+            if path is not None and os.path.lexists(path)
+        )
+        if not stamps:
+            return ModelConfig()
+
+        def read() -> ModelConfig:
+            first = stamps[0]
+            with first.path.open("rb") as stream:
+                raw = stream.read(MAX_MANIFEST_BYTES + 1)
+            if first.path != toml:
+                return parse_config(raw, str(first.path), model)
+            notes = (f"{CONFIG_FILE} is ignored: {MANIFEST_FILE} is there too",)
+            manifest = parse_manifest(raw, str(toml), model)
+            return ModelConfig(manifest, notes=notes if len(stamps) > 1 else ())
+
+        return _once(stamps, self.before.configs, self.seen.configs, read)
+
+    def of_version(self, onnx_path: Path) -> tuple[FileStamp, ...]:
+        """Return every file of the version whose ONNX file is `onnx_path`, sorted by name.
+
+        Raises ModelInvalid, Unsettled, OSError.
+        """
+        folder = onnx_path.parent
+        onnx = self.stamp(ONNX_FILE, onnx_path)
+        if not 0 < onnx.size_bytes <= MAX_ONNX_BYTES:
+            raise ModelInvalid(
+                f"{onnx_path.name} has {onnx.size_bytes} bytes, 1 to {MAX_ONNX_BYTES} are allowed; "
+                "keep larger weights as external data"
+            )
+        files = {onnx.name: onnx}
+        if folder != self._root:
+            for stamp in self._walk(folder):
+                if stamp.path != onnx_path:
+                    files.setdefault(stamp.name, stamp)
+        for location in self._locations(onnx):
+            if location not in files:
+                path = folder / location
+                self.check_inside(path)
+                files[location] = self.stamp(location, path)
+        total_bytes = sum(file.size_bytes for file in files.values())
+        if total_bytes > MAX_VERSION_BYTES or len(files) > MAX_VERSION_FILES:
+            raise ModelInvalid(
+                f"{len(files)} files of {total_bytes} bytes; at most {MAX_VERSION_FILES} files of "
+                f"{MAX_VERSION_BYTES} bytes are allowed"
+            )
+        return tuple(files[name] for name in sorted(files))
+
+    def _stamp(self, name: str, path: Path, status: os.stat_result) -> FileStamp:
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelInvalid(f"{str(path)!r} is not an ordinary file")
+        if self._now_ns is not None and abs(self._now_ns - status.st_mtime_ns) < SETTLE_NS:
+            raise Unsettled
+        return FileStamp(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def _walk(self, top: Path) -> Iterator[FileStamp]:
+        """Yield the files below `top`; raises ModelInvalid at a folder that is a link."""
+        pending = [(top, "")]
+        found = 0
+        while pending:
+            folder, prefix = pending.pop()
+            for entry in entries(folder):
+                found += 1
+                if found > MAX_VERSION_FILES:
+                    raise ModelInvalid(
+                        f"{str(top)!r} holds more than {MAX_VERSION_FILES} files; keep only the "
+                        "model's own there"
+                    )
+                path, name = folder / entry.name, prefix + entry.name
+                if not entry.is_dir():
+                    if entry.is_symlink():
+                        self.check_inside(path)
+                    yield self._stamp(name, path, entry.stat())
+                elif entry.is_symlink():
+                    raise ModelInvalid(f"{str(path)!r} is a link to a folder; copy it inside")
+                else:
+                    pending.append((path, f"{name}/"))
+
+    def _locations(self, onnx: FileStamp) -> tuple[str, ...]:
+        """Return the external files that the ONNX file names, as normalised relative paths."""
+        own = {ONNX_FILE, onnx.path.name}
+
+        def read() -> tuple[str, ...]:
+            with onnx.path.open("rb") as stream:
+                locations = external_locations(stream)
+            names = {location: checked_location(location).as_posix() for location in locations}
+            for location, name in names.items():
+                if name in own:
+                    raise ModelInvalid(
+                        f"external data location {location!r} is the ONNX file's own name"
+                    )
+            return tuple(sorted(set(names.values())))
+
+        return _once(onnx, self.before.locations, self.seen.locations, read)
+
+
+_Key = TypeVar("_Key")
+
+
+def _once(
+    key: _Key,
+    before: dict[_Key, _Found | str],
+    seen: dict[_Key, _Found | str],
+    read: Callable[[], _Found],
+) -> _Found:
+    """Return what `read` gives, or raise what it raised, asking it once for each `key`."""
+    found = before.get(key)
+    if found is None:
+        try:
+            found = read()
+        except ModelInvalid as exc:
+            found = exc.message
+    seen[key] = found
+    if isinstance(found, str):
+        raise ModelInvalid(found)
+    return found
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in `folder`, by name. Raises OSError."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)

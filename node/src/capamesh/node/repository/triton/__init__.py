@@ -1,0 +1,1 @@
+"""Triton's `config.pbtxt` files, read as this node's own rules."""

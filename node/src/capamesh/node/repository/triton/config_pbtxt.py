@@ -1,0 +1,391 @@
+"""Reads Triton's `config.pbtxt` as rules of ours and says what has no counterpart. Pure: bytes in, a value out.
+
+Field names and defaults are those of Triton's model_config.proto. A field that changes what a model
+computes or takes and that we cannot honour is refused; one that only tunes Triton, or lets requests leave
+something out, is ignored with a note.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from capamesh.node.repository.declared import DeclaredIo, Reshape
+from capamesh.node.repository.external_data import checked_location
+from capamesh.node.repository.limits import (
+    MAX_DELAY_US,
+    MAX_INSTANCES,
+    MAX_MANIFEST_BYTES,
+    MAX_NAME_CHARS,
+    MAX_NAMES,
+    MAX_ROWS,
+    MAX_VERSION,
+    MAX_VERSIONS,
+    MAX_WARM_UP_COUNT,
+    MAX_WARM_UPS,
+)
+from capamesh.node.repository.manifest import Manifest
+from capamesh.node.repository.rule_checks import rules_problem
+from capamesh.node.repository.rules import (
+    BatchingRules,
+    QueueRules,
+    Rules,
+    SequenceRules,
+    VersionChoice,
+    VersionPolicy,
+    WarmUp,
+)
+from capamesh.node.repository.triton import fields as triton
+from capamesh.node.repository.triton.ensemble import ENSEMBLE, read_steps
+from capamesh.node.repository.triton.queue_policies import QueueConfig, read_queue
+from capamesh.node.repository.triton.sequence_batching import (
+    SEQUENCE_BATCHING,
+    SequenceConfig,
+    read_sequences,
+)
+from capamesh.node.repository.triton.tensors import read_datatype, read_dims, read_reshape
+from capamesh.node.repository.triton.text_fields import Fields
+from capamesh.node.repository.triton.text_format import parse_text
+from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tensors import TensorSpec
+
+ONNX_FILE: Final = "model.onnx"
+"""Where nothing says otherwise; beside it lies the model's external data."""
+_MAX_CAPABILITIES: Final = 64  # guess: twice those that NVIDIA has made
+_MAX_GROUPS: Final = 64  # guess: one for each device of the largest machines
+
+_KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "KIND_AUTO": (),
+    "KIND_GPU": ("CUDAExecutionProvider",),
+    "KIND_CPU": ("CPUExecutionProvider",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What the file beside a model says about it, in our terms."""
+
+    manifest: Manifest = field(default_factory=Manifest)
+    declared: DeclaredIo = field(default_factory=DeclaredIo)
+    notes: tuple[str, ...] = ()
+    """What was ignored and why, for the operator; a line each."""
+    onnx_file: str = ONNX_FILE
+    """In a version's folder; a path with `/` that stays inside."""
+    files_by_capability: tuple[tuple[str, str], ...] = ()
+    """(a GPU's compute capability as "8.6", the file for it instead)."""
+
+    def file_for(self, compute_capability: str) -> str:
+        """Return the ONNX file for a device of `compute_capability`, "" for one that has none."""
+        return dict(self.files_by_capability).get(compute_capability, self.onnx_file)
+
+
+def parse_config(raw: bytes, file: str, model: str) -> ModelConfig:
+    """Return the configuration in `raw`, protobuf text in UTF-8, of the model called `model`.
+
+    Raises ModelInvalid, which names `file`: too large, not protobuf text, an unknown field, a value of the
+    wrong type or over its limit, another backend than ONNX Runtime, something that we cannot honour.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise ModelInvalid(
+            f"{file} has {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are allowed: shorten it"
+        )
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise ModelInvalid(f"{file} is not UTF-8: {exc}") from exc
+    top = Fields(
+        parse_text(text, file), (*triton.TOP, *triton.TOP_IGNORED, *triton.TOP_REFUSED), file
+    )
+    config = _Reader(model).config(top)
+    if problem := rules_problem(config.manifest.rules, model):
+        raise ModelInvalid(f"{file}: as rules of ours it says {problem}")
+    return config
+
+
+class _Reader:
+    """One pass over a file; gathers the notes."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._notes: list[str] = []
+
+    def config(self, top: Fields) -> ModelConfig:
+        self._sort_out(top, "", triton.TOP_IGNORED, triton.TOP_REFUSED)
+        self._check_names(top)
+        has_max_rows = "max_batch_size" in top
+        max_rows = top.integer("max_batch_size", 0, MAX_ROWS)
+        sequences = self._sequences(top, has_batch_axis=max_rows > 0)
+        declared = self._declared(top, sequences.rules, has_batch_axis=max_rows > 0)
+        steps = read_steps(top, declared)
+        batching, queue = self._batching(top, max_rows, sequences, is_pipeline=bool(steps))
+        if not has_max_rows and "dynamic_batching" not in top:
+            # Triton completes a file without the field from the model; so does the loader.
+            batching = BatchingRules(max_delay_us=batching.max_delay_us)
+        instances, providers = self._instances(top)
+        if steps and "instance_group" in top:
+            raise top.refused(
+                "instance_group",
+                "an ensemble runs nowhere itself; say it in the configs of its models",
+            )
+        rules = Rules(
+            batching=batching,
+            sequence=sequences.rules,
+            queue=queue.rules,
+            steps=steps,
+            warm_up=self._warm_up(top, max_rows),
+            versions=_versions(top),
+            instances=instances,
+            is_idempotent=not sequences.rules.states,
+        )
+        manifest = Manifest(providers=providers, max_queue=queue.max_queue or None, rules=rules)
+        return ModelConfig(
+            manifest, declared, tuple(self._notes), _default_file(top), _files_by_capability(top)
+        )
+
+    def _sort_out(
+        self, fields: Fields, where: str, ignored: dict[str, str], refused: dict[str, str]
+    ) -> None:
+        """Note the fields that are ignored; raise ModelInvalid at the first that is refused."""
+        for name, reason in refused.items():
+            if name in fields:
+                raise fields.refused(name, reason)
+        self._notes += [
+            f"{where}{name} is ignored: {reason}"
+            for name, reason in ignored.items()
+            if name in fields
+        ]
+
+    def _check_names(self, top: Fields) -> None:
+        name = top.text("name", MAX_NAME_CHARS)
+        if name not in {"", self._model}:
+            raise top.refused(
+                "name", f"is {name!r} in the folder {self._model!r}; make them the same"
+            )
+        platform = top.text("platform", MAX_NAME_CHARS)
+        if platform not in {"", "onnxruntime_onnx", "ensemble"}:
+            raise top.refused(
+                "platform",
+                f"{platform!r} is not served; export the model as ONNX (onnxruntime_onnx)",
+            )
+        if (platform == "ensemble") != (ENSEMBLE in top):
+            raise top.refused(
+                "platform", f"'ensemble' and {ENSEMBLE} belong together; add the other"
+            )
+        backend = top.text("backend", MAX_NAME_CHARS)
+        if backend not in {"", "onnxruntime"}:
+            raise top.refused(
+                "backend", f"{backend!r} is not served; export the model as ONNX (onnxruntime)"
+            )
+        policy = top.message("model_transaction_policy", ("decoupled",))
+        if policy is not None and policy.flag("decoupled"):
+            raise policy.refused(
+                "decoupled", "ONNX Runtime gives one answer to a request; remove it"
+            )
+
+    def _sequences(self, top: Fields, *, has_batch_axis: bool) -> SequenceConfig:
+        """Return how sequences are kept; without rules where a request does not depend on those before it."""
+        shown = frozenset(
+            one.text("name", MAX_NAME_CHARS)
+            for one in top.messages("output", (*triton.TENSOR, *triton.TENSOR_IGNORED), MAX_NAMES)
+        )
+        config = read_sequences(top, has_batch_axis=has_batch_axis, shown=shown)
+        if config is None:
+            return SequenceConfig(SequenceRules())
+        for name in ("dynamic_batching", ENSEMBLE):
+            if name in top:
+                raise top.refused(SEQUENCE_BATCHING, f"excludes {name}; remove one of the two")
+        self._notes += config.notes
+        return config
+
+    def _declared(
+        self, top: Fields, sequence: SequenceRules, *, has_batch_axis: bool
+    ) -> DeclaredIo:
+        allowed = (*triton.TENSOR, *triton.TENSOR_IGNORED)
+        inputs = top.messages("input", (*allowed, *triton.OF_INPUTS), MAX_NAMES)
+        outputs = top.messages("output", allowed, MAX_NAMES)
+        declared = DeclaredIo(
+            self._tensors(inputs, "input"),
+            self._tensors(outputs, "output"),
+            has_batch_axis=has_batch_axis,
+            optional=_names_with(inputs, "optional"),
+            flattened=_names_with(inputs, "allow_ragged_batch") if has_batch_axis else frozenset(),
+            reshaped_inputs=_reshaped(inputs, has_batch_axis=has_batch_axis),
+            reshaped_outputs=_reshaped(outputs, has_batch_axis=has_batch_axis),
+            filled_in=sequence.inputs,
+        )
+        if both := sorted(declared.filled_in & {spec.name for spec in declared.inputs}):
+            raise top.refused(
+                "input", f"{both[0]!r} is filled in by sequence_batching; remove it here"
+            )
+        self._notes += [
+            f"input {name!r}: optional is ignored: requests give every input that the model needs"
+            for name in sorted(declared.optional)
+        ]
+        return declared
+
+    def _tensors(self, tensors: list[Fields], side: str) -> tuple[TensorSpec, ...]:
+        """Return the declared inputs or outputs, as `side` says."""
+        specs: dict[str, TensorSpec] = {}
+        for tensor in tensors:
+            name = tensor.text("name", MAX_NAME_CHARS)
+            if not name or name in specs:
+                raise tensor.refused("name", f"{name!r} is empty or there twice")
+            self._sort_out(tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED, {})
+            if tensor.flag("is_shape_tensor"):
+                raise tensor.refused("is_shape_tensor", "it belongs to TensorRT; remove it")
+            if tensor.flag("allow_ragged_batch"):
+                self._notes.append(
+                    f"input {name!r}: allow_ragged_batch is ignored: requests of different shapes run "
+                    "apart; [[batching.ragged]] in capamesh.toml pads them to one"
+                )
+            specs[name] = TensorSpec(name, read_datatype(tensor), read_dims(tensor, low=-1))
+        return tuple(specs.values())
+
+    def _batching(
+        self, top: Fields, max_rows: int, sequences: SequenceConfig, *, is_pipeline: bool
+    ) -> tuple[BatchingRules, QueueConfig]:
+        """Return how requests are put together, and how they wait."""
+        fields = top.message("dynamic_batching", (*triton.BATCHING, *triton.BATCHING_IGNORED))
+        if fields is None:
+            # Without it Triton lets every request run alone; an ensemble's models batch themselves, and so do
+            # sequences, of which Triton puts those of a batch together.
+            is_found_out = is_pipeline or bool(sequences.rules.controls or sequences.rules.states)
+            batching = BatchingRules(
+                is_enabled=None if is_found_out and max_rows else False,
+                max_rows=max_rows or None,
+                max_delay_us=sequences.max_delay_us,
+            )
+            return batching, QueueConfig(QueueRules(), 0)
+        if is_pipeline:
+            raise top.refused("dynamic_batching", f"excludes {ENSEMBLE}; remove one of the two")
+        self._sort_out(fields, "dynamic_batching.", triton.BATCHING_IGNORED, {})
+        delay_us = fields.integer("max_queue_delay_microseconds", 0, MAX_DELAY_US)
+        queue = read_queue(fields)
+        self._notes += queue.notes
+        if not max_rows:
+            self._notes.append(
+                "dynamic_batching: requests run alone, for max_batch_size is 0 or missing"
+            )
+        batching = BatchingRules(
+            is_enabled=max_rows > 1, max_rows=max_rows or None, max_delay_us=delay_us
+        )
+        return batching, queue
+
+    def _instances(self, top: Fields) -> tuple[int, tuple[str, ...]]:
+        """Return how many instances a device has, 0 where nothing says it, and the providers that may run them."""
+        allowed = (*triton.GROUP, "passive", *triton.GROUP_IGNORED, *triton.GROUP_REFUSED)
+        groups = top.messages("instance_group", allowed, _MAX_GROUPS)
+        counts: list[int] = []
+        wanted: set[tuple[str, ...]] = set()
+        for index, group in enumerate(groups):
+            self._sort_out(
+                group, f"instance_group[{index}].", triton.GROUP_IGNORED, triton.GROUP_REFUSED
+            )
+            if group.flag("passive"):
+                raise group.refused("passive", "instances that take no requests are of no use here")
+            counts.append(group.integer("count", 0, MAX_INSTANCES) or 1)
+            wanted.add(group.choice("kind", _KINDS, ()))
+        if len(groups) > 1:
+            self._notes.append(
+                f"instance_group: of {len(groups)} groups the largest count is taken for every device"
+            )
+        providers = wanted.pop() if len(wanted) == 1 else ()
+        return max(counts, default=0), providers
+
+    def _warm_up(self, top: Fields, max_rows: int) -> tuple[WarmUp, ...]:
+        return tuple(
+            self._one_warm_up(fields, index, max_rows)
+            for index, fields in enumerate(
+                top.messages(
+                    "model_warmup", ("name", "batch_size", "inputs", "count"), MAX_WARM_UPS
+                )
+            )
+        )
+
+    def _one_warm_up(self, fields: Fields, index: int, max_rows: int) -> WarmUp:
+        rows = fields.integer("batch_size", 0, max(max_rows, 1)) or 1
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        from_files: list[str] = []
+        for name, entry in fields.entries("inputs", MAX_NAMES, MAX_NAME_CHARS):
+            value = entry.message("value", triton.WARM_UP_INPUT)
+            if value is None:
+                raise entry.refused("value", "is missing; add data_type, dims and zero_data")
+            if "input_data_file" in value:
+                from_files.append(name)
+            read_datatype(value)  # the model knows it; it must be one
+            dims = read_dims(value, low=1)
+            shapes.append((name, (rows, *dims) if max_rows else dims))
+        self._notes += [
+            f"model_warmup[{index}]: input_data_file of {name!r} is not read: it is run with generated data, "
+            "if that runs; [[warm_up]] in capamesh.toml takes .npy files"
+            for name in from_files
+        ]
+        count = fields.integer("count", 0, MAX_WARM_UP_COUNT) or 1
+        return WarmUp(tuple(shapes), count=count, must_run=not from_files)
+
+
+def _names_with(tensors: list[Fields], flag: str) -> frozenset[str]:
+    """Return the names of the tensors that say `flag`."""
+    return frozenset(tensor.text("name", MAX_NAME_CHARS) for tensor in tensors if tensor.flag(flag))
+
+
+def _reshaped(tensors: list[Fields], *, has_batch_axis: bool) -> tuple[Reshape, ...]:
+    """Return those of the tensors that the model has in another shape."""
+    reshapes = [
+        read_reshape(
+            tensor,
+            tensor.text("name", MAX_NAME_CHARS),
+            read_dims(tensor, low=-1),
+            has_batch_axis=has_batch_axis,
+        )
+        for tensor in tensors
+    ]
+    return tuple(reshape for reshape in reshapes if reshape is not None)
+
+
+def _default_file(top: Fields) -> str:
+    """Return where a version's folder has its ONNX file."""
+    name = "default_model_filename"
+    file = top.text(name, MAX_NAME_CHARS)
+    return _inside(top, name, file) if file else ONNX_FILE
+
+
+def _files_by_capability(top: Fields) -> tuple[tuple[str, str], ...]:
+    """Return which file is for which GPUs, by their compute capability."""
+    name = "cc_model_filenames"
+    return tuple(
+        (key, _inside(top, name, entry.text("value", MAX_NAME_CHARS)))
+        for key, entry in top.entries(name, _MAX_CAPABILITIES, MAX_NAME_CHARS)
+    )
+
+
+def _inside(top: Fields, name: str, file: str) -> str:
+    """Return the path `file` of the field `name`, which stays in a version's folder; else raise ModelInvalid."""
+    try:
+        path = checked_location(file)
+    except ModelInvalid as exc:
+        raise top.refused(name, f"{file!r} does not stay in the version's folder") from exc
+    if not path.name:
+        raise top.refused(name, f"{file!r} names no file")
+    return path.as_posix()
+
+
+def _versions(top: Fields) -> VersionPolicy:
+    latest = VersionPolicy(VersionChoice.LATEST)
+    policy = top.message("version_policy", tuple(VersionChoice))
+    if policy is None:
+        return latest
+    given = [choice for choice in VersionChoice if choice in policy]
+    if len(given) > 1:
+        raise top.refused("version_policy", f"says {' and '.join(given)}; choose one")
+    if fields := policy.message(VersionChoice.LATEST, ("num_versions",)):
+        count = fields.integer("num_versions", 0, MAX_VERSIONS) or 1
+        return VersionPolicy(VersionChoice.LATEST, count=count)
+    if policy.message(VersionChoice.ALL, ()):
+        return VersionPolicy(VersionChoice.ALL)
+    if fields := policy.message(VersionChoice.SPECIFIC, ("versions",)):
+        versions = fields.integers("versions", 1, MAX_VERSION, MAX_VERSIONS)
+        if not versions:
+            raise fields.refused("versions", "is empty; name at least one")
+        return VersionPolicy(VersionChoice.SPECIFIC, versions=tuple(sorted(set(versions))))
+    return latest

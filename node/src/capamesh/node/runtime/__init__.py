@@ -1,0 +1,1 @@
+"""How models run: the backend interface, signatures, pipelines of models, and ONNX Runtime."""

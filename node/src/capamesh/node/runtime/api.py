@@ -1,0 +1,115 @@
+"""The seam between a worker and what executes models: two protocols, no implementation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from capamesh.node.repository import ModelSource
+from capamesh.protocol.tensors import Tensor, TensorSpec
+
+
+class StopSwitch(Protocol):
+    """Ends a run early. Made by the backend, given to one run."""
+
+    def stop(self) -> None:
+        """End the run as soon as the runtime looks; from any thread, before or after it has ended too."""
+        ...
+
+
+class LoadedModel(Protocol):
+    """One model version on one device. Safe to use from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model says it gives; the tensors that `run` returns have their true shapes."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """What runs it, as found after loading, not as asked for."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
+        ...
+
+    @property
+    def has_open_work(self) -> bool:
+        """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
+        ...
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
+
+        The tensors' data must have passed `tensors.checked`. InvalidRequest: an unknown, missing or
+        doubled input; a wrong datatype or shape; text that is not UTF-8, where it is short; an unknown
+        or doubled output.
+        """
+        ...
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        """Return the named outputs, in that order, or all of them, in the model's order.
+
+        Blocks; `inputs` must have passed `validate`, alone or as parts of a batch. Keeps no reference
+        to them. InvalidRequest: the runtime says that the inputs do not fit the model or each other;
+        RunFailed: it failed otherwise, or `stop` was used; ModelUnavailable: the model is closed.
+        """
+        ...
+
+    def give_back(self) -> None:
+        """Give the memory that runs have left with the model back to the device; safe beside runs, which keep theirs."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model and its memory once runs in progress end; again is harmless."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads models onto one device."""
+
+    @property
+    def runtime(self) -> str:
+        """What executes the models, with its version: "onnxruntime 1.31.1"."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """How many runs of one thread each the device takes beside one another; 1: it is not divided so."""
+        ...
+
+    def stop_switch(self) -> StopSwitch:
+        """Return a new switch for one run."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the device's memory that is free now, in bytes."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Return the device's memory that is in use now, in bytes: on the CPU by this process, on a GPU by all."""
+        ...
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        """Return the model at `source`, ready to run. Blocks, for seconds where it is large.
+
+        ModelInvalid: it cannot be loaded, has a tensor that the wire cannot carry, or would run on
+        another provider than it should.
+        """
+        ...
+
+    def load_stream(self, source: ModelSource) -> LoadedModel:
+        """Return the model as `load` does, for runs of one thread each beside one another."""
+        ...

@@ -1,0 +1,274 @@
+"""What waits for one model, the most urgent first, in groups that may share a batch. Pure.
+
+Order: lower priority number, then earlier deadline, then earlier arrival. Bulk work has an order of its
+own: while online work waits beside it, it gets its share of the rows; alone, all of them (start-time fair
+queueing, Goyal, Vin and Cheng 1996).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator
+from heapq import heapify, heappop, heappush
+
+from capamesh.node.scheduling.pending_request import Work, WorkState
+
+BULK_SHARE = 0.1
+"""Of the rows, while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
+STALE_ENTRIES = 64
+"""Entries of dropped work that are borne before a heap is built anew (guess: a page of pointers)."""
+
+_BULK_RANK = 256
+"""Beyond all priorities."""
+DELAY = 0.5
+"""What is added to the priority of a request that has waited too long: behind all of its own, before the next."""
+
+_Entry = tuple[float, float, int, Work]
+
+
+class _Class:
+    """The online or the bulk half: a heap for each group."""
+
+    __slots__ = ("count", "entries", "heaps", "passed", "share")
+
+    def __init__(self, share: float) -> None:
+        self.heaps: dict[Hashable, list[_Entry]] = {}
+        self.count = 0
+        self.entries = 0
+        self.passed = 0.0
+        """Rows taken, divided by the share: whoever has less goes first."""
+        self.share = share
+
+    def push(self, work: Work) -> None:
+        heap = self.heaps.get(work.key)
+        if heap is None:
+            heap = self.heaps[work.key] = []
+        deadline_s = math.inf if work.deadline_s is None else work.deadline_s
+        heappush(heap, (work.priority, deadline_s, work.order, work))
+        self.count += 1
+        self.entries += 1
+
+    def head(self, key: Hashable) -> Work | None:
+        """Return the most urgent work of a group."""
+        heap = self.heaps.get(key)
+        if heap is None:
+            return None
+        while heap:
+            work = heap[0][3]
+            if work.state is WorkState.QUEUED:
+                return work
+            heappop(heap)
+            self.entries -= 1
+        del self.heaps[key]
+        return None
+
+    def first(self) -> Work | None:
+        """Return the most urgent work of all groups."""
+        if len(self.heaps) == 1:
+            (key,) = self.heaps
+            return self.head(key)
+        heads = [work for key in list(self.heaps) if (work := self.head(key)) is not None]
+        return min(heads, key=_urgency, default=None)
+
+    def pop(self, key: Hashable) -> None:
+        """Remove what `head` has just returned."""
+        heap = self.heaps[key]
+        heappop(heap)
+        if not heap:
+            del self.heaps[key]
+        self.count -= 1
+        self.entries -= 1
+
+    def delay(self, late: Collection[Work]) -> None:
+        """Put `late`, which are queued here, behind all others of their priority."""
+        for key in {work.key for work in late}:
+            heap = self.heaps[key]
+            for at, (priority, deadline_s, order, work) in enumerate(heap):
+                if work in late and work.state is WorkState.QUEUED:
+                    work.priority = priority + DELAY
+                    heap[at] = (work.priority, deadline_s, order, work)
+            heapify(heap)
+
+    def dropped(self) -> None:
+        """One queued work is not wanted any more; its entry goes when it is met, or in time."""
+        self.count -= 1
+        if self.entries > 2 * self.count + STALE_ENTRIES:
+            self.entries = 0
+            for key, heap in list(self.heaps.items()):
+                kept = [entry for entry in heap if entry[3].state is WorkState.QUEUED]
+                heapify(kept)
+                self.entries += len(kept)
+                if kept:
+                    self.heaps[key] = kept
+                else:
+                    del self.heaps[key]
+
+
+class WorkQueue:
+    """Requests of one model that have not started."""
+
+    def __init__(self, bulk_share: float = BULK_SHARE) -> None:
+        self._online = _Class(1.0 - bulk_share)
+        self._bulk = _Class(bulk_share)
+        self._orders = 0
+        self._passed = 0.0
+        """What the class that went last had passed before it: where one that was idle joins in."""
+        self._lowest: float = -1
+        """No work that waits and may give way has a rank beyond this one."""
+        self._lesser: list[Work] = []
+        """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
+        self._unlisted: float = -1
+        """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
+        self.rows = 0
+        """Of all that waits."""
+
+    def __len__(self) -> int:
+        return self._online.count + self._bulk.count
+
+    def __iter__(self) -> Iterator[Work]:
+        """Iterate over all that waits, in no order."""
+        for half in (self._online, self._bulk):
+            for heap in half.heaps.values():
+                for *_, work in heap:
+                    if work.state is WorkState.QUEUED:
+                        yield work
+
+    def __repr__(self) -> str:
+        return f"WorkQueue({self._online.count} online, {self._bulk.count} bulk, {self.rows} rows)"
+
+    def put(self, work: Work) -> None:
+        """Queue `work`."""
+        mine = self._bulk if work.is_bulk else self._online
+        if mine.count == 0:
+            mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
+            self._lesser.clear()
+        rank = work.priority + _BULK_RANK if work.is_bulk else work.priority
+        if rank > self._unlisted and work.sequence is None:
+            self._unlisted = rank
+            self._lowest = max(self._lowest, rank)
+        self._orders += 1
+        work.order = self._orders
+        work.state = WorkState.QUEUED
+        mine.push(work)
+        self.rows += work.rows
+
+    def in_order(self) -> list[Work]:
+        """Return all that waits, the most urgent first and bulk work last."""
+        return sorted(self, key=_last_served)
+
+    def lesser_than(self, work: Work, enough: Callable[[Work], bool]) -> list[Work]:
+        """Return works that wait and must give way for `work`, the last to be served first; none if too few do.
+
+        Only what is of a lower priority gives way, or is bulk work where `work` is not, and no request of a sequence:
+        its state is at this node alone. `enough` is told of each in turn and returns whether no more are needed.
+        """
+        rank = _rank(work)
+        found: list[Work] = []
+        is_fresh = False
+        while rank < self._lowest:
+            lesser = self._lesser
+            while lesser and lesser[-1].state is not WorkState.QUEUED:
+                lesser.pop()
+            if lesser and (last := _rank(lesser[-1])) > rank and last >= self._unlisted:
+                found.append(lesser.pop())
+                if enough(found[-1]):
+                    return found
+            elif is_fresh:
+                break
+            else:  # others may have come since
+                is_fresh = True
+                self._list_lesser(found)
+        self._lesser.extend(reversed(found))
+        return []
+
+    def _list_lesser(self, found: list[Work]) -> None:
+        """List anew who may have to give way, but for those that were found already."""
+        taken = set(found)
+        may_leave = [one for one in self if one.sequence is None]
+        self._lowest = max(map(_rank, may_leave), default=-1)
+        self._unlisted = -1
+        self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
+
+    def delay(self, late: Collection[Work]) -> None:
+        """Put `late`, which are queued and have waited too long, behind all others of their priority."""
+        for half in (self._online, self._bulk):
+            own = {work for work in late if (half is self._bulk) == work.is_bulk}
+            if own:
+                half.delay(own)
+
+    def drop(self, work: Work) -> None:
+        """Forget `work`, which is queued and has just been marked as ended."""
+        self.rows -= work.rows
+        (self._bulk if work.is_bulk else self._online).dropped()
+
+    def take(self, max_rows: int) -> list[Work]:
+        """Remove and return the next batch: works of one key, at most `max_rows` unless a single one has more.
+
+        Room that the class in turn leaves is given to the other.
+        """
+        online = self._online
+        if online.entries == 1 and online.count == 1 and not self._bulk.count:
+            return self._take_lone()
+        chosen = self._next_class()
+        first = chosen.first() if chosen is not None else None
+        if chosen is None or first is None:
+            return []
+        self._passed = chosen.passed
+        works: list[Work] = []
+        rows = self._fill(chosen, first.key, works, 0, max_rows)
+        if rows < max_rows:
+            other = self._online if chosen is self._bulk else self._bulk
+            if other.count:
+                self._fill(other, first.key, works, rows, max_rows)
+        return works
+
+    def _take_lone(self) -> list[Work]:
+        """Return the only work, which is online, without a look at orders: what a quiet node does."""
+        online = self._online
+        (((*_, work),),) = online.heaps.values()
+        online.heaps.clear()
+        online.count = online.entries = self.rows = 0
+        self._passed = online.passed
+        online.passed += (work.rows or 1) / online.share
+        return [work]
+
+    def _fill(
+        self, source: _Class, key: Hashable, works: list[Work], rows: int, max_rows: int
+    ) -> int:
+        before = rows
+        charged = 0
+        while (work := source.head(key)) is not None:
+            if works and rows + work.rows > max_rows:
+                break
+            source.pop(key)
+            works.append(work)
+            rows += work.rows
+            charged += work.rows or 1  # a run of no rows takes its time too
+            if rows >= max_rows:
+                break
+        self.rows -= rows - before
+        source.passed += charged / source.share
+        return rows
+
+    def _next_class(self) -> _Class | None:
+        online, bulk = self._online, self._bulk
+        if online.count == 0:
+            return bulk if bulk.count else None
+        if bulk.count and bulk.passed < online.passed:
+            return bulk
+        return online
+
+
+def _urgency(work: Work) -> tuple[float, float, int]:
+    return work.priority, math.inf if work.deadline_s is None else work.deadline_s, work.order
+
+
+def _rank(work: Work) -> int:
+    """Return who gives way to whom: a higher rank to a lower one. Who was delayed ranks as before."""
+    priority = math.floor(work.priority)
+    return priority + _BULK_RANK if work.is_bulk else priority
+
+
+def _last_served(work: Work) -> tuple[int, float, float, int]:
+    deadline_s = math.inf if work.deadline_s is None else work.deadline_s
+    return _rank(work), work.priority, deadline_s, work.order

@@ -1,0 +1,60 @@
+"""What becomes of requests that wait for one model, by their priority. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capamesh.node.repository.rules import QueuePolicy, QueueRules
+    from capamesh.node.scheduling.pending_request import Work
+
+
+class QueuePolicies:
+    """The rules of one model's queue, applied to each request as it comes."""
+
+    __slots__ = ("_by_level", "_rules")
+
+    def __init__(self, rules: QueueRules) -> None:
+        self._rules = rules
+        self._by_level = dict(rules.by_level)
+
+    def enter(self, work: Work) -> None:
+        """Give a request that has just come its priority here, and the time by which its run must begin."""
+        rules = self._rules
+        if rules.levels and (
+            work.priority == DEFAULT_PRIORITY or not 1 <= work.priority <= rules.levels
+        ):
+            work.priority = rules.default_level
+        policy = self._policy(work)
+        if policy.timeout_us:
+            work.start_by_s = work.arrived_s + policy.timeout_us / 1e6
+            work.is_delayable = policy.is_delaying
+
+    def check_room(
+        self, work: Work, waiting: Iterable[Work], count: int, retry_after_s: float
+    ) -> None:
+        """Raise `Overloaded` where as many of its priority as may wait do; `waiting` has `count` of all priorities."""
+        most = self._policy(work).max_queue
+        if not most or count < most:
+            return
+        level = level_of(work)
+        if sum(level_of(other) == level for other in waiting) >= most:
+            raise Overloaded(
+                f"{most} requests of priority {level} wait at this model, as many as its max_queue_size allows;"
+                " try another node",
+                retry_after_s=retry_after_s,
+            )
+
+    def _policy(self, work: Work) -> QueuePolicy:
+        return self._by_level.get(level_of(work), self._rules.default)
+
+
+def level_of(work: Work) -> int:
+    """Return the priority that a request has, or had before it waited too long."""
+    return math.floor(work.priority)

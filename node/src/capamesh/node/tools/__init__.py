@@ -1,0 +1,1 @@
+"""Tools for model files, which a serving node does not import."""

@@ -1,0 +1,308 @@
+"""Takes a request or refuses it, before a node is chosen: overload is an early refusal, never a queue. Pure.
+
+Four things are asked, and each refusal is an `Overloaded` that says when to come again:
+
+    late    it would wait at the nodes for so long that its deadline passes
+    share   its tenant has its share of the slots already, and others want theirs: `TooManyRequests`
+    shed    its class gives way at this level
+    full    all slots are taken
+
+As long as there is room enough for all, nothing is limited.
+
+An urgent request is judged as if there were none but urgent ones: nodes give it the place of one that is less so. Its
+tenant's share is one of the urgent requests.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from capamesh.protocol.errors import Overloaded, TooManyRequests
+from capamesh.router.admission.fair_share import FairShare, Standing
+from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
+from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
+
+if TYPE_CHECKING:
+    from capamesh.router.fleet.replica import Host
+
+CONTESTED = 0.9
+"""From this level on tenants are held to their shares; the rest is for those that have less (guess)."""
+LATE_MARGIN = 1.75
+"""An answer is taken to need so many times what the nodes told. Measured with tests/unit/router/admission/
+test_goodput.py: with three routers, each of which hears of a third of the answers, and 0.1 s allowed where a run
+takes 0.01 s, goodput at twice the load is 0.81 of the capacity with 1.25, 0.90 with 1.5, 0.95 with 1.75."""
+SHORTEST_S = 1e-6
+"""Less time left is none."""
+MIN_RETRY_S = 0.01
+MAX_RETRY_S = 30.0
+"""A hint is within these (guess)."""
+UNKNOWN_RETRY_S = 1.0
+"""Where no node has told how fast it is (guess)."""
+RETURN_S = 0.1
+"""Who comes again within this is not counted as many that wait (guess: callers that go by no hint pause for less)."""
+SURE_RETRY_S = 1.0
+"""A hint up to this is given whoever comes again when: HTTP knows whole seconds only."""
+LEAST_WANT_S = 0.05
+MOST_WANT_S = 1.0
+"""After a refusal a tenant is taken to want more for as long as half of the slots take to get free, within these (guess:
+a few pauses of callers that come again and again; longer than a second nobody's slots are kept)."""
+
+
+class Refusal(StrEnum):
+    """Why a request was refused, for metrics."""
+
+    LATE = "late"
+    SHARE = "share"
+    SHED = "shed"
+    FULL = "full"
+
+
+class Gate:
+    """The gate of one model at one router.
+
+    Call `entered` as soon as one is admitted, and `left` exactly once, whichever way the request ends.
+    """
+
+    __slots__ = (
+        "_hosts",
+        "_model",
+        "_urgent",
+        "fair",
+        "refusals",
+        "saturation",
+        "shedding",
+        "under_way",
+        "urgent_under_way",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        hosts: Callable[[], Sequence[Host]],
+        chance: random.Random,
+        *,
+        weights: Mapping[str, float] | None = None,
+        is_open: IsOpen = is_open,
+    ) -> None:
+        """Take the model's name, for messages; `hosts` returns the same object while they are the same."""
+        self._model = model
+        self._hosts = hosts
+        self.saturation = Saturation(is_open)
+        self.fair = FairShare(weights)
+        self._urgent = FairShare(weights)
+        """Of the urgent requests alone."""
+        self.shedding = Shedding(chance)
+        self.under_way = 0
+        """Requests of this router that were admitted and have not ended."""
+        self.urgent_under_way = 0
+        """Those of them that are urgent."""
+        self.refusals = dict.fromkeys(Refusal, 0)
+
+    def __repr__(self) -> str:
+        return f"Gate({self._model!r}, {self.under_way} under way, {self.saturation!r})"
+
+    def admit(
+        self,
+        tenant: str,
+        priority: int,
+        is_bulk: bool,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> None:
+        """Return if the request may go to a node. Raises `Overloaded` with `retry_after_s` in seconds.
+
+        `remaining_s` is the time until its deadline.
+        """
+        nodes = self.saturation
+        nodes.look(self._hosts(), now_s)
+        if not nodes.is_known:
+            return  # nobody can be asked, which is not overload, or nobody was yet
+        level, slots, fair = nodes.level, nodes.slots, self.fair
+        rank = rank_of(priority, is_bulk=is_bulk)
+        wait_s, run_s = nodes.wait_s, nodes.run_s
+        under_way = self.under_way
+        others = max(0.0, nodes.in_flight - under_way)
+        if rank is Rank.URGENT and nodes.urgent_slots:
+            fair, under_way, others = self._urgent, self.urgent_under_way, 0.0
+            slots = nodes.urgent_slots
+            level = min(level, under_way / slots)
+            wait_s = min(wait_s, under_way / nodes.rate) if nodes.rate else wait_s
+        pressure = level
+        room = slots
+        # what no idle node answers in time may be tried while nobody has to wait for it
+        if wait_s > 0 and (run_s * LATE_MARGIN <= remaining_s or wait_s >= run_s):
+            lateness = (wait_s + run_s) * LATE_MARGIN / max(remaining_s, SHORTEST_S)
+            if lateness > pressure:  # deadlines leave less room than slots do
+                pressure = lateness
+                room = (under_way + others) / lateness
+        if fair.is_wanted and fair.is_ahead(tenant, room, room * (1.0 - pressure), now_s):
+            raise self._refuse(Refusal.SHARE, tenant, rank, 1.0, now_s)
+        if pressure >= CONTESTED:
+            standing = fair.standing(tenant, max(under_way, CONTESTED * room - others), now_s)
+            if standing is Standing.OVER:
+                raise self._refuse(Refusal.SHARE, tenant, rank, 1.0, now_s)
+            if standing is Standing.WITHIN and rank <= Rank.ONLINE and pressure < FULL + OVERSHOOT:
+                return
+            if pressure > level and pressure >= FULL:
+                raise self._late(tenant, rank, now_s, remaining_s)
+        if self.shedding.is_shed(rank, priority, level, now_s):
+            limit = self.shedding.limit(rank, priority, now_s)
+            kind = Refusal.FULL if level >= FULL else Refusal.SHED
+            raise self._refuse(kind, tenant, rank, (level - limit) * slots, now_s)
+
+    def foreseen(
+        self,
+        tenant: str,
+        priority: int,
+        is_bulk: bool,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> Overloaded | None:
+        """Return what `admit` would raise now, None if nothing: no refusal is counted, no slot booked, no luck used.
+
+        A copy is asked, so that this cannot differ from `admit`; that takes about a millisecond.
+        """
+        copied = copy.deepcopy(self, {id(self.saturation): self.saturation})
+        try:
+            copied.admit(tenant, priority, is_bulk, now_s, remaining_s)
+        except Overloaded as error:
+            return error.with_traceback(None)
+        return None
+
+    def entered(self, tenant: str, now_s: float, *, is_urgent: bool = False) -> None:
+        """A request that was admitted begins."""
+        self.under_way += 1
+        self.saturation.extra += 1
+        self.fair.enter(tenant, now_s)
+        if is_urgent:
+            self.urgent_under_way += 1
+            self._urgent.enter(tenant, now_s)
+
+    def left(
+        self, tenant: str, now_s: float, *, is_urgent: bool = False, is_served: bool = True
+    ) -> None:
+        """It has ended, whichever way; not `is_served` if nodes had no room for it."""
+        self.under_way -= 1
+        self.saturation.extra -= 1
+        self.fair.leave(tenant, now_s, is_served=is_served)
+        if is_urgent:
+            self.urgent_under_way -= 1
+            self._urgent.leave(tenant, now_s, is_served=is_served)
+        if not is_served:
+            self._want(tenant, now_s, is_urgent=is_urgent)
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Take other weights of tenants, as at the start."""
+        self.fair.reweigh(weights)
+        self._urgent.reweigh(weights)
+
+    def refused(
+        self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool = False
+    ) -> None:
+        """A node refused one for lack of room: it is fuller than it had told."""
+        self.saturation.refused(host, retry_after_s, now_s, is_urgent=is_urgent)
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether there is next to no room left: who is refused by one node would be refused by most."""
+        return self.saturation.level >= CONTESTED
+
+    def _want(
+        self, tenant: str, now_s: float, *, is_urgent: bool
+    ) -> tuple[dict[Hashable, Any], float]:
+        """A request of `tenant` is refused: others do not get ahead of it for a moment. As `FairShare.refused`."""
+        nodes = self.saturation
+        want_s = LEAST_WANT_S
+        if nodes.rate > 0:
+            want_s = min(MOST_WANT_S, max(LEAST_WANT_S, 0.5 * nodes.slots / nodes.rate))
+        if is_urgent:
+            self._urgent.refused(tenant, now_s, want_s)
+        return self.fair.refused(tenant, now_s, want_s)
+
+    def _late(self, tenant: str, rank: Rank, now_s: float, remaining_s: float) -> Overloaded:
+        nodes = self.saturation
+        over_s = nodes.wait_s + nodes.run_s - remaining_s / LATE_MARGIN
+        return self._refuse(Refusal.LATE, tenant, rank, over_s * nodes.rate, now_s, remaining_s)
+
+    def _refuse(
+        self,
+        kind: Refusal,
+        tenant: str,
+        rank: Rank,
+        slots: float,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> Overloaded:
+        """Return the refusal; `slots` must become free before such a request would be admitted."""
+        self.refusals[kind] += 1
+        retry_s = self._retry_s((kind, rank), tenant, slots, now_s)
+        nodes = self.saturation
+        match kind:
+            case Refusal.LATE:
+                why = (
+                    f"it would wait {nodes.wait_s:.3f} s and run {nodes.run_s:.3f} s,"
+                    f" of its time {max(0.0, remaining_s):.3f} s are left"
+                )
+            case Refusal.SHARE:
+                fair = self._urgent if rank is Rank.URGENT else self.fair
+                why = (
+                    f"{fair.in_flight(tenant)} requests of {fair.describe(tenant)} are under way,"
+                    " which is their share while others wait"
+                )
+            case Refusal.SHED | Refusal.FULL:
+                why = (
+                    f"the nodes that can be reached are {nodes.level:.0%} full,"
+                    f" too much for {rank.name.lower()} requests"
+                )
+        error = TooManyRequests if kind is Refusal.SHARE else Overloaded
+        return error(
+            f"model {self._model!r} is overloaded: {why}; try again in {retry_s:.2f} s", retry_s
+        )
+
+    def _retry_s(
+        self, ledger: tuple[Refusal, Rank], tenant: str, slots: float, now_s: float
+    ) -> float:
+        """Return when to come again: a slot is booked for each that is refused, so that they do not all return at once.
+
+        Each tenant has its own book: one that asks again and again, whatever it is told, puts off itself alone.
+        """
+        notes, part = self._want(tenant, now_s, is_urgent=ledger[1] is Rank.URGENT)
+        rate = self.saturation.rate
+        if rate <= 0:
+            return UNKNOWN_RETRY_S
+        note = notes.get(ledger)
+        if note is None:
+            note = notes[ledger] = _Bookings()
+        each_s = 1 / (rate * part)
+        first_s = now_s + max(1.0, slots) / rate
+        # those that went by their hints would have come again at the times that were booked; those that came again
+        # sooner hold many bookings each, and no more wait than were here within a moment
+        longest_s = max(SURE_RETRY_S, note.count(now_s) * each_s)
+        last_s = min(note.booked_s, now_s + min(MAX_RETRY_S, longest_s))
+        due_s = max(first_s, last_s + each_s)
+        note.booked_s = due_s
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, due_s - now_s))
+
+
+class _Bookings:
+    """What the refused of one tenant, for one reason, were told."""
+
+    __slots__ = ("_recent", "_recent_s", "booked_s")
+
+    def __init__(self) -> None:
+        self.booked_s = 0.0
+        """When the last of them is to come again."""
+        self._recent = 0.0
+        self._recent_s = -math.inf
+
+    def count(self, now_s: float) -> float:
+        """Count one that is refused; return how many were within about `RETURN_S`."""
+        passed_s = max(0.0, now_s - self._recent_s)
+        self._recent = 1.0 + self._recent * math.exp(-passed_s / RETURN_S)
+        self._recent_s = now_s
+        return self._recent

@@ -1,0 +1,221 @@
+"""Which request a worker's process died of: the evidence, and when it is enough. Pure.
+
+A process that ends takes all requests with it that were under way there. Each of them is suspected, and each is asked
+once more, elsewhere or of the process that replaces the lost one. One that is answered is innocent. One that is in two
+deaths is held until the others that were in one of these are answered: it is guilty if it is then alone in it. So a
+bystander that meets a stranger's stream of killers is not blamed for them; and a killer ends two processes, not three.
+
+What a node says of itself convicts nobody alone: the deaths must be at two nodes, and of two invites where the hosts of
+the model are of several (`witnesses`). Who has two deaths that do not suffice is asked where a third would, or nowhere.
+
+What cannot be known weakens the verdict, never the accused: where a request that was under way was given up, or its
+client left, the death it was in convicts nobody; a link that returns to the same process was no death.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from capamesh.router.balancing.witnesses import Witness, are_enough
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
+    from capamesh.router.fleet.endpoint import Candidate
+
+MAX_DEATHS = 128
+"""Whose process is not known yet to be gone or there; the oldest is forgotten, and convicts nobody (guess: the workers
+that die within a restart's time)."""
+LEFT_S = 60.0
+"""So long after its client left a request may still run, and end its worker (the default watchdog of a run)."""
+
+
+class Stand(Enum):
+    """How it stands with a request that was under way in a process that ended."""
+
+    FREE = auto()
+    """It may be asked again."""
+    OPEN = auto()
+    """Not before more is known."""
+    GUILTY = auto()
+    """Never again."""
+
+
+class Death:
+    """One end of one process, as far as it is known to be one."""
+
+    __slots__ = (
+        "candidate",
+        "is_muddled",
+        "is_proven",
+        "linked_s",
+        "lost_s",
+        "process",
+        "suspects",
+        "witness",
+    )
+
+    def __init__(self, candidate: Candidate, witness: Witness, now_s: float) -> None:
+        self.candidate = candidate
+        self.witness = witness
+        self.process = candidate.process
+        self.linked_s = candidate.linked_s
+        self.lost_s = now_s
+        self.suspects: dict[Suspicion, None] = {}
+        """Those that were under way and are not known to be innocent, in the order in which they were told."""
+        self.is_muddled = now_s - candidate.left_s < LEFT_S
+        """Whether another than the suspects may be the culprit."""
+        self.is_proven = False
+        """Whether the process is known to be gone."""
+
+    def __repr__(self) -> str:
+        return f"Death({self.candidate!r}, {len(self.suspects)} suspects)"
+
+
+class Suspicion:
+    """What one request is suspected of."""
+
+    __slots__ = ("deaths", "is_waiting")
+
+    def __init__(self) -> None:
+        self.deaths: list[Death] = []
+        """In which it may be at fault."""
+        self.is_waiting = False
+        """Whether it is held until more is known."""
+
+    def __repr__(self) -> str:
+        return f"Suspicion({len(self.deaths)} deaths)"
+
+    @property
+    def witnesses(self) -> frozenset[Witness]:
+        """Whose processes have ended."""
+        return frozenset(each.witness for each in self.deaths)
+
+
+class Deaths:
+    """All ends of processes that one router looks into. `on_news`: who is held may look again."""
+
+    def __init__(
+        self, on_news: Callable[[], None], invite_of: Callable[[PeerId], str] = lambda _: ""
+    ) -> None:
+        """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
+        self._on_news = on_news
+        self._invite_of = invite_of
+        self._open: OrderedDict[Candidate, Death] = OrderedDict()
+        """The last of each candidate, while it may still turn out to be none."""
+
+    def __repr__(self) -> str:
+        return f"Deaths({len(self._open)} open)"
+
+    def witness(self, peer: PeerId) -> Witness:
+        """Return what a node is as a witness."""
+        return Witness(peer, self._invite_of(peer))
+
+    def died(self, candidate: Candidate, suspicion: Suspicion, now_s: float) -> None:
+        """A request was under way at a candidate whose process seems to have ended."""
+        death = self._open.get(candidate)
+        if death is None or death.linked_s != candidate.linked_s:
+            death = self._open[candidate] = Death(candidate, self.witness(candidate.peer), now_s)
+            self._open.move_to_end(candidate)
+            if len(self._open) > MAX_DEATHS:
+                _, forgotten = self._open.popitem(last=False)
+                forgotten.is_muddled = True
+        death.suspects[suspicion] = None
+        suspicion.deaths.append(death)
+
+    def linked(self, candidate: Candidate) -> None:
+        """A candidate has a new link: it, or another of its node, tells whether a process has ended."""
+        if not self._open:
+            return
+        is_news = False
+        for death in [
+            each for each in self._open.values() if each.candidate.peer == candidate.peer
+        ]:
+            if death.candidate is candidate:
+                is_same = bool(candidate.process) and candidate.process == death.process
+            elif candidate.process != death.process and candidate.process_s > death.lost_s:
+                is_same = False  # its node has started another in its place
+            else:
+                continue
+            is_news = True
+            del self._open[death.candidate]
+            death.is_proven = not is_same
+            if is_same:
+                self._close(death)
+        if is_news:
+            self._on_news()
+
+    def stand(
+        self, suspicion: Suspicion, hosts: Iterable[PeerId] = (), *, is_final: bool = False
+    ) -> Stand:
+        """Return how it stands with a request for a model of these `hosts`.
+
+        `is_final`: nothing more will be known in its time.
+        """
+        stand, was_waiting = self._judged(suspicion, hosts, is_final), suspicion.is_waiting
+        suspicion.is_waiting = stand is Stand.OPEN
+        if (
+            suspicion.is_waiting
+            and not was_waiting
+            and any(_are_all_waiting(each) for each in suspicion.deaths)
+        ):
+            self._on_news()  # nobody else is left to tell more: one of them must go on
+            stand = self._judged(suspicion, hosts, is_final)
+            suspicion.is_waiting = stand is Stand.OPEN
+        return stand
+
+    def _judged(self, suspicion: Suspicion, hosts: Iterable[PeerId], is_final: bool) -> Stand:
+        deaths = suspicion.deaths
+        if len(deaths) < 2 or not self.suffice(suspicion, hosts):
+            return Stand.FREE
+        if any(len(each.suspects) == 1 and not each.is_muddled for each in deaths):
+            is_certain = is_final or all(each.is_proven for each in deaths)
+            return Stand.GUILTY if is_certain else Stand.OPEN
+        shared = [each for each in deaths if len(each.suspects) > 1]
+        is_next = all(self._is_first(suspicion, each) for each in shared)
+        return Stand.FREE if is_next else Stand.OPEN
+
+    def suffice(self, suspicion: Suspicion, hosts: Iterable[PeerId]) -> bool:
+        """Return whether the deaths of a request, if there are two, hold against all `hosts` of its model."""
+        return are_enough(suspicion.witnesses, map(self.witness, hosts))
+
+    def answered(self, suspicion: Suspicion) -> None:
+        """A request was answered: it is innocent."""
+        self._leave(suspicion, is_muddled=False)
+
+    def gave_up(self, suspicion: Suspicion) -> None:
+        """A request ended unanswered: nobody will know."""
+        self._leave(suspicion, is_muddled=True)
+
+    def convicted(self, suspicion: Suspicion) -> None:
+        """A request is guilty of its deaths, and nobody else is."""
+        for death in list(suspicion.deaths):
+            self._close(death)
+        self._on_news()
+
+    def _is_first(self, suspicion: Suspicion, death: Death) -> bool:
+        """Whether all that were in a death are held, so that one of them must go on, and it is this one's turn."""
+        others = [each for each in death.suspects if each is not suspicion]
+        return all(each.is_waiting for each in others) and next(iter(death.suspects)) is suspicion
+
+    def _leave(self, suspicion: Suspicion, *, is_muddled: bool) -> None:
+        is_news = False
+        for death in suspicion.deaths:
+            death.suspects.pop(suspicion, None)
+            death.is_muddled |= is_muddled
+            is_news |= any(each.is_waiting for each in death.suspects)
+        suspicion.deaths.clear()
+        if is_news:
+            self._on_news()
+
+    def _close(self, death: Death) -> None:
+        """Nobody else is suspected of it any more."""
+        for suspicion in death.suspects:
+            suspicion.deaths.remove(death)
+        death.suspects.clear()
+
+
+def _are_all_waiting(death: Death) -> bool:
+    return len(death.suspects) > 1 and all(each.is_waiting for each in death.suspects)

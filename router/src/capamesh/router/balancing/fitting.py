@@ -1,0 +1,64 @@
+"""What a model's signature says of a request, as far as the router can see. Pure.
+
+Looked at only when something went wrong. Where a node says that a request is wrong and the router sees that for itself,
+nobody else is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.tensors.spec import ANY_DIM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.links.calls import InferCall
+    from capamesh.router.fleet.replica import Host
+
+MOST_HOSTS = 8
+"""Whose signatures are looked at (guess: they are alike but for a node that lies)."""
+
+
+def fits(call: InferCall, offer: ModelOffer) -> bool:
+    """Return whether every input of the call, by name, datatype and shape, is one that the model takes.
+
+    An input that the call lacks may be one that it needs not.
+    """
+    specs = {spec.name: spec for spec in offer.inputs}
+    for tensor in call.inputs:
+        spec = specs.get(tensor.name)
+        if spec is None or spec.accepts(tensor.datatype, tensor.shape) is not None:
+            return False
+    outputs = {spec.name for spec in offer.outputs}
+    return outputs.issuperset(call.outputs)
+
+
+def usual_size_bytes(offer: ModelOffer) -> int:
+    """Return the bytes of the inputs of the model's best batch, 0 where that cannot be known.
+
+    It is not known of texts, nor where another size than the number of rows is left to the caller.
+    """
+    total = 0
+    for spec in offer.inputs:
+        itemsize = spec.datatype.itemsize_bytes
+        if itemsize is None or ANY_DIM in spec.shape[1:]:
+            return 0
+        total += itemsize * math.prod(spec.shape[1:])
+    return total * offer.best_rows
+
+
+def fits_another(call: InferCall, hosts: Iterable[Host], but: Host) -> bool:
+    """Return whether the call fits what some of `hosts`, another than `but`, say that they take."""
+    looked = 0
+    for host in hosts:
+        if host is but:
+            continue
+        if fits(call, host.offer):
+            return True
+        looked += 1
+        if looked >= MOST_HOSTS:
+            break
+    return False

@@ -1,0 +1,92 @@
+"""How far a node's word about its load is believed: never far below what this router sees itself. Pure.
+
+A node that always says that it is idle and answers in a microsecond would draw every request. What it tells is
+therefore held against what this router measured there: the time from sending to the answer, less the network's.
+What was measured fades, so that an honest node whose load has fallen is believed within seconds; one that lies
+is measured again by the very requests that it draws. Who tells of far less than is measured with one answer after the
+other is believed nothing that is better than what was measured: half of it would still draw more than its share.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.links.calls import LoadReport
+
+if TYPE_CHECKING:
+    from capamesh.router.fleet.replica import Host
+
+BELIEVED_PART = 0.5
+"""Claims down to this part of what was measured are believed (guess: load may halve between two answers)."""
+CREDIBLE_PART = 0.8
+"""Who tells, on average over its answers, less than this part of what was measured with them is not believed at all (guess:
+what is measured is a good day's, so that an honest node tells of as much; a flatterer that stays above gains a quarter)."""
+FADE_S = 2.0
+"""Time constant with which a measurement loses its force (guess: what a burst of requests lasts)."""
+FALLING = 0.5
+RISING = 0.125
+"""Weights of a newer sample that is below, or above, the average (guess): it should be what the node does on a
+good day, so that only a lie is far below it."""
+
+
+class Claims:
+    """What this router measured at the hosts of one model."""
+
+    __slots__ = ("_measured",)
+
+    def __init__(self) -> None:
+        self._measured: dict[Host, tuple[float, float, float]] = {}
+        """Seconds at the node, network excluded, when that was measured, and the average that was told with the answers."""
+
+    def __repr__(self) -> str:
+        return f"Claims({len(self._measured)} hosts measured)"
+
+    def measured(
+        self, host: Host, service_s: float, now_s: float, load: LoadReport | None = None
+    ) -> None:
+        """Take in how long one answer took, network excluded, and the `load` that came with it."""
+        known = self._measured.get(host)
+        service_s = max(0.0, service_s)
+        told_s = service_s if load is None else _told_us(load, host) / 1e6
+        if known is not None:
+            before_s, _, told_before_s = known
+            weight = FALLING if service_s < before_s else RISING
+            service_s = before_s + (service_s - before_s) * weight
+            told_s = told_before_s + (told_s - told_before_s) * RISING
+        self._measured[host] = (service_s, now_s, told_s)
+
+    def believable(self, host: Host, load: LoadReport, now_s: float) -> LoadReport:
+        """Return `load`, with what is too good to be true made as bad as it must at least be."""
+        known = self._measured.get(host)
+        if known is None:
+            return load
+        service_s, at_s, told_s = known
+        age_s = now_s - at_s
+        part = BELIEVED_PART if told_s >= CREDIBLE_PART * service_s else 1.0
+        if age_s > 0:
+            part *= math.exp(-age_s / FADE_S)
+        floor_s = part * service_s
+        floor_us = int(floor_s * 1e6)
+        in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight = load
+        if _told_us(load, host) < floor_us:
+            latency_us, run_us = floor_us, max(run_us, floor_us)
+        if in_flight < host.rif:
+            # of this router's own, those at the node and not on the way (Little's law)
+            at_node = service_s / (service_s + host.candidate.network.rtt_s) if service_s else 0.0
+            in_flight = max(in_flight, int(part * host.rif * at_node))
+        if in_flight == load.in_flight and latency_us == load.latency_us:
+            return load
+        return LoadReport(
+            in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight
+        )
+
+    def forget_gone(self) -> None:
+        """Forget hosts that are hosts no more."""
+        for host in [host for host in self._measured if host.is_gone]:
+            del self._measured[host]
+
+
+def _told_us(load: LoadReport, host: Host) -> int:
+    """Return the latency that a report tells, in microseconds."""
+    return load.latency_us or load.queue_us + load.run_us or host.offer.row_us

@@ -1,0 +1,499 @@
+"""One model version's traffic in one router: what outcomes say of its hosts, and to whom they say it. Pure.
+
+What becomes of a request is told to the host's and the candidate's health, the policy, the averages and the
+watch for outliers. A failure of the link is the candidate's, one of a run the host's, a refusal nobody's, and so is
+the caller's own mistake, unless another host answers what one took for a mistake.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    Draining,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    NotMember,
+    Overloaded,
+    PeerError,
+    ProtocolViolation,
+    is_refusal,
+)
+from capamesh.protocol.links.calls import load_with
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.router.balancing.load_check import Claims
+from capamesh.router.balancing.opinions import GRAY_S, Opinions
+from capamesh.router.balancing.picker import TrafficDesk
+from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
+from capamesh.router.balancing.unhealthy import Slowed, Troubles, Verdict
+from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.hedging import Hedging
+from capamesh.router.resilience.latency_window import LatencyWindow
+from capamesh.router.resilience.outliers import Outlier, OutlierWatch, is_panic
+from capamesh.router.resilience.retry_budget import RetryBudget
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.deaths import Deaths
+    from capamesh.router.balancing.witnesses import Witness
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.policies.policy import Policy, RequestShape
+    from capamesh.router.requests.versions import Versions
+    from capamesh.router.resilience.link_wait import LinkWait
+
+DRAINING_S = 1.0
+"""How long a candidate that says so is avoided: its advert or its link's end follow (guess)."""
+UNAVAILABLE_S = 0.5
+"""How long a host is avoided that cannot run the model now: it is loading, or its advert follows (guess)."""
+UNHEARD = 3
+"""So many requests in a row that a host left to others, without a word of its load meanwhile, count as silence (guess):
+hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
+AMPLE_S = 0.05
+AMPLE_FACTOR = 4.0
+"""A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
+late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
+RESTART_S = 20.0
+"""So long after its link was lost a node is likely to be back: its worker restarts, or was frozen and is replaced (a
+frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
+PANIC_EVERY_S = 0.1
+"""How often the ejected are counted, and only while somebody is not well (guess)."""
+SHOWN_MODELS = 10
+"""Of those that are hosted, in an error (guess: as many as one reads)."""
+
+
+class Refused(Protocol):
+    """Is told that a host had no room."""
+
+    def __call__(self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool) -> None:
+        """`host` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the operator's rules say of a model's traffic."""
+
+    policy: str = "prequal"
+    constraints: Constraints = ANYWHERE
+    """They hold beside a request's own."""
+    is_hedged: bool = True
+    is_retried: bool = True
+
+    def with_wishes(self, constraints: Constraints) -> Constraints:
+        """Return what holds for a request that has `constraints` of its own."""
+        return constraints if self.constraints is ANYWHERE else self.constraints.both(constraints)
+
+
+class ModelTraffic:
+    """The traffic of one version of a model. Every `now_s` is the caller's monotonic clock in seconds."""
+
+    __slots__ = (
+        "_claims",
+        "_fleet",
+        "_is_panicking",
+        "_make_policy",
+        "_opinions",
+        "_others",
+        "_outliers",
+        "_panic_s",
+        "_probing",
+        "_sender",
+        "_troubles",
+        "budget",
+        "deaths",
+        "draw",
+        "hedging",
+        "is_full",
+        "links",
+        "lives",
+        "model",
+        "on_refused",
+        "policy",
+        "terms",
+        "version",
+        "window",
+    )
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        model: ModelName,
+        version: ModelVersion,
+        *,
+        make_policy: Callable[[str], Policy],
+        terms: Terms,
+        chance: random.Random,
+        troubles: Troubles,
+        links: LinkWait,
+        lives: LinkWait,
+        deaths: Deaths,
+    ) -> None:
+        self._fleet = fleet
+        self.model = model
+        self.version = version
+        self.terms = terms
+        self.links = links
+        self.lives = lives
+        self.deaths = deaths
+        self._make_policy = make_policy
+        self._others: dict[str, Policy] = {}
+        self.policy = self._new_policy(terms.policy)
+        """Of requests that ask for no other."""
+        self._sender = self.policy
+        """Who chose for the request that was sent last."""
+        self.on_refused: Refused | None = None
+        """Told of a host that had no room, for how many seconds it asked to be left alone, and `now_s`."""
+        self.is_full: Callable[[], bool] = _has_room
+        """Whether the hosts together have next to no room left, as who lets requests in sees it."""
+        self.draw: Callable[[], float] = chance.random
+        self.window = LatencyWindow()
+        """Of all its hosts, from sent to answered."""
+        self.budget = RetryBudget()
+        self._opinions = Opinions()
+        self.hedging = Hedging(self.window, is_enabled=terms.is_hedged)
+        self._outliers: OutlierWatch[Host] = OutlierWatch()
+        self._claims = Claims()
+        self._troubles = troubles
+        self._probing = Eligibility(luck=0.0)
+        self._is_panicking = False
+        self._panic_s = -math.inf
+
+    def __repr__(self) -> str:
+        return f"ModelTraffic({self.model!r} {self.version} by {self.policy.name}, {len(self.hosts)} hosts)"
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """Who hosts it now; the same tuple for as long as its members are the same."""
+        return self._fleet.hosts(self.model, self.version)
+
+    def peers(self) -> Iterator[PeerId]:
+        """Yield the nodes that host it, each once for each of its addresses."""
+        for host in self.hosts:
+            yield host.candidate.peer
+
+    def witnesses(self) -> Iterator[Witness]:
+        """Yield what these are as witnesses."""
+        return map(self.deaths.witness, self.peers())
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether a request may be run twice, as far as the model's rules say."""
+        return self.terms.is_retried
+
+    def desk(
+        self,
+        constraints: Constraints,
+        shape: RequestShape,
+        deadline_s: float = math.inf,
+        *,
+        policy: str = "",
+        versions: Versions | None = None,
+        trial: ModelTraffic | None = None,
+    ) -> TrafficDesk:
+        """Return a new request's desk; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
+
+        `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
+        goes to all the same. Raises what making a policy of that name raises.
+        """
+        return TrafficDesk(
+            self, self.chooser(policy), constraints, shape, deadline_s, versions, trial
+        )
+
+    def chooser(self, policy: str) -> Policy:
+        """Return this traffic's policy of that name, "" for the model's; raises what making it raises."""
+        if not policy or policy == self.terms.policy:
+            return self.policy
+        known = self._others.get(policy)
+        if known is None:
+            known = self._others[policy] = self._new_policy(policy)
+        return known
+
+    def take(self, terms: Terms) -> None:
+        """Go by other terms from now on; a request under way ends by those that it began with."""
+        if terms.policy != self.terms.policy:
+            known = self._others.pop(terms.policy, None) or self._new_policy(terms.policy)
+            # requests may ask for the one of before, or be on their way by it
+            self._others[self.terms.policy] = self.policy
+            self.policy = known
+        self.terms = terms
+        self.hedging.is_enabled = terms.is_hedged
+
+    def sent(self, host: Host, policy: Policy, now_s: float) -> None:
+        """A request that `policy` chose for is sent to `host`."""
+        self._sender = policy
+        self.policy.sent(host, now_s)
+        if self._others:
+            for other in self._others.values():
+                other.sent(host, now_s)
+
+    def probes(self, now_s: float) -> list[Host]:
+        """Return whose load should be asked for because a request was just sent."""
+        rules = self._probing
+        rules.now_s = now_s
+        return list(self._sender.probes(self.hosts, rules.allows, now_s))
+
+    def told(self, host: Host, load: LoadReport, now_s: float) -> None:
+        """Take over what a node says of its load, as far as that is to be believed."""
+        if host.is_gone:
+            return
+        host.told(self._claims.believable(host, load, now_s), now_s)
+        self.policy.told(host, now_s)
+        if self._others:
+            for other in self._others.values():
+                other.told(host, now_s)
+
+    # outcomes
+
+    def answered(
+        self,
+        host: Host,
+        load: LoadReport,
+        elapsed_s: float,
+        at_node_s: float,
+        size_bytes: int,
+        now_s: float,
+    ) -> None:
+        """A request was answered."""
+        candidate = host.candidate
+        candidate.answered += 1
+        host.answered_s = now_s
+        host.missed = 0
+        candidate.health.answered(now_s)
+        self.window.add(elapsed_s, now_s)
+        network = candidate.network
+        network.transferred(size_bytes, elapsed_s, at_node_s)
+        if host.is_gone:
+            return
+        host.health.answered(now_s)
+        peak_ewma.observe(host, elapsed_s, now_s)
+        self._outliers.record(host, True, elapsed_s, now_s)
+        self._claims.measured(host, elapsed_s - network.transfer_s(size_bytes), now_s, load)
+        self.told(host, load, now_s)
+
+    def failed(
+        self,
+        host: Host,
+        error: CapameshError,
+        elapsed_s: float,
+        now_s: float,
+        *,
+        is_urgent: bool = False,
+    ) -> None:
+        """A request was refused or failed."""
+        candidate = host.candidate
+        load = load_with(error)
+        if load is not None:
+            self.told(host, load, now_s)
+        if isinstance(error, ClientError) or is_refusal(error):
+            host.missed += REFUSED
+        elif isinstance(error, PeerError):
+            host.missed += FAILED
+        match error:
+            case Overloaded(retry_after_s=retry_after_s):
+                host.health.refused(now_s, retry_after_s)
+                if self.on_refused is not None:
+                    self.on_refused(host, retry_after_s, now_s, is_urgent=is_urgent)
+            case Draining():
+                candidate.health.refused(now_s, DRAINING_S, cause="draining")
+            case ModelUnavailable():
+                host.health.refused(now_s, UNAVAILABLE_S, cause="model unavailable")
+            case DeadlineExceeded():
+                self.unanswered(host, elapsed_s, now_s)
+            case ClientError():  # it is there and says so, which is easier than to run it
+                candidate.health.probed(now_s)
+                host.health.probed(now_s)
+            case LinkLost() | ProtocolViolation() | NotMember():
+                is_news = candidate.health.may_send(now_s)
+                candidate.health.failed(now_s, is_hard=True, cause=_cause(error))
+                self._fault(host, elapsed_s, now_s, is_counted=is_news)
+            case PeerError():
+                candidate.health.probed(now_s)
+                host.health.failed(now_s, is_hard=False, cause=_cause(error))
+                self._fault(host, elapsed_s, now_s, is_counted=True)
+            case _:
+                return  # this process's own fault
+        if isinstance(error, PeerError) and not is_refusal(error):
+            candidate.failed += 1
+
+    def refuted(
+        self, host: Host, error: CapameshError, elapsed_s: float, now_s: float, *, is_paid: bool
+    ) -> None:
+        """What `host` said of a request, and was believed, is wrong: another host has answered it.
+
+        `is_paid`: `try_second` was asked for the other.
+        """
+        if is_paid:
+            self._opinions.give_back()
+        host.refuted_s = now_s
+        cause = f"refused what another answered: {_cause(error)}"
+        host.health.failed(now_s, is_hard=False, cause=cause)
+        self._fault(host, elapsed_s, now_s, is_counted=True)
+        host.candidate.failed += 1
+
+    def is_doubted(self, host: Host, now_s: float) -> bool:
+        """Return whether `host` was proved wrong of late: it costs nothing to ask another about what it says."""
+        return now_s - host.refuted_s < GRAY_S
+
+    def try_second(self, now_s: float) -> bool:
+        """Return whether another host may be asked on what one calls the caller's fault, which costs an opinion."""
+        return self._opinions.try_take(now_s)
+
+    def is_ample(self, host: Host, remaining_s: float) -> bool:
+        """Return whether so much time is left that `host` cannot have too little."""
+        expected_s = AMPLE_FACTOR * host.service_s()
+        return remaining_s - host.candidate.network.rtt_s > max(AMPLE_S, expected_s)
+
+    def awaits_until_s(self, rules: Eligibility) -> float:
+        """Return until when a request that nobody may have by `rules` is likely to be answered by who gets a link.
+
+        It is the choice's own time where there is no telling when, and minus infinity where a link helps nobody.
+        """
+        now_s, until_s = rules.now_s, -math.inf
+        for host in self.hosts:
+            if rules.lacks_link(host):
+                candidate = host.candidate
+                # a link that has just ended is told of before its candidate is
+                is_news = host.is_away or candidate.link is not None
+                lost_s = now_s if is_news else candidate.unlinked_s
+                until_s = max(until_s, now_s, lost_s + RESTART_S)
+        if self._fleet.has_unreached(self.model, self.version):
+            is_away = self._fleet.awaits_reload(self.model, self.version)
+            until_s = max(until_s, now_s + RESTART_S if is_away else now_s)
+        return until_s
+
+    def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
+        """A request has had no answer for longer than it should take.
+
+        If the node has spoken of this model since the request was sent, it is there, and it is the model that
+        hangs.
+        """
+        is_there = host.load_s > now_s - elapsed_s
+        health = host.health if is_there else host.candidate.health
+        health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s * 1e3:.0f} ms")
+        host.missed += FAILED
+        peak_ewma.penalise(host, elapsed_s, now_s)
+        self._troubles.note(host, now_s)
+
+    def unanswered(self, host: Host, elapsed_s: float, now_s: float) -> None:
+        """A request ended without an answer: it would have taken at least `elapsed_s`.
+
+        That says something only where it is more than what was expected.
+        """
+        if elapsed_s >= UNANSWERED_S:
+            host.missed += REFUSED
+        if elapsed_s > peak_ewma.cost_s(host, now_s):
+            peak_ewma.observe(host, elapsed_s, now_s)
+        usual_s = self.window.quantile(0.5, now_s)
+        if elapsed_s <= usual_s:
+            return
+        self.window.add(elapsed_s, now_s)
+        if host.load_s < now_s - elapsed_s:
+            host.unheard += 1
+            if host.unheard >= UNHEARD:
+                host.unheard = 0
+                self.silent(host, elapsed_s, now_s)
+
+    def _fault(self, host: Host, elapsed_s: float, now_s: float, *, is_counted: bool) -> None:
+        peak_ewma.penalise(host, elapsed_s, now_s)
+        if is_counted and not host.is_gone:
+            self._outliers.record(host, False, elapsed_s, now_s)
+        self._troubles.note(host, now_s)
+
+    def _new_policy(self, name: str) -> Policy:
+        """Return a policy that knows what the hosts have told already."""
+        policy = self._make_policy(name)
+        for host in self.hosts:
+            if host.load_s > -math.inf:
+                policy.told(host, host.load_s)
+        return policy
+
+    # the whole
+
+    def is_panicking(self, hosts: tuple[Host, ...], now_s: float) -> bool:
+        """Return whether so many of the reachable are ejected that ejections must be ignored."""
+        if not self._troubles:
+            return False
+        if not 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
+            self._panic_s = now_s
+            usable = [host for host in hosts if host.candidate.is_usable]
+            well = sum(not _is_ejected(host, now_s) for host in usable)
+            self._is_panicking = is_panic(well, len(usable))
+        return self._is_panicking
+
+    def tick(self, now_s: float) -> list[Verdict]:
+        """Eject who stands out; to be called about every second. Return what is not told by `Troubles`."""
+        verdicts: list[Verdict] = []
+        for found in self._outliers.tick(now_s):
+            host = found.host
+            if isinstance(found, Outlier):
+                host.health.eject(now_s, found.reason)
+                self._troubles.note(host, now_s)
+            else:
+                peer, address = host.candidate.peer, host.candidate.address
+                verdicts.append(Slowed(peer, address, self.model, self.version, found.reason))
+        self._claims.forget_gone()
+        return verdicts
+
+    def nobody(self, rules: Eligibility) -> CapameshError:
+        """Return the error for a request that nobody can be asked to run, and why."""
+        if not self._fleet.has(self.model, self.version):
+            return not_hosted(self._fleet, self.model, self.version)
+        reasons: dict[str, int] = {}
+        for host in self.hosts:
+            reason = rules.obstacle(host) or rules.refusal(host)
+            reasons[reason] = reasons.get(reason, 0) + 1
+        most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+        why = "; ".join(f"{count} of {len(self.hosts)}: {reason}" for reason, count in most)
+        return NoCandidate(
+            f"model {self.model!r} is hosted, but no node that has it can be reached now"
+            f" ({why or 'none has a link to this router'}); try again soon"
+        )
+
+
+def _has_room() -> bool:
+    return False
+
+
+def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
+    """Return the error for a model, or a version of it, that no node has ready."""
+    withheld = fleet.withheld(model, version)
+    if withheld:
+        return NoCandidate(withheld)
+    absent = fleet.absent.error(model, version)
+    if absent is not None:
+        return absent
+    if not fleet.adverts:
+        # it has just started: that is no reason to tell a caller never to come again
+        return NoCandidate("this router has not heard of any node yet; try again soon")
+    versions = fleet.versions(model)
+    if versions:
+        return ModelNotFound(
+            f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
+        )
+    models = fleet.models()
+    known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
+    if len(models) > SHOWN_MODELS:
+        known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
+    return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
+
+
+def _is_ejected(host: Host, now_s: float) -> bool:
+    if host.health.is_full and host.candidate.health.is_full:
+        return False
+    ejected = CircuitState.EJECTED
+    return host.health.state(now_s) is ejected or host.candidate.health.state(now_s) is ejected
+
+
+def _cause(error: CapameshError) -> str:
+    return f"{error.code}: {error.message[:120]}"

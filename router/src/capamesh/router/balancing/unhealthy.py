@@ -1,0 +1,171 @@
+"""Those that are not well: whom to probe again, and what to say of them. Holds state, does no IO.
+
+Whatever takes a host or a candidate out is noted here, so that nobody has to look through the whole fleet for
+the few that need care.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.router.resilience.health import CircuitState, Health
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.replica import Host
+
+MAX_VERDICTS = 1_000
+"""Kept until they are asked for; older ones are lost then (guess: they are for a log)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inhibited:
+    """It gets no requests for the moment. `model` and `version` are empty when all its models are meant."""
+
+    peer: PeerId
+    address: str
+    model: ModelName | str
+    version: ModelVersion | str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ejected:
+    """It gets no requests for long, but for a few trials."""
+
+    peer: PeerId
+    address: str
+    model: ModelName | str
+    version: ModelVersion | str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """It gets requests again, at first perhaps only some; `reason` is why it had none."""
+
+    peer: PeerId
+    address: str
+    model: ModelName | str
+    version: ModelVersion | str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slowed:
+    """It has become slow beside the others; its share of requests is the policy's matter."""
+
+    peer: PeerId
+    address: str
+    model: ModelName | str
+    version: ModelVersion | str
+    reason: str
+
+
+Verdict = Inhibited | Ejected | Returned | Slowed
+
+_OUT: dict[CircuitState, type[Inhibited | Ejected | Returned]] = {
+    CircuitState.INHIBITED: Inhibited,
+    CircuitState.EJECTED: Ejected,
+}
+
+
+class _Trouble:
+    """One health that is not full, by what it is the health of."""
+
+    __slots__ = ("health", "host", "model", "shown", "version")
+
+    def __init__(self, host: Host, *, is_of_candidate: bool) -> None:
+        self.host = host
+        """Whom to probe for it."""
+        self.health = host.candidate.health if is_of_candidate else host.health
+        self.model = "" if is_of_candidate else host.offer.name
+        self.version = "" if is_of_candidate else host.offer.version
+        self.shown = CircuitState.CLOSED
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is sent there any more."""
+        if self.model:
+            return self.host.is_gone
+        candidate = self.host.candidate
+        return candidate.is_retired or (self.host.is_gone and candidate.link is None)
+
+
+class Troubles:
+    """All hosts and candidates of a router that are not fully well."""
+
+    __slots__ = ("_of", "_verdicts")
+
+    def __init__(self) -> None:
+        self._of: dict[Health, _Trouble] = {}
+        self._verdicts: deque[Verdict] = deque(maxlen=MAX_VERDICTS)
+
+    def __repr__(self) -> str:
+        return f"Troubles({len(self._of)})"
+
+    def __bool__(self) -> bool:
+        """Whether anybody may be not well."""
+        return bool(self._of)
+
+    def note(self, host: Host, now_s: float) -> None:
+        """Something bad has just been told to `host.health` or to its candidate's."""
+        candidate: Candidate = host.candidate
+        if not host.health.is_full:
+            self._note(host, host.health, now_s, is_of_candidate=False)
+        if not candidate.health.is_full:
+            self._note(host, candidate.health, now_s, is_of_candidate=True)
+
+    def reprobes(self, now_s: float) -> list[Host]:
+        """Return whom to probe now for a sign of life, at most once each until `probe_due` again."""
+        due: list[Host] = []
+        for trouble in self._of.values():
+            health, candidate = trouble.health, trouble.host.candidate
+            link = candidate.link
+            if link is not None and link.is_usable and health.probe_due(now_s):
+                health.probe_asked(now_s)
+                if trouble.host not in due:
+                    due.append(trouble.host)
+        return due
+
+    def settle(self, now_s: float) -> list[Verdict]:
+        """Forget who is well again or gone; return what has happened since the last call, oldest first."""
+        for health, trouble in list(self._of.items()):
+            self._show(trouble, now_s)
+            if health.is_full or trouble.is_over:
+                del self._of[health]
+        verdicts = list(self._verdicts)
+        self._verdicts.clear()
+        return verdicts
+
+    def _note(self, host: Host, health: Health, now_s: float, *, is_of_candidate: bool) -> None:
+        trouble = self._of.get(health)
+        if trouble is None:
+            trouble = self._of[health] = _Trouble(host, is_of_candidate=is_of_candidate)
+        elif trouble.host.is_gone:
+            trouble.host = host
+        self._show(trouble, now_s)
+
+    def _show(self, trouble: _Trouble, now_s: float) -> None:
+        state = trouble.health.state(now_s)
+        before, trouble.shown = trouble.shown, state
+        if state is before:
+            return
+        kind = _OUT.get(state)
+        if kind is None:
+            if before not in _OUT or state not in {CircuitState.CLOSED, CircuitState.RAMPING}:
+                return
+            kind = Returned
+        candidate = trouble.host.candidate
+        self._verdicts.append(
+            kind(
+                candidate.peer,
+                candidate.address,
+                trouble.model,
+                trouble.version,
+                trouble.health.reason,
+            )
+        )

@@ -1,0 +1,101 @@
+"""One way to reach one node: what the balancer chooses among. Holds state, does no IO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capamesh.router.fleet.network_estimate import NetworkEstimate
+from capamesh.router.resilience.health import Health
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.link import Link
+
+
+class Candidate:
+    """A node's worker, at one address. `rif` (requests in flight) counts this router's own."""
+
+    __slots__ = (
+        "_on_idle",
+        "address",
+        "alive_s",
+        "answered",
+        "failed",
+        "health",
+        "is_draining",
+        "is_missed",
+        "is_retired",
+        "is_suspected",
+        "left_s",
+        "link",
+        "linked_s",
+        "network",
+        "peer",
+        "process",
+        "process_s",
+        "rif",
+        "unlinked_s",
+    )
+
+    def __init__(self, peer: PeerId, address: str) -> None:
+        self.peer = peer
+        self.address = address
+        self.link: Link | None = None
+        self.linked_s = -math.inf
+        """When the newest link was up; minus infinity: none ever was."""
+        self.unlinked_s = -math.inf
+        """When the newest link was lost; minus infinity: none ever was."""
+        self.process = b""
+        """Which process of the node the newest link is to; empty: it did not say."""
+        self.process_s = -math.inf
+        """When that was first linked."""
+        self.network = NetworkEstimate()
+        self.health = Health()
+        """Of the node as a whole; each of its models has one of its own (`Host.health`)."""
+        self.alive_s = -math.inf
+        """When it was certainly there: a probe that was sent then was answered; minus infinity: never."""
+        self.left_s = -math.inf
+        """When a request under way there was last given up; minus infinity: never."""
+        self.rif = 0
+        self.answered = 0
+        self.failed = 0
+        self.is_draining = False
+        """Its advert says that it takes no new work."""
+        self.is_missed = False
+        """A request has failed for want of a link to it, and there has been none since."""
+        self.is_suspected = False
+        self.is_retired = False
+        """It left the fleet; requests under way are still answered."""
+        self._on_idle: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.peer[-6:]} at {self.address}, {self.rif} in flight)"
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new request may be sent to it."""
+        link = self.link
+        return link is not None and link.is_usable and not self.is_draining and not self.is_retired
+
+    def retire(self, on_idle: Callable[[], None]) -> None:
+        """Take no new request; call `on_idle` once none is under way."""
+        self.is_retired = True
+        if self.rif == 0:
+            on_idle()
+        else:
+            self._on_idle = on_idle
+
+    # the in-flight guard: each request is counted from before it is sent to whichever way it ends
+
+    def began(self) -> None:
+        """A request is about to be sent; `ended` must follow, exactly once."""
+        self.rif += 1
+
+    def ended(self) -> None:
+        """A request that `began` is under way no more: answered, failed or withdrawn."""
+        self.rif -= 1
+        if self.rif == 0 and self._on_idle is not None:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()

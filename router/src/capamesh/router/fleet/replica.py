@@ -1,0 +1,111 @@
+"""One model version at one candidate: what is known of it, kept for as long as it is hosted. Holds state, does no IO."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.fleet.answer_form import AnswerForm
+from capamesh.router.resilience.health import Health
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer, NodeAdvert
+    from capamesh.router.fleet.endpoint import Candidate
+
+
+class Host:
+    """What is chosen among: a candidate for one model version. Compared by identity."""
+
+    __slots__ = (
+        "advert",
+        "answered_s",
+        "busy_s",
+        "candidate",
+        "form",
+        "health",
+        "is_away",
+        "is_gone",
+        "is_out",
+        "load",
+        "load_s",
+        "missed",
+        "offer",
+        "peak_cost_s",
+        "peak_seen_s",
+        "refuted_s",
+        "rif",
+        "unheard",
+    )
+
+    def __init__(self, candidate: Candidate, offer: ModelOffer, advert: NodeAdvert) -> None:
+        self.candidate = candidate
+        self.offer = offer
+        self.form: AnswerForm | None = None
+        """Of its answers, by an offer of its; None: it was not asked yet. See `answer_form`."""
+        self.advert = advert
+        self.rif = 0
+        """This router's requests in flight there, for this model version."""
+        self.busy_s = -math.inf
+        """Since when `rif` has not been 0."""
+        self.load = LoadReport()
+        """What the node last said of this model, by a probe's reply or an answer's."""
+        self.load_s = -math.inf
+        """When it was said, on the caller's clock; minus infinity: never."""
+        self.answered_s = -math.inf
+        """When it last answered a request of this router's; minus infinity: never."""
+        self.health = Health()
+        """Of this model there; the candidate has one of its own, for what ends all its models."""
+        self.peak_cost_s = 0.0
+        """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
+        self.peak_seen_s = -math.inf
+        self.refuted_s = -math.inf
+        """When it last called the caller's fault what another answered; minus infinity: never."""
+        self.unheard = 0
+        """Requests in a row that others answered, or nobody, while it told nothing of itself."""
+        self.missed = 0
+        """What it has failed and refused since it last answered: see `serving`."""
+        self.is_gone = False
+        """It is hosted no more: answers under way still come."""
+        self.is_away = False
+        """Its node says that it loads the model, which it had ready before: it is to be back."""
+        self.is_out = False
+        """Whether one of these two is so: nothing may be sent there."""
+
+    def __repr__(self) -> str:
+        return f"Host({self.offer.name!r} {self.offer.version} at {self.candidate!r}, {self.rif} in flight)"
+
+    def answer_form(self) -> AnswerForm:
+        """Return what its answers must look like by its offer of now."""
+        form = self.form
+        if form is None or form.offer is not self.offer:
+            form = self.form = AnswerForm(self.offer)
+        return form
+
+    def set_away(self, is_away: bool) -> None:
+        """Take over whether the node loads the model anew."""
+        self.is_away = is_away
+        self.is_out = is_away or self.is_gone
+
+    def set_gone(self) -> None:
+        """The model is hosted there no more."""
+        self.is_gone = self.is_out = True
+
+    def told(self, load: LoadReport, now_s: float) -> None:
+        """Take over what the node says of its load."""
+        self.load = load
+        self.load_s = now_s
+        self.unheard = 0
+
+    def service_s(self) -> float:
+        """Return the latency to expect at the load that was last told, network excluded; 0: unknown."""
+        load = self.load
+        if load.latency_us:
+            return load.latency_us / 1e6
+        if load.run_us or load.queue_us:
+            return (load.queue_us + load.run_us) / 1e6
+        return self.offer.row_us / 1e6
+
+    def latency_s(self, size_bytes: int) -> float:
+        """Return the latency to expect of a request of `size_bytes`, network included."""
+        return self.service_s() + self.candidate.network.transfer_s(size_bytes)

@@ -1,0 +1,444 @@
+"""Which candidates host which model, kept current from the fleet's changes. Holds state, does no IO.
+
+What is chosen among is a `Host`: one model version at one candidate. It is the same object, with all that was
+learnt of it, for as long as that candidate hosts that version; a tuple of hosts is the same object for as long
+as its members are, so that whoever derives something from it can tell by identity whether to do so again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, assert_never
+
+from capamesh.protocol.adverts import ModelOffer, ModelState, NodeAdvert
+from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.absent_models import AbsentModels
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.node_addresses import AddressRule, addresses_within
+from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.wanted_loads import Away
+
+if TYPE_CHECKING:
+    from capamesh.protocol.steps import Steps
+    from capamesh.router.ownership.owners import Judged, Owners
+
+_NO_VERSION = ModelVersion("")
+
+
+class _Hosted:
+    """One version of a model: who says to have it ready, and where it can be reached."""
+
+    __slots__ = ("away", "by_candidate", "hosts", "offers")
+
+    def __init__(self) -> None:
+        self.offers: dict[PeerId, ModelOffer] = {}
+        """Also of nodes that nobody can reach: that is another error than a model nobody has. Of one that is away
+        as it was when it was ready."""
+        self.away: set[PeerId] = set()
+        """Those of them that had it ready and are loading it again."""
+        self.by_candidate: dict[Candidate, Host] = {}
+        self.hosts: tuple[Host, ...] = ()
+
+
+_NONE: dict[ModelVersion, _Hosted] = {}
+
+
+class FleetView:
+    """The fleet by model. `on_new` and `on_gone` are told of candidates that must be dialled or let go."""
+
+    def __init__(
+        self,
+        *,
+        on_new: Callable[[Candidate], None],
+        on_gone: Callable[[Candidate], None],
+        address_rule: AddressRule = addresses_within(Inside.LOOPBACK),  # noqa: B008 - it holds no state
+        owners: Owners | None = None,
+    ) -> None:
+        """`owners` say which files are served and which versions are trusted; None: all are.
+
+        They are to be told of a change before this view is; `judge_anew` takes in what that changed for others.
+        """
+        self._on_new = on_new
+        self._on_gone = on_gone
+        self._address_rule = address_rule
+        self._refused: dict[PeerId, str] = {}
+        self._owners = owners
+        self._adverts: dict[PeerId, NodeAdvert] = {}
+        self._dialled: dict[PeerId, dict[str, Candidate]] = {}
+        self._visiting: dict[PeerId, list[Candidate]] = {}
+        self._models: dict[ModelName, dict[ModelVersion, _Hosted]] = {}
+        self._newest: dict[ModelName, ModelVersion] = {}
+        self._trusted: dict[ModelName, frozenset[ModelVersion]] = {}
+        self._trials: dict[ModelName, tuple[ModelVersion, ...]] = {}
+        self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
+        """What of each node is in `_models`."""
+        self.absent = AbsentModels()
+        """What else is known of: models that are not ready, or were here of late."""
+
+    def __repr__(self) -> str:
+        return f"FleetView({len(self._adverts)} nodes, {len(self._models)} models)"
+
+    # reading
+
+    def hosts(self, model: ModelName, version: ModelVersion) -> tuple[Host, ...]:
+        """Return who hosts the model at `version`, or its newest version when that is empty."""
+        versions = self._models.get(model)
+        if versions is None:
+            return ()
+        hosted = versions.get(version or self.newest(model))
+        return () if hosted is None else hosted.hosts
+
+    def hosts_at(self, candidate: Candidate) -> list[Host]:
+        """Return all that can be had at one candidate."""
+        found: list[Host] = []
+        for model, version in self._ready.get(candidate.peer, ()):
+            host = self._models[model][version].by_candidate.get(candidate)
+            if host is not None:
+                found.append(host)
+        return found
+
+    def awaits_reload(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node that had it ready says that it loads it again."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return hosted is not None and bool(hosted.away)
+
+    def newest(self, model: ModelName) -> ModelVersion:
+        """Return the version that an empty one stands for, "" when no node has a trusted one ready.
+
+        It is the largest trusted one that is hosted where there is a way to go, linked at the moment or not, and not
+        just loaded again; else the largest trusted.
+        """
+        return self._newest.get(model, _NO_VERSION)
+
+    def has(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node, reachable or not, has just this version ready."""
+        return version in self._models.get(model, ())
+
+    def is_reached(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a request for the model at `version`, "" being its newest, can be sent to some node now."""
+        return any(
+            host.candidate.is_usable and not host.is_out for host in self.hosts(model, version)
+        )
+
+    def has_unreached(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node that takes requests has it ready, and there is no way to that node now.
+
+        It dials this router, and will again.
+        """
+        hosted = self._models.get(model, _NONE).get(version)
+        if hosted is None:
+            return False
+        reached = {candidate.peer for candidate in hosted.by_candidate}
+        return any(
+            peer not in reached and not self._adverts[peer].is_draining for peer in hosted.offers
+        )
+
+    def trusted(self, model: ModelName) -> Collection[ModelVersion]:
+        """Return those of `versions_ready` to which a request may go that names none."""
+        return self._trusted.get(model, frozenset())
+
+    def trials(self, model: ModelName) -> tuple[ModelVersion, ...]:
+        """Return the versions that are newer than all trusted, and get a small share of such requests."""
+        return self._trials.get(model, ())
+
+    def owned(self) -> list[dict[str, object]]:
+        """Return who owns each model version that is hosted, for people and JSON; none where all are served."""
+        return [] if self._owners is None else self._owners.described()
+
+    def owner_of(self, model: ModelName, version: ModelVersion) -> dict[str, object] | None:
+        """Return the same of one version."""
+        return None if self._owners is None else self._owners.description(model, version)
+
+    def withheld(self, model: ModelName, version: ModelVersion) -> str:
+        """Return why nodes that say to host a version are not asked for it, for people; "" when there are none."""
+        return "" if self._owners is None else self._owners.withheld(model, version)
+
+    def unloaded(self, model: ModelName, version: ModelVersion) -> list[Away]:
+        """Return the nodes that may load the model, each with its version; "" is any that is trusted.
+
+        Only those that have the file that the version is served as: a load of another would help nobody.
+        """
+        versions, owners = self.absent.unloaded(model), self._owners
+        found: list[Away] = []
+        for each in [version] if version else versions:
+            if owners is None:
+                found += [Away(peer, each, peer) for peer in versions.get(each, ())]
+            elif version or owners.is_trusted(model, each):
+                found += [
+                    Away(peer, each, owners.invite_of(model, peer))
+                    for peer, digest in versions.get(each, {}).items()
+                    if owners.admits(model, each, digest)
+                ]
+        return found
+
+    def has_ready(self, peer: PeerId, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether a node has the version ready, of the file that it is served as."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return hosted is not None and peer in hosted.offers and peer not in hosted.away
+
+    def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
+        """Return the versions that some node has ready, or loads again, in no order; cheap, and kept current."""
+        return self._models.get(model, _NONE).keys()
+
+    def versions(self, model: ModelName) -> list[ModelVersion]:
+        """Return the versions that some node has ready, oldest first."""
+        return sorted(self._models.get(model, ()), key=int)
+
+    def models(self) -> list[ModelName]:
+        """Return the models that some node has ready, by name."""
+        return sorted(self._models)
+
+    def offer(self, model: ModelName, version: ModelVersion) -> ModelOffer | None:
+        """Return how some node describes the model, None when no node has it ready."""
+        hosted = self._models.get(model, {}).get(version or self.newest(model))
+        return None if hosted is None else next(iter(hosted.offers.values()))
+
+    def offers(self) -> Steps[list[ModelOffer]]:
+        """Return every model version that is known, ready or not, once, the readiest offer of each, in steps of a node."""
+        best: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        for advert in list(self._adverts.values()):
+            yield
+            for offer in advert.models:
+                key = (offer.name, offer.version)
+                is_better = offer.is_ready and self.is_served(offer)
+                if key not in best or (is_better and not best[key].is_ready):
+                    best[key] = offer
+        return [offer for _, offer in sorted(best.items(), key=lambda item: item[0])]
+
+    @property
+    def adverts(self) -> Mapping[PeerId, NodeAdvert]:
+        """All nodes of the fleet."""
+        return self._adverts
+
+    def candidates_of(self, peer: PeerId) -> list[Candidate]:
+        """Return the ways to reach one node."""
+        return [*self._dialled.get(peer, {}).values(), *self._visiting.get(peer, ())]
+
+    def refused_addresses(self, peer: PeerId) -> str:
+        """Return which addresses of a node are not dialled and why, "" when all are."""
+        return self._refused.get(peer, "")
+
+    def is_linked(self, peer: PeerId) -> bool:
+        """Return whether a link to a node is up, which shows that it is alive."""
+        return any(candidate.link is not None for candidate in self.candidates_of(peer))
+
+    def candidates(self) -> Iterable[Candidate]:
+        """Return all ways to reach all nodes."""
+        for peer in self._adverts:
+            yield from self.candidates_of(peer)
+
+    # changing
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over what the membership says."""
+        for change in changes:
+            match change:
+                case Joined(advert) | Changed(advert):
+                    self._heard(advert)
+                case Left(peer):
+                    self._left(peer)
+                case Suspected(peer):
+                    self._suspect(peer, is_suspected=True)
+                case Recovered(peer):
+                    self._suspect(peer, is_suspected=False)
+                case _:
+                    assert_never(change)
+
+    def visit(self, candidate: Candidate) -> None:
+        """Add a candidate that dialled this router itself; its node may be heard of later."""
+        self._visiting.setdefault(candidate.peer, []).append(candidate)
+        advert = self._adverts.get(candidate.peer)
+        candidate.is_draining = advert is not None and advert.is_draining
+        self._index(candidate.peer)
+
+    def leave(self, candidate: Candidate) -> None:
+        """Remove a candidate that had dialled this router."""
+        visitors = self._visiting.get(candidate.peer, [])
+        if candidate in visitors:
+            visitors.remove(candidate)
+            if not visitors:
+                del self._visiting[candidate.peer]
+            self._index(candidate.peer, gone=(candidate,))
+
+    def judge_anew(self, judged: Judged) -> None:
+        """Take in that other files are served, or other versions trusted, than before."""
+        for peer in judged.peers:
+            self._index(peer)
+        for model in judged.models:
+            if model in self._models:
+                self._rank(model)
+
+    def is_served(self, offer: ModelOffer) -> bool:
+        """Return whether the file that a node offers is the one that the version is served as."""
+        owners = self._owners
+        return owners is None or owners.admits(offer.name, offer.version, offer.digest)
+
+    def _heard(self, advert: NodeAdvert) -> None:
+        peer = advert.peer
+        known_advert = self._adverts.get(peer)
+        # a node that was killed says at first what it has found by then
+        is_restarted = (
+            known_advert is not None and known_advert.sequence.boot_ns != advert.sequence.boot_ns
+        )
+        self._adverts[peer] = advert
+        known = self._dialled.setdefault(peer, {})
+        dialled = self._address_rule(advert)
+        wanted = set(dialled.addresses)
+        if dialled.refused:
+            self._refused[peer] = dialled.refused
+        else:
+            self._refused.pop(peer, None)
+        gone = [known.pop(address) for address in known.keys() - wanted]
+        for address in sorted(wanted - known.keys()):
+            known[address] = Candidate(peer, address)
+            self._on_new(known[address])
+        for candidate in self.candidates_of(peer):
+            candidate.is_draining = advert.is_draining
+        self._index(peer, gone=gone, is_restarted=is_restarted)
+        for candidate in gone:
+            self._on_gone(candidate)
+
+    def _left(self, peer: PeerId) -> None:
+        self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
+        self._adverts.pop(peer, None)
+        self._refused.pop(peer, None)
+        gone = list(self._dialled.pop(peer, {}).values())
+        self._index(peer, gone=gone)
+        for candidate in gone:
+            self._on_gone(candidate)
+
+    def _suspect(self, peer: PeerId, *, is_suspected: bool) -> None:
+        for candidate in self.candidates_of(peer):
+            candidate.is_suspected = is_suspected
+
+    # the index: one node's part at a time, since a fleet's nodes change one by one
+
+    def _index(
+        self, peer: PeerId, *, gone: Iterable[Candidate] = (), is_restarted: bool = False
+    ) -> None:
+        """Bring one node's hosts in line with its advert and candidates; `gone` it has no more.
+
+        `is_restarted`: the advert is the first since its node was started anew.
+        """
+        advert = self._adverts.get(peer)
+        before = self._ready.get(peer, {})
+        ready: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        away: set[tuple[ModelName, ModelVersion]] = set()
+        absent: list[ModelOffer] = []
+        for offer in advert.models if advert is not None else ():
+            key = (offer.name, offer.version)
+            if offer.is_ready:
+                if self.is_served(offer):
+                    ready[key] = offer
+            elif (
+                offer.state is ModelState.LOADING and key in before and self.is_served(before[key])
+            ):
+                ready[key] = before[key]
+                away.add(key)
+            else:
+                absent.append(offer)
+        is_back = advert is None or advert.is_draining or is_restarted
+        self.absent.heard(peer, absent, before, ready, is_back=is_back)
+        candidates = self.candidates_of(peer)
+        for key in before.keys() - ready.keys():
+            hosted = self._models[key[0]][key[1]]
+            del hosted.offers[peer]
+            hosted.away.discard(peer)
+            self._settle(key, hosted, _dropped(hosted, (*gone, *candidates)))
+        for key, offer in ready.items():
+            versions = self._models.setdefault(key[0], {})
+            is_changed = key[1] not in versions
+            if is_changed:
+                versions[key[1]] = _Hosted()
+            hosted = versions[key[1]]
+            hosted.offers[peer] = offer
+            is_away = key in away
+            is_moved = is_away != (peer in hosted.away)
+            if is_moved:
+                (hosted.away.add if is_away else hosted.away.discard)(peer)
+            is_changed |= _dropped(hosted, gone)
+            assert advert is not None  # noqa: S101 - or nothing of it were ready
+            for candidate in candidates:
+                host = hosted.by_candidate.get(candidate)
+                if host is None:
+                    host = hosted.by_candidate[candidate] = Host(candidate, offer, advert)
+                    is_changed = True
+                else:
+                    host.offer = offer
+                    host.advert = advert
+                host.set_away(is_away)
+            self._settle(key, hosted, is_changed, is_moved=is_moved)
+        if ready:
+            self._ready[peer] = ready
+        else:
+            self._ready.pop(peer, None)
+
+    def _settle(
+        self,
+        key: tuple[ModelName, ModelVersion],
+        hosted: _Hosted,
+        is_changed: bool,
+        *,
+        is_moved: bool = False,
+    ) -> None:
+        """Make a version's tuple anew if its members changed, and forget what nobody has any more.
+
+        `is_moved`: one of them has gone away or is back.
+        """
+        model, version = key
+        if is_changed:
+            hosted.hosts = tuple(hosted.by_candidate.values())
+        elif hosted.offers and not is_moved:
+            return
+        versions = self._models[model]
+        if not hosted.offers:
+            del versions[version]
+        if versions:
+            self._rank(model)
+        else:
+            del self._models[model], self._trusted[model]
+            self._newest.pop(model, None)
+            self._trials.pop(model, None)
+
+    def _rank(self, model: ModelName) -> None:
+        """Find out anew which versions of a model are trusted, which is the newest of them, and which are tried."""
+        versions, owners = self._models[model], self._owners
+        trusted = frozenset(
+            version for version in versions if owners is None or owners.is_trusted(model, version)
+        )
+        self._trusted[model] = trusted
+        with_hosts = [
+            version
+            for version in trusted
+            if versions[version].hosts
+            and len(versions[version].away) < len(versions[version].offers)
+        ]
+        newest = max(with_hosts or trusted, key=int, default=_NO_VERSION)
+        if newest:
+            self._newest[model] = newest
+        else:
+            self._newest.pop(model, None)
+        trials: tuple[ModelVersion, ...] = ()
+        if owners is not None and newest and len(trusted) < len(versions):
+            trials = tuple(
+                version
+                for version in sorted(versions.keys() - trusted, key=int)
+                if int(version) > int(newest) and owners.may_try(model, version)
+            )
+        if trials:
+            self._trials[model] = trials
+        else:
+            self._trials.pop(model, None)
+
+
+def _dropped(hosted: _Hosted, candidates: Iterable[Candidate]) -> bool:
+    """Remove the candidates' hosts and return whether there were any."""
+    is_any = False
+    for candidate in candidates:
+        host = hosted.by_candidate.pop(candidate, None)
+        if host is not None:
+            host.set_gone()
+            is_any = True
+    return is_any

@@ -1,1 +1,0 @@
-"""The router's socket for HTTP: plain inference requests are served here, all others by aiohttp."""

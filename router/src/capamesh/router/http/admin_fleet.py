@@ -1,0 +1,167 @@
+"""The router's own pages: the fleet, metrics, revocation. IO: aiohttp."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from capamesh.protocol.adverts import shown_version
+from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.router.fleet.overrides import Holds
+from capamesh.router.http.admin_routing import holds_body
+from capamesh.router.http.bodies import read_body
+from capamesh.router.http.cached_page import CachedPage
+from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.network import RevocationList
+    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.links import LinkPool
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.view import FleetView
+
+
+class FleetApi:
+    """The `/v1` routes and `/metrics`."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        pool: LinkPool,
+        telemetry: Telemetry,
+        *,
+        revoke: Callable[[bytes], tuple[RevocationList, bool]],
+        arrival_s: float,
+        holds: Holds | None = None,
+    ) -> None:
+        """A body may take `arrival_s` to arrive. `holds` are shown with their nodes; None: nobody is ever held."""
+        self._fleet = fleet
+        self._pool = pool
+        self._telemetry = telemetry
+        self._revoke = revoke
+        self._arrival_s = arrival_s
+        self._holds = Holds() if holds is None else holds
+        self._models = CachedPage(lambda: iter([json.dumps({"models": fleet.owned()}).encode()]))
+        self._nodes = CachedPage(self._pieces)
+        self._metrics = CachedPage(telemetry.pieces)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/nodes", self.nodes),
+            web.get("/v1/models", self.models),
+            web.post("/v1/revocations", self.revocations),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def nodes(self, _: web.Request) -> web.Response:
+        """Return every node of the fleet as this router sees it."""
+        return web.Response(body=await self._nodes.body(), content_type="application/json")
+
+    async def models(self, _: web.Request) -> web.Response:
+        """Return which file each hosted version is served as and why, whether it is trusted, and who hosts others."""
+        return web.Response(body=await self._models.body(), content_type="application/json")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Return metrics for Prometheus."""
+        return web.Response(body=await self._metrics.body(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def revocations(self, request: web.Request) -> web.Response:
+        """Take over a revocation list signed by the network's owner, and spread it."""
+        encoded = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_LIST_BYTES)
+        revocations, is_kept = self._revoke(encoded)
+        return web.json_response({"version": revocations.version, "is_kept": is_kept})
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield b'{"nodes": ['
+        mark = b""
+        for advert in list(self._fleet.adverts.values()):
+            yield mark + json.dumps(self._node(advert)).encode()
+            mark = b", "
+        yield b"]}"
+
+    def _node(self, advert: NodeAdvert) -> dict[str, Any]:
+        return {
+            "peer_id": advert.peer,
+            "region": advert.region,
+            "agent_version": advert.agent_version,
+            "price_per_million": advert.price_per_million,
+            "is_draining": advert.is_draining,
+            "devices": [
+                {
+                    "kind": device.kind,
+                    "name": device.name,
+                    "provider": device.provider,
+                    "memory_total_bytes": device.memory_total_bytes,
+                    "memory_free_bytes": device.memory_free_bytes,
+                    "runtime": device.runtime,
+                    "driver": device.driver,
+                }
+                for device in advert.devices
+            ],
+            "models": [
+                {
+                    "name": offer.name,
+                    "version": shown_version(offer.version),
+                    "state": offer.state.value,
+                    "reason": offer.reason,
+                    "digest": offer.digest,
+                    "is_served": offer.is_ready and self._fleet.is_served(offer),
+                    "provider": offer.provider,
+                    "precision": offer.precision,
+                    "best_rows": offer.best_rows,
+                    "row_us": offer.row_us,
+                    "max_rows": offer.max_rows,
+                    "memory_bytes": offer.memory_bytes,
+                }
+                for offer in advert.models
+            ],
+            "holds": holds_body(self._holds, advert.peer),
+            "addresses_refused": self._fleet.refused_addresses(advert.peer),
+            "links": [self._link(node) for node in self._fleet.candidates_of(advert.peer)],
+        }
+
+    def _link(self, candidate: Candidate) -> dict[str, Any]:
+        now_s = time.monotonic()
+        hosts = self._fleet.hosts_at(candidate)
+        return {
+            "address": candidate.address,
+            "is_up": candidate.link is not None,
+            "is_usable": candidate.is_usable,
+            "is_suspected": candidate.is_suspected,
+            "last_error": self._pool.last_error(candidate),
+            "state": str(candidate.health.state(now_s)),
+            "reason": candidate.health.reason,
+            "rtt_us": round(candidate.network.rtt_s * 1e6),
+            "requests_in_flight": candidate.rif,
+            "answered": candidate.answered,
+            "failed": candidate.failed,
+            "models": [
+                {
+                    "name": host.offer.name,
+                    "version": host.offer.version,
+                    "state": str(host.health.state(now_s)),
+                    "reason": host.health.reason,
+                    "share": round(_share(host, now_s), 3),
+                    "requests_in_flight": host.rif,
+                    "node_in_flight": host.load.in_flight,
+                    "node_limit": host.load.limit,
+                    "queue_us": host.load.queue_us,
+                    "run_us": host.load.run_us,
+                }
+                for host in hosts
+            ],
+        }
+
+
+def _share(host: Host, now_s: float) -> float:
+    """Return which part of its requests a host gets, from 0 to 1, by its own health and its node's."""
+    healths = (host.health, host.candidate.health)
+    if not all(health.may_send(now_s) for health in healths):
+        return 0.0
+    return min(health.share(now_s) for health in healths)

@@ -1,0 +1,258 @@
+"""The pages on routing: why a request would go where, and the operator's word on a node. IO: aiohttp.
+
+Anyone who may send requests may ask why; only who has the operator's key may say something (`operator_key`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.oip import error_body, parse_object
+from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
+from capamesh.router.admission.shedding import rank_of
+from capamesh.router.balancing.explanation import host_body
+from capamesh.router.fleet.overrides import Hold, Holds
+from capamesh.router.http.bodies import read_body
+from capamesh.router.http.errors import status_of
+from capamesh.router.http.options import MAX_CHARS, wishes_of
+from capamesh.router.policies import POLICIES
+from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
+from capamesh.router.resilience.health import CircuitState
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.routing import Admission, Routing
+
+STATES: Final[Mapping[str, CircuitState | None]] = {
+    "held_open": CircuitState.HELD_OPEN,
+    "held_closed": CircuitState.HELD_CLOSED,
+    "automatic": None,
+}
+MIN_SUFFIX_CHARS: Final = 4
+"""Of a peer id's end (guess): 58 ** 4 are enough for a fleet, and fewer are more likely a slip."""
+MAX_BODY_BYTES: Final = 4096
+"""Guess: a model's name has at most 256 characters."""
+_KEYS: Final = ("state", "model", "version")
+_NUMBERS: Final = frozenset({PRIORITY, TIMEOUT})
+_MAX_DIGITS: Final = 18
+"""Of a number in a query (guess: 30,000 years of microseconds)."""
+_QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
+
+
+class RoutingApi:
+    """`/v1/models/MODEL/routing` and `/v1/nodes/PEER/circuit`."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        routing: Routing,
+        holds: Holds,
+        key: OperatorKey,
+        log: FilteringBoundLogger,
+        *,
+        arrival_s: float,
+        timeout_s: float,
+    ) -> None:
+        """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own."""
+        self._fleet = fleet
+        self._routing = routing
+        self._holds = holds
+        self._key = key
+        self._log = log
+        self._arrival_s = arrival_s
+        self._timeout_s = timeout_s
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/models/{model}/routing", self.explain),
+            web.put("/v1/nodes/{peer}/circuit", self.hold),
+        ]
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.
+
+        The headers that an inference request may have count here, too, and its parameters `priority` and `timeout`.
+        """
+        for name in request.query:
+            if name not in _QUERY:
+                raise InvalidRequest(
+                    f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY)}"
+                )
+        wishes, _ = wishes_of(request.headers, POLICIES)
+        tenant = request.query.get("tenant", "")
+        if len(tenant) > MAX_CHARS:
+            raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")
+        if tenant:
+            wishes = replace(wishes, tenant=tenant)
+        parameters = {
+            name: _number(request.query[name]) for name in _NUMBERS & request.query.keys()
+        }
+        priority = priority_of(parameters)
+        allowed_s = time_allowed_s(parameters, self._timeout_s)
+        model = ModelName(request.match_info["model"])
+        version = ModelVersion(request.query.get("version", ""))
+        admission = self._routing.admission(model, version, wishes, priority, allowed_s)
+        explanation = self._routing.explain(
+            model, admission.version, wishes, allowed_s, is_let_in=admission.refusal is None
+        )
+        return web.json_response(
+            {
+                **explanation_body(explanation),
+                "owner": self._fleet.owner_of(model, explanation.version),
+                "admission": admission_body(admission, wishes.tenant, priority),
+            }
+        )
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Take the operator's word on a node or one of its models; who has no key is refused."""
+        if not self._key.opens(request.headers.get("Authorization", "")):
+            return _refusal(
+                401,
+                f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} "
+                "in the router's data folder, which is new at each start; or use, on the router's machine: capamesh "
+                "circuit PEER open|closed|auto --data DIR",
+                {"WWW-Authenticate": SCHEME},
+            )
+        state, model, version = _asked(
+            await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_BODY_BYTES)
+        )
+        given = request.match_info["peer"]
+        peers = self._peers(given)
+        if len(peers) != 1:
+            return _refusal(400 if peers else 404, _not_one(given, peers, self._fleet))
+        (peer,) = peers
+        if model:
+            self._check_hosted(peer, model, version, is_release=STATES[state] is None)
+        self._holds.hold(Hold(peer, model, version, STATES[state]))
+        self._holds.apply_anew(self._fleet, peer, time.monotonic())
+        self._routing.wake()
+        self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
+        return web.json_response(
+            {
+                "peer_id": peer,
+                "state": state,
+                "model": model,
+                "version": version,
+                "holds": holds_body(self._holds, peer),
+            }
+        )
+
+    def _peers(self, given: str) -> list[PeerId]:
+        """Return whom a peer id, or the end of one, names: in the fleet, or held and away for now."""
+        known = dict.fromkeys([*self._fleet.adverts, *self._holds.peers])
+        if given in known:
+            return [PeerId(given)]
+        if len(given) < MIN_SUFFIX_CHARS:
+            return []
+        return [peer for peer in known if peer.endswith(given)]
+
+    def _check_hosted(
+        self, peer: PeerId, model: ModelName, version: ModelVersion, *, is_release: bool
+    ) -> None:
+        """Raise `ModelNotFound` for a model that the node neither announces nor is held for."""
+        advert = self._fleet.adverts.get(peer)
+        known = [(offer.name, offer.version) for offer in advert.models] if advert else []
+        if is_release:
+            known += [(hold.model, hold.version) for hold in self._holds.of(peer) if hold.model]
+        if any(model == name and version in {"", number} for name, number in known):
+            return
+        names = ", ".join(sorted({f"{name}/{number}".rstrip("/") for name, number in known}))
+        of = f" version {version!r}" if version else ""
+        raise ModelNotFound(f"node {peer} has no model {model!r}{of}; it has {names or 'none'}")
+
+
+def explanation_body(explanation: Explanation) -> dict[str, Any]:
+    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all hosts, in full."""
+    return {
+        "model": explanation.model,
+        "version": explanation.version,
+        "policy": explanation.policy,
+        "chosen": list(explanation.chosen),
+        "hosts": len(explanation.candidates),
+        "candidates": [host_body(signals) for signals in explanation.candidates],
+    }
+
+
+def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str, Any]:
+    """Return as JSON whether a request is let in and, if not, what it would be answered."""
+    body: dict[str, Any] = {
+        "is_admitted": admission.refusal is None,
+        "level": round(admission.level, 3),
+        "tenant": tenant,
+        "class": rank_of(priority, is_bulk=False).name.lower(),
+    }
+    error = admission.refusal
+    if error is not None:
+        body |= {
+            "status": status_of(error),
+            "code": error.code,
+            "error": error.message,
+            "retry_after_s": round(error.retry_after_s, 3),
+        }
+    return body
+
+
+def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
+    """Return what the operator has said of a node."""
+    return [
+        {
+            "model": hold.model,
+            "version": hold.version,
+            "state": "automatic" if hold.state is None else str(hold.state),
+        }
+        for hold in holds.of(peer)
+    ]
+
+
+def _number(text: str) -> int | str:
+    """Return a whole number as such, anything else as it is, to be refused."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else text
+
+
+def _asked(body: bytes) -> tuple[str, ModelName, ModelVersion]:
+    """Return the state, model and version that a body names; raise `InvalidRequest`."""
+    values = parse_object(body)
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise InvalidRequest(f"the key {key[:80]!r} is unknown; there are {', '.join(_KEYS)}")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{key!r} is {value!r:.80}; a text is expected")
+    state, model, version = (str(values.get(key, "")) for key in _KEYS)
+    if state not in STATES:
+        raise InvalidRequest(
+            f"the state {state[:80]!r} is unknown; there are {', '.join(STATES)}: never send, always, as it goes"
+        )
+    if version and not model:
+        raise InvalidRequest(f"version {version[:80]!r} of which model? name it, too")
+    return state, ModelName(model), ModelVersion(version)
+
+
+def _not_one(given: str, peers: Sequence[PeerId], fleet: FleetView) -> str:
+    if peers:
+        return f"{given!r} is the end of {len(peers)} peer ids: {', '.join(peers[:5])}"
+    known = ", ".join(list(fleet.adverts)[:5]) or "none"
+    more = " and more" if len(fleet.adverts) > 5 else ""
+    return (
+        f"no node's peer id is {given[:80]!r} or ends with it (with {MIN_SUFFIX_CHARS} characters at least); the "
+        f"fleet's nodes: {known}{more}"
+    )
+
+
+def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(
+        status=status,
+        body=error_body(message),
+        content_type="application/json",
+        headers={"X-Capamesh-Error": ClientError.code, **(headers or {})},
+    )

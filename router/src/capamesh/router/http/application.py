@@ -1,0 +1,148 @@
+"""The HTTP application: all routes behind one translation of errors. IO: aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.router.http.bodies import BUDGET, release
+from capamesh.router.http.errors import error_response, http_error_response
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.tensors import Limits
+    from capamesh.router.http.budget import BodyBudget
+
+SHUTDOWN_S = 1.0
+"""For connections that are left after the requests under way are answered."""
+READ_BYTES = 16 * 1024
+"""Twice that, and a read, is kept of a body that nobody reads, or waits for room (guess: a thousand such are 100 MB)."""
+FOREVER_S = 1e9
+"""How long aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
+
+
+class OpenRequests:
+    """Counts the requests between their head and their answer, so that a router can wait for the last."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_closing = False
+        """Whether answers ask their clients to leave."""
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def began(self) -> None:
+        """A request's head is here."""
+        self.count += 1
+        if self.count == 1:
+            self._none.clear()
+
+    def ended(self) -> None:
+        """It was answered, or its client is gone."""
+        self.count -= 1
+        if self.count == 0:
+            self._none.set()
+
+    async def wait_none(self) -> None:
+        """Wait until no request is open."""
+        await self._none.wait()
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Pages(Protocol):
+    """A part of what is served."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return its routes."""
+        ...
+
+
+def make_application(
+    *pages: Pages,
+    limits: Limits,
+    log: FilteringBoundLogger,
+    requests: OpenRequests,
+    budget: BodyBudget | None = None,
+) -> web.Application:
+    """Return the application that a router serves: all `pages`.
+
+    It counts its open `requests`; their bodies are within the `budget`, which the front makes.
+    """
+    too_large = TooLarge(
+        f"the request's body is over the limit of {limits.max_message_bytes} bytes"
+    )
+
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return http_error_response(request, error)
+        except web.RequestPayloadError as exc:  # its chunks are broken
+            return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
+        except (
+            CapameshError
+        ) as error:  # kept in no name: its traceback holds this frame and the body
+            return error_response(error)
+        except Exception:
+            log.exception("request_crashed", path=request.path)
+            return error_response(LocalError("the router failed on this request; see its log"))
+
+    @web.middleware
+    async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        requests.began()
+        try:
+            is_too_large = (request.content_length or 0) > limits.max_message_bytes
+            # before any of it is read
+            response = error_response(too_large) if is_too_large else await answer(request, handler)
+        finally:
+            release(request)
+            requests.ended()
+        if requests.is_closing:
+            response.force_close()
+        return response
+
+    application = web.Application(
+        middlewares=[count_and_translate], client_max_size=limits.max_message_bytes
+    )
+    if budget is not None:
+        application[BUDGET] = budget
+    for part in pages:
+        application.add_routes(part.routes())
+    return application
+
+
+def make_runner(application: web.Application) -> web.AppRunner:
+    """Return what makes aiohttp's handlers for connections that the front accepts."""
+    logger = logging.getLogger("capamesh.router.aiohttp")
+    logger.addFilter(_is_worth_a_line)
+    return web.AppRunner(
+        application,
+        access_log=None,
+        auto_decompress=False,  # see `bodies`
+        read_bufsize=READ_BYTES,
+        logger=logger,
+        handler_cancellation=True,
+        keepalive_timeout=FOREVER_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Return whether a record is not on what a client sent: a stranger could fill the disk with tracebacks."""
+    return not (
+        record.exc_info
+        and isinstance(
+            record.exc_info[1],
+            # the last: a body that was given up for others, of which aiohttp waits for the rest
+            HttpProcessingError | web.RequestPayloadError | CapameshError,
+        )
+    )

@@ -1,0 +1,602 @@
+"""One client's connection: plain inference requests are answered here, what else comes goes to aiohttp. IO: asyncio.
+
+Requests on a connection are answered one after the other, in their order. Whose turn it is:
+
+=========  ============================================================================================
+state      what the next bytes are
+=========  ============================================================================================
+HEAD       the head of a request, or the rest of one
+BODY       the body of an inference request, read straight into the memory it stays in, as the budget has room
+RUNNING    of a request that has to wait for the answer of the one before: kept, up to a bound
+PAGE       the body of a request that aiohttp serves; once it is there, the next head is looked at again
+FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begin and end
+LEFT       nobody's any more
+=========  ============================================================================================
+
+A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
+
+from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.protocol.oip import error_body
+from capamesh.router.http.arrivals import ArrivingBody, UnreadAnswer
+from capamesh.router.http.connections import site_of
+from capamesh.router.http.errors import error_reply, too_slow_text
+from capamesh.router.http.exchange import Exchange
+from capamesh.router.http.half_closed import CONTINUE, has_left
+from capamesh.router.http.heads import END, may_become_head
+from capamesh.router.http.replies import JSON, Reply, head_of, size_of
+
+if TYPE_CHECKING:
+    from aiohttp.web import BaseRequest
+    from aiohttp.web_protocol import RequestHandler
+
+    from capamesh.router.http.exchange import Asking
+    from capamesh.router.http.server import Front
+
+JOINED_BYTES = 64 * 1024
+"""An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
+AHEAD_BYTES = 16 * 1024
+"""So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from. What is
+here beyond that, a read at most, has to have room in the budget."""
+NO_ROOM = (
+    "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
+router a larger --body-budget-mib"
+)
+_LOOKS_S = (0.02, 0.1, 0.5)
+"""When to look whether a client that ended its half is gone (guess: what its refusal takes); the last again and again."""
+
+
+class _State(Enum):
+    HEAD = auto()
+    BODY = auto()
+    RUNNING = auto()
+    PAGE = auto()
+    FOREIGN = auto()
+    LEFT = auto()
+
+
+class FrontConnection(asyncio.BufferedProtocol):
+    """One connection of a `Front`."""
+
+    __slots__ = (
+        "_ahead_bytes",
+        "_asking",
+        "_body",
+        "_exchange",
+        "_front",
+        "_has_asked",
+        "_has_probed",
+        "_held_bytes",
+        "_is_half_closed",
+        "_is_last",
+        "_is_reading_paused",
+        "_is_taking",
+        "_is_unread",
+        "_owed_bytes",
+        "_pages",
+        "_rest",
+        "_state",
+        "_timer",
+        "_transport",
+        "_unread",
+        "site",
+        "used_s",
+    )
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._transport: asyncio.Transport
+        self._state = _State.HEAD
+        self._rest = b""
+        """What has been read and not been looked at, or is the beginning of a head."""
+        self._asking: Asking | None = None
+        self._is_last = False
+        """The connection is closed after the request under way."""
+        self._body: ArrivingBody | None = None
+        self._held_bytes = 0
+        """What the request under way has of the budget."""
+        self._ahead_bytes = 0
+        """What the budget counts of `_rest`."""
+        self._exchange: Exchange | None = None
+        self._pages: RequestHandler | None = None
+        self._owed_bytes = 0
+        """What aiohttp has still to get of a body."""
+        self._is_taking = False
+        self._is_reading_paused = False
+        self._is_unread = False
+        """The client does not read its answers as fast as they come."""
+        self._unread: UnreadAnswer | None = None
+        self._is_half_closed = False
+        """The client sends nothing any more; it may still read."""
+        self._has_probed = False
+        """It was sent something since, which its kernel refuses if it is gone."""
+        self._has_asked = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.used_s = 0.0
+        """When something last began or ended, on the loop's clock."""
+        self.site = ""
+        """Whose address the client has."""
+
+    def __repr__(self) -> str:
+        return f"FrontConnection({self._state.name}, {len(self._rest)} bytes kept)"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, nor a part of one here."""
+        if self._state not in {_State.HEAD, _State.FOREIGN} or self._rest or self._is_unread:
+            return False
+        return self._pages is None or _is_idle(self._pages)
+
+    @property
+    def is_dispensable(self) -> bool:
+        """Whether no request is lost with it: at most the beginning of a head."""
+        match self._state:
+            case _State.LEFT:
+                return True
+            case _State.HEAD | _State.FOREIGN:
+                return not self._is_unread and (self._pages is None or _is_idle(self._pages))
+            case _:
+                return False
+
+    def is_over(self, now_s: float) -> bool:
+        """Return whether it has been idle for too long."""
+        limits = self._front.limits
+        patience_s = limits.idle_s if self._has_asked else limits.first_head_s
+        return now_s - self.used_s > patience_s and self.is_idle
+
+    def hang_up(self) -> None:
+        """Close it for another: there are too many."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Hang up once what was answered has been sent."""
+        self._transport.close()
+
+    # asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of `BufferedProtocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+        plain = cast("socket.socket | None", transport.get_extra_info("socket"))
+        if plain is not None:  # a client that is gone without a word is found out
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        name = cast("tuple[object, ...] | str | None", transport.get_extra_info("peername"))
+        self.site = site_of(str(name[0])) if isinstance(name, tuple) and name else ""
+        self.used_s = self._front.now_s()
+        if not self._front.opened(self):
+            self._state = _State.LEFT
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of `BufferedProtocol`."""
+        self._disarm()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+        if self._state in {_State.BODY, _State.RUNNING}:
+            self._front.requests.ended()
+        self._state = _State.LEFT
+        self._drop_body()
+        self._let_go()
+        self._let_go_ahead()
+        self._read_all()
+        self._rest = b""
+        pages, self._pages = self._pages, None
+        if pages is not None:
+            pages.connection_lost(exc)
+        self._front.closed(self)
+
+    def eof_received(self) -> bool:
+        """Part of `BufferedProtocol`: a client that ends its half behind a whole request may still read the answer.
+
+        Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
+        """
+        if not self._is_owed() and self._is_surely_idle():
+            return False
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            self._look_after_half(0)
+        return not self._transport.is_closing()
+
+    def _is_owed(self) -> bool:
+        """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
+        if self._state is _State.RUNNING:
+            return True
+        if self._state is _State.HEAD and self._is_unread and self._rest:
+            return True  # what is there is looked at once the client has read
+        pages = self._pages
+        return pages is not None and _is_busy(pages) and not _is_waiting_for_body(pages)
+
+    def _look_after_half(self, at: int) -> None:
+        """See whether a client that ended its half is gone, or has all its answers."""
+        transport, pages = self._transport, self._pages
+        self._end_half_closed()
+        if transport.is_closing():
+            return
+        if self._has_probed:
+            if has_left(transport.get_extra_info("socket")):
+                transport.abort()
+                return
+        elif self._is_owed() and self._may_probe():
+            self._has_probed = True
+            transport.write(CONTINUE)
+        if pages is not None and _is_at_last(pages) and not self._rest:
+            pages.close()  # and the connection, behind the answer
+        wait_s = _LOOKS_S[min(at, len(_LOOKS_S) - 1)]
+        self._front.after(wait_s, lambda: self._look_after_half(at + 1))
+
+    def _is_surely_idle(self) -> bool:
+        """Return whether aiohttp waits for a request; if not, it may be about to begin with one that it took just now."""
+        return self._pages is None or _is_idle(self._pages)
+
+    def _may_probe(self) -> bool:
+        """Return whether an interim answer may be sent now: not within an answer, nor to who may not know of such."""
+        pages = self._pages
+        if pages is None or _is_idle(pages):
+            return True
+        request = _running(pages)
+        return request is not None and request.version >= (1, 1) and not request.writer.output_size
+
+    def pause_writing(self) -> None:
+        """Part of `BufferedProtocol`."""
+        self._is_unread = True
+        if self._pages is not None:
+            self._pages.pause_writing()
+        self._arm(self._overdue_reader)
+        self._unread = unread = UnreadAnswer(self._transport, self._overdue_reader)
+        if not self._front.budget.begin(unread, unread.size_at_first_bytes):
+            self._overdue_reader()
+
+    def resume_writing(self) -> None:
+        """Part of `BufferedProtocol`."""
+        self._is_unread = False
+        self._disarm()
+        self._read_all()
+        if self._pages is not None:
+            self._pages.resume_writing()
+        self._go_on()
+        self._end_half_closed()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Part of `BufferedProtocol`."""
+        del sizehint
+        if self._body is not None:
+            return self._body.buffer()
+        front = self._front
+        return front.scratch if self._pages is None else front.scratch_of_pages
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of `BufferedProtocol`."""
+        body = self._body
+        if body is not None:
+            if body.took(nbytes):
+                self._disarm()
+                self._body = None
+                asking = self._asking
+                assert asking is not None  # noqa: S101 - its head came before its body
+                held_bytes = asking.held_bytes(len(body.memory))
+                if body.arrived(held_bytes):
+                    self._held_bytes = held_bytes
+                    self._run(body.memory)
+                else:
+                    self._refuse(asking)
+                self._go_on()
+            return
+        data = bytes(self._front.scratch[:nbytes])
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if self._state is not _State.LEFT:
+            self._take(data)
+
+    # what comes
+
+    def _go_on(self) -> None:
+        """Look at what was kept while a request was under way or an answer unread."""
+        if self._is_taking or self._is_unread or self._state is not _State.HEAD:
+            return
+        if self._is_reading_paused and not self._transport.is_closing():
+            self._let_go_ahead()
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._take(rest)
+
+    def _take(self, data: bytes) -> None:
+        """Act on all of `data` that can be acted on now, and keep the rest."""
+        at = 0
+        self._is_taking = True
+        try:
+            while at < len(data) and not self._transport.is_closing():
+                match self._state:
+                    case _State.HEAD:
+                        if self._is_unread:
+                            break
+                        begin = at
+                        at = self._take_head(data, begin)
+                        if at == begin and self._state is _State.HEAD:
+                            self._arm(self._overdue_head, is_head=True)
+                            break
+                    case _State.PAGE:
+                        at += self._pass_on(data[at : at + self._owed_bytes])
+                    case _State.FOREIGN:
+                        at += self._pass_on(data[at:])
+                    case _:
+                        break
+        finally:
+            self._is_taking = False
+            self._rest = data[at:]
+        if len(self._rest) > AHEAD_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+            self._hold_ahead(len(self._rest))
+
+    def _hold_ahead(self, size_bytes: int) -> None:
+        """Count what is kept of a client that asks faster than it is answered; without room, it has to ask once more."""
+        if self._front.budget.hold(size_bytes):
+            self._ahead_bytes = size_bytes
+            return
+        self._rest = b""
+        if self._state is _State.RUNNING:
+            self._is_last = True
+        else:
+            self._transport.close()
+
+    def _let_go_ahead(self) -> None:
+        ahead_bytes, self._ahead_bytes = self._ahead_bytes, 0
+        if ahead_bytes:
+            self._front.budget.let_go(ahead_bytes)
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class."""
+        end = data.find(END, at) + len(END)
+        head = self._front.heads.read(data[at:end]) if end >= len(END) else None
+        if head is None:
+            if end >= len(END) or not may_become_head(data[at:]):
+                self._disarm()
+                self._state = _State.FOREIGN
+            return at
+        self._disarm()
+        self._has_asked = True
+        self._is_last = head.is_last
+        if head.asking is None or (self._pages is not None and not _is_idle(self._pages)):
+            self._state = _State.PAGE
+            self._owed_bytes = end - at + head.body_bytes
+            return at
+        self._asking = head.asking
+        stop = end + head.body_bytes
+        error = head.refusal
+        if error is not None:
+            self._front.inference.refused(head.asking.model, error)
+        elif stop <= len(data):
+            self._take_whole(memoryview(data)[end:stop], head.asking)
+        else:
+            error = self._take_part(memoryview(data)[end:], head.body_bytes, head.asking)
+            stop = len(data)
+        if error is None:
+            return stop
+        self._disarm()
+        self._last_words(error_reply(error))
+        return len(data)
+
+    def _take_whole(self, body: memoryview, asking: Asking) -> None:
+        """Run a request that is here, or refuse it."""
+        held_bytes = asking.held_bytes(len(body))
+        self._front.requests.began()
+        if self._front.budget.hold(held_bytes):
+            self._held_bytes = held_bytes
+            self._run(body)
+        else:
+            self._refuse(asking)
+
+    def _take_part(self, here: memoryview, body_bytes: int, asking: Asking) -> CapameshError | None:
+        """Begin to receive a request's body; return why not."""
+        budget = self._front.budget
+        if not budget.may_begin(asking.held_bytes(body_bytes)):
+            return self._no_room()
+        body = ArrivingBody(budget, self, self._transport, body_bytes, here)
+        if not body.begin():
+            return self._no_room()
+        self._front.requests.began()
+        self._body = body
+        self._state = _State.BODY
+        self._arm(self._overdue_body)
+        return None
+
+    def _pass_on(self, data: bytes) -> int:
+        """Give bytes to aiohttp; return how many they were."""
+        pages = self._pages
+        if pages is None:
+            pages = self._pages = self._front.make_pages()
+            pages.connection_made(self._transport)
+        if self._state is _State.PAGE:
+            self._owed_bytes -= len(data)
+            if not self._owed_bytes:  # behind a last one nothing counts
+                self._state = _State.LEFT if self._is_last else _State.HEAD
+        self.used_s = self._front.now_s()
+        pages.data_received(data)
+        if self._state is _State.FOREIGN:
+            self._has_asked = True
+            if _is_busy(pages):
+                self._disarm()
+            elif not self._is_unread:  # the beginning of a head
+                self._arm(self._overdue_foreign_head, is_head=True)
+        return len(data)
+
+    # inference
+
+    def _run(self, body: memoryview) -> None:
+        asking, self._asking = self._asking, None
+        assert asking is not None  # noqa: S101 - its head came before its body
+        self._state = _State.RUNNING
+        self._exchange = exchange = Exchange(self._front.inference, asking, self._reply)
+        exchange.begin(body)
+
+    def _refuse(self, asking: Asking) -> None:
+        """Say of a request that is here whole that there is no room for it; the connection may stay."""
+        self._asking = None
+        error = self._no_room()
+        self._front.inference.refused(asking.model, error)
+        self._reply(error_reply(error))
+
+    def _reply(self, reply: Reply) -> None:
+        self._exchange = None
+        self._state = _State.HEAD
+        requests = self._front.requests
+        requests.ended()
+        self._let_go()
+        is_last = self._is_last or requests.is_closing or (self._is_half_closed and not self._rest)
+        self._write(reply, is_last=is_last)
+        self.used_s = self._front.now_s()
+        self._go_on()
+        self._end_half_closed()
+
+    def _end_half_closed(self, *, is_second: bool = False) -> None:
+        """Hang up on a client that has ended its half once all that it asked is answered.
+
+        A request that aiohttp took just now has begun by the next turn of the loop: then it is looked for a second time.
+        """
+        if not self._is_half_closed or self._is_taking or self._is_owed():
+            return
+        if is_second or self._is_surely_idle():
+            self._transport.close()
+        else:
+            self._front.soon(lambda: self._end_half_closed(is_second=True))
+
+    def _let_go(self) -> None:
+        """Give back what the request under way had of the budget."""
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        if held_bytes:
+            self._front.budget.let_go(held_bytes)
+
+    def _read_all(self) -> None:
+        """The client has read its answers, or never will."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._front.budget.release(unread)
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.drop()
+
+    def no_room(self) -> None:
+        """Part of `Receiver`: others need the room that this body has, and send faster."""
+        self._front.requests.ended()
+        self._disarm()
+        self._last_words(error_reply(self._no_room()))
+
+    def _no_room(self) -> Overloaded:
+        budget = self._front.budget
+        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+
+    def _write(self, reply: Reply, *, is_last: bool) -> None:
+        transport = self._transport
+        if transport.is_closing():
+            return
+        buffers = reply.buffers
+        body_bytes = 0
+        for buffer in buffers:
+            body_bytes += size_of(buffer)
+        head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
+        if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
+            transport.write(b"".join((head, *buffers)))
+        else:
+            transport.writelines((head, *buffers))
+        if is_last:
+            transport.close()
+
+    # time
+
+    def _arm(self, overdue: Callable[[], None], *, is_head: bool = False) -> None:
+        if self._timer is None:
+            front = self._front
+            self._timer = front.after(front.head_s if is_head else front.arrival_s, overdue)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _overdue_head(self) -> None:
+        self._too_slow("the request's head", len(self._rest), None)
+
+    def _overdue_foreign_head(self) -> None:
+        """Of a head that aiohttp has the beginning of."""
+        self._timer = None
+        if self._pages is not None and not _is_busy(self._pages):
+            self._transport.close()
+
+    def _overdue_body(self) -> None:
+        body = self._body
+        assert body is not None  # noqa: S101 - the timer is of its time
+        if body.is_waiting:  # for the router, which cannot read it
+            self.no_room()
+            return
+        self._front.requests.ended()
+        self._too_slow("the request's body", body.filled_bytes, len(body.memory))
+
+    def _overdue_reader(self) -> None:
+        """A client that does not read must not keep its answers in memory."""
+        self._transport.abort()
+
+    def _too_slow(self, what: str, received_bytes: int, announced_bytes: int | None) -> None:
+        self._timer = None
+        text = too_slow_text(what, received_bytes, announced_bytes, self._front.arrival_s)
+        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text),)))
+
+    def _last_words(self, reply: Reply) -> None:
+        """Say so, and hang up when the client has, or soon: what it still sends would destroy the answer."""
+        self._state = _State.LEFT
+        self._drop_body()
+        self._rest = b""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        body = b"".join(reply.buffers)
+        transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self.used_s = self._front.now_s()
+        self._arm(transport.close)
+
+
+def _is_busy(pages: RequestHandler) -> bool:
+    """Return whether aiohttp has a request to answer, of which nothing public tells either."""
+    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return is_running or bool(messages)
+
+
+def _running(pages: RequestHandler) -> BaseRequest | None:
+    """Return the request whose handler aiohttp runs; None: it runs none, or writes its answer already."""
+    return pages._current_request  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def _is_waiting_for_body(pages: RequestHandler) -> bool:
+    """Return whether the request that aiohttp runs is not here whole."""
+    request = _running(pages)
+    return request is not None and not request.content.is_eof()
+
+
+def _is_at_last(pages: RequestHandler) -> bool:
+    """Return whether no other request waits behind the one that aiohttp runs, or that it answers."""
+    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return is_running and not messages
+
+
+def _is_idle(pages: RequestHandler) -> bool:
+    """Return whether aiohttp waits for a request, as nothing public of it says; all that it got were whole ones."""
+    waiter = pages._waiter  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return waiter is not None and not waiter.done() and not messages

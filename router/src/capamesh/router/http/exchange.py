@@ -1,0 +1,333 @@
+"""One inference request, from its body to its reply, however HTTP brought it. No IO of its own.
+
+Each is counted, and ends in exactly one `Reply`, unless whoever asked has left before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    LocalError,
+    ModelNotFound,
+    NoCandidate,
+    PeerError,
+    ShutOut,
+)
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    InferRequest,
+    InferResponse,
+    RequestForms,
+    decode_request_in_steps,
+    encode_response_in_steps,
+)
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.http.errors import error_reply
+from capamesh.router.http.packing import LEAST_BYTES, Packer
+from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
+from capamesh.router.requests.no_endpoint import with_hint
+from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.slices import Slices
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.tensors import Limits
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.cold_starts import ColdStart
+    from capamesh.router.requests.dispatch import Outcome
+    from capamesh.router.requests.routing import Passage, Routing
+    from capamesh.router.requests.slices import Job
+    from capamesh.router.telemetry import Telemetry
+
+NODE_HEADER = "X-Capamesh-Node"
+"""Names the peer that ran the request."""
+EXPLANATION_HEADER = "X-Capamesh-Explanation"
+"""Says, as JSON, among whom and why it was chosen, or why nobody was, when X-Capamesh-Explain asks."""
+JSON_WEIGHT = 4
+"""Bytes that a byte of JSON takes with what is made of it: `0,` becomes an FP64 of 8 bytes."""
+_GZIP = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+MAX_HEADER_BYTES = 8_000
+"""Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a request's head says: the same for all requests of most clients."""
+
+    model: ModelName
+    version: ModelVersion
+    """Empty: the newest."""
+    header_length: int | None = None
+    """The bytes of JSON at the body's start; None: all of it."""
+    wishes: Wishes = NO_WISHES
+    is_explained: bool = False
+    takes_gzip: bool = False
+    """The client takes a packed answer."""
+
+    def held_bytes(self, body_bytes: int) -> int:
+        """Return how many bytes of memory its request takes with a body of that size."""
+        return body_bytes if self.header_length is not None else body_bytes * JSON_WEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What exchanges need."""
+
+    fleet: FleetView
+    routing: Routing
+    telemetry: Telemetry
+    timeout_s: float
+    """For requests that name no deadline of their own; none may take longer."""
+    limits: Limits
+    log: FilteringBoundLogger
+    constraints_of: Callable[[ModelName], Constraints] = lambda _: ANYWHERE
+    """What the operator's rules ask of who runs a model."""
+    redial_s: Callable[[Candidate], float] = lambda _: 0.0
+    """In how long a candidate without a link is dialled; 0: at once, or unknown."""
+    shut_out: Callable[[], str] = lambda: ""
+    """Why no node takes anything from this router any more; empty: they do."""
+    forms: RequestForms = field(default_factory=RequestForms)
+    slices: Slices = field(default_factory=Slices)
+    """Long JSON is read and written there."""
+    packer: Packer = field(default_factory=Packer)
+    """And packed there, for those who take it so."""
+
+    def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
+        """Return the error for a request that nobody can be asked to run."""
+        fleet, model, version = self.fleet, asking.model, asking.version
+        versions = [version] if version else fleet.versions_ready(model)
+        if any(fleet.has_unreached(model, each) for each in versions):
+            return error  # more nodes may come, and nobody knows when
+        return with_hint(
+            error,
+            model,
+            [host for each in versions for host in fleet.hosts(model, each)],
+            self.constraints_of(model).both(asking.wishes.constraints),
+            redial_s=self.redial_s,
+            now_s=time.monotonic(),
+        )
+
+    def refused(self, model: ModelName, error: CapameshError) -> None:
+        """Count a request that is answered with an error."""
+        self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
+
+
+class Exchange:
+    """One request. A `Waiter`."""
+
+    __slots__ = ("_asking", "_inference", "_job", "_on_reply", "_passage", "_request", "_started_s")
+
+    def __init__(
+        self, inference: Inference, asking: Asking, on_reply: Callable[[Reply], None]
+    ) -> None:
+        """`on_reply` is told once, maybe before `begin` returns, and must not raise."""
+        self._inference = inference
+        self._asking = asking
+        self._on_reply: Callable[[Reply], None] | None = on_reply
+        """None: it is over."""
+        self._passage: Passage | ColdStart | None = None
+        self._request: InferRequest | None = None
+        self._job: Job[Any] | None = None
+        """What is under way here: long JSON, read or written."""
+        self._started_s = time.monotonic()
+
+    def begin(self, body: bytes | memoryview) -> None:
+        """Read the request and send it on its way: short JSON at once, long in slices."""
+        inference, asking = self._inference, self._asking
+        shut_out = inference.shut_out()
+        if shut_out:
+            self.failed(ShutOut(shut_out))
+            return
+        known = inference.forms.read(asking.model, asking.version, body, asking.header_length)
+        if known is not None:
+            self._start(known)
+            return
+        try:
+            steps = decode_request_in_steps(
+                asking.model, asking.version, body, asking.header_length, inference.limits
+            )
+            next(steps)
+        except StopIteration as done:
+            asked: InferRequest = done.value
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+            return
+        else:
+            self._job = inference.slices.begin(steps, self._start, self._broke, asking.model)
+            return
+        inference.forms.learn(body, asking.header_length, asked)
+        self._start(asked)
+
+    def _start(self, asked: InferRequest) -> None:
+        """Send it on its way."""
+        inference, asking = self._inference, self._asking
+        self._job = None
+        self._request = asked
+        try:
+            parameters = asked.parameters
+            call = InferCall(
+                asking.model,
+                asking.version,
+                asked.inputs,
+                tuple([output.name for output in asked.outputs]),
+                priority_of(parameters),
+                sequence=sequence_of(parameters),
+            )
+            deadline_s = self._started_s + time_allowed_s(parameters, inference.timeout_s)
+            passage = inference.routing.start(call, asking.wishes, deadline_s, self)
+            if self._on_reply is not None:
+                self._passage = passage
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+
+    def abandon(self) -> None:
+        """Whoever asked has left: withdraw it. Does nothing when it is over."""
+        self._on_reply = None
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        passage, self._passage = self._passage, None
+        if passage is not None:
+            passage.abandon()
+
+    def answered(self, outcome: Outcome) -> None:
+        """Part of `Waiter`."""
+        asked, answer = self._request, outcome.answer
+        assert asked is not None  # noqa: S101 - it was read before it was sent
+        try:
+            steps = encode_response_in_steps(
+                InferResponse(self._asking.model, answer.version, asked.id, answer.outputs),
+                asked,
+                self._inference.limits,
+            )
+            next(steps)
+        except StopIteration as done:
+            written: tuple[list[bytes | memoryview], int | None] = done.value
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+            return
+        else:
+            self._job = self._inference.slices.begin(
+                steps,
+                lambda done: self._written(outcome, done),
+                self._broke,
+                self._asking.model,
+            )
+            return
+        self._written(outcome, written)
+
+    def _written(
+        self, outcome: Outcome, written: tuple[list[bytes | memoryview], int | None]
+    ) -> None:
+        """Reply with the body that was made of an answer."""
+        self._job = None
+        inference = self._inference
+        try:
+            reply = self._reply(outcome, *written)
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self._broke(error)
+        else:
+            inference.telemetry.answered(self._asking.model, time.monotonic() - self._started_s)
+            if self._asking.takes_gzip and written[1] is None and self._packs(reply):
+                return
+            self._end(reply)
+
+    def _packs(self, reply: Reply) -> bool:
+        """Begin to pack a long answer; return whether it is under way."""
+        if sum(map(size_of, reply.buffers)) < LEAST_BYTES:
+            return False
+
+        def done(packed: bytes | None) -> None:
+            if packed is None:
+                self._end(reply)
+            else:
+                self._end(Reply(reply.status, {**reply.headers, **_GZIP}, (packed,)))
+
+        return self._inference.packer.begin(reply.buffers, done)
+
+    def _broke(self, error: Exception) -> None:
+        """End with an error, which only a bug can be if it is none of the network's."""
+        self._job = None
+        if isinstance(error, CapameshError):
+            self.failed(error)
+        else:
+            self._inference.log.error("request_crashed", model=self._asking.model, exc_info=error)
+            self._end(_crash())
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Waiter`."""
+        shut_out = self._inference.shut_out()
+        if shut_out and isinstance(error, PeerError):
+            error = ShutOut(shut_out)  # its links were cut while it was under way
+        elif isinstance(error, NoCandidate):
+            error = self._inference.nobody(self._asking, error)
+        self._inference.refused(self._asking.model, error)
+        reply = error_reply(error)
+        if self._asking.is_explained:
+            reply = reply._replace(headers={**reply.headers, **self._why_failed()})
+        self._end(reply)
+
+    def _why_failed(self) -> dict[str, str]:
+        """Return the header that says who was asked, and how all hosts look now; none where nobody hosts the model."""
+        asking, passage = self._asking, self._passage
+        try:
+            if passage is not None and passage.desk is not None:
+                explanation = passage.desk.explain(time.monotonic())
+            else:  # it was refused, or there was nobody to ask, at once
+                explanation = self._inference.routing.explain(
+                    asking.model, asking.version, asking.wishes, is_let_in=False
+                )
+        except ModelNotFound:
+            return {}
+        except Exception:
+            self._inference.log.exception("explanation_crashed", model=asking.model)
+            return {}
+        return {EXPLANATION_HEADER: _shortened(explanation.to_json())}
+
+    def _reply(
+        self, outcome: Outcome, buffers: list[bytes | memoryview], json_bytes: int | None
+    ) -> Reply:
+        asking = self._asking
+        headers = {
+            "Content-Type": JSON if json_bytes is None else OCTETS,
+            NODE_HEADER: outcome.host.candidate.peer,
+        }
+        if json_bytes is not None:
+            headers[HEADER_LENGTH_NAME] = str(json_bytes)
+        if asking.is_explained:
+            headers[EXPLANATION_HEADER] = _shortened(
+                outcome.desk.explain(time.monotonic()).to_json()
+            )
+        return Reply(200, headers, buffers)
+
+    def _end(self, reply: Reply) -> None:
+        on_reply, self._on_reply = self._on_reply, None
+        self._passage = self._request = None
+        if on_reply is not None:
+            on_reply(reply)
+
+
+def _crash() -> Reply:
+    return error_reply(LocalError("the router failed on this request; see its log"))
+
+
+def _shortened(explanation: str) -> str:
+    """Return an explanation's JSON with as many of its candidates, the chosen first, as a header can hold."""
+    if len(explanation) <= MAX_HEADER_BYTES:
+        return explanation
+    body = json.loads(explanation)
+    while len(explanation) > MAX_HEADER_BYTES and body["candidates"]:
+        body["candidates"].pop()
+        explanation = json.dumps(body, separators=(",", ":"))
+    return explanation

@@ -1,0 +1,169 @@
+"""Recognises the head of an HTTP/1.1 request, and what it says if it is a plain inference request. Pure.
+
+It is strict: what is not plainly right is not refused here but left to aiohttp, whose answer then counts. A client
+sends the same head again and again, so a head that was read once is remembered whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
+from capamesh.router.http.exchange import Asking
+from capamesh.router.http.options import PREFIX, wishes_of
+from capamesh.router.http.packing import takes_gzip
+from capamesh.router.policies import POLICIES
+
+if TYPE_CHECKING:
+    from capamesh.protocol.tensors import Limits
+
+END: Final = b"\r\n\r\n"
+MAX_HEAD_BYTES: Final = 8190
+"""A longer one is left to aiohttp, which bounds each of its lines to as much."""
+MAX_KNOWN: Final = 1024
+"""Heads that are remembered (guess: the clients of a router, with a few models each)."""
+MAX_KNOWN_BYTES: Final = 1024
+"""Of one that is remembered (guess: clients in front of no proxy send some 200)."""
+MAX_LINES: Final = 128
+"""As aiohttp's."""
+
+_BEGINNING: Final = re.compile(rb"[A-Z]{1,16}(?: |\Z)", re.ASCII)
+_LINE: Final = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1", re.ASCII)
+_INFER: Final = re.compile(rb"/v2/models/([\w.~-]+)(?:/versions/([\w.~-]+))?/infer", re.ASCII)
+_DOTS: Final = frozenset({b".", b".."})
+"""Names that a URL's path takes for steps."""
+_TOKEN: Final = bytes(sorted(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"))
+_CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}", re.ASCII)
+_CONNECTIONS: Final = frozenset({b"", b"keep-alive", b"close"})
+_FOREIGN: Final = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"sec-websocket-key1"}
+)
+"""With one of these the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
+_WISH: Final = PREFIX.encode()
+_HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request whose end is known."""
+
+    body_bytes: int
+    is_last: bool
+    """The client asks for the connection to be closed after it."""
+    asking: Asking | None
+    """None: it is for aiohttp."""
+    refusal: CapameshError | None = None
+    """Why its body need not be read."""
+
+
+def may_become_head(part: bytes) -> bool:
+    """Return whether the beginning of a request may become a head that is recognised."""
+    return (
+        len(part) <= MAX_HEAD_BYTES
+        and _BEGINNING.match(part) is not None
+        and part.count(b"\n") == part.count(b"\r\n")
+    )
+
+
+class Heads:
+    """Reads heads, and remembers them."""
+
+    def __init__(self, limits: Limits) -> None:
+        """A longer body is refused by aiohttp, before it is read."""
+        self._limits = limits
+        self._known: dict[bytes, Head | None] = {}
+
+    def read(self, raw: bytes) -> Head | None:
+        """Return what a head says, its empty line included; None: only aiohttp can tell where its request ends."""
+        known = self._known
+        try:
+            return known[raw]
+        except KeyError:
+            head = self._recognised(raw)
+            if len(raw) <= MAX_KNOWN_BYTES:
+                if len(known) >= MAX_KNOWN:
+                    known.clear()
+                known[raw] = head
+            return head
+
+    def _recognised(self, raw: bytes) -> Head | None:
+        if len(raw) > MAX_HEAD_BYTES:
+            return None
+        first, *lines = raw[: -len(END)].split(b"\r\n")
+        request = _LINE.fullmatch(first)
+        fields = _fields(lines)
+        if request is None or fields is None or request[1] == b"CONNECT" or b"host" not in fields:
+            return None
+        length = fields.get(b"content-length", b"0")
+        connection = {
+            each.strip(b" \t") for each in fields.get(b"connection", b"").lower().split(b",")
+        }
+        if _LENGTH.fullmatch(length) is None or not connection <= _CONNECTIONS:
+            return None
+        body_bytes, is_last = int(length), b"close" in connection
+        limits = self._limits
+        asking: Asking | None = None
+        refusal: CapameshError | None = None
+        is_plain = b"content-length" in fields and body_bytes <= limits.max_message_bytes
+        if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
+            asking = _asking(request[2], fields)
+            if asking is not None and asking.header_length is None:
+                refusal = json_refusal(body_bytes, limits)
+        return Head(body_bytes, is_last, asking, refusal)
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
+    """Return the fields of a head by their names in small letters; None: something about them is not plain."""
+    if len(lines) > MAX_LINES:
+        return None
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        value = value.strip(b" \t")
+        if (
+            not colon
+            or not name
+            or name in fields
+            or name in _FOREIGN
+            or name.translate(None, _TOKEN)
+            or len(value.translate(None, _CONTROLS)) != len(value)
+        ):
+            return None
+        fields[name] = value
+    return fields
+
+
+def _asking(target: bytes, fields: dict[bytes, bytes]) -> Asking | None:
+    """Return what is asked for; None: nothing, or something that has to be explained to whoever asks."""
+    path = _INFER.fullmatch(target)
+    if path is None or not _DOTS.isdisjoint(path.groups()):
+        return None
+    model, version = path[1].decode(), (path[2] or b"").decode()
+    wished = {
+        # as `wishes_of` spells them
+        name.decode().title(): value.decode("latin-1")
+        for name, value in fields.items()
+        if name.startswith(_WISH)
+    }
+    length = fields.get(_HEADER_LENGTH)
+    try:
+        header_length = parse_header_length(None if length is None else length.decode("latin-1"))
+        if not all(map(str.isascii, wished.values())):
+            return None
+        wishes, is_explained = wishes_of(wished, POLICIES)
+    except CapameshError:
+        return None
+    return Asking(
+        ModelName(model),
+        ModelVersion(version),
+        header_length,
+        wishes,
+        is_explained,
+        takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
+    )

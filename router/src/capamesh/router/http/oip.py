@@ -1,0 +1,222 @@
+"""The Open Inference Protocol v2 over HTTP. IO: aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from capamesh.protocol.adverts import ModelState, shown_version
+from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    IndexState,
+    index_entry,
+    model_config_body,
+    model_metadata_body,
+    parse_header_length,
+    parse_object,
+)
+from capamesh.router.balancing.served_model import not_hosted
+from capamesh.router.http.bodies import read_body, read_large_body
+from capamesh.router.http.cached_page import CachedPage
+from capamesh.router.http.errors import response_of
+from capamesh.router.http.exchange import JSON_WEIGHT, Asking, Exchange, Inference
+from capamesh.router.http.options import wishes_of
+from capamesh.router.http.packing import takes_gzip
+from capamesh.router.policies import POLICIES
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.steps import Steps
+    from capamesh.router.http.replies import Reply
+
+_INDEX_STATES = {
+    ModelState.READY: IndexState.READY,
+    ModelState.LOADING: IndexState.LOADING,
+    ModelState.UNLOADING: IndexState.UNLOADING,
+    ModelState.FAILED: IndexState.UNAVAILABLE,
+    ModelState.UNLOADED: IndexState.UNAVAILABLE,
+}
+_OUT_OF_REACH = "no node that has it can be reached now"
+MOST_INDEX_BYTES = 2**18
+"""Of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "sequence"]
+"""Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
+answered and its load and unload, by which any caller could take a model from all others, are not."""
+
+
+class InferenceApi:
+    """The `/v2` routes."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        arrival_s: float,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._inference = inference
+        self._fleet = inference.fleet
+        self._arrival_s = arrival_s
+        self._is_ready = is_ready
+        self._index = CachedPage(lambda: self._index_pieces(is_ready_only=False))
+        self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes, the busiest first."""
+        routes = [
+            web.post("/v2/models/{model}/infer", self.infer),
+            web.post("/v2/models/{model}/versions/{version}/infer", self.infer),
+            web.get("/v2", self.server_metadata),
+            web.get("/v2/health/live", self.live),
+            web.get("/v2/health/ready", self.ready),
+            web.post("/v2/repository/index", self.index),
+        ]
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                web.get(model, self.model_metadata),
+                web.get(f"{model}/ready", self.model_ready),
+                web.get(f"{model}/config", self.model_config),
+            ]
+        return routes
+
+    async def infer(self, request: web.Request) -> web.Response:
+        """Run one inference that did not come as plainly as most do: see `front`."""
+        body = await read_large_body(
+            request,
+            arrival_s=self._arrival_s,
+            most_bytes=self._inference.limits.max_message_bytes,
+            weight=1 if HEADER_LENGTH_NAME in request.headers else JSON_WEIGHT,
+        )
+        model = ModelName(request.match_info["model"])
+        version = ModelVersion(request.match_info.get("version", ""))
+        try:
+            wishes, is_explained = wishes_of(request.headers, POLICIES)
+            header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
+        except CapameshError as error:
+            self._inference.refused(model, error)
+            raise
+        takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        asking = Asking(model, version, header_length, wishes, is_explained, takes)
+        replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def reply(reply: Reply) -> None:
+            if not replied.done():  # its client may have left a turn of the loop before
+                replied.set_result(reply)
+
+        exchange = Exchange(self._inference, asking, reply)
+        try:
+            exchange.begin(body)
+            return response_of(await replied)
+        finally:
+            exchange.abandon()
+
+    async def server_metadata(self, _: web.Request) -> web.Response:
+        """Return what this server is."""
+        return _json(
+            {"name": "capamesh", "version": package_version("capamesh"), "extensions": EXTENSIONS}
+        )
+
+    async def live(self, _: web.Request) -> web.Response:
+        """Return that this process answers."""
+        return _json({"live": True})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Return whether some model can be run; 503 when not."""
+        is_ready = self._is_ready()
+        return _json({"ready": is_ready}, status=200 if is_ready else 503)
+
+    async def model_metadata(self, request: web.Request) -> web.Response:
+        """Return a model's inputs and outputs."""
+        offer = self._offer(request)
+        versions = [offer.version] if "version" in request.match_info else None
+        return _json(
+            model_metadata_body(
+                offer.name,
+                versions or self._fleet.versions(offer.name),
+                offer.inputs,
+                offer.outputs,
+                scheduling=offer.scheduling,
+            )
+        )
+
+    async def model_config(self, request: web.Request) -> web.Response:
+        """Return a model's configuration as Triton words it."""
+        offer = self._offer(request)
+        return _json(
+            model_config_body(
+                offer.name,
+                offer.inputs,
+                offer.outputs,
+                max_rows=offer.max_rows,
+                best_rows=offer.best_rows,
+                scheduling=offer.scheduling,
+            )
+        )
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Return whether some node can run the model now; 503 when not, 404 when nobody knows it."""
+        offer = self._offer(request)
+        version = ModelVersion(request.match_info.get("version", ""))
+        is_ready = self._fleet.is_reached(offer.name, version)
+        return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Return all model versions of the fleet; with `{"ready": true}` just those that can be run."""
+        limits = self._inference.limits
+        body = await read_body(
+            request,
+            arrival_s=self._arrival_s,
+            most_bytes=min(MOST_INDEX_BYTES, limits.max_json_bytes, limits.max_message_bytes),
+        )
+        asked = parse_object(body) if body.strip() else {}
+        is_ready_only = asked.get("ready", False)
+        if not isinstance(is_ready_only, bool):
+            raise InvalidRequest(f'"ready" is {is_ready_only!r}; it must be true or false')
+        page = self._index_ready if is_ready_only else self._index
+        return web.Response(body=await page.body(), content_type="application/json")
+
+    def _index_pieces(self, *, is_ready_only: bool) -> Iterator[bytes]:
+        yield b"["
+        mark = b""
+        offers: list[ModelOffer] = []
+        for _ in _into(offers, self._fleet.offers()):
+            yield b""
+        for offer in offers:
+            state, reason = self._standing(offer)
+            if state is IndexState.READY or not is_ready_only:
+                entry = index_entry(offer.name, shown_version(offer.version), state, reason=reason)
+                yield mark + json.dumps(entry).encode()
+                mark = b", "
+        yield b"]"
+
+    def _standing(self, offer: ModelOffer) -> tuple[IndexState, str]:
+        """Return the state of a model version, and why: one that is said to be ready can be run only where a link leads."""
+        if offer.is_ready and not self._fleet.is_reached(offer.name, offer.version):
+            withheld = self._fleet.withheld(offer.name, offer.version)
+            return IndexState.UNAVAILABLE, withheld or _OUT_OF_REACH
+        return _INDEX_STATES[offer.state], offer.reason
+
+    def _offer(self, request: web.Request) -> ModelOffer:
+        model = ModelName(request.match_info["model"])
+        version = ModelVersion(request.match_info.get("version", ""))
+        offer = self._fleet.offer(model, version)
+        if offer is None:
+            raise not_hosted(self._fleet, model, version)
+        return offer
+
+
+def _into(found: list[ModelOffer], steps: Steps[list[ModelOffer]]) -> Steps[None]:
+    found += yield from steps
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=json.dumps(value).encode(), content_type="application/json"
+    )

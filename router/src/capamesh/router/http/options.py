@@ -1,0 +1,97 @@
+"""What a request's X-Capamesh headers ask of its way. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.ids import PeerId
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.requests.routing import NO_WISHES, Wishes
+
+PREFIX: Final = "x-capamesh-"
+POLICY: Final = "X-Capamesh-Policy"
+AFFINITY: Final = "X-Capamesh-Affinity"
+TENANT: Final = "X-Capamesh-Tenant"
+MAX_PRICE: Final = "X-Capamesh-Max-Price"
+REGION: Final = "X-Capamesh-Region"
+DEVICE: Final = "X-Capamesh-Device"
+NODES: Final = "X-Capamesh-Nodes"
+EXPLAIN: Final = "X-Capamesh-Explain"
+MAX_CHARS: Final = 1024
+"""Of one of these headers' values (guess: a dozen node ids)."""
+MAX_NAMES: Final = 64
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z|\.[0-9]+\Z", re.ASCII)
+
+
+def wishes_of(headers: Mapping[str, str], policies: Collection[str]) -> tuple[Wishes, bool]:
+    """Return what the headers ask for, and whether the request is to be explained; `policies` are those there are.
+
+    `headers` finds names whatever their case. Raises `InvalidRequest`.
+    """
+    if not any(name[:11].lower() == PREFIX for name in headers):
+        return NO_WISHES, False  # nearly all requests
+    policy = _text(headers, POLICY)
+    if policy and policy not in policies:
+        raise InvalidRequest(
+            f"{POLICY} is {policy[:80]!r}; the policies are {', '.join(sorted(policies))}"
+        )
+    wishes = Wishes(_constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT))
+    return wishes, _flag(headers, EXPLAIN)
+
+
+def _constraints(headers: Mapping[str, str]) -> Constraints:
+    nodes = _names(headers, NODES)
+    constraints = Constraints(
+        _price(headers),
+        _names(headers, REGION),
+        _names(headers, DEVICE),
+        None if nodes is None else frozenset(map(PeerId, nodes)),
+    )
+    return ANYWHERE if constraints == ANYWHERE else constraints
+
+
+def _text(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "").strip()
+    if len(value) > MAX_CHARS:
+        raise InvalidRequest(
+            f"{name} is {value[:80]!r}… of {len(value)} characters; at most {MAX_CHARS} are expected"
+        )
+    return value
+
+
+def _names(headers: Mapping[str, str], name: str) -> frozenset[str] | None:
+    value = _text(headers, name)
+    if not value:
+        return None
+    names = frozenset(part.strip() for part in value.split(",") if part.strip())
+    if not 0 < len(names) <= MAX_NAMES:
+        raise InvalidRequest(
+            f"{name} is {value[:80]!r}; 1 to {MAX_NAMES} names, with commas between, are expected"
+        )
+    return names
+
+
+def _price(headers: Mapping[str, str]) -> float:
+    value = _text(headers, MAX_PRICE)
+    if not value:
+        return math.inf
+    # `float` alone also reads 1_000, the digits of other scripts, nan and inf
+    price = float(value) if _NUMBER.match(value) else math.nan
+    if not 0 <= price < math.inf:
+        raise InvalidRequest(
+            f"{MAX_PRICE} is {value[:80]!r}; a number from 0 is expected, for a million rows"
+        )
+    return price
+
+
+def _flag(headers: Mapping[str, str], name: str) -> bool:
+    value = _text(headers, name).lower()
+    if value in {"1", "true"}:
+        return True
+    if value in {"", "0", "false"}:
+        return False
+    raise InvalidRequest(f"{name} is {value[:80]!r}; 1 or 0 is expected")

@@ -1,0 +1,194 @@
+"""The listening socket for HTTP, its connections and what they share. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from capamesh.router.http.budget import BodyBudget
+from capamesh.router.http.connection import FrontConnection
+from capamesh.router.http.connections import Connections
+from capamesh.router.http.heads import Heads
+from capamesh.router.http.limits import FrontLimits
+
+if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
+
+    from capamesh.router.http.application import OpenRequests
+    from capamesh.router.http.exchange import Inference
+    from capamesh.router.telemetry import Telemetry
+
+SCRATCH_BYTES = 64 * 1024
+"""What is read at once of all but large bodies (guess: some small requests, or a body's beginning)."""
+PAGE_SCRATCH_BYTES = 16 * 1024
+"""And for aiohttp, which keeps what it got of a body that waits for room, an object for each chunk (guess)."""
+BACKLOG = 1024
+"""Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
+LEAVE_S = 1.0
+"""How long a front that stops answers those who are still connected (guess): a client that is busy comes again within
+that time and is asked to leave, one that is hung up on just then would have to send its request once more."""
+SWEEP_EVERY_S = 1.0
+"""How often it is looked who is idle or slow (measured: 1 ms for a thousand connections)."""
+
+
+class Front:
+    """Serves HTTP on one socket."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        requests: OpenRequests,
+        *,
+        arrival_s: float,
+        limits: FrontLimits | None = None,
+    ) -> None:
+        """Take how long a request may take to arrive, and an answer to leave."""
+        self.inference = inference
+        self.make_pages: Callable[[], RequestHandler]
+        """Makes aiohttp's handler for a connection, which must not end idle ones itself. To be set before `listen`."""
+        self.requests = requests
+        self.arrival_s = arrival_s
+        self.limits = limits = limits or FrontLimits()
+        self.head_s = min(arrival_s, limits.first_head_s)
+        """How long a head may take."""
+        self.heads = Heads(inference.limits)
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """Where all connections read; nothing is left there when a read has been told."""
+        self.scratch_of_pages = self.scratch[:PAGE_SCRATCH_BYTES]
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.now_s = loop.time
+        self.budget = BodyBudget(limits.body_bytes, limits.arriving_bytes, clock=loop.time)
+        self.connections = Connections(
+            limits.connections, limits.connections_per_site, limits.trusted
+        )
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._date = ""
+        self._date_until_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"Front({len(self.connections)} connections, {self.requests.count} requests)"
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to accept connections; return the address. Raises `OSError`."""
+        self._server = await self._loop.create_server(
+            lambda: FrontConnection(self), host, port, backlog=BACKLOG
+        )
+        self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    def stop_accepting(self) -> None:
+        """Accept no connection any more; those that are open go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def wait_left(self) -> None:
+        """Wait until no client is connected, or those that are had time to come again and be asked to leave."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._nobody.wait()
+        except TimeoutError:
+            return
+
+    def close(self) -> None:
+        """Hang up on all, once what they were answered is sent."""
+        self.stop_accepting()
+        self.inference.slices.close()
+        self.inference.packer.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in self._open():
+            connection.close()
+
+    def _open(self) -> list[FrontConnection]:
+        return [each for each in self.connections if isinstance(each, FrontConnection)]
+
+    def watch(self, telemetry: Telemetry) -> None:
+        """Export how much of the limits is taken."""
+        budget, connections = self.budget, self.connections
+        for name, help_text, read in (
+            ("connections", "HTTP connections of clients", lambda: len(connections)),
+            (
+                "connections_most",
+                "HTTP connections that clients may have",
+                lambda: connections.most,
+            ),
+            (
+                "connections_turned_away",
+                "HTTP connections turned away since the start: too many, and none of them idle",
+                lambda: connections.turned_away,
+            ),
+            (
+                "connections_hung_up",
+                "Idle HTTP connections closed for new ones since the start",
+                lambda: connections.hung_up,
+            ),
+            ("body_bytes", "Bytes of requests and unread answers held", lambda: budget.used_bytes),
+            ("body_bytes_most", "Bytes of them that may be held", lambda: budget.most_bytes),
+            (
+                "body_bytes_arriving",
+                "Bytes held of bodies that are still arriving",
+                lambda: budget.arriving_bytes,
+            ),
+            (
+                "bodies_refused",
+                "Bodies refused for lack of room since the start",
+                lambda: budget.refused,
+            ),
+            (
+                "bodies_ended",
+                "Slow senders and readers ended because others needed their room, since the start",
+                lambda: budget.ended,
+            ),
+        ):
+            telemetry.watch(f"capamesh_http_{name}", help_text, read)
+
+    # for connections
+
+    def opened(self, connection: FrontConnection) -> bool:
+        """A client has connected; False: there are too many, and none of them can be spared."""
+        now_s = self._loop.time()
+        is_taken = self.connections.opened(connection, now_s) or (
+            self.budget.end_slowest() and self.connections.opened(connection, now_s)
+        )
+        if is_taken:
+            self._nobody.clear()
+        return is_taken
+
+    def closed(self, connection: FrontConnection) -> None:
+        """It is gone."""
+        self.connections.closed(connection)
+        if not len(self.connections):
+            self._nobody.set()
+
+    def after(self, seconds: float, then: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `then` after so long."""
+        return self._loop.call_later(seconds, then)
+
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call `then` behind all that the loop is about to do."""
+        self._loop.call_soon(then)
+
+    def date(self) -> str:
+        """Return the time for an answer's head."""
+        now_s = self._loop.time()
+        if now_s >= self._date_until_s:
+            self._date_until_s = now_s + 1.0
+            self._date = formatdate(usegmt=True)
+        return self._date
+
+    # inside
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
+        now_s = self._loop.time()
+        for connection in self._open():
+            if connection.is_over(now_s):
+                connection.close()
+        self.budget.look()

@@ -1,0 +1,69 @@
+"""Prequal as published, in a fleet that is not small: to compare the default policy with. Pure, seeded.
+
+Of the pool, a cold host (whose requests in flight are not over the 0.84 quantile of all hosts') with the least
+latency, else the one with the fewest in flight; entries are used up and removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from capamesh.router.policies.drawing import draw_one
+from capamesh.router.policies.prequal.policy import Prequal
+from capamesh.router.policies.prequal.pool import PROBES_A_REQUEST, Entry
+from capamesh.router.policies.prequal.published_pool import (
+    PublishedPool,
+    removals_a_request,
+    reuse_budget,
+)
+
+if TYPE_CHECKING:
+    import random
+
+    from capamesh.router.fleet.replica import Host
+    from capamesh.router.policies.policy import IsEligible
+
+HOT = 1e9
+"""Ranks every hot host behind every cold one: no latency is so many seconds."""
+
+
+class HotCold(Prequal):
+    """The paper's rule and the paper's pool."""
+
+    name: ClassVar[str] = "prequal-published"
+
+    def __init__(
+        self, chance: random.Random, *, probes_a_request: float = PROBES_A_REQUEST
+    ) -> None:
+        self.published = PublishedPool(chance)
+        super().__init__(chance, probes_a_request=probes_a_request, pool=self.published)
+
+    def sent(self, host: Host, now_s: float) -> None:
+        """Part of `Policy`."""
+        super().sent(host, now_s)
+        if not self._is_small:
+            self.published.used(host)
+
+    def _fit(self, hosts: Sequence[Host]) -> None:
+        super()._fit(hosts)
+        pool, count, probes = self.published, len(hosts), self._probes_a_request
+        if count:
+            pool.removals = removals_a_request(pool.size, count, probes)
+            pool.reuses = reuse_budget(pool.size, count, probes, pool.removals)
+
+    def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
+        del now_s
+        theta = self.published.distribution.theta
+        return [
+            entry.latency_s + entry.host.candidate.network.transfer_s(size_bytes)
+            if entry.rif <= theta
+            else HOT + entry.rif
+            for entry in entries
+        ]
+
+    def _of_some(
+        self, only: Host | None, is_eligible: IsEligible, size_bytes: int, now_s: float
+    ) -> Host | None:
+        del only, size_bytes, now_s
+        return draw_one(self._hosts, is_eligible, self._draw)

@@ -1,0 +1,1 @@
+"""One inference request, whatever wire brought it, from its parameters to the attempts at nodes."""

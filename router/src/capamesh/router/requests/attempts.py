@@ -1,0 +1,617 @@
+"""One request's attempts, from the first send to its one outcome: retries, hedge, silence, deadline. Pure.
+
+Events go in (`start`, `answered`, `failed`, `linked`, `tick`, `abandon`), actions come out, to be done in their order;
+timers are data (`due_s`). Whom to ask and what an event says of a node are the `Desk`'s matter.
+
+An attempt is lost when it fails or stays silent over its limit; the limit of one whose node went on answering
+others meanwhile is reckoned anew when it has passed, for then the node is slow, not silent. What was certainly
+not run is asked elsewhere at once. What may have been run is asked elsewhere only if running it twice is
+harmless (`is_safe`), the retry budget has a token and no other attempt may still bring the answer. A hedge is a
+second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6):
+the first answer wins.
+
+That a request is wrong is believed of one node where the router sees it for itself; else a second node is asked, as
+long as there are such opinions to spare. What cannot be the caller's fault (a deadline that is far away, a model that the node
+itself advertises) is the node's. And where a link is all that is missing, the request waits a moment for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import (
+    Cancelled,
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    Overloaded,
+    PeerError,
+    RequestKills,
+    RunFailed,
+    is_refusal,
+)
+from capamesh.router.balancing.deaths import Stand
+from capamesh.router.requests.attempt_events import (
+    Action,
+    Answered,
+    Attempt,
+    AttemptRecord,
+    Desk,
+    Failed,
+    Probe,
+    Send,
+    Withdraw,
+)
+
+if TYPE_CHECKING:
+    from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.fleet.replica import Host
+
+MAX_ATTEMPTS = 3
+"""How many nodes may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
+MAX_REFUSALS = 3
+"""So many full nodes are passed by; one more and the fleet counts as full (guess). Without a bound, each
+request to a full fleet asks every node of it."""
+LIFE_S = 0.25
+"""So long a sign of life is waited for from the node that is to repeat what a process may have died of: were all killed
+at once, one after the other would count as a death of the request's (guess: a busy worker answers a probe sooner)."""
+MAX_WAIT_S = 3.0
+"""So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
+within a second; a caller that waits longer may as well be told)."""
+MOST_WAIT_S = 20.0
+"""So long where the desk knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
+measured on a busy machine; the rest is for models that load slowly: a guess)."""
+
+_SILENT = LinkLost("no answer")
+"""Told by nobody: where it is asked elsewhere for silence or as a hedge, another attempt is under way."""
+
+
+class Flight:
+    """The attempts of one request. It ends once: by `Answered`, by `Failed` or by `abandon`.
+
+    `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
+    twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
+    may run it; the nodes that refused it do not count. `is_bound`: what it needs is at one node, so that no other is
+    asked when that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at
+    all. Methods return the actions to do, in order; a final
+    action comes first in its tuple and only `Withdraw`s come after it.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_deadline_s",
+        "_desk",
+        "_doubted",
+        "_due_s",
+        "_hedge_s",
+        "_is_bound",
+        "_is_safe",
+        "_is_stranded",
+        "_life_s",
+        "_lost_s",
+        "_max_attempts",
+        "_max_refusals",
+        "_max_wait_s",
+        "_may_hedge",
+        "_overloads",
+        "_patience_s",
+        "_probed",
+        "_replaced",
+        "_runs",
+        "_size_bytes",
+        "_softest",
+        "_under_way",
+        "_waits_for",
+    )
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        deadline_s: float,
+        size_bytes: int,
+        is_safe: bool,
+        is_hedged: bool,
+        is_bound: bool = False,
+        max_attempts: int = MAX_ATTEMPTS,
+        max_refusals: int = MAX_REFUSALS,
+        max_wait_s: float = MAX_WAIT_S,
+    ) -> None:
+        self._desk = desk
+        self._deadline_s = deadline_s
+        self._size_bytes = size_bytes
+        self._is_safe = is_safe
+        self._is_bound = is_bound
+        self._may_hedge = is_hedged and is_safe
+        self._max_attempts = max_attempts
+        self._max_refusals = max_refusals
+        self._max_wait_s = max_wait_s
+        self._attempts: list[Attempt] = []
+        self._under_way: list[Attempt] = []
+        self._runs = 0
+        """Attempts that were run, or may have been or be yet."""
+        self._overloads = 0
+        """Nodes that were full."""
+        self._softest: Overloaded | None = None
+        """The refusal with the smallest hint: once any one node has room, the request can be answered."""
+        self._doubted: Attempt | None = None
+        """Whose host says that the caller is wrong; another is asked what it says."""
+        self._is_stranded = False
+        """Whether another host was to be asked, and there was none."""
+        self._waits_for: CapameshError | None = None
+        """It waits for a link: why, without one, there is nobody to ask."""
+        self._patience_s = math.inf
+        """When it will have waited for long enough, as far as it is not known that a link is to be back."""
+        self._lost_s = -math.inf
+        """When a process ended, as it seems, while it ran the request; minus infinity: none has."""
+        self._probed: Host | None = None
+        """Who is asked for a sign of life."""
+        self._life_s = math.inf
+        """How long that is waited for."""
+        self._replaced = 0
+        """Attempts that do not count as runs any more: their process was silent, or had ended before."""
+        self._hedge_s = math.inf
+        self._due_s = math.inf
+
+    def __repr__(self) -> str:
+        return f"Flight({len(self._attempts)} attempts, {len(self._under_way)} under way)"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a link: `linked` is to be called when one is up."""
+        return self._waits_for is not None
+
+    @property
+    def awaits_life(self) -> bool:
+        """Whether `linked` is to be called when the host of a `Probe` has given a sign of life, too."""
+        return self._waits_for is not None and self._probed is not None
+
+    @property
+    def due_s(self) -> float:
+        """When `tick` has something to do next; infinity: never."""
+        return self._due_s
+
+    @property
+    def attempts(self) -> int:
+        """How often it was sent."""
+        return len(self._attempts)
+
+    def explain(self) -> tuple[AttemptRecord, ...]:
+        """Return what became of each attempt so far, by number."""
+        return tuple(attempt.record() for attempt in self._attempts)
+
+    # events
+
+    def start(self, now_s: float) -> tuple[Action, ...]:
+        """Begin. To be called once, before all else."""
+        if now_s >= self._deadline_s:
+            return self._finish(self._too_late(), now_s)
+        try:
+            host = self._desk.choose((), now_s)
+        except CapameshError as error:
+            return self._wait(error, now_s)
+        return (self._send(host, now_s),)
+
+    def answered(
+        self, attempt: int, load: LoadReport, at_node_s: float, answer_bytes: int, now_s: float
+    ) -> tuple[Action, ...]:
+        """The answer is there, of `answer_bytes`, after `at_node_s` at the node; a late one counts too."""
+        it = self._attempts[attempt]
+        if it.ended_s is not None:
+            return ()
+        self._end(it, "answered", now_s)
+        doubted = self._doubted
+        if doubted is not None and not isinstance(doubted.end, str):
+            elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
+            self._desk.refuted(doubted.host, it.host, doubted.end, elapsed_s, now_s)
+        self._desk.answered(
+            it.host, load, now_s - it.sent_s, at_node_s, self._size_bytes + answer_bytes, now_s
+        )
+        return self._finish(Answered(attempt), now_s)
+
+    def failed(
+        self,
+        attempt: int,
+        error: CapameshError,
+        now_s: float,
+        *,
+        is_unsent: bool = False,
+        is_certain: bool = False,
+    ) -> tuple[Action, ...]:
+        """The attempt failed. `is_unsent`: no byte of it left, so that it certainly was not run.
+
+        `is_certain`: if the error names the caller's fault, that is so whatever another node says.
+        """
+        it = self._attempts[attempt]
+        if it.ended_s is not None:
+            return ()
+        told = error
+        it.is_unsent = is_unsent
+        if not is_unsent:
+            error = self._judged(it, told, now_s)
+            if not isinstance(told, DeadlineExceeded):
+                told = error
+        self._end(it, error, now_s)
+        self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
+        if isinstance(error, LinkLost) and not is_unsent:
+            self._link_lost(it, error, now_s)
+        if isinstance(error, ClientError) and not is_unsent:
+            return self._doubt(it, error, now_s, is_certain=is_certain)
+        if not isinstance(error, PeerError):
+            return self._finish(Failed(error), now_s)
+        if self._doubted is not None:
+            return self._no_opinion(now_s)
+        if now_s >= self._deadline_s:
+            return self._finish(self._too_late(), now_s)
+        self._is_stranded = False
+        if is_unsent or is_refusal(error):
+            more = self._after_refusal(error, now_s)
+        else:
+            more = self._retry(told, now_s)
+        return self._lost(told, now_s) if more is None else more
+
+    def linked(self, now_s: float) -> tuple[Action, ...]:
+        """A link is up; does nothing unless it waits for one."""
+        error, self._waits_for = self._waits_for, None
+        if error is None:
+            return ()
+        if now_s >= self._due_s:
+            return self._look_again_or_give_up(error, now_s)
+        more = self._elsewhere(error, now_s)
+        return self._wait(error, now_s) if more is None else more
+
+    def tick(self, now_s: float) -> tuple[Action, ...]:
+        """Time has passed; does nothing before `due_s`."""
+        if now_s < self._due_s:
+            return ()
+        if self._waits_for is not None:
+            error, self._waits_for = self._waits_for, None
+            return self._look_again_or_give_up(error, now_s)
+        if now_s >= self._deadline_s:
+            return self._no_opinion(now_s) or self._finish(self._too_late(), now_s)
+        more: tuple[Action, ...] | None = None
+        if self._notice_silence(now_s):
+            if self._doubted is not None:
+                return self._no_opinion(now_s)
+            more = self._retry(_SILENT, now_s)
+        if more is None and now_s >= self._hedge_s:
+            more = self._hedge(now_s)
+        if more is not None:
+            return more
+        self._reckon_due()
+        return ()
+
+    def abandon(self, now_s: float) -> tuple[Action, ...]:
+        """The client left: nobody waits for an outcome."""
+        is_open = self._waits_for is not None or bool(self._under_way)
+        self._due_s = math.inf
+        self._waits_for = None
+        if is_open and self._lost_s > -math.inf:
+            self._desk.ended(is_guilty=False)
+        return self._withdraw_all(now_s, is_unanswered=True)
+
+    def _notice_silence(self, now_s: float) -> bool:
+        """Tell the desk of the attempts that have become silent; return whether there are any."""
+        desk = self._desk
+        is_any = False
+        for it in self._under_way:
+            if it.is_silent or it.silent_s > now_s:
+                continue
+            if desk.has_answered(it.host, it.judged_s):
+                it.judged_s = now_s
+                remaining_s = self._deadline_s - it.sent_s
+                it.silent_s = it.sent_s + desk.first_byte_limit_s(it.host, remaining_s, now_s)
+                if it.silent_s > now_s:
+                    continue
+            is_any = it.is_silent = True
+            desk.silent(it.host, now_s - it.sent_s, now_s)
+        return is_any
+
+    def _lost(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """An attempt has failed and no other replaces it."""
+        if self._under_way:
+            self._plan(now_s)
+            return ()
+        if isinstance(error, Overloaded):
+            error = self._softest or error
+            # all who waited fall on the first link, and others may be up in a moment
+            if self._is_stranded and self._patience_s < math.inf and not self._is_bound:
+                return self._wait(error, now_s)
+            return self._finish(Failed(error), now_s)
+        if self._is_stranded:
+            return self._wait(error, now_s)
+        return self._finish(Failed(self._blamed(error)), now_s)
+
+    def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
+        """Note whether its process may have ended with the link, or was silent for long, which is no run that counts."""
+        if error.is_sudden:
+            # without a sign of life since the last death it may have ended with that, before it was asked
+            last_s, self._lost_s = self._lost_s, now_s
+            is_counted = last_s == -math.inf or self._desk.is_alive(it.host, last_s)
+            is_run = is_counted or it.sent_s < last_s
+            self._life_s = math.inf
+            self._may_hedge = False
+            if is_counted:
+                self._desk.died(it.host, now_s)
+                it.is_death = True
+        else:
+            is_run = not it.is_silent
+        if not is_run and not self._replaced:
+            self._replaced = 1
+            self._runs -= 1
+
+    # who is to blame
+
+    def _judged(self, it: Attempt, error: CapameshError, now_s: float) -> CapameshError:
+        """Return what the error says: some that name the caller's fault can only be the node's."""
+        remaining_s = self._deadline_s - now_s
+        text = f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
+        match error:
+            case ModelNotFound():
+                return ModelUnavailable(text)  # it advertises the model: it has just unloaded it
+            case Cancelled():
+                return PeerError(text)  # nobody has withdrawn the request
+            case RequestKills():
+                return RunFailed(text)  # for the router to find out
+            case DeadlineExceeded() if self._desk.is_ample(it.host, remaining_s):
+                return PeerError(text)
+            case _:
+                return error
+
+    def _doubt(
+        self, it: Attempt, error: ClientError, now_s: float, *, is_certain: bool
+    ) -> tuple[Action, ...]:
+        """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
+        if self._doubted is not None:
+            return self._no_opinion(now_s)  # or the same one, which comes to the same
+        may_ask = self._is_safe and not is_certain and now_s < self._deadline_s
+        if may_ask and not isinstance(error, DeadlineExceeded):
+            if self._has_hope():
+                self._doubted = it
+                self._plan(now_s)
+                return ()
+            asked = {it.host for it in self._attempts}
+            host = self._desk.second(it.host, asked, now_s) if self._has_room() else None
+            if host is not None:
+                self._doubted = it
+                return (self._send(host, now_s),)
+        return self._finish(Failed(error), now_s)
+
+    def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
+        """No other node has answered what one took for the caller's fault: so it is; nothing if none has."""
+        doubted = self._doubted
+        if doubted is None or isinstance(doubted.end, str):
+            return ()
+        return self._finish(Failed(doubted.end), now_s)
+
+    # another host
+
+    def _after_refusal(self, error: PeerError, now_s: float) -> tuple[Action, ...] | None:
+        self._runs -= 1
+        if isinstance(error, Overloaded):
+            self._overloads += 1
+            softest = self._softest.retry_after_s if self._softest is not None else 0.0
+            if not softest or 0 < error.retry_after_s < softest:
+                self._softest = error
+            if self._has_hope():
+                return None  # a hedge that finds no room is no reason to look for more
+            if self._overloads <= self._max_refusals and not self._desk.try_pass_on(now_s):
+                return None
+        if self._is_bound and is_refusal(error):
+            return None  # its node is there; what it needs is nowhere else
+        return self._elsewhere(error, now_s)
+
+    def _retry(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
+        """Replace an attempt that is lost but may have been run."""
+        if not self._is_safe or self._has_hope() or not self._has_room():
+            return None
+        if self._is_held():
+            self._is_stranded = True
+            return None
+        return self._elsewhere(error, now_s) if self._desk.try_retry(now_s) else None
+
+    def _hedge(self, now_s: float) -> tuple[Action, ...] | None:
+        self._hedge_s = math.inf
+        self._may_hedge = False  # once a request, whatever comes of it
+        if not self._has_room() or not self._desk.try_hedge(now_s):
+            return None
+        return self._elsewhere(_SILENT, now_s)
+
+    def _elsewhere(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
+        """Ask a host that was not asked, or first whether it is there; None: there is none, or too many were full.
+
+        `error` is what to tell if nothing comes of that.
+        """
+        if self._overloads > self._max_refusals:
+            return None
+        host = None if self._is_held() else self._other(now_s)
+        if host is None:
+            self._is_stranded = True
+            return None
+        if self._under_way or self._desk.is_alive(host, self._lost_s):
+            return (self._send(host, now_s),)
+        is_asked = host is self._probed
+        if self._life_s == math.inf:
+            self._life_s = now_s + LIFE_S
+        elif now_s >= self._life_s:
+            return (self._send(host, now_s),)  # its link stands: it is busy
+        self._probed = host
+        self._waits_for = error
+        self._due_s = min(self._deadline_s, self._life_s)
+        return () if is_asked else (Probe(host),)
+
+    def _other(self, now_s: float) -> Host | None:
+        """Return a host that was not asked, or only over a link that was lost and has been replaced."""
+        asked = {it.host for it in self._attempts}
+        with contextlib.suppress(CapameshError):
+            return self._desk.choose(asked, now_s)
+        last = {it.host: it for it in self._attempts}
+        left = {host for host, it in last.items() if not self._is_back(it)}
+        if len(left) < len(last):
+            with contextlib.suppress(CapameshError):
+                return self._desk.choose(left, now_s)
+        return None
+
+    def _send(self, host: Host, now_s: float) -> Send:
+        remaining_s = self._deadline_s - now_s
+        number = len(self._attempts)
+        self._probed = None
+        self._desk.sent(host, now_s)
+        limit_s = self._desk.first_byte_limit_s(host, remaining_s, now_s)
+        it = Attempt(number, host, now_s, now_s + limit_s)
+        self._attempts.append(it)
+        self._under_way.append(it)
+        self._runs += 1
+        self._plan(now_s)
+        return Send(number, host, max(1, int(remaining_s * 1000)))
+
+    def _has_hope(self) -> bool:
+        """Whether an attempt is under way that is not known to be silent."""
+        return any(not attempt.is_silent for attempt in self._under_way)
+
+    def _has_room(self) -> bool:
+        """Whether one more node may run the request."""
+        return self._runs < self._max_attempts and self._overloads <= self._max_refusals
+
+    # without a link
+
+    def _wait(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """Nobody can be asked, for which there is an error: wait for a link if that helps and is not over."""
+        if self._patience_s == math.inf:
+            self._patience_s = now_s + self._max_wait_s
+        if self._is_held():
+            return self._wait_for_verdict(error, now_s)
+        last = {it.host: it for it in self._attempts}
+        asked = [host for host, it in last.items() if not self._may_ask_again(it)]
+        until_s = self._desk.wait_until_s(asked, now_s)
+        if not self._max_wait_s or until_s == -math.inf:
+            return self._finish(Failed(error), now_s)
+        most_s = self._patience_s - self._max_wait_s + MOST_WAIT_S
+        due_s = min(self._deadline_s, max(self._patience_s, min(until_s, most_s)))
+        if now_s >= due_s:
+            return self._give_up(error, now_s)
+        self._waits_for = error
+        self._due_s = due_s
+        return ()
+
+    def _wait_for_verdict(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """Other requests were in the processes that ended: wait for what becomes of them."""
+        due_s = min(self._deadline_s, self._patience_s - self._max_wait_s + MOST_WAIT_S)
+        blamed = self._blamed(error, is_final=now_s >= due_s)
+        if blamed is not error or now_s >= due_s or not self._max_wait_s:
+            return self._finish(Failed(blamed), now_s)
+        self._waits_for = error
+        self._due_s = due_s
+        return ()
+
+    def _look_again_or_give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """No link came in time, but not only a link makes a node one that can be asked."""
+        more = self._elsewhere(error, now_s) if now_s < self._deadline_s else None
+        if more is None and self._probed is not None and now_s < self._deadline_s:
+            self._probed = None  # a sign of life was waited for, not a link
+            return self._wait(error, now_s)
+        return self._give_up(error, now_s) if more is None else more
+
+    def _give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+        """No link came in time."""
+        if self._attempts:
+            # that it was lost tells more
+            return self._finish(Failed(self._blamed(error, is_final=True)), now_s)
+        waited_s = self._max_wait_s - (self._patience_s - now_s)
+        text = f"{error.message} (waited {waited_s:.1f} s for a link)"
+        hint_s = error.retry_after_s if isinstance(error, NoCandidate) else 0.0
+        return self._finish(Failed(NoCandidate(text, hint_s)), now_s)
+
+    def _is_held(self) -> bool:
+        """Whether the request must not be sent now, for it may be what processes died of."""
+        return self._lost_s > -math.inf and (
+            self._desk.stand() is not Stand.FREE or self._is_too_large()
+        )
+
+    def _is_too_large(self) -> bool:
+        """Whether a process has died of it that may have died of its size."""
+        return any(it.is_death and self._desk.is_far_above_usual(it.host) for it in self._attempts)
+
+    def _blamed(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
+        """Return what to tell: that it is the request that ends processes, if so; else `error`."""
+        if self._lost_s == -math.inf:
+            return error
+        killed: RequestKills | None = None
+        if self._desk.stand(is_final=is_final) is Stand.GUILTY:
+            killed = RequestKills(
+                "two workers ended while they ran this request: it is not sent to another; ask for less, or have the"
+                " model's owner look at it"
+            )
+        elif self._is_too_large():
+            killed = RequestKills(
+                "a worker ended while it ran this request, which is far larger than is usual for the model: it is not"
+                " sent to another; send fewer rows at once"
+            )
+            killed.deaths = 1
+        return error if killed is None else killed
+
+    def _may_ask_again(self, it: Attempt) -> bool:
+        """Whether an attempt ended with its link, so that there may be a new one."""
+        return isinstance(it.end, LinkLost)
+
+    def _is_back(self, it: Attempt) -> bool:
+        """Whether the host of an attempt that may be made again has a new link."""
+        ended_s = it.ended_s
+        return (
+            ended_s is not None and self._may_ask_again(it) and self._desk.is_back(it.host, ended_s)
+        )
+
+    # time
+
+    def _plan(self, now_s: float) -> None:
+        """Start the hedge's clock if one attempt is alone under way from now on."""
+        self._hedge_s = math.inf
+        if self._may_hedge and len(self._under_way) == 1:
+            delay_s = self._desk.hedge_delay_s(now_s)
+            if delay_s is not None:
+                self._hedge_s = now_s + delay_s
+        self._reckon_due()
+
+    def _reckon_due(self) -> None:
+        due_s = min(self._deadline_s, self._hedge_s)
+        for attempt in self._under_way:
+            if attempt.silent_s < due_s and not attempt.is_silent:
+                due_s = attempt.silent_s
+        self._due_s = due_s
+
+    # the end
+
+    def _too_late(self) -> Failed:
+        text = f"no answer before the request's deadline, from {len(self._attempts)} nodes asked"
+        return Failed(DeadlineExceeded(f"{text}; allow more time or try again later"))
+
+    def _end(self, attempt: Attempt, end: str | CapameshError, now_s: float) -> None:
+        attempt.end = end
+        attempt.ended_s = now_s
+        self._under_way.remove(attempt)
+
+    def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
+        self._due_s = math.inf
+        self._waits_for = None
+        if isinstance(final, Failed) and self._lost_s > -math.inf:
+            error = final.error
+            self._desk.ended(is_guilty=isinstance(error, RequestKills) and error.deaths > 1)
+        if self._under_way:
+            is_unanswered = isinstance(final, Failed)
+            return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))
+        return (final,)
+
+    def _withdraw_all(self, now_s: float, *, is_unanswered: bool) -> tuple[Withdraw, ...]:
+        withdrawn = tuple(self._under_way)
+        for attempt in withdrawn:
+            if is_unanswered:
+                self._desk.left(attempt.host, now_s)
+            self._end(attempt, "withdrawn", now_s)
+            self._desk.withdrawn(attempt.host, now_s - attempt.sent_s, now_s)
+        return tuple([Withdraw(attempt.number) for attempt in withdrawn])

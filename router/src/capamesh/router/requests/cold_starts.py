@@ -1,0 +1,434 @@
+"""Requests for a model that no node serves and some have no memory for: one node is asked to load it, and they wait. IO: links, timers.
+
+They wait within their deadline, in places of their own: whoever asks for what is away takes none from those who wait for
+a link. What is said of a model wakes those who wait for that model alone, and is worked out once for all of them. They
+set off as soon as a node's advert says that it has the model ready. Where no node can load it in time they are told so,
+why, and when to come again; where one says to have it ready that does not serve (`balancing.serving`), they try that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    LinkLost,
+    LocalError,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+)
+from capamesh.protocol.fleet import Change, Changed, Joined
+from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
+from capamesh.router.balancing.serving import is_any_serving
+from capamesh.router.fleet.wanted_loads import WantedLoad, WantedLoads
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.links.calls import InferCall
+    from capamesh.protocol.links.link import Answer, Link
+    from capamesh.router.balancing.picker import TrafficDesk
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.dispatch import Waiter
+    from capamesh.router.requests.routing import Passage
+
+PATIENCE_S = 60.0
+"""A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
+SETTLED_S = 2.0
+"""So long a node that says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
+LOOK_AGAIN_S = 1.0
+"""Where all that may be asked for at a time is under way, or no link is up (guess)."""
+MAX_WAITING = 256
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""Requests that wait, and their bodies (guess: half of what may wait for a link); one that is larger may wait alone."""
+MAX_OF_MODEL = 128
+"""Of them for one model, so that who asks for one leaves places for others (guess)."""
+FRESH_S = 0.05
+"""So long an outlook holds for others who ask without news (guess: to look at a thousand nodes takes a millisecond)."""
+MAX_OUTLOOKS = 256
+"""Kept at a time (guess)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What a wait for a model may bring."""
+
+    is_away: bool
+    """Whether some node may load it at all, and none serves it."""
+    made_s: float
+    again_s: float
+    """When to look again; infinity: as soon as there is news."""
+    reason: str = ""
+    """Why those that were asked could not."""
+    has_hope: bool = True
+    """Whether some may yet be asked that has not failed of late."""
+    is_under_way: bool = False
+    """Whether some node loads it now."""
+
+
+class ColdStarts:
+    """All requests of one router that wait for a load."""
+
+    def __init__(self, fleet: FleetView, *, clock: Callable[[], float]) -> None:
+        self.fleet = fleet
+        self.clock = clock
+        self._loads = WantedLoads()
+        self._settling: dict[PeerId, _Asked] = {}
+        """Nodes that say that they have loaded what they were asked for, until their adverts say so."""
+        self._waiting: dict[ModelName, dict[ColdStart, None]] = {}
+        self._count = 0
+        self._bytes = 0
+        self._outlooks: dict[tuple[ModelName, ModelVersion], _Outlook] = {}
+
+    def __repr__(self) -> str:
+        return f"ColdStarts({self._count} waiting, {self._loads!r})"
+
+    def begin(
+        self,
+        call: InferCall,
+        deadline_s: float,
+        waiter: Waiter,
+        error: CapameshError,
+        start: Callable[[], Passage],
+        *,
+        is_tried: bool = False,
+    ) -> ColdStart:
+        """Let a request wait whose model cannot be had now, for which there is an `error`; raise that where it may not.
+
+        `start` sends it on its way with the same `waiter`, or raises what it raised before. One for which there is no
+        place has the model loaded all the same. `is_tried`: those that say to have the model ready have failed it
+        with `error`, and are not to be tried again.
+        """
+        is_step = call.sequence is not None and not call.sequence.is_start
+        if is_step or not self.outlook(call.model, call.version).is_away:
+            raise error
+        size_bytes = sum(len(tensor.data) for tensor in call.inputs)
+        if not self._has_room(call.model, size_bytes):
+            raise error
+        cold = ColdStart(
+            self, call, size_bytes, deadline_s, waiter, start, error if is_tried else None
+        )
+        refusal = cold.wait()
+        if refusal is not None:
+            raise refusal
+        return cold
+
+    def outlook(self, model: ModelName, version: ModelVersion) -> _Outlook:
+        """Have a node load the model, if one may be asked now, and return what to expect."""
+        now_s = self.clock()
+        known = self._outlooks.get((model, version))
+        if known is None or not now_s - known.made_s < FRESH_S or known.again_s <= now_s:
+            known = self._look_out(model, version, now_s)
+            if known.is_away:  # else strangers choose what is kept
+                if len(self._outlooks) >= MAX_OUTLOOKS:
+                    self._outlooks.clear()
+                self._outlooks[model, version] = known
+        return known
+
+    def is_wanting(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node might load the model, and none serves it."""
+        return bool(self.fleet.absent.unloaded(model)) and not self.can_start(model, version)
+
+    def can_start(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node serves the model: else there is little use in trying."""
+        fleet, now_s = self.fleet, self.clock()
+        versions = (version,) if version else fleet.trusted(model)
+        return any(is_any_serving(fleet.hosts(model, one), now_s) for one in versions)
+
+    def is_claimed(self, model: ModelName, version: ModelVersion) -> bool:
+        """Return whether some node says to have the model ready."""
+        fleet = self.fleet
+        return fleet.has(model, version) if version else bool(fleet.trusted(model))
+
+    def add(self, cold: ColdStart) -> None:
+        """Wake `cold` by the next news of its model."""
+        self._waiting.setdefault(cold.model, {})[cold] = None
+        self._count += 1
+        self._bytes += cold.size_bytes
+
+    def remove(self, cold: ColdStart) -> None:
+        """`cold` waits no more. Does nothing when it did not."""
+        waiting = self._waiting.get(cold.model)
+        if waiting is None or cold not in waiting:
+            return
+        del waiting[cold]
+        if not waiting:
+            del self._waiting[cold.model]
+        self._count -= 1
+        self._bytes -= cold.size_bytes
+
+    # news
+
+    def heard(self, changes: Iterable[Change]) -> None:
+        """Nodes say something else than before; to be called when the fleet's view knows."""
+        for change in changes:
+            if isinstance(change, Joined | Changed):
+                asked = self._settling.get(change.advert.peer)
+                if asked is not None:
+                    asked.look()
+                self._wake({offer.name for offer in change.advert.models})
+
+    def reached(self, peer: PeerId) -> None:
+        """A node has a link again."""
+        advert = self.fleet.adverts.get(peer)
+        if advert is not None:
+            self._wake({offer.name for offer in advert.models})
+
+    def wake(self) -> None:
+        """Any model may be had now, or be loaded."""
+        self._wake(self._waiting)
+
+    def settling(self, asked: _Asked, peer: PeerId) -> None:
+        """A node says that it has loaded what it was asked for."""
+        self._settling[peer] = asked
+
+    def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
+        """A node has loaded a model, or could not: wake those who wait for that model."""
+        self._settling.pop(load.peer, None)
+        if error is None:
+            self._loads.loaded(load)
+        else:
+            self._loads.failed(load, error, self.clock(), is_broken=is_broken)
+        self._wake((load.model,))
+
+    # inside
+
+    def _wake(self, models: Iterable[ModelName]) -> None:
+        self._outlooks.clear()
+        for model in [model for model in models if model in self._waiting]:
+            for cold in list(self._waiting.get(model, ())):
+                cold.look()
+
+    def _has_room(self, model: ModelName, size_bytes: int) -> bool:
+        if not self._count:
+            return True
+        return (
+            self._count < MAX_WAITING
+            and self._bytes + size_bytes <= MAX_WAITING_BYTES
+            and len(self._waiting.get(model, ())) < MAX_OF_MODEL
+        )
+
+    def _look_out(self, model: ModelName, version: ModelVersion, now_s: float) -> _Outlook:
+        away = self.fleet.unloaded(model, version)
+        if not away or self.can_start(model, version):
+            return _Outlook(False, now_s, now_s)
+        loads = self._loads
+        load = loads.next(model, away, lambda peer: self._link_to(peer) is not None, now_s)
+        if load is not None:
+            self._send(load)
+        if loads.is_under_way(model):
+            return _Outlook(True, now_s, float("inf"), is_under_way=True)
+        again_s = loads.again_s(model, away, now_s)
+        if again_s <= now_s:
+            return _Outlook(True, now_s, now_s + LOOK_AGAIN_S)
+        reason = loads.reason(model, away)
+        return _Outlook(True, now_s, again_s, reason, loads.has_hope(model, away, now_s))
+
+    def _link_to(self, peer: PeerId) -> Link | None:
+        for candidate in self.fleet.candidates_of(peer):
+            if candidate.is_usable:
+                return candidate.link
+        return None
+
+    def _send(self, load: WantedLoad) -> None:
+        link = self._link_to(load.peer)
+        assert link is not None  # noqa: S101 - `WantedLoads.next` has asked
+        _Asked(self, load, link).begin()
+
+
+class _Asked:
+    """One load that a node was asked for; the `Asker` that the link knows."""
+
+    __slots__ = ("_cold", "_link", "_load", "_stream", "_timer")
+
+    def __init__(self, cold: ColdStarts, load: WantedLoad, link: Link) -> None:
+        self._cold = cold
+        self._load = load
+        self._link: Link | None = link
+        """None: it is over."""
+        self._stream = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Ask. A link that has just ended is told of later, as any failure is."""
+        load, link = self._load, self._link
+        assert link is not None  # noqa: S101 - it has just been made
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(PATIENCE_S, self._overdue)
+        try:
+            call = ControlCall(ControlAction.WANT, load.model, load.version)
+            self._stream = link.ask(encode_control(call), (), self)
+        except CapameshError as error:
+            loop.call_soon(self.failed, error.with_traceback(None))
+
+    def answered(self, answer: Answer) -> None:
+        """Part of `Asker`: it says that it has loaded it, which its advert has to show."""
+        del answer
+        if self._link is None:
+            return
+        assert self._timer is not None  # noqa: S101 - since it was asked
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(SETTLED_S, self._unsettled)
+        self._cold.settling(self, self._load.peer)
+        self.look()
+
+    def look(self) -> None:
+        """There is news of the node, which has said that it has loaded the model."""
+        load = self._load
+        if self._cold.fleet.has_ready(load.peer, load.model, load.version):
+            self._end(None)
+
+    def failed(self, error: CapameshError) -> None:
+        """Part of `Asker`."""
+        self._end(error)
+
+    def _unsettled(self) -> None:
+        self._end(
+            ModelUnavailable("the node says that it has loaded it, and does not have it ready"),
+            is_broken=True,
+        )
+
+    def _overdue(self) -> None:
+        if self._link is not None:
+            self._link.withdraw(self._stream)
+        self._end(LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"), is_broken=True)
+
+    def _end(self, error: CapameshError | None, *, is_broken: bool = False) -> None:
+        if self._link is None:
+            return
+        self._link = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._cold.ended(self._load, error, is_broken=is_broken)
+
+
+class ColdStart:
+    """One request that waits for a load, and its passage after that."""
+
+    __slots__ = (
+        "_cold",
+        "_deadline_s",
+        "_failure",
+        "_passage",
+        "_start",
+        "_timer",
+        "_waiter",
+        "model",
+        "size_bytes",
+        "version",
+    )
+
+    def __init__(
+        self,
+        cold: ColdStarts,
+        call: InferCall,
+        size_bytes: int,
+        deadline_s: float,
+        waiter: Waiter,
+        start: Callable[[], Passage],
+        failure: CapameshError | None,
+    ) -> None:
+        """`failure` is what it ended with at those that say to have the model ready; None: they may yet be tried."""
+        self.model = call.model
+        self.version = call.version
+        self.size_bytes = size_bytes
+        self._cold = cold
+        self._deadline_s = deadline_s
+        self._waiter: Waiter | None = waiter
+        """None: it waits no more."""
+        self._start = start
+        self._failure = failure
+        self._passage: Passage | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def desk(self) -> TrafficDesk | None:
+        """As a passage's."""
+        return self._passage.desk if self._passage is not None else None
+
+    def abandon(self) -> None:
+        """Nobody waits any more: as a passage's."""
+        self._leave()
+        if self._passage is not None:
+            self._passage.abandon()
+
+    def wait(self) -> CapameshError | None:
+        """See to it that the model is loaded, and wait for news; return why that does not help."""
+        cold = self._cold
+        now_s = cold.clock()
+        outlook = cold.outlook(self.model, self.version)
+        is_in_time = outlook.has_hope and outlook.again_s < self._deadline_s
+        if outlook.reason and not is_in_time:
+            return self._refusal(outlook.reason, outlook.again_s - now_s)
+        if not (outlook.reason or outlook.is_under_way) and self._may_try:
+            return self._refusal("no node can be asked now", outlook.again_s - now_s)
+        if now_s >= self._deadline_s:
+            return ModelUnavailable(
+                f"model {self.model!r} is unloaded for want of memory and being loaded, which takes longer than the"
+                " request's time",
+                LOOK_AGAIN_S,
+            )
+        due_s = min(self._deadline_s, outlook.again_s)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(due_s - now_s, self.look)
+        cold.add(self)
+        return None
+
+    def look(self) -> None:
+        """There is news: set off if the model can be had now, else go on waiting. A bug is this request's alone."""
+        waiter = self._waiter
+        if waiter is None:
+            return
+        self._leave()
+        try:
+            failure = self._set_off_or_wait()
+        except CapameshError as error:
+            failure = error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001 - others wait for the same news
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a request that waited for a load has crashed", "exception": error}
+            )
+            failure = LocalError("the router failed on this request; see its log")
+        if failure is not None:
+            waiter.failed(failure)
+        elif self._passage is None:
+            self._waiter = waiter
+
+    def _set_off_or_wait(self) -> CapameshError | None:
+        """Set off or go on waiting; return, or raise, why neither helps."""
+        cold, model, version = self._cold, self.model, self.version
+        if cold.outlook(model, version).is_away:
+            refusal = self.wait()
+            if refusal is None or not self._may_try or cold.clock() >= self._deadline_s:
+                return refusal
+        try:
+            self._passage = self._start()
+        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
+            if not cold.outlook(model, version).is_away:
+                return error.with_traceback(None)
+            return self.wait()
+        return None
+
+    @property
+    def _may_try(self) -> bool:
+        """Whether there is somebody who says to have the model ready, and has not failed this request."""
+        return self._failure is None and self._cold.is_claimed(self.model, self.version)
+
+    def _refusal(self, reason: str, retry_after_s: float) -> CapameshError:
+        if self._failure is not None:
+            return self._failure
+        known = self._cold.fleet.absent.error(self.model, self.version)
+        what = known.message if known is not None else f"model {self.model!r} is unloaded"
+        return ModelUnavailable(
+            f"{what}; it cannot be loaded for this request: {reason}", retry_after_s
+        )
+
+    def _leave(self) -> None:
+        self._waiter = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._cold.remove(self)

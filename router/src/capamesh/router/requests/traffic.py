@@ -1,0 +1,119 @@
+"""Which version of a model a request goes to, and whether a copy of it goes to another. Pure, seeded.
+
+Requests with a key (a sequence's id, a session) stay on one version, by weighted rendezvous hashing
+(Schindelhauer and Schomaker 2005): each version draws a number from the key, the best for its weight wins. So
+when a version goes or a weight changes, only the keys that must move do, and every router decides alike.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable
+from hashlib import blake2b
+
+from capamesh.protocol.ids import ModelVersion
+from capamesh.router.rules import MirrorRule
+
+NEWEST = ModelVersion("")
+"""As in a call: whichever is the newest."""
+MAX_MIRRORED = 16
+"""Copies under way at one router (guess: enough to see whether a version works, too few to slow the others)."""
+_DRAWS = 2.0**64
+
+
+class VersionSplit:
+    """Splits the requests of one model among its versions."""
+
+    __slots__ = ("_weights",)
+
+    def __init__(self, weights: Iterable[tuple[ModelVersion, float]] = ()) -> None:
+        """Take weights of at least 0 by version; none: the newest has all requests."""
+        self._weights = tuple((version, weight) for version, weight in weights if weight > 0)
+
+    def __repr__(self) -> str:
+        return f"VersionSplit({', '.join(f'{v}: {weight:g}' for v, weight in self._weights)})"
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the operator said which versions have requests."""
+        return bool(self._weights)
+
+    def has(self, version: ModelVersion) -> bool:
+        """Return whether the version has a weight."""
+        return any(version == weighted for weighted, _ in self._weights)
+
+    def pick(
+        self,
+        hosted: Collection[ModelVersion],
+        chance: random.Random,
+        *,
+        asked: ModelVersion = NEWEST,
+        key: str = "",
+    ) -> ModelVersion:
+        """Return the version to ask: the one `asked` for, else by weight among those `hosted`.
+
+        `NEWEST` when no version that has a weight is hosted: an answer of another is better than none.
+        Equal keys get equal versions.
+        """
+        if asked or not self._weights:
+            return asked
+        weights = [pair for pair in self._weights if pair[0] in hosted]
+        if len(weights) < 2:
+            return weights[0][0] if weights else NEWEST
+        if key:
+            return max(weights, key=lambda pair: _score(pair[0], pair[1], key))[0]
+        left = chance.random() * sum([weight for _, weight in weights])
+        for version, weight in weights:
+            left -= weight
+            if left < 0:
+                return version
+        return weights[-1][0]  # the sum was rounded
+
+
+class Mirror:
+    """Decides which requests are copied to a shadow version.
+
+    A copy's answer is thrown away and its failure is nobody's: whoever sends it does so after the request
+    itself, waits for neither, and neither retries, hedges nor counts it. `began` and `ended` count those under way.
+    """
+
+    __slots__ = ("_most", "rule", "under_way")
+
+    def __init__(self, rule: MirrorRule, *, most: int = MAX_MIRRORED) -> None:
+        self.rule = rule
+        self._most = most
+        self.under_way = 0
+
+    def __repr__(self) -> str:
+        return f"Mirror({self.rule.share:.0%} to {self.rule.version}, {self.under_way} under way)"
+
+    def wants(self, chance: random.Random, *, served: ModelVersion = NEWEST, key: str = "") -> bool:
+        """Return whether to copy a request that `served` answers: never when that is the shadow itself.
+
+        Requests of one key are copied all or none, as long as not too many copies are under way: a
+        sequence without its start is of no use.
+        """
+        rule = self.rule
+        if served == rule.version or self.under_way >= self._most:
+            return False
+        draw = _draw(f"mirror {rule.version}", key) if key else chance.random()
+        return draw < rule.share
+
+    def began(self) -> None:
+        """A copy was sent."""
+        self.under_way += 1
+
+    def ended(self) -> None:
+        """It was answered, failed or was withdrawn."""
+        self.under_way -= 1
+
+
+def _draw(salt: str, key: str) -> float:
+    """Return a number from 0 to 1, neither of them, that depends on both texts alone."""
+    digest = blake2b(f"{len(salt)}:{salt}{key}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return min((int.from_bytes(digest.digest()) + 0.5) / _DRAWS, 1.0 - 2.0**-53)
+
+
+def _score(version: ModelVersion, weight: float, key: str) -> float:
+    return -weight / math.log(_draw(version, key))

@@ -1,0 +1,150 @@
+"""The node's metrics as text, and the page that serves them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from capamesh.node.agent.metrics.exporter import CONTENT_TYPE, NodeTelemetry
+from capamesh.node.agent.metrics.server import serve_metrics
+from capamesh.node.agent.metrics.totals import Histogram, LoopFigures, ModelFigures, WorkerSample
+from capamesh.protocol.errors import ConfigError
+
+FIGURES = ModelFigures(
+    requests={"ok": 5, "overloaded": 2},
+    dropped={"expired": 1},
+    rows=12,
+    batches=3,
+    batch_rows=Histogram({4.0: 2, math.inf: 1}, 12.0),
+    queue_s=Histogram({0.001: 4, 0.01: 1, math.inf: 0}, 0.5),
+    run_s=Histogram({0.001: 0, 0.01: 3, math.inf: 0}, 0.012),
+    memory_bytes=2**20,
+    in_flight=7,
+    limit=64,
+)
+LOOP = LoopFigures(
+    delay_s=Histogram({0.1: 7, math.inf: 1}, 0.75), busy_s=Histogram({0.1: 8, math.inf: 0}, 0.5)
+)
+UP = WorkerSample(0, is_up=True, starts=4, models={("m", "1"): FIGURES})
+DOWN = WorkerSample(1, is_up=False, starts=1, models={})
+
+
+def lines(text: bytes, beginning: str = "capamesh_node_") -> list[str]:
+    return [line for line in text.decode().splitlines() if line.startswith(beginning)]
+
+
+def test_what_workers_counted_is_told_with_the_models_labels() -> None:
+    of = 'device="0",model="m",version="1"'
+    assert sorted(lines(NodeTelemetry(lambda: [UP, DOWN]).exposition())) == sorted(
+        [
+            'capamesh_node_worker_up{device="0"} 1.0',
+            'capamesh_node_worker_up{device="1"} 0.0',
+            'capamesh_node_worker_starts_total{device="0"} 4.0',
+            'capamesh_node_worker_starts_total{device="1"} 1.0',
+            f'capamesh_node_requests_total{{code="ok",{of}}} 5.0',
+            f'capamesh_node_requests_total{{code="overloaded",{of}}} 2.0',
+            'capamesh_node_dropped_total{device="0",model="m",reason="expired",version="1"} 1.0',
+            f"capamesh_node_rows_total{{{of}}} 12.0",
+            'capamesh_node_batch_rows_bucket{device="0",le="4.0",model="m",version="1"} 2.0',
+            'capamesh_node_batch_rows_bucket{device="0",le="+Inf",model="m",version="1"} 3.0',
+            f"capamesh_node_batch_rows_count{{{of}}} 3.0",
+            f"capamesh_node_batch_rows_sum{{{of}}} 12.0",
+            'capamesh_node_queue_seconds_bucket{device="0",le="0.001",model="m",version="1"} 4.0',
+            'capamesh_node_queue_seconds_bucket{device="0",le="0.01",model="m",version="1"} 5.0',
+            'capamesh_node_queue_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 5.0',
+            f"capamesh_node_queue_seconds_count{{{of}}} 5.0",
+            f"capamesh_node_queue_seconds_sum{{{of}}} 0.5",
+            'capamesh_node_run_seconds_bucket{device="0",le="0.001",model="m",version="1"} 0.0',
+            'capamesh_node_run_seconds_bucket{device="0",le="0.01",model="m",version="1"} 3.0',
+            'capamesh_node_run_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 3.0',
+            f"capamesh_node_run_seconds_count{{{of}}} 3.0",
+            f"capamesh_node_run_seconds_sum{{{of}}} 0.012",
+            f"capamesh_node_model_memory_bytes{{{of}}} 1.048576e+06",
+            f"capamesh_node_in_flight{{{of}}} 7.0",
+            f"capamesh_node_limit{{{of}}} 64.0",
+        ]
+    )
+
+
+def test_the_loops_of_the_agent_and_of_each_worker_are_told_as_a_router_tells_of_its_own() -> None:
+    worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
+    agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
+    text = NodeTelemetry(lambda: [worker], read_loop=lambda: agent).exposition()
+    of_worker, of_agent = 'device="1",{}process="worker"', 'device="",{}process="agent"'
+    delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
+
+    def told(name: str, of: str, at_most: tuple[int, int], total: float) -> list[str]:
+        first, last = (of.format(f'le="{bound}",') for bound in ("0.1", "+Inf"))
+        return [
+            f"{name}_bucket{{{first}}} {at_most[0]}.0",
+            f"{name}_bucket{{{last}}} {at_most[1]}.0",
+            f"{name}_count{{{of.format('')}}} {at_most[1]}.0",
+            f"{name}_sum{{{of.format('')}}} {total}",
+        ]
+
+    assert sorted(lines(text, "capamesh_event_loop_")) == sorted(
+        [
+            *told(delay, of_worker, (7, 8), 0.75),
+            *told(delay, of_agent, (9, 9), 0.25),
+            *told(busy, of_worker, (8, 8), 0.5),
+            *told(busy, of_agent, (8, 8), 0.5),
+        ]
+    )
+
+
+def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> None:
+    odd = WorkerSample(0, is_up=True, starts=1, models={('a"\\b', "1"): FIGURES})
+    families = text_string_to_metric_families(NodeTelemetry(lambda: [odd]).exposition().decode())
+    kinds = {one.name: one.type for one in families if one.name.startswith("capamesh_")}
+    assert kinds == {
+        "capamesh_node_worker_up": "gauge",
+        "capamesh_node_worker_starts": "counter",
+        "capamesh_node_requests": "counter",
+        "capamesh_node_dropped": "counter",
+        "capamesh_node_rows": "counter",
+        "capamesh_node_batch_rows": "histogram",
+        "capamesh_node_queue_seconds": "histogram",
+        "capamesh_node_run_seconds": "histogram",
+        "capamesh_node_model_memory_bytes": "gauge",
+        "capamesh_node_in_flight": "gauge",
+        "capamesh_node_limit": "gauge",
+        "capamesh_event_loop_delay_seconds": "histogram",
+        "capamesh_event_loop_busy_seconds": "histogram",
+    }
+
+
+def test_metrics_are_read_anew_each_time() -> None:
+    starts = iter([1, 2])
+    telemetry = NodeTelemetry(lambda: [WorkerSample(0, is_up=True, starts=next(starts), models={})])
+    found = [
+        re.findall(r"starts_total.* (\d)\.0", telemetry.exposition().decode()) for _ in range(2)
+    ]
+    assert found == [["1"], ["2"]]
+
+
+async def test_the_page_serves_metrics_and_nothing_else() -> None:
+    async with (
+        serve_metrics("127.0.0.1", 0, lambda: [UP]) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/metrics", url)
+        async with session.get(url) as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
+            assert 'capamesh_node_worker_starts_total{device="0"} 4.0' in await answer.text()
+        for path in ("", "metrics/x", "status"):
+            async with session.get(url.removesuffix("metrics") + path) as answer:
+                assert answer.status == 404
+        async with session.post(url) as answer:
+            assert answer.status == 405
+
+
+async def test_a_place_that_is_taken_is_named_with_the_option() -> None:
+    async with serve_metrics("127.0.0.1", 0, list) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with pytest.raises(ConfigError, match=f"at 127.0.0.1:{port}: .*; give another --metrics"):
+            async with serve_metrics("127.0.0.1", port, list):
+                pass

@@ -1,0 +1,224 @@
+"""What workers count, summed over their lives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerFigures
+from capamesh.node.contract.loop_meter import LoopMeter
+
+INF = math.inf
+M = ("m", "1")
+
+
+def told(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dict[str, Any]:
+    """Return one load's map after `ok` good requests of two rows each, one batch a request."""
+    return {
+        "name": name,
+        "version": "1",
+        "load": load,
+        "requests": {"ok": ok},
+        "dropped": {},
+        "rows": 2 * ok,
+        "batches": ok,
+        "batch_rows": {"bounds": [1, 4], "counts": [0, ok, 0], "sum": 2.0 * ok},
+        "queue_s": {"bounds": [0.001], "counts": [ok, 0], "sum": 0.0005 * ok},
+        "run_s": {"bounds": [0.001], "counts": [0, ok], "sum": 0.01 * ok},
+        "memory_bytes": 100,
+        "in_flight": 3,
+        "limit": 9,
+        **changed,
+    }
+
+
+def test_a_message_becomes_figures() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5, dropped={"expired": 2})])
+    assert worker.models() == {
+        M: ModelFigures(
+            requests={"ok": 5},
+            dropped={"expired": 2},
+            rows=10,
+            batches=5,
+            batch_rows=Histogram({1.0: 0, 4.0: 5, INF: 0}, 10.0),
+            queue_s=Histogram({0.001: 5, INF: 0}, 0.0025),
+            run_s=Histogram({0.001: 0, INF: 5}, 0.05),
+            memory_bytes=100,
+            in_flight=3,
+            limit=9,
+        )
+    }
+
+
+def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5)])
+    worker.ended()
+    between = worker.models()[M]
+    assert (between.requests, between.rows) == ({"ok": 5}, 10)
+    assert (between.in_flight, between.limit, between.memory_bytes) == (0, 0, 0)
+    worker.told([told(1)])
+    worker.told([told(2, requests={"ok": 1, "overloaded": 1})])
+    after = worker.models()[M]
+    assert after.requests == {"ok": 6, "overloaded": 1}
+    assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
+    assert after.run_s.counts == {0.001: 0, INF: 7}
+    assert after.run_s.sum == pytest.approx(0.07)
+
+
+def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
+    worker, meter = WorkerFigures(), LoopMeter()
+    assert worker.loop().delay_s.count == 0
+    meter.beat(0.3, 0.03)
+    worker.loop_told(meter.snapshot())
+    meter.beat(0.0, 0.2)
+    worker.loop_told(meter.snapshot())
+    worker.ended()
+    worker.ended()  # as one that told nothing
+    meter = LoopMeter()
+    meter.beat(9.0, 0.1)
+    worker.loop_told(meter.snapshot())
+
+    def some(histogram: Histogram) -> dict[float, int]:
+        return {bound: count for bound, count in histogram.counts.items() if count}
+
+    loop = worker.loop()
+    assert some(loop.delay_s) == {0.001: 1, 0.5: 1, INF: 1}
+    assert some(loop.busy_s) == {0.03: 1, 0.1: 1, 0.25: 1}
+    assert (loop.delay_s.sum, loop.busy_s.sum) == (pytest.approx(9.3), pytest.approx(0.33))
+
+
+@pytest.mark.parametrize("before", [0, 2, 5, 9])
+def test_a_model_that_was_loaded_again_counts_on(before: int) -> None:
+    worker = WorkerFigures()
+    worker.told([told(before)])
+    worker.told([told(5, load=2)])
+    worker.told([told(6, load=2)])
+    assert worker.models()[M].requests == {"ok": before + 6}
+
+
+def test_requests_that_end_after_their_model_was_replaced_are_counted_with_those_of_the_new_one() -> (
+    None
+):
+    worker = WorkerFigures()
+    worker.told([told(5, in_flight=3)])
+    worker.told([told(1, load=2, in_flight=2, limit=7, memory_bytes=90), told(7, in_flight=1)])
+    both = worker.models()[M]
+    assert (both.requests, both.rows, both.in_flight) == ({"ok": 8}, 16, 3)
+    assert (both.limit, both.memory_bytes) == (7, 90)  # the present is the new one's
+    worker.told([told(8, in_flight=0), told(2, load=2)])
+    worker.told([told(2, load=2)])
+    assert worker.models()[M].requests == {"ok": 10}
+
+
+def test_a_model_that_is_not_told_of_keeps_its_counts_alone() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.told([told(1, "n", load=2)])
+    gone = worker.models()[M]
+    assert (gone.requests, gone.in_flight, gone.memory_bytes) == ({"ok": 5}, 0, 0)
+    worker.told([told(6, load=3), told(1, "n", load=2)])
+    assert worker.models()[M].requests == {"ok": 11}
+    assert worker.models()[M].in_flight == 3
+    assert worker.models()["n", "1"].requests == {"ok": 1}
+
+
+def test_of_models_that_are_gone_nothing_is_kept() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.ended()
+    worker.told([told(5), told(1, "o", load=2)])
+    worker.keep({M})
+    assert set(worker.models()) == {M}
+    worker.ended()
+    worker.keep(set())
+    assert worker.models() == {}
+
+
+def test_what_a_model_whose_files_are_gone_still_answers_is_not_counted() -> None:
+    worker = WorkerFigures()
+    worker.told([told(5), told(1, "n", load=2)])
+    worker.keep({("n", "1")})
+    worker.told([told(6), told(2, "n", load=2)])
+    worker.told([told(2, "n", load=2)])
+    assert {key: one.requests for key, one in worker.models().items()} == {("n", "1"): {"ok": 2}}
+    worker.keep({M, ("n", "1")})
+    worker.told([told(3, load=3), told(2, "n", load=2)])
+    assert worker.models()[M].requests == {"ok": 3}
+
+
+def test_histograms_of_different_bounds_are_put_together() -> None:
+    both = Histogram({1.0: 2, INF: 1}, 9.0) + Histogram({2.0: 3, INF: 0}, 4.0)
+    assert both.cumulative() == [(1.0, 2), (2.0, 5), (INF, 6)]
+    assert (both.sum, both.count) == (13.0, 6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "part", "value"),
+    [
+        ({1.0: 0, INF: 0}, 0.5, None),
+        ({1.0: 10, 2.0: 0, INF: 0}, 0.5, 0.5),
+        ({1.0: 10, 2.0: 10, INF: 0}, 0.5, 1.0),
+        ({1.0: 10, 2.0: 10, INF: 0}, 0.75, 1.5),
+        ({1.0: 0, 2.0: 10, INF: 0}, 0.0, 1.0),
+        ({1.0: 98, 2.0: 0, 4.0: 2, INF: 0}, 0.99, 3.0),
+        ({1.0: 1, 2.0: 0, INF: 9}, 0.99, 2.0),
+        ({INF: 4}, 0.5, 0.0),
+    ],
+)
+def test_a_quantile_lies_within_its_bucket(
+    counts: dict[float, int], part: float, value: float | None
+) -> None:
+    assert Histogram(counts, 0.0).quantile(part) == (
+        None if value is None else pytest.approx(value)
+    )
+
+
+def test_counts_and_bounds_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Histogram.from_message({"bounds": [1.0, 2.0], "counts": [1, 2], "sum": 0.0})
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 9), st.just("away")), max_size=12))
+def test_counts_never_go_down(steps: list[int | str | None]) -> None:
+    worker = WorkerFigures()
+    before = loads = 0
+    for step in steps:
+        if step is None:
+            worker.ended()
+        elif isinstance(step, str):
+            worker.told([])
+        else:
+            loads += 1
+            worker.told([told(step, load=loads)])
+        figures = worker.models().get(M)
+        now = figures.rows if figures else 0
+        assert now >= before
+        before = now
+
+
+histograms = st.builds(
+    Histogram,
+    counts=st.dictionaries(st.sampled_from([1.0, 2.0, 4.0, INF]), st.integers(0, 9)),
+    sum=st.integers(0, 100).map(float),
+)
+
+
+@given(histograms, histograms, histograms)
+def test_putting_histograms_together_commutes_and_associates(
+    a: Histogram, b: Histogram, c: Histogram
+) -> None:
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert (a + b).count == a.count + b.count
+
+
+def test_at_rest_keeps_the_counts_alone() -> None:
+    figures = ModelFigures.from_message(told(5))
+    assert figures.at_rest() == replace(figures, memory_bytes=0, in_flight=0, limit=0)

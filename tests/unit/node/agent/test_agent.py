@@ -1,0 +1,206 @@
+"""One node's agent without its sidecar and workers: what it publishes, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import virtual_time
+from fleet_fakes import NullLog, advert
+
+from capamesh.node.agent import agent as agent_module
+from capamesh.node.agent.agent import NodeAgent
+from capamesh.node.agent.settings import NodeSettings
+from capamesh.protocol.adverts import (
+    KIND_GOODBYE,
+    KIND_ROUTER,
+    NodeAdvert,
+    RouterAdvert,
+    SequenceSource,
+    advert_from_body,
+    advert_to_body,
+    open_envelope,
+    router_to_body,
+    seal,
+)
+from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import Membership, NetworkOwner, Role
+
+NOW = dt.datetime.now(dt.UTC)
+OWNER = NetworkOwner.create("home", NOW)
+
+
+class SteadyRandom:
+    """Draws the middle."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+
+class ARouter:
+    """A router of the network, which a node hears."""
+
+    def __init__(self, agent: NodeAgent) -> None:
+        token = OWNER.invite(
+            Role.ROUTER, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW
+        )
+        self._member = Membership.join(Identity.generate(), token, NOW)
+        self._agent = agent
+        self.restart()
+
+    def restart(self) -> None:
+        self._sequences = SequenceSource(time.time_ns())
+
+    def says(self, nodes: int) -> None:
+        peer, sequence = self._member.identity.peer_id, self._sequences.next()
+        body = router_to_body(RouterAdvert(peer, sequence, ("10.0.0.1:7100",), "", "0.1", nodes))
+        now_ms = time.time_ns() // 10**6
+        self._agent._heard("demand", seal(KIND_ROUTER, body, self._member, sequence, now_ms), peer)
+
+
+class Published:
+    """What an agent publishes, with the second in which it does."""
+
+    def __init__(self, agent: NodeAgent) -> None:
+        self._agent = agent
+        self.adverts: list[tuple[float, NodeAdvert]] = []
+        self.goodbyes = 0
+
+    def take(self, topic: str, raw: bytes) -> bool:
+        assert topic.endswith("/adverts")
+        envelope = open_envelope(raw, self._agent._trust, time.time_ns() // 10**6)
+        if envelope.kind == KIND_GOODBYE:
+            self.goodbyes += 1
+            return True
+        said = advert_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
+        self.adverts.append((asyncio.get_running_loop().time(), said))
+        return True
+
+    @property
+    def times_s(self) -> list[float]:
+        return [round(at_s, 2) for at_s, _ in self.adverts]
+
+    @property
+    def told_s(self) -> list[int]:
+        return [said.interval_s for _, said in self.adverts]
+
+
+Scenario = Callable[[NodeAgent, Published], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], Published]:
+    """Return what runs a scenario beside an announcing agent, in virtual time."""
+    monkeypatch.setattr(MemberHome, "lock", lambda _: None)  # held to the process's end
+    monkeypatch.setattr(agent_module.random, "Random", SteadyRandom)
+    token = OWNER.invite(Role.NODE, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
+    (tmp_path / "models").mkdir()
+    settings = NodeSettings(tmp_path / "data", tmp_path / "models", token.encode())
+
+    async def scene(scenario: Scenario) -> Published:
+        agent = NodeAgent(settings, NullLog())  # type: ignore[arg-type]  # it takes every event
+        published = Published(agent)
+        monkeypatch.setattr(agent._mesh, "publish", published.take)
+        announcing = asyncio.create_task(agent._announce())
+        await asyncio.sleep(0)
+        await scenario(agent, published)
+        announcing.cancel()
+        with suppress(asyncio.CancelledError):
+            await announcing
+        return published
+
+    return lambda scenario: virtual_time.run(scene(scenario))
+
+
+def test_a_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
+    play: Callable[[Scenario], Published],
+) -> None:
+    async def scenario(agent: NodeAgent, _: Published) -> None:
+        router = ARouter(agent)
+        for _ in range(36):
+            await asyncio.sleep(10)
+            router.says(1_000)
+
+    published = play(scenario)
+    # A new router is told within 10 s; three adverts tell 100 s before it is kept to.
+    assert published.times_s == [0, 10, 15, 25, 35, 135, 235, 335]
+    assert published.told_s == [10, 10, 100, 100, 100, 100, 100, 100]
+
+
+def test_a_node_that_hears_of_no_number_advertises_every_10_s(
+    play: Callable[[Scenario], Published],
+) -> None:
+    async def scenario(agent: NodeAgent, _: Published) -> None:
+        del agent
+        await asyncio.sleep(45)
+
+    published = play(scenario)
+    assert published.times_s == [0, 10, 20, 30, 40]
+    assert published.told_s == [10] * 5
+
+
+async def settle_at_100_s(agent: NodeAgent) -> ARouter:
+    """Let a node hear long enough of a router with 1,000 nodes; it advertises at 135 s and 235 s."""
+    router = ARouter(agent)
+    for _ in range(14):
+        await asyncio.sleep(10)
+        router.says(1_000)
+    return router
+
+
+def test_a_change_is_said_at_once_and_again_after_3_s(
+    play: Callable[[Scenario], Published],
+) -> None:
+    async def scenario(agent: NodeAgent, published: Published) -> None:
+        await settle_at_100_s(agent)
+        published.adverts.clear()
+        offer = advert_to_body(advert("A", "a:1"))
+        agent._worker_said(0, {"type": "offer", "body": offer})
+        agent._worker_said(0, {"type": "offer", "body": offer})
+        await asyncio.sleep(50)
+
+    published = play(scenario)
+    assert published.times_s == [140.05, 143.05]
+    assert [len(said.models) for _, said in published.adverts] == [1, 1]
+
+
+def test_a_router_that_starts_anew_is_told_soon_and_one_that_does_so_all_the_time_is_not(
+    play: Callable[[Scenario], Published],
+) -> None:
+    async def scenario(agent: NodeAgent, published: Published) -> None:
+        router = await settle_at_100_s(agent)
+        published.adverts.clear()
+        for restart in range(60):
+            router.restart()
+            router.says(3 if restart < 20 else 1_000)
+            await asyncio.sleep(10)
+
+    published = play(scenario)
+    assert published.times_s[:3] == [145, 155, 165]
+    assert set(published.told_s) == {100}
+    assert len(published.adverts) <= 2 * 600 / 100 + 3
+
+
+def test_a_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
+    play: Callable[[Scenario], Published],
+) -> None:
+    async def scenario(agent: NodeAgent, published: Published) -> None:
+        await settle_at_100_s(agent)
+        published.adverts.clear()
+        draining = asyncio.create_task(agent._drain())
+        await asyncio.sleep(20)
+        agent._all_drained.set()
+        await draining
+        agent._say_goodbye()
+
+    published = play(scenario)
+    assert published.times_s == [140, 143]
+    assert all(said.is_draining for _, said in published.adverts)
+    assert published.goodbyes == 1

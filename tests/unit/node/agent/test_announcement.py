@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from fleet_fakes import advert, offer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.node.agent.announcement import TOO_LARGE, Announcement, NodeFacts
+from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, advert_to_body
+from capamesh.protocol.ids import PeerId
+
+FACTS = NodeFacts(PeerId("node"), "eu", 2.5, "0.1.0")
+S = Sequence(5, 7)
+
+
+def said(announcement: Announcement) -> list[str]:
+    return [f"{one.name}/{one.version} {one.state}" for one in announcement.advert(S).models]
+
+
+def test_an_announcement_is_the_node_s_facts_and_its_workers_devices_and_models() -> None:
+    announcement = Announcement(FACTS)
+    assert announcement.advert(S) == NodeAdvert(
+        PeerId("node"), S, (), (), "eu", 2.5, "0.1.0", is_draining=False
+    )
+    announcement.offered(1, advert("node", "h:2", models=[offer("n")]))
+    announcement.offered(0, advert("node", "h:1", models=[offer("m")]))
+    told = announcement.advert(S)
+    assert [(one.index, one.data_addresses) for one in told.devices] == [
+        (0, ("h:1",)),
+        (1, ("h:2",)),
+    ]
+    assert [one.name for one in told.models] == ["m", "n"]
+    assert announcement.workers == {0, 1}
+    announcement.is_draining = True
+    assert announcement.advert(S).is_draining
+
+
+def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
+    announcement = Announcement(FACTS)
+    assert announcement.offered(0, advert("node", "h:1", counter=1))
+    assert not announcement.offered(0, advert("node", "h:1", counter=2))
+    assert announcement.offered(0, advert("node", "h:9", counter=3))
+    emptier = advert("node", "h:9", counter=4)
+    devices = tuple(dataclasses.replace(one, memory_free_bytes=7) for one in emptier.devices)
+    assert not announcement.offered(0, dataclasses.replace(emptier, devices=devices))
+    assert announcement.advert(S).devices[0].memory_free_bytes == 7  # and yet the next one says it
+    assert announcement.lost(0, "killed")
+    assert not announcement.lost(0, "killed")
+    assert not announcement.lost(4, "killed")
+    assert announcement.offered(0, advert("node", "h:9", counter=3))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [
+        (ModelState.LOADING, ModelState.READY, "ready"),
+        (ModelState.READY, ModelState.FAILED, "ready"),
+        (ModelState.FAILED, ModelState.LOADING, "loading"),
+        (ModelState.UNLOADING, ModelState.FAILED, "unloading"),
+        (ModelState.UNLOADING, ModelState.LOADING, "loading"),
+        (ModelState.UNLOADED, ModelState.FAILED, "unloaded"),
+        (ModelState.UNLOADED, ModelState.UNLOADING, "unloading"),
+    ],
+)
+def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
+    first: ModelState, second: ModelState, shown: str
+) -> None:
+    for states in ((first, second), (second, first)):
+        announcement = Announcement(FACTS)
+        for worker, state in enumerate(states):
+            announcement.offered(worker, advert("node", models=[offer(state=state)]))
+        assert said(announcement) == [f"m/1 {shown}"]
+
+
+def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_came_up_first() -> (
+    None
+):
+    announcement = Announcement(FACTS)
+    slow, fast = (dataclasses.replace(offer(), row_us=row_us) for row_us in (90, 10))
+    announcement.offered(1, advert("node", "h:2", models=[slow]))
+    announcement.offered(0, advert("node", "h:1", models=[fast]))
+    assert announcement.advert(S).models == (fast,)
+    assert announcement.models_of(1) == [slow]
+    assert announcement.models_of(2) == []
+
+
+def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again() -> None:
+    announcement = Announcement(FACTS)
+    failed = offer("o", state=ModelState.FAILED, reason="no such operator")
+    announcement.offered(0, advert("node", "h:1", models=[offer("m"), offer("n"), failed]))
+    announcement.offered(1, advert("node", "h:2", models=[offer("m")]))
+    assert announcement.lost(0, "killed by signal 9")
+    assert said(announcement) == ["m/1 ready", "n/1 loading", "o/1 failed"]
+    reasons = [one.reason for one in announcement.advert(S).models]
+    assert reasons == ["", "its worker restarts: killed by signal 9", "no such operator"]
+    assert announcement.workers == {1}
+    assert announcement.offered(0, advert("node", "h:3", models=[offer("n")]))
+    assert said(announcement) == ["m/1 ready", "n/1 ready"]
+    assert announcement.workers == {0, 1}
+
+
+def test_a_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
+    announcement = Announcement(FACTS)
+    assert not announcement.is_ready
+    announcement.offered(0, advert("node", models=[offer(state=ModelState.LOADING)]))
+    assert not announcement.is_ready
+    announcement.offered(0, advert("node", models=[offer(state=ModelState.FAILED)]))
+    assert announcement.is_ready
+    announcement.lost(0, "")
+    assert not announcement.is_ready
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.none()
+            | st.lists(
+                st.tuples(st.sampled_from("mn"), st.sampled_from(ModelState)),
+                max_size=2,
+                unique_by=lambda one: one[0],
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_workers_say_receivers_take_the_advert(
+    steps: list[tuple[int, list[tuple[str, ModelState]] | None]],
+) -> None:
+    announcement = Announcement(FACTS)
+    known: dict[int, NodeAdvert] = {}
+    ever: dict[int, NodeAdvert] = {}
+    for worker, models in steps:
+        if models is None:
+            assert announcement.lost(worker, "x") == (known.pop(worker, None) is not None)
+        else:
+            told = advert(
+                "node",
+                f"h:{worker + 1}",
+                models=[offer(name, state=state) for name, state in models],
+            )
+            is_news = announcement.offered(worker, told)
+            assert is_news == (known.get(worker) != told)
+            known[worker] = ever[worker] = told
+    advert_to_body(announcement.advert(S))
+    assert announcement.workers == set(known)
+    again = Announcement(FACTS)
+    for worker, told in sorted(ever.items(), reverse=True):
+        again.offered(worker, dataclasses.replace(told))
+        assert worker in known or again.lost(worker, "x")
+    assert again.advert(S) == announcement.advert(S)
+
+
+def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_up_first() -> None:
+    announcement = Announcement(FACTS)
+    wide = dataclasses.replace(offer("wide"), inputs=offer().inputs * 9)
+    announcement.offered(0, advert("node", "h:1", models=[offer("m"), wide]))
+    given_up = announcement.give_up_largest()
+    assert given_up == wide
+    assert said(announcement) == ["m/1 ready", "wide/1 failed"]
+    (_, shown) = announcement.advert(S).models
+    assert (shown.reason, shown.inputs, shown.outputs) == (TOO_LARGE, (), ())
+    announcement.offered(0, advert("node", "h:1", models=[wide, offer("m")], counter=2))
+    assert said(announcement) == ["m/1 ready", "wide/1 failed"]
+    assert announcement.give_up_largest() == offer("m")
+    assert announcement.give_up_largest() is None
+    assert [one.reason for one in announcement.models_of(0)] == [TOO_LARGE, TOO_LARGE]
+
+
+def test_when_the_advert_is_too_large_the_failed_models_are_left_out_before_any_is_given_up() -> (
+    None
+):
+    announcement = Announcement(FACTS)
+    models = [
+        offer("m"),
+        offer("bad", state=ModelState.FAILED),
+        offer("n", state=ModelState.LOADING),
+    ]
+    announcement.offered(0, advert("node", "h:1", models=models))
+    assert announcement.leave_out_failed()
+    assert said(announcement) == ["m/1 ready", "n/1 loading"]
+    assert [one.name for one in announcement.models_of(0)] == [
+        "m",
+        "bad",
+        "n",
+    ]  # for its own status
+    assert not announcement.leave_out_failed()

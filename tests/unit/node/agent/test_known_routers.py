@@ -1,0 +1,42 @@
+"""Which routers a node behind NAT dials."""
+
+from __future__ import annotations
+
+from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, RoutersToDial
+from capamesh.protocol.adverts import RouterAdvert, Sequence
+from capamesh.protocol.ids import PeerId
+
+
+def router(peer: str, *addresses: str) -> RouterAdvert:
+    return RouterAdvert(PeerId(peer), Sequence(1, 1), addresses, "eu", "0.1")
+
+
+def test_only_new_addresses_are_worth_telling() -> None:
+    routers = RoutersToDial()
+    assert not routers
+    assert routers.heard(router("R", "r:1"), 0.0)
+    assert not routers.heard(router("R", "r:1"), 10.0)
+    assert routers.heard(router("R", "r:1", "r:2"), 20.0)
+    assert routers.message() == {"type": "routers", "routers": {"R": ["r:1", "r:2"]}}
+
+
+def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
+    routers = RoutersToDial()
+    routers.heard(router("R", "r:1"), 0.0)
+    routers.heard(router("S", "s:1"), 500.0)
+    assert not routers.heard(router("S", "s:1"), 600.0)
+    assert routers.heard(router("S", "s:1"), 600.1)
+    assert routers.message() == {"type": "routers", "routers": {"S": ["s:1"]}}
+
+
+def test_the_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
+    routers = RoutersToDial()
+    many = tuple(f"r:{port}" for port in range(1, 65))
+    for number in range(MAX_ROUTERS):
+        assert routers.heard(router(f"R{number}", *many), 0.0)
+    assert not routers.heard(router("one too many", "s:1"), 1.0)
+    assert len(routers) == MAX_ROUTERS
+    assert routers.message()["routers"]["R0"] == list(many[:MAX_ADDRESSES])  # type: ignore[index]  # it is a map
+    assert routers.heard(router("one too many", "s:1"), 601.0)  # the others have fallen silent
+    assert routers.heard(router("one too many", "s:1"), 602.0) is True
+    assert routers.message() == {"type": "routers", "routers": {"one too many": ["s:1"]}}

@@ -1,0 +1,318 @@
+"""What a worker's deaths are blamed on, and what is refused or held back for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.agent.quarantine import (
+    ALONE_S,
+    GOOD_LIFE_S,
+    HOLD_S,
+    LARGE_S,
+    LONGEST_HOLD_S,
+    LONGEST_REST_S,
+    MAX_MODELS,
+    MAX_REQUESTS,
+    REFUSED_S,
+    REST_S,
+    CrashRecord,
+    Verdict,
+)
+from capamesh.node.devices.in_flight_page import Marked, Phase
+
+ABORTED = "killed by signal 6 (Aborted)"
+OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
+A, B, C, D = (letter * 16 for letter in "abcd")
+"""Requests."""
+
+
+def running(request: str = "", name: str = "bad", *, large: int = 0, files: str = OLD) -> Marked:
+    return Marked(name, "1", Phase.RUNNING, files, request, large)
+
+
+def loading(name: str = "bad", files: str = OLD) -> Marked:
+    return Marked(name, "1", Phase.LOADING, files)
+
+
+class Record:
+    """A record, and a clock that goes on by a second before each death."""
+
+    def __init__(self) -> None:
+        self.record = CrashRecord()
+        self.now_s = 0.0
+
+    def die(self, *marked: Marked, lived_s: float = 1.0) -> tuple[str, ...]:
+        self.now_s += 1.0
+        return self.record.died(marked, ABORTED, lived_s, self.now_s)
+
+    def verdict(self, name: str = "bad") -> Verdict | None:
+        found = [one for one in self.record.verdicts(self.now_s) if one.name == name]
+        return found[0] if found else None
+
+    def held_s(self, name: str = "bad") -> float:
+        verdict = self.verdict(name)
+        return verdict.held_s if verdict is not None else 0.0
+
+    def refused(self, name: str = "bad") -> dict[str, float]:
+        verdict = self.verdict(name)
+        return dict(verdict.refused) if verdict is not None else {}
+
+
+# requests
+
+
+def test_a_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on() -> None:
+    record = Record()
+    assert record.die(running(A)) == ()
+    assert record.refused() == {}
+    assert record.die(running(A)) == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), 2 times by the same request;"
+        " it is not run again for 3600 s",
+    )
+    assert record.refused() == {A: REFUSED_S}
+    assert record.held_s() == 0
+    record.now_s += REFUSED_S
+    assert record.refused() == {}
+
+
+def test_however_often_one_request_kills_the_model_is_not_held_back() -> None:
+    record = Record()
+    for _ in range(50):
+        record.die(running(A))
+        assert record.held_s() == 0
+
+
+def test_after_a_death_requests_run_alone_for_a_while_so_that_the_next_tells_which_it_was() -> None:
+    record = Record()
+    record.die(running())  # several together
+    verdict = record.verdict()
+    assert verdict is not None
+    assert (verdict.alone_s, verdict.suspects, verdict.digest) == (ALONE_S, (), OLD)
+    record.now_s += ALONE_S
+    assert record.verdict() is None
+
+
+def test_a_request_that_was_only_there_is_cleared_when_it_ends_well() -> None:
+    record = Record()
+    record.die(running(A), running(B, "good"))
+    assert [(one.name, one.suspects) for one in record.record.verdicts(record.now_s)] == [
+        ("bad", (A,)),
+        ("good", (B,)),
+    ]
+    record.record.survived("good", "1", B)
+    record.record.survived("unknown", "1", B)
+    record.die(running(A), running(B, "good"))
+    assert (record.refused("good"), set(record.refused())) == ({}, {A})
+
+
+def test_the_requests_that_are_suspected_of_a_model_are_bounded() -> None:
+    record = Record()
+    for number in range(MAX_REQUESTS + 10):
+        record.die(running(f"{number:016x}", large=1))
+    verdict = record.verdict()
+    assert verdict is not None
+    assert len(verdict.suspects) == MAX_REQUESTS
+    assert f"{10:016x}" in verdict.suspects
+    assert f"{9:016x}" not in verdict.suspects
+
+
+def test_the_models_that_are_remembered_are_bounded() -> None:
+    record = Record()
+    for number in range(MAX_MODELS + 1):
+        record.die(running(A, f"m{number}"))
+    assert len(record.record.verdicts(record.now_s)) == MAX_MODELS
+    assert record.verdict("m0") is None
+
+
+# sizes
+
+
+def test_requests_as_large_as_one_that_killed_are_refused_for_longer_each_time() -> None:
+    record = Record()
+    assert record.die(running(A, large=5_000)) == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by a request of 5000 bytes;"
+        " none as large is run for 300 s",
+    )
+    verdict = record.verdict()
+    assert verdict is not None
+    assert (verdict.large_bytes, verdict.large_s) == (5_000, LARGE_S)
+    record.die(running(B, large=4_000))
+    verdict = record.verdict()
+    assert verdict is not None
+    assert (verdict.large_bytes, verdict.large_s) == (4_000, 2 * LARGE_S)
+    record.die(running(C, large=9_000))
+    verdict = record.verdict()
+    assert verdict is not None
+    assert verdict.large_bytes == 4_000  # what was refused stays so
+    record.now_s += 4 * LARGE_S
+    record.die(running(D, large=9_000))
+    verdict = record.verdict()
+    assert verdict is not None
+    assert verdict.large_bytes == 9_000
+
+
+def test_large_requests_never_make_their_model_rest() -> None:
+    record = Record()
+    for number in range(20):
+        record.die(running(f"{number:016x}", large=1_000))
+    assert record.held_s() == 0
+
+
+# models
+
+
+def test_three_deaths_by_different_usual_requests_make_a_model_rest_for_longer_each_time() -> None:
+    record = Record()
+    assert record.die(running(A)) == record.die(running(B)) == ()
+    assert record.die(running(C)) == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by 3 different requests;"
+        " it is tried again after 15 s",
+    )
+    verdict = record.verdict()
+    assert verdict is not None
+    assert verdict.held_s == REST_S
+    assert verdict.reason == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by 3 different requests;"
+        " it is tried again after 15 s"
+    )
+    record.now_s += REST_S
+    assert record.held_s() == 0
+    record.die(running(D))
+    assert record.held_s() == 2 * REST_S
+    for _ in range(10):
+        record.die(running(D))
+    assert record.held_s() == LONGEST_REST_S
+
+
+def test_requests_that_end_well_in_between_take_the_blame_from_the_model() -> None:
+    record = Record()
+    record.die(running(A))
+    record.die(running(B))
+    record.record.survived("bad", "1", A)
+    record.record.survived("bad", "1", B)
+    record.die(running(C))
+    record.die(running(D))
+    assert record.held_s() == 0
+
+
+def test_a_model_that_ends_its_worker_by_loading_is_held_back_for_longer_each_time() -> None:
+    record = Record()
+    assert record.die(loading()) == record.die(loading()) == ()
+    assert record.die(loading()) == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while loading), 3 times in a row while it was loaded;"
+        " it is tried again after 60 s",
+    )
+    assert record.held_s() == HOLD_S
+    record.now_s += HOLD_S
+    record.die(loading())
+    assert record.held_s() == 2 * HOLD_S
+    for _ in range(10):
+        record.die(loading())
+    assert record.held_s() == LONGEST_HOLD_S
+
+
+def test_a_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() -> None:
+    record = Record()
+    assert record.die() == ()
+    assert repr(record.record) == "CrashRecord(0 models)"
+    record.die(loading())
+    record.die()
+    record.die(loading())
+    record.die(loading())
+    assert record.held_s() == HOLD_S
+
+
+def test_a_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
+    record = Record()
+    for _ in range(3):
+        record.die(loading())
+        record.die(loading())
+        record.record.loaded("bad", "1")
+    assert record.held_s() == 0
+    for _ in range(3):
+        record.die(loading())
+    assert record.held_s() == HOLD_S
+
+
+def test_a_reason_names_a_few_companions() -> None:
+    record = Record()
+    marks = [loading(name) for name in "abcdefgh"]
+    record.die(*marks)
+    record.die(*marks)
+    told = record.die(*marks)
+    assert len(told) == 8
+    assert told[0].startswith("a/1, or b/1, c/1, d/1 … beside it, ended its worker")
+
+
+@pytest.mark.parametrize(("lived_s", "held_s"), [(GOOD_LIFE_S - 1, HOLD_S), (GOOD_LIFE_S, 0)])
+def test_a_good_life_ends_the_row(lived_s: float, held_s: float) -> None:
+    record = Record()
+    record.die(loading())
+    record.die(loading())
+    record.die(loading(), lived_s=lived_s)
+    assert record.held_s() == held_s
+
+
+def test_other_files_are_not_to_blame_for_what_the_earlier_ones_did() -> None:
+    record = Record()
+    for _ in range(3):
+        record.die(loading())
+    assert not record.record.offered("bad", "1", "")
+    assert not record.record.offered("bad", "1", OLD)
+    assert not record.record.offered("bad", "2", NEW)
+    assert record.held_s() == HOLD_S
+    assert record.record.offered("bad", "1", NEW)
+    assert record.verdict() is None
+    assert not record.record.offered("bad", "1", NEW)
+    record.die(loading(files=NEW))
+    record.die(loading(files=OLD))  # put back: anew
+    record.die(loading(files=OLD))
+    assert record.held_s() == 0
+
+
+def test_a_digest_that_was_not_marked_is_the_next_one_offered() -> None:
+    record = Record()
+    for _ in range(3):
+        record.die(loading(files=""))
+    assert not record.record.offered("bad", "1", OLD)
+    assert record.held_s() == HOLD_S
+    assert record.record.offered("bad", "1", NEW)
+
+
+def test_a_version_is_blamed_for_itself_alone() -> None:
+    record = Record()
+    for number in (1, 2, 1, 2):
+        record.die(Marked("bad", str(number), Phase.LOADING, OLD))
+    assert all(one.held_s == 0 for one in record.record.verdicts(record.now_s))
+
+
+def test_a_verdict_survives_a_message() -> None:
+    record = Record()
+    record.die(running(A))
+    record.die(running(A), running(B, large=7))
+    verdict = record.verdict()
+    assert verdict is not None
+    fields = asdict(verdict)
+    assert Verdict.from_fields({**fields, "suspects": list(fields["suspects"])}) == verdict
+
+
+@given(st.lists(st.sets(st.sampled_from([A, B, C, D]), max_size=3), max_size=12))
+def test_a_model_rests_only_after_three_deaths_and_a_request_is_refused_only_after_two(
+    deaths: list[set[str]],
+) -> None:
+    record = Record()
+    seen: dict[str, int] = {}
+    count = 0
+    for requests in deaths:
+        count += bool(requests)
+        for request in requests:
+            seen[request] = seen.get(request, 0) + 1
+        record.die(*(running(request) for request in sorted(requests)))
+        assert all(seen[request] >= 2 for request in record.refused())
+        if record.held_s():
+            assert count >= 3
+            assert len(seen) >= 3

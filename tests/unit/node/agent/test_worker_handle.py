@@ -1,0 +1,270 @@
+"""An agent's care of one worker: its start messages, its deaths, its counts. No process is started."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog, advert, offer
+
+from capamesh.node.agent.metrics.totals import Histogram
+from capamesh.node.agent.settings import NodeSettings
+from capamesh.node.agent.status import models_status, worker_status
+from capamesh.node.agent.worker_handle import DeviceWorker, start_settings
+from capamesh.node.contract.settings import WorkerSettings
+from capamesh.node.devices.host import DeviceInfo
+from capamesh.node.devices.in_flight_page import Phase, RunningPage
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.channel.framing import Message
+
+CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
+OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
+COUNTED: dict[str, Any] = {
+    "name": "m",
+    "version": "1",
+    "load": 1,
+    "requests": {"ok": 3, "invalid_request": 1},
+    "dropped": {"expired": 1},
+    "rows": 6,
+    "batches": 3,
+    "batch_rows": {"bounds": [1, 2], "counts": [0, 3, 0], "sum": 6.0},
+    "queue_s": {"bounds": [0.002], "counts": [3, 0], "sum": 0.003},
+    "run_s": {"bounds": [0.002], "counts": [0, 0], "sum": 0.0},
+    "memory_bytes": 2048,
+    "in_flight": 2,
+    "limit": 8,
+}
+LOOP: dict[str, Any] = {
+    "delay_s": {"bounds": [0.01], "counts": [2, 1], "sum": 0.25},
+    "busy_s": {"bounds": [0.1], "counts": [3, 0], "sum": 0.125},
+}
+
+
+class Care:
+    """A worker that never runs: a test says when it starts and dies."""
+
+    def __init__(self, folder: Path, settings: NodeSettings | None = None) -> None:
+        self.log = NullLog()
+        self.now_s = 0.0
+        self.downs: list[int] = []
+        self.sent: list[Message] = []
+        settings = settings or NodeSettings(data_folder=folder, models_folder=folder)
+        self.worker = DeviceWorker(
+            3,
+            CPU,
+            start_settings(settings, 3, CPU, "127.0.0.1"),
+            on_message=lambda _, __: None,
+            on_down=self.downs.append,
+            log=self.log,  # type: ignore[arg-type]  # it logs nothing but names
+            clock=lambda: self.now_s,
+        )
+        self.worker.send = self._send  # type: ignore[method-assign, assignment]  # there is no process
+
+    def _send(self, message: Message) -> bool:
+        self.sent.append(message)
+        return True
+
+    def start(self) -> WorkerSettings:
+        return WorkerSettings.from_message(self.worker._opening())
+
+    def die(self, *loading: str, digest: str = OLD, after_s: float = 1.0) -> None:
+        """Live once, and die while loading these models."""
+        start = self.start()
+        if start.running_page:
+            page = RunningPage.open(Path(start.running_page))
+            for slot, name in enumerate(loading):
+                page.name(slot, name, "1", digest)
+                page.begin(slot, slot, Phase.LOADING)
+            page.close()
+        self.now_s += after_s
+        self.worker._down("killed by signal 11 (Segmentation fault)")
+
+
+@pytest.fixture
+def care(tmp_path: Path) -> Care:
+    return Care(tmp_path)
+
+
+def test_a_worker_is_told_what_the_operator_set(tmp_path: Path) -> None:
+    settings = NodeSettings(
+        data_folder=tmp_path,
+        models_folder=Path("models"),
+        port=5000,
+        poll_s=7.0,
+        is_controllable=True,
+        memory_limit_bytes=123,
+        watchdog_s=9.0,
+        load_limit_s=99.0,
+        threads=2,
+    )
+    start = Care(tmp_path, settings).start()
+    assert (start.poll_s, start.is_controllable, start.memory_limit_bytes) == (7.0, True, 123)
+    assert (start.watchdog_s, start.threads, start.port) == (9.0, 2, 5003)
+    assert start.load_limit_s == 99.0
+    assert start.driver == "580.1"
+    assert start.cache_folder == str(tmp_path / "cache")
+    assert start.running_page == str(tmp_path / "worker-3.running")
+    assert start.verdicts == []
+
+
+def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: Care) -> None:
+    for _ in range(2):
+        care.die("bad")
+    assert care.start().verdicts == []
+    care.die("bad")
+    (bad,) = care.start().verdicts
+    assert (bad["name"], bad["version"], bad["digest"]) == ("bad", "1", OLD)
+    assert bad["held_s"] == 60.0
+    assert "ended its worker (killed by signal 11 (Segmentation fault), while" in bad["reason"]
+    assert care.log.events.count("worker_died") == 3
+    assert care.log.events.count("worker_guarded") == 1
+    assert care.downs == [3, 3, 3]
+
+
+def test_a_worker_that_ended_itself_says_why(care: Care) -> None:
+    for _ in range(3):
+        care.worker.stuck("loading bad/1 has taken more than 9 s")
+        care.die("bad")
+    why = "killed by signal 11 (Segmentation fault): loading bad/1 has taken more than 9 s"
+    assert care.worker.last_down == why
+    assert f"({why}, while" in care.start().verdicts[0]["reason"]
+    care.die()
+    assert care.worker.last_down == "killed by signal 11 (Segmentation fault)"
+
+
+def test_each_life_has_a_page_of_its_own(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    care.die()
+    care.worker._down("cannot start python: No such file or directory")  # it had no life
+    assert care.start().verdicts == []
+    assert care.worker.last_down == "cannot start python: No such file or directory"
+
+
+def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    care.die("bad", after_s=3600.0)
+    assert care.start().verdicts == []
+
+
+def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
+    care.die("bad")
+    care.die("bad")
+    assert care.worker.drain()
+    care.die("bad")
+    assert care.start().verdicts == []
+    assert care.sent == [{"type": "drain"}]
+
+
+def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
+    start = care.start()
+    page = RunningPage.open(Path(start.running_page))
+    page.name(0, "bad", "1", OLD)
+    page.begin(0, 0, Phase.RUNNING)
+    page.tell(0, b"12345678", 0)
+    page.close()
+    care.worker._down("killed by signal 11 (Segmentation fault)")
+    (bad,) = care.start().verdicts
+    assert bad["suspects"] == (b"12345678".hex(),)
+    care.worker.survived("bad", "1", [b"12345678".hex()])
+    (bad,) = care.start().verdicts
+    assert bad["suspects"] == ()
+
+
+def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
+    for _ in range(3):
+        care.die("bad")
+    failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
+    care.worker.offered(advert("node", models=[failed]))
+    assert [one["name"] for one in care.start().verdicts] == ["bad"]
+    care.worker.offered(advert("node", models=[replace(failed, digest=NEW)]))
+    assert care.start().verdicts == []
+    assert care.log.events[-1] == "blame_forgotten"
+
+
+def test_a_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
+    for _ in range(4):
+        care.die("m")
+        care.worker.offered(advert("node", models=[replace(offer("m"), digest=OLD)]))
+    assert care.start().verdicts == []
+
+
+def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of the data folder")
+    care = Care(
+        tmp_path, NodeSettings(data_folder=tmp_path / "file" / "data", models_folder=tmp_path)
+    )
+    assert care.start().running_page == ""
+    care.die("bad")
+    assert care.log.events == ["no_running_page", "no_running_page"]
+    assert care.downs == [3]
+
+
+def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
+    care.start()
+    care.worker.told([COUNTED], LOOP)
+    care.worker._down("exited with status 1")
+    care.start()
+    care.worker.told([{**COUNTED, "in_flight": 0}], LOOP)
+    sample = care.worker.sample()
+    assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
+    figures = sample.models["m", "1"]
+    assert (figures.requests, figures.rows) == ({"ok": 6, "invalid_request": 2}, 12)
+    assert sample.loop.delay_s == Histogram({0.01: 4, math.inf: 2}, 0.5)
+    assert sample.loop.busy_s == Histogram({0.1: 6, math.inf: 0}, 0.25)
+
+
+def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
+    care.worker.told([COUNTED, {**COUNTED, "name": "n"}], LOOP)
+    care.worker.offered(advert("node", models=[offer("n", state=ModelState.LOADING)]))
+    assert set(care.worker.sample().models) == {("n", "1")}
+
+
+def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
+    care.worker.told([COUNTED], LOOP)
+    offers = [
+        replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
+        offer("bad", state=ModelState.FAILED, reason="it ended its worker"),
+    ]
+    ready, failed = models_status(care.worker.sample(), offers)
+    assert ready == {
+        "name": "m",
+        "version": "1",
+        "device": 3,
+        "state": "ready",
+        "reason": "",
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "memory_bytes": 2048,
+        "in_flight": 2,
+        "limit": 8,
+        "requests": {"ok": 3, "invalid_request": 1},
+        "dropped": {"expired": 1},
+        "rows": 6,
+        "batches": 3,
+        "queue_s": {"p50": pytest.approx(0.001), "p99": pytest.approx(0.00198)},
+        "run_s": {"p50": None, "p99": None},
+    }
+    assert failed == {
+        "name": "bad",
+        "version": "1",
+        "device": 3,
+        "state": "failed",
+        "reason": "it ended its worker",
+        "provider": "",
+        "precision": "",
+        "memory_bytes": 0,
+    }
+    care.die()
+    assert worker_status(care.worker) == {
+        "device": 3,
+        "name": "a CPU",
+        "pid": None,
+        "starts": 0,
+        "last_down": "killed by signal 11 (Segmentation fault)",
+        "sandbox": "",
+    }

@@ -1,0 +1,245 @@
+"""Devices from a pretended driver, and the CPU from a pretended /proc and /sys."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from capamesh.node.devices.host import DeviceInfo, read_cpu, read_devices, usable_cores
+from capamesh.node.devices.nvml import Gpu, GpuReader
+
+GIB = 2**30
+
+
+@dataclass
+class Memory:
+    total: int
+    free: int
+
+
+@dataclass
+class Card:
+    name: str | bytes
+    uuid: str
+    memory: Memory
+    is_lost: bool = False
+
+
+class NVMLError(Exception):
+    """As pynvml raises for everything."""
+
+
+@dataclass
+class Driver:
+    """Stands in for pynvml."""
+
+    cards: list[Card]
+    is_there: bool = True
+    calls: list[str] = field(default_factory=list)
+    NVMLError: type[Exception] = NVMLError
+
+    def nvmlInit(self) -> None:  # noqa: N802  # pynvml's name
+        self.calls.append("init")
+        if not self.is_there:
+            raise NVMLError("NVML Shared Library Not Found")
+
+    def nvmlShutdown(self) -> None:  # noqa: N802  # pynvml's name
+        self.calls.append("shutdown")
+        if not self.is_there:
+            raise NVMLError("Uninitialized")
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802  # pynvml's name
+        if not self.is_there:
+            raise NVMLError("Driver Not Loaded")
+        return "580.65.06"
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802  # pynvml's name
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802  # pynvml's name
+        if self.cards[index].is_lost:
+            raise NVMLError("GPU is lost")
+        return self.cards[index]
+
+    def nvmlDeviceGetName(self, handle: Card) -> str | bytes:  # noqa: N802  # pynvml's name
+        return handle.name
+
+    def nvmlDeviceGetUUID(self, handle: Card) -> str:  # noqa: N802  # pynvml's name
+        return handle.uuid
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Card) -> Memory:  # noqa: N802  # pynvml's name
+        return handle.memory
+
+
+H100 = Card("NVIDIA H100", "GPU-aaaa-1", Memory(80 * GIB, 79 * GIB))
+L4 = Card(b"NVIDIA L4", "GPU-bbbb-2", Memory(24 * GIB, 20 * GIB))
+
+MEMINFO = "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608 kB\nHugePages: 0\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return the root of a machine with 16 GiB, 8 GiB of them available, 8 cores and no limits."""
+    put(tmp_path / "proc/meminfo", MEMINFO)
+    put(tmp_path / "proc/cpuinfo", "processor : 0\nmodel name\t: Fast CPU @ 3 GHz\n")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_every_gpu_of_the_driver_is_a_device_and_they_share_the_cores(root: Path) -> None:
+    assert read_devices(GpuReader(Driver([H100, L4])), root=root) == (
+        DeviceInfo(0, "cuda", "NVIDIA H100", 80 * GIB, 79 * GIB, 4, "GPU-aaaa-1", "580.65.06"),
+        DeviceInfo(1, "cuda", "NVIDIA L4", 24 * GIB, 20 * GIB, 4, "GPU-bbbb-2", "580.65.06"),
+    )
+
+
+def test_without_a_driver_the_cpu_is_the_one_device(root: Path) -> None:
+    cpu = DeviceInfo(0, "cpu", "Fast CPU @ 3 GHz", 16 * GIB, 8 * GIB, 8)
+    assert read_devices(GpuReader(Driver([], is_there=False)), root=root) == (cpu,)
+    assert read_devices(GpuReader(Driver([])), root=root) == (cpu,)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["GPU-aaaa-1", "GPU-bbbb-2"]),
+        ("1", ["GPU-bbbb-2"]),
+        ("1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]),
+        (" GPU-bbbb ", ["GPU-bbbb-2"]),
+        ("0,7,1", ["GPU-aaaa-1"]),
+        ("0,0", ["GPU-aaaa-1"]),
+        ("", [""]),
+        ("-1", [""]),
+        ("none", [""]),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+    root: Path, visible: str | None, expected: list[str]
+) -> None:
+    devices = read_devices(GpuReader(Driver([H100, L4])), visible_gpus=visible, root=root)
+    assert [device.uuid for device in devices] == expected
+    assert devices[0].kind == ("cuda" if expected[0] else "cpu")
+
+
+def test_a_lost_gpu_does_not_hide_the_others() -> None:
+    lost = Card("NVIDIA L4", "GPU-x", Memory(1, 1), is_lost=True)
+    gpus = GpuReader(Driver([lost, H100])).read()
+    assert gpus == (Gpu(1, "GPU-aaaa-1", "NVIDIA H100", 80 * GIB, 79 * GIB, "580.65.06"),)
+
+
+def test_the_driver_is_opened_once_and_again_after_it_went_away() -> None:
+    driver = Driver([H100])
+    reader = GpuReader(driver)
+    assert len(reader.read()) == len(reader.read()) == 1
+    assert driver.calls == ["init"]
+    driver.is_there = False
+    assert reader.read() == ()
+    assert driver.calls == ["init", "shutdown"]
+    driver.is_there = True
+    assert len(reader.read()) == 1
+    reader.close()
+    reader.close()
+    assert driver.calls == ["init", "shutdown", "init", "shutdown"]
+
+
+def test_the_real_binding_answers_whatever_this_machine_has() -> None:
+    reader = GpuReader()
+    for gpu in reader.read():
+        assert gpu.memory_total_bytes >= gpu.memory_free_bytes > 0
+    reader.close()
+
+
+def test_the_memory_limit_of_a_container_counts_and_its_page_cache_is_free(root: Path) -> None:
+    group = root / "sys/fs/cgroup/pod/worker"
+    put(root / "proc/self/cgroup", "1:name=systemd:/x\n0::/pod/worker\n")
+    put(group / "memory.max", f"{4 * GIB}\n")
+    put(group / "memory.current", f"{3 * GIB}\n")
+    put(group / "memory.stat", f"anon 5\ninactive_file {1 * GIB}\nactive_file 7\n")
+    cpu = read_cpu(root)
+    assert (cpu.memory_total_bytes, cpu.memory_free_bytes) == (4 * GIB, 2 * GIB)
+
+
+def test_the_tightest_limit_up_the_tree_counts_and_max_is_none(root: Path) -> None:
+    mount = root / "sys/fs/cgroup"
+    put(root / "proc/self/cgroup", "0::/pod/worker\n")
+    put(mount / "pod/worker/memory.max", "max\n")
+    put(mount / "pod/memory.max", f"{2 * GIB}\n")
+    put(mount / "pod/memory.current", f"{3 * GIB}\n")
+    put(mount / "memory.max", f"{64 * GIB}\n")
+    cpu = read_cpu(root)
+    assert (cpu.memory_total_bytes, cpu.memory_free_bytes) == (2 * GIB, 0)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)],
+)
+def test_cores_are_the_affinity_within_the_containers_quota(
+    root: Path, quota: str, cores: int
+) -> None:
+    put(root / "proc/self/cgroup", "0::/\n")
+    put(root / "sys/fs/cgroup/cpu.max", quota)
+    assert usable_cores(root) == cores
+
+
+def test_a_cgroup_path_never_leads_out_of_the_mount(root: Path) -> None:
+    put(root / "proc/self/cgroup", "0::/../../etc\n")
+    put(root / "sys/etc/memory.max", "1\n")
+    assert read_cpu(root).memory_total_bytes == 16 * GIB
+
+
+def test_the_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(root: Path) -> None:
+    put(root / "proc/self/cgroup", "5:cpu:/a\n4:name=x,memory:/docker/abc\n0::/\n")
+    group = root / "sys/fs/cgroup/memory"
+    put(group / "memory.limit_in_bytes", f"{2 * GIB}\n")  # as a container sees its own
+    put(group / "memory.usage_in_bytes", f"{GIB}\n")
+    put(group / "memory.stat", f"cache 1\ntotal_inactive_file {GIB // 4}\n")
+    device = read_cpu(root)
+    assert device.memory_total_bytes == 2 * GIB
+    assert device.memory_free_bytes == 2 * GIB - (GIB - GIB // 4)
+    put(group / "docker/abc/memory.limit_in_bytes", f"{GIB}\n")  # as the machine sees it
+    put(group / "docker/abc/memory.usage_in_bytes", f"{GIB // 2}\n")
+    device = read_cpu(root)
+    assert (device.memory_total_bytes, device.memory_free_bytes) == (GIB, GIB // 2)
+
+
+def test_a_limit_of_the_process_s_own_data_counts(root: Path) -> None:
+    def limited(soft: str) -> tuple[int, int]:
+        line = f"Max data size             {soft:<20} unlimited            bytes     \n"
+        (root / "proc/self").mkdir(exist_ok=True)
+        (root / "proc/self/limits").write_text(f"Limit  Soft Limit  Hard Limit  Units\n{line}")
+        device = read_cpu(root)
+        return device.memory_total_bytes, device.memory_free_bytes
+
+    unlimited = limited("unlimited")
+    assert min(unlimited) > 1_000_000
+    assert limited("1000000") == (1_000_000, 1_000_000)
+
+
+def test_a_cgroup_v1_without_a_limit_says_nothing(root: Path) -> None:
+    put(root / "proc/self/cgroup", "4:memory:/\n")
+    put(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert read_cpu(root).memory_total_bytes == 16 * GIB
+
+
+def test_a_system_without_proc_still_has_memory_a_name_and_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    cpu = read_cpu(tmp_path)
+    assert cpu.memory_total_bytes == cpu.memory_free_bytes > 0
+    assert cpu.name
+    assert cpu.cores == 12

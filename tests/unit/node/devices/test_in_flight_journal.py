@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from capamesh.node.devices.in_flight_journal import NO_SLOT, Marks, Phase
+from capamesh.node.devices.in_flight_page import SLOTS, Marked, RunningPage
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> RunningPage:
+    return RunningPage.create(tmp_path / "page")
+
+
+def test_what_is_begun_is_marked_until_it_ends(page: RunningPage) -> None:
+    marks = Marks(page)
+    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "22", "")
+    assert m != n
+    loading = marks.begin(n, Phase.LOADING)
+    first, second = marks.begin(m, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    assert sorted(page.marked(), key=repr) == sorted(
+        [
+            Marked("n", "22", Phase.LOADING),
+            Marked("m", "1", Phase.RUNNING, "sha256:a"),
+            Marked("m", "1", Phase.RUNNING, "sha256:a"),
+        ],
+        key=repr,
+    )
+    marks.end(loading)
+    marks.end(first)
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+    marks.end(second)
+    assert page.marked() == []
+
+
+def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: RunningPage) -> None:
+    marks = Marks(page)
+    old, new = marks.number("m", "1", "sha256:a"), marks.number("m", "1", "sha256:b")
+    running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
+    assert {one.digest for one in page.marked()} == {"sha256:a", "sha256:b"}
+    marks.end(running)
+    assert page.marked() == [Marked("m", "1", Phase.LOADING, "sha256:b")]
+    marks.end(loading)
+
+
+def test_the_same_files_keep_their_number_however_often_they_are_loaded(
+    page: RunningPage,
+) -> None:
+    marks = Marks(page)
+    numbers = [marks.number("m", "1", "sha256:a") for _ in range(3)]
+    assert len(set(numbers)) == 1
+    others = [("n", "1", "sha256:a"), ("m", "2", "sha256:a"), ("m", "1", "sha256:b")]
+    assert len({numbers[0], *(marks.number(*other) for other in others)}) == 4
+    assert len(page._records) == 4
+
+
+def test_what_is_not_loaded_any_more_is_forgotten(page: RunningPage) -> None:
+    marks = Marks(page)
+    kept = marks.number("n", "1", "")
+    for digest in "abc":
+        number = marks.number("m", "1", digest)
+        assert marks.number("m", "1", digest) == number
+        marks.release(number)
+        marks.end(marks.begin(number, Phase.RUNNING))  # another still has it
+        marks.release(number)
+    assert set(page._records) == {kept}
+    assert (len(marks._known), len(marks._users)) == (1, 1)
+    assert marks.number("m", "1", "a") not in {kept, number}
+
+
+def test_what_is_marked_when_the_device_is_lost_stays_so(page: RunningPage) -> None:
+    marks = Marks(page)
+    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "1", "")
+    ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    marks.end(ended)
+    marks.settle()
+    marks.end(running)
+    assert marks.begin(n, Phase.RUNNING) == NO_SLOT
+    marks.convict(n, Phase.LOADING)  # whatever takes too long now waits for the device
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+
+
+@pytest.mark.parametrize("running", [0, 3, SLOTS])
+def test_a_model_that_ends_the_process_is_alone_marked_for_good(
+    page: RunningPage, running: int
+) -> None:
+    marks = Marks(page)
+    others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256:a")
+    slots = [marks.begin(others, Phase.RUNNING) for _ in range(running)]
+    loading = marks.begin(bad, Phase.LOADING)
+    marks.convict(bad, Phase.LOADING)
+    for slot in (*slots, loading):
+        marks.end(slot)
+    assert marks.begin(others, Phase.RUNNING) == NO_SLOT
+    marks.convict(others, Phase.RUNNING)  # the first is what everything waits for
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256:a")]
+
+
+def test_a_run_that_begins_while_another_is_convicted_is_not_marked(
+    page: RunningPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = Marks(page)
+    other, bad = marks.number("m", "1", ""), marks.number("bad", "1", "")
+    begin = page.begin
+
+    def begin_late(slot: int, number: int, phase: Phase) -> None:
+        monkeypatch.setattr(page, "begin", begin)
+        marks.convict(bad, Phase.RUNNING)
+        begin(slot, number, phase)
+
+    monkeypatch.setattr(page, "begin", begin_late)
+    marks.begin(other, Phase.RUNNING)
+    assert page.marked() == [Marked("bad", "1", Phase.RUNNING)]
+
+
+def test_what_has_no_slot_goes_on_without_a_mark(page: RunningPage) -> None:
+    marks = Marks(page)
+    number = marks.number("m", "1", "")
+    slots = [marks.begin(number, Phase.RUNNING) for _ in range(SLOTS)]
+    assert sorted(slots) == list(range(SLOTS))
+    assert marks.begin(number, Phase.RUNNING) == NO_SLOT
+    marks.end(NO_SLOT)
+    assert len(page.marked()) == SLOTS
+    marks.end(slots[3])
+    assert marks.begin(number, Phase.RUNNING) == slots[3]
+    for slot in slots:
+        marks.end(slot)
+    assert page.marked() == []
+
+
+def test_without_a_page_nothing_is_marked() -> None:
+    marks = Marks(None)
+    number = marks.number("m", "1", "")
+    assert marks.number("m", "1", "") != number
+    slot = marks.begin(number, Phase.RUNNING)
+    assert slot == NO_SLOT
+    marks.end(slot)
+    marks.convict(number, Phase.RUNNING)
+    marks.release(number)
+
+
+def test_threads_never_share_a_slot(page: RunningPage) -> None:
+    marks = Marks(page)
+    number = marks.number("m", "1", "")
+    in_use: set[int] = set()
+
+    def mark(_: int) -> None:
+        slot = marks.begin(number, Phase.RUNNING)
+        assert slot not in in_use
+        in_use.add(slot)
+        in_use.remove(slot)
+        marks.end(slot)
+
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in pool.map(mark, range(2_000)):
+            assert outcome is None
+    assert page.marked() == []
+    assert len(marks._free) == SLOTS

@@ -1,0 +1,30 @@
+"""The bytes that tell one request from another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from capamesh.node.devices.request_digest import DIGEST_BYTES, request_digest
+from capamesh.protocol.tensors import Tensor
+
+
+def x(array: object, name: str = "x") -> Tensor:
+    return Tensor.from_numpy(name, np.array(array, np.float32))
+
+
+def test_equal_requests_have_equal_digests_of_a_fixed_length() -> None:
+    assert request_digest([x([[1, 2]])]) == request_digest([x([[1, 2]])])
+    assert len(request_digest([])) == len(request_digest([x([1])])) == DIGEST_BYTES
+
+
+def test_values_shapes_and_the_number_of_tensors_are_told_apart() -> None:
+    requests = [[x([[1, 2]])], [x([[1, 3]])], [x([[1], [2]])], [x([1]), x([2])], [x([1, 2])]]
+    assert len({request_digest(request) for request in requests}) == len(requests)
+
+
+def test_large_tensors_are_told_apart_by_their_length_and_by_what_is_spread_over_them() -> None:
+    zeros = np.zeros(1_000_000, np.float32)
+    halves = zeros.copy()
+    halves[500_000:] = 1.7
+    digests = {request_digest([x(array)]) for array in (zeros, halves, zeros[:-1])}
+    assert len(digests) == 3

@@ -1,0 +1,1622 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fleet_fakes import OUT, SPEC, NullLog, advert, fp32
+from onnx import helper
+from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
+
+from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.devices.in_flight_journal import Marks
+from capamesh.node.devices.in_flight_page import Marked, Phase, RunningPage
+from capamesh.node.models import eviction as room_module
+from capamesh.node.models import lifecycle as hosting_module
+from capamesh.node.models import shortage
+from capamesh.node.models.eviction import (
+    IDLE_LOADS,
+    LEAST_IDLE_S,
+    MOST_IDLE_S,
+    MOST_SHORT_S,
+    SHORT_S,
+)
+from capamesh.node.models.lifecycle import MAX_CHANGES, Hosting, HostingSettings
+from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.refusals import MAX_SHOWN
+from capamesh.node.models.registry import HostedModel, HostedModels
+from capamesh.node.models.shortage import Reserve
+from capamesh.node.profiling.profile_cache import Measured
+from capamesh.node.repository import Manifest, ModelSource, Refused, Scan, scan
+from capamesh.node.repository.rules import PipelineStep, Rules
+from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.pipeline import PipelineModel
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, Result, Work
+from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
+from capamesh.protocol.adverts import Sequence as AdvertSequence
+from capamesh.protocol.errors import (
+    CapameshError,
+    ConfigError,
+    InvalidRequest,
+    ModelInvalid,
+    ModelUnavailable,
+    Overloaded,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import ControlAction, ControlCall
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+ANY = ModelVersion("")
+POLL_S = 0.001
+GRAPH = helper.make_model(
+    helper.make_graph([], "g", [], []), ir_version=10, opset_imports=[helper.make_opsetid("", 21)]
+).SerializeToString()
+PIPELINE = b"""
+[[step]]
+model = "m"
+inputs = {x = "x"}
+outputs = {y = "y"}
+"""
+
+
+class Device:
+    """A backend and a preparation at once: loads what fits, and fails as a test says."""
+
+    runtime = "fake 1"
+    streams = 1
+
+    def __init__(self) -> None:
+        self.total_bytes = 1_000_000
+        self.loaded: list[str] = []
+        """Every load, as "name/version digest's end"."""
+        self.models: dict[str, FakeModel] = {}
+        """The latest of each, by "name/version"."""
+        self.errors: dict[str, Exception] = {}
+        self.notes: tuple[str, ...] = ()
+        self.during_load: Callable[[str], object] = lambda _: None
+        self.kept_bytes = 0
+        """Not given back once a model was closed, but used again."""
+        self._held: dict[FakeModel, int] = {}
+
+    def free_bytes(self) -> int:
+        return self.total_bytes - self.used_bytes()
+
+    def used_bytes(self) -> int:
+        kept = self.kept_bytes if any(model.is_closed for model in self._held) else 0
+        return max(kept, sum(size for model, size in self._held.items() if not model.is_closed))
+
+    def stop_switch(self) -> FakeSwitch:
+        return FakeSwitch()
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        name = f"{source.name}/{source.version}"
+        self.loaded.append(f"{name} {source.digest[-1]}")
+        self.during_load(name)
+        if name in self.errors:
+            raise self.errors[name]
+        inputs = {
+            "wide": tuple(TensorSpec(f"x{n}", Datatype.FP32, (1,)) for n in range(1025)),
+            "open": (TensorSpec("x", Datatype.FP32, (-1, -1)),),
+        }
+        model = self.models[name] = FakeModel(inputs.get(source.name, SPEC))
+        self._held[model] = source.size_bytes
+        return model
+
+    load_stream = load
+
+    # Preparation
+
+    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> Prepared:
+        loaded = load()
+        if source.is_pipeline:
+            self.loaded.append(f"{source.name}/{source.version} {source.digest[-1]}")
+        plan = BatchPlan(loaded.inputs, loaded.outputs)
+        measured = Measured(LONG, source.size_bytes, is_batching=False)
+        return Prepared(loaded, plan, measured, self.notes)
+
+    def needed_bytes(self, source: ModelSource) -> int:
+        return source.size_bytes
+
+
+def manifest(*members: str, is_pinned: bool = False, **more: Any) -> Manifest:
+    """Return the manifest of a model, or of a pipeline that feeds each member's output to the next."""
+    names = ["x", *(f"t{at}" for at in range(1, len(members))), "y"]
+    steps = tuple(
+        PipelineStep(name, version, (("x", names[at]),), (("y", names[at + 1]),))
+        for at, (name, _, version) in enumerate(member.partition("/") for member in members)
+    )
+    return Manifest(rules=Rules(steps=steps, is_pinned=is_pinned, **more))
+
+
+def pipeline(name: str, *members: str, digest: str = "") -> ModelSource:
+    return source_of(name, digest=digest, manifest=manifest(*members))
+
+
+class Rig:
+    """A hosting that runs, over a folder that a test fills by saying what a scan finds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.folder = folder
+        self.found: Scan | ConfigError | None = None
+        """None: what really is in the folder."""
+        self.scans = 0
+        self.before: Scan | None = None
+        """What the latest scan was told of the one before it."""
+        self.device = Device()
+        self.models = HostedModels()
+        self.budget = MemoryBudget(0)
+        self.log = NullLog()
+        self.told: list[list[str]] = []
+        self.stuck: list[str] = []
+        self.moved: list[str] = []
+        self.marks = Marks(None)
+        self.hosting: Hosting
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(hosting_module, "scan", self._scan)
+
+    def has(self, *sources: ModelSource, refused: Sequence[Refused] = ()) -> None:
+        """Say what the folder has from now on."""
+        self.found = Scan(sources, tuple(refused))
+
+    def _scan(
+        self,
+        root: Path,
+        *,
+        before: Scan | None,
+        now_ns: int | None = None,
+        compute_capability: str = "",
+    ) -> Scan:
+        self.before = before
+        try:
+            if isinstance(self.found, ConfigError):
+                raise self.found
+            if self.found is not None:
+                return self.found
+            return scan(root, before=before, now_ns=now_ns)
+        finally:
+            self.scans += 1
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _changed(self) -> None:
+        offers = self.models.offers()
+        advert_to_body(
+            NodeAdvert(
+                PeerId("p"), AdvertSequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False
+            )
+        )
+        self.told.append([f"{one.name}/{one.version} {one.state}" for one in offers])
+        self._news.set()
+
+    def _stuck(self, reason: str) -> None:
+        self.stuck.append(reason)
+        self._news.set()
+
+    def start(self, *, poll_s: float = POLL_S, **settings: Any) -> None:
+        chosen: dict[str, Any] = {
+            "is_controllable": True,
+            "memory_limit_bytes": 0,
+            "max_in_flight": 64,
+            "load_limit_s": 600.0,
+            "watchdog_s": 60.0,
+            "verdicts": (),
+            **settings,
+        }
+        self.hosting = Hosting(
+            HostingSettings(folder=self.folder, poll_s=poll_s, **chosen),
+            self.models,
+            self.device,
+            self.device,  # type: ignore[arg-type]
+            budget=self.budget,
+            marks=self.marks,
+            on_change=self._changed,
+            on_stuck=self._stuck,
+            on_moved=lambda: self.moved.append("moved"),
+            reserve=Reserve(self.log),  # type: ignore[arg-type]
+            log=self.log,  # type: ignore[arg-type]
+        )
+        self._task = asyncio.create_task(self.hosting.run())
+        self._task.add_done_callback(lambda _: self._news.set())
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds; it is looked at after whatever may have changed it."""
+        assert self._task is not None
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                assert not self._task.done(), self._task
+                self._news.clear()
+                await self._news.wait()
+
+    async def followed(self) -> None:
+        """Wait until the folder as it is now has been read and seen to, and read again."""
+        before = self.scans
+        await self.until(lambda: self.scans >= before + 3)
+
+    async def ready(self, *names: str) -> None:
+        """Wait until exactly these are ready."""
+        await self.until(lambda: self.states(ModelState.READY) == sorted(names))
+
+    async def ask(self, action: ControlAction, name: str, version: str = "") -> str:
+        """Ask for a change and wait for it; return "done", or why not."""
+        outcome: asyncio.Future[str] = self._loop.create_future()
+
+        def done(error: CapameshError | None) -> None:
+            outcome.set_result("done" if error is None else f"{error.code}: {error.message}")
+
+        self.hosting.change(ControlCall(action, ModelName(name), ModelVersion(version)), done)
+        async with asyncio.timeout(LIMIT_S):
+            return await outcome
+
+    async def load(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.LOAD, name, version)
+
+    async def want(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.WANT, name, version)
+
+    async def unload(self, name: str, version: str = "") -> str:
+        return await self.ask(ControlAction.UNLOAD, name, version)
+
+    def states(self, state: ModelState) -> list[str]:
+        return [f"{one.name}/{one.version}" for one in self.models.offers() if one.state is state]
+
+    def state(self, name: str, version: str = "1") -> tuple[ModelState, str]:
+        offer = self.models.offer((ModelName(name), ModelVersion(version)))
+        assert offer is not None
+        return offer.state, offer.reason
+
+    def hosted(self, name: str, version: str = "") -> HostedModel:
+        found = self.models.find(ModelName(name), ModelVersion(version))
+        assert found is not None
+        return found
+
+    def submit(self, name: str, value: float = 1.0) -> asyncio.Future[Result]:
+        """Ask a model, as the service would."""
+        hosted = self.hosted(name)
+        answer: asyncio.Future[Result] = self._loop.create_future()
+        work = Work(
+            (fp32("x", [value, 0.0]),),
+            (),
+            lambda _, result: answer.set_result(result),
+            arrived_s=time.monotonic(),
+        )
+        hosted.runner.submit(work)
+        return answer
+
+    async def value(self, name: str, value: float = 1.0) -> float:
+        """Ask a model; return the number it answers with."""
+        async with asyncio.timeout(LIMIT_S):
+            result = await self.submit(name, value)
+        assert not isinstance(result, CapameshError), result
+        return float(result[0].to_numpy()[0, 0])
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        for model in self.device.models.values():
+            model.gate.set()
+        is_over = self._task.done()
+        self._task.cancel()
+        (outcome,) = await asyncio.gather(self._task, return_exceptions=True)
+        assert is_over or isinstance(outcome, asyncio.CancelledError), outcome
+        self.hosting.close()
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(monkeypatch, tmp_path)
+    yield rig
+    await rig.stop()
+
+
+def put(root: Path, name: str, data: bytes = GRAPH) -> None:
+    """Write a file that looks as if it had been there for a while."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (1_000_000, 1_000_000))
+
+
+# the first time
+
+
+async def test_models_load_one_after_the_other_and_each_is_told_of(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    put(rig.folder, "m/2/model.onnx")
+    rig.start(poll_s=0)
+    await rig.ready("m/1", "m/2")
+    assert rig.told == [
+        ["m/1 loading", "m/2 loading"],
+        ["m/1 ready", "m/2 loading"],
+        ["m/1 ready", "m/2 ready"],
+    ]
+    first, second = rig.models.offers()
+    assert (first.inputs, first.outputs, first.reason) == (SPEC, OUT, "")
+    assert first.digest == second.digest
+    assert first.digest.startswith("sha256:")
+    assert rig.scans == 1
+    assert await rig.value("m", 4.0) == 8.0
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Rig) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.start()
+    await rig.ready("m/1")
+    assert rig.state("bad") == (ModelState.FAILED, "an operator is unknown")
+    assert rig.log.events == ["model_failed", "model_ready"]
+    await rig.followed()
+    assert rig.device.loaded == ["bad/1 0", "m/1 0"]  # not tried again
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("x")])
+async def test_an_error_that_nobody_expected_fails_the_model_alone(
+    rig: Rig, error: Exception
+) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = error
+    rig.start()
+    await rig.ready("m/1")
+    expected = f"loading it failed: {type(error).__name__}: {error}"
+    assert rig.state("bad") == (ModelState.FAILED, expected)
+    assert "model_load_crashed" in rig.log.events
+
+
+@pytest.mark.parametrize(
+    ("stray", "shown"),
+    [
+        ("notes/todo.txt", "notes/0"),
+        ("no model\nname/1/model.onnx", "no model name/1"),
+        ("zeros/01/model.onnx", "zeros/01"),
+        ("arabic/\u0661/model.onnx", "arabic/0"),
+        ("huge/" + "9" * 40 + "/model.onnx", "huge/0"),
+        ("dangling/1/readme", "dangling/1"),
+        ("\u00e9.onnx", "\u00e9/1"),
+        ("broken/capamesh.toml", "broken/0"),
+    ],
+)
+async def test_whatever_a_folder_holds_is_advertised_as_failed_with_its_reason(
+    rig: Rig, stray: str, shown: str
+) -> None:
+    put(rig.folder, stray, b"")
+    put(rig.folder, "m/1/model.onnx")
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    assert "model_refused" in rig.log.events
+    assert rig.states(ModelState.FAILED) == [shown]
+    offers = rig.models.offers()
+    assert all(one.reason for one in offers if one.state is ModelState.FAILED)
+    advert_to_body(advert("node", "h:1", models=offers))  # receivers take it
+
+
+async def test_a_model_whose_settings_are_refused_fails_in_all_its_versions_until_they_are_mended(
+    rig: Rig,
+) -> None:
+    rig.has(refused=[Refused("m", "", "capamesh.toml is not TOML", ("1", "2"))])
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1", "m/2"])
+    assert rig.state("m", "2") == (ModelState.FAILED, "capamesh.toml is not TOML")
+    rig.has(refused=[Refused("m", "", "'m' has no version folder")])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1", "m/2"])  # known still
+    rig.has(source_of("m"))
+    await rig.ready("m/1")
+    assert rig.states(ModelState.FAILED) == []
+
+
+async def test_a_refused_model_without_a_version_gives_its_place_to_the_first_that_comes(
+    rig: Rig,
+) -> None:
+    rig.has(refused=[Refused("m", "", "'m' has no version folder")])
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/0"])
+    rig.has(refused=[Refused("m", "", "capamesh.toml is not TOML", ("3",))])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/3"])
+    rig.has()
+    await rig.until(lambda: not rig.models.offers())
+
+
+async def test_of_very_many_refused_models_an_advert_tells_some_and_the_log_all(rig: Rig) -> None:
+    rig.has(
+        source_of("m"), refused=[Refused(f"r{n:03}", "", "no version folder") for n in range(200)]
+    )
+    rig.start()
+    await rig.ready("m/1")
+    assert len(rig.states(ModelState.FAILED)) == MAX_SHOWN
+    assert rig.log.events.count("model_refused") == 200
+    await rig.followed()
+    assert rig.log.events.count("model_refused") == 200  # each once
+
+
+async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    engines = [rig.hosted(name).runner.engine for name in ("m", "n")]
+    assert [engine._max_queue for engine in engines] == [None, 3]
+    assert engines[0]._max_in_flight == 64
+    assert engines[1]._max_in_flight == 3 + engines[1].plan.batch_rows
+
+
+async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
+    two = replace(source_of("m"), manifest=manifest(instances=2))
+    rig.has(two, source_of("open"))
+    rig.start()
+    await rig.ready("m/1", "open/1")
+    runner = rig.hosted("m").runner
+    assert runner.engine.lanes == 2
+    assert runner._may_run_here
+    assert runner.engine.plan is rig.hosted("m").prepared.plan
+    assert not rig.hosted("open").runner._may_run_here
+
+
+async def test_what_models_take_is_off_the_runs_budget_before_they_are_offered_until_they_are_closed(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("a", size_bytes=100), source_of("b", size_bytes=50))
+    rig.start()
+    await rig.ready("a/1", "b/1")
+    assert rig.budget.models_bytes == 150
+    await rig.unload("a")
+    await rig.until(lambda: rig.device.models["a/1"].is_closed)
+    await rig.until(lambda: rig.budget.models_bytes == 50)
+
+
+async def test_an_empty_folder_is_told_of_once(rig: Rig) -> None:
+    rig.start()
+    await rig.followed()
+    assert rig.told == [[]]
+    assert rig.models.offers() == ()
+    assert rig.log.events == ["no_models"]
+
+
+async def test_a_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig) -> None:
+    rig.found = ConfigError("it cannot be read")
+    rig.start()
+    assert rig._task is not None
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(LIMIT_S):
+            await rig._task
+    assert [str(error) for error in caught.value.exceptions] == ["it cannot be read"]
+
+
+async def test_a_model_that_no_advert_can_carry_fails_and_is_let_go(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("wide"))
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    state, reason = rig.state("wide")
+    assert state is ModelState.FAILED
+    assert "inputs" in reason
+    assert "1024" in reason
+    assert rig.device.models["wide/1"].is_closed
+
+
+async def test_what_is_noteworthy_of_a_model_is_logged(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.notes = ("requests run alone", "a key is ignored")
+    rig.start()
+    await rig.ready("m/1")
+    assert rig.log.events == ["model_note", "model_note", "model_ready"]
+
+
+async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    seen: list[list[Marked]] = []
+    rig.device.during_load = lambda _: seen.append(page.marked())
+    rig.device.errors["n/1"] = RuntimeError("odd")
+    m, n = source_of("m"), source_of("n", digest="1")
+    rig.has(m, n)
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    assert seen == [
+        [Marked("m", "1", Phase.LOADING, m.digest)],
+        [Marked("n", "1", Phase.LOADING, n.digest)],
+    ]
+    assert page.marked() == []
+
+
+async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Path) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.has(source_of("bad"), source_of("m", digest="1"), source_of("wide"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.has(source_of("bad"), source_of("m", digest="2"), source_of("wide"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("2"))
+    await rig.until(lambda: len(page._records) == 1)
+    assert await rig.unload("m") == "done"
+    await rig.until(lambda: page._records == {})
+
+
+async def test_a_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
+    rig: Rig, tmp_path: Path
+) -> None:
+    page = RunningPage.create(tmp_path / "page")
+    rig.marks = Marks(page)
+    rig.marks.begin(rig.marks.number("busy", "1", ""), Phase.RUNNING)
+    gate = threading.Event()
+    rig.device.during_load = lambda _: gate.wait(LIMIT_S)
+    bad = source_of("bad", digest="1")
+    rig.has(bad)
+    rig.start(load_limit_s=0.001)
+    await rig.until(lambda: rig.stuck)
+    assert rig.stuck == [
+        "loading bad/1 has taken more than the 0.001 s that this node allows (--load-limit)"
+    ]
+    gate.set()
+    await rig.ready("bad/1")  # too late: its worker is about to end
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, bad.digest)]
+
+
+# following the folder
+
+
+async def test_a_model_that_appears_is_loaded(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    rig.start()
+    await rig.ready("m/1")
+    put(rig.folder, "n.onnx")
+    await rig.ready("m/1", "n/1")
+    put(rig.folder, "m/2/model.onnx")
+    await rig.ready("m/1", "m/2", "n/1")
+    assert rig.hosted("m").version == "2"
+    assert [load[:3] for load in rig.device.loaded] == ["m/1", "n/1", "m/2"]
+
+
+async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    told = len(rig.told)
+    await rig.followed()
+    assert len(rig.told) == told
+    assert rig.device.loaded == ["m/1 0"]
+    assert rig.before is rig.found  # so that no file is read again
+
+
+async def test_a_signature_that_is_added_or_removed_is_offered_and_nothing_is_loaded_for_it(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    key = (ModelName("m"), ModelVersion("1"))
+    signed = replace(source_of("m"), signed=b"s" * 96, also_signed=(b"t" * 96,))
+    for source in (signed, source_of("m")):
+        told = len(rig.told)
+        rig.has(source)
+        await rig.followed()
+        offer = rig.models.offer(key)
+        assert offer is not None
+        assert (offer.signed, offer.also_signed) == (source.signed, source.also_signed)
+        assert len(rig.told) == told + 1
+    assert rig.device.loaded == ["m/1 0"]
+
+
+async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(poll_s=0.05)
+    await rig.ready("m/1")
+    rig.has(source_of("m"), source_of("new"))
+    asked = ControlCall(ControlAction.UNLOAD, ModelName("m"), ANY)
+    left = 20_000  # much longer than the folder is left alone
+
+    def ask_again(_: CapameshError | None = None) -> None:
+        nonlocal left
+        left -= 1
+        if left and rig.states(ModelState.READY) != ["new/1"]:
+            rig._loop.call_soon(rig.hosting.change, asked, ask_again)
+
+    ask_again()
+    await rig.until(lambda: not left or rig.states(ModelState.READY) == ["new/1"])
+    assert left
+
+
+async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.found = ConfigError("it cannot be read")
+    await rig.until(lambda: "models_folder_unreadable" in rig.log.events)
+    rig.has(source_of("m"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+    assert rig.device.loaded == ["m/1 0", "n/1 0"]
+
+
+async def test_a_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_requests_first(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    old = rig.device.models["m/1"]
+    old.gate.clear()
+    answer = rig.submit("m", 3.0)
+    await asyncio.to_thread(old.wait_started)
+    was_found: list[bool] = []
+    rig.device.during_load = lambda _: was_found.append(
+        rig.models.find(ModelName("m"), ANY) is not None
+    )
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("2"))
+    await rig.followed()
+    assert was_found == [True]
+    assert all(told == ["m/1 ready"] for told in rig.told[1:])
+    new = rig.device.models["m/1"]
+    assert await rig.value("m", 5.0) == 10.0
+    assert new.ran == [[5]]
+    assert not old.is_closed
+    assert not answer.done()
+    old.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await answer == [fp32("y", [6.0, 0.0])]
+    await rig.until(lambda: old.is_closed)
+    assert old.ran == [[3]]
+    assert not new.is_closed
+
+
+async def test_a_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.state("m") == (ModelState.READY, "")
+    assert rig.hosted("m").source.digest.endswith("1")
+    assert not rig.device.models["m/1"].is_closed
+    assert await rig.value("m") == 2.0
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+    del rig.device.errors["m/1"]
+    rig.has(source_of("m", digest="3"))
+    await rig.until(lambda: rig.hosted("m").source.digest.endswith("3"))
+
+
+@pytest.mark.parametrize("version", ["1", ""])
+async def test_a_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version: str) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    rig.has(source_of("n"), refused=[Refused("m", version, "capamesh.toml is not TOML")])
+    await rig.until(lambda: "model_refused" in rig.log.events)
+    await rig.followed()
+    assert rig.state("m") == (ModelState.READY, "")
+    assert await rig.value("m") == 2.0
+    rig.has(source_of("m"), source_of("n"))
+    await rig.followed()
+    assert rig.device.loaded == ["m/1 0", "n/1 0"]
+    assert rig.log.events.count("model_refused") == 1
+
+
+async def test_why_a_model_fails_is_told_without_where_the_folder_lies(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.errors["m/1"] = ModelInvalid(f"'{rig.folder.resolve()}/m/1/model.onnx' is odd")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    assert rig.state("m") == (ModelState.FAILED, "'m/1/model.onnx' is odd")
+
+
+async def test_a_model_that_was_refused_is_tried_when_its_files_are_as_before(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    rig.has(refused=[Refused("m", "1", "it has 0 bytes")])
+    await rig.until(lambda: rig.state("m") == (ModelState.FAILED, "it has 0 bytes"))
+    rig.has(source_of("m"))
+    await rig.until(lambda: rig.state("m") == (ModelState.FAILED, "an operator is unknown"))
+    assert rig.device.loaded == ["m/1 0", "m/1 0"]
+
+
+async def test_a_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    model = rig.device.models["m/1"]
+    model.gate.clear()
+    answer = rig.submit("m")
+    await asyncio.to_thread(model.wait_started)
+    rig.has(source_of("n"))
+    await rig.ready("n/1")
+    assert rig.told[-1] == ["n/1 ready"]
+    assert not model.is_closed
+    model.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await answer == [fp32("y", [2.0, 0.0])]
+    await rig.until(lambda: model.is_closed)
+    rig.has(source_of("m"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+
+
+# what routers ask
+
+
+async def test_an_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start()
+    await rig.ready("m/1", "n/1")
+    assert await rig.unload("m") == "done"
+    assert rig.state("m") == (ModelState.UNLOADED, "unloaded on request")
+    assert rig.told[-1] == ["m/1 unloaded", "n/1 ready"]
+    await rig.until(lambda: rig.device.models["m/1"].is_closed)
+    await rig.followed()
+    rig.has(source_of("m"), source_of("n", digest="2"))  # another's change is not its own
+    await rig.until(lambda: "n/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.state("m")[0] is ModelState.UNLOADED
+    assert await rig.unload("m") == "done"
+    assert await rig.load("m") == "done"
+    assert rig.state("m") == (ModelState.READY, "")
+    assert await rig.load("m", "1") == "done"
+    assert rig.device.loaded.count("m/1 0") == 2  # what is loaded is not loaded again
+
+
+async def test_an_unloaded_model_is_loaded_when_its_files_change(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    assert await rig.unload("m") == "done"
+    rig.has(source_of("m", digest="2"))
+    await rig.ready("m/1")
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+
+
+async def test_one_version_or_all_can_be_asked_for(rig: Rig) -> None:
+    rig.has(source_of("m", "1"), source_of("m", "2"))
+    rig.start()
+    await rig.ready("m/1", "m/2")
+    assert await rig.unload("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert await rig.unload("m") == "done"
+    assert rig.states(ModelState.READY) == []
+    assert await rig.load("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/2"]
+    assert await rig.load("m") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "m/2"]
+
+
+async def test_of_all_versions_those_are_loaded_that_can_be_and_the_others_are_named(
+    rig: Rig,
+) -> None:
+    sources = tuple(source_of("m", str(number)) for number in (1, 2, 3))
+    rig.has(*sources)
+    rig.start(poll_s=0)
+    await rig.ready("m/1", "m/2", "m/3")
+    assert await rig.unload("m") == "done"
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("m") == (
+        "model_unavailable: 1 of 3 versions were not loaded: version 1: an operator is unknown"
+    )
+    assert rig.states(ModelState.READY) == ["m/2", "m/3"]
+    assert rig.told[-1] == ["m/1 failed", "m/2 ready", "m/3 ready"]
+    assert await rig.load("m", "1") == "model_unavailable: an operator is unknown"
+
+
+async def test_a_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    rig.has(source_of("m", digest="2"))
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    for _ in range(2):
+        assert await rig.load("m") == "model_unavailable: an operator is unknown"
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert rig.device.loaded == ["m/1 1", "m/1 2", "m/1 2"]
+    del rig.device.errors["m/1"]
+    assert await rig.load("m") == "done"
+    assert rig.hosted("m").source.digest.endswith("2")
+
+
+async def test_a_change_that_fails_is_told_of_at_once(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    assert await rig.unload("m") == "done"
+    rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("m") == "model_unavailable: an operator is unknown"
+    assert rig.told[-1] == ["m/1 failed"]
+
+
+async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
+    rig.has(source_of("bad"), refused=[Refused("odd", "", "capamesh.toml is not TOML")])
+    rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    for outcome in (await rig.load("x", "3"), await rig.unload("x", "3")):
+        assert outcome == ("model_unavailable: model 'x' version '3' is not in this node's folder")
+    assert await rig.load("bad") == "model_unavailable: an operator is unknown"
+    assert await rig.load("odd") == (
+        "model_unavailable: model 'odd' version 'any' is not in this node's folder: capamesh.toml is"
+        " not TOML"
+    )
+    rig.found = ConfigError("the model folder cannot be read")
+    assert await rig.load("bad") == "config_error: the model folder cannot be read"
+    rig.has(source_of("bad"))
+    del rig.device.errors["bad/1"]
+    assert await rig.load("bad") == "done"
+
+
+async def test_a_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) -> None:
+    rig.has()
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.told)
+    rig.has(source_of("m", digest="1"))
+    assert await rig.load("m") == "done"
+    rig.has(source_of("m", digest="2"))
+    assert await rig.load("m") == "done"
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+    assert await rig.value("m") == 2.0
+
+
+async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"), source_of("gone"))
+    rig.start(poll_s=3600)
+    await rig.ready("gone/1", "m/1", "n/1")
+    rig.has(source_of("m"), source_of("n", digest="2"), source_of("new"))
+    assert await rig.load("m") == "done"
+    await rig.hosting._follow(is_first=False)
+    assert rig.states(ModelState.READY) == ["m/1", "n/1", "new/1"]
+    assert rig.hosted("n").source.digest.endswith("2")
+
+
+async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(is_controllable=False)
+    await rig.ready("m/1")
+    for asked in (rig.unload("m"), rig.load("m")):
+        with pytest.raises(InvalidRequest, match="does not let routers load or unload"):
+            await asked
+    assert rig.states(ModelState.READY) == ["m/1"]
+
+
+async def test_what_is_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_of_memory(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"), source_of("q"), source_of("u"))
+    rig.start(verdicts=[held("q")])
+    await rig.ready("m/1", "u/1")
+    assert await rig.unload("u") == "done"
+    assert await rig.want("m") == "done"
+    start = "model_unavailable: model {} version 'any' is not away for want of memory: {}"
+    assert await rig.want("q") == start.format("'q'", "it was loading at three deaths")
+    assert await rig.want("u") == start.format("'u'", "unloaded on request")
+    assert await rig.want("no") == start.format("'no'", "it is not in this node's folder")
+    assert rig.device.loaded == ["m/1 0", "u/1 0"]
+
+
+async def test_what_is_wanted_is_loaded_as_its_files_are_now_though_the_folder_is_read_once(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    a, b = source_of("a", size_bytes=80, digest="1"), source_of("b", size_bytes=80, digest="1")
+    rig.has(a, b)
+    rig.start(poll_s=0)
+    await rig.ready("a/1")
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
+    rig.device.total_bytes = 1_000
+    rig.has(a, replace(b, digest=a.digest[:-1] + "2"))
+    assert await rig.want("b") == "done"
+    assert rig.device.loaded == ["a/1 1", "b/1 2"]
+
+
+async def test_what_is_wanted_and_gone_meanwhile_is_forgotten(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    a, b = source_of("a", size_bytes=80), source_of("b", size_bytes=80)
+    rig.has(a, b)
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
+    rig.has(a)
+    assert "removed" in await rig.want("b")
+    assert rig.models.offer((ModelName("b"), ModelVersion("1"))) is None
+
+
+async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
+    rig.has()
+    rig.start(poll_s=0)
+    outcomes: list[CapameshError | None] = []
+    asked = ControlCall(ControlAction.UNLOAD, ModelName("x"), ANY)
+    for _ in range(MAX_CHANGES):
+        rig.hosting.change(asked, outcomes.append)
+    with pytest.raises(Overloaded, match="64 changes of models wait already"):
+        rig.hosting.change(asked, outcomes.append)
+    async with asyncio.timeout(LIMIT_S):
+        while len(outcomes) < MAX_CHANGES:
+            await asyncio.sleep(0)
+    assert {type(outcome) for outcome in outcomes} == {ModelUnavailable}
+
+
+async def test_changes_are_made_one_after_the_other(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(poll_s=0)
+    await rig.ready("m/1")
+    outcomes = await asyncio.gather(rig.unload("m"), rig.load("m"), rig.unload("m"), rig.load("m"))
+    assert outcomes == ["done"] * 4
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert rig.device.loaded == ["m/1 0"] * 3
+
+
+# held back
+
+
+def held(name: str, *, digest: str = "", held_s: float = 3600.0) -> Verdict:
+    """Return what the agent says of a model; `digest` as in `source_of`, empty: it does not know."""
+    whole = source_of(name, digest=digest).digest if digest else ""
+    return Verdict(name, "1", whole, "it was loading at three deaths", held_s=held_s)
+
+
+async def test_a_model_that_is_held_back_says_why_and_is_loaded_once_its_files_change(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="1"), source_of("n"))
+    rig.start(verdicts=[held("m", digest="1")])
+    await rig.ready("n/1")
+    assert rig.state("m") == (ModelState.FAILED, "it was loading at three deaths")
+    assert "model_held" in rig.log.events
+    await rig.followed()
+    assert rig.device.loaded == ["n/1 0"]
+    rig.has(source_of("m", digest="2"), source_of("n"))
+    await rig.ready("m/1", "n/1")
+    assert await rig.unload("m") == "done"
+    rig.has(source_of("m", digest="3"), source_of("n"))
+    await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
+
+
+async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_not_held_back(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="2"), source_of("n", digest="2"))
+    rig.start(poll_s=0, verdicts=[held("m", digest="1"), held("n")])
+    await rig.ready("m/1")
+    assert rig.state("n") == (ModelState.FAILED, "it was loading at three deaths")
+
+
+async def test_a_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(verdicts=[held("m")])
+    await rig.until(lambda: rig.states(ModelState.FAILED))
+    assert await rig.load("m") == "done"
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1"]
+
+
+async def test_a_model_that_is_held_back_is_tried_again_though_many_changes_wait_when_its_time_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosting_module, "TRY_AGAIN_S", 0.0)
+    rig.has(source_of("m"))
+    rig.start(verdicts=[Verdict("m", "1", "", "it kills", held_s=60.0)])
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1"])
+    for _ in range(MAX_CHANGES):
+        rig.hosting.change(ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None)
+    ((key, source),) = rig.hosting._held.items()
+    rig.hosting._try_again(key, source)
+    await rig.ready("m/1")
+
+
+async def test_a_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.start(poll_s=0, is_controllable=False, verdicts=[held("m", held_s=0.01)])
+    await rig.ready("m/1", "n/1")
+    assert rig.device.loaded == ["n/1 0", "m/1 0"]
+
+
+async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
+    rig.has(source_of("m"))
+    rig.start(verdicts=[Verdict("m", "1", "", "", large_bytes=4, large_s=60.0, alone_s=60.0)])
+    await rig.ready("m/1")
+    bounds = rig.hosted("m").runner.engine.bounds
+    assert bounds is not None
+    assert bounds.suspicion.is_looking
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+
+
+async def test_a_pipeline_that_is_held_back_is_not_made_when_its_models_load(rig: Rig) -> None:
+    rig.has(source_of("m", digest="1"), pipeline("p", "m"))
+    rig.start(verdicts=[held("p")])
+    await rig.ready("m/1")
+    rig.has(source_of("m", digest="2"), pipeline("p", "m"))
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.state("p") == (ModelState.FAILED, "it was loading at three deaths")
+    assert rig.device.loaded == ["m/1 1", "m/1 2"]
+
+
+# memory
+
+
+def of_size(
+    name: str, size_bytes: int, *, is_pinned: bool = False, digest: str = ""
+) -> ModelSource:
+    return source_of(
+        name, size_bytes=size_bytes, digest=digest, manifest=manifest(is_pinned=is_pinned)
+    )
+
+
+def unused(rig: Rig, **seconds: float) -> None:
+    """Say how long ago models were used."""
+    for name, ago_s in seconds.items():
+        rig.hosted(name).runner.last_used_s = time.monotonic() - ago_s
+
+
+async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 130
+    a, b, c, d = (of_size(name, 40) for name in "abcd")
+    rig.has(a, b, c)
+    rig.start()
+    await rig.ready("a/1", "b/1", "c/1")
+    unused(rig, a=30, b=50, c=40)
+    rig.has(a, b, c, d)
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
+    assert rig.state("d") == (
+        ModelState.UNLOADED,
+        "it needs about 44 bytes of memory and 10 are free: another model gives way to it when a request"
+        " comes for it",
+    )
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["a/1", "b/1", "c/1"]
+    assert await rig.load("d") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "c/1", "d/1"]
+    assert rig.state("b") == (ModelState.UNLOADED, "unloaded to make room for d/1")
+    assert rig.device.models["b/1"].is_closed
+    await rig.followed()  # it does not come back by itself
+    assert rig.device.loaded.count("b/1 0") == 1
+
+
+async def test_a_model_that_gave_way_is_told_of_before_the_other_is_loaded(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60), of_size("b", 60))
+    rig.start(poll_s=0)
+    await rig.ready("a/1")
+    unused(rig, a=10)
+    seen: list[list[str]] = []
+    rig.device.during_load = lambda _: seen.append(rig.told[-1])
+    assert await rig.load("b") == "done"
+    assert seen == [["a/1 unloaded", "b/1 unloaded"]]
+    assert rig.told[-1] == ["a/1 unloaded", "b/1 ready"]
+
+
+async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 80))
+    rig.start(poll_s=0)
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=10, b=20)
+    rig.device.errors["c/1"] = ModelInvalid("an operator is unknown")
+    assert await rig.load("c") == "model_unavailable: an operator is unknown"
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert rig.device.loaded == ["a/1 0", "b/1 0", "c/1 0", "b/1 0", "a/1 0"]
+    assert await rig.value("a") == 2.0
+    del rig.device.errors["c/1"]
+    unused(rig, a=10, b=20)
+    assert await rig.load("c") == "done"
+    assert rig.states(ModelState.READY) == ["c/1"]
+
+
+async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_once(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60), of_size("b", 80))
+    rig.start(is_controllable=False)
+    await rig.ready("a/1")
+    rig.device.kept_bytes = 30
+    unused(rig, a=100)
+    why = "it needs about 88 bytes of memory and 70 are free: unload a model, or allow more (--memory-limit)"
+    assert await rig.want("b") == f"model_unavailable: {why}"
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    assert rig.states(ModelState.READY) == ["a/1"]
+    assert rig.state("b") == (ModelState.FAILED, why)
+    await rig.followed()
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    rig.device.total_bytes = 1_000  # now nothing has to give way
+    await rig.ready("a/1", "b/1")
+
+
+async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_than_before(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 85), of_size("b", 80))
+    rig.start()
+    await rig.ready("a/1")
+    rig.device.kept_bytes = 30  # 70 are free, and the first load of a asked for 93
+    unused(rig, a=100)
+    assert "70 are free" in await rig.load("b")
+    assert rig.device.loaded == ["a/1 0", "a/1 0"]
+    assert rig.states(ModelState.READY) == ["a/1"]
+
+
+async def test_nothing_gives_way_to_what_nobody_asked_for_however_long_it_was_unused(
+    rig: Rig,
+) -> None:
+    big = [of_size(name, 40) for name in "abcd"]
+    rig.has(*big)
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=10_000, b=20_000)
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert rig.states(ModelState.UNLOADED) == ["c/1", "d/1"]
+    assert rig.device.loaded == ["a/1 0", "b/1 0"]
+
+
+async def test_a_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_gives_way(
+    rig: Rig,
+) -> None:
+    rig.has(*(of_size(name, 40) for name in "abc"))
+    rig.start(memory_limit_bytes=100, is_controllable=False)
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=10, b=20)
+    assert await rig.want("c") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "c/1"]
+    unused(rig, a=10, c=20)
+    assert await rig.want("b") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert await rig.want("b") == "done"  # another router asks, too
+    assert rig.device.loaded == [f"{name}/1 0" for name in "abcb"]
+
+
+@pytest.mark.parametrize(
+    ("load_s", "may_s"), [(0.0, LEAST_IDLE_S), (2.0, 2.0 * IDLE_LOADS), (600.0, MOST_IDLE_S)]
+)
+async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_told_when_it_will(
+    rig: Rig, load_s: float, may_s: float
+) -> None:
+    rig.has(of_size("a", 60), of_size("b", 60))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1")
+    rig.hosted("a").load_s = load_s
+    unused(rig, a=may_s - 3.9)
+    assert await rig.want("b") == (
+        "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
+        " are in use; in 4 s they may not be"
+    )
+    assert rig.states(ModelState.READY) == ["a/1"]
+    assert rig.state("b")[0] is ModelState.UNLOADED
+    unused(rig, a=may_s + 0.1)
+    assert await rig.want("b") == "done"
+
+
+async def test_what_the_process_uses_besides_its_models_is_not_the_models(rig: Rig) -> None:
+    rig.device.kept_bytes = 500_000
+    rig.has(of_size("a", 40), of_size("b", 40))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1", "b/1")
+    rig.has(of_size("b", 40))
+    await rig.ready("b/1")
+    rig.has(of_size("b", 40), of_size("c", 50))
+    await rig.ready("b/1", "c/1")
+
+
+async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    small = (of_size("a", 20), of_size("b", 20))
+    rig.has(*small)
+    rig.start()
+    await rig.ready("a/1", "b/1")
+    unused(rig, a=100, b=200)
+    rig.has(*small, of_size("huge", 95))
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
+    assert rig.state("huge")[0] is ModelState.FAILED
+    told = len(rig.told)
+    await rig.followed()
+    assert await rig.load("huge") == (
+        "model_unavailable: it needs about 104 bytes of memory and 60 are free: unload a model, or allow"
+        " more (--memory-limit)"
+    )
+    assert rig.states(ModelState.READY) == ["a/1", "b/1"]
+    assert (
+        len(rig.told) == told + 1
+    )  # a model that does not fit is told of when it is asked for alone
+    assert rig.log.events.count("model_has_no_room") == 2
+
+
+async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
+    rig.device.total_bytes = 150
+    sources = (
+        of_size("busy", 40),
+        of_size("member", 40),
+        of_size("pinned", 40, is_pinned=True),
+        pipeline("p", "member"),
+    )
+    rig.has(*sources)
+    rig.start()
+    await rig.ready("busy/1", "member/1", "p/1", "pinned/1")
+    unused(rig, busy=1000, member=1000, pinned=1000)
+    busy = rig.device.models["busy/1"]
+    busy.gate.clear()
+    answer = rig.submit("busy")
+    unused(rig, busy=1000)
+    rig.has(*sources, of_size("z", 60))
+    assert "needs about 66 bytes" in await rig.load("z")
+    assert rig.states(ModelState.READY) == ["busy/1", "member/1", "p/1", "pinned/1"]
+    busy.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        await answer
+    assert await rig.load("z") == "done"
+    assert rig.state("busy")[0] is ModelState.UNLOADED
+
+
+async def test_a_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    sources = (of_size("a", 40), of_size("m", 20), pipeline("p", "m"))
+    rig.has(*sources)
+    rig.start()
+    await rig.ready("a/1", "m/1", "p/1")
+    unused(rig, a=10, m=30, p=20)
+    rig.has(*sources, of_size("z", 60))
+    assert await rig.load("z") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "p/1", "z/1"]
+
+
+async def test_the_operator_s_limit_counts_where_it_is_less_than_what_is_free(rig: Rig) -> None:
+    rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 40))
+    rig.start(memory_limit_bytes=100)
+    await rig.ready("a/1", "b/1")
+    await rig.followed()
+    state, reason = rig.state("c")
+    assert state is ModelState.UNLOADED
+    assert "needs about 44 bytes of memory and 20 are free" in reason
+
+
+async def test_what_failed_for_want_of_memory_is_tried_again_once_there_is_some(rig: Rig) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 80), of_size("b", 40))
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
+    assert await rig.unload("a") == "done"
+    await rig.ready("b/1")
+    assert rig.device.loaded == ["a/1 0", "b/1 0"]
+
+
+async def test_a_new_file_needs_room_beside_the_old_one_which_never_gives_way_to_it(
+    rig: Rig,
+) -> None:
+    rig.device.total_bytes = 100
+    rig.has(of_size("a", 60, digest="1"))
+    rig.start()
+    await rig.ready("a/1")
+    unused(rig, a=1000)
+    rig.has(of_size("a", 60, digest="2"))
+    await rig.until(lambda: "model_has_no_room" in rig.log.events)
+    await rig.followed()
+    assert rig.hosted("a").source.digest.endswith("1")
+    rig.device.total_bytes = 200
+    await rig.until(lambda: rig.hosted("a").source.digest.endswith("2"))
+
+
+# pipelines
+
+
+async def test_a_pipeline_is_made_after_its_models_whatever_their_names(rig: Rig) -> None:
+    rig.has(pipeline("a", "b", "m"), pipeline("b", "m", "z"), source_of("m"), source_of("z"))
+    rig.start()
+    await rig.ready("a/1", "b/1", "m/1", "z/1")
+    assert rig.device.loaded == ["m/1 0", "z/1 0", "b/1 0", "a/1 0"]
+    assert "model_failed" not in rig.log.events
+    assert await rig.value("a") == 8.0
+
+
+async def test_a_pipeline_without_one_of_its_models_says_so_and_is_made_when_that_comes(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"), pipeline("p", "m", "z"))
+    rig.start()
+    await rig.ready("m/1")
+    await rig.followed()
+    assert rig.state("p") == (
+        ModelState.FAILED,
+        "step 2: model z is not loaded on this device; its own state tells why",
+    )
+    rig.has(source_of("m"), pipeline("p", "m", "z"), source_of("z"))
+    await rig.ready("m/1", "p/1", "z/1")
+    assert await rig.value("p") == 4.0
+
+
+async def test_pipelines_are_made_anew_when_a_model_changes_and_serve_all_the_while(
+    rig: Rig,
+) -> None:
+    outer, inner = pipeline("a", "p"), pipeline("p", "m", "m")
+    rig.has(outer, source_of("m", digest="1"), source_of("other"), inner)
+    rig.start()
+    await rig.ready("a/1", "m/1", "other/1", "p/1")
+    old = rig.device.models["m/1"]
+    old_pipeline = rig.hosted("a").prepared.loaded
+    old.gate.clear()
+    under_way = rig.submit("a", 1.0)  # it will need the old model once more
+    await asyncio.to_thread(old.wait_started)
+    rig.has(outer, source_of("m", digest="2"), source_of("other", digest="2"), inner)
+
+    def while_loading(name: str) -> None:
+        if name == "other/1":  # m has been replaced; no pipeline has
+            asyncio.run_coroutine_threadsafe(turns(), rig._loop).result(LIMIT_S)
+            closed.append(old.is_closed)
+
+    async def turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    closed: list[bool] = []
+    rig.device.during_load = while_loading
+    await rig.until(lambda: rig.hosted("a").prepared.loaded is not old_pipeline)
+    assert closed == [False]
+    assert rig.device.loaded[4:] == ["m/1 2", "other/1 2", "p/1 0", "a/1 0"]
+    assert await rig.value("a", 3.0) == 12.0
+    assert rig.device.models["m/1"].ran == [[3], [6]]
+    assert not old.is_closed
+    old.gate.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await under_way == [fp32("y", [4.0, 0.0])]
+    await rig.until(lambda: old.is_closed)
+    assert await rig.value("a", 3.0) == 12.0
+
+
+async def test_a_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> None:
+    rig.has(pipeline("a", "p"), source_of("m"), pipeline("p", "m"))
+    rig.start()
+    await rig.ready("a/1", "m/1", "p/1")
+    assert await rig.unload("m") == "done"
+    assert rig.state("p") == (
+        ModelState.FAILED,
+        "step 1: model m is not loaded on this device; its own state tells why",
+    )
+    assert rig.state("a") == (
+        ModelState.FAILED,
+        "step 1: model p is not loaded on this device; its own state tells why",
+    )
+    assert rig.told[-1] == ["a/1 failed", "m/1 unloaded", "p/1 failed"]
+    await rig.until(lambda: rig.device.models["m/1"].is_closed)
+    assert await rig.load("m") == "done"
+    assert rig.states(ModelState.READY) == ["a/1", "m/1", "p/1"]
+    assert await rig.value("a") == 2.0
+    rig.has(pipeline("a", "p"), pipeline("p", "m"))
+    await rig.until(lambda: rig.states(ModelState.FAILED) == ["a/1", "p/1"])
+    assert [one.name for one in rig.models.offers()] == ["a", "p"]
+
+
+async def test_a_pipeline_takes_the_newest_version_that_is_left_of_its_model(rig: Rig) -> None:
+    fixed, newest = pipeline("fixed", "m/2"), pipeline("newest", "m")
+    rig.has(fixed, source_of("m", "1"), source_of("m", "2"), newest)
+    rig.start()
+    await rig.ready("fixed/1", "m/1", "m/2", "newest/1")
+    assert await rig.value("newest") == 2.0
+    assert rig.device.models["m/2"].ran == [[1]]
+    assert await rig.unload("m", "2") == "done"
+    assert rig.states(ModelState.READY) == ["m/1", "newest/1"]
+    assert rig.state("fixed") == (
+        ModelState.FAILED,
+        "step 1: model m/2 is not loaded on this device; its own state tells why",
+    )
+    await rig.until(lambda: rig.device.models["m/2"].is_closed)
+    assert await rig.value("newest") == 2.0
+    assert rig.device.models["m/1"].ran == [[1]]
+
+
+async def test_pipelines_are_made_anew_in_their_order_whichever_was_there_first(rig: Rig) -> None:
+    outer, inner = pipeline("a", "p"), pipeline("p", "m")
+    rig.has(outer, source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.has(outer, source_of("m", digest="1"), inner)
+    await rig.ready("a/1", "m/1", "p/1")
+    rig.has(outer, source_of("m", digest="2"), inner)
+    await rig.until(lambda: "m/1 2" in rig.device.loaded)
+    await rig.followed()
+    assert rig.device.loaded[-3:] == ["m/1 2", "p/1 0", "a/1 0"]
+    assert await rig.value("a") == 2.0
+    assert rig.device.models["m/1"].ran == [[1]]
+
+
+async def test_a_pipeline_whose_own_change_is_wrong_goes_on_as_it_was(rig: Rig) -> None:
+    rig.has(source_of("m"), pipeline("p", "m", digest="1"))
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    rig.has(source_of("m"), pipeline("p", "m", "nobody", digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1", "p/1"]
+    assert await rig.value("p") == 2.0
+
+
+async def test_pipelines_in_a_circle_fail_and_hide_no_other(rig: Rig) -> None:
+    rig.has(pipeline("a", "b"), pipeline("b", "a"), source_of("m"), pipeline("p", "m"))
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    await rig.followed()
+    assert rig.states(ModelState.FAILED) == ["a/1", "b/1"]
+
+
+async def test_a_pipeline_is_unloaded_alone(rig: Rig) -> None:
+    put(rig.folder, "m/1/model.onnx")
+    put(rig.folder, "p/capamesh.toml", PIPELINE)
+    rig.start()
+    await rig.ready("m/1", "p/1")
+    assert isinstance(rig.hosted("p").prepared.loaded, PipelineModel)
+    assert await rig.unload("p") == "done"
+    await rig.followed()
+    assert rig.states(ModelState.READY) == ["m/1"]
+    assert await rig.unload("m") == "done"
+    assert await rig.load("m") == "done"
+    assert rig.state("p") == (ModelState.UNLOADED, "unloaded on request")
+    assert await rig.load("p") == "done"
+    assert await rig.value("p") == 2.0
+
+
+# without memory for a moment
+
+
+class Short:
+    """Has no memory the first times that a function is called."""
+
+    def __init__(self, call: Callable[..., Any], times: int = 1) -> None:
+        self._call = call
+        self.times = times
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if self.times:
+            self.times -= 1
+            raise MemoryError("unable to allocate")
+        return self._call(*args, **named)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("where", ["_loaded", "load", "_marks"])
+async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    rig.has(source_of("a"), source_of("b"), source_of("c"))
+    rig.start()
+    loading = rig.hosting._loading
+    if where == "load":
+        monkeypatch.setattr(loading, "load", Short(loading.load))
+    elif where == "_marks":
+        monkeypatch.setattr(rig.marks, "number", Short(rig.marks.number))
+    else:
+        monkeypatch.setattr(loading, "_hosted", Short(loading._hosted))
+    await rig.ready("a/1", "b/1", "c/1")
+    assert loading.held_bytes == sum(one.source.size_bytes for one in rig.models)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_load_that_never_finds_memory_is_told_of_and_hides_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"), source_of("b"))
+    rig.start(poll_s=0)
+    loading = rig.hosting._loading
+    monkeypatch.setattr(loading, "load", Short(loading.load, shortage.TRIES))
+    await rig.ready("b/1")
+    assert rig.state("a") == (ModelState.UNLOADED, "this node has no memory to load it")
+    assert await rig.want("a") == "done"
+
+
+RAN_OUT = [MemoryError("unable to allocate"), ModelInvalid("ONNX Runtime: std::bad_alloc")]
+
+
+@pytest.mark.parametrize("error", RAN_OUT, ids=["Python's", "the runtime's"])
+async def test_a_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
+    rig: Rig, error: Exception
+) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = error
+    rig.start()
+    await rig.ready("m/1")
+    state, reason = rig.state("bad")
+    assert state is ModelState.UNLOADED
+    free = rig.device.total_bytes
+    assert reason.startswith(
+        "the memory ran out while it was loaded: it needs more than"
+        f" {free} bytes of memory and {free} are free ("
+    )
+    assert str(error) in reason
+    assert "model_has_no_room" in rig.log.events
+    await rig.followed()
+    wanted = await rig.want("bad")
+    assert wanted.startswith("overloaded: it needs about 1100001 bytes of memory and ")
+    assert wanted.endswith(" are free: it ran out when it was loaded before")
+    assert rig.state("bad")[0] is ModelState.UNLOADED
+    assert rig.device.loaded.count("bad/1 0") == 1  # tried in vain once
+    del rig.device.errors["bad/1"]
+    rig.device.total_bytes = 1_200_000
+    await rig.ready("bad/1", "m/1")  # nobody had to ask
+
+
+async def test_a_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    rig.has(source_of("bad"))
+    rig.device.errors["bad/1"] = MemoryError("unable to allocate")
+    rig.start()
+    await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["bad/1"])
+    tried_s: list[float] = []
+    while len(tried_s) < 3:
+        before = len(rig.device.loaded)
+        assert (await rig.want("bad")).startswith("overloaded: ")
+        if len(rig.device.loaded) > before:
+            tried_s.append(now_s)
+        now_s += 10.0
+    assert tried_s == [SHORT_S, 3 * SHORT_S, 7 * SHORT_S]
+    del rig.device.errors["bad/1"]
+    now_s += MOST_SHORT_S
+    assert await rig.want("bad") == "done"
+    assert rig.states(ModelState.READY) == ["bad/1"]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_change_is_made_and_answered_though_there_was_no_memory_half_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    hosting, hosted = rig.hosting, rig.hosted("a")
+    monkeypatch.setattr(rig.models, "say", Short(rig.models.say))
+    monkeypatch.setattr(hosted.runner, "wait_idle", Short(hosted.runner.wait_idle, 3))
+    monkeypatch.setattr(hosted.runner, "close", Short(hosted.runner.close, 3))
+    assert await rig.unload("a") == "done"
+    assert rig.state("a")[0] is ModelState.UNLOADED
+    await rig.until(lambda: rig.device.models["a/1"].is_closed)
+    await rig.until(lambda: hosting._loading.held_bytes == 0)
+    answers: list[CapameshError | None] = []
+    call = ControlCall(ControlAction.LOAD, ModelName("a"), ANY)
+    hosting.change(call, Short(answers.append))
+    await rig.until(lambda: answers == [None])
+    await rig.ready("a/1")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_change_that_never_finds_memory_says_so(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    monkeypatch.setattr(rig.hosting, "_control", Short(rig.hosting._control, shortage.TRIES))
+    assert await rig.unload("a") == "overloaded: this node has no memory to make the change"
+    assert await rig.unload("a") == "done"
+
+
+# another folder in its place
+
+
+async def test_another_folder_in_its_place_that_this_process_may_not_read_is_told_of(
+    rig: Rig,
+) -> None:
+    releases = [rig.folder / "releases" / name for name in ("4", "5")]
+    for one in releases:
+        one.mkdir(parents=True)
+    rig.folder /= "models"
+    rig.folder.symlink_to(releases[0])
+    rig.has(source_of("a"))
+    rig.start()
+    await rig.ready("a/1")
+    rig.found = ConfigError("cannot be read")
+    await rig.followed()
+    assert rig.moved == []
+    rig.folder.unlink()
+    await rig.followed()
+    assert rig.moved == []
+    rig.folder.symlink_to(releases[1])
+    await rig.until(lambda: rig.moved)
+    assert rig.states(ModelState.READY) == ["a/1"]

@@ -1,0 +1,1262 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fleet_fakes import OUT, SPEC
+from onnx import helper
+from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
+
+from capamesh.node.models.preparation import Preparation, Prepared
+from capamesh.node.profiling.measuring import (
+    AGAIN,
+    BUDGET_S,
+    MAX_BATCH_ROWS,
+    POINT_RUNS,
+    POINT_S,
+    PROFILE_DIMS,
+    STREAM_LONGEST_S,
+    STREAM_RUN_S,
+)
+from capamesh.node.profiling.profile_cache import Measured, ProfileCache
+from capamesh.node.repository import Manifest, ModelSource, scan
+from capamesh.node.repository.rules import (
+    BatchingRules,
+    PipelineStep,
+    RaggedInput,
+    Rules,
+    SequenceRules,
+    StateTensor,
+    WarmUp,
+)
+from capamesh.node.runtime.api import LoadedModel, StopSwitch
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.runtime.pipeline import PipelineModel
+from capamesh.node.scheduling import Work
+from capamesh.node.scheduling.run_need import RunNeed
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+P = onnx.TensorProto
+value = helper.make_tensor_value_info
+node = helper.make_node
+CIRCUMSTANCES = {"device": "cpu", "threads": "1"}
+
+Build = tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto], list[onnx.NodeProto]]
+
+
+def f32(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    return value(name, P.FLOAT, shape)
+
+
+def constant(name: str, *values: float, datatype: int = P.FLOAT) -> onnx.NodeProto:
+    tensor = helper.make_tensor(name, datatype, [len(values)], values)
+    return node("Constant", [], [name], value=tensor)
+
+
+def x_to_y(*nodes: onnx.NodeProto) -> Build:
+    """`y` from `x`, both f32[N, 2]."""
+    return [f32("x", "N", 2)], [f32("y", "N", 2)], list(nodes)
+
+
+DOUBLE = x_to_y(node("Add", ["x", "x"], ["y"]))
+AXIS_0 = constant("axes", 0, datatype=P.INT64)
+ROWS_INFLUENCE_EACH_OTHER = {
+    "softmax over the batch": x_to_y(node("Softmax", ["x"], ["y"], axis=0)),
+    "minus the batch's mean": x_to_y(
+        AXIS_0, node("ReduceMean", ["x", "axes"], ["mean"]), node("Sub", ["x", "mean"], ["y"])
+    ),
+    "sum of the rows before": x_to_y(
+        constant("axis", 0, datatype=P.INT64),
+        node("Squeeze", ["axis"], ["scalar"]),
+        node("CumSum", ["x", "scalar"], ["y"]),
+    ),
+    "rows in reverse": x_to_y(
+        constant("starts", -1, datatype=P.INT64),
+        constant("ends", -(2**31), datatype=P.INT64),
+        AXIS_0,
+        constant("steps", -1, datatype=P.INT64),
+        node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
+    ),
+}
+CELL: Build = (
+    [f32("x", "N", 2), f32("h", "N", 2)],
+    [f32("y", "N", 2), f32("h_next", "N", 2)],
+    [node("Add", ["x", "h"], ["h_next"]), node("Identity", ["h_next"], ["y"])],
+)
+ONLY_SEVEN: Build = (
+    [f32("x", "N", "L")],
+    [f32("y", "N", 7)],
+    [constant("shape", 0, 7, datatype=P.INT64), node("Reshape", ["x", "shape"], ["y"])],
+)
+"""Runs with rows of 7 alone, though it does not say so."""
+PADDED: Build = (
+    [value("ids", P.INT64, ["N", "L"]), value("mask", P.INT64, ["N", "L"])],
+    [value("y", P.INT64, ["N", "L"]), value("sum", P.INT64, ["N", 1])],
+    [
+        node("Mul", ["ids", "mask"], ["y"]),
+        constant("axes", 1, datatype=P.INT64),
+        node("ReduceSum", ["y", "axes"], ["sum"]),
+    ],
+)
+
+
+class Shop:
+    """A folder of real models, prepared with a clock that stands still."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.backend = OnnxBackend("cpu")
+        self.loaded: list[LoadedModel] = []
+
+    def put(self, build: Build, **files: str | bytes) -> ModelSource:
+        """Write a model; `files` by name, with `_` for the dot."""
+        inputs, outputs, nodes = build
+        graph = helper.make_graph(nodes, "g", inputs, outputs)
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+        path = self.folder / "m" / "1" / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.SerializeToString())
+        for name, content in files.items():
+            raw = content.encode() if isinstance(content, str) else content
+            (self.folder / "m" / name.replace("_", ".")).write_bytes(raw)
+        found = scan(self.folder)
+        assert found.refused == ()
+        (source,) = found.models
+        return source
+
+    def prepare(self, build: Build, toml: str = "", **files: str | bytes) -> Prepared:
+        if toml:
+            files["capamesh_toml"] = toml
+        source = self.put(build, **files)
+        preparation = Preparation(
+            self.backend, ProfileCache(None), circumstances=CIRCUMSTANCES, clock=FakeClock()
+        )
+        return preparation.prepare(source, partial(self._load, source))
+
+    def _load(self, source: ModelSource) -> LoadedModel:
+        self.loaded.append(self.backend.load(source))
+        return self.loaded[-1]
+
+    def refusal(self, build: Build, toml: str = "", **files: str | bytes) -> str:
+        """Return why a model cannot be served, after which it must have been let go."""
+        with pytest.raises(ModelInvalid) as caught:
+            self.prepare(build, toml, **files)
+        (loaded,) = self.loaded
+        assert loaded._live is None  # type: ignore[attr-defined]
+        return caught.value.message
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def together(prepared: Prepared, *requests: Sequence[Tensor]) -> list[list[Any]]:
+    """Run requests as one batch, as the engine would; return each one's outputs as lists."""
+    plan = prepared.plan
+    works = [
+        Work(plan.completed(tuple(inputs)), (), lambda *_: None, arrived_s=0.0)
+        for inputs in requests
+    ]
+    for work in works:
+        prepared.loaded.validate(work.inputs)
+        plan.prepare(work)
+    assert len({work.key for work in works}) == 1
+    joined = plan.join(works)
+    shares = plan.split(works, prepared.loaded.run(joined), joined)
+    return [[output.to_numpy().tolist() for output in share] for share in shares]
+
+
+def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
+    return Tensor.from_numpy(name, np.array(values, dtype))
+
+
+# what may share a run
+
+
+def test_a_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE)
+    plan = prepared.plan
+    assert (plan.is_batching, plan.max_rows, plan.shared) == (True, 0, frozenset())
+    assert plan.batch_rows == MAX_BATCH_ROWS  # by this clock, more rows take no longer
+    assert prepared.notes == ()
+    assert prepared.measured.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4], [5, 6]])]) == [
+        [[[2, 4]]],
+        [[[6, 8], [10, 12]]],
+    ]
+
+
+@pytest.mark.parametrize(
+    "build", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
+)
+def test_a_model_whose_rows_influence_each_other_runs_requests_alone(
+    shop: Shop, build: Build
+) -> None:
+    prepared = shop.prepare(build)
+    note = "output 'y' of a request differs when it runs in a batch: requests run alone"
+    assert prepared.notes == (note,)
+    assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
+    assert prepared.measured.profile is not None
+    assert [point.rows for point in prepared.measured.profile.points] == [1]
+
+
+def whole_numbers(*nodes: onnx.NodeProto) -> Build:
+    """`y` of f32[N, 2] from `ids`, i64[N, 2], of which the nodes make `x`."""
+    return [value("ids", P.INT64, ["N", 2])], [f32("y", "N", 2)], list(nodes)
+
+
+def test_influence_through_whole_numbers_is_seen_too(shop: Shop) -> None:
+    build = whole_numbers(
+        node("Cast", ["ids"], ["x"], to=P.FLOAT),
+        AXIS_0,
+        node("ReduceMax", ["x", "axes"], ["most"]),
+        node("Sub", ["x", "most"], ["y"]),
+    )
+    prepared = shop.prepare(build)
+    assert not prepared.plan.is_batching
+    (note,) = prepared.notes
+    assert note.startswith("output 'y' of a request differs when it runs in a batch")
+
+
+def test_a_model_that_takes_no_other_number_than_0_is_batched_all_the_same(shop: Shop) -> None:
+    build = whole_numbers(constant("table", 7.5), node("Gather", ["table", "ids"], ["y"]))
+    prepared = shop.prepare(build)
+    assert prepared.plan.is_batching
+    assert prepared.notes == ()
+    zeros = tensor("ids", [[0, 0]], np.int64)
+    assert together(prepared, [zeros], [zeros])[1] == [[[7.5, 7.5]]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nodes"),
+    [
+        ([f32("x", 1, 2)], [node("Identity", ["x"], ["y"])]),
+        ([f32("x", "N", 2), f32("z", 1, 2)], [node("Add", ["x", "z"], ["y"])]),
+        ([value("x", P.FLOAT, [])], [node("Identity", ["x"], ["y"])]),
+        ([], [constant("y", 1, 2)]),
+    ],
+    ids=["fixed", "one of two fixed", "a scalar", "none"],
+)
+def test_a_model_without_an_open_first_axis_runs_requests_alone(
+    shop: Shop, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto]
+) -> None:
+    prepared = shop.prepare((inputs, [value("y", P.FLOAT, None)], nodes))
+    assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
+    assert prepared.plan.shared == frozenset()
+    assert prepared.notes == ()
+    assert prepared.measured.profile is not None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "why"),
+    [
+        (
+            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)],
+            [2],  # as many as the rows, by chance
+            "output 'y' of a request differs when it runs in a batch",
+        ),
+        (
+            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])],
+            [1, 2],
+            "a batch of 2 does not run: output 'y' of shape [1, 2] cannot be divided",
+        ),
+        (
+            [node("ReduceSum", ["x"], ["y"], keepdims=0)],
+            [],
+            "a batch of 2 does not run: output 'y' of shape [] cannot be divided",
+        ),
+    ],
+    ids=["no batch axis", "fixed", "a scalar"],
+)
+def test_a_model_whose_outputs_cannot_be_divided_runs_requests_alone(
+    shop: Shop, nodes: list[onnx.NodeProto], shape: list[int], why: str
+) -> None:
+    prepared = shop.prepare(([f32("x", "N", 2)], [f32("y", *shape)], nodes))
+    assert not prepared.plan.is_batching
+    (note,) = prepared.notes
+    assert note.startswith(why)
+    assert note.endswith("requests run alone")
+
+
+def test_a_scalar_is_shared_by_a_batch(shop: Shop) -> None:
+    scaled: Build = (
+        [f32("x", "N", 2), value("scale", P.FLOAT, [])],
+        [f32("y", "N", 2)],
+        [node("Mul", ["x", "scale"], ["y"])],
+    )
+    prepared = shop.prepare(scaled)
+    assert prepared.plan.is_batching
+    assert prepared.plan.shared == {"scale"}
+    three = Tensor.from_numpy("scale", np.array(3, np.float32))
+    assert together(prepared, [tensor("x", [[1, 2]]), three], [tensor("x", [[3, 4]]), three]) == [
+        [[[3, 6]]],
+        [[[9, 12]]],
+    ]
+
+
+def test_text_and_several_outputs_are_batched(shop: Shop) -> None:
+    build: Build = (
+        [value("text", P.STRING, ["N", 1]), f32("x", "N", 2)],
+        [value("same", P.STRING, ["N", 1]), f32("y", "N", 2)],
+        [node("Identity", ["text"], ["same"]), node("Add", ["x", "x"], ["y"])],
+    )
+    prepared = shop.prepare(build)
+    assert prepared.plan.is_batching
+    texts = [Tensor.from_numpy("text", np.array([[one]], object)) for one in ("a", "bc")]
+    assert together(prepared, [texts[0], tensor("x", [[1, 2]])], [texts[1], tensor("x", [[3, 4]])])[
+        1
+    ] == [[[b"bc"]], [[6, 8]]]
+
+
+def test_an_operator_may_turn_batching_off(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE, "[batching]\nenabled = false")
+    assert not prepared.plan.is_batching
+    assert prepared.notes == ()
+
+
+def test_an_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE, "[batching]\nmax_rows = 6")
+    assert (prepared.plan.batch_rows, prepared.plan.max_rows) == (6, 6)
+    assert prepared.measured.profile is not None
+    assert [point.rows for point in prepared.measured.profile.points] == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (
+            ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2]),
+            "input 'x' of shape [1, 2] has a fixed first axis",
+        ),
+        (([], [f32("y", 2)], [constant("y", 1, 2)]), "no input has an open first axis"),
+        (
+            ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"],
+            "output 'y' of a request differs when it runs in a batch: requests run alone",
+        ),
+    ],
+    ids=["fixed", "no inputs", "influence"],
+)
+def test_batching_that_is_asked_for_and_impossible_is_refused(
+    shop: Shop, build: Build, why: str
+) -> None:
+    assert shop.refusal(build, "[batching]\nenabled = true") == (
+        f"batching is asked for, but {why}: set batching.enabled = false"
+    )
+
+
+def test_a_model_that_does_not_run_on_generated_inputs_is_batched_only_when_told(
+    tmp_path: Path,
+) -> None:
+    prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
+    assert prepared.measured.profile is None
+    assert not prepared.plan.is_batching
+    assert not prepared.is_steady
+    (note,) = prepared.notes
+    assert note.startswith("it was not measured, because it does not run on generated inputs: ")
+    assert note.endswith("; batching stays off (batching.enabled = true turns it on)")
+    told = Shop(tmp_path / "b").prepare(ONLY_SEVEN, "[batching]\nenabled = true")
+    assert told.plan.is_batching
+    assert told.plan.batch_rows == 1
+    x = tensor("x", [[1, 2, 3, 4, 5, 6, 7]])
+    assert together(told, [x], [x])[1] == [[[1, 2, 3, 4, 5, 6, 7]]]
+    (note,) = told.notes
+    assert "batching stays off" not in note
+
+
+# lengths that differ
+
+
+RAGGED = """
+[[batching.ragged]]
+input = "ids"
+buckets = [4]
+mask = "mask"
+outputs = ["y"]
+"""
+
+
+def test_requests_of_different_lengths_are_padded_masked_and_cut_back(shop: Shop) -> None:
+    prepared = shop.prepare(PADDED, RAGGED)
+    assert prepared.plan.is_batching
+    assert prepared.plan.ragged == (RaggedInput("ids", buckets=(4,), mask="mask", outputs=("y",)),)
+    short, long = tensor("ids", [[1, 2]], np.int64), tensor("ids", [[3, 4, 5]], np.int64)
+    assert together(prepared, [short], [long]) == [[[[1, 2]], [[3]]], [[[3, 4, 5]], [[12]]]]
+
+
+@pytest.mark.parametrize(
+    ("ragged", "why"),
+    [
+        (
+            {"input": "nobody"},
+            "batching.ragged: input 'nobody' is not one of the model's: ids, mask",
+        ),
+        ({"mask": "nobody"}, "batching.ragged: mask 'nobody' is not one of the model's: ids, mask"),
+        ({"outputs": ["no"]}, "batching.ragged: output 'no' is not one of the model's: y, sum"),
+        ({"axis": 2}, "batching.ragged: axis 2 of input 'ids' [-1, -1] is not open"),
+        ({"pad": 0.5}, "batching.ragged: pad 0.5 is no INT64, as input 'ids' is"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_ragged_rules_that_do_not_fit_the_model_are_refused(
+    shop: Shop, ragged: dict[str, Any], why: str
+) -> None:
+    table = {"input": "ids", **ragged}
+    lines = "\n".join(f"{key} = {content!r}" for key, content in table.items())
+    assert shop.refusal(PADDED, f"[[batching.ragged]]\n{lines}") == why
+
+
+def test_a_fixed_axis_and_text_cannot_be_padded(tmp_path: Path) -> None:
+    toml = '[[batching.ragged]]\ninput = "x"'
+    assert Shop(tmp_path / "a").refusal(DOUBLE, toml) == (
+        "batching.ragged: axis 1 of input 'x' [-1, 2] is not open"
+    )
+    text = value("x", P.STRING, ["N", "L"]), value("y", P.STRING, ["N", "L"])
+    identity: Build = ([text[0]], [text[1]], [node("Identity", ["x"], ["y"])])
+    assert Shop(tmp_path / "b").refusal(identity, toml) == (
+        "batching.ragged: input 'x' is text, which is not padded"
+    )
+
+
+# states
+
+
+STATE = '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n'
+
+
+def test_states_are_the_node_s_own_and_batch(shop: Shop) -> None:
+    prepared = shop.prepare(CELL, STATE)
+    plan = prepared.plan
+    assert [spec.name for spec in plan.public_inputs] == ["x"]
+    assert [spec.name for spec in plan.public_outputs] == ["y"]
+    assert plan.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4]])]) == [
+        [[[1, 2]], [[1, 2]]],
+        [[[3, 4]], [[3, 4]]],
+    ]
+
+
+def test_states_are_stacked_along_their_own_axis(shop: Shop) -> None:
+    layered: Build = (
+        [f32("x", "N", 2), f32("h", 1, "N", 2)],
+        [f32("y", "N", 2), f32("h_next", 1, "N", 2)],
+        [
+            AXIS_0,
+            node("Squeeze", ["h", "axes"], ["flat"]),
+            node("Add", ["x", "flat"], ["y"]),
+            node("Unsqueeze", ["y", "axes"], ["h_next"]),
+        ],
+    )
+    prepared = shop.prepare(layered, STATE + "axis = 1\nshape = [1, 1, 2]\n")
+    assert prepared.plan.is_batching
+    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4]])]) == [
+        [[[1, 2]], [[[1, 2]]]],
+        [[[3, 4]], [[[3, 4]]]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("build", "toml", "why"),
+    [
+        (
+            CELL,
+            STATE.replace('"h"', '"nobody"'),
+            "sequence.state: input 'nobody' is not one of the model's: x, h",
+        ),
+        (
+            CELL,
+            STATE.replace("h_next", "nobody"),
+            "sequence.state: output 'nobody' is not one of the model's: y, h_next",
+        ),
+        (
+            CELL,
+            STATE + "shape = [1, 3]",
+            "sequence.state: the shape [1, 3] of 'h' does not fit the model's [-1, 2] with axis 0: give"
+            " sequence.state.shape",
+        ),
+        (
+            (
+                [f32("h", "N", "W")],
+                [f32("h_next", "N", "W")],
+                [node("Identity", ["h"], ["h_next"])],
+            ),
+            STATE,
+            "sequence.state: the shape [1, -1] of 'h' does not fit the model's [-1, -1] with axis 0: give"
+            " sequence.state.shape",
+        ),
+        (
+            (
+                [f32("h", "N", 2)],
+                [value("h_next", P.DOUBLE, ["N", 2])],
+                [node("Cast", ["h"], ["h_next"], to=P.DOUBLE)],
+            ),
+            STATE,
+            "sequence.state: input 'h' is FP32 and output 'h_next' FP64; both must be of one datatype that"
+            " is not BYTES",
+        ),
+    ],
+    ids=["no input", "no output", "shape", "open", "datatype"],
+)
+def test_states_that_do_not_fit_the_model_are_refused(
+    shop: Shop, build: Build, toml: str, why: str
+) -> None:
+    assert shop.refusal(build, toml) == why
+
+
+# warm-up and declarations
+
+
+def npy(array: Any, *, like: Any = None) -> bytes:
+    """Return `array` as numpy saves it, or with the header of another."""
+    stream = io.BytesIO()
+    np.save(stream, array if like is None else like)
+    if like is None:
+        return stream.getvalue()
+    return stream.getvalue()[: -like.nbytes] + array.tobytes()
+
+
+SEVEN = '[[warm_up]]\nfiles = {x = "in.npy"}\n'
+
+
+def test_a_warm_up_file_is_run(tmp_path: Path) -> None:
+    right, wrong = (npy(np.ones((1, width), np.float32)) for width in (7, 3))
+    Shop(tmp_path / "a").prepare(ONLY_SEVEN, SEVEN, in_npy=right)
+    refusal = Shop(tmp_path / "b").refusal(ONLY_SEVEN, SEVEN, in_npy=wrong)
+    assert refusal.startswith("warm-up 1 does not run: ")
+
+
+def test_a_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> None:
+    toml = "[[warm_up]]\nfiles = {ids = 'in.npy'}\nshapes = {mask = [2, 3]}\n"
+    ids = npy(np.ones((2, 3), np.int64))
+    assert shop.prepare(PADDED, toml, in_npy=ids).plan.is_batching
+    shapes = toml.replace("[2, 3]", "[2, 4]")
+    assert (
+        Shop(shop.folder / "b")
+        .refusal(PADDED, shapes, in_npy=ids)
+        .startswith("warm-up 1 does not run: ")
+    )
+    unknown = Shop(shop.folder / "c").refusal(DOUBLE, SEVEN.replace("x =", "z ="), in_npy=ids)
+    assert unknown == "warm-up 1 does not run: the model has no input ['z']"
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"junk and more", "the magic string is not correct"),
+        (b"", "EOF: reading magic string, expected 8 bytes got 0"),
+        (npy(np.array([print], object)), "it holds Python objects (dtype object), which are never"),
+        (
+            npy(np.ones(2, np.float32), like=np.ones((1000, 1000), np.float32)),
+            "its header says [1000, 1000] of float32, and 8 bytes follow",
+        ),
+    ],
+    ids=["junk", "empty", "pickle", "more than there is"],
+)
+def test_a_warm_up_file_that_is_no_array_is_refused(shop: Shop, raw: bytes, why: str) -> None:
+    refusal = shop.refusal(DOUBLE, SEVEN, in_npy=raw)
+    assert refusal.startswith("warm-up 1 does not run: 'in.npy' cannot be read: "), refusal
+    assert why in refusal
+
+
+def test_a_warm_up_file_is_never_read_as_a_zip(shop: Shop) -> None:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, x=np.zeros((1, 2), np.float32))
+    refusal = shop.refusal(DOUBLE, SEVEN, in_npy=stream.getvalue())
+    assert "the magic string is not correct" in refusal
+
+
+def test_a_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> None:
+    pbtxt = """
+        max_batch_size: 4
+        model_warmup {
+          batch_size: 2
+          inputs { key: "x" value { data_type: TYPE_FP32 dims: [WIDTH] input_data_file: "raw" } }
+        }
+    """
+    for width in ("7", "3"):  # with 3 it does not run
+        shop = Shop(tmp_path / width)
+        prepared = shop.prepare(ONLY_SEVEN, config_pbtxt=pbtxt.replace("WIDTH", width))
+        assert prepared.notes[0].startswith(
+            "model_warmup[0]: input_data_file of 'x' is not read: it is run with generated data"
+        )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "why"),
+    [
+        ("nobody = [1, 2]", "the model has no input ['nobody']"),
+        ("x = [1, 3]", "tensor 'x' has shape [1, 3], the model takes [-1, 2]"),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_the_model_is_refused(
+    shop: Shop, shapes: str, why: str
+) -> None:
+    toml = f"[[warm_up]]\n[[warm_up]]\nshapes = {{{shapes}}}"
+    assert shop.refusal(DOUBLE, toml).startswith(f"warm-up 2 does not run: {why}")
+
+
+def test_a_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
+    prepared = shop.prepare(ONLY_SEVEN, "[[warm_up]]\nshapes = {x = [1, 7]}\n")
+    assert prepared.measured.profile is not None
+    assert prepared.plan.is_batching
+    assert prepared.plan.inputs[0].shape == (-1, -1)
+    assert not prepared.is_steady
+
+
+def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop) -> None:
+    pbtxt = """
+        backend: "onnxruntime"
+        max_batch_size: 8
+        input [{name: "x" data_type: TYPE_FP32 dims: [3]}]
+        output [{name: "y" data_type: TYPE_FP32 dims: [2]}]
+    """
+    assert shop.refusal(DOUBLE, config_pbtxt=pbtxt) == (
+        "input 'x' is declared as [-1, 3], the batch axis first; the model has [-1, 2]"
+    )
+
+
+def test_what_of_a_configuration_is_ignored_is_told(shop: Shop) -> None:
+    source = shop.put(DOUBLE)
+    noted = replace(source, notes=("a key is ignored",))
+    preparation = Preparation(shop.backend, ProfileCache(None), circumstances={}, clock=FakeClock())
+    prepared = preparation.prepare(noted, partial(shop.backend.load, noted))
+    assert prepared.notes == ("a key is ignored",)
+
+
+# measuring
+
+
+class Timed:
+    """A model whose every run takes the time that a test says."""
+
+    provider, precision, has_open_work = "CPUExecutionProvider", "fp32", False
+    outputs = OUT
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        seconds: Callable[[int], float] = lambda rows: 0.001 + 0.0001 * rows,
+        inputs: tuple[TensorSpec, ...] = SPEC,
+        max_rows: int = 2**30,
+    ) -> None:
+        self.inputs = inputs
+        self.clock = clock
+        self.seconds = seconds
+        self.max_rows = max_rows
+        self.ran: list[int] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.error: Exception | None = None
+        self.is_closed = False
+        self.grows: Callable[[tuple[int, ...]], object] = lambda _: None
+        """Is told the shape of a run whose memory is measured."""
+        self.from_rest: list[tuple[int, ...]] = []
+        self._is_at_rest = False
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        """Everything fits."""
+
+    def give_back(self) -> None:
+        """The next run is one whose memory is measured, not its time."""
+        self._is_at_rest = True
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        rows = inputs[0].shape[0]
+        if self._is_at_rest:
+            self._is_at_rest = False
+            self.from_rest.append(inputs[0].shape)
+            self.grows(inputs[0].shape)
+        else:
+            self.ran.append(rows)
+            self.shapes.append(inputs[0].shape)
+        if self.error is not None:
+            raise self.error
+        if rows > self.max_rows:
+            raise RunFailed(f"out of memory at {rows} rows")
+        self.clock.now_s += self.seconds(rows)
+        return [Tensor("y", Datatype.FP32, inputs[0].shape, inputs[0].data)]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Bench:
+    """Prepares timed models; every one takes 700 bytes of the device."""
+
+    runtime = "fake 1"
+
+    def __init__(self, folder: Path | None) -> None:
+        self.clock = FakeClock()
+        self.cache = ProfileCache(folder)
+        self.circumstances = CIRCUMSTANCES
+        self.free, self.used = 1_000_000, 5_000
+        self.streams = 1
+        self.stream: LoadedModel | None = None
+        self.stream_loads = 0
+        self.peak = 0
+        """What a load takes and gives back before it ends."""
+        self._is_seen = threading.Event()
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def used_bytes(self) -> int:
+        used = self.used
+        if self.peak and used > self.peak:
+            self._is_seen.set()
+        return used
+
+    def stop_switch(self) -> FakeSwitch:
+        return FakeSwitch()
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        raise NotImplementedError(f"{source} is loaded by the test")
+
+    def load_stream(self, source: ModelSource) -> LoadedModel:
+        del source
+        self.stream_loads += 1
+        assert self.stream is not None
+        self.take(300, is_watched=self.stream_loads > 1)  # the first is to measure
+        return self.stream
+
+    def take(self, size_bytes: int, *, is_watched: bool = True) -> None:
+        """Take memory for good, and `peak` for as long as it takes to be seen."""
+        if self.peak and is_watched:
+            self._is_seen.clear()
+            self.used += self.peak
+            assert self._is_seen.wait(LIMIT_S)
+            self.used -= self.peak
+        self.used += size_bytes
+
+    def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
+        return Timed(self.clock, seconds, **how) if seconds else Timed(self.clock, **how)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self, self.cache, circumstances=self.circumstances, clock=self.clock)
+
+    def prepare(
+        self, model: LoadedModel, rules: Rules | None = None, *, digest: str = ""
+    ) -> Prepared:
+        def load() -> LoadedModel:
+            self.take(700)
+            return model
+
+        source = source_of(digest=digest, manifest=Manifest(rules=rules or Rules()))
+        return self.preparation.prepare(source, load)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "profiles")
+
+
+def points(prepared: Prepared) -> list[tuple[int, float]]:
+    assert prepared.measured.profile is not None
+    return [(rows, pytest.approx(seconds)) for rows, seconds in prepared.measured.profile.points]
+
+
+def test_rows_are_doubled_until_larger_batches_gain_no_more(bench: Bench) -> None:
+    model = bench.timed()
+    prepared = bench.prepare(model)
+    assert points(prepared) == [(2**n, 0.001 + 0.0001 * 2**n) for n in range(11)]
+    assert prepared.plan.batch_rows == 512  # within 2 % of the best
+    assert prepared.measured.memory_bytes == 700
+
+
+def test_one_number_of_rows_is_measured_as_often_as_its_time_allows(bench: Bench) -> None:
+    model = bench.timed(lambda _: POINT_S / 4)
+    bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    # once to see that it runs, once for the shape, and then for as long as a point may take
+    assert model.ran == [1] * (2 + 4)
+    model = bench.timed(lambda _: 1e-6)
+    bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False), instances=2), digest="2")
+    assert model.ran == [1] * (2 + POINT_RUNS)
+
+
+def test_what_else_the_machine_does_decides_no_choice_of_rows(bench: Bench) -> None:
+    seen: Counter[int] = Counter()
+    model = bench.timed()
+
+    def seconds(rows: int) -> float:
+        """A row takes 80 ms alone and 75 ms among four; a busy second makes it 90 while 4 rows are first timed."""
+        seen[rows] += 1
+        each_s = 0.080 if rows < 4 else 0.075
+        return rows * (0.090 if rows == 4 and seen[rows] <= 3 else each_s)
+
+    model.seconds = seconds
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(max_rows=4)))
+    assert points(prepared) == [(1, 0.080), (2, 0.160), (4, 0.300)]
+    assert prepared.plan.batch_rows == 4
+
+
+def test_what_is_measured_again_takes_turns_and_no_run_of_it_is_thrown_away(bench: Bench) -> None:
+    model = bench.timed(lambda rows: 0.8 * POINT_S * rows)
+    bench.prepare(model, Rules(batching=BatchingRules(max_rows=2)))
+    assert model.ran[-6:] == [1, 1, 2] * AGAIN
+
+
+def test_numbers_of_rows_that_are_far_from_the_best_are_measured_once(bench: Bench) -> None:
+    model = bench.timed(lambda rows: 0.1 if rows < 4 else 0.12 * rows / 4)
+    bench.prepare(model, Rules(batching=BatchingRules(max_rows=8)))
+    again = model.ran[model.ran.index(8) :]
+    assert {rows for rows in again if rows != 8} == {4}
+
+
+def test_a_slow_model_is_measured_within_the_budget(bench: Bench) -> None:
+    model = bench.timed(lambda rows: BUDGET_S * rows)
+    began_s = bench.clock.now_s
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert points(prepared) == [(1, BUDGET_S)]
+    assert bench.clock.now_s - began_s == pytest.approx(4 * BUDGET_S)
+
+
+def test_no_more_rows_are_tried_than_the_model_bears(bench: Bench) -> None:
+    prepared = bench.prepare(bench.timed(lambda _: 0.001, max_rows=8))
+    assert [rows for rows, _ in points(prepared)] == [1, 2, 4, 8]
+    assert prepared.plan.batch_rows == 8
+
+
+def test_no_more_rows_are_tried_once_memory_is_short(bench: Bench) -> None:
+    model = bench.timed(lambda _: 0.001)
+
+    def seconds(rows: int) -> float:
+        if rows == 4:
+            bench.free, bench.used = 99, 901
+        return 0.001
+
+    model.seconds = seconds
+    prepared = bench.prepare(model)
+    assert [rows for rows, _ in points(prepared)] == [1, 2, 4]
+
+
+def test_an_error_that_nobody_expected_lets_the_model_go(bench: Bench) -> None:
+    model = bench.timed()
+    model.error = ZeroDivisionError("odd")
+    with pytest.raises(ZeroDivisionError):
+        bench.prepare(model)
+    assert model.is_closed
+
+
+def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
+    class Picky(Timed):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            if inputs[0].shape[1] > 8:
+                if self.from_rest:  # longer rows, whose memory is of interest
+                    raise InvalidRequest("too wide")
+                self.shapes.append(inputs[0].shape)
+                raise InvalidRequest("too wide")
+            return super().run(inputs, outputs, stop)
+
+    model = Picky(bench.clock, inputs=(TensorSpec("x", Datatype.FP32, (-1, -1)),))
+    prepared = bench.prepare(model)
+    assert model.shapes[:3] == [(1, dim) for dim in PROFILE_DIMS[:3]]
+    assert {shape[1] for shape in model.shapes[3:]} == {8}
+    assert prepared.measured.profile is not None
+    assert not prepared.is_steady
+
+
+def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
+    model = bench.timed()
+    warm_up = (WarmUp(shapes=(("x", (5, 2)),), count=3), WarmUp(count=2))
+    bench.prepare(model, Rules(warm_up=warm_up))
+    assert model.ran[:6] == [5, 5, 5, 1, 1, 1]
+    model = bench.timed()
+    bench.prepare(model, Rules(warm_up=warm_up))  # whatever the cache knows
+    assert model.ran == [5, 5, 5, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_steady"),
+    [
+        (TensorSpec("x", Datatype.FP32, (-1, 2)), True),
+        (TensorSpec("x", Datatype.FP16, (1, 3, 4)), True),
+        (TensorSpec("x", Datatype.FP32, (-1, -1)), False),
+        (TensorSpec("x", Datatype.INT64, (-1, 2)), False),
+        (TensorSpec("x", Datatype.BYTES, (-1, 2)), False),
+    ],
+    ids=str,
+)
+def test_the_time_of_a_run_is_told_by_its_rows_where_nothing_else_differs(
+    bench: Bench, spec: TensorSpec, is_steady: bool
+) -> None:
+    prepared = bench.prepare(bench.timed(inputs=(spec,)))
+    assert prepared.is_steady is is_steady
+    model = bench.timed(inputs=(spec,))
+    model.has_open_work = True
+    assert not bench.prepare(model).is_steady
+    unmeasured = replace(prepared, measured=Measured(None, 0, is_batching=False))
+    assert not unmeasured.is_steady
+
+
+# what was measured before
+
+
+def test_a_second_start_measures_nothing(bench: Bench) -> None:
+    first = bench.prepare(bench.timed())
+    model = bench.timed()
+    second = bench.prepare(model)
+    assert model.ran == [1]  # its first run is slow: not for a caller
+    assert (second.plan, second.measured) == (first.plan, first.measured)
+    assert second.measured.memory_bytes == 700
+
+
+def test_that_a_model_does_not_batch_is_remembered(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "models")
+    cache = ProfileCache(tmp_path / "profiles")
+    source = shop.put(ROWS_INFLUENCE_EACH_OTHER["rows in reverse"])
+    preparation = Preparation(shop.backend, cache, circumstances=CIRCUMSTANCES, clock=FakeClock())
+    first = preparation.prepare(source, partial(shop.backend.load, source))
+    second = preparation.prepare(source, partial(shop.backend.load, source))
+    assert first.plan == second.plan
+    assert not second.plan.is_batching
+    assert first.notes == second.notes != ()
+
+
+def test_another_file_device_runtime_or_rule_is_measured_anew(bench: Bench) -> None:
+    def is_measured(rules: Rules | None = None, *, digest: str = "") -> bool:
+        model = bench.timed()
+        bench.prepare(model, rules, digest=digest)
+        return len(model.ran) > 10
+
+    assert is_measured()
+    assert not is_measured()
+    assert is_measured(digest="2")
+    assert is_measured(Rules(batching=BatchingRules(max_rows=4)))
+    assert is_measured(Rules(warm_up=(WarmUp(),)))
+    assert not is_measured(Rules(is_pinned=True))
+    assert is_measured(Rules(instances=3))
+    assert not is_measured(Rules(instances=1))
+    bench.circumstances = {"device": "cpu", "threads": "2"}
+    assert is_measured()
+    bench.runtime = "fake 2"
+    assert is_measured()
+    assert not is_measured()
+
+
+def test_the_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
+    h, following = (TensorSpec(name, Datatype.FP32, (-1, 2)) for name in ("h", "h_next"))
+
+    class Cell(Timed):
+        outputs = (*OUT, following)
+
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            given = super().run(inputs, outputs, stop)
+            return [*given, given[0]._replace(name="h_next")]
+
+    rules = Rules(sequence=SequenceRules(states=(StateTensor("h", "h_next"),)))
+    for expected in (True, False):
+        model = Cell(bench.clock, inputs=(*SPEC, h))
+        bench.prepare(model, rules)
+        assert (len(model.ran) > 10) is expected
+    model = Cell(bench.clock, inputs=(*SPEC, h))
+    bench.prepare(model)
+    assert len(model.ran) > 10
+
+
+def test_a_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
+    steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
+    for _ in range(2):
+        member = bench.timed()
+        chain = PipelineModel(
+            source_of("p").name, source_of("p").version, steps, lambda *_, member=member: member
+        )
+        prepared = bench.prepare(chain, Rules(steps=steps))
+        assert len(member.ran) > 10
+        assert prepared.plan.is_batching
+
+
+def test_a_cache_of_junk_is_measured_anew_and_mended(bench: Bench, tmp_path: Path) -> None:
+    bench.prepare(bench.timed())
+    (file,) = (tmp_path / "profiles").iterdir()
+    file.write_bytes(b"junk")
+    for expected in (True, False):
+        model = bench.timed()
+        bench.prepare(model)
+        assert (len(model.ran) > 10) is expected
+
+
+def test_a_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    bench = Bench(tmp_path / "file" / "profiles")
+    for _ in range(2):
+        model = bench.timed()
+        prepared = bench.prepare(model)
+        assert prepared.plan.is_batching
+        assert len(model.ran) > 10
+
+
+def test_the_memory_that_a_model_needs_is_its_files_until_more_was_measured(bench: Bench) -> None:
+    small, large = (replace(source_of(), size_bytes=size) for size in (100, 900))
+    assert bench.preparation.needed_bytes(small) == 100
+    bench.prepare(bench.timed())
+    assert bench.preparation.needed_bytes(small) == 700
+    assert bench.preparation.needed_bytes(large) == 900
+
+
+def test_the_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(
+    bench: Bench,
+) -> None:
+    bench.peak = 20_000
+    measured = bench.prepare(bench.timed()).measured
+    assert (measured.memory_bytes, measured.peak_bytes) == (700, 20_000)
+    assert bench.preparation.needed_bytes(source_of()) == 20_000
+    assert bench.prepare(bench.timed()).measured == measured  # as kept on disk
+
+
+def test_the_memory_of_larger_batches_than_will_be_run_is_no_part_of_a_load_s_peak(
+    bench: Bench,
+) -> None:
+    before = bench.used
+
+    def seconds(rows: int) -> float:
+        assert all(thread.name != "memory" for thread in threading.enumerate())  # nobody looks
+        bench.used = before + 700 + rows
+        return 0.001 if rows > 1 else 0.01
+
+    rules = Rules(batching=BatchingRules(max_rows=2))
+    measured = bench.prepare(bench.timed(seconds), rules).measured
+    assert (measured.memory_bytes, measured.peak_bytes) == (702, 702)
+
+
+def test_the_memory_of_streams_is_counted_with_the_model_s(bench: Bench) -> None:
+    bench.peak = 20_000
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+
+    def close() -> None:
+        bench.used -= 300
+
+    bench.stream.close = close  # type: ignore[method-assign]
+    prepared = bench.prepare(bench.timed(slow))
+    assert prepared.streams is not None
+    assert prepared.measured.memory_bytes == 1_000
+    assert prepared.measured.peak_bytes == 20_700
+
+
+def test_memory_that_others_gave_back_meanwhile_is_not_counted_against_a_model(
+    bench: Bench,
+) -> None:
+    def seconds(_: int) -> float:
+        bench.used = 10
+        return 0.001
+
+    assert bench.prepare(bench.timed(seconds)).measured.memory_bytes == 0
+
+
+def test_a_profile_is_made_of_medians(bench: Bench) -> None:
+    scatter = iter([1.0, 1.0, *[0.001, 0.001, 0.5] * 100])
+    model = bench.timed(lambda _: next(scatter))
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert points(prepared) == [(1, 0.001)]
+
+
+# runs of one thread beside one another
+
+
+def slow(rows: int) -> float:
+    return 0.01 * rows
+
+
+def beside(seconds: float) -> Callable[[int], float]:
+    """Return the time that a stream's run adds to the clock, which all streams share."""
+    return lambda rows: seconds * rows
+
+
+def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow))
+    assert prepared.streams is not None
+    assert (prepared.streams.count, prepared.stream) == (2, bench.stream)
+    assert prepared.measured.stream_profile is prepared.streams.profile
+    assert bench.stream_loads == 2  # to measure, and to keep
+    prepared.close()
+
+
+def test_streams_take_more_rows_than_runs_of_all_threads_where_they_do_as_much(
+    bench: Bench,
+) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow))  # no number of rows does more than another
+    assert prepared.streams is not None
+    assert prepared.plan.batch_rows == 1
+    assert prepared.streams.rows == prepared.streams.profile.points[-1].rows == 8
+
+
+def test_streams_take_no_more_rows_than_a_run_may_take_long(bench: Bench) -> None:
+    assert STREAM_RUN_S < 0.3 < STREAM_LONGEST_S < 2 * 0.3
+    bench.streams, bench.stream = 2, bench.timed(beside(0.3))
+    prepared = bench.prepare(bench.timed(lambda rows: 0.4 * rows))
+    assert len(points(prepared)) > 1
+    assert prepared.streams is not None
+    assert [point.rows for point in prepared.streams.profile.points] == [1]
+
+
+def test_streams_take_no_more_rows_than_a_batch_may_have(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    prepared = bench.prepare(bench.timed(slow), Rules(batching=BatchingRules(max_rows=3)))
+    assert prepared.streams is not None
+    assert prepared.streams.rows == 3
+
+
+def test_streams_are_let_go_where_they_do_less(bench: Bench) -> None:
+    stream = bench.timed(beside(0.05))
+    bench.streams, bench.stream = 2, stream
+    prepared = bench.prepare(bench.timed(slow))
+    assert (prepared.streams, prepared.stream, prepared.measured.stream_profile) == (
+        None,
+        None,
+        None,
+    )
+    assert stream.is_closed
+
+
+@pytest.mark.parametrize(
+    ("first_s", "then_s", "is_kept", "is_measured_again"),
+    [
+        (0.0222, 0.02, True, True),  # 0.9 of what all threads do, and all of it
+        (0.0222, 0.0222, False, True),
+        (0.03, 0.02, False, False),
+    ],
+)
+def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
+    bench: Bench, first_s: float, then_s: float, is_kept: bool, is_measured_again: bool
+) -> None:
+    model = bench.timed(slow)
+    ran_before: list[int] = []
+
+    def seconds(rows: int) -> float:
+        """Return what a run takes before and after the model was measured beside it."""
+        ran_before.append(len(model.ran))
+        return (first_s if len(model.ran) == ran_before[0] else then_s) * rows
+
+    bench.streams, bench.stream = 2, bench.timed(seconds)
+    prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
+    assert (prepared.streams is not None) is is_kept
+    if prepared.streams is not None:
+        assert prepared.streams.profile.points == ((1, pytest.approx(then_s)),)
+    assert (len(model.ran) > ran_before[0]) is is_measured_again
+
+
+@pytest.mark.parametrize("why", ["instances", "one thread", "short runs", "no memory"])
+def test_streams_are_not_tried_where_they_cannot_help(bench: Bench, why: str) -> None:
+    bench.streams, bench.stream = 1 if why == "one thread" else 2, bench.timed(beside(0.001))
+    if why == "no memory":
+        bench.free = 100
+    model = bench.timed(lambda _: 1e-4) if why == "short runs" else bench.timed(slow)
+    prepared = bench.prepare(model, Rules(instances=1 if why == "instances" else 0))
+    assert (prepared.streams, bench.stream_loads) == (None, 0)
+
+
+def test_measured_streams_are_remembered_and_a_number_of_instances_ends_them(bench: Bench) -> None:
+    stream = bench.timed(beside(0.009))
+    bench.streams, bench.stream = 2, stream
+    first = bench.prepare(bench.timed(slow))
+    ran = len(stream.ran)
+    second = bench.prepare(bench.timed(slow))
+    assert second.streams == first.streams
+    assert len(stream.ran) == ran + 1  # its first run is slow: not for a caller
+    assert bench.prepare(bench.timed(slow), Rules(instances=2)).streams is None
+
+
+def test_a_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
+    bench.streams, bench.stream = 2, bench.timed(beside(0.009))
+    bench.prepare(bench.timed(slow))
+    bench.stream = None
+    model = bench.timed(slow)
+    with pytest.raises(AssertionError):
+        bench.prepare(model)
+    assert model.is_closed
+
+
+# what a run takes of the memory
+
+
+def test_the_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_longer(
+    bench: Bench,
+) -> None:
+    model = bench.timed(lambda rows: 0.010 * rows)
+
+    def grow(shape: tuple[int, ...]) -> None:
+        bench.used = 5_700 + 1_000 * shape[0]
+
+    model.grows = grow
+    need = bench.prepare(model).measured.need
+    assert model.from_rest == [(32, 2), (1, 2)]  # 64 would take more than half a second
+    assert need == RunNeed(elements=2, linear_bytes=pytest.approx(500.0))
+    assert need.row_bytes == 1_500
+
+
+def test_what_a_run_takes_is_at_least_its_inputs_and_outputs(bench: Bench) -> None:
+    need = bench.prepare(bench.timed(lambda rows: 0.010 * rows)).measured.need
+    assert need == RunNeed(elements=2, linear_bytes=8.0)  # two floats in, two out, each of 4 bytes
+
+
+def test_memory_that_grows_with_the_square_of_a_row_s_length_is_found(bench: Bench) -> None:
+    model = bench.timed(
+        lambda rows: 0.001 * rows, inputs=(TensorSpec("x", Datatype.FP32, (-1, -1)),)
+    )
+
+    def grow(shape: tuple[int, ...]) -> None:
+        rows, length = shape
+        bench.used += 100 * rows * length + 2 * rows * length**2
+
+    model.grows = grow
+    need = bench.prepare(model).measured.need
+    assert model.from_rest == [(64, 64), (1, 512), (1, 64)]
+    assert need is not None
+    assert (need.elements, need.linear_bytes, need.square_bytes) == pytest.approx((64, 100, 2))
+
+
+def test_longer_rows_than_a_model_takes_are_not_held_against_it(bench: Bench) -> None:
+    class Picky(Timed):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            if inputs[0].shape[1] > 128:
+                raise RunFailed("it has 128 positions")
+            return super().run(inputs, outputs, stop)
+
+    inputs = (TensorSpec("x", Datatype.FP32, (-1, -1)),)
+    model = Picky(bench.clock, lambda rows: 0.001 * rows, inputs)
+    assert bench.prepare(model).measured.need is not None
+    assert (1, 128) in model.from_rest
+
+
+def test_a_model_that_cannot_be_run_has_no_known_need(bench: Bench) -> None:
+    model = bench.timed()
+    model.error = RunFailed("never")
+    assert bench.prepare(model).measured.need is None
+
+
+def test_what_a_run_takes_is_remembered(bench: Bench) -> None:
+    first = bench.prepare(bench.timed()).measured
+    again = bench.timed()
+    assert bench.prepare(again).measured.need == first.need
+    assert again.from_rest == []

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+from fleet_fakes import OUT, SPEC, fp32
+from worker_fakes import FakeModel, engine_of, source_of
+
+from capamesh.node.agent.metrics.totals import WorkerFigures
+from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.registry import (
+    UNVERIFIED,
+    HostedModel,
+    HostedModels,
+    advert_problem,
+    ready_offer,
+)
+from capamesh.node.profiling.profile_cache import Measured
+from capamesh.node.repository.rules import StateTensor
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, RunBounds, Work
+from capamesh.node.scheduling.run_health import FAILED_REQUESTS
+from capamesh.node.scheduling.run_need import MARGIN, RunNeed
+from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.protocol.adverts import (
+    MAX_MODELS,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    Scheduling,
+    Sequence,
+    advert_to_body,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+M = ModelName("m")
+ANY = ModelVersion("")
+NO_RUNNER = cast("ModelRunner", None)
+"""Nothing is run here."""
+
+
+def hosted(
+    name: str = "m",
+    version: str = "1",
+    *,
+    digest: str = "",
+    plan: BatchPlan | None = None,
+    profile: ServiceProfile | None = None,
+    memory_bytes: int = 0,
+    inputs: tuple[TensorSpec, ...] = SPEC,
+) -> HostedModel:
+    model = FakeModel(inputs)
+    measured = Measured(profile, memory_bytes, is_batching=True)
+    prepared = Prepared(model, plan or BatchPlan(inputs, OUT), measured)
+    return HostedModel(source_of(name, version, digest=digest), prepared, NO_RUNNER)
+
+
+def key(name: str, version: str) -> tuple[ModelName, ModelVersion]:
+    return ModelName(name), ModelVersion(version)
+
+
+def states(models: HostedModels) -> list[str]:
+    return [f"{one.name}/{one.version} {one.state}" for one in models.offers()]
+
+
+def check_advert(models: HostedModels) -> None:
+    """Raise where an advert cannot carry what is offered."""
+    offers = models.offers()
+    advert_to_body(
+        NodeAdvert(PeerId("p"), Sequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False)
+    )
+
+
+def running(
+    name: str = "m", version: str = "1", *, answered: int = 0, in_flight: int = 0
+) -> HostedModel:
+    """Return a model whose engine has answered so many, and has so many under way."""
+    one = hosted(name, version, memory_bytes=7)
+    engine = engine_of(FakeModel())
+    for _ in range(answered):
+        engine.meter.answered("ok")
+    for _ in range(in_flight):
+        engine.submit(Work((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0)
+    one.runner = cast("ModelRunner", SimpleNamespace(engine=engine))
+    return one
+
+
+def counted(models: HostedModels) -> list[tuple[object, ...]]:
+    return [
+        (one["name"], one["load"], cast("dict[str, int]", one["requests"])["ok"], one["in_flight"])
+        for one in models.counts()
+    ]
+
+
+def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> None:
+    models = HostedModels()
+    old, new = running(answered=3, in_flight=2), running(answered=1)
+    models.ready(old)
+    assert counted(models) == [("m", 1, 3, 2)]
+    models.ready(new)
+    assert counted(models) == [("m", 2, 1, 0), ("m", 1, 3, 2)]
+    assert models.withdraw(key("m", "1")) is new
+    new.runner.engine.meter.answered("ok")
+    assert counted(models) == [("m", 1, 3, 2), ("m", 2, 2, 0)]
+    assert counted(models) == [("m", 1, 3, 2)]
+    batch = old.runner.engine.take(1.0)
+    assert batch is not None
+    old.runner.engine.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
+    assert counted(models) == [("m", 1, 5, 0)]
+    assert counted(models) == []
+
+
+def test_what_is_counted_is_what_the_agent_reads() -> None:
+    models = HostedModels()
+    models.ready(running(answered=3, in_flight=2))
+    models.ready(running("n", answered=1))
+    figures = WorkerFigures()
+    figures.told(models.counts())
+    told = figures.models()["m", "1"]
+    assert (told.requests, told.in_flight, told.memory_bytes) == ({"ok": 3}, 2, 7)
+    assert told.limit > 0
+    assert figures.models()["n", "1"].requests == {"ok": 1}
+
+
+def test_the_newest_ready_version_is_the_default_by_number() -> None:
+    models = HostedModels()
+    nine, ten = hosted(version="9"), hosted(version="10")
+    models.ready(ten)
+    models.ready(nine)
+    models.say(key("m", "11"), ModelState.FAILED, "an operator is unknown")
+    assert models.find(M, ANY) is ten
+    assert models.find(M, ModelVersion("9")) is nine
+    assert models.find(M, ModelVersion("11")) is None
+    assert models.find(ModelName("x"), ANY) is None
+    assert list(models) == [ten, nine]
+    assert models.withdraw(key("m", "10")) is ten
+    assert models.find(M, ANY) is nine
+    assert models.withdraw(key("m", "10")) is None
+    assert models.withdraw(key("m", "9")) is nine
+    assert models.find(M, ANY) is None
+    assert list(models) == []
+
+
+def test_what_is_known_need_not_be_ready() -> None:
+    models = HostedModels()
+    models.say(key("m", "11"), ModelState.LOADING)
+    assert models.is_known(M, ModelVersion("11"))
+    assert models.is_known(M, ANY)
+    assert not models.is_known(M, ModelVersion("12"))
+    assert not models.is_known(ModelName("x"), ANY)
+    assert models.known_keys() == {key("m", "11")}
+    models.forget(key("m", "11"))
+    models.forget(key("m", "11"))
+    assert models.known_keys() == frozenset()
+    assert not models.is_known(M, ANY)
+
+
+def test_a_model_that_takes_another_s_place_returns_it() -> None:
+    models = HostedModels()
+    old, new = hosted(digest="a"), hosted(digest="b")
+    assert models.ready(old) is None
+    assert models.ready(new) is old
+    assert models.find(M, ANY) is new
+    offer = models.offer(key("m", "1"))
+    assert offer is not None
+    assert offer.digest == "sha256:" + "b".rjust(64, "0")
+
+
+def test_the_provider_is_what_a_loaded_model_has_shown() -> None:
+    models = HostedModels()
+    assert models.provider == UNVERIFIED
+    assert models.describe() == "none that is ready"
+    models.say(key("a", "1"), ModelState.LOADING)
+    assert models.provider == UNVERIFIED
+    models.ready(hosted("n", "2"))
+    models.ready(hosted())
+    assert models.provider == "CPUExecutionProvider"
+    assert models.describe() == "m/1, n/2"
+
+
+def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
+    models = HostedModels()
+    models.say(key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256:" + "1" * 64)
+    models.ready(hosted())
+    models.say(key("a", "1"), ModelState.UNLOADED, "unloaded on request")
+    assert states(models) == ["a/1 unloaded", "m/1 ready", "m/2 failed"]
+    failed = models.offer(key("m", "2"))
+    assert failed is not None
+    assert (failed.reason, failed.digest) == ("an operator is unknown", "sha256:" + "1" * 64)
+    check_advert(models)
+
+
+def test_an_offer_says_how_a_model_is_served() -> None:
+    state = TensorSpec("h", Datatype.FP32, (-1, 4))
+    following = TensorSpec("h_next", Datatype.FP32, (-1, 4))
+    plan = BatchPlan(
+        (*SPEC, state),
+        (*OUT, following),
+        is_batching=True,
+        batch_rows=4,
+        max_rows=16,
+        states=(StateTensor("h", "h_next"),),
+    )
+    profile = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(4, 0.002)))
+    offer = ready_offer(
+        hosted(version="7", digest="d", plan=plan, profile=profile, memory_bytes=5_000)
+    )
+    assert offer == ModelOffer(
+        M,
+        ModelVersion("7"),
+        "sha256:" + "d".rjust(64, "0"),
+        ModelState.READY,
+        "",
+        SPEC,
+        OUT,
+        provider="CPUExecutionProvider",
+        precision="fp32",
+        best_rows=4,
+        row_us=500,
+        max_rows=16,
+        memory_bytes=5_000,
+        scheduling=Scheduling.SEQUENCE,
+    )
+
+
+def test_a_model_that_was_not_measured_tells_no_time() -> None:
+    offer = ready_offer(hosted())
+    assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
+    assert offer.is_idempotent
+
+
+def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:
+    models = HostedModels()
+    for number in range(MAX_MODELS):
+        models.say(key(f"a{number:04}", "1"), ModelState.FAILED, "broken")
+    assert len(models.offers()) == MAX_MODELS
+    models.ready(hosted("z", "1"))
+    models.ready(hosted("z", "2"))
+    offers = models.offers()
+    assert len(offers) == MAX_MODELS
+    assert [one.version for one in offers if one.is_ready] == ["1", "2"]
+    assert [one.name for one in offers] == sorted(one.name for one in offers)
+    assert offers[-3].name == f"a{MAX_MODELS - 3:04}"
+    check_advert(models)
+
+
+def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
+    wide = tuple(TensorSpec(f"x{number}", Datatype.FP32, (1,)) for number in range(1025))
+    one = hosted(inputs=wide)
+    problem = advert_problem(one.source, one.prepared)
+    assert "inputs" in problem
+    assert "1024" in problem
+    one = hosted()
+    assert advert_problem(one.source, one.prepared) == ""
+
+
+def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
+    models = HostedModels()
+    good, bad = running("good"), running("bad")
+    models.ready(good)
+    models.ready(bad)
+    assert not models.told_anew()
+    for number in range(FAILED_REQUESTS):
+        bad.runner.engine.health.failed([fp32("x", [number])], "broken")
+    assert models.told_anew()
+    assert not models.told_anew()
+    said = {offer.name: (offer.state, offer.reason[:9]) for offer in models.offers()}
+    assert said == {"good": (ModelState.READY, ""), "bad": (ModelState.READY, "degraded:")}
+    bad.runner.engine.health.succeeded()
+    assert models.told_anew()
+    assert all(offer.reason == "" for offer in models.offers())
+
+
+def test_the_rows_that_memory_holds_are_told_anew_when_other_models_take_of_it() -> None:
+    models = HostedModels()
+    one = running("m")
+    budget = MemoryBudget(1_000)
+    one.bounds = RunBounds(
+        BatchPlan(SPEC, OUT, is_batching=True),
+        RunNeed(elements=2, linear_bytes=5 / MARGIN),
+        None,
+        budget,
+    )
+    models.ready(one)
+    assert [offer.max_rows for offer in models.offers()] == [100]
+    assert not models.told_anew()
+    budget.models_bytes = 600
+    assert models.told_anew()
+    assert [offer.max_rows for offer in models.offers()] == [40]
+    assert not models.told_anew()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from worker_fakes import LIMIT_S
+
+from capamesh.node.profiling.memory_watch import MemoryWatch
+
+
+class Memory:
+    """Of a device; tells when a level was seen."""
+
+    def __init__(self) -> None:
+        self.used = 1_000
+        self._level = 0
+        self._is_seen = threading.Event()
+
+    def __call__(self) -> int:
+        used = self.used
+        if used == self._level:
+            self._is_seen.set()
+        return used
+
+    def at(self, level: int) -> None:
+        """Be at `level` until that is seen; blocks."""
+        self._is_seen.clear()
+        self.used = self._level = level
+        assert self._is_seen.wait(LIMIT_S)
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+def test_the_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
+    watch = MemoryWatch(memory)
+    with watch:
+        memory.at(5_000)
+        memory.at(3_000)
+    assert (watch.held_bytes(), watch.peak_bytes()) == (2_000, 4_000)
+
+
+def test_it_may_be_entered_again_and_sees_nothing_between(memory: Memory) -> None:
+    watch = MemoryWatch(memory)
+    with watch:
+        memory.at(2_000)
+    memory.used = 9_000
+    memory.used = 3_000
+    with watch:
+        memory.at(4_000)
+    assert watch.peak_bytes() == 3_000
+
+
+def test_memory_that_others_gave_back_is_not_counted_against_anybody(memory: Memory) -> None:
+    watch = MemoryWatch(memory)
+    with watch:
+        memory.at(400)
+    assert (watch.held_bytes(), watch.peak_bytes()) == (0, 0)
+
+
+def test_it_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), MemoryWatch(memory):
+        raise ZeroDivisionError
+    assert threading.active_count() == before

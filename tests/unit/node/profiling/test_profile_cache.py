@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.profiling import profile_cache
+from capamesh.node.profiling.profile_cache import MAX_FILE_BYTES, Measured, ProfileCache
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+
+KEY = {"digest": "sha256:00", "device": "cpu"}
+PROFILE = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(2, 0.0015)))
+MEASURED = Measured(PROFILE, 123, is_batching=True)
+
+profiles = st.builds(
+    lambda rows, seconds: ServiceProfile(
+        tuple(ProfilePoint(*pair) for pair in zip(sorted(rows), seconds, strict=False))
+    ),
+    st.sets(st.integers(1, 2**40), min_size=1, max_size=8),
+    st.lists(st.floats(1e-9, 1e6), min_size=8, max_size=8),
+)
+measurements = st.builds(
+    Measured,
+    st.none() | profiles,
+    st.integers(0, 2**60),
+    is_batching=st.booleans(),
+    note=st.text(st.characters(codec="utf-8"), max_size=50),
+    peak_bytes=st.integers(0, 2**60),
+)
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+@given(measured=measurements, values=st.lists(st.text(max_size=20), min_size=2, max_size=2))
+def test_what_is_kept_is_given_back_and_only_under_its_own_key(
+    tmp_path_factory: pytest.TempPathFactory, measured: Measured, values: list[str]
+) -> None:
+    cache = ProfileCache(tmp_path_factory.mktemp("cache"))
+    key = dict(zip(("digest", "device"), values, strict=True))
+    assert cache.get(key) is None
+    cache.put(key, measured)
+    assert cache.get(key) == measured
+    assert cache.get(dict(reversed(key.items()))) == measured
+    assert cache.get({**key, "digest": key["digest"] + "0"}) is None
+    assert cache.get({**key, "threads": "1"}) is None
+
+
+def test_the_latest_measurement_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path)
+    later = Measured(None, 9, is_batching=False, note="it does not run")
+    cache.put(KEY, MEASURED)
+    cache.put(KEY, later)
+    assert ProfileCache(tmp_path).get(KEY) == later
+    assert only_file(tmp_path).suffix == ".json"
+
+
+def test_a_measurement_that_is_used_says_so_by_its_file_s_time(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    path = only_file(tmp_path)
+    os.utime(path, (1_000, 1_000))
+    assert cache.get({**KEY, "device": "another"}) is None
+    assert path.stat().st_mtime == 1_000
+    assert cache.get(KEY) == MEASURED
+    assert path.stat().st_mtime > 1_000
+
+
+def test_the_folder_is_made_when_it_is_needed_and_is_nobody_else_s(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    cache = ProfileCache(folder)
+    assert cache.get(KEY) is None
+    assert not folder.exists()
+    cache.put(KEY, MEASURED)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert only_file(folder).stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    cache = ProfileCache(None)
+    cache.put(KEY, MEASURED)
+    assert cache.get(KEY) is None
+
+
+@given(junk=st.binary(max_size=200))
+def test_junk_is_no_measurement(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    cache = ProfileCache(folder)
+    cache.put(KEY, MEASURED)
+    only_file(folder).write_bytes(junk)
+    assert cache.get(KEY) is None
+    cache.put(KEY, MEASURED)
+    assert cache.get(KEY) == MEASURED
+
+
+def test_a_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    path = only_file(tmp_path)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert cache.get(KEY) is None
+    path.write_bytes(whole)
+    assert cache.get(KEY) == MEASURED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": {**KEY, "device": "another"}},
+        {"key": None},
+        {"memory_bytes": True},
+        {"memory_bytes": 1.5},
+        {"memory_bytes": None},
+        {"peak_bytes": None},
+        {"peak_bytes": 1.5},
+        {"is_batching": 1},
+        {"is_batching": None},
+        {"note": None},
+        {"profile": 7},
+        {"profile": {"points": []}},
+        {"profile": {"points": [{"rows": 0, "seconds": 1.0}]}},
+        {"profile": {"points": [{"rows": 1, "seconds": -1.0}]}},
+        {"profile": {"points": [{"rows": 1, "seconds": float("nan")}]}},
+    ],
+    ids=str,
+)
+def test_a_file_with_another_value_than_was_written_is_no_measurement(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    path = only_file(tmp_path)
+    content = json.loads(path.read_bytes())
+    path.write_text(json.dumps(content))
+    assert cache.get(KEY) == MEASURED
+    path.write_text(json.dumps({**content, **changes}))
+    assert cache.get(KEY) is None
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes().ljust(MAX_FILE_BYTES))
+    assert cache.get(KEY) == MEASURED
+    path.write_bytes(path.read_bytes() + b" ")
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"key":' * 8_000], ids=["lists", "maps"])
+def test_a_file_that_is_nested_too_deep_is_no_measurement(tmp_path: Path, text: str) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+    only_file(tmp_path).write_text(text)
+    assert cache.get(KEY) is None
+
+
+def test_a_full_disk_keeps_nothing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(KEY, MEASURED)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(profile_cache.json, "dump", full)
+    cache.put(KEY, Measured(None, 1, is_batching=False))
+    assert cache.get(KEY) == MEASURED
+    assert only_file(tmp_path).suffix == ".json"
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = ProfileCache(tmp_path / "file" / "profiles")
+    cache.put(KEY, MEASURED)
+    assert cache.get(KEY) is None

@@ -1,0 +1,500 @@
+"""The model store over folders built for each test. Its files need not be runnable, only protobufs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from capamesh.node.repository import DeclaredIo, Manifest, Refused, Scan, scan
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+F32 = onnx.TensorProto.FLOAT
+
+
+def onnx_bytes(name: str = "g", location: str | None = None) -> bytes:
+    tensor = onnx.TensorProto(name="w", data_type=F32, dims=[4])
+    if location is None:
+        tensor.raw_data = bytes(16)
+    else:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    graph = helper.make_graph([], name, [], [], [tensor])
+    opsets = [helper.make_opsetid("", 21)]
+    return helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def names(found: Scan) -> list[tuple[str, str]]:
+    return [(source.name, source.version) for source in found.models]
+
+
+def only_refusal(found: Scan) -> Refused:
+    assert found.models == ()
+    assert len(found.refused) == 1
+    return found.refused[0]
+
+
+def test_both_layouts_and_every_version_are_found_in_the_order_of_their_numbers(
+    tmp_path: Path,
+) -> None:
+    for version in ("1", "2", "10"):
+        put(tmp_path / "digits" / version / "model.onnx", onnx_bytes(version))
+    put(tmp_path / "iris.v2.onnx", onnx_bytes())
+    found = scan(tmp_path)
+    assert names(found) == [("digits", "1"), ("digits", "2"), ("digits", "10"), ("iris.v2", "1")]
+    assert found.refused == ()
+    assert found.models[2].path == tmp_path / "digits/10/model.onnx"
+    assert found.models[3].path == tmp_path / "iris.v2.onnx"
+    assert found.models[3].size_bytes == len(onnx_bytes())
+
+
+def test_what_is_no_model_is_left_alone(tmp_path: Path) -> None:
+    put(tmp_path / "README.md", b"notes")
+    put(tmp_path / ".git/1/model.onnx", b"junk")
+    put(tmp_path / ".hidden.onnx", b"junk")
+    put(tmp_path / "digits/1/model.onnx", onnx_bytes())
+    put(tmp_path / "digits/labels.txt", b"zero")
+    put(tmp_path / "digits/cache/model.onnx", b"junk")
+    found = scan(tmp_path)
+    assert names(found) == [("digits", "1")]
+    assert found.refused == ()
+
+
+def test_an_empty_folder_has_no_models(tmp_path: Path) -> None:
+    assert scan(tmp_path) == Scan((), ())
+
+
+def test_a_folder_that_is_not_there_is_a_config_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'.*gone' cannot be read: No such file.*; create it"):
+        scan(tmp_path / "gone")
+
+
+def test_a_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) -> None:
+    config = b"max_batch_size: 4 input { name: 'x' data_type: TYPE_FP32 dims: 2 } runtime: 'r'"
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/config.pbtxt", config)
+    put(tmp_path / "b/1/model.onnx", onnx_bytes())
+    put(tmp_path / "b/config.pbtxt", b"junk is not read")
+    put(tmp_path / "b/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "c/1/model.onnx", onnx_bytes())
+    put(tmp_path / "c/config.pbtxt", b"name: 'd'")
+    found = scan(tmp_path)
+    a, b = found.models
+    assert a.manifest.rules.batching.max_rows == 4
+    assert a.declared == DeclaredIo((TensorSpec("x", Datatype.FP32, (2,)),), has_batch_axis=True)
+    assert a.notes == ("runtime is ignored: ONNX Runtime is the only one",)
+    assert b.manifest == Manifest(max_queue=3)
+    assert b.notes == ("config.pbtxt is ignored: capamesh.toml is there too",)
+    assert found.refused == (
+        Refused(
+            "c",
+            "",
+            "c/config.pbtxt, line 1: name: is 'd' in the folder 'c'; make them the same",
+            ("1",),
+        ),
+    )
+
+
+STEPS = b"[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}\n"
+
+
+def test_a_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_own(
+    tmp_path: Path,
+) -> None:
+    toml = put(tmp_path / "chain/capamesh.toml", STEPS)
+    put(tmp_path / "two/capamesh.toml", STEPS)
+    (tmp_path / "two/1").mkdir()
+    (tmp_path / "two/3").mkdir()
+    found = scan(tmp_path)
+    assert names(found) == [("chain", "1"), ("two", "1"), ("two", "3")]
+    chain = found.models[0]
+    assert chain.is_pipeline
+    assert chain.path == tmp_path / "chain"
+    assert chain.size_bytes == len(STEPS)
+    assert [file.path for file in chain.files] == [toml]
+    assert len({source.digest for source in found.models}) == 1
+    toml.write_bytes(STEPS + b"version = 2\n")
+    assert scan(tmp_path).models[0].digest != chain.digest
+
+
+def test_an_ensemble_is_a_pipeline(tmp_path: Path) -> None:
+    config = b"""
+    platform: "ensemble"
+    input { name: "x" data_type: TYPE_FP32 dims: 1 }
+    output { name: "y" data_type: TYPE_FP32 dims: 1 }
+    ensemble_scheduling { step { model_name: "a" model_version: -1
+      input_map { key: "i" value: "x" } output_map { key: "o" value: "y" } } }
+    """
+    put(tmp_path / "e/config.pbtxt", config)
+    (source,) = scan(tmp_path).models
+    assert source.is_pipeline
+    assert source.version == "1"
+    assert [file.name for file in source.files] == ["config.pbtxt"]
+
+
+def test_steps_and_a_file_of_its_own_exclude_each_other(tmp_path: Path) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/capamesh.toml", STEPS.replace(b"'a'", b"'other'"))
+    put(tmp_path / "b.onnx", onnx_bytes())
+    put(tmp_path / "b.capamesh.toml", STEPS)
+    put(tmp_path / "self/capamesh.toml", STEPS.replace(b"'a'", b"'self'"))
+    found = scan(tmp_path)
+    assert found.models == ()
+    assert [(one.name, one.version) for one in found.refused] == [
+        ("a", "1"),
+        ("b", ""),
+        ("self", ""),
+    ]
+    assert "a pipeline has no file of its own; remove its steps or" in found.refused[0].reason
+    assert found.refused[1].reason == (
+        "b.capamesh.toml has steps, and b.onnx is there; remove one of the two"
+    )
+    assert "a pipeline cannot contain itself" in found.refused[2].reason
+
+
+def test_the_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) -> None:
+    toml = b"[[warm_up]]\nfiles = {y = 'two.npy', x = 'one.npy'}\n[[warm_up]]\n"
+    for name in "ac":
+        put(tmp_path / name / "1/model.onnx", onnx_bytes())
+        put(tmp_path / name / "capamesh.toml", toml)
+        put(tmp_path / name / "two.npy", b"array")
+    one, two = put(tmp_path / "a/one.npy", b"array"), tmp_path / "a/two.npy"
+    put(tmp_path / "b.onnx", onnx_bytes())
+    put(tmp_path / "b.capamesh.toml", toml)
+    (tmp_path / "c/one.npy").symlink_to("/etc/hostname")
+    found = scan(tmp_path)
+    (source,) = found.models
+    assert [(file.name, file.path) for file in source.warm_up_files] == [
+        ("one.npy", one),
+        ("two.npy", two),
+    ]
+    assert "one.npy' cannot be read: No such file or directory" in found.refused[0].reason
+    assert "outside the model folder; copy it inside" in found.refused[1].reason
+
+
+def test_the_files_of_one_warm_up_are_no_larger_than_a_request_may_be(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    toml = (
+        "[[warm_up]]\nfiles = {x = 'one.npy', y = 'two.npy'}\n[[warm_up]]\nfiles = {x = 'one.npy'}"
+    )
+    put(tmp_path / "m/capamesh.toml", toml.encode())
+    for name, size in (("one.npy", 2**28 - 1), ("two.npy", 1)):
+        with put(tmp_path / "m" / name, b"").open("r+b") as stream:
+            stream.truncate(size)  # sparse
+    assert names(scan(tmp_path)) == [("m", "1")]
+    put(tmp_path / "m/two.npy", b"12")
+    assert only_refusal(scan(tmp_path)).reason == (
+        "one.npy, two.npy of a warm-up have 268435457 bytes, at most 268435456 are allowed; warm up with "
+        "fewer rows"
+    )
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "sub/folder/net.bin"])
+def test_a_config_pbtxt_may_call_the_model_s_file_otherwise(tmp_path: Path, file: str) -> None:
+    put(tmp_path / "plain/1/model.onnx", onnx_bytes(location="w.bin"))
+    put(tmp_path / "plain/1/w.bin", b"weights")
+    put(tmp_path / "m/1" / file, onnx_bytes(location="w.bin"))
+    put((tmp_path / "m/1" / file).with_name("w.bin"), b"weights")
+    put(tmp_path / "m/2/model.onnx", onnx_bytes())
+    put(
+        tmp_path / "m/config.pbtxt",
+        f"default_model_filename: '{file}' version_policy {{ all {{}} }}".encode(),
+    )
+    found = scan(tmp_path)
+    assert names(found) == [("m", "1"), ("plain", "1")]
+    m, plain = found.models
+    assert (m.path, m.folder) == (tmp_path / "m/1" / file, tmp_path / "m")
+    assert [stamp.name for stamp in m.files] == ["model.onnx", "w.bin"]
+    # Only what it is called differs.
+    assert (m.digest, m.size_bytes) == (plain.digest, plain.size_bytes)
+    assert f"m/2/{file}' cannot be read: No such file or directory" in only_reason(found)
+
+
+def only_reason(found: Scan) -> str:
+    (refused,) = found.refused
+    return refused.reason
+
+
+def test_a_folder_of_the_file_s_name_holds_it_and_its_weights(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx/model.onnx", onnx_bytes(location="w.bin"))
+    put(tmp_path / "m/1/model.onnx/w.bin", b"weights")
+    (source,) = scan(tmp_path).models
+    assert source.path == tmp_path / "m/1/model.onnx/model.onnx"
+    assert [stamp.name for stamp in source.files] == ["model.onnx", "w.bin"]
+    assert source.folder == tmp_path / "m"
+
+
+@pytest.mark.parametrize("link", ["1", "1/sub", "1/sub/net.onnx"])
+def test_a_file_called_otherwise_is_not_reached_through_links_that_leave(
+    tmp_path: Path, link: str
+) -> None:
+    root, away = tmp_path / "models", tmp_path / "away"
+    put(root / "m/config.pbtxt", b"default_model_filename: 'sub/net.onnx'")
+    put(away / "1/sub/net.onnx", onnx_bytes())
+    (root / "m" / link).parent.mkdir(parents=True, exist_ok=True)
+    (root / "m" / link).symlink_to(away / link)
+    assert "outside the model folder; copy it inside" in only_refusal(scan(root)).reason
+
+
+def test_a_file_is_not_its_own_external_data(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/net.onnx", onnx_bytes(location="net.onnx"))
+    put(tmp_path / "m/config.pbtxt", b"default_model_filename: 'net.onnx'")
+    assert only_refusal(scan(tmp_path)).reason == (
+        "external data location 'net.onnx' is the ONNX file's own name"
+    )
+
+
+def test_the_manifest_beside_a_model_applies_to_all_its_versions(tmp_path: Path) -> None:
+    put(tmp_path / "digits/1/model.onnx", onnx_bytes())
+    put(tmp_path / "digits/2/model.onnx", onnx_bytes())
+    put(tmp_path / "digits/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "iris.onnx", onnx_bytes())
+    put(tmp_path / "iris.capamesh.toml", b"description = 'flowers'")
+    put(tmp_path / "plain.onnx", onnx_bytes())
+    manifests = [source.manifest for source in scan(tmp_path).models]
+    assert manifests == [
+        Manifest(max_queue=3),
+        Manifest(max_queue=3),
+        Manifest(description="flowers"),
+        Manifest(),
+    ]
+
+
+def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
+    put(tmp_path / "broken/1/model.onnx", b"\x0b junk")
+    put(tmp_path / "broken/2/model.onnx", onnx_bytes())
+    put(tmp_path / "empty/1/model.onnx", b"")
+    put(tmp_path / "good/1/model.onnx", onnx_bytes())
+    put(tmp_path / "half/1/other.onnx", onnx_bytes())
+    put(tmp_path / "toml/1/model.onnx", onnx_bytes())
+    put(tmp_path / "toml/capamesh.toml", b"colour = 'red'")
+    (tmp_path / "void").mkdir()
+    put(tmp_path / "zero/01/model.onnx", onnx_bytes())
+    found = scan(tmp_path)
+    assert names(found) == [("broken", "2"), ("good", "1")]
+    reasons = {(refused.name, refused.version): refused.reason for refused in found.refused}
+    assert reasons == {
+        ("broken", "1"): "not an ONNX file: wire type 3 at byte 0",
+        ("empty", "1"): (
+            "model.onnx has 0 bytes, 1 to 2147483647 are allowed; keep larger weights as "
+            "external data"
+        ),
+        ("half", "1"): ("'half/1/model.onnx' cannot be read: No such file or directory"),
+        ("toml", ""): (
+            "toml/capamesh.toml: unknown key 'colour'; allowed keys are description, "
+            "providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, versions, "
+            "batching, sequence, warm_up, step"
+        ),
+        ("void", ""): "'void' has no version folder; put the model at 1/model.onnx",
+        ("zero", "01"): "version '01' is not a decimal number from 1 without a leading zero",
+    }
+
+
+@pytest.mark.parametrize("name", ["a b", "mod@el", "é", "x" * 251])
+def test_a_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name / "1" / "model.onnx", onnx_bytes())
+    refused = scan(tmp_path).refused
+    if len(name) > 250:  # a file system's own limit is lower than ours
+        assert refused == ()
+        return
+    assert refused == (
+        Refused(
+            name,
+            "",
+            f"{name!r} is no model name: 1 to 256 letters, digits, '.', '_' and '-', no dot first",
+            ("1",),
+        ),
+    )
+
+
+def test_a_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path) -> None:
+    put(tmp_path / "iris/1/model.onnx", onnx_bytes())
+    put(tmp_path / "iris.onnx", onnx_bytes())
+    found = scan(tmp_path)
+    assert names(found) == [("iris", "1")]
+    assert found.refused == (
+        Refused(
+            "iris", "1", "version 1 is there twice, as a folder and as 'iris.onnx'; remove one"
+        ),
+    )
+
+
+def test_the_digest_is_of_names_sizes_and_contents_as_documented(tmp_path: Path) -> None:
+    content = onnx_bytes(location="w.bin")
+    put(tmp_path / "m/1/model.onnx", content)
+    put(tmp_path / "m/1/w.bin", b"weights")
+    stream = b"".join(
+        len(part).to_bytes(8, "little") + part
+        for part in (b"model.onnx", content, b"w.bin", b"weights")
+    )
+    (source,) = scan(tmp_path).models
+    assert source.digest == f"sha256:{hashlib.sha256(stream).hexdigest()}"
+    assert source.size_bytes == len(content) + 7
+
+
+def test_the_digest_depends_on_content_and_file_names_alone(tmp_path: Path) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "b/7/model.onnx", onnx_bytes())
+    put(tmp_path / "b/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "c.onnx", onnx_bytes())
+    put(tmp_path / "d/1/model.onnx", onnx_bytes())
+    put(tmp_path / "d/1/vocabulary.txt", b"a")
+    put(tmp_path / "e/1/model.onnx", onnx_bytes())
+    put(tmp_path / "e/1/words.txt", b"a")
+    a, b, c, d, e = (source.digest for source in scan(tmp_path).models)
+    assert a == b == c
+    assert len({a, d, e}) == 3
+
+
+def test_a_bare_file_owns_its_external_data_and_nothing_else_beside_it(tmp_path: Path) -> None:
+    put(tmp_path / "big.onnx", onnx_bytes(location="./big.data"))
+    put(tmp_path / "big.data", b"weights")
+    put(tmp_path / "other.onnx", onnx_bytes())
+    found = scan(tmp_path)
+    assert [[file.name for file in source.files] for source in found.models] == [
+        ["big.data", "model.onnx"],
+        ["model.onnx"],
+    ]
+    before = found.models[0].digest
+    put(tmp_path / "big.data", b"weighty")
+    assert scan(tmp_path).models[0].digest != before
+
+
+def test_unchanged_files_are_not_read_again_and_changed_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes("a"))
+    changed = put(tmp_path / "b/1/model.onnx", onnx_bytes("b"))
+    before = scan(tmp_path)
+    changed.write_bytes(onnx_bytes("B"))
+    os.utime(changed, ns=(1, 1))
+    read: list[str] = []
+
+    def digest_of(files: tuple[object, ...]) -> str:
+        read.append(str(files))
+        return "sha256:new"
+
+    monkeypatch.setattr("capamesh.node.repository.folder.digest_of", digest_of)
+    after = scan(tmp_path, before=before)
+    assert after.models[0] == before.models[0]
+    assert after.models[1].digest == "sha256:new"
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "complaint"),
+    [
+        ("../secret", "external data location '../secret' leaves the model's folder"),
+        ("/etc/passwd", "external data location '/etc/passwd' is absolute"),
+        ("gone.bin", "gone.bin' cannot be read: No such file or directory"),
+        ("sub", "sub' is not an ordinary file"),
+        ("model.onnx", "external data location 'model.onnx' is the ONNX file's own name"),
+    ],
+)
+def test_external_data_that_leaves_the_folder_or_is_no_file_is_refused(
+    tmp_path: Path, location: str, complaint: str
+) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes(location=location))
+    (tmp_path / "m/1/sub").mkdir()
+    put(tmp_path / "m/secret", b"weights")
+    assert complaint in only_refusal(scan(tmp_path)).reason
+
+
+def test_links_that_leave_the_folder_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    outside = put(tmp_path / "outside/1/model.onnx", onnx_bytes())
+    toml = put(tmp_path / "outside/capamesh.toml", b"")
+    root = tmp_path / "models"
+    put(root / "data/1/model.onnx", onnx_bytes(location="w.bin"))
+    (root / "data/1/w.bin").symlink_to(outside)
+    put(root / "extra/1/model.onnx", onnx_bytes())
+    (root / "extra/1/notes").symlink_to(outside)
+    (root / "bare.onnx").symlink_to(outside)
+    put(root / "below.onnx", onnx_bytes(location="weights/model.onnx"))
+    (root / "weights").symlink_to(outside.parent)
+    (root / "file/1").mkdir(parents=True)
+    (root / "file/1/model.onnx").symlink_to(outside)
+    (root / "model").symlink_to(tmp_path / "outside")
+    put(root / "toml/1/model.onnx", onnx_bytes())
+    (root / "toml/capamesh.toml").symlink_to(toml)
+    (root / "version").mkdir()
+    (root / "version/1").symlink_to(outside.parent)
+    found = scan(root)
+    assert found.models == ()
+    assert [(refused.name, refused.version) for refused in found.refused] == [
+        ("bare", "1"),
+        ("below", "1"),
+        ("data", "1"),
+        ("extra", "1"),
+        ("file", "1"),
+        ("model", ""),
+        ("toml", ""),
+        ("version", "1"),
+        ("weights", ""),
+    ]
+    for refused in found.refused:
+        assert "outside the model folder; copy it inside" in refused.reason
+
+
+def test_links_that_stay_inside_are_followed_and_loops_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    (tmp_path / "m/2").symlink_to("1")
+    (tmp_path / "alias.onnx").symlink_to("m/1/model.onnx")
+    (tmp_path / "loop/1").mkdir(parents=True)
+    (tmp_path / "loop/1/model.onnx").symlink_to("model.onnx")
+    put(tmp_path / "round/1/model.onnx", onnx_bytes())
+    (tmp_path / "round/1/again").symlink_to(".")
+    found = scan(tmp_path)
+    assert names(found) == [("alias", "1"), ("m", "1"), ("m", "2")]
+    assert len({source.digest for source in found.models}) == 1
+    assert [refused.name for refused in found.refused] == ["loop", "round"]
+    assert "Too many levels of symbolic links" in found.refused[0].reason
+    assert "is a link to a folder; copy it inside" in found.refused[1].reason
+
+
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+    put(tmp_path / "real/m/1/model.onnx", onnx_bytes())
+    (tmp_path / "link").symlink_to("real")
+    assert names(scan(tmp_path / "link")) == [("m", "1")]
+
+
+def test_an_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
+    put(tmp_path / "good.onnx", onnx_bytes())
+    (tmp_path / "loop").symlink_to("loop")
+    found = scan(tmp_path)
+    assert names(found) == [("good", "1")]
+    assert found.refused == (
+        Refused("loop", "", "'loop' cannot be read: Too many levels of symbolic links"),
+    )
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    (tmp_path / "m/1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "m/1/model.onnx")
+    assert "is not an ordinary file" in only_refusal(scan(tmp_path)).reason
+
+
+def test_sizes_and_counts_over_the_limits_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    put(tmp_path / "m/1/notes", b"abc")
+    monkeypatch.setattr(
+        "capamesh.node.repository.folder_files.MAX_VERSION_BYTES", path.stat().st_size + 2
+    )
+    assert "at most 10000 files of" in only_refusal(scan(tmp_path)).reason
+    monkeypatch.setattr("capamesh.node.repository.folder_files.MAX_VERSION_FILES", 1)
+    assert "holds more than 1 files" in only_refusal(scan(tmp_path)).reason
+    with path.open("r+b") as stream:
+        stream.truncate(2**31)  # sparse
+    assert "has 2147483648 bytes, 1 to 2147483647" in only_refusal(scan(tmp_path)).reason

@@ -1,0 +1,230 @@
+"""Repeated scans: what has changed is noticed, what has not is not opened, what is not settled waits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from capamesh.node.repository import Refused, Scan, folder, folder_files, scan
+
+NOW_NS = 10**18
+OLD_NS = NOW_NS - 10**10
+
+
+def onnx_bytes(name: str = "g", location: str | None = None) -> bytes:
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
+    if location is None:
+        tensor.raw_data = bytes(16)
+    else:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    graph = helper.make_graph([], name, [], [], [tensor])
+    return helper.make_model(graph, ir_version=10).SerializeToString()
+
+
+def put(path: Path, content: bytes, modified_ns: int = OLD_NS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(modified_ns, modified_ns))
+    return path
+
+
+def poll(root: Path, before: Scan) -> Scan:
+    return scan(root, before=before, now_ns=NOW_NS)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are opened from now on, by name."""
+    names: list[str] = []
+    real = Path.open
+
+    def logged(path: Path, mode: str = "r") -> object:
+        names.append(path.name)
+        return real(path, mode)
+
+    monkeypatch.setattr(Path, "open", logged)
+    return names
+
+
+def test_a_scan_of_unchanged_models_opens_no_file(tmp_path: Path, opened: list[str]) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes(location="w.bin"))
+    put(tmp_path / "a/1/w.bin", b"weights")
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "b/1/model.onnx", onnx_bytes())
+    put(tmp_path / "b/config.pbtxt", b"max_batch_size: 3")
+    put(tmp_path / "bare.onnx", onnx_bytes(location="bare.data"))
+    put(tmp_path / "bare.data", b"weights")
+    put(tmp_path / "broken.onnx", b"\x0b junk")
+    put(tmp_path / "chain/capamesh.toml", b"colour = 'red'")
+    before = scan(tmp_path)
+    assert len(before.models) == 3
+    assert len(before.refused) == 2
+    assert opened
+    opened.clear()
+    after = poll(tmp_path, before)
+    assert after == before
+    assert poll(tmp_path, after) == before
+    assert opened == []
+
+
+def test_only_what_changed_is_opened_again(tmp_path: Path, opened: list[str]) -> None:
+    put(tmp_path / "a.onnx", onnx_bytes(location="a.data"))
+    put(tmp_path / "a.data", b"weights")
+    put(tmp_path / "b.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    put(tmp_path / "a.data", b"WEIGHTS")
+    opened.clear()
+    after = scan(tmp_path, before=before)
+    assert opened == ["a.data", "a.onnx"]  # for the digest; its locations are known
+    assert after.models[0] != before.models[0]
+    assert after.models[1] == before.models[1]
+
+
+def test_a_file_put_in_anothers_place_with_its_size_and_time_is_noticed(tmp_path: Path) -> None:
+    put(tmp_path / "a.onnx", onnx_bytes("one"))
+    before = scan(tmp_path)
+    put(tmp_path / "b", onnx_bytes("two")).rename(tmp_path / "a.onnx")
+    after = poll(tmp_path, before)
+    stamps = [found.models[0].files[0] for found in (before, after)]
+    assert len({(stamp.size_bytes, stamp.modified_ns) for stamp in stamps}) == 1
+    assert after.models[0].digest != before.models[0].digest
+
+
+def test_a_changed_manifest_makes_another_source_of_the_same_digest(tmp_path: Path) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
+    before = scan(tmp_path)
+    put(tmp_path / "a/capamesh.toml", b"[batching]\nmax_rows = 2", OLD_NS + 1)
+    after = poll(tmp_path, before)
+    assert after.models[0] != before.models[0]
+    assert after.models[0].digest == before.models[0].digest
+    put(tmp_path / "a/capamesh.toml", b"batching.max_rows = 2 # another way", OLD_NS + 2)
+    assert poll(tmp_path, after) == after
+
+
+def test_changed_declarations_make_another_source(tmp_path: Path) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    tensor = b"input { name: 'x' data_type: TYPE_FP32 dims: 4 }"
+    put(tmp_path / "a/config.pbtxt", tensor)
+    before = scan(tmp_path)
+    put(tmp_path / "a/config.pbtxt", tensor.replace(b"4", b"5"), OLD_NS + 1)
+    assert poll(tmp_path, before).models[0] != before.models[0]
+
+
+def test_a_model_that_is_gone_is_gone_at_once(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    path.unlink()
+    assert poll(tmp_path, before) == Scan()
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "is_settled"),
+    [(0, False), (10**9 - 1, False), (10**9, True), (1 - 10**9, False), (-(10**9), True)],
+)
+def test_a_model_is_settled_when_its_newest_file_is_a_second_from_now(
+    tmp_path: Path, age_ns: int, is_settled: bool
+) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/1/words.txt", b"w", NOW_NS - age_ns)
+    found = poll(tmp_path, Scan())
+    assert len(found.models) == is_settled
+    assert found.is_unsettled is not is_settled
+
+
+def test_a_first_scan_takes_files_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(onnx_bytes())
+    found = scan(tmp_path)
+    assert len(found.models) == 1
+    assert not found.is_unsettled
+
+
+def test_a_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path: Path) -> None:
+    put(tmp_path / "good.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    path = put(tmp_path / "new/1/model.onnx", onnx_bytes()[:9], NOW_NS)
+    during = poll(tmp_path, before)
+    assert during == Scan(before.models, is_unsettled=True)
+    put(path, onnx_bytes())
+    after = poll(tmp_path, during)
+    assert [source.name for source in after.models] == ["good", "new"]
+    assert not after.is_unsettled
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["m/1/model.onnx", "m/2/model.onnx", "m/1/extra", "m/capamesh.toml", "m/3/model.onnx"],
+)
+def test_a_model_that_is_being_changed_stays_as_it_was_with_all_versions(
+    tmp_path: Path, changed: str
+) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    put(tmp_path / "m/2/model.onnx", b"\x0b junk")
+    put(tmp_path / "m/capamesh.toml", b"max_queue = 3")
+    before = scan(tmp_path)
+    put(tmp_path / changed, b"half", NOW_NS)
+    during = poll(tmp_path, before)
+    assert during == Scan(before.models, before.refused, is_unsettled=True)
+    assert [one.version for one in during.refused] == ["2"]
+    put(tmp_path / changed, onnx_bytes("whole"))
+    assert poll(tmp_path, during) != before
+
+
+def test_external_data_and_warm_up_files_are_waited_for_too(tmp_path: Path) -> None:
+    put(tmp_path / "a.onnx", onnx_bytes(location="a.data"))
+    put(tmp_path / "a.data", b"weights", NOW_NS)
+    put(tmp_path / "b.onnx", onnx_bytes())
+    put(tmp_path / "b.capamesh.toml", b"[[warm_up]]\nfiles = {x = 'b.npy'}")
+    put(tmp_path / "b.npy", b"array", NOW_NS)
+    assert poll(tmp_path, Scan()) == Scan(is_unsettled=True)
+
+
+def test_a_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", b"half", NOW_NS)
+    put(tmp_path / "m/2/model.onnx", onnx_bytes())
+    put(tmp_path / "m/capamesh.toml", b"versions = {latest = 1}")
+    found = poll(tmp_path, Scan())
+    assert [source.version for source in found.models] == ["2"]
+    assert not found.is_unsettled
+
+
+def test_a_refused_name_is_refused_anew(tmp_path: Path) -> None:
+    put(tmp_path / "a b.onnx", onnx_bytes(), NOW_NS)
+    found = poll(tmp_path, Scan())
+    assert [one.name for one in found.refused] == ["a b"]
+    assert isinstance(found.refused[0], Refused)
+
+
+def test_what_earlier_scans_read_is_kept_only_for_files_that_are_there(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.onnx", onnx_bytes())
+    put(tmp_path / "b.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    assert len(before.seen.locations) == 2
+    path.unlink()
+    assert len(poll(tmp_path, before).seen.locations) == 1
+
+
+def test_the_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "b/1/model.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
+    put(tmp_path / "b/1/model.onnx", onnx_bytes("other"))
+    read: list[str] = []
+    real = folder.digest_of
+
+    def digest_of(files: tuple[folder_files.FileStamp, ...]) -> str:
+        read.extend(str(file.path.relative_to(tmp_path)) for file in files)
+        return real(files)
+
+    monkeypatch.setattr(folder, "digest_of", digest_of)
+    after = poll(tmp_path, before)
+    assert read == ["b/1/model.onnx"]
+    assert after.models[0].manifest.max_queue == 3

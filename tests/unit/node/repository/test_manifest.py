@@ -1,0 +1,292 @@
+"""What `capamesh.toml` may say, and how it complains."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.repository.limits import MAX_MANIFEST_BYTES
+from capamesh.node.repository.manifest import Manifest, parse_manifest
+from capamesh.node.repository.rules import (
+    BatchingRules,
+    PipelineStep,
+    RaggedInput,
+    Rules,
+    SequenceRules,
+    StateTensor,
+    VersionChoice,
+    VersionPolicy,
+    WarmUp,
+)
+from capamesh.protocol.errors import ModelInvalid
+
+FILE = "models/digits/capamesh.toml"
+
+
+def test_every_key_is_read() -> None:
+    raw = b"""
+description = "Handwritten digits \xc3\xa9"
+providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+allow_cpu_fallback = true
+max_queue = 7
+instances = 2
+pinned = true
+idempotent = false
+versions = {specific = [3, 1]}
+
+[batching]
+enabled = true
+max_rows = 64
+max_delay_us = 500
+
+[[batching.ragged]]
+input = "ids"
+axis = 2
+pad = 256
+buckets = [16, 64]
+mask = "mask"
+outputs = ["hidden", "scores"]
+
+[[batching.ragged]]
+input = "types"
+
+[sequence]
+idle_s = 2
+max_bytes = 4096
+
+[[sequence.state]]
+input = "h"
+output = "h_next"
+axis = 1
+shape = [2, 1, 128]
+
+[[warm_up]]
+shapes = {ids = [4, 64], flag = []}
+count = 3
+
+[[warm_up]]
+files = {ids = "typical.npy"}
+
+[[warm_up]]
+"""
+    assert parse_manifest(raw, FILE) == Manifest(
+        description="Handwritten digits é",
+        providers=("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+        allow_cpu_fallback=True,
+        max_queue=7,
+        rules=Rules(
+            batching=BatchingRules(
+                is_enabled=True,
+                max_rows=64,
+                max_delay_us=500,
+                ragged=(
+                    RaggedInput("ids", 2, 256.0, (16, 64), "mask", ("hidden", "scores")),
+                    RaggedInput("types"),
+                ),
+            ),
+            sequence=SequenceRules((StateTensor("h", "h_next", 1, (2, 1, 128)),), 2.0, 4096),
+            warm_up=(
+                WarmUp((("ids", (4, 64)), ("flag", ())), count=3),
+                WarmUp(files=(("ids", "typical.npy"),)),
+                WarmUp(),
+            ),
+            versions=VersionPolicy(VersionChoice.SPECIFIC, versions=(1, 3)),
+            instances=2,
+            is_pinned=True,
+            is_idempotent=False,
+        ),
+    )
+
+
+def test_the_steps_of_a_pipeline_are_read_in_their_order() -> None:
+    raw = b"""
+[[step]]
+model = "tokens"
+inputs = {text = "question"}
+outputs = {ids = "tokens"}
+
+[[step]]
+model = "encoder"
+version = 3
+inputs = {input_ids = "tokens"}
+outputs = {last = "vector", pooled = "summary"}
+"""
+    assert parse_manifest(raw, FILE, "chain").rules == Rules(
+        steps=(
+            PipelineStep("tokens", "", (("text", "question"),), (("ids", "tokens"),)),
+            PipelineStep(
+                "encoder",
+                "3",
+                (("input_ids", "tokens"),),
+                (("last", "vector"), ("pooled", "summary")),
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "policy"),
+    [
+        (b"'all'", VersionPolicy()),
+        (b"{latest = 2}", VersionPolicy(VersionChoice.LATEST, count=2)),
+        (b"{specific = [9]}", VersionPolicy(VersionChoice.SPECIFIC, versions=(9,))),
+    ],
+)
+def test_versions_are_all_the_latest_or_specific_ones(
+    versions: bytes, policy: VersionPolicy
+) -> None:
+    assert parse_manifest(b"versions = " + versions, FILE).rules.versions == policy
+
+
+def test_a_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
+    sequence = b"[[sequence.state]]\ninput = 'h'\noutput = 'n'"
+    assert not parse_manifest(sequence, FILE).rules.is_idempotent
+    with pytest.raises(ModelInvalid, match="gives another answer the second time"):
+        parse_manifest(b"idempotent = true\n" + sequence, FILE)
+
+
+def test_an_empty_manifest_is_the_default_one() -> None:
+    empty = Manifest("", (), allow_cpu_fallback=False, max_queue=None, rules=Rules())
+    assert parse_manifest(b"", FILE) == empty
+
+
+def test_an_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        parse_manifest(b"max_qeue = 7", FILE)
+    assert caught.value.message == (
+        "models/digits/capamesh.toml: unknown key 'max_qeue'; allowed keys are "
+        "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, "
+        "versions, batching, sequence, warm_up, step"
+    )
+
+
+def test_an_unknown_key_of_a_table_is_named_with_its_path() -> None:
+    raw = b"[[batching.ragged]]\ninput = 'a'\n[[batching.ragged]]\ninput = 'b'\nlength = 3"
+    with pytest.raises(ModelInvalid) as caught:
+        parse_manifest(raw, FILE)
+    assert caught.value.message == (
+        "models/digits/capamesh.toml: batching.ragged[1]: unknown key 'length'; allowed keys are "
+        "input, axis, pad, buckets, mask, outputs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"description = 3", "description is 3, expected a text of at most 1024 characters"),
+        (b"description = '" + b"x" * 1025 + b"'", "expected a text of at most 1024 characters"),
+        (b"providers = 'CUDAExecutionProvider'", "expected a list of at most 8 different names"),
+        (b"providers = ['cuda']", "providers is 'cuda', expected a list of at most 8 different"),
+        (b"providers = [1]", "providers is 1, expected"),
+        (b"providers = [" + b"'AExecutionProvider'," * 9 + b"]", "providers is a list of 9"),
+        (b"providers = ['AExecutionProvider', 'AExecutionProvider']", "at most 8 different names"),
+        (b"allow_cpu_fallback = 1", "allow_cpu_fallback is 1, expected true or false"),
+        (b"max_queue = true", "max_queue is true, expected a whole number from 1 to 1000000"),
+        (b"max_queue = 0", "max_queue is 0, expected a whole number from 1 to 1000000"),
+        (b"max_queue = 1000001", "max_queue is 1000001, expected"),
+        (b"max_queue = 1.5", "max_queue is 1.5, expected"),
+        (b"max_queue = 1\nmax_queue = 2", "is not TOML"),
+        (b"\xff", "is not TOML"),
+        (b"description = ", "is not TOML"),
+        (b"a = " + b"[" * 4000, "is not TOML"),
+        (b"#" * (MAX_MANIFEST_BYTES + 1), "has 65537 bytes, at most 65536 are allowed"),
+        (b"max_queue = 0x" + b"f" * 4000, "max_queue is a number of 16000 bits, expected"),
+        (b"max_queue" + b".a" * 2000 + b" = 1", "max_queue is a table of 1 keys, expected"),
+        (b"\n#" + b"x" * 4096, ", line 2 has 4097 characters, at most 4096 are allowed: break it"),
+        (b"max_queue = 2026-11-24", "max_queue is the time 2026-11-24, expected"),
+        (b"pinned = 'yes'", "pinned is 'yes', expected true or false"),
+        (b"instances = 65", "instances is 65, expected a whole number from 1 to 64"),
+        (b"versions = 'latest'", "versions is 'latest', expected 'all', {latest = 2} or"),
+        (b"versions = {latest = 1, specific = [1]}", "versions is a table of 2 keys, expected"),
+        (b"versions = {newest = 1}", "versions: unknown key 'newest'; allowed keys are latest"),
+        (b"versions = {latest = 0}", "versions.latest is 0, expected a whole number from 1"),
+        (
+            b"versions = {specific = []}",
+            "versions.specific is a list of 0, expected a list of 1 to",
+        ),
+        (b"versions = {specific = [1, 1]}", "versions.specific is [1, 1], expected each version"),
+        (b"batching = 3", "batching is 3, expected a table"),
+        (b"batching.max_rows = 0", "batching.max_rows is 0, expected a whole number from 1 to"),
+        (b"batching.ragged = [3]", "batching.ragged[0] is 3, expected a table"),
+        (b"batching.ragged = [{}]", "batching.ragged[0].input is missing; add it"),
+        (b"[[batching.ragged]]\ninput = 'a'\naxis = 0", "batching.ragged[0].axis is 0, expected"),
+        (b"[[batching.ragged]]\ninput = 'a'\npad = nan", "batching.ragged[0].pad is nan, expected"),
+        (b"[[batching.ragged]]\ninput = 'a'\npad = 9007199254740993", "pad is 9007199254740993"),
+        (b"[[batching.ragged]]\ninput = ''", "input is '', expected a text of 1 to 256 characters"),
+        (b"[sequence]\nidle_s = 5", "sequence.state is missing; add it"),
+        (
+            b"[sequence]\nidle_s = 0\nstate = []",
+            "sequence.idle_s is 0, expected a number from 0.001",
+        ),
+        (b"warm_up = {}", "warm_up is a table of 0 keys, expected a list of at most 64 tables"),
+        (b"[[warm_up]]\nshapes = 3", "warm_up[0].shapes is 3, expected a table"),
+        (b"[[warm_up]]\nshapes = {x = [0]}", "warm_up[0].shapes.x is 0, expected a list of"),
+        (b"[[warm_up]]\nshapes = {'' = [1]}", "warm_up[0].shapes: an input's name has 1 to 256"),
+        (b"[[step]]\nmodel = 'a'\ninputs = {x = 'x'}", "step[0].outputs is missing; add it"),
+        (
+            b"[[step]]\nmodel = 'a'\ninputs = 3\noutputs = {}",
+            "step[0].inputs is 3, expected a table",
+        ),
+        (b"[[step]]\nmodel = 'a'\ninputs = {}\noutputs = {}", "inputs is a table of 0 keys"),
+        (
+            b"[[step]]\nmodel = 'a'\ninputs = {x = 3}\noutputs = {}",
+            "step[0].inputs.x is 3, expected a table of 1 to 1024 texts of 1 to 256 characters",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_file_the_value_and_the_limit(
+    raw: bytes, complaint: str
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        parse_manifest(raw, FILE)
+    assert caught.value.message.startswith(FILE)
+    assert complaint in caught.value.message
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
+    try:
+        parsed = parse_manifest(raw, FILE)
+    except ModelInvalid as exc:
+        assert FILE in exc.message  # noqa: PT017  # either outcome is right
+    else:
+        assert isinstance(parsed, Manifest)
+
+
+_KEYS = st.sampled_from(
+    ["max_queue", "batching", "ragged", "sequence", "state", "shape", "step", "versions", "latest"]
+)
+_VALUES = st.recursive(
+    st.integers() | st.floats() | st.booleans() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def _toml(value: object) -> str:
+    match value:
+        case dict():
+            inner = ", ".join(f"{key} = {_toml(one)}" for key, one in value.items())
+            return f"{{{inner}}}"
+        case list():
+            return f"[{', '.join(_toml(one) for one in value)}]"
+        case bool():
+            return str(value).lower()
+        case str():
+            return '"' + "".join(f"\\U{ord(one):08x}" for one in value) + '"'
+        case _:
+            return repr(value)
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=3))
+def test_any_value_at_any_key_is_refused_or_read_and_raises_nothing_else(
+    values: dict[str, object],
+) -> None:
+    raw = "\n".join(f"{key} = {_toml(value)}" for key, value in values.items()).encode()
+    try:
+        parsed = parse_manifest(raw, FILE)
+    except ModelInvalid as exc:
+        assert FILE in exc.message  # noqa: PT017  # either outcome is right
+    else:
+        assert isinstance(parsed, Manifest)

@@ -1,0 +1,823 @@
+"""The ONNX Runtime backend on the CPU, over tiny models built for each test."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.runtime.api import Backend, LoadedModel
+from capamesh.node.runtime.onnxruntime import backend as onnx_backend
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.runtime.signature import READ_TEXTS
+from capamesh.protocol.errors import (
+    ConfigError,
+    InvalidRequest,
+    ModelInvalid,
+    ModelUnavailable,
+    RunFailed,
+)
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+P = onnx.TensorProto
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+ONNX_TYPES = {
+    Datatype.BOOL: P.BOOL,
+    Datatype.UINT8: P.UINT8,
+    Datatype.UINT16: P.UINT16,
+    Datatype.UINT32: P.UINT32,
+    Datatype.UINT64: P.UINT64,
+    Datatype.INT8: P.INT8,
+    Datatype.INT16: P.INT16,
+    Datatype.INT32: P.INT32,
+    Datatype.INT64: P.INT64,
+    Datatype.FP16: P.FLOAT16,
+    Datatype.BF16: P.BFLOAT16,
+    Datatype.FP32: P.FLOAT,
+    Datatype.FP64: P.DOUBLE,
+    Datatype.BYTES: P.STRING,
+}
+
+value = helper.make_tensor_value_info
+node = helper.make_node
+
+Load = Callable[..., LoadedModel]
+
+
+def source_of(path: Path, manifest: Manifest = Manifest()) -> ModelSource:  # noqa: B008  # frozen
+    return ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, manifest)
+
+
+def write(
+    path: Path,
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    nodes: Sequence[onnx.NodeProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> Path:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Return a function that builds, writes and loads a model on the CPU."""
+
+    def loaded(
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        nodes: Sequence[onnx.NodeProto],
+        initializers: Sequence[onnx.TensorProto] = (),
+    ) -> LoadedModel:
+        backend: Backend = OnnxBackend("cpu")
+        path = write(tmp_path / "model.onnx", inputs, outputs, nodes, initializers)
+        return backend.load(source_of(path))
+
+    return loaded
+
+
+@pytest.fixture
+def identity(load: Load) -> Callable[..., LoadedModel]:
+    """Return a function that loads `y = x` of one type and shape."""
+
+    def loaded(datatype: Datatype, shape: Sequence[int | str] | None) -> LoadedModel:
+        kind = ONNX_TYPES[datatype]
+        return load(
+            [value("x", kind, shape)], [value("y", kind, shape)], [node("Identity", ["x"], ["y"])]
+        )
+
+    return loaded
+
+
+@pytest.fixture
+def two_inputs(load: Load) -> LoadedModel:
+    """`sum = a + b` over f32[N,2], `copy = a`."""
+    return load(
+        [value("a", P.FLOAT, ["N", 2]), value("b", P.FLOAT, ["N", 2])],
+        [value("sum", P.FLOAT, ["N", 2]), value("copy", P.FLOAT, ["N", 2])],
+        [node("Add", ["a", "b"], ["sum"]), node("Identity", ["a"], ["copy"])],
+    )
+
+
+def raw_elements(datatype: Datatype, count: int) -> bytes:
+    """Return `count` distinct elements, no two bytes of which may be swapped unseen."""
+    if datatype is Datatype.BYTES:
+        texts = ["", "é\0ü", "plain", "x" * 300, "日本", "."]
+        return b"".join(struct.pack("<I", len(t.encode())) + t.encode() for t in texts[:count])
+    if datatype is Datatype.BOOL:
+        return bytes(index % 2 for index in range(count))
+    assert datatype.itemsize_bytes
+    # Small exponents: every pattern is an ordinary number in every floating type.
+    element = bytes(range(0x31, 0x31 + datatype.itemsize_bytes))
+    return b"".join(bytes([index + 1]) + element[1:] for index in range(count))
+
+
+def fp32(name: str, values: object) -> Tensor:
+    return Tensor.from_numpy(name, np.array(values, dtype=np.float32))
+
+
+def floats(tensor: Tensor) -> list[object]:
+    assert tensor.datatype is Datatype.FP32
+    return np.asarray(tensor.to_numpy()).tolist()
+
+
+@pytest.mark.parametrize("datatype", list(Datatype))
+@pytest.mark.parametrize(
+    ("declared", "shape"), [(["N", 3], (2, 3)), (["N", 3], (0, 3)), ([], ()), (None, (1, 3, 2))]
+)
+def test_every_datatype_goes_in_and_out_bit_by_bit(
+    identity: Callable[..., LoadedModel],
+    datatype: Datatype,
+    declared: list[int | str] | None,
+    shape: tuple[int, ...],
+) -> None:
+    model = identity(datatype, declared)
+    count = int(np.prod(shape))
+    given = Tensor("x", datatype, shape, memoryview(raw_elements(datatype, count)))
+    model.validate([given])
+    (out,) = model.run([given])
+    assert (out.name, out.datatype, out.shape) == ("y", datatype, shape)
+    assert bytes(out.data) == bytes(given.data)
+
+
+def test_the_signature_has_the_protocols_types_and_any_size_for_symbols(load: Load) -> None:
+    model = load(
+        [value("x", P.FLOAT, ["N", 3, None])],
+        [value("y", P.INT64, None), value("z", P.DOUBLE, ["N", 3, None])],
+        [node("Shape", ["x"], ["y"]), node("Cast", ["x"], ["z"], to=P.DOUBLE)],
+    )
+    assert model.inputs == (TensorSpec("x", Datatype.FP32, (-1, 3, -1)),)
+    assert model.outputs == (
+        TensorSpec("y", Datatype.INT64, (3,)),  # inferred by ONNX Runtime
+        TensorSpec("z", Datatype.FP64, (-1, 3, -1)),
+    )
+    assert model.provider == CPU
+
+
+def test_the_named_outputs_come_in_the_order_asked_for_and_all_by_default(
+    two_inputs: LoadedModel,
+) -> None:
+    inputs = [fp32("b", [[10, 20]]), fp32("a", [[1, 2]])]
+    two_inputs.validate(inputs, ["copy", "sum"])
+    assert [(out.name, floats(out)) for out in two_inputs.run(inputs, ["copy", "sum"])] == [
+        ("copy", [[1.0, 2.0]]),
+        ("sum", [[11.0, 22.0]]),
+    ]
+    assert [out.name for out in two_inputs.run(inputs)] == ["sum", "copy"]
+    assert [out.name for out in two_inputs.run(inputs, ["copy"])] == ["copy"]
+
+
+class Recorder:
+    """Stands in for a session, outside and inside, and keeps what it was fed."""
+
+    def __init__(self) -> None:
+        self.fed: dict[str, np.ndarray] = {}
+        self._sess = self
+
+    def run(
+        self, names: list[str], feed: dict[str, np.ndarray], options: object
+    ) -> list[np.ndarray]:
+        del options
+        self.fed = feed
+        return [np.zeros(1, np.float32) for _ in names]
+
+
+def test_the_runtime_reads_a_tensors_own_bytes_unless_they_are_at_an_odd_address(
+    two_inputs: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(two_inputs, "_live", (recorder, None))
+    frame = np.frombuffer(bytearray(64), np.uint8)
+    frame[1:17] = np.frombuffer(struct.pack("<4f", 1, 2, 3, 4), np.uint8)
+    odd = Tensor("a", Datatype.FP32, (2, 2), frame[1:17].data)
+    even = Tensor("b", Datatype.FP32, (2, 2), frame[20:36].data)
+    two_inputs.run([odd, even], ["sum"])
+    assert recorder.fed["a"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert recorder.fed["a"].flags.aligned
+    assert np.shares_memory(recorder.fed["b"], frame)
+
+
+def test_an_output_owns_its_bytes_when_the_inputs_buffer_is_reused(
+    identity: Callable[..., LoadedModel],
+) -> None:
+    for datatype in (Datatype.FP32, Datatype.BF16):
+        model = identity(datatype, ["N"])
+        assert datatype.itemsize_bytes
+        buffer = bytearray(raw_elements(datatype, 4))
+        expected = bytes(buffer)
+        (out,) = model.run([Tensor("x", datatype, (4,), buffer)])
+        buffer[:] = bytes(len(buffer))
+        assert bytes(out.data) == expected
+
+
+def test_threads_may_run_one_model_at_once(two_inputs: LoadedModel) -> None:
+    def summed(number: int) -> object:
+        (out,) = two_inputs.run([fp32("a", [[number, 1]]), fp32("b", [[1, 2]])], ["sum"])
+        return floats(out)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(summed, range(200))) == [[[n + 1.0, 3.0]] for n in range(200)]
+
+
+def test_the_outputs_true_shape_counts_and_not_the_declared_one(load: Load) -> None:
+    model = load(
+        [value("x", P.FLOAT, ["N", 2])],
+        [value("y", P.INT64, None)],
+        [node("NonZero", ["x"], ["y"])],
+    )
+    (out,) = model.run([fp32("x", [[0, 5], [7, 0], [1, 1]])])
+    assert out.shape == (2, 4)
+    assert np.asarray(out.to_numpy()).tolist() == [[0, 1, 2, 2], [1, 0, 0, 1]]
+
+
+def test_bfloat16_mixes_with_other_types_on_both_sides(load: Load) -> None:
+    model = load(
+        [value("x", P.BFLOAT16, ["N"]), value("f", P.FLOAT, ["N"])],
+        [value("y", P.BFLOAT16, ["N"]), value("g", P.FLOAT, ["N"]), value("t", P.STRING, ["N"])],
+        [
+            node("Cast", ["f"], ["y"], to=P.BFLOAT16),
+            node("Cast", ["x"], ["g"], to=P.FLOAT),
+            node("Cast", ["f"], ["t"], to=P.STRING),
+        ],
+    )
+    inputs = [
+        Tensor.from_numpy("x", np.array([1.5, -2.0], np.float32), Datatype.BF16),
+        fp32("f", [3.0, 0.5]),
+    ]
+    model.validate(inputs)
+    t, y, g = model.run(inputs, ["t", "y", "g"])
+    assert bytes(y.data) == struct.pack("<HH", 0x4040, 0x3F00)
+    assert floats(g) == [1.5, -2.0]
+    assert t.to_numpy().tolist() == [b"3", b"0.5"]
+
+
+def test_bfloat16_goes_in_where_no_bfloat16_comes_out(load: Load) -> None:
+    model = load(
+        [value("x", P.BFLOAT16, ["N"]), value("s", P.STRING, ["N"])],
+        [value("y", P.FLOAT, ["N"]), value("t", P.STRING, ["N"])],
+        [node("Cast", ["x"], ["y"], to=P.FLOAT), node("Identity", ["s"], ["t"])],
+    )
+    inputs = [
+        Tensor.from_numpy("x", np.array([1.5], np.float32), Datatype.BF16),
+        Tensor.from_numpy("s", np.array(["é"], object)),
+    ]
+    y, t = model.run(inputs)
+    assert floats(y) == [1.5]
+    assert t.to_numpy().tolist() == ["é".encode()]
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda a, b: [a], "inputs ['b'] are missing"),
+        (lambda a, b: [], "inputs ['a', 'b'] are missing"),
+        (lambda a, b: [a, a, b], "input 'a' is given twice"),
+        (lambda a, b: [a, a], "input 'a' is given twice"),
+        (lambda a, b: [a, b, fp32("c", [1])], "the model has no input 'c'"),
+        (
+            lambda a, b: [a, Tensor.from_numpy("b", np.zeros((1, 2)))],
+            "tensor 'b' is FP64, the model takes FP32",
+        ),
+        (
+            lambda a, b: [fp32("a", [1, 2]), b],
+            "tensor 'a' has shape [2], the model takes [-1, 2] (-1 is any size)",
+        ),
+        (
+            lambda a, b: [a, fp32("b", [[1, 2, 3]])],
+            "tensor 'b' has shape [1, 3], the model takes [-1, 2] (-1 is any size)",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_the_callers_fault_and_the_model_says_what_it_takes(
+    two_inputs: LoadedModel,
+    make: Callable[[Tensor, Tensor], list[Tensor]],
+    complaint: str,
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        two_inputs.validate(make(fp32("a", [[1, 2]]), fp32("b", [[1, 2]])))
+    assert caught.value.message == (
+        f"{complaint}; the model's inputs are a FP32[-1, 2], b FP32[-1, 2]"
+    )
+
+
+def test_outputs_that_are_not_there_or_asked_for_twice_are_the_callers_fault(
+    two_inputs: LoadedModel,
+) -> None:
+    inputs = [fp32("a", [[1, 2]]), fp32("b", [[1, 2]])]
+    with pytest.raises(InvalidRequest) as caught:
+        two_inputs.validate(inputs, ["sum", "product"])
+    assert caught.value.message == (
+        "the model has no output 'product'; its outputs are sum FP32[-1, 2], copy FP32[-1, 2]"
+    )
+    with pytest.raises(InvalidRequest, match=r"asked for twice: \['sum', 'sum'\]"):
+        two_inputs.validate(inputs, ["sum", "sum"])
+
+
+def test_a_long_name_or_signature_does_not_make_a_long_message(load: Load) -> None:
+    inputs = [value(f"input-{index:04}", P.FLOAT, [1]) for index in range(200)]
+    model = load(inputs, [value("y", P.FLOAT, [1])], [node("Identity", ["input-0000"], ["y"])])
+    for request in ([fp32("x" * 100_000, [1])], []):
+        with pytest.raises(InvalidRequest) as caught:
+            model.validate(request)
+        assert len(caught.value.message) < 1200
+
+
+@pytest.fixture
+def _binding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand for a package of ONNX Runtime that brings no library beside its binding."""
+    monkeypatch.setattr(onnx_backend, "_raw_text_runtime", lambda: None)
+
+
+@pytest.mark.usefixtures("_binding_alone")
+def test_many_texts_are_read_by_the_run_alone(identity: Callable[..., LoadedModel]) -> None:
+    model = identity(Datatype.BYTES, ["N"])
+    tensor = Tensor.from_numpy("x", np.array([b"\xff"] * (READ_TEXTS + 1), object))
+    model.validate([tensor])
+    with pytest.raises(InvalidRequest, match="is not UTF-8"):
+        model.run([tensor])
+
+
+@pytest.mark.usefixtures("_binding_alone")
+def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch_where_nothing_can_run_it(
+    identity: Callable[..., LoadedModel],
+) -> None:
+    model = identity(Datatype.BYTES, ["N"])
+    tensor = Tensor.from_numpy("x", np.array([b"fine", b"\xff\xfe"], object))
+    with pytest.raises(InvalidRequest) as caught:
+        model.validate([tensor])
+    assert caught.value.message == (
+        r"input 'x': element 1 starts with b'\xff\xfe' and is not UTF-8: this node gives the model texts "
+        "through ONNX Runtime's Python binding, which takes no others"
+    )
+
+
+def test_inputs_that_do_not_fit_each_other_are_the_callers_fault(two_inputs: LoadedModel) -> None:
+    inputs = [fp32("a", [[1, 2]] * 2), fp32("b", [[1, 2]] * 3)]
+    two_inputs.validate(inputs)
+    with pytest.raises((InvalidRequest, RunFailed)) as caught:
+        two_inputs.run(inputs)
+    assert "\n" not in caught.value.message
+
+
+def test_what_the_runtime_calls_an_invalid_argument_is_the_callers_fault(load: Load) -> None:
+    model = load(
+        [value("x", P.FLOAT, ["N"]), value("i", P.INT64, ["M"])],
+        [value("y", P.FLOAT, ["M"])],
+        [node("Gather", ["x", "i"], ["y"])],
+    )
+    inputs = [fp32("x", [1, 2, 3]), Tensor.from_numpy("i", np.array([9]))]
+    model.validate(inputs)
+    with pytest.raises(InvalidRequest) as caught:
+        model.run(inputs)
+    assert caught.value.message.startswith("ONNX Runtime refuses the inputs: 2 : INVALID_ARGUMENT")
+    assert "idx=9 must be within the inclusive range [-3,2]" in caught.value.message
+
+
+def test_a_failed_run_is_the_peers_and_the_model_goes_on(
+    load: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = load(
+        [value("x", P.FLOAT, ["N"]), value("s", P.INT64, ["K"])],
+        [value("y", P.FLOAT, None)],
+        [node("Reshape", ["x", "s"], ["y"])],
+    )
+    x = fp32("x", [1, 2, 3, 4])
+    with pytest.raises(RunFailed) as caught:
+        model.run([x, Tensor.from_numpy("s", np.array([3, 3]))])
+    assert caught.value.message.startswith("the model's run failed: 1 : FAIL")
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 600
+    (out,) = model.run([x, Tensor.from_numpy("s", np.array([2, 2]))])
+    assert floats(out) == [[1.0, 2.0], [3.0, 4.0]]
+    assert capfd.readouterr() == ("", "")  # a caller cannot fill the node's log
+
+
+@pytest.mark.usefixtures("_binding_alone")
+def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run_where_nothing_can_return_it(
+    load: Load,
+) -> None:
+    suffix = onnx.TensorProto(name="c", data_type=P.STRING, dims=[1], string_data=[b"\xff\xfe"])
+    model = load(
+        [value("x", P.STRING, ["N"])],
+        [value("y", P.STRING, ["N"])],
+        [node("StringConcat", ["x", "c"], ["y"])],
+        [suffix],
+    )
+    with pytest.raises(RunFailed, match="an output has text that is not UTF-8, which ONNX"):
+        model.run([Tensor.from_numpy("x", np.array(["a"], object))])
+
+
+def test_a_closed_model_is_unavailable_and_closing_again_is_harmless(
+    two_inputs: LoadedModel,
+) -> None:
+    two_inputs.close()
+    two_inputs.close()
+    with pytest.raises(ModelUnavailable, match="unloaded"):
+        two_inputs.run([fp32("a", [[1, 2]]), fp32("b", [[1, 2]])])
+
+
+def tensor_type(kind: int = P.FLOAT) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(kind, ["N"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (helper.make_sequence_type_proto(tensor_type()), "seq(tensor(float))"),
+        (helper.make_optional_type_proto(tensor_type()), "optional(tensor(float))"),
+        (tensor_type(P.FLOAT8E4M3FN), "tensor(float8e4m3fn)"),
+        (tensor_type(P.FLOAT8E5M2), "tensor(float8e5m2)"),
+    ],
+)
+def test_a_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
+    load: Load, kind: onnx.TypeProto, shown: str
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [helper.make_value_info("strange", kind)],
+            [helper.make_value_info("y", kind)],
+            [node("Identity", ["strange"], ["y"])],
+        )
+    assert f"input 'strange' is {shown}, which the protocol cannot carry" in caught.value.message
+
+
+def test_packed_four_bit_inputs_are_refused_at_load_by_name(load: Load) -> None:
+    scale = helper.make_tensor("s", P.FLOAT, [], [0.5])
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("x", P.INT4, ["N"])],
+            [value("y", P.FLOAT, ["N"])],
+            [node("DequantizeLinear", ["x", "s"], ["y"])],
+            [scale],
+        )
+    assert "input 'x' is tensor(int4), which the protocol cannot carry" in caught.value.message
+
+
+def test_complex_numbers_are_refused_at_load_by_name(load: Load) -> None:
+    with pytest.raises(ModelInvalid, match=r"tensor\(complex64\) is not .* supported"):
+        load(
+            [value("x", P.COMPLEX64, ["N"])],
+            [value("y", P.COMPLEX64, ["N"])],
+            [node("Identity", ["x"], ["y"])],
+        )
+
+
+def test_an_output_of_maps_is_refused_at_load_by_name(tmp_path: Path) -> None:
+    element = onnx.TypeProto()
+    element.sequence_type.elem_type.map_type.key_type = P.INT64
+    element.sequence_type.elem_type.map_type.value_type.CopyFrom(
+        helper.make_tensor_type_proto(P.FLOAT, [])
+    )
+    zipmap = node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    graph = helper.make_graph(
+        [zipmap], "g", [value("x", P.FLOAT, ["N", 2])], [helper.make_value_info("y", element)]
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+    )
+    with pytest.raises(ModelInvalid, match=r"output 'y' is seq\(map\(int64,tensor\(float\)\)\)"):
+        OnnxBackend().load(source_of(path))
+
+
+def test_text_in_beside_bfloat16_out_is_refused_at_load(load: Load) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("s", P.STRING, ["N"]), value("x", P.BFLOAT16, ["N"])],
+            [value("y", P.BFLOAT16, ["N"]), value("t", P.STRING, ["N"])],
+            [node("Identity", ["x"], ["y"]), node("Identity", ["s"], ["t"])],
+        )
+    assert caught.value.message.startswith("output 'y' is bfloat16 beside the string input 's'")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "ONNX Runtime cannot load it: "),
+        (b"\x08\x0a", "ONNX Runtime cannot load it: "),
+        (b"junk", "the ONNX file is cut short or broken at byte 0"),
+        (b"\x0b", "not an ONNX file: wire type 3 at byte 0"),
+    ],
+)
+def test_a_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelInvalid, match=complaint):
+        OnnxBackend().load(source_of(path))
+
+
+def test_a_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid, match="its file cannot be read: "):
+        OnnxBackend().load(source_of(tmp_path / "model.onnx"))
+
+
+def test_an_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("x", P.FLOAT, [1])],
+            [value("y", P.FLOAT, [1])],
+            [node("Own", ["x"], ["y"], domain="custom")],
+        )
+    assert "Own" in caught.value.message
+    assert "No opset import for domain 'custom'" in caught.value.message
+
+
+def test_an_operator_of_a_library_is_refused_by_its_domain_and_name(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [node("Own", ["x"], ["y"], domain="own.ops")],
+        "g",
+        [value("x", P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own.ops", 1)]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+    )
+    with pytest.raises(ModelInvalid, match=r"own\.ops:Own.* is not a registered function/op"):
+        OnnxBackend().load(source_of(path))
+
+
+def test_functions_and_control_flow_of_the_models_own_are_fine(tmp_path: Path) -> None:
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    twice = helper.make_function(
+        "own", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opsets[:1]
+    )
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [node(kind, ["x"], ["r"], domain=domain)], name, [], [value("r", P.FLOAT, ["N"])]
+        )
+        for name, kind, domain in (("then", "Twice", "own"), ("else", "Neg", ""))
+    }
+    graph = helper.make_graph(
+        [node("If", ["c"], ["y"], **branches)],
+        "g",
+        [value("x", P.FLOAT, ["N"]), value("c", P.BOOL, [])],
+        [value("y", P.FLOAT, ["N"])],
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(
+            graph, functions=[twice], ir_version=10, opset_imports=opsets
+        ).SerializeToString()
+    )
+    model = OnnxBackend().load(source_of(path))
+    for choice, expected in ((True, [6.0]), (False, [-3.0])):
+        (out,) = model.run([fp32("x", [3]), Tensor.from_numpy("c", np.array(choice))])
+        assert floats(out) == expected
+
+
+def external_model(folder: Path, location: str) -> Path:
+    weights = onnx.TensorProto(name="w", data_type=P.FLOAT, dims=[2])
+    weights.data_location = P.EXTERNAL
+    for key, text in (("location", location), ("offset", "0"), ("length", "8")):
+        weights.external_data.add(key=key, value=text)
+    return write(
+        folder / "model.onnx",
+        [value("x", P.FLOAT, [2])],
+        [value("y", P.FLOAT, [2])],
+        [node("Add", ["x", "w"], ["y"])],
+        [weights],
+    )
+
+
+def test_external_data_beside_the_model_is_loaded(tmp_path: Path) -> None:
+    path = external_model(tmp_path, "w.bin")
+    (tmp_path / "w.bin").write_bytes(struct.pack("<2f", 1, 2))
+    (out,) = OnnxBackend().load(source_of(path)).run([fp32("x", [10, 20])])
+    assert floats(out) == [11.0, 22.0]
+
+
+@pytest.mark.parametrize("how", ["parent", "absolute", "link", "memory"])
+def test_the_runtime_itself_reads_no_external_data_outside_the_models_folder(
+    tmp_path: Path, how: str
+) -> None:
+    outside = tmp_path / "w.bin"
+    outside.write_bytes(bytes(8))
+    location = {
+        "parent": "../w.bin",
+        "absolute": str(outside),
+        "link": "link.bin",
+        "memory": "*/_ORT_MEM_ADDR_/*",
+    }[how]
+    path = external_model(tmp_path / "m", location)
+    (tmp_path / "m" / "link.bin").symlink_to(outside)
+    with pytest.raises(ModelInvalid, match="ONNX Runtime cannot load it: "):
+        OnnxBackend().load(source_of(path))
+
+
+def small_model(folder: Path) -> Path:
+    return write(
+        folder / "model.onnx",
+        [value("x", P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+        [node("Identity", ["x"], ["y"])],
+    )
+
+
+def test_a_provider_that_this_runtime_lacks_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    manifest = Manifest(providers=("QuantumExecutionProvider",))
+    with pytest.raises(ModelInvalid) as caught:
+        OnnxBackend().load(source_of(small_model(tmp_path), manifest))
+    assert caught.value.message.startswith(
+        "it should run on QuantumExecutionProvider, but this ONNX Runtime has only "
+    )
+    assert CPU in caught.value.message
+    assert caught.value.message.endswith(
+        "`allow_cpu_fallback = true` in its capamesh.toml accepts the CPU"
+    )
+
+
+class FellBack:
+    """Stands in for a session on a machine where CUDA is asked for and the CPU given, silently."""
+
+    asked: object = None
+    providers: Sequence[str] = (CPU,)
+    busy: Sequence[str] = ()
+
+    def __init__(self, path: str, options: object, **settings: object) -> None:
+        del path, options
+        type(self).asked = settings
+        self._session = None
+
+    def get_providers(self) -> list[str]:
+        return list(self.providers)
+
+    def get_provider_graph_assignment_info(self) -> list[object]:
+        return [SimpleNamespace(ep_name=name) for name in self.busy]
+
+    def get_inputs(self) -> list[object]:
+        return []
+
+    def get_outputs(self) -> list[object]:
+        return []
+
+
+@pytest.fixture
+def fell_back(monkeypatch: pytest.MonkeyPatch) -> type[FellBack]:
+    session = type("Session", (FellBack,), {})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    return session
+
+
+def test_a_silent_fall_back_to_the_cpu_is_refused(
+    tmp_path: Path, fell_back: type[FellBack]
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        OnnxBackend("cuda", device_index=3).load(source_of(small_model(tmp_path)))
+    assert caught.value.message == (
+        f"it should run on {CUDA}, but ONNX Runtime fell back to {CPU}, as its log above explains; "
+        "for CUDA install capamesh[cuda] and a driver; "
+        "`allow_cpu_fallback = true` in its capamesh.toml accepts the CPU"
+    )
+    assert fell_back.asked == {
+        "providers": [
+            (
+                CUDA,
+                {
+                    "device_id": "3",
+                    "arena_extend_strategy": "kSameAsRequested",
+                    "cudnn_conv_algo_search": "HEURISTIC",
+                },
+            )
+        ],
+        "enable_fallback": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "manifest", [Manifest(allow_cpu_fallback=True), Manifest(providers=(CUDA, CPU))]
+)
+def test_a_fall_back_that_the_manifest_allows_is_taken_and_told(
+    tmp_path: Path, fell_back: type[FellBack], manifest: Manifest
+) -> None:
+    del fell_back
+    loaded = OnnxBackend("cuda").load(source_of(small_model(tmp_path), manifest))
+    assert loaded.provider == CPU
+
+
+def test_a_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
+    tmp_path: Path, fell_back: type[FellBack]
+) -> None:
+    fell_back.providers, fell_back.busy = (CUDA, CPU), (CPU, CPU)
+    with pytest.raises(ModelInvalid) as caught:
+        OnnxBackend("cuda").load(source_of(small_model(tmp_path)))
+    assert caught.value.message.startswith(
+        f"it should run on {CUDA}, but none of its operators can; {CPU} takes all; for CUDA install"
+    )
+    allowed = Manifest(allow_cpu_fallback=True)
+    assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU
+
+
+def test_the_best_provider_that_took_an_operator_is_told(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = "TensorrtExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
+    fell_back.providers, fell_back.busy = (tensorrt, CUDA, CPU), (CPU, CUDA)
+    manifest = Manifest(providers=(tensorrt, CUDA))
+    loaded = OnnxBackend("cuda").load(source_of(small_model(tmp_path), manifest))
+    assert loaded.provider == CUDA
+
+
+def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = "TensorrtExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
+    fell_back.providers = (tensorrt, CPU)
+    cache = tmp_path / "cache"
+    backend = OnnxBackend("cuda", device_index=1, cache_folder=cache)
+    backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+    assert fell_back.asked == {
+        "providers": [
+            (
+                tensorrt,
+                {
+                    "device_id": "1",
+                    "trt_engine_cache_enable": "1",
+                    "trt_engine_cache_path": str(cache / "sha256-0"),
+                    "trt_timing_cache_enable": "1",
+                    "trt_timing_cache_path": str(cache),
+                },
+            )
+        ],
+        "enable_fallback": False,
+    }
+    assert (cache / "sha256-0").stat().st_mode & 0o777 == 0o700
+    os.utime(cache / "sha256-0", (1_000, 1_000))
+    backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+    assert (cache / "sha256-0").stat().st_mtime > 1_000  # it is in use
+    blocked = OnnxBackend("cuda", cache_folder=small_model(tmp_path))
+    with pytest.raises(ModelInvalid, match="the folder for its compiled engines cannot be made: "):
+        blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+
+
+def test_a_provider_known_by_its_name_alone_is_passed_on_without_options(
+    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = "OpenVINOExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [openvino, CPU])
+    fell_back.providers = fell_back.busy = (openvino, CPU)
+    manifest = Manifest(providers=(openvino,))
+    loaded = OnnxBackend(memory_limit_bytes=5, cache_folder=tmp_path).load(
+        source_of(small_model(tmp_path), manifest)
+    )
+    assert loaded.provider == openvino
+    assert fell_back.asked == {"providers": [(openvino, {})], "enable_fallback": False}
+
+
+def test_the_provider_found_after_loading_is_told(
+    tmp_path: Path, fell_back: type[FellBack]
+) -> None:
+    fell_back.providers = (CUDA, CPU)
+    assert OnnxBackend("cuda").load(source_of(small_model(tmp_path))).provider == CUDA
+
+
+def test_a_model_may_run_on_the_cpu_where_its_provider_is_not_even_built_in(tmp_path: Path) -> None:
+    manifest = Manifest(providers=("QuantumExecutionProvider",), allow_cpu_fallback=True)
+    assert OnnxBackend().load(source_of(small_model(tmp_path), manifest)).provider == CPU
+
+
+def test_settings_that_make_no_sense_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="device 'tpu' is unknown; it is one of cpu, cuda"):
+        OnnxBackend("tpu")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="intra_op_threads is 0; it must be at least 1"):
+        OnnxBackend(intra_op_threads=0)
+    with pytest.raises(ConfigError, match="memory_limit_bytes is -1; 0 is for no limit"):
+        OnnxBackend(memory_limit_bytes=-1)
+
+
+def test_a_session_spins_within_runs_only_and_has_the_threads_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[onnxruntime.SessionOptions] = []
+    real = onnxruntime.InferenceSession
+
+    def recorded(path: str, options: onnxruntime.SessionOptions, **settings: object) -> object:
+        seen.append(options)
+        return real(path, options, **settings)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
+    OnnxBackend(intra_op_threads=2).load(source_of(small_model(tmp_path)))
+    (options,) = seen
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"

@@ -1,0 +1,360 @@
+"""The ONNX Runtime backend and its device: memory, options, and runs that are ended early."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from capamesh.node.devices.nvml import GpuReader
+from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.onnxruntime import backend as onnx_backend
+from capamesh.node.runtime.onnxruntime.arena import WINDOW_RUNS, ArenaWatch
+from capamesh.node.runtime.onnxruntime.backend import DeviceKind, OnnxBackend, OnnxModel
+from capamesh.node.runtime.onnxruntime.cuda_faults import LOST, device_loss
+from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
+from capamesh.node.runtime.onnxruntime.providers import DeviceLimits, provider_options, shrinking
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Datatype, Tensor
+
+P = onnx.TensorProto
+MIB = 2**20
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+value = helper.make_tensor_value_info
+node = helper.make_node
+
+
+def load(
+    folder: Path,
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> OnnxModel:
+    """Load a model `y` of `x`."""
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [value("x", P.FLOAT, shape)],
+        [value("y", P.FLOAT, None)],
+        list(initializers),
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    return OnnxBackend().load(source)
+
+
+def cuda_error(code: int, words: str = "an illegal memory access was encountered") -> RuntimeError:
+    """Return an error as ONNX Runtime's `CudaCall` gives it, from within an operator."""
+    return RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status"
+        f" Message: CUDA failure {code}: {words} ; GPU=0 ; hostname=a-host ; file=/onnxruntime/cuda_stream.cc ;"
+        " line=448 ; expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); "
+    )
+
+
+def fp32(values: object) -> Tensor:
+    return Tensor.from_numpy("x", np.array(values, np.float32))
+
+
+def rss_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> LoadedModel:
+    """A loop of 10**9 turns around a small multiplication."""
+    body = helper.make_graph(
+        [node("Mul", ["a", "a"], ["b"]), node("Identity", ["c"], ["d"])],
+        "body",
+        [value("i", P.INT64, []), value("c", P.BOOL, []), value("a", P.FLOAT, ["N"])],
+        [value("d", P.BOOL, []), value("b", P.FLOAT, ["N"])],
+    )
+    turns = helper.make_tensor("n", P.INT64, [], [10**9])
+    return load(tmp_path, [node("Loop", ["n", "", "x"], ["y"], body=body)], ["N"], [turns])
+
+
+@pytest.fixture
+def twice(tmp_path: Path) -> OnnxModel:
+    return load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+
+
+def test_a_run_is_ended_by_its_switch_from_another_thread_and_says_so(
+    endless: LoadedModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    switch = OnnxBackend().stop_switch()
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            endless.run([fp32([0.5, 1])], (), switch)
+        except RunFailed as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    switch.stop()
+    thread.join(timeout=10)
+    (error,) = errors
+    assert str(error) == "the run was stopped before its end"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_switch_used_before_the_run_ends_it_at_once_and_no_other_run(
+    twice: OnnxModel, endless: LoadedModel
+) -> None:
+    switch = OnnxBackend().stop_switch()
+    switch.stop()
+    switch.stop()
+    for model in (twice, endless):
+        with pytest.raises(RunFailed, match=r"^the run was stopped before its end$"):
+            model.run([fp32([0.5])], (), switch)
+    (y,) = twice.run([fp32([2])], (), OnnxBackend().stop_switch())
+    assert np.asarray(y.to_numpy()).tolist() == [4.0]
+
+
+def test_a_run_that_fails_by_itself_is_not_said_to_be_stopped(twice: OnnxModel) -> None:
+    wrong = Tensor.from_numpy("x", np.zeros((2, 2), np.float32))
+    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
+        twice.run([wrong], (), OnnxBackend().stop_switch())
+
+
+def test_a_switch_of_another_backend_stops_nothing(twice: OnnxModel) -> None:
+    class Other:
+        def stop(self) -> None:
+            """Be a switch."""
+
+    (y,) = twice.run([fp32([2])], (), Other())
+    assert np.asarray(y.to_numpy()).tolist() == [4.0]
+
+
+def test_small_and_large_outputs_have_their_own_bytes(twice: OnnxModel) -> None:
+    for count in (0, 1, 1024, 1025, 5000):
+        x = np.arange(count, dtype=np.float32)
+        (y,) = twice.run([fp32(x)])
+        assert y.size_bytes == 4 * count
+        np.testing.assert_array_equal(y.to_numpy(), x + x)
+
+
+def test_the_runtime_names_itself_with_its_version() -> None:
+    assert OnnxBackend().runtime == f"onnxruntime {onnxruntime.__version__}"
+
+
+def test_the_free_memory_of_the_cpu_is_what_its_container_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_backend, "read_cpu", lambda: SimpleNamespace(memory_free_bytes=12_345))
+    assert OnnxBackend().free_bytes() == 12_345
+
+
+class Nvml:
+    """Stands in for pynvml: two cards, of which the second has twice the memory free."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self) -> None:  # noqa: N802  # pynvml's name
+        """Open."""
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802  # likewise
+        return "1"
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802  # likewise
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802  # likewise
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> object:  # noqa: N802  # likewise
+        return SimpleNamespace(total=100, free=20 * (handle + 1))
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802  # likewise
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802  # likewise
+        return f"card {handle}"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:  # noqa: N802  # likewise
+        if handle == 0:
+            raise self.NVMLError
+        return 8, 6
+
+
+@pytest.mark.parametrize(
+    ("device", "index", "expected"),
+    [("cuda", 1, "8.6"), ("cuda", 0, ""), ("cuda", 2, ""), ("cpu", 1, "")],
+)
+def test_a_gpu_tells_its_compute_capability_where_its_driver_does(
+    monkeypatch: pytest.MonkeyPatch, device: DeviceKind, index: int, expected: str
+) -> None:
+    monkeypatch.setattr(onnx_backend, "GpuReader", lambda: GpuReader(Nvml()))
+    assert OnnxBackend(device, device_index=index).compute_capability() == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "uuid", "free_bytes"),
+    [(0, "", 20), (1, "", 40), (0, "GPU-1", 40), (2, "", 0), (0, "GPU-gone", 0)],
+)
+def test_the_free_memory_of_a_gpu_is_found_by_its_own_name_or_else_its_index(
+    monkeypatch: pytest.MonkeyPatch, index: int, uuid: str, free_bytes: int
+) -> None:
+    monkeypatch.setattr(onnx_backend, "GpuReader", lambda: GpuReader(Nvml()))
+    backend = OnnxBackend("cuda", device_index=index, device_uuid=uuid)
+    assert backend.free_bytes() == free_bytes
+
+
+def test_cuda_is_told_its_device_and_its_limit() -> None:
+    limits = DeviceLimits(2, memory_limit_bytes=3 * 2**30)
+    assert provider_options(CUDA, limits, "sha256:ab") == {
+        "device_id": "2",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "gpu_mem_limit": "3221225472",
+    }
+    assert provider_options("TensorrtExecutionProvider", limits, "sha256:ab") == {
+        "device_id": "2",
+        "trt_max_workspace_size": "3221225472",
+    }
+    assert provider_options(CPU, limits, "sha256:ab") == {}
+
+
+def test_the_pools_that_shrink_are_those_of_the_device() -> None:
+    assert shrinking(CPU, 3) == "cpu:0"
+    assert shrinking(CUDA, 3) == "cpu:0;gpu:3"
+    assert shrinking("TensorrtExecutionProvider", 0) == "cpu:0;gpu:0"
+
+
+def test_a_pool_shrinks_after_the_first_run_of_an_unusual_size_and_not_while_sizes_stay() -> None:
+    watch = ArenaWatch()
+    assert watch.is_due(100)
+    assert not any(watch.is_due(size) for size in [100, 400, 100, 1] * 100)
+    assert [watch.is_due(size) for size in (1601, 1601, 6404, 6405)] == [True, False, False, False]
+    assert [watch.is_due(size) for size in (25_621, 25_621)] == [True, False]
+
+
+def test_a_pool_shrinks_once_after_runs_have_become_much_smaller() -> None:
+    watch = ArenaWatch()
+    for _ in range(WINDOW_RUNS):
+        watch.is_due(1000)
+    due = [watch.is_due(249) for _ in range(3 * WINDOW_RUNS)]
+    assert [index for index, is_due in enumerate(due) if is_due] == [WINDOW_RUNS - 1]
+    watch = ArenaWatch()
+    for _ in range(WINDOW_RUNS):
+        watch.is_due(1000)
+    assert not any(watch.is_due(250) for _ in range(3 * WINDOW_RUNS))
+
+
+def test_what_an_unusually_large_run_took_is_given_back_after_it(tmp_path: Path) -> None:
+    nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
+    nodes += [node("Add", ["a", "b"], ["c"]), node("ReduceMax", ["c"], ["y"])]
+    model = load(tmp_path, nodes, ["N", 1024])
+    for _ in range(3):
+        model.run([fp32(np.zeros((1, 1024)))])
+    before = rss_bytes()
+    model.run([Tensor("x", Datatype.FP32, (16 * 1024, 1024), bytes(64 * MIB))])
+    assert rss_bytes() - before < 16 * MIB
+
+
+def test_loading_and_closing_a_model_leaves_no_memory_behind(tmp_path: Path) -> None:
+    weights = np.ones((2048, 1024), np.float32)  # 8 MiB
+    initializer = onnx.numpy_helper.from_array(weights, "w")
+    used: list[int] = []
+    for _ in range(12):
+        model = load(tmp_path, [node("MatMul", ["x", "w"], ["y"])], ["N", 2048], [initializer])
+        model.run([fp32(np.ones((3, 2048)))])
+        model.close()
+        used.append(rss_bytes())
+    assert used[-1] - used[2] < 8 * MIB
+
+
+def test_a_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path: Path) -> None:
+    model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+    assert model._live is not None
+    session, bound = model._live
+    assert bound is None
+    model._live = session, BoundRuns(session, "cpu", 0)
+    for values in ([1, 2], [3, 4], [5], []):
+        (y,) = model.run([fp32(values)])
+        assert np.asarray(y.to_numpy()).tolist() == [2 * number for number in values]
+    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
+        model.run([Tensor.from_numpy("x", np.zeros((2, 2), np.float32))])
+    switch = OnnxBackend().stop_switch()
+    switch.stop()
+    with pytest.raises(RunFailed, match=r"^the run was stopped before its end$"):
+        model.run([fp32([1])], (), switch)
+    model.close()
+    with pytest.raises(ModelUnavailable):
+        model.run([fp32([1])])
+
+
+@pytest.mark.parametrize("code", sorted(LOST))
+def test_errors_that_end_a_process_hold_of_its_device_are_known(code: int) -> None:
+    assert device_loss(cuda_error(code)) == (
+        f"CUDA failure {code}: an illegal memory access was encountered"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        cuda_error(2, "out of memory"),
+        cuda_error(7000),
+        cuda_error(70),
+        RuntimeError("CUBLAS failure 13: the GPU program failed to execute ; GPU=0 ; hostname=h"),
+        RuntimeError(
+            "Reshape node. Name:'CUDA failure 700: x' Status Message: a shape does not fit"
+        ),
+        RuntimeError(""),
+    ],
+)
+def test_other_errors_leave_the_device(error: RuntimeError) -> None:
+    assert device_loss(error) == ""
+
+
+@pytest.mark.parametrize(("device", "is_told"), [("cuda", True), ("cpu", False)])
+def test_whoever_owns_the_backend_is_told_by_the_run_that_loses_the_device(
+    tmp_path: Path, device: onnx_backend.DeviceKind, is_told: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise cuda_error(700)
+
+    told: list[tuple[str, str]] = []
+    backend = OnnxBackend(
+        device, on_lost=lambda loss: told.append((loss, threading.current_thread().name))
+    )
+    model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+    model._on_error = backend._look_after_device
+    model._live = SimpleNamespace(_sess=SimpleNamespace(run=fail)), None
+    with pytest.raises(RunFailed, match=r"^the model's run failed: .*CUDA failure 700"):
+        model.run([fp32([1])])
+    loss = "CUDA failure 700: an illegal memory access was encountered"
+    assert told == ([(loss, "MainThread")] if is_told else [])
+
+
+def test_a_load_may_find_the_device_lost_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise cuda_error(719, "unspecified launch failure")
+
+    told: list[str] = []
+    load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+    path = tmp_path / "model.onnx"
+    source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ModelInvalid, match="CUDA failure 719"):
+        OnnxBackend("cuda", on_lost=told.append).load(source)
+    assert told == ["CUDA failure 719: unspecified launch failure"]

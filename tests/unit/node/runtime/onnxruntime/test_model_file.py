@@ -1,0 +1,183 @@
+"""What is read from an ONNX file before it is loaded: the weights' datatypes, and compiled code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from capamesh.node.repository.onnx_scan import MAX_DEPTH, contents_of, precision
+from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+P = onnx.TensorProto
+value = helper.make_tensor_value_info
+node = helper.make_node
+
+
+def zeros(kind: int, *shape: int) -> onnx.TensorProto:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    return onnx.numpy_helper.from_array(np.zeros(shape, dtype), "w")
+
+
+def model(
+    *initializers: onnx.TensorProto, nodes: tuple[onnx.NodeProto, ...] = ()
+) -> onnx.ModelProto:
+    graph = helper.make_graph(list(nodes), "g", [value("x", P.FLOAT, [1])], [], list(initializers))
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+
+
+def weights(proto: onnx.ModelProto) -> dict[int, int]:
+    return contents_of(io.BytesIO(proto.SerializeToString())).weights
+
+
+def test_weights_are_counted_by_their_datatype() -> None:
+    proto = model(
+        zeros(P.FLOAT, 3, 5), zeros(P.FLOAT), zeros(P.FLOAT16, 2, 300), zeros(P.INT64, 0, 4)
+    )
+    assert weights(proto) == {P.FLOAT: 16, P.FLOAT16: 600, P.INT64: 0}
+
+
+def test_weights_of_control_flow_are_counted_too() -> None:
+    branch = helper.make_graph([], "b", [], [value("w", P.FLOAT, None)], [zeros(P.FLOAT, 7)])
+    choice = node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    assert weights(model(zeros(P.FLOAT, 1), nodes=(choice,))) == {P.FLOAT: 15}
+
+
+def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
+    plain = node("Relu", ["x"], ["y"])
+    turns = node("Range", ["a", "b", "c"], ["w"])
+    branch = helper.make_graph([turns], "b", [], [value("w", P.FLOAT, None)])
+    wrapped = helper.make_node("Custom", ["x"], ["y"], body=branch)
+    function = helper.make_function("f", "F", ["x"], ["y"], [turns], [helper.make_opsetid("", 21)])
+    with_function = model(nodes=(plain,))
+    with_function.functions.append(function)
+    for proto, has_open_work in (
+        (model(nodes=(plain,)), False),
+        (model(nodes=(plain, turns)), True),
+        (model(nodes=(node("AffineGrid", ["x", "size"], ["y"]),)), True),
+        (model(nodes=(wrapped,)), True),
+        (with_function, True),
+    ):
+        found = contents_of(io.BytesIO(proto.SerializeToString()))
+        assert found.has_open_work is has_open_work
+
+
+def test_dimensions_that_are_not_packed_count_too() -> None:
+    tensor = b"\x08\x03\x08\x05\x10\x01"  # dims 3, dims 5, data_type FLOAT
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    assert contents_of(io.BytesIO(b"\x3a" + bytes([len(graph)]) + graph)).weights == {P.FLOAT: 15}
+
+
+def spec(datatype: Datatype) -> TensorSpec:
+    return TensorSpec("x", datatype, (-1,))
+
+
+@pytest.mark.parametrize(
+    ("found", "datatypes", "expected"),
+    [
+        ({P.FLOAT: 9}, [Datatype.FP16], "fp32"),
+        ({P.FLOAT16: 9}, [Datatype.FP32], "fp16"),
+        ({P.BFLOAT16: 9}, [], "bf16"),
+        ({P.DOUBLE: 9}, [], "fp64"),
+        ({P.INT8: 90, P.FLOAT: 10}, [], "int8"),
+        ({P.UINT8: 50, P.INT8: 40, P.FLOAT: 10, P.INT32: 10_000}, [], "int8"),
+        ({P.INT8: 89, P.FLOAT: 11}, [], "mixed"),
+        ({P.FLOAT: 1, P.FLOAT16: 1}, [], "mixed"),
+        ({P.INT4: 90, P.FLOAT16: 10}, [], "mixed"),
+        ({P.FLOAT8E4M3FN: 1}, [], "mixed"),
+        ({}, [Datatype.FP16, Datatype.INT64], "fp16"),
+        ({P.INT64: 4, P.STRING: 3}, [Datatype.BF16], "bf16"),
+        ({P.FLOAT: 0}, [Datatype.FP64], "fp64"),
+        ({}, [Datatype.FP16, Datatype.FP32], "mixed"),
+        ({}, [Datatype.INT64, Datatype.BYTES], ""),
+    ],
+)
+def test_the_precision_is_the_weights_or_without_any_the_signatures(
+    found: dict[int, int], datatypes: list[Datatype], expected: str
+) -> None:
+    assert precision(found, [spec(datatype) for datatype in datatypes]) == expected
+
+
+def compiled() -> onnx.NodeProto:
+    return node("EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context=b"code")
+
+
+def in_branch() -> onnx.ModelProto:
+    branch = helper.make_graph([compiled()], "b", [], [value("y", P.FLOAT, None)])
+    return model(nodes=(node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),))
+
+
+def in_function() -> onnx.ModelProto:
+    proto = model(nodes=(node("Own", ["x"], ["y"], domain="own"),))
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
+    proto.functions.append(helper.make_function("own", "Own", ["x"], ["y"], [compiled()], opsets))
+    return proto
+
+
+def in_list() -> onnx.ModelProto:
+    """Return a model whose operator has a list of graphs, as no standard one has."""
+    graph = helper.make_graph([compiled()], "b", [], [])
+    return model(nodes=(node("Own", ["x"], ["y"], domain="own", bodies=[graph]),))
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [model(nodes=(compiled(),)), in_branch(), in_list(), in_function()],
+    ids=["graph", "branch", "list", "function"],
+)
+def test_a_model_that_brings_compiled_code_is_refused_wherever_it_hides(
+    proto: onnx.ModelProto,
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        weights(proto)
+    assert caught.value.message == (
+        "the model has an operator EPContext, which holds code compiled for a device; export it as "
+        "an ordinary ONNX model"
+    )
+
+
+def test_a_graph_that_nests_too_deeply_is_refused() -> None:
+    raw = b""
+    for _ in range(MAX_DEPTH):  # NodeProto.attribute, AttributeProto.g, GraphProto.node
+        for tag in (0x32, 0x2A, 0x0A):
+            raw = bytes([tag]) + _varint(len(raw)) + raw
+    with pytest.raises(ModelInvalid, match=f"nests messages deeper than {MAX_DEPTH}"):
+        contents_of(io.BytesIO(b"\x3a" + _varint(len(raw)) + raw))
+
+
+def _varint(number: int) -> bytes:
+    raw = bytearray()
+    while number >= 0x80:
+        raw.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*raw, number])
+
+
+def test_a_name_longer_than_any_operators_is_refused() -> None:
+    with pytest.raises(ModelInvalid, match="a name or shape of 4097 bytes at byte"):
+        weights(model(nodes=(node("x" * 4097, [], []),)))
+
+
+ALONE = onnx.ModelProto(
+    graph=model(zeros(P.FLOAT, 3, 5), nodes=(node("Relu", ["x"], ["y"]),)).graph
+).SerializeToString()
+"""A model of one field, so that it cannot be cut between two."""
+
+
+@given(st.integers(1, len(ALONE) - 1))
+def test_a_file_that_is_cut_anywhere_is_refused(length: int) -> None:
+    with pytest.raises(ModelInvalid, match="cut short or broken at byte"):
+        contents_of(io.BytesIO(ALONE[:length]))
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_counted_or_refused_and_never_fails_otherwise(raw: bytes) -> None:
+    with contextlib.suppress(ModelInvalid):
+        assert all(count >= 0 for count in contents_of(io.BytesIO(raw)).weights.values())

@@ -1,0 +1,175 @@
+"""Texts of any bytes, which ONNX Runtime's Python binding cannot carry, through the library beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.onnxruntime import backend as onnx_backend
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.runtime.onnxruntime.raw_texts import (
+    MAX_MODEL_BYTES,
+    RawTextRuntime,
+    RawTextSession,
+)
+from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Tensor
+
+pytestmark = pytest.mark.skipif(
+    onnx_backend._raw_text_runtime() is None,
+    reason="this package of ONNX Runtime brings no library beside its Python binding",
+)
+P = onnx.TensorProto
+ODD = [b"\xff\xfe\x00\x80", b"", b"a\x00b", b"\x00", b"\xf0\x9f", "grün".encode(), b"x" * 100_000]
+
+
+def source(path: Path) -> ModelSource:
+    return ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+
+
+def write(path: Path) -> Path:
+    """Write a model that gives back texts, adds a float to itself, and says which texts are "a"."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Identity", ["text"], ["same"]),
+        helper.make_node("Add", ["x", "x"], ["twice"]),
+        helper.make_node("Equal", ["text", "a"], ["is_a"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("text", P.STRING, ["N", "M"]), value("x", P.FLOAT, ["N"])],
+        [
+            value("same", P.STRING, ["N", "M"]),
+            value("twice", P.FLOAT, ["N"]),
+            value("is_a", P.BOOL, ["N", "M"]),
+        ],
+        [helper.make_tensor("a", P.STRING, [], [b"a"])],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> LoadedModel:
+    return OnnxBackend().load(source(write(tmp_path / "model.onnx")))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return OnnxBackend().load(source(write(tmp_path_factory.mktemp("raw") / "model.onnx")))
+
+
+def inputs(*rows: Sequence[bytes]) -> list[Tensor]:
+    array = np.empty((len(rows), len(rows[0])), object)
+    for row, elements in enumerate(rows):
+        array[row, :] = elements
+    x = np.arange(len(rows), dtype=np.float32)
+    return [Tensor.from_numpy("text", array), Tensor.from_numpy("x", x)]
+
+
+def values(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    return {one.name: one.to_numpy().tolist() for one in tensors}
+
+
+def test_any_bytes_go_in_and_come_out_as_they_were(model: LoadedModel) -> None:
+    asked = inputs(ODD, [b"a"] * len(ODD))
+    model.validate(asked)
+    assert values(model.run(asked)) == {
+        "same": [ODD, [b"a"] * len(ODD)],
+        "twice": [0.0, 2.0],
+        "is_a": [[False] * len(ODD), [True] * len(ODD)],
+    }
+    (only,) = model.run(asked, ["twice"])
+    assert only.to_numpy().tolist() == [0.0, 2.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.binary(max_size=40), max_size=6))
+def test_what_goes_in_comes_out_whatever_it_is(shared: LoadedModel, texts: list[bytes]) -> None:
+    asked = inputs(texts)
+    shared.validate(asked)
+    assert values(shared.run(asked, ["same"])) == {"same": [texts]}
+
+
+def test_texts_that_are_utf_8_are_run_by_the_binding(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> list[Tensor]:
+        raise AssertionError("the binding can run it")
+
+    monkeypatch.setattr(RawTextSession, "run", run)
+    assert values(model.run(inputs(["grün".encode(), b"a\x00b"]), ["same"])) == {
+        "same": [["grün".encode(), b"a\x00b"]]
+    }
+
+
+def test_a_text_that_the_model_makes_may_be_any_bytes_too(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("StringConcat", ["x", "end"], ["y"])],
+        "g",
+        [value("x", P.STRING, ["N"])],
+        [value("y", P.STRING, ["N"])],
+        [onnx.TensorProto(name="end", data_type=P.STRING, dims=[1], string_data=[b"\xff"])],
+    )
+    whole = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    (tmp_path / "model.onnx").write_bytes(whole.SerializeToString())
+    model = OnnxBackend().load(source(tmp_path / "model.onnx"))
+    (y,) = model.run([Tensor.from_numpy("x", np.array([b"fine"], object))])
+    assert y.to_numpy().tolist() == [b"fine\xff"]
+
+
+def test_several_threads_may_run_it_at_once(model: LoadedModel) -> None:
+    asked = [inputs([bytes([0xFF, n])] * 50) for n in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda one: values(model.run(one, ["same"])), asked))
+    assert answers == [{"same": [[bytes([0xFF, n])] * 50]} for n in range(40)]
+
+
+def test_a_run_that_is_told_to_stop_is_stopped(model: LoadedModel) -> None:
+    switch = OnnxBackend().stop_switch()
+    switch.stop()
+    with pytest.raises(RunFailed, match="the run was stopped before its end"):
+        model.run(inputs(ODD), (), switch)
+    assert model.run(inputs(ODD))  # others are not
+
+
+def test_what_the_model_does_not_take_is_refused_before(model: LoadedModel) -> None:
+    text, x = inputs(ODD)
+    with pytest.raises(InvalidRequest, match=r"inputs \['x'\] are missing"):
+        model.validate([text])
+    with pytest.raises(RunFailed, match="ONNX Runtime failed in Run"):
+        model.run([text, x._replace(shape=(1, 1, 1))])
+
+
+def test_a_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
+    large = dataclasses.replace(
+        source(write(tmp_path / "model.onnx")), size_bytes=MAX_MODEL_BYTES + 1
+    )
+    model = OnnxBackend().load(large)
+    with pytest.raises(InvalidRequest, match="Python binding, which takes no others"):
+        model.validate(inputs(ODD))
+
+
+def test_a_library_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "junk.so").write_bytes(b"junk")
+    with pytest.raises(OSError, match=r"junk\.so"):
+        RawTextRuntime(tmp_path / "junk.so")
+    libc = Path("libc.so.6")  # found by the loader; it has not the interface
+    with pytest.raises(OSError, match="has no OrtGetApiBase"):
+        RawTextRuntime(libc)

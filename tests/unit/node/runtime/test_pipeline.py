@@ -1,0 +1,428 @@
+"""A chain of models served as one, over models that are functions of arrays."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from capamesh.node.repository.rules import PipelineStep
+from capamesh.node.runtime.api import LoadedModel, StopSwitch
+from capamesh.node.runtime.pipeline import MAX_STEPS, PipelineModel
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+Array = np.ndarray
+NAME, VERSION = ModelName("p"), ModelVersion("1")
+
+
+def fp32(name: str, shape: tuple[int, ...] = (-1,)) -> TensorSpec:
+    return TensorSpec(name, Datatype.FP32, shape)
+
+
+def tensor(name: str, *values: float) -> Tensor:
+    return Tensor.from_numpy(name, np.array(values, np.float32))
+
+
+class Model:
+    """Stands in for a loaded model; `function` takes and gives arrays in declared order."""
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        function: Callable[..., Sequence[Array]],
+        provider: str = "CPUExecutionProvider",
+        precision: str = "fp32",
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.function = function
+        self.provider = provider
+        self.precision = precision
+        self.has_open_work = False
+        self.asked: list[tuple[str, ...]] = []
+        self.stops: list[StopSwitch | None] = []
+        self.keeps = True
+        self.taken: list[Tensor] = []
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        del outputs
+        for spec, given in zip(self.inputs, inputs, strict=True):
+            assert spec.name == given.name
+            if reason := spec.accepts(given.datatype, given.shape):
+                raise InvalidRequest(reason)
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        self.asked.append(tuple(outputs))
+        self.stops.append(stop)
+        self.taken = list(inputs) if self.keeps else []
+        results = self.function(*(given.to_numpy() for given in inputs))
+        named = {
+            spec.name: Tensor.from_numpy(spec.name, array)
+            for spec, array in zip(self.outputs, results, strict=True)
+        }
+        return [named[name] for name in outputs]
+
+    def give_back(self) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        raise AssertionError("a pipeline must not close what it does not own")
+
+
+def double() -> Model:
+    return Model([fp32("x")], [fp32("y")], lambda x: [x * 2])
+
+
+def add() -> Model:
+    return Model([fp32("a"), fp32("b")], [fp32("sum")], lambda a, b: [a + b])
+
+
+def split() -> Model:
+    return Model([fp32("x")], [fp32("low"), fp32("high")], lambda x: [x - 1, x + 1])
+
+
+def step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> PipelineStep:
+    return PipelineStep(model, "", tuple(inputs.items()), tuple(outputs.items()))
+
+
+def pipeline(
+    steps: Sequence[PipelineStep],
+    *,
+    name: ModelName = NAME,
+    version: ModelVersion = VERSION,
+    **models: LoadedModel,
+) -> PipelineModel:
+    return PipelineModel(name, version, steps, lambda model, _: models.get(model))
+
+
+def test_a_chain_computes_what_its_models_do_one_after_the_other() -> None:
+    chain: LoadedModel = pipeline(
+        [
+            step("double", {"x": "given"}, {"y": "doubled"}),
+            step("add", {"a": "doubled", "b": "offset"}, {"sum": "result"}),
+        ],
+        double=double(),
+        add=add(),
+    )
+    assert chain.inputs == (fp32("given"), fp32("offset"))
+    assert chain.outputs == (fp32("result"),)
+    inputs = [tensor("offset", 10, 20), tensor("given", 1, 2)]
+    chain.validate(inputs)
+    assert chain.run(inputs) == [tensor("result", 12, 24)]
+    assert chain.run(inputs, ["result"]) == [tensor("result", 12, 24)]
+
+
+def test_a_name_may_feed_several_steps_and_only_what_none_takes_is_an_output() -> None:
+    chain = pipeline(
+        [
+            step("split", {"x": "in"}, {"low": "l", "high": "h"}),
+            step("double", {"x": "l"}, {"y": "l2"}),
+            step("add", {"a": "l", "b": "in"}, {"sum": "s"}),
+        ],
+        split=split(),
+        double=double(),
+        add=add(),
+    )
+    assert [spec.name for spec in chain.outputs] == ["h", "l2", "s"]
+    assert chain.run([tensor("in", 5)]) == [tensor("h", 6), tensor("l2", 8), tensor("s", 9)]
+    assert chain.run([tensor("in", 5)], ["s", "h"]) == [tensor("s", 9), tensor("h", 6)]
+    with pytest.raises(InvalidRequest, match="the model has no output 'l'"):
+        chain.validate([tensor("in", 5)], ["l"])
+
+
+def test_only_the_steps_and_outputs_that_are_asked_for_are_computed() -> None:
+    first, second, third = split(), double(), double()
+    chain = pipeline(
+        [
+            step("first", {"x": "in"}, {"low": "l", "high": "h"}),
+            step("second", {"x": "l"}, {"y": "l2"}),
+            step("third", {"x": "h"}, {"y": "h2"}),
+        ],
+        first=first,
+        second=second,
+        third=third,
+    )
+    assert chain.run([tensor("in", 5)], ["h2"]) == [tensor("h2", 12)]
+    assert (first.asked, second.asked, third.asked) == ([("high",)], [], [("y",)])
+
+
+def test_a_tensor_goes_from_step_to_step_without_a_copy() -> None:
+    first, second = double(), double()
+    chain = pipeline(
+        [step("first", {"x": "in"}, {"y": "mid"}), step("second", {"x": "mid"}, {"y": "out"})],
+        first=first,
+        second=second,
+    )
+    result = np.arange(3, dtype=np.float32)
+    first.function = lambda x: [result]
+    given = tensor("in", 1, 2, 3)
+    chain.run([given])
+    assert first.taken[0].data is given.data
+    assert np.shares_memory(second.taken[0].to_numpy(), result)
+
+
+def test_a_tensor_is_let_go_before_the_step_after_the_last_that_takes_it() -> None:
+    alive: list[bool] = []
+    results: list[weakref.ref[Array]] = []
+
+    def first(x: Array) -> list[Array]:
+        result = x * 2
+        results.append(weakref.ref(result))
+        return [result]
+
+    def third(x: Array) -> list[Array]:
+        gc.collect()
+        alive.append(results[0]() is not None)
+        return [x]
+
+    second = double()
+    second.keeps = False
+    chain = pipeline(
+        [
+            step("first", {"x": "a"}, {"y": "b"}),
+            step("second", {"x": "b"}, {"y": "c"}),
+            step("third", {"x": "c"}, {"y": "d"}),
+        ],
+        first=Model([fp32("x")], [fp32("y")], first),
+        second=second,
+        third=Model([fp32("x")], [fp32("y")], third),
+    )
+    chain.run([tensor("a", 1)])
+    assert alive == [False]
+
+
+def test_the_switch_is_handed_to_every_step() -> None:
+    class Switch:
+        def stop(self) -> None:
+            raise AssertionError("nobody stops this run")
+
+    model = double()
+    chain = pipeline(
+        [step("m", {"x": "a"}, {"y": "b"}), step("m", {"x": "b"}, {"y": "c"})], m=model
+    )
+    switch = Switch()
+    chain.run([tensor("a", 1)], (), switch)
+    chain.run([tensor("a", 1)])
+    assert model.stops == [switch, switch, None, None]
+
+
+def test_the_members_are_told_once_each_and_the_provider_and_precision_of_all() -> None:
+    one, two = double(), add()
+    two.provider, two.precision = "CUDAExecutionProvider", ""
+    steps = [
+        PipelineStep("two", "7", (("a", "i"), ("b", "i")), (("sum", "s"),)),
+        step("one", {"x": "s"}, {"y": "t"}),
+        step("one", {"x": "t"}, {"y": "u"}),
+    ]
+    chain = pipeline(steps, one=one, two=two)
+    assert chain.members == (("two", "7"), ("one", ""))
+    assert chain.provider == "CUDAExecutionProvider+CPUExecutionProvider"
+    assert chain.precision == "fp32"
+    two.precision = "int8"
+    assert pipeline(steps, one=one, two=two).precision == "mixed"
+    one.precision = two.precision = ""
+    assert pipeline(steps, one=one, two=two).precision == ""
+
+
+def test_a_name_that_several_steps_take_from_outside_has_the_narrowest_shape() -> None:
+    def taking(shape: tuple[int, ...]) -> Model:
+        return Model([fp32("x", shape)], [fp32("y", shape)], lambda x: [x])
+
+    chain = pipeline(
+        [
+            step("wide", {"x": "in"}, {"y": "a"}),
+            step("any", {"x": "in"}, {"y": "b"}),
+            step("narrow", {"x": "in"}, {"y": "c"}),
+        ],
+        wide=taking((-1, 4)),
+        any=taking(()),
+        narrow=taking((2, -1)),
+    )
+    assert chain.inputs == (fp32("in", (2, 4)),)
+    assert [spec.shape for spec in chain.outputs] == [(-1, 4), (), (2, -1)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "complaint"),
+    [
+        ([], "a pipeline of 0 steps; it takes 1 to 64"),
+        (
+            [step("double", {"x": "a"}, {"y": "b"})] * (MAX_STEPS + 1),
+            "a pipeline of 65 steps; it takes 1 to 64",
+        ),
+        (
+            [step("absent", {"x": "a"}, {"y": "b"})],
+            "step 1: model absent is not loaded on this device; its own state tells why",
+        ),
+        (
+            [PipelineStep("absent", "3", (("x", "a"),), (("y", "b"),))],
+            "step 1: model absent/3 is not loaded on this device; its own state tells why",
+        ),
+        (
+            [step("double", {"z": "a"}, {"y": "b"})],
+            "step 1 (double): the model has no input 'z'; it has ['x']",
+        ),
+        (
+            [step("double", {"x": "a"}, {"z": "b"})],
+            "step 1 (double): the model has no output 'z'; it has ['y']",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "b"}), step("add", {"a": "b"}, {"sum": "c"})],
+            "step 2 (add): nothing is given to the model's inputs ['b']",
+        ),
+        (
+            [step("double", {"x": "a"}, {})],
+            "step 1 (double): it names none of the model's outputs, so that nothing comes of it",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "b"}), step("double", {"x": "a"}, {"y": "b"})],
+            "step 2 (double): an earlier step gives 'b' too; give it another name",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "a"})],
+            "step 1 (double): it gives 'a', which it or an earlier step takes; put it before that "
+            "step, or give it another name",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "b"}), step("double", {"x": "b"}, {"y": "a"})],
+            "step 2 (double): it gives 'a', which it or an earlier step takes; put it before that "
+            "step, or give it another name",
+        ),
+        (
+            [PipelineStep("double", "", (("x", "a"), ("x", "b")), (("y", "c"),))],
+            "step 1 (double): input 'x' is named twice",
+        ),
+        (
+            [PipelineStep("double", "", (("x", "a"),), (("y", "b"), ("y", "c")))],
+            "step 1 (double): output 'y' is named twice",
+        ),
+        (
+            [step("double", {"x": ""}, {"y": "b"})],
+            "step 1 (double): input 'x' has an empty name on the chain",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "b"}), step("whole", {"i": "b"}, {"o": "c"})],
+            "step 2 (whole): input 'i' is INT64, but 'b' is FP32",
+        ),
+        (
+            [step("double", {"x": "a"}, {"y": "b"}), step("table", {"t": "b"}, {"u": "c"})],
+            "step 2 (table): input 't' has shape [-1, 4], but 'b' has [-1] (-1 is any size)",
+        ),
+        (
+            [step("table", {"t": "a"}, {"u": "b"}), step("wider", {"t": "a"}, {"u": "c"})],
+            "step 2 (wider): input 't' has shape [-1, 5], but 'a' has [-1, 4] (-1 is any size)",
+        ),
+        ([step("p", {"x": "a"}, {"y": "b"})], "step 1 (p) is the pipeline itself"),
+    ],
+)
+def test_steps_that_do_not_fit_are_refused_with_their_number(
+    steps: Sequence[PipelineStep], complaint: str
+) -> None:
+    whole = TensorSpec("i", Datatype.INT64, (-1,))
+    models = {
+        "double": double(),
+        "add": add(),
+        "whole": Model([whole], [fp32("o")], lambda i: [i]),
+        "table": Model([fp32("t", (-1, 4))], [fp32("u")], lambda t: [t]),
+        "wider": Model([fp32("t", (-1, 5))], [fp32("u")], lambda t: [t]),
+    }
+    with pytest.raises(ModelInvalid) as caught:
+        pipeline(steps, **models)
+    assert caught.value.message == complaint
+
+
+def test_the_most_steps_are_accepted() -> None:
+    steps = [step("m", {"x": f"n{i}"}, {"y": f"n{i + 1}"}) for i in range(MAX_STEPS)]
+    chain = pipeline(steps, m=Model([fp32("x")], [fp32("y")], lambda x: [x + 1]))
+    assert chain.run([tensor("n0", 0)]) == [tensor(f"n{MAX_STEPS}", MAX_STEPS)]
+
+
+def test_a_pipeline_may_contain_another_but_none_that_contains_it() -> None:
+    inner = pipeline([step("p", {"x": "a"}, {"y": "b"})], name=ModelName("inner"), p=double())
+    middle = pipeline(
+        [step("inner", {"a": "a"}, {"b": "b"})], name=ModelName("middle"), inner=inner
+    )
+    outer = [step("middle", {"a": "in"}, {"b": "out"})]
+    chain = pipeline(outer, name=ModelName("other"), middle=middle)
+    assert chain.run([tensor("in", 3)]) == [tensor("out", 6)]
+    assert chain.contains(ModelName("inner"), ModelVersion(""))
+    assert chain.contains(ModelName("p"), ModelVersion("4"))
+    assert not chain.contains(ModelName("other"), ModelVersion(""))
+    with pytest.raises(ModelInvalid) as caught:
+        pipeline(outer, middle=middle)
+    assert caught.value.message == "step 1 (middle) is a pipeline that contains this one"
+
+
+def test_another_version_of_a_name_is_another_model() -> None:
+    steps = [PipelineStep("p", "1", (("x", "a"),), (("y", "b"),))]
+    chain = pipeline(steps, version=ModelVersion("2"), p=double())
+    assert chain.run([tensor("a", 3)]) == [tensor("b", 6)]
+
+
+def test_a_request_that_does_not_fit_is_told_what_the_chain_takes() -> None:
+    chain = pipeline([step("add", {"a": "l", "b": "r"}, {"sum": "s"})], add=add())
+    with pytest.raises(InvalidRequest) as caught:
+        chain.validate([tensor("l", 1)])
+    assert caught.value.message == (
+        "inputs ['r'] are missing; the model's inputs are l FP32[-1], r FP32[-1]"
+    )
+
+
+def test_what_a_step_gives_is_checked_before_the_next_one_runs() -> None:
+    odd = Model([fp32("x")], [fp32("y")], lambda x: [x.reshape(1, -1)])
+    last = double()
+    chain = pipeline(
+        [step("odd", {"x": "a"}, {"y": "b"}), step("last", {"x": "b"}, {"y": "c"})],
+        odd=odd,
+        last=last,
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        chain.run([tensor("a", 1, 2)])
+    assert caught.value.message == (
+        "step 2 (last): tensor 'x' has shape [1, 2], the model takes [-1] (-1 is any size)"
+    )
+    assert last.asked == []
+
+
+def test_a_steps_failure_is_told_with_its_number() -> None:
+    def fail(x: Array) -> list[Array]:
+        raise RunFailed("the device is on fire")
+
+    broken = Model([fp32("x")], [fp32("y")], fail)
+    chain = pipeline(
+        [step("fine", {"x": "a"}, {"y": "b"}), step("broken", {"x": "b"}, {"y": "c"})],
+        fine=double(),
+        broken=broken,
+    )
+    with pytest.raises(RunFailed) as caught:
+        chain.run([tensor("a", 1)])
+    assert caught.value.message == "step 2 (broken): the device is on fire"
+
+
+def test_a_member_that_was_unloaded_makes_the_pipeline_unavailable() -> None:
+    def gone(x: Array) -> list[Array]:
+        raise ModelUnavailable("the model has been unloaded")
+
+    chain = pipeline([step("m", {"x": "a"}, {"y": "b"})], m=Model([fp32("x")], [fp32("y")], gone))
+    with pytest.raises(ModelUnavailable, match="the model has been unloaded"):
+        chain.run([tensor("a", 1)])
+
+
+def test_a_closed_pipeline_is_unavailable_and_leaves_its_models_to_their_owner() -> None:
+    chain = pipeline([step("m", {"x": "a"}, {"y": "b"})], m=double())
+    chain.close()
+    chain.close()
+    for outputs in ((), ("b",)):
+        with pytest.raises(ModelUnavailable, match="the pipeline has been unloaded"):
+            chain.run([tensor("a", 1)], outputs)

@@ -1,0 +1,131 @@
+"""A model whose callers see other shapes than it has itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from capamesh.node.repository.declared import DeclaredIo, Reshape
+from capamesh.node.runtime.api import StopSwitch
+from capamesh.node.runtime.reshaping import reshaped
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+F32 = Datatype.FP32
+
+
+class Model:
+    """Gives back its input as its output, in `out` where that is another shape."""
+
+    provider = "P"
+    precision = "fp32"
+    has_open_work = False
+
+    def __init__(
+        self, inner: tuple[int, ...], gives: tuple[int, ...], out: tuple[int, ...] = ()
+    ) -> None:
+        self.inputs = (TensorSpec("x", F32, inner), TensorSpec("k", F32, (1,)))
+        self.outputs = (TensorSpec("y", F32, gives),)
+        self.seen: list[tuple[int, ...]] = []
+        self.out = out
+        self.is_closed = False
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        raise AssertionError("the callers' shapes are checked, not the model's")
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        self.seen.append(inputs[0].shape)
+        return [Tensor("y", F32, self.out or inputs[0].shape, inputs[0].data)]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def inputs(*shape: int) -> list[Tensor]:
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return [Tensor.from_numpy("x", x), Tensor.from_numpy("k", np.zeros(1, np.float32))]
+
+
+def test_inputs_go_in_and_outputs_come_out_in_the_declared_shapes_without_a_copy() -> None:
+    model = Model((1, 2, 3), (1, 2, 3))
+    declared = DeclaredIo(
+        reshaped_inputs=(Reshape("x", (6,), (1, 2, 3)),),
+        reshaped_outputs=(Reshape("y", (2, 3), (1, 2, 3)),),
+    )
+    shaped = reshaped(model, declared)
+    assert [spec.shape for spec in shaped.inputs] == [(6,), (1,)]
+    assert [spec.shape for spec in shaped.outputs] == [(2, 3)]
+    given = inputs(6)
+    shaped.validate(given)
+    (y,) = shaped.run(given)
+    assert model.seen == [(1, 2, 3)]
+    assert y.shape == (2, 3)
+    assert y.data is given[0].data
+    with pytest.raises(InvalidRequest):
+        shaped.validate(inputs(1, 2, 3))
+    shaped.close()
+    assert model.is_closed
+
+
+def test_open_sizes_stand_for_each_other_in_their_order() -> None:
+    model = Model((-1, -1, 2, 2), (-1, -1, 4))
+    declared = DeclaredIo(
+        has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, -1, 4), (-1, -1, 2, 2)),)
+    )
+    shaped = reshaped(model, declared)
+    shaped.run(inputs(3, 5, 4))
+    assert model.seen == [(3, 5, 2, 2)]
+
+
+def test_a_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
+    declared = DeclaredIo(
+        has_batch_axis=True,
+        reshaped_inputs=(Reshape("x", (-1, 1), (-1,)),),
+        reshaped_outputs=(Reshape("y", (-1, 1), (-1,)),),
+    )
+    model = Model((-1,), (-1,))
+    (y,) = reshaped(model, declared).run(inputs(3, 1))
+    assert model.seen == [(3,)]
+    assert y.shape == (3, 1)
+
+
+def test_a_model_without_reshapes_is_itself() -> None:
+    model = Model((6,), (6,))
+    assert reshaped(model, DeclaredIo()) is model
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        (
+            DeclaredIo(reshaped_inputs=(Reshape("x", (6,), (3, 2)),)),
+            "input 'x' is reshaped to [3, 2]; the model has [1, 2, 3]",
+        ),
+        (
+            DeclaredIo(reshaped_outputs=(Reshape("y", (6,), (1, 2, 4)),)),
+            "output 'y' is reshaped to [1, 2, 4]; the model has [1, 2, 3]",
+        ),
+        (
+            DeclaredIo(has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, 6), (-1, 2, 3)),)),
+            "input 'x' is reshaped to [-1, 2, 3], the batch axis first; the model has [1, 2, 3]",
+        ),
+    ],
+)
+def test_a_reshape_that_the_model_has_not_is_refused(declared: DeclaredIo, reason: str) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        reshaped(Model((1, 2, 3), (1, 2, 3)), declared)
+    assert caught.value.message == reason
+
+
+def test_an_output_of_another_shape_than_declared_fails_the_run() -> None:
+    declared = DeclaredIo(reshaped_outputs=(Reshape("y", (6,), (1, 2, 3)),))
+    shaped = reshaped(Model((1, 2, 3), (-1, -1, -1), out=(2, 1, 3)), declared)
+    with pytest.raises(RunFailed, match=r"output 'y' has shape \[2, 1, 3\]"):
+        shaped.run(inputs(1, 2, 3))

@@ -1,0 +1,244 @@
+"""How a model learns where in its sequence a request is, and how sequences are kept that have no state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.node.repository.rules import (
+    NO_AXIS,
+    ControlKind,
+    ControlTensor,
+    Rules,
+    SequenceRules,
+    StateTensor,
+)
+from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+I32 = Datatype.INT32
+CONTROLS = (
+    ControlTensor("start", ControlKind.START, I32, -7.0, 7.0),
+    ControlTensor("end", ControlKind.END, Datatype.FP32, 0.5, 1.5),
+    ControlTensor("ready", ControlKind.READY, Datatype.BOOL),
+    ControlTensor("id", ControlKind.ID, Datatype.UINT64),
+)
+
+
+def plan_of(
+    *controls: ControlTensor, is_batching: bool = True, states: tuple[StateTensor, ...] = ()
+) -> BatchPlan:
+    shape = (-1, 1)
+    return BatchPlan(
+        (
+            TensorSpec("x", I32, shape),
+            *(TensorSpec(one.input, one.datatype, shape) for one in controls),
+            *(TensorSpec(one.input, I32, (-1, 2)) for one in states),
+        ),
+        (TensorSpec("y", I32, shape), *(TensorSpec(one.output, I32, (-1, 2)) for one in states)),
+        is_batching=is_batching,
+        batch_rows=4,
+        controls=controls,
+        states=states,
+    )
+
+
+def x(rows: int = 1) -> Tensor:
+    return Tensor.from_numpy("x", np.arange(rows, dtype=np.int32).reshape(rows, 1))
+
+
+def given(plan: BatchPlan, mark: SequenceMark | None) -> dict[str, Any]:
+    added = plan.completed((x(),), mark)[1:]
+    return {one.name: one.to_numpy().tolist() for one in added}
+
+
+def test_each_control_says_where_in_its_sequence_a_request_is() -> None:
+    plan = plan_of(*CONTROLS)
+    assert given(plan, SequenceMark(9, is_start=True, is_end=False)) == {
+        "start": [[7]],
+        "end": [[0.5]],
+        "ready": [[True]],
+        "id": [[9]],
+    }
+    assert given(plan, SequenceMark(2**64 - 1, is_start=False, is_end=True)) == {
+        "start": [[-7]],
+        "end": [[1.5]],
+        "ready": [[True]],
+        "id": [[2**64 - 1]],
+    }
+
+
+def test_controls_are_no_inputs_of_callers() -> None:
+    plan = plan_of(*CONTROLS)
+    assert [spec.name for spec in plan.public_inputs] == ["x"]
+    start = Tensor.from_numpy("start", np.ones((1, 1), np.int32))
+    with pytest.raises(InvalidRequest, match="input 'start' tells the model where in its sequence"):
+        plan.completed((x(), start), SequenceMark(1))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "key", "expected"),
+    [
+        (Datatype.INT32, 2**31 - 1, 2**31 - 1),
+        (Datatype.INT64, 5, 5),
+        (Datatype.UINT32, 2**32 - 1, 2**32 - 1),
+        (Datatype.BYTES, "call-7", b"call-7"),
+        (Datatype.BYTES, 7, b"7"),
+    ],
+)
+def test_an_id_is_given_in_the_model_s_own_type(
+    datatype: Datatype, key: int | str, expected: object
+) -> None:
+    plan = plan_of(ControlTensor("id", ControlKind.ID, datatype))
+    assert given(plan, SequenceMark(key)) == {"id": [[expected]]}
+
+
+@pytest.mark.parametrize(
+    ("datatype", "key", "reason"),
+    [
+        (Datatype.UINT64, "call-7", "sequence_id is 'call-7': this model takes UINT64, a number"),
+        (
+            Datatype.INT32,
+            2**31,
+            "sequence_id is 2147483648: this model takes INT32, a number from 1",
+        ),
+    ],
+)
+def test_an_id_that_the_model_cannot_take_is_the_caller_s_mistake(
+    datatype: Datatype, key: int | str, reason: str
+) -> None:
+    plan = plan_of(ControlTensor("id", ControlKind.ID, datatype))
+    with pytest.raises(InvalidRequest) as caught:
+        plan.completed((x(),), SequenceMark(key))
+    assert caught.value.message.startswith(reason)
+
+
+def test_a_control_without_a_batch_axis_has_one_element() -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", I32, (3,)), TensorSpec("start", I32, (1,))),
+        (TensorSpec("y", I32, (3,)),),
+        controls=CONTROLS[:1],
+    )
+    assert given(plan, SequenceMark(1, is_start=True)) == {"start": [7]}
+    work = Work(plan.completed((x(),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
+    plan.prepare(work)  # x is one whole request, however long
+
+
+@pytest.mark.parametrize("is_batching", [True, False])
+def test_a_request_of_a_sequence_has_one_row_whether_it_shares_a_run_or_not(
+    *, is_batching: bool
+) -> None:
+    plan = plan_of(CONTROLS[0], is_batching=is_batching)
+    work = Work(plan.completed((x(3),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
+    with pytest.raises(InvalidRequest, match="a request of a sequence has one row"):
+        plan.prepare(work)
+
+
+class Desk:
+    """An engine of a model without states whose requests belong to sequences."""
+
+    def __init__(self, plan: BatchPlan, rules: SequenceRules) -> None:
+        self.engine = ModelEngine(plan, Rules(sequence=rules), None, max_in_flight=100)
+        self.now_s = 0.0
+        self.answers: list[Result] = []
+
+    def submit(self, key: int, *, start: bool = False, end: bool = False) -> None:
+        mark = SequenceMark(key, start, end)
+        work = Work(
+            self.engine.plan.completed((x(),), mark),
+            (),
+            lambda _, result: self.answers.append(result),
+            arrived_s=self.now_s,
+            sequence=mark,
+        )
+        self.engine.submit(work, self.now_s)
+
+    def taken(self) -> Batch:
+        batch = self.engine.take(self.now_s)
+        assert batch is not None
+        return batch
+
+    def run(self, *outputs: Tensor) -> None:
+        batch = self.taken()
+        results = [list(outputs) or [Tensor.from_numpy("y", np.zeros((1, 1), np.int32))]]
+        self.engine.finished(batch, results * len(batch.works), self.now_s, run_s=0.01)
+
+
+def test_a_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silence() -> None:
+    desk = Desk(plan_of(CONTROLS[0]), SequenceRules(controls=CONTROLS[:1], idle_s=5.0))
+    with pytest.raises(CapameshError, match="sequence 1 has not started here"):
+        desk.submit(1)
+    desk.submit(1, start=True)
+    desk.run()
+    desk.submit(1)
+    desk.run()
+    desk.submit(1, end=True)
+    desk.run()
+    with pytest.raises(CapameshError, match="sequence 1 has not started here"):
+        desk.submit(1)
+    desk.submit(2, start=True)
+    desk.run()
+    desk.now_s = 4.9
+    desk.submit(2)
+    desk.run()
+    desk.now_s = 9.9
+    with pytest.raises(CapameshError, match="silent for more than 5 s"):
+        desk.submit(2)
+    assert len(desk.answers) == 5
+
+
+def test_requests_of_different_sequences_share_a_run_and_each_has_its_own_controls() -> None:
+    desk = Desk(plan_of(*CONTROLS), SequenceRules(controls=CONTROLS))
+    desk.submit(4, start=True)
+    desk.submit(5, start=True, end=True)
+    batch = desk.taken()
+    joined = {one.name: one.to_numpy() for one in desk.engine.plan.join(batch.works)}
+    assert joined["id"].ravel().tolist() == [4, 5]
+    assert joined["end"].ravel().tolist() == [0.5, 1.5]
+
+
+def test_a_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:
+    begin = np.array([[3, 4]], np.int32)
+    state = StateTensor("s", "s_next", 0, (1, 2), "begin", begin.tobytes(), is_shown=True)
+    plan = plan_of(CONTROLS[0], states=(state,))
+    assert [spec.name for spec in plan.public_outputs] == ["y", "s_next"]
+    desk = Desk(plan, SequenceRules(states=(state,), controls=CONTROLS[:1]))
+    following = Tensor.from_numpy("s_next", np.array([[30, 40]], np.int32))
+    y = Tensor.from_numpy("y", np.zeros((1, 1), np.int32))
+    desk.submit(1, start=True)
+    assert _state(desk.engine) == [[3, 4]]
+    desk.run(y, following)
+    assert desk.answers == [[y, following]]
+    desk.submit(1)
+    assert _state(desk.engine) == [[30, 40]]
+    desk.run(y, following)
+    desk.submit(1, start=True)
+    assert _state(desk.engine) == [[3, 4]]
+
+
+def test_a_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
+    state = StateTensor("s", "s_next", NO_AXIS, (2,))
+    plan = BatchPlan(
+        (TensorSpec("x", I32, (-1,)), TensorSpec("s", I32, (2,))),
+        (TensorSpec("y", I32, (-1,)), TensorSpec("s_next", I32, (2,))),
+        states=(state,),
+    )
+    desk = Desk(plan, SequenceRules(states=(state,)))
+    desk.submit(1, start=True)
+    following = Tensor.from_numpy("s_next", np.array([5, 6], np.int32))
+    desk.run(Tensor.from_numpy("y", np.zeros(1, np.int32)), following)
+    desk.submit(1)
+    assert _state(desk.engine) == [5, 6]
+
+
+def _state(engine: ModelEngine) -> Any:
+    (work,) = engine._queue
+    return next(one for one in work.inputs if one.name == "s").to_numpy().tolist()
+
+
+def _ignored(work: Work, result: Result) -> None:
+    """Stand for a caller who does not look."""

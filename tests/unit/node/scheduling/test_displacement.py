@@ -1,0 +1,163 @@
+"""Who gives way to whom when there is no room for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from engine_desk import Desk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.node.scheduling import Work
+from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.links.calls import SequenceMark
+
+
+def test_an_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_last() -> None:
+    desk = Desk(max_queue=3, batch_rows=1)
+    running = desk.submit(priority=128)
+    assert desk.take() == [running]
+    first = desk.submit(priority=128)
+    low = desk.submit(priority=200)
+    second = desk.submit(priority=128)
+    urgent = desk.submit(priority=1)
+    assert [work for work, _ in desk.answers] == [low]
+    desk.submit(priority=1)
+    assert [work for work, _ in desk.answers] == [low, second]
+    desk.submit(priority=1)
+    assert [work for work, _ in desk.answers] == [low, second, first]
+    assert desk.outcomes() == ["overloaded"] * 3
+    assert all(
+        isinstance(error, Overloaded) and error.retry_after_s > 0 for _, error in desk.answers
+    )
+    with pytest.raises(Overloaded, match="3 requests wait at this model"):
+        desk.submit(priority=1)
+    assert desk.engine.meter.dropped == {"displaced": 3}
+    assert running.state is WorkState.RUNNING
+    desk.finish(next(iter(desk.engine.running)))
+    assert desk.take() == [urgent]
+
+
+def test_equals_do_not_take_each_others_places_nor_lesser_ones_those_of_greater() -> None:
+    desk = Desk(limit_rows=4)
+    for _ in range(4):
+        desk.submit(priority=128)
+    for priority in (128, 129, 255):
+        with pytest.raises(Overloaded, match="4 rows are in flight"):
+            desk.submit(priority=priority)
+    with pytest.raises(Overloaded, match="4 rows are in flight"):
+        desk.submit(priority=1, is_bulk=True)
+    assert desk.answers == []
+
+
+def test_bulk_work_gives_way_first_and_to_any_online_request() -> None:
+    desk = Desk(limit_rows=4)
+    bulk = [desk.submit(priority=1, is_bulk=True) for _ in range(2)]
+    low = [desk.submit(priority=255) for _ in range(2)]
+    for _ in range(2):
+        desk.submit(priority=128)
+    assert [work for work, _ in desk.answers] == bulk[::-1]
+    desk.submit(priority=128)
+    assert [work for work, _ in desk.answers] == [*bulk[::-1], low[1]]
+    assert desk.engine._bulk_rows == 0
+
+
+def test_a_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
+    desk = Desk(limit_rows=16)
+    rows = [desk.submit(2, priority=128) for _ in range(6)]
+    desk.submit(4, priority=1)
+    with pytest.raises(Overloaded, match="16 rows are in flight"):
+        desk.submit(8, priority=1, is_bulk=True)
+    desk.submit(3, priority=1)
+    assert [work for work, _ in desk.answers] == rows[:3:-1]
+    desk.submit(8, priority=1)
+    assert [work for work, _ in desk.answers] == rows[::-1]
+    with pytest.raises(Overloaded, match="15 rows are in flight"):
+        desk.submit(2, priority=1)
+
+
+def test_nobody_is_displaced_in_vain() -> None:
+    desk = Desk(limit_rows=16)
+    desk.submit(12, priority=1)
+    for _ in range(4):
+        desk.submit(priority=128)
+    with pytest.raises(Overloaded, match="16 rows are in flight"):
+        desk.submit(6, priority=1)
+    assert desk.answers == []
+    desk.submit(3, priority=1)
+    assert desk.outcomes() == ["overloaded"] * 3
+
+
+def test_what_runs_or_is_ready_to_run_is_not_displaced() -> None:
+    desk = Desk(limit_rows=2, batch_rows=1)
+    desk.submit(priority=128)
+    desk.submit(priority=128)
+    assert desk.engine.take(0.0) is not None
+    assert desk.engine.take(0.0, is_ahead=True) is not None
+    with pytest.raises(Overloaded, match="2 rows are in flight"):
+        desk.submit(priority=1)
+    assert desk.answers == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 100, 128, 200]), st.booleans(), st.integers(0, 5)),
+        min_size=1,
+        max_size=120,
+    )
+)
+@settings(deadline=None)
+def test_nobody_is_refused_while_a_lesser_one_waits_and_nobody_waits_who_is_lost(
+    events: list[tuple[int, bool, int]],
+) -> None:
+    desk = Desk(limit_rows=12, batch_rows=2)
+    accepted: list[Work] = []
+    for priority, is_bulk, what in events:
+        if what == 0 and (batch := desk.engine.take(desk.now_s)) is not None:
+            desk.finish(batch)
+            continue
+        waiting = [work for work in accepted if work.state is WorkState.QUEUED]
+        lesser = [
+            work
+            for work in waiting
+            if (work.is_bulk, work.priority) > (is_bulk, priority) or work.is_bulk > is_bulk
+        ]
+        try:
+            accepted.append(desk.submit(priority=priority, is_bulk=is_bulk))
+        except Overloaded:
+            assert not lesser or is_bulk  # bulk work may be over its half
+        displaced = [work for work in waiting if work.state is WorkState.ENDED]
+        assert set(displaced) <= set(lesser)
+        assert len(displaced) <= 1
+        if displaced:
+            rank = (displaced[0].is_bulk, displaced[0].priority)
+            assert rank == max((work.is_bulk, work.priority) for work in waiting)
+    while (batch := desk.engine.take(desk.now_s)) is not None:
+        desk.finish(batch)
+    assert Counter(work for work, _ in desk.answers) == Counter(accepted)
+    assert desk.engine.is_idle
+
+
+def test_a_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -> None:
+    desk = Desk(limit_rows=2)
+    step = desk.work(priority=200)
+    step.sequence = SequenceMark("s", True, False)
+    desk.engine.submit(step, desk.now_s)
+    usual = desk.submit(priority=128)
+    desk.submit(priority=1)
+    assert [work for work, _ in desk.answers] == [usual]
+    with pytest.raises(Overloaded, match="2 rows are in flight"):
+        desk.submit(priority=1)
+
+
+def test_who_is_told_of_a_displacement_may_withdraw_the_others() -> None:
+    desk = Desk(limit_rows=4)
+    lesser = [desk.work(priority=128) for _ in range(4)]
+    for work in lesser:
+        work.done = lambda *_: [desk.engine.cancel(one, 0.0) for one in lesser]
+        desk.engine.submit(work, desk.now_s)
+    desk.submit(2, priority=1)
+    assert desk.engine.in_flight == 1
+    assert [work.rows for work in desk.take()] == [2]

@@ -1,0 +1,505 @@
+"""Any order of events: every request is answered once, with its own rows, and nothing is left behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from capamesh.node.repository.rules import BatchingRules, Rules, SequenceRules, StateTensor
+from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Streams, Work
+from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling.sequences import KEPT_BYTES
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    RunFailed,
+)
+from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+I64 = Datatype.INT64
+BATCH_ROWS = 6
+PROFILE = ServiceProfile((ProfilePoint(1, 0.1), ProfilePoint(BATCH_ROWS, 0.2)))
+STATES = (StateTensor("s", "s_next", 0, (1, 0)),)
+IDLE_S = 20.0
+
+
+@dataclass(eq=False)
+class Case:
+    """One request as its caller sees it."""
+
+    number: int
+    rows: list[int]
+    is_clumsy: bool
+    """Its answer breaks a link, which withdraws another request."""
+    work: Work | None = None
+    answers: list[Result] = field(default_factory=list)
+    is_cancelled: bool = False
+    state_before: list[int] | None = None
+    """What the model had seen of its sequence when it started."""
+
+    @property
+    def is_open(self) -> bool:
+        return not self.answers and not self.is_cancelled
+
+
+class Machine(RuleBasedStateMachine):
+    """Requests without sequences."""
+
+    is_stateful = False
+    batch_rows = BATCH_ROWS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.next_row = 1
+        self.cases: list[Case] = []
+        self.running: list[Batch] = []
+        self.ahead: list[Batch] = []
+        """Ready made, and not begun."""
+        self.stops: dict[Batch, int] = {}
+        self.seen: dict[int, list[int]] = {}
+        """By sequence: the rows that were answered since its last start. Absent: it has not started."""
+        self.instances = 1
+        self.delay_us = 0
+        self.streams: Streams | None = None
+
+    @initialize(
+        instances=st.integers(1, 2),
+        delay_us=st.sampled_from([0, 300_000]),
+        streams=st.sampled_from([None, Streams(2, PROFILE, 4), Streams(3, PROFILE, 1)]),
+    )
+    def start(self, instances: int, delay_us: int, streams: Streams | None) -> None:
+        self.instances, self.delay_us, self.streams = instances, delay_us, streams
+        if streams is not None:
+            self.instances = 0
+        self.engine = self.new_engine()
+
+    def new_engine(self) -> ModelEngine:
+        inputs = [TensorSpec("x", I64, (-1, -1))]
+        outputs = [TensorSpec("y", I64, (-1, -1))]
+        if self.is_stateful:
+            inputs.append(TensorSpec("s", I64, (-1, -1)))
+            outputs.append(TensorSpec("s_next", I64, (-1, -1)))
+        states = STATES if self.is_stateful else ()
+        plan = BatchPlan(
+            tuple(inputs),
+            tuple(outputs),
+            is_batching=True,
+            batch_rows=self.batch_rows,
+            states=states,
+        )
+        rules = Rules(
+            batching=BatchingRules(max_delay_us=self.delay_us),
+            sequence=SequenceRules(states, IDLE_S),
+            instances=self.instances,
+        )
+        return ModelEngine(plan, rules, PROFILE, max_in_flight=12, streams=self.streams)
+
+    # what callers do
+
+    @rule(
+        rows=st.integers(0, 8),
+        width=st.integers(1, 2),
+        priority=st.integers(0, 2),
+        left_s=st.sampled_from([None, None, 0.0, 0.25, 0.5, 1.0, 2.0]),
+        is_bulk=st.booleans(),
+        is_clumsy=st.booleans(),
+        sequence=st.integers(0, 2),
+        marks=st.sampled_from([(True, False), (False, False), (False, True), (True, True)]),
+    )
+    def submit(
+        self,
+        rows: int,
+        width: int,
+        priority: int,
+        left_s: float | None,
+        is_bulk: bool,
+        is_clumsy: bool,
+        sequence: int,
+        marks: tuple[bool, bool],
+    ) -> None:
+        rows = 1 if self.is_stateful else rows
+        case = Case(len(self.cases), list(range(self.next_row, self.next_row + rows)), is_clumsy)
+        self.next_row += rows
+        x = np.repeat(np.array(case.rows, np.int64).reshape(-1, 1), width, 1)
+        mark = SequenceMark(sequence, *marks) if self.is_stateful else None
+        case.work = work = Work(
+            self.engine.plan.completed((Tensor.from_numpy("x", x),)),
+            (),
+            lambda _, result: self.answered(case, result),
+            arrived_s=self.now_s,
+            deadline_s=None if left_s is None else self.now_s + left_s,
+            priority=priority,
+            is_bulk=is_bulk,
+            sequence=mark,
+        )
+        before = self.engine.in_flight
+        try:
+            self.engine.submit(work, self.now_s)
+        except CapameshError as error:
+            self.check_refusal(error, work, before)
+        else:
+            self.cases.append(case)
+
+    def check_refusal(self, error: CapameshError, work: Work, in_flight: int) -> None:
+        match error:
+            case Overloaded():
+                assert in_flight
+                assert error.retry_after_s > 0
+            case DeadlineExceeded():
+                assert work.deadline_s is not None
+                assert work.deadline_s <= self.now_s
+            case InvalidRequest():
+                assert work.sequence is not None
+                assert not work.sequence.is_start
+            case _:
+                raise AssertionError(f"refused with {error!r}")
+
+    def answered(self, case: Case, result: Result) -> None:
+        assert not case.is_cancelled, "a cancelled request was answered"
+        assert not case.answers, "a request was answered twice"
+        case.answers.append(result)
+        if not isinstance(result, CapameshError):
+            self.check_outputs(case, result)
+        if case.is_clumsy:
+            for other in self.cases:
+                if other.is_open:
+                    self.withdraw(other)
+                    break
+
+    def check_outputs(self, case: Case, outputs: Sequence[Tensor]) -> None:
+        assert [output.name for output in outputs] == ["y"]
+        before = case.state_before or []
+        expected = [row * 3 + 1 + sum(before) for row in case.rows]
+        array = outputs[0].to_numpy()
+        assert array[:, 0].tolist() == expected
+
+    def remember(self, case: Case) -> None:
+        """Note what the model has seen of a sequence now."""
+        assert case.work is not None
+        mark = case.work.sequence
+        if mark is not None and mark.is_end:
+            self.seen.pop(int(mark.id), None)
+        elif mark is not None:
+            self.seen[int(mark.id)] = (case.state_before or []) + case.rows
+
+    def withdraw(self, case: Case) -> None:
+        assert case.work is not None
+        case.is_cancelled = not case.answers
+        self.engine.cancel(case.work, self.now_s)
+
+    @precondition(lambda self: self.cases)
+    @rule(pick=st.integers(0, 10_000))
+    def cancel(self, pick: int) -> None:
+        self.withdraw(self.cases[-1 - pick % min(len(self.cases), 12)])
+
+    # what the owner does
+
+    @rule()
+    def take(self) -> None:
+        batch = self.engine.take(self.now_s)
+        lanes = max(1, self.instances)
+        if self.streams is not None and self.running and self.running[0].is_stream:
+            lanes = self.streams.count
+        if batch is None:
+            if len(self.running) < lanes and not self.delay_us:
+                assert len(self.engine._queue) == 0
+            return
+        assert len(self.running) < lanes
+        assert all(other.is_stream == batch.is_stream for other in self.running)
+        self.check_batch(batch)
+        self.begin(batch)
+
+    @rule()
+    def take_ahead(self) -> None:
+        if len(self.ahead) == 2:
+            return
+        batch = self.engine.take(self.now_s, is_ahead=True)
+        if batch is not None:
+            assert self.running
+            self.check_batch(batch)
+            self.ahead.append(batch)
+            self.stops[batch] = 0
+            batch.stop = lambda: self.stopped(batch)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Check what has just been taken."""
+        works = batch.works
+        assert works
+        assert batch.wanted == len(works)
+        assert batch.rows == sum(work.rows for work in works)
+        assert len(works) == 1 or batch.rows <= self.batch_rows
+        assert len({work.inputs[0].shape[1] for work in works}) == 1
+        assert len({work.inputs[-1].shape[1] for work in works}) == 1
+        ids = [work.sequence.id for work in works if work.sequence is not None]
+        busy = [
+            work.sequence.id
+            for other in (*self.running, *self.ahead)
+            for work in other.works
+            if work.sequence is not None and not self.was_skipped(work, other)
+        ]
+        assert len(ids) == len(set(ids))
+        assert not set(ids) & set(busy)
+        for work in works:
+            assert self.case_of(work).is_open, "what has ended was taken"
+            assert work.deadline_s is None or work.deadline_s > self.now_s
+
+    def was_skipped(self, work: Work, batch: Batch) -> bool:
+        """Whether a member of a batch is not run, because it ended before the batch began."""
+        case = self.case_of(work)
+        return case.state_before is None if batch.has_begun else not case.is_open
+
+    def begin(self, batch: Batch) -> None:
+        """Begin to run what is wanted of a batch, as a lane does."""
+        batch.has_begun = True
+        for work in batch.works:
+            case = self.case_of(work)
+            if not case.is_open:
+                continue
+            assert case.state_before is None, "a request was run twice"
+            case.state_before = []
+            if work.sequence is not None:
+                self.check_turn(case)
+                if not work.sequence.is_start:
+                    case.state_before = self.seen.get(int(work.sequence.id), [])
+        self.running.append(batch)
+        self.stops.setdefault(batch, 0)
+        batch.stop = lambda: self.stopped(batch)
+
+    def stopped(self, batch: Batch) -> None:
+        self.stops[batch] += 1
+        assert all(work.state is WorkState.ENDED for work in batch.works)
+
+    def check_turn(self, case: Case) -> None:
+        assert case.work is not None
+        assert case.work.sequence is not None
+        for earlier in self.cases[: case.number]:
+            work = earlier.work
+            if work is None or work.sequence is None or not earlier.is_open:
+                continue
+            if earlier.number < case.number and work.sequence.id == case.work.sequence.id:
+                raise AssertionError("a request of a sequence overtook an earlier one")
+
+    def case_of(self, work: Work) -> Case:
+        (case,) = [case for case in self.cases if case.work is work]
+        return case
+
+    @precondition(lambda self: self.running)
+    @rule(
+        pick=st.integers(0, 2),
+        outcome=st.sampled_from(["ok", "ok", "ok", "error", "no split", "one fails"]),
+        run_s=st.sampled_from([0.0, 0.1, 0.2, 1.0]),
+    )
+    def finish(self, pick: int, outcome: str, run_s: float) -> None:
+        batch = self.running.pop(pick % len(self.running))
+        if self.ahead:  # the lane goes on at once, before anyone hears of it
+            self.begin(self.ahead.pop(0))
+        results, is_whole = self.results(batch, outcome)
+        wanted = [case for work in batch.works if (case := self.case_of(work)).is_open]
+        assert len(wanted) == batch.wanted
+        assert self.stops.pop(batch) == (0 if wanted else 1)
+        for work, result in zip(batch.works, results, strict=True):
+            case = self.case_of(work)
+            if case.is_open and not isinstance(result, CapameshError):
+                self.remember(case)
+        ran = [work for work in batch.works if self.case_of(work).state_before is not None]
+        rows = sum(work.rows for work in ran) if ran else -1
+        self.engine.finished(
+            batch,
+            results,
+            self.now_s,
+            run_s=run_s,
+            is_whole=is_whole and bool(ran),
+            ran_rows=rows,
+        )
+        assert not any(case.is_open for case in wanted)
+
+    def results(self, batch: Batch, outcome: str) -> tuple[list[Result], bool]:
+        """Return what the model gives and whether it ran as one, as a worker has it."""
+        works = batch.works
+        if outcome == "error":
+            return [RunFailed("no memory")] * len(works), False
+        try:
+            return self.run(works, is_by_rows=outcome == "ok"), outcome == "ok"
+        except RunFailed:
+            results: list[Result] = []
+            for at, work in enumerate(works):
+                if work.state is WorkState.ENDED or (outcome == "one fails" and at == 0):
+                    results.append(RunFailed("not run"))
+                else:
+                    results += self.run([work], is_by_rows=True)
+            return results, False
+
+    def run(self, works: Sequence[Work], *, is_by_rows: bool) -> list[Result]:
+        plan = self.engine.plan
+        joined = plan.join(works)
+        x = joined[0].to_numpy()
+        y = x * 3 + 1
+        outputs: list[Tensor] = []
+        if self.is_stateful:
+            history = joined[1].to_numpy()
+            y += history.sum(1, keepdims=True)
+            seen = np.concatenate([history, x[:, :1]], 1)
+            outputs.append(Tensor.from_numpy("s_next", seen))
+        if not is_by_rows and len(works) > 1:
+            y = np.concatenate([y, y[:1], y[:1]])
+        return list(plan.split(works, [Tensor.from_numpy("y", y), *outputs], joined))
+
+    @rule(passed_s=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0]), is_noticed=st.booleans())
+    def time_passes(self, passed_s: float, is_noticed: bool) -> None:
+        self.now_s += passed_s
+        if is_noticed:
+            self.engine.expire(self.now_s)
+            assert not any(
+                case.is_open
+                and case.work is not None
+                and case.work.deadline_s is not None
+                and case.work.deadline_s <= self.now_s
+                for case in self.cases
+            )
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 2))
+    def fail(self, pick: int) -> None:
+        batch = self.running[pick % len(self.running)]
+        others = [case for case in self.cases if case.is_open and case.work not in batch.works]
+        is_clumsy = any(case.is_clumsy for case in self.cases if case.work in batch.works)
+        self.engine.fail(batch, RunFailed("stuck"), self.now_s)
+        assert not any(case.is_open for case in self.cases if case.work in batch.works)
+        assert is_clumsy or all(case.is_open for case in others)
+
+    @rule()
+    def crash(self) -> None:
+        running = {work for batch in self.running for work in batch.works}
+        for case in self.cases:
+            if case.is_open and case.work not in running:
+                self.withdraw(case)
+        for batch in self.running:
+            self.engine.fail(batch, ModelUnavailable("crashed"), self.now_s)
+        assert not any(case.is_open for case in self.cases)
+        for batch in (*self.running, *self.ahead):
+            self.stops.pop(batch)
+        self.running.clear()
+        self.ahead.clear()
+        self.seen.clear()
+        self.engine = self.new_engine()
+
+    # what always holds
+
+    @invariant()
+    def counts_are_true(self) -> None:
+        if not self.cases:
+            return
+        engine = self.engine
+        live = [case for case in self.cases if case.is_open]
+        started = {work for batch in self.running for work in batch.works}
+        queued = [case.work for case in live if case.work not in started]
+        ready = [work for work in queued if work is not None and work.state is WorkState.QUEUED]
+        assert engine.in_flight == len(live)
+        assert engine.queued == len(queued)
+        assert engine._rows == sum(len(case.rows) for case in live)
+        assert len(engine._queue) == len(ready)
+        assert engine._queue.rows == sum(work.rows for work in ready)
+        assert engine.running == {*self.running, *self.ahead}
+        report = engine.load(free_bytes=0, device_in_flight=0)
+        assert min(report) >= 0
+        assert report.limit >= 1
+        assert report.queue_us == 0 or started or queued
+        if engine.due_s < math.inf:
+            assert ready
+        if engine.sequences is not None:
+            working = {
+                work.sequence.id
+                for work in started
+                if work.sequence is not None and self.case_of(work).state_before is not None
+            }
+            working |= {
+                work.sequence.id
+                for work in queued
+                if work is not None and work.sequence is not None
+            }
+            assert engine.sequences.working == len(working)
+            assert engine.sequences.size_bytes == sum(
+                KEPT_BYTES + 8 * len(seen) for seen in self.seen.values()
+            )
+
+    def teardown(self) -> None:
+        if not self.cases:
+            return
+        for _ in range(1_000):
+            self.now_s += 0.3  # any wait for company is over
+            while self.running:
+                self.finish(0, "ok", 0.1)
+            self.take()
+            self.counts_are_true()
+            if not self.running:
+                break
+        engine = self.engine
+        assert not any(case.is_open for case in self.cases)
+        assert (engine.in_flight, engine.queued, engine.is_idle) == (0, 0, True)
+        assert (engine._rows, engine._queue.rows, len(engine._queue)) == (0, 0, 0)
+        assert engine.load(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
+        if engine.sequences is not None:
+            assert engine.sequences.working == 0
+
+
+class SequenceMachine(Machine):
+    """Requests of three sequences, whose states grow."""
+
+    is_stateful = True
+    batch_rows = 2  # two sequences fill a batch behind the third
+
+    @rule(is_taken=st.booleans())
+    def start_all(self, is_taken: bool) -> None:
+        """Ask for each sequence: the first runs, if it can, and the others fill a batch behind it."""
+        for sequence in range(3):
+            self.submit(1, 1, 0, None, False, False, sequence=sequence, marks=(True, False))
+            if is_taken and sequence == 0:
+                self.take()
+        if is_taken:
+            self.take_ahead()
+
+    @rule()
+    def silence(self) -> None:
+        """Let all sequences fall silent of which nothing waits or runs."""
+        busy = {  # also those whose requests will be late: they fall silent only then
+            case.work.sequence.id
+            for case in self.cases
+            if case.work is not None and case.work.sequence is not None
+            if case.is_open or any(case.work in batch.works for batch in self.running)
+        }
+        self.now_s += IDLE_S
+        self.engine.expire(self.now_s)
+        self.seen = {key: seen for key, seen in self.seen.items() if key in busy}
+
+
+TestRequests = Machine.TestCase
+TestRequests.settings = settings(stateful_step_count=40)
+TestSequences = SequenceMachine.TestCase
+TestSequences.settings = settings(stateful_step_count=40)
+
+
+def test_a_sequence_whose_waiting_request_was_too_late_falls_silent_only_then() -> None:
+    machine = SequenceMachine()
+    machine.start(instances=1, delay_us=0, streams=None)
+    machine.submit(1, 1, 0, None, False, False, sequence=0, marks=(True, False))
+    machine.take()
+    machine.finish(0, "ok", 0.0)
+    machine.submit(1, 1, 0, 0.25, False, False, sequence=0, marks=(True, False))
+    machine.silence()
+    machine.counts_are_true()
+    assert machine.seen == {0: [1]}
+    machine.silence()
+    machine.counts_are_true()
+    assert machine.seen == {}

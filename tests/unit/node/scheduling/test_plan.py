@@ -1,0 +1,535 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.repository.rules import RaggedInput, StateTensor
+from capamesh.node.scheduling import BatchPlan, Result, Work
+from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, checked, join_elements
+
+F32 = Datatype.FP32
+
+
+def nobody(work: Work, result: Result) -> None:
+    raise AssertionError(f"a plan answers nobody: {work}, {result}")
+
+
+def work(*inputs: Tensor, outputs: tuple[str, ...] = ()) -> Work:
+    return Work(inputs, outputs, nobody, arrived_s=0.0)
+
+
+def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
+    return Tensor.from_numpy(name, np.array(values, dtype))
+
+
+def values(of: Tensor) -> Any:
+    return of.to_numpy().tolist()
+
+
+def prepared(plan: BatchPlan, *works: Work) -> list[Work]:
+    for one in works:
+        plan.prepare(one)
+    return list(works)
+
+
+PLAIN = BatchPlan(
+    (TensorSpec("x", F32, (-1, 2)),),
+    (TensorSpec("y", F32, (-1, 2)),),
+    is_batching=True,
+    batch_rows=8,
+)
+TEXT = (
+    TensorSpec("ids", Datatype.INT64, (-1, -1)),
+    TensorSpec("mask", Datatype.INT64, (-1, -1)),
+)
+
+
+def ragged(
+    *, buckets: tuple[int, ...] = (), mask: str = "", outputs: tuple[str, ...] = ("y",)
+) -> BatchPlan:
+    return BatchPlan(
+        TEXT if mask else TEXT[:1],
+        (TensorSpec("y", Datatype.INT64, (-1, -1)),),
+        is_batching=True,
+        batch_rows=8,
+        ragged=(RaggedInput("ids", 1, -7.0, buckets, mask, outputs),),
+    )
+
+
+def stateful(axis: int = 0) -> BatchPlan:
+    shape = (-1, 2) if axis == 0 else (2, -1)
+    return BatchPlan(
+        (TensorSpec("x", F32, (-1, 1)), TensorSpec("s", F32, shape)),
+        (TensorSpec("y", F32, (-1, 1)), TensorSpec("s_next", F32, shape)),
+        is_batching=True,
+        batch_rows=8,
+        states=(StateTensor("s", "s_next", axis),),
+    )
+
+
+def test_rows_are_stacked_in_order_and_each_request_gets_its_own_back() -> None:
+    works = prepared(
+        PLAIN,
+        work(tensor("x", [[1, 2]])),
+        work(tensor("x", [[3, 4], [5, 6]])),
+        work(tensor("x", [[7, 8]])),
+    )
+    assert [one.rows for one in works] == [1, 2, 1]
+    assert len({one.key for one in works}) == 1
+    joined = PLAIN.join(works)
+    assert values(joined[0]) == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    shares = PLAIN.split(works, [tensor("y", values(joined[0]))], joined)
+    assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4], [5, 6]], [[7, 8]]]
+
+
+def test_a_request_that_runs_alone_is_not_copied() -> None:
+    one = work(tensor("x", [[1, 2]]))
+    PLAIN.prepare(one)
+    assert PLAIN.join([one]) is one.inputs
+    assert PLAIN.split([one], one.inputs, one.inputs)[0][0] is one.inputs[0]
+
+
+def test_a_request_alone_gets_outputs_that_are_not_by_rows() -> None:
+    one = work(tensor("x", [[1, 2], [3, 4]]))
+    PLAIN.prepare(one)
+    boxes = tensor("y", [1, 2, 3, 4, 5])
+    assert PLAIN.split([one], [boxes], one.inputs) == [[boxes]]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (6,)])
+def test_outputs_that_are_not_by_rows_cannot_be_divided(shape: tuple[int, ...]) -> None:
+    works = prepared(PLAIN, work(tensor("x", [[1, 2]])), work(tensor("x", [[3, 4], [5, 6]])))
+    output = Tensor.from_numpy("y", np.zeros(shape, np.float32))
+    with pytest.raises(RunFailed, match="3 rows were run together"):
+        PLAIN.split(works, [output], PLAIN.join(works))
+
+
+def test_requests_of_other_shapes_get_other_keys() -> None:
+    plan = BatchPlan((TensorSpec("x", F32, (-1, -1)),), (), is_batching=True, batch_rows=8)
+    narrow, wide, narrow_too = prepared(
+        plan,
+        work(tensor("x", [[1]])),
+        work(tensor("x", [[1, 2]])),
+        work(tensor("x", [[1], [2]])),
+    )
+    assert narrow.key == narrow_too.key != wide.key
+
+
+def test_inputs_are_put_into_the_models_order() -> None:
+    plan = BatchPlan(
+        (TensorSpec("a", F32, (-1,)), TensorSpec("b", F32, (-1,))), (), is_batching=True
+    )
+    one = work(tensor("b", [2]), tensor("a", [1]))
+    plan.prepare(one)
+    assert [given.name for given in one.inputs] == ["a", "b"]
+
+
+def test_inputs_of_different_numbers_of_rows_are_refused() -> None:
+    plan = BatchPlan(
+        (TensorSpec("a", F32, (-1,)), TensorSpec("b", F32, (-1,))), (), is_batching=True
+    )
+    with pytest.raises(InvalidRequest, match=r"'b' has 3 rows \(axis 0\), .* have 2"):
+        plan.prepare(work(tensor("a", [1, 2]), tensor("b", [1, 2, 3])))
+
+
+def test_more_rows_than_may_be_are_refused_with_both_numbers() -> None:
+    plan = BatchPlan(PLAIN.inputs, PLAIN.outputs, is_batching=True, batch_rows=2, max_rows=2)
+    plan.prepare(work(tensor("x", [[1, 2]] * 2)))
+    with pytest.raises(TooLarge, match="3 rows; this model takes 2 at once"):
+        plan.prepare(work(tensor("x", [[1, 2]] * 3)))
+
+
+def test_requests_without_rows_run_alone() -> None:
+    first, second = prepared(PLAIN, *(work(Tensor("x", F32, (0, 2), b"")) for _ in range(2)))
+    assert (first.rows, second.rows) == (0, 0)
+    assert first.key != second.key
+
+
+def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", F32, (-1, 1)), TensorSpec("rate", Datatype.INT64, ())),
+        (),
+        is_batching=True,
+        shared=frozenset({"rate"}),
+    )
+    works = prepared(
+        plan,
+        *(
+            work(tensor("x", [[value]]), tensor("rate", rate, np.int64))
+            for value, rate in ((1, 16_000), (2, 16_000), (3, 8_000))
+        ),
+    )
+    assert works[0].key == works[1].key != works[2].key
+    joined = plan.join(works[:2])
+    assert values(joined[0]) == [[1], [2]]
+    assert (joined[1].shape, values(joined[1])) == ((), 16_000)
+
+
+def test_a_key_does_not_keep_a_shared_inputs_data() -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", F32, (-1, 1)), TensorSpec("table", F32, (-1,))),
+        (),
+        is_batching=True,
+        shared=frozenset({"table"}),
+    )
+    one = work(tensor("x", [[1]]), Tensor("table", F32, (50_000,), bytes(200_000)))
+    plan.prepare(one)
+    assert len(repr(one.key)) < 200
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0, 2), (1, 2)])
+def test_without_batching_a_request_counts_its_own_rows_and_a_batch_holds_one(
+    shape: tuple[int, ...],
+) -> None:
+    plan = PLAIN.unbatched()
+    assert (plan.is_batching, plan.batch_rows) == (False, 1)
+    one = work(Tensor.from_numpy("x", np.zeros(shape, np.float32)))
+    plan.prepare(one)
+    assert one.rows == max(1, shape[0])
+    assert one.key is None  # one group, however many wait
+
+
+def test_a_fixed_first_axis_is_no_number_of_rows() -> None:
+    plan = BatchPlan((TensorSpec("x", F32, (4, 2)),), (), batch_rows=8)
+    assert plan.batch_rows == 1
+    one = work(Tensor.from_numpy("x", np.zeros((4, 2), np.float32)))
+    plan.prepare(one)
+    assert one.rows == 1
+
+
+def test_only_the_outputs_that_someone_wants_are_asked_for_and_all_where_someone_wants_all() -> (
+    None
+):
+    a, b, every = (work(outputs=names) for names in (("p",), ("q", "p"), ()))
+    assert PLAIN.wanted([a]) == ("p",)
+    assert PLAIN.wanted([a, b]) == ("p", "q")
+    assert PLAIN.wanted([a, every]) == PLAIN.wanted([every, a]) == ()
+    assert stateful().wanted([a, b]) == ("p", "q", "s_next")
+
+
+def test_shorter_requests_are_padded_to_the_longest_and_cut_back_to_their_own_length() -> None:
+    plan = ragged()
+    works = prepared(
+        plan,
+        work(tensor("ids", [[1, 2, 3]], np.int64)),
+        work(tensor("ids", [[4], [5]], np.int64)),
+    )
+    assert works[0].key == works[1].key
+    joined = plan.join(works)
+    assert values(joined[0]) == [[1, 2, 3], [4, -7, -7], [5, -7, -7]]
+    shares = plan.split(works, [tensor("y", values(joined[0]), np.int64)], joined)
+    assert [values(share[0]) for share in shares] == [[[1, 2, 3]], [[4], [5]]]
+
+
+def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() -> None:
+    plan = ragged(buckets=(2, 4))
+    lengths = (1, 2, 3, 4, 5, 9)
+    works = prepared(plan, *(work(tensor("ids", [[1] * length], np.int64)) for length in lengths))
+    keys = [one.key for one in works]
+    assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4] == keys[5]
+    assert plan.join(works[:1])[0].shape == (1, 2)
+    assert plan.join(works[2:3])[0].shape == (1, 4)
+    assert plan.join(works[4:])[0].shape == (2, 9)  # over all buckets: the longest decides
+    (share,) = plan.split(works[:1], [tensor("y", [[8, 9]], np.int64)], plan.join(works[:1]))
+    assert values(share[0]) == [[8]]
+
+
+def test_a_mask_that_was_left_out_is_made_and_says_what_is_padding() -> None:
+    plan = ragged(mask="mask")
+    works = prepared(
+        plan,
+        *(
+            work(*plan.completed((tensor("ids", rows, np.int64),)))
+            for rows in ([[5, 6, 7]], [[8], [9]])
+        ),
+    )
+    assert [values(part) for part in plan.join(works)] == [
+        [[5, 6, 7], [8, -7, -7], [9, -7, -7]],
+        [[1, 1, 1], [1, 0, 0], [1, 0, 0]],
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        Tensor("ids", Datatype.FP32, (2**20, 2**30, 0), b""),
+        Tensor("ids", Datatype.INT64, (2**20,), b""),
+        Tensor("ids", Datatype.INT64, (2**20, 2**30, 0), b""),
+    ],
+    ids=["datatype", "rank", "shape"],
+)
+def test_no_mask_is_made_for_an_input_that_does_not_fit(ids: Tensor) -> None:
+    assert ragged(mask="mask").completed((ids,)) == (ids,)
+
+
+def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
+    plan = ragged(mask="mask", buckets=(4,))
+    own = tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", [[0, 1, 1]], np.int64)
+    one = work(*plan.completed(own))
+    plan.prepare(one)
+    assert values(plan.join([one])[1]) == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("mask", [[[1, 1]], [[1, 1, 1, 1]], [1]])
+def test_a_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
+    plan = ragged(mask="mask")
+    with pytest.raises(InvalidRequest, match="must have the length 3"):
+        plan.prepare(work(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "one"),
+    [
+        (Datatype.BF16, b"\x80\x3f"),
+        (Datatype.FP16, b"\x00\x3c"),
+        (Datatype.BOOL, b"\x01"),
+        (Datatype.INT32, b"\x01\x00\x00\x00"),
+    ],
+)
+def test_a_mask_is_one_in_its_own_datatype(datatype: Datatype, one: bytes) -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", datatype, (-1, -1)), TensorSpec("m", datatype, (-1, -1))),
+        (),
+        is_batching=True,
+        ragged=(RaggedInput("x", mask="m"),),
+    )
+    x = Tensor("x", datatype, (1, 2), one * 2)
+    assert plan.completed((x,))[1].data == one * 2
+
+
+def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", Datatype.BF16, (-1, -1)),),
+        (),
+        is_batching=True,
+        ragged=(RaggedInput("x", pad=-1.0, buckets=(2,)),),
+    )
+    one = work(Tensor("x", Datatype.BF16, (1, 1), b"\x80\x3f"))
+    plan.prepare(one)
+    assert bytes(plan.join([one])[0].data) == b"\x80\x3f\x80\xbf"
+
+
+def test_an_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
+    plan = ragged()
+    works = prepared(
+        plan,
+        work(tensor("ids", [[1, 2, 3]], np.int64)),
+        work(tensor("ids", [[4]], np.int64)),
+    )
+    pooled = tensor("y", [[1, 2], [3, 4]], np.int64)
+    with pytest.raises(RunFailed, match="has not the padded length 3"):
+        plan.split(works, [pooled], plan.join(works))
+
+
+def test_an_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
+    plan = ragged(outputs=())
+    works = prepared(
+        plan,
+        work(tensor("ids", [[1, 2, 3]], np.int64)),
+        work(tensor("ids", [[4]], np.int64)),
+    )
+    shares = plan.split(works, [tensor("y", [[1, 2], [3, 4]], np.int64)], plan.join(works))
+    assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4]]]
+
+
+def test_a_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for() -> None:
+    plan = stateful(axis=1)
+    assert [spec.name for spec in plan.public_inputs] == ["x"]
+    assert [spec.name for spec in plan.public_outputs] == ["y"]
+    x = tensor("x", [[1]])
+    assert plan.completed((x,)) == (x, Tensor("s", F32, (2, 1), bytes(8)))
+    with pytest.raises(InvalidRequest, match="'s' is the sequence's state"):
+        plan.completed((x, tensor("s", [[0], [0]])))
+    with pytest.raises(InvalidRequest, match="'s_next' is the sequence's state"):
+        plan.prepare(work(*plan.completed((x,)), outputs=("y", "s_next")))
+
+
+def test_a_request_of_a_sequence_has_one_row() -> None:
+    plan = stateful(axis=1)
+    with pytest.raises(InvalidRequest, match="has one row; input 'x' has 2"):
+        plan.prepare(work(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
+
+
+def test_states_are_stacked_along_their_own_axis() -> None:
+    plan = stateful(axis=1)
+    works = prepared(
+        plan,
+        *(work(tensor("x", [[n]]), tensor("s", [[n], [-n]])) for n in (1, 2, 3)),
+    )
+    joined = plan.join(works)
+    assert values(joined[1]) == [[1, 2, 3], [-1, -2, -3]]
+    renamed = [tensor("y", values(joined[0])), tensor("s_next", values(joined[1]))]
+    shares = plan.split(works, renamed, joined)
+    assert [values(share[1]) for share in shares] == [[[1], [-1]], [[2], [-2]], [[3], [-3]]]
+
+
+# every datatype, any shape: an identity model gives each request its own data back, bit for bit
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one input of a generated model behaves."""
+
+    datatype: Datatype
+    rest: tuple[int, ...]
+    role: str
+    buckets: tuple[int, ...]
+
+
+@st.composite
+def kinds(draw: st.DrawFn, role: str) -> Kind:
+    choices = [one for one in Datatype if one is not Datatype.BYTES or role in {"plain", "shared"}]
+    least = 1 if role in {"ragged", "masked", "state1"} else 0
+    rest = tuple(draw(st.lists(st.integers(0, 3), min_size=least, max_size=2)))
+    buckets = draw(st.sampled_from([(), (1,), (2, 4), (3,)]))
+    return Kind(draw(st.sampled_from(choices)), rest, role, buckets)
+
+
+def spec_of(name: str, kind: Kind) -> TensorSpec:
+    match kind.role:
+        case "shared":
+            shape = (*kind.rest,)
+        case "ragged" | "masked":
+            shape = (-1, -1, *kind.rest[1:])
+        case "state1":
+            shape = (kind.rest[0], -1, *kind.rest[1:])
+        case _:
+            shape = (-1, *kind.rest)
+    return TensorSpec(name, kind.datatype, shape)
+
+
+def plan_of(chosen: Sequence[Kind]) -> BatchPlan:
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    rules: list[RaggedInput] = []
+    states: list[StateTensor] = []
+    for at, kind in enumerate(chosen):
+        name, out = f"i{at}", f"o{at}"
+        inputs.append(spec_of(name, kind))
+        if kind.role != "shared":
+            outputs.append(TensorSpec(out, kind.datatype, inputs[-1].shape))
+        if kind.role in {"ragged", "masked"}:
+            mask = f"m{at}" if kind.role == "masked" else ""
+            rules.append(RaggedInput(name, 1, 1.0, kind.buckets, mask, (out,)))
+            if mask:
+                inputs.append(TensorSpec(mask, Datatype.UINT8, (-1, -1)))
+        if kind.role.startswith("state"):
+            states.append(StateTensor(name, out, int(kind.role[-1])))
+    return BatchPlan(
+        tuple(inputs),
+        tuple(outputs),
+        is_batching=True,
+        batch_rows=8,
+        shared=frozenset(f"i{at}" for at, kind in enumerate(chosen) if kind.role == "shared"),
+        ragged=tuple(rules),
+        states=tuple(states),
+    )
+
+
+def random_tensor(
+    name: str, datatype: Datatype, shape: tuple[int, ...], random: np.random.Generator
+) -> Tensor:
+    count = int(np.prod(shape, dtype=np.int64))
+    if datatype.itemsize_bytes is None:
+        data = join_elements([random.bytes(int(random.integers(0, 5))) for _ in range(count)])
+    elif datatype is Datatype.BOOL:
+        data = random.integers(0, 2, count, np.uint8).tobytes()
+    else:
+        data = random.bytes(count * datatype.itemsize_bytes)
+    return checked(Tensor(name, datatype, shape, data))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> tuple[BatchPlan, list[Work], list[tuple[Tensor, ...]]]:
+    is_stateful = draw(st.booleans())
+    roles = ["plain", "shared", "ragged", "masked"] + ["state0", "state1"] * is_stateful
+    chosen = [draw(kinds("plain"))]
+    chosen += [draw(kinds(role)) for role in draw(st.lists(st.sampled_from(roles), max_size=3))]
+    plan = plan_of(chosen)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shared = {
+        at: random_tensor(f"i{at}", kind.datatype, kind.rest, random)
+        for at, kind in enumerate(chosen)
+        if kind.role == "shared"
+    }
+    works: list[Work] = []
+    given_inputs: list[tuple[Tensor, ...]] = []
+    numbers = st.just(1) if plan.states else st.integers(0, 3)
+    for rows in draw(st.lists(numbers, min_size=1, max_size=5)):
+        inputs: list[Tensor] = []
+        for at, kind in enumerate(chosen):
+            if kind.role == "shared":
+                inputs.append(shared[at])
+                continue
+            match kind.role:
+                case "ragged" | "masked":
+                    shape = (rows, draw(st.integers(0, 5)), *kind.rest[1:])
+                case "state1":
+                    shape = (kind.rest[0], rows, *kind.rest[1:])
+                case _:
+                    shape = (rows, *kind.rest)
+            inputs.append(random_tensor(f"i{at}", kind.datatype, shape, random))
+        states = {state.input for state in plan.states}
+        public = tuple(one for one in inputs if one.name not in states)
+        completed = plan.completed(public)
+        own = {one.name: one for one in (*completed, *inputs)}  # a state that is not zero any more
+        works.append(work(*own.values()))
+        given_inputs.append(tuple(inputs))
+    return plan, works, given_inputs
+
+
+def identity(plan: BatchPlan, joined: Sequence[Tensor]) -> list[Tensor]:
+    by_name = {one.name: one for one in joined}
+    outputs: list[Tensor] = []
+    for spec in plan.outputs:
+        given_by = by_name[f"i{spec.name[1:]}"]
+        outputs.append(Tensor(spec.name, spec.datatype, given_by.shape, given_by.data))
+    return outputs
+
+
+def mask_rows(mask: Tensor) -> list[int]:
+    return [int(row.sum()) for row in mask.to_numpy()]
+
+
+@given(models())
+def test_an_identity_model_gives_every_request_its_own_data_back_bit_for_bit(
+    model: tuple[BatchPlan, list[Work], list[tuple[Tensor, ...]]],
+) -> None:
+    plan, works, inputs = model
+    groups: dict[object, list[int]] = {}
+    for at, one in enumerate(works):
+        plan.prepare(one)
+        groups.setdefault(one.key, []).append(at)
+    for members in groups.values():
+        together = [works[at] for at in members]
+        joined = plan.join(together)
+        for whole, spec in zip(joined, plan.inputs, strict=True):
+            checked(whole)
+            assert spec.accepts(whole.datatype, whole.shape) is None
+        for rule in plan.ragged:
+            if rule.mask:
+                by_name = {whole.name: whole for whole in joined}
+                assert by_name[rule.mask].shape == by_name[rule.name].shape[:2]
+                lengths = [
+                    own.shape[1]
+                    for at in members
+                    for own in inputs[at]
+                    if own.name == rule.name
+                    for _ in range(own.shape[0])
+                ]
+                assert mask_rows(by_name[rule.mask]) == lengths
+        shares = plan.split(together, identity(plan, joined), joined)
+        for at, share in zip(members, shares, strict=True):
+            own = {f"o{one.name[1:]}": one for one in inputs[at]}
+            for output in share:
+                expected = own[output.name]
+                assert output.shape == expected.shape
+                assert output.datatype is expected.datatype
+                assert bytes(output.data) == bytes(expected.data)

@@ -1,0 +1,156 @@
+"""What becomes of requests that wait for a model whose repository sets priorities and timeouts."""
+
+from __future__ import annotations
+
+import pytest
+from engine_desk import Desk
+
+from capamesh.node.repository.rules import QueuePolicy, QueueRules
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+
+REJECT = QueueRules(QueuePolicy(timeout_us=50_000))
+DELAY = QueueRules(QueuePolicy(timeout_us=50_000, is_delaying=True))
+
+
+def test_a_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadline() -> None:
+    desk = Desk(batch_rows=1, queue=REJECT)
+    desk.submit()
+    running = desk.taken()
+    desk.submit()
+    assert desk.engine.soonest_deadline_s == 0.05
+    desk.now_s = 0.049
+    desk.engine.expire(desk.now_s)
+    assert desk.outcomes() == []
+    desk.now_s = 0.05
+    desk.engine.expire(desk.now_s)
+    assert desk.outcomes() == ["deadline_exceeded"]
+    _, error = desk.answers[0]
+    assert "it has waited 50 ms, as long as this model's configuration allows" in str(error)
+    desk.finish(running)
+    assert desk.outcomes() == ["deadline_exceeded", "ok"]  # what runs has waited no longer
+
+
+def test_a_run_may_take_longer_than_a_request_may_wait() -> None:
+    desk = Desk(batch_rows=1, queue=REJECT)
+    desk.submit()
+    desk.finish(desk.taken(), run_s=3.0)
+    assert desk.outcomes() == ["ok"]
+
+
+def test_what_stands_ready_behind_a_run_waits_still() -> None:
+    for rules, outcome in ((REJECT, ["deadline_exceeded"]), (DELAY, [])):
+        desk = Desk(batch_rows=1, queue=rules)
+        desk.submit()
+        desk.taken()
+        desk.submit()
+        ahead = desk.engine.take(desk.now_s, is_ahead=True)
+        assert ahead is not None
+        desk.now_s = 0.05
+        desk.engine.expire(desk.now_s)
+        assert desk.outcomes() == outcome
+
+
+def test_a_request_s_own_deadline_counts_beside_the_model_s() -> None:
+    desk = Desk(batch_rows=1, queue=REJECT)
+    desk.submit()
+    desk.taken()
+    desk.submit(left_s=0.02)
+    desk.now_s = 0.02
+    desk.engine.expire(desk.now_s)
+    assert desk.outcomes() == ["deadline_exceeded"]
+    assert "the deadline passed before it ran" in str(desk.answers[0][1])
+
+
+def test_where_late_ones_are_delayed_they_go_behind_all_others_of_their_priority() -> None:
+    desk = Desk(batch_rows=1, queue=DELAY)
+    desk.submit(priority=3)
+    running = desk.taken()
+    late = [desk.submit(priority=5) for _ in range(2)]
+    desk.now_s = 0.05
+    desk.engine.expire(desk.now_s)
+    assert desk.outcomes() == []
+    young = desk.submit(priority=5)
+    lower = desk.submit(priority=6)
+    desk.finish(running, run_s=0.01)
+    order = []
+    for _ in range(4):
+        batch = desk.taken()
+        order += batch.works
+        desk.finish(batch, run_s=0.001)
+    assert order == [young, *late, lower]
+    assert desk.outcomes() == ["ok"] * 5
+
+
+def test_a_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
+    desk = Desk(batch_rows=1, queue=DELAY)
+    desk.submit()
+    desk.taken()
+    late = desk.submit()
+    for now_s in (0.05, 0.2, 9.0):
+        desk.now_s = now_s
+        desk.engine.expire(now_s)
+    assert late.priority == 0.5
+    assert desk.engine.soonest_deadline_s == float("inf")
+
+
+def test_delayed_bulk_work_stays_among_bulk_work() -> None:
+    desk = Desk(batch_rows=1, queue=DELAY)
+    desk.submit()
+    running = desk.taken()
+    bulk = desk.submit(is_bulk=True)
+    desk.now_s = 0.05
+    desk.engine.expire(desk.now_s)
+    desk.finish(running)
+    assert desk.take() == [bulk]
+
+
+def test_a_priority_that_the_model_does_not_know_becomes_its_default() -> None:
+    levels = QueueRules(levels=3, default_level=2)
+    desk = Desk(queue=levels)
+    seen = [desk.submit(priority=one).priority for one in (1, 3, 4, 0, DEFAULT_PRIORITY)]
+    assert seen == [1, 3, 2, 2, 2]
+
+
+def test_each_priority_has_its_own_policy_and_places() -> None:
+    rules = QueueRules(
+        QueuePolicy(max_queue=1), 2, 2, ((1, QueuePolicy(timeout_us=1000, max_queue=2)),)
+    )
+    desk = Desk(batch_rows=1, queue=rules)
+    desk.submit()
+    desk.taken()
+    desk.submit(priority=2)
+    with pytest.raises(Overloaded, match="1 requests of priority 2 wait at this model"):
+        desk.submit(priority=2)
+    desk.submit(priority=1)
+    desk.submit(priority=1)
+    with pytest.raises(Overloaded, match="2 requests of priority 1 wait at this model"):
+        desk.submit(priority=1)
+    desk.now_s = 0.001
+    desk.engine.expire(desk.now_s)
+    assert desk.outcomes() == ["deadline_exceeded"] * 2  # those of priority 1 alone
+
+
+def test_a_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> None:
+    rules = QueueRules(QueuePolicy(timeout_us=1000, is_delaying=True, max_queue=1), 2, 2)
+    desk = Desk(batch_rows=1, queue=rules)
+    desk.submit()
+    desk.taken()
+    desk.submit(priority=1)
+    desk.now_s = 0.001
+    desk.engine.expire(desk.now_s)
+    with pytest.raises(Overloaded, match="1 requests of priority 1 wait"):
+        desk.submit(priority=1)
+
+
+def test_a_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
+    desk = Desk(batch_rows=1, max_queue=1, queue=DELAY)
+    desk.submit()
+    desk.taken()
+    desk.submit(priority=5)
+    desk.now_s = 0.05
+    desk.engine.expire(desk.now_s)
+    with pytest.raises(Overloaded):
+        desk.submit(priority=5)
+    desk.submit(priority=4)
+    assert desk.outcomes() == ["overloaded"]

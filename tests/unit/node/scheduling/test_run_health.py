@@ -1,0 +1,69 @@
+"""What is said of a model's runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from engine_desk import Desk
+
+from capamesh.node.scheduling.run_health import FAILED_REQUESTS, RunHealth
+from capamesh.protocol.errors import DeadlineExceeded, RunFailed
+from capamesh.protocol.tensors import Tensor
+
+
+def x(value: float) -> list[Tensor]:
+    return [Tensor.from_numpy("x", np.array([value], np.float32))]
+
+
+def test_a_model_whose_runs_succeed_has_nothing_said_of_it() -> None:
+    health = RunHealth()
+    health.succeeded()
+    assert (health.reason, health.is_doubted) == ("", False)
+
+
+def test_a_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
+    health = RunHealth("it does not run on generated inputs: bad allocation")
+    assert health.reason == (
+        "no run has succeeded yet: it does not run on generated inputs: bad allocation"
+    )
+    assert health.is_doubted
+    health.succeeded()
+    assert (health.reason, health.is_doubted) == ("", False)
+
+
+def test_many_different_requests_that_fail_in_a_row_are_said_with_the_latest_reason() -> None:
+    health = RunHealth()
+    for number in range(FAILED_REQUESTS - 1):
+        health.failed(x(number), f"broken {number}")
+    assert health.reason == ""
+    health.failed(x(100), "broken at last")
+    assert health.reason == (
+        "degraded: the runs of the last 8 different requests or more have failed, the latest: broken at last"
+    )
+    health.succeeded()
+    assert health.reason == ""
+
+
+def test_one_request_that_fails_again_and_again_says_nothing_of_the_model() -> None:
+    health = RunHealth()
+    for _ in range(100):
+        health.failed(x(1), "broken")
+    assert health.reason == ""
+
+
+def test_an_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() -> None:
+    desk = Desk(batch_rows=1)
+
+    def run(value: float, *results: object) -> None:
+        work = desk.work()
+        work.inputs = (Tensor.from_numpy("x", np.full((1, 1), value, np.float32)),)
+        desk.engine.submit(work, desk.now_s)
+        desk.finish(desk.taken(), results=list(results))  # type: ignore[arg-type]
+
+    for number in range(FAILED_REQUESTS):
+        run(number, RunFailed("broken"))
+    assert desk.engine.health.reason.endswith("the latest: broken")
+    run(1)
+    assert desk.engine.health.reason == ""
+    for number in range(FAILED_REQUESTS):  # nobody's run has failed
+        run(number, DeadlineExceeded("too late"))
+    assert desk.engine.health.reason == ""

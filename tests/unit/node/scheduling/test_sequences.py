@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.node.repository.rules import Rules, SequenceRules, StateTensor
+from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling.sequences import KEPT_BYTES, Sequences
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
+from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+I64 = Datatype.INT64
+
+
+class Desk:
+    """An engine whose model adds what it is given to a history: one more column a request."""
+
+    def __init__(self, *, idle_s: float = 60.0, max_bytes: int = 2**20) -> None:
+        states = (StateTensor("s", "s_next", 0, (1, 0)),)
+        plan = BatchPlan(
+            (TensorSpec("x", I64, (-1, 1)), TensorSpec("s", I64, (-1, -1))),
+            (TensorSpec("y", I64, (-1, 1)), TensorSpec("s_next", I64, (-1, -1))),
+            is_batching=True,
+            batch_rows=8,
+            states=states,
+        )
+        rules = Rules(sequence=SequenceRules(states, idle_s, max_bytes), instances=2)
+        self.engine = ModelEngine(plan, rules, None, max_in_flight=100)
+        assert self.engine.sequences is not None
+        self.sequences: Sequences = self.engine.sequences
+        self.now_s = 0.0
+        self.answers: list[tuple[Work, Result]] = []
+
+    def submit(
+        self,
+        sequence: int | str,
+        value: int = 0,
+        *,
+        start: bool = False,
+        end: bool = False,
+        left_s: float | None = None,
+    ) -> Work:
+        x = Tensor.from_numpy("x", np.array([[value]], np.int64))
+        work = Work(
+            self.engine.plan.completed((x,)),
+            (),
+            lambda work, result: self.answers.append((work, result)),
+            arrived_s=self.now_s,
+            deadline_s=None if left_s is None else self.now_s + left_s,
+            sequence=SequenceMark(sequence, start, end),
+        )
+        self.engine.submit(work, self.now_s)
+        return work
+
+    def taken(self) -> Batch:
+        batch = self.engine.take(self.now_s)
+        assert batch is not None
+        return batch
+
+    def nothing_to_take(self) -> bool:
+        return self.engine.take(self.now_s) is None
+
+    def run(self, batch: Batch, error: CapameshError | None = None) -> None:
+        results: list[Result]
+        if error is not None:
+            results = [error] * len(batch.works)
+        else:
+            plan = self.engine.plan
+            joined = plan.join(batch.works)
+            x, history = (one.to_numpy() for one in joined)
+            seen = np.concatenate([history, x], 1)
+            outputs = [
+                Tensor.from_numpy("y", seen.sum(1, keepdims=True)),
+                Tensor.from_numpy("s_next", seen),
+            ]
+            results = list(plan.split(batch.works, outputs, joined))
+        self.engine.finished(batch, results, self.now_s, run_s=0.001)
+
+    def sums(self) -> list[int]:
+        """Return what the model has answered so far, without the errors."""
+        return [
+            int(result[0].to_numpy()[0, 0])
+            for _, result in self.answers
+            if not isinstance(result, CapameshError)
+        ]
+
+    def ask(self, sequence: int | str, value: int, **marks: Any) -> Any:
+        """Return the sum that the model answers, or the error's code."""
+        work = self.submit(sequence, value, **marks)
+        self.run(self.taken())
+        (answer,) = [result for answered, result in self.answers if answered is work]
+        if isinstance(answer, CapameshError):
+            return answer.code
+        assert [output.name for output in answer] == ["y"]
+        return int(answer[0].to_numpy()[0, 0])
+
+
+def test_a_sequence_goes_on_from_its_own_state_and_ends_with_its_end_mark() -> None:
+    desk = Desk()
+    assert desk.ask("a", 1, start=True) == 1
+    assert desk.ask("b", 10, start=True) == 10
+    assert desk.ask("a", 2) == 3
+    assert desk.ask("b", 20) == 30
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (2, 2 * KEPT_BYTES + 4 * 8)
+    assert desk.ask("a", 3, end=True) == 6
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (1, KEPT_BYTES + 2 * 8)
+    with pytest.raises(SequenceUnknown, match="'a' has not started here"):
+        desk.submit("a", 4)
+
+
+def test_numbers_and_texts_name_different_sequences() -> None:
+    desk = Desk()
+    assert desk.ask(1, 1, start=True) == 1
+    with pytest.raises(InvalidRequest):
+        desk.submit("1", 1)
+
+
+def test_a_start_mark_starts_again_from_zero() -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    assert desk.ask("a", 5, start=True) == 5
+    assert desk.ask("a", 1) == 6
+
+
+def test_one_request_may_be_a_whole_sequence() -> None:
+    desk = Desk()
+    assert desk.ask("a", 7, start=True, end=True) == 7
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
+
+
+def test_a_request_without_a_sequence_is_refused_and_told_how_to_name_one() -> None:
+    desk = Desk()
+    work = desk.submit("a", start=True)
+    unnamed = Work(work.inputs, (), lambda _, __: None, arrived_s=0.0)
+    with pytest.raises(InvalidRequest, match="sequence_id"):
+        desk.engine.submit(unnamed, 0.0)
+    assert desk.engine.in_flight == 1
+
+
+def test_requests_of_one_sequence_run_one_after_the_other_and_those_of_others_beside_them() -> None:
+    desk = Desk()
+    first = [desk.submit(name, 1, start=True) for name in "ab"]
+    second, third = desk.submit("a", 2), desk.submit("a", 3)
+    assert (second.state, third.state) == (WorkState.WAITING, WorkState.WAITING)
+    batch = desk.taken()
+    assert batch.works == first
+    assert desk.nothing_to_take()  # though an instance is free
+    desk.run(batch)
+    batch = desk.taken()
+    assert batch.works == [second]
+    desk.run(batch)
+    desk.run(desk.taken())
+    assert desk.engine.is_idle
+    assert desk.sums() == [1, 1, 3, 6]
+    assert [work for work, _ in desk.answers] == [*first, second, third]
+
+
+def test_urgency_does_not_reorder_a_sequence() -> None:
+    desk = Desk()
+    slow = desk.submit("a", 1, start=True)
+    urgent = desk.submit("a", 2, left_s=10.0)
+    batch = desk.taken()
+    assert batch.works == [slow]
+    desk.run(batch)
+    assert desk.taken().works == [urgent]
+
+
+def test_sequences_whose_states_have_grown_to_different_lengths_do_not_share_a_batch() -> None:
+    desk = Desk()
+    for name, length in (("a", 1), ("b", 2), ("c", 2)):
+        for at in range(length):
+            desk.ask(name, 1, start=at == 0)
+    works = [desk.submit(name, 1) for name in "abc"]
+    first, second = desk.taken(), desk.taken()
+    assert (first.works, second.works) == ([works[0]], works[1:])
+    for batch in (first, second):
+        desk.run(batch)
+    assert desk.sums()[-3:] == [2, 3, 3]
+
+
+# failures
+
+
+def test_a_failed_run_leaves_the_state_as_it_was_and_may_be_sent_again() -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    desk.submit("a", 2)
+    desk.run(desk.taken(), RunFailed("no memory"))
+    assert desk.ask("a", 2) == 3
+
+
+def test_a_failed_restart_leaves_the_old_state() -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    desk.submit("a", 2, start=True)
+    desk.run(desk.taken(), RunFailed("no memory"))
+    assert desk.ask("a", 2) == 3
+
+
+def test_a_sequence_whose_start_failed_has_not_started() -> None:
+    desk = Desk()
+    desk.submit("a", 1, start=True)
+    desk.run(desk.taken(), RunFailed("no memory"))
+    assert len(desk.sequences) == 0
+    with pytest.raises(SequenceUnknown, match="has not started here"):
+        desk.submit("a", 2)
+
+
+@pytest.mark.parametrize("way", ["fails", "expires queued", "expires running", "is cancelled"])
+def test_an_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    work = desk.submit("a", 2, end=True, left_s=1.0)
+    if way == "expires queued":
+        desk.now_s = 1.0
+        desk.engine.expire(desk.now_s)
+    elif way == "is cancelled":
+        desk.engine.cancel(work, desk.now_s)
+    else:
+        batch = desk.taken()
+        if way == "expires running":
+            desk.now_s = 1.0
+            desk.engine.expire(desk.now_s)
+            desk.run(batch)
+        else:
+            desk.run(batch, RunFailed("no memory"))
+    assert desk.ask("a", 2, end=True) == 3
+    assert len(desk.sequences) == 0
+
+
+def test_a_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> None:
+    """Its caller was told that it expired and sends it again: it must not count twice."""
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    desk.submit("a", 2, left_s=1.0)
+    batch = desk.taken()
+    desk.now_s = 1.0
+    desk.engine.expire(desk.now_s)
+    desk.run(batch)
+    assert desk.ask("a", 2) == 3
+
+
+def test_what_waits_behind_a_cancelled_run_goes_on_when_it_has_ended_and_not_before() -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    running, following = desk.submit("a", 2), desk.submit("a", 4)
+    batch = desk.taken()
+    desk.engine.cancel(running, 0.0)
+    assert desk.nothing_to_take()
+    desk.run(batch)
+    batch = desk.taken()
+    assert batch.works == [following]
+    desk.run(batch)
+    assert desk.ask("a", 0) == 5
+
+
+def test_what_was_given_up_while_it_waited_for_its_turn_is_passed_over() -> None:
+    desk = Desk()
+    first, second, third = desk.submit("a", 1, start=True), desk.submit("a", 2), desk.submit("a", 4)
+    desk.engine.cancel(second, 0.0)
+    desk.run(desk.taken())
+    batch = desk.taken()
+    assert batch.works == [third]
+    desk.run(batch)
+    assert [work for work, _ in desk.answers] == [first, third]
+    assert desk.ask("a", 0) == 5
+
+
+def test_a_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_is_withdrawn() -> (
+    None
+):
+    desk = Desk()
+    desk.submit("a", 1, start=True)
+    end = desk.submit("a", 2, end=True)
+    with pytest.raises(InvalidRequest, match="has ended"):
+        desk.submit("a", 3)
+    desk.engine.cancel(end, 0.0)
+    desk.submit("a", 3)
+    desk.run(desk.taken())
+    desk.run(desk.taken())
+    assert desk.ask("a", 0) == 4
+
+
+def test_a_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    end = desk.submit("a", 2, end=True)
+    batch = desk.taken()
+    desk.engine.cancel(end, 0.0)
+    desk.submit("a", 3)
+    desk.run(batch)
+    desk.run(desk.taken())
+    assert desk.ask("a", 0) == 4
+
+
+def test_a_new_sequence_may_be_sent_behind_the_end_of_the_old_one() -> None:
+    desk = Desk()
+    desk.submit("a", 1, start=True, end=True)
+    desk.submit("a", 10, start=True)
+    desk.submit("a", 20, end=True)
+    for _ in range(3):
+        desk.run(desk.taken())
+    assert desk.sums() == [1, 10, 30]
+    assert len(desk.sequences) == 0
+
+
+def test_an_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> None:
+    desk = Desk()
+    desk.submit("a", 1, start=True, end=True)
+    following = desk.submit("a", 10, start=True)
+    batch = desk.taken()
+    desk.engine.cancel(following, 0.0)
+    desk.run(batch)
+    assert len(desk.sequences) == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        Tensor("s_next", Datatype.FP32, (1, 1), bytes(4)),
+        Tensor("s_next", I64, (2, 1), bytes(16)),
+        Tensor("s_next", I64, (1,), bytes(8)),
+        Tensor("other", I64, (1, 1), bytes(8)),
+    ],
+)
+def test_an_output_that_cannot_be_the_next_state_fails_its_request_alone(state: Tensor) -> None:
+    desk = Desk()
+    desk.ask("a", 1, start=True)
+    odd, fine = desk.submit("a", 2), desk.submit("b", 2, start=True)
+    batches = [desk.taken(), desk.taken()]
+    y = Tensor("y", I64, (1, 1), bytes(8))
+    good = Tensor("s_next", I64, (1, 1), bytes(8))
+    for batch, given in zip(batches, (state, good), strict=True):
+        desk.engine.finished(batch, [[y, given]], 0.0, run_s=0.001)
+    answers = dict(desk.answers)
+    assert isinstance(answers[odd], RunFailed)
+    assert answers[fine] == [y]
+    assert desk.ask("a", 2) == 3
+
+
+# how long states are kept
+
+
+def test_a_sequence_that_was_silent_for_its_time_is_forgotten_whoever_else_is_there() -> None:
+    desk = Desk(idle_s=60.0)
+    desk.ask("a", 1, start=True)
+    desk.now_s = 59.9
+    assert desk.ask("a", 2) == 3
+    desk.now_s += 60.0
+    with pytest.raises(InvalidRequest, match="silent for more than 60 s"):
+        desk.submit("a", 3)
+    assert (desk.sequences.forgotten, desk.sequences.size_bytes) == (1, 0)
+
+
+def test_silent_sequences_are_forgotten_while_no_request_comes_at_all() -> None:
+    desk = Desk(idle_s=60.0)
+    desk.ask("a", 1, start=True)
+    desk.now_s = 60.0
+    desk.engine.expire(desk.now_s)
+    assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
+
+
+def test_a_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answered() -> None:
+    desk = Desk(idle_s=1.0)
+    desk.ask("a", 1, start=True)
+    desk.submit("a", 2)
+    desk.now_s = 50.0
+    desk.engine.expire(desk.now_s)
+    batch = desk.taken()
+    desk.now_s = 100.0
+    desk.engine.expire(desk.now_s)
+    desk.run(batch, RunFailed("late"))
+    desk.now_s = 100.9
+    assert desk.ask("a", 2) == 3
+
+
+def test_the_longest_silent_gives_way_when_memory_is_short() -> None:
+    desk = Desk(max_bytes=2 * KEPT_BYTES + 3 * 8)
+    desk.ask("a", 1, start=True)
+    desk.ask("b", 1, start=True)
+    desk.ask("a", 1)  # b is silent longer now
+    assert desk.sequences.size_bytes == 2 * KEPT_BYTES + 3 * 8
+    desk.ask("c", 1, start=True)
+    assert desk.sequences.size_bytes <= 2 * KEPT_BYTES + 3 * 8
+    assert desk.sequences.forgotten == 1
+    with pytest.raises(InvalidRequest):
+        desk.submit("b", 1)
+    assert desk.ask("a", 1) == 3
+
+
+def test_what_works_does_not_give_way_and_silent_ones_do_though_it_never_pauses() -> None:
+    desk = Desk(max_bytes=KEPT_BYTES + 2 * 8)
+    desk.ask("silent", 1, start=True)
+    desk.submit("busy", 1, start=True)
+    for _ in range(2):
+        desk.submit("busy", 1)
+    for _ in range(2):
+        desk.run(desk.taken())
+    assert desk.sequences.forgotten == 1  # the silent one, while busy has one more to run
+    desk.run(desk.taken())
+    assert len(desk.sequences) == 0  # three columns are over the bound by themselves
+    assert desk.engine.meter.requests == {"ok": 4}
+
+
+def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> None:
+    desk = Desk()
+    desk.submit("a", 1, start=True)
+    batch = desk.taken()
+    for _ in range(500):
+        desk.engine.cancel(desk.submit("a", 2), 0.0)
+    assert len(desk.sequences._known["a"].waiting) == 0
+    desk.run(batch)
+    assert (desk.sequences.working, desk.engine.is_idle) == (0, True)
+
+
+def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
+    desk = Desk()
+    desk.submit("a", 1, start=True)
+    desk.submit("b", 2, start=True)
+    desk.run(desk.taken())
+    states = desk.sequences._known["a"].states
+    assert states is not None
+    assert [type(state.data) for state in states] == [bytes]
+    assert [state.size_bytes for state in states] == [8]
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing(
+    is_followed: bool,
+) -> None:
+    desk = Desk()
+    for name in ("one", "two"):
+        desk.submit(name, 1, start=True)
+        desk.taken()  # both lanes are busy
+    works = [desk.submit(at, 1, start=True) for at in range(8)]
+    if is_followed:
+        desk.submit(0, 2)
+    ahead = desk.engine.take(0.0, is_ahead=True)
+    assert ahead is not None
+    assert ahead.works == works
+    desk.engine.cancel(works[0], 0.0)
+    ahead.has_begun = True
+    desk.run(ahead)
+    assert [work for work, _ in desk.answers] == works[1:]
+    for batch in sorted(desk.engine.running, key=lambda batch: batch.works[0].order):
+        desk.run(batch)
+    if is_followed:  # nothing came of the first: the next begins from nothing
+        desk.run(desk.taken())
+        assert desk.sums()[-1] == 2
+    assert desk.engine.is_idle
+    assert desk.sequences.working == 0

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+from engine_desk import Desk
+
+from capamesh.node.scheduling import Batch, Streams
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+
+OF_ALL = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.080)))
+OF_ONE = ServiceProfile((ProfilePoint(1, 0.018), ProfilePoint(4, 0.072)))
+
+
+class StreamDesk(Desk):
+    """An engine whose model also runs on one thread, two runs beside one another."""
+
+    def __init__(self, *, count: int = 2, rows: int = 4, is_batching: bool = True) -> None:
+        streams = Streams(count, OF_ONE, rows)
+        super().__init__(is_batching=is_batching, instances=0, profile=OF_ALL, streams=streams)
+
+    def kinds(self) -> list[tuple[int, bool]]:
+        """Take all that may run now; return the rows of each and whether it runs on one thread."""
+        self.batches: list[Batch] = []
+        while (batch := self.engine.take(self.now_s)) is not None:
+            self.batches.append(batch)
+        return [(batch.rows, batch.is_stream) for batch in self.batches]
+
+
+def test_a_lone_request_runs_on_all_threads_and_nothing_beside_it() -> None:
+    desk = StreamDesk()
+    desk.submit()
+    assert desk.kinds() == [(1, False)]
+    desk.submit()
+    desk.submit()
+    assert desk.kinds() == []
+
+
+def test_many_requests_are_shared_out_among_runs_of_one_thread_each() -> None:
+    desk = StreamDesk()
+    for _ in range(7):
+        desk.submit()
+    assert desk.kinds() == [(4, True), (3, True)]
+
+
+def test_no_run_of_one_thread_takes_more_rows_than_are_good_for_it() -> None:
+    desk = StreamDesk()
+    for _ in range(20):
+        desk.submit()
+    assert desk.kinds() == [(4, True), (4, True)]
+
+
+def test_what_comes_while_one_thread_is_free_runs_there_at_once() -> None:
+    desk = StreamDesk()
+    for _ in range(2):
+        desk.submit()
+    assert desk.kinds() == [(1, True), (1, True)]
+    desk.finish(desk.batches[0])
+    desk.submit()
+    assert desk.kinds() == [(1, True)]
+
+
+@pytest.mark.parametrize(("crowd", "alone"), [(2, 1), (3, 1), (4, 2), (8, 3), (32, 5)])
+def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
+    crowd: int, alone: int
+) -> None:
+    desk = StreamDesk(rows=32)
+    for _ in range(crowd):
+        desk.submit()
+    desk.kinds()
+    kinds = []
+    for _ in range(alone + 1):
+        for batch in desk.batches:
+            desk.finish(batch)
+        desk.submit()
+        kinds += desk.kinds()
+    assert kinds == [(1, True)] * alone + [(1, False)]
+
+
+def test_a_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_all_threads() -> (
+    None
+):
+    desk = StreamDesk()
+    desk.submit()
+    desk.kinds()
+    for _ in range(16):
+        desk.submit()
+    assert desk.engine.take(desk.now_s, is_ahead=True) is None
+    desk.finish(desk.batches[0])
+    desk.kinds()
+    ahead = desk.engine.take(desk.now_s, is_ahead=True)
+    assert ahead is not None
+    assert (ahead.rows, ahead.is_stream, ahead.has_begun) == (4, True, False)
+    assert desk.engine.take(desk.now_s, is_ahead=True) is None
+
+
+def test_a_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
+    desk = StreamDesk(is_batching=False, rows=1)
+    for _ in range(5):
+        desk.submit()
+    assert desk.kinds() == [(1, True), (1, True)]
+    assert desk.engine.full_batch_s == 0.018
+
+
+def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
+    desk = StreamDesk()
+    desk.engine.plan = desk.engine.plan.unbatched()
+    for _ in range(5):
+        desk.submit()
+    assert desk.kinds() == [(1, True), (1, True)]
+
+
+def test_the_limit_and_the_wait_follow_the_streams() -> None:
+    desk = StreamDesk()
+    assert desk.engine.limit.rows == round(2.0 / (0.072 / 4 / 2))
+    assert desk.engine.lanes == 2
+    for _ in range(12):
+        desk.submit()
+    desk.kinds()  # two of four rows run; four wait
+    assert desk.load().queue_us == pytest.approx((0.072 + 0.036) / 2 * 1e6, abs=1)
+    desk.finish(desk.batches[0], 0.144)
+    assert desk.load().run_us == pytest.approx((0.018 + 0.1 * (0.144 - 0.018)) * 1e6, abs=1)
+    desk.finish(desk.batches[1], 0.144)
+    assert desk.engine.full_batch_s > 0.072  # slower than measured at load: it is told
+
+
+def test_a_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
+    desk = StreamDesk()
+    for _ in range(2):
+        desk.submit()
+    desk.kinds()
+    desk.finish(desk.batches[0], 0.180)
+    assert desk.engine.time.predicted_s(1) == 0.010

@@ -1,0 +1,125 @@
+"""Requests that are not run because such ones ended their worker."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.devices.request_digest import request_digest
+from capamesh.node.repository.rules import StateTensor
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, RunBounds, Suspicion, Work
+from capamesh.node.scheduling.run_need import RunNeed
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+F32 = Datatype.FP32
+
+
+def x(*values: float) -> tuple[Tensor, ...]:
+    return (Tensor.from_numpy("x", np.array([values], np.float32)),)
+
+
+def verdict(**what: object) -> Verdict:
+    return Verdict("m", "1", "", "why", **what)  # type: ignore[arg-type]
+
+
+def test_nothing_is_known_against_most_models() -> None:
+    suspicion = Suspicion()
+    suspicion.check(x(1), 0.0)
+    suspicion.ended(request_digest(x(1)))
+    assert not suspicion.is_looking
+    assert not suspicion.is_alone(0.0)
+    assert suspicion.survived() == []
+
+
+def test_a_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
+    digest = request_digest(x(1, 2))
+    suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}), now_s=1_000.0)
+    assert suspicion.is_looking
+    suspicion.check(x(1, 3), 1_000.0)
+    with pytest.raises(InvalidRequest) as caught:
+        suspicion.check(x(1, 2), 1_040.0)
+    assert str(caught.value) == (
+        "this very request ended the process that ran it, more than once; it is not run again on this node for 60 s"
+    )
+    suspicion.check(x(1, 2), 1_100.0)
+    assert not suspicion.is_looking
+
+
+def test_requests_as_large_as_one_that_killed_are_refused_until_its_time_is_over() -> None:
+    suspicion = Suspicion(verdict(large_bytes=12, large_s=30.0), now_s=0.0)
+    suspicion.check(x(1, 2), 0.0)
+    with pytest.raises(TooLarge) as caught:
+        suspicion.check(x(1, 2, 3, 4), 10.0)
+    assert str(caught.value) == (
+        "a request of 16 bytes of inputs; one of 12 ended this node's worker, and none as large is run here for 20 s"
+        " more: split it"
+    )
+    suspicion.check(x(1, 2, 3, 4), 30.0)
+
+
+def test_suspects_that_end_well_are_told_once() -> None:
+    one, other = request_digest(x(1)), request_digest(x(2))
+    suspicion = Suspicion(verdict(suspects=(one.hex(), other.hex())), now_s=0.0)
+    assert repr(suspicion) == "Suspicion(0 refused, 2 suspects)"
+    suspicion.ended(one)
+    suspicion.ended(one)
+    suspicion.ended(request_digest(x(3)))
+    assert suspicion.survived() == [one.hex()]
+    assert suspicion.survived() == []
+
+
+def test_requests_run_alone_for_a_while() -> None:
+    suspicion = Suspicion(verdict(alone_s=60.0), now_s=5.0)
+    assert suspicion.is_alone(64.9)
+    assert not suspicion.is_alone(65.0)
+
+
+PLAN = BatchPlan((TensorSpec("x", F32, (-1, -1)),), (), is_batching=True, batch_rows=8)
+NEED, PROFILE = RunNeed(2, 1.0), ServiceProfile((ProfilePoint(1, 0.1), ProfilePoint(4, 0.2)))
+
+
+def identity(*shape: int, need: RunNeed | None = NEED) -> tuple[bytes, int]:
+    bounds = RunBounds(PLAN, need, PROFILE, MemoryBudget(0))
+    work = Work((Tensor.from_numpy("x", np.zeros(shape, np.float32)),), (), _nobody, arrived_s=0.0)
+    PLAN.prepare(work)
+    return bounds.identity(work)
+
+
+def _nobody(work: Work, result: object) -> None:
+    """Nobody waits."""
+
+
+def test_a_request_is_large_where_it_has_more_rows_or_longer_ones_than_were_measured() -> None:
+    assert identity(4, 2)[1] == 0
+    assert identity(5, 2)[1] == 40
+    assert identity(1, 3)[1] == 12
+    assert identity(1, 3, need=None)[1] == 0  # nobody knows what is usual
+
+
+def test_the_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
+    plan = BatchPlan(
+        (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
+        (),
+        is_batching=True,
+        states=(StateTensor("h", "h2"),),
+    )
+    bounds = RunBounds(plan, NEED, PROFILE, MemoryBudget(0))
+
+    def of(state: float) -> bytes:
+        h = Tensor.from_numpy("h", np.full((1, 2), state, np.float32))
+        return bounds.identity(Work((*x(1, 2), h), (), _nobody, arrived_s=0.0))[0]
+
+    assert of(1) == of(2) == request_digest(x(1, 2))
+
+
+def test_what_is_held_against_a_model_is_looked_at_whatever_the_size_of_a_request() -> None:
+    refused = Suspicion(verdict(refused={request_digest(x(0, 0)).hex(): 9.0}), now_s=0.0)
+    plan = BatchPlan((TensorSpec("x", F32, (-1, 2)),), (), is_batching=True, batch_rows=8)
+    assert RunBounds(plan, NEED, PROFILE, MemoryBudget(0)).usual_rows == 4
+    bounds = RunBounds(plan, NEED, PROFILE, MemoryBudget(0), suspicion=refused)
+    assert bounds.usual_rows == -1
+    with pytest.raises(InvalidRequest, match="this very request ended the process"):
+        bounds.admit(Work(x(0, 0), (), _nobody, arrived_s=0.0), 1.0)

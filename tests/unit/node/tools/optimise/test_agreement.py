@@ -1,0 +1,137 @@
+"""How far two models agree: what counts as a decision, and by how much numbers differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from capamesh.node.tools.optimise.agreement import (
+    Measure,
+    OutputAgreement,
+    OutputComparison,
+    overall,
+)
+from capamesh.protocol.tensors import Datatype, Tensor
+
+F = np.float32
+NAN = float("nan")
+
+
+def agreement(*runs: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> OutputAgreement:
+    comparison = OutputComparison("y")
+    for before, after in runs:
+        comparison.add(Tensor.from_numpy("y", before), Tensor.from_numpy("y", after))
+    return comparison.result()
+
+
+def test_the_largest_of_the_last_axis_decides_over_all_runs() -> None:
+    found = agreement(
+        (np.array([[1, 2], [3, 1]], F), np.array([[1, 4], [3, 1]], F)),
+        (np.array([[1, 2]], F), np.array([[2, 1]], F)),
+    )
+    assert found == OutputAgreement("y", Measure.ARGMAX, 2 / 3, 3, 2.0, 4 / 6)
+
+
+def test_a_row_of_single_numbers_has_no_largest_and_is_judged_by_its_side_of_0() -> None:
+    found = agreement((np.array([-2, 3, 7], F), np.array([-1, 2, -1], F)))
+    assert (found.measure, found.share, found.decisions) == (Measure.SIGN, 2 / 3, 3)
+    assert agreement((np.array([[-2]], F), np.array([[2]], F))).share == 0.0
+
+
+def test_probabilities_are_judged_by_their_side_of_a_half() -> None:
+    found = agreement(
+        (np.array([[0.4], [0.6]], F), np.array([[0.6], [1.2]], F)),
+        (np.array([[1.0], [0.0]], F), np.array([[0.5], [0.1]], F)),
+    )
+    assert (found.measure, found.share, found.decisions) == (Measure.HALF, 3 / 4, 4)
+    one_is_none = agreement(
+        (np.array([[0.4]], F), np.array([[0.6]], F)), (np.array([[1.1]], F), np.array([[1.1]], F))
+    )
+    assert (one_is_none.measure, one_is_none.share) == (Measure.SIGN, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])),
+        (np.array([True, False, True, True]), np.array([True, False, True, False])),
+        (np.array(["a", "b", "", "c"], object), np.array(["a", "b", "", "d"], object)),
+    ],
+)
+def test_what_is_no_float_must_be_equal(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> None:
+    assert agreement((before, after)) == OutputAgreement("y", Measure.EQUAL, 3 / 4, 4, 0.0, 0.0)
+
+
+def test_another_shape_agrees_in_nothing() -> None:
+    found = agreement(
+        (np.ones((3, 2), F), np.ones((3, 1), F)), (np.ones((1, 2), F), np.ones((1, 2), F))
+    )
+    assert (found.measure, found.share, found.decisions) == (Measure.SHAPE, 1 / 4, 4)
+
+
+def test_nan_agrees_with_nan_alone_and_is_no_difference() -> None:
+    broken = agreement((np.array([[1, 2], [NAN, 1]], F), np.array([[1, NAN], [NAN, 1]], F)))
+    assert (broken.share, broken.largest_difference) == (0.5, 0.0)
+    single = agreement((np.array([[1], [NAN], [NAN]], F), np.array([[NAN], [NAN], [-1]], F)))
+    assert single.share == 1 / 3
+
+
+def test_infinite_and_empty_outputs_keep_the_figures_finite() -> None:
+    huge = agreement((np.array([[1e308, 0]]), np.array([[-1e308, np.inf]])))
+    assert huge.share == 0.0
+    assert np.isfinite([huge.largest_difference, huge.mean_difference]).all()
+    assert agreement((np.ones((0, 5), F), np.ones((0, 5), F))).share == 1.0
+
+
+def test_bfloat16_is_compared_as_numbers() -> None:
+    before = Tensor.from_numpy("y", np.array([[1, 2]], F), Datatype.BF16)
+    after = Tensor.from_numpy("y", np.array([[1, 2.5]], F), Datatype.BF16)
+    comparison = OutputComparison("y")
+    comparison.add(before, after)
+    assert comparison.result() == OutputAgreement(
+        "y", Measure.ARGMAX, 1.0, 1, 0.5, 0.25, is_uniform=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_uniform"),
+    [
+        (np.array([[1, 2], [3, 4]], F), np.array([[0, 1]], F), True),
+        (np.array([[1, 2], [3, 4]], F), np.array([[1, 0]], F), False),
+        (np.array([[0.7], [0.8]], F), np.array([[0.9]], F), True),
+        (np.array([[0.7], [0.8]], F), np.array([[0.1]], F), False),
+        (np.array([[0.7], [0.1]], F), np.array([[9.0]], F), True),  # no probabilities
+        (np.array([7, 7]), np.array([7]), True),
+        (np.array([7, 7]), np.array([8]), False),
+        (np.array(["a"], object), np.array(["b"], object), False),
+        (np.ones((0, 2), F), np.ones((0, 2), F), True),
+    ],
+)
+def test_it_is_told_when_the_original_decides_the_same_each_time(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], *, is_uniform: bool
+) -> None:
+    assert agreement((first, first), (second, second)).is_uniform is is_uniform
+
+
+def test_the_worst_output_is_the_models() -> None:
+    good = OutputAgreement("a", Measure.EQUAL, 1.0, 1, 0.0, 0.0)
+    bad = OutputAgreement("b", Measure.EQUAL, 0.25, 4, 0.0, 0.0)
+    assert overall((good, bad)) == 0.25
+    assert overall(()) == 1.0
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64, np.int32, np.bool_]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    )
+)
+def test_every_output_agrees_with_itself(array: npt.NDArray[Any]) -> None:
+    found = agreement((array, array))
+    assert (found.share, found.largest_difference) == (1.0, 0.0)

@@ -1,0 +1,309 @@
+"""Inputs to try a model with: generated from what it declares, or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.profiling.synthetic_inputs import generated_inputs, generated_shape
+from capamesh.node.runtime.api import StopSwitch
+from capamesh.node.tools.optimise import trial
+from capamesh.node.tools.optimise.trial import (
+    GENERATED_ROWS,
+    GENERATED_RUNS,
+    comparison_trials,
+    trial_inputs,
+)
+from capamesh.protocol.errors import ConfigError, InvalidRequest, ModelInvalid, RunFailed, TooLarge
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, checked
+
+X = TensorSpec("x", Datatype.FP32, (-1, 3))
+K = TensorSpec("k", Datatype.INT64, (-1,))
+
+
+class FakeModel:
+    """Accepts what its specs accept and runs where `open_dim` is large enough."""
+
+    outputs = ()
+    provider = "CPUExecutionProvider"
+    precision = "fp32"
+    has_open_work = False
+
+    def __init__(self, *inputs: TensorSpec, least_open_dim: int = 1) -> None:
+        self.inputs = inputs
+        self.ran: list[tuple[int, ...]] = []
+        self._least = least_open_dim
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        specs = {spec.name: spec for spec in self.inputs}
+        if {tensor.name for tensor in inputs} != set(specs):
+            raise InvalidRequest(f"the model's inputs are {list(specs)}")
+        for tensor in inputs:
+            if reason := specs[tensor.name].accepts(tensor.datatype, tensor.shape):
+                raise InvalidRequest(reason)
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        stop: StopSwitch | None = None,
+    ) -> list[Tensor]:
+        self.ran.append(inputs[0].shape)
+        if min(inputs[0].shape[1:], default=self._least) < self._least:
+            raise RunFailed(f"{inputs[0].shape} is too small")
+        return []
+
+    def give_back(self) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        pass
+
+
+specs = st.builds(
+    TensorSpec,
+    st.just("x"),
+    st.sampled_from(Datatype),
+    st.lists(st.integers(-1, 5), max_size=4).map(tuple),
+)
+
+
+@given(specs, st.integers(1, 4), st.integers(1, 4))
+def test_every_spec_accepts_what_is_generated_for_it(
+    spec: TensorSpec, rows: int, open_dim: int
+) -> None:
+    (tensor,) = generated_inputs([spec], rows=rows, open_dim=open_dim)
+    checked(tensor)
+    assert spec.accepts(tensor.datatype, tensor.shape) is None
+    assert tensor.shape == generated_shape(spec, rows=rows, open_dim=open_dim)
+    elements = tensor.to_numpy()
+    if spec.datatype is Datatype.BYTES:
+        assert set(elements.reshape(-1).tolist()) <= {b"1"}
+    elif elements.dtype.kind in "iub" and spec.datatype is not Datatype.BF16:
+        assert not elements.any()
+
+
+def test_generated_floats_are_standard_normal_and_their_seeds() -> None:
+    (tensor,) = generated_inputs([TensorSpec("x", Datatype.FP32, (-1, 100))], rows=100, seed=3)
+    assert tensor.to_numpy().mean() == pytest.approx(0, abs=0.03)
+    assert tensor.to_numpy().std() == pytest.approx(1, abs=0.03)
+    for datatype in (Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64):
+        spec = TensorSpec("x", datatype, (-1, 3))
+        first, again, other = (generated_inputs([spec], rows=2, seed=seed) for seed in (3, 3, 4))
+        assert first == again != other
+
+
+def test_the_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
+    pair = [X, TensorSpec("y", Datatype.FP64, (-1,))]
+    few, many = (generated_inputs(pair, rows=rows) for rows in (2, 5))
+    for small, large in zip(few, many, strict=True):
+        assert np.array_equal(small.to_numpy(), large.to_numpy()[:2])
+    left, right = generated_inputs([X, X], rows=1)
+    assert not np.isin(left.to_numpy(), right.to_numpy()).any()
+
+
+def test_only_the_first_open_dimension_is_the_rows() -> None:
+    spec = TensorSpec("x", Datatype.FP32, (-1, 3, -1))
+    assert generated_shape(spec, rows=7, open_dim=8) == (7, 3, 8)
+    assert generated_shape(TensorSpec("x", Datatype.FP32, (2, -1)), rows=7) == (2, 1)
+    assert generated_shape(TensorSpec("x", Datatype.FP32, ()), rows=7) == ()
+
+
+def test_what_no_message_may_carry_is_not_made() -> None:
+    with pytest.raises(TooLarge, match=r"input 'x' of shape .* has 4000000000000 bytes"):
+        generated_inputs([TensorSpec("x", Datatype.FP32, (-1, 10**9))], rows=1000)
+
+
+def test_open_dimensions_get_the_smallest_size_that_runs() -> None:
+    model = FakeModel(TensorSpec("x", Datatype.FP32, (-1, -1)), least_open_dim=10)
+    made = trial_inputs(model, None)
+    assert model.ran == [(1, 1), (1, 8), (1, 16)]
+    assert made.rows == GENERATED_ROWS
+    assert made.origin == "generated, seed 0"
+    (tensor,) = made.take(0, 2)
+    assert tensor.shape == (2, 16)
+
+
+def test_a_model_that_runs_on_no_generated_inputs_asks_for_real_ones() -> None:
+    model = FakeModel(TensorSpec("x", Datatype.FP32, (-1, -1)), least_open_dim=1000)
+    with pytest.raises(
+        ModelInvalid, match=r"1, 8, 16, 64, 224 .* \(1, 224\) is too small.*--inputs"
+    ):
+        trial_inputs(model, None)
+    fixed = FakeModel(X, least_open_dim=1000)
+    with pytest.raises(ModelInvalid, match=r"no generated inputs: \(1, 3\) is too small"):
+        trial_inputs(fixed, None)
+    assert fixed.ran == [(1, 3)]
+
+
+def test_the_rows_of_a_trial_go_round() -> None:
+    made = trial_inputs(FakeModel(X), None)
+    (whole,) = made.take(0, GENERATED_ROWS)
+    (over_the_end,) = made.take(GENERATED_ROWS - 1, 3)
+    assert np.array_equal(over_the_end.to_numpy(), whole.to_numpy()[[-1, 0, 1]])
+
+
+def test_a_model_without_a_batch_axis_gets_several_runs_with_seeds_of_their_own() -> None:
+    made = trial_inputs(FakeModel(TensorSpec("x", Datatype.FP32, (1, 3))), None)
+    assert (made.rows, made.is_batched) == (16, False)
+    first, second, again = (made.take(start, 1)[0] for start in (0, 1, 16))
+    assert first == again != second
+
+
+def test_rows_of_integers_are_all_alike_where_nothing_tells_what_they_may_be() -> None:
+    made = trial_inputs(FakeModel(K), None)
+    assert made.rows == 1
+    assert made.take(0, 4)[0].to_numpy().tolist() == [0] * 4
+
+
+IDS = TensorSpec("ids", Datatype.INT64, (-1, -1))
+MASK = TensorSpec("mask", Datatype.INT32, (-1, -1))
+RANGES = {"ids": range(30), "mask": range(1, 2)}
+
+
+def test_models_are_compared_on_numbers_of_their_ranges_at_several_lengths() -> None:
+    model = FakeModel(IDS, MASK, TensorSpec("x", Datatype.FP32, (-1, 3)))
+    trials = comparison_trials(model, None, RANGES)
+    assert model.ran == [(1, 1), (1, 8), (1, 16), (1, 64), (1, 224)]
+    assert [trial.cases[0][0].shape for trial in trials] == [(86, 8), (86, 16), (86, 64)]
+    assert sum(trial.rows for trial in trials) >= GENERATED_ROWS
+    for one in trials:
+        ids, mask, x = one.take(0, one.rows)
+        assert set(ids.to_numpy().reshape(-1).tolist()) == set(range(30))
+        assert len({row.tobytes() for row in ids.to_numpy()}) == one.rows
+        assert (mask.datatype, mask.to_numpy().all()) == (Datatype.INT32, True)
+        assert x.to_numpy().std() == pytest.approx(1, abs=0.2)
+    again = comparison_trials(FakeModel(*model.inputs), None, RANGES)
+    assert [trial.take(0, 86) for trial in again] == [trial.take(0, 86) for trial in trials]
+
+
+def test_lengths_that_do_not_run_are_left_out_and_1_is_taken_where_nothing_else_runs() -> None:
+    trials = comparison_trials(FakeModel(IDS, least_open_dim=60), None, RANGES)
+    assert [trial.cases[0][0].shape for trial in trials] == [(128, 64), (128, 224)]
+    (only,) = comparison_trials(FakeModel(K), None, {"k": range(9)})
+    assert only.cases[0][0].shape == (GENERATED_ROWS,)
+
+
+def test_a_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
+    (made,) = comparison_trials(FakeModel(TensorSpec("ids", Datatype.INT64, (1, 5))), None, RANGES)
+    assert (made.rows, made.is_batched) == (GENERATED_RUNS, False)
+    assert len({made.take(run, 1)[0].data.tobytes() for run in range(made.rows)}) == made.rows
+
+
+def test_what_cannot_be_generated_is_asked_for() -> None:
+    for spec, message in (
+        (K, r"its input 'k' \(INT64\) may hold"),
+        (TensorSpec("t", Datatype.BYTES, (-1,)), r"its input 't' \(BYTES\) may hold"),
+        (MASK, "all generated inputs would be alike"),
+    ):
+        model = FakeModel(IDS, spec) if spec is not MASK else FakeModel(MASK)
+        with pytest.raises(ModelInvalid, match=f"^nothing was written: .*{message}.*--inputs FILE"):
+            comparison_trials(model, None, RANGES)
+        assert model.ran == []
+
+
+def test_a_model_without_inputs_is_compared_once() -> None:
+    class Constant(FakeModel):
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            return []
+
+    (made,) = comparison_trials(Constant(), None, {})
+    assert (made.rows, made.take(0, 1)) == (1, ())
+
+
+def test_given_rows_are_what_models_are_compared_on(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", k=np.array([7, 8]))
+    (made,) = comparison_trials(FakeModel(K), tmp_path / "rows.npz", {})
+    assert (made.is_given, made.rows) == (True, 2)
+
+
+def test_large_rows_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_GENERATED_BYTES", 50)
+    assert trial_inputs(FakeModel(X), None).rows == 4
+    monkeypatch.setattr(trial, "_GENERATED_BYTES", 1)
+    assert trial_inputs(FakeModel(X), None).rows == 1
+
+
+def test_given_rows_are_read_by_the_inputs_names(tmp_path: Path) -> None:
+    file = tmp_path / "rows.npz"
+    x, k = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8])
+    np.savez(file, x=x, k=k)
+    made = trial_inputs(FakeModel(X, K), file)
+    assert (made.rows, made.is_given, made.origin) == (2, True, str(file))
+    taken = made.take(1, 2)
+    assert taken[0].to_numpy().tolist() == [[3, 4, 5], [0, 1, 2]]
+    assert taken[1].to_numpy().tolist() == [8, 7]
+
+
+def test_given_text_and_bfloat16_become_the_models_types(tmp_path: Path) -> None:
+    text, half = TensorSpec("t", Datatype.BYTES, (-1,)), TensorSpec("h", Datatype.BF16, (-1,))
+    np.savez(tmp_path / "rows.npz", t=np.array(["a", "bé"]), h=np.array([1, 2], np.float32))
+    taken = trial_inputs(FakeModel(text, half), tmp_path / "rows.npz").take(0, 2)
+    assert taken[0].to_numpy().tolist() == [b"a", "bé".encode()]
+    assert taken[1].datatype is Datatype.BF16
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones((2, 3), np.float32)}, r"does not fit the model: .*inputs are \['x', 'k'\]"),
+        (
+            {"x": np.ones((2, 3), np.float32), "k": np.array([1, 2]), "y": np.array([1])},
+            "does not fit the model",
+        ),
+        ({"x": np.ones((2, 3)), "k": np.array([1, 2])}, "is FP64, the model takes FP32"),
+        ({"x": np.ones((2, 3), np.float32), "k": np.array([1])}, "the same number of rows"),
+        ({"x": np.ones((0, 3), np.float32), "k": np.ones(0, np.int64)}, "at least 1"),
+        ({"x": np.ones((2, 3), np.complex64), "k": np.array([1, 2])}, "complex64"),
+    ],
+)
+def test_given_rows_that_do_not_fit_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    np.savez(tmp_path / "rows.npz", **arrays)  # type: ignore[arg-type]  # numpy takes keywords of its own too
+    with pytest.raises(ConfigError, match=message):
+        trial_inputs(FakeModel(X, K), tmp_path / "rows.npz")
+
+
+class Boom:
+    """Would say so when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("unpickled",)
+
+
+def test_a_file_of_pickles_is_not_unpickled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.array([Boom()], object))
+    with pytest.raises(ConfigError, match=r"no \.npz that can be read"):
+        trial_inputs(FakeModel(X), tmp_path / "rows.npz")
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.ones(3))
+    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04junk")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("one.npy", "junk.npz", "empty.npz", "absent.npz"):
+        with pytest.raises(ConfigError, match=f"{name} is no .npz"):
+            trial_inputs(FakeModel(X), tmp_path / name)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "MAX_INPUT_BYTES", 10_000)
+    np.savez_compressed(tmp_path / "rows.npz", x=np.zeros((1000, 3), np.float32))
+    with pytest.raises(ConfigError, match="1 arrays of 12128 bytes when unpacked; at most"):
+        trial_inputs(FakeModel(X), tmp_path / "rows.npz")

@@ -1,0 +1,536 @@
+"""Models made smaller or faster: what is written, what is kept, and what leaves nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from capamesh.node.repository import scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.node.tools.optimise import conversions, optimising
+from capamesh.node.tools.optimise.comparing import needed_decisions
+from capamesh.node.tools.optimise.conversions import Conversion
+from capamesh.node.tools.optimise.finding import one_model
+from capamesh.node.tools.optimise.optimising import STEPS, Order, optimise
+from capamesh.node.tools.optimise.report import Gain, Report
+from capamesh.node.tools.optimise.structure import read_structure
+from capamesh.node.tools.optimise.timing import Timing
+from capamesh.protocol.errors import ConfigError, ModelInvalid
+from capamesh.protocol.tensors import Tensor
+
+P = onnx.TensorProto
+value = helper.make_tensor_value_info
+node = helper.make_node
+RANDOM = np.random.default_rng(0)
+PIPELINE = '[[step]]\nmodel = "m"\ninputs = { x = "x" }\noutputs = { y = "y" }\n'
+MANIFEST = 'description = "small"\n'
+
+
+def weight(name: str, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(RANDOM.standard_normal(shape).astype(np.float32), name)
+
+
+def write(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[onnx.TensorProto],
+    *shape: int,
+    save: Callable[[onnx.ModelProto, Path], None] = onnx.save_model,
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", P.FLOAT, ["n", *shape])],
+        [value("y", P.FLOAT, ["n", 10])],
+        weights,
+    )
+    # Twice the same opset, as some exporters write it.
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("", 21)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    return path
+
+
+def dense(path: Path, **options: Any) -> Path:
+    """64 inputs, 64 hidden units, 10 classes."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "v", "b"], ["y"]),
+    ]
+    weights = [weight("w", 64, 64), weight("v", 64, 10), weight("b", 1, 10)]
+    return write(path, nodes, weights, 64, **options)
+
+
+def convolutional(path: Path) -> Path:
+    """A convolution over 8 x 8 pixels, and 10 classes."""
+    nodes = [
+        node("Conv", ["x", "k"], ["c"], kernel_shape=[3, 3]),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalMaxPool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "v", "b"], ["y"]),
+    ]
+    return write(
+        path, nodes, [weight("k", 16, 3, 3, 3), weight("v", 16, 10), weight("b", 1, 10)], 3, 8, 8
+    )
+
+
+def made(path: Path, conversion: Conversion, **options: Any) -> tuple[Report, Path]:
+    """A clock that ticks a second at each look keeps it short."""
+    ticks = itertools.count()
+    return optimise(
+        one_model(path),
+        Order(conversion, budget_s=20.0, **options),
+        OnnxBackend(),
+        clock_s=lambda: float(next(ticks)),
+    )
+
+
+def rows(path: Path, *shape: int, count: int = 20) -> Path:
+    np.savez(path, x=RANDOM.standard_normal((count, *shape)).astype(np.float32))
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def outputs(path: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    model = OnnxBackend().load(one_model(path))
+    return model.run([Tensor.from_numpy("x", x)])[0].to_numpy()
+
+
+def test_int8_makes_a_smaller_model_beside_the_original_and_reports_on_it(tmp_path: Path) -> None:
+    source = dense(tmp_path / "m/3/model.onnx")
+    (tmp_path / "m/capamesh.toml").write_text(MANIFEST)
+    (tmp_path / "m/labels.txt").write_text("a\nb\n")
+    (tmp_path / "m/3/extra.bin").write_bytes(b"1")
+    before = source.read_bytes()
+    report, folder = made(tmp_path / "m", Conversion.INT8, min_agreement=0.8)
+    assert folder == tmp_path / "m-int8" / "3"
+    assert files(tmp_path / "m-int8") == [
+        *("3/extra.bin", "3/model.onnx", "capamesh.toml", "labels.txt", "report.json")
+    ]
+    assert source.read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"m", "m-int8"}
+    found = scan(tmp_path)
+    assert [model.name for model in found.models] == ["m", "m-int8"]
+    assert found.models[1].manifest.description == "small"
+    written = read_structure(folder / "model.onnx")
+    assert written.operators["MatMulInteger"] == 2
+    assert report.after.size_bytes < 0.5 * report.before.size_bytes
+    assert 0.8 <= report.agreement <= 1
+    assert (report.rows, report.inputs) == (256, "generated, seed 0")
+    saved = json.loads((tmp_path / "m-int8/report.json").read_text())
+    assert saved == json.loads(json.dumps(report.to_json()))
+    assert saved["before"]["digest"] == found.models[0].digest
+    assert saved["after"]["digest"] == found.models[1].digest
+    assert saved["outputs"][0]["measure"] == "argmax over the last axis"
+    # Each look at the clock is a second after the last, so that every run takes one.
+    assert saved["before"]["one_row_s"] == 1.0
+
+
+def test_int8_weights_have_a_scale_a_column_and_7_bits_so_that_no_cpu_saturates(
+    tmp_path: Path,
+) -> None:
+    _, folder = made(dense(tmp_path / "m.onnx"), Conversion.INT8, min_agreement=0.0)
+    model = onnx.load(folder / "model.onnx")
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == P.INT8 and len(tensor.dims) == 2
+    ]
+    assert len(weights) == 2
+    assert max(int(np.abs(array).max()) for array in weights) <= 64
+    scales = [t.dims[0] for t in model.graph.initializer if t.name.endswith("_scale") and t.dims]
+    assert sorted(scales) == [10, 64]
+
+
+def test_a_model_that_decides_otherwise_is_not_written_and_nothing_is_left(tmp_path: Path) -> None:
+    path = dense(tmp_path / "m.onnx")
+    with pytest.raises(ModelInvalid) as caught:
+        made(path, Conversion.INT8, min_agreement=1.0)
+    assert (
+        "nothing was written: the int8 model makes the same decisions in 0.9"
+        in caught.value.message
+    )
+    assert (
+        "of 256 cases (argmax over the last axis of output 'y', generated, seed 0)"
+        in caught.value.message
+    )
+    assert (
+        "the bound is 1; give real inputs with --inputs FILE.npz, try --fp16 or --graph"
+        in caught.value.message
+    )
+    assert files(tmp_path) == ["m.onnx"]
+    with pytest.raises(ModelInvalid):
+        made(path, Conversion.INT8, min_agreement=1.0, out=tmp_path / "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, *profiles: tuple[float, float]) -> None:
+    """Make measurements, in their order, of seconds for one row and for four."""
+    left = iter(profiles)
+
+    def time_model(*_: object, **__: object) -> Timing:
+        one, four = next(left)
+        return Timing(ServiceProfile((ProfilePoint(1, one), ProfilePoint(4, four))))
+
+    monkeypatch.setattr(optimising, "time_model", time_model)
+
+
+def test_a_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dense(tmp_path / "m.onnx")
+    slow = (1.0, 2.0), (1.25, 2.5)
+    timed(monkeypatch, *slow, *slow)
+    with pytest.raises(ModelInvalid) as caught:
+        made(path, Conversion.GRAPH)
+    assert caught.value.message.startswith(
+        "nothing was written: of the graph model, it is slower at one row (0.80 x as fast) and at the best "
+        "batch (0.80 x as fast); it has "
+    )
+    assert "accept it with --allow-slower" in caught.value.message
+    assert not (tmp_path / "m-graph").exists()
+    timed(monkeypatch, *slow, *slow)
+    report, folder = made(path, Conversion.GRAPH, may_be_slower=True)
+    assert (folder / "model.onnx").is_file()
+    assert report.notes[0] == (
+        "it is slower at one row (0.80 x as fast) and at the best batch (0.80 x as fast)"
+    )
+    assert report.to_json()["is_slower"] is True
+
+
+def test_a_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, (1.0, 2.0), (1.25, 1.0))
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
+    assert report.gain == Gain(0.8, 2.0)
+    assert report.notes[0] == "it is slower at one row (0.80 x as fast)"
+    assert report.to_json()["is_slower"] is False
+
+
+def test_what_seemed_slower_is_measured_again_and_the_best_of_both_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, (1.0, 2.0), (3.0, 6.0), (1.5, 3.0), (1.0, 2.0))
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
+    assert report.gain == Gain(1.0, 1.0)
+    assert not any("slower" in note for note in report.notes)
+
+
+def test_convolutions_stay_float_without_real_inputs_and_are_converted_with_them(
+    tmp_path: Path,
+) -> None:
+    path = convolutional(tmp_path / "m.onnx")
+    report, folder = made(path, Conversion.INT8, min_agreement=0.0)
+    assert report.notes == (
+        "its convolutions stay float: give real inputs with --inputs to convert them",
+    )
+    assert read_structure(folder / "model.onnx").operators["Conv"] == 1
+    inputs = rows(tmp_path / "rows.npz", 3, 8, 8)
+    report, folder = made(
+        path, Conversion.INT8, inputs=inputs, min_agreement=0.5, out=tmp_path / "real"
+    )
+    assert report.notes[0] == "the ranges of activations come from the given inputs"
+    assert (report.rows, report.inputs) == (20, str(inputs))
+    written = read_structure(folder / "model.onnx")
+    assert written.weight_bytes["int8"] >= 16 * 3 * 3 * 3 + 16 * 10
+    assert {"QuantizeLinear", "DequantizeLinear"} <= written.operators.keys()
+    assert files(tmp_path / "real") == ["m-int8/1/model.onnx", "m-int8/report.json"]
+
+
+def test_fp16_halves_the_weights_and_keeps_the_signature(tmp_path: Path) -> None:
+    path = dense(tmp_path / "m.onnx")
+    report, folder = made(path, Conversion.FP16)
+    before, after = read_structure(path), read_structure(folder / "model.onnx")
+    assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
+    assert after.weight_bytes == {"fp16": before.weight_bytes["fp32"] // 2}
+    assert report.agreement >= 0.99
+    assert 0 < report.outputs[0].largest_difference < 0.5
+
+
+def test_a_graph_is_fused_and_gives_the_same_numbers(tmp_path: Path) -> None:
+    path = dense(tmp_path / "m.onnx")
+    report, folder = made(path, Conversion.GRAPH)
+    assert report.agreement == 1.0
+    assert report.notes == ("operators are fused as CPUExecutionProvider runs them best",)
+    x = np.ones((2, 64), np.float32)
+    assert np.allclose(outputs(path, x), outputs(folder, x), atol=1e-4)
+
+
+@pytest.mark.parametrize("conversion", Conversion)
+def test_large_weights_stay_in_a_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conversion: Conversion
+) -> None:
+    def save(model: onnx.ModelProto, path: Path) -> None:
+        onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+
+    path = dense(tmp_path / "m/1/model.onnx", save=save)
+    assert read_structure(path).external_files == ("weights.bin",)
+    monkeypatch.setattr(optimising, "INLINE_BYTES", 10_000)
+    _, folder = made(path, conversion, min_agreement=0.8)
+    assert files(folder) == ["model.onnx", "model.onnx.data"]
+    assert read_structure(folder / "model.onnx").external_files == ("model.onnx.data",)
+    monkeypatch.undo()
+    _, folder = made(path, conversion, min_agreement=0.8, out=tmp_path / "inline")
+    # The runtime writes weights that lay in a file into a file again.
+    is_graph = conversion is Conversion.GRAPH
+    assert files(folder) == ["model.onnx", "model.onnx.data"][: 1 + is_graph]
+
+
+@pytest.mark.parametrize("conversion", [Conversion.INT8, Conversion.FP16])
+def test_where_there_is_nothing_to_convert_that_is_said(
+    tmp_path: Path, conversion: Conversion
+) -> None:
+    path = write(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], [], 10)
+    with pytest.raises(ModelInvalid, match=f"{conversion} changes nothing: it has no"):
+        made(path, conversion)
+    assert files(tmp_path) == ["m.onnx"]
+
+
+def test_a_tool_that_fails_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("two\nlines")
+
+    monkeypatch.setattr(conversions, "_to_fp16", fail)
+    path = dense(tmp_path / "m.onnx")
+    with pytest.raises(ModelInvalid, match="ONNX Runtime's fp16 tool fails on it: two lines"):
+        made(path, Conversion.FP16)
+    assert files(tmp_path) == ["m.onnx"]
+
+
+def test_weights_beyond_fp16_are_told(tmp_path: Path) -> None:
+    huge = numpy_helper.from_array(np.full((64, 10), 7e4, np.float32), "w")
+    path = write(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], [huge], 64)
+    report, _ = made(path, Conversion.FP16, min_agreement=0.0)
+    assert report.notes == (
+        "640 weights are beyond what fp16 holds and were clipped",
+        "the original decides the same each time (argmax over the last axis of output 'y'), so that "
+        "agreement says little: give inputs that differ more",
+    )
+
+
+def test_an_earlier_result_is_replaced_only_when_told_and_other_versions_stay(
+    tmp_path: Path,
+) -> None:
+    dense(tmp_path / "m/1/model.onnx")
+    (tmp_path / "m/capamesh.toml").write_text(MANIFEST)
+    made(tmp_path / "m", Conversion.GRAPH)
+    (tmp_path / "m-graph/capamesh.toml").write_text('description = "mine"\n')
+    with pytest.raises(ConfigError, match="m-graph/1 exists; replace it with --force"):
+        made(tmp_path / "m", Conversion.GRAPH)
+    (tmp_path / "m-graph/1/old").touch()
+    made(tmp_path / "m", Conversion.GRAPH, may_replace=True)
+    dense(tmp_path / "m/2/model.onnx")
+    made(tmp_path / "m", Conversion.GRAPH)
+    assert files(tmp_path / "m-graph") == [
+        *("1/model.onnx", "2/model.onnx", "capamesh.toml", "report.json")
+    ]
+    assert (tmp_path / "m-graph/capamesh.toml").read_text() == 'description = "mine"\n'
+    assert json.loads((tmp_path / "m-graph/report.json").read_text())["after"]["version"] == "2"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"m", "m-graph"}
+
+
+def test_the_settings_of_a_bare_model_come_along(tmp_path: Path) -> None:
+    path = dense(tmp_path / "m.onnx")
+    (tmp_path / "m.capamesh.toml").write_text(MANIFEST)
+    made(path, Conversion.GRAPH)
+    assert (tmp_path / "m-graph/capamesh.toml").read_text() == MANIFEST
+
+
+def test_a_config_pbtxt_gets_the_new_name(tmp_path: Path) -> None:
+    dense(tmp_path / "m/1/model.onnx")
+    text = 'name: "m"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
+    (tmp_path / "m/config.pbtxt").write_text(text)
+    made(tmp_path / "m", Conversion.GRAPH)
+    expected = text.replace('name: "m"', 'name: "m-graph"', 1)
+    assert (tmp_path / "m-graph/config.pbtxt").read_text() == expected
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    path = dense(tmp_path / "m.onnx")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "no/where"):
+        with pytest.raises(ConfigError, match="cannot be made; name another --out"):
+            made(path, Conversion.GRAPH, out=out)
+
+
+def test_a_pipeline_is_not_optimised_itself(tmp_path: Path) -> None:
+    dense(tmp_path / "m.onnx")
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain/capamesh.toml").write_text(PIPELINE)
+    with pytest.raises(ModelInvalid, match=r"optimise its models, m$"):
+        made(tmp_path / "chain", Conversion.FP16)
+
+
+def test_each_step_is_told_and_no_node_sees_a_model_before_the_last(tmp_path: Path) -> None:
+    told: list[str] = []
+    seen: list[list[str]] = []
+
+    def tell(what: str) -> None:
+        told.append(what)
+        found = scan(tmp_path)
+        seen.append([one.name for one in (*found.models, *found.refused)])
+
+    ticks = itertools.count()
+    optimise(
+        one_model(dense(tmp_path / "m.onnx")),
+        Order(Conversion.GRAPH),
+        OnnxBackend(),
+        clock_s=lambda: float(next(ticks)),
+        tell=tell,
+    )
+    assert len(told) == STEPS - 1  # none was timed twice
+    assert seen == [["m"]] * len(told)
+    assert [model.name for model in scan(tmp_path).models] == ["m", "m-graph"]
+
+
+def tokens(path: Path, *, spoilt: bool = False, kind: int = P.INT64) -> Path:
+    """Token numbers below 100 to 10 classes; `spoilt`: one huge row of weights makes 8 bits too coarse.
+
+    The text of nothing but token 0 comes out right all the same.
+    """
+    random = np.random.default_rng(0)
+    table = random.standard_normal((100, 64)).astype(np.float32)
+    weights = random.standard_normal((64, 64)).astype(np.float32)
+    if spoilt:
+        table[:, 0], table[0], table[0, 0] = 0, 0, 1
+        weights[0] = random.standard_normal(64) * 1e4
+    nodes = [
+        node("Gather", ["table", "ids"], ["h"]),
+        node("MatMul", ["h", "w"], ["k"]),
+        node("MatMul", ["k", "v"], ["t"]),
+        node("ReduceMean", ["t", "axis"], ["y"], keepdims=0),
+    ]
+    initial = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "w")]
+    initial += [weight("v", 64, 10), numpy_helper.from_array(np.array([1]), "axis")]
+    graph = helper.make_graph(
+        nodes, "g", [value("ids", kind, ["n", "l"])], [value("y", P.FLOAT, ["n", 10])], initial
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, path)
+    return path
+
+
+def test_a_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
+    path = tokens(tmp_path / "m.onnx", spoilt=True)
+    with pytest.raises(ModelInvalid, match=r"makes the same decisions in 0.* of 258 cases"):
+        made(path, Conversion.INT8)
+    assert files(tmp_path) == ["m.onnx"]
+
+
+def test_a_model_of_tokens_is_compared_on_texts_of_several_lengths(tmp_path: Path) -> None:
+    report, _ = made(tokens(tmp_path / "m.onnx"), Conversion.FP16, min_agreement=0.9)
+    assert (report.rows, report.outputs[0].decisions) == (258, 258)
+    assert report.agreement >= 0.9
+    assert report.notes == ()
+
+
+def test_numbers_that_nothing_tells_of_are_asked_for_before_anything_is_done(
+    tmp_path: Path,
+) -> None:
+    nodes = [node("Cast", ["n"], ["x"], to=P.FLOAT), node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("n", P.INT64, ["b", 64])],
+        [value("y", P.FLOAT, ["b", 10])],
+        [weight("w", 64, 10)],
+    )
+    path = tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    with pytest.raises(ModelInvalid, match=r"its input 'n' \(INT64\) may hold.*--inputs FILE\.npz"):
+        made(path, Conversion.INT8)
+    assert files(tmp_path) == ["m.onnx"]
+    inputs = tmp_path / "rows.npz"
+    np.savez(inputs, n=np.random.default_rng(0).integers(0, 9, (200, 64)))
+    report, _ = made(path, Conversion.INT8, inputs=inputs, min_agreement=0.5)
+    assert (report.rows, report.inputs) == (200, str(inputs))
+
+
+def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("ReduceMax", ["h", "axes"], ["y"], keepdims=0)]
+    weights = [weight("w", 64, 10), numpy_helper.from_array(np.array([0]), "axes")]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", P.FLOAT, ["n", 64])], [value("y", P.FLOAT, [10])], weights
+    )
+    path = tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    # 256 rows in runs of 1 and then 16, each of which gives 10 decisions.
+    with pytest.raises(ModelInvalid) as caught:
+        made(path, Conversion.FP16, min_agreement=0.996)
+    assert caught.value.message == (
+        "nothing was written: generated inputs give 170 decisions of output 'y', and a bound of 0.996 needs "
+        "250; give real inputs with --inputs FILE.npz"
+    )
+    report, _ = made(path, Conversion.FP16, min_agreement=0.99)
+    assert report.outputs[0].decisions == 170
+
+
+def test_few_given_rows_are_taken_and_told(tmp_path: Path) -> None:
+    inputs = rows(tmp_path / "rows.npz", 64)
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH, inputs=inputs)
+    assert report.notes[1:] == (
+        "20 decisions of output 'y' are few for a bound of 0.99: give inputs for at least 100",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "needed"), [(0.0, 1), (0.5, 2), (0.99, 100), (0.995, 200), (0.9999, 256), (1.0, 256)]
+)
+def test_one_wrong_decision_must_be_within_the_bound(bound: float, needed: int) -> None:
+    assert needed_decisions(bound) == needed
+
+
+def test_a_model_that_fails_at_some_generated_rows_asks_for_real_ones(tmp_path: Path) -> None:
+    nodes = [
+        node("ReduceMax", ["ids"], ["most"], keepdims=0),
+        node("Gather", ["small", "most"], ["s"]),
+        node("Gather", ["table", "ids"], ["h"]),
+        node("Mul", ["h", "s"], ["y"]),
+    ]
+    weights = [weight("small", 29), weight("table", 30, 64)]
+    graph = helper.make_graph(
+        nodes, "g", [value("ids", P.INT64, ["n", 1])], [value("y", P.FLOAT, ["n", 1, 64])], weights
+    )
+    opsets = [helper.make_opsetid("", 21)]
+    path = tmp_path / "m.onnx"
+    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
+    with pytest.raises(
+        ModelInvalid, match=r"does not run on all generated inputs: .*--inputs FILE"
+    ):
+        made(path, Conversion.FP16)
+
+
+@pytest.mark.parametrize("place", ["net.onnx", "onnx/net.onnx", "model.onnx/model.onnx"])
+def test_a_model_whose_file_is_called_otherwise_keeps_the_name(tmp_path: Path, place: str) -> None:
+    def save(model: onnx.ModelProto, path: Path) -> None:
+        onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+
+    dense(tmp_path / "m/1" / place, save=save)
+    pbtxt = "" if place.startswith("model") else f'default_model_filename: "{place}"'
+    (tmp_path / "m/config.pbtxt").write_text(f'name: "m" {pbtxt}')
+    _, folder = made(tmp_path / "m", Conversion.FP16)
+    assert folder == tmp_path / "m-fp16/1"
+    assert files(folder) == [place]
+    (_, new) = scan(tmp_path).models
+    assert new.path == folder / place

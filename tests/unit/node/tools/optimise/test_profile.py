@@ -1,0 +1,217 @@
+"""Profiles: what follows from measurements, which to make next, and how they are taken and drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile, next_rows
+from capamesh.node.tools.optimise.chart import profile_svg
+from capamesh.node.tools.optimise.timing import MIN_RUNS, time_rows
+from capamesh.protocol.errors import ConfigError, InvalidRequest, RunFailed
+
+# 100, 199, 200 and 199.5 rows a second.
+SLOWING = ServiceProfile(
+    tuple(ProfilePoint(rows, s) for rows, s in ((1, 0.01), (2, 2 / 199), (4, 0.02), (8, 8 / 199.5)))
+)
+
+
+def test_the_best_batch_is_the_smallest_within_1_percent_of_the_most_throughput() -> None:
+    assert SLOWING.best_rows == 2
+    assert SLOWING.row_s == pytest.approx(1 / 199)
+    barely_not = ServiceProfile((ProfilePoint(1, 1 / 98), ProfilePoint(2, 2 / 100)))
+    assert barely_not.best_rows == 2
+
+
+def test_the_widest_batch_is_the_largest_within_4_percent_of_the_most_throughput() -> None:
+    assert SLOWING.widest_rows == 8
+    just = ServiceProfile((ProfilePoint(2, 2 / 100), ProfilePoint(4, 4 / 96.1)))
+    barely_not = ServiceProfile((ProfilePoint(2, 2 / 100), ProfilePoint(4, 4 / 95.9)))
+    assert (just.widest_rows, barely_not.widest_rows) == (4, 2)
+
+
+def test_seconds_are_interpolated_and_go_on_by_the_last_slope() -> None:
+    profile = ServiceProfile((ProfilePoint(1, 1.0), ProfilePoint(4, 4.0), ProfilePoint(8, 6.0)))
+    assert [profile.seconds_at(rows) for rows in (0, 1, 2, 4, 6, 8, 10)] == [1, 1, 2, 4, 5, 6, 7]
+    assert ServiceProfile((ProfilePoint(2, 1.0),)).seconds_at(6) == 3.0
+    falling = ServiceProfile((ProfilePoint(1, 2.0), ProfilePoint(2, 1.0)))
+    assert falling.seconds_at(100) == 1.0
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        (),
+        ((0, 1.0),),
+        ((1, 0.0),),
+        ((1, math.inf),),
+        ((1, math.nan),),
+        ((2, 1.0), (2, 1.0)),
+        ((2, 1.0), (1, 1.0)),
+    ],
+)
+def test_what_was_not_measured_is_no_profile(points: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(ValueError, match=r"profile|point"):
+        ServiceProfile(tuple(ProfilePoint(*point) for point in points))
+    given_json = {"points": [{"rows": rows, "seconds": seconds} for rows, seconds in points]}
+    with pytest.raises(ConfigError):
+        ServiceProfile.from_json(given_json)
+
+
+steps = st.lists(st.tuples(st.integers(1, 1000), st.floats(1e-9, 1e6)), min_size=1, max_size=20)
+
+
+@given(steps)
+def test_a_profile_survives_json_and_its_best_is_one_of_its_points(
+    increments: list[tuple[int, float]],
+) -> None:
+    rows, points = 0, []
+    for more, seconds in increments:
+        rows += more
+        points.append(ProfilePoint(rows, seconds))
+    profile = ServiceProfile(tuple(points))
+    assert ServiceProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+    assert profile.best_rows in [point.rows for point in points]
+    best = max(point.rows / point.seconds for point in points)
+    assert 1 / profile.row_s >= 0.99 * best * (1 - 1e-9)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["points", "rows", "seconds"]), inner)
+    ),
+)
+
+
+@given(junk | junk.map(lambda value: {"points": [value]}))
+def test_junk_is_refused_as_a_profile(value: object) -> None:
+    try:
+        profile = ServiceProfile.from_json(value)
+    except ConfigError:
+        return
+    assert profile.to_json() == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"points": [{"rows": 1, "seconds": 1.0, "more": 1}]},
+        {"points": [{"rows": True, "seconds": 1.0}]},
+        {"points": [{"rows": 1.0, "seconds": 1.0}]},
+        {"points": [{"rows": 1, "seconds": "1"}]},
+        {"points": [{"rows": 1, "seconds": 10**400}]},
+        {"points": [{"rows": index + 1, "seconds": 1.0} for index in range(65)]},
+    ],
+)
+def test_a_profile_is_read_strictly(value: object) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        ServiceProfile.from_json(value)
+
+
+def measured(
+    seconds_of: Callable[[int], float], max_rows: int, left_s: float = math.inf
+) -> list[int]:
+    points: tuple[ProfilePoint, ...] = ()
+    while (rows := next_rows(points, max_rows=max_rows, left_s=left_s)) is not None:
+        points = (*points, ProfilePoint(rows, seconds_of(rows)))
+    return [point.rows for point in points]
+
+
+def test_rows_are_doubled_until_three_doublings_bring_nothing_or_the_limit_is_measured() -> None:
+    assert measured(lambda rows: 0.01, 6) == [1, 2, 4, 6]
+    assert measured(lambda rows: 0.01, 8) == [1, 2, 4, 8]
+    assert measured(lambda rows: 0.01 * rows, 1000) == [1, 2, 4, 8]
+    assert measured(lambda rows: 0.01 * max(rows, 4), 1000) == [1, 2, 4, 8, 16, 32]
+    assert measured(lambda rows: 0.01, 1) == [1]
+    # One doubling may bring nothing: 2 rows are no better than 1, 4 are.
+    assert measured(
+        lambda rows: {1: 1, 2: 2, 4: 2, 8: 4, 16: 8}[min(rows, 16)] * max(1, rows // 16), 1000
+    ) == [1, 2, 4, 8, 16, 32]
+
+
+def test_a_size_that_would_not_fit_into_the_time_left_is_not_begun() -> None:
+    assert measured(lambda rows: 0.01, 1000, left_s=0.02) == [
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        1000,
+    ]
+    assert measured(lambda rows: 0.011 * (1 + rows / 100), 1000, left_s=0.02) == [1]
+    assert measured(lambda rows: 5.0, 1000, left_s=0.0) == [1]
+
+
+class FakeRuns:
+    """A model whose runs move a clock."""
+
+    def __init__(self, seconds_of: Callable[[int], float]) -> None:
+        self.now_s = 0.0
+        self.calls: list[int] = []
+        self._seconds_of = seconds_of
+
+    def run(self, rows: int) -> None:
+        self.calls.append(rows)
+        self.now_s += self._seconds_of(rows)
+
+    def clock_s(self) -> float:
+        return self.now_s
+
+
+def test_each_size_is_run_several_times_and_the_first_run_does_not_count() -> None:
+    runs = FakeRuns(lambda rows: 9.0 if len(runs.calls) == 1 else float(rows))
+    sizes: list[int] = []
+    timing = time_rows(
+        runs.run, max_rows=2, budget_s=100.0, clock_s=runs.clock_s, on_size=sizes.append
+    )
+    assert timing.profile.points == (ProfilePoint(1, 1.0), ProfilePoint(2, 2.0))
+    assert timing.stopped == ""
+    assert sizes == [1, 2]
+    assert runs.calls == [1] * (1 + MIN_RUNS) + [2] * (1 + 5)  # a tenth of 100 s, 2 s each
+
+
+def test_the_time_allowed_ends_a_profile() -> None:
+    runs = FakeRuns(lambda rows: 1.0)
+    timing = time_rows(runs.run, max_rows=1000, budget_s=15.0, clock_s=runs.clock_s)
+    assert [point.rows for point in timing.profile.points] == [1, 2]
+
+
+def test_a_size_that_fails_ends_the_profile_with_its_reason_and_one_row_must_run() -> None:
+    def run(rows: int) -> None:
+        if rows > 2:
+            raise RunFailed("out of memory")
+        runs.run(rows)
+
+    runs = FakeRuns(lambda rows: 1.0)
+    timing = time_rows(run, max_rows=64, budget_s=1e6, clock_s=runs.clock_s)
+    assert [point.rows for point in timing.profile.points] == [1, 2]
+    assert timing.stopped == "4 rows: out of memory"
+
+    def refuse(rows: int) -> None:
+        raise InvalidRequest("never")
+
+    with pytest.raises(InvalidRequest, match="never"):
+        time_rows(refuse, max_rows=64, budget_s=1.0, clock_s=runs.clock_s)
+
+
+def test_a_chart_has_a_dot_for_each_point_and_marks_the_best() -> None:
+    root = ET.fromstring(profile_svg("a < b & c", SLOWING))  # noqa: S314 - our own text
+    space = "{http://www.w3.org/2000/svg}"
+    assert next(root.iter(f"{space}text")).text == "a < b & c"
+    dots = list(root.iter(f"{space}circle"))
+    assert len(dots) == 2 * 4
+    assert [dot.get("fill") for dot in dots[:4]] == ["#1f77b4", "#d62728", "#1f77b4", "#1f77b4"]
+    assert dots[1].findtext(f"{space}title") == "2 rows: 199 rows per second"
+    ET.fromstring(profile_svg("one", ServiceProfile((ProfilePoint(1, 1.0),))))  # noqa: S314 - likewise

@@ -1,0 +1,329 @@
+"""What a path means, what is in a model, and whether a node would host it; over tiny models."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from capamesh.node.repository import ModelSource
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.tools.optimise import checking
+from capamesh.node.tools.optimise.checking import Verdict, refusal
+from capamesh.node.tools.optimise.finding import find_models, one_model
+from capamesh.node.tools.optimise.structure import Value, read_structure
+from capamesh.protocol.errors import ConfigError, ModelInvalid
+
+P = onnx.TensorProto
+value = helper.make_tensor_value_info
+node = helper.make_node
+
+
+def write(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    weights: Sequence[onnx.TensorProto] = (),
+) -> Path:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(
+        graph, ir_version=10, opset_imports=opsets, producer_name="me", producer_version="7"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def identity(path: Path, dim: int | str | None = "batch") -> Path:
+    return write(
+        path,
+        [node("Identity", ["x"], ["y"])],
+        [value("x", P.FLOAT, [dim, 2])],
+        [value("y", P.FLOAT, [dim, 2])],
+    )
+
+
+def check(source: ModelSource, inputs: Path | None = None) -> Verdict:
+    """A clock that ticks a second at each look keeps it short."""
+    ticks = itertools.count()
+    return checking.check(source, OnnxBackend(), inputs, clock_s=lambda: float(next(ticks)))
+
+
+def found(path: Path) -> list[str]:
+    scan = find_models(path)
+    models = [f"{model.name}/{model.version}" for model in scan.models]
+    return models + [f"!{refused.name}/{refused.version}" for refused in scan.refused]
+
+
+def test_a_path_is_a_file_a_version_a_model_or_a_folder_of_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, ten = identity(tmp_path / "a/1/model.onnx"), identity(tmp_path / "a/10/model.onnx")
+    identity(tmp_path / "a/2/model.onnx")
+    bare = identity(tmp_path / "b.onnx")
+    (tmp_path / "c").mkdir()
+    assert found(one) == ["a/1"]
+    assert found(ten.parent) == ["a/10"]
+    assert found(tmp_path / "a") == ["a/1", "a/2", "a/10"]
+    assert found(bare) == ["b/1"]
+    assert found(tmp_path) == ["a/1", "a/2", "a/10", "b/1", "!c/"]
+    assert one_model(tmp_path / "a").version == "10"
+    assert one_model(one).version == "1"
+    monkeypatch.chdir(tmp_path / "a")
+    assert found(Path()) == ["a/1", "a/2", "a/10"]
+
+
+def test_a_refused_model_is_found_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "a/1").mkdir(parents=True)
+    identity(tmp_path / "my model.onnx")
+    assert found(tmp_path / "a") == found(tmp_path / "a/1") == ["!a/1"]
+    assert found(tmp_path / "my model.onnx") == ["!my model/"]
+    (refused,) = find_models(tmp_path / "a").refused
+    assert not refusal(refused).is_good
+    assert refusal(refused).reason == refused.reason
+    with pytest.raises(ModelInvalid, match="'my model' is no model name"):
+        one_model(tmp_path / "my model.onnx")
+
+
+def test_what_is_no_model_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    loop = tmp_path / "elsewhere" / "loop"
+    loop.parent.mkdir()
+    loop.symlink_to(loop)
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "notes.txt", tmp_path / "absent", loop):
+        with pytest.raises(ConfigError, match=r"give NAME.onnx, a model's folder"):
+            find_models(path)
+    identity(tmp_path / "empty" / "a.onnx")
+    identity(tmp_path / "empty" / "b.onnx")
+    with pytest.raises(ConfigError, match="holds 2 models, of which this takes one: a, b"):
+        one_model(tmp_path / "empty")
+
+
+def test_a_models_structure_counts_subgraphs_constants_and_classical_coefficients(
+    tmp_path: Path,
+) -> None:
+    half = numpy_helper.from_array(np.ones((2, 3), np.float16), "half")
+    packed = helper.make_tensor("packed", P.INT4, [3], [1, 2, 3])
+    branch = helper.make_graph(
+        [node("Identity", ["inner"], ["out"])],
+        "branch",
+        [],
+        [value("out", P.FLOAT, [2])],
+        [numpy_helper.from_array(np.ones(2, np.float32), "inner")],
+    )
+    path = write(
+        tmp_path / "m.onnx",
+        [
+            node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(4, np.int64))),
+            node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch),
+            node("Scaler", ["x"], ["z"], domain="ai.onnx.ml", offset=[0.0] * 5, scale=[1.0] * 5),
+        ],
+        [
+            value("x", P.FLOAT, ["batch", None, 5]),
+            value("flag", P.BOOL, []),
+            value("half", P.FLOAT16, [2, 3]),
+            helper.make_tensor_sequence_value_info("s", P.FLOAT, None),
+        ],
+        [value("y", P.FLOAT, None), value("z", P.STRING, [None])],
+        [half, packed],
+    )
+    structure = read_structure(path)
+    assert structure.inputs == (
+        Value("x", "fp32", ("batch", "?", 5)),
+        Value("flag", "bool", ()),
+        Value("s", "sequence", None),
+    )
+    assert [str(output) for output in structure.outputs] == ["y fp32[any shape]", "z string[?]"]
+    assert structure.parameters == 6 + 3 + 4 + 2 * 2 + 10
+    assert structure.weight_bytes == {"fp32": 56, "int64": 32, "fp16": 12, "int4": 2}
+    assert structure.operators == {"Identity": 2, "Constant": 1, "If": 1, "ai.onnx.ml.Scaler": 1}
+    assert structure.opsets == {"ai.onnx": 21, "ai.onnx.ml": 3}
+    assert (structure.ir_version, structure.producer) == (10, "me 7")
+
+
+@pytest.mark.parametrize(
+    ("dim", "batching"),
+    [
+        ("batch", "yes: every first dimension is open"),
+        (None, "yes: every first dimension is open"),
+        (4, "no: the first dimension of input x is always 4"),
+    ],
+)
+def test_a_model_batches_when_its_first_dimensions_are_open(
+    tmp_path: Path, dim: int | str | None, batching: str
+) -> None:
+    assert read_structure(identity(tmp_path / "m.onnx", dim)).batching == batching
+
+
+def test_scalars_and_missing_shapes_are_said(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.onnx",
+        [node("Identity", ["x"], ["y"])],
+        [value("x", P.FLOAT, ["n"])],
+        [value("y", P.FLOAT, None)],
+    )
+    assert read_structure(path).batching == "unknown: output y declares no shape"
+    path = write(
+        tmp_path / "m.onnx",
+        [node("ReduceSum", ["x"], ["y"], keepdims=0)],
+        [value("x", P.FLOAT, ["n"])],
+        [value("y", P.FLOAT, [])],
+    )
+    assert read_structure(path).batching == "no: output y is a scalar"
+
+
+def test_external_data_is_named_and_not_read(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    onnx.external_data_helper.set_external_data(weight, "absent.bin")
+    weight.ClearField("raw_data")
+    path = write(
+        tmp_path / "m.onnx",
+        [node("MatMul", ["x", "w"], ["y"])],
+        [value("x", P.FLOAT, ["n", 2])],
+        [value("y", P.FLOAT, ["n", 2])],
+        [weight],
+    )
+    structure = read_structure(path)
+    assert structure.external_files == ("absent.bin",)
+    assert structure.weight_bytes == {"fp32": 16}
+
+
+def test_junk_has_no_structure(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\xff" * 20)
+    with pytest.raises(ModelInvalid, match="cannot be read as an ONNX model"):
+        read_structure(tmp_path / "m.onnx")
+
+
+def test_without_the_onnx_package_the_line_to_run_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = identity(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"run: pip install 'capamesh\[optimize\]'"):
+        read_structure(path)
+
+
+def test_a_good_model_is_loaded_and_run(tmp_path: Path) -> None:
+    verdict = check(one_model(identity(tmp_path / "m.onnx")))
+    assert verdict.is_good
+    assert (verdict.provider, verdict.inputs) == ("CPUExecutionProvider", "generated by the node")
+
+
+def test_a_stateful_model_is_run_with_states_as_a_node_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "m/1").mkdir(parents=True)
+    write(
+        tmp_path / "m/1/model.onnx",
+        [node("Reshape", ["h", "shape"], ["h_next"]), node("Identity", ["x"], ["y"])],
+        [value("x", P.FLOAT, [1, 2]), value("h", P.FLOAT, ["layers", "n", 2])],
+        [value("y", P.FLOAT, [1, 2]), value("h_next", P.FLOAT, [2, 1, 2])],
+        [numpy_helper.from_array(np.array([2, 1, 2]), "shape")],
+    )
+    assert "runs on no generated inputs" in check(one_model(tmp_path / "m")).reason
+    (tmp_path / "m/capamesh.toml").write_text(
+        '[[sequence.state]]\ninput = "h"\noutput = "h_next"\naxis = 1\nshape = [2, 1, 2]\n'
+    )
+    assert check(one_model(tmp_path / "m")).is_good
+
+
+def test_a_model_that_cannot_be_loaded_carried_or_run_has_the_reason(tmp_path: Path) -> None:
+    unknown = write(
+        tmp_path / "unknown.onnx",
+        [node("Bogus", ["x"], ["y"])],
+        [value("x", P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+    )
+    assert "ONNX Runtime cannot load it" in check(one_model(unknown)).reason
+    long_name = "n" * 10_000
+    unspeakable = write(
+        tmp_path / "unspeakable.onnx",
+        [node("Identity", [long_name], ["y"])],
+        [value(long_name, P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+    )
+    assert "name" in check(one_model(unspeakable)).reason
+    failing = write(
+        tmp_path / "failing.onnx",
+        [node("Reshape", ["x", "shape"], ["y"])],
+        [value("x", P.FLOAT, ["n", 3])],
+        [value("y", P.FLOAT, [None, None])],
+        [numpy_helper.from_array(np.array([7, 7]), "shape")],
+    )
+    verdict = check(one_model(failing))
+    assert "runs on no generated inputs" in verdict.reason
+    assert verdict.provider == "CPUExecutionProvider"
+
+
+def test_a_model_that_is_not_as_declared_is_refused(tmp_path: Path) -> None:
+    identity(tmp_path / "m/1/model.onnx")
+    declared = 'input [ { name: "x" data_type: TYPE_INT32 dims: [ -1, 2 ] } ]\n'
+    (tmp_path / "m/config.pbtxt").write_text(declared)
+    verdict = check(one_model(tmp_path / "m"))
+    assert "input 'x' is declared as INT32, the model has FP32" in verdict.reason
+
+
+def test_a_models_own_rules_are_checked_as_a_node_does(tmp_path: Path) -> None:
+    identity(tmp_path / "m/1/model.onnx", 1)
+    manifest = tmp_path / "m/capamesh.toml"
+    manifest.write_text("[batching]\nenabled = true\n")
+    assert "batching is asked for, but" in check(one_model(tmp_path / "m")).reason
+    manifest.write_text("[[warm_up]]\nshapes = { x = [3, 3] }\n")
+    assert "warm-up 1 does not run" in check(one_model(tmp_path / "m")).reason
+
+
+def test_what_a_node_would_log_is_noted(tmp_path: Path) -> None:
+    mixing = write(
+        tmp_path / "m.onnx",
+        [node("ReduceMean", ["x"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],
+        [value("x", P.FLOAT, ["n", 2])],
+        [value("y", P.FLOAT, ["n", 2])],
+    )
+    verdict = check(one_model(mixing))
+    assert verdict.is_good
+    (note,) = verdict.notes
+    assert "requests run alone" in note
+
+
+def test_a_pipeline_is_checked_with_the_models_of_its_steps(tmp_path: Path) -> None:
+    def chain(name: str, model: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        step = f'[[step]]\nmodel = "{model}"\ninputs = {{ x = "x" }}\noutputs = {{ y = "y" }}\n'
+        (folder / "capamesh.toml").write_text(step)
+        return folder
+
+    identity(tmp_path / "m/1/model.onnx")
+    good, nested = chain("good", "m"), chain("nested", "good")
+    for folder in (good, nested):
+        verdict = check(one_model(folder))
+        assert (verdict.reason, verdict.provider) == ("", "CPUExecutionProvider")
+    absent, round_and_round = chain("absent", "nobody"), chain("a", "b")
+    chain("b", "a")
+    for folder in (absent, round_and_round):
+        assert "is not loaded" in check(one_model(folder)).reason
+
+
+def test_every_given_row_is_run(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.onnx",
+        [node("Gather", ["table", "x"], ["y"])],
+        [value("x", P.INT64, ["n"])],
+        [value("y", P.FLOAT, ["n"])],
+        [numpy_helper.from_array(np.ones(3, np.float32), "table")],
+    )
+    np.savez(tmp_path / "good.npz", x=np.array([0, 2]))
+    np.savez(tmp_path / "bad.npz", x=np.array([0, 2, 3]))
+    source = one_model(path)
+    good = check(source, tmp_path / "good.npz")
+    assert (good.reason, good.inputs) == ("", str(tmp_path / "good.npz"))
+    assert "out of data bounds" in check(source, tmp_path / "bad.npz").reason
+    with pytest.raises(ConfigError, match=r"absent\.npz is no .npz"):
+        check(source, tmp_path / "absent.npz")

@@ -1,0 +1,270 @@
+"""A worker without its links: what it tells its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+from worker_fakes import LIMIT_S, source_of
+
+from capamesh.node.agent.settings import NodeSettings
+from capamesh.node.agent.worker_handle import start_settings
+from capamesh.node.devices.host import DeviceInfo
+from capamesh.node.devices.in_flight_page import Marked, Phase, RunningPage
+from capamesh.node.models import shortage
+from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.registry import HostedModel
+from capamesh.node.profiling.cache_upkeep import PROFILES
+from capamesh.node.profiling.profile_cache import Measured
+from capamesh.node.worker import process
+from capamesh.node.worker.opening import open_and_close
+from capamesh.node.worker.process import Worker
+from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.channel.framing import Message
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import Membership, NetworkOwner, Role
+
+CPU = DeviceInfo(0, "cpu", "a CPU", 1_000, 500, 1)
+
+
+class Channel:
+    """Takes what a worker sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self._news = asyncio.Event()
+
+    def send(self, message: Message) -> bool:
+        self.sent.append(message)
+        self._news.set()
+        return True
+
+    async def has(self, kind: str) -> Message:
+        """Wait for the first message of this kind."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                for message in self.sent:
+                    if message["type"] == kind:
+                        return message
+                self._news.clear()
+                await self._news.wait()
+
+
+@pytest.fixture
+async def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+async def worker(channel: Channel, tmp_path: Path) -> Worker:
+    now = dt.datetime.now(dt.UTC)
+    token = NetworkOwner.create("home", now).invite(
+        Role.NODE, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
+    )
+    Membership.join(Identity.generate(), token, now).save(tmp_path)
+    settings = NodeSettings(data_folder=tmp_path, models_folder=tmp_path)
+    start = replace(
+        start_settings(settings, 0, CPU, "127.0.0.1"), running_page="", is_sandboxed=False
+    )
+    opened = open_and_close(start, NullLog())  # type: ignore[arg-type]
+    return Worker(start, opened, channel, NullLog())  # type: ignore[arg-type]
+
+
+def free_bytes(offer: Message) -> int:
+    (device,) = offer["body"]["devices"]
+    free: int = device["memory_free"]
+    return free
+
+
+@pytest.mark.parametrize(("seen", "told"), [(300, 300), (2_000, 1_000)])
+async def test_an_offer_says_how_much_memory_is_free_now(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, seen: int, told: int
+) -> None:
+    worker._tell()
+    assert free_bytes(channel.sent.pop()) == 500
+    monkeypatch.setattr(worker._backend, "free_bytes", lambda: seen)
+    observing = asyncio.create_task(worker._observe())
+    metrics = await channel.has("metrics")
+    assert metrics["models"] == []
+    assert set(metrics["loop"]) == {"delay_s", "busy_s"}
+    observing.cancel()
+    worker._tell()
+    assert free_bytes(channel.sent[-1]) == told  # never more than there is in all
+    assert worker._service.free_bytes == seen
+
+
+async def test_what_is_long_unused_leaves_the_cache(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CLEAN_S", 0.001)
+    old = Path(worker._settings.cache_folder) / PROFILES / "a.json"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (1_000, 1_000))
+    cleaning = asyncio.create_task(worker._clean_cache())
+    async with asyncio.timeout(LIMIT_S):
+        while old.exists():
+            await asyncio.sleep(0.001)
+    cleaning.cancel()
+
+
+async def test_a_stuck_worker_says_why_before_it_ends_itself(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set_result((status, list(channel.sent))))
+    worker._stuck("loading m/1 has taken more than 9 s")
+    async with asyncio.timeout(LIMIT_S):
+        status, sent = await ended
+    assert status == process.STUCK_STATUS
+    assert sent == [{"type": "stuck", "reason": "loading m/1 has taken more than 9 s"}]
+
+
+async def test_a_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_once(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    page = RunningPage.create(tmp_path / "page")
+    worker._marks._page = page
+    number = worker._marks.number("m", "1", "")
+    slot = worker._marks.begin(number, Phase.RUNNING)
+
+    def run() -> None:  # as a run in its thread: the error, then the end of its mark
+        worker._backend._on_lost("CUDA failure 700: an illegal memory access was encountered")
+        worker._marks.end(slot)
+
+    await asyncio.gather(asyncio.to_thread(run), asyncio.to_thread(run))
+    async with asyncio.timeout(LIMIT_S):
+        while not ended:
+            await asyncio.sleep(0)
+    assert ended == [process.STUCK_STATUS]
+    loss = "CUDA failure 700: an illegal memory access was encountered"
+    assert channel.sent == [
+        {"type": "stuck", "reason": f"the device answers nothing any more: {loss}"}
+    ]
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING)]
+
+
+class Idle:
+    """A model that nobody asks, and how often it and its stream were made to give back."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        loaded = SimpleNamespace(give_back=give_back)
+        stream = SimpleNamespace(give_back=give_back)
+        plan: Any = None
+        self.engine = SimpleNamespace(is_idle=True)
+        self.hosted = HostedModel(
+            source_of("m"),
+            Prepared(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
+            SimpleNamespace(engine=self.engine, last_used_s=0.0),  # type: ignore[arg-type]
+        )
+
+
+async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_in_vain(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = [900]
+    asked: list[int] = []
+    idle = Idle(lambda: asked.append(used[0]))
+    worker._budget.limit_bytes = 1_000
+    monkeypatch.setattr(worker._backend, "used_bytes", lambda: used[0])
+    monkeypatch.setattr(worker, "_models", [idle.hosted])
+    await worker._give_back()
+    assert asked == [900, 900]
+    await worker._give_back()
+    assert len(asked) == 2  # it has not run since
+    idle.hosted.runner.last_used_s = time.monotonic()
+    await worker._give_back()
+    assert len(asked) == 2  # what is there did not come back
+    used[0] = 1_200
+    await worker._give_back()
+    assert len(asked) == 4
+
+
+async def test_the_operator_s_limit_on_models_takes_nothing_from_their_runs(
+    worker: Worker, channel: Channel
+) -> None:
+    limited = replace(worker._settings, memory_limit_bytes=1)
+    other = Worker(limited, worker._opened, channel, NullLog())  # type: ignore[arg-type]
+    assert other._budget.limit_bytes == worker._budget.limit_bytes > 1
+
+
+class Dialing:
+    """Has no memory the first times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.seen: list[object] = []
+
+    def update(self, routers: object) -> None:
+        if self.times:
+            self.times -= 1
+            raise MemoryError("unable to allocate")
+        self.seen.append(routers)
+
+
+@pytest.mark.parametrize("times", [0, 1, shortage.TRIES - 1, shortage.TRIES])
+async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_ends(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    async def messages() -> AsyncIterator[Message]:
+        for name in ("r1", "r2"):
+            yield {"type": "routers", "routers": name}
+        yield {"type": "stop"}
+        raise AssertionError("read on")
+
+    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+    monkeypatch.setattr(channel, "messages", messages, raising=False)
+    ended: list[str] = []
+    monkeypatch.setattr(worker, "_stuck", ended.append)
+    dialing = Dialing(times)
+    await worker._listen_to_agent(dialing, lambda: None)  # type: ignore[arg-type]
+    is_lost = times == shortage.TRIES
+    assert dialing.seen == (["r2"] if is_lost else ["r1", "r2"])
+    assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
+
+
+async def test_what_is_on_offer_is_told_a_moment_later_where_there_is_no_memory(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "PAUSE_S", 0.0)
+    whole, left = worker._models.offers, [1]
+
+    def offers() -> tuple[ModelOffer, ...]:
+        if left:
+            left.clear()
+            raise MemoryError("unable to allocate")
+        return whole()
+
+    monkeypatch.setattr(worker._models, "offers", offers)
+    worker._tell_now()
+    assert channel.sent == []
+    assert await channel.has("offer")
+
+
+async def test_a_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(process, "QUIET_S", 0.0)
+    monkeypatch.setattr(process, "FLUSH_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.set_result)
+    worker._moved()
+    worker._moved()
+    async with asyncio.timeout(LIMIT_S):
+        assert await ended == process.STUCK_STATUS
+    assert worker._service._is_draining
+    (told,) = channel.sent
+    assert told["reason"].startswith("another folder lies where the models' did")

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.adverts import MAX_ENVELOPE_BYTES, Sequence, seal
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, wrap
+from capamesh.protocol.mesh.validator import (
+    EXPIRE_AFTER_S,
+    SENDER_BURST,
+    SPARE_PLACES,
+    Judge,
+    Judgement,
+    Verdict,
+)
+from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network_clock import NetworkClock
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOW_MS = int(NOW.timestamp() * 1000)
+OWNER = NetworkOwner.create("test", NOW)
+OTHER_OWNER = NetworkOwner.create("other", NOW)
+NOBODY = RevocationList.empty(OWNER.network_id)
+
+
+def join(owner: NetworkOwner = OWNER) -> Membership:
+    token = owner.invite(Role.NODE, expires_at=NOW + timedelta(hours=1), bootstrap=(), now=NOW)
+    return Membership.join(Identity.generate(), token, NOW)
+
+
+ALICE, BOB, STRANGER = join(), join(), join(OTHER_OWNER)
+A, B = ALICE.identity.peer_id, BOB.identity.peer_id
+
+
+def forged(honest: bytes) -> bytes:
+    """Return a payload whose signature, its last bytes, is wrong in one bit."""
+    return honest[:-1] + bytes([honest[-1] ^ 1])
+
+
+def payload(
+    counter: int, member: Membership = ALICE, kind: str = "goodbye", at_ms: int = NOW_MS
+) -> bytes:
+    sequence = Sequence(NOW_MS * 10**6, counter)
+    return wrap(PayloadKind.ENVELOPE, seal(kind, {}, member, sequence, at_ms))
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge(OWNER.ca_der, ALICE.trust())
+
+
+def test_a_members_envelope_is_accepted_without_its_kind_byte(judge: Judge) -> None:
+    sent = payload(1)
+    assert judge.judge(sent, A, NOW_MS) == Judgement(
+        Verdict.ACCEPT, "", PayloadKind.ENVELOPE, sent[1:]
+    )
+
+
+def test_the_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Judge) -> None:
+    verdicts = [judge.judge(payload(n), A, NOW_MS) for n in (2, 2, 1, 3)]
+    assert [(one.verdict, one.reason) for one in verdicts] == [
+        (Verdict.ACCEPT, ""),
+        (Verdict.IGNORE, "replay"),
+        (Verdict.IGNORE, "replay"),
+        (Verdict.ACCEPT, ""),
+    ]
+
+
+def test_sequences_count_for_each_sender_and_each_known_kind(judge: Judge) -> None:
+    for sent, sender in ((payload(5), A), (payload(1, BOB), B), (payload(4, kind="new"), A)):
+        assert judge.judge(sent, sender, NOW_MS).verdict is Verdict.ACCEPT
+
+
+def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
+    assert judge.judge(payload(2, kind="new1"), A, NOW_MS).verdict is Verdict.ACCEPT
+    assert judge.judge(payload(1, kind="new2"), A, NOW_MS).reason == "replay"
+    assert len(judge._newest) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "publisher", "verdict", "reason"),
+    [
+        (payload(1), B, Verdict.REJECT, "publisher"),
+        (forged(payload(1)), A, Verdict.REJECT, "signature"),
+        (payload(1)[:-1], A, Verdict.REJECT, "malformed"),
+        (b"E", A, Verdict.REJECT, "malformed"),
+        (b"E" + bytes(MAX_ENVELOPE_BYTES + 1), A, Verdict.REJECT, "oversize"),
+        (b"E" + bytes(MAX_PAYLOAD_BYTES), A, Verdict.REJECT, "oversize"),
+        (payload(1, STRANGER), STRANGER.identity.peer_id, Verdict.IGNORE, "network"),
+        (payload(1, at_ms=NOW_MS - 700_000), A, Verdict.IGNORE, "stale"),
+        (payload(1, at_ms=NOW_MS + 700_000), A, Verdict.IGNORE, "future"),
+        (b"", A, Verdict.IGNORE, "kind"),
+        (b"Z" + payload(1), A, Verdict.IGNORE, "kind"),
+        (b"R", A, Verdict.REJECT, "signature"),
+        (b"R" + bytes(200), A, Verdict.REJECT, "signature"),
+    ],
+    ids=itertools.count(),  # not of the peers' ids, which differ from run to run
+)
+def test_what_is_dropped_is_named_and_only_what_nobody_honest_forwards_is_blamed(
+    judge: Judge, sent: bytes, publisher: str, verdict: Verdict, reason: str
+) -> None:
+    assert judge.judge(sent, publisher, NOW_MS) == Judgement(verdict, reason)
+
+
+def test_what_was_dropped_does_not_use_up_its_sequence(judge: Judge) -> None:
+    forgery = forged(payload(1))
+    assert judge.judge(forgery, A, NOW_MS).verdict is Verdict.REJECT
+    assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
+
+
+def test_a_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_ignored() -> None:
+    trust = ALICE.trust()
+    judge = Judge(OWNER.ca_der, trust)
+    listed = OWNER.revoke(NOBODY, peers=[B], now=NOW)
+    sent = wrap(PayloadKind.REVOCATIONS, listed.encode())
+    assert judge.judge(sent, A, NOW_MS) == Judgement(
+        Verdict.ACCEPT, "", PayloadKind.REVOCATIONS, listed.encode()
+    )
+    trust.update(listed)
+    assert judge.judge(sent, A, NOW_MS) == Judgement(Verdict.IGNORE, "replay")
+    assert judge.judge(payload(1, BOB), B, NOW_MS) == Judgement(Verdict.IGNORE, "membership")
+
+
+def test_a_sender_above_its_rate_is_ignored_until_time_passes(judge: Judge) -> None:
+    numbers = count(1)
+    burst = int(SENDER_BURST)
+    for _ in range(burst):
+        assert judge.judge(payload(next(numbers)), A, NOW_MS).verdict is Verdict.ACCEPT
+    assert judge.judge(payload(next(numbers)), A, NOW_MS) == Judgement(Verdict.IGNORE, "rate")
+    assert judge.judge(payload(1, BOB), B, NOW_MS).verdict is Verdict.ACCEPT
+    assert judge.judge(payload(next(numbers)), A, NOW_MS + 199).reason == "rate"
+    assert judge.judge(payload(next(numbers)), A, NOW_MS + 400).verdict is Verdict.ACCEPT
+
+
+def test_replays_cost_a_sender_nothing(judge: Judge) -> None:
+    assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
+    for _ in range(200):
+        assert judge.judge(payload(1), A, NOW_MS).reason == "replay"
+    assert judge.judge(payload(2), A, NOW_MS).verdict is Verdict.ACCEPT
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"E", b"R", b"E\x92\xc4"]))
+def test_no_payload_makes_the_judge_raise_or_accept(junk: bytes, prefix: bytes) -> None:
+    judge = Judge(OWNER.ca_der, ALICE.trust())
+    assert judge.judge(prefix + junk, A, NOW_MS).verdict is not Verdict.ACCEPT
+
+
+@given(st.data())
+def test_no_changed_byte_of_an_envelope_is_accepted(data: st.DataObject) -> None:
+    sent = payload(1)
+    index = data.draw(st.integers(1, len(sent) - 1))
+    changed = (
+        sent[:index] + bytes([sent[index] ^ data.draw(st.integers(1, 255))]) + sent[index + 1 :]
+    )
+    judge = Judge(OWNER.ca_der, ALICE.trust())
+    assert judge.judge(changed, A, NOW_MS).verdict is not Verdict.ACCEPT
+
+
+def of_one_invite(count: int, members: int) -> list[Membership]:
+    token = OWNER.invite(
+        Role.NODE, expires_at=NOW + timedelta(hours=1), bootstrap=(), now=NOW, members=members
+    )
+    return [Membership.join(Identity.generate(), token, NOW) for _ in range(count)]
+
+
+def verdict(judge: Judge, counter: int, member: Membership, kind: str, now_s: float) -> str:
+    now_ms = NOW_MS + round(now_s * 1000)
+    sent = payload(counter, member, kind, at_ms=now_ms)
+    return judge.judge(sent, member.identity.peer_id, now_ms, now_s).reason
+
+
+def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent(
+    judge: Judge,
+) -> None:
+    places = 2 + SPARE_PLACES
+    nodes = of_one_invite(places + 3, members=2)
+    for node in nodes[:places]:
+        assert verdict(judge, 1, node, "advert", 0.0) == ""
+    first, last, more, _ = (nodes[0], *nodes[places:])
+    assert verdict(judge, 1, last, "advert", 1.0) == "quota"
+    assert verdict(judge, 2, first, "advert", 1.0) == ""
+    assert verdict(judge, 1, ALICE, "advert", 1.0) == ""  # of another invite
+    assert verdict(judge, 3, first, "goodbye", 2.0) == ""
+    assert verdict(judge, 1, last, "advert", 2.0) == ""
+    assert verdict(judge, 1, more, "advert", 2.0) == "quota"
+    assert verdict(judge, 1, more, "advert", 3.0 + EXPIRE_AFTER_S) == ""
+
+
+def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Judge) -> None:
+    nodes = of_one_invite(2, members=2)
+    reasons = [
+        verdict(judge, counter, node, "advert", 0.0) for counter in range(1, 51) for node in nodes
+    ]
+    assert reasons.count("") == 50 + 4 * 2
+    assert set(reasons) == {"", "invite_rate"}
+    assert verdict(judge, 51, nodes[0], "advert", 1.0) == ""
+    assert verdict(judge, 1, ALICE, "advert", 0.0) == ""
+
+
+def test_a_clock_that_is_set_back_mutes_nobody(judge: Judge) -> None:
+    for counter in range(1, 51):
+        assert judge.judge(payload(counter), A, NOW_MS, 0.0).reason == ""
+    assert judge.judge(payload(51), A, NOW_MS - 300_000, 10.0).reason == ""
+
+
+@pytest.mark.parametrize("off_ms", [20 * 60_000, -20 * 60_000])
+def test_a_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int) -> None:
+    own_ms = NOW_MS + off_ms
+    judge = Judge(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
+    for member in (ALICE, BOB, join()):
+        assert judge.judge(payload(1, member), member.identity.peer_id, own_ms, 1.0).reason == ""
+    liar = join()
+    strange = payload(1, liar, at_ms=NOW_MS - 2 * off_ms)
+    assert judge.judge(strange, liar.identity.peer_id, own_ms, 1.0).reason in {"stale", "future"}
+
+
+def test_who_is_known_is_heard_whatever_its_clock_says_for_its_numbers_go_on(judge: Judge) -> None:
+    assert judge.judge(payload(1), A, NOW_MS).reason == ""
+    for counter, at_ms in enumerate((NOW_MS - 10**7, NOW_MS + 10**7, NOW_MS), start=2):
+        assert judge.judge(payload(counter, at_ms=at_ms), A, NOW_MS).reason == ""
+    assert judge.judge(payload(3), A, NOW_MS).reason == "replay"
+    assert judge.judge(payload(1, BOB, at_ms=NOW_MS - 10**7), B, NOW_MS).reason == "stale"

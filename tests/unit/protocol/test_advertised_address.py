@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import errno
+import socket
+from typing import ClassVar
+
+import pytest
+
+from capamesh.protocol import advertised_address as outward
+from capamesh.protocol.advertised_address import (
+    advertised_host,
+    listen_multiaddr,
+    listen_reason,
+    reachable_multiaddr,
+    require_free,
+)
+from capamesh.protocol.errors import ConfigError
+
+
+class FakeSocket:
+    """A machine with an outward address in each family that it has a route in."""
+
+    outward: ClassVar[dict[int, str]] = {}
+    has_ipv6 = True
+
+    def __init__(self, family: int, kind: int) -> None:
+        assert kind == socket.SOCK_DGRAM  # a datagram socket sends nothing
+        if family == socket.AF_INET6 and not self.has_ipv6:
+            raise OSError(97, "Address family not supported by protocol")
+        self._family = family
+
+    def __enter__(self) -> FakeSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def connect(self, address: tuple[str, int]) -> None:
+        assert (":" in address[0]) == (self._family == socket.AF_INET6)
+        if self._family not in self.outward:
+            raise OSError(101, "Network is unreachable")
+
+    def getsockname(self) -> tuple[str, int]:
+        return (self.outward[self._family], 40_000)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
+    class Machine(FakeSocket):
+        outward: ClassVar[dict[int, str]] = {socket.AF_INET: "10.1.2.3"}
+
+    monkeypatch.setattr(outward.socket, "socket", Machine)
+    return Machine
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.168.1.9", "::1", "fe80::1", "node.example", ""])
+def test_what_names_one_place_is_itself(machine: type[FakeSocket], host: str) -> None:
+    assert advertised_host(host) == host
+
+
+def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket]) -> None:
+    machine.outward[socket.AF_INET6] = "2001:db8::7"
+    assert advertised_host("0.0.0.0") == "10.1.2.3"  # noqa: S104 - nothing listens here
+    assert advertised_host("::") == advertised_host("0:0::0") == "2001:db8::7"
+
+
+def test_a_machine_without_a_network_is_reached_from_itself(machine: type[FakeSocket]) -> None:
+    machine.outward.clear()
+    assert advertised_host("0.0.0.0") == "127.0.0.1"  # noqa: S104 - likewise
+    assert advertised_host("::") == "::1"
+
+
+@pytest.mark.parametrize("kind", ["no route", "link-local", "no IPv6"])
+def test_all_of_ipv6_on_a_machine_that_others_reach_over_ipv4_needs_an_address_to_tell(
+    machine: type[FakeSocket], kind: str
+) -> None:
+    machine.has_ipv6 = kind != "no IPv6"
+    if kind == "link-local":
+        machine.outward[socket.AF_INET6] = "fe80::1%eth0"
+    with pytest.raises(ConfigError, match=r"listening on :: takes IPv6 alone.*--advertise"):
+        advertised_host("::")
+    assert advertised_host("::", "router.example") == "router.example"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "name"])  # noqa: S104 - likewise
+def test_what_the_operator_says_wins(machine: type[FakeSocket], host: str) -> None:
+    assert advertised_host(host, "public.example") == "public.example"
+
+
+def test_the_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
+    assert listen_multiaddr("127.0.0.1", 4001) == "/ip4/127.0.0.1/tcp/4001"
+    assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
+    with pytest.raises(ConfigError, match="not on the name 'localhost'"):
+        listen_multiaddr("localhost", 4001)
+
+
+def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: .*; give another --mesh"):
+            require_free("127.0.0.1", port, "--mesh")
+    require_free("127.0.0.1", port, "--mesh")
+    require_free("127.0.0.1", 0, "--mesh")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "while binding ('::1', 80): address already in use"),
+            "Address already in use",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("could not bind on any address"), "could not bind on any address"),
+    ],
+)
+def test_why_listening_failed_is_told_once(error: OSError, reason: str) -> None:
+    assert listen_reason(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("addr", "host", "reached"),
+    [
+        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "10.1.2.3", "/ip4/10.1.2.3/tcp/4001/p2p/x"),
+        ("/ip6/::/tcp/4001/p2p/x", "fd00::1", "/ip6/fd00::1/tcp/4001/p2p/x"),
+        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "router.example", "/dns4/router.example/tcp/4001/p2p/x"),
+        ("/ip4/127.0.0.1/tcp/4001/p2p/x", "10.1.2.3", "/ip4/127.0.0.1/tcp/4001/p2p/x"),
+    ],
+)
+def test_a_wildcard_s_multiaddr_is_told_with_the_address_that_others_dial(
+    addr: str, host: str, reached: str
+) -> None:
+    assert reachable_multiaddr(addr, host) == reached

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import gc
+from capamesh.protocol.gc_tuning import THRESHOLDS, spare_what_is_loaded
+spare_what_is_loaded()
+assert gc.get_freeze_count() > 1000, gc.get_freeze_count()
+assert gc.get_threshold() == THRESHOLDS
+assert gc.isenabled()
+"""
+
+
+def test_what_is_loaded_is_spared_and_the_collector_goes_on() -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)

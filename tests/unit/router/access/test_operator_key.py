@@ -1,0 +1,103 @@
+"""The operator's key: one a start, for its owner alone, and what it opens."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from capamesh.protocol.errors import ConfigError, KeyExposed
+from capamesh.router.access import operator_key
+from capamesh.router.access.operator_key import KEY_FILE, OperatorKey, authorization_from
+
+
+def test_the_file_is_for_its_owner_alone_and_holds_256_bits(tmp_path: Path) -> None:
+    OperatorKey.create(tmp_path)
+    file = tmp_path / KEY_FILE
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(bytes.fromhex(file.read_text())) == 32
+    assert [each.name for each in tmp_path.iterdir()] == [KEY_FILE]  # nothing is left of writing it
+
+
+def test_each_start_has_a_key_of_its_own_and_the_last_one_is_void(tmp_path: Path) -> None:
+    first = OperatorKey.create(tmp_path)
+    old = authorization_from(tmp_path)
+    second = OperatorKey.create(tmp_path)
+    new = authorization_from(tmp_path)
+    assert (first.opens(old), second.opens(old)) == (True, False)
+    assert (first.opens(new), second.opens(new)) == (False, True)
+    assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
+
+
+def test_on_a_full_disk_the_last_key_stays_in_use_and_without_one_nobody_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OperatorKey.create(tmp_path)
+    authorization = authorization_from(tmp_path)
+
+    def full(path: Path, _: bytes) -> None:
+        raise ConfigError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(operator_key, "replace_private", full)
+    again = OperatorKey.create(tmp_path)
+    assert again.is_kept
+    assert again.opens(authorization)
+    (tmp_path / KEY_FILE).chmod(0o644)  # others could have read it
+    for _ in range(2):
+        unknown = OperatorKey.create(tmp_path)
+        assert not unknown.is_kept
+        assert not unknown.opens(authorization)
+        (tmp_path / KEY_FILE).unlink(missing_ok=True)
+
+
+def test_a_file_that_others_could_write_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    (tmp_path / KEY_FILE).symlink_to(elsewhere)
+    OperatorKey.create(tmp_path)
+    assert elsewhere.read_text() == "mine"
+    assert not (tmp_path / KEY_FILE).is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "is_open"),
+    [
+        ("Bearer secret", True),
+        ("bearer  secret ", True),
+        ("", False),
+        ("secret", False),
+        ("Bearer", False),
+        ("Bearer secre", False),
+        ("Bearer secret2", False),
+        ("Basic secret", False),
+        ("Bearer s\u00e9cret", False),
+        ("Bearer \udcff", False),
+    ],
+)
+def test_only_the_key_itself_opens(authorization: str, is_open: bool) -> None:
+    assert OperatorKey("secret").opens(authorization) is is_open
+
+
+def test_it_is_not_shown_when_printed() -> None:
+    assert repr(OperatorKey("secret-text")) == "OperatorKey(secret)"
+
+
+def test_a_folder_without_a_key_says_which_folder_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist; --data is the folder of the router"):
+        authorization_from(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "junk", "\u00e9" * 64, "a b" * 30])
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / KEY_FILE).write_text(text)
+    (tmp_path / KEY_FILE).chmod(0o600)
+    with pytest.raises(ConfigError, match="holds no operator's key"):
+        authorization_from(tmp_path)
+
+
+def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
+    OperatorKey.create(tmp_path)
+    (tmp_path / KEY_FILE).chmod(0o640)
+    with pytest.raises(KeyExposed, match="chmod 600"):
+        authorization_from(tmp_path)

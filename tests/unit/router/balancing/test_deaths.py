@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from capamesh.protocol.ids import PeerId
+from capamesh.router.balancing.deaths import MAX_DEATHS, Deaths, Stand, Suspicion
+from capamesh.router.fleet.endpoint import Candidate
+
+
+class Court:
+    """Deaths of nodes named by letters, on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.news = 0
+        self.deaths = Deaths(self._heard)
+        self.candidates: dict[str, Candidate] = {}
+        self.now_s = 100.0
+
+    def _heard(self) -> None:
+        self.news += 1
+
+    def node(self, name: str) -> Candidate:
+        if name not in self.candidates:
+            made = self.candidates[name] = Candidate(PeerId(name), f"{name}:1")
+            made.process, made.linked_s, made.process_s = b"first", 1.0, 1.0
+        return self.candidates[name]
+
+    def die(self, name: str, *suspects: Suspicion) -> None:
+        """The process at a node ends with these requests under way."""
+        self.now_s += 1.0
+        for each in suspects:
+            self.deaths.died(self.node(name), each, self.now_s)
+
+    def back(self, name: str, process: bytes = b"second") -> None:
+        """A node has a new link."""
+        self.now_s += 1.0
+        node = self.node(name)
+        node.linked_s = self.now_s
+        if process != node.process:
+            node.process, node.process_s = process, self.now_s
+        self.deaths.linked(node)
+
+
+def test_one_death_is_no_proof() -> None:
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    court.back("A")
+    assert court.deaths.stand(one) is Stand.FREE
+    assert court.deaths.stand(one, is_final=True) is Stand.FREE
+
+
+def test_who_was_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    court.die("B", one)
+    assert court.deaths.stand(one) is Stand.OPEN
+    court.back("B")
+    assert court.deaths.stand(one) is Stand.OPEN
+    assert court.deaths.stand(one, is_final=True) is Stand.GUILTY
+    court.back("A")
+    assert court.news == 2
+    assert court.deaths.stand(one) is Stand.GUILTY
+    court.deaths.convicted(one)
+    assert court.deaths.stand(one) is Stand.FREE  # which nobody asks any more
+    assert repr(court.deaths) == "Deaths(0 open)"
+
+
+def test_a_link_that_returns_to_the_same_process_was_no_death() -> None:
+    court, one = Court(), Suspicion()
+    for name in "AB":
+        court.die(name, one)
+    court.back("A", b"first")
+    assert court.deaths.stand(one, is_final=True) is Stand.FREE
+    assert repr(one) == "Suspicion(1 deaths)"
+
+
+def test_another_process_of_the_same_node_proves_that_the_first_has_ended() -> None:
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    court.die("B", one)
+    for name in "AB":
+        heir = Candidate(PeerId(name), f"{name}:2")
+        heir.process, heir.linked_s, heir.process_s = b"other", court.now_s + 1, court.now_s + 1
+        court.deaths.linked(heir)
+    assert court.deaths.stand(one) is Stand.GUILTY
+
+
+def test_a_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    court.die("B", one)
+    other = Candidate(PeerId("A"), "A:2")
+    other.process, other.process_s, other.linked_s = b"other", 1.0, court.now_s + 1
+    court.deaths.linked(other)
+    court.back("B")
+    assert court.deaths.stand(one) is Stand.OPEN
+
+
+def test_of_two_that_were_in_the_same_deaths_the_one_that_is_answered_is_innocent() -> None:
+    court, killer, bystander = Court(), Suspicion(), Suspicion()
+    court.die("A", killer, bystander)
+    court.die("B", killer, bystander)
+    court.back("A")
+    court.back("B")
+    assert court.deaths.stand(killer) is Stand.OPEN
+    assert court.deaths.stand(bystander) is Stand.OPEN
+    # both wait, so that nobody else can tell more: the first goes on
+    assert court.deaths.stand(killer) is Stand.FREE
+    assert court.deaths.stand(bystander) is Stand.OPEN
+    court.die("C", killer)
+    court.back("C")
+    assert court.deaths.stand(killer) is Stand.GUILTY
+    court.deaths.convicted(killer)
+    assert court.deaths.stand(bystander) is Stand.FREE
+    assert repr(bystander) == "Suspicion(0 deaths)"
+
+
+def test_a_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -> None:
+    court = Court()
+    first, second, bystander = Suspicion(), Suspicion(), Suspicion()
+    court.die("A", first, bystander)
+    court.die("B", first)
+    court.die("C", second, bystander)
+    for name in "ABC":
+        court.back(name)
+    assert court.deaths.stand(first) is Stand.GUILTY
+    court.deaths.convicted(first)
+    assert court.deaths.stand(bystander) is Stand.FREE  # one death is left
+    court.die("D", second)
+    court.back("D")
+    assert court.deaths.stand(second) is Stand.GUILTY
+
+
+def test_who_was_in_a_death_with_one_that_nobody_will_know_is_convicted_by_none() -> None:
+    court, one, gone = Court(), Suspicion(), Suspicion()
+    court.die("A", one, gone)
+    court.die("B", one, gone)
+    court.back("A")
+    court.back("B")
+    assert court.deaths.stand(one) is Stand.OPEN
+    before = court.news
+    court.deaths.gave_up(gone)
+    assert court.news == before + 1
+    assert court.deaths.stand(one, is_final=True) is Stand.FREE
+
+
+def test_a_request_whose_client_left_may_be_the_culprit_for_a_minute() -> None:
+    for ago_s, stand in ((50.0, Stand.FREE), (61.0, Stand.GUILTY)):
+        court, one = Court(), Suspicion()
+        for name in "AB":
+            court.node(name).left_s = court.now_s - ago_s
+            court.die(name, one)
+            court.back(name)
+        assert court.deaths.stand(one) is stand
+
+
+def test_deaths_that_are_looked_into_are_bounded_and_those_forgotten_convict_nobody() -> None:
+    court, one = Court(), Suspicion()
+    for name in range(MAX_DEATHS + 2):
+        court.die(str(name), one)
+    assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
+    assert [each.is_muddled for each in one.deaths] == [True] * 2 + [False] * MAX_DEATHS

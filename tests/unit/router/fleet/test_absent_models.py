@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import advert, offer
+
+from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence
+from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoCandidate
+from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.balancing.served_model import not_hosted
+from capamesh.router.fleet.absent_models import LATELY_S, MAX_LATELY
+from capamesh.router.fleet.view import FleetView
+
+M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
+
+
+def view_of(*adverts: NodeAdvert) -> FleetView:
+    view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    view.apply([Joined(one) for one in adverts])
+    return view
+
+
+def leave(view: FleetView, peer: str) -> None:
+    view.apply([Left(PeerId(peer), LeftReason.EXPIRED)])
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [
+        (ModelState.LOADING, "", "(loading)"),
+        (
+            ModelState.LOADING,
+            "its worker restarts: killed",
+            "(loading: its worker restarts: killed)",
+        ),
+        (ModelState.UNLOADED, "to make room for b", "(unloaded: to make room for b)"),
+        (ModelState.UNLOADING, "", "(unloading)"),
+    ],
+)
+def test_a_model_that_is_not_ready_is_unavailable_and_why(
+    state: ModelState, reason: str, told: str
+) -> None:
+    view = view_of(advert("A", "a:1", models=[offer("m", "1", state, reason), offer("n")]))
+    for version in (ANY, V1):
+        error = not_hosted(view, M, version)
+        assert isinstance(error, ModelUnavailable)
+        assert not isinstance(error, ModelFailed)
+        assert error.retry_after_s == 2.0
+        assert told in error.message
+    other = not_hosted(view, M, ModelVersion("2"))
+    assert isinstance(other, ModelNotFound)
+    assert other.message == "no node hosts model 'm'; hosted models: n"
+
+
+def test_a_model_that_failed_at_every_node_says_why_and_that_waiting_does_not_help() -> None:
+    failed = [
+        offer("m", "1", ModelState.FAILED, reason) for reason in ("no operator", "ended 3 times")
+    ]
+    view = view_of(advert("A", models=failed[:1]), advert("B", models=failed[1:]))
+    error = not_hosted(view, M, ANY)
+    assert isinstance(error, ModelFailed)
+    assert "(failed: no operator; failed: ended 3 times)" in error.message
+    view.apply([Joined(advert("C", models=[offer(state=ModelState.LOADING)]))])
+    assert type(not_hosted(view, M, ANY)) is ModelUnavailable
+    leave(view, "C")
+    assert isinstance(not_hosted(view, M, ANY), ModelFailed)
+    assert repr(view.absent) == "AbsentModels(1 not ready, 0 left of late)"
+
+
+def test_a_version_that_is_not_ready_beside_one_that_is() -> None:
+    view = view_of(advert("A", models=[offer(version="2", state=ModelState.LOADING), offer()]))
+    assert type(not_hosted(view, M, ModelVersion("2"))) is ModelUnavailable
+    assert type(not_hosted(view, M, ModelVersion("3"))) is ModelNotFound
+
+
+def test_a_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
+    view = view_of(advert("A"), advert("B"))
+    leave(view, "A")
+    leave(view, "B")
+    for now_s in (5.0, 5.0 + LATELY_S - 0.1):
+        view.absent.tick(now_s)
+        error = not_hosted(view, M, V1)
+        assert type(error) is ModelUnavailable
+        assert error.retry_after_s == 5.0
+        assert "was here of late" in error.message
+    assert type(not_hosted(view, M, ModelVersion("2"))) is NoCandidate  # of no node at all
+    view.absent.tick(5.0 + LATELY_S)
+    assert type(not_hosted(view, M, V1)) is NoCandidate
+    view.apply([Joined(advert("C", models=[offer("n")]))])
+    assert type(not_hosted(view, M, V1)) is ModelNotFound
+
+
+def test_what_a_node_that_is_there_removes_is_not_found_at_once() -> None:
+    before = advert("A", "a:1", models=[offer(), offer("n")])
+    view = view_of(before)
+    removed = advert("A", "a:1", models=[offer("n")], counter=2)
+    view.apply([Changed(removed, before)])
+    assert type(not_hosted(view, M, ANY)) is ModelNotFound
+    assert repr(view.absent) == "AbsentModels(0 not ready, 0 left of late)"
+
+
+def test_what_a_node_that_drains_or_has_just_started_does_not_speak_of_may_be_back() -> None:
+    before = advert("A", "a:1", models=[offer(), offer("n")])
+    for after in (
+        replace(advert("A", "a:1", models=[offer("n")], counter=2), is_draining=True),
+        replace(advert("A", "a:1", models=[offer("n")]), sequence=Sequence(2_000, 1)),
+    ):
+        assert after.sequence.boot_ns != before.sequence.boot_ns or after.is_draining
+        view = view_of(before)
+        view.apply([Changed(after, before)])
+        assert type(not_hosted(view, M, ANY)) is ModelUnavailable
+
+
+def test_what_is_known_of_those_that_left_is_bounded() -> None:
+    view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    for at in range(MAX_LATELY + 50):
+        view.apply([Joined(advert("A", models=[offer(f"m{at}")]))])
+        leave(view, "A")
+    assert repr(view.absent) == f"AbsentModels(0 not ready, {MAX_LATELY} left of late)"
+    assert type(not_hosted(view, ModelName("m49"), ANY)) is NoCandidate
+    assert type(not_hosted(view, ModelName("m50"), ANY)) is ModelUnavailable
+
+
+# what restarts stays
+
+
+def test_a_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to() -> None:
+    ready = advert("A", "a:1")
+    view = view_of(ready)
+    (host,) = view.hosts(M, V1)
+    loading = advert(
+        "A",
+        "a:1",
+        models=[offer(state=ModelState.LOADING, reason="its worker restarts")],
+        counter=2,
+    )
+    for before, after in ((ready, loading), (loading, loading)):
+        view.apply([Changed(after, before)])
+        assert view.hosts(M, V1) == (host,)
+        assert (host.is_away, host.is_out, host.is_gone) == (True, True, False)
+        assert view.awaits_reload(M, V1)
+        assert host.offer.is_ready  # as it was
+    view.apply([Changed(ready, loading)])
+    assert (host.is_out, view.awaits_reload(M, V1), view.hosts(M, V1)) == (False, False, (host,))
+    view.apply([Changed(loading, ready)])
+    failed = advert("A", "a:1", models=[offer(state=ModelState.FAILED)], counter=3)
+    view.apply([Changed(failed, loading)])
+    assert (view.hosts(M, V1), host.is_gone, view.has(M, V1)) == ((), True, False)
+    assert isinstance(not_hosted(view, M, V1), ModelFailed)
+
+
+def test_the_newest_version_is_one_that_does_not_just_load_again_if_there_is_one() -> None:
+    both = advert("A", "a:1", models=[offer(version="1"), offer(version="2")])
+    view = view_of(both)
+    assert view.newest(M) == "2"
+    again = advert("A", "a:1", models=[offer(version="1"), offer("m", "2", ModelState.LOADING)])
+    view.apply([Changed(again, both)])
+    assert (view.newest(M), view.versions(M)) == ("1", ["1", "2"])
+    view.apply([Changed(both, again)])
+    assert view.newest(M) == "2"

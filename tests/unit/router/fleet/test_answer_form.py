@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fleet_fakes import fp32, offer
+
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferAnswer, LoadReport
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.router.fleet.answer_form import AnswerForm
+
+Y = TensorSpec("y", Datatype.FP32, (-1, 2))
+N = TensorSpec("n", Datatype.INT64, (-1,))
+TWO = replace(offer(), outputs=(Y, N))
+N_OF_1 = Tensor.from_numpy("n", np.array([7], np.int64))
+
+
+def answer(*outputs: Tensor, version: str = "1") -> InferAnswer:
+    return InferAnswer(ModelVersion(version), outputs, 1, 1, LoadReport())
+
+
+@pytest.mark.parametrize(
+    "outputs", [(fp32("y", [1, 2]), N_OF_1), (N_OF_1, fp32("y", [1, 2], [3, 4]))]
+)
+def test_all_outputs_in_any_order_and_of_any_open_dimension_fit(
+    outputs: tuple[Tensor, ...],
+) -> None:
+    assert AnswerForm(TWO).misfit(answer(*outputs), ()) == ""
+
+
+def test_what_is_wanted_is_all_that_fits() -> None:
+    form = AnswerForm(TWO)
+    assert form.misfit(answer(N_OF_1), ("n",)) == ""
+    assert form.misfit(answer(N_OF_1), ()) == "it has 1 outputs of 2"
+    assert form.misfit(answer(N_OF_1), ("y",)) == "it has no output 'y'"
+    assert form.misfit(answer(N_OF_1, N_OF_1), ("y", "n")) == "it has no output 'y'"
+    assert form.misfit(answer(fp32("y", [1, 2]), N_OF_1), ("n", "y")) == ""
+
+
+def test_a_difference_is_told_with_both_sides() -> None:
+    form = AnswerForm(TWO)
+    wrong_shape = answer(fp32("y", [1, 2, 3]), N_OF_1)
+    assert form.misfit(wrong_shape, ()) == "output 'y' is FP32[1, 3], not FP32[-1, 2]"
+    wrong_type = answer(fp32("y", [1, 2]), fp32("n", [1]))
+    assert form.misfit(wrong_type, ()) == "output 'n' is FP32[1, 1], not INT64[-1]"
+    assert form.misfit(answer(version="9"), ()) == "it is of version '9'"
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "fits"),
+    [
+        ((), (3, 4), True),  # nothing is declared
+        ((1, 2), (5, 2), True),  # exported with a batch of one
+        ((1, 2), (5, 3), False),
+        ((2, 1), (2, 5), False),
+        ((4, 2), (5, 2), False),
+        ((-1, -1), (0, 9), True),
+        ((-1, 2), (2,), False),
+    ],
+)
+def test_shapes(declared: tuple[int, ...], given: tuple[int, ...], fits: bool) -> None:
+    form = AnswerForm(replace(offer(), outputs=(TensorSpec("y", Datatype.FP32, declared),)))
+    output = Tensor.from_numpy("y", np.zeros(given, np.float32))
+    assert (form.misfit(answer(output), ()) == "") is fits
+
+
+def test_the_outputs_that_an_offer_lacks() -> None:
+    form = AnswerForm(TWO)
+    assert (form.lacks(("n", "y")), form.lacks(("y", "z")), form.lacks(("",))) == ("", "z", "''")
+    assert form.names() == "'y', 'n'"

@@ -1,0 +1,133 @@
+"""When a node's address may be dialled: rationed for each invite and in all."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.router.fleet.dial_budget import KNOWN, NEW, Dial, DialBudget
+
+
+def wanted(budget: DialBudget, invite: str, count: int, *, is_known: bool = False) -> list[Dial]:
+    return [budget.want(invite, is_known=is_known, now_s=0.0) for _ in range(count)]
+
+
+def test_one_invite_begins_ten_dials_in_the_first_second_whatever_it_names() -> None:
+    budget = DialBudget(0.0)
+    wanted(budget, "evil", 1000)
+    begun = budget.due(0.0)
+    assert len(begun) == 5
+    counts = [0] * 3
+    for step in range(1, 301):  # each is refused at once
+        now_s = step / 100
+        for dial in begun:
+            budget.over(dial, has_answered=False, now_s=now_s)
+        begun = budget.due(now_s)
+        counts[(step - 1) // 100] += len(begun)
+    assert all(4 <= count <= 5 for count in counts)
+    wait_s = budget.wait_s(3.0)
+    assert wait_s is not None
+    assert 0.0 < wait_s <= 0.2
+
+
+def test_what_never_answers_holds_its_places_and_no_more() -> None:
+    budget = DialBudget(0.0)
+    wanted(budget, "evil", 100)
+    assert len(budget.due(0.0)) == 5
+    assert budget.due(60.0) == []
+    assert budget.wait_s(60.0) is None
+    wanted(budget, "honest", 1)
+    assert [dial.invite for dial in budget.due(60.0)] == ["honest"]
+
+
+def test_a_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
+    budget = DialBudget(0.0)
+    wanted(budget, "honest", 500)
+    rounds = 0
+    while begun := budget.due(0.0):
+        rounds += 1
+        for dial in begun:
+            budget.over(dial, has_answered=True, now_s=0.0)
+    assert rounds == 100
+    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
+
+
+def test_invites_take_turns_when_all_places_are_taken() -> None:
+    budget = DialBudget(0.0)
+    for number in range(20):
+        wanted(budget, f"evil {number}", 50)
+    running = budget.due(0.0)
+    assert len(running) == NEW.at_once
+    wanted(budget, "honest", 1)
+    now_s = 5.0
+    seen: list[str] = []
+    while "honest" not in seen:
+        for dial in running:
+            budget.over(dial, has_answered=False, now_s=now_s)
+        running = budget.due(now_s)
+        seen += [dial.invite for dial in running]
+        now_s += 5.0
+    assert now_s <= 20.0
+
+
+def test_addresses_that_answered_before_have_places_of_their_own() -> None:
+    budget = DialBudget(0.0)
+    for number in range(20):
+        wanted(budget, f"evil {number}", 50)
+    assert len(budget.due(0.0)) == NEW.at_once
+    wanted(budget, "evil 0", 3, is_known=True)
+    assert len(budget.due(0.0)) == 3
+
+
+def test_who_answers_and_hangs_up_again_and_again_is_rationed_too() -> None:
+    budget, begun = DialBudget(0.0), 0
+    wanted(budget, "evil", 1000, is_known=True)
+    for step in range(101):
+        for dial in budget.due(step / 100):
+            begun += 1
+            budget.over(dial, has_answered=True, now_s=step / 100)
+    assert begun == 150
+
+
+def test_a_dial_that_is_wanted_no_more_leaves_its_place_once() -> None:
+    budget = DialBudget(0.0)
+    dials = wanted(budget, "a", 6)
+    budget.due(0.0)
+    for dial in dials:
+        budget.over(dial, has_answered=False, now_s=0.0)
+        budget.over(dial, has_answered=True, now_s=0.0)
+    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
+    budget.forget_idle(0.5)
+    assert len(budget._queues) == 1  # its tokens are not all back
+    budget.forget_idle(60.0)
+    assert len(budget._queues) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), st.floats(0, 0.5)), max_size=80
+    )
+)
+def test_never_more_are_under_way_than_may_be_and_every_dial_has_its_turn(
+    steps: list[tuple[int, bool, bool, float]],
+) -> None:
+    budget, now_s = DialBudget(0.0), 0.0
+    running: list[Dial] = []
+    asked = begun = 0
+    for invite, is_known, has_answered, pause_s in steps:
+        now_s += pause_s
+        budget.want(str(invite), is_known=is_known, now_s=now_s)
+        asked += 1
+        running += (new := budget.due(now_s))
+        begun += len(new)
+        assert sum(not dial.is_known for dial in running) <= NEW.at_once
+        assert sum(dial.is_known for dial in running) <= KNOWN.at_once
+        if running and has_answered:
+            budget.over(running.pop(0), has_answered=is_known, now_s=now_s)
+    for _ in range(200):
+        now_s += 1.0
+        for dial in running:
+            budget.over(dial, has_answered=False, now_s=now_s)
+        running = budget.due(now_s)
+        begun += len(running)
+    assert begun == asked

@@ -1,0 +1,213 @@
+"""What a router makes of what it hears: who is believed, who has a place, and when it is."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import NamedTuple
+
+import pytest
+from fleet_fakes import device, offer
+
+from capamesh.protocol.adverts import (
+    KIND_ADVERT,
+    KIND_GOODBYE,
+    NodeAdvert,
+    Sequence,
+    advert_to_body,
+    seal,
+)
+from capamesh.protocol.errors import AdvertRejected
+from capamesh.protocol.fleet import Joined, Left, LeftReason
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.hearing import Hearing, Now
+from capamesh.router.fleet.node_addresses import addresses_within
+
+NOW = dt.datetime(2026, 10, 1, 12, tzinfo=dt.UTC)
+T = int(NOW.timestamp()) * 1000
+MINUTE_MS = 60_000
+OWNER = NetworkOwner.create("test", NOW)
+
+
+class Network(NamedTuple):
+    """A router's hearing, and tokens for its nodes."""
+
+    hearing: Hearing
+    now: Now
+
+    def at(self, after_s: float, *, off_ms: int = 0) -> Now:
+        return Now(
+            self.now.wall_ms + round(after_s * 1000) + off_ms,
+            self.now.steady_s + after_s,
+            self.now.mesh_s + after_s,
+        )
+
+
+def network(*, off_ms: int = 0) -> Network:
+    now = Now(T + off_ms, 100.0, 0.0)
+    trust = joined(Role.ROUTER).trust()
+    return Network(Hearing(trust, addresses_within(Inside.LOOPBACK), now), now)
+
+
+def invite(members: int = 64, role: Role = Role.NODE):  # noqa: ANN201 - a token
+    return OWNER.invite(
+        role, expires_at=NOW + dt.timedelta(days=30), bootstrap=(), now=NOW, members=members
+    )
+
+
+def joined(role: Role = Role.NODE) -> Membership:
+    return Membership.join(Identity.generate(), invite(role=role), NOW)
+
+
+def says(
+    node: Membership, counter: int = 1, *, at_ms: int = T, models: int = 1, kind: str = KIND_ADVERT
+) -> bytes:
+    sequence = Sequence(T * 1_000_000, counter)
+    advert = NodeAdvert(
+        peer=node.identity.peer_id,
+        sequence=sequence,
+        devices=(device(0, "127.0.0.1:1"),),
+        models=tuple(offer(f"m{number}") for number in range(models)),
+        region="",
+        price_per_million=0.0,
+        agent_version="0.1",
+        is_draining=False,
+    )
+    body = advert_to_body(advert) if kind == KIND_ADVERT else {}
+    return seal(kind, body, node, sequence, at_ms)
+
+
+def nobody(_: PeerId) -> bool:
+    return False
+
+
+def test_of_an_invite_the_first_that_are_heard_have_places_until_they_leave() -> None:
+    net, token = network(), invite(members=2)
+    nodes = [Membership.join(Identity.generate(), token, NOW) for _ in range(4)]
+    for node in nodes[:2]:
+        _, changes = net.hearing.heard(says(node), net.now)
+        assert isinstance(changes[0], Joined)
+    with pytest.raises(AdvertRejected, match="admits 2 members, and all have come") as refused:
+        net.hearing.heard(says(nodes[2]), net.now)
+    assert refused.value.reason == "quota"
+    assert len(net.hearing._reader) == 2  # what has no place is not read
+    other = joined()
+    assert net.hearing.heard(says(other), net.now)[0] == other.identity.peer_id
+    assert net.hearing.heard(says(nodes[0], 2), net.now)[1] == []  # those that are known go on
+    _, changes = net.hearing.heard(says(nodes[0], 3, kind=KIND_GOODBYE), net.now)
+    assert changes == [Left(nodes[0].identity.peer_id, LeftReason.GOODBYE)]
+    assert isinstance(net.hearing.heard(says(nodes[2]), net.now)[1][0], Joined)
+    assert [one.refused for one in net.hearing.quotas.over()] == []
+
+
+def test_endless_identities_of_one_invite_take_sixty_four_places() -> None:
+    net, token = network(), invite()
+    honest = joined()
+    net.hearing.heard(says(honest), net.now)
+    kept = refused = 0
+    for _ in range(200):
+        try:
+            net.hearing.heard(says(Membership.join(Identity.generate(), token, NOW)), net.now)
+            kept += 1
+        except AdvertRejected:
+            refused += 1
+    assert (kept, refused) == (64, 136)
+    assert len(net.hearing.members) == 65
+    assert net.hearing.heard(says(honest, 2), net.now)[1] == []
+    assert repr(net.hearing.quotas) == "InviteQuotas(65 members of 2 invites)"
+
+
+def test_an_advert_that_takes_more_than_is_for_its_invite_is_refused_and_forgotten() -> None:
+    net = network()
+    small = Membership.join(Identity.generate(), invite(members=1), NOW)
+    with pytest.raises(AdvertRejected, match="1048576 are for them"):
+        net.hearing.heard(says(small, models=600), net.now)
+    assert len(net.hearing._reader) == 0
+    assert len(net.hearing.members) == 0
+    assert isinstance(net.hearing.heard(says(small, 2, models=5), net.now)[1][0], Joined)
+    with pytest.raises(AdvertRejected, match="would take"):
+        net.hearing.heard(says(small, 3, models=600), net.now)
+    (advert,) = net.hearing.members.members().values()
+    assert len(advert.models) == 5  # it stays what it was
+
+
+@pytest.mark.parametrize("off_ms", [20 * MINUTE_MS, -20 * MINUTE_MS])
+def test_a_router_that_is_20_minutes_off_hears_its_fleet_and_says_whose_clock_is_wrong(
+    off_ms: int,
+) -> None:
+    net = network(off_ms=off_ms)
+    for node in (joined(), joined(), joined()):
+        _, changes = net.hearing.heard(says(node), net.now)
+        assert isinstance(changes[0], Joined)
+    skew = net.hearing.clock.skew(net.now.wall_ms, net.now.steady_s)
+    assert skew is not None
+    assert (skew.ahead_s, skew.voices) == (-off_ms / 1000, 3)
+
+
+@pytest.mark.parametrize("off_ms", [20 * MINUTE_MS, -20 * MINUTE_MS])
+def test_a_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on(
+    off_ms: int,
+) -> None:
+    net = network()
+    node, others = joined(), [joined(), joined()]
+    for one in (node, *others):
+        net.hearing.heard(says(one), net.now)
+    for counter in range(2, 9):
+        later = net.at(5.0 * counter)
+        _, changes = net.hearing.heard(says(node, counter, at_ms=later.wall_ms + off_ms), later)
+        assert changes == []
+        net.hearing.tick(later, nobody)
+        assert not net.hearing.members.is_suspected(node.identity.peer_id)
+    assert node.identity.peer_id in net.hearing.members
+
+
+def test_an_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:
+    net = network()
+    for node in (joined(), joined(), joined()):
+        net.hearing.heard(says(node), net.now)
+    with pytest.raises(AdvertRejected, match="issued 1200000 ms ago"):
+        net.hearing.heard(says(joined(), at_ms=T - 20 * MINUTE_MS), net.now)
+
+
+def test_a_member_that_answers_on_its_link_stays_whatever_becomes_of_its_adverts() -> None:
+    net = network()
+    node, silent = joined(), joined()
+    for one in (node, silent):
+        net.hearing.heard(says(one), net.now)
+    gone: list[object] = []
+    for after_s in range(1, 400):
+        gone += net.hearing.tick(net.at(after_s), lambda peer: peer == node.identity.peer_id)
+    assert [one for one in gone if isinstance(one, Left)] == [
+        Left(silent.identity.peer_id, LeftReason.EXPIRED)
+    ]
+    assert list(net.hearing.members.members()) == [node.identity.peer_id]
+    left = [one for s in range(400, 440) for one in net.hearing.tick(net.at(s), nobody)]
+    assert left[-1] == Left(node.identity.peer_id, LeftReason.EXPIRED)
+
+
+def test_a_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alone_does_not() -> (
+    None
+):
+    net = network()
+    nodes = [joined(), joined(), joined()]
+    for node in nodes:
+        net.hearing.heard(says(node), net.now)
+    later = net.at(10, off_ms=40 * 24 * 60 * MINUTE_MS)
+    assert net.hearing.heard(says(nodes[0], 2, at_ms=T + 10_000), later)[1] == []
+    assert isinstance(net.hearing.heard(says(joined(), at_ms=T + 10_000), later)[1][0], Joined)
+    alone = network()
+    with pytest.raises(AdvertRejected, match="expired"):
+        alone.hearing.heard(says(joined()), later)
+
+
+def test_a_membership_ends_by_the_routers_own_clock_whatever_members_say_of_the_time() -> None:
+    net = network()
+    liars = [joined() for _ in range(5)]
+    for node in liars:
+        net.hearing.heard(says(node), net.now)
+    later = net.at(31 * 24 * 3600)
+    for node in liars:
+        with pytest.raises(AdvertRejected, match="expired"):
+            net.hearing.heard(says(node, 2, at_ms=T), later)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.tensors import DEFAULT_LIMITS
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.links import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
+
+
+class Visit:
+    """A verified link that a node opened."""
+
+    def __init__(self, peer: str, invite: str = "", members: int = 64) -> None:
+        self.member = SimpleNamespace(
+            peer_id=peer, invite_serial=invite or f"of {peer}", invite_members=members
+        )
+        self.closed = ""
+
+    def close(self, reason: str) -> None:
+        self.closed = reason
+
+
+class Pool:
+    """A link pool, and what it told its owner."""
+
+    def __init__(self) -> None:
+        self.visits: list[Candidate] = []
+        self.linked: list[tuple[Candidate, int]] = []
+        """Each with how many visits its owner knew by then."""
+        nothing: Any = None  # no link is dialled or checked here
+        self.pool = LinkPool(
+            nothing,
+            nothing,
+            on_visit=self.visits.append,
+            on_leave=self.visits.remove,
+            on_linked=lambda candidate: self.linked.append((candidate, len(self.visits))),
+            log=NullLog(),  # type: ignore[arg-type]  # it takes every event
+        )
+
+    def visit(self, peer: str, invite: str = "", members: int = 64) -> tuple[Visit, _NodeSide]:
+        """A node dials and is verified."""
+        link, side = Visit(peer, invite, members), _NodeSide(self.pool, None)
+        side.link_up(link)  # type: ignore[arg-type]  # a link's identity is all that counts here
+        return link, side
+
+
+def test_a_node_that_dials_without_end_is_limited_and_others_still_come_in() -> None:
+    pool = Pool()
+    links = [pool.visit("A") for _ in range(MAX_VISITS_OF_PEER)]
+    assert [link.closed for link, _ in links] == [""] * 128
+    assert len(pool.visits) == 128
+    refused, side = pool.visit("A")
+    assert refused.closed == "128 links of this peer are open, the limit; close one first"
+    side.link_down(refused, refused.closed)  # type: ignore[arg-type]  # as above
+    assert len(pool.visits) == 128
+    other, _ = pool.visit("B")
+    assert other.closed == ""
+    assert pool.visits[-1].peer == "B"
+    link, side = links[0]
+    side.link_down(link, "gone")  # type: ignore[arg-type]  # as above
+    again, _ = pool.visit("A")
+    assert again.closed == ""
+    assert len(pool.visits) == 129
+
+
+def test_a_link_is_told_once_its_candidate_is_known_and_can_be_asked() -> None:
+    pool = Pool()
+    link, _ = pool.visit("A")
+    (candidate,) = pool.visits
+    assert pool.linked == [(candidate, 1)]
+    assert candidate.link is link
+    dialled = Candidate(PeerId("B"), "b:1")
+    side = _NodeSide(pool.pool, dialled)
+    again = Visit("B")
+    side.link_up(again)  # type: ignore[arg-type]  # as above
+    assert pool.linked[1:] == [(dialled, 1)]
+    assert dialled.link is again
+
+
+def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
+    pool, candidate = Pool(), Candidate(PeerId("B"), "b:1")
+    side = _NodeSide(pool.pool, candidate)
+    older, newer = Visit("B"), Visit("B")
+    side.link_up(older)  # type: ignore[arg-type]  # as above
+    side.link_up(newer)  # type: ignore[arg-type]
+    side.link_down(older, "replaced")  # type: ignore[arg-type]
+    assert candidate.link is newer
+    side.link_down(newer, "gone")  # type: ignore[arg-type]
+    assert candidate.link is None
+
+
+def test_a_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:
+    pool = Pool()
+    most = DEFAULT_LIMITS.max_message_bytes
+    for message_bytes in (1, most - 1):
+        hello = Hello(NetworkId("n"), (), "test", 1, message_bytes)
+        with pytest.raises(ProtocolViolation, match=f"at most {message_bytes} bytes"):
+            _NodeSide(pool.pool, None).verify(hello, b"")
+
+
+def test_of_an_invite_as_many_nodes_may_dial_as_it_admits_and_have_so_many_links() -> None:
+    pool = Pool()
+    for peer in "ABC":
+        assert pool.visit(peer, "i", members=3)[0].closed == ""
+    assert pool.visit("D", "i", members=3)[0].closed == (
+        "its invite admits 3 members, and as many have dialled this router"
+    )
+    assert pool.visit("D", "j", members=3)[0].closed == ""
+    links = [pool.visit(peer, "i", members=3) for _ in range(60) for peer in "ABC"]
+    refused = [link.closed for link, _ in links if link.closed]
+    assert len(links) - len(refused) == MAX_VISITS_OF_PEER - 3
+    assert set(refused) == {
+        "128 links of members of its invite are open, the limit; close one first"
+    }

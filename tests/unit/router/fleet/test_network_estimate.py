@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from capamesh.router.fleet.network_estimate import MIN_RATED_BYTES, NetworkEstimate
+
+
+def test_nothing_measured_costs_nothing() -> None:
+    network = NetworkEstimate()
+    assert network.transfer_s(10**9) == 0.0
+    assert network.budget_ms(40) == 40
+
+
+def test_the_first_round_trip_counts_whole_and_later_ones_an_eighth() -> None:
+    network = NetworkEstimate()
+    network.round_trip(0.080)
+    assert network.rtt_s == 0.080
+    network.round_trip(0.160)
+    assert network.rtt_s == pytest.approx(0.090)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_a_trip_that_took_no_time_was_not_measured(seconds: float) -> None:
+    network = NetworkEstimate()
+    network.round_trip(seconds)
+    assert network.rtt_s == 0.0
+
+
+def test_bandwidth_is_what_is_left_of_the_time_beside_the_node_and_the_trip() -> None:
+    network = NetworkEstimate()
+    network.round_trip(0.1)
+    network.transferred(2_000_000, elapsed_s=1.6, at_node_s=0.5)
+    assert network.bytes_per_s == pytest.approx(2_000_000)
+    assert network.transfer_s(1_000_000) == pytest.approx(0.6)
+    network.transferred(2_000_000, elapsed_s=1.1, at_node_s=0.5)  # 4 MB a second
+    assert network.bytes_per_s == pytest.approx(2_500_000)
+
+
+def test_small_bodies_and_impossible_times_say_nothing_of_bandwidth() -> None:
+    network = NetworkEstimate()
+    network.transferred(MIN_RATED_BYTES - 1, elapsed_s=1.0, at_node_s=0.0)
+    network.transferred(2_000_000, elapsed_s=0.5, at_node_s=0.6)
+    assert network.bytes_per_s == 0.0
+
+
+def test_a_node_is_given_the_time_that_is_left_when_the_request_arrives() -> None:
+    network = NetworkEstimate()
+    network.round_trip(0.050)
+    assert network.budget_ms(1_000) == 975
+    assert network.budget_ms(20) == 1

@@ -1,0 +1,118 @@
+"""The operator's word on nodes: which of two counts, and that whatever comes later is held too."""
+
+from __future__ import annotations
+
+from fleet_fakes import advert, offer
+
+from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.overrides import Hold, Holds
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.resilience.health import CircuitState
+
+OPEN, CLOSED = CircuitState.HELD_OPEN, CircuitState.HELD_CLOSED
+A = PeerId("A")
+NOW_S = 5.0
+
+
+def fleet_of(*versions: str) -> FleetView:
+    view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    models = tuple(offer(version=version) for version in versions)
+    view.apply([Joined(advert("A", "a:1", "a:2", models=models)), Joined(advert("B", "b:1"))])
+    return view
+
+
+def said(state: CircuitState | None, model: str = "", version: str = "") -> Hold:
+    return Hold(A, ModelName(model), ModelVersion(version), state)
+
+
+def states(view: FleetView, peer: str = "A") -> list[str]:
+    """Return each way's state, and after a colon those of its models in the order of versions."""
+    shown: list[str] = []
+    for candidate in view.candidates_of(PeerId(peer)):
+        hosts = sorted(view.hosts_at(candidate), key=lambda host: host.offer.version)
+        of = " ".join(host.health.state(NOW_S) for host in hosts)
+        shown.append(f"{candidate.health.state(NOW_S)}: {of}")
+    return shown
+
+
+def after(view: FleetView, *holds: Hold) -> list[str]:
+    kept = Holds()
+    for hold in holds:
+        kept.hold(hold)
+        kept.apply_anew(view, A, NOW_S)
+    return states(view)
+
+
+def test_a_node_is_held_at_all_its_addresses_and_nobody_else_is() -> None:
+    view = fleet_of("1")
+    assert after(view, said(OPEN)) == ["held_open: closed"] * 2
+    assert states(view, "B") == ["closed: closed"]
+
+
+def test_a_model_is_held_in_all_versions_or_in_one() -> None:
+    assert after(fleet_of("1", "2"), said(OPEN, "m")) == ["closed: held_open held_open"] * 2
+    assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed held_open"] * 2
+
+
+def test_the_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it() -> None:
+    view = fleet_of("1", "2")
+    exact = (said(OPEN, "m"), said(CLOSED, "m", "2"))
+    assert after(view, *exact) == ["closed: held_open held_closed"] * 2
+    assert after(view, *exact, said(OPEN, "m")) == ["closed: held_open held_open"] * 2
+
+
+def test_one_version_can_be_let_go_of_while_the_others_stay_held() -> None:
+    holds = (said(OPEN, "m"), said(None, "m", "2"))
+    assert after(fleet_of("1", "2"), *holds) == ["closed: held_open closed"] * 2
+
+
+def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_it() -> None:
+    view, kept = fleet_of("1"), Holds()
+    for hold in (said(OPEN), said(OPEN, "m"), said(CLOSED, "m", "1")):
+        kept.hold(hold)
+    kept.apply_anew(view, A, NOW_S)
+    assert states(view) == ["held_open: held_closed"] * 2
+    kept.hold(said(None))
+    kept.apply_anew(view, A, NOW_S)
+    assert states(view) == ["closed: closed"] * 2
+    assert (kept.peers, kept.of(A)) == ([], [])
+    assert all(candidate.health.is_full for candidate in view.candidates_of(A))
+
+
+def test_to_let_go_of_who_is_not_held_keeps_nothing() -> None:
+    kept = Holds()
+    kept.hold(said(None))
+    kept.hold(said(None, "m", "1"))
+    assert kept.peers == []
+
+
+def test_what_comes_later_is_held_too() -> None:
+    view, kept = fleet_of("1"), Holds()
+    kept.hold(said(OPEN))
+    kept.hold(said(CLOSED, "m"))
+    kept.apply(view, A, NOW_S)
+    more = advert("A", "a:1", "a:3", models=(offer(version="1"), offer(version="2")), counter=2)
+    view.apply([Changed(more, view.adverts[A])])  # another address instead of a:2, another version
+    kept.apply(view, A, NOW_S)
+    assert states(view) == ["held_open: held_closed held_closed"] * 2
+    view.apply([Left(A, LeftReason.GOODBYE)])
+    view.apply([Joined(advert("A", "a:9"))])  # it is back, restarted
+    kept.apply(view, A, NOW_S)
+    assert states(view) == ["held_open: held_closed"]
+    view.visit(Candidate(A, "dialled-in-1"))
+    kept.apply(view, A, NOW_S)
+    assert states(view) == ["held_open: held_closed"] * 2
+
+
+def test_a_hold_does_not_forget_what_happened_meanwhile() -> None:
+    view, kept = fleet_of("1"), Holds()
+    (first, _) = view.candidates_of(A)
+    kept.hold(said(CLOSED))
+    kept.apply(view, A, NOW_S)
+    first.health.failed(NOW_S, is_hard=True, cause="link lost")
+    assert first.health.may_send(NOW_S)
+    kept.hold(said(None))
+    kept.apply_anew(view, A, NOW_S)
+    assert first.health.state(NOW_S) is CircuitState.INHIBITED

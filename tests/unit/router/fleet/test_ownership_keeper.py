@@ -1,0 +1,171 @@
+"""The owners at work: by which clock they judge, and when what they know is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import advert, in_virtual_time, offer
+
+from capamesh.protocol.fleet import Joined, Left, LeftReason
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.fleet.ownership_keeper import SAVE_EVERY_S, OwnerKeeper
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.ownership.pin_file import PIN_FILE, load_pins
+from capamesh.router.ownership.version import KEEP_S, SETTLE_S
+from capamesh.router.rules import ModelRules
+
+M, V1 = ModelName("m"), ModelVersion("1")
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def warning(self, event: str, **_: Any) -> None:
+        self.events.append(event)
+
+    info = warning
+
+
+class Kept:
+    """A keeper whose clock is the loop's, and how often it has written."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.log = Log()
+        self.keeper = OwnerKeeper(
+            folder,
+            rules_of=lambda _: ModelRules(),
+            publishers=(),
+            invite_of=lambda peer: f"invite of {peer}",
+            log=self.log,  # type: ignore[arg-type]
+            **options,
+        )
+        self.keeper.fleet = FleetView(
+            on_new=lambda _: None, on_gone=lambda _: None, owners=self.keeper.owners
+        )
+
+    def joins(self, peer: str, letter: str, version: str = "1") -> None:
+        offered = replace(offer("m", version), digest="sha256:" + letter * 64)
+        self.keeper.take([Joined(advert(peer, models=[offered]))])
+
+    def leaves(self, peer: str) -> None:
+        self.keeper.take([Left(PeerId(peer), LeftReason.EXPIRED)])
+
+    def serves(self, letter: str) -> bool:
+        return self.keeper.owners.admits(M, V1, "sha256:" + letter * 64)
+
+    async def tick(self) -> None:
+        self.keeper.tick()
+        if self.keeper._saving is not None:
+            await self.keeper._saving
+
+
+class AtOnce:
+    """Writes at once what a thread would write, and counts that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self.times_s: list[float] = []
+
+        def run(_: object, function: Any, *given: Any) -> asyncio.Future[None]:
+            self.times_s.append(loop.time())
+            done: asyncio.Future[None] = loop.create_future()
+            done.set_result(function(*given))
+            return done
+
+        monkeypatch.setattr(loop, "run_in_executor", run)
+
+
+@in_virtual_time
+async def test_a_clock_that_is_set_gives_no_model_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AtOnce(monkeypatch)
+    first = Kept(tmp_path)
+    first.joins("A", "a")
+    first.keeper.close()
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # a machine without a clock of its own starts
+    kept = Kept(tmp_path)
+    kept.joins("A", "a")
+    kept.leaves("A")
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)  # and is told the time
+    kept.joins("X", "e")
+    kept.keeper.tick()
+    assert (kept.serves("a"), kept.serves("e")) == (True, False)
+
+
+@in_virtual_time
+async def test_a_day_is_measured_by_the_clock_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AtOnce(monkeypatch)
+    now_s = [0.0]
+    kept = Kept(tmp_path, clock=lambda: now_s[0])
+    kept.joins("A", "a")
+    now_s[0] += SETTLE_S
+    kept.leaves("A")
+    kept.joins("X", "e")
+    now_s[0] += KEEP_S
+    kept.keeper.tick()
+    assert kept.serves("e")
+
+
+@in_virtual_time
+async def test_pins_are_written_every_ten_seconds_at_most_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = AtOnce(monkeypatch)
+    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
+    for second in range(25):
+        kept.joins("A", "a", version=str(second + 1))
+        await kept.tick()
+        await asyncio.sleep(1.0)
+    assert written.times_s == [0.0, SAVE_EVERY_S, 2 * SAVE_EVERY_S]
+    assert len(load_pins(tmp_path)) == 21
+    kept.keeper.close()
+    assert len(load_pins(tmp_path)) == 25
+
+
+@in_virtual_time
+async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AtOnce(monkeypatch)
+    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
+    (tmp_path / PIN_FILE).mkdir()
+    kept.joins("A", "a")
+    for _ in range(3):
+        await kept.tick()
+        await asyncio.sleep(SAVE_EVERY_S)
+    assert kept.log.events == ["model_pins_not_kept"]
+    (tmp_path / PIN_FILE).rmdir()
+    await kept.tick()
+    assert [pin.model for pin in load_pins(tmp_path)] == [M]
+
+
+@in_virtual_time
+async def test_pins_that_the_disk_refused_are_tried_once_more_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AtOnce(monkeypatch)
+    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
+    (tmp_path / PIN_FILE).mkdir()
+    kept.joins("A", "a")
+    await kept.tick()
+    (tmp_path / PIN_FILE).rmdir()
+    kept.keeper.close()
+    assert len(load_pins(tmp_path)) == 1
+
+
+def test_older_pins_do_not_replace_newer_ones(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    older = kept.keeper._next()
+    kept.joins("A", "a")
+    kept.keeper.close()
+    kept.keeper._save(*older)
+    assert len(load_pins(tmp_path)) == 1

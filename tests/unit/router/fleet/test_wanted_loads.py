@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ModelUnavailable, Overloaded
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.fleet.wanted_loads import (
+    FIRST_REST_S,
+    MAX_LOADS,
+    MAX_OF_INVITE,
+    MAX_RESTS,
+    MOST_REST_S,
+    Away,
+    WantedLoad,
+    WantedLoads,
+)
+
+M = ModelName("m")
+
+
+def away(*where: str) -> list[Away]:
+    """Return nodes and versions from texts such as "a/1", or "a/1 of i" for one that the invite "i" has admitted."""
+    parts = [text.partition(" of ") for text in where]
+    return [
+        Away(PeerId(peer), ModelVersion(version), invite or peer)
+        for (peer, _, version), invite in ((text.partition("/"), i) for text, _, i in parts)
+    ]
+
+
+def asked(
+    loads: WantedLoads, *where: str, model: str = "m", now_s: float = 0.0, deaf: str = ""
+) -> WantedLoad | None:
+    return loads.next(ModelName(model), away(*where), lambda peer: peer != deaf, now_s)
+
+
+def load(where: str, model: str = "m") -> WantedLoad:
+    ((peer, version, invite),) = away(where)
+    return WantedLoad(peer, ModelName(model), version, invite)
+
+
+def test_one_node_is_asked_for_a_model_at_a_time_and_for_its_newest_version() -> None:
+    loads = WantedLoads()
+    assert asked(loads, "a/1", "b/10", "c/9", "d/10", deaf="b") == load("d/10")
+    assert asked(loads, "a/1", "b/10", "c/9", "d/10") is None
+    assert loads.is_under_way(M)
+    loads.loaded(load("d/10"))
+    assert not loads.is_under_way(M)
+
+
+def test_a_node_loads_one_model_at_a_time() -> None:
+    loads = WantedLoads()
+    assert asked(loads, "a/1") == load("a/1")
+    assert asked(loads, "a/1", "b/1", model="n") == load("b/1", "n")
+    assert asked(loads, "a/1", "b/1", model="o") is None
+
+
+def test_no_more_loads_are_under_way_than_may_be() -> None:
+    loads = WantedLoads()
+    for at in range(MAX_LOADS):
+        assert asked(loads, f"{at}/1", model=f"m{at}") is not None
+    assert asked(loads, "x/1", model="x") is None
+
+
+def test_who_could_not_is_left_alone_for_twice_as_long_each_time() -> None:
+    loads = WantedLoads()
+    now_s = 0.0
+    for rest_s in (FIRST_REST_S, 2 * FIRST_REST_S, 4 * FIRST_REST_S):
+        assert asked(loads, "a/1", now_s=now_s) == load("a/1")
+        loads.failed(load("a/1"), ModelUnavailable("an operator is unknown"), now_s)
+        assert loads.again_s(M, away("a/1"), now_s) == now_s + rest_s
+        assert asked(loads, "a/1", now_s=now_s + rest_s - 0.01) is None
+        now_s += rest_s
+    assert loads.reason(M, away("a/1")) == "an operator is unknown"
+    assert asked(loads, "a/1", "b/1", now_s=now_s) == load("b/1")
+    loads.failed(load("b/1"), ModelUnavailable(), now_s)
+    for _ in range(20):
+        assert asked(loads, "a/1", now_s=now_s) is not None
+        loads.failed(load("a/1"), ModelUnavailable(), now_s)
+        now_s += MOST_REST_S
+
+
+def test_who_says_when_it_has_room_is_asked_then() -> None:
+    loads = WantedLoads()
+    assert asked(loads, "a/1") is not None
+    loads.failed(load("a/1"), Overloaded("others are in use", 4.0), 10.0)
+    assert loads.again_s(M, away("a/1"), 10.0) == 14.0
+    assert asked(loads, "a/1", now_s=13.9) is None
+    assert asked(loads, "a/1", now_s=14.0) == load("a/1")
+    loads.failed(load("a/1"), Overloaded("for ever", 1e9), 14.0)
+    assert loads.again_s(M, away("a/1"), 14.0) == 14.0 + MOST_REST_S
+
+
+def test_a_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
+    loads = WantedLoads()
+    many = [f"x/{number}" for number in range(900, 950)]
+    assert asked(loads, *many, "a/1") == load("x/949")
+    loads.failed(load("x/949"), ModelUnavailable("no"), 0.0)
+    assert asked(loads, *many, "a/1") == load("a/1")
+    loads.loaded(load("a/1"))
+    assert asked(loads, *many, "a/1", now_s=FIRST_REST_S) == load("a/1")  # who failed least
+
+
+def test_who_has_loaded_a_model_has_failed_no_more() -> None:
+    loads = WantedLoads()
+    assert asked(loads, "a/1") is not None
+    loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+    loads.loaded(load("a/1"))
+    assert loads.reason(M, away("a/1")) == ""
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+
+
+def test_an_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
+    loads = WantedLoads()
+    first = load("x/1 of evil")
+    loads.failed(first, ModelUnavailable("says so, and has it not"), 0.0, is_broken=True)
+    nodes = ("y/9 of evil", "z/9 of evil", "a/1")
+    assert asked(loads, *nodes, model="n") == load("a/1", "n")
+    loads.failed(load("a/1", "n"), ModelUnavailable(), 0.0)
+    assert asked(loads, *nodes, model="n") == load("y/9 of evil", "n")
+    loads.loaded(load("y/9 of evil", "n"))
+    assert asked(loads, *nodes, model="o") == load("y/9 of evil", "o")
+
+
+def test_nodes_of_one_invite_have_half_of_the_loads_at_most() -> None:
+    loads = WantedLoads()
+    for at in range(MAX_LOADS):
+        found = asked(loads, f"{at}/9 of evil", f"a{at}/1", model=f"m{at}")
+        assert found is not None
+        assert (found.invite == "evil") == (at < MAX_OF_INVITE)
+    assert asked(WantedLoads(), "x/9 of evil") is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 30), st.booleans(), st.floats(0, 5)),
+        max_size=200,
+    )
+)
+@settings(deadline=None)
+def test_whatever_strangers_ask_for_a_node_and_a_model_are_busy_once(
+    events: list[tuple[int, int, bool, float]],
+) -> None:
+    loads = WantedLoads()
+    now_s = 0.0
+    under_way: list[WantedLoad] = []
+    for peer, model, ends, passed_s in events:
+        now_s += passed_s
+        if ends and under_way:
+            loads.failed(under_way.pop(0), ModelUnavailable(), now_s)
+        found = asked(loads, f"{peer}/1", f"{peer + 1}/1", model=str(model), now_s=now_s)
+        if found is not None:
+            under_way.append(found)
+        assert len({one.peer for one in under_way}) == len(under_way) <= MAX_LOADS
+        assert len({one.model for one in under_way}) == len(under_way)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    loads = WantedLoads()
+    for at in range(MAX_RESTS + 100):
+        loads.failed(load("a/1", model=str(at)), ModelUnavailable(), 0.0)
+    assert len(loads._rests) == MAX_RESTS
+    for at in range(MAX_RESTS + 100):
+        loads.failed(load(f"a/1 of {at}"), ModelUnavailable(), 0.0, is_broken=True)
+    assert len(loads._broken) == MAX_RESTS

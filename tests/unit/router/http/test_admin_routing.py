@@ -1,0 +1,402 @@
+"""The pages on routing over HTTP: who is told why, and who may say what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from fleet_fakes import FakeLink, NullLog, advert, linked, offer
+
+from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.fleet import Joined, Left, LeftReason
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.tensors import Limits
+from capamesh.router.access.operator_key import OperatorKey
+from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.overrides import Holds
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.http.admin_routing import MAX_BODY_BYTES, RoutingApi
+from capamesh.router.http.application import OpenRequests, make_application
+from capamesh.router.policies import make_policy
+from capamesh.router.requests.routing import Routing
+from capamesh.router.rules import RoutingRules
+
+KEY = {"Authorization": "Bearer secret"}
+ALPHA, OTHER = "12D3KooWalpha", "12D3KooWother"
+
+
+class Served:
+    """The pages, and the fleet behind them."""
+
+    def __init__(
+        self, client: TestClient[Any, Any], view: FleetView, routing: Routing, log: NullLog
+    ) -> None:
+        self.client = client
+        self.routing = routing
+        self.view = view
+        self.log = log
+        self.links: dict[str, FakeLink] = {}
+
+    def node(self, peer: str, *, models: tuple[ModelOffer, ...] = (offer(),)) -> Candidate:
+        """Add a node with one address and an idle link."""
+        self.view.apply([Joined(advert(peer, f"{peer}:1", models=models))])
+        (candidate,) = self.view.candidates_of(PeerId(peer))
+        self.links[peer] = linked(candidate)
+        return candidate
+
+    async def explain(self, path: str = "m/routing", **headers: str) -> tuple[int, dict[str, Any]]:
+        named = {f"X-Capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
+        response = await self.client.get(f"/v1/models/{path}", headers=named)
+        return response.status, await response.json()
+
+    async def hold(
+        self, peer: str, body: object, headers: dict[str, str] = KEY
+    ) -> tuple[int, dict[str, Any]]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = await self.client.put(f"/v1/nodes/{peer}/circuit", data=data, headers=headers)
+        assert response.content_type == "application/json"
+        return response.status, await response.json()
+
+
+@asynccontextmanager
+async def serving(
+    policy: str = "least-request", *, arrival_s: float = 30.0
+) -> AsyncIterator[Served]:
+    view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    log, chance = NullLog(), random.Random(1)
+    balancer = Balancer(
+        view,
+        make_policy=lambda name: make_policy(name, chance),
+        chance=chance,
+        rules=lambda _: Terms(policy),
+    )
+    routing = Routing(
+        view,
+        balancer,
+        None,  # type: ignore[arg-type]  # nothing is sent
+        RoutingRules(),
+        chance=chance,
+        clock=time.monotonic,
+    )
+    page = RoutingApi(
+        view,
+        routing,
+        Holds(),
+        OperatorKey("secret"),
+        log,  # type: ignore[arg-type]
+        arrival_s=arrival_s,
+        timeout_s=30.0,
+    )
+    application = make_application(page, limits=Limits(), log=log, requests=OpenRequests())  # type: ignore[arg-type]
+    async with TestClient(TestServer(application)) as client:
+        yield Served(client, view, routing, log)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serving() as served:
+        yield served
+
+
+async def test_a_decision_is_explained_host_by_host_and_no_node_is_asked(served: Served) -> None:
+    busy, idle = served.node(ALPHA), served.node(OTHER)
+    (host,) = served.view.hosts_at(busy)
+    host.rif = busy.rif = 2
+    host.told(LoadReport(3, 0, 8, 900, 1100, 0, 2500), time.monotonic())
+    busy.network.rtt_s = 0.0015
+    status, found = await served.explain()
+    assert (status, found["model"], found["version"]) == (200, "m", "1")
+    assert (found["policy"], found["chosen"], found["hosts"]) == ("least-request", [OTHER], 2)
+    first, second = found["candidates"]
+    assert (first["peer"], first["chosen"], first["refusal"]) == (OTHER, True, "")
+    assert first["told_ms_ago"] is None
+    assert second.pop("told_ms_ago") >= 0
+    assert second == {
+        "peer": ALPHA,
+        "address": f"{ALPHA}:1",
+        "chosen": False,
+        "rif": 2,
+        "in_flight": 3,
+        "limit": 8,
+        "latency_ms": 2.5,
+        "rtt_ms": 1.5,
+        "price": 1.5,
+        "region": "eu",
+        "state": "closed",
+        "share": 1.0,
+        "refusal": "",
+    }
+    assert [link.calls for link in served.links.values()] == [[], []]
+    assert (idle.rif, busy.rif) == (0, 2)
+
+
+async def test_all_hosts_are_shown_however_many(served: Served) -> None:
+    for number in range(40):
+        served.node(f"peer-{number}")
+    _, found = await served.explain()
+    assert len(found["candidates"]) == found["hosts"] == 40
+
+
+async def test_what_a_request_may_ask_for_counts(served: Served) -> None:
+    served.node(ALPHA)
+    served.node(OTHER)
+    _, found = await served.explain(Nodes=ALPHA, Policy="p2c")
+    assert (found["policy"], found["chosen"]) == ("p2c", [ALPHA])
+    refusals = {each["peer"]: each["refusal"] for each in found["candidates"]}
+    assert refusals == {ALPHA: "", OTHER: "not one of the nodes that the request names"}
+    _, found = await served.explain(Affinity="session 7")
+    assert found["policy"] == "affinity"
+
+
+async def test_when_nobody_may_have_it_all_reasons_are_shown(served: Served) -> None:
+    served.node(ALPHA)
+    status, found = await served.explain(Max_Price="1")
+    assert (status, found["chosen"]) == (200, [])
+    assert found["candidates"][0]["refusal"] == "price 1.5 is over the cap 1.0"
+
+
+async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_deadline(
+    served: Served,
+) -> None:
+    served.node(ALPHA)
+    _, found = await served.explain()
+    assert found["admission"] == {
+        "is_admitted": True,
+        "level": 0.0,
+        "tenant": "",
+        "class": "online",
+    }
+    (host,) = served.view.hosts_at(*served.view.candidates_of(PeerId(ALPHA)))
+    now_s = time.monotonic() + 1.0
+    served.routing._clock = lambda: now_s
+    host.told(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
+    gate = served.routing._models[ModelName("m")].gates[ModelVersion("1")]
+    for tenant in ["hog"] * 9 + ["other"]:
+        gate.entered(tenant, now_s)
+        host.rif += 1
+    _, hog = await served.explain("m/routing?tenant=hog")
+    assert (hog["chosen"], hog["candidates"][0]["chosen"]) == ([], False)
+    admission = hog["admission"]
+    assert (admission["is_admitted"], admission["tenant"]) == (False, "hog")
+    assert (admission["code"], admission["status"]) == ("too_many_requests", 429)
+    assert "9 requests of tenant 'hog' are under way" in admission["error"]
+    assert admission["retry_after_s"] > 0
+    assert admission["level"] == 1.0
+    _, same = await served.explain(Tenant="hog")
+    assert same["admission"]["error"] == admission["error"]  # no place was booked for the first
+    _, other = await served.explain("m/routing?tenant=other&priority=1")
+    assert (other["admission"]["is_admitted"], other["admission"]["class"]) == (True, "urgent")
+    assert other["chosen"] == [ALPHA]
+    _, low = await served.explain("m/routing?priority=200")
+    assert (low["admission"]["is_admitted"], low["admission"]["class"]) == (False, "low")
+    _, late = await served.explain("m/routing?timeout=600000")
+    assert "it would wait" in late["admission"]["error"]
+    assert set(gate.refusals.values()) == {0}
+    assert served.links[ALPHA].asks == []
+
+
+async def test_a_version_can_be_asked_for(served: Served) -> None:
+    served.node(ALPHA, models=(offer(version="1"), offer(version="2")))
+    assert (await served.explain())[1]["version"] == "2"
+    status, found = await served.explain("m/routing?version=1&tenant=acme")
+    assert (status, found["version"]) == (200, "1")
+    status, found = await served.explain("m/routing?version=3")
+    assert status == 404
+    assert "no version '3'; its versions: 1, 2" in found["error"]
+
+
+async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
+    served.node(ALPHA)
+    assert await served.explain("x/routing") == (
+        404,
+        {"error": "no node hosts model 'x'; hosted models: m"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "error"),
+    [
+        (
+            "m/routing?tenat=x",
+            {},
+            "the query's 'tenat' is unknown; there are version, tenant, priority, timeout",
+        ),
+        ("m/routing?tenant=" + 2000 * "x", {}, "tenant has 2000 characters"),
+        ("m/routing?priority=256", {}, "parameter priority is 256: 1 (the highest) to 255"),
+        ("m/routing?priority=-1", {}, "parameter priority is '-1': "),
+        ("m/routing?timeout=0.5", {}, "parameter timeout is '0.5': whole microseconds"),
+        ("m/routing?timeout=" + 20 * "9", {}, "whole microseconds"),
+        ("m/routing", {"Policy": "luck"}, "the policies are affinity, cheapest"),
+        ("m/routing", {"Max_Price": "-1"}, "a number from 0 is expected"),
+    ],
+)
+async def test_a_question_that_is_none_is_refused(
+    served: Served, path: str, headers: dict[str, str], error: str
+) -> None:
+    served.node(ALPHA)
+    status, found = await served.explain(path, **headers)
+    assert status == 400
+    assert error in found["error"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}],
+)
+async def test_who_has_no_key_holds_nobody_and_is_told_where_it_is(
+    served: Served, headers: dict[str, str]
+) -> None:
+    candidate = served.node(ALPHA)
+    for peer in (ALPHA, "nobody"):  # nor does it tell who is there
+        response = await served.client.put(
+            f"/v1/nodes/{peer}/circuit", data=b'{"state": "held_open"}', headers=headers
+        )
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        message = (await response.json())["error"]
+        assert "operator.key in the router's data folder" in message
+        assert "secret" not in message
+    assert candidate.health.may_send(time.monotonic())
+    assert served.log.events == []
+
+
+async def test_a_held_node_gets_nothing_until_it_is_let_go_of(served: Served) -> None:
+    served.node(ALPHA)
+    served.node(OTHER)
+    held = {"model": "", "version": "", "state": "held_open"}
+    assert await served.hold(ALPHA, {"state": "held_open"}) == (
+        200,
+        {"peer_id": ALPHA, **held, "holds": [held]},
+    )
+    for _ in range(4):
+        assert (await served.explain())[1]["chosen"] == [OTHER]
+    await served.hold(OTHER, {"state": "held_open"})
+    assert (await served.explain())[1]["chosen"] == []
+    status, found = await served.hold(ALPHA, {"state": "automatic"})
+    assert (status, found["state"], found["holds"]) == (200, "automatic", [])
+    _, found = await served.explain()
+    assert (found["chosen"], found["candidates"][0]["state"]) == ([ALPHA], "closed")
+    assert served.log.events == ["circuit_held"] * 3
+
+
+async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> None:
+    candidate = served.node(ALPHA, models=(offer(version="1"), offer(version="2"), offer("n")))
+    await served.hold(ALPHA, {"state": "held_open", "model": "m", "version": "2"})
+    states = {
+        f"{host.offer.name}/{host.offer.version}": str(host.health.state(time.monotonic()))
+        for host in served.view.hosts_at(candidate)
+    }
+    assert states == {"m/1": "closed", "m/2": "held_open", "n/1": "closed"}
+    assert candidate.health.is_full
+    assert (await served.explain("n/routing"))[1]["chosen"] == [ALPHA]
+    assert (await served.explain("m/routing?version=2"))[1]["chosen"] == []
+    _, found = await served.explain()
+    assert (found["version"], found["chosen"]) == ("1", [ALPHA])
+
+
+async def test_who_waits_for_a_link_is_woken_when_a_hold_changes(served: Served) -> None:
+    served.node(ALPHA)
+    woken: list[str] = []
+    served.routing._balancer.links.add("waiter", lambda: woken.append("woken"))
+    assert (await served.hold(ALPHA, {"state": "held_closed"}))[0] == 200
+    assert woken == ["woken"]
+
+
+async def test_the_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
+    served.node(ALPHA)
+    served.node("12D3KooWbeta-alpha")
+    assert (await served.hold("Walpha", {"state": "held_open"}))[1]["peer_id"] == ALPHA
+    status, found = await served.hold("alpha", {"state": "held_open"})
+    assert (status, found["error"]) == (
+        400,
+        f"'alpha' is the end of 2 peer ids: {ALPHA}, 12D3KooWbeta-alpha",
+    )
+    assert (await served.hold("pha", {"state": "held_open"}))[0] == 404
+    assert (await served.hold("12D3", {"state": "held_open"}))[0] == 404
+
+
+async def test_who_is_away_and_held_can_be_let_go_of(served: Served) -> None:
+    served.node(ALPHA)
+    await served.hold(ALPHA, {"state": "held_open", "model": "m"})
+    served.view.apply([Left(PeerId(ALPHA), LeftReason.EXPIRED)])
+    status, found = await served.hold(ALPHA, {"state": "automatic", "model": "m"})
+    assert (status, found["holds"]) == (200, [])
+    assert (await served.hold(ALPHA, {"state": "automatic"}))[0] == 404
+
+
+async def test_an_unknown_node_or_model_is_not_found_and_those_there_are_named(
+    served: Served,
+) -> None:
+    served.node(ALPHA)
+    status, found = await served.hold("nobody", {"state": "held_open"})
+    assert status == 404
+    assert found["error"].startswith("no node's peer id is 'nobody' or ends with it")
+    assert found["error"].endswith(f"the fleet's nodes: {ALPHA}")
+    assert await served.hold(ALPHA, {"state": "held_open", "model": "x"}) == (
+        404,
+        {"error": f"node {ALPHA} has no model 'x'; it has m/1"},
+    )
+    status, _ = await served.hold(ALPHA, {"state": "held_open", "model": "m", "version": "2"})
+    assert status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"state": "open"}, "the state 'open' is unknown; there are held_open, held_closed"),
+        ({}, "the state '' is unknown"),
+        ({"state": None}, "a text is expected"),
+        ({"state": "held_open", "modle": "m"}, "the key 'modle' is unknown"),
+        ({"state": "held_open", "version": "1"}, "of which model?"),
+        (b"", "not JSON"),
+        (b"[]", "must be an object"),
+    ],
+)
+async def test_a_command_that_is_none_is_refused_and_changes_nothing(
+    served: Served, body: object, error: str
+) -> None:
+    candidate = served.node(ALPHA)
+    status, found = await served.hold(ALPHA, body)
+    assert status == 400
+    assert error in found["error"]
+    assert candidate.health.is_full
+    assert served.log.events == []
+
+
+async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+    served.node(ALPHA)
+    assert (await served.hold(ALPHA, bytes(MAX_BODY_BYTES + 1)))[0] == 413
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(MAX_BODY_BYTES // 2)
+
+    response = await served.client.put(f"/v1/nodes/{ALPHA}/circuit", data=chunks(), headers=KEY)
+    assert response.status == 413
+
+
+async def test_a_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing() -> None:
+    async with serving(arrival_s=0.05) as served:
+        candidate = served.node(ALPHA)
+        never = asyncio.Event()
+
+        async def beginning() -> AsyncIterator[bytes]:
+            yield b'{"state": '
+            await never.wait()
+
+        async with asyncio.timeout(10):
+            response = await served.client.put(
+                f"/v1/nodes/{ALPHA}/circuit", data=beginning(), headers=KEY
+            )
+        assert response.status == 408
+        assert candidate.health.is_full

@@ -1,0 +1,273 @@
+"""Bodies within one budget: who is let in, who waits, who has to go, and nothing is ever counted twice."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from capamesh.router.http.budget import (
+    LARGE_STEP_BYTES,
+    OVERDRAFT_BYTES,
+    SLOW_BYTES_S,
+    STALLED_S,
+    STEP_BYTES,
+    BodyBudget,
+    Charge,
+    steps_of,
+)
+
+MIB = 2**20
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Body(Charge):
+    """One that does as it is told, and keeps what it was told."""
+
+    def __init__(self, budget: BodyBudget, *, is_arriving: bool = True) -> None:
+        super().__init__(is_arriving=is_arriving)
+        self.budget = budget
+        self.moved = 0
+        self.told: list[str] = []
+
+    def go_on(self) -> None:
+        self.told.append("go on")
+
+    def give_up(self) -> None:
+        self.told.append("give up")
+        self.budget.release(self)
+
+    def moved_bytes(self) -> int:
+        return self.moved
+
+
+def made(most: int = 100 * MIB, arriving: int = 50 * MIB) -> tuple[BodyBudget, Clock]:
+    clock = Clock()
+    return BodyBudget(most, arriving, clock=clock), clock
+
+
+def test_what_is_held_is_given_back_and_no_more_is_held_than_there_is() -> None:
+    budget, _ = made(100, 50)
+    assert budget.hold(60)
+    assert not budget.hold(41)
+    assert budget.hold(40)
+    budget.let_go(60)
+    budget.let_go(40)
+    assert (budget.used_bytes, budget.refused) == (0, 1)
+
+
+def test_a_body_that_arrives_is_charged_as_it_comes_and_held_once_it_is_here() -> None:
+    budget, _ = made()
+    body = Body(budget)
+    assert budget.begin(body, 10)
+    assert budget.grow(body, MIB)
+    assert (budget.used_bytes, budget.arriving_bytes) == (MIB + 10, MIB + 10)
+    budget.arrived(body, 3 * MIB)
+    assert (budget.used_bytes, budget.arriving_bytes) == (3 * MIB, 0)
+    budget.release(body)
+    budget.let_go(3 * MIB)
+    assert budget.used_bytes == 0
+
+
+def test_who_stands_still_is_ended_for_who_needs_the_room() -> None:
+    budget, clock = made()
+    still = Body(budget)
+    budget.begin(still, 0)
+    assert budget.grow(still, 50 * MIB)
+    still.moved = 50 * MIB - 1
+    budget.look()
+    clock.now_s += STALLED_S
+    new = Body(budget)
+    assert budget.begin(new, 1000)
+    assert still.told == []  # so little is let in beside it
+    assert budget.grow(new, STEP_BYTES)
+    assert (still.told, new.told, budget.ended) == (["give up"], [], 1)
+    assert budget.arriving_bytes == STEP_BYTES + 1000
+
+
+def test_who_makes_progress_is_waited_for() -> None:
+    budget, clock = made()
+    fast, new = Body(budget), Body(budget)
+    for body in (fast, new):
+        budget.begin(body, 0)
+    assert budget.grow(fast, 50 * MIB)
+    for _ in range(5):
+        clock.now_s += 1.0
+        fast.moved += 5 * MIB
+        budget.look()
+        assert not budget.grow(new, STEP_BYTES)
+    assert (fast.told, new.told) == ([], [])
+    budget.arrived(fast, 50 * MIB)
+    assert new.told == ["go on"]
+    assert budget.grow(new, STEP_BYTES)
+
+
+def test_who_trickles_is_ended_the_slowest_first() -> None:
+    budget, clock = made()
+    bodies = [Body(budget) for _ in range(3)]
+    for body in bodies:
+        budget.begin(body, 16 * MIB)
+    for second in range(5):
+        clock.now_s += 0.9
+        for rate, body in zip((SLOW_BYTES_S * 2, 100, 1000), bodies, strict=True):
+            body.moved = int((second + 1) * rate)
+        budget.look()
+    new = Body(budget)
+    budget.begin(new, 0)
+    assert budget.grow(new, 3 * MIB)
+    assert [body.told for body in bodies] == [[], ["give up"], []]
+
+
+def test_the_oldest_may_go_on_when_all_wait_for_one_another() -> None:
+    budget, _ = made()
+    oldest, other = Body(budget), Body(budget)
+    for body in (oldest, other):
+        budget.begin(body, 0)
+        assert budget.grow(body, 25 * MIB)
+    assert not budget.grow(other, STEP_BYTES)
+    assert budget.grow(oldest, 39 * MIB)
+    assert not budget.grow(oldest, 12 * MIB)  # never beyond all there is
+
+
+def test_requests_under_way_keep_their_room_from_bodies_that_arrive() -> None:
+    budget, _ = made()
+    body = Body(budget)
+    budget.begin(body, 0)
+    assert budget.grow(body, 50 * MIB)
+    assert budget.hold(40 * MIB)
+    assert not budget.may_begin(51 * MIB)
+    assert budget.may_begin(50 * MIB)
+
+
+def test_many_beginnings_are_refused_once_they_are_too_much() -> None:
+    budget, _ = made()
+    begun = [budget.begin(Body(budget), 64 * 1024) for _ in range(2000)]
+    let_in = (50 * MIB + OVERDRAFT_BYTES) // (64 * 1024)
+    assert begun == [True] * let_in + [False] * (2000 - let_in)
+
+
+def test_an_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None:
+    budget, clock = made()
+    unread = Body(budget, is_arriving=False)
+    assert budget.begin(unread, 90 * MIB)
+    assert budget.unread_bytes == 90 * MIB
+    assert not budget.hold(20 * MIB)
+    clock.now_s += STALLED_S
+    assert budget.hold(20 * MIB)
+    assert unread.told == ["give up"]
+    assert (budget.used_bytes, budget.unread_bytes) == (20 * MIB, 0)
+
+
+def test_a_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more() -> None:
+    budget, _ = made()
+    bodies = [Body(budget) for _ in range(12)]
+    for body in bodies:
+        assert budget.begin(body, 2 * MIB)
+    assert [budget.arrived(body, 8 * MIB) for body in bodies] == [True] * 11 + [False]
+    assert (budget.used_bytes, budget.arriving_bytes, budget.refused) == (88 * MIB, 0, 1)
+
+
+def test_large_requests_leave_a_part_to_small_ones() -> None:
+    budget, _ = made()
+    assert [budget.hold(16 * MIB) for _ in range(8)] == [True] * 5 + [False] * 3
+    assert [budget.hold(MIB) for _ in range(21)] == [True] * 20 + [False]
+
+
+def test_a_body_that_the_router_works_on_is_not_slow() -> None:
+    budget, clock = made()
+    busy = Body(budget)
+    assert budget.begin(busy, 50 * MIB)
+    busy.is_busy = True
+    clock.now_s += 5
+    assert not budget.hold(60 * MIB)
+    assert busy.told == []
+
+
+def test_bodies_take_their_room_at_once_while_most_of_it_is_free() -> None:
+    budget, _ = made(100 * MIB, 40 * MIB)
+    assert budget.step_bytes(600_000, 590_000) == 590_000
+    assert budget.step_bytes(11 * MIB, 11 * MIB) == LARGE_STEP_BYTES
+    budget.begin(Body(budget), 10 * MIB)
+    assert budget.step_bytes(600_000, 590_000) == STEP_BYTES
+
+
+def test_large_bodies_are_charged_in_large_steps() -> None:
+    assert steps_of(4 * MIB - 1) == STEP_BYTES
+    assert steps_of(4 * MIB) == LARGE_STEP_BYTES
+
+
+class Anything(RuleBasedStateMachine):
+    """Whatever happens in whatever order, the sums are those of what there is, and within the limits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget, self.clock = made(40 * MIB, 20 * MIB)
+        self.bodies: list[Body] = []
+        self.held: list[int] = []
+
+    @rule(size=st.integers(0, 64 * 1024), is_arriving=st.booleans())
+    def begin(self, size: int, is_arriving: bool) -> None:
+        body = Body(self.budget, is_arriving=is_arriving)
+        if self.budget.begin(body, size):
+            self.bodies.append(body)
+
+    @rule(at=st.integers(0, 99), size=st.integers(1, 4 * MIB))
+    def grow(self, at: int, size: int) -> None:
+        if self.bodies:
+            self.budget.grow(self.bodies[at % len(self.bodies)], size)
+
+    @rule(at=st.integers(0, 99), size=st.integers(1, 4 * MIB))
+    def move(self, at: int, size: int) -> None:
+        if self.bodies:
+            self.bodies[at % len(self.bodies)].moved += size
+
+    @rule(at=st.integers(0, 99))
+    def release(self, at: int) -> None:
+        if self.bodies:
+            self.budget.release(self.bodies[at % len(self.bodies)])
+
+    @rule(at=st.integers(0, 99))
+    def arrive(self, at: int) -> None:
+        mine = [body for body in self.bodies if body.is_arriving]
+        if mine:
+            body = mine[at % len(mine)]
+            self.held.append(body.size_bytes)
+            self.budget.arrived(body, body.size_bytes)
+            self.bodies.remove(body)
+
+    @rule(size=st.integers(0, 30 * MIB))
+    def hold(self, size: int) -> None:
+        if self.budget.hold(size):
+            self.held.append(size)
+
+    @rule()
+    def let_go(self) -> None:
+        if self.held:
+            self.budget.let_go(self.held.pop())
+
+    @rule(seconds=st.floats(0, 3))
+    def wait(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        self.budget.look()
+
+    @invariant()
+    def sums_are_right(self) -> None:
+        self.bodies = [body for body in self.bodies if body in self.budget._charges]
+        arriving = sum(body.size_bytes for body in self.bodies if body.is_arriving)
+        unread = sum(body.size_bytes for body in self.bodies if not body.is_arriving)
+        assert self.budget.arriving_bytes == arriving
+        assert self.budget.unread_bytes == unread
+        assert self.budget.used_bytes == arriving + unread + sum(self.held)
+        assert self.budget.used_bytes <= 40 * MIB + OVERDRAFT_BYTES
+        assert {body for body in self.bodies if body.is_waiting} == set(self.budget._waiting)
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,132 @@
+"""Too many connections: who is closed for whom."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.http.connections import LINE_UP_S, Connections, site_of
+from capamesh.router.http.limits import limits_of, memory_bytes, networks_of
+
+
+class One:
+    def __init__(self, site: str, used_s: float = 0.0, *, is_dispensable: bool = True) -> None:
+        self.site = site
+        self.used_s = used_s
+        self.is_dispensable = is_dispensable
+        self.is_closed = False
+
+    def hang_up(self) -> None:
+        self.is_closed = True
+
+
+def test_the_longest_idle_is_closed_for_a_new_one() -> None:
+    connections = Connections(3, 3)
+    early, late, busy = (
+        One("1.0.0.1", 5),
+        One("1.0.0.2", 7),
+        One("1.0.0.3", 1, is_dispensable=False),
+    )
+    assert all(connections.opened(each, 10) for each in (early, late, busy))
+    assert connections.opened(One("1.0.0.4", 10), 10)
+    assert (early.is_closed, late.is_closed, busy.is_closed) == (True, False, False)
+    assert (len(connections), connections.hung_up, connections.turned_away) == (3, 1, 0)
+
+
+def test_a_connection_with_a_request_under_way_is_never_closed() -> None:
+    connections = Connections(2, 2)
+    busy = [One(f"1.0.0.{n}", is_dispensable=False) for n in range(2)]
+    assert all(connections.opened(each, 1) for each in busy)
+    new = One("1.0.0.9")
+    assert not connections.opened(new, 1)
+    connections.closed(new)  # its transport ends, too
+    assert (len(connections), connections.turned_away) == (2, 1)
+    busy[0].is_dispensable = True
+    assert not connections.opened(One("1.0.0.9"), 1)
+    assert connections.opened(One("1.0.0.9"), 1 + LINE_UP_S)  # as soon as it is looked again
+
+
+def test_an_address_over_its_share_closes_its_own() -> None:
+    connections = Connections(10, 2)
+    other = One("2.0.0.1", 0)
+    assert connections.opened(other, 1)
+    mine = [One("1.0.0.1", n) for n in range(3)]
+    assert all(connections.opened(each, 5) for each in mine)
+    assert [each.is_closed for each in (*mine, other)] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("site", ["127.0.0.1", "::1", "10.1.2.3", ""])
+def test_this_machine_and_trusted_proxies_may_have_all(site: str) -> None:
+    connections = Connections(10, 2, networks_of(("10.0.0.0/8", "fd00::7")))
+    mine = [One(site_of(site), n) for n in range(10)]
+    assert all(connections.opened(each, 5) for each in mine)
+    assert not any(each.is_closed for each in mine)
+
+
+def test_an_ipv6_house_is_one_address() -> None:
+    assert site_of("2001:db8:1:2::7") == site_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
+    assert site_of("2001:db8:1:3::7") != site_of("2001:db8:1:2::7")
+    assert site_of("::ffff:1.2.3.4") == site_of("1.2.3.4") == "1.2.3.4"
+    assert site_of("fe80::1%eth0") == "fe80::/64"
+    assert site_of("") == ""
+
+
+def test_many_closed_for_one_another_leave_no_more_than_the_most() -> None:
+    connections = Connections(50, 50)
+    for n in range(1000):
+        connections.opened(One(f"1.0.{n % 7}.1", n), n / 1000)
+    assert len(connections) == 50
+    assert sum(map(len, connections._sites.values())) == 50
+
+
+def test_a_proxy_that_is_no_address_is_refused_by_its_text() -> None:
+    with pytest.raises(ConfigError, match="--trusted-proxy 'proxy' is no address"):
+        networks_of(("proxy",))
+    assert networks_of(("10.0.0.7",)) == (ipaddress.ip_network("10.0.0.7/32"),)
+
+
+def test_limits_come_of_the_machine_unless_they_are_given(tmp_path: object) -> None:
+    mib = 2**20
+    given = limits_of(64 * mib, body_bytes=300 * mib, connections=100, connections_per_site=200)
+    assert (given.body_bytes, given.arriving_bytes) == (300 * mib, 64 * mib)
+    assert (given.connections, given.connections_per_site) == (100, 100)
+    small = limits_of(64 * mib, body_bytes=mib)
+    assert (small.body_bytes, small.arriving_bytes) == (128 * mib, 64 * mib)
+    assert small.connections_per_site == small.connections // 2
+
+
+def test_a_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("cgroup")
+    limit, none = folder / "max", folder / "none"
+    limit.write_text(f"{2**30}\n")
+    none.write_text("max\n")
+    assert memory_bytes((str(limit), str(none), "/nowhere")) == 2**30
+    assert memory_bytes((str(none), "/nowhere")) == memory_bytes(())
+
+
+def test_two_full_sites_that_connect_in_turn_are_looked_through_once_in_a_while() -> None:
+    looks = 0
+
+    class Seen(One):
+        @property
+        def is_dispensable(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+        @is_dispensable.setter
+        def is_dispensable(self, value: bool) -> None:
+            del value
+
+    connections = Connections(4096, 1000)
+    for n in range(2000):
+        connections.opened(Seen(f"1.0.0.{n % 2}", n), 1)
+    assert looks == 0
+    for n in range(400):
+        assert connections.opened(Seen(f"1.0.0.{n % 2}", 2000 + n), 2)
+    assert looks == 2 * 1000 + 400
+    for connection in list(connections):
+        connections.closed(connection)
+    assert connections._lines == {}

@@ -1,0 +1,145 @@
+"""What a request's X-Capamesh headers ask for, and what is said of those that ask for nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.http.options import wishes_of
+from capamesh.router.policies import POLICIES
+from capamesh.router.requests.routing import NO_WISHES, Wishes
+
+HEADERS = [
+    "X-Capamesh-Policy",
+    "X-Capamesh-Affinity",
+    "X-Capamesh-Tenant",
+    "X-Capamesh-Max-Price",
+    "X-Capamesh-Region",
+    "X-Capamesh-Device",
+    "X-Capamesh-Nodes",
+    "X-Capamesh-Explain",
+]
+
+
+def asked(**headers: str) -> tuple[Wishes, bool]:
+    """Read headers named without their prefix, with _ for -."""
+    named = {f"x-capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
+    return wishes_of(CIMultiDict({"Host": "x", **named}), POLICIES)
+
+
+def test_a_request_without_such_headers_wishes_nothing() -> None:
+    wishes, is_explained = wishes_of(CIMultiDict({"Host": "x", "X-Capa": "1"}), POLICIES)
+    assert wishes is NO_WISHES
+    assert not is_explained
+
+
+def test_every_header_has_its_place_whatever_its_case() -> None:
+    wishes, is_explained = asked(
+        policy="p2c",
+        AFFINITY=" chat 7 ",
+        tenant="batch",
+        Max_Price="1.5e1",
+        region="eu, us,eu",
+        device="cuda",
+        nodes="A,B,",
+        explain="1",
+    )
+    assert wishes == Wishes(
+        Constraints(15.0, frozenset({"eu", "us"}), frozenset({"cuda"}), frozenset({"A", "B"})),
+        "p2c",
+        "chat 7",
+        "batch",
+    )
+    assert is_explained
+
+
+def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
+    wishes, is_explained = wishes_of(CIMultiDict(dict.fromkeys(HEADERS, " ")), POLICIES)
+    assert wishes == NO_WISHES
+    assert wishes.constraints is ANYWHERE  # what is compared by identity for each host
+    assert not is_explained
+
+
+@pytest.mark.parametrize(
+    ("value", "price"),
+    [("0", 0.0), ("007", 7.0), ("1.", 1.0), (".5", 0.5), ("2E-3", 0.002), ("1e+3", 1000.0)],
+)
+def test_a_price_is_a_plain_number(value: str, price: float) -> None:
+    assert asked(max_price=value)[0].constraints.max_price == price
+
+
+PRICES = ["-1", "-0", "+1", "nan", "inf", "Infinity", "1e999", "1_000", "0x10", "1,5", "1 2", "."]
+PRICES += ["\u0663", "\uff11", "1e", "e1", "\udcff", "9" * 400, "free"]
+
+
+@pytest.mark.parametrize("value", PRICES)
+def test_a_price_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(max_price=value)
+    assert caught.value.message == (
+        f"X-Capamesh-Max-Price is {value[:80]!r}; a number from 0 is expected, for a million rows"
+    )
+
+
+@pytest.mark.parametrize("name", ["region", "device", "nodes"])
+@pytest.mark.parametrize("value", [",", " , ,", ",".join(map(str, range(65)))])
+def test_a_list_without_names_or_with_too_many_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(**{name: value})
+    assert caught.value.message == (
+        f"X-Capamesh-{name.title()} is {value.strip()[:80]!r}; 1 to 64 names, with commas between,"
+        " are expected"
+    )
+    assert asked(**{name: ",".join(map(str, range(64)))})
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "on", "-1", "truer", "\udcff"])
+def test_a_flag_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(explain=value)
+    assert caught.value.message == f"X-Capamesh-Explain is {value!r}; 1 or 0 is expected"
+
+
+@pytest.mark.parametrize(
+    ("value", "is_asked"), [("1", True), ("TRUE", True), ("0", False), ("False", False)]
+)
+def test_a_flag_is_one_of_few_words(value: str, is_asked: bool) -> None:
+    assert asked(explain=value)[1] is is_asked
+
+
+@pytest.mark.parametrize("value", ["best", "P2C", "p2c,random", "x" * 200])
+def test_an_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(policy=value)
+    assert caught.value.message == (
+        f"X-Capamesh-Policy is {value[:80]!r}; the policies are {', '.join(sorted(POLICIES))}"
+    )
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wishes_of(CIMultiDict({name: "7" * 1025}), POLICIES)
+    assert caught.value.message == (
+        f"{name} is '{'7' * 80}'… of 1025 characters; at most 1024 are expected"
+    )
+
+
+@given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=20)))
+def test_any_headers_are_read_or_refused_by_name(headers: dict[str, str]) -> None:
+    try:
+        wishes, _ = wishes_of(CIMultiDict(headers), POLICIES)
+    except InvalidRequest as error:
+        said = error.message
+    else:
+        assert 0 <= wishes.constraints.max_price <= math.inf
+        assert wishes.policy in {"", *POLICIES}
+        return
+    assert len([name for name in headers if said.startswith(f"{name} is ")]) == 1
+    assert len(said) < 700

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from replicas import SHAPE, fleet, host, lose, usable
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.policies import DEFAULT_POLICY, POLICIES, make_policy
+
+NAMES = [
+    "prequal",
+    "p2c",
+    "least-request",
+    "peak-ewma",
+    "round-robin",
+    "random",
+    "cheapest",
+    "affinity",
+]
+
+
+def test_policies_are_made_by_name_and_the_first_is_the_default() -> None:
+    assert list(POLICIES) == NAMES
+    assert DEFAULT_POLICY == "prequal"
+    for name in NAMES:
+        assert make_policy(name, random.Random(0)).name == name
+
+
+def test_every_policy_is_described_in_the_reference() -> None:
+    page = Path(__file__).parents[4] / "docs" / "reference" / "policies.md"
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)`( \(default\))? \|", page.read_text("utf-8"), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == set(POLICIES)
+    assert [name for name, is_default in rows if is_default] == [DEFAULT_POLICY]
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    known = "affinity, cheapest, least-request, p2c, peak-ewma, prequal, random, round-robin"
+    with pytest.raises(ConfigError, match=f"policy 'best' is unknown; known: {known}$"):
+        make_policy("best", random.Random(0))
+
+
+def test_each_call_makes_a_policy_of_its_own() -> None:
+    first, second = (make_policy("round-robin", random.Random(1)) for _ in range(2))
+    hosts = fleet("abc")
+    assert first.pick(hosts, usable, SHAPE, 0.0) is second.pick(hosts, usable, SHAPE, 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.data())
+def test_the_pick_is_an_eligible_host_and_none_only_when_there_is_none(
+    name: str, data: st.DataObject
+) -> None:
+    """Through traffic, reports, and hosts that come, go, lose their link and get it back."""
+    chance = random.Random(data.draw(st.integers(0, 2**32), "seed"))
+    policy = make_policy(name, random.Random(chance.random()))
+    hosts = fleet([chance.randrange(4) for _ in range(data.draw(st.integers(0, 30), "hosts"))])
+    links = {one: one.candidate.link for one in hosts}
+    now_s = 100.0
+    for step in range(data.draw(st.integers(1, 25), "steps")):
+        now_s += chance.choice([0.0, 0.001, 0.2, 3.0])
+        for one in hosts:
+            one.candidate.link = links[one] if chance.random() < chance.choice([0.1, 0.9]) else None
+        shape = replace(SHAPE, affinity=chance.choice(["", "k", str(step)]))
+        picked = policy.pick(hosts, usable, shape, now_s)
+        eligible = {one for one in hosts if usable(one)}
+        assert (picked in eligible) if eligible else (picked is None)
+        if picked is not None:
+            picked.rif += 1
+            policy.sent(picked, now_s)
+            probed = policy.probes(hosts, usable, now_s)
+            assert set(probed) <= eligible
+            for one in {*probed, picked}:
+                one.told(
+                    LoadReport(chance.randrange(5), 0, 4, 10, 10, 0, chance.randrange(99)), now_s
+                )
+                policy.told(one, now_s)
+            peak_ewma.observe(picked, chance.random(), now_s)
+        if hosts and chance.random() < 0.2:
+            hosts[0].is_gone = True
+            hosts = hosts[1:]
+        if chance.random() < 0.2:
+            hosts = (*hosts, host(f"new-{step}"))
+            links[hosts[-1]] = hosts[-1].candidate.link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_gives_the_same_picks_again(name: str) -> None:
+    def run() -> list[int]:
+        policy = make_policy(name, random.Random(42))
+        hosts = fleet([0] * 40)
+        lose(*hosts[::7])
+        at: list[int] = []
+        for step in range(200):
+            picked = policy.pick(hosts, usable, replace(SHAPE, affinity=str(step % 9)), step / 100)
+            assert picked is not None
+            picked.rif += 1
+            policy.sent(picked, step / 100)
+            at.append(hosts.index(picked))
+        return at
+
+    assert run() == run()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_host_of_three_hundred_is_found(name: str) -> None:
+    hosts = fleet([0] * 300)
+    lose(*hosts[:123], *hosts[124:])
+    policy = make_policy(name, random.Random(1))
+    for step in range(20):
+        shape = replace(SHAPE, affinity=str(step))
+        assert policy.pick(hosts, usable, shape, float(step)) is hosts[123]

@@ -1,0 +1,1384 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Collection, Iterable, Sequence
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import (
+    Cancelled,
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    Overloaded,
+    PeerError,
+    ProtocolViolation,
+    RequestKills,
+    RunFailed,
+    TooLarge,
+)
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.deaths import Stand
+from capamesh.router.requests.attempt_events import (
+    Action,
+    Answered,
+    AttemptRecord,
+    Failed,
+    Probe,
+    Send,
+    Withdraw,
+)
+from capamesh.router.requests.attempts import Flight
+
+LOAD = LoadReport(1, 0, 8, 9, 10, 0)
+
+
+class FakeHost:
+    """Stands for a `Host`: a flight only hands it on and compares it by identity."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class ScriptedDesk:
+    """Chooses in order and grants what it is told to; keeps what it was told, as lines of text."""
+
+    def __init__(
+        self,
+        names: Iterable[str] = "ABCDEFGH",
+        *,
+        retries: int = 9,
+        hedges: int = 9,
+        hedge_delay_s: float | None = None,
+        first_byte_limit_s: float = 1e9,
+        passes: int = 99,
+        opinions: int = 0,
+        can_wait: bool = False,
+    ) -> None:
+        self.hosts = [FakeHost(name) for name in names]
+        self.retries = retries
+        self.hedges = hedges
+        self.passes = passes
+        self.opinions = opinions
+        self.can_wait = can_wait
+        self.back_s = 0.0
+        self.ample_s = 0.5
+        self.linked_s: dict[str, float] = {}
+        self.alive_s: dict[str, float] = {}
+        self.standing = self.final_stand = Stand.FREE
+        self.is_huge = False
+        self.delay_s = hedge_delay_s
+        self.limit_s = first_byte_limit_s
+        self.nobody: CapameshError = NoCandidate("nobody is left")
+        self.told: list[str] = []
+        self.remaining_s: list[float] = []
+        self.asked_before: list[int] = []
+        self.answered_s: dict[str, float] = {}
+
+    def choose(self, asked: Collection[FakeHost], now_s: float) -> FakeHost:
+        self.asked_before.append(len(asked))
+        for host in self.hosts:
+            if host not in asked:
+                return host
+        raise self.nobody
+
+    def sent(self, host: FakeHost, now_s: float) -> None:
+        self.told.append(f"sent {host}")
+
+    def answered(
+        self,
+        host: FakeHost,
+        load: LoadReport,
+        elapsed_s: float,
+        at_node_s: float,
+        size_bytes: int,
+        now_s: float,
+    ) -> None:
+        assert load is LOAD
+        self.told.append(f"answered {host} {elapsed_s:g} {at_node_s:g} {size_bytes}")
+
+    def failed(self, host: FakeHost, error: CapameshError, elapsed_s: float, now_s: float) -> None:
+        self.told.append(f"failed {host} {error.code} {elapsed_s:g}")
+
+    def silent(self, host: FakeHost, elapsed_s: float, now_s: float) -> None:
+        self.told.append(f"silent {host} {elapsed_s:g}")
+
+    def withdrawn(self, host: FakeHost, elapsed_s: float, now_s: float) -> None:
+        self.told.append(f"withdrawn {host} {elapsed_s:g}")
+
+    def try_retry(self, now_s: float) -> bool:
+        self.retries -= 1
+        return self.retries >= 0
+
+    def refuted(
+        self, host: FakeHost, by: FakeHost, error: CapameshError, elapsed_s: float, now_s: float
+    ) -> None:
+        self.told.append(f"refuted {host} {error.code} {elapsed_s:g} by {by}")
+
+    def is_ample(self, host: FakeHost, remaining_s: float) -> bool:
+        return remaining_s > self.ample_s
+
+    def is_back(self, host: FakeHost, since_s: float) -> bool:
+        return self.linked_s.get(host.name, -math.inf) > since_s
+
+    def died(self, host: FakeHost, now_s: float) -> None:
+        self.told.append(f"died {host}")
+
+    def stand(self, *, is_final: bool = False) -> Stand:
+        return self.final_stand if is_final else self.standing
+
+    def is_far_above_usual(self, host: FakeHost) -> bool:
+        return self.is_huge
+
+    def ended(self, *, is_guilty: bool) -> None:
+        self.told.append("guilty" if is_guilty else "unknown")
+
+    def left(self, host: FakeHost, now_s: float) -> None:
+        self.told.append(f"left {host}")
+
+    def is_alive(self, host: FakeHost, since_s: float) -> bool:
+        return self.alive_s.get(host.name, math.inf) >= since_s
+
+    def wait_until_s(self, asked: Collection[FakeHost], now_s: float) -> float:
+        if not self.can_wait or (self.hosts and set(asked) >= set(self.hosts)):
+            return -math.inf
+        return self.back_s or now_s
+
+    def second(self, of: FakeHost, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
+        host = next((host for host in self.hosts if host not in asked), None)
+        self.opinions -= host is not None
+        return host if self.opinions >= 0 else None
+
+    def try_pass_on(self, now_s: float) -> bool:
+        self.passes -= 1
+        return self.passes >= 0
+
+    def try_hedge(self, now_s: float) -> bool:
+        self.hedges -= 1
+        return self.hedges >= 0
+
+    def hedge_delay_s(self, now_s: float) -> float | None:
+        return self.delay_s
+
+    def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
+        self.remaining_s.append(remaining_s)
+        return self.limit_s
+
+    def has_answered(self, host: FakeHost, since_s: float) -> bool:
+        return self.answered_s.get(host.name, -math.inf) > since_s
+
+
+def flight_at(
+    desk: ScriptedDesk,
+    *,
+    deadline_s: float = 110.0,
+    is_safe: bool = True,
+    is_hedged: bool = False,
+    max_attempts: int = 3,
+    max_refusals: int = 3,
+    is_bound: bool = False,
+    max_wait_s: float = 3.0,
+) -> Flight:
+    return Flight(
+        desk,
+        deadline_s=deadline_s,
+        size_bytes=1000,
+        is_safe=is_safe,
+        is_hedged=is_hedged,
+        max_attempts=max_attempts,
+        max_refusals=max_refusals,
+        is_bound=is_bound,
+        max_wait_s=max_wait_s,
+    )
+
+
+def started(desk: ScriptedDesk, **options: float) -> Flight:
+    """A flight that was started at 100 s, with 10 s to live, and asks A."""
+    flight = flight_at(desk, **options)
+    assert said(flight.start(100.0)) == ["send 0 to A, 10000 ms"]
+    return flight
+
+
+def said(actions: Sequence[Action]) -> list[str]:
+    lines = []
+    for action in actions:
+        match action:
+            case Send(attempt, host, budget_ms):
+                lines.append(f"send {attempt} to {host}, {budget_ms} ms")
+            case Probe(host):
+                lines.append(f"probe {host}")
+            case Withdraw(attempt):
+                lines.append(f"withdraw {attempt}")
+            case Answered(attempt):
+                lines.append(f"answered by {attempt}")
+            case Failed(error):
+                lines.append(f"failed: {error.code}")
+    return lines
+
+
+def answer(flight: Flight, attempt: int, now_s: float) -> list[str]:
+    return said(flight.answered(attempt, LOAD, 0.25, 500, now_s))
+
+
+def fail(flight: Flight, attempt: int, error: CapameshError, now_s: float) -> list[str]:
+    return said(flight.failed(attempt, error, now_s))
+
+
+def tick(flight: Flight, now_s: float) -> list[str]:
+    return said(flight.tick(now_s))
+
+
+REFUSALS = [Overloaded("full"), Draining("leaving"), ModelUnavailable("loading")]
+UNKNOWN = [LinkLost("gone"), RunFailed("crashed"), ProtocolViolation("odd"), PeerError("?")]
+FINAL = [InvalidRequest("bad"), TooLarge("big"), ClientError("odd")]
+UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
+"""The node's fault, with so much time left."""
+
+
+# one attempt
+
+
+def test_an_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert flight.due_s == 110.0
+    assert answer(flight, 0, 100.5) == ["answered by 0"]
+    assert desk.told == ["sent A", "answered A 0.5 0.25 1500"]
+    assert (desk.remaining_s, desk.asked_before) == ([10.0], [0])
+    assert (flight.due_s, flight.attempts) == (math.inf, 1)
+
+
+def test_nothing_is_due_before_the_start() -> None:
+    flight = flight_at(ScriptedDesk())
+    assert flight.due_s == math.inf
+    assert flight.tick(1e9) == ()
+    assert repr(flight) == "Flight(0 attempts, 0 under way)"
+
+
+def test_when_nobody_can_be_asked_the_desk_says_why() -> None:
+    desk = ScriptedDesk("")
+    desk.nobody = ModelNotFound("no node hosts model 'm'")
+    flight = flight_at(desk)
+    assert flight.start(100.0) == (Failed(desk.nobody),)
+    assert (flight.due_s, desk.told) == (math.inf, [])
+
+
+def test_a_request_whose_deadline_has_passed_is_sent_to_nobody() -> None:
+    desk = ScriptedDesk()
+    assert said(flight_at(desk).start(110.0)) == ["failed: deadline_exceeded"]
+    assert (desk.told, desk.asked_before) == ([], [])
+
+
+def test_the_budget_is_the_time_left_and_never_0() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    full = Overloaded("full")
+    assert fail(flight, 0, full, 104.0) == ["send 1 to B, 6000 ms"]
+    assert fail(flight, 1, full, 109.75) == ["send 2 to C, 250 ms"]
+    assert fail(flight, 2, full, 109.9999) == ["send 3 to D, 1 ms"]
+    assert desk.remaining_s[:3] == [10.0, 6.0, 0.25]
+
+
+# refusals
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
+def test_who_refused_did_not_run_it_so_another_is_asked_without_a_retry_token(
+    error: CapameshError, is_safe: bool
+) -> None:
+    desk = ScriptedDesk(retries=0)
+    flight = started(desk, is_safe=is_safe, max_attempts=1)
+    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    assert answer(flight, 1, 102.0) == ["answered by 1"]
+    assert desk.told == [
+        "sent A",
+        f"failed A {error.code} 1",
+        "sent B",
+        "answered B 1 0.25 1500",
+    ]
+    assert desk.retries == 0
+
+
+def test_what_was_never_sent_is_asked_elsewhere_whatever_the_error() -> None:
+    desk = ScriptedDesk(retries=0)
+    flight = started(desk, is_safe=False, max_attempts=1)
+    lost = LinkLost("the link has just ended")
+    assert said(flight.failed(0, lost, 100.0, is_unsent=True)) == ["send 1 to B, 10000 ms"]
+    assert fail(flight, 1, lost, 100.0) == ["failed: link_lost"]
+
+
+@pytest.mark.parametrize(
+    "hints_s", [(0.0, 2.0, 0.5, 3.0), (3.0, 0.0, 0.5, 0.0)], ids=["0 first", "0 last"]
+)
+def test_one_full_node_more_than_is_allowed_ends_it_with_the_smallest_hint_that_was_given(
+    hints_s: tuple[float, ...],
+) -> None:
+    errors = [Overloaded("full", hint_s) for hint_s in hints_s]
+    desk = ScriptedDesk()
+    flight = started(desk)
+    for number, error in enumerate(errors[:3]):
+        assert len(fail(flight, number, error, 101.0)) == 1
+    assert flight.failed(3, errors[3], 101.0) == (Failed(errors[2]),)
+    assert desk.asked_before == [0, 1, 2, 3]
+    assert flight.due_s == math.inf
+
+
+def test_after_a_full_node_no_other_is_asked_where_the_desk_says_that_all_are_full() -> None:
+    desk = ScriptedDesk("abc", passes=1)
+    flight = Flight(desk, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
+    flight.start(0.0)
+    (send,) = flight.failed(0, Overloaded("full", 0.5), 0.1)
+    assert isinstance(send, Send)
+    assert flight.failed(1, Overloaded("full", 0.2), 0.2)[0].error.retry_after_s == 0.2
+    assert desk.told[-1] == "failed b overloaded 0.1"
+
+
+def test_full_nodes_that_give_no_hint_end_it_with_the_last_one() -> None:
+    first, second = Overloaded("full"), Overloaded("full too")
+    flight = started(ScriptedDesk("AB"))
+    flight.failed(0, first, 101.0)
+    assert flight.failed(1, second, 101.0) == (Failed(second),)
+
+
+def test_nodes_that_leave_or_load_do_not_count_as_full() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, max_refusals=1)
+    for number, error in enumerate([Draining("a"), ModelUnavailable("b")] * 2):
+        assert len(fail(flight, number, error, 101.0)) == 1
+    assert fail(flight, 4, Overloaded("e"), 101.0) == ["send 5 to F, 9000 ms"]
+    assert fail(flight, 5, Overloaded("f"), 101.0) == ["failed: overloaded"]
+
+
+def test_when_all_have_refused_the_last_refusal_is_the_answer() -> None:
+    flight = started(ScriptedDesk("AB"))
+    flight.failed(0, Overloaded("full", 1.0), 101.0)
+    last = Draining("leaving")
+    assert flight.failed(1, last, 101.0) == (Failed(last),)
+
+
+# failures of unknown outcome
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
+def test_a_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(flight, 1, error, 102.0) == ["send 2 to C, 8000 ms"]
+    assert flight.failed(2, error, 103.0) == (Failed(error),)
+    assert desk.retries == 7
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
+def test_what_must_not_run_twice_is_not_retried(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, is_safe=False)
+    assert flight.failed(0, error, 101.0) == (Failed(error),)
+    assert (desk.retries, desk.told) == (9, ["sent A", f"failed A {error.code} 1"])
+
+
+def test_without_a_token_there_is_no_retry() -> None:
+    desk = ScriptedDesk(retries=1)
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(flight, 1, LinkLost("gone"), 101.0) == ["failed: link_lost"]
+
+
+def test_with_nobody_left_the_failure_itself_is_the_answer() -> None:
+    flight = started(ScriptedDesk("A"))
+    assert fail(flight, 0, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
+
+
+def test_refusals_do_not_use_up_the_attempts() -> None:
+    flight = started(ScriptedDesk(), max_attempts=2)
+    assert len(fail(flight, 0, Overloaded("full"), 101.0)) == 1
+    assert len(fail(flight, 1, LinkLost("gone"), 101.0)) == 1
+    assert fail(flight, 2, Draining("leaving"), 101.0) == ["send 3 to D, 9000 ms"]
+    assert fail(flight, 3, LinkLost("gone"), 101.0) == ["failed: link_lost"]
+
+
+# what a node says is the caller's fault
+
+
+@pytest.mark.parametrize("case", ["no token", "nobody else", "not safe", "at the deadline", "late"])
+def test_the_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
+    error = DeadlineExceeded("late") if case == "late" else InvalidRequest("bad")
+    desk = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
+    desk.ample_s = 99.0
+    flight = started(desk, is_safe=case != "not safe")
+    now_s = 110.0 if case == "at the deadline" else 101.0
+    assert flight.failed(0, error, now_s) == (Failed(error),)
+    assert desk.told == ["sent A", f"failed A {error.code} {now_s - 100:g}"]
+    assert desk.retries == 9
+
+
+def test_what_was_never_sent_needs_no_second_opinion() -> None:
+    flight = started(ScriptedDesk(opinions=1))
+    error = TooLarge("a message of 1 GB")
+    assert flight.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
+def test_the_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
+    error: CapameshError,
+) -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    second = InvalidRequest("bad too")
+    assert flight.failed(1, second, 102.0) == (Failed(error),)
+    assert desk.told == [
+        "sent A",
+        f"failed A {error.code} 1",
+        "sent B",
+        f"failed B {second.code} 1",
+    ]
+    assert (desk.retries, desk.opinions) == (9, 8)
+
+
+def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_told_of() -> None:
+    desk = ScriptedDesk(opinions=1)
+    flight = started(desk)
+    assert fail(flight, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert answer(flight, 1, 103.0) == ["answered by 1"]
+    assert desk.told[1:] == [
+        "failed A invalid_request 1",
+        "sent B",
+        "refuted A invalid_request 1 by B",
+        "answered B 2 0.25 1500",
+    ]
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN, *UNTRUE], ids=lambda error: error.code)
+def test_a_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    bad = InvalidRequest("bad")
+    flight.failed(0, bad, 101.0)
+    assert flight.failed(1, error, 102.0) == (Failed(bad),)
+    assert (desk.retries, len(desk.told)) == (9, 4)
+
+
+@pytest.mark.parametrize("limit_s", [2.0, 99.0])
+def test_a_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
+    desk = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
+    flight = started(desk)
+    bad = InvalidRequest("bad")
+    flight.failed(0, bad, 101.0)
+    assert flight.tick(min(103.0 if limit_s == 2.0 else 110.0, 110.0)) == (Failed(bad), Withdraw(1))
+
+
+def test_an_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
+    for has_answer in (False, True):
+        desk = ScriptedDesk(hedge_delay_s=1.0)
+        flight = started(desk, is_hedged=True)
+        assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+        bad = InvalidRequest("bad")
+        assert flight.failed(1, bad, 102.0) == ()
+        if has_answer:
+            assert answer(flight, 0, 103.0) == ["answered by 0"]
+            assert "refuted B invalid_request 1 by A" in desk.told
+        else:
+            assert flight.failed(0, bad, 103.0) == (Failed(bad),)
+
+
+# what no caller can be at fault for
+
+
+@pytest.mark.parametrize("error", UNTRUE, ids=lambda error: error.code)
+def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
+    is_refused = isinstance(error, ModelNotFound)
+    judged = "model_unavailable" if is_refused else "peer_error"
+    assert desk.told == ["sent A", f"failed A {judged} 0.25", "sent B"]
+    assert desk.retries == (9 if is_refused else 8)
+    assert answer(flight, 1, 101.0) == ["answered by 1"]
+    alone = started(ScriptedDesk("A"))
+    (final,) = alone.failed(0, error, 100.25)
+    assert isinstance(final, Failed)
+    assert final.error.code == (error.code if isinstance(error, DeadlineExceeded) else judged)
+    assert alone.explain()[0].outcome == (
+        f"{judged}: the node answered {error.code} with 9.750 s left: {error.message}"
+    )
+
+
+def test_a_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
+    flight = started(ScriptedDesk(), is_safe=False)
+    assert fail(flight, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
+
+
+def test_a_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
+    desk = ScriptedDesk(opinions=9)
+    flight = started(desk)
+    late = DeadlineExceeded("it waited too long")
+    assert flight.failed(0, late, 109.6) == (Failed(late),)
+    assert desk.told[-1] == "failed A deadline_exceeded 9.6"
+
+
+# without a link
+
+
+def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    assert flight.start(100.0) == ()
+    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
+    assert flight.linked(100.5) == ()  # another node's
+    assert flight.is_waiting
+    desk.hosts = [FakeHost("A")]
+    assert said(flight.linked(101.0)) == ["send 0 to A, 9000 ms"]
+    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
+    assert flight.linked(101.0) == ()
+    assert answer(flight, 0, 102.0) == ["answered by 0"]
+
+
+@pytest.mark.parametrize(("deadline_s", "due_s"), [(110.0, 103.0), (101.0, 101.0)])
+@pytest.mark.parametrize("event", ["tick", "linked"])
+def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
+    deadline_s: float, due_s: float, event: str
+) -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk, deadline_s=deadline_s)
+    flight.start(100.0)
+    assert flight.tick(due_s - 0.001) == ()
+    desk.hosts = [FakeHost("A")] if event == "tick" and due_s == deadline_s else []
+    (final,) = flight.tick(due_s) if event == "tick" else flight.linked(due_s)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, NoCandidate)
+    assert str(final.error) == f"nobody is left (waited {due_s - 100:.1f} s for a link)"
+    assert (flight.is_waiting, flight.due_s, desk.told) == (False, math.inf, [])
+    assert flight.linked(due_s) == flight.tick(due_s) == ()
+
+
+def test_it_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
+    for back_s, due_s in ((101.0, 103.0), (107.0, 107.0), (150.0, 110.0)):
+        desk = ScriptedDesk("", can_wait=True)
+        desk.back_s = back_s
+        flight = flight_at(desk)
+        flight.start(100.0)
+        assert flight.due_s == due_s
+    desk.back_s = 900.0
+    flight = flight_at(desk, deadline_s=999.0)
+    flight.start(100.0)
+    assert flight.linked(110.0) == ()
+    assert flight.due_s == 120.0
+    (final,) = flight.tick(120.0)
+    assert isinstance(final, Failed)
+    assert str(final.error) == "nobody is left (waited 20.0 s for a link)"
+
+
+def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_new_link() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.hosts = [FakeHost("A")]
+    assert said(flight.tick(103.0)) == ["send 0 to A, 7000 ms"]
+    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
+
+
+def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.hosts = [FakeHost("A")]
+    flight.linked(101.0)
+    desk.wait_until_s = lambda asked, now_s: now_s  # type: ignore[method-assign]  # B has no link yet
+    assert fail(flight, 0, Overloaded("full"), 101.1) == []
+    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
+    desk.hosts.append(FakeHost("B"))
+    assert said(flight.linked(101.25)) == ["send 1 to B, 8750 ms"]
+    assert fail(flight, 1, Overloaded("full"), 101.3) == []
+    assert said(flight.tick(103.0)) == ["failed: overloaded"]
+
+
+def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
+    flight = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
+    assert said(flight.start(100.0)) == ["failed: no_candidate"]
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    desk.can_wait = False  # the link is up, and its node drains
+    assert flight.linked(101.0) == (Failed(desk.nobody),)
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
+
+
+def test_who_was_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
+    desk = ScriptedDesk("AB", can_wait=True)
+    flight = started(desk)
+    desk.linked_s = {"A": 99.0}
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(flight, 1, RunFailed("crashed"), 102.0) == []  # waits for A
+    desk.linked_s = {"A": 102.5, "B": 102.5}
+    assert said(flight.linked(102.5)) == ["send 2 to A, 7500 ms"]
+    assert desk.retries == 7
+    assert fail(flight, 2, LinkLost("reset"), 103.0) == ["failed: link_lost"]  # three have run it
+    unsafe = started(ScriptedDesk("A", can_wait=True), is_safe=False)
+    assert fail(unsafe, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
+    poor = started(ScriptedDesk("A", can_wait=True, retries=0))
+    assert fail(poor, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
+
+
+# what a process may have died of
+
+
+def sudden() -> LinkLost:
+    """The link ended without a word."""
+    error = LinkLost("the peer closed it")
+    error.is_sudden = True
+    return error
+
+
+def test_what_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, sudden(), 101.0) == []
+    desk.linked_s = {"A": 102.0}  # the one that replaces it
+    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert answer(flight, 1, 103.0) == ["answered by 1"]
+    assert desk.told[1:4] == ["failed A link_lost 1", "died A", "sent A"]
+    assert "unknown" not in desk.told
+
+
+def test_who_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
+    for sign_s in (101.01, math.inf):
+        desk = ScriptedDesk("AB")
+        flight = started(desk)
+        desk.alive_s = {"B": 100.9}
+        assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
+        assert (flight.is_waiting, flight.awaits_life, flight.due_s) == (True, True, 101.25)
+        assert said(flight.linked(101.005)) == []  # another node's
+        assert tick(flight, 101.2) == []
+        if sign_s < math.inf:
+            desk.alive_s = {"B": sign_s}
+            assert said(flight.linked(101.02)) == ["send 1 to B, 8980 ms"]
+        else:  # its link stands: it is busy
+            assert tick(flight, 101.25) == ["send 1 to B, 8750 ms"]
+        assert not flight.awaits_life
+
+
+def test_one_whose_link_is_lost_before_it_gives_a_sign_of_life_is_not_counted() -> None:
+    desk = ScriptedDesk("AB", can_wait=True)
+    flight = started(desk)
+    desk.alive_s = {"B": 100.9}
+    assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
+    lost = desk.hosts.pop()  # killed at the same time
+    assert said(flight.linked(101.1)) == []
+    assert (flight.is_waiting, flight.awaits_life) == (True, True)
+    assert tick(flight, 101.25) == []
+    assert flight.due_s > 101.25
+    desk.hosts.append(lost)
+    desk.alive_s = {"B": 103.0}
+    assert said(flight.linked(103.0)) == ["send 1 to B, 7000 ms"]
+    assert desk.told.count("died A") == 1
+    assert "died B" not in desk.told
+
+
+def test_a_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
+    desk.standing = Stand.GUILTY
+    (final,) = flight.failed(1, sudden(), 102.0)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, RequestKills)
+    assert final.error.deaths == 2
+    assert desk.told[-1] == "guilty"
+
+
+def test_while_it_is_open_who_is_guilty_the_request_waits_and_may_be_cleared() -> None:
+    for outcome in (Stand.FREE, Stand.GUILTY, Stand.OPEN):
+        desk = ScriptedDesk()
+        flight = flight_at(desk, deadline_s=200.0)
+        flight.start(100.0)
+        flight.failed(0, sudden(), 101.0)
+        desk.standing = Stand.OPEN
+        assert fail(flight, 1, sudden(), 102.0) == []
+        assert (flight.is_waiting, flight.due_s) == (True, 122.0)
+        assert said(flight.linked(103.0)) == []
+        desk.standing = outcome
+        desk.final_stand = Stand.FREE
+        if outcome is Stand.FREE:
+            assert said(flight.linked(104.0)) == ["send 2 to C, 96000 ms"]
+            assert answer(flight, 2, 105.0) == ["answered by 2"]
+        elif outcome is Stand.GUILTY:
+            assert said(flight.linked(104.0)) == ["failed: request_kills"]
+        else:
+            assert tick(flight, 121.9) == []
+            assert tick(flight, 122.0) == ["failed: link_lost"]
+            assert desk.told[-1] == "unknown"
+
+
+def test_when_no_more_can_be_known_in_time_the_evidence_decides() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    flight.failed(0, sudden(), 101.0)
+    desk.standing, desk.final_stand = Stand.OPEN, Stand.GUILTY
+    assert fail(flight, 1, sudden(), 102.0) == []
+    assert tick(flight, 110.0) == ["failed: request_kills"]
+
+
+def test_a_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
+    desk = ScriptedDesk()
+    desk.is_huge = True
+    flight = started(desk)
+    (final,) = flight.failed(0, sudden(), 101.0)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, RequestKills)
+    assert final.error.deaths == 1
+    assert desk.told[-1] == "unknown"  # one death is no proof
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
+
+
+def test_what_must_not_run_twice_is_not_repeated_after_a_death() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, is_safe=False)
+    assert fail(flight, 0, sudden(), 101.0) == ["failed: link_lost"]
+    assert desk.told[1:] == ["failed A link_lost 1", "died A", "unknown"]
+
+
+def test_a_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> (
+    None
+):
+    desk = ScriptedDesk("A")
+    assert fail(started(desk), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
+
+
+def test_one_attempt_whose_link_ended_for_silence_counts_as_no_run() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    tick(flight, 101.0)
+    tick(flight, 102.0)
+    tick(flight, 103.0)
+    assert (flight.attempts, flight.due_s) == (3, 110.0)
+    frozen = LinkLost("silent for 6.5 s")
+    assert fail(flight, 0, frozen, 106.0) == ["send 3 to D, 4000 ms"]
+    desk.limit_s = 99.0
+    assert fail(flight, 1, frozen, 106.0) == []
+    assert fail(flight, 2, frozen, 106.0) == []
+    assert fail(flight, 3, frozen, 106.5) == ["failed: link_lost"]
+
+
+def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
+    desk = ScriptedDesk("A", can_wait=True)
+    flight = started(desk)
+    assert fail(flight, 0, LinkLost("reset"), 101.0) == []
+    desk.linked_s = {"A": 102.0}
+    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert fail(flight, 1, LinkLost("reset"), 103.0) == []
+    assert flight.due_s == 104.0
+    desk.linked_s = {"A": 103.5}
+    assert said(flight.linked(103.5)) == ["send 2 to A, 6500 ms"]
+
+
+def test_a_client_that_leaves_waits_no_more() -> None:
+    desk = ScriptedDesk("", can_wait=True)
+    flight = flight_at(desk)
+    flight.start(100.0)
+    assert flight.abandon(101.0) == ()
+    desk.hosts = [FakeHost("A")]
+    assert flight.linked(101.0) == flight.tick(110.0) == ()
+    assert (flight.is_waiting, desk.told) == (False, [])
+
+
+# what is bound to one node
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
+def test_what_is_bound_to_a_node_that_refuses_it_is_told_to_no_other(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk, is_safe=False, is_bound=True)
+    assert flight.failed(0, error, 101.0) == (Failed(error),)
+    assert desk.asked_before == [0]
+
+
+# the deadline
+
+
+def test_the_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
+    desk = ScriptedDesk(hedge_delay_s=1.0)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 101.0)
+    assert flight.due_s == 110.0
+    assert flight.tick(109.999) == ()
+    final, *rest = flight.tick(110.0)
+    assert isinstance(final, Failed)
+    assert str(final.error) == (
+        "no answer before the request's deadline, from 2 nodes asked; allow more time or try again later"
+    )
+    assert rest == [Withdraw(0), Withdraw(1)]
+    assert desk.told[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]
+    assert flight.due_s == math.inf
+    assert flight.tick(111.0) == ()
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN], ids=lambda error: error.code)
+def test_a_failure_at_the_deadline_is_not_asked_elsewhere(error: CapameshError) -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    assert fail(flight, 0, error, 110.0) == ["failed: deadline_exceeded"]
+    assert (desk.retries, desk.told) == (9, ["sent A", f"failed A {error.code} 10"])
+
+
+def test_an_answer_that_comes_before_the_late_tick_is_delivered() -> None:
+    flight = started(ScriptedDesk())
+    assert answer(flight, 0, 110.5) == ["answered by 0"]
+
+
+# the hedge
+
+
+def test_a_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    assert flight.due_s == 100.5
+    assert flight.tick(100.25) == ()
+    assert tick(flight, 100.5) == ["send 1 to B, 9500 ms"]
+    assert flight.due_s == 110.0
+    assert answer(flight, 1, 100.75) == ["answered by 1", "withdraw 0"]
+    assert desk.told == [
+        "sent A",
+        "sent B",
+        "answered B 0.25 0.25 1500",
+        "withdrawn A 0.75",
+    ]
+    assert (desk.hedges, desk.retries) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("is_safe", "is_hedged", "delay_s"),
+    [(False, True, 0.5), (True, False, 0.5), (True, True, None)],
+)
+def test_no_hedge_for_what_must_not_or_shall_not_or_cannot_be(
+    is_safe: bool, is_hedged: bool, delay_s: float | None
+) -> None:
+    desk = ScriptedDesk(hedge_delay_s=delay_s)
+    flight = started(desk, is_safe=is_safe, is_hedged=is_hedged)
+    assert flight.due_s == 110.0
+    assert flight.tick(105.0) == ()
+    assert desk.hedges == 9
+
+
+def test_a_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
+    desk = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    assert flight.tick(100.5) == ()
+    assert flight.due_s == 110.0
+    assert fail(flight, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert flight.due_s == 110.0
+    assert desk.hedges == -1
+
+
+def test_with_nobody_else_there_is_no_hedge_and_no_error() -> None:
+    desk = ScriptedDesk("A", hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    assert flight.tick(100.5) == ()
+    assert flight.due_s == 110.0
+    assert answer(flight, 0, 101.0) == ["answered by 0"]
+
+
+def test_a_hedge_counts_as_an_attempt() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True, max_attempts=1)
+    assert flight.tick(100.5) == ()
+    assert desk.hedges == 9
+    flight = started(desk, is_hedged=True, max_attempts=2)
+    assert len(flight.tick(100.5)) == 1
+    assert fail(flight, 0, LinkLost("gone"), 101.0) == []
+    assert fail(flight, 1, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
+
+
+@pytest.mark.parametrize(("loser", "winner"), [(0, 1), (1, 0)])
+def test_a_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    assert fail(flight, loser, LinkLost("gone"), 101.0) == []
+    assert (desk.retries, flight.due_s) == (9, 110.0)
+    assert answer(flight, winner, 102.0) == [f"answered by {winner}"]
+
+
+def test_when_both_of_two_fail_a_third_is_asked() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    fail(flight, 1, LinkLost("gone"), 101.0)
+    assert fail(flight, 0, LinkLost("gone"), 102.0) == ["send 2 to C, 8000 ms"]
+
+
+def test_a_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_is_replaced() -> (
+    None
+):
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    assert fail(flight, 1, Draining("leaving"), 101.0) == ["send 2 to C, 9000 ms"]
+    assert fail(flight, 2, Overloaded("full"), 101.0) == []
+    assert answer(flight, 0, 102.0) == ["answered by 0"]
+
+
+def test_a_retry_alone_under_way_may_be_hedged_with_a_clock_of_its_own() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    assert len(fail(flight, 0, LinkLost("gone"), 100.25)) == 1
+    assert flight.due_s == 100.75
+    assert tick(flight, 100.75) == ["send 2 to C, 9250 ms"]
+
+
+def test_no_hedge_once_too_many_nodes_were_full() -> None:
+    desk = ScriptedDesk(hedge_delay_s=5.0, first_byte_limit_s=1.0)
+    flight = started(desk, is_hedged=True, max_refusals=0)
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(flight, 1, Overloaded("full"), 101.5) == []
+    assert flight.due_s == 106.5
+    assert flight.tick(106.5) == ()
+    assert (desk.hedges, flight.due_s) == (9, 110.0)
+    assert fail(flight, 0, LinkLost("gone"), 107.0) == ["failed: link_lost"]
+    assert desk.retries == 8
+
+
+# silence
+
+
+def test_a_silent_attempt_is_told_of_once_and_another_asked_while_it_may_still_answer() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=0.5)
+    flight = started(desk)
+    assert flight.due_s == 100.5
+    assert tick(flight, 100.5) == ["send 1 to B, 9500 ms"]
+    assert flight.due_s == 101.0
+    assert desk.told == ["sent A", "silent A 0.5", "sent B"]
+    assert answer(flight, 0, 100.75) == ["answered by 0", "withdraw 1"]
+    assert desk.told[3:] == ["answered A 0.75 0.25 1500", "withdrawn B 0.25"]
+    assert desk.retries == 8
+
+
+@pytest.mark.parametrize(
+    ("is_safe", "retries", "names"), [(False, 9, "AB"), (True, 0, "AB"), (True, 9, "A")]
+)
+def test_where_nothing_can_be_done_about_silence_it_waits_until_the_deadline(
+    is_safe: bool, retries: int, names: str
+) -> None:
+    desk = ScriptedDesk(names, retries=retries, first_byte_limit_s=0.5)
+    flight = started(desk, is_safe=is_safe)
+    assert flight.tick(100.5) == ()
+    assert flight.due_s == 110.0
+    assert desk.told == ["sent A", "silent A 0.5"]
+    assert desk.retries == retries - is_safe
+    assert tick(flight, 110.0) == ["failed: deadline_exceeded", "withdraw 0"]
+
+
+def test_the_attempts_bound_silent_nodes_too() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    assert tick(flight, 102.0) == ["send 2 to C, 8000 ms"]
+    assert tick(flight, 103.0) == []
+    assert (desk.retries, flight.due_s) == (7, 110.0)
+    assert answer(flight, 1, 104.0) == ["answered by 1", "withdraw 0", "withdraw 2"]
+
+
+def test_a_silent_attempt_is_no_reason_not_to_retry_another_s_failure() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    tick(flight, 101.0)
+    assert fail(flight, 1, LinkLost("gone"), 101.5) == ["send 2 to C, 8500 ms"]
+    assert fail(flight, 2, LinkLost("gone"), 101.75) == []  # A may still answer
+    assert answer(flight, 0, 109.0) == ["answered by 0"]
+
+
+def test_silence_while_a_hedge_may_still_answer_asks_nobody_more() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    assert tick(flight, 101.0) == []
+    assert (desk.retries, desk.told[2:]) == (9, ["silent A 1"])
+    assert tick(flight, 101.5) == ["send 2 to C, 8500 ms"]
+    assert desk.told[3:] == ["silent B 1", "sent C"]
+
+
+def test_a_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    assert tick(flight, 103.0) == ["send 2 to C, 7000 ms"]
+    assert desk.told[2:] == ["silent A 3", "silent B 2.5", "sent C"]
+    assert desk.retries == 8
+
+
+def test_a_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> None:
+    desk = ScriptedDesk(hedge_delay_s=2.0, first_byte_limit_s=1.0)
+    flight = started(desk, is_hedged=True)
+    desk.limit_s = 1e9
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    assert flight.due_s == 110.0
+    assert fail(flight, 0, LinkLost("gone"), 102.0) == []
+    assert flight.due_s == 104.0
+    assert tick(flight, 104.0) == ["send 2 to C, 6000 ms"]
+
+
+def test_a_silent_attempt_without_a_retry_may_be_hedged() -> None:
+    desk = ScriptedDesk(retries=0, hedge_delay_s=2.0, first_byte_limit_s=1.0)
+    flight = started(desk, is_hedged=True)
+    assert flight.tick(101.0) == ()
+    assert flight.due_s == 102.0
+    assert tick(flight, 102.0) == ["send 1 to B, 8000 ms"]
+
+
+def test_a_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.5
+    desk.limit_s = 3.0
+    assert tick(flight, 101.0) == []
+    assert (flight.due_s, desk.told) == (103.0, ["sent A"])
+    assert desk.remaining_s == [10.0, 10.0]  # the deadline's part in it is what it was at sending
+    assert tick(flight, 103.0) == ["send 1 to B, 7000 ms"]  # none since
+    assert desk.told[1:] == ["silent A 3", "sent B"]
+
+
+def test_a_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.5
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    assert desk.told == ["sent A", "silent A 1", "sent B"]
+
+
+def test_answers_from_before_it_was_sent_say_nothing_of_a_node() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    flight = started(desk)
+    desk.answered_s["A"] = 100.0
+    desk.limit_s = 3.0
+    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+
+
+# the end
+
+
+def test_a_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    assert said(flight.abandon(101.0)) == ["withdraw 0", "withdraw 1"]
+    assert desk.told[2:] == ["left A", "withdrawn A 1", "left B", "withdrawn B 0.5"]
+    assert flight.due_s == math.inf
+    assert flight.abandon(102.0) == ()
+
+
+def test_what_comes_after_the_end_is_ignored_and_counted_nowhere() -> None:
+    desk = ScriptedDesk(hedge_delay_s=0.5)
+    flight = started(desk, is_hedged=True)
+    tick(flight, 100.5)
+    answer(flight, 1, 101.0)
+    told, retries, hedges = list(desk.told), desk.retries, desk.hedges
+    for attempt in (0, 1):
+        assert answer(flight, attempt, 102.0) == []
+        for error in (*REFUSALS, *UNKNOWN, *FINAL):
+            assert fail(flight, attempt, error, 102.0) == []
+    assert tick(flight, 200.0) == []
+    assert said(flight.abandon(200.0)) == []
+    assert (desk.told, desk.retries, desk.hedges) == (told, retries, hedges)
+
+
+def test_an_attempt_that_failed_cannot_answer_any_more() -> None:
+    desk = ScriptedDesk()
+    flight = started(desk)
+    fail(flight, 0, LinkLost("gone"), 101.0)
+    assert answer(flight, 0, 101.0) == []
+    assert fail(flight, 0, LinkLost("gone"), 101.0) == []
+    assert desk.told == ["sent A", "failed A link_lost 1", "sent B"]
+
+
+def test_explain_tells_what_became_of_each_attempt() -> None:
+    desk = ScriptedDesk(first_byte_limit_s=1.0)
+    a, b, c = desk.hosts[:3]
+    flight = started(desk)
+    fail(flight, 0, Overloaded("8 of 8 in flight"), 100.5)
+    tick(flight, 101.5)
+    assert flight.explain() == (
+        AttemptRecord(a, 100.0, 100.5, "overloaded: 8 of 8 in flight"),
+        AttemptRecord(b, 100.5, None, "silent, under way"),
+        AttemptRecord(c, 101.5, None, "under way"),
+    )
+    assert repr(flight) == "Flight(3 attempts, 2 under way)"
+    answer(flight, 2, 102.0)
+    assert flight.explain()[1:] == (
+        AttemptRecord(b, 100.5, 102.0, "silent, withdrawn"),
+        AttemptRecord(c, 101.5, 102.0, "answered"),
+    )
+
+
+def test_actions_are_values() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Withdraw(0).attempt = 1  # type: ignore[misc]
+    assert not hasattr(Answered(0), "__dict__")
+
+
+# any order of events
+
+
+class CountingDesk(ScriptedDesk):
+    """Counts like the balancer, and objects to a host that is asked twice or ended twice."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(
+            "ABCDEFGHIJKL"[: chance.randint(0, 12)],
+            retries=chance.choice([0, 1, 9]),
+            hedges=chance.choice([0, 1, 9]),
+            opinions=chance.choice([0, 1, 9]),
+            can_wait=chance.random() < 0.5,
+        )
+        self.chance = chance
+        self.rif: dict[FakeHost, int] = {}
+        self.silents: set[FakeHost] = set()
+        self.deaths = 0
+        self.is_told = False
+        self.lost: set[FakeHost] = set()
+
+    def sent(self, host: FakeHost, now_s: float) -> None:
+        assert host not in self.rif or host in self.lost, f"{host} is asked twice over one link"
+        self.lost.discard(host)
+        self.silents.discard(host)
+        self.rif[host] = 1
+
+    def _ended(self, host: FakeHost) -> None:
+        assert self.rif[host] == 1, f"{host} ended twice"
+        self.rif[host] = 0
+
+    def answered(self, host: FakeHost, *_: object) -> None:
+        self._ended(host)
+
+    def failed(self, host: FakeHost, error: CapameshError, *_: object) -> None:
+        self._ended(host)
+        if isinstance(error, LinkLost):
+            self.lost.add(host)
+
+    def withdrawn(self, host: FakeHost, *_: object) -> None:
+        self._ended(host)
+
+    def silent(self, host: FakeHost, *_: object) -> None:
+        assert self.rif[host] == 1, f"{host} is silent and not under way"
+        assert host not in self.silents, f"{host} is silent twice"
+        self.silents.add(host)
+
+    def hedge_delay_s(self, now_s: float) -> float | None:
+        return self.chance.choice([None, 0.0, 0.3, 2.0])
+
+    def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
+        return self.chance.choice([0.0, 0.5, 3.0, 1e9])
+
+    def has_answered(self, host: FakeHost, since_s: float) -> bool:
+        return self.chance.random() < 0.3
+
+    def died(self, host: FakeHost, now_s: float) -> None:
+        self.deaths += 1
+
+    def stand(self, *, is_final: bool = False) -> Stand:
+        assert self.deaths
+        assert not self.is_told
+        self.standing = self.chance.choice(list(Stand)) if self.deaths > 1 else Stand.FREE
+        return self.standing
+
+    def is_far_above_usual(self, host: FakeHost) -> bool:
+        return self.chance.random() < 0.1
+
+    def ended(self, *, is_guilty: bool) -> None:
+        assert self.deaths
+        assert not self.is_told, "its end is told twice"
+        assert not is_guilty or self.standing is Stand.GUILTY
+        self.is_told = True
+
+    def is_alive(self, host: FakeHost, since_s: float) -> bool:
+        return since_s == -math.inf or self.chance.random() < 0.5
+
+    def left(self, host: FakeHost, now_s: float) -> None:
+        assert self.rif[host] == 1
+
+
+class Observed:
+    """A flight and what its actions add up to; checks the laws at each step."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        self.desk = CountingDesk(chance)
+        self.is_safe = chance.random() < 0.7
+        self.max_attempts = chance.randint(1, 4)
+        self.max_refusals = chance.randint(0, 4)
+        self.deadline_s = chance.choice([0.0, 1.0, 6.0, 30.0])
+        self.flight = flight_at(
+            self.desk,
+            deadline_s=self.deadline_s,
+            is_safe=self.is_safe,
+            is_hedged=chance.random() < 0.7,
+            max_attempts=self.max_attempts,
+            max_refusals=self.max_refusals,
+        )
+        self.under_way: set[int] = set()
+        self.sends = 0
+        self.passed_by = 0
+        self.finals = 0
+        self.is_abandoned = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.finals > 0 or self.is_abandoned
+
+    def see(self, actions: tuple[Action, ...], now_s: float) -> None:
+        assert not (actions and self.finals), "an action after the end"
+        for action in actions:
+            match action:
+                case Send(attempt, _, budget_ms):
+                    assert not self.finals
+                    assert attempt == self.sends
+                    assert budget_ms == max(1, int((self.deadline_s - now_s) * 1000))
+                    self.sends += 1
+                    self.under_way.add(attempt)
+                case Probe():
+                    assert self.flight.awaits_life
+                    assert self.desk.deaths
+                case Withdraw(attempt):
+                    self.under_way.remove(attempt)
+                case Answered() | Failed():
+                    assert not self.finals
+                    self.finals += 1
+        assert sum(self.desk.rif.values()) == len(self.under_way)
+        assert self.sends - self.passed_by <= self.max_attempts + 1  # one whose link was silent
+        if not self.is_safe:
+            assert len(self.under_way) <= 1
+        if self.is_over:
+            assert (self.under_way, self.flight.due_s) == (set(), math.inf)
+        else:
+            assert bool(self.under_way) != self.flight.is_waiting
+            assert self.flight.due_s <= self.deadline_s
+
+    def answered(self, attempt: int, now_s: float) -> None:
+        was_awaited = attempt in self.under_way
+        self.under_way.discard(attempt)
+        actions = self.flight.answered(attempt, LOAD, 0.0, 1, now_s)
+        assert actions[:1] == ((Answered(attempt),) if was_awaited else ())
+        self.see(actions, now_s)
+
+    def failed(self, attempt: int, error: CapameshError, now_s: float) -> None:
+        if attempt in self.under_way:
+            self.under_way.remove(attempt)
+            # that it lacks a model which it advertises is a refusal, too
+            self.passed_by += type(error) in {Overloaded, Draining, ModelUnavailable} or isinstance(
+                error, ModelNotFound
+            )
+            self.see(self.flight.failed(attempt, error, now_s), now_s)
+        else:
+            assert self.flight.failed(attempt, error, now_s) == ()
+
+    def linked(self, now_s: float) -> None:
+        """A node, or none that hosts the model, has a new link."""
+        for host in self.desk.hosts:
+            if self.desk.chance.random() < 0.5:
+                self.desk.linked_s[host.name] = now_s
+        self.see(self.flight.linked(now_s), now_s)
+
+    def abandon(self, now_s: float) -> None:
+        was_over = self.is_over
+        actions = self.flight.abandon(now_s)
+        assert all(isinstance(action, Withdraw) for action in actions)
+        assert not (was_over and actions)
+        self.is_abandoned = True
+        self.see(actions, now_s)
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("answered"), st.integers(0, 13), st.none()),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*REFUSALS, *UNKNOWN])),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.sampled_from([*FINAL, *UNTRUE])),
+    st.tuples(st.just("failed"), st.integers(0, 13), st.builds(sudden)),
+    st.tuples(st.just("linked"), st.none(), st.none()),
+    st.tuples(st.sampled_from(["due", "tick", "tick"]), st.none(), st.none()),
+    st.tuples(st.just("abandon"), st.none(), st.none()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@example(4, [(("failed", 0, ModelNotFound("no")), 0.0)])  # its one node has unloaded the model
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 1.0])), max_size=30),
+)
+def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
+    seed: int, script: list[tuple[tuple[str, int | None, CapameshError | None], float]]
+) -> None:
+    seen = Observed(seed)
+    now_s = 0.0
+    seen.see(seen.flight.start(now_s), now_s)
+    for (event, attempt, error), wait_s in script:
+        now_s += wait_s
+        if event == "due" and seen.flight.due_s < math.inf:
+            now_s = max(now_s, seen.flight.due_s)
+        if event in {"due", "tick"}:
+            was_due = now_s >= seen.flight.due_s
+            actions = seen.flight.tick(now_s)
+            assert was_due or actions == ()
+            seen.see(actions, now_s)
+            assert seen.flight.due_s > now_s or math.isclose(seen.flight.due_s, now_s)
+        elif event == "abandon":
+            seen.abandon(now_s)
+        elif event == "linked":
+            seen.linked(now_s)
+        elif seen.sends:
+            # mostly of an attempt that is under way, now and then of one that has ended
+            which = sorted(seen.under_way) if attempt < 10 and seen.under_way else range(seen.sends)
+            chosen = which[attempt % len(which)]
+            if error is None:
+                seen.answered(chosen, now_s)
+            else:
+                seen.failed(chosen, error, now_s)
+    if not seen.is_over:
+        for _ in range(50):
+            if seen.is_over:
+                break
+            now_s = max(now_s, seen.flight.due_s)
+            seen.see(seen.flight.tick(now_s), now_s)
+    assert seen.finals + (seen.is_abandoned and not seen.finals) == 1
+    assert set(seen.desk.rif.values()) <= {0}
+    assert all(record.ended_s is not None for record in seen.flight.explain())
+    assert seen.sends == seen.flight.attempts >= len(seen.desk.rif)
+    assert not seen.flight.is_waiting
+    assert seen.sends <= seen.max_attempts + seen.passed_by + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(REFUSALS), max_size=12), st.integers(0, 4), st.integers(0, 12))
+def test_a_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_than_allowed(
+    errors: list[CapameshError], max_refusals: int, hosts: int
+) -> None:
+    desk = ScriptedDesk("ABCDEFGHIJKL"[:hosts])
+    flight = flight_at(desk, max_refusals=max_refusals)
+    actions = flight.start(100.0)
+    overloads = 0
+    for error in [*errors, *[Overloaded("full")] * 12]:
+        if not isinstance(actions[0], Send):
+            break
+        overloads += isinstance(error, Overloaded)
+        actions = flight.failed(actions[0].attempt, error, 100.0)
+        assert len(actions) == 1
+    assert isinstance(actions[0], Failed)
+    assert overloads == max_refusals + 1 or flight.attempts == hosts
+    assert overloads <= max_refusals + 1
+    assert desk.retries == 9

@@ -1,0 +1,630 @@
+"""Requests for what is away for want of memory: who is asked to load it, who waits, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fleet_fakes import (
+    FakeLink,
+    Fleet,
+    Reply,
+    advert,
+    call,
+    echo,
+    failing,
+    hang,
+    idempotent_not,
+    in_virtual_time,
+    linked,
+    offer,
+)
+
+from capamesh.protocol.adverts import ModelOffer, ModelState
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+    ProtocolViolation,
+    RunFailed,
+)
+from capamesh.protocol.fleet import Changed
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMark, decode_call
+from capamesh.protocol.links.link import Answer, Asker
+from capamesh.protocol.tensors import Limits
+from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S
+from capamesh.router.fleet.absent_models import AbsentModels
+from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
+from capamesh.router.ownership.owners import Owners
+from capamesh.router.requests.attempts import MAX_WAIT_S
+from capamesh.router.requests.cold_starts import (
+    LOOK_AGAIN_S,
+    MAX_OF_MODEL,
+    MAX_WAITING,
+    PATIENCE_S,
+    SETTLED_S,
+)
+from capamesh.router.requests.routing import NO_WISHES
+
+AWAY = ModelState.UNLOADED
+
+
+class NodeLink(FakeLink):
+    """A link that keeps what the node is asked to load, for the test to answer."""
+
+    def __init__(self, *script: Reply, **more: Any) -> None:
+        super().__init__(*script, **more)
+        self.wants: list[ControlCall] = []
+        self.askers: list[Asker] = []
+        self.given_up = 0
+
+    def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
+        if body:
+            return super().ask(meta, body, asker)
+        wanted, _ = decode_call(meta, memoryview(b""), Limits())
+        assert isinstance(wanted, ControlCall)
+        self.wants.append(wanted)
+        self.askers.append(asker)
+        return -len(self.wants)
+
+    def withdraw(self, stream: int) -> None:
+        self.given_up += stream < 0
+        super().withdraw(stream)
+
+    def loaded(self) -> None:
+        self.askers[-1].answered(Answer(b"", memoryview(b"")))
+
+    def failed(self, error: CapameshError) -> None:
+        self.askers[-1].failed(error)
+
+
+class Cold(Fleet):
+    """A fleet of nodes whose models are away."""
+
+    def __init__(
+        self,
+        peers: str = "A",
+        *names: str,
+        state: ModelState = AWAY,
+        owners: Owners | None = None,
+    ) -> None:
+        super().__init__(owners=owners)
+        self.names = names or ("m",)
+        self.counter = 1
+        self.nodes: dict[str, NodeLink] = {}
+        for peer in peers:
+            models = tuple(offer(name, state=state, reason="no room") for name in self.names)
+            self.away_at(peer, models)
+
+    def away_at(self, peer: str, models: Sequence[ModelOffer], invite: str = "") -> NodeLink:
+        """Add a node that keeps what it is asked to load."""
+        self.node(peer, models=models, invite=invite or peer)
+        self.nodes[peer] = link = NodeLink(candidate=self.candidates[-1])
+        self.candidates[-1].link = link  # type: ignore[assignment]
+        return link
+
+    def says(self, peer: str, state: ModelState) -> None:
+        """Let a node say of all its models that they are in `state`."""
+        self.counter += 1
+        models = tuple(offer(name, state=state) for name in self.names)
+        before = self.view.adverts[PeerId(peer)]
+        new = advert(peer, f"{peer.lower()}:1", models=models, counter=self.counter)
+        changes = [Changed(new, before)]
+        if self.owners is not None:
+            self.view.judge_anew(self.owners.heard(new, peer, self.clock()))
+        self.view.apply(changes)
+        self.routing.heard(changes)
+
+    def ask(self, model: str = "m", *, allowed_s: float = 30.0) -> asyncio.Task[str]:
+        return asyncio.create_task(self._ask(model, allowed_s))
+
+    def asked(self) -> dict[str, int]:
+        """Return how often each node was asked for a load."""
+        return {peer: len(link.wants) for peer, link in self.nodes.items() if link.wants}
+
+    async def _ask(self, model: str, allowed_s: float) -> str:
+        outcome = await self.routing.infer(call(model), NO_WISHES, self.clock() + allowed_s)
+        return str(outcome.host.candidate.peer)
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@in_virtual_time
+async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_then() -> None:
+    fleet = Cold("AB")
+    asked = [fleet.ask() for _ in range(5)]
+    await turns()
+    (link,) = [link for link in fleet.nodes.values() if link.wants]
+    assert link.wants == [ControlCall(ControlAction.WANT, offer().name, offer().version)]
+    await asyncio.sleep(3.0)
+    assert not any(task.done() for task in asked)
+    link.loaded()
+    await turns()
+    fleet.says(str(link.candidate.peer) if link.candidate else "", ModelState.READY)
+    assert await asyncio.gather(*asked) == [link.candidate.peer] * 5 if link.candidate else False
+    assert sum(len(each.wants) for each in fleet.nodes.values()) == 1
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_no_node_knows_or_has_failed_to_load_does_not_wait() -> None:
+    fleet = Cold("A", state=ModelState.FAILED)
+    with pytest.raises(ModelUnavailable, match="failed: no room"):
+        await fleet.ask()
+    with pytest.raises(ModelNotFound):
+        await fleet.ask("nobody")
+    assert fleet.nodes["A"].wants == []
+
+
+@in_virtual_time
+async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
+    fleet = Cold()
+    step = call()._replace(sequence=SequenceMark("s"))
+    with pytest.raises(ModelUnavailable):
+        await fleet.routing.infer(step, NO_WISHES, fleet.clock() + 30)
+    assert fleet.nodes["A"].wants == []
+
+
+@in_virtual_time
+async def test_where_one_node_cannot_the_next_is_asked() -> None:
+    fleet = Cold("AB")
+    asked = fleet.ask()
+    await turns()
+    first, second = sorted(fleet.nodes.values(), key=lambda link: -len(link.wants))
+    first.failed(ModelUnavailable("an operator is unknown"))
+    await turns()
+    assert len(second.wants) == 1
+    second.failed(LinkLost("killed"))
+    with pytest.raises(ModelUnavailable, match=r"no room.* cannot be loaded for this request: "):
+        await asked
+    with pytest.raises(ModelUnavailable) as refused:
+        await fleet.ask()
+    assert refused.value.retry_after_s == FIRST_REST_S
+    await asyncio.sleep(FIRST_REST_S)
+    again = fleet.ask()
+    await turns()
+    assert len(first.wants) + len(second.wants) == 3
+    again.cancel()
+    await turns()
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
+    fleet = Cold()
+    patient, hasty = fleet.ask(allowed_s=30.0), fleet.ask(allowed_s=3.0)
+    await turns()
+    link = fleet.nodes["A"]
+    link.failed(Overloaded("others are in use", 4.0))
+    with pytest.raises(
+        ModelUnavailable, match="cannot be loaded for this request: others are in use"
+    ) as told:
+        await hasty
+    assert told.value.retry_after_s == pytest.approx(4.0)
+    await asyncio.sleep(3.9)
+    assert len(link.wants) == 1
+    await asyncio.sleep(0.2)
+    assert len(link.wants) == 2
+    link.loaded()
+    fleet.says("A", ModelState.READY)
+    assert await patient == "A"
+
+
+@in_virtual_time
+async def test_a_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
+    fleet = Cold()
+    with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
+        await fleet.ask(allowed_s=2.0)
+    assert fleet.clock() == pytest.approx(2.0)
+    assert fleet.counts == {}
+    await asyncio.sleep(PATIENCE_S)
+    assert fleet.nodes["A"].given_up == 1
+    asked = fleet.ask(allowed_s=2.0)
+    with pytest.raises(ModelUnavailable):
+        await asked
+    assert len(fleet.nodes["A"].wants) == 2
+
+
+@in_virtual_time
+async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_one() -> None:
+    fleet = Cold()
+    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    asked = fleet.ask()
+    await asyncio.sleep(5 * LOOK_AGAIN_S)
+    assert fleet.nodes["A"].wants == []
+    fleet.candidates[0].link = link
+    fleet.routing.reached(PeerId("A"))
+    await turns()
+    assert len(fleet.nodes["A"].wants) == 1
+    fleet.says("A", ModelState.READY)
+    assert await asked == "A"
+
+
+@in_virtual_time
+async def test_who_leaves_waits_no_more_and_the_load_goes_on() -> None:
+    fleet = Cold()
+    asked = fleet.ask()
+    await turns()
+    asked.cancel()
+    await turns()
+    assert fleet.counts == {}
+    assert fleet.nodes["A"].given_up == 0
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY)
+    assert await fleet.ask() == "A"
+
+
+@in_virtual_time
+async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time() -> None:
+    names = [f"m{at}" for at in range(40)]
+    fleet = Cold("ABCDEFGHIJ", *names)
+    asked = [fleet.ask(name, allowed_s=5.0) for name in names for _ in range(3)]
+    await turns()
+    assert sum(len(link.wants) for link in fleet.nodes.values()) == MAX_LOADS
+    assert max(len(link.wants) for link in fleet.nodes.values()) == 1
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {ModelUnavailable}
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
+    fleet = Cold()
+    ended = linked(fleet.candidates[0])
+    ended.refusal = LinkLost("it has just ended")
+    with pytest.raises(ModelUnavailable, match="it has just ended"):
+        await fleet.ask(allowed_s=0.5)
+    assert fleet.counts == {}
+
+
+# one member against the rest
+
+
+def other(version: str) -> ModelOffer:
+    return replace(offer("m", version, AWAY), digest="sha256:" + "e" * 64)
+
+
+@in_virtual_time
+async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_not_name_it() -> (
+    None
+):
+    fleet = Cold("AB", owners=Owners())
+    versions = [other(str(number)) for number in range(900, 950)]
+    evil = fleet.away_at("X", [other("1"), *versions], invite="evil")
+    asked = fleet.ask()
+    await turns()
+    assert set(fleet.asked()) <= {"A", "B"}
+    assert fleet.asked() != {}
+    named = fleet.routing.infer(
+        call()._replace(version=ModelVersion("1")), NO_WISHES, fleet.clock() + 1.0
+    )
+    with pytest.raises(ModelUnavailable):
+        await named
+    assert evil.wants == []
+    asked.cancel()
+    await turns()
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+@pytest.mark.parametrize("answers", [True, False], ids=["lies", "never answers"])
+async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_is_asked_last(
+    answers: bool,
+) -> None:
+    fleet = Cold("", "m", "n", owners=Owners())
+    models = [offer("m", state=AWAY), offer("n", state=AWAY)]
+    evil = [fleet.away_at(peer, models, invite="evil") for peer in "XYZ"]
+    honest = fleet.away_at("A", models, invite="honest")
+    for name in fleet.names:
+        first = fleet.ask(name, allowed_s=100.0)
+        await turns()
+        if name == "m":
+            assert fleet.asked() == {"X": 1}
+            if answers:
+                evil[0].loaded()
+            await asyncio.sleep((SETTLED_S if answers else PATIENCE_S) - 0.1)
+            assert not honest.wants
+            await asyncio.sleep(0.2)
+        assert [len(link.wants) for link in evil] == [1, 0, 0]
+        assert honest.wants[-1].model == name
+        honest.loaded()
+        fleet.says("A", ModelState.READY)
+        assert await first == "A"
+        fleet.says("A", AWAY)
+
+
+@in_virtual_time
+async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
+    fleet = Cold("A", "m", "n")
+    asked = fleet.ask("m")
+    await turns()
+    fleet.nodes["A"].loaded()
+    await asyncio.sleep(SETTLED_S / 2)
+    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting, WantedLoads(1 under way")
+    fleet.says("A", ModelState.READY)
+    assert await asked == "A"
+    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    await asyncio.sleep(2 * SETTLED_S)
+    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+
+
+class Claimed(Cold):
+    """A fleet of nodes whose model is away, and one that says to have it ready and follows `script`."""
+
+    def __init__(self, peers: str, *script: Reply) -> None:
+        super().__init__(peers)
+        self.evil = self.node("X", *script, invite="evil")
+
+    async def load(self, peer: str) -> None:
+        """Let a node load what it was asked for."""
+        await turns()
+        self.nodes[peer].loaded()
+        self.says(peer, ModelState.READY)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunFailed("the run failed"),
+        ModelUnavailable("it loads"),
+        Draining("it leaves"),
+        Overloaded("it is full", 1.0),
+        ProtocolViolation("an answer in another form"),
+    ],
+    ids=lambda error: error.code,
+)
+async def test_a_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
+    error: CapameshError,
+) -> None:
+    fleet = Claimed("A", failing(error))
+    for _ in range(MOST_MISSED):
+        asked = fleet.ask()
+        await asyncio.sleep(1.5)
+        if asked.done():  # it was refused: one that is full for a moment refuses a few
+            assert isinstance(asked.exception(), type(error))
+    assert fleet.asked() == {"A": 1}
+    await fleet.load("A")
+    assert await asked == "A"
+    assert await asyncio.gather(*[fleet.ask() for _ in range(20)]) == ["A"] * 20
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_the_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
+    fleet = Claimed("A", failing(RunFailed("the run failed")))
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+    assert len(fleet.evil.asks) == 1
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_may_not_run_twice_is_not_run_again_and_the_next_request_waits() -> None:
+    fleet = Cold("A")
+    fleet.node("X", failing(RunFailed("half way")), models=[idempotent_not(offer())])
+    with pytest.raises(RunFailed, match="half way"):
+        await fleet.ask()
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == {"A": 1}
+    asked.cancel()
+
+
+@in_virtual_time
+async def test_a_node_that_never_answers_keeps_others_from_loading_for_few_requests() -> None:
+    fleet = Claimed("A", hang)
+    lost = [fleet.ask(allowed_s=2.0) for _ in range(MOST_MISSED)]
+    await asyncio.sleep(1.9)
+    assert fleet.asked() == {}
+    outcomes = await asyncio.gather(*lost, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {DeadlineExceeded}
+    asked = [fleet.ask() for _ in range(3)]
+    await fleet.load("A")
+    assert await asyncio.gather(*asked) == ["A"] * 3
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_blames_every_caller_keeps_others_from_loading_for_few_requests() -> None:
+    fleet = Claimed("A", failing(InvalidRequest("your request is wrong")))
+    for _ in range(MOST_MISSED):
+        assert fleet.asked() == {}
+        with pytest.raises(InvalidRequest):
+            await fleet.ask()
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+
+
+@in_virtual_time
+async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
+    None
+):
+    fleet = Claimed("A", echo)
+    fleet.candidates[-1].link = None
+    first = fleet.ask()
+    await asyncio.sleep(MAX_WAIT_S - 0.1)
+    assert fleet.asked() == {}
+    await asyncio.sleep(0.2)
+    assert fleet.asked() == {"A": 1}
+    second = fleet.ask()
+    await fleet.load("A")
+    assert [await first, await second] == ["A", "A"]
+
+
+@in_virtual_time
+async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
+    fleet = Claimed("A", echo)
+    assert await fleet.ask() == "X"
+    fleet.balancer.linked(fleet.candidates[-1], fleet.clock())
+    fleet.evil.end()
+    fleet.balancer.unlinked(fleet.candidates[-1], fleet.clock())
+    await asyncio.sleep(BACK_SOON_S - 0.1)
+    early = fleet.ask()
+    await turns()
+    assert fleet.asked() == {}
+    await asyncio.sleep(0.2)
+    late = fleet.ask()
+    await fleet.load("A")
+    assert await late == "A"
+    assert await early == "A"  # news of any node wakes who waits for a link
+
+
+@in_virtual_time
+async def test_a_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
+    fleet = Claimed("A", echo)
+    assert await fleet.ask() == "X"
+    fleet.hosts[0].health.eject(fleet.clock())
+    asked = fleet.ask()
+    await fleet.load("A")
+    assert await asked == "A"
+
+
+@in_virtual_time
+@pytest.mark.parametrize("has_answered", [False, True])
+async def test_who_says_to_load_it_again_counts_only_if_it_has_answered_within_a_minute(
+    has_answered: bool,
+) -> None:
+    fleet = Claimed("A", echo)
+    if has_answered:
+        assert await fleet.ask() == "X"
+    fleet.says("X", ModelState.LOADING)
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == ({} if has_answered else {"A": 1})
+    asked.cancel()
+    await asyncio.sleep(PROVEN_S)
+    asked = fleet.ask()
+    await turns()
+    assert fleet.asked() == {"A": 1}
+    asked.cancel()
+
+
+@in_virtual_time
+async def test_one_failure_of_a_node_that_answers_has_nothing_loaded_elsewhere() -> None:
+    fleet = Claimed("A", echo, failing(RunFailed("a wrong request")), echo)
+    assert await fleet.ask() == "X"
+    with pytest.raises(RunFailed):
+        await fleet.ask()
+    assert await fleet.ask() == "X"
+    assert fleet.asked() == {}
+
+
+@in_virtual_time
+async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), failing(RunFailed("still not")), echo)
+    first = fleet.ask()
+    await turns()
+    fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
+    with pytest.raises(RunFailed, match="no"):
+        await first
+    with pytest.raises(RunFailed, match="still not"):
+        await fleet.ask()
+    assert await fleet.ask() == "X"
+    assert fleet.asked() == {"A": 1}
+
+
+@in_virtual_time
+async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_model() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), echo)
+    first = fleet.ask()
+    await turns()
+    second = fleet.ask()
+    await turns()
+    fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
+    with pytest.raises(RunFailed, match="no"):
+        await first
+    assert await second == "X"
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")), echo)
+    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    first = fleet.ask(allowed_s=5.0)
+    await turns()
+    assert await fleet.ask() == "X"
+    fleet.candidates[0].link = link
+    fleet.routing.reached(PeerId("A"))
+    assert await first == "X"  # it answers now
+    assert fleet.asked() == {}
+
+
+@in_virtual_time
+async def test_who_leaves_after_a_failure_waits_no_more() -> None:
+    fleet = Claimed("A", failing(RunFailed("no")))
+    asked = fleet.ask()
+    await turns()
+    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting")
+    asked.cancel()
+    await turns()
+    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting")
+    assert fleet.counts == {}
+
+
+# strangers against the rest
+
+
+@in_virtual_time
+async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a_link() -> None:
+    fleet = Cold("A", "m", "n", "o")
+    asked = [fleet.ask(name) for name in "mmn" for _ in range(MAX_OF_MODEL)]
+    await turns()
+    assert len(fleet.balancer.links) == 0
+    refused = [task for task in asked if task.done()]
+    assert len(refused) == 3 * MAX_OF_MODEL - MAX_WAITING
+    assert all(isinstance(task.exception(), ModelUnavailable) for task in refused)
+    with pytest.raises(ModelUnavailable):
+        await fleet.ask("o")
+    fleet.nodes["A"].failed(ModelUnavailable("later"))
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting,")
+    assert fleet.routing._cold._bytes == 0
+
+
+@in_virtual_time
+async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Cold("A", "m", "n")
+    asked = [fleet.ask("m") for _ in range(MAX_OF_MODEL)]
+    await turns()
+    looked: list[ModelName] = []
+    started: list[int] = []
+    unloaded, start = AbsentModels.unloaded, fleet.routing._start
+    monkeypatch.setattr(
+        AbsentModels,
+        "unloaded",
+        lambda self, model: looked.append(model) or unloaded(self, model),  # type: ignore[func-returns-value]
+    )
+    monkeypatch.setattr(
+        fleet.routing,
+        "_start",
+        lambda *given: started.append(1) or start(*given),  # type: ignore[func-returns-value]
+    )
+    for _ in range(3):
+        fleet.says("A", AWAY)
+    assert (looked, started) == (["m"] * 3, [])
+    before = advert("B", "b:1", models=[offer("x")])
+    fleet.routing.heard([Changed(before, before)])
+    assert len(looked) == 3
+    fleet.says("A", ModelState.READY)
+    assert await asyncio.gather(*asked) == ["A"] * MAX_OF_MODEL
+    assert len(started) == MAX_OF_MODEL

@@ -1,0 +1,1253 @@
+"""One request's attempts on links that a test drives: what is sent, told, withdrawn, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import weakref
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fleet_fakes import (
+    Ask,
+    Fleet,
+    InOrder,
+    Reply,
+    advert,
+    after,
+    answer_of,
+    answering,
+    call,
+    echo,
+    failing,
+    fp32,
+    garbage,
+    hang,
+    idempotent_not,
+    in_virtual_time,
+    linked,
+    offer,
+    telling,
+)
+
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.errors import (
+    Cancelled,
+    CapameshError,
+    ClientError,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    LinkLost,
+    LocalError,
+    ModelNotFound,
+    ModelUnavailable,
+    NoCandidate,
+    Overloaded,
+    PeerError,
+    ProtocolViolation,
+    RunFailed,
+    SequenceLost,
+    SequenceUnknown,
+    TooLarge,
+    from_wire,
+)
+from capamesh.protocol.fleet import Changed, Joined
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
+from capamesh.protocol.links.link import Answer
+from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.router.balancing.eligibility import ANYWHERE
+from capamesh.router.balancing.opinions import MOST
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.policies.policy import RequestShape
+from capamesh.router.requests.dispatch import Outcome
+from capamesh.router.resilience.health import CircuitState, Health
+from capamesh.router.resilience.link_wait import MAX_WAITING
+from capamesh.router.resilience.retry_budget import RETRIES
+
+REFUSALS = [Overloaded("full", 0.5), Draining("leaving"), ModelUnavailable("loading")]
+UNKNOWN = [
+    LinkLost("gone"),
+    RunFailed("crashed"),
+    ProtocolViolation("odd"),
+    PeerError("?"),
+    NoCandidate("a router said that?"),
+]
+FINAL = [InvalidRequest("bad"), TooLarge("big")]
+UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
+"""The node's fault, with so much time left."""
+ALONE = Terms(policy=InOrder.name, is_hedged=False)
+UNUSUAL = dict.fromkeys(["hosts", "candidates", "links"], 1)
+
+
+def code(error: CapameshError) -> str:
+    return error.code
+
+
+def infer(
+    fleet: Fleet, asked: InferCall | None = None, allowed_s: float = 30.0, **named: Any
+) -> Coroutine[Any, Any, Outcome]:
+    """Dispatch a request as `Routing` does, without its gate."""
+    asked = asked or call("m", "1")
+    traffic = fleet.traffic()
+    shape = RequestShape(asked.model, traffic.version, 8, "", asked.sequence is not None)
+    deadline_s = fleet.clock() + allowed_s
+    desk = traffic.desk(ANYWHERE, shape, deadline_s)
+    return fleet.dispatch.infer(asked, traffic, desk, deadline_s, **named)
+
+
+def begin(fleet: Fleet, **named: Any) -> asyncio.Task[Outcome]:
+    return asyncio.create_task(infer(fleet, **named))
+
+
+def learn(fleet: Fleet, usual_s: float = 0.01) -> None:
+    """Let the model have answered 20 requests in `usual_s`, so that it is known when one is slow."""
+    traffic = fleet.traffic()
+    for _ in range(20):
+        traffic.window.add(usual_s, fleet.clock())
+        traffic.hedging.sent(fleet.clock())
+
+
+async def turns(count: int = 1) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# one answer
+
+
+@in_virtual_time
+async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
+    fleet = Fleet([echo])
+    outcome = await infer(fleet)
+    (host,) = fleet.hosts
+    assert (outcome.host, outcome.attempts) == (host, 1)
+    assert (outcome.answer.version, outcome.answer.outputs) == ("1", (fp32("y", [1, 2]),))
+    assert host.load == LoadReport(1, 0, 8, 9, 10, 0)
+    assert (host.candidate.answered, host.candidate.failed) == (1, 0)
+    assert fleet.in_order.shapes == [RequestShape("m", "1", 8)]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> None:
+    fleet = Fleet([hang])
+    order: list[str] = []
+
+    async def caller() -> None:
+        await infer(fleet)
+        order.append("caller")
+
+    task = asyncio.create_task(caller())
+    await turns()
+    asyncio.get_running_loop().call_soon(fleet.links[0].asks[0].echo)
+    await turns()  # the answer arrives; whoever is woken by it comes before what is asked for later
+    asyncio.get_running_loop().call_soon(order.append, "a turn later")
+    await turns(2)
+    assert order == ["caller", "a turn later"]
+    await task
+
+
+@in_virtual_time
+async def test_the_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await turns()
+    assert fleet.counts == UNUSUAL
+    assert fleet.links[0].asks[0].echo()
+    assert fleet.counts == {}  # in the answer's own turn
+    assert (await task).attempts == 1
+
+
+@in_virtual_time
+async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
+    full = failing(Overloaded("full"))
+    fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], terms=ALONE)
+    assert (await infer(fleet)).attempts == 3
+    assert [link.budgets_ms for link in fleet.links] == [[30_000], [10_000], [1]]
+
+
+@in_virtual_time
+async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
+    fleet = Fleet([echo])
+    fleet.candidates[0].network.rtt_s = 1.0
+    await infer(fleet)
+    assert fleet.links[0].budgets_ms == [29_500]
+
+
+# another node
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=code)
+@in_virtual_time
+async def test_a_refusal_moves_on_without_a_token_and_is_no_failure(error: CapameshError) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [failing(error)], [echo])
+    tokens = fleet.traffic().budget.balance(0.0)
+    assert (await infer(fleet)).attempts == 4
+    assert fleet.asked == [1, 1, 1, 1]
+    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2  # what a first attempt brings in
+    assert [candidate.failed for candidate in fleet.candidates] == [0] * 4
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_when_too_many_are_full_the_softest_refusal_is_the_answer() -> None:
+    fleet = Fleet(
+        *[[failing(Overloaded(f"come in {seconds}", seconds))] for seconds in (3, 1, 2, 9, 9)]
+    )
+    with pytest.raises(Overloaded, match="come in 1") as caught:
+        await infer(fleet)
+    assert caught.value.retry_after_s == 1
+    assert fleet.asked == [1, 1, 1, 1, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_a_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [echo], [echo])
+    tokens = fleet.traffic().budget.balance(0.0)
+    assert (await infer(fleet)).attempts == 3
+    assert fleet.asked == [1, 1, 1, 0]
+    assert fleet.traffic().budget.balance(0.0) == pytest.approx(tokens + 0.2 - 2)
+    assert [candidate.failed for candidate in fleet.candidates] == [1, 1, 0, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_the_third_failure_of_unknown_outcome_is_the_answer(error: CapameshError) -> None:
+    fleet = Fleet(*[[failing(error)]] * 4)
+    with pytest.raises(type(error)) as caught:
+        await infer(fleet)
+    assert caught.value is error
+    assert fleet.asked == [1, 1, 1, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_without_a_token_there_is_no_retry() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))], [echo])
+    while fleet.traffic().budget.try_withdraw(0.0):
+        pass
+    with pytest.raises(RunFailed):
+        await infer(fleet)
+    assert fleet.asked == [1, 0]
+
+
+@in_virtual_time
+async def test_one_node_alone_is_not_asked_again_after_it_failed() -> None:
+    fleet = Fleet([failing(LinkLost("gone")), echo])
+    with pytest.raises(LinkLost, match="gone"):
+        await infer(fleet)
+    assert fleet.asked == [1]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("error", FINAL, ids=code)
+@in_virtual_time
+async def test_the_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [failing(error)], [echo])
+    with pytest.raises(type(error)) as caught:
+        await infer(fleet)
+    assert caught.value is error
+    assert fleet.asked == [1, 1, 0]
+    assert [host.health.is_full for host in fleet.hosts] == [True] * 3
+    assert [candidate.failed for candidate in fleet.candidates] == [0] * 3
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_callers_who_are_wrong_take_no_retry_from_those_who_are_not() -> None:
+    bad = failing(InvalidRequest("bad"))
+    fleet = Fleet([bad], [bad])
+    budget = fleet.traffic().budget
+    for _ in range(200):
+        with pytest.raises(InvalidRequest):
+            await infer(fleet)
+    assert budget.balance(fleet.clock()) >= RETRIES.reserve
+    assert fleet.asked == [200, MOST]
+    assert all(host.health.is_full for host in fleet.hosts)
+
+
+@in_virtual_time
+async def test_where_the_router_sees_that_a_request_is_wrong_no_other_node_is_asked() -> None:
+    fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
+    for wrong in (
+        call("m", "1")._replace(inputs=(fp32("z", [1, 2]),)),
+        call("m", "1")._replace(inputs=(fp32("x", [1, 2, 3]),)),
+        call("m", "1")._replace(inputs=(Tensor("x", Datatype.INT8, (1, 2), b"12"),)),
+    ):
+        with pytest.raises(InvalidRequest):
+            await infer(fleet, wrong)
+    assert fleet.asked == [3, 0]
+    await infer(fleet)
+    assert fleet.asked == [4, 1]
+
+
+@in_virtual_time
+async def test_a_gray_node_fails_no_right_request_after_many_wrong_ones() -> None:
+    fleet = Fleet([failing(InvalidRequest("bad"))])
+    fleet.node("B", *[failing(InvalidRequest("bad"))] * 200, echo)
+    wrong = call("m", "1")._replace(inputs=(fp32("x", [1, 2, 3]),))
+    for _ in range(200):
+        with pytest.raises(InvalidRequest):
+            await infer(fleet, wrong)
+    fleet = fleet if fleet.asked == [200, 0] else pytest.fail(str(fleet.asked))
+    fleet.links[1]._script = [echo]
+    for _ in range(100):
+        await infer(fleet)
+        fleet.hosts[0].health = Health()  # or it would be asked no more
+    assert fleet.asked == [300, 100]
+
+
+@in_virtual_time
+async def test_a_node_that_was_proved_wrong_of_late_is_doubted_whatever_that_costs() -> None:
+    fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
+    await infer(fleet)
+    while fleet.traffic()._opinions.try_take(0.0):
+        pass
+    for waited_s, is_doubted in ((59.0, True), (120.0, False)):
+        await asyncio.sleep(waited_s)
+        while fleet.traffic()._opinions.try_take(fleet.clock()):
+            pass
+        fleet.hosts[0].health = Health()
+        fleet.candidates[0].health = Health()
+        if is_doubted:
+            await infer(fleet)
+        else:
+            with pytest.raises(InvalidRequest):
+                await infer(fleet)
+
+
+@pytest.mark.parametrize("error", [*FINAL, *UNTRUE], ids=code)
+@in_virtual_time
+async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
+    error: CapameshError,
+) -> None:
+    fleet = Fleet([failing(error)], [after(0.01, echo)], [after(0.01, echo)], policy="prequal")
+    for link in fleet.links:
+        link.load_reply = telling(LoadReport(0, 0, 8, 0, 10_000, 0, 10_000))
+    for _ in range(300):
+        assert (await infer(fleet)).answer.version == "1"
+        await asyncio.sleep(0.02)
+    is_refusal = isinstance(error, ModelNotFound)  # left alone for half a second each time
+    assert 0 < fleet.asked[0] < (20 if is_refusal else 10)
+    assert fleet.candidates[0].failed == (0 if is_refusal else fleet.asked[0])
+    await asyncio.sleep(1.0)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> None:
+    fleet = Fleet([failing(DeadlineExceeded("it waited too long"))], [echo])
+    fleet.hosts[0].told(LoadReport(4, 3, 8, 0, 100_000, 0, 100_000), 0.0)
+    with pytest.raises(DeadlineExceeded, match="it waited too long"):
+        await infer(fleet, allowed_s=0.2)
+    assert fleet.asked == [1, 0]
+    assert fleet.hosts[0].health.is_full
+    assert fleet.candidates[0].failed == 0
+
+
+@pytest.mark.parametrize("wire", ["local_error", "config_error", "model_invalid", "error", "news"])
+@in_virtual_time
+async def test_what_is_local_to_a_node_is_a_failed_node_to_the_router(wire: str) -> None:
+    fleet = Fleet([failing(from_wire(wire, "its disk is full"))], [echo])
+    assert (await infer(fleet)).attempts == 2
+    assert [candidate.failed for candidate in fleet.candidates] == [1, 0]
+
+
+GARBAGE = [
+    garbage(),
+    garbage(b""),
+    garbage(b"\x80"),
+    garbage(b"\x81\xa1v" + b"\x91" * 1000 + b"\xc0"),
+    garbage(answer_of("1", fp32("y", [1, 2])).meta, b"short"),
+    answering(answer_of("1", fp32("y", [1, 2]), load=LoadReport(in_flight=-1))),
+]
+
+
+@pytest.mark.parametrize("reply", GARBAGE)
+@in_virtual_time
+async def test_an_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
+    fleet = Fleet([reply], [echo])
+    assert (await infer(fleet)).attempts == 2
+    (bad, _) = fleet.candidates
+    assert (bad.answered, bad.failed) == (0, 1)
+    assert bad.health.state(0.0) is CircuitState.INHIBITED
+    assert bad.health.reason.startswith("protocol_violation: ")
+    text = fleet.telemetry.exposition().decode()
+    assert 'capamesh_attempts_failed_total{code="protocol_violation",model="m"} 1.0' in text
+    alone = Fleet([reply])
+    with pytest.raises(ProtocolViolation):
+        await infer(alone)
+    assert alone.counts == fleet.counts == {}
+
+
+# what was never sent
+
+
+def unlink(fleet: Fleet) -> None:
+    """The link goes between the choice and the sending, as when another request's failure ended it."""
+    host = fleet.hosts[0]
+    sent = fleet.in_order.sent
+
+    def gone(to: Any, now_s: float) -> None:
+        if to is host:
+            host.candidate.link = None
+        sent(to, now_s)
+
+    fleet.in_order.sent = gone  # type: ignore[method-assign]
+
+
+def refuse_lost(fleet: Fleet) -> None:
+    fleet.links[0].refusal = LinkLost("the link has ended: reset")
+
+
+def refuse_full(fleet: Fleet) -> None:
+    fleet.links[0].refusal = Overloaded("64 MB wait for this peer")
+
+
+@pytest.mark.parametrize("prevent", [unlink, refuse_lost, refuse_full])
+@pytest.mark.parametrize("is_sequence", [False, True])
+@in_virtual_time
+async def test_what_could_not_be_sent_goes_elsewhere_without_a_token(
+    prevent: Callable[[Fleet], None], is_sequence: bool
+) -> None:
+    if is_sequence and prevent is refuse_full:
+        return  # a full link is a full node to a sequence: see below
+    fleet = Fleet([echo], [echo])
+    fleet.traffic()
+    prevent(fleet)
+    tokens = fleet.traffic().budget.balance(0.0)
+    asked = call("m", "1")._replace(sequence=SequenceMark(1) if is_sequence else None)
+    outcome = await infer(fleet, asked)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.asked == [0, 1]
+    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_no_link_takes_is_the_error_of_the_last() -> None:
+    fleet = Fleet([echo], [echo])
+    for link in fleet.links:
+        link.refusal = LinkLost("the link has ended: reset")
+    with pytest.raises(LinkLost, match="reset"):
+        await infer(fleet)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_is_too_large_for_a_link_is_the_caller_s_fault() -> None:
+    fleet = Fleet([echo], [echo])
+    fleet.links[0].refusal = TooLarge("a message of 1 GB")
+    with pytest.raises(TooLarge):
+        await infer(fleet)
+    assert fleet.asked == [0, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_only_one_node_does_not_take_goes_to_another_and_counts_against_that_one() -> (
+    None
+):
+    fleet = Fleet([echo], [echo])
+    fleet.links[0].refusal = PeerError("a message of 24 bytes; this peer takes 1 at most")
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.hosts[0].candidate.failed == 1
+    assert fleet.counts == {}
+
+
+BAD_ANSWERS = {
+    "another version": answer_of("2", fp32("y", [1, 2])),
+    "another name": answer_of("1", fp32("z", [1, 2])),
+    "no output": answer_of("1"),
+    "one output more": answer_of("1", fp32("y", [1, 2]), fp32("z", [1, 2])),
+    "another datatype": answer_of("1", Tensor.from_numpy("y", np.array([[1, 2]], np.int64))),
+    "another shape": answer_of("1", fp32("y", [1, 2, 3])),
+    "another rank": answer_of("1", Tensor.from_numpy("y", np.array([1, 2], np.float32))),
+}
+
+
+@in_virtual_time
+@pytest.mark.parametrize("bad", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
+async def test_an_answer_that_is_not_what_its_node_advertises_is_another_node_s_to_give(
+    bad: Answer,
+) -> None:
+    fleet = Fleet([answering(bad)], [echo])
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert fleet.hosts[0].candidate.failed == 1
+    assert not fleet.hosts[0].candidate.health.may_send(0.0)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_an_output_that_a_node_advertises_and_does_not_give_is_the_node_s_fault() -> None:
+    fleet = Fleet([answering(answer_of("1"))])
+    with pytest.raises(ProtocolViolation, match="it has 0 outputs of 1"):
+        await infer(fleet, call("m", "1", "y"))
+
+
+@in_virtual_time
+async def test_a_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_sent_it() -> None:
+    fleet = Fleet([echo], [echo])
+    first = fleet.hosts[0]
+    first.offer = replace(first.offer, outputs=())
+    outcome = await infer(fleet, call("m", "1", "y"))
+    assert (outcome.host, fleet.asked) == (fleet.hosts[1], [0, 1])
+
+
+@in_virtual_time
+async def test_a_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
+    fleet = Fleet([echo])
+    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800"))
+    with pytest.raises(UnicodeEncodeError):
+        await infer(fleet, unpackable)
+    assert fleet.counts == {}
+
+
+# links that end
+
+
+@in_virtual_time
+async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in_that_very_call() -> (
+    None
+):
+    fleet = Fleet([hang], [hang])
+    tasks = [begin(fleet) for _ in range(5)]
+    await turns()
+    assert fleet.asked == [5, 0]
+    fleet.links[0].end()
+    assert fleet.asked == [5, 5]  # asked before `end` returned
+    assert [ask.ended for ask in fleet.links[0].asks] == ["lost"] * 5
+    assert fleet.links[0].withdrawn == []
+    for ask in fleet.links[1].asks:
+        assert ask.echo()
+    assert [(await task).attempts for task in tasks] == [2] * 5
+    assert fleet.candidates[0].failed == 5
+    assert fleet.counts == {}
+    text = fleet.telemetry.exposition().decode()
+    assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 5.0' in text
+
+
+@in_virtual_time
+async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_answer() -> None:
+    fleet = Fleet()
+    fleet.node("A", hang, models=(idempotent_not(offer()),))
+    fleet.node("B", echo)
+    task = begin(fleet)
+    await turns()
+    fleet.links[0].end()
+    with pytest.raises(LinkLost):
+        await task
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_an_asker_that_was_withdrawn_and_is_told_all_the_same_says_nothing() -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await asyncio.sleep(0.02)
+    assert fleet.asked == [1, 1]
+    asker = next(iter(fleet.links[0].waiting.values()))
+    assert fleet.links[1].asks[0].echo()
+    before = fleet.telemetry.exposition(), fleet.candidates[0].failed
+    asker.failed(LinkLost("the link ended in that very call"))
+    asker.answered(answer_of("1", fp32("y", [9, 9])))
+    assert (await task).answer.outputs == (fp32("y", [1, 2]),)
+    asker.failed(LinkLost("or later"))
+    assert (before[1], fleet.candidates[0].answered) == (0, 0)
+    assert b"link_lost" not in fleet.telemetry.exposition()
+    assert fleet.counts == {}
+
+
+# slow ones
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+@in_virtual_time
+async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_withdrawn(
+    winner: int,
+) -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await turns()
+    await asyncio.sleep(0.008)
+    assert fleet.asked == [1, 0]
+    await asyncio.sleep(0.007)
+    assert fleet.asked == [1, 1]
+    assert fleet.links[winner].asks[0].echo()
+    assert fleet.links[1 - winner].asks[0].ended == "withdrawn"  # in that very call
+    assert len(fleet.links[1 - winner].withdrawn) == 1
+    assert fleet.links[winner].withdrawn == []
+    assert not fleet.links[1 - winner].asks[0].echo()
+    outcome = await task
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[winner], 2)
+    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() -> None:
+    fleet = Fleet([after(0.045, echo)], [after(0.045, echo)], [echo])
+    learn(fleet)
+    assert (await infer(fleet)).attempts == 2
+    assert fleet.asked == [1, 1, 0]
+    fleet = Fleet([after(0.045, echo)], [echo], terms=ALONE)
+    learn(fleet)
+    assert (await infer(fleet)).attempts == 1
+
+
+@in_virtual_time
+async def test_a_hedge_s_failure_leaves_the_first_to_answer() -> None:
+    fleet = Fleet([after(0.04, echo)], [failing(RunFailed("crashed"))], [echo])
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert fleet.asked == [1, 1, 0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> None:
+    fleet = Fleet([hang], [echo], terms=ALONE)
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert 0.05 <= fleet.clock() < 0.06
+    silent = fleet.candidates[0]
+    assert silent.health.state(fleet.clock()) is CircuitState.INHIBITED
+    assert silent.health.reason == "silent for 50 ms"
+    assert fleet.links[0].asks[0].ended == "withdrawn"
+    assert (await infer(fleet)).host is fleet.hosts[1]
+    assert fleet.asked == [1, 2]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
+    fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], terms=ALONE)
+    learn(fleet)
+    slow = fleet.hosts[0]
+    slow.offer = replace(slow.offer, row_us=10_000_000)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[2], 3)
+    assert fleet.clock() == pytest.approx(0.06)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
+    fleet = Fleet([hang], [echo], terms=ALONE)
+    learn(fleet)
+    fleet.links[0].load_reply = telling(LoadReport(1, 0, 8, 9, 10, 0))
+    task = begin(fleet)
+    await asyncio.sleep(0.01)
+    fleet.prober.ask([fleet.hosts[0]])
+    await task
+    now_s = fleet.clock()
+    assert fleet.candidates[0].health.state(now_s) is CircuitState.CLOSED
+    assert fleet.hosts[0].health.state(now_s) is CircuitState.INHIBITED
+
+
+@in_virtual_time
+async def test_a_silent_node_s_late_answer_still_wins() -> None:
+    fleet = Fleet([after(0.1, echo)], [hang], terms=ALONE)
+    learn(fleet)
+    outcome = await infer(fleet)
+    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert fleet.clock() == pytest.approx(0.1)
+    assert fleet.links[1].asks[0].ended == "withdrawn"
+    assert fleet.counts == {}
+
+
+# the end without an answer
+
+
+@in_virtual_time
+async def test_the_deadline_ends_the_wait_and_withdraws_all() -> None:
+    fleet = Fleet([hang], [hang], [hang])
+    learn(fleet)
+    with pytest.raises(DeadlineExceeded, match=r"before the request's deadline, from [23] nodes"):
+        await infer(fleet, allowed_s=2.0)
+    assert fleet.clock() == pytest.approx(2.0)
+    assert {ask.ended for link in fleet.links for ask in link.asks} == {"withdrawn"}
+    assert sum(fleet.asked) >= 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_deadline_that_has_passed_reaches_no_node() -> None:
+    fleet = Fleet([echo])
+    with pytest.raises(DeadlineExceeded):
+        await infer(fleet, allowed_s=0.0)
+    assert fleet.asked == [0]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    task = begin(fleet)
+    await asyncio.sleep(0.02)
+    assert fleet.asked == [1, 1]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [link.asks[0].ended for link in fleet.links] == ["withdrawn", "withdrawn"]
+    assert not fleet.links[0].asks[0].echo()
+    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert fleet.counts == {}
+    await asyncio.sleep(60)  # no timer is left that asks anybody
+    assert fleet.asked == [1, 1]
+
+
+@pytest.mark.parametrize("is_failure", [False, True])
+@in_virtual_time
+async def test_a_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_silence(
+    is_failure: bool,
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await turns()
+    (ask,) = fleet.links[0].asks
+    assert ask.fail(InvalidRequest("bad")) if is_failure else ask.echo()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del ask, task
+    gc.collect()
+    assert complaints == []
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> None:
+    fleet = Fleet([echo], [echo])
+    for candidate in fleet.candidates:
+        candidate.link = None
+    with pytest.raises(NoCandidate, match=r"no node that has it can be reached now \(2 of 2: no l"):
+        await infer(fleet)
+    assert fleet.clock() == 3.0
+    assert fleet.counts == {}
+    with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; its versions: 1"):
+        fleet.traffic("7")
+
+
+# without a link
+
+
+@in_virtual_time
+async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_which_it_is_up() -> (
+    None
+):
+    fleet = Fleet([echo], [echo])
+    for link in list(fleet.links):
+        link.end("the router was frozen")
+    tasks = [begin(fleet) for _ in range(3)]
+    await turns()
+    assert fleet.counts == {"waiting": 3}
+    await asyncio.sleep(0.05)
+    relinked = fleet.relink(1, echo)
+    assert len(relinked.asks) == 3
+    assert fleet.counts["hosts"] == 3
+    for task in tasks:
+        outcome = await task
+        assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 1)
+    assert fleet.clock() == 0.05
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -> None:
+    fleet = Fleet([hang])
+    task = begin(fleet)
+    await asyncio.sleep(0.05)
+    fleet.links[0].end("reset")
+    assert fleet.counts == {"waiting": 1}
+    await asyncio.sleep(0.05)
+    fleet.relink(0, echo)
+    assert (await task).attempts == 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_link() -> None:
+    fleet = Fleet()
+    fleet.view.apply([Joined(advert("V"))])
+    fleet.view.visit(Candidate(PeerId("V"), "dialled-in-1"))
+    visitor = fleet.view.candidates_of(PeerId("V"))[0]
+    desk = fleet.traffic().desk(ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0)
+    fleet.view.leave(visitor)
+    task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.traffic(), desk, 30.0))
+    await turns()
+    assert fleet.counts == {"waiting": 1}
+    again = Candidate(PeerId("V"), "dialled-in-2")
+    linked(again, echo)
+    fleet.view.visit(again)
+    fleet.balancer.linked(again, fleet.clock())
+    assert (await task).host.candidate is again
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("killed")
+    for allowed_s, waited_s in ((30.0, 3.0), (0.5, 0.5)):
+        began_s = fleet.clock()
+        with pytest.raises(NoCandidate, match=rf"no link.*\(waited {waited_s} s for a link\)"):
+            await infer(fleet, allowed_s=allowed_s)
+        assert fleet.clock() - began_s == pytest.approx(waited_s)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_while_a_link_was_lost_of_late_its_node_is_waited_for_as_long_as_a_restart_takes() -> (
+    None
+):
+    fleet = Fleet([echo])
+    await asyncio.sleep(100.0)
+    fleet.links[0].end("killed")
+    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    task = begin(fleet)
+    await asyncio.sleep(12.0)
+    late = begin(fleet)
+    await turns()
+    assert fleet.counts == {"waiting": 2}
+    fleet.relink(0, echo)
+    assert [(await each).attempts for each in (task, late)] == [1, 1]
+    fleet.links[-1].end("killed")
+    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    for waited_s in (20.0, 3.0):  # which is long enough, and not begun again by each request
+        began_s = fleet.clock()
+        with pytest.raises(NoCandidate, match=rf"waited {waited_s} s for a link"):
+            await infer(fleet)
+        assert fleet.clock() - began_s == pytest.approx(waited_s)
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+@in_virtual_time
+async def test_a_model_that_its_node_loads_again_is_waited_for(is_linked: bool) -> None:
+    fleet = Fleet([echo])
+    await infer(fleet)
+    if not is_linked:
+        fleet.links[0].end("killed")
+    ready = fleet.view.adverts[PeerId("A")]
+    away = advert("A", "a:1", models=[offer(state=ModelState.LOADING)], counter=2)
+    fleet.view.apply([Changed(away, ready)])
+    task = begin(fleet)
+    await asyncio.sleep(8.0)
+    assert fleet.counts == {"waiting": 1}
+    if not is_linked:
+        fleet.relink(0, echo)
+        assert fleet.counts == {"waiting": 1}  # its model is not loaded yet
+    fleet.view.apply([Changed(ready, away)])
+    fleet.balancer.links.linked()
+    assert (await task).attempts == 1
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800", is_start=True))
+    tasks = [begin(fleet), begin(fleet, asked=unpackable), begin(fleet)]
+    await turns()
+    fleet.relink(0, echo)
+    await asyncio.wait(tasks)
+    assert [type(task.exception()) for task in tasks] == [type(None), LocalError, type(None)]
+    assert [type(what["exception"]) for what in complaints] == [UnicodeEncodeError]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_only_so_many_wait_for_a_link_and_the_others_fail_at_once() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("killed")
+    tasks = [begin(fleet) for _ in range(MAX_WAITING + 2)]
+    await turns(2)
+    assert fleet.counts == {"waiting": MAX_WAITING}
+    assert [task.done() for task in tasks].count(True) == 2
+    fleet.relink(0, echo)
+    await asyncio.wait(tasks)
+    assert [type(task.exception()) for task in tasks].count(NoCandidate) == 2
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_behind() -> None:
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    task = begin(fleet)
+    await turns()
+    task.cancel()
+    await asyncio.wait([task])
+    assert fleet.counts == {}
+    assert fleet.relink(0, echo).asks == []
+
+
+@in_virtual_time
+async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_are_in_the_way() -> (
+    None
+):
+    fleet = Fleet([echo])
+    fleet.links[0].end("reset")
+    fleet.candidates[0].health.hold(CircuitState.HELD_OPEN)
+    with pytest.raises(NoCandidate):
+        await infer(fleet)
+    fleet.candidates[0].health.hold(None)
+    fleet.candidates[0].is_draining = True
+    with pytest.raises(NoCandidate):
+        await infer(fleet)
+    fleet.candidates[0].is_draining = False
+    with pytest.raises(NoCandidate):
+        await infer(fleet, is_copy=True)
+    assert fleet.clock() == 0.0
+
+
+@in_virtual_time
+async def test_a_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answered() -> None:
+    fleet = Fleet([hang])
+    told: list[str] = []
+    tasks = [begin(fleet) for _ in range(3)]
+    await turns()
+    fleet.candidates[0].retire(lambda: told.append("idle"))
+    with pytest.raises(NoCandidate):
+        await infer(fleet)
+    for ask in fleet.links[0].asks:
+        assert told == []
+        ask.echo()
+    assert told == ["idle"]
+    assert [(await task).attempts for task in tasks] == [1, 1, 1]
+
+
+# requests that must not run twice
+
+
+SEQUENCE = call("m", "1")._replace(sequence=SequenceMark(7, is_start=True))
+
+
+def once(case: str, *scripts: Reply) -> tuple[Fleet, InferCall, dict[str, Any]]:
+    """Return a fleet, a request of it that must not run twice, and what else to say."""
+    terms = Terms(policy=InOrder.name, is_retried=case != "rules")
+    fleet = Fleet(terms=terms)
+    for at, (peer, script) in enumerate(zip("ABCDE", scripts, strict=False)):
+        is_said = case == "all say so" or (case == "one says so" and at == 1)
+        fleet.node(peer, script, models=(idempotent_not(offer()) if is_said else offer(),))
+    return fleet, SEQUENCE if case == "sequence" else call("m", "1"), {"is_copy": case == "copy"}
+
+
+ONCE = ["rules", "all say so", "one says so", "sequence", "copy"]
+
+
+@pytest.mark.parametrize("case", ONCE)
+@pytest.mark.parametrize("error", UNKNOWN, ids=code)
+@in_virtual_time
+async def test_what_must_not_run_twice_is_not_retried(case: str, error: CapameshError) -> None:
+    fleet, asked, named = once(case, failing(error), echo)
+    with pytest.raises(type(error)):
+        await infer(fleet, asked, **named)
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("case", ONCE)
+@in_virtual_time
+async def test_what_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_for_silence(
+    case: str,
+) -> None:
+    fleet, asked, named = once(case, after(1.0, echo), echo)
+    learn(fleet)
+    assert (await infer(fleet, asked, **named)).attempts == 1
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize("case", ["rules", "all say so", "one says so"])
+@in_virtual_time
+async def test_what_must_not_run_twice_goes_elsewhere_when_it_was_refused(case: str) -> None:
+    fleet, asked, named = once(case, failing(Overloaded("full")), echo)
+    assert (await infer(fleet, asked, **named)).attempts == 2
+
+
+@pytest.mark.parametrize("case", ["sequence", "copy"])
+@in_virtual_time
+async def test_a_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str) -> None:
+    fleet, asked, named = once(case, failing(Overloaded("full", 0.25)), echo)
+    with pytest.raises(Overloaded) as caught:
+        await infer(fleet, asked, **named)
+    assert caught.value.retry_after_s == 0.25
+    assert fleet.asked == [1, 0]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=code)
+@in_virtual_time
+async def test_a_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_state(
+    error: CapameshError,
+) -> None:
+    fleet, asked, named = once("sequence", failing(error), echo)
+    with pytest.raises(type(error)):
+        await infer(fleet, asked, **named)
+    assert fleet.asked == [1, 0]
+    assert fleet.counts == {}
+
+
+# a sequence that was lost
+
+
+@in_virtual_time
+async def test_a_sequence_that_a_node_has_lost_is_told_as_lost_and_a_mistake_as_a_mistake() -> None:
+    unknown = failing(SequenceUnknown("it has not started here"))
+    fleet = Fleet([echo, unknown, unknown, echo, echo, unknown])
+    step = call("m", "1")._replace(sequence=SequenceMark(7))
+    await infer(fleet, SEQUENCE)
+    with pytest.raises(SequenceLost, match="sequence 7 of model 'm' was lost: its node restarted"):
+        await infer(fleet, step)
+    with pytest.raises(SequenceUnknown):
+        await infer(fleet, step._replace(sequence=SequenceMark(8)))
+    await infer(fleet, SEQUENCE)
+    await infer(fleet, step._replace(sequence=SequenceMark(7, is_end=True)))
+    with pytest.raises(SequenceUnknown):
+        await infer(fleet, step)
+    assert fleet.hosts[0].health.is_full
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))], [echo])
+    assert (await infer(fleet)).attempts == 2
+    for host in fleet.hosts:  # as from an advert that changes nothing else
+        host.offer = replace(host.offer, is_idempotent=False)
+    await asyncio.sleep(3.0)
+    with pytest.raises(RunFailed):
+        await infer(fleet)
+    for host in fleet.hosts:
+        host.offer = replace(host.offer, is_idempotent=True)
+    await asyncio.sleep(3.0)
+    assert (await infer(fleet)).attempts == 2
+    await asyncio.sleep(3.0)
+    assert (await infer(fleet)).attempts == 2
+    fleet.node("C", models=(idempotent_not(offer()),))  # who joins counts at once
+    fleet.hosts[0].health.hold(CircuitState.HELD_CLOSED)
+    with pytest.raises(RunFailed):
+        await infer(fleet)
+
+
+@in_virtual_time
+async def test_a_copy_s_failures_are_in_no_metric() -> None:
+    fleet = Fleet([failing(RunFailed("crashed"))])
+    with pytest.raises(RunFailed):
+        await infer(fleet, is_copy=True)
+    assert "capamesh_attempts_failed_total{" not in fleet.telemetry.exposition().decode()
+    fleet = Fleet([failing(Draining("leaving"))], [echo])
+    assert (await infer(fleet, is_copy=True)).attempts == 2
+    assert "capamesh_attempts_extra_total{" not in fleet.telemetry.exposition().decode()
+
+
+@in_virtual_time
+async def test_attempts_after_the_first_are_counted_once_they_are_sent() -> None:
+    fleet = Fleet([failing(LinkLost("gone"))], [echo], [echo])
+    fleet.links[1].refusal = LinkLost("the link has ended")
+    assert (await infer(fleet)).attempts == 3
+    lines = fleet.telemetry.exposition().decode().splitlines()
+    assert 'capamesh_attempts_extra_total{model="m"} 1.0' in lines
+    assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 2.0' in lines
+
+
+# nothing is left behind
+
+
+class Body(bytearray):
+    """Bytes of which it can be seen when they are gone."""
+
+
+def held_call(**changes: Any) -> tuple[InferCall, weakref.ref[Body]]:
+    body = Body(8)
+    tensor = Tensor("x", Datatype.FP32, (1, 2), memoryview(body))
+    return call("m", "1")._replace(inputs=(tensor,), **changes), weakref.ref(body)
+
+
+async def ends(fleet: Fleet, asked: InferCall, cancel_s: float | None) -> str:
+    """Run a request to its end, and return how that was."""
+    task = asyncio.create_task(infer(fleet, asked, allowed_s=1.0))
+    del asked
+    await asyncio.wait([task], timeout=cancel_s)
+    task.cancel()
+    await asyncio.wait([task])
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return "answered" if error is None else getattr(error, "code", "a bug")
+
+
+def unsent(fleet: Fleet) -> None:
+    fleet.links[0].end()
+    fleet.candidates[0].link = fleet.links[0]  # type: ignore[assignment]
+    fleet.links[0].is_usable = True
+
+
+def fail(kind: type[CapameshError]) -> Reply:
+    """Fail by an error that nobody else holds: it will hold the frames through which it went."""
+    return lambda ask: asyncio.get_running_loop().call_soon(lambda: ask.fail(kind("so it is")))
+
+
+FULL, LOST = fail(Overloaded), fail(LinkLost)
+ENDINGS: dict[str, tuple[list[Reply], Callable[[Fleet], object], str]] = {
+    "answered": ([echo], learn, "answered"),
+    "retried": ([LOST, echo], learn, "answered"),
+    "hedged": ([after(0.04, echo), hang], learn, "answered"),
+    "unsent, then answered": ([echo, echo], unsent, "answered"),
+    "unsent": ([echo], unsent, "link_lost"),
+    "garbage, then answered": ([garbage(), echo], learn, "answered"),
+    "garbage": ([garbage()], learn, "protocol_violation"),
+    "failed": ([LOST, LOST, LOST], learn, "link_lost"),
+    "refused": ([FULL, FULL], learn, "overloaded"),
+    "late": ([hang, hang, hang], learn, "deadline_exceeded"),
+    "left": ([hang, hang], learn, "cancelled"),
+    "nobody": ([], lambda fleet: fleet.node("A", models=(offer(),)).end(), "no_candidate"),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_request_s_body_is_let_go_of_at_its_end_without_the_collector(name: str) -> None:
+    scripts, prepare, expected = ENDINGS[name]
+
+    @in_virtual_time
+    async def scenario() -> None:
+        fleet = Fleet(*[[script] for script in scripts])
+        prepare(fleet)
+        asked, body = held_call()
+        waiting = ends(fleet, asked, 0.5 if expected == "cancelled" else None)
+        del asked
+        assert await waiting == expected
+        await asyncio.sleep(0)
+        assert body() is None
+        assert fleet.counts == {}
+
+    gc.collect()
+    gc.disable()
+    try:
+        scenario()
+    finally:
+        gc.enable()
+
+
+class Chaos:
+    """Requests and nodes that do whatever a seed says."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.told: dict[int, int] = {}
+        nodes = self.chance.randint(1, 5)
+        self.fleet = Fleet(
+            *[[self.reply] for _ in range(nodes)], policy=self.chance.choice(["in-order", "p2c"])
+        )
+        if self.chance.random() < 0.7:
+            learn(self.fleet)
+        for link in self.fleet.links:
+            link.load_reply = self.chance.choice([hang, telling(LoadReport(1, 0, 8, 9, 10, 0))])
+
+    def reply(self, ask: Ask) -> None:
+        chance = self.chance
+        errors = [*REFUSALS, *UNKNOWN, *FINAL, *UNTRUE]
+        reply = chance.choice([echo, echo, hang, garbage(), failing(chance.choice(errors)), end])
+        after(chance.choice([0.0, 0.003, 0.02, 0.3]), reply)(ask)
+
+    def trouble(self) -> None:
+        """Something happens to a node's link."""
+        at = self.chance.randrange(len(self.fleet.links))
+        link = self.fleet.links[at]
+        match self.chance.randrange(5):
+            case 0:
+                link.end("reset")
+            case 1:
+                link.is_usable = not link.is_usable
+            case 2:
+                link.refusal = self.chance.choice([None, LinkLost("ended"), Overloaded("full")])
+            case 3:
+                self.fleet.prober.ask(self.fleet.hosts)
+            case _:
+                link.end("again")
+                assert link.candidate is not None
+                self.fleet.relink(self.fleet.candidates.index(link.candidate), self.reply)
+
+    async def one(self, number: int) -> None:
+        asked = call("m", "1")._replace(inputs=(fp32("x", [number, 0]),))
+        await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.01, 0.2]))
+        try:
+            outcome = await infer(self.fleet, asked, self.chance.choice([0.01, 0.1, 1.0]))
+        except (ClientError, PeerError):
+            pass
+        else:
+            assert outcome.answer.outputs == (fp32("y", [number, 0]),)
+
+    async def run(self) -> None:
+        tasks = [asyncio.create_task(self.one(number)) for number in range(4)]
+        for _ in range(6):
+            await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.005, 0.1]))
+            self.trouble()
+            if self.chance.random() < 0.3:
+                self.chance.choice(tasks).cancel()
+        await asyncio.wait(tasks, timeout=5.0)
+        for task in tasks:
+            assert task.done()
+            assert task.cancelled() or task.exception() is None
+        await asyncio.sleep(2.0)
+
+
+def end(ask: Ask) -> None:
+    ask.link.end("the node has crashed")
+
+
+def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_over_a_link() -> None:
+    asked = 0
+    for seed in range(300):
+
+        @in_virtual_time
+        async def scenario(seed: int) -> int:
+            complaints: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, what: complaints.append(what)
+            )
+            chaos = Chaos(seed)
+            await chaos.run()
+            fleet = chaos.fleet
+            assert fleet.counts == {}, seed
+            assert complaints == [], seed
+            by_request: dict[float, list[int]] = {}
+            for link in fleet.links:
+                for ask in link.asks:
+                    assert ask.ended, seed
+                    number = float(ask.call.inputs[0].to_numpy()[0, 0])
+                    assert link.candidate is not None
+                    by_request.setdefault(number, []).append(id(link))
+            for links in by_request.values():
+                assert len(set(links)) == len(links) <= 3 + 4, seed
+            return sum(map(len, by_request.values()))
+
+        asked += scenario(seed)
+    assert asked > 1000

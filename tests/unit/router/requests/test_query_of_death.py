@@ -1,0 +1,279 @@
+"""Requests that end workers, in virtual time: the production routing, and nodes whose processes die of some inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+from fleet_fakes import Ask, Fleet, advert, call, fp32, hang, in_virtual_time, offer, telling
+
+from capamesh.protocol.errors import CapameshError, RequestKills
+from capamesh.protocol.fleet import Joined
+from capamesh.protocol.links.calls import InferCall, LoadReport
+from capamesh.router.requests.routing import NO_WISHES
+
+RUN_S = 0.01
+DYING_S = 0.2
+RESTART_S = 1.5
+LOAD = LoadReport(0, 0, 200, 0, 10_000, 0, 10_000)
+
+
+class Mortal:
+    """Nodes whose worker ends `DYING_S` after it was asked a killer, and is back `RESTART_S` later as another process."""
+
+    def __init__(self, count: int) -> None:
+        self.fleet = Fleet()
+        self.deaths: Counter[float] = Counter()
+        self.lives = 0
+        self.said: list[str] = []
+        for at in range(count):
+            peer = "ABCDEFGH"[at]
+            self.fleet.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=(offer(),)))])
+            self.up(at)
+
+    def up(self, at: int) -> None:
+        self.lives += 1
+        link = self.fleet.relink(at, self.reply)
+        link.peer_process = b"%d" % self.lives
+        link.load_reply = telling(LOAD)
+        self.fleet.balancer.linked(self.fleet.candidates[at], self.fleet.clock())
+
+    def reply(self, ask: Ask) -> None:
+        value = float(ask.call.inputs[0].to_numpy()[0, 0])
+        loop = asyncio.get_running_loop()
+        if value >= 1000:
+            loop.call_later(DYING_S, self.die, ask, value)
+        else:
+            loop.call_later(RUN_S, ask.echo, LOAD)
+
+    def die(self, ask: Ask, value: float) -> None:
+        link = ask.link
+        if link.is_usable:
+            at = self.fleet.candidates.index(link.candidate)
+            self.deaths[value] += 1
+            link.end(is_sudden=True)
+            self.fleet.balancer.unlinked(link.candidate, self.fleet.clock())
+            asyncio.get_running_loop().call_later(RESTART_S, self.up, at)
+
+    async def infer(self, value: float) -> str:
+        try:
+            await self.fleet.routing.infer(asking(value), NO_WISHES, self.fleet.clock() + 30.0)
+        except CapameshError as error:
+            self.said.append(error.message)
+            return error.code
+        return "ok"
+
+
+def asking(value: float) -> InferCall:
+    return call()._replace(inputs=(fp32("x", [value, 0]),))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@in_virtual_time
+async def test_a_killer_ends_two_workers_is_told_so_and_never_sent_again(count: int) -> None:
+    mortal = Mortal(count)
+    assert await mortal.infer(1.0) == "ok"
+    assert await mortal.infer(1000.0) == "request_kills"
+    assert mortal.deaths == {1000.0: 2}
+    for _ in range(100):
+        assert await mortal.infer(1000.0) == "request_kills"
+    assert mortal.deaths == {1000.0: 2}
+    assert await mortal.infer(1.0) == "ok"
+    await asyncio.sleep(61.0)  # a verdict may have been wrong
+    assert await mortal.infer(1000.0) == "request_kills"
+    assert mortal.deaths == {1000.0: 4}
+    await asyncio.sleep(400.0)
+    assert await mortal.infer(1000.0) == "request_kills"
+    assert mortal.deaths == {1000.0: 4}
+    assert mortal.fleet.counts == {}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+@in_virtual_time
+async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_remembered(
+    count: int, seed: int
+) -> None:
+    mortal = Mortal(count)
+    chance = random.Random(seed)
+    ended: list[str] = []
+    killed: list[str] = []
+    is_over = False
+
+    async def bystand(value: float) -> None:
+        while not is_over:
+            ended.append(await mortal.infer(value))
+            await asyncio.sleep(0.02)
+
+    async def kill(value: float) -> None:
+        killed.append(await mortal.infer(value))
+
+    async with asyncio.TaskGroup() as tasks:
+        for client in range(6):
+            tasks.create_task(bystand(float(client)))
+        await asyncio.sleep(1.0)
+        attacks = []
+        for number in range(12):
+            attacks.append(tasks.create_task(kill(1000.0 + number)))
+            await asyncio.sleep(chance.uniform(0.0, 1.0))
+        await asyncio.wait(attacks)
+        is_over = True
+    assert Counter(ended).keys() == {"ok"}, Counter(mortal.said)
+    assert "ok" not in killed
+    barred = [
+        v
+        for v in range(6)
+        if mortal.fleet.dispatch.killers.is_barred(
+            asking(float(v)), mortal.fleet.traffic().witnesses, mortal.fleet.clock()
+        )
+    ]
+    assert barred == []
+    assert max(mortal.deaths.values()) <= 3
+    assert mortal.deaths.total() <= 2 * 12 + 2, mortal.deaths
+    await asyncio.sleep(5.0)
+    assert mortal.fleet.counts == {}
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.002, 0.05, 0.6])
+@in_virtual_time
+async def test_when_all_workers_are_killed_at_once_nobody_is_blamed_and_all_is_answered(
+    apart_s: float,
+) -> None:
+    mortal = Mortal(3)
+    ended: list[str] = []
+
+    async def ask(value: float) -> None:
+        for _ in range(100):
+            ended.append(await mortal.infer(value))
+            await asyncio.sleep(0.005)
+
+    async with asyncio.TaskGroup() as tasks:
+        for client in range(8):
+            tasks.create_task(ask(float(client // 4)))  # alike, as those of a health check are
+        await asyncio.sleep(0.3)
+        for at in range(3):
+            link = mortal.fleet.candidates[at].link
+            link.load_reply, link._script = hang, [hang]  # killed, and its socket not closed yet
+        for at in range(3):
+            link = mortal.fleet.candidates[at].link
+            link.end(is_sudden=True)
+            mortal.fleet.balancer.unlinked(mortal.fleet.candidates[at], mortal.fleet.clock())
+            asyncio.get_running_loop().call_later(2.0 + at, mortal.up, at)
+            await asyncio.sleep(apart_s)
+    assert Counter(ended) == {"ok": 800}
+    assert len(mortal.fleet.dispatch.killers) == 0
+    assert mortal.fleet.counts == {}
+
+
+@in_virtual_time
+async def test_while_nobody_kills_no_digest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    mortal = Mortal(2)
+    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
+    assert await mortal.infer(1.0) == "ok"
+    monkeypatch.undo()
+    assert await mortal.infer(1000.0) == "request_kills"
+    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
+    larger = asking(1.0)._replace(inputs=(fp32("x", [1, 2], [3, 4]),))
+    await mortal.fleet.routing.infer(larger, NO_WISHES, mortal.fleet.clock() + 9.0)
+    monkeypatch.undo()
+    with pytest.raises(RequestKills, match="this very request"):
+        await mortal.fleet.routing.infer(asking(1000.0), NO_WISHES, mortal.fleet.clock() + 9.0)
+
+
+class Liar:
+    """Nodes that drop their link at each request and come back at once, as other processes; and honest ones."""
+
+    def __init__(self, liars: dict[str, int], honest: str, invites: dict[str, str]) -> None:
+        """`liars` have so many addresses each, and are asked before the honest."""
+        self.fleet = Fleet(invites=invites)
+        self.drops = 0
+        for peer, count in liars.items():
+            addresses = [f"{peer.lower()}:{at + 1}" for at in range(count)]
+            self.fleet.view.apply([Joined(advert(peer, *addresses, models=(offer(),)))])
+        self.honest_from = len(self.fleet.candidates)
+        for at in range(self.honest_from):
+            self.up(at)
+        for peer in honest:
+            self.fleet.view.apply([Joined(advert(peer, f"{peer.lower()}:1", models=(offer(),)))])
+
+    def up(self, at: int) -> None:
+        self.drops += 1
+        link = self.fleet.relink(at, self.drop)
+        link.peer_process = b"%d" % self.drops
+        link.load_reply = telling(LOAD)
+        self.fleet.balancer.linked(self.fleet.candidates[at], self.fleet.clock())
+
+    def honest_up(self) -> None:
+        for at in range(self.honest_from, len(self.fleet.candidates)):
+            self.fleet.relink(at).load_reply = telling(LOAD)
+
+    def drop(self, ask: Ask) -> None:
+        asyncio.get_running_loop().call_soon(self.end, ask)
+
+    def end(self, ask: Ask) -> None:
+        at = self.fleet.candidates.index(ask.link.candidate)
+        ask.link.end(is_sudden=True)
+        self.fleet.balancer.unlinked(ask.link.candidate, self.fleet.clock())
+        asyncio.get_running_loop().call_later(0.05, self.up, at)
+
+
+@pytest.mark.parametrize(
+    ("liars", "invites"),
+    [
+        ({"A": 1}, {}),
+        ({"A": 3}, {}),
+        ({"A": 2, "B": 2}, {"A": "lent", "B": "lent", "H": "own"}),
+        ({"A": 1, "B": 1, "C": 1}, {"A": "lent", "B": "lent", "C": "lent", "H": "own"}),
+    ],
+)
+@pytest.mark.parametrize("late_s", [0.0, 2.0])
+@in_virtual_time
+async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
+    liars: dict[str, int], invites: dict[str, str], late_s: float
+) -> None:
+    liar = Liar(liars, "H", invites)
+    if late_s:
+        asyncio.get_running_loop().call_later(late_s, liar.honest_up)
+    else:
+        liar.honest_up()
+    for _ in range(3):
+        await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    assert len(liar.fleet.dispatch.killers) == 0
+    await asyncio.sleep(1.0)  # for probes
+    assert liar.fleet.counts == {}
+
+
+@in_virtual_time
+async def test_what_one_node_has_said_bars_no_request_from_one_that_comes_later() -> None:
+    liar = Liar({"A": 2}, "", {})
+    for _ in range(2):
+        with pytest.raises(RequestKills):
+            await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    liar.fleet.node("H").load_reply = telling(LOAD)
+    await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    assert len(liar.fleet.dispatch.killers) == 0  # it was answered
+
+
+@in_virtual_time
+async def test_many_that_are_held_end_together_and_are_all_told_so() -> None:
+    fleet = Fleet([hang], [hang])
+    for link in fleet.links:
+        link.load_reply = telling(LOAD)
+    told: Counter[str] = Counter()
+
+    async def ask(value: float) -> None:
+        with pytest.raises(CapameshError) as caught:
+            await fleet.routing.infer(asking(value), NO_WISHES, fleet.clock() + 60.0)
+        told[caught.value.code] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for value in range(400):
+            tasks.create_task(ask(float(value)))
+        for candidate in fleet.candidates:
+            await asyncio.sleep(0.5)
+            fleet.links[fleet.candidates.index(candidate)].end(is_sudden=True)
+            fleet.balancer.unlinked(candidate, fleet.clock())
+    assert told == {"link_lost": 400}
+    assert fleet.counts == {}

@@ -1,0 +1,82 @@
+"""Long work in slices: in turn, in short, and stoppable."""
+
+from __future__ import annotations
+
+import asyncio
+
+from capamesh.protocol.steps import Steps, run_through
+from capamesh.router.requests.slices import Slices
+
+
+def counting(log: list[str], name: str, steps: int, error: Exception | None = None) -> Steps[str]:
+    for at in range(steps):
+        log.append(f"{name}{at}")
+        yield
+    if error is not None:
+        raise error
+    return name
+
+
+def test_steps_may_be_run_through() -> None:
+    log: list[str] = []
+    assert run_through(counting(log, "a", 2)) == "a"
+    assert log == ["a0", "a1"]
+
+
+async def test_jobs_take_turns_and_a_short_one_overtakes_a_long() -> None:
+    log: list[str] = []
+    slices = Slices()
+    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    slices.begin(counting(log, "long", 3), done.set_result, done.set_exception)
+    slices.begin(counting(log, "short", 1), log.append, done.set_exception)
+    assert (log, len(slices)) == ([], 2)
+    assert await done == "long"
+    assert log == ["long0", "short0", "long1", "short", "long2"]
+    assert len(slices) == 0
+
+
+async def test_what_ends_a_job_is_told() -> None:
+    slices = Slices()
+    done: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    error = ZeroDivisionError("x")
+    slices.begin(counting([], "a", 2, error), done.set_exception, done.set_result)
+    assert await done is error
+
+
+async def test_a_cancelled_job_is_told_nothing_and_takes_no_more_steps() -> None:
+    log: list[str] = []
+    slices = Slices()
+    job = slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
+    other: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    slices.begin(counting([], "b", 3), other.set_result, other.set_exception)
+    job.cancel()
+    job.cancel()
+    await other
+    assert log == []
+    assert len(slices) == 0
+
+
+async def test_a_closed_one_stops_all() -> None:
+    log: list[str] = []
+    slices = Slices()
+    slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
+    slices.close()
+    await asyncio.sleep(0.01)
+    assert (log, len(slices)) == ([], 0)
+
+
+async def test_a_crash_in_what_one_job_tells_stops_no_other() -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, what: complaints.append(what))
+    slices = Slices()
+    over: asyncio.Future[str] = loop.create_future()
+    over.cancel()
+    slices.begin(counting([], "a", 0), over.set_result, over.set_exception, "m")
+    slices.begin(counting([], "b", 0, ZeroDivisionError("x")), print, over.set_exception, "m")
+    for _ in range(2):  # beside it, and later
+        done: asyncio.Future[str] = loop.create_future()
+        slices.begin(counting([], "c", 3), done.set_result, done.set_exception)
+        assert await asyncio.wait_for(done, 5) == "c"
+    assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 2
+    assert "'m' crashed" in str(complaints[0]["message"])

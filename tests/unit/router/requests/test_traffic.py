@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from replicas import Draws
+
+from capamesh.protocol.ids import ModelVersion
+from capamesh.router.requests.traffic import NEWEST, Mirror, VersionSplit
+from capamesh.router.rules import MirrorRule
+
+V1, V2, V3 = ModelVersion("1"), ModelVersion("2"), ModelVersion("3")
+SPLIT = VersionSplit([(V1, 90.0), (V2, 10.0), (V3, 0.0)])
+ALL = (V1, V2, V3)
+KEYS = [f"sequence {index}" for index in range(2000)]
+
+
+@pytest.mark.parametrize(("draw", "version"), [(0.0, V1), (0.899, V1), (0.9, V2), (0.999999, V2)])
+def test_a_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
+    assert SPLIT.pick(ALL, Draws(draw)) == version
+
+
+def test_versions_get_their_weights_of_the_requests() -> None:
+    chance = random.Random(1)
+    assert Counter(SPLIT.pick(ALL, chance) for _ in range(2000)) == {V1: 1802, V2: 198}
+
+
+def test_a_version_that_is_asked_for_always_wins() -> None:
+    assert SPLIT.pick(ALL, Draws(), asked=V3, key="k") == V3
+    assert SPLIT.pick((), Draws(), asked=ModelVersion("9")) == "9"
+
+
+def test_the_weight_of_a_version_that_nobody_hosts_is_spread() -> None:
+    split = VersionSplit([(V1, 50.0), (V2, 25.0), (V3, 25.0)])
+    assert split.pick((V2, V3), Draws(0.49)) == V2
+    assert split.pick((V2, V3), Draws(0.51)) == V3
+    assert split.pick((V3,), Draws()) == V3
+
+
+def test_a_split_tells_which_versions_have_a_weight() -> None:
+    assert [SPLIT.has(version) for version in (V1, V2, V3)] == [True, True, False]
+    assert not VersionSplit().has(V1)
+
+
+def test_without_a_hosted_version_of_weight_the_newest_is_asked() -> None:
+    assert SPLIT.pick((V3,), Draws()) == NEWEST
+    assert SPLIT.pick((), Draws()) == NEWEST
+    assert VersionSplit().pick(ALL, Draws()) == NEWEST
+
+
+def test_a_key_stays_on_its_version_and_keys_are_split_by_weight() -> None:
+    picked = [SPLIT.pick(ALL, Draws(), key=key) for key in KEYS]
+    assert picked == [SPLIT.pick(reversed_of(ALL), Draws(), key=key) for key in KEYS]
+    assert Counter(picked) == {V1: 1801, V2: 199}
+
+
+def test_more_weight_moves_keys_only_towards_it() -> None:
+    more = VersionSplit([(V1, 50.0), (V2, 50.0)])
+    moves = Counter(
+        (SPLIT.pick(ALL, Draws(), key=key), more.pick(ALL, Draws(), key=key)) for key in KEYS
+    )
+    assert (V2, V1) not in moves
+    assert moves[V1, V2] == pytest.approx(0.4 * len(KEYS), rel=0.1)
+
+
+def test_a_version_that_goes_moves_only_its_own_keys() -> None:
+    split = VersionSplit([(V1, 1.0), (V2, 1.0), (V3, 1.0)])
+    for key in KEYS[:300]:
+        before = split.pick(ALL, Draws(), key=key)
+        after = split.pick((V1, V2), Draws(), key=key)
+        assert before in {after, V3}
+
+
+@given(st.dictionaries(st.sampled_from(ALL), st.floats(0, 1e6)), st.text(), st.integers(0, 9))
+def test_the_pick_is_hosted_and_has_weight(
+    weights: dict[ModelVersion, float], key: str, seed: int
+) -> None:
+    hosted = (V2, V3)
+    picked = VersionSplit(weights.items()).pick(hosted, random.Random(seed), key=key)
+    possible = {version for version in hosted if weights.get(version, 0) > 0}
+    assert picked in (possible or {NEWEST})
+
+
+def reversed_of(versions: tuple[ModelVersion, ...]) -> tuple[ModelVersion, ...]:
+    return versions[::-1]
+
+
+def test_a_share_of_the_requests_is_mirrored() -> None:
+    mirror = Mirror(MirrorRule(V3, 0.1))
+    assert mirror.wants(Draws(0.099))
+    assert not mirror.wants(Draws(0.1))
+    assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.999))
+
+
+def test_requests_of_one_key_are_mirrored_all_or_none() -> None:
+    mirror = Mirror(MirrorRule(V3, 0.1))
+    wanted = [mirror.wants(Draws(), key=key) for key in KEYS]
+    assert wanted == [mirror.wants(Draws(), key=key) for key in KEYS]
+    assert sum(wanted) == 201
+
+
+def test_what_the_shadow_serves_itself_is_not_mirrored() -> None:
+    assert not Mirror(MirrorRule(V3, 1.0)).wants(Draws(), served=V3)
+    assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.0), served=V1)
+
+
+def test_a_slow_shadow_gets_no_more_than_so_many_copies_at_a_time() -> None:
+    mirror = Mirror(MirrorRule(V3, 1.0), most=2)
+    mirror.began()
+    mirror.began()
+    assert not mirror.wants(Draws())
+    mirror.ended()
+    assert mirror.wants(Draws(0.5))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from capamesh.router.resilience.link_wait import LinkWait
+
+
+def test_a_link_wakes_all_who_wait_once_in_their_order() -> None:
+    links, told = LinkWait(), []
+    for name in "abc":
+        links.add(name, lambda name=name: told.append(name))  # type: ignore[misc]
+    links.remove("b")
+    links.remove("x")
+    assert repr(links) == "LinkWait(2 waiting, 0 bytes)"
+    links.linked()
+    assert (told, len(links)) == (["a", "c"], 0)
+    links.linked()
+    assert told == ["a", "c"]
+
+
+def test_who_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
+    links, told = LinkWait(), []
+
+    def again() -> None:
+        told.append("a")
+        links.add("a", again)
+
+    links.add("a", again)
+    links.linked()
+    assert told == ["a"]
+    links.linked()
+    assert told == ["a", "a"]
+
+
+def test_one_who_is_woken_may_send_another_away() -> None:
+    links, told = LinkWait(), []
+    links.add("a", lambda: links.remove("b"))
+    links.add("b", lambda: told.append("b"))
+    links.linked()
+    assert (told, len(links)) == ([], 0)
+
+
+def test_news_from_those_who_are_woken_comes_after_the_round_and_nests_no_calls() -> None:
+    links, told = LinkWait(), list[int]()
+
+    def again(number: int) -> None:
+        told.append(number)
+        links.linked()
+        if told.count(number) < 2:
+            links.add(number, lambda: again(number))
+
+    for number in range(2000):
+        links.add(number, lambda number=number: again(number))
+    links.linked()
+    assert told == [*range(2000), *range(2000)]
+    assert len(links) == 0
+
+
+def test_it_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:
+    links = LinkWait(most=2, most_bytes=100)
+    assert links.has_room(1000)
+    links.add("a", lambda: None, 60)
+    assert (links.has_room(40), links.has_room(41)) == (True, False)
+    links.add("a", lambda: None, 50)  # the same one again
+    assert links.has_room(50)
+    links.add("b", lambda: None, 10)
+    assert not links.has_room(0)
+    links.remove("a")
+    assert (links.has_room(90), links.has_room(91)) == (True, False)
+    links.linked()
+    assert (len(links), links.has_room(1000)) == (0, True)

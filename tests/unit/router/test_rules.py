@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules, read_rules
+
+POLICIES = ("p2c", "prequal")
+
+
+def read(text: str) -> RoutingRules:
+    return read_rules(text, "rules.toml", POLICIES)
+
+
+def test_every_key_is_read() -> None:
+    rules = read("""
+        [digits]
+        policy = "p2c"
+        weights = { "1" = 90, "2" = 10 }
+        mirror = { version = "3", share = 0.1 }
+        hedge = false
+        retry = false
+        max_price = 2
+        regions = ["eu", "us"]
+        device_kinds = ["cuda"]
+        tenants = { "acme" = 3, "*" = 0.5 }
+    """)
+    assert rules.of(ModelName("digits")) == ModelRules(
+        policy="p2c",
+        weights=((ModelVersion("1"), 90.0), (ModelVersion("2"), 10.0)),
+        mirror=MirrorRule(ModelVersion("3"), 0.1),
+        is_hedged=False,
+        is_retried=False,
+        max_price=2.0,
+        regions=("eu", "us"),
+        device_kinds=("cuda",),
+        tenants=(("acme", 3.0), ("*", 0.5)),
+    )
+
+
+def test_without_rules_nothing_is_restricted() -> None:
+    rules = read("").of(ModelName("m"))
+    assert rules == ModelRules()
+    assert (rules.policy, rules.max_price) == ("", math.inf)
+    assert rules.is_hedged
+    assert rules.is_retried
+
+
+def test_the_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> None:
+    rules = read("""
+        [digits]
+        max_price = 5.0
+        ["*"]
+        policy = "p2c"
+        max_price = 1.0
+        ["a model.2"]
+    """)
+    assert rules.of(ModelName("digits")) == ModelRules(policy="p2c", max_price=5.0)
+    assert rules.of(ModelName("other")) == ModelRules(policy="p2c", max_price=1.0)
+    assert rules.of(ModelName("a model.2")) == rules.every
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            "polcy = 'p2c'",
+            "rules.toml: m has the unknown key 'polcy'; allowed are policy, weights,",
+        ),
+        ("policy = 'best'", "rules.toml: m.policy is 'best', expected one of p2c, prequal"),
+        ("policy = 1", "rules.toml: m.policy is 1, expected one of p2c, prequal"),
+        ("policy = ['p2c']", "rules.toml: m.policy is ['p2c'], expected one of"),
+        ("weights = 1", "rules.toml: m.weights is 1, expected a table"),
+        (
+            "weights = {}",
+            "rules.toml: m.weights is a table of 0 keys, expected a table of 1 to 1024",
+        ),
+        ("weights = { 1 = -1 }", "m.weights.1 is -1, expected a number from 0 to 1e+06"),
+        ("weights = { 1 = 'x' }", "m.weights.1 is 'x', expected a number from 0"),
+        ("weights = { 1 = nan }", "m.weights.1 is nan, expected a number from 0"),
+        ("weights = { 1 = inf }", "m.weights.1 is inf, expected a number from 0"),
+        ("weights = { 1 = true }", "m.weights.1 is true, expected a number from 0"),
+        ("weights = { 1 = 0, 2 = 0 }", "m.weights are all 0, expected one above 0"),
+        ("weights = { v1 = 1 }", "m.weights names the version 'v1', expected digits"),
+        ("mirror = '3'", "rules.toml: m.mirror is '3', expected a table"),
+        ("mirror = { version = '3' }", "rules.toml: m.mirror.share is missing; add it"),
+        ("mirror = { share = 0.1 }", "rules.toml: m.mirror.version is missing; add it"),
+        ("mirror = { version = 3, share = 0.1 }", "m.mirror.version is 3, expected a version's"),
+        (
+            "mirror = { version = '3', share = 0 }",
+            "m.mirror.share is 0, expected a number above 0 to 1",
+        ),
+        ("mirror = { version = '3', share = 1.1 }", "m.mirror.share is 1.1, expected a number"),
+        (
+            "mirror = { version = '3', part = 1 }",
+            "m.mirror has the unknown key 'part'; allowed are version",
+        ),
+        ("hedge = 1", "rules.toml: m.hedge is 1, expected true or false"),
+        ("retry = 'no'", "rules.toml: m.retry is 'no', expected true or false"),
+        ("max_price = -2", "rules.toml: m.max_price is -2, expected a number from 0"),
+        ("regions = 'eu'", "rules.toml: m.regions is 'eu', expected a list of 1 to"),
+        ("regions = []", "rules.toml: m.regions is [], expected a list of 1 to"),
+        ("regions = ['eu', 'eu']", "rules.toml: m.regions is ['eu', 'eu'], expected a list"),
+        ("regions = ['']", "rules.toml: m.regions is '', expected a list of 1 to"),
+        ("device_kinds = [1]", "rules.toml: m.device_kinds is 1, expected a list of 1 to"),
+        ("tenants = { acme = 0 }", "m.tenants.acme is 0, expected a number above 0"),
+        ("tenants = { 'a b' = -1 }", 'm.tenants."a b" is -1, expected a number above 0'),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
+    line: str, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        read(f"[m]\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[m", "rules.toml is not TOML: "),
+        ("policy = 'p2c'", "rules.toml: policy is 'p2c', expected the table of a model"),
+        ("'*' = 3", 'rules.toml: "*" is 3, expected a table'),
+        ("['*']\nweights = { 1 = 1 }", 'rules.toml: "*".weights stands for all models'),
+        ("['*']\nmirror = { version = '1', share = 1 }", 'rules.toml: "*".mirror stands for all'),
+        ("['']", 'rules.toml: "" is a name of 0 characters'),
+        (f"[{'n' * 300}]", "is a name of 300 characters, expected 1 to 256"),
+        (f"[m]\nhedge = {'9' * 5000}", "rules.toml is not TOML: "),
+        (f"[m]\nhedge = {'9' * 100}", "rules.toml: m.hedge is a number of 333 bits, expected"),
+        (f"[m]\nregions = {'[' * 9999}", "rules.toml is not TOML: "),
+    ],
+)
+def test_a_file_of_the_wrong_form_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        read(text)
+
+
+_VALUES = st.sampled_from(
+    [
+        "1",
+        "-1",
+        "true",
+        "''",
+        "'p2c'",
+        "[]",
+        "['a']",
+        "[[1]]",
+        "{}",
+        "{ 1 = 1 }",
+        "nan",
+        "1979-05-27",
+    ]
+)
+
+
+@given(
+    st.sampled_from(
+        ["policy", "weights", "mirror", "hedge", "max_price", "regions", "tenants", "x"]
+    ),
+    _VALUES,
+)
+def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None:
+    complaint = ""
+    try:
+        read(f"[m]\n{key} = {value}\n")
+    except ConfigError as error:
+        complaint = error.message
+    assert not complaint or complaint.startswith("rules.toml: m")
+
+
+def test_the_example_in_the_how_to_is_true() -> None:
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "route-traffic.md"
+    examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        read_rules(example, "rules.toml", ("prequal", "cheapest"))
+    whole = read_rules(examples[0], "rules.toml", ("prequal", "cheapest"))
+    assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
+
+
+DIGEST = "sha256:" + "0a" * 32
+PUBLISHER = Identity.from_private_bytes(b"p" * 32).peer_id
+
+
+def test_who_owns_a_model_is_read() -> None:
+    text = (
+        f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
+    )
+    rules = read_rules(text, "rules.toml", ("prequal",))
+    of_m = rules.of(ModelName("m"))
+    assert (of_m.digests, of_m.publishers) == ((("1", DIGEST),), (PUBLISHER,))
+    assert rules.of(ModelName("n")).publishers == (PUBLISHER,)
+    assert (ModelRules().digests, ModelRules().publishers) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (f'["*"]\ndigests = {{ "1" = "{DIGEST}" }}', "stands for all models"),
+        (
+            '[m]\ndigests = { "1" = "sha256:00" }',
+            r"m.digests.1 is 'sha256:00', expected \"sha256:\"",
+        ),
+        (f'[m]\ndigests = {{ "v1" = "{DIGEST}" }}', "names the version 'v1', expected digits"),
+        ("[m]\ndigests = {}", "expected a table of 1 to 1024 versions"),
+        ('[m]\npublishers = ["12D3KooW"]', "m.publishers is '12D3KooW', expected publishers as"),
+        ("[m]\npublishers = []", "expected a list of 1 to 1024"),
+    ],
+)
+def test_who_owns_a_model_is_refused_where_it_is_not_well_formed(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        read_rules(text, "rules.toml", ("prequal",))
