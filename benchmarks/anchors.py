@@ -47,15 +47,15 @@ Cells = dict[tuple[str, str, int], list[Load]]
 
 def inputs_of(model: str) -> dict[str, np.ndarray]:
     """Return one row of seeded input."""
-    chance = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     match model:
         case "mlp":
-            return {"x": chance.random((1, 64), np.float32)}
+            return {"x": rng.random((1, 64), np.float32)}
         case "resnet":
-            return {"image": chance.standard_normal((1, 3, 224, 224), np.float32)}
+            return {"image": rng.standard_normal((1, 3, 224, 224), np.float32)}
         case "minilm":
             return {
-                "input_ids": chance.integers(0, anchor_models.VOCABULARY, (1, TOKENS)),
+                "input_ids": rng.integers(0, anchor_models.VOCABULARY, (1, TOKENS)),
                 "attention_mask": np.ones((1, TOKENS), np.int64),
                 "token_type_ids": np.zeros((1, TOKENS), np.int64),
             }

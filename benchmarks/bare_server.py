@@ -20,10 +20,10 @@ import numpy as np
 import onnxruntime as ort
 import uvloop
 
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello
+from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, Role
 
 META = b"\x80"
@@ -57,18 +57,18 @@ class BareServer:
         self._thread = ThreadPoolExecutor(1)
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         now = dt.datetime.now(dt.UTC)
         return check_hello(self._trust, hello, certificate, now, role=Role.ROUTER)
 
     def link_up(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         if self._batch == 1:
             self._answer([(link, stream, body)], self._run([body]))
             return
@@ -111,27 +111,27 @@ class BareServer:
         return self._session.run(None, feed)[0]
 
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         return META
 
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
 
 async def serve(folder: Path, model: Path, threads: int, batch: int, inputs: str) -> None:
     """Serve until this process is ended."""
     membership = Membership.load(folder, dt.datetime.now(dt.UTC))
     server = BareServer(membership, model, threads, batch, json.loads(inputs))
-    endpoint = LinkEndpoint(membership, folder, agent_version="bare")
-    listening = await endpoint.listen("127.0.0.1", 0, lambda: server)
+    transport = LinkTransport(membership, folder, agent_version="bare")
+    listening = await transport.listen("127.0.0.1", 0, lambda: server)
     print(listening.sockets[0].getsockname()[1], flush=True)
-    spare_what_is_loaded()
+    freeze_loaded_objects()
     await asyncio.Event().wait()
 
 

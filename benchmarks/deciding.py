@@ -1,8 +1,8 @@
-"""What does a decision cost? Times each policy on fleets of 10, 100 and 1,000 hosts, with nothing sent anywhere.
+"""What does a decision cost? Times each policy on fleets of 10, 100 and 1,000 replicas, with nothing sent anywhere.
 
 `python benchmarks/deciding.py [--picks 20000] [--policies prequal,p2c]`. A decision is the pick and all that the
-policy does for one request: `sent`, whom to probe, and `told` for the answer and for each probe's reply. The fleet
-is in full use: hosts of three speeds, two requests in flight for each host, one host in fifty drained or lost.
+policy does for one request: `sent`, whom to probe, and `reported` for the answer and for each probe's reply. The fleet
+is in full use: replicas of three speeds, two requests in flight for each replica, one replica in fifty drained or lost.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.link import Link
 from capamesh.router.fleet import latency_ewma as peak_ewma
-from capamesh.router.fleet.endpoint import Candidate
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies import POLICIES, Policy, RequestShape, make_policy
 
 FLEETS = (10, 100, 1000)
 BARS_US = {100: 15.0, 1000: 40.0}
-"""What the design allows a decision on one core, by the number of hosts."""
+"""What the design allows a decision on one core, by the number of replicas."""
 ROUND_PICKS = 500
 """The least mean of many short rounds is kept: what else the machine does only ever adds. A round is long enough
 for all that a policy does only now and then."""
@@ -51,67 +51,67 @@ class _Up:
     is_usable = True
 
 
-def hosts_of(count: int) -> tuple[Host, ...]:
-    """Return a fleet of hosts that are up, but for one in `AWAY_EVERY`."""
+def replicas_of(count: int) -> tuple[Replica, ...]:
+    """Return a fleet of replicas that are up, but for one in `AWAY_EVERY`."""
     offer = ModelOffer(ModelName("m"), ModelVersion("1"), "", ModelState.READY, "", (), ())
-    hosts: list[Host] = []
+    replicas: list[Replica] = []
     for index in range(count):
         peer = PeerId(f"peer-{index}")
         advert = NodeAdvert(
             peer, AdvertSequence(1, 1), (), (offer,), "eu", float(index % 7), "", is_draining=False
         )
         run_us = RUN_US[index % len(RUN_US)]
-        candidate = Candidate(peer, f"10.0.{index // 250}.{index % 250}:7000")
-        candidate.network.round_trip(0.0005)
-        candidate.link = cast(Link, _Up())
+        endpoint = Endpoint(peer, f"10.0.{index // 250}.{index % 250}:7000")
+        endpoint.network.round_trip(0.0005)
+        endpoint.link = cast(Link, _Up())
         if index % AWAY_EVERY == AWAY_EVERY - 1:
-            candidate.is_draining = index % 2 == 0
-            candidate.link = None
-        hosts.append(Host(candidate, replace(offer, row_us=run_us), advert))
-    return tuple(hosts)
+            endpoint.is_draining = index % 2 == 0
+            endpoint.link = None
+        replicas.append(Replica(endpoint, replace(offer, row_us=run_us), advert))
+    return tuple(replicas)
 
 
-def is_eligible(host: Host) -> bool:
-    """Whether a request may go to `host`: what the router asks of the healthy."""
-    candidate = host.candidate
+def is_eligible(replica: Replica) -> bool:
+    """Whether a request may go to `replica`: what the router asks of the healthy."""
+    endpoint = replica.endpoint
     return (
-        candidate.is_usable
-        and not candidate.is_suspected
-        and candidate.health.is_full
-        and host.health.is_full
+        endpoint.is_usable
+        and not endpoint.is_suspected
+        and endpoint.health.is_full
+        and replica.health.is_full
     )
 
 
-def load_of(host: Host) -> LoadReport:
-    """Return what a node with `host`'s requests in flight would say."""
-    run_us = host.offer.row_us
-    queued = max(0, host.rif - 1)
+def load_of(replica: Replica) -> LoadReport:
+    """Return what a node with `replica`'s requests in flight would say."""
+    run_us = replica.offer.row_us
+    queued = max(0, replica.rif - 1)
     queue_us = queued * run_us
-    return LoadReport(host.rif, queued, 8, queue_us, run_us, 0, queue_us + run_us, host.rif)
+    return LoadReport(replica.rif, queued, 8, queue_us, run_us, 0, queue_us + run_us, replica.rif)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Microseconds of a policy in a fleet of so many hosts."""
+    """Microseconds of a policy in a fleet of so many replicas."""
 
     policy: str
-    hosts: int
+    replicas: int
     pick_us: float
     decision_us: float
     p99_us: float
     """Of decisions."""
     looked_at: float
-    """Hosts whose eligibility was asked for a decision, on average."""
+    """Replicas whose eligibility was asked for a decision, on average."""
 
     @property
     def is_over(self) -> bool:
         """Whether a decision costs more than the design allows."""
-        return self.decision_us > BARS_US.get(self.hosts, float("inf"))
+        return self.decision_us > BARS_US.get(self.replicas, float("inf"))
 
 
 def measure(name: str, count: int, picks: int) -> Cost:
     """Time `picks` decisions of a policy."""
-    bench = _Bench(make_policy(name, random.Random(SEED)), hosts_of(count))  # noqa: S311 - to repeat it
+    bench = _Bench(make_policy(name, random.Random(SEED)), replicas_of(count))  # noqa: S311 - to repeat it
     bench.run(max(1000, 2 * IN_FLIGHT_EACH * count))  # fills the fleet, and what the policy keeps
     looked_at = bench.looked_at(1000)
     rounds = [bench.timed(ROUND_PICKS) for _ in range(max(1, picks // ROUND_PICKS))]
@@ -122,63 +122,68 @@ def measure(name: str, count: int, picks: int) -> Cost:
 class _Bench:
     """A policy at work on a fleet in a clock of its own: the oldest request in flight is answered at each new one."""
 
-    def __init__(self, policy: Policy, hosts: tuple[Host, ...]) -> None:
+    def __init__(self, policy: Policy, replicas: tuple[Replica, ...]) -> None:
         self.policy = policy
-        self.hosts = hosts
+        self.replicas = replicas
         self.now_s = 100.0
-        chance = random.Random(SEED)  # noqa: S311 - to repeat it
+        rng = random.Random(SEED)  # noqa: S311 - to repeat it
         self.shapes = [
             RequestShape(ModelName("m"), ModelVersion(""), 1024, f"session-{key}")
-            for key in chance.choices(range(KEYS), k=KEYS)
+            for key in rng.choices(range(KEYS), k=KEYS)
         ]
         self.is_eligible = is_eligible
-        self.in_flight: deque[Host] = deque()
+        self.in_flight: deque[Replica] = deque()
         self.asked = 0
         self.pick_ns: list[int] = []
         self.decision_ns: list[int] = []
 
     def run(self, picks: int) -> None:
         """Make decisions, and keep what each part of them took."""
-        policy, hosts, is_ok, told = self.policy, self.hosts, self.is_eligible, self._told
+        policy, replicas, is_ok, reported = (
+            self.policy,
+            self.replicas,
+            self.is_eligible,
+            self._reported,
+        )
         shapes, in_flight = self.shapes, self.in_flight
         for index in range(picks):
             self.now_s = now_s = self.now_s + GAP_S
             shape = shapes[index % KEYS]
             began = perf_counter_ns()
-            host = policy.pick(hosts, is_ok, shape, now_s)
+            replica = policy.pick(replicas, is_ok, shape, now_s)
             picked = perf_counter_ns()
-            assert host is not None  # noqa: S101 - a benchmark of nothing is none
-            host.rif += 1
+            assert replica is not None  # noqa: S101 - a benchmark of nothing is none
+            replica.rif += 1
             sent = perf_counter_ns()
-            policy.sent(host, now_s)
-            asked = policy.probes(hosts, is_ok, now_s)
+            policy.sent(replica, now_s)
+            asked = policy.probes(replicas, is_ok, now_s)
             done = perf_counter_ns()
             decision = picked - began + done - sent
-            in_flight.append(host)
+            in_flight.append(replica)
             for probed in asked:
-                decision += told(probed)
-            if len(in_flight) > IN_FLIGHT_EACH * len(hosts):
+                decision += reported(probed)
+            if len(in_flight) > IN_FLIGHT_EACH * len(replicas):
                 answered = in_flight.popleft()
                 answered.rif -= 1
                 peak_ewma.observe(answered, answered.service_s(), now_s)
-                decision += told(answered)
+                decision += reported(answered)
             self.pick_ns.append(picked - began)
             self.decision_ns.append(decision)
 
-    def _told(self, host: Host) -> int:
-        host.told(load_of(host), self.now_s)
+    def _reported(self, replica: Replica) -> int:
+        replica.reported(load_of(replica), self.now_s)
         began = perf_counter_ns()
-        self.policy.told(host, self.now_s)
+        self.policy.reported(replica, self.now_s)
         return perf_counter_ns() - began
 
     def looked_at(self, picks: int) -> float:
         """Return of how many hosts a decision asks whether they are eligible."""
         asked = 0
 
-        def counted(host: Host) -> bool:
+        def counted(replica: Replica) -> bool:
             nonlocal asked
             asked += 1
-            return is_eligible(host)
+            return is_eligible(replica)
 
         self.is_eligible = counted
         self.run(picks)
@@ -216,7 +221,7 @@ def main() -> int:
     console.print(table)
     rows = [
         {field: getattr(cost, field) for field in Cost.__slots__}
-        | {"bar_us": BARS_US.get(cost.hosts)}
+        | {"bar_us": BARS_US.get(cost.replicas)}
         for cost in costs
     ]
     console.print(
@@ -225,18 +230,18 @@ def main() -> int:
     over = [cost for cost in costs if cost.is_over]
     for cost in over:
         console.print(
-            f"[red]{cost.policy} takes {cost.decision_us:.1f} us at {cost.hosts:,} hosts: "
-            f"at most {BARS_US[cost.hosts]:.0f} are allowed"
+            f"[red]{cost.policy} takes {cost.decision_us:.1f} us at {cost.replicas:,} hosts: "
+            f"at most {BARS_US[cost.replicas]:.0f} are allowed"
         )
     return 1 if over else 0
 
 
 def _shown(cost: Cost) -> tuple[str, ...]:
-    bar_us = BARS_US.get(cost.hosts)
+    bar_us = BARS_US.get(cost.replicas)
     style = "red" if cost.is_over else "bold"
     return (
         cost.policy,
-        f"{cost.hosts:,}",
+        f"{cost.replicas:,}",
         f"[{style}]{cost.decision_us:.1f}[/]",
         f"{bar_us:.0f}" if bar_us else "",
         f"{cost.p99_us:.1f}",

@@ -34,13 +34,13 @@ from rich.table import Table
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall, encode_call
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Answer, Link
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello
+from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
 
@@ -70,37 +70,37 @@ class Case:
     in_flight: int
 
 
-class Asker:
+class ResponseHandler:
     """A router as far as a node can see."""
 
     def __init__(self, membership: Membership) -> None:
         self._trust = membership.trust()
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         return check_hello(self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.NODE)
 
     def link_up(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         return b"\x80"
 
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Caller:
-    """One caller that asks again once it is answered, by callbacks as the router does: the part of `Asker` of a link."""
+    """One caller that asks again once it is answered, by callbacks as the router does: the part of `ResponseHandler` of a link."""
 
     def __init__(self, link: Link, meta: bytes, body: list, ends_s: float) -> None:
         self._ask = partial(link.ask, meta, body, self)
@@ -140,7 +140,7 @@ class Caller:
         self._ask()
 
     def answered(self, answer: Answer) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         del answer
         now_s = time.perf_counter()
         self.answers.append((now_s, now_s - self._began_s))
@@ -151,7 +151,7 @@ class Caller:
             self.done.set_result(None)
 
     def failed(self, error: CapameshError) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         self.done.set_exception(error)
 
 
@@ -276,17 +276,17 @@ def member(owner: NetworkOwner, role: Role, folder: Path) -> Membership:
 
 def cases() -> list[Case]:
     """Return what is measured."""
-    chance = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     ids = {
-        "input_ids": chance.integers(0, 30_000, (1, 64)),
+        "input_ids": rng.integers(0, 30_000, (1, 64)),
         "attention_mask": np.ones((1, 64), np.int64),
         "token_type_ids": np.zeros((1, 64), np.int64),
     }
     return [
-        Case("tiny", "mlp", {"x": chance.random((1, 64), np.float32)}, 64),
-        Case("picture", "picture", {"image": chance.random((1, 3, 224, 224), np.float32)}, 8),
+        Case("tiny", "mlp", {"x": rng.random((1, 64), np.float32)}, 64),
+        Case("picture", "picture", {"image": rng.random((1, 3, 224, 224), np.float32)}, 8),
         Case("minilm", "minilm", ids, 32),
-        Case("resnet", "resnet", {"image": chance.random((1, 3, 224, 224), np.float32)}, 32),
+        Case("resnet", "resnet", {"image": rng.random((1, 3, 224, 224), np.float32)}, 32),
     ]
 
 
@@ -310,12 +310,12 @@ async def measure(seconds: float, names: list[str], threads: int, console: Conso
             await cluster.wait_routable(1, models=[case.model for case in wanted])
             owner = NetworkOwner.load(cluster.folder / "network")
             membership = member(owner, Role.ROUTER, folder / "asker")
-            endpoint = LinkEndpoint(membership, folder / "asker", agent_version="bench")
-            asker = Asker(membership)
+            transport = LinkTransport(membership, folder / "asker", agent_version="bench")
+            asker = ResponseHandler(membership)
             status = cluster.nodes[0].status()
-            node = await endpoint.dial(status["data_addresses"][0], asker)
+            node = await transport.dial(status["data_addresses"][0], asker)
             worker = status["worker_pids"][0]
-            spare_what_is_loaded()
+            freeze_loaded_objects()
             for case in wanted:
                 model = models / case.model / "1" / "model.onnx"
                 with console.status(f"{case.name}: ONNX Runtime alone"):
@@ -342,8 +342,8 @@ async def measure(seconds: float, names: list[str], threads: int, console: Conso
                     serving(folder / f"{case.name}-1", batch=1) as (single_at, single_pid),
                     serving(folder / f"{case.name}-n", batch=batch) as (stacked_at, stacked_pid),
                 ):
-                    single = await endpoint.dial(single_at, asker)
-                    stacked = await endpoint.dial(stacked_at, asker)
+                    single = await transport.dial(single_at, asker)
+                    stacked = await transport.dial(stacked_at, asker)
                     ones: list[tuple[Seen, Seen]] = []
                     many: list[tuple[Seen, Seen]] = []
                     with console.status(f"{case.name}: the node and the bare server in turns"):

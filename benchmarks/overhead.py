@@ -81,7 +81,7 @@ def run_directly(model_file: Path, case: Case) -> tuple[float, float]:
 
 async def measure(nodes: int, seconds: int, console: Console) -> dict[str, object]:
     """Return all figures."""
-    chance = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     samples = Path("build/models")
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
@@ -89,8 +89,8 @@ async def measure(nodes: int, seconds: int, console: Console) -> dict[str, objec
         shutil.copytree(samples / "digits", models / "digits")
         build_picture_model(models)
         cases = [
-            Case("1 KiB", "digits", "X", chance.random((4, 64), np.float32)),
-            Case("600 KB", "picture", "image", chance.random((1, 3, 224, 224), np.float32)),
+            Case("1 KiB", "digits", "X", rng.random((4, 64), np.float32)),
+            Case("600 KB", "picture", "image", rng.random((1, 3, 224, 224), np.float32)),
         ]
         figures: dict[str, object] = {"seed": SEED, "nodes": nodes, "seconds": seconds}
         rows: dict[str, dict[str, object]] = {}

@@ -90,7 +90,7 @@ async def measure(
                     progress.advance(task)
             progress.update(task, description=f"{name}: stopping")
     slow = set(peers[:SLOW_NODES])
-    figures = {policy: _figures_of(turns, slow) for policy, turns in seen.items()}
+    figures = {policy: _figures_of(supervisor, slow) for policy, supervisor in seen.items()}
     report.bar(name, "failed requests", sum(each["failed"] for each in figures.values()), 0)
     others = min(each["p99_ms"] for key, each in figures.items() if key != DEFAULT_POLICY)
     own = figures[DEFAULT_POLICY]["p99_ms"]
@@ -98,17 +98,17 @@ async def measure(
     report.note(name, rate=rate, load=load, by_policy=figures)
 
 
-def _figures_of(turns: list[list[Shot]], slow: set[str]) -> dict[str, Any]:
+def _figures_of(supervisor: list[list[Shot]], slow: set[str]) -> dict[str, Any]:
     """Return a policy's figures: medians of its turns, but for what is counted."""
-    shots = [shot for turn in turns for shot in turn]
+    shots = [shot for turn in supervisor for shot in turn]
 
     def median_ms(share: float) -> float:
-        return statistics.median(quantile_s(turn, share) for turn in turns) * 1e3
+        return statistics.median(quantile_s(turn, share) for turn in supervisor) * 1e3
 
     return {
         "p50_ms": median_ms(0.5),
         "p99_ms": median_ms(0.99),
-        "p99_ms_of_turns": [round(quantile_s(turn, 0.99) * 1e3, 1) for turn in turns],
+        "p99_ms_of_turns": [round(quantile_s(turn, 0.99) * 1e3, 1) for turn in supervisor],
         "failed": failed(shots),
         "share_of_slow": sum(shot.node in slow for shot in shots) / len(shots),
     }
@@ -121,12 +121,12 @@ def show(report: Report, console: Console) -> None:
         for column in ("policy", "p50", "p99", "p99 of the turns", "at the slow nodes"):
             table.add_column(column, justify="left" if column == "policy" else "right")
         for policy, seen in figures["by_policy"].items():
-            turns = " ".join(f"{each:.0f}" for each in sorted(seen["p99_ms_of_turns"]))
+            supervisor = " ".join(f"{each:.0f}" for each in sorted(seen["p99_ms_of_turns"]))
             table.add_row(
                 policy,
                 f"{seen['p50_ms']:.1f} ms",
                 f"{seen['p99_ms']:.1f} ms",
-                turns,
+                supervisor,
                 f"{seen['share_of_slow']:.1%}",
             )
         console.print(table)

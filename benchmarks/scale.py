@@ -49,7 +49,7 @@ from capamesh.protocol.links.link import Link
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import PayloadKind, adverts_topic, demand_topic, wrap
 from capamesh.protocol.mesh.messages import Heard, from_wire, to_wire
-from capamesh.protocol.mesh.validator import Judge, Verdict
+from capamesh.protocol.mesh.validator import Validator, Verdict
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, Role
 from capamesh.protocol.tensors import Datatype, TensorSpec
@@ -107,8 +107,8 @@ def offer(number: int, state: ModelState = ModelState.READY) -> ModelOffer:
 
 def advert(peer: PeerId, index: int, sequence: AdvertSequence, *, is_changed: bool) -> NodeAdvert:
     """Return node `index`'s advert; a changed one has unloaded its first model."""
-    chance = random.Random(index)  # noqa: S311 - to repeat it
-    numbers = chance.sample(range(ALL_MODELS), MODELS_OF_NODE)
+    rng = random.Random(index)  # noqa: S311 - to repeat it
+    numbers = rng.sample(range(ALL_MODELS), MODELS_OF_NODE)
     address = f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}:7000"
     device = Device(
         0,
@@ -256,10 +256,10 @@ def measure_cpu(file: Path, count: int) -> dict[str, Any]:
             for part, value in zip(("prove", "decode", "apply"), spent_us, strict=True):
                 samples[f"{kind} {part}"].append(value)
             samples[f"{kind} "].append(sum(spent_us))
-    told = [pack(to_wire(Heard("t", raw, peers[0], peers[0]))) for raw in rounds[1]]
+    reported = [pack(to_wire(Heard("t", raw, peers[0], peers[0]))) for raw in rounds[1]]
 
     def receive() -> None:
-        for message in told:
+        for message in reported:
             from_wire(cast("dict[str, Any]", unpack(message, max_array_items=9)))
 
     channel = [timed(receive, count) for _ in range(REPEATS.get(count, 2))]
@@ -284,11 +284,11 @@ def measure_decisions(knowing: Knowing, envelopes: Round) -> dict[str, Any]:
     for candidate in knowing.view.candidates():
         candidate.link = UP
         candidate.network.round_trip(0.001)
-    chance = random.Random(SEED)  # noqa: S311 - to repeat it
+    rng = random.Random(SEED)  # noqa: S311 - to repeat it
     balancer = Balancer(
         knowing.view,
-        make_policy=lambda name: make_policy(name, chance),
-        chance=chance,
+        make_policy=lambda name: make_policy(name, rng),
+        rng=rng,
         rules=lambda _: Terms(DEFAULT_POLICY, ANYWHERE, True, True),
     )
     models = knowing.view.models()
@@ -359,9 +359,9 @@ def measure_sidecar(count: int) -> dict[str, Any]:
     published: list[list[bytes]] = [[], [], []]
     payloads: list[tuple[bytes, PeerId]] = []
     trust = NetworkTrust(owner.ca_der)
-    judge = Judge(owner.ca_der, trust)
+    judge = Validator(owner.ca_der, trust)
     now_ms = time.time_ns() // 10**6
-    told: list[bytes] = []
+    reported: list[bytes] = []
 
     def pubsub_of(key: bytes, sent: list[bytes]) -> MemberPubsub:
         async def always(_: object) -> bool:
@@ -373,7 +373,9 @@ def measure_sidecar(count: int) -> dict[str, Any]:
             topics=(topic,),
             wait_member=always,
             judge=lambda payload, who: judge.judge(payload, who, now_ms),
-            deliver=lambda t, j, who, via: told.append(pack(to_wire(Heard(t, j.body, who, via)))),
+            deliver=lambda t, j, who, via: reported.append(
+                pack(to_wire(Heard(t, j.body, who, via)))
+            ),
             on_reachable=lambda *_: None,
             warn=lambda *_: None,
         )
@@ -381,7 +383,7 @@ def measure_sidecar(count: int) -> dict[str, Any]:
         async def catch(_: object, message: rpc_pb2.Message) -> None:
             sent.append(rpc_pb2.RPC(publish=[message]).SerializeToString())
 
-        if sent is not told:
+        if sent is not reported:
             pubsub.router.publish = catch  # type: ignore[method-assign, assignment]
         return pubsub
 
@@ -394,7 +396,7 @@ def measure_sidecar(count: int) -> dict[str, Any]:
                 sender = pubsub_of(member.identity.private_bytes, envelopes)
                 await sender.announce(topic, wrap(PayloadKind.ENVELOPE, raw))
                 payloads.append((wrap(PayloadKind.ENVELOPE, raw), member.identity.peer_id))
-        receiver = pubsub_of(Identity.generate().private_bytes, told)
+        receiver = pubsub_of(Identity.generate().private_bytes, reported)
         await receiver.subscribe(topic)
         via = ID(b"\x00\x24\x08\x01\x12\x20" + bytes(32))
 
@@ -409,9 +411,9 @@ def measure_sidecar(count: int) -> dict[str, Any]:
         first = await hear(published[0])
         known = [await hear(published[1]), await hear(published[2])]
         again = [await hear(published[2]) for _ in range(5)]
-        if len(told) != 3 * count:
-            raise SystemExit(f"the sidecar delivered {len(told)} of {3 * count} messages")
-        other = Judge(owner.ca_der, trust)
+        if len(reported) != 3 * count:
+            raise SystemExit(f"the sidecar delivered {len(reported)} of {3 * count} messages")
+        other = Validator(owner.ca_der, trust)
         verdicts = [other.judge(*one, now_ms) for one in payloads[::3]]
         if any(one.verdict is not Verdict.ACCEPT for one in verdicts):
             raise SystemExit(f"the judge said {verdicts[0]}")
@@ -624,24 +626,24 @@ def staleness(
     `again_s` after a change the same is said once more; 0: not before the interval is over. A loss is of a whole
     message: with several paths, and repair by IHAVE, it is rarer than that of packets.
     """
-    chance = random.Random(f"{SEED}/{interval_s}/{loss}/{missed}")  # noqa: S311 - to repeat it
+    rng = random.Random(f"{SEED}/{interval_s}/{loss}/{missed}")  # noqa: S311 - to repeat it
     beliefs = Beliefs(nodes, interval_s, missed)
     end_s = hours * 3600
     sent = [0] * nodes
     events: list[tuple[float, int, str, int, int]] = []
     for node in range(nodes):
-        heapq.heappush(events, (chance.uniform(0, interval_s), node, "publish", 0, 0))
-        heapq.heappush(events, (chance.uniform(600, end_s / 2), node, "change", 0, 0))
-        heapq.heappush(events, (chance.uniform(end_s / 2, end_s), node, "die", 0, 0))
+        heapq.heappush(events, (rng.uniform(0, interval_s), node, "publish", 0, 0))
+        heapq.heappush(events, (rng.uniform(600, end_s / 2), node, "change", 0, 0))
+        heapq.heappush(events, (rng.uniform(end_s / 2, end_s), node, "die", 0, 0))
     while events:
         now_s, node, what, sequence, state = heapq.heappop(events)
         beliefs.pass_until(now_s)
         is_alive = now_s < beliefs.dead_s[node]
         if is_alive and (what == "again" or (what == "publish" and sequence == sent[node])):
             sent[node] += 1
-            next_s = now_s + interval_s * chance.uniform(1 - JITTER, 1 + JITTER)
+            next_s = now_s + interval_s * rng.uniform(1 - JITTER, 1 + JITTER)
             heapq.heappush(events, (next_s, node, "publish", sent[node], 0))
-            if chance.random() >= loss:
+            if rng.random() >= loss:
                 arrival = (now_s + GOSSIP_S, node, "hear", sent[node], beliefs.state[node])
                 heapq.heappush(events, arrival)
         elif what == "hear":

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.router.policies import DEFAULT_POLICY
 from capamesh.simulation.comparison import Row
 from capamesh.simulation.parallel import compare
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer loads and routers")
     options = parser.parse_args()
     console = Console()
-    spare_what_is_loaded()
+    freeze_loaded_objects()
     figures = measure(options.seeds, is_quick=options.quick, console=console)
     show(figures, console)
     kept = {

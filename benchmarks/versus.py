@@ -30,18 +30,18 @@ from typing import Any
 import anchor_models
 import numpy as np
 import uvloop
-from engine import Asker, ask, cpu_s, member
+from engine import ResponseHandler, ask, cpu_s, member
 from machine import keep
 from overhead import Case, build_picture_model
 from rich.console import Console
 from rich.table import Table
 from wrk import load, require_wrk
 
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall, encode_call
 from capamesh.protocol.links.link import Link
-from capamesh.protocol.links.transport import LinkEndpoint
+from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.network import NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
 
@@ -92,8 +92,8 @@ async def running(checkout: Path, models: Path, folder: Path) -> AsyncIterator[S
         node = status_of(folder / "cluster" / "node-1")
         owner = NetworkOwner.load(folder / "cluster" / "network")
         membership = member(owner, Role.ROUTER, folder / "asker")
-        endpoint = LinkEndpoint(membership, folder / "asker", agent_version="bench")
-        link = await endpoint.dial(node["data_addresses"][0], Asker(membership))
+        transport = LinkTransport(membership, folder / "asker", agent_version="bench")
+        link = await transport.dial(node["data_addresses"][0], ResponseHandler(membership))
         yield Side(url, router["pid"], node["worker_pids"][0], link)
         link.close("done")
         await link.wait_ended()
@@ -159,7 +159,7 @@ async def measure_once(
         for name, checkout in (("this", THIS), ("other", other)):
             (folder / name).mkdir()
             sides.append(await stack.enter_async_context(running(checkout, models, folder / name)))
-        spare_what_is_loaded()
+        freeze_loaded_objects()
         for number in range(rounds + 1):
             # the first round warms up; who begins changes
             order = sides if number % 2 else sides[::-1]

@@ -69,7 +69,7 @@ DIGITS = "/v2/models/digits/infer"
         ("/v2/models/digits", body(tensor()), 405, "takes GET, HEAD"),
     ],
 )
-async def test_a_bad_request_is_told_what_is_wrong(
+async def test_a_bad_request_is_reported_what_is_wrong(
     cluster: LocalCluster, path: str, sent: bytes, status: int, said: str
 ) -> None:
     status_seen, answer = await post(cluster, path, sent)
@@ -90,7 +90,7 @@ async def test_a_bad_request_is_told_what_is_wrong(
         ({**BINARY, "parameters": {"binary_data_size": 256}}, bytes(256), "junk", "junk"),
     ],
 )
-async def test_bad_binary_framing_is_told_with_the_numbers(
+async def test_bad_binary_framing_is_reported_with_the_numbers(
     cluster: LocalCluster,
     described: dict[str, object],
     raw: bytes,

@@ -96,7 +96,7 @@ async def test_a_model_is_replaced_under_load_without_a_failed_request(
         assert await added_by(client, "adding") == 2
 
 
-async def test_a_broken_replacement_is_told_of_and_the_model_goes_on(
+async def test_a_broken_replacement_is_reported_of_and_the_model_goes_on(
     watching: LocalCluster,
 ) -> None:
     (node,) = watching.nodes

@@ -127,9 +127,11 @@ async def test_a_request_that_ends_its_worker_harms_no_other_and_is_not_run_a_th
     assert {model["name"]: model["state"] for model in node["models"]} == dict.fromkeys(
         ("digits", "adding", "lethal"), "ready"
     )
-    (told,) = logged(host, "worker_guarded")
-    assert told["reason"].startswith("lethal/1 ended its worker (killed by signal 8")
-    assert told["reason"].endswith("2 times by the same request; it is not run again for 3600 s")
+    (reported,) = logged(host, "worker_guarded")
+    assert reported["reason"].startswith("lethal/1 ended its worker (killed by signal 8")
+    assert reported["reason"].endswith(
+        "2 times by the same request; it is not run again for 3600 s"
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

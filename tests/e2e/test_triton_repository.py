@@ -180,7 +180,7 @@ async def test_two_sequences_at_once_have_their_own_controls_and_states(
         ("a text", "sequence_id is 'a text': this model takes UINT64"),
     ],
 )
-async def test_a_request_that_belongs_to_no_sequence_of_the_model_is_told_so(
+async def test_a_request_that_belongs_to_no_sequence_of_the_model_is_reported_so(
     cluster: LocalCluster, key: int | str, reason: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=reason):

@@ -187,12 +187,12 @@ def test_tensorrt_agrees_with_the_cpu_and_finds_its_engine_again(tmp_path: Path)
     (from_gpu,) = model.run([x])
     (from_cpu,) = OnnxBackend("cpu").load(network(tmp_path)).run([x])
     np.testing.assert_allclose(from_gpu.to_numpy(), from_cpu.to_numpy(), rtol=1e-2, atol=1e-2)
-    engines = {path: path.stat().st_mtime_ns for path in cache.rglob("*.engine")}
-    assert engines
+    batchers = {path: path.stat().st_mtime_ns for path in cache.rglob("*.engine")}
+    assert batchers
     model.close()
     (again,) = backend.load(network(tmp_path, source.manifest)).run([x])
     np.testing.assert_allclose(again.to_numpy(), from_gpu.to_numpy(), rtol=1e-3, atol=1e-3)
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.engine")} == engines
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.engine")} == batchers
 
 
 def test_a_model_that_should_run_on_tensorrt_alone_is_refused_where_it_cannot(

@@ -79,8 +79,8 @@ async def test_members_serve_restart_and_revoke_on_a_full_disk_and_say_what_is_n
                 figures.at_least("answers after a restart on a full disk", 1, 1)
                 assert "No space left on device" in network.router.status()["disk"]
                 assert network.router.status()["disk"].startswith("not kept: boot_ns")
-                told = await network.revoke(Identity.generate().peer_id)
-                assert told == {"version": 1, "is_kept": False}
+                reported = await network.revoke(Identity.generate().peer_id)
+                assert reported == {"version": 1, "is_kept": False}
                 await node.until(lambda status: status.get("revocations_version") == 1, "told")
                 assert "revocations.bin" in node.status()["disk"]
                 for filler in fillers:

@@ -206,5 +206,5 @@ async def test_a_member_with_damaged_files_starts_and_has_them_again(
         # nobody reads the addresses where a token has them
         for name in names[:2]:
             assert (node.data / f"{name}.damaged").read_bytes() == b"junk"
-        told = [event["file"] for event in node.events("damaged_file_set_aside")]
-        assert sorted(told) == sorted(names[:2])
+        reported = [event["file"] for event in node.events("damaged_file_set_aside")]
+        assert sorted(reported) == sorted(names[:2])

@@ -161,7 +161,7 @@ class GrayNode(EvilNode):
         run_us = int(turns * TURN_S * 1e6)
         self._turns = turns
         self.delay_s = turns * TURN_S
-        self.load_told = LoadReport(0, 0, CAPACITY_IN_FLIGHT, 0, run_us, 1 << 30, run_us, 0)
+        self.load_reported = LoadReport(0, 0, CAPACITY_IN_FLIGHT, 0, run_us, 1 << 30, run_us, 0)
         self.fails: Callable[[int], bool] = lambda _: False
         self.answers = self._answer
 

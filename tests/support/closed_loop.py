@@ -1,4 +1,4 @@
-"""Callers that ask again and again through a router's gate for one node's model: production gate and engine in virtual time."""
+"""Callers that ask again and again through a router's controller for one node's model: production controller and engine in virtual time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from replicas import host
+from replicas import replica
 
 from capamesh.node.repository.rules import Rules
-from capamesh.node.scheduling import BatchPlan, ModelEngine, Work
+from capamesh.node.scheduling import BatchPlan, DynamicBatcher, PendingRequest
 from capamesh.node.scheduling.pending_request import Batch, Result
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.router.admission.controller import Gate
+from capamesh.router.admission.controller import AdmissionController
 
 F32 = Datatype.FP32
 WAY_S = 0.0005
@@ -65,7 +65,7 @@ class Loop:
         seed: int = 1,
     ) -> None:
         """A run of a full batch takes `run_s`. Nothing is counted before `from_s`."""
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.now_s = 0.0
         self.from_s = from_s
         plan = BatchPlan(
@@ -75,18 +75,20 @@ class Loop:
             batch_rows=batch_rows,
         )
         self.profile = ServiceProfile((ProfilePoint(batch_rows, run_s),))
-        self.engine = ModelEngine(
+        self.batcher = DynamicBatcher(
             plan, Rules(), self.profile, max_in_flight=512, max_queue=max_queue
         )
-        self.host = host("a")
-        hosts = (self.host,)
-        self.gate = Gate("m", lambda: hosts, random.Random(seed), weights=weights)
+        self.replica = replica("a")
+        replicas = (self.replica,)
+        self.controller = AdmissionController(
+            "m", lambda: replicas, random.Random(seed), weights=weights
+        )
         self.tallies = {each: Tally() for each in callers}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         for each in callers:
             for _ in range(each.count):
-                self._after(self.chance.random() * 0.1, lambda it=each: self._ask(it))
+                self._after(self.rng.random() * 0.1, lambda it=each: self._ask(it))
 
     def run(self, until_s: float) -> Loop:
         """Let time pass."""
@@ -108,13 +110,13 @@ class Loop:
 
     def _ask(self, callers: Callers) -> None:
         try:
-            self.gate.admit(callers.tenant, callers.priority, False, self.now_s, 30.0)
+            self.controller.admit(callers.tenant, callers.priority, False, self.now_s, 30.0)
         except Overloaded as error:
             self._refused(callers, error)
             return
         is_urgent = callers.priority < DEFAULT_PRIORITY
-        self.gate.entered(callers.tenant, self.now_s, is_urgent=is_urgent)
-        self.host.rif += 1
+        self.controller.entered(callers.tenant, self.now_s, is_urgent=is_urgent)
+        self.replica.rif += 1
         self._after(WAY_S, lambda: self._arrive(callers))
 
     def _refused(self, callers: Callers, error: Overloaded) -> None:
@@ -122,11 +124,11 @@ class Loop:
         if self.now_s >= self.from_s:
             self.tallies[callers].hints_s.append(error.retry_after_s)
         pause_s = error.retry_after_s if callers.pause_s is None else callers.pause_s
-        self._after(pause_s * self.chance.uniform(0.8, 1.2), lambda: self._ask(callers))
+        self._after(pause_s * self.rng.uniform(0.8, 1.2), lambda: self._ask(callers))
 
     def _arrive(self, callers: Callers) -> None:
         x = Tensor("x", F32, (1, 1), bytes(4))
-        work = Work(
+        request = PendingRequest(
             (x,),
             (),
             lambda _, result: self._done(callers, result),
@@ -135,38 +137,40 @@ class Loop:
             priority=callers.priority,
         )
         try:
-            self.engine.submit(work, self.now_s)
+            self.batcher.submit(request, self.now_s)
         except CapameshError as error:
             self._done(callers, error)
         self._pump()
 
     def _done(self, callers: Callers, result: Result) -> None:
-        load = self.engine.load(free_bytes=0, device_in_flight=0)
+        load = self.batcher.load(free_bytes=0, device_in_flight=0)
         self._after(WAY_S, lambda: self._ended(callers, result, load))
 
     def _ended(self, callers: Callers, result: Result, load: object) -> None:
         is_urgent = callers.priority < DEFAULT_PRIORITY
-        self.host.rif -= 1
+        self.replica.rif -= 1
         is_served = not isinstance(result, Overloaded)
-        self.gate.left(callers.tenant, self.now_s, is_urgent=is_urgent, is_served=is_served)
-        self.host.told(load, self.now_s)  # type: ignore[arg-type]
+        self.controller.left(callers.tenant, self.now_s, is_urgent=is_urgent, is_served=is_served)
+        self.replica.reported(load, self.now_s)  # type: ignore[arg-type]
         if isinstance(result, Overloaded):
-            self.gate.refused(self.host, result.retry_after_s, self.now_s, is_urgent=is_urgent)
+            self.controller.refused(
+                self.replica, result.retry_after_s, self.now_s, is_urgent=is_urgent
+            )
             self._count(callers, "refused by the node")
             self._refused(callers, result)
             return
         assert not isinstance(result, CapameshError)
-        self.host.answered_s = self.now_s
+        self.replica.answered_s = self.now_s
         self._count(callers, "answered")
         self._after(callers.rest_s + 0.0005, lambda: self._ask(callers))
 
     def _pump(self) -> None:
-        batch = self.engine.take(self.now_s)
+        batch = self.batcher.take(self.now_s)
         if batch is not None:
-            run_s = self.profile.seconds_at(batch.rows) * self.chance.uniform(0.8, 1.2)
+            run_s = self.profile.seconds_at(batch.rows) * self.rng.uniform(0.8, 1.2)
             self._after(run_s, lambda: self._end(batch, run_s))
 
     def _end(self, batch: Batch, run_s: float) -> None:
         y = Tensor("y", F32, (1, 1), bytes(4))
-        self.engine.finished(batch, [[y]] * len(batch.works), self.now_s, run_s=run_s)
+        self.batcher.finished(batch, [[y]] * len(batch.requests), self.now_s, run_s=run_s)
         self._pump()

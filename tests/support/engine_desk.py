@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from capamesh.node.repository.rules import BatchingRules, QueueRules, Rules
-from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Streams, Work
+from capamesh.node.scheduling import (
+    Batch,
+    BatchPlan,
+    DynamicBatcher,
+    PendingRequest,
+    Result,
+    Streams,
+)
 from capamesh.node.scheduling.limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError
@@ -50,7 +57,7 @@ class Desk:
             queue=queue or QueueRules(),
             instances=instances,
         )
-        self.engine = ModelEngine(
+        self.batcher = DynamicBatcher(
             plan,
             rules,
             profile,
@@ -59,14 +66,14 @@ class Desk:
             streams=streams,
         )
         if limit_rows:
-            self.engine.limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
+            self.batcher.limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
         self.now_s = 0.0
-        self.answers: list[tuple[Work, Result]] = []
+        self.answers: list[tuple[PendingRequest, Result]] = []
 
-    def answered(self, work: Work, result: Result) -> None:
-        self.answers.append((work, result))
+    def answered(self, request: PendingRequest, result: Result) -> None:
+        self.answers.append((request, result))
 
-    def work(
+    def request(
         self,
         rows: int = 1,
         *,
@@ -75,10 +82,10 @@ class Desk:
         left_s: float | None = None,
         priority: int = 0,
         is_bulk: bool = False,
-    ) -> Work:
+    ) -> PendingRequest:
         x = Tensor.from_numpy("x", np.full((rows, width), len(self.answers), np.float32))
         deadline_s = None if left_s is None else self.now_s + left_s
-        return Work(
+        return PendingRequest(
             (x,),
             outputs,
             self.answered,
@@ -88,28 +95,31 @@ class Desk:
             is_bulk=is_bulk,
         )
 
-    def submit(self, rows: int = 1, **asked: Any) -> Work:
-        work = self.work(rows, **asked)
-        self.engine.submit(work, self.now_s)
-        return work
+    def submit(self, rows: int = 1, **asked: Any) -> PendingRequest:
+        request = self.request(rows, **asked)
+        self.batcher.submit(request, self.now_s)
+        return request
 
-    def take(self) -> list[Work]:
-        batch = self.engine.take(self.now_s)
-        return [] if batch is None else batch.works
+    def take(self) -> list[PendingRequest]:
+        batch = self.batcher.take(self.now_s)
+        return [] if batch is None else batch.requests
 
     def taken(self) -> Batch:
-        batch = self.engine.take(self.now_s)
+        batch = self.batcher.take(self.now_s)
         assert batch is not None
         return batch
 
     def finish(self, batch: Batch, run_s: float = 0.010, results: Sequence[Result] = ()) -> None:
         self.now_s += run_s
-        self.engine.finished(
-            batch, results or [[y(work.rows)] for work in batch.works], self.now_s, run_s=run_s
+        self.batcher.finished(
+            batch,
+            results or [[y(request.rows)] for request in batch.requests],
+            self.now_s,
+            run_s=run_s,
         )
 
     def load(self) -> LoadReport:
-        return self.engine.load(free_bytes=7, device_in_flight=9)
+        return self.batcher.load(free_bytes=7, device_in_flight=9)
 
     def outcomes(self) -> list[str]:
         return [

@@ -30,7 +30,7 @@ from capamesh.protocol.links.calls import (
 )
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello
+from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Limits, Tensor
 
@@ -42,7 +42,7 @@ LIMIT_S = 30.0
 HOUR = dt.timedelta(hours=1)
 
 
-class Asker:
+class ResponseHandler:
     """A router as far as a node can see."""
 
     def __init__(self, membership: Membership) -> None:
@@ -83,8 +83,8 @@ async def node_link(cluster: LocalCluster, node: Process) -> AsyncIterator[Link]
     membership = Membership.join(identity, token, now)
     folder.mkdir()
     membership.save(folder)
-    endpoint = LinkEndpoint(membership, folder, agent_version="test")
-    link = await endpoint.dial(node.status()["data_addresses"][0], Asker(membership))
+    transport = LinkTransport(membership, folder, agent_version="test")
+    link = await transport.dial(node.status()["data_addresses"][0], ResponseHandler(membership))
     try:
         yield link
     finally:

@@ -25,7 +25,7 @@ from capamesh.protocol.adverts import (
     advert_to_body,
     seal,
 )
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import (
@@ -39,7 +39,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello
+from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic
 from capamesh.protocol.network import Member, Role
@@ -61,13 +61,13 @@ class EvilNode:
     ) -> None:
         log = structlog.get_logger()
         folder.mkdir(parents=True, exist_ok=True)
-        home = MemberHome(folder)
+        home = DataDir(folder)
         self.membership = home.membership(token, Role.NODE, dt.datetime.now(dt.UTC))
         self._trust = self.membership.trust()
         limits = LinkLimits()
         if message_bytes is not None:
             limits = replace(limits, message_bytes=message_bytes)
-        self._endpoint = LinkEndpoint(
+        self._transport = LinkTransport(
             self.membership, folder, agent_version="0.0", limits=limits, log=log
         )
         self._mesh = MeshClient(
@@ -84,7 +84,7 @@ class EvilNode:
         self.offers: tuple[ModelOffer, ...] = (offer,)
         self.answers: Answers = lambda _: None
         self.delay_s = 0.0
-        self.load_told = IDLE
+        self.load_reported = IDLE
         self.asked = 0
         self.links = 0
 
@@ -110,7 +110,7 @@ class EvilNode:
 
     async def run(self) -> None:
         """Be there until cancelled."""
-        server = await self._endpoint.listen("127.0.0.1", 0, lambda: self)
+        server = await self._transport.listen("127.0.0.1", 0, lambda: self)
         self._address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         mesh = asyncio.create_task(self._mesh.run())
         try:
@@ -123,7 +123,7 @@ class EvilNode:
             with suppress(asyncio.CancelledError):
                 await mesh
 
-    # LinkOwner
+    # LinkHandler
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         return check_hello(
@@ -158,14 +158,14 @@ class EvilNode:
         if isinstance(given, CapameshError):
             link.fail(stream, given)
             return
-        meta, buffers = encode_answer(InferAnswer(version, tuple(given), 0, 1, self.load_told))
+        meta, buffers = encode_answer(InferAnswer(version, tuple(given), 0, 1, self.load_reported))
         link.respond(stream, meta, buffers)
 
     def request_cancelled(self, link: Link, stream: int) -> None:
         pass
 
     def load(self, meta: bytes) -> bytes:
-        return encode_load(self.load_told)
+        return encode_load(self.load_reported)
 
     def goaway_received(self, link: Link, reason: str) -> None:
         pass

@@ -32,17 +32,17 @@ from capamesh.protocol.links.calls import (
     encode_answer,
     encode_load,
 )
-from capamesh.protocol.links.link import Answer, Asker, LoadAsker
+from capamesh.protocol.links.link import Answer, LoadHandler, ResponseHandler
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.prober import Prober
-from capamesh.router.balancing.served_model import ModelTraffic, Terms
-from capamesh.router.fleet.endpoint import Candidate
-from capamesh.router.fleet.replica import Host
+from capamesh.router.balancing.served_model import ServedModel, Terms
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
-from capamesh.router.policies.policy import ByState
+from capamesh.router.policies.policy import StatelessPolicy
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules import RoutingRules
@@ -188,7 +188,7 @@ class Ask:
             asker.failed(error)
         return asker is not None
 
-    def _end(self, how: str) -> Asker | None:
+    def _end(self, how: str) -> ResponseHandler | None:
         asker = self.link.waiting.pop(self.stream, None)
         if asker is not None:
             self.ended = how
@@ -212,7 +212,7 @@ class LoadAsk:
     def tell(self, meta: bytes) -> bool:
         asker = self.link.probing.pop(self.stream, None)
         if asker is not None:
-            asker.told(meta)
+            asker.reported(meta)
         return asker is not None
 
     def fail(self, error: CapameshError) -> bool:
@@ -228,17 +228,17 @@ class FakeLink:
     It tells its askers as `Link` does: each once, in the turn in which it is told itself, unless withdrawn.
     """
 
-    def __init__(self, *script: Reply, candidate: Candidate | None = None) -> None:
+    def __init__(self, *script: Reply, endpoint: Endpoint | None = None) -> None:
         self._script = list(script) or [echo]
-        self.candidate = candidate
+        self.endpoint = endpoint
         self._streams = 0
         self._end_reason = ""
         self.is_usable = True
         self.peer_process = b"the same"
         self.refusal: CapameshError | None = None
         """What `ask` and `ask_load` raise."""
-        self.waiting: dict[int, Asker] = {}
-        self.probing: dict[int, LoadAsker] = {}
+        self.waiting: dict[int, ResponseHandler] = {}
+        self.probing: dict[int, LoadHandler] = {}
         self.asks: list[Ask] = []
         self.probes: list[LoadAsk] = []
         self.withdrawn: list[int] = []
@@ -254,7 +254,7 @@ class FakeLink:
     def budgets_ms(self) -> list[int | None]:
         return [ask.budget_ms for ask in self.asks]
 
-    def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
+    def ask(self, meta: bytes, body: Sequence[Any], asker: ResponseHandler) -> int:
         stream = self._open()
         asked, _ = decode_call(meta, memoryview(b"".join(body)), Limits())
         if isinstance(asked, ControlCall):
@@ -273,7 +273,7 @@ class FakeLink:
             self._withdrawn(stream)
             next(ask for ask in self.asks if ask.stream == stream).ended = "withdrawn"
 
-    def ask_load(self, meta: bytes, asker: LoadAsker) -> int:
+    def ask_load(self, meta: bytes, asker: LoadHandler) -> int:
         stream = self._open()
         probe = LoadAsk(self, stream, meta)
         self.probes.append(probe)
@@ -300,8 +300,8 @@ class FakeLink:
             error = LinkLost(f"the link ended: {reason}")
             error.is_sudden = is_sudden
             asker.failed(error)
-        if self.candidate is not None and self.candidate.link is self:  # type: ignore[comparison-overlap]
-            self.candidate.link = None
+        if self.endpoint is not None and self.endpoint.link is self:  # type: ignore[comparison-overlap]
+            self.endpoint.link = None
 
     def _open(self) -> int:
         if self._end_reason:
@@ -316,39 +316,43 @@ class FakeLink:
         self.cancelled.set()
 
 
-def linked(candidate: Candidate, *script: Reply) -> FakeLink:
-    """Give a candidate a link and return it."""
-    link = FakeLink(*script, candidate=candidate)
-    candidate.link = link  # type: ignore[assignment]
-    candidate.process = candidate.process or link.peer_process
+def linked(endpoint: Endpoint, *script: Reply) -> FakeLink:
+    """Give an endpoint a link and return it."""
+    link = FakeLink(*script, endpoint=endpoint)
+    endpoint.link = link  # type: ignore[assignment]
+    endpoint.process = endpoint.process or link.peer_process
     return link
 
 
-class InOrder(ByState):
-    """Picks the first eligible host, keeps what it was asked for, and probes whom the test names."""
+class InOrder(StatelessPolicy):
+    """Picks the first eligible replica, keeps what it was asked for, and probes whom the test names."""
 
     name: ClassVar[str] = "in-order"
 
     def __init__(self) -> None:
         self.shapes: list[RequestShape] = []
-        self.wanted: list[Host] = []
+        self.wanted: list[Replica] = []
 
     def pick(
-        self, hosts: Sequence[Host], is_eligible: IsEligible, request: RequestShape, now_s: float
-    ) -> Host | None:
+        self,
+        replicas: Sequence[Replica],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Replica | None:
         del now_s
         self.shapes.append(request)
-        return next((host for host in hosts if is_eligible(host)), None)
+        return next((replica for replica in replicas if is_eligible(replica)), None)
 
     def probes(
-        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
-    ) -> Sequence[Host]:
-        del hosts, is_eligible, now_s
+        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Replica]:
+        del replicas, is_eligible, now_s
         return self.wanted
 
 
 class Fleet:
-    """A router's core, on the running loop's clock, and nodes A, B, … that host m and follow the scripts."""
+    """A router's core, on the running loop's clock, and nodes A, B, … that replica m and follow the scripts."""
 
     def __init__(
         self,
@@ -361,22 +365,22 @@ class Fleet:
         invites: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
-        self.candidates: list[Candidate] = []
+        self.endpoints: list[Endpoint] = []
         self.links: list[FakeLink] = []
         self.owners = owners
-        self.view = FleetView(on_new=self.candidates.append, on_gone=lambda _: None, owners=owners)
+        self.view = FleetView(on_new=self.endpoints.append, on_gone=lambda _: None, owners=owners)
         self.policies: dict[str, Policy] = {}
-        chance = random.Random(seed)
+        rng = random.Random(seed)
 
         def made(name: str) -> Policy:
-            self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, chance)
+            self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, rng)
             return self.policies[name]
 
         self.clock = asyncio.get_running_loop().time
         self.balancer = Balancer(
             self.view,
             make_policy=made,
-            chance=chance,
+            rng=rng,
             rules=lambda _: terms or Terms(policy=policy),
             invite_of=lambda peer: (invites or {}).get(peer, ""),
         )
@@ -390,7 +394,7 @@ class Fleet:
             self.balancer,
             self.dispatch,
             rules or RoutingRules(),
-            chance=chance,
+            rng=rng,
             clock=self.clock,
         )
         for peer, script in zip("ABCDEFGHIJ", scripts, strict=False):
@@ -409,22 +413,22 @@ class Fleet:
         self.view.apply([Joined(joined)])
         if judged is not None:
             self.view.judge_anew(judged)
-        self.links.append(linked(self.candidates[-1], *script))
+        self.links.append(linked(self.endpoints[-1], *script))
         return self.links[-1]
 
     def relink(self, at: int, *script: Reply) -> FakeLink:
         """Give a node a new link; who waits for one is told in this call."""
-        candidate = self.candidates[at]
-        self.links.append(linked(candidate, *script))
-        self.balancer.linked(candidate, self.clock())
+        endpoint = self.endpoints[at]
+        self.links.append(linked(endpoint, *script))
+        self.balancer.linked(endpoint, self.clock())
         return self.links[-1]
 
-    def traffic(self, version: str = "1") -> ModelTraffic:
-        return self.balancer.traffic(ModelName("m"), ModelVersion(version))
+    def served(self, version: str = "1") -> ServedModel:
+        return self.balancer.served(ModelName("m"), ModelVersion(version))
 
     @property
-    def hosts(self) -> list[Host]:
-        return [host for each in self.candidates for host in self.view.hosts_at(each)]
+    def replicas(self) -> list[Replica]:
+        return [replica for each in self.endpoints for replica in self.view.replicas_at(each)]
 
     @property
     def in_order(self) -> InOrder:
@@ -441,8 +445,8 @@ class Fleet:
     def counts(self) -> dict[str, int]:
         """Whatever counts requests or probes that are under way, unless it is 0."""
         counts = {
-            "hosts": sum(abs(host.rif) for host in self.hosts),
-            "candidates": sum(abs(candidate.rif) for candidate in self.candidates),
+            "hosts": sum(abs(replica.rif) for replica in self.replicas),
+            "candidates": sum(abs(endpoint.rif) for endpoint in self.endpoints),
             "links": sum(len(link.waiting) + len(link.probing) for link in self.links),
             "gates": abs(self.routing.under_way),
             "waiting": len(self.balancer.links),

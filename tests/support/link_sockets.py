@@ -24,7 +24,7 @@ from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import Hello, unpack_map
 from capamesh.protocol.links.link import Link, LinkTimes
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello
+from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import (
     Member,
     Membership,
@@ -90,12 +90,12 @@ class Members:
     def tls(self, membership: Membership, *, server_side: bool = False) -> ssl.SSLContext:
         return tls_context(membership, self.folder(), server_side=server_side)
 
-    def endpoint(
+    def transport(
         self, membership: Membership, limits: LinkLimits | None, times: LinkTimes | None
-    ) -> LinkEndpoint:
+    ) -> LinkTransport:
         folder = self.folder()
         membership.save(folder)
-        return LinkEndpoint(membership, folder, agent_version="test", limits=limits, times=times)
+        return LinkTransport(membership, folder, agent_version="test", limits=limits, times=times)
 
 
 class Side:
@@ -115,14 +115,14 @@ class Side:
         self.cancelled: deque[int] = deque()
         self.goaways: deque[str] = deque()
         self.requests = 0
-        self.told = asyncio.Event()
+        self.reported = asyncio.Event()
 
     async def until(self, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
         """Wait until `condition` holds after something was told; return what it returned."""
         async with asyncio.timeout(limit_s):
             while not (value := condition()):
-                self.told.clear()
-                await self.told.wait()
+                self.reported.clear()
+                await self.reported.wait()
         return value
 
     async def reason(self, limit_s: float = LIMIT_S) -> str:
@@ -130,7 +130,7 @@ class Side:
         await self.until(lambda: self.reasons, limit_s)
         return self.reasons.popleft()
 
-    # LinkOwner
+    # LinkHandler
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         return check_hello(
@@ -139,12 +139,12 @@ class Side:
 
     def link_up(self, link: Link) -> None:
         self.links.add(link)
-        self.told.set()
+        self.reported.set()
 
     def link_down(self, link: Link, reason: str) -> None:
         self.links.discard(link)
         self.reasons.append(reason)
-        self.told.set()
+        self.reported.set()
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
         self.requests += 1
@@ -154,18 +154,18 @@ class Side:
             link.respond(stream, meta, [bytes(int(meta[5:]))])
         else:
             link.respond(stream, meta, [body])
-        self.told.set()
+        self.reported.set()
 
     def request_cancelled(self, link: Link, stream: int) -> None:
         self.cancelled.append(stream)
-        self.told.set()
+        self.reported.set()
 
     def load(self, meta: bytes) -> bytes:
         return b"load"
 
     def goaway_received(self, link: Link, reason: str) -> None:
         self.goaways.append(reason)
-        self.told.set()
+        self.reported.set()
 
     def read_ended(self, link: Link) -> None: ...
 
@@ -186,8 +186,8 @@ class Town:
     router: Side
     node_member: Membership
     router_member: Membership
-    node_endpoint: LinkEndpoint
-    router_endpoint: LinkEndpoint
+    node_endpoint: LinkTransport
+    router_endpoint: LinkTransport
     port: int
     link: Link
     """The router's end."""
@@ -238,8 +238,8 @@ async def town(
     loop.set_exception_handler(lambda _, context: unseen.append(context))
     node_member, router_member = members.join(Role.NODE), members.join(Role.ROUTER)
     node, router = Side(members.trust(), Role.ROUTER), Side(members.trust(), Role.NODE)
-    node_endpoint = members.endpoint(node_member, limits, times)
-    router_endpoint = members.endpoint(router_member, limits, times)
+    node_endpoint = members.transport(node_member, limits, times)
+    router_endpoint = members.transport(router_member, limits, times)
     sockets, tasks = open_sockets(), asyncio.all_tasks()
     server = await node_endpoint.listen(HOST, 0, lambda: node)
     port = server.sockets[0].getsockname()[1]

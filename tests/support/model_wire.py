@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 from fleet_fakes import NullLog
 from link_wire import Wire, greeted
 
-from capamesh.node.devices.in_flight_journal import Marks
-from capamesh.node.models.preparation import Preparation, Prepared
-from capamesh.node.models.registry import HostedModel, HostedModels
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.models.preparation import LoadResult, Preparation
+from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.repository import ModelSource, scan
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
-from capamesh.node.scheduling import ModelEngine
+from capamesh.node.scheduling import DynamicBatcher
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError
@@ -69,20 +69,20 @@ def model_wire(file: Path) -> Iterator[Run]:
             host.close()
 
 
-async def _hosted(source: ModelSource, prepared: Prepared, backend: OnnxBackend) -> _Host:
+async def _hosted(source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> _Host:
     return _Host(source, prepared, backend)
 
 
 class _Host:
     """A worker with one model at the far end of the wire. Made in the event loop that it runs in."""
 
-    def __init__(self, source: ModelSource, prepared: Prepared, backend: OnnxBackend) -> None:
+    def __init__(self, source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> None:
         self.source = source
         rules = source.manifest.rules
         self._prepared = prepared
         self._runner = ModelRunner(
             prepared.loaded,
-            ModelEngine(
+            DynamicBatcher(
                 prepared.plan,
                 rules,
                 prepared.measured.profile,
@@ -90,13 +90,13 @@ class _Host:
                 streams=prepared.streams,
             ),
             stream=prepared.stream,
-            may_run_here=prepared.is_steady,
+            may_run_here=prepared.is_predictable,
             clock=time.monotonic,
             switch=backend.stop_switch,
-            marks=Marks(None),
+            marks=InFlightJournal(None),
             number=1,
         )
-        models = HostedModels()
+        models = ModelRegistry()
         models.ready(HostedModel(source, prepared, self._runner))
         self._service = WorkerService(
             models,

@@ -145,14 +145,14 @@ class OpenLoad:
 
         `at[n]` is begun when the n-th is due; all are waited for, and their errors raised, before this returns.
         """
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         shots: list[Shot] = []
         self._left, self._all_ended = 1, asyncio.Event()
         due_s = time.monotonic() + 0.01
         try:
             async with asyncio.TaskGroup() as events:
                 for number, (body, expected) in enumerate(requests):
-                    due_s += chance.expovariate(rate)
+                    due_s += rng.expovariate(rate)
                     wait_s = due_s - time.monotonic()
                     if wait_s > 0:
                         await asyncio.sleep(wait_s)

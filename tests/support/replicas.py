@@ -1,4 +1,4 @@
-"""Hosts in few words: a candidate with a link that only says whether it is usable."""
+"""Replicas in few words: an endpoint with a link that only says whether it is usable."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fleet_fakes import advert, offer
 
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.fleet.endpoint import Candidate
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.policy import Policy, RequestShape
 
 SHAPE = RequestShape(ModelName("m"), ModelVersion(""), 8)
@@ -24,7 +24,7 @@ class Usable:
         self.peer_process = b"first"
 
 
-def host(
+def replica(
     peer: str = "a",
     *,
     rif: int = 0,
@@ -33,58 +33,58 @@ def host(
     price: float = 1.5,
     row_us: int = 0,
     rtt_s: float = 0.0,
-) -> Host:
-    """Return a host whose link is up; `load` is what it told at `load_s`, None when it told nothing yet."""
-    candidate = Candidate(PeerId(peer), f"{peer}:7000")
-    candidate.link = Usable()  # type: ignore[assignment]
-    candidate.network.rtt_s = rtt_s
+) -> Replica:
+    """Return a replica whose link is up; `load` is what it told at `load_s`, None when it told nothing yet."""
+    endpoint = Endpoint(PeerId(peer), f"{peer}:7000")
+    endpoint.link = Usable()  # type: ignore[assignment]
+    endpoint.network.rtt_s = rtt_s
     offered = replace(offer(), row_us=row_us)
-    made = Host(
-        candidate, offered, replace(advert(peer, models=(offered,)), price_per_million=price)
+    made = Replica(
+        endpoint, offered, replace(advert(peer, models=(offered,)), price_per_million=price)
     )
-    made.rif = candidate.rif = rif
+    made.rif = endpoint.rif = rif
     if load is not None:
-        made.told(load, load_s)
+        made.reported(load, load_s)
     return made
 
 
-def fleet(rifs: str | list[int]) -> tuple[Host, ...]:
-    """Return idle hosts named by the letters given, or hosts named "0", "1", … with so many in flight."""
+def fleet(rifs: str | list[int]) -> tuple[Replica, ...]:
+    """Return idle replicas named by the letters given, or replicas named "0", "1", … with so many in flight."""
     if isinstance(rifs, str):
-        return tuple(host(peer) for peer in rifs)
-    return tuple(host(str(index), rif=rif) for index, rif in enumerate(rifs))
+        return tuple(replica(peer) for peer in rifs)
+    return tuple(replica(str(index), rif=rif) for index, rif in enumerate(rifs))
 
 
-def usable(one: Host) -> bool:
+def usable(one: Replica) -> bool:
     """The least that eligibility asks."""
-    return one.candidate.is_usable
+    return one.endpoint.is_usable
 
 
-def lose(*hosts: Host) -> None:
+def lose(*replicas: Replica) -> None:
     """Take their links down."""
-    for one in hosts:
-        one.candidate.link = None
+    for one in replicas:
+        one.endpoint.link = None
 
 
-def name(one: Host | None) -> str:
-    """Return the host's peer, "-" for none."""
-    return "-" if one is None else str(one.candidate.peer)
+def name(one: Replica | None) -> str:
+    """Return the replica's peer, "-" for none."""
+    return "-" if one is None else str(one.endpoint.peer)
 
 
 def picks(
     policy: Policy,
-    hosts: tuple[Host, ...],
+    replicas: tuple[Replica, ...],
     times: int,
     shape: RequestShape = SHAPE,
     now_s: float = 0.0,
 ) -> str:
-    """Return the names of the hosts picked one after the other, none of them getting busier."""
-    return "".join(name(policy.pick(hosts, usable, shape, now_s)) for _ in range(times))
+    """Return the names of the replicas picked one after the other, none of them getting busier."""
+    return "".join(name(policy.pick(replicas, usable, shape, now_s)) for _ in range(times))
 
 
 def tell(
     policy: Policy,
-    one: Host,
+    one: Replica,
     now_s: float = 0.0,
     *,
     rif: int = 0,
@@ -92,17 +92,17 @@ def tell(
     run_us: int = 10_000,
     latency_us: int = 0,
 ) -> None:
-    """Let a host tell that `rif` requests are there, all but one queued, and that each takes `run_us`."""
+    """Let a replica tell that `rif` requests are there, all but one queued, and that each takes `run_us`."""
     waiting = max(0, rif - 1) if queued is None else queued
     queue_us = waiting * run_us + (run_us // 2 if rif else 0)
-    one.told(
+    one.reported(
         LoadReport(rif, waiting, 100, queue_us, run_us, 0, latency_us or queue_us + run_us, rif),
         now_s,
     )
-    policy.told(one, now_s)
+    policy.reported(one, now_s)
 
 
-def send(policy: Policy, one: Host, now_s: float) -> None:
+def send(policy: Policy, one: Replica, now_s: float) -> None:
     """Send one request there."""
     one.rif += 1
     policy.sent(one, now_s)

@@ -15,7 +15,7 @@ from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Limits
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.application import OpenRequests, make_application, make_runner
@@ -34,8 +34,8 @@ class NoPool:
     def __init__(self) -> None:
         self.errors: dict[str, str] = {}
 
-    def last_error(self, candidate: Candidate) -> str:
-        return self.errors.get(candidate.address, "")
+    def last_error(self, endpoint: Endpoint) -> str:
+        return self.errors.get(endpoint.address, "")
 
 
 @dataclass
@@ -76,8 +76,8 @@ class Http:
         return self.fleet.telemetry
 
     @property
-    def candidates(self) -> list[Candidate]:
-        return self.fleet.candidates
+    def endpoints(self) -> list[Endpoint]:
+        return self.fleet.endpoints
 
     def node(
         self, peer: str, *script: Reply, models: tuple[ModelOffer, ...] = (offer(),)
@@ -129,7 +129,7 @@ async def serving(
     api = InferenceApi(
         inference,
         arrival_s=arrival_s,
-        is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates),
+        is_ready=lambda: any(endpoint.is_usable for endpoint in fleet.endpoints),
     )
     revoked: list[bytes] = []
 

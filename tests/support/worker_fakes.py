@@ -15,8 +15,8 @@ from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.scheduling import (
     BatchPlan,
+    DynamicBatcher,
     MemoryBudget,
-    ModelEngine,
     RunBounds,
     Streams,
     Suspicion,
@@ -75,7 +75,7 @@ class FakeModel:
         self.outputs = OUT
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
-        self.has_open_work = False
+        self.is_data_dependent = False
         self.gate = threading.Event()
         self.gate.set()
         self.is_deaf = False
@@ -137,7 +137,7 @@ def engine_of(
     max_delay_us: int = 0,
     streams: Streams | None = None,
     suspicion: Suspicion | None = None,
-) -> ModelEngine:
+) -> DynamicBatcher:
     """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
     plan = BatchPlan(
         model.inputs,
@@ -147,7 +147,7 @@ def engine_of(
     )
     rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
     bounds = RunBounds(plan, RunNeed(2, 1.0), profile, MemoryBudget(0), suspicion=suspicion)
-    return ModelEngine(
+    return DynamicBatcher(
         plan, rules, profile, max_in_flight=max_in_flight, streams=streams, bounds=bounds
     )
 

@@ -45,7 +45,7 @@ def cut(connection: socket.socket) -> None:
     reset(connection)
 
 
-def test_a_requests_way_is_asked_for_and_the_node_and_the_reason_are_told(
+def test_a_requests_way_is_asked_for_and_the_node_and_the_reason_are_reported(
     server: OipServer, connect: Connect
 ) -> None:
     client = connect(server.url, routing=RoutingOptions(tenant="acme"))
@@ -112,7 +112,7 @@ def test_what_another_router_would_answer_alike_is_not_asked_again(
     assert server.asked == []
 
 
-def test_when_all_routers_fail_all_their_reasons_are_told(
+def test_when_all_routers_fail_all_their_reasons_are_reported(
     scripted: Start, connect: Connect
 ) -> None:
     gone, shut_out = closed_url(), scripted(refuse("shut_out"))

@@ -78,14 +78,14 @@ from pathlib import Path
 from datetime import UTC, datetime
 sys.path.insert(0, sys.argv[1])
 from link_sockets import HOST, Side
-from capamesh.protocol.links.transport import LinkEndpoint
+from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.network import Membership, Role
 
 async def main():
     folder = Path(sys.argv[2])
     membership = Membership.load(folder, datetime.now(UTC))
     side = Side(membership.trust(), Role.ROUTER)
-    server = await LinkEndpoint(membership, folder, agent_version="child").listen(HOST, 0, lambda: side)
+    server = await LinkTransport(membership, folder, agent_version="child").listen(HOST, 0, lambda: side)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 
@@ -119,8 +119,8 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
 ) -> None:
     async with town(members, times=BRISK) as here, node_process(members) as (pid, address):
         patient = LinkTimes(hello_s=10, ping_every_s=0.1, silent_s=0.3)
-        endpoint = members.endpoint(here.router_member, None, patient)
-        link = await endpoint.dial(address, Side(members.trust(), Role.NODE))
+        transport = members.transport(here.router_member, None, patient)
+        link = await transport.dial(address, Side(members.trust(), Role.NODE))
         asking = [asyncio.create_task(link.request(b"hold")) for _ in range(10)]
         asking.append(asyncio.create_task(link.request(b"give 200000000")))
         await eventually(lambda: link._core._reserved_bytes > 0, "no answer began")

@@ -177,7 +177,9 @@ async def test_the_owner_hears_of_a_cancelled_request_that_it_holds(members: Mem
         assert link.respond(stream, b"late", [b"answer"]) is False
 
 
-async def test_an_error_answer_is_raised_and_one_answer_too_large_is_told(members: Members) -> None:
+async def test_an_error_answer_is_raised_and_one_answer_too_large_is_reported(
+    members: Members,
+) -> None:
     async with town(members, limits=LinkLimits(message_bytes=MB)) as here:
         asking = asyncio.create_task(here.link.request(b"hold"))
         link, stream = (await here.node.until(lambda: here.node.held))[0]
@@ -236,17 +238,17 @@ async def test_an_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_a
         assert list(here.node.goaways) == ["moving house"]
 
 
-async def test_the_round_trip_of_every_ping_is_told(members: Members) -> None:
+async def test_the_round_trip_of_every_ping_is_reported(members: Members) -> None:
     async with town(members, times=LinkTimes(ping_every_s=0.02)) as here:
-        told: list[float] = []
+        reported: list[float] = []
         enough = asyncio.Event()
 
         def tell(seconds: float) -> None:
-            told.append(seconds)
-            if len(told) == 3:
+            reported.append(seconds)
+            if len(reported) == 3:
                 enough.set()
 
         here.link.on_round_trip = tell
         await within(enough.wait())
         here.link.on_round_trip = None
-        assert all(0 < seconds < 5 for seconds in told)
+        assert all(0 < seconds < 5 for seconds in reported)

@@ -147,17 +147,17 @@ async def knock(here: Town, context: ssl.SSLContext) -> None:
         await peer.hang_up()
 
 
-async def test_a_member_whose_time_is_over_is_told_that_its_certificate_may_be_why(
+async def test_a_member_whose_time_is_over_is_reported_that_its_certificate_may_be_why(
     members: Members,
 ) -> None:
     async with town(members) as here:
         late = members.join(Role.ROUTER, joined_ago_s=300, lasts_s=100)
         owner = Side(members.trust(), Role.NODE)
         with pytest.raises(LinkLost, match=r"may not accept this member's certificate|ALERT|alert"):
-            await within(members.endpoint(late, None, None).dial(here.address, owner))
+            await within(members.transport(late, None, None).dial(here.address, owner))
 
 
-async def test_whoever_dials_a_listener_of_another_network_is_told_so(
+async def test_whoever_dials_a_listener_of_another_network_is_reported_so(
     members: Members, strangers: Members
 ) -> None:
     async with raw_listener(strangers, hold_still) as (_, address), town(members) as here:
@@ -187,7 +187,7 @@ async def test_an_address_that_leads_nowhere_is_a_lost_link_whatever_it_is(
 # after the handshake: who is it?
 
 
-async def test_a_member_of_the_wrong_role_is_told_so_and_hung_up_on(members: Members) -> None:
+async def test_a_member_of_the_wrong_role_is_reported_so_and_hung_up_on(members: Members) -> None:
     async with town(members) as here:
         peer = await here.attacker(members.join(Role.NODE))
         await peer.send(peer.hello())
@@ -197,7 +197,7 @@ async def test_a_member_of_the_wrong_role_is_told_so_and_hung_up_on(members: Mem
         assert await here.node.reason() == reason
 
 
-async def test_a_peer_that_was_revoked_before_it_came_is_told_so_and_hung_up_on(
+async def test_a_peer_that_was_revoked_before_it_came_is_reported_so_and_hung_up_on(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -217,7 +217,7 @@ async def test_a_peer_that_is_revoked_meanwhile_is_hung_up_on_and_its_requests_a
     async with town(members) as here:
         evil = members.join(Role.ROUTER)
         owner = Side(members.trust(), Role.NODE)
-        link = await members.endpoint(evil, None, None).dial(here.address, owner)
+        link = await members.transport(evil, None, None).dial(here.address, owner)
         asking = asyncio.create_task(link.request(b"hold"))
         node_link, stream = (await here.node.until(lambda: here.node.held))[0]
         here.node.recheck()
@@ -359,9 +359,9 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
 ) -> None:
     membership = members.join(Role.NODE)
     node = Side(members.trust(), Role.ROUTER)
-    endpoint = members.endpoint(membership, None, None)
+    transport = members.transport(membership, None, None)
     limits = ConnectionLimits(connections=16, unproven=8, unproven_of_address=8)
-    server = await endpoint.listen(HOST, 0, lambda: node, limits=limits)
+    server = await transport.listen(HOST, 0, lambda: node, limits=limits)
     port = server.sockets[0].getsockname()[1]
     before = open_sockets()
     strangers = [await within(asyncio.open_connection(HOST, port)) for _ in range(30)]
@@ -372,7 +372,7 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
     assert open_sockets() - before == 30 + 8
     router_membership = members.join(Role.ROUTER)
     router = Side(members.trust(), Role.NODE)
-    router_endpoint = members.endpoint(router_membership, None, None)
+    router_endpoint = members.transport(router_membership, None, None)
     link = await within(router_endpoint.dial(f"{HOST}:{port}", router))
     assert (await within(link.request(b"still there"))).meta == b"still there"
     assert repr(server.limiter) == "ConnectionLimiter(8 open, 7 unproven)"
@@ -393,9 +393,9 @@ async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_t
     members: Members,
 ) -> None:
     node = Side(members.trust(), Role.ROUTER)
-    endpoint = members.endpoint(members.join(Role.NODE), None, None)
+    transport = members.transport(members.join(Role.NODE), None, None)
     limits = ConnectionLimits(connections=500, of_address=Rate(per_s=0.001, burst=5))
-    server = await endpoint.listen(HOST, 0, lambda: node, limits=limits)
+    server = await transport.listen(HOST, 0, lambda: node, limits=limits)
     port = server.sockets[0].getsockname()[1]
     hello = members.tls(members.join(Role.ROUTER))
     answered = 0

@@ -104,7 +104,7 @@ async def js_peer(
         await process.wait()
 
 
-async def told(output: asyncio.StreamReader) -> dict[str, object]:
+async def reported(output: asyncio.StreamReader) -> dict[str, object]:
     async with asyncio.timeout(LIMIT_S):
         return json.loads(await output.readline())
 
@@ -116,13 +116,13 @@ async def test_an_independent_implementation_proves_membership_is_heard_and_hear
     membership = fleet.network.join(Role.ROUTER)
     peer = membership.identity.peer_id
     async with js_peer(peer_program, fleet, membership) as output:
-        assert await told(output) == {
+        assert await reported(output) == {
             "proved": first.peer,
             "muxer": "/yamux/1.0.0",
             "security": "/noise",
         }
         await first.until(lambda: first.client.members.get(peer) is Role.ROUTER, "let in")
-        assert (await told(output))["published"] >= 1
+        assert (await reported(output))["published"] >= 1
         for router in fleet.routers:
             await router.until(lambda router=router: any(who == peer for _, _, who in router.heard))
         envelope = next(data for _, data, who in first.heard if who == peer)
@@ -130,7 +130,7 @@ async def test_an_independent_implementation_proves_membership_is_heard_and_hear
         assert opened.body == {"said": "by js-libp2p"}
         sent = node.say({"said": "by a node"})
         await first.until(partial(first.has_heard, sent))
-        heard = (await told(output))["heard"]
+        heard = (await reported(output))["heard"]
         assert (heard["sender"], heard["kind"], heard["body"]) == (
             node.peer,
             "test",
@@ -188,14 +188,14 @@ async def test_an_independent_implementation_reads_a_nodes_advert_field_by_field
     first, node = fleet.routers[0], fleet.nodes[0]
     membership = fleet.network.join(Role.ROUTER)
     async with js_peer(peer_program, fleet, membership, awaits="advert") as output:
-        assert "proved" in await told(output)
-        assert (await told(output))["published"] >= 1
+        assert "proved" in await reported(output)
+        assert (await reported(output))["published"] >= 1
         sequence = node.sequences.next()
         body = advert_to_body(dataclasses.replace(REAL, peer=node.peer, sequence=sequence))
         sent = seal(KIND_ADVERT, body, node.membership, sequence, time.time_ns() // 10**6)
         assert node.client.publish(fleet.network.adverts, sent)
         await first.until(partial(first.has_heard, sent))
-        heard = (await told(output))["heard"]
+        heard = (await reported(output))["heard"]
         assert (heard["sender"], heard["kind"]) == (node.peer, "advert")
         assert heard["seq"] == [str(sequence.boot_ns), str(sequence.counter)]
         assert same_but_for_text(heard["body"], body)
@@ -218,12 +218,12 @@ def same_but_for_text(found: object, expected: object) -> bool:
             return str(found) == str(expected)
 
 
-async def test_an_independent_implementation_without_membership_is_told_why(
+async def test_an_independent_implementation_without_membership_is_reported_why(
     fleet: Fleet, peer_program: tuple[str, ...]
 ) -> None:
     expired = fleet.network.join(Role.ROUTER, lasts_s=60, joined_ago_s=120)
     async with js_peer(peer_program, fleet, expired) as output:
-        failed = (await told(output))["failed"]
+        failed = (await reported(output))["failed"]
         assert failed.startswith(
             f"refused: expired: router {expired.identity.peer_id} was a member"
         )

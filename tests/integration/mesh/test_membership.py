@@ -28,7 +28,7 @@ async def test_a_peer_that_proves_nothing_is_disconnected_within_the_limit(
     await fleet.hears()
 
 
-async def test_a_member_of_another_network_is_told_why_and_disconnected_at_once(
+async def test_a_member_of_another_network_is_reported_why_and_disconnected_at_once(
     fleet: Fleet, stranger: Attacker
 ) -> None:
     why = await stranger.do("refusal")

@@ -11,11 +11,11 @@ import pytest
 import triton_models
 from triton_models import EXAMPLES, file_start, write_examples, write_implicit, zero_start
 
-from capamesh.node.models.preparation import Preparation, Prepared
+from capamesh.node.models.preparation import LoadResult, Preparation
 from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.repository import ModelSource, scan
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
-from capamesh.node.scheduling import ModelEngine, Result, Work
+from capamesh.node.scheduling import DynamicBatcher, PendingRequest, Result
 from capamesh.node.tools.optimise.checking import check, refusal
 from capamesh.node.tools.optimise.finding import find_models, one_model
 from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelInvalid
@@ -29,24 +29,26 @@ class Hosted:
     def __init__(self, source: ModelSource) -> None:
         backend = OnnxBackend()
         preparation = Preparation(backend, ProfileCache(None), circumstances={}, clock=_Clock())
-        self.prepared: Prepared = preparation.prepare(source, lambda: backend.load(source))
-        self.engine = ModelEngine(
+        self.prepared: LoadResult = preparation.prepare(source, lambda: backend.load(source))
+        self.batcher = DynamicBatcher(
             self.prepared.plan, source.manifest.rules, None, max_in_flight=100
         )
 
     def ask(self, mark: SequenceMark | None = None, **inputs: Any) -> dict[str, Any]:
-        plan = self.engine.plan
+        plan = self.batcher.plan
         tensors = tuple(Tensor.from_numpy(name, np.array(one)) for name, one in inputs.items())
         completed = plan.completed(tensors, mark)
         self.prepared.loaded.validate(completed)
         answers: list[Result] = []
-        work = Work(completed, (), lambda _, one: answers.append(one), arrived_s=0.0, sequence=mark)
-        self.engine.submit(work, 0.0)
-        batch = self.engine.take(1.0)
+        request = PendingRequest(
+            completed, (), lambda _, one: answers.append(one), arrived_s=0.0, sequence=mark
+        )
+        self.batcher.submit(request, 0.0)
+        batch = self.batcher.take(1.0)
         assert batch is not None
-        joined = plan.join(batch.works)
-        outputs = self.prepared.loaded.run(joined, plan.wanted(batch.works))
-        self.engine.finished(batch, plan.split(batch.works, outputs, joined), 1.0, run_s=0.001)
+        joined = plan.join(batch.requests)
+        outputs = self.prepared.loaded.run(joined, plan.wanted(batch.requests))
+        self.batcher.finished(batch, plan.split(batch.requests, outputs, joined), 1.0, run_s=0.001)
         (answer,) = answers
         if isinstance(answer, CapameshError):
             raise answer

@@ -17,11 +17,11 @@ from fleet_fakes import NullLog
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
-from capamesh.node.devices.in_flight_journal import Marks
-from capamesh.node.devices.in_flight_page import RunningPage
-from capamesh.node.models.lifecycle import Hosting, HostingSettings
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.devices.in_flight_page import InFlightPage
+from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
 from capamesh.node.models.preparation import Preparation
-from capamesh.node.models.registry import HostedModels
+from capamesh.node.models.registry import ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.repository import ModelSource
@@ -173,7 +173,7 @@ def write_loop(root: Path) -> None:
     )
 
 
-class Asker:
+class ResponseHandler:
     """A router's end of a link to the worker."""
 
     def __init__(self, link: Link) -> None:
@@ -219,9 +219,9 @@ class Town:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "models"
         self.folder.mkdir()
-        self.page = RunningPage.create(folder / "page")
+        self.page = InFlightPage.create(folder / "page")
         self.members = Members(folder / "members")
-        self.models = HostedModels()
+        self.models = ModelRegistry()
         self.backend = OnnxBackend("cpu")
         self.stuck: list[str] = []
         self.log = NullLog()
@@ -230,14 +230,14 @@ class Town:
         self._node = self.members.join(Role.NODE)
         self._address = ""
         self.service: WorkerService
-        self.hosting: Hosting
+        self.lifecycle: ModelLifecycle
 
     def build(self, watchdog_s: float) -> None:
         preparation = Preparation(
             self.backend, self._cache, circumstances={"device": "cpu"}, clock=time.perf_counter
         )
-        self.hosting = Hosting(
-            HostingSettings(
+        self.lifecycle = ModelLifecycle(
+            LifecycleSettings(
                 folder=self.folder,
                 poll_s=0.01,
                 is_controllable=True,
@@ -251,7 +251,7 @@ class Town:
             self.backend,
             preparation,
             budget=MemoryBudget(0),
-            marks=Marks(self.page),
+            marks=InFlightJournal(self.page),
             on_change=self._news.set,
             on_stuck=self.stuck.append,
             on_moved=lambda: None,
@@ -261,7 +261,7 @@ class Town:
         self.service = WorkerService(
             self.models,
             self.members.trust(),
-            control=self.hosting.change,
+            control=self.lifecycle.change,
             on_stuck=self.stuck.append,
             watchdog_s=watchdog_s,
             clock=time.monotonic,
@@ -270,14 +270,16 @@ class Town:
         )
 
     async def serve(self) -> asyncio.Server:
-        endpoint = self.members.endpoint(self._node, None, None)
-        server = await endpoint.listen(HOST, 0, lambda: self.service)
+        transport = self.members.transport(self._node, None, None)
+        server = await transport.listen(HOST, 0, lambda: self.service)
         self._address = f"{HOST}:{server.sockets[0].getsockname()[1]}"
         return server
 
-    async def asker(self) -> Asker:
-        endpoint = self.members.endpoint(self.members.join(Role.ROUTER), None, None)
-        return Asker(await endpoint.dial(self._address, Side(self.members.trust(), Role.NODE)))
+    async def asker(self) -> ResponseHandler:
+        transport = self.members.transport(self.members.join(Role.ROUTER), None, None)
+        return ResponseHandler(
+            await transport.dial(self._address, Side(self.members.trust(), Role.NODE))
+        )
 
     async def until_ready(self, *names: str) -> None:
         async with asyncio.timeout(20):
@@ -292,7 +294,7 @@ class Town:
         """Wait until nothing is under way, and check that nothing is left of it."""
         for hosted in self.models:
             await within(hosted.runner.wait_idle())
-        assert self.service._works == {}
+        assert self.service._requests == {}
         assert self.page.marked() == []
         assert self.stuck == []
 
@@ -303,15 +305,15 @@ async def town(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     town = Town(tmp_path)
     town.build(watchdog_s=getattr(request, "param", 60.0))
     server = await town.serve()
-    hosting = asyncio.create_task(town.hosting.run())
+    lifecycle = asyncio.create_task(town.lifecycle.run())
     yield town
-    hosting.cancel()
-    await asyncio.gather(hosting, return_exceptions=True)
+    lifecycle.cancel()
+    await asyncio.gather(lifecycle, return_exceptions=True)
     server.close()
     town.service.close("the test is over")
     for hosted in town.models:
         await within(hosted.runner.wait_idle())  # links are gone: what they asked for is stopped
-    town.hosting.close()
+    town.lifecycle.close()
 
 
 def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
@@ -350,7 +352,7 @@ async def test_many_requests_at_once_each_get_their_own_answer(
     assert counts["requests"] == {"ok": 5 * AT_ONCE}
     assert counts["rows"] == 5 * sum(len(rows(number)) for number in range(AT_ONCE))
     assert counts["batches"] < 5 * AT_ONCE  # they did share runs
-    assert hosted.prepared.is_steady is (width == 4)
+    assert hosted.prepared.is_predictable is (width == 4)
     assert hosted.runner._threads or width == 4
     await town.at_rest()
 
@@ -378,30 +380,30 @@ async def test_models_of_all_kinds_are_served_side_by_side_over_two_links(town: 
     }
     askers = [await town.asker(), await town.asker()]
 
-    async def dense(asker: Asker, number: int) -> None:
+    async def dense(asker: ResponseHandler, number: int) -> None:
         x = np.array(rows(number), np.float32)
         assert await asker.outputs("dense", tensor("x", x)) == [(x @ WEIGHTS).tolist()]
 
-    async def centred(asker: Asker, number: int) -> None:
+    async def centred(asker: ResponseHandler, number: int) -> None:
         x = np.array(rows(number), np.float32)
         assert await asker.outputs("centred", tensor("x", x)) == [(x - x.mean(0)).tolist()]
 
-    async def chain(asker: Asker, number: int) -> None:
+    async def chain(asker: ResponseHandler, number: int) -> None:
         x = np.array(rows(number), np.float32)
         (given,) = await asker.outputs("chain", tensor("x", x))
         np.testing.assert_allclose(given, (x - x.mean(0)) @ WEIGHTS, atol=1e-4)
 
-    async def padded(asker: Asker, number: int) -> None:
+    async def padded(asker: ResponseHandler, number: int) -> None:
         ids = [list(range(number, number + 1 + number % 7))]
         given = await asker.outputs("padded", tensor("ids", ids, np.int64))
         assert given == [ids, [[sum(ids[0])]]]
 
-    async def text(asker: Asker, number: int) -> None:
+    async def text(asker: ResponseHandler, number: int) -> None:
         texts = [[f"text {number}"], ["\u00e4" * (number % 5)]]
         (given,) = await asker.outputs("text", tensor("x", texts, str))
         assert given == [[one.encode()] for (one,) in texts]
 
-    async def total(asker: Asker, number: int) -> None:
+    async def total(asker: ResponseHandler, number: int) -> None:
         so_far = np.zeros(4, np.float32)
         for step in range(4):
             x = np.array([[number, step, 1, 0]], np.float32)
@@ -547,7 +549,7 @@ async def test_a_model_is_replaced_under_load_and_no_request_notices(town: Town)
     old, new = (x @ WEIGHTS).tolist(), (x @ (WEIGHTS * 2)).tolist()
     is_over = asyncio.Event()
 
-    async def ask(asker: Asker) -> list[bool]:
+    async def ask(asker: ResponseHandler) -> list[bool]:
         """Ask until some time after the first new answer; return which were new."""
         seen: list[bool] = []
         while not is_over.is_set() or not seen[-1]:

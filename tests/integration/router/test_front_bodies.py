@@ -9,7 +9,17 @@ import zlib
 import numpy as np
 import pytest
 from fleet_fakes import fp32, hang
-from raw_http import LAST, RawAnswer, ask, chunked, connected, exchange, request, statuses, turns
+from raw_http import (
+    LAST,
+    RawAnswer,
+    ask,
+    chunked,
+    connected,
+    exchange,
+    request,
+    statuses,
+    supervisor,
+)
 from router_http import INFER, Http
 from tidy_router import check, essence, infer, json_body, of_kind, tidy
 
@@ -81,7 +91,7 @@ async def test_large_tensors_in_pieces_of_any_size_come_back_as_they_were(http: 
                 cuts = [data[at : at + size] for at in range(0, len(data), size)]
                 for piece in cuts:
                     client.transport.write(piece)
-                    await turns(2)
+                    await supervisor(2)
                 answer = await client.answer()
                 assert answer.status == 200
                 assert answer.body.endswith(bytes(tensor.data))
@@ -115,7 +125,7 @@ async def test_tensors_of_earlier_requests_stay_as_they_were(http: Http) -> None
         for number in range(20):
             await other.send(binary(fp32("x", [number, 5], [6, 7]), f"n{number}"))
             while len(first.asks) < number + 2:
-                await turns()
+                await supervisor()
             first.asks[-1].echo()
             assert numbers_of(await other.answer()) == [number, 5, 6, 7]
         first.asks[0].echo()
@@ -326,7 +336,7 @@ async def test_chunks_may_have_extensions_and_trailers(http: Http) -> None:
 
 
 @pytest.mark.parametrize("value", [b"100-continue", b"100-CONTINUE"])
-async def test_who_waits_to_be_told_to_go_on_is_told(http: Http, value: bytes) -> None:
+async def test_who_waits_to_be_reported_to_go_on_is_reported(http: Http, value: bytes) -> None:
     link = http.node("A")
     head = HEAD + b"Expect: %b\r\nContent-Length: %d\r\n\r\n" % (value, len(BODY))
     async with connected(http.client.port) as client:

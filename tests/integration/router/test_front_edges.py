@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
-from raw_http import GUARD_S, chunked, connected, request, turns
+from raw_http import GUARD_S, chunked, connected, request, supervisor
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
@@ -119,7 +119,7 @@ async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answe
         client.finish()
         (served,) = http.front._open()
         await until(lambda: served._is_half_closed)
-        await turns(50)
+        await supervisor(50)
         link.asks[0].echo()
         (answer,) = await client.rest()
     check(answer, "infer", "one")
@@ -264,7 +264,7 @@ async def test_too_much_json_is_refused_before_it_is_read_with_what_to_do() -> N
         assert http.front.budget.used_bytes == 0
 
 
-async def test_bodies_that_stop_make_room_for_others_and_are_told() -> None:
+async def test_bodies_that_stop_make_room_for_others_and_are_reported() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
         binary = b"Inference-Header-Content-Length: 9"
@@ -409,7 +409,7 @@ async def test_a_body_of_a_request_under_way_is_held_for_as_long_however_it_came
                 await until(lambda: budget.used_bytes == 0)
 
 
-async def test_chunks_that_stop_make_room_for_others_and_are_told(
+async def test_chunks_that_stop_make_room_for_others_and_are_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with tidy(front_limits=SMALL) as http:

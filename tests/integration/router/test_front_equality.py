@@ -20,7 +20,7 @@ from fleet_fakes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, RawAnswer, chunked, connected, exchange, request, statuses, turns
+from raw_http import LAST, RawAnswer, chunked, connected, exchange, request, statuses, supervisor
 from router_http import INFER, Http
 from tidy_router import X, essence, infer, json_body, tidy
 
@@ -50,7 +50,7 @@ def binary(*, length: bytes = b"", more: bytes = b"") -> tuple[bytes, bytes]:
     return b"".join(buffers) + more, b"Inference-Header-Content-Length: " + said
 
 
-def wish(name: str, value: str | bytes) -> tuple[str, bytes, tuple[bytes, ...]]:
+def option(name: str, value: str | bytes) -> tuple[str, bytes, tuple[bytes, ...]]:
     said = value if isinstance(value, bytes) else value.encode()
     return INFER, BODY, (f"X-Capamesh-{name}: ".encode() + said,)
 
@@ -157,37 +157,37 @@ CASES: dict[str, Case] = {
         (binary()[1], b"Inference-Header-Content-Length: 1"),
     ),
     "raw bytes that are too few": raw(more=b"1"),
-    "a node": wish("Nodes", "B"),
-    "nodes": wish("Nodes", " C ,B, "),
-    "a node that is not there": wish("Nodes", "C"),
-    "nodes that are none": wish("Nodes", ","),
-    "too many nodes": wish("Nodes", ",".join(f"n{n}" for n in range(65))),
+    "a node": option("Nodes", "B"),
+    "nodes": option("Nodes", " C ,B, "),
+    "a node that is not there": option("Nodes", "C"),
+    "nodes that are none": option("Nodes", ","),
+    "too many nodes": option("Nodes", ",".join(f"n{n}" for n in range(65))),
     "nodes twice": (INFER, BODY, (b"X-Capamesh-Nodes: B", b"X-Capamesh-Nodes: A")),
     "a node in another case": (INFER, BODY, (b"x-CAPAMESH-nodes:\t B \t",)),
-    "a price": wish("Max-Price", "1.5"),
-    "a price that is too low": wish("Max-Price", "1.49"),
-    "a price that is none": wish("Max-Price", "cheap"),
-    "a price in Arabic digits": wish("Max-Price", "٣"),
-    "a region": wish("Region", "eu"),
-    "regions": wish("Region", "us,asia"),
-    "a region in UTF-8": wish("Region", "é"),
-    "a region in Latin-1": wish("Region", b"\xe9\xff"),
-    "a device": wish("Device", "cpu"),
-    "a device that is not there": wish("Device", "cuda"),
-    "a policy": wish("Policy", "round-robin"),
-    "a policy that nobody knows": wish("Policy", "best"),
-    "an affinity": wish("Affinity", "session"),
-    "an affinity in UTF-8": wish("Affinity", "\N{GRINNING FACE}"),
-    "an affinity in Latin-1": wish("Affinity", b"\xe9"),
-    "an affinity that is too long": wish("Affinity", "a" * 1025),
-    "an affinity of 1024 characters of two bytes": wish("Affinity", "é" * 1024),
-    "a tenant": wish("Tenant", "t"),
-    "a tenant in spaces": wish("Tenant", " \t "),
-    "an explanation": wish("Explain", "1"),
-    "an explanation in words": wish("Explain", " TRUE "),
-    "no explanation": wish("Explain", "0"),
-    "an explanation that is neither": wish("Explain", "maybe"),
-    "a wish that nobody knows": wish("Unknown", "1"),
+    "a price": option("Max-Price", "1.5"),
+    "a price that is too low": option("Max-Price", "1.49"),
+    "a price that is none": option("Max-Price", "cheap"),
+    "a price in Arabic digits": option("Max-Price", "٣"),
+    "a region": option("Region", "eu"),
+    "regions": option("Region", "us,asia"),
+    "a region in UTF-8": option("Region", "é"),
+    "a region in Latin-1": option("Region", b"\xe9\xff"),
+    "a device": option("Device", "cpu"),
+    "a device that is not there": option("Device", "cuda"),
+    "a policy": option("Policy", "round-robin"),
+    "a policy that nobody knows": option("Policy", "best"),
+    "an affinity": option("Affinity", "session"),
+    "an affinity in UTF-8": option("Affinity", "\N{GRINNING FACE}"),
+    "an affinity in Latin-1": option("Affinity", b"\xe9"),
+    "an affinity that is too long": option("Affinity", "a" * 1025),
+    "an affinity of 1024 characters of two bytes": option("Affinity", "é" * 1024),
+    "a tenant": option("Tenant", "t"),
+    "a tenant in spaces": option("Tenant", " \t "),
+    "an explanation": option("Explain", "1"),
+    "an explanation in words": option("Explain", " TRUE "),
+    "no explanation": option("Explain", "0"),
+    "an explanation that is neither": option("Explain", "maybe"),
+    "a wish that nobody knows": option("Unknown", "1"),
     "an explanation of an error": (
         "/v2/models/other/infer",
         BODY,
@@ -384,7 +384,7 @@ def test_any_head_is_read_as_it_is_when_it_takes_the_other_way(
                 if client.has_ended:
                     break
                 await client.send(data[at : at + size])
-            await turns(100)
+            await supervisor(100)
             return statuses(client.so_far()), len(link.asks)
 
     async def scenario() -> None:

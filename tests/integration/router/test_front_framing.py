@@ -9,7 +9,7 @@ import pytest
 from fleet_fakes import fp32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, turns
+from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, supervisor
 from router_http import INFER, Http
 from tidy_router import KINDS, X, check, essence, infer, json_body, of_kind, tidy
 
@@ -25,7 +25,7 @@ WHOLE = infer("one", b"User-Agent: a test", b"X-Capamesh-Affinity: session", b"A
 @pytest.mark.parametrize(
     "data",
     [WHOLE, BINARY, *(of_kind(kind, "one") for kind in KINDS)],
-    ids=["wishes", "binary", *KINDS],
+    ids=["options", "binary", *KINDS],
 )
 async def test_a_request_in_two_pieces_cut_anywhere_is_answered_as_in_one(
     http: Http, data: bytes
@@ -239,7 +239,7 @@ async def test_an_answer_waits_for_the_whole_request(http: Http) -> None:
     link = http.node("A")
     async with connected(http.client.port) as client:
         await client.send(*(bytes([byte]) for byte in WHOLE[:-1]))
-        await turns(50)
+        await supervisor(50)
         assert (client.received, link.asks) == (b"", [])
         await client.send(WHOLE[-1:])
         check(await client.answer(), "infer", "one")

@@ -282,8 +282,8 @@ async def test_as_many_headers_as_there_may_be(http: Http, count: int) -> None:
 
 async def test_headers_as_long_as_they_may_be(http: Http) -> None:
     http.node("A")
-    wish = b"X-Capamesh-Affinity: " + b"a" * 1024
-    data = post(HOST, wish, b"X-A: " + b"a" * 8000, LENGTH, body=BODY)
+    option = b"X-Capamesh-Affinity: " + b"a" * 1024
+    data = post(HOST, option, b"X-A: " + b"a" * 8000, LENGTH, body=BODY)
     pieces = [data[at : at + 500] for at in range(0, len(data), 500)]
     assert statuses(await exchange(http.client.port, data, *pieces, LAST)) == [200, 200, 200]
     long = b"/v2/models/" + b"a" * 8000 + b"/infer"

@@ -22,7 +22,7 @@ from capamesh.cli.application import application
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
 from capamesh.node.agent.settings import NodeSettings
-from capamesh.protocol.data_dir import LOCK_FILE, MemberHome
+from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.network import NetworkOwner, RevocationList
 from capamesh.protocol.tensors import Limits
@@ -329,7 +329,7 @@ def test_an_absent_token_file_is_named(
 def test_a_member_is_healthy_only_while_it_runs_and_is_ready(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     command = ["node", "status", "--data", str(tmp_path), "--json"]
     home.write_status({"role": "node", "state": "ready", "pid": 1})
     assert run(command) == 1  # nobody holds the folder
@@ -425,7 +425,7 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
 ) -> None:
     failed = {"name": "bad", "version": "2", "device": 0, "state": "failed", "reason": REASON}
     resting = {**MODEL, "name": "idle", "in_flight": 0, "limit": 0, "memory_bytes": 0}
-    MemberHome(tmp_path).write_status(
+    DataDir(tmp_path).write_status(
         {
             "role": "node",
             "state": "ready",

@@ -45,9 +45,9 @@ def test_a_renewed_token_has_the_role_the_addresses_and_the_life_of_the_one_in_i
     file.write_text(old.encode() + "\n")
     line = ["network", "token", "--dir", str(folder), "--renew", str(file)]
     assert run([*line, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "token" not in told
-    assert told["bootstrap"] == [ADDRESS]
+    reported = json.loads(capsys.readouterr().out)
+    assert "token" not in reported
+    assert reported["bootstrap"] == [ADDRESS]
     new = JoinToken.decode(file.read_text(), now)
     assert (new.role, new.bootstrap) == (Role.NODE, (ADDRESS,))
     assert abs(new.expires_at - now - dt.timedelta(days=8)) < dt.timedelta(minutes=1)
@@ -96,14 +96,19 @@ def test_a_changed_key_admits_beside_the_old_one_until_that_is_retired(
     assert run(["network", "rotate-key", "--retire", "--dir", str(folder)]) == 1
     assert "has its first key: make the next one" in capsys.readouterr().err
     assert run(["network", "rotate-key", "--dir", str(folder), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["network_id"], told["key"], told["oldest_key"], told["version"]) == (
+    reported = json.loads(capsys.readouterr().out)
+    assert (
+        reported["network_id"],
+        reported["key"],
+        reported["oldest_key"],
+        reported["version"],
+    ) == (
         first_id,
         2,
         1,
         1,
     )
-    assert told["old_key_file"] == str(folder / "owner.key.1")
+    assert reported["old_key_file"] == str(folder / "owner.key.1")
     new = admitted()
     trust = old.trust()
     assert trust.verify(new.chain, now).role is Role.NODE

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from replicas import host
+from replicas import replica
 from rich.console import Console
 
 from capamesh.cli import explain, fleet, options, printing
@@ -21,7 +21,7 @@ from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
-HOST = {
+REPLICA = {
     "peer": "12D3KooWalpha",
     "address": "a:1",
     "chosen": True,
@@ -37,19 +37,19 @@ HOST = {
     "share": 1.0,
     "refusal": "",
 }
-OTHER = {**HOST, "peer": "12D3KooWother", "chosen": False}
+OTHER = {**REPLICA, "peer": "12D3KooWother", "chosen": False}
 REFUSED = {**OTHER, "state": "inhibited", "share": 0.0, "refusal": "inhibited: silent, 0.2 s ago"}
 
 
-def decision(*hosts: dict[str, Any], policy: str = "p2c") -> dict[str, Any]:
-    chosen = [host["peer"] for host in hosts if host["chosen"]]
+def decision(*replicas: dict[str, Any], policy: str = "p2c") -> dict[str, Any]:
+    chosen = [replica["peer"] for replica in replicas if replica["chosen"]]
     return {
         "model": "m",
         "version": "1",
         "policy": policy,
         "chosen": chosen,
-        "hosts": len(hosts),
-        "candidates": list(hosts),
+        "hosts": len(replicas),
+        "candidates": list(replicas),
     }
 
 
@@ -92,7 +92,7 @@ def test_every_policy_has_a_reason_in_plain_words() -> None:
 
 
 def test_explain_asks_as_a_request_with_these_wishes_would(router: FakeRouter) -> None:
-    router.says(decision(HOST))
+    router.says(decision(REPLICA))
     line = (
         "explain a/b --version 2 --policy p2c --region eu,us --max-price 2.5 --device cpu --affinity k "
         "--tenant me&you --priority 7 --timeout 0.25"
@@ -117,7 +117,7 @@ def test_explain_asks_as_a_request_with_these_wishes_would(router: FakeRouter) -
 def test_explain_shows_the_chosen_and_why_the_others_are_not(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    router.says(decision(HOST, REFUSED))
+    router.says(decision(REPLICA, REFUSED))
     assert run(["explain", "m"]) == 0
     why, _, header, first, second = capsys.readouterr().out.splitlines()
     assert why == (
@@ -134,9 +134,9 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (decision(HOST, OTHER), "the less busy of two drawn by chance (p2c; 2 of the 2"),
-        (decision(HOST, OTHER, policy="new"), "it was the policy's choice (new; 2 of the 2"),
-        (decision({**HOST, "refusal": "late"}, REFUSED), "the least unfit (late)"),
+        (decision(REPLICA, OTHER), "the less busy of two drawn by chance (p2c; 2 of the 2"),
+        (decision(REPLICA, OTHER, policy="new"), "it was the policy's choice (new; 2 of the 2"),
+        (decision({**REPLICA, "refusal": "late"}, REFUSED), "the least unfit (late)"),
         (decision(REFUSED), "can go nowhere: none of the 1 that hosts it may have it"),
         (decision(), "none of its nodes can be reached"),
         (
@@ -147,7 +147,7 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
             "A request for m/1 would be refused now (503): all is full.",
         ),
         (
-            {**decision(HOST), "admission": {"is_admitted": True}},
+            {**decision(REPLICA), "admission": {"is_admitted": True}},
             "A request for m/1 would go to 12D3KooWalpha",
         ),
     ],
@@ -160,12 +160,12 @@ def test_the_sentence_says_why(found: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("found", "status"),
     [
-        (decision(HOST, REFUSED), 0),
-        (decision({**HOST, "refusal": "late"}), 0),
+        (decision(REPLICA, REFUSED), 0),
+        (decision({**REPLICA, "refusal": "late"}), 0),
         (decision(REFUSED), 3),
         (decision(), 3),
-        ({**decision(HOST), "admission": {"is_admitted": True}}, 0),
-        ({**decision(HOST), "admission": {"is_admitted": False, "error": "full"}}, 3),
+        ({**decision(REPLICA), "admission": {"is_admitted": True}}, 0),
+        ({**decision(REPLICA), "admission": {"is_admitted": False, "error": "full"}}, 3),
     ],
 )
 def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
@@ -186,7 +186,7 @@ def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
         ("", "closed", "closed 100%"),
     ],
 )
-def test_a_host_without_a_way_to_it_is_not_said_to_be_used(
+def test_a_replica_without_a_way_to_it_is_not_said_to_be_used(
     router: FakeRouter, capsys: pytest.CaptureFixture[str], refusal: str, state: str, shown: str
 ) -> None:
     router.says(decision({**OTHER, "state": state, "refusal": refusal}))
@@ -196,19 +196,19 @@ def test_a_host_without_a_way_to_it_is_not_said_to_be_used(
 
 
 def test_the_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
-    made = host("a")
-    rules, link = Eligibility(), made.candidate.link
+    made = replica("a")
+    rules, link = Eligibility(), made.endpoint.link
     assert rules.refusal(made) == ""
     said: set[str] = set()
-    made.candidate.link = None
+    made.endpoint.link = None
     said.add(rules.refusal(made))
-    made.candidate.link = link
-    made.candidate.is_draining = True
+    made.endpoint.link = link
+    made.endpoint.is_draining = True
     said.add(rules.refusal(made))
-    made.candidate.is_draining = False
-    object.__setattr__(made.candidate, "link", SimpleNamespace(is_usable=False))
+    made.endpoint.is_draining = False
+    object.__setattr__(made.endpoint, "link", SimpleNamespace(is_usable=False))
     said.add(rules.refusal(made))
-    made.candidate.is_retired = True
+    made.endpoint.is_retired = True
     said.add(rules.refusal(made))
     made.is_gone = True
     said.add(rules.refusal(made))
@@ -218,9 +218,9 @@ def test_the_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
 def test_explain_prints_the_router_s_own_json(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    router.says(decision(HOST))
+    router.says(decision(REPLICA))
     assert run(["explain", "m", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == decision(HOST)
+    assert json.loads(capsys.readouterr().out) == decision(REPLICA)
 
 
 def test_an_answer_that_is_no_object_is_said_to_be_none(
@@ -266,7 +266,7 @@ def test_circuit_prints_json(
     assert json.loads(capsys.readouterr().out) == {"peer_id": "p", "holds": []}
 
 
-def test_a_refusal_of_the_key_is_told(
+def test_a_refusal_of_the_key_is_reported(
     router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     OperatorKey.create(tmp_path)
@@ -388,7 +388,7 @@ def test_a_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
 ) -> None:
     monkeypatch.setattr(printing, "console", lambda: Console(width=width, highlight=False))
     node = {"peer_id": PEER, "links": [{**LINK, "models": [MODEL]}]}
-    router.says({"nodes": [node], **decision({**HOST, "peer": PEER})})
+    router.says({"nodes": [node], **decision({**REPLICA, "peer": PEER})})
     assert run(line) == 0
     table = capsys.readouterr().out.splitlines()[1:]  # the sentence of `explain` has it whole
     assert shown in " ".join(table).split()

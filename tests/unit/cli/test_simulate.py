@@ -97,7 +97,7 @@ def test_a_time_in_which_none_of_the_faults_happens_is_refused(
         )
 
 
-def test_what_became_of_each_fault_is_told(
+def test_what_became_of_each_fault_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "faulty.toml"

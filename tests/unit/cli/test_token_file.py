@@ -81,7 +81,9 @@ def test_a_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:
         assert not is_exposed(pipe)
 
 
-def test_a_token_file_that_cannot_be_read_is_told_without_the_errors_number(tmp_path: Path) -> None:
+def test_a_token_file_that_cannot_be_read_is_reported_without_the_errors_number(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ConfigError) as refusal:
         read_token(None, str(tmp_path))
     assert refusal.value.message == (

@@ -190,7 +190,7 @@ def test_a_shape_that_does_not_fit_is_not_blamed_on_the_dtype(tmp_path: Path) ->
         ("X=[[[1],[2,3]]]", "row 1 has 1, row 2 has 2"),
     ],
 )
-def test_rows_of_different_lengths_are_told_by_their_lengths(text: str, said: str) -> None:
+def test_rows_of_different_lengths_are_reported_by_their_lengths(text: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=f"the value of 'X': .*{said}"):
         parse_inputs([text], model(FLOATS))
 

@@ -15,7 +15,7 @@ from capamesh.client.answers import (
     read_models,
     read_nodes,
 )
-from capamesh.protocol.errors import CapameshError, NoCandidate, Overloaded, ProtocolViolation
+from capamesh.protocol.errors import CapameshError, NoEndpoint, Overloaded, ProtocolViolation
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -66,7 +66,7 @@ def test_a_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
     status: int, code: str | None, hint: str | None, seconds: float
 ) -> None:
     error = failure_of(Answer(status, b'{"error": "full"}', code, retry_after=hint), "http://r:1")
-    assert isinstance(error, Overloaded | NoCandidate)
+    assert isinstance(error, Overloaded | NoEndpoint)
     assert (error.is_retryable, error.retry_after_s) == (True, seconds)
 
 

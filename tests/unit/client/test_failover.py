@@ -20,10 +20,10 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     ModelNotFound,
-    NobodyFits,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     ShutOut,
+    Unsatisfiable,
 )
 
 A, B, C = (RouterAddress.parse(f"http://10.0.0.{number}:8000") for number in (1, 2, 3))
@@ -63,9 +63,9 @@ def test_urls_are_read_and_counted() -> None:
     [
         (Unreachable("x"), True, True),
         (ShutOut("x"), True, True),
-        (NoCandidate("x"), True, True),
+        (NoEndpoint("x"), True, True),
         (CutOff("x"), True, False),
-        (NobodyFits("x"), False, False),
+        (Unsatisfiable("x"), False, False),
         (LinkLost("x"), False, False),
         (Overloaded("x"), False, False),
         (DeadlineExceeded("x"), False, False),

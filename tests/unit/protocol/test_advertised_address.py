@@ -118,7 +118,7 @@ def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it()
         (OSError("could not bind on any address"), "could not bind on any address"),
     ],
 )
-def test_why_listening_failed_is_told_once(error: OSError, reason: str) -> None:
+def test_why_listening_failed_is_reported_once(error: OSError, reason: str) -> None:
     assert listen_reason(error) == reason
 
 
@@ -131,7 +131,7 @@ def test_why_listening_failed_is_told_once(error: OSError, reason: str) -> None:
         ("/ip4/127.0.0.1/tcp/4001/p2p/x", "10.1.2.3", "/ip4/127.0.0.1/tcp/4001/p2p/x"),
     ],
 )
-def test_a_wildcard_s_multiaddr_is_told_with_the_address_that_others_dial(
+def test_a_wildcard_s_multiaddr_is_reported_with_the_address_that_others_dial(
     addr: str, host: str, reached: str
 ) -> None:
     assert reachable_multiaddr(addr, host) == reached

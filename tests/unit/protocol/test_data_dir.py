@@ -13,7 +13,7 @@ import pytest
 
 from capamesh.protocol import private_files
 from capamesh.protocol.adverts import SequenceSource
-from capamesh.protocol.data_dir import MemberHome, read_status
+from capamesh.protocol.data_dir import DataDir, read_status
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import own_authority, read_invite
@@ -44,7 +44,7 @@ class Log:
         return self
 
 
-def told(folder: Path) -> dict[str, Any]:
+def reported(folder: Path) -> dict[str, Any]:
     """What a member said of itself, but for what each status has."""
     status = read_status(folder)
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(status.pop("updated_at"))
@@ -53,21 +53,21 @@ def told(folder: Path) -> dict[str, Any]:
     return status
 
 
-def leave(home: MemberHome) -> None:
+def leave(home: DataDir) -> None:
     """Let go of the folder, as the end of a process does."""
     assert home._lock is not None
     home._lock.close()
 
 
 def test_a_folder_has_one_holder_in_this_process_or_another(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path / "data")
+    home = DataDir(tmp_path / "data")
     home.lock()
-    for again in (MemberHome(tmp_path / "data"), home):
+    for again in (DataDir(tmp_path / "data"), home):
         with pytest.raises(ConfigError, match=r"another process lives in .*data.*--data folder"):
             again.lock()
     program = (
-        "import sys, pathlib; from capamesh.protocol.data_dir import MemberHome;"
-        "MemberHome(pathlib.Path(sys.argv[1])).lock()"
+        "import sys, pathlib; from capamesh.protocol.data_dir import DataDir;"
+        "DataDir(pathlib.Path(sys.argv[1])).lock()"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "data")],
@@ -82,10 +82,10 @@ def test_a_folder_has_one_holder_in_this_process_or_another(tmp_path: Path) -> N
 
 
 def test_a_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     home.lock()
     leave(home)
-    after = MemberHome(tmp_path)
+    after = DataDir(tmp_path)
     after.lock()
     leave(after)
 
@@ -93,22 +93,22 @@ def test_a_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot make the folder"):
-        MemberHome(tmp_path / "file").lock()
+        DataDir(tmp_path / "file").lock()
     (tmp_path / "data" / "lock").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"cannot use the folder .*data: Is a directory"):
-        MemberHome(tmp_path / "data").lock()
+        DataDir(tmp_path / "data").lock()
 
 
 def test_joining_again_with_the_same_token_or_none_keeps_the_identity(tmp_path: Path) -> None:
     text = token()
-    first = MemberHome(tmp_path).membership(text, Role.NODE, NOW)
-    again = MemberHome(tmp_path).membership(text, Role.NODE, NOW + dt.timedelta(days=9))
-    kept = MemberHome(tmp_path).membership(None, Role.NODE, NOW + dt.timedelta(days=29))
+    first = DataDir(tmp_path).membership(text, Role.NODE, NOW)
+    again = DataDir(tmp_path).membership(text, Role.NODE, NOW + dt.timedelta(days=9))
+    kept = DataDir(tmp_path).membership(None, Role.NODE, NOW + dt.timedelta(days=29))
     assert first.identity.peer_id == again.identity.peer_id == kept.identity.peer_id
     assert kept.chain == again.chain
-    renewed = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)
+    renewed = DataDir(tmp_path).membership(token(), Role.NODE, NOW)
     assert renewed.identity.peer_id == first.identity.peer_id
-    assert MemberHome(tmp_path).bootstrap() == BOOTSTRAP
+    assert DataDir(tmp_path).bootstrap() == BOOTSTRAP
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_joining_again_with_the_same_token_or_none_keeps_the_identity(tmp_path: 
 def test_a_token_or_a_folder_of_the_other_role_is_refused_and_changes_nothing(
     tmp_path: Path, role: Role, other: Role, article: str
 ) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     with pytest.raises(
         ConfigError, match=f"the token admits a {article}, this is a {other}.*--role {other}"
     ):
@@ -130,7 +130,7 @@ def test_a_token_or_a_folder_of_the_other_role_is_refused_and_changes_nothing(
 
 
 def test_without_a_membership_or_with_one_that_is_over_it_says_what_to_do(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     with pytest.raises(ConfigError, match="holds no membership: give --token, from"):
         home.membership(None, Role.NODE, NOW)
     assert home.bootstrap() == ()
@@ -145,11 +145,11 @@ def test_without_a_membership_or_with_one_that_is_over_it_says_what_to_do(tmp_pa
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     text = token()
-    MemberHome(tmp_path).membership(text, Role.NODE, NOW)
+    DataDir(tmp_path).membership(text, Role.NODE, NOW)
     (tmp_path / "identity.key").chmod(0o640)
     for given in (text, None):
         with pytest.raises(KeyExposed, match="chmod 600"):
-            MemberHome(tmp_path).membership(given, Role.NODE, NOW)
+            DataDir(tmp_path).membership(given, Role.NODE, NOW)
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_a_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(
 ) -> None:
     (tmp_path / "bootstrap.json").write_bytes(content)
     log = Log()
-    assert MemberHome(tmp_path, log.typed).bootstrap() == ()
+    assert DataDir(tmp_path, log.typed).bootstrap() == ()
     assert (tmp_path / "bootstrap.json.damaged").read_bytes() == content
     (event,) = log.events
     assert (event["event"], event["file"]) == ("damaged_file_set_aside", "bootstrap.json")
     assert "--bootstrap" in event["what_to_do"]
-    assert MemberHome(tmp_path, log.typed).bootstrap() == ()
+    assert DataDir(tmp_path, log.typed).bootstrap() == ()
     assert len(log.events) == 1
 
 
 def test_a_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_path: Path) -> None:
     log = Log()
-    home = MemberHome(tmp_path, log.typed)
+    home = DataDir(tmp_path, log.typed)
     membership = home.membership(token(), Role.NODE, NOW)
     empty = RevocationList.empty(OWNER.network_id)
     assert home.revocations(membership) == empty
@@ -191,26 +191,26 @@ def test_a_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_
 
 def test_a_damaged_certificate_of_the_network_comes_back_with_the_token(tmp_path: Path) -> None:
     text = token()
-    first = MemberHome(tmp_path).membership(text, Role.NODE, NOW)
+    first = DataDir(tmp_path).membership(text, Role.NODE, NOW)
     for name in ("network.pem", "chain.pem"):
         (tmp_path / name).write_bytes(b"junk")
         with pytest.raises(ConfigError, match=f"{name} is damaged"):
-            MemberHome(tmp_path).membership(None, Role.NODE, NOW)
-        again = MemberHome(tmp_path, Log().typed).membership(text, Role.NODE, NOW)
+            DataDir(tmp_path).membership(None, Role.NODE, NOW)
+        again = DataDir(tmp_path, Log().typed).membership(text, Role.NODE, NOW)
         assert again.identity.peer_id == first.identity.peer_id
-        assert MemberHome(tmp_path).membership(None, Role.NODE, NOW) == again
+        assert DataDir(tmp_path).membership(None, Role.NODE, NOW) == again
     assert (tmp_path / "network.pem.damaged").read_bytes() == b"junk"
 
 
 def test_a_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Path) -> None:
     old = token()
-    MemberHome(tmp_path).membership(old, Role.NODE, NOW)
+    DataDir(tmp_path).membership(old, Role.NODE, NOW)
     longer = OWNER.invite(
         Role.NODE, expires_at=LATER + dt.timedelta(days=30), bootstrap=(), now=NOW
     )
-    renewed = MemberHome(tmp_path).membership(longer.encode(), Role.NODE, NOW)
+    renewed = DataDir(tmp_path).membership(longer.encode(), Role.NODE, NOW)
     log = Log()
-    home = MemberHome(tmp_path, log.typed)
+    home = DataDir(tmp_path, log.typed)
     assert home.membership(old, Role.NODE, LATER + dt.timedelta(days=1)) == renewed
     (event,) = log.events
     assert event["event"] == "token_not_taken"
@@ -218,12 +218,12 @@ def test_a_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Pa
 
 
 def test_a_token_of_the_owners_next_key_is_one_of_the_same_network(tmp_path: Path) -> None:
-    first = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)
+    first = DataDir(tmp_path).membership(token(), Role.NODE, NOW)
     later = OWNER.rotated(NOW)
-    renewed = MemberHome(tmp_path).membership(token(owner=later), Role.NODE, NOW)
+    renewed = DataDir(tmp_path).membership(token(owner=later), Role.NODE, NOW)
     assert renewed.identity == first.identity
     assert (renewed.network_id, renewed.ca_der) == (first.network_id, later.ca_der)
-    again = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)  # of the old key
+    again = DataDir(tmp_path).membership(token(), Role.NODE, NOW)  # of the old key
     assert again == renewed
 
 
@@ -250,13 +250,13 @@ def test_a_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
     text = token()
-    before = MemberHome(tmp_path)
+    before = DataDir(tmp_path)
     member = before.membership(text, Role.NODE, NOW)
     boot_ns = before.next_boot_ns(1000 * S)
     before.write_status({"role": "node", "state": "stopped"})
     full_disk(True)
     log = Log()
-    home = MemberHome(tmp_path, log.typed)
+    home = DataDir(tmp_path, log.typed)
     assert home.membership(text, Role.NODE, NOW) == member
     assert home.next_boot_ns(1001 * S) == 1001 * S > boot_ns
     assert home.next_boot_ns(1002 * S) == 1002 * S
@@ -265,8 +265,8 @@ def test_a_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     assert home.disk == "not kept: boot_ns, revocations.bin: No space left on device"
     assert [event["file"] for event in log.events] == ["boot_ns", "revocations.bin"]
     assert home.write_status({"role": "node", "state": "ready"})  # in the place of the old one
-    told = read_status(tmp_path)
-    assert (told["state"], told["disk"]) == ("ready", home.disk)
+    reported = read_status(tmp_path)
+    assert (reported["state"], reported["disk"]) == ("ready", home.disk)
     full_disk(False)
     assert home.write_status({"role": "node", "state": "ready"})
     assert home.disk == read_status(tmp_path)["disk"] == ""
@@ -278,7 +278,7 @@ def test_a_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
     full_disk(True)
-    assert not MemberHome(tmp_path).write_status({"state": "ready"})
+    assert not DataDir(tmp_path).write_status({"state": "ready"})
     with pytest.raises(ConfigError, match="no readable status"):
         read_status(tmp_path)
 
@@ -286,15 +286,15 @@ def test_a_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
 def test_a_new_token_on_a_full_disk_leaves_the_membership_that_is_kept(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
-    first = MemberHome(tmp_path).membership(token(), Role.NODE, NOW)
+    first = DataDir(tmp_path).membership(token(), Role.NODE, NOW)
     full_disk(True)
     log = Log()
-    assert MemberHome(tmp_path, log.typed).membership(token(), Role.NODE, NOW) == first
+    assert DataDir(tmp_path, log.typed).membership(token(), Role.NODE, NOW) == first
     assert log.events[0]["event"] == "token_not_taken"
 
 
 def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     first = home.membership(token(), Role.NODE, NOW)
     home.keep_revocations(
         OWNER.revoke(RevocationList.empty(OWNER.network_id), peers=[], invites=["0" * 40], now=NOW)
@@ -313,7 +313,7 @@ def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Pat
     assert home.membership(token(owner=OTHER), Role.NODE, NOW).network_id == OTHER.network_id
 
 
-def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> None:
+def test_an_error_of_the_system_is_reported_without_its_number(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         read_status(tmp_path)
     assert refusal.value.message == (
@@ -325,26 +325,26 @@ def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> No
 
 
 def test_each_run_s_boot_time_is_after_that_of_the_run_before(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     assert home.next_boot_ns(1000 * S) == 1000 * S
     assert home.next_boot_ns(1000 * S) == 1000 * S + 1
     assert home.next_boot_ns(2000 * S) == 2000 * S
     assert home.next_boot_ns(1990 * S) == 2000 * S + 1
     assert home.next_boot_ns(100 * S) == 100 * S, "a clock that was wrong by more is forgotten"
-    assert MemberHome(tmp_path).next_boot_ns(100 * S) == 100 * S + 1
+    assert DataDir(tmp_path).next_boot_ns(100 * S) == 100 * S + 1
 
 
 @pytest.mark.parametrize("content", [b"", b"soon", b"1e9", b"\xff", b"1" * 5000, b"-5"])
 def test_a_damaged_boot_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "boot_ns").write_bytes(content)
-    assert MemberHome(tmp_path).next_boot_ns(7 * S) == 7 * S
+    assert DataDir(tmp_path).next_boot_ns(7 * S) == 7 * S
     assert (tmp_path / "boot_ns").read_text() == str(7 * S)
 
 
 def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     home.write_status({"state": "ready", "pid": 5})
-    assert told(tmp_path) == {"state": "ready", "pid": 5, "is_running": False}
+    assert reported(tmp_path) == {"state": "ready", "pid": 5, "is_running": False}
     home.lock()
     assert read_status(tmp_path)["is_running"] is True
     assert read_status(tmp_path)["is_running"] is True
@@ -352,17 +352,17 @@ def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     assert read_status(tmp_path)["is_running"] is False
     home.lock()
     home.write_status({"is_running": "no", "state": "draining"})
-    assert told(tmp_path) == {"state": "draining", "is_running": True}
+    assert reported(tmp_path) == {"state": "draining", "is_running": True}
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "draining"
     leave(home)
 
 
 def test_what_a_member_said_of_itself_is_over_when_the_next_one_starts(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     expires_at = LATER.isoformat()
     home.write_status({"role": "node", "state": "ready", "pid": 5, "expires_at": expires_at})
     home.lock()
-    assert told(tmp_path) == {
+    assert reported(tmp_path) == {
         "role": "node",
         "state": "starting",
         "pid": os.getpid(),
@@ -374,13 +374,13 @@ def test_what_a_member_said_of_itself_is_over_when_the_next_one_starts(tmp_path:
 
 def test_the_status_of_a_process_that_was_killed_is_not_running(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys, pathlib; from capamesh.protocol.data_dir import MemberHome;"
-        "home = MemberHome(pathlib.Path(sys.argv[1])); home.lock();"
+        "import os, signal, sys, pathlib; from capamesh.protocol.data_dir import DataDir;"
+        "home = DataDir(pathlib.Path(sys.argv[1])); home.lock();"
         "home.write_status({'state': 'ready'}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert run.returncode == -9
-    assert told(tmp_path) == {"state": "ready", "is_running": False}
+    assert reported(tmp_path) == {"state": "ready", "is_running": False}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"5", b"\xff"])
@@ -394,7 +394,7 @@ def test_a_folder_without_a_status_is_a_config_error(tmp_path: Path, content: by
 def test_a_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_numbers(
     tmp_path: Path,
 ) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     source = SequenceSource(home.next_boot_ns(5_000 * S))
     assert home.current(source, 4_400 * S) is source
     renewed = home.current(source, 4_399 * S)
@@ -410,36 +410,36 @@ def lasting(days: int, owner: NetworkOwner = OWNER) -> str:
 
 def test_the_token_of_a_start_does_not_replace_a_membership_that_ends_later(tmp_path: Path) -> None:
     old, new = lasting(10), lasting(20)
-    MemberHome(tmp_path).membership(old, Role.NODE, NOW)
-    by_hand = MemberHome(tmp_path).membership(new, Role.NODE, NOW)
+    DataDir(tmp_path).membership(old, Role.NODE, NOW)
+    by_hand = DataDir(tmp_path).membership(new, Role.NODE, NOW)
     log = Log()
-    assert MemberHome(tmp_path, log.typed).membership(old, Role.NODE, NOW) == by_hand
+    assert DataDir(tmp_path, log.typed).membership(old, Role.NODE, NOW) == by_hand
     (event,) = log.events
     assert event["event"] == "token_older_than_membership"
     assert (event["membership_ends"], event["token_ends"]) == (
         (NOW + dt.timedelta(days=20)).isoformat(),
         (NOW + dt.timedelta(days=10)).isoformat(),
     )
-    assert MemberHome(tmp_path).membership(None, Role.NODE, NOW) == by_hand
+    assert DataDir(tmp_path).membership(None, Role.NODE, NOW) == by_hand
 
 
 def test_the_token_of_a_later_owners_key_wins_whenever_it_ends(tmp_path: Path) -> None:
     rotated = OWNER.rotated(NOW)
     first, later = lasting(20), lasting(10, rotated)
-    MemberHome(tmp_path).membership(first, Role.NODE, NOW)
-    by_later = MemberHome(tmp_path).membership(later, Role.NODE, NOW)
+    DataDir(tmp_path).membership(first, Role.NODE, NOW)
+    by_later = DataDir(tmp_path).membership(later, Role.NODE, NOW)
     assert by_later.expires_at == NOW + dt.timedelta(days=10)
     log = Log()
-    assert MemberHome(tmp_path, log.typed).membership(first, Role.NODE, NOW) == by_later
+    assert DataDir(tmp_path, log.typed).membership(first, Role.NODE, NOW) == by_later
     assert [event["event"] for event in log.events] == ["token_older_than_membership"]
 
 
 def test_a_token_brings_a_revoked_member_back_though_it_ends_earlier(tmp_path: Path) -> None:
-    home = MemberHome(tmp_path)
+    home = DataDir(tmp_path)
     long = home.membership(lasting(20), Role.NODE, NOW)
     invite = read_invite(own_authority(OWNER.ca_der), long.chain[1]).serial
     home.keep_revocations(
         OWNER.revoke(RevocationList.empty(OWNER.network_id), invites=[invite], now=NOW)
     )
-    short = MemberHome(tmp_path).membership(lasting(10), Role.NODE, NOW)
+    short = DataDir(tmp_path).membership(lasting(10), Role.NODE, NOW)
     assert short.expires_at == NOW + dt.timedelta(days=10)

@@ -46,10 +46,10 @@ class Log:
 print(raise_descriptor_limit(Log()), descriptor_limit(), resource.getrlimit(resource.RLIMIT_NOFILE), events)
 print(raise_descriptor_limit())
 """
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert told.stdout.splitlines() == [
+    assert reported.stdout.splitlines() == [
         "300 300 (300, 300) [('descriptors_low', 300)]",
         "300",
     ]

@@ -124,7 +124,7 @@ def test_each_member_ages_from_its_own_last_word() -> None:
     assert fleet.tick(40.0) == [Left(B, LeftReason.EXPIRED), Suspected(A)]
 
 
-def test_each_member_s_silence_is_judged_by_the_interval_that_it_told() -> None:
+def test_each_member_s_silence_is_judged_by_the_interval_that_it_reported() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1, interval_s=100), 0.0)
     fleet.heard(advert(B, 1, interval_s=120), 0.0)
@@ -175,7 +175,7 @@ def test_a_new_interval_counts_from_the_advert_that_tells_it_and_is_no_change() 
     assert fleet.tick(230.1) == [Suspected(B)]
 
 
-def test_a_shorter_interval_does_not_hurry_those_that_have_not_told_it() -> None:
+def test_a_shorter_interval_does_not_hurry_those_that_have_not_reported_it() -> None:
     fleet = FleetMembership()
     for counter, peer in enumerate((A, B, C), 1):
         fleet.heard(advert(peer, counter, interval_s=120), 0.0)

@@ -5,8 +5,8 @@ import sys
 
 PROGRAM = """
 import gc
-from capamesh.protocol.gc_tuning import THRESHOLDS, spare_what_is_loaded
-spare_what_is_loaded()
+from capamesh.protocol.gc_tuning import THRESHOLDS, freeze_loaded_objects
+freeze_loaded_objects()
 assert gc.get_freeze_count() > 1000, gc.get_freeze_count()
 assert gc.get_threshold() == THRESHOLDS
 assert gc.isenabled()

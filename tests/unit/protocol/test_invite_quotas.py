@@ -52,7 +52,7 @@ def test_members_of_an_invite_share_what_is_for_them() -> None:
     assert quotas.refusal(member("b", invite="j"), 2 * BYTES_OF_MEMBER) == ""
 
 
-def test_one_that_takes_too_much_alone_has_no_place_and_is_told_of() -> None:
+def test_one_that_takes_too_much_alone_has_no_place_and_is_reported_of() -> None:
     quotas = InviteQuotas()
     assert quotas.refusal(member("a", members=1), BYTES_OF_MEMBER + 1) != ""
     assert quotas.over() == [OverQuota("i", 1, 0, 0, 1)]

@@ -55,7 +55,7 @@ def keeps_the_loop(until: Callable[[], bool]) -> None:
         json.loads("[1]")
 
 
-async def test_a_loop_that_was_kept_is_told_with_what_kept_it() -> None:
+async def test_a_loop_that_was_kept_is_reported_with_what_kept_it() -> None:
     async with watched() as seen:
         end_s = time.monotonic() + BEAT_S + TELL_S
         # and until it is looked at, however long that takes on this machine

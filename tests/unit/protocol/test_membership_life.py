@@ -29,7 +29,7 @@ def said(life: MembershipLife, until: dt.timedelta, step: dt.timedelta = HOUR) -
     ]
 
 
-def test_of_a_month_the_last_six_days_are_told_daily_and_the_last_day_at_its_halves() -> None:
+def test_of_a_month_the_last_six_days_are_reported_daily_and_the_last_day_at_its_halves() -> None:
     mine = member(30 * DAY)
     life = MembershipLife(mine, mine.trust())
     at = [(hour, news.left) for hour, news in said(life, 30 * DAY) if isinstance(news, Ends)]

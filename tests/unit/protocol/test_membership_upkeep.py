@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
@@ -38,7 +38,7 @@ class Member:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "token"
         self.log: Any = Log()
-        self.home = MemberHome(folder / "data", self.log)
+        self.home = DataDir(folder / "data", self.log)
         text = token(10 * DAY)
         self.file.write_text(text)
         self.first = self.home.membership(text, Role.NODE, NOW)
@@ -97,16 +97,16 @@ def test_a_new_token_is_taken_once_and_kept(member: Member) -> None:
         ),
     ],
 )
-def test_a_token_that_cannot_be_taken_is_told_once_and_changes_nothing(
+def test_a_token_that_cannot_be_taken_is_reported_once_and_changes_nothing(
     member: Member, text: str, said: str | None
 ) -> None:
     member.put(text)
     for _ in range(3):
         member.upkeep.beat(NOW)
-    told = list(member.log.events)
-    assert [event for event, _ in told] == (["token_refused"] if said else [])
+    reported = list(member.log.events)
+    assert [event for event, _ in reported] == (["token_refused"] if said else [])
     if said:
-        assert said in told[0][1]["error"]
+        assert said in reported[0][1]["error"]
     assert member.renewed == []
     assert member.home.membership(None, Role.NODE, NOW) == member.first
     member.log.events.clear()
@@ -142,7 +142,7 @@ def test_what_cannot_be_shown_yet_is_tried_again(member: Member) -> None:
     assert len(shown) == 1
 
 
-def test_the_end_is_warned_of_told_and_taken_back(member: Member) -> None:
+def test_the_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
     member.upkeep.beat(NOW + 8 * DAY)
     ((event, fields),) = member.log.events
     assert (event, fields["left_s"]) == ("membership_ends", 2 * 86400)
@@ -166,7 +166,7 @@ def test_the_end_is_warned_of_told_and_taken_back(member: Member) -> None:
 
 def test_without_a_token_file_it_says_how_to_have_one(tmp_path: Path) -> None:
     log: Any = Log()
-    home = MemberHome(tmp_path, log)
+    home = DataDir(tmp_path, log)
     mine = home.membership(token(10 * DAY), Role.NODE, NOW)
     upkeep = MembershipUpkeep(
         home, mine, mine.trust(), token_file=None, on_renewed=lambda _: None, log=log

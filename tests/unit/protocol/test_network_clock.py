@@ -42,7 +42,7 @@ def test_a_clock_that_all_peers_contradict_is_said_to_be_wrong_and_their_time_is
     assert not clock.is_in_time(T - 11 * MINUTE_MS * (1 if off_ms > 0 else -1), T + off_ms, 0.0)
 
 
-def test_one_voice_is_told_of_and_corrects_nobody() -> None:
+def test_one_voice_is_reported_of_and_corrects_nobody() -> None:
     clock = clock_of(0, wall_ms=T + 20 * MINUTE_MS)
     assert clock.skew(T + 20 * MINUTE_MS, 0.0) == Skew(-1200.0, 1)
     assert clock.correction_ms(T + 20 * MINUTE_MS, 0.0) == 0

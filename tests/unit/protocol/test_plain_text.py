@@ -81,13 +81,13 @@ def test_a_links_introduction_and_farewell_come_without_them() -> None:
     )
     raw = encode_frame(FrameKind.HELLO, meta=pack(hello))
     raw += encode_frame(FrameKind.GOAWAY, meta=pack({"reason": EVIL}))
-    told: list[object] = []
+    reported: list[object] = []
     while raw:
         memory = core.buffer()
         part, raw = raw[: len(memory)], raw[len(memory) :]
         memory[: len(part)] = part
-        told += core.received(len(part))
-    assert told[-1] == GoawayReceived(TAKEN_OUT)
+        reported += core.received(len(part))
+    assert reported[-1] == GoawayReceived(TAKEN_OUT)
 
 
 def test_no_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,15 +27,15 @@ from capamesh.protocol.adverts import (
     router_from_body,
     seal,
 )
-from capamesh.protocol.data_dir import MemberHome
-from capamesh.protocol.errors import ConfigError, NobodyFits, NoCandidate
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import ConfigError, NoEndpoint, Unsatisfiable
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
 from capamesh.router import process as service
 from capamesh.router.balancing.eligibility import Constraints
-from capamesh.router.http.exchange import Asking
+from capamesh.router.http.exchange import InferTarget
 from capamesh.router.process import LAST_FLEET_FILE, Router
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.settings import RouterSettings
@@ -44,7 +44,7 @@ from capamesh.router.settings import RouterSettings
 @pytest.fixture(autouse=True)
 def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A router holds its folder to its process's end, for which no test waits."""
-    monkeypatch.setattr(MemberHome, "lock", lambda _: None)
+    monkeypatch.setattr(DataDir, "lock", lambda _: None)
 
 
 class Log:
@@ -139,7 +139,7 @@ async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, log = make_router(tmp_path)
-    listen = router._pool._endpoint.listen
+    listen = router._pool._transport.listen
 
     async def slow_listen(*arguments: Any) -> asyncio.Server:
         for _ in range(200):  # turns of the loop, more than it takes to serve HTTP
@@ -149,7 +149,7 @@ async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     async def no_sidecar() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(router._pool._endpoint, "listen", slow_listen)
+    monkeypatch.setattr(router._pool._transport, "listen", slow_listen)
     monkeypatch.setattr(router._mesh, "run", no_sidecar)
     async with asyncio.timeout(10):
         await router.run()
@@ -175,17 +175,17 @@ async def test_a_router_that_serves_http_beyond_its_machine_says_what_strangers_
         await router.run()
     (ready,) = log.of("router_ready")
     assert ready["http"].startswith(f"http://{host}:")
-    told = {
+    reported = {
         "http": ready["http"],
         "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
         " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
         "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
         " those you know",
     }
-    assert log.of("http_open_to_strangers") == ([told] if is_open else [])
+    assert log.of("http_open_to_strangers") == ([reported] if is_open else [])
 
 
-async def test_a_taken_http_port_is_told_once_in_the_systems_own_words(
+async def test_a_taken_http_port_is_reported_once_in_the_systems_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -205,7 +205,7 @@ async def test_a_taken_http_port_is_told_once_in_the_systems_own_words(
     )
 
 
-def test_an_address_that_nobody_can_be_told_ends_the_start(
+def test_an_address_that_nobody_can_be_reported_ends_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def source(family: int) -> str:
@@ -254,25 +254,25 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
     file.write_text('[m]\npolicy = "cheapest"\nregions = ["eu"]\nretry = false\n')
     router, _ = make_router(tmp_path / "data", rules_file=file, policy="p2c")
     heard(router, invite(Role.NODE), 7001)
-    traffic = router._balancer.traffic(ModelName("m"), ModelVersion(""))
-    assert (traffic.policy.name, traffic.terms.constraints) == (
+    served = router._balancer.served(ModelName("m"), ModelVersion(""))
+    assert (served.policy.name, served.terms.constraints) == (
         "cheapest",
         Constraints(regions=frozenset({"eu"})),
     )
-    assert (traffic.is_safe, traffic.terms.is_hedged) == (False, True)
+    assert (served.is_safe, served.terms.is_hedged) == (False, True)
     others = router._terms_of(ModelName("x"))
     assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
 
 
-async def test_a_router_reads_its_rules_anew_when_told_to_and_keeps_the_old_while_they_are_wrong(
+async def test_a_router_reads_its_rules_anew_when_reported_to_and_keeps_the_old_while_they_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "rules.toml"
     file.write_text('[m]\nweights = { "1" = 1 }\npolicy = "cheapest"\n')
     router, log = make_router(tmp_path / "data", rules_file=file)
     heard(router, invite(Role.NODE), 7001)
-    traffic = router._balancer.traffic(ModelName("m"), ModelVersion(""))
-    assert traffic.policy.name == "cheapest"
+    served = router._balancer.served(ModelName("m"), ModelVersion(""))
+    assert served.policy.name == "cheapest"
     seen: list[str] = []
 
     def take(event: str, **values: Any) -> None:
@@ -282,11 +282,11 @@ async def test_a_router_reads_its_rules_anew_when_told_to_and_keeps_the_old_whil
                 file.write_text('[m]\npolicy = "random"\nweights = { "1" = -1 }\n')
                 signal.raise_signal(signal.SIGHUP)
             case "rules_refused":
-                seen.append(traffic.policy.name)
+                seen.append(served.policy.name)
                 file.write_text('[m]\npolicy = "random"\nweights = { "1" = 2 }\n')
                 signal.raise_signal(signal.SIGHUP)
             case "rules_reloaded":
-                seen.append(traffic.policy.name)
+                seen.append(served.policy.name)
                 signal.raise_signal(signal.SIGTERM)
             case _:
                 pass
@@ -317,12 +317,12 @@ async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more(
 ) -> None:
     router, _ = make_router(tmp_path)
     heard(router, invite(Role.NODE), 7001)
-    (candidate,) = router._fleet.candidates()
-    candidate.health.failed(time.monotonic(), is_hard=True, cause="link_lost: reset")
-    link = linked(candidate)
-    router._pool.linked(candidate)
+    (endpoint,) = router._fleet.endpoints()
+    endpoint.health.failed(time.monotonic(), is_hard=True, cause="link_lost: reset")
+    link = linked(endpoint)
+    router._pool.linked(endpoint)
     assert [(probe.model, probe.version) for probe in link.probes] == [("m", "1")]
-    assert candidate.health.state(time.monotonic()) is not CircuitState.INHIBITED
+    assert endpoint.health.state(time.monotonic()) is not CircuitState.INHIBITED
     router._prober.close()
     assert not link.probing
 
@@ -333,11 +333,11 @@ async def test_a_bug_in_a_turn_of_a_router_s_loops_is_logged_and_counted_and_the
     router, log = make_router(tmp_path)
     for period in ("REPROBE_EVERY_S", "JUDGE_EVERY_S", "TICK_S", "ADVERT_EVERY_S"):
         monkeypatch.setattr(service, period, 0.0)
-    turns: Counter[str] = Counter()
+    supervisor: Counter[str] = Counter()
 
     def crashing(loop: str) -> Callable[..., None]:
         def turn(*_: object) -> None:
-            turns[loop] += 1
+            supervisor[loop] += 1
             raise RuntimeError(f"a bug in {loop}")
 
         return turn
@@ -350,13 +350,13 @@ async def test_a_bug_in_a_turn_of_a_router_s_loops_is_logged_and_counted_and_the
         asyncio.create_task(loop()) for loop in (router._watch, router._tick, router._announce)
     ]
     async with asyncio.timeout(10):
-        while len(turns) < 4 or min(turns.values()) < 3:
+        while len(supervisor) < 4 or min(supervisor.values()) < 3:
             await asyncio.sleep(0)
             assert not any(loop.done() for loop in loops)
     counted = router._telemetry.exposition().decode()
-    for loop, times in turns.items():
+    for loop, times in supervisor.items():
         assert f'capamesh_turns_crashed_total{{loop="{loop}"}} {times:.1f}' in counted
-    assert sorted(values["loop"] for values in log.of("turn_crashed")) == sorted(turns)
+    assert sorted(values["loop"] for values in log.of("turn_crashed")) == sorted(supervisor)
     for task in loops:
         task.cancel()
     await asyncio.wait(loops)
@@ -366,13 +366,13 @@ def test_a_router_tells_how_many_nodes_are_in_its_own_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, _ = make_router(tmp_path)
-    told: list[int] = []
+    reported: list[int] = []
 
     def publish(topic: str, raw: bytes) -> bool:
         assert topic.endswith("/demand")
         envelope = open_envelope(raw, router._trust, time.time_ns() // 10**6)
         peer = envelope.sender.peer_id
-        told.append(router_from_body(envelope.body, peer, envelope.sequence).nodes)
+        reported.append(router_from_body(envelope.body, peer, envelope.sequence).nodes)
         return True
 
     monkeypatch.setattr(router._mesh, "publish", publish)
@@ -381,10 +381,10 @@ def test_a_router_tells_how_many_nodes_are_in_its_own_view(
     for port in (7001, 7002, 7003):
         heard(router, invite(Role.NODE), port)
     router._publish()
-    assert told == [0, 3]
+    assert reported == [0, 3]
 
 
-def test_a_node_is_missed_by_the_interval_that_it_told(tmp_path: Path) -> None:
+def test_a_node_is_missed_by_the_interval_that_it_reported(tmp_path: Path) -> None:
     router, log = make_router(tmp_path)
     router._clock.resume(time.monotonic())
     often, seldom = (Membership.join(Identity.generate(), invite(Role.NODE), NOW) for _ in "ab")
@@ -411,16 +411,16 @@ def test_an_advert_that_says_the_same_again_is_read_once_and_keeps_its_node(tmp_
     assert len(router._hearing._reader) == 0
 
 
-def test_a_request_that_the_rules_keep_from_every_node_is_not_told_to_come_again(
+def test_a_request_that_the_rules_keep_from_every_node_is_not_reported_to_come_again(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "rules.toml"
     file.write_text('[m]\nregions = ["eu"]\n')
     router, _ = make_router(tmp_path / "data", rules_file=file)
     heard(router, invite(Role.NODE), 7001)
-    asking = Asking(ModelName("m"), ModelVersion(""))
-    error = router._inference.nobody(asking, NoCandidate("nobody can be reached"))
-    assert isinstance(error, NobodyFits)
+    target = InferTarget(ModelName("m"), ModelVersion(""))
+    error = router._inference.nobody(target, NoEndpoint("nobody can be reached"))
+    assert isinstance(error, Unsatisfiable)
     assert "(1 of 1: region unknown is not eu)" in error.message
 
 
@@ -447,10 +447,10 @@ def test_a_router_that_starts_again_knows_the_fleet_that_it_knew_last(tmp_path: 
     router._apply(router._hearing.expel(PeerId(gone), router._now()))
     again, log = restart(tmp_path, router)
     assert list(again._fleet.adverts) == [peer]
-    assert [each.address for each in again._fleet.candidates()] == ["127.0.0.1:1"]
+    assert [each.address for each in again._fleet.endpoints()] == ["127.0.0.1:1"]
     assert log.of("last_fleet_restored") == [{"nodes": 1}]
     says(again, member, 3, numbers.next())
-    assert [each.address for each in again._fleet.candidates()] == ["127.0.0.1:3"]
+    assert [each.address for each in again._fleet.endpoints()] == ["127.0.0.1:3"]
 
 
 def test_a_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
@@ -492,7 +492,7 @@ def test_a_last_fleet_that_is_damaged_is_a_warning_and_no_more(tmp_path: Path, d
     assert len(log.of("last_fleet_member_refused")) == is_read
 
 
-def test_a_disk_that_refuses_the_last_fleet_is_told_of_once(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_the_last_fleet_is_reported_of_once(tmp_path: Path) -> None:
     router, log = make_router(tmp_path)
     (tmp_path / LAST_FLEET_FILE).mkdir()
     for _ in range(3):

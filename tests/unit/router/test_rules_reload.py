@@ -11,7 +11,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.balancing.served_model import Terms
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -25,7 +25,7 @@ def rules(**values: Any) -> RoutingRules:
 async def answered(fleet: Fleet, times: int = 20) -> Counter[str]:
     return Counter(
         [
-            (await fleet.routing.infer(call(), NO_WISHES, fleet.clock() + 30)).answer.version
+            (await fleet.routing.infer(call(), NO_OPTIONS, fleet.clock() + 30)).answer.version
             for _ in range(times)
         ]
     )
@@ -55,19 +55,19 @@ async def test_another_policy_and_other_limits_hold_from_the_next_request_on() -
     fleet = Fleet([echo], [echo])
     fleet.balancer._rules = lambda _: terms[-1]
     await answered(fleet, 1)
-    traffic = fleet.traffic()
-    first = traffic.policy
+    served = fleet.served()
+    first = served.policy
     terms.append(Terms("round-robin", Constraints(regions=frozenset({"us"})), is_hedged=False))
     fleet.routing.take_rules(RoutingRules())
-    assert (traffic.policy.name, traffic.hedging.is_enabled) == ("round-robin", False)
-    explanation = fleet.routing.explain(M, V1, NO_WISHES)
+    assert (served.policy.name, served.hedging.is_enabled) == ("round-robin", False)
+    explanation = fleet.routing.explain(M, V1, NO_OPTIONS)
     assert (explanation.policy, explanation.chosen) == ("round-robin", ())
-    assert explanation.candidates[0].refusal == "region eu is not us"
-    assert fleet.routing.explain(M, V1, Wishes(policy=InOrder.name)).policy == InOrder.name
+    assert explanation.endpoints[0].refusal == "region eu is not us"
+    assert fleet.routing.explain(M, V1, RoutingOptions(policy=InOrder.name)).policy == InOrder.name
     terms.append(terms[0])
     fleet.routing.take_rules(RoutingRules())
-    assert traffic.policy is first  # what it knows is kept
-    assert traffic.hedging.is_enabled
+    assert served.policy is first  # what it knows is kept
+    assert served.hedging.is_enabled
     await answered(fleet, 1)
 
 

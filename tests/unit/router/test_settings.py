@@ -12,7 +12,7 @@ from capamesh.router.settings import RouterSettings
 SETTINGS = RouterSettings(Path("data"))
 
 
-def test_nothing_listens_beyond_this_machine_unless_told_to() -> None:
+def test_nothing_listens_beyond_this_machine_unless_reported_to() -> None:
     assert {SETTINGS.http_host, SETTINGS.mesh_host, SETTINGS.link_host} == {"127.0.0.1"}
     assert SETTINGS.advertised_host == ""
     assert not SETTINGS.use_mdns

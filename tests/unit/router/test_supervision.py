@@ -4,7 +4,7 @@ from typing import Any
 
 from fleet_fakes import NullLog
 
-from capamesh.router.supervision import LOG_EVERY_S, Turns
+from capamesh.router.supervision import LOG_EVERY_S, Supervisor
 from capamesh.router.telemetry import Telemetry
 
 
@@ -12,7 +12,7 @@ def test_a_loop_that_crashes_at_each_turn_is_written_down_once_a_minute_and_coun
     None
 ):
     log, telemetry, now_s = NullLog(), Telemetry(), 100.0
-    turns = Turns(telemetry, log, clock=lambda: now_s)  # type: ignore[arg-type]  # it takes every event
+    supervisor = Supervisor(telemetry, log, clock=lambda: now_s)  # type: ignore[arg-type]  # it takes every event
     done: list[str] = []
 
     def bug() -> Any:
@@ -20,12 +20,12 @@ def test_a_loop_that_crashes_at_each_turn_is_written_down_once_a_minute_and_coun
         raise KeyError("m")
 
     for _ in range(5):
-        turns.do("judge", bug)
-    turns.do("reprobe", bug)
-    turns.do("reprobe", lambda: done.append("well"))
+        supervisor.do("judge", bug)
+    supervisor.do("reprobe", bug)
+    supervisor.do("reprobe", lambda: done.append("well"))
     assert log.events == ["turn_crashed", "turn_crashed"]  # one of each loop
     now_s += LOG_EVERY_S
-    turns.do("judge", bug)
+    supervisor.do("judge", bug)
     assert log.events == ["turn_crashed"] * 3
     assert done == ["began"] * 6 + ["well", "began"]
     text = telemetry.exposition().decode()

@@ -46,7 +46,7 @@ def test_what_is_watched_is_read_when_it_is_asked_for() -> None:
     assert "capamesh_nodes 3.0" in telemetry.exposition().decode().splitlines()
 
 
-def test_how_late_the_loop_is_and_what_it_took_of_the_processor_are_told_apart() -> None:
+def test_how_late_the_loop_is_and_what_it_took_of_the_processor_are_reported_apart() -> None:
     telemetry = Telemetry()
     telemetry.loop_beat(0.3, 0.04)
     telemetry.loop_beat(0.0, 0.1)

@@ -28,7 +28,7 @@ def arrived(seed: int, *, factor: float = 1.0) -> list[tuple[float, str, str]]:
         1000.0,
         5.0,
         events=events,
-        chance=random.Random(seed),
+        rng=random.Random(seed),
         arrive=lambda kind, key: seen.append((events.now_s, kind.name, key)),
     )
     arrivals.factor = factor

@@ -10,7 +10,7 @@ from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links import keeper as real_keeper
 from capamesh.protocol.links.link import LinkTimes
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.simulation import network as network_module
 from capamesh.simulation.events import Events
 from capamesh.simulation.network import Keeper, Network, SimLink
@@ -51,8 +51,8 @@ class Setting:
         self.events = Events()
         self.network = Network(spec, self.events, random.Random(seed))
         self.router, self.node = FakeRouter(self.events), FakeNode()
-        candidate = Candidate(PeerId("p"), "p:1")
-        self.keeper: Keeper = self.network.keep(self.router, self.node, candidate, ("eu", "us"))  # type: ignore[arg-type]
+        endpoint = Endpoint(PeerId("p"), "p:1")
+        self.keeper: Keeper = self.network.keep(self.router, self.node, endpoint, ("eu", "us"))  # type: ignore[arg-type]
         self.keeper.connect()
         assert self.keeper.link is not None
         self.link = self.keeper.link

@@ -11,7 +11,7 @@ from capamesh.node.scheduling import runner
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, RunFailed
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.simulation import model as model_module
 from capamesh.simulation.events import Events
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
@@ -57,7 +57,7 @@ class Caller:
     def failed_at_node(self, exchange: Exchange, error: CapameshError) -> None:
         self._note((exchange.attempt, error.code))
 
-    def load_told(self, probe: Probe, load: LoadReport) -> None:
+    def load_reported(self, probe: Probe, load: LoadReport) -> None:
         self.loads.append(load)
 
 
@@ -78,8 +78,8 @@ class Setting:
         spec = NetworkSpec(one_way_s=WAY_S, jitter=0.0)
         network = Network(spec, self.events, random.Random(1))
         self.caller = Caller(self.events)
-        candidate = Candidate(self.node.peer, "a:1")
-        self.keeper = network.keep(self.caller, self.node, candidate, ("local", "local"))  # type: ignore[arg-type]
+        endpoint = Endpoint(self.node.peer, "a:1")
+        self.keeper = network.keep(self.caller, self.node, endpoint, ("local", "local"))  # type: ignore[arg-type]
         self.keeper.connect()
         self.keeper.stop()
         assert self.keeper.link is not None
@@ -124,12 +124,12 @@ def test_a_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> Non
     here = Setting(short)
     asked = [here.ask() for _ in range(5)]
     here.events.run_until(WAY_S + 0.01)
-    engine = here.node.models["m"].engine
-    assert len(engine.running) == 2
+    batcher = here.node.models["m"].batcher
+    assert len(batcher.running) == 2
     here.node.withdrawn(asked[4])
     assert here.run()[1:] == [(0.633333, (n, 0.133333)) for n in (1, 2, 3)]
-    assert engine.is_idle
-    assert engine.meter.rows == 4
+    assert batcher.is_idle
+    assert batcher.meter.rows == 4
 
 
 def test_a_deadline_ends_what_waits_even_while_the_node_is_busy() -> None:

@@ -85,7 +85,7 @@ def test_shares_are_of_the_requests_and_goodput_is_of_what_was_possible() -> Non
     assert results.goodput_per_s == 100 / 60
 
 
-def test_kinds_and_moments_are_told_apart() -> None:
+def test_kinds_and_moments_are_reported_apart() -> None:
     results = recorded()
     assert [(k.name, k.requests, k.answered, k.p99_s) for k in results.kinds] == [
         ("a", 100, 100, 99 / 64),

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from capamesh.protocol.errors import ConfigError, DeadlineExceeded
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.attempt_events import Answered, Failed
-from capamesh.router.requests.attempts import Flight
+from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.exchange import SimRequest
 from capamesh.simulation.invariants import InvariantBroken
@@ -172,7 +172,7 @@ def test_an_unknown_policy_is_refused() -> None:
         run_scenario(SMALL, policy="luck", seed=1)
 
 
-def test_progress_is_told_to_the_end() -> None:
+def test_progress_is_reported_to_the_end() -> None:
     parts: list[float] = []
     simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1, progress=parts.append)
     assert parts == sorted(parts)
@@ -185,8 +185,8 @@ def test_progress_is_told_to_the_end() -> None:
 def test_a_counter_that_is_not_given_back_is_noticed() -> None:
     fleet = SimFleet(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
     fleet.events.run_until(0.5)
-    host: Host = fleet.routers[0].balancer.traffics()[0].hosts[0]
-    host.rif += 1
+    replica: Replica = fleet.routers[0].balancer.served_models()[0].replicas[0]
+    replica.rif += 1
     with pytest.raises(
         InvariantBroken, match="there must be none, but there are rif of hosts, router 0: 1"
     ):
@@ -194,16 +194,16 @@ def test_a_counter_that_is_not_given_back_is_noticed() -> None:
 
 
 def test_a_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(flight: Flight, *_: object) -> tuple[object, ...]:
+    def twice(attempts: RequestAttempts, *_: object) -> tuple[object, ...]:
         return (Answered(0), Failed(DeadlineExceeded("late")))
 
-    monkeypatch.setattr(Flight, "answered", twice)
+    monkeypatch.setattr(RequestAttempts, "answered", twice)
     with pytest.raises(InvariantBroken, match="has a second outcome: deadline_exceeded"):
         simulate(SMALL, policy="p2c", seed=1)
 
 
 def test_a_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Flight, "start", lambda flight, now_s: ())
+    monkeypatch.setattr(RequestAttempts, "start", lambda attempts, now_s: ())
     with pytest.raises(InvariantBroken, match="waits for ever"):
         simulate(replace(SMALL, duration_s=0.2), policy="p2c", seed=1)
 

@@ -81,7 +81,7 @@ async def _run(cluster: LocalCluster, *, as_json: bool) -> None:
 
 async def _watch(member: Member) -> None:
     await member.wait()
-    hint(f"A process died: {member.obituary()}")
+    hint(f"A process died: {member.exit_report()}")
 
 
 def _models_folder(models: Path | None) -> Path:

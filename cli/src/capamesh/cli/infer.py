@@ -126,9 +126,11 @@ def infer(
             routing=routing,
         )
     if as_json:
-        told = {"model": model, "version": answers.version, "node": answers.node}
+        reported = {"model": model, "version": answers.version, "node": answers.node}
         explained = {"explanation": answers.explanation} if explain else {}
-        print_json({**told, "outputs": [json_of(n, a) for n, a in answers.items()], **explained})
+        print_json(
+            {**reported, "outputs": [json_of(n, a) for n, a in answers.items()], **explained}
+        )
         return
     print_table(
         ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),

@@ -190,7 +190,7 @@ class LocalCluster:
             async with asyncio.timeout(START_LIMIT_S):
                 while not is_so(member.status()):
                     if not member.is_running:
-                        raise LocalError(member.obituary())
+                        raise LocalError(member.exit_report())
                     await asyncio.sleep(POLL_S)
         except TimeoutError as exc:
             raise LocalError(
@@ -201,7 +201,7 @@ class LocalCluster:
     def _check_living(self, count: int) -> None:
         dead = [member for member in self.members if not member.is_running]
         if not self.router.is_running or len(self.nodes) - len(dead) < count:
-            reports = "\n".join(member.obituary() for member in dead)
+            reports = "\n".join(member.exit_report() for member in dead)
             raise LocalError(
                 f"{count} nodes can never be routable: {reports or 'none was started'}"
             )

@@ -28,11 +28,15 @@ class Member:
     """A process started by `capamesh router run` or `capamesh node run`; it leads a session of its own."""
 
     def __init__(
-        self, name: str, data_folder: Path, process: asyncio.subprocess.Process, leash_fd: int
+        self,
+        name: str,
+        data_folder: Path,
+        process: asyncio.subprocess.Process,
+        parent_liveness_fd: int,
     ) -> None:
-        """Take over a started process; it stops when `leash_fd` is closed, as it is when this process dies."""
+        """Take over a started process; it stops when `parent_liveness_fd` is closed, as it is when this process dies."""
         self.name = name
-        self._leash_fd: int | None = leash_fd
+        self._leash_fd: int | None = parent_liveness_fd
         self.data_folder = data_folder
         self.log_file = data_folder / LOG_FILE
         self._process = process
@@ -50,7 +54,7 @@ class Member:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
         }
-        owner_fd, leash_fd = os.pipe()
+        owner_fd, parent_liveness_fd = os.pipe()
         try:
             with (data_folder / LOG_FILE).open("ab") as log, os.fdopen(owner_fd):
                 process = await asyncio.create_subprocess_exec(
@@ -65,7 +69,7 @@ class Member:
                     start_new_session=True,
                 )
         except BaseException:
-            os.close(leash_fd)
+            os.close(parent_liveness_fd)
             raise
         pipe = process.stdin
         assert pipe is not None  # noqa: S101 - asked for above
@@ -73,7 +77,7 @@ class Member:
         # What is written is flushed first. Nothing is awaited from the start on: a cancelled caller would
         # lose a running process.
         pipe.close()
-        return cls(name, data_folder, process, leash_fd)
+        return cls(name, data_folder, process, parent_liveness_fd)
 
     @property
     def pid(self) -> int:
@@ -125,7 +129,7 @@ class Member:
             lines = []
         return "\n".join(lines[-count:]) or "(its log is empty)"
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """Return how it ended and why: in its own words, or else the end of its log."""
         code = self._process.returncode
         how = f"exit status {code}" if code is None or code >= 0 else f"signal {-code}"

@@ -59,7 +59,7 @@ def issue_token(
     role = token.role
     invite = _invite_of(token)
     if as_json:
-        print_json(_told(token))
+        print_json(_reported(token))
         return
     print(token.encode())
     hint(
@@ -105,9 +105,9 @@ def renew_token(
         )
     replace_private(file, f"{token.encode()}\n".encode())
     if as_json:
-        told = _told(token)
-        del told["token"]
-        print_json({**told, "file": str(file), "replaced_invite": _invite_of(before)})
+        reported = _reported(token)
+        del reported["token"]
+        print_json({**reported, "file": str(file), "replaced_invite": _invite_of(before)})
         return
     hint(
         f"{file} now admits up to {_read(token).members} {role.value}s until {token.expires_at:%Y-%m-%d %H:%M} UTC, by the invite "
@@ -121,7 +121,7 @@ def _read_token(file: Path) -> str:
     return read_public(file, "the join token").decode("ascii", "replace")
 
 
-def _told(token: JoinToken) -> dict[str, object]:
+def _reported(token: JoinToken) -> dict[str, object]:
     return {
         "token": token.encode(),
         "role": token.role.value,
@@ -189,15 +189,15 @@ def rotate_key(folder: Path, router: str | None, *, is_retiring: bool, as_json: 
     else:
         owner, number = owner.rotated(now), number + 1
         kept = owner.save_rotated(folder)
-    told = owner.revoke(current, is_retiring=is_retiring, now=now)
-    told.save(folder)
-    held = None if router is None else _hand_over(told, folder, router)
+    reported = owner.revoke(current, is_retiring=is_retiring, now=now)
+    reported.save(folder)
+    held = None if router is None else _hand_over(reported, folder, router)
     fields = {
         "network_id": owner.network_id,
         "key": number + 1,
-        "oldest_key": told.oldest_key + 1,
+        "oldest_key": reported.oldest_key + 1,
         "old_key_file": None if kept is None else str(kept),
-        "version": told.version,
+        "version": reported.version,
         "router": router,
         "router_version": None if held is None else held.version,
         "is_kept_by_router": None if held is None else held.is_kept,

@@ -12,7 +12,7 @@ import uvloop
 from capamesh.cli.quick_imports import quick_imports
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.protocol.descriptors import raise_descriptor_limit
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.logs import configure_logs
 from capamesh.router.settings import RouterSettings
 
@@ -23,7 +23,7 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
-    spare_what_is_loaded()
+    freeze_loaded_objects()
 
     async def serve() -> None:
         _stop_with(owner_fd)
@@ -39,7 +39,7 @@ def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
-    spare_what_is_loaded()
+    freeze_loaded_objects()
 
     async def serve() -> None:
         _stop_with(owner_fd)

@@ -22,19 +22,19 @@ def show_status(folder: Path, role: str, *, as_json: bool) -> None:
             f"{folder} is the home of a {status.get('role')}: ask capamesh {status.get('role')} status"
         )
     found = verdict(status, dt.datetime.now(dt.UTC))
-    told = {"state": found.state, "reason": found.reason}
+    reported = {"state": found.state, "reason": found.reason}
     if as_json:
         print_json(
             {
                 **status,
-                **told,
+                **reported,
                 "last_state": status.get("state"),
                 "is_ready": found.exit_status == READY,
             }
         )
     else:
         tables = {key: status.pop(key, []) for key in ("workers", "models")}
-        print_fields({**status, **told, "state": _state_text(found.state, status)})
+        print_fields({**status, **reported, "state": _state_text(found.state, status)})
         _print_workers(tables["workers"])
         _print_models(tables["models"])
     if found.exit_status != READY:

@@ -10,9 +10,9 @@ from capamesh.client.asks import CutOff, Unreachable
 from capamesh.protocol.errors import (
     CapameshError,
     ConfigError,
-    NobodyFits,
-    NoCandidate,
+    NoEndpoint,
     ShutOut,
+    Unsatisfiable,
 )
 
 COOL_DOWN_S = 10.0
@@ -69,9 +69,9 @@ def is_for_another(error: CapameshError, *, is_repeatable: bool) -> bool:
     reaches no node. Where the connection broke in the middle only if the request may run twice.
     """
     match error:
-        case NobodyFits():
+        case Unsatisfiable():
             return False
-        case Unreachable() | ShutOut() | NoCandidate():
+        case Unreachable() | ShutOut() | NoEndpoint():
             return True
         case CutOff():
             return is_repeatable

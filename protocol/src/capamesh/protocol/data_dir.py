@@ -60,7 +60,7 @@ STATUS_SPARE_BYTES = 1024
 """Guess: longer addresses and reasons."""
 
 
-class MemberHome:
+class DataDir:
     """One folder, used by one running member at a time.
 
     A disk that is full or a file that is damaged keeps no member from serving: what can be had again, from the token,

@@ -147,7 +147,7 @@ class SequenceLost(PeerError):
     is_retryable = False
 
 
-class NoCandidate(PeerError):
+class NoEndpoint(PeerError):
     """Peers host the model, but none can be reached now."""
 
     code = "no_candidate"
@@ -158,13 +158,13 @@ class NoCandidate(PeerError):
         """When one may be reached again; 0 when that is not known."""
 
 
-class NobodyFits(NoCandidate):
+class Unsatisfiable(NoEndpoint):
     """Peers host the model, but none may have the request, as it or the operator asks; to wait does not help."""
 
     code = "nobody_fits"
 
 
-class ShutOut(NoCandidate):
+class ShutOut(NoEndpoint):
     """The router's own membership has ended, so that no node takes anything from it; another router may do better."""
 
     code = "shut_out"
@@ -248,7 +248,7 @@ def from_wire(code: str, message: str, retry_after_s: float = 0.0) -> CapameshEr
     """
     message = plain(message)
     kind = _BY_CODE.get(code, PeerError)
-    if issubclass(kind, Overloaded | NoCandidate):
+    if issubclass(kind, Overloaded | NoEndpoint):
         return kind(message, retry_after_s)
     if kind is AdvertRejected or not issubclass(kind, ClientError | PeerError):
         kind = PeerError  # what is local to the peer is, seen from here, the peer's fault

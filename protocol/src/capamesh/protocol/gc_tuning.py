@@ -8,7 +8,7 @@ THRESHOLDS = (10_000, 20, 50)
 """Ten times fewer collections than by default: a request leaves few cycles behind (measured: no slower)."""
 
 
-def spare_what_is_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Take all objects there are out of the collector's sight; called by a `__main__` once all is imported.
 
     A full collection otherwise walks every module's objects, again and again, while requests wait

@@ -15,7 +15,7 @@ from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.data_dir import MemberHome
+    from capamesh.protocol.data_dir import DataDir
     from capamesh.protocol.network import Membership, NetworkTrust
     from capamesh.protocol.token_file import TokenFile
 
@@ -28,7 +28,7 @@ class MembershipUpkeep:
 
     def __init__(
         self,
-        home: MemberHome,
+        home: DataDir,
         membership: Membership,
         trust: NetworkTrust,
         *,

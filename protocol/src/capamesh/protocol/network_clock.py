@@ -176,15 +176,15 @@ class ClockNotice:
     """Tells once that the clock is wrong, again when it is wrong by something else, and once that it is right."""
 
     def __init__(self) -> None:
-        self._told_ahead_s = 0.0
+        self._reported_ahead_s = 0.0
         """By how much it was told to be wrong; 0: it is right."""
 
     def about(self, skew: Skew | None) -> Notice | None:
         """Return what has changed since the last time."""
         ahead_s = skew.ahead_s if skew is not None and skew.is_wrong else 0.0
-        if abs(ahead_s - self._told_ahead_s) <= WRONG_S:  # what is wrong is so by more
+        if abs(ahead_s - self._reported_ahead_s) <= WRONG_S:  # what is wrong is so by more
             return None
-        self._told_ahead_s = ahead_s
+        self._reported_ahead_s = ahead_s
         return Notice(
             "clock_is_wrong" if ahead_s else "clock_is_right", not ahead_s, clock_fields(skew)
         )

@@ -1,1 +1,1 @@
-"""The router: hears which nodes host which model and sends each request to a healthy one."""
+"""The router: hears which nodes replica which model and sends each request to a healthy one."""

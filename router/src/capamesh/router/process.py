@@ -30,7 +30,7 @@ from capamesh.protocol.adverts import (
     router_to_body,
     seal,
 )
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import (
     AdvertRejected,
     ConfigError,
@@ -41,7 +41,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.receive_budget import ReceiveBudget
-from capamesh.protocol.links.transport import LinkEndpoint
+from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
@@ -63,7 +63,7 @@ from capamesh.router.fleet.links import LinkPool
 from capamesh.router.fleet.mesh_clock import MeshClock
 from capamesh.router.fleet.node_addresses import addresses_within
 from capamesh.router.fleet.notices import Notices
-from capamesh.router.fleet.overrides import Holds
+from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.ownership_keeper import OwnerKeeper
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.admin_fleet import FleetApi
@@ -77,7 +77,7 @@ from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules import RoutingRules, read_rules
-from capamesh.router.supervision import Turns
+from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.protocol.network import Membership
     from capamesh.protocol.network_clock import Skew
-    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.settings import RouterSettings
 
 ADVERT_EVERY_S = 10.0
@@ -96,7 +96,7 @@ ADVERT_EVERY_S = 10.0
 REPROBE_EVERY_S = 0.05
 """How often those that failed may be asked for a sign of life (guess: the first is due after as long)."""
 JUDGE_EVERY_S = 1.0
-"""How often hosts are compared with one another (guess: half the time in which an outlier is found)."""
+"""How often replicas are compared with one another (guess: half the time in which an outlier is found)."""
 LAST_FLEET_FILE = "fleet.bin"
 KEEP_FLEET_S = 1.0
 """How soon a change of the fleet is written down (guess: nodes come and go seldom, and a second of it is heard anew)."""
@@ -127,7 +127,7 @@ class Router:
         self._log = log
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._rules = _rules_in(settings.rules_file)
-        self._home = MemberHome(settings.data_folder, log)
+        self._home = DataDir(settings.data_folder, log)
         self._home.lock()
         self._membership = self._home.membership(
             settings.token, Role.ROUTER, dt.datetime.now(dt.UTC)
@@ -136,7 +136,7 @@ class Router:
         self._operator_key = OperatorKey.create(settings.data_folder)
         if not self._operator_key.is_kept:
             log.warning("operator_key_not_kept", folder=str(settings.data_folder))
-        self._holds = Holds()
+        self._overrides = Overrides()
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
         self._upkeep = MembershipUpkeep(
@@ -169,7 +169,7 @@ class Router:
         )
         self._clock = MeshClock(time.monotonic())
         self._telemetry = Telemetry()
-        self._turns = Turns(self._telemetry, log, clock=time.monotonic)
+        self._supervisor = Supervisor(self._telemetry, log, clock=time.monotonic)
         self._mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         self._link_host = advertised_host(settings.link_host, settings.advertised_host)
         innermost = (
@@ -184,7 +184,7 @@ class Router:
             answers_bytes_of(settings.limits.max_message_bytes, settings.answer_budget_bytes)
         )
         self._pool = LinkPool(
-            LinkEndpoint(
+            LinkTransport(
                 self._membership,
                 settings.data_folder,
                 agent_version=package_version("capamesh"),
@@ -217,11 +217,11 @@ class Router:
             owners=self._owners.owners,
         )
         self._owners.fleet = self._fleet
-        chance = random.Random()  # noqa: S311 - load balancing
+        rng = random.Random()  # noqa: S311 - load balancing
         self._balancer = Balancer(
             self._fleet,
-            make_policy=lambda name: make_policy(name, chance),
-            chance=chance,
+            make_policy=lambda name: make_policy(name, rng),
+            rng=rng,
             rules=self._terms_of,
             invite_of=self._hearing.quotas.invite_of,
         )
@@ -236,7 +236,7 @@ class Router:
                 telemetry=self._telemetry,
             ),
             self._rules,
-            chance=chance,
+            rng=rng,
             clock=time.monotonic,
         )
         self._inference = Inference(
@@ -258,7 +258,7 @@ class Router:
         self._is_news = asyncio.Event()
         self._state = "starting"
         """Of its own life; while it is serving, `_standing` says more."""
-        self._told_state = ""
+        self._reported_state = ""
         self._http_address = ""
 
     async def run(self) -> None:
@@ -384,7 +384,7 @@ class Router:
         self._telemetry.watch(
             "capamesh_requests_in_flight",
             "Requests that nodes have not answered yet",
-            lambda: sum(candidate.rif for candidate in fleet.candidates()),
+            lambda: sum(endpoint.rif for endpoint in fleet.endpoints()),
         )
         self._telemetry.watch(
             "capamesh_open_requests",
@@ -404,7 +404,7 @@ class Router:
         inference = InferenceApi(
             self._inference,
             arrival_s=settings.arrival_s,
-            is_ready=lambda: any(candidate.is_usable for candidate in fleet.candidates()),
+            is_ready=lambda: any(endpoint.is_usable for endpoint in fleet.endpoints()),
         )
         pages = FleetApi(
             fleet,
@@ -412,12 +412,12 @@ class Router:
             self._telemetry,
             revoke=self._revoke,
             arrival_s=settings.arrival_s,
-            holds=self._holds,
+            overrides=self._overrides,
         )
         routing = RoutingApi(
             fleet,
             self._routing,
-            self._holds,
+            self._overrides,
             self._operator_key,
             self._log,
             arrival_s=settings.arrival_s,
@@ -436,14 +436,16 @@ class Router:
     async def _serve_http(self, front: Front) -> None:
         settings = self._settings
         try:
-            host, port = await front.listen(settings.http_host, settings.http_port)
+            replica, port = await front.listen(settings.http_host, settings.http_port)
         except OSError as exc:
             raise ConfigError(
                 f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
                 f"{listen_reason(exc)}; give another --http"
             ) from exc
-        self._http_address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        if inside_of(host) is not Inside.LOOPBACK:
+        self._http_address = (
+            f"http://[{replica}]:{port}" if ":" in replica else f"http://{replica}:{port}"
+        )
+        if inside_of(replica) is not Inside.LOOPBACK:
             self._log.warning(
                 "http_open_to_strangers", http=self._http_address, **OPEN_TO_STRANGERS
             )
@@ -451,7 +453,7 @@ class Router:
     # routing
 
     def _hung_up(self) -> None:
-        self._turns.do("membership", self._look_after_membership)
+        self._supervisor.do("membership", self._look_after_membership)
         if self._settings.rules_file is not None:
             self._reload(self._settings.rules_file)
 
@@ -481,15 +483,15 @@ class Router:
             rules.is_retried,
         )
 
-    def _linked(self, candidate: Candidate) -> None:
+    def _linked(self, endpoint: Endpoint) -> None:
         """Learn of a node that can be reached now how busy it is, and how far away."""
         now_s = time.monotonic()
-        self._balancer.linked(candidate, now_s)
-        self._routing.reached(candidate.peer)
-        self._prober.ask(self._fleet.hosts_at(candidate))
+        self._balancer.linked(endpoint, now_s)
+        self._routing.reached(endpoint.peer)
+        self._prober.ask(self._fleet.replicas_at(endpoint))
 
-    def _unlinked(self, candidate: Candidate) -> None:
-        self._balancer.unlinked(candidate, time.monotonic())
+    def _unlinked(self, endpoint: Endpoint) -> None:
+        self._balancer.unlinked(endpoint, time.monotonic())
 
     async def _watch(self) -> None:
         """Look after those that are not well, and judge all of them now and then."""
@@ -497,10 +499,10 @@ class Router:
         try:
             while True:
                 await asyncio.sleep(REPROBE_EVERY_S)
-                self._turns.do("reprobe", self._reprobe)
+                self._supervisor.do("reprobe", self._reprobe)
                 if time.monotonic() - judged_s >= JUDGE_EVERY_S:
                     judged_s = time.monotonic()
-                    self._turns.do("judge", self._judge)
+                    self._supervisor.do("judge", self._judge)
         finally:
             self._prober.close()
 
@@ -556,8 +558,8 @@ class Router:
         self._apply(changes)
         if peer in self._hearing.members:
             self._last_fleet.heard(peer, raw, is_news=bool(changes))
-        for candidate in self._fleet.candidates_of(peer):
-            self._pool.hurry(candidate, is_changed=bool(changes))
+        for endpoint in self._fleet.endpoints_of(peer):
+            self._pool.hurry(endpoint, is_changed=bool(changes))
 
     # the last fleet
 
@@ -618,36 +620,36 @@ class Router:
         for change in changes:
             match change:
                 case Joined(advert):
-                    self._holds.apply(self._fleet, advert.peer, time.monotonic())
+                    self._overrides.apply(self._fleet, advert.peer, time.monotonic())
                     names = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", peer=advert.peer, models=names)
                 case Left(peer, reason):
                     self._last_fleet.left(peer)
                     self._log.info("node_left", peer=peer, reason=reason.value)
                 case Changed(advert):
-                    self._holds.apply(self._fleet, advert.peer, time.monotonic())
+                    self._overrides.apply(self._fleet, advert.peer, time.monotonic())
                     self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
                 case _:
                     pass
         self._routing.heard(changes)
 
-    def _visited(self, candidate: Candidate) -> None:
-        self._fleet.visit(candidate)
-        self._holds.apply(self._fleet, candidate.peer, time.monotonic())
+    def _visited(self, endpoint: Endpoint) -> None:
+        self._fleet.visit(endpoint)
+        self._overrides.apply(self._fleet, endpoint.peer, time.monotonic())
 
-    def _visitor_left(self, candidate: Candidate) -> None:
-        self._fleet.leave(candidate)
+    def _visitor_left(self, endpoint: Endpoint) -> None:
+        self._fleet.leave(endpoint)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._turns.do("members", self._miss)
-            self._turns.do("status", self._tell_change)
+            self._supervisor.do("members", self._miss)
+            self._supervisor.do("status", self._tell_change)
 
     async def _beat(self) -> None:
         """Look after this router's own membership, and let its status show that it lives."""
         while True:
-            self._turns.do("membership", self._look_after_membership)
+            self._supervisor.do("membership", self._look_after_membership)
             await asyncio.sleep(HEARTBEAT_S)
 
     def _look_after_membership(self) -> None:
@@ -678,11 +680,11 @@ class Router:
 
     def _tell_change(self) -> None:
         self._close_or_open()
-        if self._standing()[0] != self._told_state:
+        if self._standing()[0] != self._reported_state:
             self._write_status()
 
     def _has_usable(self) -> bool:
-        return any(candidate.is_usable for candidate in self._fleet.candidates())
+        return any(endpoint.is_usable for endpoint in self._fleet.endpoints())
 
     def _standing(self) -> tuple[str, str]:
         """Return the state that a status shows, and the reason for people; see `member_status`."""
@@ -713,15 +715,15 @@ class Router:
         return self._hearing.clock.skew(time.time_ns() // 1_000_000, time.monotonic())
 
     def _listening(self, port: int) -> None:
-        host = self._link_host
-        self._link_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        replica = self._link_host
+        self._link_address = f"[{replica}]:{port}" if ":" in replica else f"{replica}:{port}"
         self._has_links.set()
         self._is_news.set()
 
     async def _announce(self) -> None:
         while True:
             self._is_news.clear()
-            self._turns.do("announce", self._say)
+            self._supervisor.do("announce", self._say)
             try:
                 async with asyncio.timeout(ADVERT_EVERY_S):
                     await self._is_news.wait()
@@ -794,7 +796,7 @@ class Router:
 
     def _write_status(self) -> None:
         state, reason = self._standing()
-        self._told_state = state
+        self._reported_state = state
         self._home.write_status(
             {
                 "role": "router",

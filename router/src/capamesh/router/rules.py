@@ -62,7 +62,7 @@ class ModelRules:
     tenants: tuple[tuple[str, float], ...] = ()
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
     digests: tuple[tuple[ModelVersion, str], ...] = ()
-    """The digest that each version must have: nodes that host another file under it are not asked."""
+    """The digest that each version must have: nodes that replica another file under it are not asked."""
     publishers: tuple[str, ...] | None = None
     """Only files that one of them has signed are served, given as peer ids; None: those of the network may sign."""
 

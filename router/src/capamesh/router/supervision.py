@@ -15,7 +15,7 @@ LOG_EVERY_S = 60.0
 """One that crashes at each turn is written down so often (guess: to be seen, and to fill no disk)."""
 
 
-class Turns:
+class Supervisor:
     """The turns of one router's loops: each is done, or logged and counted, and the next comes in any case."""
 
     def __init__(

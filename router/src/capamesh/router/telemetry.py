@@ -111,7 +111,7 @@ class Telemetry:
         latencies.seconds += seconds
 
     def refused(self, model: ModelName, error: CapameshError, *, is_known: bool) -> None:
-        """A request was answered with an error. A model nobody hosts is not named: anyone can invent names."""
+        """A request was answered with an error. A model nobody replicas is not named: anyone can invent names."""
         refused, labels = self._requests.refused, (model if is_known else "", error.code)
         refused[labels] = refused.get(labels, 0) + 1
 

@@ -26,7 +26,7 @@ class Arrivals:
         until_s: float,
         *,
         events: Events,
-        chance: random.Random,
+        rng: random.Random,
         arrive: Callable[[RequestKind, str], None],
     ) -> None:
         self.factor = 1.0
@@ -36,7 +36,7 @@ class Arrivals:
         self._rate_per_s = rate_per_s
         self._until_s = until_s
         self._events = events
-        self._chance = chance
+        self._rng = rng
         self._arrive = arrive
 
     def __repr__(self) -> str:
@@ -44,19 +44,19 @@ class Arrivals:
 
     def start(self) -> None:
         """Let the first one come in time."""
-        gap_s = self._chance.expovariate(self._rate_per_s * self.factor)
+        gap_s = self._rng.expovariate(self._rate_per_s * self.factor)
         due_s = self._events.now_s + gap_s
         if due_s < self._until_s:
             self._events.at(due_s, self._next)
 
     def _next(self) -> None:
         self.start()
-        kinds, chance = self._kinds, self._chance
+        kinds, rng = self._kinds, self._rng
         # strictly below the last bound, so that a kind without a share at the end is never met
         kind = (
-            kinds[bisect(self._bounds, chance.random() * self._bounds[-1])]
+            kinds[bisect(self._bounds, rng.random() * self._bounds[-1])]
             if len(kinds) > 1
             else kinds[0]
         )
-        key = f"{kind.name}-{int(chance.random() * kind.keys)}" if kind.keys else ""
+        key = f"{kind.name}-{int(rng.random() * kind.keys)}" if kind.keys else ""
         self._arrive(kind, key)

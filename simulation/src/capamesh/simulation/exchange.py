@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capamesh.node.scheduling import Work
-    from capamesh.router.fleet.replica import Host
-    from capamesh.router.requests.attempts import Flight
+    from capamesh.node.scheduling import PendingRequest
+    from capamesh.router.fleet.replica import Replica
+    from capamesh.router.requests.attempts import RequestAttempts
     from capamesh.simulation.events import Timer
     from capamesh.simulation.model import SimModel
     from capamesh.simulation.network import SimLink
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class SimRequest:
     """A caller's request at its router. Compared by identity."""
 
-    __slots__ = ("arrived_s", "exchanges", "flight", "is_over", "kind", "timer", "timer_s")
+    __slots__ = ("arrived_s", "attempts", "exchanges", "is_over", "kind", "timer", "timer_s")
 
-    def __init__(self, kind: RequestKind, arrived_s: float, flight: Flight) -> None:
+    def __init__(self, kind: RequestKind, arrived_s: float, attempts: RequestAttempts) -> None:
         self.kind = kind
         self.arrived_s = arrived_s
-        self.flight = flight
+        self.attempts = attempts
         self.is_over = False
         self.exchanges: list[Exchange] = []
         """By attempt, in the order in which they were sent."""
@@ -36,17 +36,17 @@ class SimRequest:
 class Exchange:
     """One attempt: a request on a link and in a node. Compared by identity."""
 
-    __slots__ = ("attempt", "budget_s", "host", "link", "model", "request", "work")
+    __slots__ = ("attempt", "budget_s", "link", "model", "replica", "request", "work")
 
     def __init__(
-        self, request: SimRequest, attempt: int, host: Host, link: SimLink, budget_s: float
+        self, request: SimRequest, attempt: int, replica: Replica, link: SimLink, budget_s: float
     ) -> None:
         self.request = request
         self.attempt = attempt
-        self.host = host
+        self.replica = replica
         self.link = link
         self.budget_s = budget_s
-        self.work: Work | None = None
+        self.work: PendingRequest | None = None
         """At the node, from its acceptance on."""
         self.model: SimModel | None = None
 
@@ -57,13 +57,13 @@ class Exchange:
 class Probe:
     """A router's question for a load. Compared by identity."""
 
-    __slots__ = ("host", "is_over", "link", "sent_s")
+    __slots__ = ("is_over", "link", "replica", "sent_s")
 
-    def __init__(self, host: Host, link: SimLink, sent_s: float) -> None:
-        self.host = host
+    def __init__(self, replica: Replica, link: SimLink, sent_s: float) -> None:
+        self.replica = replica
         self.link = link
         self.sent_s = sent_s
         self.is_over = False
 
     def __repr__(self) -> str:
-        return f"Probe({self.host!r})"
+        return f"Probe({self.replica!r})"

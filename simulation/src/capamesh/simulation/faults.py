@@ -45,34 +45,34 @@ class Faults:
             for turn, node in enumerate(nodes):
                 self._at(fault, fault.at_s + turn * fault.stagger_s, node)
 
-    def plague(self, node: SimNode, antagonist: Antagonist, chance: random.Random) -> None:
+    def plague(self, node: SimNode, antagonist: Antagonist, rng: random.Random) -> None:
         """Give `node` its antagonist, if it is one of those that have one; at first as if it had long been so."""
-        if chance.random() >= antagonist.nodes_share or not antagonist.share:
+        if rng.random() >= antagonist.nodes_share or not antagonist.share:
             return
-        is_there = chance.random() < antagonist.share
+        is_there = rng.random() < antagonist.share
         mean_s = _mean_s(antagonist, is_there=is_there)
-        left = chance.random() if antagonist.rhythm is Rhythm.SQUARE else chance.expovariate(1.0)
-        self._phase(node, antagonist, chance, is_there, left * mean_s)
+        left = rng.random() if antagonist.rhythm is Rhythm.SQUARE else rng.expovariate(1.0)
+        self._phase(node, antagonist, rng, is_there, left * mean_s)
 
     def _turn(
-        self, node: SimNode, antagonist: Antagonist, chance: random.Random, is_there: bool
+        self, node: SimNode, antagonist: Antagonist, rng: random.Random, is_there: bool
     ) -> None:
         mean_s = _mean_s(antagonist, is_there=is_there)
-        whole = 1.0 if antagonist.rhythm is Rhythm.SQUARE else chance.expovariate(1.0)
-        self._phase(node, antagonist, chance, is_there, whole * mean_s)
+        whole = 1.0 if antagonist.rhythm is Rhythm.SQUARE else rng.expovariate(1.0)
+        self._phase(node, antagonist, rng, is_there, whole * mean_s)
 
     def _phase(
         self,
         node: SimNode,
         antagonist: Antagonist,
-        chance: random.Random,
+        rng: random.Random,
         is_there: bool,
         for_s: float,
     ) -> None:
         node.antagonist_factor = antagonist.factor if is_there else 1.0
         until_s = self._events.now_s + for_s
         if until_s < self._until_s and antagonist.share < 1:
-            self._events.at(until_s, self._turn, node, antagonist, chance, not is_there)
+            self._events.at(until_s, self._turn, node, antagonist, rng, not is_there)
 
     def _at(self, fault: Fault, at_s: float, node: SimNode | None) -> None:
         if at_s < self._until_s:

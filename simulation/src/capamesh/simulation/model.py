@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from capamesh.node.repository.rules import BatchingRules, Rules
-from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import Cancelled, RunFailed
@@ -47,66 +47,66 @@ class SimModel:
         self._ahead: Batch | None = None
         self._due_s = math.inf
         self._expire_s = math.inf
-        self.engine = self._new_engine()
+        self.batcher = self._new_engine()
         self._is_ahead_wanted = SHORT_S < profile.seconds_at(max(spec.batch_rows, 1)) <= AHEAD_S
-        self._told_of: Batch | None = None
+        self._reported_of: Batch | None = None
         self._load = LoadReport()
 
     def __repr__(self) -> str:
-        return f"SimModel({self.spec.name!r}, {self.engine!r})"
+        return f"SimModel({self.spec.name!r}, {self.batcher!r})"
 
     @property
     def is_busy(self) -> bool:
         """Whether some request is in flight here."""
-        return not self.engine.is_idle
+        return not self.batcher.is_idle
 
     def restart(self) -> None:
         """Forget everything: the process is another."""
-        self.engine = self._new_engine()
+        self.batcher = self._new_engine()
         self._ahead = None
         self._due_s = self._expire_s = math.inf
-        self._told_of = None
+        self._reported_of = None
 
-    def submit(self, work: Work) -> None:
-        """Accept or refuse `work`, as `ModelEngine.submit` does, and run what can be run."""
-        engine = self.engine
-        engine.submit(work, work.arrived_s)
-        self._watch(engine)
+    def submit(self, work: PendingRequest) -> None:
+        """Accept or refuse `work`, as `DynamicBatcher.submit` does, and run what can be run."""
+        batcher = self.batcher
+        batcher.submit(work, work.arrived_s)
+        self._watch(batcher)
         self.pump()
 
     def pump(self) -> None:
         """Start what can be started now."""
-        engine, now_s = self.engine, self._events.now_s
-        while (batch := engine.take(now_s)) is not None:
+        batcher, now_s = self.batcher, self._events.now_s
+        while (batch := batcher.take(now_s)) is not None:
             self._begin(batch, now_s)
         if (
             self._is_ahead_wanted
             and self._ahead is None
-            and engine.time.predicted_s(engine.plan.batch_rows) <= AHEAD_S
+            and batcher.time.predicted_s(batcher.plan.batch_rows) <= AHEAD_S
         ):
-            self._ahead = engine.take(now_s, is_ahead=True)
-        due_s = engine.due_s
+            self._ahead = batcher.take(now_s, is_ahead=True)
+        due_s = batcher.due_s
         if due_s < self._due_s:
             self._due_s = due_s
-            self._events.at(due_s, self._due, engine)
+            self._events.at(due_s, self._due, batcher)
 
     def load_after(self, batch: Batch | None) -> LoadReport:
         """Return the load as it is now: one report for all that ran together."""
-        if batch is None or batch is not self._told_of:
-            self._told_of = batch
+        if batch is None or batch is not self._reported_of:
+            self._reported_of = batch
             self._load = self.load()
         return self._load
 
     def load(self) -> LoadReport:
         """Return the load as it is now."""
-        return self.engine.load(
+        return self.batcher.load(
             free_bytes=FREE_BYTES, device_in_flight=self._node.device_in_flight()
         )
 
     def offer(self) -> ModelOffer:
         """Return what an advert says of it."""
         rows = max(self.spec.batch_rows, 1)
-        row_s = self.engine.time.expected_s(rows) / rows
+        row_s = self.batcher.time.expected_s(rows) / rows
         return ModelOffer(
             ModelName(self.spec.name),
             VERSION,
@@ -123,21 +123,21 @@ class SimModel:
 
     def _begin(self, batch: Batch, now_s: float) -> None:
         run_s = self._node.run_s(self._base_s(batch.rows))
-        self._events.at(now_s + run_s, self._ended, self.engine, batch, run_s, _ALL)
+        self._events.at(now_s + run_s, self._ended, self.batcher, batch, run_s, _ALL)
 
-    def _ended(self, engine: ModelEngine, batch: Batch, run_s: float, rows: int) -> None:
+    def _ended(self, batcher: DynamicBatcher, batch: Batch, run_s: float, rows: int) -> None:
         node = self._node
-        if engine is not self.engine:
+        if batcher is not self.batcher:
             return  # of a process that is no more
         if node.is_frozen:
-            node.later(self._ended, engine, batch, run_s, rows)
+            node.later(self._ended, batcher, batch, run_s, rows)
             return
         now_s = self._events.now_s
         run_s = max(run_s, now_s - batch.started_s)  # longer where the process stood still
-        results: list[Result] = [()] * len(batch.works)
+        results: list[Result] = [()] * len(batch.requests)
         if node.error_share:
-            results = [ILL if node.chance.random() < node.error_share else () for _ in results]
-        engine.finished(
+            results = [ILL if node.rng.random() < node.error_share else () for _ in results]
+        batcher.finished(
             batch,
             results,
             now_s,
@@ -157,45 +157,45 @@ class SimModel:
             return
         batch.started_s = now_s
         batch.has_begun = True
-        rows = sum(work.rows for work in batch.works if work.state is not WorkState.ENDED)
+        rows = sum(work.rows for work in batch.requests if work.state is not RequestState.ENDED)
         if rows == batch.rows:
             self._begin(batch, now_s)
         elif rows:
             run_s = self._node.run_s(self._base_s(rows))
-            self._events.at(now_s + run_s, self._ended, self.engine, batch, run_s, rows)
+            self._events.at(now_s + run_s, self._ended, self.batcher, batch, run_s, rows)
         else:
-            self.engine.finished(
+            self.batcher.finished(
                 batch,
-                [NOT_WANTED] * len(batch.works),
+                [NOT_WANTED] * len(batch.requests),
                 now_s,
                 run_s=0.0,
                 is_whole=False,
                 ran_rows=-1,
             )
 
-    def _due(self, engine: ModelEngine) -> None:
-        if engine is self.engine:
+    def _due(self, batcher: DynamicBatcher) -> None:
+        if batcher is self.batcher:
             self._due_s = math.inf
             if self._node.is_frozen:
                 self._node.later(self.pump)
             else:
                 self.pump()
 
-    def _watch(self, engine: ModelEngine) -> None:
-        due_s = engine.soonest_deadline_s
+    def _watch(self, batcher: DynamicBatcher) -> None:
+        due_s = batcher.soonest_deadline_s
         if due_s < self._expire_s:
             self._expire_s = due_s
-            self._events.at(due_s, self._expire, engine)
+            self._events.at(due_s, self._expire, batcher)
 
-    def _expire(self, engine: ModelEngine) -> None:
-        if engine is not self.engine:
+    def _expire(self, batcher: DynamicBatcher) -> None:
+        if batcher is not self.batcher:
             return
         if self._node.is_frozen:
-            self._node.later(self._expire, engine)
+            self._node.later(self._expire, batcher)
             return
         self._expire_s = math.inf
-        engine.expire(self._events.now_s)
-        self._watch(engine)
+        batcher.expire(self._events.now_s)
+        self._watch(batcher)
 
     def _base_s(self, rows: int) -> float:
         expected_s = self._expected_s.get(rows)
@@ -204,7 +204,7 @@ class SimModel:
             self._expected_s[rows] = expected_s
         return expected_s
 
-    def _new_engine(self) -> ModelEngine:
+    def _new_engine(self) -> DynamicBatcher:
         spec, slowness = self.spec, self._node.slowness
         plan = BatchPlan(_SPEC, _OUT, is_batching=bool(spec.batch_rows), batch_rows=spec.batch_rows)
         rules = Rules(
@@ -214,4 +214,4 @@ class SimModel:
             point._replace(seconds=point.seconds * slowness) for point in spec.profile.points
         )
         measured = ServiceProfile(points)
-        return ModelEngine(plan, rules, measured, max_in_flight=spec.max_in_flight)
+        return DynamicBatcher(plan, rules, measured, max_in_flight=spec.max_in_flight)

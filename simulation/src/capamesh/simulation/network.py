@@ -16,7 +16,7 @@ from capamesh.protocol.errors import LinkLost
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.simulation.events import Events, Timer
     from capamesh.simulation.exchange import Exchange, Probe
     from capamesh.simulation.scenario import NetworkSpec
@@ -68,11 +68,11 @@ class RouterEnd(Protocol):
     """What a link and a node tell a router."""
 
     def link_up(self, link: SimLink) -> None:
-        """A candidate can be reached."""
+        """An endpoint can be reached."""
         ...
 
     def link_down(self, link: SimLink, error: LinkLost) -> None:
-        """A candidate cannot be reached any more; `link.pending` will not be answered."""
+        """An endpoint cannot be reached any more; `link.pending` will not be answered."""
         ...
 
     def answered(self, exchange: Exchange, load: LoadReport, at_node_s: float) -> None:
@@ -83,7 +83,7 @@ class RouterEnd(Protocol):
         """A request was refused or failed."""
         ...
 
-    def load_told(self, probe: Probe, load: LoadReport) -> None:
+    def load_reported(self, probe: Probe, load: LoadReport) -> None:
         """A probe was answered."""
         ...
 
@@ -134,9 +134,9 @@ class SimLink:
         return self.is_up and not self.has_gone_away
 
     @property
-    def candidate(self) -> Candidate:
+    def endpoint(self) -> Endpoint:
         """The node as the router knows it."""
-        return self._keeper.candidate
+        return self._keeper.endpoint
 
     @property
     def round_trip_s(self) -> float:
@@ -213,7 +213,7 @@ class SimLink:
     def fall_silent(self) -> None:
         """The other side is not heard any more, by either end."""
         if self.is_up and self._silence is None:
-            patience_s = SILENT_S + PING_EVERY_S * self._keeper.chance.random()
+            patience_s = SILENT_S + PING_EVERY_S * self._keeper.rng.random()
             self._silence = self._events.timer(
                 self._events.now_s + patience_s, self.give_up, "silent for too long"
             )
@@ -231,7 +231,7 @@ class SimLink:
         self.speak()
         if self.is_up:
             self.is_up = False
-            error = LinkLost(f"the link to {self.candidate.peer} ended: {reason}")
+            error = LinkLost(f"the link to {self.endpoint.peer} ended: {reason}")
             error.is_sudden = is_sudden and not self.has_gone_away
             self._keeper.lost(self, error)
 
@@ -244,14 +244,14 @@ class Keeper:
         network: Network,
         router: RouterEnd,
         node: NodeEnd,
-        candidate: Candidate,
+        endpoint: Endpoint,
         regions: tuple[str, str],
     ) -> None:
         spec = network.spec
         self.router = router
         self.node = node
-        self.candidate = candidate
-        self.chance = network.chance
+        self.endpoint = endpoint
+        self.rng = network.rng
         self.is_wanted = True
         self.link: SimLink | None = None
         self.regions = frozenset(regions)
@@ -266,18 +266,16 @@ class Keeper:
         self._up_since_s = 0.0
 
     def __repr__(self) -> str:
-        return f"Keeper({self.candidate!r}, {self.link!r})"
+        return f"Keeper({self.endpoint!r}, {self.link!r})"
 
     def delay_s(self, size_bytes: int) -> float:
         """Return how long a message is on its way."""
         delay_s = self.base_s + size_bytes * self._second_per_byte
-        return (
-            delay_s + self.chance.expovariate(1.0) * self._jitter_s if self._jitter_s else delay_s
-        )
+        return delay_s + self.rng.expovariate(1.0) * self._jitter_s if self._jitter_s else delay_s
 
     def loses(self) -> bool:
         """Whether a message that was just sent is lost, and the link with it."""
-        return self._loss > 0 and self.chance.random() < self._loss
+        return self._loss > 0 and self.rng.random() < self._loss
 
     def connect(self) -> None:
         """Be up at once: as at the start."""
@@ -327,17 +325,17 @@ class Keeper:
     def _again(self, ran_s: float) -> None:
         self._dialling = None
         if self.is_wanted:
-            wait_s = self._backoff.failed(ran_s, self.chance.random())
+            wait_s = self._backoff.failed(ran_s, self.rng.random())
             self._dialling = self._events.timer(self._events.now_s + wait_s, self._dial)
 
 
 class Network:
     """All links."""
 
-    def __init__(self, spec: NetworkSpec, events: Events, chance: random.Random) -> None:
+    def __init__(self, spec: NetworkSpec, events: Events, rng: random.Random) -> None:
         self.spec = spec
         self.events = events
-        self.chance = chance
+        self.rng = rng
         self._keepers: list[Keeper] = []
         self._cut: dict[frozenset[str], int] = {}
 
@@ -345,10 +343,10 @@ class Network:
         return f"Network({len(self._keepers)} links)"
 
     def keep(
-        self, router: RouterEnd, node: NodeEnd, candidate: Candidate, regions: tuple[str, str]
+        self, router: RouterEnd, node: NodeEnd, endpoint: Endpoint, regions: tuple[str, str]
     ) -> Keeper:
         """Return the keeper of a new link between a router's and a node's region."""
-        keeper = Keeper(self, router, node, candidate, regions)
+        keeper = Keeper(self, router, node, endpoint, regions)
         self._keepers.append(keeper)
         return keeper
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.scheduling import Result, Work
+from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.protocol.adverts import Device, NodeAdvert
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import CapameshError
@@ -43,14 +43,14 @@ class SimNode:
         group: NodeGroup,
         models: tuple[ModelSpec, ...],
         events: Events,
-        chance: random.Random,
+        rng: random.Random,
         *,
         publish: Callable[[NodeAdvert], None],
     ) -> None:
         """Take part; `publish` brings an advert to the routers, in time."""
         self.index = index
         self.group = group
-        self.chance = chance
+        self.rng = rng
         self.slowness = group.slowness
         self.is_up = True
         self.is_frozen = False
@@ -90,14 +90,14 @@ class SimNode:
         """Return how long a run takes now that should take `expected_s` on this device."""
         run_s = expected_s * self.slow_factor * self.antagonist_factor
         if self._noise:
-            run_s *= math.exp(self.chance.gauss(self._noise_shift, self._noise))
+            run_s *= math.exp(self.rng.gauss(self._noise_shift, self._noise))
         return run_s
 
     def device_in_flight(self) -> int:
         """Return how many requests are in flight, of all models."""
         if self._only is not None:
-            return self._only.engine.in_flight
-        return sum(model.engine.in_flight for model in self.models.values())
+            return self._only.batcher.in_flight
+        return sum(model.batcher.in_flight for model in self.models.values())
 
     def later(self, do: Callable[..., None], *args: object) -> None:
         """Do it when the process goes on."""
@@ -126,10 +126,10 @@ class SimNode:
             self.later(self.requested, exchange)
             return
         kind = exchange.request.kind
-        if self.fast_error_share and self.chance.random() < self.fast_error_share:
+        if self.fast_error_share and self.rng.random() < self.fast_error_share:
             link.to_router(0, link.router.failed_at_node, exchange, ILL)
             return
-        if self.silent_share and self.chance.random() < self.silent_share:
+        if self.silent_share and self.rng.random() < self.silent_share:
             return
         now_s = self._events.now_s
         inputs = self._inputs.get(kind.rows)
@@ -138,7 +138,7 @@ class SimNode:
                 Tensor("x", Datatype.UINT8, (kind.rows, 1), bytes(kind.rows)),
             )
         exchange.model = model = self.models[kind.model]
-        exchange.work = work = Work(
+        exchange.work = work = PendingRequest(
             inputs,
             (),
             partial(self._done, exchange),
@@ -166,7 +166,7 @@ class SimNode:
         model, work = exchange.model, exchange.work
         exchange.work = None
         if model is not None and work is not None and self.is_up:
-            model.engine.cancel(work, self._events.now_s)
+            model.batcher.cancel(work, self._events.now_s)
             model.pump()
 
     def probed(self, probe: Probe) -> None:
@@ -177,10 +177,10 @@ class SimNode:
         if self.is_frozen:
             self.later(self.probed, probe)
             return
-        load = self.models[probe.host.offer.name].load()
-        link.to_router(0, link.router.load_told, probe, self._said(load))
+        load = self.models[probe.replica.offer.name].load()
+        link.to_router(0, link.router.load_reported, probe, self._said(load))
 
-    def _done(self, exchange: Exchange, work: Work, result: Result) -> None:
+    def _done(self, exchange: Exchange, work: PendingRequest, result: Result) -> None:
         link, model = exchange.link, exchange.model
         exchange.work = None
         if isinstance(result, CapameshError) or model is None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.router.policies import POLICIES
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.run import simulate
@@ -63,7 +63,7 @@ def compare(
         "spawn"
     )  # what the caller's threads hold must not be copied
     with ProcessPoolExecutor(
-        min(processes, len(jobs)), mp_context=context, initializer=spare_what_is_loaded
+        min(processes, len(jobs)), mp_context=context, initializer=freeze_loaded_objects
     ) as pool:
         futures = [pool.submit(_job, scenario, policy, seed) for policy, seed in jobs]
         try:

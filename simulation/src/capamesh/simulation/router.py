@@ -1,4 +1,4 @@
-"""A router in virtual time: the production balancer, flights and gate, with links that are simulated. Pure.
+"""A router in virtual time: the production balancer, flights and controller, with links that are simulated. Pure.
 
 What is left out: HTTP, copies of data, and the event loop's own time.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.admission.controller import Gate
+from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.served_model import Terms
@@ -23,7 +23,7 @@ from capamesh.router.policies import make_policy
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Send, Withdraw
 from capamesh.router.requests.attempt_events import Probe as AskForLife
-from capamesh.router.requests.attempts import Flight
+from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
 from capamesh.simulation.invariants import InvariantBroken
 from capamesh.simulation.results import OK
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.protocol.links.link import Link
-    from capamesh.router.fleet.endpoint import Candidate
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
     from capamesh.simulation.events import Events
     from capamesh.simulation.network import Keeper, Network, SimLink
     from capamesh.simulation.node import SimNode
@@ -62,16 +62,16 @@ class SimRouter:
         events: Events,
         network: Network,
         recorder: Recorder,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self.region = region
         self._nodes = nodes
         self._events = events
         self._network = network
         self._recorder = recorder
-        self._chance = chance
+        self._rng = rng
         self._keepers: dict[PeerId, Keeper] = {}
-        self._gates: dict[str, Gate] = {}
+        self._gates: dict[str, AdmissionController] = {}
         self._has_gate = has_gate
         self._shapes: dict[str, RequestShape] = {}
         self._probes: deque[Probe] = deque()
@@ -80,8 +80,8 @@ class SimRouter:
         self.fleet = FleetView(on_new=self._new, on_gone=self._gone)
         self.balancer = Balancer(
             self.fleet,
-            make_policy=lambda name: make_policy(name, chance),
-            chance=chance,
+            make_policy=lambda name: make_policy(name, rng),
+            rng=rng,
             rules=lambda _: terms,
         )
 
@@ -103,18 +103,18 @@ class SimRouter:
         self._keepers[advert.peer].hurry()
 
     def start(self, until_s: float) -> None:
-        """Probe the inhibited and judge the hosts now and then, until `until_s`."""
+        """Probe the inhibited and judge the replicas now and then, until `until_s`."""
         # not in step with the other routers
-        self._every(REPROBE_S, REPROBE_S * self._chance.random(), self._reprobe, until_s)
-        self._every(JUDGE_S, JUDGE_S * self._chance.random(), self._judge, until_s)
+        self._every(REPROBE_S, REPROBE_S * self._rng.random(), self._reprobe, until_s)
+        self._every(JUDGE_S, JUDGE_S * self._rng.random(), self._judge, until_s)
 
-    def _new(self, candidate: Candidate) -> None:
-        node = self._nodes[candidate.peer]
+    def _new(self, endpoint: Endpoint) -> None:
+        node = self._nodes[endpoint.peer]
         regions = (self.region, node.group.region)
-        self._keepers[candidate.peer] = self._network.keep(self, node, candidate, regions)
+        self._keepers[endpoint.peer] = self._network.keep(self, node, endpoint, regions)
 
-    def _gone(self, candidate: Candidate) -> None:
-        candidate.retire(self._keepers[candidate.peer].stop)
+    def _gone(self, endpoint: Endpoint) -> None:
+        endpoint.retire(self._keepers[endpoint.peer].stop)
 
     # requests
 
@@ -123,30 +123,30 @@ class SimRouter:
         now_s = self._events.now_s
         self._recorder.came(kind, now_s)
         model = ModelName(kind.model)
-        gate = self._gate(model) if self._has_gate else None
+        controller = self._controller(model) if self._has_gate else None
         try:
-            traffic = self.balancer.traffic(model, NEWEST)
-            if gate is not None:
-                gate.admit(kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s)
+            served = self.balancer.served(model, NEWEST)
+            if controller is not None:
+                controller.admit(kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s)
         except CapameshError as error:
             self._recorder.ended(kind, now_s, error.code, now_s)
             return
         deadline_s = now_s + kind.deadline_s
         half_bytes = kind.size_bytes - kind.size_bytes // 2
         shape = self._shape(kind, half_bytes, key)
-        flight = Flight(
-            traffic.desk(ANYWHERE, shape, deadline_s),
+        attempts = RequestAttempts(
+            served.picker(ANYWHERE, shape, deadline_s),
             deadline_s=deadline_s,
             size_bytes=half_bytes,
             is_safe=kind.is_safe,
             is_hedged=kind.is_hedged and not key,
         )
-        if gate is not None:
-            gate.entered(kind.tenant, now_s, is_urgent=kind.is_urgent)
-        request = SimRequest(kind, now_s, flight)
-        self._do(request, flight.start(now_s))
-        for host in traffic.probes(now_s):
-            self._probe(host)
+        if controller is not None:
+            controller.entered(kind.tenant, now_s, is_urgent=kind.is_urgent)
+        request = SimRequest(kind, now_s, attempts)
+        self._do(request, attempts.start(now_s))
+        for replica in served.probes(now_s):
+            self._probe(replica)
 
     def _shape(self, kind: RequestKind, size_bytes: int, key: str) -> RequestShape:
         if key:
@@ -162,7 +162,7 @@ class SimRouter:
         return shape
 
     def _do(self, request: SimRequest, actions: Sequence[Action]) -> None:
-        """Do what a flight says, and see to its next moment."""
+        """Do what a request says, and see to its next moment."""
         for action in actions:
             if isinstance(action, Send):
                 self._send(request, action)
@@ -171,14 +171,14 @@ class SimRouter:
             elif isinstance(action, Failed):
                 self._end(request, action.error.code)
             elif isinstance(action, AskForLife):
-                self._probe(action.host)
+                self._probe(action.replica)
             else:
                 self._withdraw(request, action)
         timer = request.timer
-        if request.flight.is_waiting:
+        if request.attempts.is_waiting:
             size_bytes = request.kind.size_bytes // 2
             self.balancer.links.add(request, lambda: self._linked(request), size_bytes)
-            if request.flight.awaits_life:
+            if request.attempts.awaits_life:
                 self.balancer.lives.add(request, lambda: self._linked(request))
         if request.is_over:
             self.balancer.links.remove(request)
@@ -188,7 +188,7 @@ class SimRouter:
             if timer is not None:
                 timer.cancel()
             return
-        due_s = request.flight.due_s
+        due_s = request.attempts.due_s
         if due_s == math.inf:
             raise InvariantBroken(f"{request!r} waits for ever")
         if timer is not None and request.timer_s <= due_s:
@@ -199,12 +199,12 @@ class SimRouter:
         request.timer = self._events.timer(due_s, self._tick, request)
 
     def _send(self, request: SimRequest, send: Send) -> None:
-        host = send.host
-        link = cast("SimLink | None", host.candidate.link)
+        replica = send.replica
+        link = cast("SimLink | None", replica.endpoint.link)
         if link is None or send.attempt != len(request.exchanges):
-            raise InvariantBroken(f"{request!r} is sent to {host!r}, attempt {send.attempt}")
-        budget_ms = host.candidate.network.budget_ms(send.budget_ms)
-        exchange = Exchange(request, send.attempt, host, link, budget_ms / 1000)
+            raise InvariantBroken(f"{request!r} is sent to {replica!r}, attempt {send.attempt}")
+        budget_ms = replica.endpoint.network.budget_ms(send.budget_ms)
+        exchange = Exchange(request, send.attempt, replica, link, budget_ms / 1000)
         request.exchanges.append(exchange)
         link.pending[exchange] = None
         self._recorder.sent(request.arrived_s, link.node.index, is_first=send.attempt == 0)
@@ -224,39 +224,41 @@ class SimRouter:
         kind = request.kind
         now_s = self._events.now_s
         self._recorder.ended(kind, request.arrived_s, code, now_s)
-        gate = self._gates.get(kind.model)
-        if gate is not None:
-            gate.left(kind.tenant, now_s, is_urgent=kind.is_urgent)
+        controller = self._gates.get(kind.model)
+        if controller is not None:
+            controller.left(kind.tenant, now_s, is_urgent=kind.is_urgent)
 
     def _tick(self, request: SimRequest) -> None:
         request.timer = None
-        self._do(request, request.flight.tick(self._events.now_s))
+        self._do(request, request.attempts.tick(self._events.now_s))
 
     def _linked(self, request: SimRequest) -> None:
-        self._do(request, request.flight.linked(self._events.now_s))
+        self._do(request, request.attempts.linked(self._events.now_s))
 
-    def _gate(self, model: ModelName) -> Gate:
-        gate = self._gates.get(model)
-        if gate is None:
-            traffic = self.balancer.traffic
-            gate = Gate(model, lambda: traffic(model, NEWEST).hosts, self._chance)
-            self._gates[model] = gate
-        self.balancer.traffic(model, NEWEST).is_full = lambda: gate.is_contested
-        return gate
+    def _controller(self, model: ModelName) -> AdmissionController:
+        controller = self._gates.get(model)
+        if controller is None:
+            served = self.balancer.served
+            controller = AdmissionController(
+                model, lambda: served(model, NEWEST).replicas, self._rng
+            )
+            self._gates[model] = controller
+        self.balancer.served(model, NEWEST).is_full = lambda: controller.is_contested
+        return controller
 
     # what comes over links: `RouterEnd`
 
     def link_up(self, link: SimLink) -> None:
-        """A candidate can be reached."""
-        candidate = link.candidate
-        candidate.link = cast("Link", link)
-        candidate.network.round_trip(link.round_trip_s)
-        self.balancer.linked(candidate, self._events.now_s)
+        """An endpoint can be reached."""
+        endpoint = link.endpoint
+        endpoint.link = cast("Link", link)
+        endpoint.network.round_trip(link.round_trip_s)
+        self.balancer.linked(endpoint, self._events.now_s)
 
     def link_down(self, link: SimLink, error: LinkLost) -> None:
-        """A candidate cannot be reached any more."""
-        link.candidate.link = None
-        self.balancer.unlinked(link.candidate, self._events.now_s)
+        """An endpoint cannot be reached any more."""
+        link.endpoint.link = None
+        self.balancer.unlinked(link.endpoint, self._events.now_s)
         pending = list(link.pending)
         link.pending.clear()
         for exchange in pending:
@@ -268,7 +270,7 @@ class SimRouter:
             exchange.link.pending.pop(exchange, None)
             request = exchange.request
             answer_bytes = request.kind.size_bytes // 2
-            actions = request.flight.answered(
+            actions = request.attempts.answered(
                 exchange.attempt, load, at_node_s, answer_bytes, self._events.now_s
             )
             if actions:
@@ -286,28 +288,28 @@ class SimRouter:
         if request.is_over:
             return
         now_s = self._events.now_s
-        gate = self._gates.get(request.kind.model)
-        if gate is not None and isinstance(error, Overloaded):
-            gate.refused(
-                exchange.host, error.retry_after_s, now_s, is_urgent=request.kind.is_urgent
+        controller = self._gates.get(request.kind.model)
+        if controller is not None and isinstance(error, Overloaded):
+            controller.refused(
+                exchange.replica, error.retry_after_s, now_s, is_urgent=request.kind.is_urgent
             )
-        self._do(request, request.flight.failed(exchange.attempt, error, now_s))
+        self._do(request, request.attempts.failed(exchange.attempt, error, now_s))
 
-    def load_told(self, probe: Probe, load: LoadReport) -> None:
+    def load_reported(self, probe: Probe, load: LoadReport) -> None:
         """A probe's reply has come."""
         if probe.link.is_up and not probe.is_over:
             probe.is_over = True
             now_s = self._events.now_s
-            self.balancer.probe_answered(probe.host, load, now_s - probe.sent_s, now_s)
+            self.balancer.probe_answered(probe.replica, load, now_s - probe.sent_s, now_s)
 
     # now and then
 
-    def _probe(self, host: Host) -> None:
-        link = cast("SimLink | None", host.candidate.link)
+    def _probe(self, replica: Replica) -> None:
+        link = cast("SimLink | None", replica.endpoint.link)
         if link is None:
             return
         now_s = self._events.now_s
-        probe = Probe(host, link, now_s)
+        probe = Probe(replica, link, now_s)
         self._probes.append(probe)
         self._recorder.probed(now_s)
         link.to_node(0, link.node.probed, probe)
@@ -319,9 +321,9 @@ class SimRouter:
             probe = probes.popleft()
             if not probe.is_over:
                 probe.is_over = True
-                self.balancer.probe_failed(probe.host, now_s)
-        for host in self.balancer.reprobes(now_s):
-            self._probe(host)
+                self.balancer.probe_failed(probe.replica, now_s)
+        for replica in self.balancer.reprobes(now_s):
+            self._probe(replica)
 
     def _judge(self) -> None:
         for verdict in self.balancer.tick(self._events.now_s):
@@ -342,13 +344,15 @@ class SimRouter:
 
     def counters(self) -> dict[str, int]:
         """Return all that counts requests under way, by name."""
-        candidates = list(self.fleet.candidates())
+        endpoints = list(self.fleet.endpoints())
         return {
-            "rif of candidates": sum(candidate.rif for candidate in candidates),
+            "rif of candidates": sum(endpoint.rif for endpoint in endpoints),
             "rif of hosts": sum(
-                abs(host.rif) for traffic in self.balancer.traffics() for host in traffic.hosts
+                abs(replica.rif)
+                for served in self.balancer.served_models()
+                for replica in served.replicas
             ),
             "waiting for a link": len(self.balancer.links),
             "waiting for a sign of life": len(self.balancer.lives),
-            "under way at gates": sum(gate.under_way for gate in self._gates.values()),
+            "under way at gates": sum(controller.under_way for controller in self._gates.values()),
         }

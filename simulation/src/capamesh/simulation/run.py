@@ -55,14 +55,14 @@ class SimFleet:
         self.recorder = Recorder(scenario)
         self._policy = policy
         self._seed = seed
-        self.network = Network(scenario.network, self.events, self._chance("network"))
+        self.network = Network(scenario.network, self.events, self._rng("network"))
         self.nodes = [
             SimNode(
                 index,
                 group,
                 scenario.models,
                 self.events,
-                self._chance(f"node {index}"),
+                self._rng(f"node {index}"),
                 publish=self._published,
             )
             for index, group in enumerate(
@@ -79,7 +79,7 @@ class SimFleet:
                 events=self.events,
                 network=self.network,
                 recorder=self.recorder,
-                chance=self._chance(f"router {index}"),
+                rng=self._rng(f"router {index}"),
             )
             for index in range(scenario.routers)
         ]
@@ -93,7 +93,7 @@ class SimFleet:
                 scenario.arrivals_per_s / scenario.routers,
                 scenario.duration_s,
                 events=self.events,
-                chance=self._chance(f"arrivals {index}"),
+                rng=self._rng(f"arrivals {index}"),
                 arrive=router.request,
             )
             arrivals.start()
@@ -108,8 +108,8 @@ class SimFleet:
         faults.plan(scenario.faults)
         for node in self.nodes:
             if node.group.antagonist is not None:
-                chance = self._chance(f"antagonist {node.index}")
-                faults.plague(node, node.group.antagonist, chance)
+                rng = self._rng(f"antagonist {node.index}")
+                faults.plague(node, node.group.antagonist, rng)
 
     def __repr__(self) -> str:
         return f"SimFleet({self.scenario.name!r}, {self._policy!r}, seed {self._seed}, {self.events!r})"
@@ -126,5 +126,5 @@ class SimFleet:
         for router in self.routers:
             self.events.at(due_s, router.heard, advert)
 
-    def _chance(self, of: str) -> random.Random:
+    def _rng(self, of: str) -> random.Random:
         return random.Random(f"{self._seed}/{of}")  # noqa: S311 - a simulation has no secrets

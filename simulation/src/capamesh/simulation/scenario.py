@@ -58,7 +58,7 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model that every node hosts."""
+    """A model that every node replicas."""
 
     name: str
     profile: ServiceProfile

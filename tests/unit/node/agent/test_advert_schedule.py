@@ -71,16 +71,16 @@ def test_the_largest_number_of_all_routers_counts_and_ages_out() -> None:
     assert schedule.publishing(1_400.0) == 10
 
 
-def test_a_longer_interval_is_kept_to_once_three_adverts_told_it_and_a_shorter_one_at_once() -> (
+def test_a_longer_interval_is_kept_to_once_three_adverts_reported_it_and_a_shorter_one_at_once() -> (
     None
 ):
     schedule = started()
     schedule.router_heard(router("R", 1_000), 1.0)
-    told: list[tuple[float, int]] = []
+    reported: list[tuple[float, int]] = []
     for _ in range(4):
         now_s = schedule.due_s
-        told.append((now_s, schedule.publishing(now_s)))
-    assert told == [(10.0, 100), (20.0, 100), (30.0, 100), (130.0, 100)]
+        reported.append((now_s, schedule.publishing(now_s)))
+    assert reported == [(10.0, 100), (20.0, 100), (30.0, 100), (130.0, 100)]
     shrunk_s = 130.0 + 700.0
     assert schedule.publishing(shrunk_s) == 10
     assert schedule.due_s == shrunk_s + 10.0
@@ -110,7 +110,7 @@ def test_of_changes_in_a_row_the_last_is_said_again() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "after_s"), [(0, 0.0), (100, 0.5), (1_000, 5.0), (10_000, 50.0)])
-def test_a_router_that_is_new_is_told_within_a_hundredth_second_for_each_node(
+def test_a_router_that_is_new_is_reported_within_a_hundredth_second_for_each_node(
     nodes: int, after_s: float
 ) -> None:
     schedule = started(nodes)
@@ -181,7 +181,7 @@ def test_routers_that_come_all_the_time_at_most_double_a_node_s_adverts(is_known
     assert len(schedule._newcomers._heard) <= MAX_ROUTERS
 
 
-def test_three_routers_restarted_one_after_the_other_are_told_soon_and_more_as_time_passes() -> (
+def test_three_routers_restarted_one_after_the_other_are_reported_soon_and_more_as_time_passes() -> (
     None
 ):
     schedule = started(1_000)
@@ -206,10 +206,10 @@ sizes = st.integers(0, 3_000)
     st.randoms(use_true_random=False),
 )
 def test_whatever_the_interval_does_one_loss_is_no_suspicion_and_two_no_expiry(
-    events: list[tuple[float, int, bool]], losses: list[int], chance: random.Random
+    events: list[tuple[float, int, bool]], losses: list[int], rng: random.Random
 ) -> None:
     """Of each word heard, as many that follow it are lost as `losses` says, over and over."""
-    schedule, fleet = AdvertSchedule(chance), FleetMembership()
+    schedule, fleet = AdvertSchedule(rng), FleetMembership()
     now_s, sent, missed, turn = 0.0, 0, 0, 0
     words = sorted(
         (sum(wait_s for wait_s, _, _ in events[: place + 1]), nodes, is_changed)

@@ -29,7 +29,7 @@ from capamesh.protocol.adverts import (
     router_to_body,
     seal,
 )
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 
@@ -88,7 +88,7 @@ class Published:
         return [round(at_s, 2) for at_s, _ in self.adverts]
 
     @property
-    def told_s(self) -> list[int]:
+    def reported_s(self) -> list[int]:
         return [said.interval_s for _, said in self.adverts]
 
 
@@ -98,7 +98,7 @@ Scenario = Callable[[NodeAgent, Published], Coroutine[Any, Any, None]]
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], Published]:
     """Return what runs a scenario beside an announcing agent, in virtual time."""
-    monkeypatch.setattr(MemberHome, "lock", lambda _: None)  # held to the process's end
+    monkeypatch.setattr(DataDir, "lock", lambda _: None)  # held to the process's end
     monkeypatch.setattr(agent_module.random, "Random", SteadyRandom)
     token = OWNER.invite(Role.NODE, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     (tmp_path / "models").mkdir()
@@ -131,7 +131,7 @@ def test_a_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
     published = play(scenario)
     # A new router is told within 10 s; three adverts tell 100 s before it is kept to.
     assert published.times_s == [0, 10, 15, 25, 35, 135, 235, 335]
-    assert published.told_s == [10, 10, 100, 100, 100, 100, 100, 100]
+    assert published.reported_s == [10, 10, 100, 100, 100, 100, 100, 100]
 
 
 def test_a_node_that_hears_of_no_number_advertises_every_10_s(
@@ -143,7 +143,7 @@ def test_a_node_that_hears_of_no_number_advertises_every_10_s(
 
     published = play(scenario)
     assert published.times_s == [0, 10, 20, 30, 40]
-    assert published.told_s == [10] * 5
+    assert published.reported_s == [10] * 5
 
 
 async def settle_at_100_s(agent: NodeAgent) -> ARouter:
@@ -171,7 +171,7 @@ def test_a_change_is_said_at_once_and_again_after_3_s(
     assert [len(said.models) for _, said in published.adverts] == [1, 1]
 
 
-def test_a_router_that_starts_anew_is_told_soon_and_one_that_does_so_all_the_time_is_not(
+def test_a_router_that_starts_anew_is_reported_soon_and_one_that_does_so_all_the_time_is_not(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, published: Published) -> None:
@@ -184,7 +184,7 @@ def test_a_router_that_starts_anew_is_told_soon_and_one_that_does_so_all_the_tim
 
     published = play(scenario)
     assert published.times_s[:3] == [145, 155, 165]
-    assert set(published.told_s) == {100}
+    assert set(published.reported_s) == {100}
     assert len(published.adverts) <= 2 * 600 / 100 + 3
 
 

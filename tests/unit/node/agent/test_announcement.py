@@ -26,12 +26,12 @@ def test_an_announcement_is_the_node_s_facts_and_its_workers_devices_and_models(
     )
     announcement.offered(1, advert("node", "h:2", models=[offer("n")]))
     announcement.offered(0, advert("node", "h:1", models=[offer("m")]))
-    told = announcement.advert(S)
-    assert [(one.index, one.data_addresses) for one in told.devices] == [
+    reported = announcement.advert(S)
+    assert [(one.index, one.data_addresses) for one in reported.devices] == [
         (0, ("h:1",)),
         (1, ("h:2",)),
     ]
-    assert [one.name for one in told.models] == ["m", "n"]
+    assert [one.name for one in reported.models] == ["m", "n"]
     assert announcement.workers == {0, 1}
     announcement.is_draining = True
     assert announcement.advert(S).is_draining
@@ -137,19 +137,19 @@ def test_whatever_workers_say_receivers_take_the_advert(
         if models is None:
             assert announcement.lost(worker, "x") == (known.pop(worker, None) is not None)
         else:
-            told = advert(
+            reported = advert(
                 "node",
                 f"h:{worker + 1}",
                 models=[offer(name, state=state) for name, state in models],
             )
-            is_news = announcement.offered(worker, told)
-            assert is_news == (known.get(worker) != told)
-            known[worker] = ever[worker] = told
+            is_news = announcement.offered(worker, reported)
+            assert is_news == (known.get(worker) != reported)
+            known[worker] = ever[worker] = reported
     advert_to_body(announcement.advert(S))
     assert announcement.workers == set(known)
     again = Announcement(FACTS)
-    for worker, told in sorted(ever.items(), reverse=True):
-        again.offered(worker, dataclasses.replace(told))
+    for worker, reported in sorted(ever.items(), reverse=True):
+        again.offered(worker, dataclasses.replace(reported))
         assert worker in known or again.lost(worker, "x")
     assert again.advert(S) == announcement.advert(S)
 

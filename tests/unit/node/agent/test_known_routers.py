@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, RoutersToDial
+from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, KnownRouters
 from capamesh.protocol.adverts import RouterAdvert, Sequence
 from capamesh.protocol.ids import PeerId
 
@@ -12,7 +12,7 @@ def router(peer: str, *addresses: str) -> RouterAdvert:
 
 
 def test_only_new_addresses_are_worth_telling() -> None:
-    routers = RoutersToDial()
+    routers = KnownRouters()
     assert not routers
     assert routers.heard(router("R", "r:1"), 0.0)
     assert not routers.heard(router("R", "r:1"), 10.0)
@@ -21,7 +21,7 @@ def test_only_new_addresses_are_worth_telling() -> None:
 
 
 def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
-    routers = RoutersToDial()
+    routers = KnownRouters()
     routers.heard(router("R", "r:1"), 0.0)
     routers.heard(router("S", "s:1"), 500.0)
     assert not routers.heard(router("S", "s:1"), 600.0)
@@ -30,7 +30,7 @@ def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
 
 
 def test_the_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
-    routers = RoutersToDial()
+    routers = KnownRouters()
     many = tuple(f"r:{port}" for port in range(1, 65))
     for number in range(MAX_ROUTERS):
         assert routers.heard(router(f"R{number}", *many), 0.0)

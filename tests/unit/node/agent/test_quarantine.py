@@ -243,9 +243,9 @@ def test_a_reason_names_a_few_companions() -> None:
     marks = [loading(name) for name in "abcdefgh"]
     record.die(*marks)
     record.die(*marks)
-    told = record.die(*marks)
-    assert len(told) == 8
-    assert told[0].startswith("a/1, or b/1, c/1, d/1 … beside it, ended its worker")
+    reported = record.die(*marks)
+    assert len(reported) == 8
+    assert reported[0].startswith("a/1, or b/1, c/1, d/1 … beside it, ended its worker")
 
 
 @pytest.mark.parametrize(("lived_s", "held_s"), [(GOOD_LIFE_S - 1, HOLD_S), (GOOD_LIFE_S, 0)])

@@ -13,10 +13,10 @@ from fleet_fakes import NullLog, advert, offer
 from capamesh.node.agent.metrics.totals import Histogram
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import models_status, worker_status
-from capamesh.node.agent.worker_handle import DeviceWorker, start_settings
+from capamesh.node.agent.worker_handle import WorkerHandle, start_settings
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
-from capamesh.node.devices.in_flight_page import Phase, RunningPage
+from capamesh.node.devices.in_flight_page import InFlightPage, Phase
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.channel.framing import Message
 
@@ -52,7 +52,7 @@ class Care:
         self.downs: list[int] = []
         self.sent: list[Message] = []
         settings = settings or NodeSettings(data_folder=folder, models_folder=folder)
-        self.worker = DeviceWorker(
+        self.worker = WorkerHandle(
             3,
             CPU,
             start_settings(settings, 3, CPU, "127.0.0.1"),
@@ -74,7 +74,7 @@ class Care:
         """Live once, and die while loading these models."""
         start = self.start()
         if start.running_page:
-            page = RunningPage.open(Path(start.running_page))
+            page = InFlightPage.open(Path(start.running_page))
             for slot, name in enumerate(loading):
                 page.name(slot, name, "1", digest)
                 page.begin(slot, slot, Phase.LOADING)
@@ -88,7 +88,7 @@ def care(tmp_path: Path) -> Care:
     return Care(tmp_path)
 
 
-def test_a_worker_is_told_what_the_operator_set(tmp_path: Path) -> None:
+def test_a_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
     settings = NodeSettings(
         data_folder=tmp_path,
         models_folder=Path("models"),
@@ -162,7 +162,7 @@ def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> 
 
 def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     start = care.start()
-    page = RunningPage.open(Path(start.running_page))
+    page = InFlightPage.open(Path(start.running_page))
     page.name(0, "bad", "1", OLD)
     page.begin(0, 0, Phase.RUNNING)
     page.tell(0, b"12345678", 0)
@@ -206,10 +206,10 @@ def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
 
 def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
     care.start()
-    care.worker.told([COUNTED], LOOP)
+    care.worker.reported([COUNTED], LOOP)
     care.worker._down("exited with status 1")
     care.start()
-    care.worker.told([{**COUNTED, "in_flight": 0}], LOOP)
+    care.worker.reported([{**COUNTED, "in_flight": 0}], LOOP)
     sample = care.worker.sample()
     assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
     figures = sample.models["m", "1"]
@@ -219,13 +219,13 @@ def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
 
 
 def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
-    care.worker.told([COUNTED, {**COUNTED, "name": "n"}], LOOP)
+    care.worker.reported([COUNTED, {**COUNTED, "name": "n"}], LOOP)
     care.worker.offered(advert("node", models=[offer("n", state=ModelState.LOADING)]))
     assert set(care.worker.sample().models) == {("n", "1")}
 
 
 def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
-    care.worker.told([COUNTED], LOOP)
+    care.worker.reported([COUNTED], LOOP)
     offers = [
         replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
         offer("bad", state=ModelState.FAILED, reason="it ended its worker"),

@@ -45,7 +45,7 @@ def test_a_worker_s_settings_survive_the_channel() -> None:
     assert set(message) == {"type", *(one.name for one in dataclasses.fields(SETTINGS))}
 
 
-def test_a_node_is_open_to_nobody_unless_told_otherwise() -> None:
+def test_a_node_is_open_to_nobody_unless_reported_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.host == "127.0.0.1"
     assert (settings.port, settings.mesh_port) == (0, 0)
@@ -55,7 +55,7 @@ def test_a_node_is_open_to_nobody_unless_told_otherwise() -> None:
     assert not settings.use_mdns
 
 
-def test_a_node_follows_its_folder_and_bounds_its_models_unless_told_otherwise() -> None:
+def test_a_node_follows_its_folder_and_bounds_its_models_unless_reported_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.max_in_flight == MAX_IN_FLIGHT == 512
     assert (settings.poll_s, settings.watchdog_s) == (2.0, 60.0)

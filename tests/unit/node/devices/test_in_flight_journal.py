@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from capamesh.node.devices.in_flight_journal import NO_SLOT, Marks, Phase
-from capamesh.node.devices.in_flight_page import SLOTS, Marked, RunningPage
+from capamesh.node.devices.in_flight_journal import NO_SLOT, InFlightJournal, Phase
+from capamesh.node.devices.in_flight_page import SLOTS, InFlightPage, Marked
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> RunningPage:
-    return RunningPage.create(tmp_path / "page")
+def page(tmp_path: Path) -> InFlightPage:
+    return InFlightPage.create(tmp_path / "page")
 
 
-def test_what_is_begun_is_marked_until_it_ends(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_what_is_begun_is_marked_until_it_ends(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "22", "")
     assert m != n
     loading = marks.begin(n, Phase.LOADING)
@@ -35,8 +35,8 @@ def test_what_is_begun_is_marked_until_it_ends(page: RunningPage) -> None:
     assert page.marked() == []
 
 
-def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     old, new = marks.number("m", "1", "sha256:a"), marks.number("m", "1", "sha256:b")
     running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
     assert {one.digest for one in page.marked()} == {"sha256:a", "sha256:b"}
@@ -46,9 +46,9 @@ def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: Runnin
 
 
 def test_the_same_files_keep_their_number_however_often_they_are_loaded(
-    page: RunningPage,
+    page: InFlightPage,
 ) -> None:
-    marks = Marks(page)
+    marks = InFlightJournal(page)
     numbers = [marks.number("m", "1", "sha256:a") for _ in range(3)]
     assert len(set(numbers)) == 1
     others = [("n", "1", "sha256:a"), ("m", "2", "sha256:a"), ("m", "1", "sha256:b")]
@@ -56,8 +56,8 @@ def test_the_same_files_keep_their_number_however_often_they_are_loaded(
     assert len(page._records) == 4
 
 
-def test_what_is_not_loaded_any_more_is_forgotten(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_what_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     kept = marks.number("n", "1", "")
     for digest in "abc":
         number = marks.number("m", "1", digest)
@@ -70,44 +70,44 @@ def test_what_is_not_loaded_any_more_is_forgotten(page: RunningPage) -> None:
     assert marks.number("m", "1", "a") not in {kept, number}
 
 
-def test_what_is_marked_when_the_device_is_lost_stays_so(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_what_is_marked_when_the_device_is_lost_stays_so(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "1", "")
     ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
     marks.end(ended)
     marks.settle()
     marks.end(running)
     assert marks.begin(n, Phase.RUNNING) == NO_SLOT
-    marks.convict(n, Phase.LOADING)  # whatever takes too long now waits for the device
+    marks.blame(n, Phase.LOADING)  # whatever takes too long now waits for the device
     assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
 
 
 @pytest.mark.parametrize("running", [0, 3, SLOTS])
 def test_a_model_that_ends_the_process_is_alone_marked_for_good(
-    page: RunningPage, running: int
+    page: InFlightPage, running: int
 ) -> None:
-    marks = Marks(page)
+    marks = InFlightJournal(page)
     others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256:a")
     slots = [marks.begin(others, Phase.RUNNING) for _ in range(running)]
     loading = marks.begin(bad, Phase.LOADING)
-    marks.convict(bad, Phase.LOADING)
+    marks.blame(bad, Phase.LOADING)
     for slot in (*slots, loading):
         marks.end(slot)
     assert marks.begin(others, Phase.RUNNING) == NO_SLOT
-    marks.convict(others, Phase.RUNNING)  # the first is what everything waits for
+    marks.blame(others, Phase.RUNNING)  # the first is what everything waits for
     assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256:a")]
 
 
 def test_a_run_that_begins_while_another_is_convicted_is_not_marked(
-    page: RunningPage, monkeypatch: pytest.MonkeyPatch
+    page: InFlightPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marks = Marks(page)
+    marks = InFlightJournal(page)
     other, bad = marks.number("m", "1", ""), marks.number("bad", "1", "")
     begin = page.begin
 
     def begin_late(slot: int, number: int, phase: Phase) -> None:
         monkeypatch.setattr(page, "begin", begin)
-        marks.convict(bad, Phase.RUNNING)
+        marks.blame(bad, Phase.RUNNING)
         begin(slot, number, phase)
 
     monkeypatch.setattr(page, "begin", begin_late)
@@ -115,8 +115,8 @@ def test_a_run_that_begins_while_another_is_convicted_is_not_marked(
     assert page.marked() == [Marked("bad", "1", Phase.RUNNING)]
 
 
-def test_what_has_no_slot_goes_on_without_a_mark(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_what_has_no_slot_goes_on_without_a_mark(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     number = marks.number("m", "1", "")
     slots = [marks.begin(number, Phase.RUNNING) for _ in range(SLOTS)]
     assert sorted(slots) == list(range(SLOTS))
@@ -131,18 +131,18 @@ def test_what_has_no_slot_goes_on_without_a_mark(page: RunningPage) -> None:
 
 
 def test_without_a_page_nothing_is_marked() -> None:
-    marks = Marks(None)
+    marks = InFlightJournal(None)
     number = marks.number("m", "1", "")
     assert marks.number("m", "1", "") != number
     slot = marks.begin(number, Phase.RUNNING)
     assert slot == NO_SLOT
     marks.end(slot)
-    marks.convict(number, Phase.RUNNING)
+    marks.blame(number, Phase.RUNNING)
     marks.release(number)
 
 
-def test_threads_never_share_a_slot(page: RunningPage) -> None:
-    marks = Marks(page)
+def test_threads_never_share_a_slot(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
     number = marks.number("m", "1", "")
     in_use: set[int] = set()
 

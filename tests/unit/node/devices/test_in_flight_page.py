@@ -18,9 +18,9 @@ from capamesh.node.devices.in_flight_page import (
     PAGE_BYTES,
     SLOT_BYTES,
     SLOTS,
+    InFlightPage,
     Marked,
     Phase,
-    RunningPage,
 )
 from capamesh.protocol.errors import ConfigError
 
@@ -28,8 +28,8 @@ DIGEST = "sha256:" + "0a" * 32
 BREAKS = """
 import os, signal, sys
 from pathlib import Path
-from capamesh.node.devices.in_flight_page import Phase, RunningPage
-page = RunningPage.open(Path(sys.argv[1]))
+from capamesh.node.devices.in_flight_page import Phase, InFlightPage
+page = InFlightPage.open(Path(sys.argv[1]))
 page.name(7, "digits", "12", sys.argv[2])
 page.name(8, "iris", "1")
 page.begin(0, 8, Phase.RUNNING)
@@ -42,7 +42,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_what_a_killed_process_had_marked_is_still_there(tmp_path: Path) -> None:
     path = tmp_path / "worker-0.running"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     ended = subprocess.run([sys.executable, "-c", BREAKS, str(path), DIGEST], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert page.marked() == [
@@ -54,7 +54,7 @@ def test_what_a_killed_process_had_marked_is_still_there(tmp_path: Path) -> None
 
 def test_a_new_page_is_empty_private_and_of_its_full_size(tmp_path: Path) -> None:
     path = tmp_path / "page"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     assert page.marked() == []
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.stat().st_size == PAGE_BYTES
@@ -63,9 +63,9 @@ def test_a_new_page_is_empty_private_and_of_its_full_size(tmp_path: Path) -> Non
 
 def test_creating_again_leaves_an_earlier_writer_with_a_page_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "page"
-    earlier = RunningPage.create(path)
+    earlier = InFlightPage.create(path)
     earlier.name(1, "iris", "1")
-    later = RunningPage.create(path)
+    later = InFlightPage.create(path)
     earlier.begin(0, 1, Phase.RUNNING)
     assert later.marked() == []
     assert earlier.marked() == [Marked("iris", "1", Phase.RUNNING)]
@@ -74,7 +74,7 @@ def test_creating_again_leaves_an_earlier_writer_with_a_page_of_its_own(tmp_path
 
 
 def test_a_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     page.name(1, "a-longer-name", "1")
     page.name(2, "b", "22")
     page.begin(0, 1, Phase.LOADING)
@@ -90,11 +90,11 @@ def test_a_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -
     page.close()
 
 
-def test_the_request_that_runs_is_told_with_its_slot_until_that_is_used_again(
+def test_the_request_that_runs_is_reported_with_its_slot_until_that_is_used_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "page"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     page.name(1, "iris", "1", DIGEST)
     page.begin(0, 1, Phase.RUNNING)
     page.tell(0, bytes(range(8)), 2**40)
@@ -113,7 +113,7 @@ def test_the_request_that_runs_is_told_with_its_slot_until_that_is_used_again(
 
 
 def test_the_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     name, version = "n" * MAX_NAME_BYTES, "9" * 20
     page.name(1, name, version, DIGEST)
     page.begin(0, 1, Phase.RUNNING)
@@ -123,7 +123,7 @@ def test_the_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
 
 
 def test_a_number_can_get_another_name(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     page.name(1, "iris", "1")
     page.name(1, "iris", "2")
     page.begin(0, 1, Phase.LOADING)
@@ -132,7 +132,7 @@ def test_a_number_can_get_another_name(tmp_path: Path) -> None:
 
 
 def test_a_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     page.name(1, "iris", "1")
     with pytest.raises(IndexError):
         page.begin(SLOTS, 1, Phase.RUNNING)
@@ -142,7 +142,7 @@ def test_a_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     name, version = "n" * MAX_NAME_BYTES, "9" * 20
     page.name(1, name, version, DIGEST)
     page.begin(SLOTS - 1, 1, Phase.RUNNING)
@@ -154,15 +154,15 @@ def test_a_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path
 
 def test_what_is_no_page_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot open the running page .*No such file"):
-        RunningPage.open(tmp_path / "page")
+        InFlightPage.open(tmp_path / "page")
     (tmp_path / "page").write_bytes(bytes(PAGE_BYTES - 1))
     with pytest.raises(ConfigError, match=f"cannot map {PAGE_BYTES} bytes of the running page"):
-        RunningPage.open(tmp_path / "page")
+        InFlightPage.open(tmp_path / "page")
 
 
 def test_a_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None:
     path = tmp_path / "page"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     page.name(1, "iris", "1")
     page.begin(0, 1, Phase.RUNNING)
     page.begin(1, 1, Phase.RUNNING)
@@ -173,7 +173,7 @@ def test_a_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None
 
 def test_a_record_with_any_of_its_bytes_changed_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "page"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     page.name(1, "iris", "12", DIGEST)
     page.begin(0, 1, Phase.RUNNING)
     record_bytes = 9 + len("iris") + len("12") + len(DIGEST)
@@ -192,7 +192,7 @@ def test_junk_never_raises_and_only_whole_records_are_read(
     tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int
 ) -> None:
     path = tmp_path_factory.mktemp("junk") / "page"
-    page = RunningPage.create(path)
+    page = InFlightPage.create(path)
     page.name(1, "iris", "1")
     for slot in range(3):
         page.begin(slot, 1, Phase.RUNNING)

@@ -17,12 +17,12 @@ def test_equal_requests_have_equal_digests_of_a_fixed_length() -> None:
     assert len(request_digest([])) == len(request_digest([x([1])])) == DIGEST_BYTES
 
 
-def test_values_shapes_and_the_number_of_tensors_are_told_apart() -> None:
+def test_values_shapes_and_the_number_of_tensors_are_reported_apart() -> None:
     requests = [[x([[1, 2]])], [x([[1, 3]])], [x([[1], [2]])], [x([1]), x([2])], [x([1, 2])]]
     assert len({request_digest(request) for request in requests}) == len(requests)
 
 
-def test_large_tensors_are_told_apart_by_their_length_and_by_what_is_spread_over_them() -> None:
+def test_large_tensors_are_reported_apart_by_their_length_and_by_what_is_spread_over_them() -> None:
     zeros = np.zeros(1_000_000, np.float32)
     halves = zeros.copy()
     halves[500_000:] = 1.7

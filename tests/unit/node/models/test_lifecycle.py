@@ -16,8 +16,8 @@ from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.agent.quarantine import Verdict
-from capamesh.node.devices.in_flight_journal import Marks
-from capamesh.node.devices.in_flight_page import Marked, Phase, RunningPage
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import eviction as room_module
 from capamesh.node.models import lifecycle as hosting_module
 from capamesh.node.models import shortage
@@ -28,17 +28,17 @@ from capamesh.node.models.eviction import (
     MOST_SHORT_S,
     SHORT_S,
 )
-from capamesh.node.models.lifecycle import MAX_CHANGES, Hosting, HostingSettings
-from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.lifecycle import MAX_CHANGES, LifecycleSettings, ModelLifecycle
+from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.refusals import MAX_SHOWN
-from capamesh.node.models.registry import HostedModel, HostedModels
+from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.repository.rules import PipelineStep, Rules
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.pipeline import PipelineModel
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, Result, Work
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, Result
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import (
@@ -113,13 +113,13 @@ class Device:
 
     # Preparation
 
-    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> Prepared:
+    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> LoadResult:
         loaded = load()
         if source.is_pipeline:
             self.loaded.append(f"{source.name}/{source.version} {source.digest[-1]}")
         plan = BatchPlan(loaded.inputs, loaded.outputs)
         measured = Measured(LONG, source.size_bytes, is_batching=False)
-        return Prepared(loaded, plan, measured, self.notes)
+        return LoadResult(loaded, plan, measured, self.notes)
 
     def needed_bytes(self, source: ModelSource) -> int:
         return source.size_bytes
@@ -150,14 +150,14 @@ class Rig:
         self.before: Scan | None = None
         """What the latest scan was told of the one before it."""
         self.device = Device()
-        self.models = HostedModels()
+        self.models = ModelRegistry()
         self.budget = MemoryBudget(0)
         self.log = NullLog()
-        self.told: list[list[str]] = []
+        self.reported: list[list[str]] = []
         self.stuck: list[str] = []
         self.moved: list[str] = []
-        self.marks = Marks(None)
-        self.hosting: Hosting
+        self.marks = InFlightJournal(None)
+        self.lifecycle: ModelLifecycle
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ class Rig:
                 PeerId("p"), AdvertSequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False
             )
         )
-        self.told.append([f"{one.name}/{one.version} {one.state}" for one in offers])
+        self.reported.append([f"{one.name}/{one.version} {one.state}" for one in offers])
         self._news.set()
 
     def _stuck(self, reason: str) -> None:
@@ -210,8 +210,8 @@ class Rig:
             "verdicts": (),
             **settings,
         }
-        self.hosting = Hosting(
-            HostingSettings(folder=self.folder, poll_s=poll_s, **chosen),
+        self.lifecycle = ModelLifecycle(
+            LifecycleSettings(folder=self.folder, poll_s=poll_s, **chosen),
             self.models,
             self.device,
             self.device,  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ class Rig:
             reserve=Reserve(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
         )
-        self._task = asyncio.create_task(self.hosting.run())
+        self._task = asyncio.create_task(self.lifecycle.run())
         self._task.add_done_callback(lambda _: self._news.set())
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -251,7 +251,7 @@ class Rig:
         def done(error: CapameshError | None) -> None:
             outcome.set_result("done" if error is None else f"{error.code}: {error.message}")
 
-        self.hosting.change(ControlCall(action, ModelName(name), ModelVersion(version)), done)
+        self.lifecycle.change(ControlCall(action, ModelName(name), ModelVersion(version)), done)
         async with asyncio.timeout(LIMIT_S):
             return await outcome
 
@@ -281,13 +281,13 @@ class Rig:
         """Ask a model, as the service would."""
         hosted = self.hosted(name)
         answer: asyncio.Future[Result] = self._loop.create_future()
-        work = Work(
+        request = PendingRequest(
             (fp32("x", [value, 0.0]),),
             (),
             lambda _, result: answer.set_result(result),
             arrived_s=time.monotonic(),
         )
-        hosted.runner.submit(work)
+        hosted.runner.submit(request)
         return answer
 
     async def value(self, name: str, value: float = 1.0) -> float:
@@ -306,7 +306,7 @@ class Rig:
         self._task.cancel()
         (outcome,) = await asyncio.gather(self._task, return_exceptions=True)
         assert is_over or isinstance(outcome, asyncio.CancelledError), outcome
-        self.hosting.close()
+        self.lifecycle.close()
 
 
 @pytest.fixture
@@ -327,12 +327,12 @@ def put(root: Path, name: str, data: bytes = GRAPH) -> None:
 # the first time
 
 
-async def test_models_load_one_after_the_other_and_each_is_told_of(rig: Rig) -> None:
+async def test_models_load_one_after_the_other_and_each_is_reported_of(rig: Rig) -> None:
     put(rig.folder, "m/1/model.onnx")
     put(rig.folder, "m/2/model.onnx")
     rig.start(poll_s=0)
     await rig.ready("m/1", "m/2")
-    assert rig.told == [
+    assert rig.reported == [
         ["m/1 loading", "m/2 loading"],
         ["m/1 ready", "m/2 loading"],
         ["m/1 ready", "m/2 ready"],
@@ -438,10 +438,10 @@ async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> Non
     rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
     rig.start()
     await rig.ready("m/1", "n/1")
-    engines = [rig.hosted(name).runner.engine for name in ("m", "n")]
-    assert [engine._max_queue for engine in engines] == [None, 3]
-    assert engines[0]._max_in_flight == 64
-    assert engines[1]._max_in_flight == 3 + engines[1].plan.batch_rows
+    batchers = [rig.hosted(name).runner.batcher for name in ("m", "n")]
+    assert [batcher._max_queue for batcher in batchers] == [None, 3]
+    assert batchers[0]._max_in_flight == 64
+    assert batchers[1]._max_in_flight == 3 + batchers[1].plan.batch_rows
 
 
 async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
@@ -450,9 +450,9 @@ async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> No
     rig.start()
     await rig.ready("m/1", "open/1")
     runner = rig.hosted("m").runner
-    assert runner.engine.lanes == 2
+    assert runner.batcher.slots == 2
     assert runner._may_run_here
-    assert runner.engine.plan is rig.hosted("m").prepared.plan
+    assert runner.batcher.plan is rig.hosted("m").prepared.plan
     assert not rig.hosted("open").runner._may_run_here
 
 
@@ -468,10 +468,10 @@ async def test_what_models_take_is_off_the_runs_budget_before_they_are_offered_u
     await rig.until(lambda: rig.budget.models_bytes == 50)
 
 
-async def test_an_empty_folder_is_told_of_once(rig: Rig) -> None:
+async def test_an_empty_folder_is_reported_of_once(rig: Rig) -> None:
     rig.start()
     await rig.followed()
-    assert rig.told == [[]]
+    assert rig.reported == [[]]
     assert rig.models.offers() == ()
     assert rig.log.events == ["no_models"]
 
@@ -507,8 +507,8 @@ async def test_what_is_noteworthy_of_a_model_is_logged(rig: Rig) -> None:
 
 
 async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig.marks = Marks(page)
+    page = InFlightPage.create(tmp_path / "page")
+    rig.marks = InFlightJournal(page)
     seen: list[list[Marked]] = []
     rig.device.during_load = lambda _: seen.append(page.marked())
     rig.device.errors["n/1"] = RuntimeError("odd")
@@ -525,8 +525,8 @@ async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> No
 
 
 async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig.marks = Marks(page)
+    page = InFlightPage.create(tmp_path / "page")
+    rig.marks = InFlightJournal(page)
     rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
     rig.has(source_of("bad"), source_of("m", digest="1"), source_of("wide"))
     rig.start()
@@ -541,8 +541,8 @@ async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Pat
 async def test_a_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
     rig: Rig, tmp_path: Path
 ) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig.marks = Marks(page)
+    page = InFlightPage.create(tmp_path / "page")
+    rig.marks = InFlightJournal(page)
     rig.marks.begin(rig.marks.number("busy", "1", ""), Phase.RUNNING)
     gate = threading.Event()
     rig.device.during_load = lambda _: gate.wait(LIMIT_S)
@@ -577,9 +577,9 @@ async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start()
     await rig.ready("m/1")
-    told = len(rig.told)
+    reported = len(rig.reported)
     await rig.followed()
-    assert len(rig.told) == told
+    assert len(rig.reported) == reported
     assert rig.device.loaded == ["m/1 0"]
     assert rig.before is rig.found  # so that no file is read again
 
@@ -593,13 +593,13 @@ async def test_a_signature_that_is_added_or_removed_is_offered_and_nothing_is_lo
     key = (ModelName("m"), ModelVersion("1"))
     signed = replace(source_of("m"), signed=b"s" * 96, also_signed=(b"t" * 96,))
     for source in (signed, source_of("m")):
-        told = len(rig.told)
+        reported = len(rig.reported)
         rig.has(source)
         await rig.followed()
         offer = rig.models.offer(key)
         assert offer is not None
         assert (offer.signed, offer.also_signed) == (source.signed, source.also_signed)
-        assert len(rig.told) == told + 1
+        assert len(rig.reported) == reported + 1
     assert rig.device.loaded == ["m/1 0"]
 
 
@@ -615,7 +615,7 @@ async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig:
         nonlocal left
         left -= 1
         if left and rig.states(ModelState.READY) != ["new/1"]:
-            rig._loop.call_soon(rig.hosting.change, asked, ask_again)
+            rig._loop.call_soon(rig.lifecycle.change, asked, ask_again)
 
     ask_again()
     await rig.until(lambda: not left or rig.states(ModelState.READY) == ["new/1"])
@@ -651,7 +651,7 @@ async def test_a_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_
     await rig.until(lambda: rig.hosted("m").source.digest.endswith("2"))
     await rig.followed()
     assert was_found == [True]
-    assert all(told == ["m/1 ready"] for told in rig.told[1:])
+    assert all(reported == ["m/1 ready"] for reported in rig.reported[1:])
     new = rig.device.models["m/1"]
     assert await rig.value("m", 5.0) == 10.0
     assert new.ran == [[5]]
@@ -699,7 +699,7 @@ async def test_a_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, versi
     assert rig.log.events.count("model_refused") == 1
 
 
-async def test_why_a_model_fails_is_told_without_where_the_folder_lies(rig: Rig) -> None:
+async def test_why_a_model_fails_is_reported_without_where_the_folder_lies(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.device.errors["m/1"] = ModelInvalid(f"'{rig.folder.resolve()}/m/1/model.onnx' is odd")
     rig.start()
@@ -729,7 +729,7 @@ async def test_a_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(r
     await asyncio.to_thread(model.wait_started)
     rig.has(source_of("n"))
     await rig.ready("n/1")
-    assert rig.told[-1] == ["n/1 ready"]
+    assert rig.reported[-1] == ["n/1 ready"]
     assert not model.is_closed
     model.gate.set()
     async with asyncio.timeout(LIMIT_S):
@@ -748,7 +748,7 @@ async def test_an_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> Non
     await rig.ready("m/1", "n/1")
     assert await rig.unload("m") == "done"
     assert rig.state("m") == (ModelState.UNLOADED, "unloaded on request")
-    assert rig.told[-1] == ["m/1 unloaded", "n/1 ready"]
+    assert rig.reported[-1] == ["m/1 unloaded", "n/1 ready"]
     await rig.until(lambda: rig.device.models["m/1"].is_closed)
     await rig.followed()
     rig.has(source_of("m"), source_of("n", digest="2"))  # another's change is not its own
@@ -799,7 +799,7 @@ async def test_of_all_versions_those_are_loaded_that_can_be_and_the_others_are_n
         "model_unavailable: 1 of 3 versions were not loaded: version 1: an operator is unknown"
     )
     assert rig.states(ModelState.READY) == ["m/2", "m/3"]
-    assert rig.told[-1] == ["m/1 failed", "m/2 ready", "m/3 ready"]
+    assert rig.reported[-1] == ["m/1 failed", "m/2 ready", "m/3 ready"]
     assert await rig.load("m", "1") == "model_unavailable: an operator is unknown"
 
 
@@ -818,14 +818,14 @@ async def test_a_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: R
     assert rig.hosted("m").source.digest.endswith("2")
 
 
-async def test_a_change_that_fails_is_told_of_at_once(rig: Rig) -> None:
+async def test_a_change_that_fails_is_reported_of_at_once(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"))
     rig.start(poll_s=0)
     await rig.ready("m/1")
     assert await rig.unload("m") == "done"
     rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
     assert await rig.load("m") == "model_unavailable: an operator is unknown"
-    assert rig.told[-1] == ["m/1 failed"]
+    assert rig.reported[-1] == ["m/1 failed"]
 
 
 async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
@@ -850,7 +850,7 @@ async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
 async def test_a_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) -> None:
     rig.has()
     rig.start(poll_s=0)
-    await rig.until(lambda: rig.told)
+    await rig.until(lambda: rig.reported)
     rig.has(source_of("m", digest="1"))
     assert await rig.load("m") == "done"
     rig.has(source_of("m", digest="2"))
@@ -865,7 +865,7 @@ async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: R
     await rig.ready("gone/1", "m/1", "n/1")
     rig.has(source_of("m"), source_of("n", digest="2"), source_of("new"))
     assert await rig.load("m") == "done"
-    await rig.hosting._follow(is_first=False)
+    await rig.lifecycle._follow(is_first=False)
     assert rig.states(ModelState.READY) == ["m/1", "n/1", "new/1"]
     assert rig.hosted("n").source.digest.endswith("2")
 
@@ -927,9 +927,9 @@ async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
     outcomes: list[CapameshError | None] = []
     asked = ControlCall(ControlAction.UNLOAD, ModelName("x"), ANY)
     for _ in range(MAX_CHANGES):
-        rig.hosting.change(asked, outcomes.append)
+        rig.lifecycle.change(asked, outcomes.append)
     with pytest.raises(Overloaded, match="64 changes of models wait already"):
-        rig.hosting.change(asked, outcomes.append)
+        rig.lifecycle.change(asked, outcomes.append)
     async with asyncio.timeout(LIMIT_S):
         while len(outcomes) < MAX_CHANGES:
             await asyncio.sleep(0)
@@ -998,9 +998,11 @@ async def test_a_model_that_is_held_back_is_tried_again_though_many_changes_wait
     rig.start(verdicts=[Verdict("m", "1", "", "it kills", held_s=60.0)])
     await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1"])
     for _ in range(MAX_CHANGES):
-        rig.hosting.change(ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None)
-    ((key, source),) = rig.hosting._held.items()
-    rig.hosting._try_again(key, source)
+        rig.lifecycle.change(
+            ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None
+        )
+    ((key, source),) = rig.lifecycle._held.items()
+    rig.lifecycle._try_again(key, source)
     await rig.ready("m/1")
 
 
@@ -1015,7 +1017,7 @@ async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(verdicts=[Verdict("m", "1", "", "", large_bytes=4, large_s=60.0, alone_s=60.0)])
     await rig.ready("m/1")
-    bounds = rig.hosted("m").runner.engine.bounds
+    bounds = rig.hosted("m").runner.batcher.bounds
     assert bounds is not None
     assert bounds.suspicion.is_looking
     rig.has(source_of("m", digest="2"))
@@ -1076,17 +1078,17 @@ async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_
     assert rig.device.loaded.count("b/1 0") == 1
 
 
-async def test_a_model_that_gave_way_is_told_of_before_the_other_is_loaded(rig: Rig) -> None:
+async def test_a_model_that_gave_way_is_reported_of_before_the_other_is_loaded(rig: Rig) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", 60), of_size("b", 60))
     rig.start(poll_s=0)
     await rig.ready("a/1")
     unused(rig, a=10)
     seen: list[list[str]] = []
-    rig.device.during_load = lambda _: seen.append(rig.told[-1])
+    rig.device.during_load = lambda _: seen.append(rig.reported[-1])
     assert await rig.load("b") == "done"
     assert seen == [["a/1 unloaded", "b/1 unloaded"]]
-    assert rig.told[-1] == ["a/1 unloaded", "b/1 ready"]
+    assert rig.reported[-1] == ["a/1 unloaded", "b/1 ready"]
 
 
 async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> None:
@@ -1173,7 +1175,7 @@ async def test_a_request_for_each_in_turn_has_each_loaded_and_the_longest_unused
 @pytest.mark.parametrize(
     ("load_s", "may_s"), [(0.0, LEAST_IDLE_S), (2.0, 2.0 * IDLE_LOADS), (600.0, MOST_IDLE_S)]
 )
-async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_told_when_it_will(
+async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_reported_when_it_will(
     rig: Rig, load_s: float, may_s: float
 ) -> None:
     rig.has(of_size("a", 60), of_size("b", 60))
@@ -1212,7 +1214,7 @@ async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: R
     rig.has(*small, of_size("huge", 95))
     await rig.until(lambda: "model_has_no_room" in rig.log.events)
     assert rig.state("huge")[0] is ModelState.FAILED
-    told = len(rig.told)
+    reported = len(rig.reported)
     await rig.followed()
     assert await rig.load("huge") == (
         "model_unavailable: it needs about 104 bytes of memory and 60 are free: unload a model, or allow"
@@ -1220,7 +1222,7 @@ async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: R
     )
     assert rig.states(ModelState.READY) == ["a/1", "b/1"]
     assert (
-        len(rig.told) == told + 1
+        len(rig.reported) == reported + 1
     )  # a model that does not fit is told of when it is asked for alone
     assert rig.log.events.count("model_has_no_room") == 2
 
@@ -1378,7 +1380,7 @@ async def test_a_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -
         ModelState.FAILED,
         "step 1: model p is not loaded on this device; its own state tells why",
     )
-    assert rig.told[-1] == ["a/1 failed", "m/1 unloaded", "p/1 failed"]
+    assert rig.reported[-1] == ["a/1 failed", "m/1 unloaded", "p/1 failed"]
     await rig.until(lambda: rig.device.models["m/1"].is_closed)
     assert await rig.load("m") == "done"
     assert rig.states(ModelState.READY) == ["a/1", "m/1", "p/1"]
@@ -1485,7 +1487,7 @@ async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way
 ) -> None:
     rig.has(source_of("a"), source_of("b"), source_of("c"))
     rig.start()
-    loading = rig.hosting._loading
+    loading = rig.lifecycle._loading
     if where == "load":
         monkeypatch.setattr(loading, "load", Short(loading.load))
     elif where == "_marks":
@@ -1497,12 +1499,12 @@ async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_load_that_never_finds_memory_is_told_of_and_hides_no_other(
+async def test_a_load_that_never_finds_memory_is_reported_of_and_hides_no_other(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.has(source_of("a"), source_of("b"))
     rig.start(poll_s=0)
-    loading = rig.hosting._loading
+    loading = rig.lifecycle._loading
     monkeypatch.setattr(loading, "load", Short(loading.load, shortage.TRIES))
     await rig.ready("b/1")
     assert rig.state("a") == (ModelState.UNLOADED, "this node has no memory to load it")
@@ -1570,17 +1572,17 @@ async def test_a_change_is_made_and_answered_though_there_was_no_memory_half_way
     rig.has(source_of("a"))
     rig.start()
     await rig.ready("a/1")
-    hosting, hosted = rig.hosting, rig.hosted("a")
+    lifecycle, hosted = rig.lifecycle, rig.hosted("a")
     monkeypatch.setattr(rig.models, "say", Short(rig.models.say))
     monkeypatch.setattr(hosted.runner, "wait_idle", Short(hosted.runner.wait_idle, 3))
     monkeypatch.setattr(hosted.runner, "close", Short(hosted.runner.close, 3))
     assert await rig.unload("a") == "done"
     assert rig.state("a")[0] is ModelState.UNLOADED
     await rig.until(lambda: rig.device.models["a/1"].is_closed)
-    await rig.until(lambda: hosting._loading.held_bytes == 0)
+    await rig.until(lambda: lifecycle._loading.held_bytes == 0)
     answers: list[CapameshError | None] = []
     call = ControlCall(ControlAction.LOAD, ModelName("a"), ANY)
-    hosting.change(call, Short(answers.append))
+    lifecycle.change(call, Short(answers.append))
     await rig.until(lambda: answers == [None])
     await rig.ready("a/1")
 
@@ -1592,7 +1594,7 @@ async def test_a_change_that_never_finds_memory_says_so(
     rig.has(source_of("a"))
     rig.start()
     await rig.ready("a/1")
-    monkeypatch.setattr(rig.hosting, "_control", Short(rig.hosting._control, shortage.TRIES))
+    monkeypatch.setattr(rig.lifecycle, "_control", Short(rig.lifecycle._control, shortage.TRIES))
     assert await rig.unload("a") == "overloaded: this node has no memory to make the change"
     assert await rig.unload("a") == "done"
 
@@ -1600,7 +1602,7 @@ async def test_a_change_that_never_finds_memory_says_so(
 # another folder in its place
 
 
-async def test_another_folder_in_its_place_that_this_process_may_not_read_is_told_of(
+async def test_another_folder_in_its_place_that_this_process_may_not_read_is_reported_of(
     rig: Rig,
 ) -> None:
     releases = [rig.folder / "releases" / name for name in ("4", "5")]

@@ -16,7 +16,7 @@ from fleet_fakes import OUT, SPEC
 from onnx import helper
 from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
-from capamesh.node.models.preparation import Preparation, Prepared
+from capamesh.node.models.preparation import LoadResult, Preparation
 from capamesh.node.profiling.measuring import (
     AGAIN,
     BUDGET_S,
@@ -41,7 +41,7 @@ from capamesh.node.repository.rules import (
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.pipeline import PipelineModel
-from capamesh.node.scheduling import Work
+from capamesh.node.scheduling import PendingRequest
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -134,7 +134,7 @@ class Shop:
         (source,) = found.models
         return source
 
-    def prepare(self, build: Build, toml: str = "", **files: str | bytes) -> Prepared:
+    def prepare(self, build: Build, toml: str = "", **files: str | bytes) -> LoadResult:
         if toml:
             files["capamesh_toml"] = toml
         source = self.put(build, **files)
@@ -161,19 +161,19 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-def together(prepared: Prepared, *requests: Sequence[Tensor]) -> list[list[Any]]:
+def together(prepared: LoadResult, *requests: Sequence[Tensor]) -> list[list[Any]]:
     """Run requests as one batch, as the engine would; return each one's outputs as lists."""
     plan = prepared.plan
-    works = [
-        Work(plan.completed(tuple(inputs)), (), lambda *_: None, arrived_s=0.0)
+    requests = [
+        PendingRequest(plan.completed(tuple(inputs)), (), lambda *_: None, arrived_s=0.0)
         for inputs in requests
     ]
-    for work in works:
-        prepared.loaded.validate(work.inputs)
-        plan.prepare(work)
-    assert len({work.key for work in works}) == 1
-    joined = plan.join(works)
-    shares = plan.split(works, prepared.loaded.run(joined), joined)
+    for request in requests:
+        prepared.loaded.validate(request.inputs)
+        plan.prepare(request)
+    assert len({request.key for request in requests}) == 1
+    joined = plan.join(requests)
+    shares = plan.split(requests, prepared.loaded.run(joined), joined)
     return [[output.to_numpy().tolist() for output in share] for share in shares]
 
 
@@ -355,22 +355,22 @@ def test_batching_that_is_asked_for_and_impossible_is_refused(
     )
 
 
-def test_a_model_that_does_not_run_on_generated_inputs_is_batched_only_when_told(
+def test_a_model_that_does_not_run_on_generated_inputs_is_batched_only_when_reported(
     tmp_path: Path,
 ) -> None:
     prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
     assert prepared.measured.profile is None
     assert not prepared.plan.is_batching
-    assert not prepared.is_steady
+    assert not prepared.is_predictable
     (note,) = prepared.notes
     assert note.startswith("it was not measured, because it does not run on generated inputs: ")
     assert note.endswith("; batching stays off (batching.enabled = true turns it on)")
-    told = Shop(tmp_path / "b").prepare(ONLY_SEVEN, "[batching]\nenabled = true")
-    assert told.plan.is_batching
-    assert told.plan.batch_rows == 1
+    reported = Shop(tmp_path / "b").prepare(ONLY_SEVEN, "[batching]\nenabled = true")
+    assert reported.plan.is_batching
+    assert reported.plan.batch_rows == 1
     x = tensor("x", [[1, 2, 3, 4, 5, 6, 7]])
-    assert together(told, [x], [x])[1] == [[[1, 2, 3, 4, 5, 6, 7]]]
-    (note,) = told.notes
+    assert together(reported, [x], [x])[1] == [[[1, 2, 3, 4, 5, 6, 7]]]
+    (note,) = reported.notes
     assert "batching stays off" not in note
 
 
@@ -610,7 +610,7 @@ def test_a_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -
     assert prepared.measured.profile is not None
     assert prepared.plan.is_batching
     assert prepared.plan.inputs[0].shape == (-1, -1)
-    assert not prepared.is_steady
+    assert not prepared.is_predictable
 
 
 def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop) -> None:
@@ -625,7 +625,7 @@ def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop)
     )
 
 
-def test_what_of_a_configuration_is_ignored_is_told(shop: Shop) -> None:
+def test_what_of_a_configuration_is_ignored_is_reported(shop: Shop) -> None:
     source = shop.put(DOUBLE)
     noted = replace(source, notes=("a key is ignored",))
     preparation = Preparation(shop.backend, ProfileCache(None), circumstances={}, clock=FakeClock())
@@ -639,7 +639,7 @@ def test_what_of_a_configuration_is_ignored_is_told(shop: Shop) -> None:
 class Timed:
     """A model whose every run takes the time that a test says."""
 
-    provider, precision, has_open_work = "CPUExecutionProvider", "fp32", False
+    provider, precision, is_data_dependent = "CPUExecutionProvider", "fp32", False
     outputs = OUT
 
     def __init__(
@@ -751,7 +751,7 @@ class Bench:
 
     def prepare(
         self, model: LoadedModel, rules: Rules | None = None, *, digest: str = ""
-    ) -> Prepared:
+    ) -> LoadResult:
         def load() -> LoadedModel:
             self.take(700)
             return model
@@ -765,7 +765,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "profiles")
 
 
-def points(prepared: Prepared) -> list[tuple[int, float]]:
+def points(prepared: LoadResult) -> list[tuple[int, float]]:
     assert prepared.measured.profile is not None
     return [(rows, pytest.approx(seconds)) for rows, seconds in prepared.measured.profile.points]
 
@@ -872,7 +872,7 @@ def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
     assert model.shapes[:3] == [(1, dim) for dim in PROFILE_DIMS[:3]]
     assert {shape[1] for shape in model.shapes[3:]} == {8}
     assert prepared.measured.profile is not None
-    assert not prepared.is_steady
+    assert not prepared.is_predictable
 
 
 def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
@@ -886,7 +886,7 @@ def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_steady"),
+    ("spec", "is_predictable"),
     [
         (TensorSpec("x", Datatype.FP32, (-1, 2)), True),
         (TensorSpec("x", Datatype.FP16, (1, 3, 4)), True),
@@ -896,16 +896,16 @@ def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
     ],
     ids=str,
 )
-def test_the_time_of_a_run_is_told_by_its_rows_where_nothing_else_differs(
-    bench: Bench, spec: TensorSpec, is_steady: bool
+def test_the_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
+    bench: Bench, spec: TensorSpec, is_predictable: bool
 ) -> None:
     prepared = bench.prepare(bench.timed(inputs=(spec,)))
-    assert prepared.is_steady is is_steady
+    assert prepared.is_predictable is is_predictable
     model = bench.timed(inputs=(spec,))
-    model.has_open_work = True
-    assert not bench.prepare(model).is_steady
+    model.is_data_dependent = True
+    assert not bench.prepare(model).is_predictable
     unmeasured = replace(prepared, measured=Measured(None, 0, is_batching=False))
-    assert not unmeasured.is_steady
+    assert not unmeasured.is_predictable
 
 
 # what was measured before

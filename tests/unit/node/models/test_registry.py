@@ -7,17 +7,17 @@ from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.agent.metrics.totals import WorkerFigures
-from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import (
     UNVERIFIED,
     HostedModel,
-    HostedModels,
+    ModelRegistry,
     advert_problem,
     ready_offer,
 )
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository.rules import StateTensor
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, RunBounds, Work
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.run_need import MARGIN, RunNeed
 from capamesh.node.scheduling.runner import ModelRunner
@@ -52,7 +52,7 @@ def hosted(
 ) -> HostedModel:
     model = FakeModel(inputs)
     measured = Measured(profile, memory_bytes, is_batching=True)
-    prepared = Prepared(model, plan or BatchPlan(inputs, OUT), measured)
+    prepared = LoadResult(model, plan or BatchPlan(inputs, OUT), measured)
     return HostedModel(source_of(name, version, digest=digest), prepared, NO_RUNNER)
 
 
@@ -60,11 +60,11 @@ def key(name: str, version: str) -> tuple[ModelName, ModelVersion]:
     return ModelName(name), ModelVersion(version)
 
 
-def states(models: HostedModels) -> list[str]:
+def states(models: ModelRegistry) -> list[str]:
     return [f"{one.name}/{one.version} {one.state}" for one in models.offers()]
 
 
-def check_advert(models: HostedModels) -> None:
+def check_advert(models: ModelRegistry) -> None:
     """Raise where an advert cannot carry what is offered."""
     offers = models.offers()
     advert_to_body(
@@ -77,16 +77,18 @@ def running(
 ) -> HostedModel:
     """Return a model whose engine has answered so many, and has so many under way."""
     one = hosted(name, version, memory_bytes=7)
-    engine = engine_of(FakeModel())
+    batcher = engine_of(FakeModel())
     for _ in range(answered):
-        engine.meter.answered("ok")
+        batcher.meter.answered("ok")
     for _ in range(in_flight):
-        engine.submit(Work((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0)
-    one.runner = cast("ModelRunner", SimpleNamespace(engine=engine))
+        batcher.submit(
+            PendingRequest((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0
+        )
+    one.runner = cast("ModelRunner", SimpleNamespace(batcher=batcher))
     return one
 
 
-def counted(models: HostedModels) -> list[tuple[object, ...]]:
+def counted(models: ModelRegistry) -> list[tuple[object, ...]]:
     return [
         (one["name"], one["load"], cast("dict[str, int]", one["requests"])["ok"], one["in_flight"])
         for one in models.counts()
@@ -94,37 +96,37 @@ def counted(models: HostedModels) -> list[tuple[object, ...]]:
 
 
 def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     old, new = running(answered=3, in_flight=2), running(answered=1)
     models.ready(old)
     assert counted(models) == [("m", 1, 3, 2)]
     models.ready(new)
     assert counted(models) == [("m", 2, 1, 0), ("m", 1, 3, 2)]
     assert models.withdraw(key("m", "1")) is new
-    new.runner.engine.meter.answered("ok")
+    new.runner.batcher.meter.answered("ok")
     assert counted(models) == [("m", 1, 3, 2), ("m", 2, 2, 0)]
     assert counted(models) == [("m", 1, 3, 2)]
-    batch = old.runner.engine.take(1.0)
+    batch = old.runner.batcher.take(1.0)
     assert batch is not None
-    old.runner.engine.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
+    old.runner.batcher.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
     assert counted(models) == [("m", 1, 5, 0)]
     assert counted(models) == []
 
 
 def test_what_is_counted_is_what_the_agent_reads() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     models.ready(running(answered=3, in_flight=2))
     models.ready(running("n", answered=1))
     figures = WorkerFigures()
-    figures.told(models.counts())
-    told = figures.models()["m", "1"]
-    assert (told.requests, told.in_flight, told.memory_bytes) == ({"ok": 3}, 2, 7)
-    assert told.limit > 0
+    figures.reported(models.counts())
+    reported = figures.models()["m", "1"]
+    assert (reported.requests, reported.in_flight, reported.memory_bytes) == ({"ok": 3}, 2, 7)
+    assert reported.limit > 0
     assert figures.models()["n", "1"].requests == {"ok": 1}
 
 
 def test_the_newest_ready_version_is_the_default_by_number() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     nine, ten = hosted(version="9"), hosted(version="10")
     models.ready(ten)
     models.ready(nine)
@@ -143,7 +145,7 @@ def test_the_newest_ready_version_is_the_default_by_number() -> None:
 
 
 def test_what_is_known_need_not_be_ready() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     models.say(key("m", "11"), ModelState.LOADING)
     assert models.is_known(M, ModelVersion("11"))
     assert models.is_known(M, ANY)
@@ -157,7 +159,7 @@ def test_what_is_known_need_not_be_ready() -> None:
 
 
 def test_a_model_that_takes_another_s_place_returns_it() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     old, new = hosted(digest="a"), hosted(digest="b")
     assert models.ready(old) is None
     assert models.ready(new) is old
@@ -168,7 +170,7 @@ def test_a_model_that_takes_another_s_place_returns_it() -> None:
 
 
 def test_the_provider_is_what_a_loaded_model_has_shown() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     assert models.provider == UNVERIFIED
     assert models.describe() == "none that is ready"
     models.say(key("a", "1"), ModelState.LOADING)
@@ -180,7 +182,7 @@ def test_the_provider_is_what_a_loaded_model_has_shown() -> None:
 
 
 def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     models.say(key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256:" + "1" * 64)
     models.ready(hosted())
     models.say(key("a", "1"), ModelState.UNLOADED, "unloaded on request")
@@ -231,7 +233,7 @@ def test_a_model_that_was_not_measured_tells_no_time() -> None:
 
 
 def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     for number in range(MAX_MODELS):
         models.say(key(f"a{number:04}", "1"), ModelState.FAILED, "broken")
     assert len(models.offers()) == MAX_MODELS
@@ -256,24 +258,24 @@ def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
 
 
 def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
-    models = HostedModels()
+    models = ModelRegistry()
     good, bad = running("good"), running("bad")
     models.ready(good)
     models.ready(bad)
-    assert not models.told_anew()
+    assert not models.reported_anew()
     for number in range(FAILED_REQUESTS):
-        bad.runner.engine.health.failed([fp32("x", [number])], "broken")
-    assert models.told_anew()
-    assert not models.told_anew()
+        bad.runner.batcher.health.failed([fp32("x", [number])], "broken")
+    assert models.reported_anew()
+    assert not models.reported_anew()
     said = {offer.name: (offer.state, offer.reason[:9]) for offer in models.offers()}
     assert said == {"good": (ModelState.READY, ""), "bad": (ModelState.READY, "degraded:")}
-    bad.runner.engine.health.succeeded()
-    assert models.told_anew()
+    bad.runner.batcher.health.succeeded()
+    assert models.reported_anew()
     assert all(offer.reason == "" for offer in models.offers())
 
 
-def test_the_rows_that_memory_holds_are_told_anew_when_other_models_take_of_it() -> None:
-    models = HostedModels()
+def test_the_rows_that_memory_holds_are_reported_anew_when_other_models_take_of_it() -> None:
+    models = ModelRegistry()
     one = running("m")
     budget = MemoryBudget(1_000)
     one.bounds = RunBounds(
@@ -284,8 +286,8 @@ def test_the_rows_that_memory_holds_are_told_anew_when_other_models_take_of_it()
     )
     models.ready(one)
     assert [offer.max_rows for offer in models.offers()] == [100]
-    assert not models.told_anew()
+    assert not models.reported_anew()
     budget.models_bytes = 600
-    assert models.told_anew()
+    assert models.reported_anew()
     assert [offer.max_rows for offer in models.offers()] == [40]
-    assert not models.told_anew()
+    assert not models.reported_anew()

@@ -49,11 +49,11 @@ def test_of_too_many_those_unused_for_longest_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_upkeep, "MAX_ENGINES", 2)
-    engines = [put_engine(tmp_path, f"sha256-{n}", unused_s=n) for n in (3, 1, 4, 2)]
+    batchers = [put_engine(tmp_path, f"sha256-{n}", unused_s=n) for n in (3, 1, 4, 2)]
     for n in range(MAX_PROFILES + 2):
         put(tmp_path / PROFILES / f"{n}.json", unused_s=n)
     assert clean(tmp_path, NOW_S) == 4
-    assert [path.exists() for path in engines] == [False, True, False, True]
+    assert [path.exists() for path in batchers] == [False, True, False, True]
     left = {path.name for path in (tmp_path / PROFILES).iterdir()}
     assert left == {f"{n}.json" for n in range(MAX_PROFILES)}
 

@@ -32,7 +32,7 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    ("declared", "seen", "told"),
+    ("declared", "seen", "reported"),
     [
         ((1, 2), [(1, 2)], (1, 2)),
         ((1, 2), [(4, 2)], (-1, 2)),
@@ -43,19 +43,19 @@ class Model:
     ],
 )
 def test_a_declaration_is_widened_by_what_was_seen(
-    declared: tuple[int, ...], seen: list[tuple[int, ...]], told: tuple[int, ...]
+    declared: tuple[int, ...], seen: list[tuple[int, ...]], reported: tuple[int, ...]
 ) -> None:
     watch = OutputWatch(cast("LoadedModel", Model(*seen)))
     for _ in seen:
         watch.run(())
     specs = (TensorSpec("y", Datatype.FP32, declared), TensorSpec("z", Datatype.FP32, (7,)))
-    assert [spec.shape for spec in watch.widened(specs)] == [told, (7,)]
+    assert [spec.shape for spec in watch.widened(specs)] == [reported, (7,)]
     assert watch.provider == "fake"
 
 
-@pytest.mark.parametrize(("declared", "told"), [([1, 2], (-1, 2)), (["n", 2], (-1, 2))])
+@pytest.mark.parametrize(("declared", "reported"), [([1, 2], (-1, 2)), (["n", 2], (-1, 2))])
 def test_a_model_that_declares_too_little_is_advertised_as_it_answers(
-    tmp_path: Path, declared: list[int | str], told: tuple[int, ...]
+    tmp_path: Path, declared: list[int | str], reported: tuple[int, ...]
 ) -> None:
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
     answered = helper.make_tensor_value_info("y", TensorProto.FLOAT, declared)
@@ -69,5 +69,5 @@ def test_a_model_that_declares_too_little_is_advertised_as_it_answers(
         backend, ProfileCache(tmp_path / "cache"), circumstances={}, clock=lambda: 0.0
     )
     prepared = preparation.prepare(source, lambda: backend.load(source))
-    assert [spec.shape for spec in prepared.plan.public_outputs] == [told]
+    assert [spec.shape for spec in prepared.plan.public_outputs] == [reported]
     prepared.close()

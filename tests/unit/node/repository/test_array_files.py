@@ -165,10 +165,10 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
 def test_a_member_that_is_larger_than_it_says_gives_no_more_than_that(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(MIB, np.uint8))
     raw = (tmp_path / "a.npz").read_bytes()
-    told, real = struct.pack("<I", 1000), struct.pack("<I", MIB + 128)
+    reported, real = struct.pack("<I", 1000), struct.pack("<I", MIB + 128)
     assert real in raw
     with pytest.raises(ValueError, match=r"bytes follow|not an archive"):
-        read_npz(file(tmp_path, raw.replace(real, told)), MIB)
+        read_npz(file(tmp_path, raw.replace(real, reported)), MIB)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

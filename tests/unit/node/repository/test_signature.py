@@ -41,8 +41,8 @@ def test_what_is_signed_is_advertised_and_leaves_the_digest_as_it_is(
     assert "--create-key makes" in capsys.readouterr().err
     assert sign(models, key, "--create-key") == 0
     publisher = Identity.load(key).peer_id
-    told = capsys.readouterr()
-    assert f"--publisher {publisher}" in told.err
+    reported = capsys.readouterr()
+    assert f"--publisher {publisher}" in reported.err
     for name in ("digits", "breast_cancer", "bare"):
         assert signed(models, name)[0]
     assert {source.name: source.digest for source in scan(models).models} == before

@@ -44,7 +44,7 @@ class Model:
         self.function = function
         self.provider = provider
         self.precision = precision
-        self.has_open_work = False
+        self.is_data_dependent = False
         self.asked: list[tuple[str, ...]] = []
         self.stops: list[StopSwitch | None] = []
         self.keeps = True
@@ -217,7 +217,7 @@ def test_the_switch_is_handed_to_every_step() -> None:
     assert model.stops == [switch, switch, None, None]
 
 
-def test_the_members_are_told_once_each_and_the_provider_and_precision_of_all() -> None:
+def test_the_members_are_reported_once_each_and_the_provider_and_precision_of_all() -> None:
     one, two = double(), add()
     two.provider, two.precision = "CUDAExecutionProvider", ""
     steps = [
@@ -370,7 +370,7 @@ def test_another_version_of_a_name_is_another_model() -> None:
     assert chain.run([tensor("a", 3)]) == [tensor("b", 6)]
 
 
-def test_a_request_that_does_not_fit_is_told_what_the_chain_takes() -> None:
+def test_a_request_that_does_not_fit_is_reported_what_the_chain_takes() -> None:
     chain = pipeline([step("add", {"a": "l", "b": "r"}, {"sum": "s"})], add=add())
     with pytest.raises(InvalidRequest) as caught:
         chain.validate([tensor("l", 1)])
@@ -395,7 +395,7 @@ def test_what_a_step_gives_is_checked_before_the_next_one_runs() -> None:
     assert last.asked == []
 
 
-def test_a_steps_failure_is_told_with_its_number() -> None:
+def test_a_steps_failure_is_reported_with_its_number() -> None:
     def fail(x: Array) -> list[Array]:
         raise RunFailed("the device is on fire")
 

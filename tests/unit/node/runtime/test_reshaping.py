@@ -21,7 +21,7 @@ class Model:
 
     provider = "P"
     precision = "fp32"
-    has_open_work = False
+    is_data_dependent = False
 
     def __init__(
         self, inner: tuple[int, ...], gives: tuple[int, ...], out: tuple[int, ...] = ()

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from capamesh.node.repository.rules import Rules, StateTensor
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, ModelEngine, Result, RunBounds, Work
+from capamesh.node.scheduling import (
+    BatchPlan,
+    DynamicBatcher,
+    MemoryBudget,
+    PendingRequest,
+    Result,
+    RunBounds,
+)
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
@@ -36,24 +43,24 @@ class Bench:
     ) -> None:
         self.budget = budget or MemoryBudget(limit_bytes)
         self.bounds = RunBounds(plan, need, profile, self.budget, watchdog_s=watchdog_s)
-        self.engine = ModelEngine(plan, Rules(), profile, max_in_flight=100, bounds=self.bounds)
+        self.batcher = DynamicBatcher(plan, Rules(), profile, max_in_flight=100, bounds=self.bounds)
         self.results: list[Result] = []
 
-    def submit(self, *shape: int, left_s: float | None = None) -> Work:
+    def submit(self, *shape: int, left_s: float | None = None) -> PendingRequest:
         tensor = Tensor.from_numpy("x", np.zeros(shape, np.float32))
-        work = Work((tensor,), (), self._done, arrived_s=0.0, deadline_s=left_s)
-        self.engine.submit(work, 0.0)
-        return work
+        request = PendingRequest((tensor,), (), self._done, arrived_s=0.0, deadline_s=left_s)
+        self.batcher.submit(request, 0.0)
+        return request
 
     def refusal(self, *shape: int, left_s: float | None = None) -> Exception:
-        before = self.engine.in_flight
+        before = self.batcher.in_flight
         with pytest.raises((TooLarge, InvalidRequest, Overloaded)) as caught:
             self.submit(*shape, left_s=left_s)
-        assert self.engine.in_flight == before
+        assert self.batcher.in_flight == before
         return caught.value
 
-    def _done(self, work: Work, result: Result) -> None:
-        del work
+    def _done(self, request: PendingRequest, result: Result) -> None:
+        del request
         self.results.append(result)
 
 
@@ -97,7 +104,7 @@ def test_as_many_rows_as_were_measured_are_not_even_looked_at() -> None:
 def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> None:
     budget = MemoryBudget(1_000_000)
     one, other = Bench(budget=budget), Bench(budget=budget)
-    work = one.submit(400, 2)
+    request = one.submit(400, 2)
     held = 400 * 1_500 + 400 * 8
     assert budget.held_bytes == held
     with pytest.raises(Overloaded) as caught:
@@ -107,19 +114,19 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
         " try another node"
     )
     assert caught.value.retry_after_s == 1.0
-    batch = one.engine.take(0.0)
+    batch = one.batcher.take(0.0)
     assert batch is not None
-    one.engine.cancel(work, 0.0)
+    one.batcher.cancel(request, 0.0)
     assert budget.held_bytes == held  # its run goes on
-    one.engine.finished(batch, [[]], 1.0, run_s=1.0)
+    one.batcher.finished(batch, [[]], 1.0, run_s=1.0)
     assert budget.held_bytes == 0
     other.submit(400, 2)
 
 
 def test_a_request_that_is_withdrawn_before_its_run_holds_no_memory() -> None:
     bench = Bench()
-    work = bench.submit(400, 2)
-    bench.engine.cancel(work, 0.0)
+    request = bench.submit(400, 2)
+    bench.batcher.cancel(request, 0.0)
     assert bench.budget.held_bytes == 0
 
 
@@ -138,10 +145,10 @@ def test_what_is_refused_for_another_reason_holds_no_memory() -> None:
     )
     bench = Bench(plan, RunNeed(2, 100_000.0), limit_bytes=1_000_000, profile=None)
     inputs = plan.completed((Tensor.from_numpy("x", np.zeros((1, 2), np.float32)),))
-    work = Work(inputs, (), bench._done, arrived_s=0.0)
+    request = PendingRequest(inputs, (), bench._done, arrived_s=0.0)
     with pytest.raises(InvalidRequest):  # a model with states takes sequences alone
-        bench.engine.submit(work, 0.0)
-    assert (work.held_bytes, bench.budget.held_bytes) == (0, 0)
+        bench.batcher.submit(request, 0.0)
+    assert (request.held_bytes, bench.budget.held_bytes) == (0, 0)
 
 
 def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can() -> None:
@@ -164,10 +171,10 @@ def test_a_usual_request_that_has_little_time_is_late_and_not_wrong() -> None:
 
 def test_a_device_that_became_faster_than_at_load_is_given_more() -> None:
     bench = Bench(limit_bytes=0)
-    bench.engine.time.slowdown = 0.5
+    bench.batcher.time.slowdown = 0.5
     bench.submit(800, 2, left_s=2.0)
     bench = Bench(limit_bytes=0)
-    bench.engine.time.slowdown = 10.0  # which may pass
+    bench.batcher.time.slowdown = 10.0  # which may pass
     bench.submit(400, 2, left_s=2.0)
 
 
@@ -205,7 +212,7 @@ def test_a_model_that_was_not_measured_has_a_limit_by_its_inputs() -> None:
         (TEXTS, NEED, 1_000_000, 0),
     ],
 )
-def test_the_most_rows_are_told_where_rows_alone_decide(
+def test_the_most_rows_are_reported_where_rows_alone_decide(
     plan: BatchPlan, need: RunNeed | None, limit_bytes: int, expected: int
 ) -> None:
     assert Bench(plan, need, limit_bytes=limit_bytes).bounds.most_rows == expected

@@ -15,7 +15,7 @@ from capamesh.node.repository.rules import (
     SequenceRules,
     StateTensor,
 )
-from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
+from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -124,8 +124,8 @@ def test_a_control_without_a_batch_axis_has_one_element() -> None:
         controls=CONTROLS[:1],
     )
     assert given(plan, SequenceMark(1, is_start=True)) == {"start": [7]}
-    work = Work(plan.completed((x(),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
-    plan.prepare(work)  # x is one whole request, however long
+    request = PendingRequest(plan.completed((x(),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
+    plan.prepare(request)  # x is one whole request, however long
 
 
 @pytest.mark.parametrize("is_batching", [True, False])
@@ -133,39 +133,39 @@ def test_a_request_of_a_sequence_has_one_row_whether_it_shares_a_run_or_not(
     *, is_batching: bool
 ) -> None:
     plan = plan_of(CONTROLS[0], is_batching=is_batching)
-    work = Work(plan.completed((x(3),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
+    request = PendingRequest(plan.completed((x(3),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
     with pytest.raises(InvalidRequest, match="a request of a sequence has one row"):
-        plan.prepare(work)
+        plan.prepare(request)
 
 
 class Desk:
     """An engine of a model without states whose requests belong to sequences."""
 
     def __init__(self, plan: BatchPlan, rules: SequenceRules) -> None:
-        self.engine = ModelEngine(plan, Rules(sequence=rules), None, max_in_flight=100)
+        self.batcher = DynamicBatcher(plan, Rules(sequence=rules), None, max_in_flight=100)
         self.now_s = 0.0
         self.answers: list[Result] = []
 
     def submit(self, key: int, *, start: bool = False, end: bool = False) -> None:
         mark = SequenceMark(key, start, end)
-        work = Work(
-            self.engine.plan.completed((x(),), mark),
+        request = PendingRequest(
+            self.batcher.plan.completed((x(),), mark),
             (),
             lambda _, result: self.answers.append(result),
             arrived_s=self.now_s,
             sequence=mark,
         )
-        self.engine.submit(work, self.now_s)
+        self.batcher.submit(request, self.now_s)
 
     def taken(self) -> Batch:
-        batch = self.engine.take(self.now_s)
+        batch = self.batcher.take(self.now_s)
         assert batch is not None
         return batch
 
     def run(self, *outputs: Tensor) -> None:
         batch = self.taken()
         results = [list(outputs) or [Tensor.from_numpy("y", np.zeros((1, 1), np.int32))]]
-        self.engine.finished(batch, results * len(batch.works), self.now_s, run_s=0.01)
+        self.batcher.finished(batch, results * len(batch.requests), self.now_s, run_s=0.01)
 
 
 def test_a_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silence() -> None:
@@ -196,7 +196,7 @@ def test_requests_of_different_sequences_share_a_run_and_each_has_its_own_contro
     desk.submit(4, start=True)
     desk.submit(5, start=True, end=True)
     batch = desk.taken()
-    joined = {one.name: one.to_numpy() for one in desk.engine.plan.join(batch.works)}
+    joined = {one.name: one.to_numpy() for one in desk.batcher.plan.join(batch.requests)}
     assert joined["id"].ravel().tolist() == [4, 5]
     assert joined["end"].ravel().tolist() == [0.5, 1.5]
 
@@ -210,14 +210,14 @@ def test_a_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declar
     following = Tensor.from_numpy("s_next", np.array([[30, 40]], np.int32))
     y = Tensor.from_numpy("y", np.zeros((1, 1), np.int32))
     desk.submit(1, start=True)
-    assert _state(desk.engine) == [[3, 4]]
+    assert _state(desk.batcher) == [[3, 4]]
     desk.run(y, following)
     assert desk.answers == [[y, following]]
     desk.submit(1)
-    assert _state(desk.engine) == [[30, 40]]
+    assert _state(desk.batcher) == [[30, 40]]
     desk.run(y, following)
     desk.submit(1, start=True)
-    assert _state(desk.engine) == [[3, 4]]
+    assert _state(desk.batcher) == [[3, 4]]
 
 
 def test_a_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
@@ -232,13 +232,13 @@ def test_a_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_seq
     following = Tensor.from_numpy("s_next", np.array([5, 6], np.int32))
     desk.run(Tensor.from_numpy("y", np.zeros(1, np.int32)), following)
     desk.submit(1)
-    assert _state(desk.engine) == [5, 6]
+    assert _state(desk.batcher) == [5, 6]
 
 
-def _state(engine: ModelEngine) -> Any:
-    (work,) = engine._queue
-    return next(one for one in work.inputs if one.name == "s").to_numpy().tolist()
+def _state(batcher: DynamicBatcher) -> Any:
+    (request,) = batcher._queue
+    return next(one for one in request.inputs if one.name == "s").to_numpy().tolist()
 
 
-def _ignored(work: Work, result: Result) -> None:
+def _ignored(request: PendingRequest, result: Result) -> None:
     """Stand for a caller who does not look."""

@@ -9,8 +9,8 @@ from engine_desk import Desk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.node.scheduling import Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import PendingRequest
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import SequenceMark
 
@@ -23,20 +23,20 @@ def test_an_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_serve
     low = desk.submit(priority=200)
     second = desk.submit(priority=128)
     urgent = desk.submit(priority=1)
-    assert [work for work, _ in desk.answers] == [low]
+    assert [request for request, _ in desk.answers] == [low]
     desk.submit(priority=1)
-    assert [work for work, _ in desk.answers] == [low, second]
+    assert [request for request, _ in desk.answers] == [low, second]
     desk.submit(priority=1)
-    assert [work for work, _ in desk.answers] == [low, second, first]
+    assert [request for request, _ in desk.answers] == [low, second, first]
     assert desk.outcomes() == ["overloaded"] * 3
     assert all(
         isinstance(error, Overloaded) and error.retry_after_s > 0 for _, error in desk.answers
     )
     with pytest.raises(Overloaded, match="3 requests wait at this model"):
         desk.submit(priority=1)
-    assert desk.engine.meter.dropped == {"displaced": 3}
-    assert running.state is WorkState.RUNNING
-    desk.finish(next(iter(desk.engine.running)))
+    assert desk.batcher.meter.dropped == {"displaced": 3}
+    assert running.state is RequestState.RUNNING
+    desk.finish(next(iter(desk.batcher.running)))
     assert desk.take() == [urgent]
 
 
@@ -58,10 +58,10 @@ def test_bulk_work_gives_way_first_and_to_any_online_request() -> None:
     low = [desk.submit(priority=255) for _ in range(2)]
     for _ in range(2):
         desk.submit(priority=128)
-    assert [work for work, _ in desk.answers] == bulk[::-1]
+    assert [request for request, _ in desk.answers] == bulk[::-1]
     desk.submit(priority=128)
-    assert [work for work, _ in desk.answers] == [*bulk[::-1], low[1]]
-    assert desk.engine._bulk_rows == 0
+    assert [request for request, _ in desk.answers] == [*bulk[::-1], low[1]]
+    assert desk.batcher._bulk_rows == 0
 
 
 def test_a_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
@@ -71,9 +71,9 @@ def test_a_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> Non
     with pytest.raises(Overloaded, match="16 rows are in flight"):
         desk.submit(8, priority=1, is_bulk=True)
     desk.submit(3, priority=1)
-    assert [work for work, _ in desk.answers] == rows[:3:-1]
+    assert [request for request, _ in desk.answers] == rows[:3:-1]
     desk.submit(8, priority=1)
-    assert [work for work, _ in desk.answers] == rows[::-1]
+    assert [request for request, _ in desk.answers] == rows[::-1]
     with pytest.raises(Overloaded, match="15 rows are in flight"):
         desk.submit(2, priority=1)
 
@@ -94,8 +94,8 @@ def test_what_runs_or_is_ready_to_run_is_not_displaced() -> None:
     desk = Desk(limit_rows=2, batch_rows=1)
     desk.submit(priority=128)
     desk.submit(priority=128)
-    assert desk.engine.take(0.0) is not None
-    assert desk.engine.take(0.0, is_ahead=True) is not None
+    assert desk.batcher.take(0.0) is not None
+    assert desk.batcher.take(0.0, is_ahead=True) is not None
     with pytest.raises(Overloaded, match="2 rows are in flight"):
         desk.submit(priority=1)
     assert desk.answers == []
@@ -113,51 +113,52 @@ def test_nobody_is_refused_while_a_lesser_one_waits_and_nobody_waits_who_is_lost
     events: list[tuple[int, bool, int]],
 ) -> None:
     desk = Desk(limit_rows=12, batch_rows=2)
-    accepted: list[Work] = []
+    accepted: list[PendingRequest] = []
     for priority, is_bulk, what in events:
-        if what == 0 and (batch := desk.engine.take(desk.now_s)) is not None:
+        if what == 0 and (batch := desk.batcher.take(desk.now_s)) is not None:
             desk.finish(batch)
             continue
-        waiting = [work for work in accepted if work.state is WorkState.QUEUED]
+        waiting = [request for request in accepted if request.state is RequestState.QUEUED]
         lesser = [
-            work
-            for work in waiting
-            if (work.is_bulk, work.priority) > (is_bulk, priority) or work.is_bulk > is_bulk
+            request
+            for request in waiting
+            if (request.is_bulk, request.priority) > (is_bulk, priority)
+            or request.is_bulk > is_bulk
         ]
         try:
             accepted.append(desk.submit(priority=priority, is_bulk=is_bulk))
         except Overloaded:
             assert not lesser or is_bulk  # bulk work may be over its half
-        displaced = [work for work in waiting if work.state is WorkState.ENDED]
+        displaced = [request for request in waiting if request.state is RequestState.ENDED]
         assert set(displaced) <= set(lesser)
         assert len(displaced) <= 1
         if displaced:
             rank = (displaced[0].is_bulk, displaced[0].priority)
-            assert rank == max((work.is_bulk, work.priority) for work in waiting)
-    while (batch := desk.engine.take(desk.now_s)) is not None:
+            assert rank == max((request.is_bulk, request.priority) for request in waiting)
+    while (batch := desk.batcher.take(desk.now_s)) is not None:
         desk.finish(batch)
-    assert Counter(work for work, _ in desk.answers) == Counter(accepted)
-    assert desk.engine.is_idle
+    assert Counter(request for request, _ in desk.answers) == Counter(accepted)
+    assert desk.batcher.is_idle
 
 
 def test_a_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -> None:
     desk = Desk(limit_rows=2)
-    step = desk.work(priority=200)
+    step = desk.request(priority=200)
     step.sequence = SequenceMark("s", True, False)
-    desk.engine.submit(step, desk.now_s)
+    desk.batcher.submit(step, desk.now_s)
     usual = desk.submit(priority=128)
     desk.submit(priority=1)
-    assert [work for work, _ in desk.answers] == [usual]
+    assert [request for request, _ in desk.answers] == [usual]
     with pytest.raises(Overloaded, match="2 rows are in flight"):
         desk.submit(priority=1)
 
 
-def test_who_is_told_of_a_displacement_may_withdraw_the_others() -> None:
+def test_who_is_reported_of_a_displacement_may_withdraw_the_others() -> None:
     desk = Desk(limit_rows=4)
-    lesser = [desk.work(priority=128) for _ in range(4)]
-    for work in lesser:
-        work.done = lambda *_: [desk.engine.cancel(one, 0.0) for one in lesser]
-        desk.engine.submit(work, desk.now_s)
+    lesser = [desk.request(priority=128) for _ in range(4)]
+    for request in lesser:
+        request.done = lambda *_: [desk.batcher.cancel(one, 0.0) for one in lesser]
+        desk.batcher.submit(request, desk.now_s)
     desk.submit(2, priority=1)
-    assert desk.engine.in_flight == 1
-    assert [work.rows for work in desk.take()] == [2]
+    assert desk.batcher.in_flight == 1
+    assert [request.rows for request in desk.take()] == [2]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from engine_desk import F32, PROFILE, Desk, y
 
-from capamesh.node.scheduling import Result, Streams, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import PendingRequest, Result, Streams
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.queue import STALE_ENTRIES
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
@@ -28,16 +28,16 @@ GENEROUS = ServiceProfile((ProfilePoint(1, 1e-6),))
 
 def test_a_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs() -> None:
     desk = Desk()
-    work = desk.submit(3)
+    request = desk.submit(3)
     batch = desk.taken()
-    assert (batch.works, batch.rows, batch.wanted) == ([work], 3, 1)
-    assert (work.state, work.started_s) == (WorkState.RUNNING, 0.0)
+    assert (batch.requests, batch.rows, batch.wanted) == ([request], 3, 1)
+    assert (request.state, request.started_s) == (RequestState.RUNNING, 0.0)
     assert desk.take() == []
     output = y(3)
     desk.finish(batch, 0.012, [[output]])
-    assert desk.answers == [(work, [output])]
-    assert (work.state, work.run_s) == (WorkState.ENDED, 0.012)
-    assert desk.engine.is_idle
+    assert desk.answers == [(request, [output])]
+    assert (request.state, request.run_s) == (RequestState.ENDED, 0.012)
+    assert desk.batcher.is_idle
 
 
 def test_what_queued_while_the_instance_was_busy_runs_together_when_it_is_free() -> None:
@@ -52,33 +52,33 @@ def test_what_queued_while_the_instance_was_busy_runs_together_when_it_is_free()
 
 def test_as_many_batches_run_as_there_are_instances() -> None:
     desk = Desk(instances=2, batch_rows=1)
-    works = [desk.submit() for _ in range(3)]
+    requests = [desk.submit() for _ in range(3)]
     first = desk.taken()
-    assert (first.works, desk.take(), desk.take()) == ([works[0]], [works[1]], [])
+    assert (first.requests, desk.take(), desk.take()) == ([requests[0]], [requests[1]], [])
     desk.finish(first)
-    assert desk.take() == [works[2]]
+    assert desk.take() == [requests[2]]
 
 
 def test_without_batching_every_request_runs_alone_whatever_its_shape() -> None:
     desk = Desk(is_batching=False, profile=GENEROUS)
-    works = [desk.submit() for _ in range(2)]
-    for work in works:
+    requests = [desk.submit() for _ in range(2)]
+    for request in requests:
         batch = desk.taken()
-        assert batch.works == [work]
+        assert batch.requests == [request]
         desk.finish(batch)
 
 
 def test_batching_can_be_given_up_while_requests_are_queued() -> None:
     desk = Desk()
-    works = [desk.submit() for _ in range(2)]
-    desk.engine.plan = desk.engine.plan.unbatched()
-    works.append(desk.submit())
-    taken: list[list[Work]] = []
-    for _ in works:
+    requests = [desk.submit() for _ in range(2)]
+    desk.batcher.plan = desk.batcher.plan.unbatched()
+    requests.append(desk.submit())
+    taken: list[list[PendingRequest]] = []
+    for _ in requests:
         batch = desk.taken()
-        taken.append(list(batch.works))
+        taken.append(list(batch.requests))
         desk.finish(batch)
-    assert taken == [[work] for work in works]
+    assert taken == [[request] for request in requests]
 
 
 # the optional wait for company
@@ -86,21 +86,21 @@ def test_batching_can_be_given_up_while_requests_are_queued() -> None:
 
 def test_with_a_delay_a_request_waits_so_long_for_company_and_no_longer() -> None:
     desk = Desk(max_delay_us=5_000)
-    work = desk.submit()
+    request = desk.submit()
     assert desk.take() == []
-    assert desk.engine.due_s == 0.005
+    assert desk.batcher.due_s == 0.005
     desk.now_s = 0.004
     company = desk.submit()
     assert desk.take() == []
-    desk.now_s = desk.engine.due_s
-    assert desk.take() == [work, company]
-    assert desk.engine.due_s == math.inf
+    desk.now_s = desk.batcher.due_s
+    assert desk.take() == [request, company]
+    assert desk.batcher.due_s == math.inf
 
 
 def test_with_a_delay_a_full_batch_goes_at_once() -> None:
     desk = Desk(max_delay_us=5_000)
-    works = [desk.submit(4), desk.submit(4)]
-    assert desk.take() == works
+    requests = [desk.submit(4), desk.submit(4)]
+    assert desk.take() == requests
 
 
 def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() -> None:
@@ -108,23 +108,23 @@ def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() ->
     first = desk.submit(priority=9)
     desk.now_s = 0.004
     urgent = desk.submit(priority=0)
-    assert desk.engine.due_s == 0.005
+    assert desk.batcher.due_s == 0.005
     desk.now_s = 0.005
     assert desk.take() == [urgent, first]
 
 
 def test_the_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     desk = Desk(max_delay_us=1_000_000)
-    works = [desk.submit(left_s=0.060), desk.submit(left_s=0.050)]
-    assert 0.020 < desk.engine.due_s < 0.030  # a run takes 10 to 15 ms
-    desk.now_s = desk.engine.due_s
-    assert sorted(desk.take(), key=works.index) == works
+    requests = [desk.submit(left_s=0.060), desk.submit(left_s=0.050)]
+    assert 0.020 < desk.batcher.due_s < 0.030  # a run takes 10 to 15 ms
+    desk.now_s = desk.batcher.due_s
+    assert sorted(desk.take(), key=requests.index) == requests
 
 
 def test_without_a_delay_nothing_is_ever_due_later() -> None:
     desk = Desk()
     desk.submit()
-    assert desk.engine.due_s == math.inf
+    assert desk.batcher.due_s == math.inf
     assert len(desk.take()) == 1
 
 
@@ -141,7 +141,7 @@ def test_over_the_limit_a_request_is_refused_at_once_with_a_time_to_come_back() 
     assert refused.value.retry_after_s == pytest.approx(2 * 0.024)
     assert desk.answers == []
     assert desk.load().in_flight == 16
-    assert desk.engine.meter.requests == {"ok": 0, "overloaded": 1}
+    assert desk.batcher.meter.requests == {"ok": 0, "overloaded": 1}
 
 
 def test_a_refusal_names_a_time_even_when_nothing_is_queued() -> None:
@@ -155,8 +155,8 @@ def test_a_refusal_names_a_time_even_when_nothing_is_queued() -> None:
 
 def test_an_idle_model_takes_a_request_of_more_rows_than_its_limit() -> None:
     desk = Desk(limit_rows=16)
-    work = desk.submit(100)
-    assert desk.take() == [work]
+    request = desk.submit(100)
+    assert desk.take() == [request]
 
 
 def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -> None:
@@ -184,20 +184,20 @@ def test_a_deadline_that_has_passed_is_refused_as_such() -> None:
     desk = Desk()
     with pytest.raises(DeadlineExceeded):
         desk.submit(left_s=0.0)
-    assert desk.engine.is_idle
+    assert desk.batcher.is_idle
 
 
 def test_a_refused_request_leaves_no_trace() -> None:
     desk = Desk(max_rows=4, limit_rows=16)
     with pytest.raises(TooLarge):
         desk.submit(5)
-    assert desk.engine.is_idle
+    assert desk.batcher.is_idle
     assert desk.load()[:4] == (0, 0, 16, 0)
 
 
 def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
     desk = Desk()
-    start = desk.engine.limit.rows
+    start = desk.batcher.limit.rows
     assert start == 667  # rows that run within two seconds, at 3 ms each
 
     def window(factor: float) -> int:
@@ -209,7 +209,7 @@ def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
                     break
             desk.finish(desk.taken(), 0.024 * factor)
         desk.now_s += 1.0
-        return desk.engine.limit.rows
+        return desk.batcher.limit.rows
 
     for _ in range(60):
         assert window(1.0) == start
@@ -229,21 +229,21 @@ def test_expired_work_is_answered_and_not_run() -> None:
     first = desk.submit(left_s=1.0)
     second = desk.submit()
     desk.now_s = 1.0
-    desk.engine.expire(desk.now_s)
-    assert [work for work, _ in desk.answers] == [first]
+    desk.batcher.expire(desk.now_s)
+    assert [request for request, _ in desk.answers] == [first]
     assert desk.outcomes() == ["deadline_exceeded"]
     assert desk.take() == [second]
-    assert desk.engine.meter.dropped == {"expired": 1}
+    assert desk.batcher.meter.dropped == {"expired": 1}
 
 
 def test_each_of_many_deadlines_is_kept_in_its_turn() -> None:
     desk = Desk(batch_rows=64)
-    works = [desk.submit(left_s=1.0 + at) for at in range(20)]
-    for at, work in enumerate(works):
+    requests = [desk.submit(left_s=1.0 + at) for at in range(20)]
+    for at, request in enumerate(requests):
         desk.now_s = 1.0 + at
-        desk.engine.expire(desk.now_s)
-        assert [answered for answered, _ in desk.answers] == works[: at + 1]
-        assert work.state is WorkState.ENDED
+        desk.batcher.expire(desk.now_s)
+        assert [answered for answered, _ in desk.answers] == requests[: at + 1]
+        assert request.state is RequestState.ENDED
 
 
 def test_a_batch_never_contains_what_expired_since_anyone_last_looked() -> None:
@@ -257,18 +257,18 @@ def test_a_batch_never_contains_what_expired_since_anyone_last_looked() -> None:
 def test_cancelled_work_is_neither_run_nor_answered() -> None:
     desk = Desk()
     gone, kept = desk.submit(), desk.submit()
-    desk.engine.cancel(gone, 0.0)
-    desk.engine.cancel(gone, 0.0)
+    desk.batcher.cancel(gone, 0.0)
+    desk.batcher.cancel(gone, 0.0)
     assert desk.take() == [kept]
     assert desk.answers == []
-    assert desk.engine.meter.requests["cancelled"] == 1
+    assert desk.batcher.meter.requests["cancelled"] == 1
 
 
 def test_cancelling_what_was_never_accepted_does_nothing() -> None:
     desk = Desk()
-    desk.engine.cancel(desk.work(), 0.0)
-    assert desk.engine.is_idle
-    assert "cancelled" not in desk.engine.meter.requests
+    desk.batcher.cancel(desk.request(), 0.0)
+    assert desk.batcher.is_idle
+    assert "cancelled" not in desk.batcher.meter.requests
 
 
 def test_a_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
@@ -277,23 +277,23 @@ def test_a_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
     batch = desk.taken()
     stops: list[float] = []
     batch.stop = lambda: stops.append(desk.now_s)
-    desk.engine.cancel(cancelled, 0.0)
+    desk.batcher.cancel(cancelled, 0.0)
     assert (stops, batch.wanted) == ([], 1)
     desk.now_s = 1.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert (stops, batch.wanted) == ([1.0], 0)
-    assert (desk.engine.in_flight, desk.engine.queued, desk.engine.is_idle) == (0, 0, False)
+    assert (desk.batcher.in_flight, desk.batcher.queued, desk.batcher.is_idle) == (0, 0, False)
     desk.finish(batch)
-    assert [work for work, _ in desk.answers] == [expiring]
-    assert (stops, desk.engine.is_idle) == ([1.0], True)
+    assert [request for request, _ in desk.answers] == [expiring]
+    assert (stops, desk.batcher.is_idle) == ([1.0], True)
 
 
 def test_an_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
     desk = Desk()
-    desk.engine.cancel(desk.submit(), 0.0)
+    desk.batcher.cancel(desk.submit(), 0.0)
     unwanted = desk.submit()
     batch = desk.taken()
-    desk.engine.cancel(unwanted, 0.0)
+    desk.batcher.cancel(unwanted, 0.0)
     following = desk.submit()
     assert desk.take() == []
     desk.finish(batch)
@@ -303,58 +303,58 @@ def test_an_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
 def test_what_one_answer_cancels_is_not_answered_even_if_its_turn_to_expire_had_come() -> None:
     """A link that breaks while an answer is sent takes all its other requests with it."""
     desk = Desk()
-    works: list[Work] = []
-    answered: list[Work] = []
+    requests: list[PendingRequest] = []
+    answered: list[PendingRequest] = []
 
-    def lose_the_link(work: Work, result: Result) -> None:
-        answered.append(work)
-        for other in works:
-            if other is not work:
-                desk.engine.cancel(other, desk.now_s)
+    def lose_the_link(request: PendingRequest, result: Result) -> None:
+        answered.append(request)
+        for other in requests:
+            if other is not request:
+                desk.batcher.cancel(other, desk.now_s)
 
     for _ in range(4):
-        work = desk.work(left_s=1.0)
-        work.done = lose_the_link
-        works.append(work)
-        desk.engine.submit(work, 0.0)
+        request = desk.request(left_s=1.0)
+        request.done = lose_the_link
+        requests.append(request)
+        desk.batcher.submit(request, 0.0)
     desk.now_s = 1.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert len(answered) == 1
-    assert (desk.engine.in_flight, desk.engine.queued, desk.load().queue_us) == (0, 0, 0)
-    assert desk.engine._rows == 0
+    assert (desk.batcher.in_flight, desk.batcher.queued, desk.load().queue_us) == (0, 0, 0)
+    assert desk.batcher._rows == 0
 
 
 @pytest.mark.parametrize("way", ["finished", "fail"])
 def test_what_one_answer_of_a_batch_cancels_is_not_answered_after_it(way: str) -> None:
     desk = Desk()
-    answered: list[Work] = []
-    works: list[Work] = []
+    answered: list[PendingRequest] = []
+    requests: list[PendingRequest] = []
 
-    def lose_the_link(work: Work, result: Result) -> None:
-        answered.append(work)
-        for other in works:
-            desk.engine.cancel(other, desk.now_s)
+    def lose_the_link(request: PendingRequest, result: Result) -> None:
+        answered.append(request)
+        for other in requests:
+            desk.batcher.cancel(other, desk.now_s)
 
     for _ in range(3):
-        work = desk.work()
-        work.done = lose_the_link
-        works.append(work)
-        desk.engine.submit(work, 0.0)
+        request = desk.request()
+        request.done = lose_the_link
+        requests.append(request)
+        desk.batcher.submit(request, 0.0)
     batch = desk.taken()
     if way == "fail":
-        desk.engine.fail(batch, RunFailed("stuck"), 0.0)
+        desk.batcher.fail(batch, RunFailed("stuck"), 0.0)
     desk.finish(batch)
     assert len(answered) == 1
-    assert desk.engine.is_idle
-    assert desk.engine._rows == 0
+    assert desk.batcher.is_idle
+    assert desk.batcher._rows == 0
 
 
 def test_an_answer_may_submit_the_next_request() -> None:
     desk = Desk()
-    following: list[Work] = []
-    first = desk.work()
+    following: list[PendingRequest] = []
+    first = desk.request()
     first.done = lambda _, __: following.append(desk.submit(5, left_s=1.0))
-    desk.engine.submit(first, 0.0)
+    desk.batcher.submit(first, 0.0)
     desk.finish(desk.taken())
     assert desk.take() == following
 
@@ -369,24 +369,24 @@ def test_each_request_of_a_batch_gets_its_own_result() -> None:
     output = y(1)
     desk.finish(desk.taken(), results=[[output], error])
     assert desk.answers == [(fine, [output]), (faulty, error)]
-    assert desk.engine.meter.requests == {"ok": 1, "run_failed": 1}
+    assert desk.batcher.meter.requests == {"ok": 1, "run_failed": 1}
 
 
 def test_a_run_that_was_not_whole_says_nothing_about_the_model() -> None:
     desk = Desk()
     desk.submit()
     batch = desk.taken()
-    desk.engine.finished(batch, [RunFailed("no")], 9.0, run_s=9.0, is_whole=False)
-    assert desk.engine.time.slowdown == 1.0
+    desk.batcher.finished(batch, [RunFailed("no")], 9.0, run_s=9.0, is_whole=False)
+    assert desk.batcher.time.slowdown == 1.0
     assert desk.load().run_us == 10_000
-    assert desk.engine.meter.batches == 1
+    assert desk.batcher.meter.batches == 1
 
 
-def test_what_ends_together_is_told_in_the_order_in_which_it_came() -> None:
+def test_what_ends_together_is_reported_in_the_order_in_which_it_came() -> None:
     desk = Desk()
-    works = [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
-    desk.engine.expire(5.0)
-    assert [work for work, _ in desk.answers] == works
+    requests = [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
+    desk.batcher.expire(5.0)
+    assert [request for request, _ in desk.answers] == requests
 
 
 def test_what_runs_can_be_failed_and_its_report_changes_nothing_then() -> None:
@@ -396,13 +396,13 @@ def test_what_runs_can_be_failed_and_its_report_changes_nothing_then() -> None:
     stops: list[str] = []
     batch.stop = lambda: stops.append("stop")
     error = RunFailed("stuck")
-    desk.engine.fail(batch, error, 0.0)
+    desk.batcher.fail(batch, error, 0.0)
     assert (desk.answers, stops) == ([(running, error)], ["stop"])
     desk.finish(batch)
     assert desk.take() == [waiting]
     assert len(desk.answers) == 1
     desk.finish(other)
-    assert [work for work, _ in desk.answers] == [running, beside]
+    assert [request for request, _ in desk.answers] == [running, beside]
 
 
 # outputs
@@ -458,20 +458,20 @@ def test_all_of_the_load_is_back_at_nothing_after_every_way_to_end() -> None:
     desk = Desk(batch_rows=2, profile=GENEROUS)
     expiring, *others = [desk.submit(left_s=left_s) for left_s in (1.0, None, None, None)]
     batch = desk.taken()
-    assert batch.works == [expiring, others[0]]
-    desk.engine.cancel(others[1], 0.0)
-    desk.engine.cancel(others[0], 0.0)
+    assert batch.requests == [expiring, others[0]]
+    desk.batcher.cancel(others[1], 0.0)
+    desk.batcher.cancel(others[0], 0.0)
     desk.now_s = 1.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     desk.finish(batch)
     desk.finish(desk.taken())
     report = desk.load()
     assert (report.in_flight, report.queued, report.queue_us) == (0, 0, 0)
-    assert (desk.engine._rows, desk.engine._queue.rows, len(desk.engine._queue)) == (0, 0, 0)
+    assert (desk.batcher._rows, desk.batcher._queue.rows, len(desk.batcher._queue)) == (0, 0, 0)
     assert desk.outcomes() == ["deadline_exceeded", "ok"]
 
 
-def test_latency_is_told_as_it_was_at_such_a_load() -> None:
+def test_latency_is_reported_as_it_was_at_such_a_load() -> None:
     desk = Desk()
     desk.submit()
     desk.finish(desk.taken(), 0.010)
@@ -498,7 +498,7 @@ def test_requests_without_rows_are_run_and_answered(profile: ServiceProfile | No
         desk.finish(desk.taken(), 0.010)
         desk.finish(desk.taken(), 0.010)
     assert desk.outcomes() == ["ok"] * 6
-    assert desk.engine.time.slowdown == pytest.approx(1.0)
+    assert desk.batcher.time.slowdown == pytest.approx(1.0)
 
 
 def test_runs_of_no_measurable_time_harm_nothing() -> None:
@@ -513,11 +513,11 @@ def test_runs_of_no_measurable_time_harm_nothing() -> None:
 # memory
 
 
-def watched(desk: Desk, **asked: Any) -> tuple[Work, weakref.ref[Any]]:
-    work = desk.work(**asked)
+def watched(desk: Desk, **asked: Any) -> tuple[PendingRequest, weakref.ref[Any]]:
+    request = desk.request(**asked)
     array = np.zeros((1, 1), np.float32)
-    work.inputs = (Tensor("x", F32, (1, 1), array.reshape(-1).view(np.uint8).data),)
-    return work, weakref.ref(array)
+    request.inputs = (Tensor("x", F32, (1, 1), array.reshape(-1).view(np.uint8).data),)
+    return request, weakref.ref(array)
 
 
 @pytest.fixture
@@ -535,12 +535,12 @@ def test_the_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> No
     kept = desk.submit()
     cancelled, data_of_cancelled = watched(desk)
     expired, data_of_expired = watched(desk, left_s=1.0)
-    for work in (cancelled, expired):
-        desk.engine.submit(work, 0.0)
+    for request in (cancelled, expired):
+        desk.batcher.submit(request, 0.0)
     assert data_of_cancelled() is not None
     assert data_of_expired() is not None
-    desk.engine.cancel(cancelled, 0.0)
-    desk.engine.expire(1.0)
+    desk.batcher.cancel(cancelled, 0.0)
+    desk.batcher.expire(1.0)
     assert (data_of_cancelled(), data_of_expired()) == (None, None)
     assert desk.take() == [kept]
 
@@ -549,20 +549,20 @@ def test_the_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> No
 @pytest.mark.parametrize("is_batching", [True, False])
 def test_what_has_run_is_let_go_without_waiting_for_the_collector(is_batching: bool) -> None:
     desk = Desk(is_batching=is_batching)
-    work, data = watched(desk)
-    desk.engine.submit(work, 0.0)
+    request, data = watched(desk)
+    desk.batcher.submit(request, 0.0)
     batch = desk.taken()
     assert data() is not None
     desk.finish(batch)
     assert data() is None
     before = living_works()
     desk.answers.clear()
-    del work, batch
+    del request, batch
     assert living_works() == before - 1
 
 
 def living_works() -> int:
-    return sum(isinstance(one, Work) for one in gc.get_objects())
+    return sum(isinstance(one, PendingRequest) for one in gc.get_objects())
 
 
 def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
@@ -570,17 +570,17 @@ def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
     desk.submit()
     desk.taken()
     for index in range(2_000):
-        desk.engine.cancel(desk.submit(width=1 + index % 7, is_bulk=index % 2 == 0), 0.0)
-    halves = desk.engine._queue._online, desk.engine._queue._bulk
+        desk.batcher.cancel(desk.submit(width=1 + index % 7, is_bulk=index % 2 == 0), 0.0)
+    halves = desk.batcher._queue._online, desk.batcher._queue._bulk
     entries = sum(len(heap) for half in halves for heap in half.heaps.values())
     assert entries <= 2 * (STALE_ENTRIES + 1)
-    assert (desk.engine.in_flight, desk.engine.queued) == (1, 0)
+    assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
 
 
 def test_a_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
     desk = Desk()
 
-    def broken(work: Work, result: Result) -> None:
+    def broken(request: PendingRequest, result: Result) -> None:
         raise ZeroDivisionError
 
     first, second = desk.submit(), desk.submit()
@@ -588,9 +588,9 @@ def test_a_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
     batch = desk.taken()
     with pytest.raises(ZeroDivisionError):
         desk.finish(batch)
-    assert [work for work, _ in desk.answers] == [second]
+    assert [request for request, _ in desk.answers] == [second]
     assert second.batch is None
-    assert desk.engine.is_idle
+    assert desk.batcher.is_idle
 
 
 def test_of_several_that_wait_what_would_be_late_is_answered_and_not_run() -> None:
@@ -606,8 +606,8 @@ def test_of_several_that_wait_what_would_be_late_is_answered_and_not_run() -> No
     assert desk.take() == [in_time]
     assert desk.answers[1][0] is late
     assert desk.outcomes() == ["ok", "deadline_exceeded"]
-    assert desk.engine.meter.dropped == {"late": 1}
-    assert other.state is WorkState.QUEUED
+    assert desk.batcher.meter.dropped == {"late": 1}
+    assert other.state is RequestState.QUEUED
 
 
 def test_the_last_that_waits_is_run_however_late_it_seems() -> None:
@@ -617,7 +617,7 @@ def test_the_last_that_waits_is_run_however_late_it_seems() -> None:
     first, last = desk.submit(left_s=0.012), desk.submit(left_s=0.028)
     desk.finish(running)
     assert desk.take() == [last]
-    assert [work for work, _ in desk.answers][1:] == [first]
+    assert [request for request, _ in desk.answers][1:] == [first]
 
 
 @pytest.mark.parametrize("others", [1, 2])
@@ -628,24 +628,24 @@ def test_who_is_late_and_withdraws_all_that_waits_leaves_nothing_to_run(others: 
     late = desk.submit(left_s=0.012)
     waiting = [desk.submit(left_s=0.014) for _ in range(others)]
 
-    def withdraw(work: Work, result: Result) -> None:
-        desk.answered(work, result)
+    def withdraw(request: PendingRequest, result: Result) -> None:
+        desk.answered(request, result)
         for other in waiting:
-            desk.engine.cancel(other, desk.now_s)
+            desk.batcher.cancel(other, desk.now_s)
 
     late.done = withdraw
     desk.finish(running)
-    assert desk.engine.take(desk.now_s) is None
-    assert desk.engine.is_idle
+    assert desk.batcher.take(desk.now_s) is None
+    assert desk.batcher.is_idle
 
 
 def test_of_few_that_all_can_start_now_none_is_late_whose_run_ends_in_time() -> None:
     desk = Desk()  # a run takes 10 to 24 ms
-    works = [desk.submit(left_s=0.018) for _ in range(8)]
-    assert desk.take() == works
+    requests = [desk.submit(left_s=0.018) for _ in range(8)]
+    assert desk.take() == requests
     desk = Desk(batch_rows=1, instances=2)
-    works = [desk.submit(left_s=0.018) for _ in range(2)]
-    assert [desk.take(), desk.take()] == [works[:1], works[1:]]
+    requests = [desk.submit(left_s=0.018) for _ in range(2)]
+    assert [desk.take(), desk.take()] == [requests[:1], requests[1:]]
 
 
 def test_of_more_than_can_start_now_those_at_the_edge_are_late() -> None:
@@ -701,9 +701,9 @@ def test_bulk_work_leaves_half_of_the_limit_to_online_work() -> None:
         desk.submit()
     with pytest.raises(Overloaded, match="16 rows are in flight"):
         desk.submit(is_bulk=True)
-    while desk.engine.in_flight:
+    while desk.batcher.in_flight:
         desk.finish(desk.taken())
-    assert (desk.engine._bulk, desk.engine._bulk_rows) == (0, 0)
+    assert (desk.batcher._bulk, desk.batcher._bulk_rows) == (0, 0)
 
 
 def test_bulk_requests_fill_half_of_those_that_may_be_in_flight() -> None:
@@ -735,16 +735,16 @@ def test_a_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_
 @pytest.mark.parametrize("is_batching", [True, False])
 def test_rows_without_data_count_for_nothing(is_batching: bool) -> None:
     desk = Desk(is_batching=is_batching)
-    limit, expected_s = desk.load().limit, desk.engine.time.predicted_s(1)
-    works = [desk.submit(10_000, width=0, is_bulk=True) for _ in range(3)]
-    assert sum(work.rows for work in works) <= 3
+    limit, expected_s = desk.load().limit, desk.batcher.time.predicted_s(1)
+    requests = [desk.submit(10_000, width=0, is_bulk=True) for _ in range(3)]
+    assert sum(request.rows for request in requests) <= 3
     desk.submit(8)
-    for _ in works:
+    for _ in requests:
         batch = desk.taken()
-        assert len(batch.works) == 1
+        assert len(batch.requests) == 1
         desk.finish(batch, 0.010)
-    assert desk.engine.meter.rows <= 8 + 3
-    assert desk.engine.time.predicted_s(1) == pytest.approx(expected_s, rel=0.2)
+    assert desk.batcher.meter.rows <= 8 + 3
+    assert desk.batcher.time.predicted_s(1) == pytest.approx(expected_s, rel=0.2)
     assert desk.load().limit <= 1.05 * limit  # the run of eight rows was faster than expected
 
 

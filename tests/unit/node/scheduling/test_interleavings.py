@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from capamesh.node.repository.rules import BatchingRules, Rules, SequenceRules, StateTensor
-from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Streams, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import (
+    Batch,
+    BatchPlan,
+    DynamicBatcher,
+    PendingRequest,
+    Result,
+    Streams,
+)
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.sequences import KEPT_BYTES
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
@@ -42,7 +49,7 @@ class Case:
     rows: list[int]
     is_clumsy: bool
     """Its answer breaks a link, which withdraws another request."""
-    work: Work | None = None
+    request: PendingRequest | None = None
     answers: list[Result] = field(default_factory=list)
     is_cancelled: bool = False
     state_before: list[int] | None = None
@@ -83,9 +90,9 @@ class Machine(RuleBasedStateMachine):
         self.instances, self.delay_us, self.streams = instances, delay_us, streams
         if streams is not None:
             self.instances = 0
-        self.engine = self.new_engine()
+        self.batcher = self.new_engine()
 
-    def new_engine(self) -> ModelEngine:
+    def new_engine(self) -> DynamicBatcher:
         inputs = [TensorSpec("x", I64, (-1, -1))]
         outputs = [TensorSpec("y", I64, (-1, -1))]
         if self.is_stateful:
@@ -104,7 +111,7 @@ class Machine(RuleBasedStateMachine):
             sequence=SequenceRules(states, IDLE_S),
             instances=self.instances,
         )
-        return ModelEngine(plan, rules, PROFILE, max_in_flight=12, streams=self.streams)
+        return DynamicBatcher(plan, rules, PROFILE, max_in_flight=12, streams=self.streams)
 
     # what callers do
 
@@ -134,8 +141,8 @@ class Machine(RuleBasedStateMachine):
         self.next_row += rows
         x = np.repeat(np.array(case.rows, np.int64).reshape(-1, 1), width, 1)
         mark = SequenceMark(sequence, *marks) if self.is_stateful else None
-        case.work = work = Work(
-            self.engine.plan.completed((Tensor.from_numpy("x", x),)),
+        case.request = request = PendingRequest(
+            self.batcher.plan.completed((Tensor.from_numpy("x", x),)),
             (),
             lambda _, result: self.answered(case, result),
             arrived_s=self.now_s,
@@ -144,25 +151,25 @@ class Machine(RuleBasedStateMachine):
             is_bulk=is_bulk,
             sequence=mark,
         )
-        before = self.engine.in_flight
+        before = self.batcher.in_flight
         try:
-            self.engine.submit(work, self.now_s)
+            self.batcher.submit(request, self.now_s)
         except CapameshError as error:
-            self.check_refusal(error, work, before)
+            self.check_refusal(error, request, before)
         else:
             self.cases.append(case)
 
-    def check_refusal(self, error: CapameshError, work: Work, in_flight: int) -> None:
+    def check_refusal(self, error: CapameshError, request: PendingRequest, in_flight: int) -> None:
         match error:
             case Overloaded():
                 assert in_flight
                 assert error.retry_after_s > 0
             case DeadlineExceeded():
-                assert work.deadline_s is not None
-                assert work.deadline_s <= self.now_s
+                assert request.deadline_s is not None
+                assert request.deadline_s <= self.now_s
             case InvalidRequest():
-                assert work.sequence is not None
-                assert not work.sequence.is_start
+                assert request.sequence is not None
+                assert not request.sequence.is_start
             case _:
                 raise AssertionError(f"refused with {error!r}")
 
@@ -187,17 +194,17 @@ class Machine(RuleBasedStateMachine):
 
     def remember(self, case: Case) -> None:
         """Note what the model has seen of a sequence now."""
-        assert case.work is not None
-        mark = case.work.sequence
+        assert case.request is not None
+        mark = case.request.sequence
         if mark is not None and mark.is_end:
             self.seen.pop(int(mark.id), None)
         elif mark is not None:
             self.seen[int(mark.id)] = (case.state_before or []) + case.rows
 
     def withdraw(self, case: Case) -> None:
-        assert case.work is not None
+        assert case.request is not None
         case.is_cancelled = not case.answers
-        self.engine.cancel(case.work, self.now_s)
+        self.batcher.cancel(case.request, self.now_s)
 
     @precondition(lambda self: self.cases)
     @rule(pick=st.integers(0, 10_000))
@@ -208,15 +215,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        batch = self.engine.take(self.now_s)
-        lanes = max(1, self.instances)
+        batch = self.batcher.take(self.now_s)
+        slots = max(1, self.instances)
         if self.streams is not None and self.running and self.running[0].is_stream:
-            lanes = self.streams.count
+            slots = self.streams.count
         if batch is None:
-            if len(self.running) < lanes and not self.delay_us:
-                assert len(self.engine._queue) == 0
+            if len(self.running) < slots and not self.delay_us:
+                assert len(self.batcher._queue) == 0
             return
-        assert len(self.running) < lanes
+        assert len(self.running) < slots
         assert all(other.is_stream == batch.is_stream for other in self.running)
         self.check_batch(batch)
         self.begin(batch)
@@ -225,7 +232,7 @@ class Machine(RuleBasedStateMachine):
     def take_ahead(self) -> None:
         if len(self.ahead) == 2:
             return
-        batch = self.engine.take(self.now_s, is_ahead=True)
+        batch = self.batcher.take(self.now_s, is_ahead=True)
         if batch is not None:
             assert self.running
             self.check_batch(batch)
@@ -235,64 +242,64 @@ class Machine(RuleBasedStateMachine):
 
     def check_batch(self, batch: Batch) -> None:
         """Check what has just been taken."""
-        works = batch.works
-        assert works
-        assert batch.wanted == len(works)
-        assert batch.rows == sum(work.rows for work in works)
-        assert len(works) == 1 or batch.rows <= self.batch_rows
-        assert len({work.inputs[0].shape[1] for work in works}) == 1
-        assert len({work.inputs[-1].shape[1] for work in works}) == 1
-        ids = [work.sequence.id for work in works if work.sequence is not None]
+        requests = batch.requests
+        assert requests
+        assert batch.wanted == len(requests)
+        assert batch.rows == sum(request.rows for request in requests)
+        assert len(requests) == 1 or batch.rows <= self.batch_rows
+        assert len({request.inputs[0].shape[1] for request in requests}) == 1
+        assert len({request.inputs[-1].shape[1] for request in requests}) == 1
+        ids = [request.sequence.id for request in requests if request.sequence is not None]
         busy = [
-            work.sequence.id
+            request.sequence.id
             for other in (*self.running, *self.ahead)
-            for work in other.works
-            if work.sequence is not None and not self.was_skipped(work, other)
+            for request in other.requests
+            if request.sequence is not None and not self.was_skipped(request, other)
         ]
         assert len(ids) == len(set(ids))
         assert not set(ids) & set(busy)
-        for work in works:
-            assert self.case_of(work).is_open, "what has ended was taken"
-            assert work.deadline_s is None or work.deadline_s > self.now_s
+        for request in requests:
+            assert self.case_of(request).is_open, "what has ended was taken"
+            assert request.deadline_s is None or request.deadline_s > self.now_s
 
-    def was_skipped(self, work: Work, batch: Batch) -> bool:
+    def was_skipped(self, request: PendingRequest, batch: Batch) -> bool:
         """Whether a member of a batch is not run, because it ended before the batch began."""
-        case = self.case_of(work)
+        case = self.case_of(request)
         return case.state_before is None if batch.has_begun else not case.is_open
 
     def begin(self, batch: Batch) -> None:
         """Begin to run what is wanted of a batch, as a lane does."""
         batch.has_begun = True
-        for work in batch.works:
-            case = self.case_of(work)
+        for request in batch.requests:
+            case = self.case_of(request)
             if not case.is_open:
                 continue
             assert case.state_before is None, "a request was run twice"
             case.state_before = []
-            if work.sequence is not None:
+            if request.sequence is not None:
                 self.check_turn(case)
-                if not work.sequence.is_start:
-                    case.state_before = self.seen.get(int(work.sequence.id), [])
+                if not request.sequence.is_start:
+                    case.state_before = self.seen.get(int(request.sequence.id), [])
         self.running.append(batch)
         self.stops.setdefault(batch, 0)
         batch.stop = lambda: self.stopped(batch)
 
     def stopped(self, batch: Batch) -> None:
         self.stops[batch] += 1
-        assert all(work.state is WorkState.ENDED for work in batch.works)
+        assert all(request.state is RequestState.ENDED for request in batch.requests)
 
     def check_turn(self, case: Case) -> None:
-        assert case.work is not None
-        assert case.work.sequence is not None
+        assert case.request is not None
+        assert case.request.sequence is not None
         for earlier in self.cases[: case.number]:
-            work = earlier.work
-            if work is None or work.sequence is None or not earlier.is_open:
+            request = earlier.request
+            if request is None or request.sequence is None or not earlier.is_open:
                 continue
-            if earlier.number < case.number and work.sequence.id == case.work.sequence.id:
+            if earlier.number < case.number and request.sequence.id == case.request.sequence.id:
                 raise AssertionError("a request of a sequence overtook an earlier one")
 
-    def case_of(self, work: Work) -> Case:
-        (case,) = [case for case in self.cases if case.work is work]
+    def case_of(self, request: PendingRequest) -> Case:
+        (case,) = [case for case in self.cases if case.request is request]
         return case
 
     @precondition(lambda self: self.running)
@@ -306,16 +313,18 @@ class Machine(RuleBasedStateMachine):
         if self.ahead:  # the lane goes on at once, before anyone hears of it
             self.begin(self.ahead.pop(0))
         results, is_whole = self.results(batch, outcome)
-        wanted = [case for work in batch.works if (case := self.case_of(work)).is_open]
+        wanted = [case for request in batch.requests if (case := self.case_of(request)).is_open]
         assert len(wanted) == batch.wanted
         assert self.stops.pop(batch) == (0 if wanted else 1)
-        for work, result in zip(batch.works, results, strict=True):
-            case = self.case_of(work)
+        for request, result in zip(batch.requests, results, strict=True):
+            case = self.case_of(request)
             if case.is_open and not isinstance(result, CapameshError):
                 self.remember(case)
-        ran = [work for work in batch.works if self.case_of(work).state_before is not None]
-        rows = sum(work.rows for work in ran) if ran else -1
-        self.engine.finished(
+        ran = [
+            request for request in batch.requests if self.case_of(request).state_before is not None
+        ]
+        rows = sum(request.rows for request in ran) if ran else -1
+        self.batcher.finished(
             batch,
             results,
             self.now_s,
@@ -327,23 +336,23 @@ class Machine(RuleBasedStateMachine):
 
     def results(self, batch: Batch, outcome: str) -> tuple[list[Result], bool]:
         """Return what the model gives and whether it ran as one, as a worker has it."""
-        works = batch.works
+        requests = batch.requests
         if outcome == "error":
-            return [RunFailed("no memory")] * len(works), False
+            return [RunFailed("no memory")] * len(requests), False
         try:
-            return self.run(works, is_by_rows=outcome == "ok"), outcome == "ok"
+            return self.run(requests, is_by_rows=outcome == "ok"), outcome == "ok"
         except RunFailed:
             results: list[Result] = []
-            for at, work in enumerate(works):
-                if work.state is WorkState.ENDED or (outcome == "one fails" and at == 0):
+            for at, request in enumerate(requests):
+                if request.state is RequestState.ENDED or (outcome == "one fails" and at == 0):
                     results.append(RunFailed("not run"))
                 else:
-                    results += self.run([work], is_by_rows=True)
+                    results += self.run([request], is_by_rows=True)
             return results, False
 
-    def run(self, works: Sequence[Work], *, is_by_rows: bool) -> list[Result]:
-        plan = self.engine.plan
-        joined = plan.join(works)
+    def run(self, requests: Sequence[PendingRequest], *, is_by_rows: bool) -> list[Result]:
+        plan = self.batcher.plan
+        joined = plan.join(requests)
         x = joined[0].to_numpy()
         y = x * 3 + 1
         outputs: list[Tensor] = []
@@ -352,20 +361,20 @@ class Machine(RuleBasedStateMachine):
             y += history.sum(1, keepdims=True)
             seen = np.concatenate([history, x[:, :1]], 1)
             outputs.append(Tensor.from_numpy("s_next", seen))
-        if not is_by_rows and len(works) > 1:
+        if not is_by_rows and len(requests) > 1:
             y = np.concatenate([y, y[:1], y[:1]])
-        return list(plan.split(works, [Tensor.from_numpy("y", y), *outputs], joined))
+        return list(plan.split(requests, [Tensor.from_numpy("y", y), *outputs], joined))
 
     @rule(passed_s=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0]), is_noticed=st.booleans())
     def time_passes(self, passed_s: float, is_noticed: bool) -> None:
         self.now_s += passed_s
         if is_noticed:
-            self.engine.expire(self.now_s)
+            self.batcher.expire(self.now_s)
             assert not any(
                 case.is_open
-                and case.work is not None
-                and case.work.deadline_s is not None
-                and case.work.deadline_s <= self.now_s
+                and case.request is not None
+                and case.request.deadline_s is not None
+                and case.request.deadline_s <= self.now_s
                 for case in self.cases
             )
 
@@ -373,27 +382,29 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 2))
     def fail(self, pick: int) -> None:
         batch = self.running[pick % len(self.running)]
-        others = [case for case in self.cases if case.is_open and case.work not in batch.works]
-        is_clumsy = any(case.is_clumsy for case in self.cases if case.work in batch.works)
-        self.engine.fail(batch, RunFailed("stuck"), self.now_s)
-        assert not any(case.is_open for case in self.cases if case.work in batch.works)
+        others = [
+            case for case in self.cases if case.is_open and case.request not in batch.requests
+        ]
+        is_clumsy = any(case.is_clumsy for case in self.cases if case.request in batch.requests)
+        self.batcher.fail(batch, RunFailed("stuck"), self.now_s)
+        assert not any(case.is_open for case in self.cases if case.request in batch.requests)
         assert is_clumsy or all(case.is_open for case in others)
 
     @rule()
     def crash(self) -> None:
-        running = {work for batch in self.running for work in batch.works}
+        running = {request for batch in self.running for request in batch.requests}
         for case in self.cases:
-            if case.is_open and case.work not in running:
+            if case.is_open and case.request not in running:
                 self.withdraw(case)
         for batch in self.running:
-            self.engine.fail(batch, ModelUnavailable("crashed"), self.now_s)
+            self.batcher.fail(batch, ModelUnavailable("crashed"), self.now_s)
         assert not any(case.is_open for case in self.cases)
         for batch in (*self.running, *self.ahead):
             self.stops.pop(batch)
         self.running.clear()
         self.ahead.clear()
         self.seen.clear()
-        self.engine = self.new_engine()
+        self.batcher = self.new_engine()
 
     # what always holds
 
@@ -401,36 +412,40 @@ class Machine(RuleBasedStateMachine):
     def counts_are_true(self) -> None:
         if not self.cases:
             return
-        engine = self.engine
+        batcher = self.batcher
         live = [case for case in self.cases if case.is_open]
-        started = {work for batch in self.running for work in batch.works}
-        queued = [case.work for case in live if case.work not in started]
-        ready = [work for work in queued if work is not None and work.state is WorkState.QUEUED]
-        assert engine.in_flight == len(live)
-        assert engine.queued == len(queued)
-        assert engine._rows == sum(len(case.rows) for case in live)
-        assert len(engine._queue) == len(ready)
-        assert engine._queue.rows == sum(work.rows for work in ready)
-        assert engine.running == {*self.running, *self.ahead}
-        report = engine.load(free_bytes=0, device_in_flight=0)
+        started = {request for batch in self.running for request in batch.requests}
+        queued = [case.request for case in live if case.request not in started]
+        ready = [
+            request
+            for request in queued
+            if request is not None and request.state is RequestState.QUEUED
+        ]
+        assert batcher.in_flight == len(live)
+        assert batcher.queued == len(queued)
+        assert batcher._rows == sum(len(case.rows) for case in live)
+        assert len(batcher._queue) == len(ready)
+        assert batcher._queue.rows == sum(request.rows for request in ready)
+        assert batcher.running == {*self.running, *self.ahead}
+        report = batcher.load(free_bytes=0, device_in_flight=0)
         assert min(report) >= 0
         assert report.limit >= 1
         assert report.queue_us == 0 or started or queued
-        if engine.due_s < math.inf:
+        if batcher.due_s < math.inf:
             assert ready
-        if engine.sequences is not None:
+        if batcher.sequences is not None:
             working = {
-                work.sequence.id
-                for work in started
-                if work.sequence is not None and self.case_of(work).state_before is not None
+                request.sequence.id
+                for request in started
+                if request.sequence is not None and self.case_of(request).state_before is not None
             }
             working |= {
-                work.sequence.id
-                for work in queued
-                if work is not None and work.sequence is not None
+                request.sequence.id
+                for request in queued
+                if request is not None and request.sequence is not None
             }
-            assert engine.sequences.working == len(working)
-            assert engine.sequences.size_bytes == sum(
+            assert batcher.sequences.working == len(working)
+            assert batcher.sequences.size_bytes == sum(
                 KEPT_BYTES + 8 * len(seen) for seen in self.seen.values()
             )
 
@@ -445,13 +460,13 @@ class Machine(RuleBasedStateMachine):
             self.counts_are_true()
             if not self.running:
                 break
-        engine = self.engine
+        batcher = self.batcher
         assert not any(case.is_open for case in self.cases)
-        assert (engine.in_flight, engine.queued, engine.is_idle) == (0, 0, True)
-        assert (engine._rows, engine._queue.rows, len(engine._queue)) == (0, 0, 0)
-        assert engine.load(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
-        if engine.sequences is not None:
-            assert engine.sequences.working == 0
+        assert (batcher.in_flight, batcher.queued, batcher.is_idle) == (0, 0, True)
+        assert (batcher._rows, batcher._queue.rows, len(batcher._queue)) == (0, 0, 0)
+        assert batcher.load(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
+        if batcher.sequences is not None:
+            assert batcher.sequences.working == 0
 
 
 class SequenceMachine(Machine):
@@ -474,13 +489,13 @@ class SequenceMachine(Machine):
     def silence(self) -> None:
         """Let all sequences fall silent of which nothing waits or runs."""
         busy = {  # also those whose requests will be late: they fall silent only then
-            case.work.sequence.id
+            case.request.sequence.id
             for case in self.cases
-            if case.work is not None and case.work.sequence is not None
-            if case.is_open or any(case.work in batch.works for batch in self.running)
+            if case.request is not None and case.request.sequence is not None
+            if case.is_open or any(case.request in batch.requests for batch in self.running)
         }
         self.now_s += IDLE_S
-        self.engine.expire(self.now_s)
+        self.batcher.expire(self.now_s)
         self.seen = {key: seen for key, seen in self.seen.items() if key in busy}
 
 

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.repository.rules import RaggedInput, StateTensor
-from capamesh.node.scheduling import BatchPlan, Result, Work
+from capamesh.node.scheduling import BatchPlan, PendingRequest, Result
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, checked, join_elements
 
 F32 = Datatype.FP32
 
 
-def nobody(work: Work, result: Result) -> None:
-    raise AssertionError(f"a plan answers nobody: {work}, {result}")
+def nobody(request: PendingRequest, result: Result) -> None:
+    raise AssertionError(f"a plan answers nobody: {request}, {result}")
 
 
-def work(*inputs: Tensor, outputs: tuple[str, ...] = ()) -> Work:
-    return Work(inputs, outputs, nobody, arrived_s=0.0)
+def request(*inputs: Tensor, outputs: tuple[str, ...] = ()) -> PendingRequest:
+    return PendingRequest(inputs, outputs, nobody, arrived_s=0.0)
 
 
 def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
@@ -33,10 +33,10 @@ def values(of: Tensor) -> Any:
     return of.to_numpy().tolist()
 
 
-def prepared(plan: BatchPlan, *works: Work) -> list[Work]:
-    for one in works:
+def prepared(plan: BatchPlan, *requests: PendingRequest) -> list[PendingRequest]:
+    for one in requests:
         plan.prepare(one)
-    return list(works)
+    return list(requests)
 
 
 PLAIN = BatchPlan(
@@ -75,29 +75,29 @@ def stateful(axis: int = 0) -> BatchPlan:
 
 
 def test_rows_are_stacked_in_order_and_each_request_gets_its_own_back() -> None:
-    works = prepared(
+    requests = prepared(
         PLAIN,
-        work(tensor("x", [[1, 2]])),
-        work(tensor("x", [[3, 4], [5, 6]])),
-        work(tensor("x", [[7, 8]])),
+        request(tensor("x", [[1, 2]])),
+        request(tensor("x", [[3, 4], [5, 6]])),
+        request(tensor("x", [[7, 8]])),
     )
-    assert [one.rows for one in works] == [1, 2, 1]
-    assert len({one.key for one in works}) == 1
-    joined = PLAIN.join(works)
+    assert [one.rows for one in requests] == [1, 2, 1]
+    assert len({one.key for one in requests}) == 1
+    joined = PLAIN.join(requests)
     assert values(joined[0]) == [[1, 2], [3, 4], [5, 6], [7, 8]]
-    shares = PLAIN.split(works, [tensor("y", values(joined[0]))], joined)
+    shares = PLAIN.split(requests, [tensor("y", values(joined[0]))], joined)
     assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4], [5, 6]], [[7, 8]]]
 
 
 def test_a_request_that_runs_alone_is_not_copied() -> None:
-    one = work(tensor("x", [[1, 2]]))
+    one = request(tensor("x", [[1, 2]]))
     PLAIN.prepare(one)
     assert PLAIN.join([one]) is one.inputs
     assert PLAIN.split([one], one.inputs, one.inputs)[0][0] is one.inputs[0]
 
 
 def test_a_request_alone_gets_outputs_that_are_not_by_rows() -> None:
-    one = work(tensor("x", [[1, 2], [3, 4]]))
+    one = request(tensor("x", [[1, 2], [3, 4]]))
     PLAIN.prepare(one)
     boxes = tensor("y", [1, 2, 3, 4, 5])
     assert PLAIN.split([one], [boxes], one.inputs) == [[boxes]]
@@ -105,19 +105,21 @@ def test_a_request_alone_gets_outputs_that_are_not_by_rows() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (6,)])
 def test_outputs_that_are_not_by_rows_cannot_be_divided(shape: tuple[int, ...]) -> None:
-    works = prepared(PLAIN, work(tensor("x", [[1, 2]])), work(tensor("x", [[3, 4], [5, 6]])))
+    requests = prepared(
+        PLAIN, request(tensor("x", [[1, 2]])), request(tensor("x", [[3, 4], [5, 6]]))
+    )
     output = Tensor.from_numpy("y", np.zeros(shape, np.float32))
     with pytest.raises(RunFailed, match="3 rows were run together"):
-        PLAIN.split(works, [output], PLAIN.join(works))
+        PLAIN.split(requests, [output], PLAIN.join(requests))
 
 
 def test_requests_of_other_shapes_get_other_keys() -> None:
     plan = BatchPlan((TensorSpec("x", F32, (-1, -1)),), (), is_batching=True, batch_rows=8)
     narrow, wide, narrow_too = prepared(
         plan,
-        work(tensor("x", [[1]])),
-        work(tensor("x", [[1, 2]])),
-        work(tensor("x", [[1], [2]])),
+        request(tensor("x", [[1]])),
+        request(tensor("x", [[1, 2]])),
+        request(tensor("x", [[1], [2]])),
     )
     assert narrow.key == narrow_too.key != wide.key
 
@@ -126,7 +128,7 @@ def test_inputs_are_put_into_the_models_order() -> None:
     plan = BatchPlan(
         (TensorSpec("a", F32, (-1,)), TensorSpec("b", F32, (-1,))), (), is_batching=True
     )
-    one = work(tensor("b", [2]), tensor("a", [1]))
+    one = request(tensor("b", [2]), tensor("a", [1]))
     plan.prepare(one)
     assert [given.name for given in one.inputs] == ["a", "b"]
 
@@ -136,18 +138,18 @@ def test_inputs_of_different_numbers_of_rows_are_refused() -> None:
         (TensorSpec("a", F32, (-1,)), TensorSpec("b", F32, (-1,))), (), is_batching=True
     )
     with pytest.raises(InvalidRequest, match=r"'b' has 3 rows \(axis 0\), .* have 2"):
-        plan.prepare(work(tensor("a", [1, 2]), tensor("b", [1, 2, 3])))
+        plan.prepare(request(tensor("a", [1, 2]), tensor("b", [1, 2, 3])))
 
 
 def test_more_rows_than_may_be_are_refused_with_both_numbers() -> None:
     plan = BatchPlan(PLAIN.inputs, PLAIN.outputs, is_batching=True, batch_rows=2, max_rows=2)
-    plan.prepare(work(tensor("x", [[1, 2]] * 2)))
+    plan.prepare(request(tensor("x", [[1, 2]] * 2)))
     with pytest.raises(TooLarge, match="3 rows; this model takes 2 at once"):
-        plan.prepare(work(tensor("x", [[1, 2]] * 3)))
+        plan.prepare(request(tensor("x", [[1, 2]] * 3)))
 
 
 def test_requests_without_rows_run_alone() -> None:
-    first, second = prepared(PLAIN, *(work(Tensor("x", F32, (0, 2), b"")) for _ in range(2)))
+    first, second = prepared(PLAIN, *(request(Tensor("x", F32, (0, 2), b"")) for _ in range(2)))
     assert (first.rows, second.rows) == (0, 0)
     assert first.key != second.key
 
@@ -159,15 +161,15 @@ def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
         is_batching=True,
         shared=frozenset({"rate"}),
     )
-    works = prepared(
+    requests = prepared(
         plan,
         *(
-            work(tensor("x", [[value]]), tensor("rate", rate, np.int64))
+            request(tensor("x", [[value]]), tensor("rate", rate, np.int64))
             for value, rate in ((1, 16_000), (2, 16_000), (3, 8_000))
         ),
     )
-    assert works[0].key == works[1].key != works[2].key
-    joined = plan.join(works[:2])
+    assert requests[0].key == requests[1].key != requests[2].key
+    joined = plan.join(requests[:2])
     assert values(joined[0]) == [[1], [2]]
     assert (joined[1].shape, values(joined[1])) == ((), 16_000)
 
@@ -179,7 +181,7 @@ def test_a_key_does_not_keep_a_shared_inputs_data() -> None:
         is_batching=True,
         shared=frozenset({"table"}),
     )
-    one = work(tensor("x", [[1]]), Tensor("table", F32, (50_000,), bytes(200_000)))
+    one = request(tensor("x", [[1]]), Tensor("table", F32, (50_000,), bytes(200_000)))
     plan.prepare(one)
     assert len(repr(one.key)) < 200
 
@@ -190,7 +192,7 @@ def test_without_batching_a_request_counts_its_own_rows_and_a_batch_holds_one(
 ) -> None:
     plan = PLAIN.unbatched()
     assert (plan.is_batching, plan.batch_rows) == (False, 1)
-    one = work(Tensor.from_numpy("x", np.zeros(shape, np.float32)))
+    one = request(Tensor.from_numpy("x", np.zeros(shape, np.float32)))
     plan.prepare(one)
     assert one.rows == max(1, shape[0])
     assert one.key is None  # one group, however many wait
@@ -199,7 +201,7 @@ def test_without_batching_a_request_counts_its_own_rows_and_a_batch_holds_one(
 def test_a_fixed_first_axis_is_no_number_of_rows() -> None:
     plan = BatchPlan((TensorSpec("x", F32, (4, 2)),), (), batch_rows=8)
     assert plan.batch_rows == 1
-    one = work(Tensor.from_numpy("x", np.zeros((4, 2), np.float32)))
+    one = request(Tensor.from_numpy("x", np.zeros((4, 2), np.float32)))
     plan.prepare(one)
     assert one.rows == 1
 
@@ -207,7 +209,7 @@ def test_a_fixed_first_axis_is_no_number_of_rows() -> None:
 def test_only_the_outputs_that_someone_wants_are_asked_for_and_all_where_someone_wants_all() -> (
     None
 ):
-    a, b, every = (work(outputs=names) for names in (("p",), ("q", "p"), ()))
+    a, b, every = (request(outputs=names) for names in (("p",), ("q", "p"), ()))
     assert PLAIN.wanted([a]) == ("p",)
     assert PLAIN.wanted([a, b]) == ("p", "q")
     assert PLAIN.wanted([a, every]) == PLAIN.wanted([every, a]) == ()
@@ -216,41 +218,43 @@ def test_only_the_outputs_that_someone_wants_are_asked_for_and_all_where_someone
 
 def test_shorter_requests_are_padded_to_the_longest_and_cut_back_to_their_own_length() -> None:
     plan = ragged()
-    works = prepared(
+    requests = prepared(
         plan,
-        work(tensor("ids", [[1, 2, 3]], np.int64)),
-        work(tensor("ids", [[4], [5]], np.int64)),
+        request(tensor("ids", [[1, 2, 3]], np.int64)),
+        request(tensor("ids", [[4], [5]], np.int64)),
     )
-    assert works[0].key == works[1].key
-    joined = plan.join(works)
+    assert requests[0].key == requests[1].key
+    joined = plan.join(requests)
     assert values(joined[0]) == [[1, 2, 3], [4, -7, -7], [5, -7, -7]]
-    shares = plan.split(works, [tensor("y", values(joined[0]), np.int64)], joined)
+    shares = plan.split(requests, [tensor("y", values(joined[0]), np.int64)], joined)
     assert [values(share[0]) for share in shares] == [[[1, 2, 3]], [[4], [5]]]
 
 
 def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() -> None:
     plan = ragged(buckets=(2, 4))
     lengths = (1, 2, 3, 4, 5, 9)
-    works = prepared(plan, *(work(tensor("ids", [[1] * length], np.int64)) for length in lengths))
-    keys = [one.key for one in works]
+    requests = prepared(
+        plan, *(request(tensor("ids", [[1] * length], np.int64)) for length in lengths)
+    )
+    keys = [one.key for one in requests]
     assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4] == keys[5]
-    assert plan.join(works[:1])[0].shape == (1, 2)
-    assert plan.join(works[2:3])[0].shape == (1, 4)
-    assert plan.join(works[4:])[0].shape == (2, 9)  # over all buckets: the longest decides
-    (share,) = plan.split(works[:1], [tensor("y", [[8, 9]], np.int64)], plan.join(works[:1]))
+    assert plan.join(requests[:1])[0].shape == (1, 2)
+    assert plan.join(requests[2:3])[0].shape == (1, 4)
+    assert plan.join(requests[4:])[0].shape == (2, 9)  # over all buckets: the longest decides
+    (share,) = plan.split(requests[:1], [tensor("y", [[8, 9]], np.int64)], plan.join(requests[:1]))
     assert values(share[0]) == [[8]]
 
 
 def test_a_mask_that_was_left_out_is_made_and_says_what_is_padding() -> None:
     plan = ragged(mask="mask")
-    works = prepared(
+    requests = prepared(
         plan,
         *(
-            work(*plan.completed((tensor("ids", rows, np.int64),)))
+            request(*plan.completed((tensor("ids", rows, np.int64),)))
             for rows in ([[5, 6, 7]], [[8], [9]])
         ),
     )
-    assert [values(part) for part in plan.join(works)] == [
+    assert [values(part) for part in plan.join(requests)] == [
         [[5, 6, 7], [8, -7, -7], [9, -7, -7]],
         [[1, 1, 1], [1, 0, 0], [1, 0, 0]],
     ]
@@ -272,7 +276,7 @@ def test_no_mask_is_made_for_an_input_that_does_not_fit(ids: Tensor) -> None:
 def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
     plan = ragged(mask="mask", buckets=(4,))
     own = tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", [[0, 1, 1]], np.int64)
-    one = work(*plan.completed(own))
+    one = request(*plan.completed(own))
     plan.prepare(one)
     assert values(plan.join([one])[1]) == [[0, 1, 1, 0]]
 
@@ -281,7 +285,7 @@ def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
 def test_a_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
     plan = ragged(mask="mask")
     with pytest.raises(InvalidRequest, match="must have the length 3"):
-        plan.prepare(work(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
+        plan.prepare(request(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
 
 
 @pytest.mark.parametrize(
@@ -311,31 +315,31 @@ def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
         is_batching=True,
         ragged=(RaggedInput("x", pad=-1.0, buckets=(2,)),),
     )
-    one = work(Tensor("x", Datatype.BF16, (1, 1), b"\x80\x3f"))
+    one = request(Tensor("x", Datatype.BF16, (1, 1), b"\x80\x3f"))
     plan.prepare(one)
     assert bytes(plan.join([one])[0].data) == b"\x80\x3f\x80\xbf"
 
 
 def test_an_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
     plan = ragged()
-    works = prepared(
+    requests = prepared(
         plan,
-        work(tensor("ids", [[1, 2, 3]], np.int64)),
-        work(tensor("ids", [[4]], np.int64)),
+        request(tensor("ids", [[1, 2, 3]], np.int64)),
+        request(tensor("ids", [[4]], np.int64)),
     )
     pooled = tensor("y", [[1, 2], [3, 4]], np.int64)
     with pytest.raises(RunFailed, match="has not the padded length 3"):
-        plan.split(works, [pooled], plan.join(works))
+        plan.split(requests, [pooled], plan.join(requests))
 
 
 def test_an_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
     plan = ragged(outputs=())
-    works = prepared(
+    requests = prepared(
         plan,
-        work(tensor("ids", [[1, 2, 3]], np.int64)),
-        work(tensor("ids", [[4]], np.int64)),
+        request(tensor("ids", [[1, 2, 3]], np.int64)),
+        request(tensor("ids", [[4]], np.int64)),
     )
-    shares = plan.split(works, [tensor("y", [[1, 2], [3, 4]], np.int64)], plan.join(works))
+    shares = plan.split(requests, [tensor("y", [[1, 2], [3, 4]], np.int64)], plan.join(requests))
     assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4]]]
 
 
@@ -348,25 +352,25 @@ def test_a_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for(
     with pytest.raises(InvalidRequest, match="'s' is the sequence's state"):
         plan.completed((x, tensor("s", [[0], [0]])))
     with pytest.raises(InvalidRequest, match="'s_next' is the sequence's state"):
-        plan.prepare(work(*plan.completed((x,)), outputs=("y", "s_next")))
+        plan.prepare(request(*plan.completed((x,)), outputs=("y", "s_next")))
 
 
 def test_a_request_of_a_sequence_has_one_row() -> None:
     plan = stateful(axis=1)
     with pytest.raises(InvalidRequest, match="has one row; input 'x' has 2"):
-        plan.prepare(work(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
+        plan.prepare(request(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
 
 
 def test_states_are_stacked_along_their_own_axis() -> None:
     plan = stateful(axis=1)
-    works = prepared(
+    requests = prepared(
         plan,
-        *(work(tensor("x", [[n]]), tensor("s", [[n], [-n]])) for n in (1, 2, 3)),
+        *(request(tensor("x", [[n]]), tensor("s", [[n], [-n]])) for n in (1, 2, 3)),
     )
-    joined = plan.join(works)
+    joined = plan.join(requests)
     assert values(joined[1]) == [[1, 2, 3], [-1, -2, -3]]
     renamed = [tensor("y", values(joined[0])), tensor("s_next", values(joined[1]))]
-    shares = plan.split(works, renamed, joined)
+    shares = plan.split(requests, renamed, joined)
     assert [values(share[1]) for share in shares] == [[[1], [-1]], [[2], [-2]], [[3], [-3]]]
 
 
@@ -447,7 +451,7 @@ def random_tensor(
 
 
 @st.composite
-def models(draw: st.DrawFn) -> tuple[BatchPlan, list[Work], list[tuple[Tensor, ...]]]:
+def models(draw: st.DrawFn) -> tuple[BatchPlan, list[PendingRequest], list[tuple[Tensor, ...]]]:
     is_stateful = draw(st.booleans())
     roles = ["plain", "shared", "ragged", "masked"] + ["state0", "state1"] * is_stateful
     chosen = [draw(kinds("plain"))]
@@ -459,7 +463,7 @@ def models(draw: st.DrawFn) -> tuple[BatchPlan, list[Work], list[tuple[Tensor, .
         for at, kind in enumerate(chosen)
         if kind.role == "shared"
     }
-    works: list[Work] = []
+    requests: list[PendingRequest] = []
     given_inputs: list[tuple[Tensor, ...]] = []
     numbers = st.just(1) if plan.states else st.integers(0, 3)
     for rows in draw(st.lists(numbers, min_size=1, max_size=5)):
@@ -480,9 +484,9 @@ def models(draw: st.DrawFn) -> tuple[BatchPlan, list[Work], list[tuple[Tensor, .
         public = tuple(one for one in inputs if one.name not in states)
         completed = plan.completed(public)
         own = {one.name: one for one in (*completed, *inputs)}  # a state that is not zero any more
-        works.append(work(*own.values()))
+        requests.append(request(*own.values()))
         given_inputs.append(tuple(inputs))
-    return plan, works, given_inputs
+    return plan, requests, given_inputs
 
 
 def identity(plan: BatchPlan, joined: Sequence[Tensor]) -> list[Tensor]:
@@ -500,15 +504,15 @@ def mask_rows(mask: Tensor) -> list[int]:
 
 @given(models())
 def test_an_identity_model_gives_every_request_its_own_data_back_bit_for_bit(
-    model: tuple[BatchPlan, list[Work], list[tuple[Tensor, ...]]],
+    model: tuple[BatchPlan, list[PendingRequest], list[tuple[Tensor, ...]]],
 ) -> None:
-    plan, works, inputs = model
+    plan, requests, inputs = model
     groups: dict[object, list[int]] = {}
-    for at, one in enumerate(works):
+    for at, one in enumerate(requests):
         plan.prepare(one)
         groups.setdefault(one.key, []).append(at)
     for members in groups.values():
-        together = [works[at] for at in members]
+        together = [requests[at] for at in members]
         joined = plan.join(together)
         for whole, spec in zip(joined, plan.inputs, strict=True):
             checked(whole)

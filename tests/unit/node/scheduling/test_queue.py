@@ -7,57 +7,57 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.scheduling.pending_request import Result, Work, WorkState
-from capamesh.node.scheduling.queue import BULK_SHARE, STALE_ENTRIES, WorkQueue
+from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result
+from capamesh.node.scheduling.queue import BULK_SHARE, STALE_ENTRIES, RequestQueue
 
 
-def nobody(work: Work, result: Result) -> None:
-    raise AssertionError(f"a queue answers nobody: {work}, {result}")
+def nobody(request: PendingRequest, result: Result) -> None:
+    raise AssertionError(f"a queue answers nobody: {request}, {result}")
 
 
-def work(
+def request(
     rows: int = 1,
     *,
     key: object = None,
     priority: int = 0,
     deadline_s: float | None = None,
     is_bulk: bool = False,
-) -> Work:
-    made = Work(
+) -> PendingRequest:
+    made = PendingRequest(
         (), (), nobody, arrived_s=0.0, deadline_s=deadline_s, priority=priority, is_bulk=is_bulk
     )
     made.rows, made.key = rows, key
     return made
 
 
-def put(queue: WorkQueue, works: Iterable[Work]) -> None:
-    for one in works:
+def put(queue: RequestQueue, requests: Iterable[PendingRequest]) -> None:
+    for one in requests:
         queue.put(one)
 
 
-def start(works: Iterable[Work]) -> None:
-    for one in works:
-        one.state = WorkState.RUNNING
+def start(requests: Iterable[PendingRequest]) -> None:
+    for one in requests:
+        one.state = RequestState.RUNNING
 
 
-def drop(queue: WorkQueue, dropped: Work) -> None:
-    dropped.state = WorkState.ENDED
+def drop(queue: RequestQueue, dropped: PendingRequest) -> None:
+    dropped.state = RequestState.ENDED
     queue.drop(dropped)
 
 
-def heap_entries(queue: WorkQueue) -> int:
+def heap_entries(queue: RequestQueue) -> int:
     return sum(len(heap) for half in (queue._online, queue._bulk) for heap in half.heaps.values())
 
 
 def test_lower_priority_numbers_go_first_then_earlier_deadlines_then_earlier_arrivals() -> None:
-    queue = WorkQueue()
-    late = work(priority=1, deadline_s=1.0)
-    endless = work()
-    endless_too = work()
-    due = work(deadline_s=9.0)
-    due_sooner = work(deadline_s=8.0)
+    queue = RequestQueue()
+    late = request(priority=1, deadline_s=1.0)
+    endless = request()
+    endless_too = request()
+    due = request(deadline_s=9.0)
+    due_sooner = request(deadline_s=8.0)
     put(queue, [late, endless, endless_too, due, due_sooner])
-    order: list[Work] = []
+    order: list[PendingRequest] = []
     while batch := queue.take(1):
         order += batch
     assert order == [due_sooner, due, endless, endless_too, late]
@@ -66,8 +66,8 @@ def test_lower_priority_numbers_go_first_then_earlier_deadlines_then_earlier_arr
 
 
 def test_a_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
-    queue = WorkQueue()
-    first, second, third = work(3), work(4), work(2)
+    queue = RequestQueue()
+    first, second, third = request(3), request(4), request(2)
     put(queue, [first, second, third])
     assert queue.take(8) == [first, second]
     assert queue.rows == 2
@@ -75,24 +75,29 @@ def test_a_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
 
 
 def test_a_single_work_of_more_rows_than_a_batch_goes_alone() -> None:
-    queue = WorkQueue()
-    small, huge, other = work(1, priority=1), work(100), work(1, priority=1)
+    queue = RequestQueue()
+    small, huge, other = request(1, priority=1), request(100), request(1, priority=1)
     put(queue, [small, huge, other])
     assert queue.take(8) == [huge]
     assert queue.take(8) == [small, other]
 
 
 def test_the_next_in_order_is_not_overtaken_by_a_smaller_one_that_would_fit() -> None:
-    queue = WorkQueue()
-    first, large, small = work(5), work(5), work(1)
+    queue = RequestQueue()
+    first, large, small = request(5), request(5), request(1)
     put(queue, [first, large, small])
     assert queue.take(8) == [first]
     assert queue.take(8) == [large, small]
 
 
 def test_works_of_different_keys_never_share_a_batch_and_the_most_urgent_key_goes_first() -> None:
-    queue = WorkQueue()
-    a, b, urgent_b, c = work(key="a"), work(key="b"), work(key="b", deadline_s=1.0), work(key="c")
+    queue = RequestQueue()
+    a, b, urgent_b, c = (
+        request(key="a"),
+        request(key="b"),
+        request(key="b", deadline_s=1.0),
+        request(key="c"),
+    )
     put(queue, [a, b, urgent_b, c])
     assert queue.take(8) == [urgent_b, b]
     assert queue.take(8) == [a]
@@ -100,8 +105,8 @@ def test_works_of_different_keys_never_share_a_batch_and_the_most_urgent_key_goe
 
 
 def test_dropped_work_is_never_taken_and_is_counted_out_at_once() -> None:
-    queue = WorkQueue()
-    kept, gone, bulk = work(2), work(3), work(4, is_bulk=True)
+    queue = RequestQueue()
+    kept, gone, bulk = request(2), request(3), request(4, is_bulk=True)
     put(queue, [gone, kept, bulk])
     drop(queue, gone)
     drop(queue, bulk)
@@ -111,12 +116,12 @@ def test_dropped_work_is_never_taken_and_is_counted_out_at_once() -> None:
 
 
 def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries() -> None:
-    queue = WorkQueue()
-    kept = [work(key=index % 2) for index in range(10)]
+    queue = RequestQueue()
+    kept = [request(key=index % 2) for index in range(10)]
     put(queue, kept)
     most = 0
     for index in range(5_000):
-        passing = work(key=index, priority=1, is_bulk=index % 3 == 0)
+        passing = request(key=index, priority=1, is_bulk=index % 3 == 0)
         queue.put(passing)
         drop(queue, passing)
         most = max(most, heap_entries(queue))
@@ -125,32 +130,32 @@ def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries()
 
 
 def test_of_what_waits_endlessly_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
-    queue = WorkQueue()
+    queue = RequestQueue()
     taken = {False: 0, True: 0}
-    put(queue, [work(is_bulk=half) for half in (False, True) for _ in range(20)])
+    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
     for _ in range(1_000):
         batch = queue.take(10)
         start(batch)
         for one in batch:
             taken[one.is_bulk] += 1
-            queue.put(work(is_bulk=one.is_bulk))
+            queue.put(request(is_bulk=one.is_bulk))
     assert taken == {False: 9_000, True: 1_000}
 
 
 def test_bulk_gets_every_row_while_no_online_work_waits() -> None:
-    queue = WorkQueue()
-    bulk = [work(is_bulk=True) for _ in range(64)]
+    queue = RequestQueue()
+    bulk = [request(is_bulk=True) for _ in range(64)]
     put(queue, bulk)
     assert queue.take(32) == bulk[:32]
     assert queue.take(32) == bulk[32:]
 
 
 def test_bulk_fills_the_room_that_an_online_batch_leaves_and_pays_for_it() -> None:
-    queue = WorkQueue()
-    online, bulk = work(2), [work(is_bulk=True) for _ in range(20)]
+    queue = RequestQueue()
+    online, bulk = request(2), [request(is_bulk=True) for _ in range(20)]
     put(queue, [online, *bulk])
     assert queue.take(8) == [online, *bulk[:6]]
-    later = [work() for _ in range(54)]
+    later = [request() for _ in range(54)]
     put(queue, later)
     batches = [queue.take(9) for _ in range(6)]
     assert [one for batch in batches for one in batch] == later
@@ -158,42 +163,42 @@ def test_bulk_fills_the_room_that_an_online_batch_leaves_and_pays_for_it() -> No
 
 def test_online_work_that_comes_and_goes_keeps_its_share_beside_waiting_bulk() -> None:
     """Two online requests that cannot share a batch arrive during every bulk run."""
-    queue = WorkQueue()
+    queue = RequestQueue()
     numbers = count()
-    put(queue, [work(is_bulk=True) for _ in range(64)])
+    put(queue, [request(is_bulk=True) for _ in range(64)])
     bulk_rows_while_online_waits = online_rows = 0
     for _ in range(500):
-        put(queue, [work(key=next(numbers)), work(key=next(numbers))])
+        put(queue, [request(key=next(numbers)), request(key=next(numbers))])
         while any(not one.is_bulk for one in queue):
             batch = queue.take(32)
             start(batch)
             bulk = sum(one.is_bulk for one in batch)
             online_rows += len(batch) - bulk
             bulk_rows_while_online_waits += bulk
-            put(queue, [work(is_bulk=True) for _ in range(bulk)])
+            put(queue, [request(is_bulk=True) for _ in range(bulk)])
         batch = queue.take(32)  # nothing else waits: bulk may have it all
         start(batch)
         assert sum(one.is_bulk for one in batch) == 32
-        put(queue, [work(is_bulk=True) for _ in batch])
+        put(queue, [request(is_bulk=True) for _ in batch])
     total = online_rows + bulk_rows_while_online_waits
     assert online_rows == 1_000
     assert bulk_rows_while_online_waits <= BULK_SHARE * total + 32
 
 
 def test_bulk_requests_without_rows_cannot_keep_online_work_from_running() -> None:
-    queue = WorkQueue()
-    put(queue, [work() for _ in range(90)])
-    put(queue, [work(0, key=index, is_bulk=True) for index in range(90)])
+    queue = RequestQueue()
+    put(queue, [request() for _ in range(90)])
+    put(queue, [request(0, key=index, is_bulk=True) for index in range(90)])
     order = [one.is_bulk for _ in range(100) for one in queue.take(1)]
     assert order.count(True) == 10
 
 
 def test_what_online_did_not_use_while_nothing_waited_is_not_owed_to_it_later() -> None:
-    queue = WorkQueue()
+    queue = RequestQueue()
     for _ in range(100):  # bulk alone, for long
-        queue.put(work(is_bulk=True))
+        queue.put(request(is_bulk=True))
         assert queue.take(1)
-    put(queue, [work(is_bulk=half) for half in (False, True) for _ in range(100)])
+    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(100)])
     order = [one.is_bulk for _ in range(100) for one in queue.take(1)]
     assert 9 <= order.count(True) <= 11
 
@@ -210,7 +215,7 @@ DROPS = st.tuples(st.just("drop"), st.integers(0, 1_000))
 TAKES = st.tuples(st.just("take"), st.integers(1, 8))
 
 
-def urgency(one: Work) -> tuple[int, float, int]:
+def urgency(one: PendingRequest) -> tuple[int, float, int]:
     return one.priority, math.inf if one.deadline_s is None else one.deadline_s, one.order
 
 
@@ -218,13 +223,15 @@ def urgency(one: Work) -> tuple[int, float, int]:
 def test_whatever_is_put_dropped_and_taken_nothing_is_lost_doubled_or_out_of_order(
     steps: list[tuple[object, ...]],
 ) -> None:
-    queue = WorkQueue()
-    waiting: list[Work] = []
+    queue = RequestQueue()
+    waiting: list[PendingRequest] = []
     for step in steps:
         match step:
             case ("put", int(rows), str(key), int(priority), deadline, bool(is_bulk)):
                 deadline_s = float(deadline) if isinstance(deadline, int) else None
-                one = work(rows, key=key, priority=priority, deadline_s=deadline_s, is_bulk=is_bulk)
+                one = request(
+                    rows, key=key, priority=priority, deadline_s=deadline_s, is_bulk=is_bulk
+                )
                 queue.put(one)
                 waiting.append(one)
             case ("drop", int(index)) if waiting:
@@ -253,19 +260,19 @@ def test_whatever_is_put_dropped_and_taken_nothing_is_lost_doubled_or_out_of_ord
 
 
 def test_who_came_since_others_gave_way_gives_way_before_those_of_a_higher_priority() -> None:
-    queue = WorkQueue()
-    first, second = work(priority=5), work(priority=5)
+    queue = RequestQueue()
+    first, second = request(priority=5), request(priority=5)
     put(queue, [first, second])
-    urgent = work(priority=1)
+    urgent = request(priority=1)
 
-    def gives_way() -> list[Work]:
+    def gives_way() -> list[PendingRequest]:
         found = queue.lesser_than(urgent, lambda _: True)
         for one in found:
             drop(queue, one)
         return found
 
     assert gives_way() == [second]
-    least, between = work(priority=9), work(priority=7)
+    least, between = request(priority=9), request(priority=7)
     put(queue, [least, between])
     assert gives_way() == [least]
     assert gives_way() == [between]

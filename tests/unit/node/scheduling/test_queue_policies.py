@@ -18,12 +18,12 @@ def test_a_request_that_has_waited_its_time_is_refused_though_it_brought_no_dead
     desk.submit()
     running = desk.taken()
     desk.submit()
-    assert desk.engine.soonest_deadline_s == 0.05
+    assert desk.batcher.soonest_deadline_s == 0.05
     desk.now_s = 0.049
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == []
     desk.now_s = 0.05
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == ["deadline_exceeded"]
     _, error = desk.answers[0]
     assert "it has waited 50 ms, as long as this model's configuration allows" in str(error)
@@ -44,10 +44,10 @@ def test_what_stands_ready_behind_a_run_waits_still() -> None:
         desk.submit()
         desk.taken()
         desk.submit()
-        ahead = desk.engine.take(desk.now_s, is_ahead=True)
+        ahead = desk.batcher.take(desk.now_s, is_ahead=True)
         assert ahead is not None
         desk.now_s = 0.05
-        desk.engine.expire(desk.now_s)
+        desk.batcher.expire(desk.now_s)
         assert desk.outcomes() == outcome
 
 
@@ -57,7 +57,7 @@ def test_a_request_s_own_deadline_counts_beside_the_model_s() -> None:
     desk.taken()
     desk.submit(left_s=0.02)
     desk.now_s = 0.02
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == ["deadline_exceeded"]
     assert "the deadline passed before it ran" in str(desk.answers[0][1])
 
@@ -68,7 +68,7 @@ def test_where_late_ones_are_delayed_they_go_behind_all_others_of_their_priority
     running = desk.taken()
     late = [desk.submit(priority=5) for _ in range(2)]
     desk.now_s = 0.05
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == []
     young = desk.submit(priority=5)
     lower = desk.submit(priority=6)
@@ -76,7 +76,7 @@ def test_where_late_ones_are_delayed_they_go_behind_all_others_of_their_priority
     order = []
     for _ in range(4):
         batch = desk.taken()
-        order += batch.works
+        order += batch.requests
         desk.finish(batch, run_s=0.001)
     assert order == [young, *late, lower]
     assert desk.outcomes() == ["ok"] * 5
@@ -89,9 +89,9 @@ def test_a_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
     late = desk.submit()
     for now_s in (0.05, 0.2, 9.0):
         desk.now_s = now_s
-        desk.engine.expire(now_s)
+        desk.batcher.expire(now_s)
     assert late.priority == 0.5
-    assert desk.engine.soonest_deadline_s == float("inf")
+    assert desk.batcher.soonest_deadline_s == float("inf")
 
 
 def test_delayed_bulk_work_stays_among_bulk_work() -> None:
@@ -100,7 +100,7 @@ def test_delayed_bulk_work_stays_among_bulk_work() -> None:
     running = desk.taken()
     bulk = desk.submit(is_bulk=True)
     desk.now_s = 0.05
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     desk.finish(running)
     assert desk.take() == [bulk]
 
@@ -127,7 +127,7 @@ def test_each_priority_has_its_own_policy_and_places() -> None:
     with pytest.raises(Overloaded, match="2 requests of priority 1 wait at this model"):
         desk.submit(priority=1)
     desk.now_s = 0.001
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == ["deadline_exceeded"] * 2  # those of priority 1 alone
 
 
@@ -138,7 +138,7 @@ def test_a_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> Non
     desk.taken()
     desk.submit(priority=1)
     desk.now_s = 0.001
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     with pytest.raises(Overloaded, match="1 requests of priority 1 wait"):
         desk.submit(priority=1)
 
@@ -149,7 +149,7 @@ def test_a_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals()
     desk.taken()
     desk.submit(priority=5)
     desk.now_s = 0.05
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     with pytest.raises(Overloaded):
         desk.submit(priority=5)
     desk.submit(priority=4)

@@ -54,16 +54,16 @@ def test_an_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not()
     desk = Desk(batch_rows=1)
 
     def run(value: float, *results: object) -> None:
-        work = desk.work()
-        work.inputs = (Tensor.from_numpy("x", np.full((1, 1), value, np.float32)),)
-        desk.engine.submit(work, desk.now_s)
+        request = desk.request()
+        request.inputs = (Tensor.from_numpy("x", np.full((1, 1), value, np.float32)),)
+        desk.batcher.submit(request, desk.now_s)
         desk.finish(desk.taken(), results=list(results))  # type: ignore[arg-type]
 
     for number in range(FAILED_REQUESTS):
         run(number, RunFailed("broken"))
-    assert desk.engine.health.reason.endswith("the latest: broken")
+    assert desk.batcher.health.reason.endswith("the latest: broken")
     run(1)
-    assert desk.engine.health.reason == ""
+    assert desk.batcher.health.reason == ""
     for number in range(FAILED_REQUESTS):  # nobody's run has failed
         run(number, DeadlineExceeded("too late"))
-    assert desk.engine.health.reason == ""
+    assert desk.batcher.health.reason == ""

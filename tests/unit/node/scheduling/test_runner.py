@@ -11,10 +11,10 @@ from fleet_fakes import fp32
 from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
 from capamesh.node.agent.quarantine import Verdict
-from capamesh.node.devices.in_flight_journal import Marks
-from capamesh.node.devices.in_flight_page import Marked, Phase, RunningPage
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.devices.request_digest import request_digest
-from capamesh.node.scheduling import Result, Streams, Suspicion, Work
+from capamesh.node.scheduling import PendingRequest, Result, Streams, Suspicion
 from capamesh.node.scheduling.runner import BATCH_DOUBTS, SHORT_S, STOP_GRACE_S, TURN_S, ModelRunner
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
@@ -33,23 +33,23 @@ class Rig:
     """A runner with its model, its clock and the answers in the order they came."""
 
     def __init__(
-        self, *, may_run_here: bool = True, marks: Marks | None = None, **engine: Any
+        self, *, may_run_here: bool = True, marks: InFlightJournal | None = None, **batcher: Any
     ) -> None:
         self.clock = FakeClock()
         self.model = FakeModel()
         self.stream = FakeModel()
-        self.marks = marks or Marks(None)
+        self.marks = marks or InFlightJournal(None)
         self.runner = ModelRunner(
             self.model,
-            engine_of(self.model, **engine),
-            stream=self.stream if "streams" in engine else None,
+            engine_of(self.model, **batcher),
+            stream=self.stream if "streams" in batcher else None,
             may_run_here=may_run_here,
             clock=self.clock,
             switch=FakeSwitch,
             marks=self.marks,
             number=self.marks.number("m", "1", ""),
         )
-        self.names: dict[Work, float] = {}
+        self.names: dict[PendingRequest, float] = {}
         self.answers: dict[float, Result] = {}
         self._answered = asyncio.Event()
         self.complaints: list[object] = []
@@ -57,31 +57,31 @@ class Rig:
             lambda _, context: self.complaints.append(context.get("exception"))
         )
 
-    def submit(self, name: float, *, left_s: float | None = None) -> Work:
+    def submit(self, name: float, *, left_s: float | None = None) -> PendingRequest:
         """Ask with a row that starts with `name`, by which its answer is kept."""
-        work = Work(
+        request = PendingRequest(
             (fp32("x", [name, 0.0]),),
             (),
             self._done,
             arrived_s=self.clock.now_s,
             deadline_s=None if left_s is None else self.clock.now_s + left_s,
         )
-        self.names[work] = name
-        self.runner.submit(work)
-        return work
+        self.names[request] = name
+        self.runner.submit(request)
+        return request
 
-    def _done(self, work: Work, result: Result) -> None:
-        name = self.names[work]
+    def _done(self, request: PendingRequest, result: Result) -> None:
+        name = self.names[request]
         assert name not in self.answers
         self.answers[name] = result
         self._answered.set()
 
-    async def hold(self, name: float = 0.0) -> Work:
+    async def hold(self, name: float = 0.0) -> PendingRequest:
         """Ask, and wait until that runs; it goes on when the gate is opened."""
         self.model.gate.clear()
-        work = self.submit(name)
+        request = self.submit(name)
         await self.started()
-        return work
+        return request
 
     async def started(self) -> None:
         await asyncio.to_thread(self.model.wait_started)
@@ -96,7 +96,7 @@ class Rig:
         self.model.gate.set()
         async with asyncio.timeout(LIMIT_S):
             await self.runner.wait_idle()
-        assert self.runner.engine.is_idle
+        assert self.runner.batcher.is_idle
 
     def close(self) -> None:
         self.model.gate.set()
@@ -216,7 +216,7 @@ async def test_as_many_batches_run_at_once_as_there_are_instances(make: Make) ->
     await rig.started()
     await rig.started()
     assert sorted(rig.model.ran) == [[1], [2]]
-    assert (len(rig.runner.engine.running), rig.runner.engine.queued) == (2, 1)
+    assert (len(rig.runner.batcher.running), rig.runner.batcher.queued) == (2, 1)
     await rig.idle()
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3)
@@ -365,12 +365,12 @@ async def test_a_model_whose_batches_alone_fail_is_not_batched_any_more(
 
     rig.model.act = act
     for turn in range(BATCH_DOUBTS):
-        assert (rig.runner.batch_fault, rig.runner.engine.plan.is_batching) == ("", True)
+        assert (rig.runner.batch_fault, rig.runner.batcher.plan.is_batching) == ("", True)
         rig.submit(2 * turn)
         rig.submit(2 * turn + 1)
         await rig.idle()
     assert rig.runner.batch_fault == "2 at once"
-    assert not rig.runner.engine.plan.is_batching
+    assert not rig.runner.batcher.plan.is_batching
     del rig.model.ran[:]
     rig.submit(10)
     rig.submit(11)
@@ -391,7 +391,7 @@ async def test_a_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
         rig.submit(turn)
         rig.submit(-turn)
         await rig.idle()
-    assert rig.runner.engine.plan.is_batching
+    assert rig.runner.batcher.plan.is_batching
     assert set(rig.codes().values()) == {"ok", "invalid_request"}
 
 
@@ -405,7 +405,7 @@ async def test_a_batch_that_ran_as_one_says_how_long_batches_take(make: Make) ->
     rig.submit(1)
     rig.submit(2)
     await rig.idle()
-    assert rig.runner.engine.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
+    assert rig.runner.batcher.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
 
 
 async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(make: Make) -> None:
@@ -420,7 +420,7 @@ async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(m
     rig.submit(1)
     rig.submit(2)
     await rig.idle()
-    assert rig.runner.engine.time.slowdown == 1.0
+    assert rig.runner.batcher.time.slowdown == 1.0
 
 
 @both_ways
@@ -430,7 +430,7 @@ async def test_a_listener_that_fails_does_not_keep_others_from_their_results(
     rig = make(profile=profile, batch_rows=0)
     error = ZeroDivisionError()
 
-    def fail(work: Work, result: Result) -> None:
+    def fail(request: PendingRequest, result: Result) -> None:
         raise error
 
     rig.submit(1)
@@ -449,8 +449,8 @@ async def test_a_listener_that_fails_does_not_keep_others_from_their_results(
 async def test_a_listener_may_submit_and_cancel(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
 
-    def again(work: Work, result: Result) -> None:
-        rig._done(work, result)
+    def again(request: PendingRequest, result: Result) -> None:
+        rig._done(request, result)
         rig.runner.cancel(beside)  # its answer is the next to be told
         rig.submit(4)
 
@@ -481,7 +481,7 @@ async def test_what_is_cancelled_while_it_waits_never_runs(make: Make) -> None:
 async def test_cancelling_the_last_makes_a_runner_idle(make: Make) -> None:
     rig = make(profile=HERE)
     rig.runner.cancel(rig.submit(1))
-    assert rig.runner.engine.is_idle
+    assert rig.runner.batcher.is_idle
     await rig.idle()
     assert (rig.model.ran, rig.answers) == ([], {})
 
@@ -489,18 +489,18 @@ async def test_cancelling_the_last_makes_a_runner_idle(make: Make) -> None:
 async def test_a_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.gate.clear()
-    works = [rig.submit(name) for name in (1, 2)]
+    requests = [rig.submit(name) for name in (1, 2)]
     await rig.started()
     (switch,) = rig.model.switches
     assert switch is not None
-    rig.runner.cancel(works[0])
+    rig.runner.cancel(requests[0])
     assert not switch.is_used
-    rig.runner.cancel(works[1])
+    rig.runner.cancel(requests[1])
     assert switch.is_used
     async with asyncio.timeout(LIMIT_S):
         await rig.runner.wait_idle()
     assert (rig.model.ran, rig.answers) == ([[1, 2]], {})
-    assert rig.runner.engine.meter.requests == {"ok": 0, "cancelled": 2}
+    assert rig.runner.batcher.meter.requests == {"ok": 0, "cancelled": 2}
 
 
 async def test_who_has_left_is_not_run_again_after_a_batch_has_failed(make: Make) -> None:
@@ -512,15 +512,15 @@ async def test_who_has_left_is_not_run_again_after_a_batch_has_failed(make: Make
 
     rig.model.act = act
     rig.model.gate.clear()
-    works = [rig.submit(name) for name in (1, 2, 3)]
+    requests = [rig.submit(name) for name in (1, 2, 3)]
     await rig.started()
-    rig.runner.cancel(works[1])
+    rig.runner.cancel(requests[1])
     await rig.idle()
     assert rig.model.ran == [[1, 2, 3], [1], [3]]
     rig.doubled(1, 3)
 
 
-async def test_a_deadline_that_passes_while_another_run_goes_on_is_told_by_a_tick(
+async def test_a_deadline_that_passes_while_another_run_goes_on_is_reported_by_a_tick(
     make: Make,
 ) -> None:
     rig = make(profile=THREADS)
@@ -600,20 +600,20 @@ async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
     assert rig.codes() == {1: "run_failed", 2: "ok"}
 
 
-async def test_a_run_that_does_not_stop_is_told_as_stuck_after_a_grace(
+async def test_a_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
     make: Make, tmp_path: Path
 ) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig = make(profile=THREADS, marks=Marks(page))
+    page = InFlightPage.create(tmp_path / "page")
+    rig = make(profile=THREADS, marks=InFlightJournal(page))
     rig.model.is_deaf = True
     await rig.hold(1)
     beside = rig.marks.number("other", "1", "")
     rig.marks.begin(beside, Phase.RUNNING)
-    told_s = 101 + WATCHDOG_S
-    assert rig.runner.tick(told_s, WATCHDOG_S) == ""
+    reported_s = 101 + WATCHDOG_S
+    assert rig.runner.tick(reported_s, WATCHDOG_S) == ""
     assert rig.codes() == {1: "run_failed"}
-    assert rig.runner.tick(told_s + STOP_GRACE_S, WATCHDOG_S) == ""
-    assert rig.runner.tick(told_s + STOP_GRACE_S + 0.5, WATCHDOG_S) == (
+    assert rig.runner.tick(reported_s + STOP_GRACE_S, WATCHDOG_S) == ""
+    assert rig.runner.tick(reported_s + STOP_GRACE_S + 0.5, WATCHDOG_S) == (
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
     request = request_digest([fp32("x", [1.0, 0.0])]).hex()
@@ -694,8 +694,8 @@ async def test_when_it_was_used_last_is_known(make: Make) -> None:
 async def test_a_run_is_marked_while_it_goes_on(
     make: Make, profile: ServiceProfile, tmp_path: Path
 ) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig = make(profile=profile, marks=Marks(page))
+    page = InFlightPage.create(tmp_path / "page")
+    rig = make(profile=profile, marks=InFlightJournal(page))
     seen: list[list[Marked]] = []
     rig.model.act = lambda _: seen.append(page.marked())
     rig.submit(1)
@@ -715,14 +715,14 @@ async def staged(make: Make) -> Rig:
     rig.submit(1.0, left_s=5.0)
     rig.submit(2.0)
     rig.runner.pump()
-    running = sorted(batch.has_begun for batch in rig.runner.engine.running)
+    running = sorted(batch.has_begun for batch in rig.runner.batcher.running)
     assert running == [False, True]
     return rig
 
 
 async def test_a_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
     rig = await staged(make)
-    assert rig.runner.engine.queued == 2  # it does not run yet
+    assert rig.runner.batcher.queued == 2  # it does not run yet
     await rig.idle()
     rig.doubled(0.0, 1.0, 2.0)
     assert rig.model.ran == [[0.0], [1.0, 2.0]]
@@ -734,7 +734,7 @@ async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> 
     rig.submit(1.0)
     rig.submit(2.0)
     rig.runner.pump()
-    assert len(rig.runner.engine.running) == 1
+    assert len(rig.runner.batcher.running) == 1
     rig.submit(3.0)
     await rig.idle()
     assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]
@@ -745,20 +745,20 @@ async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(mak
     rig.clock.now_s += 6.0
     assert rig.runner.tick(rig.clock.now_s, 60.0) == ""
     assert rig.codes() == {1.0: "deadline_exceeded"}
-    assert rig.runner.engine.meter.dropped == {"expired": 1}
+    assert rig.runner.batcher.meter.dropped == {"expired": 1}
     await rig.idle()
     assert rig.model.ran == [[0.0], [2.0]]
-    assert rig.runner.engine.meter.rows == 2
+    assert rig.runner.batcher.meter.rows == 2
 
 
 async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
     rig = await staged(make)
-    for work in [work for work, name in rig.names.items() if name]:
-        rig.runner.cancel(work)
-    assert rig.runner.engine.meter.dropped == {"cancelled": 2}
+    for request in [request for request, name in rig.names.items() if name]:
+        rig.runner.cancel(request)
+    assert rig.runner.batcher.meter.dropped == {"cancelled": 2}
     await rig.idle()
     assert rig.model.ran == [[0.0]]
-    assert rig.runner.engine.meter.batches == 1
+    assert rig.runner.batcher.meter.batches == 1
 
 
 async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
@@ -776,8 +776,8 @@ async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
 async def test_a_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
     tmp_path: Path,
 ) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig = Rig(marks=Marks(page), profile=THREADS)
+    page = InFlightPage.create(tmp_path / "page")
+    rig = Rig(marks=InFlightJournal(page), profile=THREADS)
     await rig.hold(3.0)
     (marked,) = page.marked()
     assert marked.request == request_digest([fp32("x", [3.0, 0.0])]).hex()
@@ -787,9 +787,9 @@ async def test_a_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
     rig.close()
 
 
-async def test_of_several_requests_that_run_together_none_is_told(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig = Rig(marks=Marks(page), profile=THREADS)
+async def test_of_several_requests_that_run_together_none_is_reported(tmp_path: Path) -> None:
+    page = InFlightPage.create(tmp_path / "page")
+    rig = Rig(marks=InFlightJournal(page), profile=THREADS)
     await rig.hold()
     rig.submit(1.0)
     rig.submit(2.0)
@@ -804,11 +804,11 @@ async def test_of_several_requests_that_run_together_none_is_told(tmp_path: Path
 async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_is_marked(
     tmp_path: Path,
 ) -> None:
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     digests = [request_digest([fp32("x", [name, 0.0])]).hex() for name in (0.0, 1.0, 2.0)]
     verdict = Verdict("m", "1", "", "", suspects=(digests[1],), alone_s=60.0)
     suspicion = Suspicion(verdict, now_s=100.0)
-    rig = Rig(marks=Marks(page), profile=HERE, suspicion=suspicion)
+    rig = Rig(marks=InFlightJournal(page), profile=HERE, suspicion=suspicion)
     seen: list[str] = []
     rig.model.act = lambda values: seen.extend(each.request for each in page.marked())
     await rig.hold()
@@ -828,8 +828,8 @@ async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_
 
 
 async def test_a_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_path: Path) -> None:
-    page = RunningPage.create(tmp_path / "page")
-    rig = Rig(marks=Marks(page), profile=THREADS)
+    page = InFlightPage.create(tmp_path / "page")
+    rig = Rig(marks=InFlightJournal(page), profile=THREADS)
     rig.model.is_deaf = True
     await rig.hold(3.0)
     rig.clock.now_s += WATCHDOG_S + 1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from capamesh.node.repository.rules import Rules, SequenceRules, StateTensor
-from capamesh.node.scheduling import Batch, BatchPlan, ModelEngine, Result, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.sequences import KEPT_BYTES, Sequences
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.links.calls import SequenceMark
@@ -29,11 +29,11 @@ class Desk:
             states=states,
         )
         rules = Rules(sequence=SequenceRules(states, idle_s, max_bytes), instances=2)
-        self.engine = ModelEngine(plan, rules, None, max_in_flight=100)
-        assert self.engine.sequences is not None
-        self.sequences: Sequences = self.engine.sequences
+        self.batcher = DynamicBatcher(plan, rules, None, max_in_flight=100)
+        assert self.batcher.sequences is not None
+        self.sequences: Sequences = self.batcher.sequences
         self.now_s = 0.0
-        self.answers: list[tuple[Work, Result]] = []
+        self.answers: list[tuple[PendingRequest, Result]] = []
 
     def submit(
         self,
@@ -43,42 +43,42 @@ class Desk:
         start: bool = False,
         end: bool = False,
         left_s: float | None = None,
-    ) -> Work:
+    ) -> PendingRequest:
         x = Tensor.from_numpy("x", np.array([[value]], np.int64))
-        work = Work(
-            self.engine.plan.completed((x,)),
+        request = PendingRequest(
+            self.batcher.plan.completed((x,)),
             (),
-            lambda work, result: self.answers.append((work, result)),
+            lambda request, result: self.answers.append((request, result)),
             arrived_s=self.now_s,
             deadline_s=None if left_s is None else self.now_s + left_s,
             sequence=SequenceMark(sequence, start, end),
         )
-        self.engine.submit(work, self.now_s)
-        return work
+        self.batcher.submit(request, self.now_s)
+        return request
 
     def taken(self) -> Batch:
-        batch = self.engine.take(self.now_s)
+        batch = self.batcher.take(self.now_s)
         assert batch is not None
         return batch
 
     def nothing_to_take(self) -> bool:
-        return self.engine.take(self.now_s) is None
+        return self.batcher.take(self.now_s) is None
 
     def run(self, batch: Batch, error: CapameshError | None = None) -> None:
         results: list[Result]
         if error is not None:
-            results = [error] * len(batch.works)
+            results = [error] * len(batch.requests)
         else:
-            plan = self.engine.plan
-            joined = plan.join(batch.works)
+            plan = self.batcher.plan
+            joined = plan.join(batch.requests)
             x, history = (one.to_numpy() for one in joined)
             seen = np.concatenate([history, x], 1)
             outputs = [
                 Tensor.from_numpy("y", seen.sum(1, keepdims=True)),
                 Tensor.from_numpy("s_next", seen),
             ]
-            results = list(plan.split(batch.works, outputs, joined))
-        self.engine.finished(batch, results, self.now_s, run_s=0.001)
+            results = list(plan.split(batch.requests, outputs, joined))
+        self.batcher.finished(batch, results, self.now_s, run_s=0.001)
 
     def sums(self) -> list[int]:
         """Return what the model has answered so far, without the errors."""
@@ -90,9 +90,9 @@ class Desk:
 
     def ask(self, sequence: int | str, value: int, **marks: Any) -> Any:
         """Return the sum that the model answers, or the error's code."""
-        work = self.submit(sequence, value, **marks)
+        request = self.submit(sequence, value, **marks)
         self.run(self.taken())
-        (answer,) = [result for answered, result in self.answers if answered is work]
+        (answer,) = [result for answered, result in self.answers if answered is request]
         if isinstance(answer, CapameshError):
             return answer.code
         assert [output.name for output in answer] == ["y"]
@@ -132,31 +132,31 @@ def test_one_request_may_be_a_whole_sequence() -> None:
     assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
 
 
-def test_a_request_without_a_sequence_is_refused_and_told_how_to_name_one() -> None:
+def test_a_request_without_a_sequence_is_refused_and_reported_how_to_name_one() -> None:
     desk = Desk()
-    work = desk.submit("a", start=True)
-    unnamed = Work(work.inputs, (), lambda _, __: None, arrived_s=0.0)
+    request = desk.submit("a", start=True)
+    unnamed = PendingRequest(request.inputs, (), lambda _, __: None, arrived_s=0.0)
     with pytest.raises(InvalidRequest, match="sequence_id"):
-        desk.engine.submit(unnamed, 0.0)
-    assert desk.engine.in_flight == 1
+        desk.batcher.submit(unnamed, 0.0)
+    assert desk.batcher.in_flight == 1
 
 
 def test_requests_of_one_sequence_run_one_after_the_other_and_those_of_others_beside_them() -> None:
     desk = Desk()
     first = [desk.submit(name, 1, start=True) for name in "ab"]
     second, third = desk.submit("a", 2), desk.submit("a", 3)
-    assert (second.state, third.state) == (WorkState.WAITING, WorkState.WAITING)
+    assert (second.state, third.state) == (RequestState.WAITING, RequestState.WAITING)
     batch = desk.taken()
-    assert batch.works == first
+    assert batch.requests == first
     assert desk.nothing_to_take()  # though an instance is free
     desk.run(batch)
     batch = desk.taken()
-    assert batch.works == [second]
+    assert batch.requests == [second]
     desk.run(batch)
     desk.run(desk.taken())
-    assert desk.engine.is_idle
+    assert desk.batcher.is_idle
     assert desk.sums() == [1, 1, 3, 6]
-    assert [work for work, _ in desk.answers] == [*first, second, third]
+    assert [request for request, _ in desk.answers] == [*first, second, third]
 
 
 def test_urgency_does_not_reorder_a_sequence() -> None:
@@ -164,9 +164,9 @@ def test_urgency_does_not_reorder_a_sequence() -> None:
     slow = desk.submit("a", 1, start=True)
     urgent = desk.submit("a", 2, left_s=10.0)
     batch = desk.taken()
-    assert batch.works == [slow]
+    assert batch.requests == [slow]
     desk.run(batch)
-    assert desk.taken().works == [urgent]
+    assert desk.taken().requests == [urgent]
 
 
 def test_sequences_whose_states_have_grown_to_different_lengths_do_not_share_a_batch() -> None:
@@ -174,9 +174,9 @@ def test_sequences_whose_states_have_grown_to_different_lengths_do_not_share_a_b
     for name, length in (("a", 1), ("b", 2), ("c", 2)):
         for at in range(length):
             desk.ask(name, 1, start=at == 0)
-    works = [desk.submit(name, 1) for name in "abc"]
+    requests = [desk.submit(name, 1) for name in "abc"]
     first, second = desk.taken(), desk.taken()
-    assert (first.works, second.works) == ([works[0]], works[1:])
+    assert (first.requests, second.requests) == ([requests[0]], requests[1:])
     for batch in (first, second):
         desk.run(batch)
     assert desk.sums()[-3:] == [2, 3, 3]
@@ -214,17 +214,17 @@ def test_a_sequence_whose_start_failed_has_not_started() -> None:
 def test_an_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
-    work = desk.submit("a", 2, end=True, left_s=1.0)
+    request = desk.submit("a", 2, end=True, left_s=1.0)
     if way == "expires queued":
         desk.now_s = 1.0
-        desk.engine.expire(desk.now_s)
+        desk.batcher.expire(desk.now_s)
     elif way == "is cancelled":
-        desk.engine.cancel(work, desk.now_s)
+        desk.batcher.cancel(request, desk.now_s)
     else:
         batch = desk.taken()
         if way == "expires running":
             desk.now_s = 1.0
-            desk.engine.expire(desk.now_s)
+            desk.batcher.expire(desk.now_s)
             desk.run(batch)
         else:
             desk.run(batch, RunFailed("no memory"))
@@ -239,7 +239,7 @@ def test_a_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> 
     desk.submit("a", 2, left_s=1.0)
     batch = desk.taken()
     desk.now_s = 1.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     desk.run(batch)
     assert desk.ask("a", 2) == 3
 
@@ -249,11 +249,11 @@ def test_what_waits_behind_a_cancelled_run_goes_on_when_it_has_ended_and_not_bef
     desk.ask("a", 1, start=True)
     running, following = desk.submit("a", 2), desk.submit("a", 4)
     batch = desk.taken()
-    desk.engine.cancel(running, 0.0)
+    desk.batcher.cancel(running, 0.0)
     assert desk.nothing_to_take()
     desk.run(batch)
     batch = desk.taken()
-    assert batch.works == [following]
+    assert batch.requests == [following]
     desk.run(batch)
     assert desk.ask("a", 0) == 5
 
@@ -261,12 +261,12 @@ def test_what_waits_behind_a_cancelled_run_goes_on_when_it_has_ended_and_not_bef
 def test_what_was_given_up_while_it_waited_for_its_turn_is_passed_over() -> None:
     desk = Desk()
     first, second, third = desk.submit("a", 1, start=True), desk.submit("a", 2), desk.submit("a", 4)
-    desk.engine.cancel(second, 0.0)
+    desk.batcher.cancel(second, 0.0)
     desk.run(desk.taken())
     batch = desk.taken()
-    assert batch.works == [third]
+    assert batch.requests == [third]
     desk.run(batch)
-    assert [work for work, _ in desk.answers] == [first, third]
+    assert [request for request, _ in desk.answers] == [first, third]
     assert desk.ask("a", 0) == 5
 
 
@@ -278,7 +278,7 @@ def test_a_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_
     end = desk.submit("a", 2, end=True)
     with pytest.raises(InvalidRequest, match="has ended"):
         desk.submit("a", 3)
-    desk.engine.cancel(end, 0.0)
+    desk.batcher.cancel(end, 0.0)
     desk.submit("a", 3)
     desk.run(desk.taken())
     desk.run(desk.taken())
@@ -290,7 +290,7 @@ def test_a_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
     desk.ask("a", 1, start=True)
     end = desk.submit("a", 2, end=True)
     batch = desk.taken()
-    desk.engine.cancel(end, 0.0)
+    desk.batcher.cancel(end, 0.0)
     desk.submit("a", 3)
     desk.run(batch)
     desk.run(desk.taken())
@@ -313,7 +313,7 @@ def test_an_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> N
     desk.submit("a", 1, start=True, end=True)
     following = desk.submit("a", 10, start=True)
     batch = desk.taken()
-    desk.engine.cancel(following, 0.0)
+    desk.batcher.cancel(following, 0.0)
     desk.run(batch)
     assert len(desk.sequences) == 0
 
@@ -335,7 +335,7 @@ def test_an_output_that_cannot_be_the_next_state_fails_its_request_alone(state: 
     y = Tensor("y", I64, (1, 1), bytes(8))
     good = Tensor("s_next", I64, (1, 1), bytes(8))
     for batch, given in zip(batches, (state, good), strict=True):
-        desk.engine.finished(batch, [[y, given]], 0.0, run_s=0.001)
+        desk.batcher.finished(batch, [[y, given]], 0.0, run_s=0.001)
     answers = dict(desk.answers)
     assert isinstance(answers[odd], RunFailed)
     assert answers[fine] == [y]
@@ -360,7 +360,7 @@ def test_silent_sequences_are_forgotten_while_no_request_comes_at_all() -> None:
     desk = Desk(idle_s=60.0)
     desk.ask("a", 1, start=True)
     desk.now_s = 60.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
 
 
@@ -369,10 +369,10 @@ def test_a_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answe
     desk.ask("a", 1, start=True)
     desk.submit("a", 2)
     desk.now_s = 50.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     batch = desk.taken()
     desk.now_s = 100.0
-    desk.engine.expire(desk.now_s)
+    desk.batcher.expire(desk.now_s)
     desk.run(batch, RunFailed("late"))
     desk.now_s = 100.9
     assert desk.ask("a", 2) == 3
@@ -403,7 +403,7 @@ def test_what_works_does_not_give_way_and_silent_ones_do_though_it_never_pauses(
     assert desk.sequences.forgotten == 1  # the silent one, while busy has one more to run
     desk.run(desk.taken())
     assert len(desk.sequences) == 0  # three columns are over the bound by themselves
-    assert desk.engine.meter.requests == {"ok": 4}
+    assert desk.batcher.meter.requests == {"ok": 4}
 
 
 def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> None:
@@ -411,10 +411,10 @@ def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> Non
     desk.submit("a", 1, start=True)
     batch = desk.taken()
     for _ in range(500):
-        desk.engine.cancel(desk.submit("a", 2), 0.0)
+        desk.batcher.cancel(desk.submit("a", 2), 0.0)
     assert len(desk.sequences._known["a"].waiting) == 0
     desk.run(batch)
-    assert (desk.sequences.working, desk.engine.is_idle) == (0, True)
+    assert (desk.sequences.working, desk.batcher.is_idle) == (0, True)
 
 
 def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
@@ -436,20 +436,20 @@ def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothi
     for name in ("one", "two"):
         desk.submit(name, 1, start=True)
         desk.taken()  # both lanes are busy
-    works = [desk.submit(at, 1, start=True) for at in range(8)]
+    requests = [desk.submit(at, 1, start=True) for at in range(8)]
     if is_followed:
         desk.submit(0, 2)
-    ahead = desk.engine.take(0.0, is_ahead=True)
+    ahead = desk.batcher.take(0.0, is_ahead=True)
     assert ahead is not None
-    assert ahead.works == works
-    desk.engine.cancel(works[0], 0.0)
+    assert ahead.requests == requests
+    desk.batcher.cancel(requests[0], 0.0)
     ahead.has_begun = True
     desk.run(ahead)
-    assert [work for work, _ in desk.answers] == works[1:]
-    for batch in sorted(desk.engine.running, key=lambda batch: batch.works[0].order):
+    assert [request for request, _ in desk.answers] == requests[1:]
+    for batch in sorted(desk.batcher.running, key=lambda batch: batch.requests[0].order):
         desk.run(batch)
     if is_followed:  # nothing came of the first: the next begins from nothing
         desk.run(desk.taken())
         assert desk.sums()[-1] == 2
-    assert desk.engine.is_idle
+    assert desk.batcher.is_idle
     assert desk.sequences.working == 0

@@ -20,7 +20,7 @@ class StreamDesk(Desk):
     def kinds(self) -> list[tuple[int, bool]]:
         """Take all that may run now; return the rows of each and whether it runs on one thread."""
         self.batches: list[Batch] = []
-        while (batch := self.engine.take(self.now_s)) is not None:
+        while (batch := self.batcher.take(self.now_s)) is not None:
             self.batches.append(batch)
         return [(batch.rows, batch.is_stream) for batch in self.batches]
 
@@ -83,13 +83,13 @@ def test_a_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_
     desk.kinds()
     for _ in range(16):
         desk.submit()
-    assert desk.engine.take(desk.now_s, is_ahead=True) is None
+    assert desk.batcher.take(desk.now_s, is_ahead=True) is None
     desk.finish(desk.batches[0])
     desk.kinds()
-    ahead = desk.engine.take(desk.now_s, is_ahead=True)
+    ahead = desk.batcher.take(desk.now_s, is_ahead=True)
     assert ahead is not None
     assert (ahead.rows, ahead.is_stream, ahead.has_begun) == (4, True, False)
-    assert desk.engine.take(desk.now_s, is_ahead=True) is None
+    assert desk.batcher.take(desk.now_s, is_ahead=True) is None
 
 
 def test_a_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
@@ -97,12 +97,12 @@ def test_a_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
     for _ in range(5):
         desk.submit()
     assert desk.kinds() == [(1, True), (1, True)]
-    assert desk.engine.full_batch_s == 0.018
+    assert desk.batcher.full_batch_s == 0.018
 
 
 def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
     desk = StreamDesk()
-    desk.engine.plan = desk.engine.plan.unbatched()
+    desk.batcher.plan = desk.batcher.plan.unbatched()
     for _ in range(5):
         desk.submit()
     assert desk.kinds() == [(1, True), (1, True)]
@@ -110,8 +110,8 @@ def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> 
 
 def test_the_limit_and_the_wait_follow_the_streams() -> None:
     desk = StreamDesk()
-    assert desk.engine.limit.rows == round(2.0 / (0.072 / 4 / 2))
-    assert desk.engine.lanes == 2
+    assert desk.batcher.limit.rows == round(2.0 / (0.072 / 4 / 2))
+    assert desk.batcher.slots == 2
     for _ in range(12):
         desk.submit()
     desk.kinds()  # two of four rows run; four wait
@@ -119,7 +119,7 @@ def test_the_limit_and_the_wait_follow_the_streams() -> None:
     desk.finish(desk.batches[0], 0.144)
     assert desk.load().run_us == pytest.approx((0.018 + 0.1 * (0.144 - 0.018)) * 1e6, abs=1)
     desk.finish(desk.batches[1], 0.144)
-    assert desk.engine.full_batch_s > 0.072  # slower than measured at load: it is told
+    assert desk.batcher.full_batch_s > 0.072  # slower than measured at load: it is told
 
 
 def test_a_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
@@ -128,4 +128,4 @@ def test_a_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
         desk.submit()
     desk.kinds()
     desk.finish(desk.batches[0], 0.180)
-    assert desk.engine.time.predicted_s(1) == 0.010
+    assert desk.batcher.time.predicted_s(1) == 0.010

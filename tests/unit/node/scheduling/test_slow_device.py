@@ -12,7 +12,7 @@ import pytest
 from engine_desk import F32
 
 from capamesh.node.repository.rules import Rules
-from capamesh.node.scheduling import BatchPlan, ModelEngine, Work
+from capamesh.node.scheduling import BatchPlan, DynamicBatcher, PendingRequest
 from capamesh.node.scheduling.limit import MAX_QUEUE_S
 from capamesh.node.scheduling.pending_request import Batch, Result
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
@@ -28,7 +28,7 @@ class World:
     """An engine, a device and callers that ask for a row each."""
 
     def __init__(self, *, callers: int, batch_rows: int, run_s: float, seed: int = 1) -> None:
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.now_s = 0.0
         self.run_s = run_s
         plan = BatchPlan(
@@ -39,7 +39,7 @@ class World:
         )
         points = (ProfilePoint(1, run_s / 2), ProfilePoint(batch_rows, run_s))
         profile = ServiceProfile(points if batch_rows > 1 else points[1:])
-        self.engine = ModelEngine(plan, Rules(), profile, max_in_flight=512)
+        self.batcher = DynamicBatcher(plan, Rules(), profile, max_in_flight=512)
         self.profile = profile
         self.answered: list[tuple[float, float]] = []
         """When, and after how long."""
@@ -49,7 +49,7 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         for _ in range(callers):
-            self._after(self.chance.random(), self._ask)
+            self._after(self.rng.random(), self._ask)
         for tenth in range(int(END_S * 10)):
             self._after(tenth / 10, self._note)
 
@@ -62,39 +62,41 @@ class World:
         heapq.heappush(self._events, (self.now_s + seconds, next(self._order), what))
 
     def _note(self) -> None:
-        self.limits[round(self.now_s, 1)] = self.engine.limit.rows
+        self.limits[round(self.now_s, 1)] = self.batcher.limit.rows
 
     def _ask(self) -> None:
         x = Tensor("x", F32, (1, 1), bytes(4))
-        work = Work((x,), (), self._done, arrived_s=self.now_s, deadline_s=self.now_s + 30)
+        request = PendingRequest(
+            (x,), (), self._done, arrived_s=self.now_s, deadline_s=self.now_s + 30
+        )
         try:
-            self.engine.submit(work, self.now_s)
+            self.batcher.submit(request, self.now_s)
         except CapameshError as error:
-            self._done(work, error)
+            self._done(request, error)
         self._pump()
 
-    def _done(self, work: Work, result: Result) -> None:
-        waited_s = self.now_s - work.arrived_s
+    def _done(self, request: PendingRequest, result: Result) -> None:
+        waited_s = self.now_s - request.arrived_s
         if isinstance(result, CapameshError):
             self.outcomes[result.code] += 1
             self.refused_after_s.append(waited_s)
-            self._after(PAUSE_S * self.chance.uniform(0.5, 1.5), self._ask)
+            self._after(PAUSE_S * self.rng.uniform(0.5, 1.5), self._ask)
         else:
             self.outcomes["ok"] += 1
             self.answered.append((self.now_s, waited_s))
             self._after(0.001, self._ask)
 
     def _pump(self) -> None:
-        batch = self.engine.take(self.now_s)
+        batch = self.batcher.take(self.now_s)
         if batch is not None:
             is_slow = SLOW_FROM_S <= self.now_s < SLOW_TO_S
             run_s = self.profile.seconds_at(batch.rows) * (10 if is_slow else 1)
-            run_s *= self.chance.uniform(0.8, 1.3)
+            run_s *= self.rng.uniform(0.8, 1.3)
             self._after(run_s, lambda: self._end(batch, run_s))
 
     def _end(self, batch: Batch, run_s: float) -> None:
         y = Tensor("y", F32, (1, 1), bytes(4))
-        self.engine.finished(batch, [[y]] * len(batch.works), self.now_s, run_s=run_s)
+        self.batcher.finished(batch, [[y]] * len(batch.requests), self.now_s, run_s=run_s)
         self._pump()
 
 

@@ -8,7 +8,7 @@ import pytest
 from capamesh.node.agent.quarantine import Verdict
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.repository.rules import StateTensor
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, RunBounds, Suspicion, Work
+from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds, Suspicion
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import InvalidRequest, TooLarge
@@ -60,7 +60,7 @@ def test_requests_as_large_as_one_that_killed_are_refused_until_its_time_is_over
     suspicion.check(x(1, 2, 3, 4), 30.0)
 
 
-def test_suspects_that_end_well_are_told_once() -> None:
+def test_suspects_that_end_well_are_reported_once() -> None:
     one, other = request_digest(x(1)), request_digest(x(2))
     suspicion = Suspicion(verdict(suspects=(one.hex(), other.hex())), now_s=0.0)
     assert repr(suspicion) == "Suspicion(0 refused, 2 suspects)"
@@ -83,12 +83,14 @@ NEED, PROFILE = RunNeed(2, 1.0), ServiceProfile((ProfilePoint(1, 0.1), ProfilePo
 
 def identity(*shape: int, need: RunNeed | None = NEED) -> tuple[bytes, int]:
     bounds = RunBounds(PLAN, need, PROFILE, MemoryBudget(0))
-    work = Work((Tensor.from_numpy("x", np.zeros(shape, np.float32)),), (), _nobody, arrived_s=0.0)
-    PLAN.prepare(work)
-    return bounds.identity(work)
+    request = PendingRequest(
+        (Tensor.from_numpy("x", np.zeros(shape, np.float32)),), (), _nobody, arrived_s=0.0
+    )
+    PLAN.prepare(request)
+    return bounds.identity(request)
 
 
-def _nobody(work: Work, result: object) -> None:
+def _nobody(request: PendingRequest, result: object) -> None:
     """Nobody waits."""
 
 
@@ -110,7 +112,7 @@ def test_the_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
 
     def of(state: float) -> bytes:
         h = Tensor.from_numpy("h", np.full((1, 2), state, np.float32))
-        return bounds.identity(Work((*x(1, 2), h), (), _nobody, arrived_s=0.0))[0]
+        return bounds.identity(PendingRequest((*x(1, 2), h), (), _nobody, arrived_s=0.0))[0]
 
     assert of(1) == of(2) == request_digest(x(1, 2))
 
@@ -122,4 +124,4 @@ def test_what_is_held_against_a_model_is_looked_at_whatever_the_size_of_a_reques
     bounds = RunBounds(plan, NEED, PROFILE, MemoryBudget(0), suspicion=refused)
     assert bounds.usual_rows == -1
     with pytest.raises(InvalidRequest, match="this very request ended the process"):
-        bounds.admit(Work(x(0, 0), (), _nobody, arrived_s=0.0), 1.0)
+        bounds.admit(PendingRequest(x(0, 0), (), _nobody, arrived_s=0.0), 1.0)

@@ -90,7 +90,7 @@ def test_a_limit_that_is_there_and_lower_stays() -> None:
 def test_a_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
     tmp_path: Path,
 ) -> None:
-    told = python(
+    reported = python(
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[3] / 'support')!r})\n"
         "from pathlib import Path\n"
@@ -121,7 +121,7 @@ def test_a_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
         "print(run(7))\n"
     )
     failed = "the model's run needed more memory than this node"
-    assert told.splitlines() == [
+    assert reported.splitlines() == [
         failed,
         "(10000000,)",
         failed,

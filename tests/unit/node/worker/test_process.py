@@ -19,9 +19,9 @@ from worker_fakes import LIMIT_S, source_of
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.worker_handle import start_settings
 from capamesh.node.devices.host import DeviceInfo
-from capamesh.node.devices.in_flight_page import Marked, Phase, RunningPage
+from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import shortage
-from capamesh.node.models.preparation import Prepared
+from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import HostedModel
 from capamesh.node.profiling.cache_upkeep import PROFILES
 from capamesh.node.profiling.profile_cache import Measured
@@ -85,9 +85,9 @@ def free_bytes(offer: Message) -> int:
     return free
 
 
-@pytest.mark.parametrize(("seen", "told"), [(300, 300), (2_000, 1_000)])
+@pytest.mark.parametrize(("seen", "reported"), [(300, 300), (2_000, 1_000)])
 async def test_an_offer_says_how_much_memory_is_free_now(
-    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, seen: int, told: int
+    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, seen: int, reported: int
 ) -> None:
     worker._tell()
     assert free_bytes(channel.sent.pop()) == 500
@@ -98,7 +98,7 @@ async def test_an_offer_says_how_much_memory_is_free_now(
     assert set(metrics["loop"]) == {"delay_s", "busy_s"}
     observing.cancel()
     worker._tell()
-    assert free_bytes(channel.sent[-1]) == told  # never more than there is in all
+    assert free_bytes(channel.sent[-1]) == reported  # never more than there is in all
     assert worker._service.free_bytes == seen
 
 
@@ -136,7 +136,7 @@ async def test_a_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itsel
     ended: list[int] = []
     monkeypatch.setattr(process, "FLUSH_S", 0.0)
     monkeypatch.setattr(os, "_exit", ended.append)
-    page = RunningPage.create(tmp_path / "page")
+    page = InFlightPage.create(tmp_path / "page")
     worker._marks._page = page
     number = worker._marks.number("m", "1", "")
     slot = worker._marks.begin(number, Phase.RUNNING)
@@ -164,11 +164,11 @@ class Idle:
         loaded = SimpleNamespace(give_back=give_back)
         stream = SimpleNamespace(give_back=give_back)
         plan: Any = None
-        self.engine = SimpleNamespace(is_idle=True)
+        self.batcher = SimpleNamespace(is_idle=True)
         self.hosted = HostedModel(
             source_of("m"),
-            Prepared(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
-            SimpleNamespace(engine=self.engine, last_used_s=0.0),  # type: ignore[arg-type]
+            LoadResult(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
+            SimpleNamespace(batcher=self.batcher, last_used_s=0.0),  # type: ignore[arg-type]
         )
 
 
@@ -236,7 +236,7 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
     assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
 
 
-async def test_what_is_on_offer_is_told_a_moment_later_where_there_is_no_memory(
+async def test_what_is_on_offer_is_reported_a_moment_later_where_there_is_no_memory(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "PAUSE_S", 0.0)
@@ -266,5 +266,5 @@ async def test_a_worker_that_may_not_read_the_folder_that_lies_there_now_says_go
     async with asyncio.timeout(LIMIT_S):
         assert await ended == process.STUCK_STATUS
     assert worker._service._is_draining
-    (told,) = channel.sent
-    assert told["reason"].startswith("another folder lies where the models' did")
+    (reported,) = channel.sent
+    assert reported["reason"].startswith("another folder lies where the models' did")

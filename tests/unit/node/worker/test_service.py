@@ -18,10 +18,10 @@ from worker_fakes import (
     source_of,
 )
 
-from capamesh.node.devices.in_flight_journal import Marks
+from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.models.lifecycle import Changed
-from capamesh.node.models.preparation import Prepared
-from capamesh.node.models.registry import HostedModel, HostedModels
+from capamesh.node.models.preparation import LoadResult
+from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.scheduling.runner import STOP_GRACE_S, ModelRunner
 from capamesh.node.worker.service import WorkerService
@@ -123,11 +123,11 @@ class FakeLink:
 class Rig:
     """A service with one model, `m` version 3, and one that is known but not ready."""
 
-    def __init__(self, **engine: Any) -> None:
+    def __init__(self, **batcher: Any) -> None:
         self.clock = FakeClock(50.0)
-        self.models = HostedModels()
+        self.models = ModelRegistry()
         self.models.say((ModelName("loading"), ModelVersion("3")), ModelState.LOADING)
-        self.hosted, self.model = self.host("m", "3", **engine)
+        self.hosted, self.model = self.host("m", "3", **batcher)
         self.log = NullLog()
         self.asked: list[tuple[ControlCall, Changed]] = []
         self.control_error: CapameshError | None = None
@@ -144,20 +144,22 @@ class Rig:
         )
         self.link = self.add_link()
 
-    def host(self, name: str, version: str, **engine: Any) -> tuple[HostedModel, FakeModel]:
+    def host(self, name: str, version: str, **batcher: Any) -> tuple[HostedModel, FakeModel]:
         model = FakeModel()
-        made = engine_of(model, **{"profile": LONG, **engine})
+        made = engine_of(model, **{"profile": LONG, **batcher})
         runner = ModelRunner(
             model,
             made,
             may_run_here=True,
             clock=self.clock,
             switch=FakeSwitch,
-            marks=Marks(None),
+            marks=InFlightJournal(None),
             number=1,
         )
         measured = Measured(None, 12_345, is_batching=True)
-        hosted = HostedModel(source_of(name, version), Prepared(model, made.plan, measured), runner)
+        hosted = HostedModel(
+            source_of(name, version), LoadResult(model, made.plan, measured), runner
+        )
         self.models.ready(hosted)
         return hosted, model
 
@@ -238,8 +240,8 @@ async def make() -> AsyncIterator[Make]:
     """A function that makes rigs, whose threads must all have ended when the test has."""
     rigs: list[Rig] = []
 
-    def made(**engine: Any) -> Rig:
-        rigs.append(Rig(**engine))
+    def made(**batcher: Any) -> Rig:
+        rigs.append(Rig(**batcher))
         return rigs[-1]
 
     yield made
@@ -294,7 +296,7 @@ async def test_a_short_model_s_calls_are_answered_without_a_thread(make: Make) -
     assert rig.hosted.runner._threads == []
 
 
-async def test_a_run_s_time_is_told(make: Make) -> None:
+async def test_a_run_s_time_is_reported(make: Make) -> None:
     rig = make(profile=SHORT)
 
     def act(_: list[float]) -> None:
@@ -376,8 +378,8 @@ async def test_priority_bulk_and_sequence_reach_the_engine(rig: Rig) -> None:
         mark = SequenceMark(stream, is_start=True)
         asked = InferCall(ModelName("m"), ModelVersion(""), x, (), priority, is_bulk, mark)
         rig.ask(stream, asked)
-    works = [work for _, work in rig.service._works.values()]
-    assert [(work.priority, work.is_bulk, work.sequence) for work in works[1:]] == [
+    requests = [request for _, request in rig.service._requests.values()]
+    assert [(request.priority, request.is_bulk, request.sequence) for request in requests[1:]] == [
         (200, False, SequenceMark(1, is_start=True)),
         (0, True, SequenceMark(2, is_start=True)),
         (7, False, SequenceMark(3, is_start=True)),
@@ -397,7 +399,7 @@ async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -
     load = refusal.load
     assert isinstance(load, LoadReport)
     assert (load.in_flight, load.limit, load.device_in_flight) == (2, 2, 2)
-    assert rig.hosted.runner.engine.in_flight == 2
+    assert rig.hosted.runner.batcher.in_flight == 2
     await rig.idle()
     assert isinstance(rig.link.answers[1], InferAnswer)
     rig.ask(3)
@@ -406,7 +408,7 @@ async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -
 
 
 @pytest.mark.parametrize("result", [ValueError("odd"), SystemExit(1), MemoryError()])
-async def test_a_run_that_fails_is_told_and_the_next_one_runs(
+async def test_a_run_that_fails_is_reported_and_the_next_one_runs(
     rig: Rig, result: BaseException
 ) -> None:
     def act(_: list[float]) -> None:

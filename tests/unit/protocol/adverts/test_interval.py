@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.adverts import LargestTold, advert_interval_s, newcomer_spread_s
+from capamesh.protocol.adverts import FleetSize, advert_interval_s, newcomer_spread_s
 
 
 @pytest.mark.parametrize(
@@ -49,29 +49,29 @@ def test_up_to_1200_nodes_the_fleet_keeps_to_ten_adverts_a_second(nodes: int) ->
         assert nodes / interval_s <= 10
 
 
-def test_the_largest_number_told_lately_counts_whatever_was_told_since() -> None:
-    told = LargestTold()
-    assert told.at(0.0) == 0
-    told.told(1_000, 0.0)
-    told.told(3, 1.0)
-    assert told.at(299.0) == 1_000
-    told.told(600, 299.0)
-    assert told.at(301.0) == 1_000
-    assert repr(told) == "LargestTold(1000 nodes)"
+def test_the_largest_number_reported_lately_counts_whatever_was_reported_since() -> None:
+    reported = FleetSize()
+    assert reported.at(0.0) == 0
+    reported.reported(1_000, 0.0)
+    reported.reported(3, 1.0)
+    assert reported.at(299.0) == 1_000
+    reported.reported(600, 299.0)
+    assert reported.at(301.0) == 1_000
+    assert repr(reported) == "FleetSize(1000 nodes)"
 
 
-def test_a_number_that_is_not_told_again_is_forgotten_within_ten_minutes() -> None:
-    told = LargestTold()
-    told.told(1_000, 1.0)
-    told.told(20, 290.0)
-    told.told(40, 310.0)  # the second half begins
-    assert told.at(600.0) == 1_000
-    assert told.at(601.0) == 40
-    assert told.at(900.0) == 40
-    assert told.at(901.0) == 0
-    told.told(7, 902.0)
-    assert told.at(902.0) == 7
-    assert told.at(5_000.0) == 0
+def test_a_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -> None:
+    reported = FleetSize()
+    reported.reported(1_000, 1.0)
+    reported.reported(20, 290.0)
+    reported.reported(40, 310.0)  # the second half begins
+    assert reported.at(600.0) == 1_000
+    assert reported.at(601.0) == 40
+    assert reported.at(900.0) == 40
+    assert reported.at(901.0) == 0
+    reported.reported(7, 902.0)
+    assert reported.at(902.0) == 7
+    assert reported.at(5_000.0) == 0
 
 
 @given(
@@ -84,12 +84,12 @@ def test_a_number_that_is_not_told_again_is_forgotten_within_ten_minutes() -> No
 def test_a_number_counts_for_five_minutes_at_least_and_for_ten_at_most(
     words: list[tuple[float, int]],
 ) -> None:
-    told, now_s, said = LargestTold(), 0.0, list[tuple[float, int]]()
+    reported, now_s, said = FleetSize(), 0.0, list[tuple[float, int]]()
     for wait_s, nodes in words:
         now_s += wait_s
         must = max((n for at_s, n in said if now_s - at_s < 300), default=0)
         may = max((n for at_s, n in said if now_s - at_s <= 600.001), default=0)
-        assert must <= told.at(now_s) <= may
-        told.told(nodes, now_s)
+        assert must <= reported.at(now_s) <= may
+        reported.reported(nodes, now_s)
         said.append((now_s, nodes))
-        assert told.at(now_s) >= nodes
+        assert reported.at(now_s) >= nodes

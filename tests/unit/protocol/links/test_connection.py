@@ -350,11 +350,11 @@ def test_any_mix_of_messages_cut_anywhere_arrives_whole_and_leaves_nothing(
     seed: int, sizes: list[int]
 ) -> None:
     wire = greeted(seed=seed)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     expected = {}
     for size in sizes:
-        asker = chance.choice((wire.dialer, wire.acceptor))
-        body = chance.randbytes(size)
+        asker = rng.choice((wire.dialer, wire.acceptor))
+        body = rng.randbytes(size)
         expected[asker.ask(b"m" * (size % 97), [body])] = body
     for side, events in zip((wire.dialer, wire.acceptor), wire.settle(), strict=True):
         for event in events:

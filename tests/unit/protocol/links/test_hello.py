@@ -40,11 +40,11 @@ def test_an_introduction_comes_back_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("told", "known"), [(5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")]
+    ("reported", "known"), [(5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")]
 )
-def test_which_process_it_is_may_be_untold(told: object, known: bytes) -> None:
+def test_which_process_it_is_may_be_unreported(reported: object, known: bytes) -> None:
     assert Hello.decode(pack(GOOD)).process == b""
-    assert Hello.decode(pack({**GOOD, "proc": told})).process == known
+    assert Hello.decode(pack({**GOOD, "proc": reported})).process == known
 
 
 def test_every_cut_is_refused() -> None:

@@ -86,17 +86,17 @@ def test_frames_arrive_whole_however_they_are_cut(step: int) -> None:
     st.integers(0, 2**32),
 )
 def test_any_sizes_cut_anywhere_arrive_whole(frames: list[tuple[int, int, int]], seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     sink, data, expected = Sink(), b"", []
     for stream, meta_bytes, body_bytes in frames:
-        meta, body = chance.randbytes(meta_bytes), chance.randbytes(body_bytes)
+        meta, body = rng.randbytes(meta_bytes), rng.randbytes(body_bytes)
         data += frame(stream, meta, body)
         expected.append((4, 3, stream, 77, meta, None if stream == 13 else body))
     incoming = Incoming(LIMITS, sink)
     while data:  # one byte at a time would take all day: only heads and tails get that
         part, data = data[:150_000], data[150_000:]
         feed(incoming, part[:30], 1)
-        feed(incoming, part[30:], 70_000 if chance.random() < 0.5 else 1 << 20)
+        feed(incoming, part[30:], 70_000 if rng.random() < 0.5 else 1 << 20)
     assert sink.frames == expected
 
 

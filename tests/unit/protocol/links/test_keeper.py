@@ -12,7 +12,7 @@ import virtual_time
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
-from capamesh.protocol.links.transport import LinkEndpoint
+from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 from capamesh.protocol.reach import Inside
 
@@ -196,9 +196,9 @@ async def test_an_advertised_name_that_cannot_be_one_is_a_lost_link(
     )
     membership = Membership.join(Identity.generate(), token, now)
     membership.save(tmp_path)
-    endpoint = LinkEndpoint(membership, tmp_path, agent_version="test")
+    transport = LinkTransport(membership, tmp_path, agent_version="test")
     with pytest.raises(LinkLost, match="cannot reach a"):
-        await endpoint.dial(address, None)  # type: ignore[arg-type]  # nobody will answer
+        await transport.dial(address, None)  # type: ignore[arg-type]  # nobody will answer
 
 
 def test_an_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_minutes() -> None:
@@ -243,25 +243,25 @@ def test_an_address_that_answered_once_is_as_good_as_made_up_after_five_minutes(
 
 def test_each_dial_waits_for_its_permit_and_tells_once_how_it_went() -> None:
     async def scenario() -> None:
-        told: list[tuple[str, bool]] = []
+        reported: list[tuple[str, bool]] = []
 
         async def permit(is_known: bool) -> Callable[[bool], None]:
-            told.append(("asked", is_known))
+            reported.append(("asked", is_known))
             await asyncio.sleep(1)
-            return lambda has_answered: told.append(("over", has_answered))
+            return lambda has_answered: reported.append(("over", has_answered))
 
         dial = Dialling(lambda: LinkLost("away"))
         keeper = LinkKeeper(dial, permit=permit)  # type: ignore[arg-type]
         task = asyncio.create_task(keeper.run())
         await asyncio.sleep(1.04)
         assert dial.at_s == [1.0]
-        assert told == [("asked", False), ("over", False)]
+        assert reported == [("asked", False), ("over", False)]
         dial.answer = FakeLink
         await asyncio.sleep(1.1)
-        assert told[2:] == [("asked", False), ("over", True)]
+        assert reported[2:] == [("asked", False), ("over", True)]
         dial.links[0].ended.set_result("gone")
         await asyncio.sleep(0.1)
-        assert told[4:] == [("over", False), ("asked", True)]
+        assert reported[4:] == [("over", False), ("asked", True)]
         await stopped(task)
 
     virtual_time.run(scenario())
@@ -276,10 +276,10 @@ async def test_a_name_is_dialled_only_where_its_addresses_may_be(
     )
     membership = Membership.join(Identity.generate(), token, now)
     membership.save(tmp_path)
-    endpoint = LinkEndpoint(membership, tmp_path, agent_version="test")
+    transport = LinkTransport(membership, tmp_path, agent_version="test")
     for address in ("localhost:1", "127.1:1", "2130706433:1", "127.0.0.1:1"):
         with pytest.raises(LinkLost, match="lies further inside than private addresses do"):
-            await endpoint.dial(address, None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # none is dialled
+            await transport.dial(address, None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # none is dialled
     dialled: list[str] = []
 
     async def refuse(_: object, host: str, *__: object, **___: object) -> None:
@@ -293,5 +293,5 @@ async def test_a_name_is_dialled_only_where_its_addresses_may_be(
     monkeypatch.setattr(loop, "getaddrinfo", resolve)
     monkeypatch.setattr(loop, "create_connection", refuse)
     with pytest.raises(LinkLost, match="cannot reach mixed:1"):
-        await endpoint.dial("mixed:1", None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # refused
+        await transport.dial("mixed:1", None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # refused
     assert dialled == ["10.0.0.1", "8.8.8.8"]

@@ -90,7 +90,7 @@ class Owner:
     link_up = request_received = request_cancelled = goaway_received = read_ended = _nothing
 
 
-class Asker:
+class ResponseHandler:
     """Keeps what it is told, and acts then as a test says."""
 
     def __init__(self, act: Callable[[], object] = lambda: None) -> None:
@@ -100,7 +100,7 @@ class Asker:
     def answered(self, answer: Answer) -> None:
         self._take((answer.meta, bytes(answer.body)))
 
-    def told(self, meta: bytes) -> None:
+    def reported(self, meta: bytes) -> None:
         self._take(meta)
 
     def failed(self, error: CapameshError) -> None:
@@ -163,8 +163,8 @@ class Ends:
         return not self.link._waiting and not self.link._probing
 
 
-async def test_an_answer_is_told_in_the_turn_in_which_it_is_read() -> None:
-    ends, asker = Ends(), Asker()
+async def test_an_answer_is_reported_in_the_turn_in_which_it_is_read() -> None:
+    ends, asker = Ends(), ResponseHandler()
     stream = ends.link.ask(b"meta", [b"bo", b"dy"], asker)
     (asked,) = await ends.reads()
     assert isinstance(asked, RequestReceived)
@@ -178,8 +178,8 @@ async def test_an_answer_is_told_in_the_turn_in_which_it_is_read() -> None:
     assert asker.news == [(b"re", b"sult")]
 
 
-async def test_an_error_and_a_load_are_told_likewise() -> None:
-    ends, asker, prober = Ends(), Asker(), Asker()
+async def test_an_error_and_a_load_are_reported_likewise() -> None:
+    ends, asker, prober = Ends(), ResponseHandler(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     probe = ends.link.ask_load(b"which", prober)
     events = await ends.reads()
@@ -200,10 +200,10 @@ async def test_an_asker_that_crashes_costs_no_other_its_answer() -> None:
 
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-    ends, well = Ends(), Asker()
-    first = ends.link.ask(b"", [], Asker(crash))
-    second = ends.link.ask(b"", [], Asker(crash))
-    probe = ends.link.ask_load(b"", Asker(crash))
+    ends, well = Ends(), ResponseHandler()
+    first = ends.link.ask(b"", [], ResponseHandler(crash))
+    second = ends.link.ask(b"", [], ResponseHandler(crash))
+    probe = ends.link.ask_load(b"", ResponseHandler(crash))
     last = ends.link.ask(b"", [], well)
     await ends.reads()
     ends.peer.respond(first, b"", [])
@@ -216,8 +216,8 @@ async def test_an_asker_that_crashes_costs_no_other_its_answer() -> None:
     assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 3
 
 
-async def test_a_probe_that_is_refused_is_told_the_error() -> None:
-    ends, prober = Ends(), Asker()
+async def test_a_probe_that_is_refused_is_reported_the_error() -> None:
+    ends, prober = Ends(), ResponseHandler()
     probe = ends.link.ask_load(b"", prober)
     await ends.reads()
     ends.peer._send_error(probe, RunFailed("no load"))
@@ -226,8 +226,10 @@ async def test_a_probe_that_is_refused_is_told_the_error() -> None:
     assert ends.is_idle
 
 
-async def test_what_is_withdrawn_is_told_to_the_peer_once_and_its_late_answer_to_nobody() -> None:
-    ends, asker, prober = Ends(), Asker(), Asker()
+async def test_what_is_withdrawn_is_reported_to_the_peer_once_and_its_late_answer_to_nobody() -> (
+    None
+):
+    ends, asker, prober = Ends(), ResponseHandler(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     probe = ends.link.ask_load(b"", prober)
     await ends.reads()
@@ -243,7 +245,7 @@ async def test_what_is_withdrawn_is_told_to_the_peer_once_and_its_late_answer_to
 
 async def test_the_peer_hears_of_a_withdrawal() -> None:
     ends = Ends()
-    stream = ends.link.ask(b"", [], Asker())
+    stream = ends.link.ask(b"", [], ResponseHandler())
     await ends.reads()
     ends.link.withdraw(stream)
     ends.link.withdraw(stream)
@@ -255,21 +257,21 @@ async def test_the_peer_hears_of_a_withdrawal() -> None:
 
 async def test_what_is_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
     ends = Ends()
-    stream = ends.link.ask(b"", [bytes(100_000)], Asker())
+    stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
     ends.link.withdraw(stream)
     assert [event for event in await ends.reads() if isinstance(event, RequestReceived)] == []
     assert ends.is_idle
 
 
-async def test_an_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_told() -> None:
-    ends, second, third = Ends(), Asker(), Asker()
+async def test_an_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
+    ends, second, third = Ends(), ResponseHandler(), ResponseHandler()
     streams: list[int] = []
 
     def act() -> None:
         ends.link.withdraw(streams[1])
         streams.append(ends.link.ask(b"again", [], third))
 
-    first = Asker(act)
+    first = ResponseHandler(act)
     streams += [ends.link.ask(b"1", [], first), ends.link.ask(b"2", [], second)]
     await ends.reads()
     for stream in tuple(streams):
@@ -295,13 +297,13 @@ async def test_a_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(h
             assert not ends.link.is_usable
             for ask in (ends.link.ask, lambda meta, _, asker: ends.link.ask_load(meta, asker)):
                 with pytest.raises(LinkLost, match="the link has ended: ") as caught:
-                    ask(b"", [], Asker())
+                    ask(b"", [], ResponseHandler())
                 refused.append(caught.value.message)
 
         return act
 
-    askers = [Asker(again(number)) for number in range(4)]
-    probers = [Asker(again(number)) for number in (4, 5)]
+    askers = [ResponseHandler(again(number)) for number in range(4)]
+    probers = [ResponseHandler(again(number)) for number in (4, 5)]
     for asker in askers:
         ends.link.ask(b"", [], asker)
     for prober in probers:
@@ -334,7 +336,7 @@ async def test_a_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(h
 
 async def test_the_owner_hears_of_the_end_only_after_all_who_asked() -> None:
     ends = Ends()
-    asker = Asker()
+    asker = ResponseHandler()
     ends.owner.on_down = lambda: asker.news.append("owner")
     ends.link.ask(b"", [], asker)
     ends.lose()
@@ -343,7 +345,7 @@ async def test_the_owner_hears_of_the_end_only_after_all_who_asked() -> None:
 
 async def test_a_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> None:
     for is_probe in (False, True):
-        ends, asker, other = Ends(), Asker(), Asker()
+        ends, asker, other = Ends(), ResponseHandler(), ResponseHandler()
         ask = ends.link.ask_load(b"", asker) if is_probe else ends.link.ask(b"", [], asker)
         ends.link.ask(b"", [], other)
         await ends.reads()
@@ -360,8 +362,8 @@ async def test_a_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> N
         assert ends.is_idle
 
 
-async def test_of_an_answer_in_parts_only_the_first_is_told_and_the_rest_is_declined() -> None:
-    ends, asker = Ends(), Asker()
+async def test_of_an_answer_in_parts_only_the_first_is_reported_and_the_rest_is_declined() -> None:
+    ends, asker = Ends(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     await ends.reads()
     ends.peer.respond(stream, b"1", [], is_final=False)
@@ -378,7 +380,7 @@ async def test_what_cannot_be_sent_is_raised_and_leaves_nothing_waiting() -> Non
         (Ends(), [bytes(LinkLimits().message_bytes + 1)], TooLarge),
     ]
     for ends, body, kind in cases:
-        asker = Asker()
+        asker = ResponseHandler()
         with pytest.raises(kind):
             ends.link.ask(b"", body, asker)
         assert ends.is_idle
@@ -386,7 +388,7 @@ async def test_what_cannot_be_sent_is_raised_and_leaves_nothing_waiting() -> Non
         assert asker.news == []
     ends = Ends(is_greeted=False)
     with pytest.raises(ProtocolViolation):
-        ends.link.ask_load(b"", Asker())
+        ends.link.ask_load(b"", ResponseHandler())
     assert ends.is_idle
     ends.lose()
 
@@ -414,18 +416,18 @@ async def test_waiting_for_an_answer_is_asking_and_its_cancellation_is_withdrawi
         await task
 
 
-async def test_in_any_order_of_events_each_asker_is_told_once_or_has_withdrawn() -> None:
+async def test_in_any_order_of_events_each_asker_is_reported_once_or_has_withdrawn() -> None:
     for seed in range(150):
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         ends = Ends()
         open_at_peer: list[tuple[int, bool]] = []
-        askers: dict[int, tuple[Asker, bool]] = {}
+        askers: dict[int, tuple[ResponseHandler, bool]] = {}
         withdrawn: set[int] = set()
         for _ in range(60):
-            match chance.randrange(5):
+            match rng.randrange(5):
                 case 0 | 1:
-                    asker, is_probe = Asker(), chance.random() < 0.4
-                    body = [bytes(chance.choice([0, 10, 300_000]))]
+                    asker, is_probe = ResponseHandler(), rng.random() < 0.4
+                    body = [bytes(rng.choice([0, 10, 300_000]))]
                     stream = (
                         ends.link.ask_load(b"", asker)
                         if is_probe
@@ -441,18 +443,18 @@ async def test_in_any_order_of_events_each_asker_is_told_once_or_has_withdrawn()
                         if isinstance(event, RequestReceived | ProbeReceived)
                     ]
                 case 3 if askers:
-                    stream = chance.choice(list(askers))
+                    stream = rng.choice(list(askers))
                     if not askers[stream][0].news:
                         withdrawn.add(stream)
                     ends.link.withdraw_load(stream)
                     ends.link.withdraw(stream)
                 case _:
-                    chance.shuffle(open_at_peer)
-                    while open_at_peer and chance.random() < 0.7:
+                    rng.shuffle(open_at_peer)
+                    while open_at_peer and rng.random() < 0.7:
                         stream, is_probe = open_at_peer.pop()
                         if is_probe:
                             ends.peer.send_load(stream, b"%d" % stream)
-                        elif chance.random() < 0.5:
+                        elif rng.random() < 0.5:
                             ends.peer.respond(stream, b"%d" % stream, [])
                         else:
                             ends.peer.fail(stream, RunFailed(str(stream)))

@@ -135,19 +135,19 @@ def test_a_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
 def test_every_body_arrives_whole_within_its_credit(
     seed: int, messages: list[tuple[int, int]]
 ) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     outgoing = Outgoing(8000)
     expected: dict[int, list[bytes]] = {}
     for stream, size in messages:
-        body = chance.randbytes(size)
-        cut = chance.randint(0, size)
+        body = rng.randbytes(size)
+        cut = rng.randint(0, size)
         outgoing.message(
-            ASK, stream, b"m" * (size % 7), [body[:cut], body[cut:]], 0, chance.randint(0, 50_000)
+            ASK, stream, b"m" * (size % 7), [body[:cut], body[cut:]], 0, rng.randint(0, 50_000)
         )
         expected.setdefault(stream, []).append(body)
     got: dict[int, list[bytes]] = {}
     for _ in range(200):
-        for kind, stream, flags, _, body in sent(outgoing, chance.randint(1, 50_000)):
+        for kind, stream, flags, _, body in sent(outgoing, rng.randint(1, 50_000)):
             assert len(body) <= 16 * 1024
             if kind == ASK:
                 got.setdefault(stream, []).append(b"")
@@ -156,7 +156,7 @@ def test_every_body_arrives_whole_within_its_credit(
                 done = len(got[stream]) - 1
                 assert got[stream][done] == expected[stream][done]
         for stream in (1, 3, 5):
-            if chance.random() < 0.7:
-                outgoing.grant(stream, chance.randint(1, 10_000))
+            if rng.random() < 0.7:
+                outgoing.grant(stream, rng.randint(1, 10_000))
     assert got == expected
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)

@@ -32,10 +32,10 @@ class Pair:
         return feed(self.router, b"".join(self.node.take(budget_bytes)))
 
     def settle(self) -> list[Event]:
-        told: list[Event] = []
+        reported: list[Event] = []
         while self.router.has_output() or self.node.has_output():
-            told += self.step()
-        return told
+            reported += self.step()
+        return reported
 
     def ask(self, answer: bytes) -> int:
         stream = self.router.ask(b"")
@@ -140,29 +140,29 @@ def test_a_node_refuses_to_send_what_the_router_does_not_take() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_sums_hold_all_is_given_back_and_the_oldest_goes_on(seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     budget = ReceiveBudget(400 * KB)
     pairs = [Pair(budget) for _ in range(4)]
     open_streams: list[tuple[Pair, int]] = []
     for _ in range(400):
-        at = chance.randrange(len(pairs))
+        at = rng.randrange(len(pairs))
         pair = pairs[at]
-        match chance.randrange(8):
+        match rng.randrange(8):
             case 0 | 1:
-                size_bytes = chance.choice([KB, 9 * KB, 30 * KB, 120 * KB, 200 * KB])
+                size_bytes = rng.choice([KB, 9 * KB, 30 * KB, 120 * KB, 200 * KB])
                 stream = pair.router.ask(b"")
                 feed(pair.node, b"".join(pair.router.take(1 << 20)))
                 pair.node.respond(stream, b"", [bytes(size_bytes)])
                 open_streams.append((pair, stream))
             case 2 if open_streams:
-                asked, stream = chance.choice(open_streams)
+                asked, stream = rng.choice(open_streams)
                 asked.router.cancel(stream)
-            case 3 if chance.random() < 0.2:
+            case 3 if rng.random() < 0.2:
                 pair.router.end()
                 pairs[at] = Pair(budget)
                 open_streams = [one for one in open_streams if one[0] is not pair]
             case _:
-                pair.step(chance.choice([4 * KB, 30 * KB]))
+                pair.step(rng.choice([4 * KB, 30 * KB]))
         assert 0 <= budget.granted_bytes <= budget.most_bytes
         assert 0 <= budget.first_bytes <= budget.most_bytes
         if budget.waiting and not budget.granted_bytes:

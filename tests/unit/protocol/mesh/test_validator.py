@@ -15,8 +15,8 @@ from capamesh.protocol.mesh.validator import (
     EXPIRE_AFTER_S,
     SENDER_BURST,
     SPARE_PLACES,
-    Judge,
-    Judgement,
+    ValidationResult,
+    Validator,
     Verdict,
 )
 from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
@@ -51,18 +51,18 @@ def payload(
 
 
 @pytest.fixture
-def judge() -> Judge:
-    return Judge(OWNER.ca_der, ALICE.trust())
+def judge() -> Validator:
+    return Validator(OWNER.ca_der, ALICE.trust())
 
 
-def test_a_members_envelope_is_accepted_without_its_kind_byte(judge: Judge) -> None:
+def test_a_members_envelope_is_accepted_without_its_kind_byte(judge: Validator) -> None:
     sent = payload(1)
-    assert judge.judge(sent, A, NOW_MS) == Judgement(
+    assert judge.judge(sent, A, NOW_MS) == ValidationResult(
         Verdict.ACCEPT, "", PayloadKind.ENVELOPE, sent[1:]
     )
 
 
-def test_the_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Judge) -> None:
+def test_the_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Validator) -> None:
     verdicts = [judge.judge(payload(n), A, NOW_MS) for n in (2, 2, 1, 3)]
     assert [(one.verdict, one.reason) for one in verdicts] == [
         (Verdict.ACCEPT, ""),
@@ -72,12 +72,12 @@ def test_the_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Judg
     ]
 
 
-def test_sequences_count_for_each_sender_and_each_known_kind(judge: Judge) -> None:
+def test_sequences_count_for_each_sender_and_each_known_kind(judge: Validator) -> None:
     for sent, sender in ((payload(5), A), (payload(1, BOB), B), (payload(4, kind="new"), A)):
         assert judge.judge(sent, sender, NOW_MS).verdict is Verdict.ACCEPT
 
 
-def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
+def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Validator) -> None:
     assert judge.judge(payload(2, kind="new1"), A, NOW_MS).verdict is Verdict.ACCEPT
     assert judge.judge(payload(1, kind="new2"), A, NOW_MS).reason == "replay"
     assert len(judge._newest) == 1
@@ -103,12 +103,12 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Judge) -> None:
     ids=itertools.count(),  # not of the peers' ids, which differ from run to run
 )
 def test_what_is_dropped_is_named_and_only_what_nobody_honest_forwards_is_blamed(
-    judge: Judge, sent: bytes, publisher: str, verdict: Verdict, reason: str
+    judge: Validator, sent: bytes, publisher: str, verdict: Verdict, reason: str
 ) -> None:
-    assert judge.judge(sent, publisher, NOW_MS) == Judgement(verdict, reason)
+    assert judge.judge(sent, publisher, NOW_MS) == ValidationResult(verdict, reason)
 
 
-def test_what_was_dropped_does_not_use_up_its_sequence(judge: Judge) -> None:
+def test_what_was_dropped_does_not_use_up_its_sequence(judge: Validator) -> None:
     forgery = forged(payload(1))
     assert judge.judge(forgery, A, NOW_MS).verdict is Verdict.REJECT
     assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
@@ -116,29 +116,31 @@ def test_what_was_dropped_does_not_use_up_its_sequence(judge: Judge) -> None:
 
 def test_a_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_ignored() -> None:
     trust = ALICE.trust()
-    judge = Judge(OWNER.ca_der, trust)
+    judge = Validator(OWNER.ca_der, trust)
     listed = OWNER.revoke(NOBODY, peers=[B], now=NOW)
     sent = wrap(PayloadKind.REVOCATIONS, listed.encode())
-    assert judge.judge(sent, A, NOW_MS) == Judgement(
+    assert judge.judge(sent, A, NOW_MS) == ValidationResult(
         Verdict.ACCEPT, "", PayloadKind.REVOCATIONS, listed.encode()
     )
     trust.update(listed)
-    assert judge.judge(sent, A, NOW_MS) == Judgement(Verdict.IGNORE, "replay")
-    assert judge.judge(payload(1, BOB), B, NOW_MS) == Judgement(Verdict.IGNORE, "membership")
+    assert judge.judge(sent, A, NOW_MS) == ValidationResult(Verdict.IGNORE, "replay")
+    assert judge.judge(payload(1, BOB), B, NOW_MS) == ValidationResult(Verdict.IGNORE, "membership")
 
 
-def test_a_sender_above_its_rate_is_ignored_until_time_passes(judge: Judge) -> None:
+def test_a_sender_above_its_rate_is_ignored_until_time_passes(judge: Validator) -> None:
     numbers = count(1)
     burst = int(SENDER_BURST)
     for _ in range(burst):
         assert judge.judge(payload(next(numbers)), A, NOW_MS).verdict is Verdict.ACCEPT
-    assert judge.judge(payload(next(numbers)), A, NOW_MS) == Judgement(Verdict.IGNORE, "rate")
+    assert judge.judge(payload(next(numbers)), A, NOW_MS) == ValidationResult(
+        Verdict.IGNORE, "rate"
+    )
     assert judge.judge(payload(1, BOB), B, NOW_MS).verdict is Verdict.ACCEPT
     assert judge.judge(payload(next(numbers)), A, NOW_MS + 199).reason == "rate"
     assert judge.judge(payload(next(numbers)), A, NOW_MS + 400).verdict is Verdict.ACCEPT
 
 
-def test_replays_cost_a_sender_nothing(judge: Judge) -> None:
+def test_replays_cost_a_sender_nothing(judge: Validator) -> None:
     assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
     for _ in range(200):
         assert judge.judge(payload(1), A, NOW_MS).reason == "replay"
@@ -147,7 +149,7 @@ def test_replays_cost_a_sender_nothing(judge: Judge) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"E", b"R", b"E\x92\xc4"]))
 def test_no_payload_makes_the_judge_raise_or_accept(junk: bytes, prefix: bytes) -> None:
-    judge = Judge(OWNER.ca_der, ALICE.trust())
+    judge = Validator(OWNER.ca_der, ALICE.trust())
     assert judge.judge(prefix + junk, A, NOW_MS).verdict is not Verdict.ACCEPT
 
 
@@ -158,7 +160,7 @@ def test_no_changed_byte_of_an_envelope_is_accepted(data: st.DataObject) -> None
     changed = (
         sent[:index] + bytes([sent[index] ^ data.draw(st.integers(1, 255))]) + sent[index + 1 :]
     )
-    judge = Judge(OWNER.ca_der, ALICE.trust())
+    judge = Validator(OWNER.ca_der, ALICE.trust())
     assert judge.judge(changed, A, NOW_MS).verdict is not Verdict.ACCEPT
 
 
@@ -169,14 +171,14 @@ def of_one_invite(count: int, members: int) -> list[Membership]:
     return [Membership.join(Identity.generate(), token, NOW) for _ in range(count)]
 
 
-def verdict(judge: Judge, counter: int, member: Membership, kind: str, now_s: float) -> str:
+def verdict(judge: Validator, counter: int, member: Membership, kind: str, now_s: float) -> str:
     now_ms = NOW_MS + round(now_s * 1000)
     sent = payload(counter, member, kind, at_ms=now_ms)
     return judge.judge(sent, member.identity.peer_id, now_ms, now_s).reason
 
 
 def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent(
-    judge: Judge,
+    judge: Validator,
 ) -> None:
     places = 2 + SPARE_PLACES
     nodes = of_one_invite(places + 3, members=2)
@@ -192,7 +194,7 @@ def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent
     assert verdict(judge, 1, more, "advert", 3.0 + EXPIRE_AFTER_S) == ""
 
 
-def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Judge) -> None:
+def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Validator) -> None:
     nodes = of_one_invite(2, members=2)
     reasons = [
         verdict(judge, counter, node, "advert", 0.0) for counter in range(1, 51) for node in nodes
@@ -203,7 +205,7 @@ def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Judg
     assert verdict(judge, 1, ALICE, "advert", 0.0) == ""
 
 
-def test_a_clock_that_is_set_back_mutes_nobody(judge: Judge) -> None:
+def test_a_clock_that_is_set_back_mutes_nobody(judge: Validator) -> None:
     for counter in range(1, 51):
         assert judge.judge(payload(counter), A, NOW_MS, 0.0).reason == ""
     assert judge.judge(payload(51), A, NOW_MS - 300_000, 10.0).reason == ""
@@ -212,7 +214,7 @@ def test_a_clock_that_is_set_back_mutes_nobody(judge: Judge) -> None:
 @pytest.mark.parametrize("off_ms", [20 * 60_000, -20 * 60_000])
 def test_a_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int) -> None:
     own_ms = NOW_MS + off_ms
-    judge = Judge(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
+    judge = Validator(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
     for member in (ALICE, BOB, join()):
         assert judge.judge(payload(1, member), member.identity.peer_id, own_ms, 1.0).reason == ""
     liar = join()
@@ -220,7 +222,9 @@ def test_a_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: i
     assert judge.judge(strange, liar.identity.peer_id, own_ms, 1.0).reason in {"stale", "future"}
 
 
-def test_who_is_known_is_heard_whatever_its_clock_says_for_its_numbers_go_on(judge: Judge) -> None:
+def test_who_is_known_is_heard_whatever_its_clock_says_for_its_numbers_go_on(
+    judge: Validator,
+) -> None:
     assert judge.judge(payload(1), A, NOW_MS).reason == ""
     for counter, at_ms in enumerate((NOW_MS - 10**7, NOW_MS + 10**7, NOW_MS), start=2):
         assert judge.judge(payload(counter, at_ms=at_ms), A, NOW_MS).reason == ""

@@ -39,7 +39,7 @@ class Rotated:
     owner: NetworkOwner
     token: JoinToken
     router: Membership
-    told: RevocationList
+    reported: RevocationList
     """Tells of the new key."""
     retired: RevocationList
     """Shuts out whoever the first key admitted."""
@@ -50,13 +50,13 @@ def rotated(home: Network, owner: NetworkOwner | None = None) -> Rotated:
     token = new.invite(
         Role.ROUTER, expires_at=home.now + timedelta(days=60), bootstrap=(), now=home.now
     )
-    told = new.revoke(RevocationList.empty(new.network_id), now=home.now)
+    reported = new.revoke(RevocationList.empty(new.network_id), now=home.now)
     return Rotated(
         new,
         token,
         Membership.join(Identity.generate(), token, home.now),
-        told,
-        new.revoke(told, is_retiring=True, now=home.now),
+        reported,
+        new.revoke(reported, is_retiring=True, now=home.now),
     )
 
 
@@ -74,7 +74,7 @@ def test_the_network_keeps_its_id_and_name_under_another_key(home: Network, late
     assert later.router.chain[2:] == (successor,)
 
 
-def test_members_of_both_keys_take_each_other_though_nobody_was_told(
+def test_members_of_both_keys_take_each_other_though_nobody_was_reported(
     home: Network, later: Rotated
 ) -> None:
     old, new = home.node.trust(), later.router.trust()
@@ -82,11 +82,13 @@ def test_members_of_both_keys_take_each_other_though_nobody_was_told(
     assert new.verify(home.node.chain, home.now).peer_id == home.node.identity.peer_id
 
 
-def test_once_told_a_member_needs_no_successor_in_a_chain(home: Network, later: Rotated) -> None:
+def test_once_reported_a_member_needs_no_successor_in_a_chain(
+    home: Network, later: Rotated
+) -> None:
     trust = home.node.trust()
     with pytest.raises(NotMember, match=r"^bad signature: the invite"):
         trust.verify(later.router.chain[:2], home.now)
-    assert trust.update(later.told)
+    assert trust.update(later.reported)
     assert trust.verify(later.router.chain[:2], home.now).role is Role.ROUTER
     assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
 
@@ -121,24 +123,24 @@ def test_a_member_that_heard_of_one_successor_takes_no_other(home: Network, late
     fork = rotated(home)
     trust = home.node.trust()
     assert trust.verify(fork.router.chain, home.now).role is Role.ROUTER  # remembered, not learned
-    trust.update(later.told)
+    trust.update(later.reported)
     with pytest.raises(NotMember, match=r"^wrong owner key: router"):
         trust.verify(fork.router.chain, home.now)
     with pytest.raises(NotMember, match=r"^wrong owner key"):
         trust.verify((*fork.router.chain[:2], *fork.router.chain[2:]), home.now)
-    for list_ in (fork.told, fork.retired):
+    for list_ in (fork.reported, fork.retired):
         with pytest.raises(ConfigError, match="another owner's key than ours"):
             trust.update(list_)
-    assert trust.revocations == later.told
+    assert trust.revocations == later.reported
 
 
 def test_lists_of_an_earlier_key_replace_none_of_a_later_one(home: Network, later: Rotated) -> None:
     trust = home.node.trust()
-    trust.update(later.told)
+    trust.update(later.reported)
     old = RevocationList.empty(home.owner.network_id)
     for _ in range(5):
         old = home.owner.revoke(old, peers=[later.router.identity.peer_id], now=home.now)
-    assert old.version > later.told.version
+    assert old.version > later.reported.version
     assert RevocationList.decode(old.encode(), later.owner.ca_der) == old
     assert not trust.update(old)
     assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
@@ -345,22 +347,22 @@ def test_what_an_owner_signs_at_the_limit_its_members_read(
     home: Network, later: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers = [Identity.generate().peer_id for _ in range(3)]
-    size = len(later.owner.revoke(later.told, peers=peers, now=home.now).encode())
+    size = len(later.owner.revoke(later.reported, peers=peers, now=home.now).encode())
     monkeypatch.setattr(revocation, "MAX_LIST_BYTES", size)
-    listed = later.owner.revoke(later.told, peers=peers, now=home.now)
+    listed = later.owner.revoke(later.reported, peers=peers, now=home.now)
     assert RevocationList.decode(listed.encode(), home.owner.ca_der) == listed
     monkeypatch.setattr(revocation, "MAX_LIST_BYTES", size - 1)
     with pytest.raises(ConfigError, match=f"the revocation list would have {size} bytes"):
-        later.owner.revoke(later.told, peers=peers, now=home.now)
+        later.owner.revoke(later.reported, peers=peers, now=home.now)
 
 
 def test_trust_made_of_the_first_certificate_and_a_list_is_that_of_the_new_token(
     home: Network, later: Rotated
 ) -> None:
-    told = NetworkTrust(home.owner.ca_der, later.told)
-    assert told.verify(later.router.chain, home.now) == later.router.trust().verify(
+    reported = NetworkTrust(home.owner.ca_der, later.reported)
+    assert reported.verify(later.router.chain, home.now) == later.router.trust().verify(
         later.router.chain, home.now
     )
-    again = told.with_revocations(later.retired)
+    again = reported.with_revocations(later.retired)
     with pytest.raises(NotMember, match=r"^retired owner key"):
         again.verify(home.node.chain, home.now)

@@ -159,7 +159,7 @@ def test_bytes_with_a_true_checksum_are_a_config_error(home: Network, payload: b
 
 
 @given(st.data())
-def test_a_token_cut_short_is_told_so(home: Network, data: st.DataObject) -> None:
+def test_a_token_cut_short_is_reported_so(home: Network, data: st.DataObject) -> None:
     text = home.node_token.encode()
     length = data.draw(st.integers(9, len(text) - 1))
     with pytest.raises(ConfigError, match=r"cut short or mistyped.*copy the whole of it again"):

@@ -1,30 +1,32 @@
-"""What a request would be told at the gate, asked without being one."""
+"""What a request would be told at the controller, asked without being one."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
-from replicas import host
+from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import Gate
+from capamesh.router.admission.controller import AdmissionController
 
 
-def busy(in_flight: int) -> Gate:
-    """Return the gate of one host with 10 slots, at which two tenants have requests."""
+def busy(in_flight: int) -> AdmissionController:
+    """Return the controller of one replica with 10 slots, at which two tenants have requests."""
     load = LoadReport(in_flight, limit=10, queue_us=10_000 * (in_flight - 1), run_us=10_000)
-    hosts = (host("a", load=load),)
-    gate = Gate("m", lambda: hosts, random.Random(3))
+    replicas = (replica("a", load=load),)
+    controller = AdmissionController("m", lambda: replicas, random.Random(3))
     for tenant in ("hog", "hog", "hog", "other"):
-        gate.entered(tenant, 0.0)
-    return gate
+        controller.entered(tenant, 0.0)
+    return controller
 
 
-def told(gate: Gate, tenant: str, priority: int, is_bulk: bool, remaining_s: float) -> str:
+def reported(
+    controller: AdmissionController, tenant: str, priority: int, is_bulk: bool, remaining_s: float
+) -> str:
     try:
-        gate.admit(tenant, priority, is_bulk, 0.0, remaining_s)
+        controller.admit(tenant, priority, is_bulk, 0.0, remaining_s)
     except Overloaded as error:
         return error.message
     return ""
@@ -34,13 +36,13 @@ def told(gate: Gate, tenant: str, priority: int, is_bulk: bool, remaining_s: flo
 @pytest.mark.parametrize("tenant", ["hog", "other", "new"])
 @pytest.mark.parametrize("priority", [1, 128, 200])
 @pytest.mark.parametrize("remaining_s", [0.05, 30.0])
-def test_what_is_foreseen_is_what_a_request_is_told(
+def test_what_is_foreseen_is_what_a_request_is_reported(
     in_flight: int, tenant: str, priority: int, remaining_s: float
 ) -> None:
-    gate = busy(in_flight)
+    controller = busy(in_flight)
     for is_bulk in (False, True):
-        foreseen = gate.foreseen(tenant, priority, is_bulk, 0.0, remaining_s)
-        said = told(gate, tenant, priority, is_bulk, remaining_s)
+        foreseen = controller.foreseen(tenant, priority, is_bulk, 0.0, remaining_s)
+        said = reported(controller, tenant, priority, is_bulk, remaining_s)
         assert (foreseen.message if foreseen is not None else "") == said
 
 
@@ -54,6 +56,6 @@ def test_to_foresee_costs_the_requests_that_follow_nothing() -> None:
     assert len(asked.fair) == 2
     for _ in range(50):
         for tenant, priority in (("hog", 128), ("other", 200), ("new", 128)):
-            assert told(asked, tenant, priority, False, 30.0) == told(
+            assert reported(asked, tenant, priority, False, 30.0) == reported(
                 left_alone, tenant, priority, False, 30.0
             )

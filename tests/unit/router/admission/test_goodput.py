@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from replicas import host
+from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, LoadReport
-from capamesh.router.admission.controller import Gate, Refusal
-from capamesh.router.fleet.replica import Host
+from capamesh.router.admission.controller import AdmissionController, Refusal
+from capamesh.router.fleet.replica import Replica
 
 WAY_S = 0.001
 """From a router to a node, and back."""
@@ -65,7 +65,7 @@ class Node:
                 self.world.after(WAY_S, lambda it=request: it.router.ended(self, it, "expired"))
                 continue
             self.running = request
-            self.world.after(self.run_s * self.world.chance.uniform(0.6, 1.4), self.finish)
+            self.world.after(self.run_s * self.world.rng.uniform(0.6, 1.4), self.finish)
 
     def finish(self) -> None:
         request, self.running = self.running, None
@@ -84,36 +84,40 @@ class Router:
         self.world = world
         self.nodes = nodes
         self.is_gated = is_gated
-        self.hosts: tuple[Host, ...] = tuple(host(str(index)) for index in range(len(nodes)))
-        self.gate = Gate("m", lambda: self.hosts, random.Random(1), weights=weights)
+        self.replicas: tuple[Replica, ...] = tuple(
+            replica(str(index)) for index in range(len(nodes))
+        )
+        self.controller = AdmissionController(
+            "m", lambda: self.replicas, random.Random(1), weights=weights
+        )
 
     def take(self, request: Request) -> None:
         world = self.world
         remaining_s = request.deadline_s - world.now_s
         try:
             if self.is_gated:
-                self.gate.admit(
+                self.controller.admit(
                     request.tenant, request.priority, request.is_bulk, world.now_s, remaining_s
                 )
         except Overloaded as error:
             world.hints_s.append(error.retry_after_s)
             world.count(request, "not admitted")
             return
-        self.gate.entered(request.tenant, world.now_s)
+        self.controller.entered(request.tenant, world.now_s)
         self._send(request, set())
 
     def _send(self, request: Request, asked: set[int]) -> None:
         now_s = self.world.now_s
         index = min(
-            set(range(len(self.hosts))) - asked,
-            key=lambda at: (not self.hosts[at].health.may_send(now_s), self._expected_s(at)),
+            set(range(len(self.replicas))) - asked,
+            key=lambda at: (not self.replicas[at].health.may_send(now_s), self._expected_s(at)),
         )
         asked.add(index)
-        self.hosts[index].rif += 1
+        self.replicas[index].rif += 1
         self.world.after(WAY_S, lambda: self._arrive(index, request, asked))
 
     def _expected_s(self, index: int) -> float:
-        one = self.hosts[index]
+        one = self.replicas[index]
         return max(one.rif, one.load.in_flight) * self.nodes[index].run_s
 
     def _arrive(self, index: int, request: Request, asked: set[int]) -> None:
@@ -123,34 +127,34 @@ class Router:
             self.world.after(WAY_S, lambda: self._refused(index, retry_after_s, request, asked))
 
     def _refused(self, index: int, retry_after_s: float, request: Request, asked: set[int]) -> None:
-        now_s, one = self.world.now_s, self.hosts[index]
+        now_s, one = self.world.now_s, self.replicas[index]
         one.rif -= 1
         one.health.refused(now_s, retry_after_s)
-        self.gate.refused(one, retry_after_s, now_s)
+        self.controller.refused(one, retry_after_s, now_s)
         self.world.outcomes["asked in vain"] += 1
-        if len(asked) < len(self.hosts):
+        if len(asked) < len(self.replicas):
             self._send(request, asked)
             return
-        self.gate.left(request.tenant, now_s)
+        self.controller.left(request.tenant, now_s)
         self.world.count(request, "refused")
 
     def ended(
         self, node: Node, request: Request, outcome: str, load: LoadReport | None = None
     ) -> None:
         now_s = self.world.now_s
-        one = self.hosts[self.nodes.index(node)]
+        one = self.replicas[self.nodes.index(node)]
         one.rif -= 1
         if load is not None:
-            one.told(load, now_s)
+            one.reported(load, now_s)
         if outcome == "answered" and now_s > request.deadline_s:
             outcome = "late"
-        self.gate.left(request.tenant, now_s)
+        self.controller.left(request.tenant, now_s)
         self.world.count(request, outcome)
 
 
 @dataclass
 class World:
-    chance: random.Random
+    rng: random.Random
     now_s: float = 0.0
     events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     order: itertools.count[int] = field(default_factory=itertools.count)
@@ -202,19 +206,19 @@ def simulate(
     world = World(random.Random(seed))
     nodes = [Node(world, run_s, limit) for run_s in RUNS_S]
     all_routers = [Router(world, nodes, weights, is_gated=is_gated) for _ in range(routers)]
-    turns = itertools.cycle(all_routers)
+    supervisor = itertools.cycle(all_routers)
     for stream in streams:
         at_s = 0.0
-        while (at_s := at_s + world.chance.expovariate(stream.per_s)) < SECONDS:
+        while (at_s := at_s + world.rng.expovariate(stream.per_s)) < SECONDS:
             request = Request(
-                next(turns), stream.tenant, stream.priority, stream.is_bulk, at_s + allowed_s
+                next(supervisor), stream.tenant, stream.priority, stream.is_bulk, at_s + allowed_s
             )
             world.after(at_s, lambda it=request: it.router.take(it))
     world.run()
     assert all(0 < hint_s <= 30 for hint_s in world.hints_s)
     for router in all_routers:
-        assert router.gate.under_way == 0
-        assert all(one.rif == 0 for one in router.hosts)
+        assert router.controller.under_way == 0
+        assert all(one.rif == 0 for one in router.replicas)
     return world, all_routers
 
 
@@ -259,7 +263,7 @@ def test_most_refusals_are_the_routers_own_and_not_the_nodes() -> None:
 def test_below_capacity_nothing_is_refused() -> None:
     world, (router,) = simulate(Stream(0.8 * CAPACITY_PER_S))
     assert set(world.outcomes) == {"answered"}
-    assert sum(router.gate.refusals.values()) == 0
+    assert sum(router.controller.refusals.values()) == 0
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,9 @@ def test_a_tenant_that_floods_is_refused_and_a_quiet_one_never(
     )
     quiet = {outcome for tenant, outcome in world.by_tenant if tenant == "quiet"}
     assert quiet == {"answered"}
-    assert router.gate.refusals[Refusal.SHARE] > 0.9 * world.by_tenant["flood", "not admitted"]
+    assert (
+        router.controller.refusals[Refusal.SHARE] > 0.9 * world.by_tenant["flood", "not admitted"]
+    )
     assert goodput(world) >= 0.9
 
 

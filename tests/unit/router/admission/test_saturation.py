@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replicas import host, lose
+from replicas import lose, replica
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.admission.saturation import Saturation
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 
 
 def load(
@@ -22,20 +22,20 @@ def load(
     )
 
 
-def looked(*hosts: Host, now_s: float = 0.0) -> Saturation:
+def looked(*replicas: Replica, now_s: float = 0.0) -> Saturation:
     saturation = Saturation()
-    saturation.look(hosts, now_s)
+    saturation.look(replicas, now_s)
     return saturation
 
 
-def test_a_long_queue_alone_fills_no_host_that_has_slots_left() -> None:
-    assert looked(host("a", load=load(2, queue_ms=60_000))).level == pytest.approx(
-        looked(host("a", load=load(2))).level
+def test_a_long_queue_alone_fills_no_replica_that_has_slots_left() -> None:
+    assert looked(replica("a", load=load(2, queue_ms=60_000))).level == pytest.approx(
+        looked(replica("a", load=load(2))).level
     )
 
 
 def test_the_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
-    a, b = host("a", load=load(2)), host("b", load=load(6))
+    a, b = replica("a", load=load(2)), replica("b", load=load(6))
     assert looked(a, b).level == pytest.approx(0.4)
     lose(b)
     saturation = looked(a, b)
@@ -44,15 +44,17 @@ def test_the_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
 
 
 def test_a_fleet_that_has_just_vanished_is_unknown_and_not_full() -> None:
-    hosts = [host(str(index), rif=5, load=load(5)) for index in range(3)]
-    lose(*hosts)
-    saturation = looked(*hosts)
+    replicas = [replica(str(index), rif=5, load=load(5)) for index in range(3)]
+    lose(*replicas)
+    saturation = looked(*replicas)
     assert (saturation.level, saturation.slots, saturation.is_known) == (0, 0, False)
 
 
-def test_a_limit_counts_up_to_four_times_that_of_most_hosts() -> None:
+def test_a_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
     def slots(*limits: int) -> float:
-        return looked(*(host(str(n), load=load(0, limit)) for n, limit in enumerate(limits))).slots
+        return looked(
+            *(replica(str(n), load=load(0, limit)) for n, limit in enumerate(limits))
+        ).slots
 
     assert slots(10, 10, 10**9) == 10 + 10 + 40
     assert slots(10, 20, 30, 10**9) == 10 + 20 + 30 + 120
@@ -62,50 +64,53 @@ def test_a_limit_counts_up_to_four_times_that_of_most_hosts() -> None:
 
 
 def test_one_that_refused_is_not_taken_to_hold_more_than_it_did() -> None:
-    full, others = host("a", rif=12, load=load(0, 10**9)), [host(n, load=load(0)) for n in "bcd"]
-    hosts = (full, *others)
+    full, others = (
+        replica("a", rif=12, load=load(0, 10**9)),
+        [replica(n, load=load(0)) for n in "bcd"],
+    )
+    replicas = (full, *others)
     saturation = Saturation()
     for now_s, slots in ((0.0, 70), (0.1, 42), (9.9, 42), (10.2, 70)):
-        for one in hosts:
-            one.told(one.load, now_s)
-        saturation.look(hosts, now_s)
+        for one in replicas:
+            one.reported(one.load, now_s)
+        saturation.look(replicas, now_s)
         assert saturation.slots == slots
         if not now_s:
             saturation.refused(full, 0.05, 0.1)
     full.rif = 2
     saturation.refused(full, 0.05, 11.0)
-    saturation.look(hosts, 11.0)
+    saturation.look(replicas, 11.0)
     assert saturation.slots == 40  # as many as most, at least
-    full.told(load(30, 10**9), 12.0)
+    full.reported(load(30, 10**9), 12.0)
     saturation.refused(full, 0.05, 12.0)
-    saturation.look(hosts, 12.0)
+    saturation.look(replicas, 12.0)
     assert saturation.slots == 60  # others have requests there
 
 
 def test_a_fleet_that_was_never_heard_of_is_empty_and_unknown() -> None:
-    for saturation in (looked(), looked(host("a"), host("b", rif=3))):
+    for saturation in (looked(), looked(replica("a"), replica("b", rif=3))):
         assert saturation.level == 0
         assert not saturation.is_known
 
 
 def test_one_never_heard_of_counts_as_empty_with_as_many_slots_as_the_others() -> None:
-    saturation = looked(host("a", load=load(10)), host("b"))
+    saturation = looked(replica("a", load=load(10)), replica("b"))
     assert saturation.level == 0.5
     assert saturation.slots == 20
     assert saturation.wait_s == 0
 
 
 def test_who_is_silent_is_full_with_requests_of_ours_and_empty_without() -> None:
-    silent, unasked = host("a", rif=1, load=load(1)), host("b", load=load(10))
+    silent, unasked = replica("a", rif=1, load=load(1)), replica("b", load=load(10))
     assert looked(silent, unasked, now_s=1.9).level == pytest.approx((0.1 + 0.05) / 2)
     assert looked(silent, unasked, now_s=2.1).level == 0.5
-    slow = host("a", rif=1, load=load(1, latency_ms=3000, run_ms=3000))
+    slow = replica("a", rif=1, load=load(1, latency_ms=3000, run_ms=3000))
     assert looked(slow, now_s=11.9).level == pytest.approx(0.1)
     assert looked(slow, now_s=12.1).level == 1.0
 
 
-def test_the_first_requests_after_a_rest_do_not_make_a_host_silent() -> None:
-    one = host("a", rif=8, load=load(5, run_ms=100, queue_ms=900))
+def test_the_first_requests_after_a_rest_do_not_make_a_replica_silent() -> None:
+    one = replica("a", rif=8, load=load(5, run_ms=100, queue_ms=900))
     one.busy_s = 60.0
     for now_s in (60.0, 60.1, 61.9):
         saturation = looked(one, now_s=now_s)
@@ -115,103 +120,103 @@ def test_the_first_requests_after_a_rest_do_not_make_a_host_silent() -> None:
     assert looked(one, now_s=60.1).level == 1.0
 
 
-def test_a_refusal_makes_a_host_full_until_its_time_is_over_or_it_tells() -> None:
-    one = host("a", rif=1, load=load(1))
-    hosts = (one,)
+def test_a_refusal_makes_a_replica_full_until_its_time_is_over_or_it_tells() -> None:
+    one = replica("a", rif=1, load=load(1))
+    replicas = (one,)
     saturation = Saturation()
-    saturation.look(hosts, 0.0)
+    saturation.look(replicas, 0.0)
     saturation.refused(one, 0.5, 0.01)
     one.health.refused(0.01, 0.5)
-    saturation.look(hosts, 0.1)
+    saturation.look(replicas, 0.1)
     assert (saturation.level, saturation.is_known) == (1.0, True)
-    one.told(load(4), 0.2)
-    saturation.look(hosts, 0.3)
+    one.reported(load(4), 0.2)
+    saturation.look(replicas, 0.3)
     assert saturation.level == 0.4
     saturation.refused(one, 0.0, 0.3)
-    saturation.look(hosts, 0.34)
+    saturation.look(replicas, 0.34)
     assert saturation.level == 1.0
-    saturation.look(hosts, 0.52)
+    saturation.look(replicas, 0.52)
     assert saturation.level == 0.4
-    saturation.refused(host("gone"), 1.0, 0.5)
+    saturation.refused(replica("gone"), 1.0, 0.5)
 
 
 def test_one_that_was_heard_of_only_by_its_refusal_is_full_unless_its_link_is_lost() -> None:
-    one, other = host("a"), host("b", load=load(2))
-    hosts = (one, other)
+    one, other = replica("a"), replica("b", load=load(2))
+    replicas = (one, other)
     saturation = Saturation()
-    saturation.look(hosts, 0.0)
+    saturation.look(replicas, 0.0)
     assert saturation.level == pytest.approx(0.1)
     saturation.refused(one, 0.5, 0.0)
     saturation.refused(other, 0.5, 0.0)
     lose(other)
-    saturation.look(hosts, 0.1)
+    saturation.look(replicas, 0.1)
     assert (saturation.level, saturation.is_known, saturation.slots) == (1.0, True, 0)
     lose(one)
-    saturation.look(hosts, 0.2)
+    saturation.look(replicas, 0.2)
     assert (saturation.level, saturation.is_known) == (0.0, False)
 
 
 def test_own_requests_sent_since_a_report_are_counted_on_and_ended_ones_off() -> None:
-    one = host("a", rif=2, load=load(5))
-    hosts = (one,)
+    one = replica("a", rif=2, load=load(5))
+    replicas = (one,)
     saturation = Saturation()
-    saturation.look(hosts, 0.0)
+    saturation.look(replicas, 0.0)
     assert saturation.in_flight == 5
     one.rif = 4
-    saturation.look(hosts, 1.0)
+    saturation.look(replicas, 1.0)
     assert saturation.in_flight == 7
     one.rif = 1
-    saturation.look(hosts, 1.1)
+    saturation.look(replicas, 1.1)
     assert saturation.in_flight == 4
     one.rif = 9
-    one.told(load(6), 1.1)
-    saturation.look(hosts, 1.2)
+    one.reported(load(6), 1.1)
+    saturation.look(replicas, 1.2)
     assert saturation.in_flight == 9  # no fewer than there are of our own
 
 
-def test_hosts_are_read_again_only_when_it_is_due_or_they_are_others() -> None:
+def test_replicas_are_read_again_only_when_it_is_due_or_they_are_others() -> None:
     reads = 0
 
-    def is_open(_: Host, __: float) -> bool:
+    def is_open(_: Replica, __: float) -> bool:
         nonlocal reads
         reads += 1
         return True
 
-    hosts = tuple(host(str(index), load=load(5)) for index in range(4))
+    replicas = tuple(replica(str(index), load=load(5)) for index in range(4))
     saturation = Saturation(is_open)
     for now_s in (0.0, 0.01, 0.024, 0.026, 0.03):
-        saturation.look(hosts, now_s)
+        saturation.look(replicas, now_s)
     assert reads == 8
-    saturation.look(hosts[:3], 0.03)
+    saturation.look(replicas[:3], 0.03)
     assert reads == 11
-    saturation.look(saturation._hosts, 0.0)  # a clock that was set back must not stop it
+    saturation.look(saturation._replicas, 0.0)  # a clock that was set back must not stop it
     assert reads == 14
 
 
 def test_of_a_large_fleet_some_in_turn_are_read_and_stand_for_all() -> None:
-    read: list[Host] = []
+    read: list[Replica] = []
 
-    def is_open(one: Host, _: float) -> bool:
+    def is_open(one: Replica, _: float) -> bool:
         read.append(one)
         return True
 
-    hosts = tuple(host(str(index), load=load(5)) for index in range(300))
+    replicas = tuple(replica(str(index), load=load(5)) for index in range(300))
     saturation = Saturation(is_open)
     for now_s in (0.0, 0.06, 0.12):
         read.clear()
-        saturation.look(hosts, now_s)
+        saturation.look(replicas, now_s)
         assert len(read) == 128
         assert saturation.level == pytest.approx(0.5, abs=0.04)
         assert saturation.slots == pytest.approx(3000)
         assert saturation.in_flight == pytest.approx(1500, abs=100)
-    assert [hosts.index(one) for one in read] == [*range(256, 300), *range(84)]
+    assert [replicas.index(one) for one in read] == [*range(256, 300), *range(84)]
 
 
 def test_between_readings_what_comes_and_ends_moves_level_and_wait() -> None:
-    one = host("a", load=load(4, queue_ms=40, run_ms=10))
-    hosts = (one,)
+    one = replica("a", load=load(4, queue_ms=40, run_ms=10))
+    replicas = (one,)
     saturation = Saturation()
-    saturation.look(hosts, 0.0)
+    saturation.look(replicas, 0.0)
     assert saturation.rate == pytest.approx(5 / 0.05)
     assert saturation.wait_s == pytest.approx(0.04)
     assert saturation.run_s == pytest.approx(0.01)
@@ -221,22 +226,22 @@ def test_between_readings_what_comes_and_ends_moves_level_and_wait() -> None:
     saturation.extra = -4
     assert saturation.level == 0
     assert saturation.wait_s == 0
-    saturation.look(hosts, 1.0)
+    saturation.look(replicas, 1.0)
     assert saturation.extra == 0
 
 
-def test_the_wait_is_that_of_the_host_which_would_answer_first() -> None:
-    near = host("a", rif=1, load=load(4, queue_ms=40, run_ms=10), rtt_s=0.005)
-    far = host("b", rif=1, load=load(0, latency_ms=20, run_ms=20), rtt_s=0.1)
+def test_the_wait_is_that_of_the_replica_which_would_answer_first() -> None:
+    near = replica("a", rif=1, load=load(4, queue_ms=40, run_ms=10), rtt_s=0.005)
+    far = replica("b", rif=1, load=load(0, latency_ms=20, run_ms=20), rtt_s=0.1)
     assert looked(near, far).wait_s == pytest.approx(0.04)
     assert looked(near, far).run_s == pytest.approx(0.015)
-    idle = host("c", rif=0, load=load(0, latency_ms=20, run_ms=20), rtt_s=0.005)
+    idle = replica("c", rif=0, load=load(0, latency_ms=20, run_ms=20), rtt_s=0.005)
     assert looked(near, far, idle).wait_s == 0
     assert looked(near, far, idle).run_s == pytest.approx(0.025)
 
 
-def test_a_host_that_left_the_fleet_is_not_counted() -> None:
-    a, b = host("a", load=load(2)), host("b", load=load(10))
+def test_a_replica_that_left_the_fleet_is_not_counted() -> None:
+    a, b = replica("a", load=load(2)), replica("b", load=load(10))
     b.is_gone = True
     assert looked(a, b).level == pytest.approx(0.2)
 
@@ -254,26 +259,26 @@ _LOADS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(_LOADS, st.integers(0, 30), st.booleans(), st.floats(0, 20))), st.data())
 def test_a_reading_is_within_bounds_whatever_nodes_tell(
-    told: list[tuple[LoadReport, int, bool, float]], data: st.DataObject
+    reported: list[tuple[LoadReport, int, bool, float]], data: st.DataObject
 ) -> None:
-    hosts = tuple(
-        host(str(index), rif=rif, load=report, load_s=20.0 - age_s)
-        for index, (report, rif, _, age_s) in enumerate(told)
+    replicas = tuple(
+        replica(str(index), rif=rif, load=report, load_s=20.0 - age_s)
+        for index, (report, rif, _, age_s) in enumerate(reported)
     )
-    for one, (_, _, is_lost, _) in zip(hosts, told, strict=True):
+    for one, (_, _, is_lost, _) in zip(replicas, reported, strict=True):
         if is_lost:
             lose(one)
-    saturation = looked(*hosts, now_s=20.0)
+    saturation = looked(*replicas, now_s=20.0)
     assert 0 <= saturation.level <= 1
     assert saturation.in_flight >= 0
     assert saturation.wait_s >= 0
     assert saturation.run_s >= 0
-    if hosts:
-        full = data.draw(st.sampled_from(hosts))
+    if replicas:
+        full = data.draw(st.sampled_from(replicas))
         before = saturation.level
         saturation.refused(full, 1.0, 20.0)
-        saturation.look(hosts, 20.1)
+        saturation.look(replicas, 20.1)
         if not any(
-            age_s > 1.5 for *_, age_s in told
+            age_s > 1.5 for *_, age_s in reported
         ):  # none became stale meanwhile, none is forgotten
             assert saturation.level >= before - 0.06

@@ -1,4 +1,4 @@
-"""Urgent requests beside usual ones that fill the node: through the production gate and engine, in virtual time."""
+"""Urgent requests beside usual ones that fill the node: through the production controller and engine, in virtual time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import random
 
 import pytest
 from closed_loop import Callers, Loop
-from replicas import host
+from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import Gate
+from capamesh.router.admission.controller import AdmissionController
 
 URGENT = Callers(14, priority=1)
 
@@ -58,14 +58,14 @@ def test_a_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> No
     assert both == pytest.approx(loop.tally(other).outcomes["answered"], rel=0.1)
 
 
-def gate_at(in_flight: int, *, queue_ms: int = 90) -> Gate:
+def gate_at(in_flight: int, *, queue_ms: int = 90) -> AdmissionController:
     load = LoadReport(in_flight, limit=10, queue_us=queue_ms * 1000, run_us=10_000)
-    hosts = (host("a", load=load),)
-    return Gate("m", lambda: hosts, random.Random(1))
+    replicas = (replica("a", load=load),)
+    return AdmissionController("m", lambda: replicas, random.Random(1))
 
 
 def admitted(
-    gate: Gate,
+    controller: AdmissionController,
     count: int,
     *,
     priority: int = 1,
@@ -75,20 +75,20 @@ def admitted(
     done = 0
     for _ in range(count):
         try:
-            gate.admit("", priority, False, now_s, remaining_s)
+            controller.admit("", priority, False, now_s, remaining_s)
         except Overloaded:
             continue
-        gate.entered("", now_s, is_urgent=priority < 128)
+        controller.entered("", now_s, is_urgent=priority < 128)
         done += 1
     return done
 
 
 def test_as_many_urgent_ones_are_let_in_to_full_nodes_as_these_have_places() -> None:
-    gate = gate_at(10)
-    assert admitted(gate, 5, priority=128) == 0
-    assert admitted(gate, 20) == 11  # and a little more, for what may just have become free
-    gate.left("", 0.0, is_urgent=True)
-    assert gate.urgent_under_way == 10
+    controller = gate_at(10)
+    assert admitted(controller, 5, priority=128) == 0
+    assert admitted(controller, 20) == 11  # and a little more, for what may just have become free
+    controller.left("", 0.0, is_urgent=True)
+    assert controller.urgent_under_way == 10
 
 
 def test_an_urgent_request_has_no_wait_but_for_those_before_it() -> None:
@@ -99,11 +99,13 @@ def test_an_urgent_request_has_no_wait_but_for_those_before_it() -> None:
 def test_a_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> (
     None
 ):
-    gate = gate_at(10)
-    (one,) = gate._hosts()
-    gate.refused(one, 0.2, 0.0)
-    assert admitted(gate, 3) == 3
-    gate.refused(one, 0.2, 0.1, is_urgent=True)
-    assert admitted(gate, 3, now_s=0.15) == 1  # one may be tried, for what has just become free
-    assert admitted(gate, 3, now_s=0.25) == 1
-    assert admitted(gate, 3, now_s=0.35) == 3
+    controller = gate_at(10)
+    (one,) = controller._replicas()
+    controller.refused(one, 0.2, 0.0)
+    assert admitted(controller, 3) == 3
+    controller.refused(one, 0.2, 0.1, is_urgent=True)
+    assert (
+        admitted(controller, 3, now_s=0.15) == 1
+    )  # one may be tried, for what has just become free
+    assert admitted(controller, 3, now_s=0.25) == 1
+    assert admitted(controller, 3, now_s=0.35) == 3

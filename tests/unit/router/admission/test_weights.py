@@ -1,4 +1,4 @@
-"""Tenants of different weights that both want more than there is: through the production gate and engine, in virtual time."""
+"""Tenants of different weights that both want more than there is: through the production controller and engine, in virtual time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_hints_are_about_as_long_as_the_wait_is() -> None:
     assert loop.tally(alone).refused <= 0.01
 
 
-def test_callers_that_all_go_by_their_hints_are_told_their_turn() -> None:
+def test_callers_that_all_go_by_their_hints_are_reported_their_turn() -> None:
     gold = Callers(400, "gold", pause_s=None)
     loop = Loop(gold).run(SECONDS)
     outcomes = loop.tally(gold).outcomes

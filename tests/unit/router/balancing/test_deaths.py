@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from capamesh.protocol.ids import PeerId
 from capamesh.router.balancing.deaths import MAX_DEATHS, Deaths, Stand, Suspicion
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 
 
 class Court:
@@ -11,17 +11,17 @@ class Court:
     def __init__(self) -> None:
         self.news = 0
         self.deaths = Deaths(self._heard)
-        self.candidates: dict[str, Candidate] = {}
+        self.endpoints: dict[str, Endpoint] = {}
         self.now_s = 100.0
 
     def _heard(self) -> None:
         self.news += 1
 
-    def node(self, name: str) -> Candidate:
-        if name not in self.candidates:
-            made = self.candidates[name] = Candidate(PeerId(name), f"{name}:1")
+    def node(self, name: str) -> Endpoint:
+        if name not in self.endpoints:
+            made = self.endpoints[name] = Endpoint(PeerId(name), f"{name}:1")
             made.process, made.linked_s, made.process_s = b"first", 1.0, 1.0
-        return self.candidates[name]
+        return self.endpoints[name]
 
     def die(self, name: str, *suspects: Suspicion) -> None:
         """The process at a node ends with these requests under way."""
@@ -77,7 +77,7 @@ def test_another_process_of_the_same_node_proves_that_the_first_has_ended() -> N
     court.die("A", one)
     court.die("B", one)
     for name in "AB":
-        heir = Candidate(PeerId(name), f"{name}:2")
+        heir = Endpoint(PeerId(name), f"{name}:2")
         heir.process, heir.linked_s, heir.process_s = b"other", court.now_s + 1, court.now_s + 1
         court.deaths.linked(heir)
     assert court.deaths.stand(one) is Stand.GUILTY
@@ -87,7 +87,7 @@ def test_a_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None
     court, one = Court(), Suspicion()
     court.die("A", one)
     court.die("B", one)
-    other = Candidate(PeerId("A"), "A:2")
+    other = Endpoint(PeerId("A"), "A:2")
     other.process, other.process_s, other.linked_s = b"other", 1.0, court.now_s + 1
     court.deaths.linked(other)
     court.back("B")

@@ -8,7 +8,7 @@ import pytest
 from fleet_fakes import device
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replicas import fleet, host, lose
+from replicas import fleet, lose, replica
 
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
@@ -19,7 +19,7 @@ from capamesh.router.balancing.eligibility import (
     device_kinds,
     refusal,
 )
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.health import (
     EJECTED_S,
     RAMP_FROM,
@@ -31,60 +31,60 @@ from capamesh.router.resilience.health import (
 NOW_S = 100.0
 
 
-def gone(one: Host) -> None:
+def gone(one: Replica) -> None:
     one.set_gone()
 
 
-def retired(one: Host) -> None:
-    one.candidate.is_retired = True
+def retired(one: Replica) -> None:
+    one.endpoint.is_retired = True
 
 
-def unlinked(one: Host) -> None:
+def unlinked(one: Replica) -> None:
     lose(one)
 
 
-def goaway(one: Host) -> None:
-    one.candidate.link.is_usable = False  # type: ignore[union-attr,misc]
+def goaway(one: Replica) -> None:
+    one.endpoint.link.is_usable = False  # type: ignore[union-attr,misc]
 
 
-def draining(one: Host) -> None:
-    one.candidate.is_draining = True
+def draining(one: Replica) -> None:
+    one.endpoint.is_draining = True
 
 
-def suspected(one: Host) -> None:
-    one.candidate.is_suspected = True
+def suspected(one: Replica) -> None:
+    one.endpoint.is_suspected = True
 
 
-def inhibited(one: Host) -> None:
-    one.candidate.health.failed(NOW_S - 0.3, is_hard=True, cause="link lost")
+def inhibited(one: Replica) -> None:
+    one.endpoint.health.failed(NOW_S - 0.3, is_hard=True, cause="link lost")
 
 
-def model_failed(one: Host) -> None:
+def model_failed(one: Replica) -> None:
     one.health.failed(NOW_S - 0.09, is_hard=False, cause="run_failed: no memory")
 
 
-def ejected(one: Host) -> None:
+def ejected(one: Replica) -> None:
     one.health.eject(NOW_S - 2.0, "90% of 40 requests failed, 0% elsewhere")
 
 
-def held_open(one: Host) -> None:
-    one.health.hold(CircuitState.HELD_OPEN)
+def held_open(one: Replica) -> None:
+    one.health.hold(CircuitState.FORCED_OPEN)
 
 
-def held_closed(one: Host) -> None:
+def held_closed(one: Replica) -> None:
     inhibited(one)
-    one.candidate.health.hold(CircuitState.HELD_CLOSED)
+    one.endpoint.health.hold(CircuitState.FORCED_CLOSED)
 
 
-def ramping(one: Host) -> None:
+def ramping(one: Replica) -> None:
     one.health.failed(NOW_S - 6.0, is_hard=True)  # for 5 s, then half of a ramp
 
 
-def slow(one: Host) -> None:
-    one.told(LoadReport(latency_us=120_000), NOW_S)
+def slow(one: Replica) -> None:
+    one.reported(LoadReport(latency_us=120_000), NOW_S)
 
 
-STATES: list[tuple[Callable[[Host], None], str]] = [
+STATES: list[tuple[Callable[[Replica], None], str]] = [
     (gone, "it hosts the model no more"),
     (retired, "it left the fleet"),
     (unlinked, "no link"),
@@ -101,8 +101,8 @@ STATES: list[tuple[Callable[[Host], None], str]] = [
 
 
 @pytest.mark.parametrize(("put", "reason"), STATES, ids=[put.__name__ for put, _ in STATES])
-def test_each_refusal_says_why(put: Callable[[Host], None], reason: str) -> None:
-    one = host()
+def test_each_refusal_says_why(put: Callable[[Replica], None], reason: str) -> None:
+    one = replica()
     assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == ""
     put(one)
     assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == reason
@@ -110,9 +110,9 @@ def test_each_refusal_says_why(put: Callable[[Host], None], reason: str) -> None
 
 
 def test_who_was_asked_is_not_asked_again() -> None:
-    one = host()
+    one = replica()
     assert refusal(one, ANYWHERE, {one}, NOW_S, 1.0) == "it was asked already"
-    assert refusal(one, ANYWHERE, {host()}, NOW_S, 1.0) == ""
+    assert refusal(one, ANYWHERE, {replica()}, NOW_S, 1.0) == ""
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_who_was_asked_is_not_asked_again() -> None:
     ],
 )
 def test_what_the_request_asks_for_is_met_or_refused(constraints: Constraints, reason: str) -> None:
-    assert refusal(host(), constraints, (), NOW_S, 1.0) == reason
+    assert refusal(replica(), constraints, (), NOW_S, 1.0) == reason
 
 
 def test_a_price_that_is_no_number_is_over_every_cap() -> None:
-    one = host(price=math.nan)
+    one = replica(price=math.nan)
     assert refusal(one, Constraints(), (), NOW_S, 1.0) == "price nan is over the cap inf"
     assert not Constraints().are_met_by(one)
 
@@ -153,7 +153,7 @@ def test_two_sets_of_constraints_together_are_both() -> None:
 
 
 def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> None:
-    one = host()
+    one = replica()
     cpu, gpu, dialling = (
         device(0, "a:7000"),
         dataclasses.replace(device(1, "a:7001"), kind="cuda"),
@@ -161,9 +161,9 @@ def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> 
     )
     one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu, dialling))
     assert device_kinds(one) == {"cpu"}
-    one.candidate.address = "a:7001"
+    one.endpoint.address = "a:7001"
     assert device_kinds(one) == {"cuda"}
-    one.candidate.address = "dialled-in-1"
+    one.endpoint.address = "dialled-in-1"
     assert device_kinds(one) == {"npu"}
     one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu))
     assert device_kinds(one) == {"cpu", "cuda"}
@@ -172,27 +172,27 @@ def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> 
 
 
 def test_the_network_counts_to_what_is_expected_before_the_deadline() -> None:
-    far = host(rtt_s=0.03, row_us=20_000)
+    far = replica(rtt_s=0.03, row_us=20_000)
     assert refusal(far, ANYWHERE, (), NOW_S, 0.051) == ""
     assert refusal(far, ANYWHERE, (), NOW_S, 0.049) == "deadline: 49 ms left, 50 ms expected"
 
 
-def test_one_request_in_fifty_doubts_that_a_host_is_too_slow() -> None:
-    one = host()
+def test_one_request_in_fifty_doubts_that_a_replica_is_too_slow() -> None:
+    one = replica()
     slow(one)
-    rules = Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S, luck=0.019)
+    rules = Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S, draw=0.019)
     assert rules.allows(one)
-    rules.luck = 0.02
+    rules.draw = 0.02
     assert not rules.allows(one)
 
 
 def test_who_recovers_has_the_lucky_part_of_the_requests() -> None:
-    one = host()
+    one = replica()
     ramping(one)
-    rules = Eligibility(now_s=NOW_S, luck=0.54)
+    rules = Eligibility(now_s=NOW_S, draw=0.54)
     assert one.health.share(NOW_S) == pytest.approx(0.55)
     assert rules.allows(one)
-    rules.luck = 0.56
+    rules.draw = 0.56
     assert not rules.allows(one)
     assert rules.refusal(one) == "ramping: 55% of its requests for now"
 
@@ -214,17 +214,19 @@ LEVELS = [slow, suspected, inhibited, ejected]
 
 @pytest.mark.parametrize("level", range(len(LEVELS)))
 def test_the_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
-    hosts = fleet("abcd")[level:]
-    for one, put in zip(hosts, LEVELS[level:], strict=True):
+    replicas = fleet("abcd")[level:]
+    for one, put in zip(replicas, LEVELS[level:], strict=True):
         put(one)
     rules = Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S)
-    assert rules.last_resort(hosts[::-1], is_extra=False) is hosts[0]
-    worth_it = hosts[0] if level < 2 else None
-    assert rules.last_resort(hosts, is_extra=True) is worth_it
+    assert rules.last_resort(replicas[::-1], is_extra=False) is replicas[0]
+    worth_it = replicas[0] if level < 2 else None
+    assert rules.last_resort(replicas, is_extra=True) is worth_it
 
 
 def test_among_the_too_slow_the_soonest_and_among_the_inhibited_the_first_due() -> None:
-    slower, sooner, busy = (host(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 70)))
+    slower, sooner, busy = (
+        replica(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 70))
+    )
     busy.rif = 1
     rules = Eligibility(deadline_s=NOW_S, now_s=NOW_S)
     assert rules.last_resort([slower, sooner, busy], is_extra=False) is sooner
@@ -234,14 +236,14 @@ def test_among_the_too_slow_the_soonest_and_among_the_inhibited_the_first_due() 
 
 
 @pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, held_open])
-def test_some_rules_nothing_overrides(put: Callable[[Host], None]) -> None:
-    one = host()
+def test_some_rules_nothing_overrides(put: Callable[[Replica], None]) -> None:
+    one = replica()
     put(one)
-    rules = Eligibility(now_s=NOW_S, is_panicking=True, luck=0.0)
+    rules = Eligibility(now_s=NOW_S, is_panicking=True, draw=0.0)
     assert rules.last_resort([one], is_extra=False) is None
     rules = Eligibility(Constraints(max_price=1.0), now_s=NOW_S)
-    assert rules.last_resort([host()], is_extra=False) is None
-    free = host()
+    assert rules.last_resort([replica()], is_extra=False) is None
+    free = replica()
     rules = Eligibility(now_s=NOW_S, asked=[free])
     assert rules.last_resort([free], is_extra=False) is None
 
@@ -267,18 +269,18 @@ _constraints = st.builds(
     st.floats(0, 12),
 )
 def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
-    puts: list[Callable[[Host], None]],
+    puts: list[Callable[[Replica], None]],
     constraints: Constraints,
     is_asked: bool,
     left_s: float,
-    luck: float,
+    draw: float,
     is_panicking: bool,
     later_s: float,
 ) -> None:
-    def fresh() -> tuple[Host, Eligibility]:
-        one = host()
+    def fresh() -> tuple[Replica, Eligibility]:
+        one = replica()
         for put in puts:
-            if not (put is goaway and one.candidate.link is None):
+            if not (put is goaway and one.endpoint.link is None):
                 put(one)
         now_s = NOW_S + later_s
         asked = (one,) if is_asked else ()
@@ -287,7 +289,7 @@ def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
             now_s + left_s,
             asked=asked,
             now_s=now_s,
-            luck=luck,
+            draw=draw,
             is_panicking=is_panicking,
         )
 
@@ -303,23 +305,23 @@ def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
     assert (resort is None) == bool(rules.obstacle(one))
 
 
-def test_a_bound_request_waits_for_a_host_that_rests_recovers_or_is_slow_and_leaves_one_that_is_gone() -> (
+def test_a_bound_request_waits_for_a_replica_that_rests_recovers_or_is_slow_and_leaves_one_that_is_gone() -> (
     None
 ):
-    def resting(one: Host) -> None:
+    def resting(one: Replica) -> None:
         one.health.refused(NOW_S - 0.01, 1.0)
 
-    def slow(one: Host) -> None:
-        one.told(LoadReport(latency_us=10**9), NOW_S)
+    def slow(one: Replica) -> None:
+        one.reported(LoadReport(latency_us=10**9), NOW_S)
 
-    rules = Eligibility(deadline_s=NOW_S + 1.0, now_s=NOW_S, luck=0.99)
+    rules = Eligibility(deadline_s=NOW_S + 1.0, now_s=NOW_S, draw=0.99)
     for stays in (resting, slow, suspected):
-        one = host("a")
+        one = replica("a")
         stays(one)
         assert not rules.allows(one)
         assert rules.allows_bound(one)
     for leaves in (gone, retired, unlinked, goaway, draining, inhibited, model_failed, ejected):
-        one = host("a")
+        one = replica("a")
         leaves(one)
         assert not rules.allows_bound(one)
 
@@ -327,44 +329,50 @@ def test_a_bound_request_waits_for_a_host_that_rests_recovers_or_is_slow_and_lea
 @pytest.mark.parametrize(
     "put", [unlinked, goaway, draining, retired, gone, inhibited, model_failed, ejected]
 )
-def test_a_host_that_is_gone_or_known_to_fail_is_not_open(put: Callable[[Host], None]) -> None:
-    one = host("a")
+def test_a_replica_that_is_gone_or_known_to_fail_is_not_open(
+    put: Callable[[Replica], None],
+) -> None:
+    one = replica("a")
     rules = Eligibility(now_s=NOW_S)
     assert rules.is_open(one)
     put(one)
     assert not rules.is_open(one)
 
 
-def test_a_host_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_was_asked() -> None:
-    one = host("a")
+def test_a_replica_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_was_asked() -> (
+    None
+):
+    one = replica("a")
     one.health.refused(NOW_S, 1.0)
-    one.candidate.is_suspected = True
-    one.told(LoadReport(latency_us=90_000_000), NOW_S)
-    assert Eligibility(now_s=NOW_S, deadline_s=NOW_S + 1.0, luck=1.0).is_open(one)
+    one.endpoint.is_suspected = True
+    one.reported(LoadReport(latency_us=90_000_000), NOW_S)
+    assert Eligibility(now_s=NOW_S, deadline_s=NOW_S + 1.0, draw=1.0).is_open(one)
     assert not Eligibility(now_s=NOW_S, asked=[one]).is_open(one)
     assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).is_open(one)
 
 
 @pytest.mark.parametrize("of_node", [False, True])
-def test_an_ejected_host_is_open_to_none_and_one_that_recovers_to_its_share(of_node: bool) -> None:
-    one = host("a")
-    health = one.candidate.health if of_node else one.health
+def test_an_ejected_replica_is_open_to_none_and_one_that_recovers_to_its_share(
+    of_node: bool,
+) -> None:
+    one = replica("a")
+    health = one.endpoint.health if of_node else one.health
     health.eject(NOW_S)
-    in_trial = Eligibility(now_s=NOW_S + TRIAL_EVERY_S, luck=0.0)
+    in_trial = Eligibility(now_s=NOW_S + TRIAL_EVERY_S, draw=0.0)
     assert health.may_send(in_trial.now_s)
     assert not in_trial.is_open(one)
     assert in_trial.is_there(one)
     back_s = NOW_S + EJECTED_S
-    assert Eligibility(now_s=back_s, luck=RAMP_FROM / 2).is_open(one)
-    assert not Eligibility(now_s=back_s, luck=RAMP_FROM * 2).is_open(one)
-    assert Eligibility(now_s=back_s + RAMP_S, luck=1.0).is_open(one)
+    assert Eligibility(now_s=back_s, draw=RAMP_FROM / 2).is_open(one)
+    assert not Eligibility(now_s=back_s, draw=RAMP_FROM * 2).is_open(one)
+    assert Eligibility(now_s=back_s + RAMP_S, draw=1.0).is_open(one)
 
 
 @pytest.mark.parametrize("put", [unlinked, goaway])
-def test_a_host_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
-    put: Callable[[Host], None],
+def test_a_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
+    put: Callable[[Replica], None],
 ) -> None:
-    one = host("a")
+    one = replica("a")
     rules = Eligibility(now_s=NOW_S)
     assert not rules.lacks_link(one)
     put(one)
@@ -373,12 +381,12 @@ def test_a_host_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
     assert rules.lacks_link(one)
     assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).lacks_link(one)
     assert not Eligibility(now_s=NOW_S, asked=[one]).lacks_link(one)
-    for health in (one.health, one.candidate.health):
-        health.hold(CircuitState.HELD_OPEN)
+    for health in (one.health, one.endpoint.health):
+        health.hold(CircuitState.FORCED_OPEN)
         assert not rules.lacks_link(one)
         health.hold(None)
     for prevent in (draining, retired, gone):
-        other = host("b")
+        other = replica("b")
         put(other)
         prevent(other)
         assert not rules.lacks_link(other)

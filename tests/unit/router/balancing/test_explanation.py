@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 
-from replicas import fleet, host
+from replicas import fleet, replica
 
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
@@ -11,43 +11,43 @@ from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibi
 from capamesh.router.balancing.explanation import (
     MAX_SHOWN,
     Explanation,
-    HostSignals,
+    ReplicaSignals,
     explained,
 )
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 
 NOW_S = 100.0
 
 
 def explain(
-    *hosts: Host, chosen: tuple[Host, ...] = (), constraints: Constraints = ANYWHERE
+    *replicas: Replica, chosen: tuple[Replica, ...] = (), constraints: Constraints = ANYWHERE
 ) -> Explanation:
     return explained(
         ModelName("m"),
         ModelVersion("1"),
         "prequal",
-        hosts=hosts,
+        replicas=replicas,
         rules=Eligibility(constraints, now_s=NOW_S),
         chosen=chosen,
     )
 
 
-def test_a_host_is_explained_by_what_it_was_judged_by() -> None:
+def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
     load = LoadReport(in_flight=4, limit=8, latency_us=12_345)
-    one = host("a", rif=2, load=load, load_s=NOW_S - 0.25, rtt_s=0.002, price=2.0)
+    one = replica("a", rif=2, load=load, load_s=NOW_S - 0.25, rtt_s=0.002, price=2.0)
     found = explain(one, chosen=(one,))
-    assert found.candidates == (
-        HostSignals(
-            peer=one.candidate.peer,
+    assert found.endpoints == (
+        ReplicaSignals(
+            peer=one.endpoint.peer,
             address="a:7000",
             refusal="",
             is_chosen=True,
             rif=2,
-            told_in_flight=4,
+            reported_in_flight=4,
             limit=8,
             latency_s=0.012345,
             rtt_s=0.002,
-            told_s=0.25,
+            reported_s=0.25,
             price=2.0,
             region="eu",
             state="closed",
@@ -81,21 +81,21 @@ def test_a_host_is_explained_by_what_it_was_judged_by() -> None:
 
 
 def test_the_chosen_come_first_then_the_others_that_could_then_those_that_could_not() -> None:
-    refused, free, inhibited, chosen = hosts = fleet("abcd")
-    refused.candidate.is_draining = True
-    inhibited.candidate.health.failed(NOW_S, is_hard=True, cause="silent")
-    found = explain(*hosts, chosen=(chosen,))
-    assert [(each.peer, each.refusal) for each in found.candidates] == [
+    refused, free, inhibited, chosen = replicas = fleet("abcd")
+    refused.endpoint.is_draining = True
+    inhibited.endpoint.health.failed(NOW_S, is_hard=True, cause="silent")
+    found = explain(*replicas, chosen=(chosen,))
+    assert [(each.peer, each.refusal) for each in found.endpoints] == [
         ("d", ""),
         ("b", ""),
         ("a", "draining"),
         ("c", "inhibited: silent, 0.0 s ago"),
     ]
-    assert [each.state for each in found.candidates] == ["closed"] * 3 + ["inhibited"]
-    assert [each.share for each in found.candidates] == [1.0, 1.0, 1.0, 0.0]
-    assert free.candidate.peer == "b"
-    capped = explain(*hosts, constraints=Constraints(max_price=1.0))
-    assert {each.refusal for each in capped.candidates} >= {"price 1.5 is over the cap 1.0"}
+    assert [each.state for each in found.endpoints] == ["closed"] * 3 + ["inhibited"]
+    assert [each.share for each in found.endpoints] == [1.0, 1.0, 1.0, 0.0]
+    assert free.endpoint.peer == "b"
+    capped = explain(*replicas, constraints=Constraints(max_price=1.0))
+    assert {each.refusal for each in capped.endpoints} >= {"price 1.5 is over the cap 1.0"}
 
 
 def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
@@ -103,19 +103,19 @@ def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
     gone.is_gone = True
     found = explain(here, chosen=(gone, here))
     assert found.chosen == ("a", "b")
-    assert [(each.peer, each.is_chosen) for each in found.candidates] == [("b", True), ("a", True)]
-    assert found.candidates[1].refusal == "it hosts the model no more"
+    assert [(each.peer, each.is_chosen) for each in found.endpoints] == [("b", True), ("a", True)]
+    assert found.endpoints[1].refusal == "it hosts the model no more"
 
 
 def test_the_text_fits_a_header_whatever_the_fleet() -> None:
-    hosts = [host(f"peer-{number:046}-ü") for number in range(1000)]
-    for one in hosts:
-        one.candidate.health.failed(NOW_S, is_hard=True, cause="x" * 1000)
-    text = explain(*hosts).to_json()
+    replicas = [replica(f"peer-{number:046}-ü") for number in range(1000)]
+    for one in replicas:
+        one.endpoint.health.failed(NOW_S, is_hard=True, cause="x" * 1000)
+    text = explain(*replicas).to_json()
     assert text.isascii()
     assert "\n" not in text
     assert len(text) < 8190
     shown = json.loads(text)
     assert (shown["hosts"], len(shown["candidates"])) == (1000, MAX_SHOWN)
     assert shown["candidates"][0]["told_ms_ago"] is None
-    assert math.isinf(explain(*hosts).candidates[0].told_s)
+    assert math.isinf(explain(*replicas).endpoints[0].reported_s)

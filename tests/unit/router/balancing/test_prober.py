@@ -12,7 +12,7 @@ from fleet_fakes import FakeLink, Fleet, LoadAsk, call, hang, in_virtual_time, l
 from capamesh.protocol.errors import LinkLost, ModelNotFound, Overloaded
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
-from capamesh.router.requests.routing import NO_WISHES
+from capamesh.router.requests.routing import NO_OPTIONS
 from capamesh.router.resilience.health import CircuitState
 
 LOAD = LoadReport(3, 1, 8, 20, 30, 0, 40, 5)
@@ -26,36 +26,36 @@ class Told:
         self.failed: list[str] = []
         answered, failed = fleet.balancer.probe_answered, fleet.balancer.probe_failed
 
-        def take_answer(host: Any, load: LoadReport, rtt_s: float, now_s: float) -> None:
-            self.answered.append((host.candidate.peer, load, rtt_s))
-            answered(host, load, rtt_s, now_s)
+        def take_answer(replica: Any, load: LoadReport, rtt_s: float, now_s: float) -> None:
+            self.answered.append((replica.endpoint.peer, load, rtt_s))
+            answered(replica, load, rtt_s, now_s)
 
-        def take_failure(host: Any, now_s: float) -> None:
-            self.failed.append(host.candidate.peer)
-            failed(host, now_s)
+        def take_failure(replica: Any, now_s: float) -> None:
+            self.failed.append(replica.endpoint.peer)
+            failed(replica, now_s)
 
         monkeypatch.setattr(fleet.balancer, "probe_answered", take_answer)
         monkeypatch.setattr(fleet.balancer, "probe_failed", take_failure)
 
 
 @in_virtual_time
-async def test_a_probe_names_the_model_and_its_reply_is_told_with_its_round_trip(
+async def test_a_probe_names_the_model_and_its_reply_is_reported_with_its_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet = Fleet([], [])
-    told = Told(fleet, monkeypatch)
-    fleet.prober.ask(fleet.hosts)
+    reported = Told(fleet, monkeypatch)
+    fleet.prober.ask(fleet.replicas)
     (probe,) = fleet.links[0].probes
     assert (probe.model, probe.version) == ("m", "1")
     await asyncio.sleep(0.25)
     assert probe.tell(encode_load(LOAD))
-    assert told.answered == [("A", LOAD, 0.25)]  # in the reply's own turn
-    host = fleet.hosts[0]
-    assert (host.load, host.load_s) == (LOAD, 0.25)
-    assert host.candidate.network.rtt_s == 0.25
+    assert reported.answered == [("A", LOAD, 0.25)]  # in the reply's own turn
+    replica = fleet.replicas[0]
+    assert (replica.load, replica.load_s) == (LOAD, 0.25)
+    assert replica.endpoint.network.rtt_s == 0.25
     assert fleet.links[1].probes[0].tell(encode_load(LOAD))
     await asyncio.sleep(PROBE_LIMIT_S)
-    assert (told.failed, fleet.prober.sent, fleet.prober.lost) == ([], 2, 0)
+    assert (reported.failed, fleet.prober.sent, fleet.prober.lost) == ([], 2, 0)
     assert fleet.counts == {}
 
 
@@ -64,20 +64,20 @@ async def test_a_reply_that_does_not_come_is_given_up_at_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet = Fleet([], [])
-    told = Told(fleet, monkeypatch)
-    first, second = fleet.hosts
+    reported = Told(fleet, monkeypatch)
+    first, second = fleet.replicas
     fleet.prober.ask([first])
     await asyncio.sleep(0.5)
     fleet.prober.ask([second])
     await asyncio.sleep(0.499)
-    assert told.failed == []
+    assert reported.failed == []
     await asyncio.sleep(0.002)
-    assert told.failed == ["A"]
+    assert reported.failed == ["A"]
     assert len(fleet.links[0].withdrawn) == 1
     assert not fleet.links[0].probes[0].tell(encode_load(LOAD))  # too late
-    assert told.answered == []
+    assert reported.answered == []
     await asyncio.sleep(0.5)
-    assert told.failed == ["A", "B"]
+    assert reported.failed == ["A", "B"]
     assert fleet.prober.lost == 2
     assert fleet.counts == {}
     assert repr(fleet.prober) == "Prober(2 sent, 2 lost)"
@@ -87,27 +87,29 @@ async def test_a_reply_that_does_not_come_is_given_up_at_the_limit(
 @in_virtual_time
 async def test_a_reply_that_is_none_is_no_answer(meta: bytes) -> None:
     fleet = Fleet([])
-    (host,) = fleet.hosts
-    fleet.prober.ask([host])
+    (replica,) = fleet.replicas
+    fleet.prober.ask([replica])
     assert fleet.links[0].probes[0].tell(meta)
-    assert (host.load, host.candidate.network.rtt_s) == (LoadReport(), 0.0)
+    assert (replica.load, replica.endpoint.network.rtt_s) == (LoadReport(), 0.0)
     await asyncio.sleep(2.0)
     assert fleet.prober.lost == 0
     assert fleet.counts == {}
 
 
 @in_virtual_time
-async def test_an_error_or_a_link_that_ends_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_or_a_link_that_ends_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fleet = Fleet([], [])
-    told = Told(fleet, monkeypatch)
-    fleet.prober.ask(fleet.hosts)
-    fleet.prober.ask(fleet.hosts)
+    reported = Told(fleet, monkeypatch)
+    fleet.prober.ask(fleet.replicas)
+    fleet.prober.ask(fleet.replicas)
     assert fleet.links[0].probes[0].fail(ModelNotFound("unloaded"))
-    assert told.failed == ["A"]
+    assert reported.failed == ["A"]
     fleet.links[1].end()
-    assert told.failed == ["A", "B", "B"]
+    assert reported.failed == ["A", "B", "B"]
     await asyncio.sleep(2.0)
-    assert told.failed == ["A", "B", "B", "A"]
+    assert reported.failed == ["A", "B", "B", "A"]
     assert fleet.prober.lost == 1
     assert fleet.counts == {}
 
@@ -118,11 +120,11 @@ async def test_a_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
     refusal: LinkLost | Overloaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet([], [], [])
-    told = Told(fleet, monkeypatch)
-    fleet.candidates[0].link = None
+    reported = Told(fleet, monkeypatch)
+    fleet.endpoints[0].link = None
     fleet.links[1].refusal = refusal
-    fleet.prober.ask(fleet.hosts)
-    assert told.failed == ["A", "B"]
+    fleet.prober.ask(fleet.replicas)
+    assert reported.failed == ["A", "B"]
     assert (len(fleet.links[2].probes), fleet.prober.sent) == (1, 1)
     await asyncio.sleep(2.0)
     assert fleet.counts == {}
@@ -131,14 +133,14 @@ async def test_a_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
 @in_virtual_time
 async def test_an_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_out_again() -> None:
     fleet = Fleet([])
-    (host,) = fleet.hosts
-    health = host.candidate.health
+    (replica,) = fleet.replicas
+    health = replica.endpoint.health
     health.failed(0.0, is_hard=True, cause="silent")
     await asyncio.sleep(0.3)
-    fleet.prober.ask([host])
+    fleet.prober.ask([replica])
     fleet.links[0].probes[0].tell(encode_load(LOAD))
     assert health.state(fleet.clock()) is CircuitState.RAMPING
-    fleet.prober.ask([host])
+    fleet.prober.ask([replica])
     await asyncio.sleep(PROBE_LIMIT_S + 0.001)
     assert health.state(fleet.clock()) is CircuitState.INHIBITED
     assert health.reason == "no answer to a probe"
@@ -147,15 +149,15 @@ async def test_an_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_ou
 @in_virtual_time
 async def test_closing_withdraws_all_for_good() -> None:
     fleet = Fleet([], [])
-    fleet.prober.ask(fleet.hosts)
+    fleet.prober.ask(fleet.replicas)
     asker = next(iter(fleet.links[0].probing.values()))
     fleet.prober.close()
     assert [len(link.withdrawn) for link in fleet.links] == [1, 1]
     assert fleet.counts == {}
-    asker.told(encode_load(LOAD))
+    asker.reported(encode_load(LOAD))
     asker.failed(LinkLost("ended"))
-    assert fleet.hosts[0].load == LoadReport()
-    fleet.prober.ask(fleet.hosts)
+    assert fleet.replicas[0].load == LoadReport()
+    fleet.prober.ask(fleet.replicas)
     fleet.prober.close()
     assert fleet.prober.sent == 2
     await asyncio.sleep(5.0)
@@ -166,29 +168,29 @@ async def test_closing_withdraws_all_for_good() -> None:
 @in_virtual_time
 async def test_the_probes_that_a_policy_wants_go_out_with_the_request() -> None:
     fleet = Fleet([], [])
-    fleet.traffic()
-    fleet.in_order.wanted = [fleet.hosts[1]]
+    fleet.served()
+    fleet.in_order.wanted = [fleet.replicas[1]]
     fleet.links[1].load_reply = telling(LOAD)
-    await fleet.routing.infer(call(), NO_WISHES, 30.0)
+    await fleet.routing.infer(call(), NO_OPTIONS, 30.0)
     await asyncio.sleep(0)
     assert [len(link.probes) for link in fleet.links] == [0, 1]
-    assert fleet.hosts[1].load == LOAD
+    assert fleet.replicas[1].load == LOAD
     await asyncio.sleep(2.0)
     assert fleet.counts == {}
 
 
-def test_whatever_becomes_of_probes_none_is_forgotten_or_told_twice() -> None:
+def test_whatever_becomes_of_probes_none_is_forgotten_or_reported_twice() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:
-        chance = random.Random(seed)
-        fleet = Fleet(*[[]] * chance.randint(1, 4))
-        fleet.traffic()
+        rng = random.Random(seed)
+        fleet = Fleet(*[[]] * rng.randint(1, 4))
+        fleet.served()
         outcomes: list[str] = []
         fleet.balancer.probe_answered = lambda *_: outcomes.append("answered")  # type: ignore[method-assign]
         fleet.balancer.probe_failed = lambda *_: outcomes.append("failed")  # type: ignore[method-assign]
 
         def reply(probe: LoadAsk) -> None:
-            act = chance.choice(
+            act = rng.choice(
                 [
                     lambda: probe.tell(encode_load(LOAD)),
                     lambda: probe.tell(b"junk"),
@@ -197,20 +199,20 @@ def test_whatever_becomes_of_probes_none_is_forgotten_or_told_twice() -> None:
                     lambda: hang(probe),
                 ]
             )
-            asyncio.get_running_loop().call_later(chance.choice([0.0, 0.1, 0.9, 1.0, 1.5]), act)
+            asyncio.get_running_loop().call_later(rng.choice([0.0, 0.1, 0.9, 1.0, 1.5]), act)
 
         links: list[FakeLink] = []
         asked = 0
         for _ in range(12):
-            for at, candidate in enumerate(fleet.candidates):
-                if candidate.link is None and chance.random() < 0.5:
-                    fleet.links[at] = linked(candidate)
+            for at, endpoint in enumerate(fleet.endpoints):
+                if endpoint.link is None and rng.random() < 0.5:
+                    fleet.links[at] = linked(endpoint)
                 fleet.links[at].load_reply = reply
                 links.append(fleet.links[at])
-            hosts = [host for host in fleet.hosts if chance.random() < 0.6]
-            asked += len(hosts)
-            fleet.prober.ask(hosts)
-            await asyncio.sleep(chance.choice([0.0, 0.05, 0.4]))
+            replicas = [replica for replica in fleet.replicas if rng.random() < 0.6]
+            asked += len(replicas)
+            fleet.prober.ask(replicas)
+            await asyncio.sleep(rng.choice([0.0, 0.05, 0.4]))
         await asyncio.sleep(3.0)
         assert len(outcomes) == asked, seed
         assert fleet.counts == {}, seed

@@ -1,77 +1,77 @@
 from __future__ import annotations
 
 from fleet_fakes import offer
-from replicas import host, lose
+from replicas import lose, replica
 
-from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Troubles
-from capamesh.router.fleet.replica import Host
+from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, UnhealthySet
+from capamesh.router.fleet.replica import Replica
 
 
-def test_an_inhibited_candidate_is_probed_at_growing_distances_while_its_link_is_up() -> None:
-    troubles, one = Troubles(), host("a")
-    assert not troubles
-    one.candidate.health.failed(10.0, is_hard=True)
-    troubles.note(one, 10.0)
-    assert troubles
-    assert troubles.reprobes(10.04) == []
-    assert troubles.reprobes(10.05) == [one]
-    assert troubles.reprobes(10.10) == []
-    link = one.candidate.link
+def test_an_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_up() -> None:
+    unhealthy, one = UnhealthySet(), replica("a")
+    assert not unhealthy
+    one.endpoint.health.failed(10.0, is_hard=True)
+    unhealthy.note(one, 10.0)
+    assert unhealthy
+    assert unhealthy.reprobes(10.04) == []
+    assert unhealthy.reprobes(10.05) == [one]
+    assert unhealthy.reprobes(10.10) == []
+    link = one.endpoint.link
     lose(one)
-    assert troubles.reprobes(10.15) == []
-    one.candidate.link = link
-    assert troubles.reprobes(10.16) == [one]
-    assert troubles.reprobes(10.17) == []
+    assert unhealthy.reprobes(10.15) == []
+    one.endpoint.link = link
+    assert unhealthy.reprobes(10.16) == [one]
+    assert unhealthy.reprobes(10.17) == []
 
 
-def test_a_host_in_trouble_twice_is_probed_once() -> None:
-    troubles, one = Troubles(), host("a")
-    one.candidate.health.failed(10.0, is_hard=True)
+def test_a_replica_in_trouble_twice_is_probed_once() -> None:
+    unhealthy, one = UnhealthySet(), replica("a")
+    one.endpoint.health.failed(10.0, is_hard=True)
     one.health.failed(10.0, is_hard=True)
-    troubles.note(one, 10.0)
-    assert troubles.reprobes(10.05) == [one]
+    unhealthy.note(one, 10.0)
+    assert unhealthy.reprobes(10.05) == [one]
 
 
-def test_what_happens_is_told_once_in_its_order() -> None:
-    troubles, one = Troubles(), host("a")
-    one.candidate.health.failed(10.0, is_hard=True, cause="link_lost: reset")
-    troubles.note(one, 10.0)
-    troubles.note(one, 10.1)
+def test_what_happens_is_reported_once_in_its_order() -> None:
+    unhealthy, one = UnhealthySet(), replica("a")
+    one.endpoint.health.failed(10.0, is_hard=True, cause="link_lost: reset")
+    unhealthy.note(one, 10.0)
+    unhealthy.note(one, 10.1)
     one.health.eject(10.2, "90% failed")
-    troubles.note(one, 10.2)
-    assert troubles.settle(10.3) == [
-        Inhibited(one.candidate.peer, "a:7000", "", "", "link_lost: reset"),
-        Ejected(one.candidate.peer, "a:7000", "m", "1", "90% failed"),
+    unhealthy.note(one, 10.2)
+    assert unhealthy.settle(10.3) == [
+        Inhibited(one.endpoint.peer, "a:7000", "", "", "link_lost: reset"),
+        Ejected(one.endpoint.peer, "a:7000", "m", "1", "90% failed"),
     ]
-    assert troubles.settle(10.4) == []
-    one.candidate.health.probed(10.5)
-    assert troubles.settle(10.5) == [
-        Returned(one.candidate.peer, "a:7000", "", "", "link_lost: reset")
+    assert unhealthy.settle(10.4) == []
+    one.endpoint.health.probed(10.5)
+    assert unhealthy.settle(10.5) == [
+        Returned(one.endpoint.peer, "a:7000", "", "", "link_lost: reset")
     ]
-    assert troubles
-    assert troubles.settle(41.0) == [Returned(one.candidate.peer, "a:7000", "m", "1", "90% failed")]
-    troubles.settle(60.0)
-    assert not troubles
-    assert repr(troubles) == "Troubles(0)"
+    assert unhealthy
+    assert unhealthy.settle(41.0) == [Returned(one.endpoint.peer, "a:7000", "m", "1", "90% failed")]
+    unhealthy.settle(60.0)
+    assert not unhealthy
+    assert repr(unhealthy) == "UnhealthySet(0)"
 
 
 def test_a_refusal_is_no_trouble_and_the_well_are_not_noted() -> None:
-    troubles, one = Troubles(), host("a")
-    troubles.note(one, 10.0)
-    assert not troubles
+    unhealthy, one = UnhealthySet(), replica("a")
+    unhealthy.note(one, 10.0)
+    assert not unhealthy
 
 
-def test_who_is_gone_is_forgotten_and_another_host_of_the_candidate_takes_over() -> None:
-    troubles, one = Troubles(), host("a")
-    other = Host(one.candidate, offer("n"), one.advert)
-    one.candidate.health.failed(10.0, is_hard=True)
-    troubles.note(one, 10.0)
+def test_who_is_gone_is_forgotten_and_another_replica_of_the_endpoint_takes_over() -> None:
+    unhealthy, one = UnhealthySet(), replica("a")
+    other = Replica(one.endpoint, offer("n"), one.advert)
+    one.endpoint.health.failed(10.0, is_hard=True)
+    unhealthy.note(one, 10.0)
     one.is_gone = True
-    assert troubles.reprobes(10.05) == [
+    assert unhealthy.reprobes(10.05) == [
         one
-    ]  # the candidate is still there: any of its models will do
-    troubles.note(other, 10.06)
-    assert troubles.reprobes(10.30) == [other]
-    one.candidate.is_retired = True
-    troubles.settle(10.4)
-    assert not troubles
+    ]  # the endpoint is still there: any of its models will do
+    unhealthy.note(other, 10.06)
+    assert unhealthy.reprobes(10.30) == [other]
+    one.endpoint.is_retired = True
+    unhealthy.settle(10.4)
+    assert not unhealthy

@@ -6,7 +6,7 @@ import pytest
 from fleet_fakes import advert, offer
 
 from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence
-from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoCandidate
+from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoEndpoint
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.balancing.served_model import not_hosted
@@ -27,7 +27,7 @@ def leave(view: FleetView, peer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "told"),
+    ("state", "reason", "reported"),
     [
         (ModelState.LOADING, "", "(loading)"),
         (
@@ -40,7 +40,7 @@ def leave(view: FleetView, peer: str) -> None:
     ],
 )
 def test_a_model_that_is_not_ready_is_unavailable_and_why(
-    state: ModelState, reason: str, told: str
+    state: ModelState, reason: str, reported: str
 ) -> None:
     view = view_of(advert("A", "a:1", models=[offer("m", "1", state, reason), offer("n")]))
     for version in (ANY, V1):
@@ -48,7 +48,7 @@ def test_a_model_that_is_not_ready_is_unavailable_and_why(
         assert isinstance(error, ModelUnavailable)
         assert not isinstance(error, ModelFailed)
         assert error.retry_after_s == 2.0
-        assert told in error.message
+        assert reported in error.message
     other = not_hosted(view, M, ModelVersion("2"))
     assert isinstance(other, ModelNotFound)
     assert other.message == "no node hosts model 'm'; hosted models: n"
@@ -85,9 +85,9 @@ def test_a_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> Non
         assert type(error) is ModelUnavailable
         assert error.retry_after_s == 5.0
         assert "was here of late" in error.message
-    assert type(not_hosted(view, M, ModelVersion("2"))) is NoCandidate  # of no node at all
+    assert type(not_hosted(view, M, ModelVersion("2"))) is NoEndpoint  # of no node at all
     view.absent.tick(5.0 + LATELY_S)
-    assert type(not_hosted(view, M, V1)) is NoCandidate
+    assert type(not_hosted(view, M, V1)) is NoEndpoint
     view.apply([Joined(advert("C", models=[offer("n")]))])
     assert type(not_hosted(view, M, V1)) is ModelNotFound
 
@@ -119,7 +119,7 @@ def test_what_is_known_of_those_that_left_is_bounded() -> None:
         view.apply([Joined(advert("A", models=[offer(f"m{at}")]))])
         leave(view, "A")
     assert repr(view.absent) == f"AbsentModels(0 not ready, {MAX_LATELY} left of late)"
-    assert type(not_hosted(view, ModelName("m49"), ANY)) is NoCandidate
+    assert type(not_hosted(view, ModelName("m49"), ANY)) is NoEndpoint
     assert type(not_hosted(view, ModelName("m50"), ANY)) is ModelUnavailable
 
 
@@ -129,7 +129,7 @@ def test_what_is_known_of_those_that_left_is_bounded() -> None:
 def test_a_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to() -> None:
     ready = advert("A", "a:1")
     view = view_of(ready)
-    (host,) = view.hosts(M, V1)
+    (replica,) = view.replicas(M, V1)
     loading = advert(
         "A",
         "a:1",
@@ -138,16 +138,20 @@ def test_a_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to(
     )
     for before, after in ((ready, loading), (loading, loading)):
         view.apply([Changed(after, before)])
-        assert view.hosts(M, V1) == (host,)
-        assert (host.is_away, host.is_out, host.is_gone) == (True, True, False)
+        assert view.replicas(M, V1) == (replica,)
+        assert (replica.is_away, replica.is_out, replica.is_gone) == (True, True, False)
         assert view.awaits_reload(M, V1)
-        assert host.offer.is_ready  # as it was
+        assert replica.offer.is_ready  # as it was
     view.apply([Changed(ready, loading)])
-    assert (host.is_out, view.awaits_reload(M, V1), view.hosts(M, V1)) == (False, False, (host,))
+    assert (replica.is_out, view.awaits_reload(M, V1), view.replicas(M, V1)) == (
+        False,
+        False,
+        (replica,),
+    )
     view.apply([Changed(loading, ready)])
     failed = advert("A", "a:1", models=[offer(state=ModelState.FAILED)], counter=3)
     view.apply([Changed(failed, loading)])
-    assert (view.hosts(M, V1), host.is_gone, view.has(M, V1)) == ((), True, False)
+    assert (view.replicas(M, V1), replica.is_gone, view.has(M, V1)) == ((), True, False)
     assert isinstance(not_hosted(view, M, V1), ModelFailed)
 
 

@@ -39,7 +39,7 @@ def test_what_is_wanted_is_all_that_fits() -> None:
     assert form.misfit(answer(fp32("y", [1, 2]), N_OF_1), ("n", "y")) == ""
 
 
-def test_a_difference_is_told_with_both_sides() -> None:
+def test_a_difference_is_reported_with_both_sides() -> None:
     form = AnswerForm(TWO)
     wrong_shape = answer(fp32("y", [1, 2, 3]), N_OF_1)
     assert form.misfit(wrong_shape, ()) == "output 'y' is FP32[1, 3], not FP32[-1, 2]"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from fleet_fakes import NullLog, advert, offer
 
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import NetworkOwner, Role
 from capamesh.router.access.operator_key import KEY_FILE
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.process import Router
 from capamesh.router.resilience.health import CircuitState
@@ -26,7 +26,7 @@ A = PeerId("A")
 
 @pytest.fixture
 def router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
-    monkeypatch.setattr(MemberHome, "lock", lambda _: None)  # held to the process's end
+    monkeypatch.setattr(DataDir, "lock", lambda _: None)  # held to the process's end
     now = dt.datetime.now(dt.UTC)
     token = NetworkOwner.create("home", now).invite(
         Role.ROUTER, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
@@ -41,14 +41,19 @@ def states(router: Router) -> set[str]:
     fleet, now_s = router._fleet, time.monotonic()
     return {
         str(health.state(now_s))
-        for candidate in fleet.candidates_of(A)
-        for health in (candidate.health, *(host.health for host in fleet.hosts_at(candidate)))
+        for endpoint in fleet.endpoints_of(A)
+        for health in (
+            endpoint.health,
+            *(replica.health for replica in fleet.replicas_at(endpoint)),
+        )
     }
 
 
 def test_what_a_held_node_comes_back_with_is_held(router: Router) -> None:
     for model in ("", "m"):
-        router._holds.hold(Hold(A, ModelName(model), ModelVersion(""), CircuitState.HELD_OPEN))
+        router._overrides.hold(
+            Hold(A, ModelName(model), ModelVersion(""), CircuitState.FORCED_OPEN)
+        )
     first = advert("A", "a:1")
     router._apply([Joined(first)])
     assert states(router) == {"held_open"}
@@ -57,7 +62,7 @@ def test_what_a_held_node_comes_back_with_is_held(router: Router) -> None:
     assert states(router) == {"held_open"}
     router._apply([Left(A, LeftReason.GOODBYE)])
     router._apply([Joined(advert("A", models=(offer(),), counter=3))])
-    router._visited(Candidate(A, "dialled-in-1"))
+    router._visited(Endpoint(A, "dialled-in-1"))
     assert states(router) == {"held_open"}
 
 

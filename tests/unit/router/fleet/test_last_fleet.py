@@ -41,7 +41,7 @@ def test_nodes_and_bytes_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "reported"),
     [
         (b"", None),
         (b"\x93", None),
@@ -53,9 +53,9 @@ def test_nodes_and_bytes_are_bounded() -> None:
     ],
 )
 def test_a_file_that_is_damaged_old_or_from_the_future_is_refused(
-    file: bytes, told: str | None
+    file: bytes, reported: str | None
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         decode(file, 1000)
 
 

@@ -10,7 +10,7 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.tensors import DEFAULT_LIMITS
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.links import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
 
 
@@ -31,8 +31,8 @@ class Pool:
     """A link pool, and what it told its owner."""
 
     def __init__(self) -> None:
-        self.visits: list[Candidate] = []
-        self.linked: list[tuple[Candidate, int]] = []
+        self.visits: list[Endpoint] = []
+        self.linked: list[tuple[Endpoint, int]] = []
         """Each with how many visits its owner knew by then."""
         nothing: Any = None  # no link is dialled or checked here
         self.pool = LinkPool(
@@ -40,7 +40,7 @@ class Pool:
             nothing,
             on_visit=self.visits.append,
             on_leave=self.visits.remove,
-            on_linked=lambda candidate: self.linked.append((candidate, len(self.visits))),
+            on_linked=lambda endpoint: self.linked.append((endpoint, len(self.visits))),
             log=NullLog(),  # type: ignore[arg-type]  # it takes every event
         )
 
@@ -70,13 +70,13 @@ def test_a_node_that_dials_without_end_is_limited_and_others_still_come_in() -> 
     assert len(pool.visits) == 129
 
 
-def test_a_link_is_told_once_its_candidate_is_known_and_can_be_asked() -> None:
+def test_a_link_is_reported_once_its_endpoint_is_known_and_can_be_asked() -> None:
     pool = Pool()
     link, _ = pool.visit("A")
-    (candidate,) = pool.visits
-    assert pool.linked == [(candidate, 1)]
-    assert candidate.link is link
-    dialled = Candidate(PeerId("B"), "b:1")
+    (endpoint,) = pool.visits
+    assert pool.linked == [(endpoint, 1)]
+    assert endpoint.link is link
+    dialled = Endpoint(PeerId("B"), "b:1")
     side = _NodeSide(pool.pool, dialled)
     again = Visit("B")
     side.link_up(again)  # type: ignore[arg-type]  # as above
@@ -85,15 +85,15 @@ def test_a_link_is_told_once_its_candidate_is_known_and_can_be_asked() -> None:
 
 
 def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
-    pool, candidate = Pool(), Candidate(PeerId("B"), "b:1")
-    side = _NodeSide(pool.pool, candidate)
+    pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
+    side = _NodeSide(pool.pool, endpoint)
     older, newer = Visit("B"), Visit("B")
     side.link_up(older)  # type: ignore[arg-type]  # as above
     side.link_up(newer)  # type: ignore[arg-type]
     side.link_down(older, "replaced")  # type: ignore[arg-type]
-    assert candidate.link is newer
+    assert endpoint.link is newer
     side.link_down(newer, "gone")  # type: ignore[arg-type]
-    assert candidate.link is None
+    assert endpoint.link is None
 
 
 def test_a_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:

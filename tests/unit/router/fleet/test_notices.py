@@ -9,11 +9,11 @@ from capamesh.router.fleet.notices import Notices
 OVER = OverQuota("i", 64, 64, 1000, 5)
 
 
-def test_an_invite_over_its_quota_is_told_once_until_it_is_so_again() -> None:
+def test_an_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> None:
     notices = Notices()
-    (told,) = notices.about([OVER], None)
-    assert told.event == "invite_over_quota"
-    assert told.fields == {
+    (reported,) = notices.about([OVER], None)
+    assert reported.event == "invite_over_quota"
+    assert reported.fields == {
         "invite": "i",
         "admits": 64,
         "members": 64,
@@ -25,19 +25,19 @@ def test_an_invite_over_its_quota_is_told_once_until_it_is_so_again() -> None:
     assert len(notices.about([OVER], None)) == 1
 
 
-def test_a_wrong_clock_is_told_once_and_so_is_a_right_one() -> None:
+def test_a_wrong_clock_is_reported_once_and_so_is_a_right_one() -> None:
     notices = Notices()
     assert notices.about([], Skew(3.0, 3)) == []
-    (told,) = notices.about([], Skew(1200.0, 3))
-    assert (told.event, told.is_good) == ("clock_is_wrong", False)
-    assert told.fields == {
+    (reported,) = notices.about([], Skew(1200.0, 3))
+    assert (reported.event, reported.is_good) == ("clock_is_wrong", False)
+    assert reported.fields == {
         "peers_ahead_s": 1200.0,
         "peers": 3,
         "problem": "all peers' clocks are 1200 s ahead of this machine's: this machine's clock is wrong",
     }
     assert notices.about([], Skew(1201.0, 3)) == []
-    (told,) = notices.about([], Skew(-1200.0, 3))
-    assert told.fields["peers_ahead_s"] == -1200.0
-    (told,) = notices.about([], Skew(0.2, 3))
-    assert (told.event, told.is_good) == ("clock_is_right", True)
-    assert told.fields == {"peers_ahead_s": 0.2, "peers": 3, "problem": ""}
+    (reported,) = notices.about([], Skew(-1200.0, 3))
+    assert reported.fields["peers_ahead_s"] == -1200.0
+    (reported,) = notices.about([], Skew(0.2, 3))
+    assert (reported.event, reported.is_good) == ("clock_is_right", True)
+    assert reported.fields == {"peers_ahead_s": 0.2, "peers": 3, "problem": ""}

@@ -6,12 +6,12 @@ from fleet_fakes import advert, offer
 
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.endpoint import Candidate
-from capamesh.router.fleet.overrides import Hold, Holds
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.resilience.health import CircuitState
 
-OPEN, CLOSED = CircuitState.HELD_OPEN, CircuitState.HELD_CLOSED
+OPEN, CLOSED = CircuitState.FORCED_OPEN, CircuitState.FORCED_CLOSED
 A = PeerId("A")
 NOW_S = 5.0
 
@@ -30,16 +30,16 @@ def said(state: CircuitState | None, model: str = "", version: str = "") -> Hold
 def states(view: FleetView, peer: str = "A") -> list[str]:
     """Return each way's state, and after a colon those of its models in the order of versions."""
     shown: list[str] = []
-    for candidate in view.candidates_of(PeerId(peer)):
-        hosts = sorted(view.hosts_at(candidate), key=lambda host: host.offer.version)
-        of = " ".join(host.health.state(NOW_S) for host in hosts)
-        shown.append(f"{candidate.health.state(NOW_S)}: {of}")
+    for endpoint in view.endpoints_of(PeerId(peer)):
+        replicas = sorted(view.replicas_at(endpoint), key=lambda replica: replica.offer.version)
+        of = " ".join(replica.health.state(NOW_S) for replica in replicas)
+        shown.append(f"{endpoint.health.state(NOW_S)}: {of}")
     return shown
 
 
-def after(view: FleetView, *holds: Hold) -> list[str]:
-    kept = Holds()
-    for hold in holds:
+def after(view: FleetView, *overrides: Hold) -> list[str]:
+    kept = Overrides()
+    for hold in overrides:
         kept.hold(hold)
         kept.apply_anew(view, A, NOW_S)
     return states(view)
@@ -64,12 +64,12 @@ def test_the_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it()
 
 
 def test_one_version_can_be_let_go_of_while_the_others_stay_held() -> None:
-    holds = (said(OPEN, "m"), said(None, "m", "2"))
-    assert after(fleet_of("1", "2"), *holds) == ["closed: held_open closed"] * 2
+    overrides = (said(OPEN, "m"), said(None, "m", "2"))
+    assert after(fleet_of("1", "2"), *overrides) == ["closed: held_open closed"] * 2
 
 
 def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_it() -> None:
-    view, kept = fleet_of("1"), Holds()
+    view, kept = fleet_of("1"), Overrides()
     for hold in (said(OPEN), said(OPEN, "m"), said(CLOSED, "m", "1")):
         kept.hold(hold)
     kept.apply_anew(view, A, NOW_S)
@@ -78,18 +78,18 @@ def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_i
     kept.apply_anew(view, A, NOW_S)
     assert states(view) == ["closed: closed"] * 2
     assert (kept.peers, kept.of(A)) == ([], [])
-    assert all(candidate.health.is_full for candidate in view.candidates_of(A))
+    assert all(endpoint.health.is_full for endpoint in view.endpoints_of(A))
 
 
 def test_to_let_go_of_who_is_not_held_keeps_nothing() -> None:
-    kept = Holds()
+    kept = Overrides()
     kept.hold(said(None))
     kept.hold(said(None, "m", "1"))
     assert kept.peers == []
 
 
 def test_what_comes_later_is_held_too() -> None:
-    view, kept = fleet_of("1"), Holds()
+    view, kept = fleet_of("1"), Overrides()
     kept.hold(said(OPEN))
     kept.hold(said(CLOSED, "m"))
     kept.apply(view, A, NOW_S)
@@ -101,14 +101,14 @@ def test_what_comes_later_is_held_too() -> None:
     view.apply([Joined(advert("A", "a:9"))])  # it is back, restarted
     kept.apply(view, A, NOW_S)
     assert states(view) == ["held_open: held_closed"]
-    view.visit(Candidate(A, "dialled-in-1"))
+    view.visit(Endpoint(A, "dialled-in-1"))
     kept.apply(view, A, NOW_S)
     assert states(view) == ["held_open: held_closed"] * 2
 
 
 def test_a_hold_does_not_forget_what_happened_meanwhile() -> None:
-    view, kept = fleet_of("1"), Holds()
-    (first, _) = view.candidates_of(A)
+    view, kept = fleet_of("1"), Overrides()
+    (first, _) = view.endpoints_of(A)
     kept.hold(said(CLOSED))
     kept.apply(view, A, NOW_S)
     first.health.failed(NOW_S, is_hard=True, cause="link lost")

@@ -244,7 +244,7 @@ async def test_the_fleet_page_shows_what_became_of_requests_and_who_is_avoided(h
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
     )
     assert (await http.client.post("/v2/models/m/infer", data=body)).status == 200
-    http.candidates[1].health.failed(http.fleet.clock(), is_hard=True, cause="link_lost: reset")
+    http.endpoints[1].health.failed(http.fleet.clock(), is_hard=True, cause="link_lost: reset")
     _, page = await get(http, "/v1/nodes")
     assert isinstance(page, dict)
     (first,), (second,) = (node["links"] for node in page["nodes"])
@@ -296,7 +296,7 @@ async def test_an_index_asked_for_with_more_than_the_largest_json_is_refused() -
 async def test_a_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
     async with serving(limits=Limits(max_message_bytes=100)) as http:
         http.view.apply([Joined(advert("A", "a:1"))])
-        http.candidates[0].health = None  # type: ignore[assignment]
+        http.endpoints[0].health = None  # type: ignore[assignment]
         response = await http.client.get("/v1/nodes")
         assert response.status == 500
         assert json.loads(await response.read()) == {

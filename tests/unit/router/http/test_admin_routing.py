@@ -22,8 +22,8 @@ from capamesh.protocol.tensors import Limits
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.served_model import Terms
-from capamesh.router.fleet.endpoint import Candidate
-from capamesh.router.fleet.overrides import Holds
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.admin_routing import MAX_BODY_BYTES, RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application
@@ -47,12 +47,12 @@ class Served:
         self.log = log
         self.links: dict[str, FakeLink] = {}
 
-    def node(self, peer: str, *, models: tuple[ModelOffer, ...] = (offer(),)) -> Candidate:
+    def node(self, peer: str, *, models: tuple[ModelOffer, ...] = (offer(),)) -> Endpoint:
         """Add a node with one address and an idle link."""
         self.view.apply([Joined(advert(peer, f"{peer}:1", models=models))])
-        (candidate,) = self.view.candidates_of(PeerId(peer))
-        self.links[peer] = linked(candidate)
-        return candidate
+        (endpoint,) = self.view.endpoints_of(PeerId(peer))
+        self.links[peer] = linked(endpoint)
+        return endpoint
 
     async def explain(self, path: str = "m/routing", **headers: str) -> tuple[int, dict[str, Any]]:
         named = {f"X-Capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
@@ -73,11 +73,11 @@ async def serving(
     policy: str = "least-request", *, arrival_s: float = 30.0
 ) -> AsyncIterator[Served]:
     view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
-    log, chance = NullLog(), random.Random(1)
+    log, rng = NullLog(), random.Random(1)
     balancer = Balancer(
         view,
-        make_policy=lambda name: make_policy(name, chance),
-        chance=chance,
+        make_policy=lambda name: make_policy(name, rng),
+        rng=rng,
         rules=lambda _: Terms(policy),
     )
     routing = Routing(
@@ -85,13 +85,13 @@ async def serving(
         balancer,
         None,  # type: ignore[arg-type]  # nothing is sent
         RoutingRules(),
-        chance=chance,
+        rng=rng,
         clock=time.monotonic,
     )
     page = RoutingApi(
         view,
         routing,
-        Holds(),
+        Overrides(),
         OperatorKey("secret"),
         log,  # type: ignore[arg-type]
         arrival_s=arrival_s,
@@ -108,11 +108,13 @@ async def served() -> AsyncIterator[Served]:
         yield served
 
 
-async def test_a_decision_is_explained_host_by_host_and_no_node_is_asked(served: Served) -> None:
+async def test_a_decision_is_explained_replica_by_replica_and_no_node_is_asked(
+    served: Served,
+) -> None:
     busy, idle = served.node(ALPHA), served.node(OTHER)
-    (host,) = served.view.hosts_at(busy)
-    host.rif = busy.rif = 2
-    host.told(LoadReport(3, 0, 8, 900, 1100, 0, 2500), time.monotonic())
+    (replica,) = served.view.replicas_at(busy)
+    replica.rif = busy.rif = 2
+    replica.reported(LoadReport(3, 0, 8, 900, 1100, 0, 2500), time.monotonic())
     busy.network.rtt_s = 0.0015
     status, found = await served.explain()
     assert (status, found["model"], found["version"]) == (200, "m", "1")
@@ -140,7 +142,7 @@ async def test_a_decision_is_explained_host_by_host_and_no_node_is_asked(served:
     assert (idle.rif, busy.rif) == (0, 2)
 
 
-async def test_all_hosts_are_shown_however_many(served: Served) -> None:
+async def test_all_replicas_are_shown_however_many(served: Served) -> None:
     for number in range(40):
         served.node(f"peer-{number}")
     _, found = await served.explain()
@@ -176,14 +178,14 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
         "tenant": "",
         "class": "online",
     }
-    (host,) = served.view.hosts_at(*served.view.candidates_of(PeerId(ALPHA)))
+    (replica,) = served.view.replicas_at(*served.view.endpoints_of(PeerId(ALPHA)))
     now_s = time.monotonic() + 1.0
     served.routing._clock = lambda: now_s
-    host.told(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
-    gate = served.routing._models[ModelName("m")].gates[ModelVersion("1")]
+    replica.reported(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
+    controller = served.routing._models[ModelName("m")].controllers[ModelVersion("1")]
     for tenant in ["hog"] * 9 + ["other"]:
-        gate.entered(tenant, now_s)
-        host.rif += 1
+        controller.entered(tenant, now_s)
+        replica.rif += 1
     _, hog = await served.explain("m/routing?tenant=hog")
     assert (hog["chosen"], hog["candidates"][0]["chosen"]) == ([], False)
     admission = hog["admission"]
@@ -201,7 +203,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     assert (low["admission"]["is_admitted"], low["admission"]["class"]) == (False, "low")
     _, late = await served.explain("m/routing?timeout=600000")
     assert "it would wait" in late["admission"]["error"]
-    assert set(gate.refusals.values()) == {0}
+    assert set(controller.refusals.values()) == {0}
     assert served.links[ALPHA].asks == []
 
 
@@ -236,7 +238,7 @@ async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
         ("m/routing?priority=-1", {}, "parameter priority is '-1': "),
         ("m/routing?timeout=0.5", {}, "parameter timeout is '0.5': whole microseconds"),
         ("m/routing?timeout=" + 20 * "9", {}, "whole microseconds"),
-        ("m/routing", {"Policy": "luck"}, "the policies are affinity, cheapest"),
+        ("m/routing", {"Policy": "draw"}, "the policies are affinity, cheapest"),
         ("m/routing", {"Max_Price": "-1"}, "a number from 0 is expected"),
     ],
 )
@@ -253,10 +255,10 @@ async def test_a_question_that_is_none_is_refused(
     "headers",
     [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}],
 )
-async def test_who_has_no_key_holds_nobody_and_is_told_where_it_is(
+async def test_who_has_no_key_holds_nobody_and_is_reported_where_it_is(
     served: Served, headers: dict[str, str]
 ) -> None:
-    candidate = served.node(ALPHA)
+    endpoint = served.node(ALPHA)
     for peer in (ALPHA, "nobody"):  # nor does it tell who is there
         response = await served.client.put(
             f"/v1/nodes/{peer}/circuit", data=b'{"state": "held_open"}', headers=headers
@@ -266,7 +268,7 @@ async def test_who_has_no_key_holds_nobody_and_is_told_where_it_is(
         message = (await response.json())["error"]
         assert "operator.key in the router's data folder" in message
         assert "secret" not in message
-    assert candidate.health.may_send(time.monotonic())
+    assert endpoint.health.may_send(time.monotonic())
     assert served.log.events == []
 
 
@@ -290,14 +292,14 @@ async def test_a_held_node_gets_nothing_until_it_is_let_go_of(served: Served) ->
 
 
 async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> None:
-    candidate = served.node(ALPHA, models=(offer(version="1"), offer(version="2"), offer("n")))
+    endpoint = served.node(ALPHA, models=(offer(version="1"), offer(version="2"), offer("n")))
     await served.hold(ALPHA, {"state": "held_open", "model": "m", "version": "2"})
     states = {
-        f"{host.offer.name}/{host.offer.version}": str(host.health.state(time.monotonic()))
-        for host in served.view.hosts_at(candidate)
+        f"{replica.offer.name}/{replica.offer.version}": str(replica.health.state(time.monotonic()))
+        for replica in served.view.replicas_at(endpoint)
     }
     assert states == {"m/1": "closed", "m/2": "held_open", "n/1": "closed"}
-    assert candidate.health.is_full
+    assert endpoint.health.is_full
     assert (await served.explain("n/routing"))[1]["chosen"] == [ALPHA]
     assert (await served.explain("m/routing?version=2"))[1]["chosen"] == []
     _, found = await served.explain()
@@ -365,11 +367,11 @@ async def test_an_unknown_node_or_model_is_not_found_and_those_there_are_named(
 async def test_a_command_that_is_none_is_refused_and_changes_nothing(
     served: Served, body: object, error: str
 ) -> None:
-    candidate = served.node(ALPHA)
+    endpoint = served.node(ALPHA)
     status, found = await served.hold(ALPHA, body)
     assert status == 400
     assert error in found["error"]
-    assert candidate.health.is_full
+    assert endpoint.health.is_full
     assert served.log.events == []
 
 
@@ -387,7 +389,7 @@ async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
 
 async def test_a_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing() -> None:
     async with serving(arrival_s=0.05) as served:
-        candidate = served.node(ALPHA)
+        endpoint = served.node(ALPHA)
         never = asyncio.Event()
 
         async def beginning() -> AsyncIterator[bytes]:
@@ -399,4 +401,4 @@ async def test_a_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothi
                 f"/v1/nodes/{ALPHA}/circuit", data=beginning(), headers=KEY
             )
         assert response.status == 408
-        assert candidate.health.is_full
+        assert endpoint.health.is_full

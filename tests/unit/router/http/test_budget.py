@@ -35,13 +35,13 @@ class Body(Charge):
         super().__init__(is_arriving=is_arriving)
         self.budget = budget
         self.moved = 0
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def go_on(self) -> None:
-        self.told.append("go on")
+        self.reported.append("go on")
 
     def give_up(self) -> None:
-        self.told.append("give up")
+        self.reported.append("give up")
         self.budget.release(self)
 
     def moved_bytes(self) -> int:
@@ -86,9 +86,9 @@ def test_who_stands_still_is_ended_for_who_needs_the_room() -> None:
     clock.now_s += STALLED_S
     new = Body(budget)
     assert budget.begin(new, 1000)
-    assert still.told == []  # so little is let in beside it
+    assert still.reported == []  # so little is let in beside it
     assert budget.grow(new, STEP_BYTES)
-    assert (still.told, new.told, budget.ended) == (["give up"], [], 1)
+    assert (still.reported, new.reported, budget.ended) == (["give up"], [], 1)
     assert budget.arriving_bytes == STEP_BYTES + 1000
 
 
@@ -103,9 +103,9 @@ def test_who_makes_progress_is_waited_for() -> None:
         fast.moved += 5 * MIB
         budget.look()
         assert not budget.grow(new, STEP_BYTES)
-    assert (fast.told, new.told) == ([], [])
+    assert (fast.reported, new.reported) == ([], [])
     budget.arrived(fast, 50 * MIB)
-    assert new.told == ["go on"]
+    assert new.reported == ["go on"]
     assert budget.grow(new, STEP_BYTES)
 
 
@@ -122,7 +122,7 @@ def test_who_trickles_is_ended_the_slowest_first() -> None:
     new = Body(budget)
     budget.begin(new, 0)
     assert budget.grow(new, 3 * MIB)
-    assert [body.told for body in bodies] == [[], ["give up"], []]
+    assert [body.reported for body in bodies] == [[], ["give up"], []]
 
 
 def test_the_oldest_may_go_on_when_all_wait_for_one_another() -> None:
@@ -161,7 +161,7 @@ def test_an_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> N
     assert not budget.hold(20 * MIB)
     clock.now_s += STALLED_S
     assert budget.hold(20 * MIB)
-    assert unread.told == ["give up"]
+    assert unread.reported == ["give up"]
     assert (budget.used_bytes, budget.unread_bytes) == (20 * MIB, 0)
 
 
@@ -187,7 +187,7 @@ def test_a_body_that_the_router_works_on_is_not_slow() -> None:
     busy.is_busy = True
     clock.now_s += 5
     assert not budget.hold(60 * MIB)
-    assert busy.told == []
+    assert busy.reported == []
 
 
 def test_bodies_take_their_room_at_once_while_most_of_it_is_free() -> None:

@@ -28,19 +28,19 @@ def pieces() -> Iterator[bytes]:
 
 async def test_a_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run() -> None:
     page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
-    turns = 0
+    supervisor = 0
 
     async def other() -> None:
-        nonlocal turns
+        nonlocal supervisor
         while True:
             await asyncio.sleep(0)
-            turns += 1
+            supervisor += 1
 
     task = asyncio.create_task(other())
     bodies = await asyncio.gather(*(page.body() for _ in range(50)))
     task.cancel()
     assert (set(bodies), page.made) == ({b"x" * 100}, 1)
-    assert turns >= 20
+    assert supervisor >= 20
 
 
 async def test_a_page_is_kept_by_what_it_cost() -> None:
@@ -84,7 +84,7 @@ async def test_a_page_without_end_is_refused_and_not_begun_anew_for_each_who_ask
     assert page.made == 1
 
 
-async def test_what_crashes_while_a_page_is_made_is_told_to_all_who_ask() -> None:
+async def test_what_crashes_while_a_page_is_made_is_reported_to_all_who_ask() -> None:
     def broken() -> Iterator[bytes]:
         yield b""
         raise ZeroDivisionError

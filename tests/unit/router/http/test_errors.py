@@ -10,12 +10,12 @@ from capamesh.protocol.errors import (
     ClientError,
     LocalError,
     ModelFailed,
-    NobodyFits,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     PeerError,
     ShutOut,
     TooManyRequests,
+    Unsatisfiable,
 )
 from capamesh.router.http.errors import error_response, status_of
 
@@ -72,7 +72,7 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     assert response.content_type == "application/json"
     assert json.loads(response.body) == {"error": error.message}
     assert response.headers["X-Capamesh-Error"] == kind.code
-    may_wait = response.status in {429, 503} and kind not in {NobodyFits, ModelFailed, ShutOut}
+    may_wait = response.status in {429, 503} and kind not in {Unsatisfiable, ModelFailed, ShutOut}
     assert response.headers.get("Retry-After") == ("1" if may_wait else None)
 
 
@@ -80,7 +80,7 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     ("hint_s", "said"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (4.2, "5")]
 )
 def test_a_hint_is_rounded_up_to_whole_seconds(hint_s: float, said: str) -> None:
-    kinds = (Overloaded, TooManyRequests, NoCandidate)
+    kinds = (Overloaded, TooManyRequests, NoEndpoint)
     for error in [kind("come again", hint_s) for kind in kinds]:
         assert error_response(error).headers["Retry-After"] == said
 

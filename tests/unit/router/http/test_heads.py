@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.eligibility import Constraints
-from capamesh.router.http.exchange import Asking
+from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.heads import (
     MAX_HEAD_BYTES,
     MAX_KNOWN,
@@ -17,7 +17,7 @@ from capamesh.router.http.heads import (
     Heads,
     may_become_head,
 )
-from capamesh.router.requests.routing import Wishes
+from capamesh.router.requests.routing import RoutingOptions
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)
@@ -31,11 +31,11 @@ def read(*lines: str, heads: Heads | None = None) -> Head | None:
     return (heads or Heads(LIMITS)).read(raw)
 
 
-def asked(*lines: str) -> Asking:
+def asked(*lines: str) -> InferTarget:
     head = read(*lines)
     assert head is not None
-    assert head.asking is not None
-    return head.asking
+    assert head.target is not None
+    return head.target
 
 
 def test_a_plain_inference_request_is_recognised_with_all_that_its_head_says() -> None:
@@ -49,12 +49,14 @@ def test_a_plain_inference_request_is_recognised_with_all_that_its_head_says() -
     ) == Head(
         7,
         False,
-        Asking("a.b_c-1~", "12", 5, Wishes(Constraints(max_price=0.5), policy="p2c"), True),
+        InferTarget(
+            "a.b_c-1~", "12", 5, RoutingOptions(Constraints(max_price=0.5), policy="p2c"), True
+        ),
     )
 
 
 def test_without_a_version_or_a_header_length_both_are_left_open() -> None:
-    assert asked(INFER, "content-length: 0") == Asking("m", "", None)
+    assert asked(INFER, "content-length: 0") == InferTarget("m", "", None)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_what_is_no_plain_inference_request_is_for_aiohttp_up_to_its_end(
 ) -> None:
     head = read(*lines)
     assert head is not None
-    assert head.asking is None
+    assert head.target is None
     length = next((line for line in lines if line.startswith("Content-Length")), "x: 0")
     assert head.body_bytes == int(length.partition(":")[2])
 
@@ -198,4 +200,4 @@ def test_the_order_of_a_head_s_lines_does_not_matter(
     model: str, length: int, lines: list[str]
 ) -> None:
     head = read(f"POST /v2/models/{model}/infer HTTP/1.1", *lines, f"Content-Length: {length}")
-    assert head == Head(length, False, Asking(model, "", 3))
+    assert head == Head(length, False, InferTarget(model, "", 3))

@@ -132,10 +132,10 @@ async def test_a_404_names_ten_of_the_hosted_models_and_where_the_others_are(
     http.node("A", models=tuple(offer(f"m{number:02}") for number in range(count)))
     response = await http.infer(BODY, path="/v2/models/other/infer")
     assert response.status == 404
-    told = await error_of(response)
+    reported = await error_of(response)
     names = "m00, m01, m02, m03, m04, m05, m06, m07, m08, m09"
     where = f"{more} (POST /v2/repository/index lists them)" if more else ""
-    assert told == f"no node hosts model 'other'; hosted models: {names}{where}"
+    assert reported == f"no node hosts model 'other'; hosted models: {names}{where}"
 
 
 async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_404(
@@ -285,7 +285,7 @@ async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
     link = http.node("A", hang)
     task = asyncio.create_task(http.infer(BODY))
     await link.asked.wait()
-    assert http.candidates[0].rif == 1
+    assert http.endpoints[0].rif == 1
     task.cancel()
     await asyncio.wait([task])
     await link.cancelled.wait()
@@ -400,9 +400,9 @@ async def test_a_router_that_is_full_says_so_with_the_time_to_come_again_and_ask
     http: Http,
 ) -> None:
     link = http.node("A")
-    (host,) = http.fleet.hosts
+    (replica,) = http.fleet.replicas
     load = LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_000_000)
-    host.told(load, http.fleet.clock())
+    replica.reported(load, http.fleet.clock())
     response = await http.infer({**BODY, "parameters": {"timeout": 1_000_000}})
     assert response.status == 503
     assert response.headers["X-Capamesh-Error"] == "overloaded"
@@ -422,7 +422,7 @@ async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http
     http.node("A", failing(LinkLost("gone")))
     http.node("B")
     assert "X-Capamesh-Explanation" not in (await http.infer(BODY)).headers
-    http.candidates[0].health.hold(CircuitState.HELD_OPEN)
+    http.endpoints[0].health.hold(CircuitState.FORCED_OPEN)
     response = await http.infer(BODY, headers={"x-capamesh-EXPLAIN": " True "})
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
     assert (explained["model"], explained["version"], explained["hosts"]) == ("m", "1", 2)
@@ -441,7 +441,7 @@ async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http
         ({"X-Capamesh-Nodes": "C"}, "2 of 2: not one of the nodes that the request names"),
     ],
 )
-async def test_a_wish_that_no_node_meets_is_named_and_nobody_is_told_to_come_again(
+async def test_a_wish_that_no_node_meets_is_named_and_nobody_is_reported_to_come_again(
     http: Http, headers: dict[str, str], why: str
 ) -> None:
     http.node("A")
@@ -465,7 +465,7 @@ async def test_a_wish_that_an_unreachable_node_meets_is_worth_another_try(http: 
     assert response.headers["Retry-After"] == "1"
 
 
-async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_host_out(
+async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_replica_out(
     http: Http,
 ) -> None:
     http.node("A")
@@ -492,12 +492,12 @@ async def test_a_request_that_failed_is_explained_with_those_that_were_asked(htt
     assert [shown["chosen"] for shown in explained["candidates"]] == [True, True]
 
 
-async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_host(
+async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_replica(
     http: Http,
 ) -> None:
     http.node("A")
-    (host,) = http.fleet.hosts
-    host.told(LoadReport(8, 7, 8, 7_000_000, 1_000_000), http.fleet.clock())
+    (replica,) = http.fleet.replicas
+    replica.reported(LoadReport(8, 7, 8, 7_000_000, 1_000_000), http.fleet.clock())
     body = {**BODY, "parameters": {"timeout": 1_000_000}}
     response = await http.infer(body, headers={"X-Capamesh-Explain": "1"})
     assert response.headers["X-Capamesh-Error"] == "overloaded"
@@ -512,13 +512,13 @@ async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_
     assert "X-Capamesh-Explanation" not in response.headers
 
 
-async def test_an_explanation_of_many_wordy_hosts_fits_in_a_header(http: Http) -> None:
+async def test_an_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http) -> None:
     name = "\N{GRINNING FACE}" * 256  # as long as an advert allows, 12 characters each in JSON
     peers = [f"{number:052}" for number in range(40)]
     for peer in peers:
         http.node(peer, models=(offer(name),))
-    for candidate in http.candidates:
-        candidate.address = "\N{GRINNING FACE}" * 255
+    for endpoint in http.endpoints:
+        endpoint.address = "\N{GRINNING FACE}" * 255
     response = await http.infer(
         BODY, path=f"/v2/models/{quote(name)}/infer", headers={"X-Capamesh-Explain": "1"}
     )

@@ -11,9 +11,9 @@ from multidict import CIMultiDict
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.http.options import wishes_of
+from capamesh.router.http.options import options_of
 from capamesh.router.policies import POLICIES
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 
 HEADERS = [
     "X-Capamesh-Policy",
@@ -27,20 +27,20 @@ HEADERS = [
 ]
 
 
-def asked(**headers: str) -> tuple[Wishes, bool]:
+def asked(**headers: str) -> tuple[RoutingOptions, bool]:
     """Read headers named without their prefix, with _ for -."""
     named = {f"x-capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
-    return wishes_of(CIMultiDict({"Host": "x", **named}), POLICIES)
+    return options_of(CIMultiDict({"Host": "x", **named}), POLICIES)
 
 
 def test_a_request_without_such_headers_wishes_nothing() -> None:
-    wishes, is_explained = wishes_of(CIMultiDict({"Host": "x", "X-Capa": "1"}), POLICIES)
-    assert wishes is NO_WISHES
+    options, is_explained = options_of(CIMultiDict({"Host": "x", "X-Capa": "1"}), POLICIES)
+    assert options is NO_OPTIONS
     assert not is_explained
 
 
 def test_every_header_has_its_place_whatever_its_case() -> None:
-    wishes, is_explained = asked(
+    options, is_explained = asked(
         policy="p2c",
         AFFINITY=" chat 7 ",
         tenant="batch",
@@ -50,7 +50,7 @@ def test_every_header_has_its_place_whatever_its_case() -> None:
         nodes="A,B,",
         explain="1",
     )
-    assert wishes == Wishes(
+    assert options == RoutingOptions(
         Constraints(15.0, frozenset({"eu", "us"}), frozenset({"cuda"}), frozenset({"A", "B"})),
         "p2c",
         "chat 7",
@@ -60,9 +60,9 @@ def test_every_header_has_its_place_whatever_its_case() -> None:
 
 
 def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
-    wishes, is_explained = wishes_of(CIMultiDict(dict.fromkeys(HEADERS, " ")), POLICIES)
-    assert wishes == NO_WISHES
-    assert wishes.constraints is ANYWHERE  # what is compared by identity for each host
+    options, is_explained = options_of(CIMultiDict(dict.fromkeys(HEADERS, " ")), POLICIES)
+    assert options == NO_OPTIONS
+    assert options.constraints is ANYWHERE  # what is compared by identity for each replica
     assert not is_explained
 
 
@@ -125,7 +125,7 @@ def test_an_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wishes_of(CIMultiDict({name: "7" * 1025}), POLICIES)
+        options_of(CIMultiDict({name: "7" * 1025}), POLICIES)
     assert caught.value.message == (
         f"{name} is '{'7' * 80}'… of 1025 characters; at most 1024 are expected"
     )
@@ -134,12 +134,12 @@ def test_a_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> No
 @given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=20)))
 def test_any_headers_are_read_or_refused_by_name(headers: dict[str, str]) -> None:
     try:
-        wishes, _ = wishes_of(CIMultiDict(headers), POLICIES)
+        options, _ = options_of(CIMultiDict(headers), POLICIES)
     except InvalidRequest as error:
         said = error.message
     else:
-        assert 0 <= wishes.constraints.max_price <= math.inf
-        assert wishes.policy in {"", *POLICIES}
+        assert 0 <= options.constraints.max_price <= math.inf
+        assert options.policy in {"", *POLICIES}
         return
     assert len([name for name in headers if said.startswith(f"{name} is ")]) == 1
     assert len(said) < 700

@@ -39,7 +39,7 @@ class Fleet:
         self.now_s = 1_000_000.0
         self.owners = Owners(rules_of=lambda _: self.rules, publishers=publishers)
 
-    def hosts(self, peer: str, *offers: ModelOffer, invite: str = "i") -> None:
+    def replicas(self, peer: str, *offers: ModelOffer, invite: str = "i") -> None:
         self.owners.heard(advert(peer, models=offers), invite, self.now_s)
 
     def leaves(self, *peers: str) -> None:
@@ -84,10 +84,10 @@ class Fleet:
 
 def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
-    fleet.hosts("B", at("1", "b"))
+    fleet.replicas("A", at("1", "a"))
+    fleet.replicas("B", at("1", "b"))
     assert (fleet.served(), fleet.news()) == ("a", ["model_digest_ignored"])
-    fleet.hosts("B", at("1", "b"))
+    fleet.replicas("B", at("1", "b"))
     fleet.settle()
     assert (fleet.served(), fleet.news()) == ("a", [])
     assert fleet.owners.contested() == 1
@@ -101,75 +101,75 @@ def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served(
 def test_most_invites_are_first_whoever_was_heard_first_and_then_it_is_settled() -> None:
     fleet = Fleet()
     for number in range(5):
-        fleet.hosts(f"X{number}", at("1", "b"), invite="evil")
-    fleet.hosts("A", at("1", "a"), invite="one")
-    fleet.hosts("B", at("1", "a"), invite="two")
+        fleet.replicas(f"X{number}", at("1", "b"), invite="evil")
+    fleet.replicas("A", at("1", "a"), invite="one")
+    fleet.replicas("B", at("1", "a"), invite="two")
     assert fleet.served() == "a"
     fleet.settle()
     for number in range(9):
-        fleet.hosts(f"Y{number}", at("1", "b"), invite=f"more {number}")
+        fleet.replicas(f"Y{number}", at("1", "b"), invite=f"more {number}")
     assert fleet.served() == "a"
 
 
 def test_in_one_invite_most_nodes_are_first() -> None:
     fleet = Fleet()
-    fleet.hosts("X", at("1", "b"))
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("X", at("1", "b"))
+    fleet.replicas("A", at("1", "a"))
     assert fleet.served() == "b"
-    fleet.hosts("B", at("1", "a"))
+    fleet.replicas("B", at("1", "a"))
     assert fleet.served() == "a"
 
 
-def test_a_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_told() -> None:
+def test_a_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reported() -> None:
     fleet = Fleet()
     for peer in "ABC":
-        fleet.hosts(peer, at("1", "a"))
+        fleet.replicas(peer, at("1", "a"))
     fleet.settle()
-    fleet.hosts("A", at("1", "b"))
+    fleet.replicas("A", at("1", "b"))
     assert fleet.served() == "a"
     fleet.news()
-    fleet.hosts("B", at("1", "b"))
+    fleet.replicas("B", at("1", "b"))
     assert (fleet.served(), fleet.news()) == ("b", ["model_digest_served", "model_digest_ignored"])
-    fleet.hosts("C", at("1", "b"))
+    fleet.replicas("C", at("1", "b"))
     assert fleet.owners.contested() == 0
 
 
 def test_a_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
-    fleet.hosts("A", at("1", "b"))
+    fleet.replicas("A", at("1", "b"))
     assert fleet.served() == "b"
-    fleet.hosts("A")  # it loads
-    fleet.hosts("A", at("1", "c"))
+    fleet.replicas("A")  # it loads
+    fleet.replicas("A", at("1", "c"))
     assert fleet.served() == "c"
     fleet.leaves("A")
     fleet.restart()
-    fleet.hosts("A", at("1", "d"))
+    fleet.replicas("A", at("1", "d"))
     assert fleet.served() == "d"
 
 
 def test_newcomers_change_nothing_however_many_they_are() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
     for number in range(50):
-        fleet.hosts(f"X{number}", at("1", "b"), invite=f"i{number}")
-        fleet.hosts(f"Y{number}", at("1", "b"), invite="honest")
+        fleet.replicas(f"X{number}", at("1", "b"), invite=f"i{number}")
+        fleet.replicas(f"Y{number}", at("1", "b"), invite="honest")
     fleet.wait(10 * KEEP_S)
     assert fleet.served() == "a"
 
 
 def test_when_the_holders_are_away_their_invite_stands_in_soon_and_others_after_a_day() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
-    fleet.hosts("X", at("1", "b"), invite="evil")
+    fleet.replicas("A", at("1", "a"), invite="honest")
+    fleet.replicas("X", at("1", "b"), invite="evil")
     fleet.settle()
     fleet.leaves("A")
     fleet.wait(GRACE_S)
     assert fleet.served() == "a"
     assert "is sha256:aaaa" in fleet.owners.withheld(M, ModelVersion("1"))
-    fleet.hosts("A2", at("1", "c"), invite="honest")
+    fleet.replicas("A2", at("1", "c"), invite="honest")
     assert fleet.served() == "c"
     fleet.leaves("A2")
     fleet.wait(KEEP_S - 1)
@@ -180,40 +180,40 @@ def test_when_the_holders_are_away_their_invite_stands_in_soon_and_others_after_
 
 def test_whoever_comes_back_within_the_grace_finds_its_file_served() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
     fleet.leaves("A")
-    fleet.hosts("X", at("1", "b"))
+    fleet.replicas("X", at("1", "b"))
     fleet.wait(GRACE_S - 0.1)
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.wait(KEEP_S)
     assert fleet.served() == "a"
 
 
 def test_who_hosted_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
-    fleet.hosts("X", at("1", "a"), invite="evil")
+    fleet.replicas("A", at("1", "a"), invite="honest")
+    fleet.replicas("X", at("1", "a"), invite="evil")
     fleet.settle()
     fleet.leaves("A")
-    fleet.hosts("X", at("1", "b"), invite="evil")
+    fleet.replicas("X", at("1", "b"), invite="evil")
     fleet.wait(ABSTAIN_S - 1)
     assert fleet.served() == "a"
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.wait(ABSTAIN_S)
     assert fleet.served() == "a"
 
 
 def test_a_restart_opens_nothing_anew() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
     fleet.restart()
     for number in range(9):
-        fleet.hosts(f"X{number}", at("1", "b"), at("7", "f"), invite=f"evil {number}")
+        fleet.replicas(f"X{number}", at("1", "b"), at("7", "f"), invite=f"evil {number}")
     fleet.wait(GRACE_S)
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.wait(GRACE_S)
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
 
@@ -221,9 +221,9 @@ def test_a_restart_opens_nothing_anew() -> None:
 # rules and signatures
 
 
-def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_hosts_it() -> None:
+def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_replicas_it() -> None:
     fleet = Fleet(OwnerRules(digests={ModelVersion("1"): digest("c")}))
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     assert (fleet.served(), fleet.owners.admits(M, ModelVersion("1"), digest("a"))) == ("c", False)
     assert "by the router's rules" in fleet.owners.withheld(M, ModelVersion("1"))
     fleet.rules = OwnerRules()
@@ -234,9 +234,9 @@ def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_hosts_it(
 def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_are_away() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     for number in range(5):
-        fleet.hosts(f"X{number}", at("1", "b"), invite=f"i{number}")
+        fleet.replicas(f"X{number}", at("1", "b"), invite=f"i{number}")
     fleet.settle()
-    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")
+    fleet.replicas("A", at("1", "a", signed_by=ALICE), invite="late")
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
     (shown,) = fleet.owners.described()
     assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
@@ -247,8 +247,8 @@ def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_ar
 
 def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None:
     fleet = Fleet()
-    fleet.hosts("X", at("1", "b"))
-    fleet.hosts("A", at("1", "a", signed_by=ALICE), invite="late")
+    fleet.replicas("X", at("1", "b"))
+    fleet.replicas("A", at("1", "a", signed_by=ALICE), invite="late")
     fleet.settle()
     assert fleet.served() == "b"
     fleet.owners.take_publishers((ALICE.peer_id,), fleet.now_s)
@@ -261,8 +261,8 @@ def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None
 
 def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a", signed_by=ALICE))
-    fleet.hosts("B", at("1", "a", signed_by=ALICE), at("2", "b"))
+    fleet.replicas("A", at("1", "a", signed_by=ALICE))
+    fleet.replicas("B", at("1", "a", signed_by=ALICE), at("2", "b"))
     fleet.settle()
     fleet.rules = OwnerRules(publishers=frozenset({ALICE.peer_id}))
     fleet.owners.take_rules(fleet.now_s)
@@ -280,8 +280,8 @@ def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_alread
 
 def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
-    fleet.hosts("A", at("1", "a"))
-    fleet.hosts("A", at("1", "a", signed_by=ALICE))
+    fleet.replicas("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a", signed_by=ALICE))
     (shown,) = fleet.owners.described()
     assert shown["why"] == "signed"
 
@@ -289,7 +289,7 @@ def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signe
 def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     theirs, trusted = (at("1", "a", signed_by=key).signed for key in (MALLORY, ALICE))
-    fleet.hosts("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
+    fleet.replicas("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
     (shown,) = fleet.owners.described()
     assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
 
@@ -297,7 +297,7 @@ def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
 @pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])
 def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
     good = at("1", "b", signed_by=ALICE)
     bad = {
@@ -306,7 +306,7 @@ def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
         "another digest": replace(good, digest=digest("c")),
         "junk": replace(good, signed=good.signed[:32] + bytes(64)),
     }[forged]
-    fleet.hosts("X", bad, invite="evil")
+    fleet.replicas("X", bad, invite="evil")
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
 
 
@@ -320,7 +320,7 @@ def test_a_flood_of_bad_signatures_costs_one_verification_an_advert(
     )
     fleet = Fleet(publishers=(ALICE.peer_id,))
     bad = at("1", "a", signed_by=ALICE).signed[:32] + bytes(64)
-    fleet.hosts(
+    fleet.replicas(
         "X", *(replace(at("1", "a"), name=ModelName(f"m{n}"), signed=bad) for n in range(100))
     )
     assert asked == ["m0"]
@@ -328,11 +328,11 @@ def test_a_flood_of_bad_signatures_costs_one_verification_an_advert(
 
 def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
     fleet = Fleet(OwnerRules(publishers=frozenset({ALICE.peer_id})), (MALLORY.peer_id,))
-    fleet.hosts("A", at("1", "a"))
-    fleet.hosts("X", at("1", "b", signed_by=MALLORY))
+    fleet.replicas("A", at("1", "a"))
+    fleet.replicas("X", at("1", "b", signed_by=MALLORY))
     assert fleet.served() == "-"
     assert "none has signed it" in fleet.owners.withheld(M, ModelVersion("1"))
-    fleet.hosts("B", at("1", "c", signed_by=ALICE))
+    fleet.replicas("B", at("1", "c", signed_by=ALICE))
     assert (fleet.served(), fleet.trusted()) == ("c", "1")
 
 
@@ -342,17 +342,17 @@ def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
 def test_all_that_is_there_at_the_start_is_trusted_where_all_nodes_have_it() -> None:
     fleet = Fleet()
     for peer in "AB":
-        fleet.hosts(peer, at("1", "a"), at("2", "b"))
+        fleet.replicas(peer, at("1", "a"), at("2", "b"))
     fleet.settle()
     assert (fleet.trusted(), fleet.owners.on_trial()) == ("12", 0)
 
 
 def test_a_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
     for number in range(99):
-        fleet.hosts(f"X{number}", at("9", "b"), invite="evil")
+        fleet.replicas(f"X{number}", at("9", "b"), invite="evil")
     assert fleet.news() == ["model_version_on_trial"]
     fleet.wait(10 * KEEP_S)
     assert fleet.trusted() == "1"
@@ -362,10 +362,10 @@ def test_a_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number
 
 def test_at_the_start_most_invites_then_most_nodes_are_trusted_not_the_highest_version() -> None:
     fleet = Fleet()
-    fleet.hosts("X", at("9", "b"), invite="evil")
+    fleet.replicas("X", at("9", "b"), invite="evil")
     assert fleet.trusted() == "9"
     for peer in "AB":
-        fleet.hosts(peer, at("1", "a"), invite="honest")
+        fleet.replicas(peer, at("1", "a"), invite="honest")
     assert fleet.trusted() == "1"
     fleet.settle()
     assert fleet.trusted() == "1"
@@ -374,63 +374,63 @@ def test_at_the_start_most_invites_then_most_nodes_are_trusted_not_the_highest_v
 def test_a_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
     fleet = Fleet()
     for peer in "ABC":
-        fleet.hosts(peer, at("1", "a"))
+        fleet.replicas(peer, at("1", "a"))
     fleet.settle()
-    fleet.hosts("A", at("1", "a"), at("2", "b"))
+    fleet.replicas("A", at("1", "a"), at("2", "b"))
     assert fleet.trusted() == "1"
     fleet.news()
-    fleet.hosts("B", at("2", "b"))
+    fleet.replicas("B", at("2", "b"))
     assert (fleet.trusted(), fleet.news()) == ("12", ["model_version_trusted"])
 
 
 def test_a_lone_node_that_goes_on_to_a_new_version_is_followed_at_once() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
-    fleet.hosts("A", at("2", "b"))
+    fleet.replicas("A", at("2", "b"))
     assert "2" in fleet.trusted()
 
 
 def test_newcomers_of_an_incumbent_s_invite_do_not_vote_for_it() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
     for number in range(9):
-        fleet.hosts(f"X{number}", at("9", "b"))
+        fleet.replicas(f"X{number}", at("9", "b"))
     fleet.wait(KEEP_S)
     assert fleet.trusted() == "1"
 
 
 def test_most_of_all_invites_are_a_quorum_where_they_are_two_at_least() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="one")
+    fleet.replicas("A", at("1", "a"), invite="one")
     fleet.settle()
-    fleet.hosts("B", at("2", "b"), invite="two")
+    fleet.replicas("B", at("2", "b"), invite="two")
     assert fleet.trusted() == "1"
-    fleet.hosts("C", at("2", "b"), invite="three")
+    fleet.replicas("C", at("2", "b"), invite="three")
     assert fleet.trusted() == "12"
 
 
 def test_when_those_with_the_trusted_version_are_away_others_have_to_wait_for_their_place() -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
-    fleet.hosts("X", at("9", "b"), invite="evil")
+    fleet.replicas("X", at("9", "b"), invite="evil")
     fleet.leaves("A")
     fleet.wait(KEEP_S - 1)
     assert fleet.trusted() == "1"
     assert "does not trust yet" in fleet.owners.withheld(M, ModelVersion(""))
-    fleet.hosts("A2", at("2", "c"), invite="honest")
+    fleet.replicas("A2", at("2", "c"), invite="honest")
     fleet.wait(1)
     assert fleet.trusted() == "12"
 
 
 def test_once_a_publisher_or_the_rules_have_spoken_all_else_is_for_those_who_name_it() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
-    fleet.hosts("X", at("9", "b"))
+    fleet.replicas("X", at("9", "b"))
     fleet.settle()
     assert fleet.trusted() == "9"
-    fleet.hosts("A", at("1", "a", signed_by=ALICE))
+    fleet.replicas("A", at("1", "a", signed_by=ALICE))
     assert fleet.trusted() == "1"
     assert not fleet.owners.may_try(M, ModelVersion("9"))
     assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
@@ -438,9 +438,9 @@ def test_once_a_publisher_or_the_rules_have_spoken_all_else_is_for_those_who_nam
 
 def test_a_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
     fleet = Fleet(OwnerRules(weighted=frozenset({ModelVersion("2")})))
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     fleet.settle()
-    fleet.hosts("B", at("2", "b"))
+    fleet.replicas("B", at("2", "b"))
     assert fleet.trusted() == "12"
 
 
@@ -453,9 +453,9 @@ def away(version: str, letter: str) -> ModelOffer:
 
 def test_a_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> None:
     fleet = Fleet()
-    fleet.hosts("A", away("1", "a"))
+    fleet.replicas("A", away("1", "a"))
     fleet.settle()
-    fleet.hosts("X", at("1", "e"), away("9", "e"), invite="evil")
+    fleet.replicas("X", at("1", "e"), away("9", "e"), invite="evil")
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
     assert fleet.owners.withheld(M, ModelVersion("")) == ""
     assert fleet.owners.invite_of(M, PeerId("X")) == "evil"
@@ -466,7 +466,7 @@ def test_a_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() ->
 
 def test_what_was_unloaded_on_purpose_has_no_digest_and_counts_for_nothing() -> None:
     fleet = Fleet()
-    fleet.hosts("A", replace(away("1", "a"), digest=""))
+    fleet.replicas("A", replace(away("1", "a"), digest=""))
     assert fleet.owners.pins() == []
 
 
@@ -478,12 +478,12 @@ def test_one_invite_can_bring_so_many_versions_and_others_are_unhurt(
 ) -> None:
     monkeypatch.setattr(owners_module, "MAX_OF_INVITE", 5)
     fleet = Fleet()
-    fleet.hosts("X", *(at(str(number), "b") for number in range(2, 20)), invite="evil")
+    fleet.replicas("X", *(at(str(number), "b") for number in range(2, 20)), invite="evil")
     assert repr(fleet.owners) == "Owners(5 versions of 1 models)"
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     assert fleet.served() == "a"
     fleet.leaves("X")
-    fleet.hosts("Y", *(at(str(number), "b") for number in range(30, 50)), invite="evil")
+    fleet.replicas("Y", *(at(str(number), "b") for number in range(30, 50)), invite="evil")
     assert fleet.served() == "a"
     assert len(fleet.owners.pins()) == 6
 
@@ -504,18 +504,18 @@ def test_an_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
     monkeypatch.setattr(Owners, "_has_room", counted)
     fleet = Fleet()
     for letter in "bc":
-        fleet.hosts("X", *(at(str(number), letter) for number in range(2, 1000)), invite="evil")
+        fleet.replicas("X", *(at(str(number), letter) for number in range(2, 1000)), invite="evil")
     assert searches == ["evil"] * 2
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     assert fleet.served() == "a"
 
 
-def test_a_flood_of_digests_is_told_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owners_module, "MAX_NEWS", 3)
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"))
+    fleet.replicas("A", at("1", "a"))
     for letter in "bcdef":
-        fleet.hosts("X", at("1", letter))
+        fleet.replicas("X", at("1", letter))
     assert fleet.news() == ["model_digest_ignored"] * 3
     assert fleet.news() == []
 
@@ -525,7 +525,7 @@ def test_what_is_open_is_decided_in_turns_and_nothing_is_forgotten(
 ) -> None:
     monkeypatch.setattr(owners_module, "LOOKS", 1)
     fleet = Fleet()
-    fleet.hosts("A", *(replace(at("1", "a"), name=ModelName(f"m{n}")) for n in range(10)))
+    fleet.replicas("A", *(replace(at("1", "a"), name=ModelName(f"m{n}")) for n in range(10)))
     for _ in range(10):
         fleet.wait(0.5)
     assert all(
@@ -550,11 +550,11 @@ def test_one_invite_changes_nothing_about_a_model_whose_node_is_there(
     steps: list[tuple[str, str, float]],
 ) -> None:
     fleet = Fleet()
-    fleet.hosts("A", at("1", "a"), invite="honest")
+    fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
     for peer, what, wait_s in steps:
         offers = (at(what[0], what[1]),) if what else ()
-        fleet.hosts(peer, *offers, invite="evil")
+        fleet.replicas(peer, *offers, invite="evil")
         fleet.wait(wait_s)
         assert (fleet.served(), fleet.trusted()) == ("a", "1")
 
@@ -568,7 +568,7 @@ def test_at_most_one_digest_is_served_and_it_was_brought_by_somebody(
     for peer, what, wait_s in steps:
         if what:
             brought.add(what)
-        fleet.hosts(peer, *([at(what[0], what[1])] if what else []), invite=peer)
+        fleet.replicas(peer, *([at(what[0], what[1])] if what else []), invite=peer)
         fleet.wait(wait_s)
         for version in "19":
             served = fleet.served(version)
@@ -584,9 +584,9 @@ def test_at_the_start_the_order_in_which_nodes_are_heard_does_not_matter(order: 
     fleet = Fleet()
     for peer in order:
         if peer == "X":
-            fleet.hosts("X", at("1", "b"), at("9", "b"), invite="evil")
+            fleet.replicas("X", at("1", "b"), at("9", "b"), invite="evil")
         else:
-            fleet.hosts(peer, at("1", "a"), invite="honest")
+            fleet.replicas(peer, at("1", "a"), invite="honest")
     fleet.settle()
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
 

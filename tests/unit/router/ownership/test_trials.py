@@ -28,7 +28,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
     ModelNotFound,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     RunFailed,
     TooLarge,
@@ -37,7 +37,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import OwnerRules, Owners
 from capamesh.router.ownership.version import SETTLE_S
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules import ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -48,9 +48,11 @@ def other(version: str = EVIL) -> ModelOffer:
     return replace(offer("m", version), digest="sha256:" + "e" * 64)
 
 
-async def infer(fleet: Fleet, asked: InferCall | None = None, wishes: Wishes = NO_WISHES) -> str:
-    outcome = await fleet.routing.infer(asked or call(), wishes, fleet.clock() + 30.0)
-    return outcome.host.candidate.peer
+async def infer(
+    fleet: Fleet, asked: InferCall | None = None, options: RoutingOptions = NO_OPTIONS
+) -> str:
+    outcome = await fleet.routing.infer(asked or call(), options, fleet.clock() + 30.0)
+    return outcome.replica.endpoint.peer
 
 
 def attacked(
@@ -97,7 +99,7 @@ async def test_at_most_a_hundredth_of_the_requests_is_answered_by_a_version_on_t
 async def test_what_has_a_key_or_must_not_run_twice_is_never_sent_on_trial() -> None:
     fleet, link = attacked(WRONG)
     for number in range(300):
-        await infer(fleet, wishes=Wishes(affinity=f"key {number}"))
+        await infer(fleet, options=RoutingOptions(affinity=f"key {number}"))
     assert link.asks == []
     fleet = Fleet(owners=Owners())
     fleet.node("A", echo, models=(idempotent_not(offer()),), invite="honest")
@@ -129,27 +131,29 @@ async def test_weights_are_the_operator_s_word_and_leave_nothing_to_trials() -> 
 
 
 @in_virtual_time
-async def test_what_answers_wrong_on_trial_is_counted_against_its_host() -> None:
+async def test_what_answers_wrong_on_trial_is_counted_against_its_replica() -> None:
     fleet, link = attacked(failing(InvalidRequest("your request is wrong")))
     for _ in range(2000):
         await infer(fleet)
-    assert fleet.candidates[2].failed == len(link.asks)
+    assert fleet.endpoints[2].failed == len(link.asks)
 
 
 @in_virtual_time
-async def test_a_version_whose_file_nobody_hosts_any_more_is_not_replaced_by_another_file() -> None:
+async def test_a_version_whose_file_nobody_replicas_any_more_is_not_replaced_by_another_file() -> (
+    None
+):
     fleet, _ = attacked(WRONG)
     assert fleet.owners is not None
     await asyncio.sleep(SETTLE_S)
     fleet.view.judge_anew(fleet.owners.tick(fleet.clock()))
     fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
     for peer in ("A", "B"):
-        fleet.owners.left(fleet.candidates["AB".index(peer)].peer, fleet.clock())
+        fleet.owners.left(fleet.endpoints["AB".index(peer)].peer, fleet.clock())
     fleet.node("A", echo, models=(), invite="honest")
     fleet.node("B", echo, models=(), invite="honest")
     errors: list[CapameshError] = []
     for asked in (call("m", "1"), call()):
-        with pytest.raises(NoCandidate) as caught:
+        with pytest.raises(NoEndpoint) as caught:
             await infer(fleet, asked)
         errors.append(caught.value)
     assert "are not asked" in errors[0].message

@@ -10,11 +10,11 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import SHAPE, fleet, host, lose, name, picks, usable
+from replicas import SHAPE, fleet, lose, name, picks, replica, usable
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies import affinity
 from capamesh.router.policies.affinity import Affinity
 from capamesh.router.policies.p2c import PowerOfTwo
@@ -22,13 +22,13 @@ from capamesh.router.policies.p2c import PowerOfTwo
 KEYS = [f"key-{index}" for index in range(2000)]
 
 
-def pick(policy: Affinity, hosts: tuple[Host, ...], key: str, now_s: float = 0.0) -> str:
-    return name(policy.pick(hosts, usable, replace(SHAPE, affinity=key), now_s))
+def pick(policy: Affinity, replicas: tuple[Replica, ...], key: str, now_s: float = 0.0) -> str:
+    return name(policy.pick(replicas, usable, replace(SHAPE, affinity=key), now_s))
 
 
-def placed(hosts: tuple[Host, ...], seed: int = 1) -> dict[str, str]:
+def placed(replicas: tuple[Replica, ...], seed: int = 1) -> dict[str, str]:
     policy = Affinity(random.Random(seed))
-    return {key: pick(policy, hosts, key) for key in KEYS}
+    return {key: pick(policy, replicas, key) for key in KEYS}
 
 
 def test_keys_are_placed_by_their_text_and_the_nodes_names_alone() -> None:
@@ -36,59 +36,59 @@ def test_keys_are_placed_by_their_text_and_the_nodes_names_alone() -> None:
     assert placed(fleet("abcd"), 1) == placed(fleet("dbca"), 2)
 
 
-def test_hosts_share_the_keys_about_evenly() -> None:
+def test_replicas_share_the_keys_about_evenly() -> None:
     counts = Counter(placed(fleet("abcdefgh")).values())
     assert len(counts) == 8
     assert all(150 < count < 350 for count in counts.values())
 
 
-def test_a_key_stays_while_its_host_is_eligible_and_returns_with_it() -> None:
-    hosts = fleet("abcd")
+def test_a_key_stays_while_its_replica_is_eligible_and_returns_with_it() -> None:
+    replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
-    home = pick(policy, hosts, "session")
-    assert {pick(policy, hosts, "session", now_s) for now_s in range(50)} == {home}
-    mine = next(one for one in hosts if name(one) == home)
-    link = mine.candidate.link
+    home = pick(policy, replicas, "session")
+    assert {pick(policy, replicas, "session", now_s) for now_s in range(50)} == {home}
+    mine = next(one for one in replicas if name(one) == home)
+    link = mine.endpoint.link
     lose(mine)
-    away = {pick(policy, hosts, "session", now_s) for now_s in range(50)}
+    away = {pick(policy, replicas, "session", now_s) for now_s in range(50)}
     assert len(away) == 1
     assert home not in away
-    mine.candidate.link = link
-    assert pick(policy, hosts, "session") == home
+    mine.endpoint.link = link
+    assert pick(policy, replicas, "session") == home
 
 
 def test_when_one_of_eight_leaves_only_its_keys_move_and_they_spread_over_all() -> None:
-    hosts = fleet("abcdefgh")
+    replicas = fleet("abcdefgh")
     policy = Affinity(random.Random(1))
-    before = {key: pick(policy, hosts, key) for key in KEYS}
-    after = {key: pick(policy, hosts[1:], key) for key in KEYS}
+    before = {key: pick(policy, replicas, key) for key in KEYS}
+    after = {key: pick(policy, replicas[1:], key) for key in KEYS}
     moved = {key for key in KEYS if before[key] != after[key]}
     assert moved == {key for key in KEYS if before[key] == "a"}
     assert 1 / 16 < len(moved) / len(KEYS) < 1 / 5
     heirs = Counter(after[key] for key in moved)
     assert len(heirs) == 7
     assert max(heirs.values()) < len(moved) / 2
-    back = (*hosts[1:], host("a"))  # it returns as another host of the same node
+    back = (*replicas[1:], replica("a"))  # it returns as another replica of the same node
     assert {key: pick(policy, back, key) for key in KEYS} == before
 
 
 def test_who_is_there_but_not_eligible_moves_the_same_keys_as_who_has_left() -> None:
-    hosts = fleet("abcdefgh")
-    lose(hosts[3])
-    assert placed(hosts) == placed(hosts[:3] + hosts[4:])
+    replicas = fleet("abcdefgh")
+    lose(replicas[3])
+    assert placed(replicas) == placed(replicas[:3] + replicas[4:])
 
 
 def test_a_newcomer_takes_about_its_share_and_nothing_else_moves() -> None:
-    hosts = fleet("abcdefgh")
-    before, after = placed(hosts[:-1]), placed(hosts)
+    replicas = fleet("abcdefgh")
+    before, after = placed(replicas[:-1]), placed(replicas)
     moved = {key for key in KEYS if before[key] != after[key]}
     assert {after[key] for key in moved} == {"h"}
     assert 1 / 16 < len(moved) / len(KEYS) < 1 / 5
 
 
-def test_workers_of_one_node_share_its_keys_and_are_told_apart() -> None:
-    pair = (host("a"), host("a"))
-    assert pair[0].candidate.peer == pair[1].candidate.peer
+def test_workers_of_one_node_share_its_keys_and_are_reported_apart() -> None:
+    pair = (replica("a"), replica("a"))
+    assert pair[0].endpoint.peer == pair[1].endpoint.peer
     policy = Affinity(random.Random(1))
     shape = [replace(SHAPE, affinity=key) for key in KEYS]
     homes = [policy.pick(pair, usable, one, 0.0) for one in shape]
@@ -96,26 +96,26 @@ def test_workers_of_one_node_share_its_keys_and_are_told_apart() -> None:
     assert min(counts[pair[0]], counts[pair[1]]) > 700
     left = pair[1:]
     assert {policy.pick(left, usable, one, 0.0) for one in shape} == {pair[1]}
-    again = (*left, host("a"))  # takes the place of the worker that left
+    again = (*left, replica("a"))  # takes the place of the worker that left
     homes_again = [policy.pick(again, usable, one, 0.0) for one in shape]
     assert [home is pair[1] for home in homes_again] == [home is pair[1] for home in homes]
 
 
-def test_over_its_bound_a_host_spills_to_the_next_on_the_ring_and_keeps_what_it_has() -> None:
-    hosts = fleet("abcd")
+def test_over_its_bound_a_replica_spills_to_the_next_on_the_ring_and_keeps_what_it_has() -> None:
+    replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
-    home = pick(policy, hosts, "hot")
-    one = {name(each): each for each in hosts}
+    home = pick(policy, replicas, "hot")
+    one = {name(each): each for each in replicas}
     chain: list[str] = []
     for _ in range(40):
-        chain.append(pick(policy, hosts, "hot"))
+        chain.append(pick(policy, replicas, "hot"))
         one[chain[-1]].rif += 1
-        mean = sum(each.rif for each in hosts) / 4
-        assert max(each.rif for each in hosts) <= math.ceil(1.25 * mean)
+        mean = sum(each.rif for each in replicas) / 4
+        assert max(each.rif for each in replicas) <= math.ceil(1.25 * mean)
     assert chain[0] == home
     assert set(chain) == set("abcd")
     one[home].rif = 0
-    assert pick(policy, hosts, "hot") == home
+    assert pick(policy, replicas, "hot") == home
 
 
 @given(
@@ -125,126 +125,126 @@ def test_over_its_bound_a_host_spills_to_the_next_on_the_ring_and_keeps_what_it_
     st.randoms(use_true_random=False),
 )
 def test_no_request_goes_over_the_bound_whatever_is_in_flight(
-    state: list[tuple[int, bool]], keys: list[str], bound: float, chance: random.Random
+    state: list[tuple[int, bool]], keys: list[str], bound: float, rng: random.Random
 ) -> None:
-    hosts = fleet([rif for rif, _ in state])
-    lose(*[one for one, (_, is_up) in zip(hosts, state, strict=True) if not is_up])
-    eligible = [one for one in hosts if usable(one)]
+    replicas = fleet([rif for rif, _ in state])
+    lose(*[one for one, (_, is_up) in zip(replicas, state, strict=True) if not is_up])
+    eligible = [one for one in replicas if usable(one)]
     policy = Affinity(random.Random(1), bound)
     for key in keys:
-        picked = policy.pick(hosts, usable, replace(SHAPE, affinity=key), 0.0)
+        picked = policy.pick(replicas, usable, replace(SHAPE, affinity=key), 0.0)
         if picked is None:
             assert not eligible
             return
         assert picked in eligible
-        total = sum(one.rif for one in hosts) + 1
+        total = sum(one.rif for one in replicas) + 1
         assert picked.rif < math.ceil(bound * total / len(eligible))
         picked.rif += 1
-        ended = chance.choice(hosts)
-        ended.rif = max(0, ended.rif - chance.randrange(2))
+        ended = rng.choice(replicas)
+        ended.rif = max(0, ended.rif - rng.randrange(2))
 
 
 def test_in_a_large_fleet_the_bound_is_off_by_no_more_than_what_changed_since_the_last_count() -> (
     None
 ):
-    hosts = fleet([0] * 1000)
+    replicas = fleet([0] * 1000)
     policy = Affinity(random.Random(1))
-    chance = random.Random(2)
-    in_flight: list[Host] = []
+    rng = random.Random(2)
+    in_flight: list[Replica] = []
     for index in range(4000):
-        shape = replace(SHAPE, affinity=KEYS[int(chance.random() ** 3 * 300)])
-        picked = policy.pick(hosts, usable, shape, index * 0.001)
+        shape = replace(SHAPE, affinity=KEYS[int(rng.random() ** 3 * 300)])
+        picked = policy.pick(replicas, usable, shape, index * 0.001)
         assert picked is not None
         assert picked.rif < math.ceil(1.25 * (len(in_flight) + 17) / 1000)
         picked.rif += 1
         in_flight.append(picked)
         if index > 2500:
-            in_flight.pop(chance.randrange(len(in_flight))).rif -= 1
+            in_flight.pop(rng.randrange(len(in_flight))).rif -= 1
 
 
 @pytest.fixture
-def half_lost() -> tuple[Affinity, tuple[Host, ...]]:
-    """A policy that has just counted 200 hosts, of which half then fall out; the others have 4 in flight each."""
-    hosts = fleet([2] * 200)
+def half_lost() -> tuple[Affinity, tuple[Replica, ...]]:
+    """A policy that has just counted 200 replicas, of which half then fall out; the others have 4 in flight each."""
+    replicas = fleet([2] * 200)
     policy = Affinity(random.Random(1))
-    pick(policy, hosts, "k", 0.0)
-    lose(*hosts[:100])
-    for one in hosts[100:]:
+    pick(policy, replicas, "k", 0.0)
+    lose(*replicas[:100])
+    for one in replicas[100:]:
         one.rif = 4
-    return policy, hosts
+    return policy, replicas
 
 
 def test_the_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out(
-    half_lost: tuple[Affinity, tuple[Host, ...]],
+    half_lost: tuple[Affinity, tuple[Replica, ...]],
 ) -> None:
-    policy, hosts = half_lost
-    # as counted, 200 hosts may have 3 or 4 each: nobody has room, and the first of the least busy is taken
-    assert {pick(policy, hosts, key, 0.05) for key in KEYS[:5]} == {"100"}
-    assert len({pick(policy, hosts, key, 0.11) for key in KEYS[:5]}) == 5
+    policy, replicas = half_lost
+    # as counted, 200 replicas may have 3 or 4 each: nobody has room, and the first of the least busy is taken
+    assert {pick(policy, replicas, key, 0.05) for key in KEYS[:5]} == {"100"}
+    assert len({pick(policy, replicas, key, 0.11) for key in KEYS[:5]}) == 5
 
 
 def test_a_change_of_the_fleet_is_counted_at_once(
-    half_lost: tuple[Affinity, tuple[Host, ...]],
+    half_lost: tuple[Affinity, tuple[Replica, ...]],
 ) -> None:
-    policy, hosts = half_lost
-    assert len({pick(policy, hosts[1:], key, 0.05) for key in KEYS[:5]}) == 5
+    policy, replicas = half_lost
+    assert len({pick(policy, replicas[1:], key, 0.05) for key in KEYS[:5]}) == 5
 
 
 def test_in_a_large_fleet_what_is_in_flight_is_summed_up_at_each_sixty_fourth_of_it() -> None:
-    hosts = fleet([4] * 640)
+    replicas = fleet([4] * 640)
     policy = Affinity(random.Random(1))
-    home = pick(policy, hosts, "k")
-    for one in hosts:
+    home = pick(policy, replicas, "k")
+    for one in replicas:
         one.rif = 5 if name(one) == home else 0
-    homes = [pick(policy, hosts, "k") == home for _ in range(20)]
+    homes = [pick(policy, replicas, "k") == home for _ in range(20)]
     assert homes == [True] * 9 + [False] * 11
 
 
-def test_a_dead_fleet_but_for_one_host_still_finds_it() -> None:
-    hosts = fleet([3] * 300)
-    lose(*hosts[:299])
+def test_a_dead_fleet_but_for_one_replica_still_finds_it() -> None:
+    replicas = fleet([3] * 300)
+    lose(*replicas[:299])
     policy = Affinity(random.Random(1))
-    assert {pick(policy, hosts, key, 1.0) for key in KEYS[:20]} == {"299"}
-    lose(hosts[299])
-    assert pick(policy, hosts, "k", 2.0) == "-"
+    assert {pick(policy, replicas, key, 1.0) for key in KEYS[:20]} == {"299"}
+    lose(replicas[299])
+    assert pick(policy, replicas, "k", 2.0) == "-"
     assert pick(policy, (), "k", 2.0) == "-"
 
 
 def test_requests_without_a_key_go_as_with_power_of_two() -> None:
-    hosts = fleet([4, 0, 2, 1])
-    assert picks(Affinity(random.Random(7)), hosts, 50) == picks(
-        PowerOfTwo(random.Random(7)), hosts, 50
+    replicas = fleet([4, 0, 2, 1])
+    assert picks(Affinity(random.Random(7)), replicas, 50) == picks(
+        PowerOfTwo(random.Random(7)), replicas, 50
     )
-    lose(*hosts)
-    assert picks(Affinity(random.Random(7)), hosts, 1) == "-"
+    lose(*replicas)
+    assert picks(Affinity(random.Random(7)), replicas, 1) == "-"
 
 
 @pytest.mark.parametrize("key", ["\ud800", "\0", "ü", "x" * 10_000])
 def test_any_text_is_a_key(key: str) -> None:
-    hosts = fleet("abcd")
-    assert pick(Affinity(random.Random(1)), hosts, key) == pick(
-        Affinity(random.Random(2)), hosts, key
+    replicas = fleet("abcd")
+    assert pick(Affinity(random.Random(1)), replicas, key) == pick(
+        Affinity(random.Random(2)), replicas, key
     )
 
 
-class Watched(tuple[Host, ...]):
+class Watched(tuple[Replica, ...]):
     """Counts how often it is walked through."""
 
     __slots__ = ()
     walks: ClassVar[list[int]] = []
 
-    def __iter__(self) -> Iterator[Host]:
+    def __iter__(self) -> Iterator[Replica]:
         self.walks.append(1)
         return super().__iter__()
 
 
 def test_an_idle_fleet_that_is_the_same_as_before_is_not_walked_through() -> None:
-    hosts = Watched(fleet("abcd"))
+    replicas = Watched(fleet("abcd"))
     policy = Affinity(random.Random(1))
-    pick(policy, hosts, "k")
+    pick(policy, replicas, "k")
     Watched.walks.clear()
     for key in KEYS[:50]:
-        pick(policy, hosts, key)
+        pick(policy, replicas, key)
     assert Watched.walks == []
 
 
@@ -265,14 +265,14 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_points_are_reckoned_once_for_those_that_come_and_go_and_not_for_each_pick(
     hashed: list[str],
 ) -> None:
-    hosts = fleet("abcd")
+    replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
     for key in KEYS[:50]:
-        pick(policy, hosts, key)
+        pick(policy, replicas, key)
     assert hashed == ["a", "b", "c", "d"]
     hashed.clear()
     for key in KEYS[:50]:
-        pick(policy, (*hosts[1:], host("e")), key)
+        pick(policy, (*replicas[1:], replica("e")), key)
         break
     assert sorted(hashed) == ["a", "e"]
 
@@ -303,15 +303,15 @@ def test_a_bound_that_leaves_no_room_or_no_end_is_refused(bound: float) -> None:
         Affinity(random.Random(1), bound)
 
 
-def test_a_sequence_stays_with_its_host_however_much_that_has_to_do() -> None:
-    hosts = fleet("abcd")
+def test_a_sequence_stays_with_its_replica_however_much_that_has_to_do() -> None:
+    replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
-    shape = replace(SHAPE, affinity="sequence 7", is_bound=True)
-    first = policy.pick(hosts, usable, shape, 0.0)
+    shape = replace(SHAPE, affinity="sequence 7", is_pinned=True)
+    first = policy.pick(replicas, usable, shape, 0.0)
     assert first is not None
     first.rif = 1_000
-    assert policy.pick(hosts, usable, shape, 0.0) is first
-    free = replace(shape, is_bound=False)
-    assert policy.pick(hosts, usable, free, 0.0) is not first
+    assert policy.pick(replicas, usable, shape, 0.0) is first
+    free = replace(shape, is_pinned=False)
+    assert policy.pick(replicas, usable, free, 0.0) is not first
     lose(first)
-    assert policy.pick(hosts, usable, shape, 0.0) not in {None, first}
+    assert policy.pick(replicas, usable, shape, 0.0) not in {None, first}

@@ -8,26 +8,28 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import SHAPE, host, lose, picks
+from replicas import SHAPE, lose, picks, replica
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.cheapest import Cheapest
 
 
-def told(
+def reported(
     peer: str, price: float, latency_us: int, *, rif: int = 0, in_flight: int = 0, limit: int = 4
-) -> Host:
-    return host(
+) -> Replica:
+    return replica(
         peer, price=price, rif=rif, load=LoadReport(in_flight, 0, limit, latency_us=latency_us)
     )
 
 
-def only(*hosts: Host, band: float = 1.5, size_bytes: int = 8) -> str:
+def only(*replicas: Replica, band: float = 1.5, size_bytes: int = 8) -> str:
     """Return who is picked, which must be the same whatever the seed."""
     seen = {
-        picks(Cheapest(random.Random(seed), band), hosts, 1, replace(SHAPE, size_bytes=size_bytes))
+        picks(
+            Cheapest(random.Random(seed), band), replicas, 1, replace(SHAPE, size_bytes=size_bytes)
+        )
         for seed in range(20)
     }
     assert len(seen) == 1
@@ -35,36 +37,38 @@ def only(*hosts: Host, band: float = 1.5, size_bytes: int = 8) -> str:
 
 
 def test_the_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
-    hosts = (told("a", 3.0, 10_000), told("b", 2.0, 15_000), told("c", 1.0, 15_001))
-    assert only(*hosts) == "b"
-    assert only(*hosts, band=1.0) == "b"  # and within 5 ms of the fastest in any case
-    assert only(*hosts, band=2.0) == "c"
-    lose(hosts[0])
-    assert only(*hosts) == "c"  # the band is that of the fastest which is eligible
+    replicas = (reported("a", 3.0, 10_000), reported("b", 2.0, 15_000), reported("c", 1.0, 15_001))
+    assert only(*replicas) == "b"
+    assert only(*replicas, band=1.0) == "b"  # and within 5 ms of the fastest in any case
+    assert only(*replicas, band=2.0) == "c"
+    lose(replicas[0])
+    assert only(*replicas) == "c"  # the band is that of the fastest which is eligible
 
 
 def test_a_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that_is() -> None:
-    dear, cheap = told("d", 1.5, 100), told("c", 0.5, 5100)
+    dear, cheap = reported("d", 1.5, 100), reported("c", 0.5, 5100)
     assert only(dear, cheap) == "c"  # 51 times as slow, and 5 ms
-    assert only(dear, told("c", 0.5, 5101)) == "d"
-    assert only(told("d", 1.5, 20_000), told("c", 0.5, 30_000)) == "c"  # the band is the wider one
+    assert only(dear, reported("c", 0.5, 5101)) == "d"
+    assert (
+        only(reported("d", 1.5, 20_000), reported("c", 0.5, 30_000)) == "c"
+    )  # the band is the wider one
     alone = Cheapest(random.Random(1), floor_s=0.0)
     assert alone.pick((dear, cheap), lambda _: True, SHAPE, 0.0) is dear
 
 
 def test_the_way_there_counts_with_the_service() -> None:
-    near, far = host("n", price=3.0, row_us=10_000), host("f", price=1.0, row_us=10_000)
-    far.candidate.network.rtt_s = 0.004
+    near, far = replica("n", price=3.0, row_us=10_000), replica("f", price=1.0, row_us=10_000)
+    far.endpoint.network.rtt_s = 0.004
     assert only(near, far) == "f"
-    far.candidate.network.bytes_per_s = 1e6
+    far.endpoint.network.bytes_per_s = 1e6
     assert only(near, far, size_bytes=500) == "f"
     assert only(near, far, size_bytes=1500) == "n"  # 15.5 ms against 10
 
 
 def test_of_equal_prices_the_less_busy_is_picked_and_idle_ones_share() -> None:
-    assert only(told("a", 1.0, 9, rif=1, in_flight=1), told("b", 1.0, 9)) == "b"
+    assert only(reported("a", 1.0, 9, rif=1, in_flight=1), reported("b", 1.0, 9)) == "b"
     counts = Counter(
-        picks(Cheapest(random.Random(1)), tuple(told(one, 1.0, 9) for one in "abcd"), 2000)
+        picks(Cheapest(random.Random(1)), tuple(reported(one, 1.0, 9) for one in "abcd"), 2000)
     )
     assert all(400 < counts[one] < 600 for one in "abcd")
 
@@ -76,45 +80,45 @@ def test_a_floor_that_is_no_time_is_refused(floor_s: float) -> None:
 
 
 @pytest.mark.parametrize(("rif", "in_flight"), [(0, 4), (0, 7), (4, 0), (4, 2)])
-def test_a_host_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
-    full = told("f", 0.1, 10, rif=rif, in_flight=in_flight)
-    assert only(full, told("b", 2.0, 90_000)) == "b"
-    assert only(full, host("n", price=9.0, rif=1)) == "n"  # of unknown latency, and at work
-    assert only(full, told("e", 2.0, 90_000, rif=6, in_flight=6)) == ("f" if rif < 6 else "e")
+def test_a_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
+    full = reported("f", 0.1, 10, rif=rif, in_flight=in_flight)
+    assert only(full, reported("b", 2.0, 90_000)) == "b"
+    assert only(full, replica("n", price=9.0, rif=1)) == "n"  # of unknown latency, and at work
+    assert only(full, reported("e", 2.0, 90_000, rif=6, in_flight=6)) == ("f" if rif < 6 else "e")
 
 
 def test_what_was_sent_since_the_report_is_waited_for() -> None:
-    busy = told("b", 1.0, 10_000, rif=1, in_flight=1)
-    other = told("o", 2.0, 14_000)
+    busy = reported("b", 1.0, 10_000, rif=1, in_flight=1)
+    other = reported("o", 2.0, 14_000)
     assert only(busy, other) == "b"
     busy.rif = 2  # 20 ms against 14: out of the band
     assert only(busy, other, band=1.4) == "o"
 
 
-def test_who_told_nothing_is_tried_with_one_request_at_a_time() -> None:
-    known, unknown = told("k", 2.0, 10_000), host("u", price=1.0)
+def test_who_reported_nothing_is_tried_with_one_request_at_a_time() -> None:
+    known, unknown = reported("k", 2.0, 10_000), replica("u", price=1.0)
     assert only(known, unknown) == "u"
     unknown.rif = 1
     assert only(known, unknown) == "k"
-    dear = host("d", price=3.0)
+    dear = replica("d", price=3.0)
     assert only(known, dear) == "k"
-    assert only(host("x", rif=2), host("y", rif=1), host("z", rif=3)) == "y"
+    assert only(replica("x", rif=2), replica("y", rif=1), replica("z", rif=3)) == "y"
 
 
 def test_of_a_large_fleet_eight_are_compared() -> None:
-    hosts = tuple(told(str(index), float(index), 10) for index in range(80))
+    replicas = tuple(reported(str(index), float(index), 10) for index in range(80))
     policy = Cheapest(random.Random(1))
-    asked: list[Host] = []
+    asked: list[Replica] = []
 
-    def is_eligible(one: Host) -> bool:
+    def is_eligible(one: Replica) -> bool:
         asked.append(one)
         return True
 
     for _ in range(200):
         asked.clear()
-        picked = policy.pick(hosts, is_eligible, SHAPE, 0.0)
+        picked = policy.pick(replicas, is_eligible, SHAPE, 0.0)
         assert len(asked) == 8
-        assert picked is min(asked, key=hosts.index)
+        assert picked is min(asked, key=replicas.index)
 
 
 @given(
@@ -128,13 +132,13 @@ def test_of_a_large_fleet_eight_are_compared() -> None:
 def test_nobody_in_the_band_is_cheaper_and_nobody_full_is_picked_while_another_is_not(
     drawn: list[tuple[int, int, int, int]], seed: int
 ) -> None:
-    hosts = tuple(
-        told(str(index), float(price), latency_us, in_flight=in_flight, limit=limit)
+    replicas = tuple(
+        reported(str(index), float(price), latency_us, in_flight=in_flight, limit=limit)
         for index, (price, latency_us, in_flight, limit) in enumerate(drawn)
     )
-    picked = Cheapest(random.Random(seed)).pick(hosts, lambda _: True, SHAPE, 0.0)
+    picked = Cheapest(random.Random(seed)).pick(replicas, lambda _: True, SHAPE, 0.0)
     assert picked is not None
-    free = [one for one in hosts if not 0 < one.load.limit <= one.load.in_flight]
+    free = [one for one in replicas if not 0 < one.load.limit <= one.load.in_flight]
     if free:
         assert picked in free
         known = [one for one in free if one.load.latency_us]

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replicas import Draws, fleet, lose, name, usable
 
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
 
 
-def pair(drawn: tuple[Host, Host] | None) -> str:
+def pair(drawn: tuple[Replica, Replica] | None) -> str:
     return "-" if drawn is None else name(drawn[0]) + name(drawn[1])
 
 
@@ -28,59 +28,61 @@ def pair(drawn: tuple[Host, Host] | None) -> str:
         (1 - 2**-53, 1 - 2**-53, "cb"),
     ],
 )
-def test_two_different_hosts_are_drawn_by_two_numbers(
+def test_two_different_replicas_are_drawn_by_two_numbers(
     first: float, second: float, drawn: str
 ) -> None:
     assert pair(draw_two(fleet("abc"), usable, Draws(first, second).random)) == drawn
 
 
-def test_a_host_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
-    hosts = fleet("abcd")
-    lose(hosts[0])
-    assert name(draw_one(hosts, usable, Draws(0.0, 0.0, 0.5).random)) == "c"
-    assert pair(draw_two(hosts, usable, Draws(0.0, 0.99, 0.0, 0.5).random)) == "db"
+def test_a_replica_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
+    replicas = fleet("abcd")
+    lose(replicas[0])
+    assert name(draw_one(replicas, usable, Draws(0.0, 0.0, 0.5).random)) == "c"
+    assert pair(draw_two(replicas, usable, Draws(0.0, 0.99, 0.0, 0.5).random)) == "db"
 
 
-def test_after_as_many_tries_as_there_are_hosts_a_small_fleet_is_looked_through() -> None:
-    hosts = fleet("abcd")
-    lose(hosts[0], hosts[1])
+def test_after_as_many_tries_as_there_are_replicas_a_small_fleet_is_looked_through() -> None:
+    replicas = fleet("abcd")
+    lose(replicas[0], replicas[1])
     in_vain = [0.0] * 5
-    assert name(draw_one(hosts, usable, Draws(*in_vain, 0.75).random)) == "d"
-    assert pair(draw_two(hosts, usable, Draws(*in_vain, 0.0, 0.0).random)) == "cd"
-    assert pair(draw_two(hosts, usable, Draws(*in_vain[1:], 0.99, 0.0).random)) == "dc"
+    assert name(draw_one(replicas, usable, Draws(*in_vain, 0.75).random)) == "d"
+    assert pair(draw_two(replicas, usable, Draws(*in_vain, 0.0, 0.0).random)) == "cd"
+    assert pair(draw_two(replicas, usable, Draws(*in_vain[1:], 0.99, 0.0).random)) == "dc"
 
 
 def test_nobody_is_drawn_where_nobody_is_eligible_and_the_only_one_twice() -> None:
-    hosts = fleet("abc")
+    replicas = fleet("abc")
     draw = random.Random(1).random
-    assert pair(draw_two((), usable, draw)) == pair(draw_two(hosts, lambda _: False, draw)) == "-"
-    assert draw_one((), usable, draw) is draw_one(hosts, lambda _: False, draw) is None
-    assert draw_some((), usable, draw, 3) == draw_some(hosts, lambda _: False, draw, 3) == []
-    lose(hosts[0], hosts[2])
-    assert pair(draw_two(hosts, usable, draw)) == "bb"
-    assert pair(draw_two(hosts[1:2], usable, draw)) == "bb"
-    assert draw_some(hosts, usable, draw, 3) == [hosts[1]]
+    assert (
+        pair(draw_two((), usable, draw)) == pair(draw_two(replicas, lambda _: False, draw)) == "-"
+    )
+    assert draw_one((), usable, draw) is draw_one(replicas, lambda _: False, draw) is None
+    assert draw_some((), usable, draw, 3) == draw_some(replicas, lambda _: False, draw, 3) == []
+    lose(replicas[0], replicas[2])
+    assert pair(draw_two(replicas, usable, draw)) == "bb"
+    assert pair(draw_two(replicas[1:2], usable, draw)) == "bb"
+    assert draw_some(replicas, usable, draw, 3) == [replicas[1]]
 
 
 @pytest.mark.parametrize("gone", [0, 3, 9])
-def test_every_pair_of_eligible_hosts_is_as_likely_however_many_are_not(gone: int) -> None:
-    hosts = fleet("abcd" + "zyxwvutsr"[:gone])
-    lose(*hosts[4:])
+def test_every_pair_of_eligible_replicas_is_as_likely_however_many_are_not(gone: int) -> None:
+    replicas = fleet("abcd" + "zyxwvutsr"[:gone])
+    lose(*replicas[4:])
     draw = random.Random(5).random
-    pairs = Counter(pair(draw_two(hosts, usable, draw)) for _ in range(6000))
+    pairs = Counter(pair(draw_two(replicas, usable, draw)) for _ in range(6000))
     assert pairs.keys() == {a + b for a, b in permutations("abcd", 2)}
     assert all(400 < count < 600 for count in pairs.values())
-    ones = Counter(name(draw_one(hosts, usable, draw)) for _ in range(4000))
+    ones = Counter(name(draw_one(replicas, usable, draw)) for _ in range(4000))
     assert ones.keys() == set("abcd")
     assert all(900 < count < 1100 for count in ones.values())
 
 
 @pytest.mark.parametrize("gone", [0, 1, 20])
 def test_every_ordered_choice_of_some_is_as_likely(gone: int) -> None:
-    hosts = fleet("abcd" + "zyxwvutsrqponmlkjihgfe"[:gone])
-    lose(*hosts[4:])
+    replicas = fleet("abcd" + "zyxwvutsrqponmlkjihgfe"[:gone])
+    lose(*replicas[4:])
     draw = random.Random(6).random
-    some = Counter("".join(map(name, draw_some(hosts, usable, draw, 2))) for _ in range(6000))
+    some = Counter("".join(map(name, draw_some(replicas, usable, draw, 2))) for _ in range(6000))
     assert some.keys() == {a + b for a, b in permutations("abcd", 2)}
     assert all(400 < count < 600 for count in some.values())
 
@@ -89,14 +91,14 @@ def test_every_ordered_choice_of_some_is_as_likely(gone: int) -> None:
 def test_what_is_drawn_is_eligible_distinct_and_as_much_as_there_is(
     up: list[bool], seed: int, wanted: int
 ) -> None:
-    hosts = fleet([0] * len(up))
-    lose(*[host for host, is_up in zip(hosts, up, strict=True) if not is_up])
-    eligible = {host for host in hosts if usable(host)}
+    replicas = fleet([0] * len(up))
+    lose(*[replica for replica, is_up in zip(replicas, up, strict=True) if not is_up])
+    eligible = {replica for replica in replicas if usable(replica)}
     draw = random.Random(seed).random
     one, two, some = (
-        draw_one(hosts, usable, draw),
-        draw_two(hosts, usable, draw),
-        draw_some(hosts, usable, draw, wanted),
+        draw_one(replicas, usable, draw),
+        draw_two(replicas, usable, draw),
+        draw_some(replicas, usable, draw, wanted),
     )
     assert (one in eligible) if eligible else (one is two is None)
     if two is not None:
@@ -110,11 +112,11 @@ def test_what_is_drawn_is_eligible_distinct_and_as_much_as_there_is(
 def test_a_draw_in_vain_asks_at_most_a_quarter_more_than_everybody(count: int, seed: int) -> None:
     asked = 0
 
-    def refuse(_: Host) -> bool:
+    def refuse(_: Replica) -> bool:
         nonlocal asked
         asked += 1
         return False
 
-    hosts = fleet([0]) * count
-    draw_two(hosts, refuse, random.Random(seed).random)
+    replicas = fleet([0]) * count
+    draw_two(replicas, refuse, random.Random(seed).random)
     assert asked <= count * 1.25 + min(count, 8)

@@ -7,16 +7,16 @@ import pytest
 from replicas import SHAPE, fleet, lose, name, picks, usable
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.least_request import SMALL_FLEET, LeastRequest
 
 
 def test_in_a_small_fleet_the_least_busy_of_all_is_picked() -> None:
-    hosts = fleet([3, 2, 4, 1, 2])
+    replicas = fleet([3, 2, 4, 1, 2])
     policy = LeastRequest(random.Random(1))
-    assert picks(policy, hosts, 5) == "33333"
-    lose(hosts[3])
-    assert picks(policy, hosts, 6) == "414141"
+    assert picks(policy, replicas, 5) == "33333"
+    lose(replicas[3])
+    assert picks(policy, replicas, 6) == "414141"
 
 
 def test_an_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:
@@ -27,9 +27,9 @@ def test_an_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives(
     assert all(70 < starts[one] < 130 for one in "abcd")
 
 
-def test_equally_busy_hosts_take_turns_whoever_stands_between_them() -> None:
-    hosts = fleet([0, 9, 9, 9, 0, 9])
-    assert Counter(picks(LeastRequest(random.Random(2)), hosts, 100)) == {"0": 50, "4": 50}
+def test_equally_busy_replicas_take_turns_whoever_stands_between_them() -> None:
+    replicas = fleet([0, 9, 9, 9, 0, 9])
+    assert Counter(picks(LeastRequest(random.Random(2)), replicas, 100)) == {"0": 50, "4": 50}
 
 
 def test_a_fleet_that_shrinks_under_the_turn_is_served_on() -> None:
@@ -42,7 +42,7 @@ def test_a_fleet_that_shrinks_under_the_turn_is_served_on() -> None:
 def test_eligibility_is_asked_only_of_those_that_would_be_picked() -> None:
     asked: list[str] = []
 
-    def is_eligible(one: Host) -> bool:
+    def is_eligible(one: Replica) -> bool:
         asked.append(name(one))
         return True
 
@@ -51,14 +51,14 @@ def test_eligibility_is_asked_only_of_those_that_would_be_picked() -> None:
 
 
 def test_of_a_large_fleet_the_least_busy_of_two_drawn_is_picked() -> None:
-    hosts = fleet([0] + [4] * SMALL_FLEET)
-    counts = Counter(picks(LeastRequest(random.Random(1)), hosts, 1700).replace("1", ""))
+    replicas = fleet([0] + [4] * SMALL_FLEET)
+    counts = Counter(picks(LeastRequest(random.Random(1)), replicas, 1700).replace("1", ""))
     assert 150 < counts["0"] < 350  # every drawing of two meets it with chance 2 in 17
     of_one = LeastRequest(random.Random(1), choices=1)
-    met = sum(of_one.pick(hosts, usable, SHAPE, 0.0) is hosts[0] for _ in range(1700))
+    met = sum(of_one.pick(replicas, usable, SHAPE, 0.0) is replicas[0] for _ in range(1700))
     assert 70 < met < 130
     of_all = LeastRequest(random.Random(1), choices=SMALL_FLEET + 1)
-    assert {of_all.pick(hosts, usable, SHAPE, 0.0) for _ in range(50)} == {hosts[0]}
+    assert {of_all.pick(replicas, usable, SHAPE, 0.0) for _ in range(50)} == {replicas[0]}
 
 
 def test_no_choice_is_refused() -> None:

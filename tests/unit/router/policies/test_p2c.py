@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from replicas import SHAPE, Draws, fleet, host, name, picks, usable
+from replicas import SHAPE, Draws, fleet, name, picks, replica, usable
 
 from capamesh.router.policies.p2c import PowerOfTwo
 
@@ -13,7 +13,7 @@ def test_picks_follow_the_seed_exactly() -> None:
     assert picks(PowerOfTwo(random.Random(7)), fleet("abcd"), 24) == "bccaaabaccddabaccacbbdac"
 
 
-def test_idle_hosts_share_about_evenly() -> None:
+def test_idle_replicas_share_about_evenly() -> None:
     counts = Counter(picks(PowerOfTwo(random.Random(1)), fleet("abcd"), 4000))
     assert all(900 < counts[one] < 1100 for one in "abcd")
 
@@ -33,14 +33,14 @@ def test_of_the_two_drawn_the_less_busy_wins_and_the_first_of_equals(
     numbers: tuple[float, float], drawn: str
 ) -> None:
     for busy in drawn:
-        hosts = tuple(host(one, rif=5 if one == busy else 2) for one in "abc")
-        picked = PowerOfTwo(Draws(*numbers)).pick(hosts, usable, SHAPE, 0.0)
+        replicas = tuple(replica(one, rif=5 if one == busy else 2) for one in "abc")
+        picked = PowerOfTwo(Draws(*numbers)).pick(replicas, usable, SHAPE, 0.0)
         assert name(picked) == drawn.replace(busy, "")
     assert name(PowerOfTwo(Draws(*numbers)).pick(fleet("abc"), usable, SHAPE, 0.0)) == drawn[0]
 
 
 def test_the_busiest_of_all_is_never_picked_and_one_alone_always_is() -> None:
     policy = PowerOfTwo(random.Random(3))
-    hosts = fleet([9, 1, 0])
-    assert set(picks(policy, hosts, 300)) == {"1", "2"}
-    assert picks(policy, hosts[:1], 3) == "000"
+    replicas = fleet([9, 1, 0])
+    assert set(picks(policy, replicas, 300)) == {"1", "2"}
+    assert picks(policy, replicas[:1], 3) == "000"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import SHAPE, fleet, host, lose, usable
+from replicas import SHAPE, fleet, lose, replica, usable
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.calls import LoadReport
@@ -51,71 +51,73 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 
 def test_each_call_makes_a_policy_of_its_own() -> None:
     first, second = (make_policy("round-robin", random.Random(1)) for _ in range(2))
-    hosts = fleet("abc")
-    assert first.pick(hosts, usable, SHAPE, 0.0) is second.pick(hosts, usable, SHAPE, 0.0)
+    replicas = fleet("abc")
+    assert first.pick(replicas, usable, SHAPE, 0.0) is second.pick(replicas, usable, SHAPE, 0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(st.data())
-def test_the_pick_is_an_eligible_host_and_none_only_when_there_is_none(
+def test_the_pick_is_an_eligible_replica_and_none_only_when_there_is_none(
     name: str, data: st.DataObject
 ) -> None:
-    """Through traffic, reports, and hosts that come, go, lose their link and get it back."""
-    chance = random.Random(data.draw(st.integers(0, 2**32), "seed"))
-    policy = make_policy(name, random.Random(chance.random()))
-    hosts = fleet([chance.randrange(4) for _ in range(data.draw(st.integers(0, 30), "hosts"))])
-    links = {one: one.candidate.link for one in hosts}
+    """Through traffic, reports, and replicas that come, go, lose their link and get it back."""
+    rng = random.Random(data.draw(st.integers(0, 2**32), "seed"))
+    policy = make_policy(name, random.Random(rng.random()))
+    replicas = fleet([rng.randrange(4) for _ in range(data.draw(st.integers(0, 30), "hosts"))])
+    links = {one: one.endpoint.link for one in replicas}
     now_s = 100.0
     for step in range(data.draw(st.integers(1, 25), "steps")):
-        now_s += chance.choice([0.0, 0.001, 0.2, 3.0])
-        for one in hosts:
-            one.candidate.link = links[one] if chance.random() < chance.choice([0.1, 0.9]) else None
-        shape = replace(SHAPE, affinity=chance.choice(["", "k", str(step)]))
-        picked = policy.pick(hosts, usable, shape, now_s)
-        eligible = {one for one in hosts if usable(one)}
+        now_s += rng.choice([0.0, 0.001, 0.2, 3.0])
+        for one in replicas:
+            one.endpoint.link = links[one] if rng.random() < rng.choice([0.1, 0.9]) else None
+        shape = replace(SHAPE, affinity=rng.choice(["", "k", str(step)]))
+        picked = policy.pick(replicas, usable, shape, now_s)
+        eligible = {one for one in replicas if usable(one)}
         assert (picked in eligible) if eligible else (picked is None)
         if picked is not None:
             picked.rif += 1
             policy.sent(picked, now_s)
-            probed = policy.probes(hosts, usable, now_s)
+            probed = policy.probes(replicas, usable, now_s)
             assert set(probed) <= eligible
             for one in {*probed, picked}:
-                one.told(
-                    LoadReport(chance.randrange(5), 0, 4, 10, 10, 0, chance.randrange(99)), now_s
+                one.reported(
+                    LoadReport(rng.randrange(5), 0, 4, 10, 10, 0, rng.randrange(99)), now_s
                 )
-                policy.told(one, now_s)
-            peak_ewma.observe(picked, chance.random(), now_s)
-        if hosts and chance.random() < 0.2:
-            hosts[0].is_gone = True
-            hosts = hosts[1:]
-        if chance.random() < 0.2:
-            hosts = (*hosts, host(f"new-{step}"))
-            links[hosts[-1]] = hosts[-1].candidate.link
+                policy.reported(one, now_s)
+            peak_ewma.observe(picked, rng.random(), now_s)
+        if replicas and rng.random() < 0.2:
+            replicas[0].is_gone = True
+            replicas = replicas[1:]
+        if rng.random() < 0.2:
+            replicas = (*replicas, replica(f"new-{step}"))
+            links[replicas[-1]] = replicas[-1].endpoint.link
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seed_gives_the_same_picks_again(name: str) -> None:
     def run() -> list[int]:
         policy = make_policy(name, random.Random(42))
-        hosts = fleet([0] * 40)
-        lose(*hosts[::7])
+        replicas = fleet([0] * 40)
+        lose(*replicas[::7])
         at: list[int] = []
         for step in range(200):
-            picked = policy.pick(hosts, usable, replace(SHAPE, affinity=str(step % 9)), step / 100)
+            picked = policy.pick(
+                replicas, usable, replace(SHAPE, affinity=str(step % 9)), step / 100
+            )
             assert picked is not None
             picked.rif += 1
             policy.sent(picked, step / 100)
-            at.append(hosts.index(picked))
+            at.append(replicas.index(picked))
         return at
 
     assert run() == run()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_host_of_three_hundred_is_found(name: str) -> None:
-    hosts = fleet([0] * 300)
-    lose(*hosts[:123], *hosts[124:])
+def test_one_replica_of_three_hundred_is_found(name: str) -> None:
+    replicas = fleet([0] * 300)
+    lose(*replicas[:123], *replicas[124:])
     policy = make_policy(name, random.Random(1))
     for step in range(20):
         shape = replace(SHAPE, affinity=str(step))
-        assert policy.pick(hosts, usable, shape, float(step)) is hosts[123]
+        assert policy.pick(replicas, usable, shape, float(step)) is replicas[123]

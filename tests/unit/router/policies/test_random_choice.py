@@ -12,9 +12,9 @@ def test_picks_follow_the_seed_exactly() -> None:
     assert picks(RandomChoice(random.Random(7)), fleet("abcd"), 24) == "bacacbacabaabdaacdcbdadb"
 
 
-def test_each_eligible_host_is_as_likely_however_busy() -> None:
-    hosts = fleet([0, 9, 0, 5, 100])
-    lose(hosts[2])
-    counts = Counter(picks(RandomChoice(random.Random(1)), hosts, 4000))
+def test_each_eligible_replica_is_as_likely_however_busy() -> None:
+    replicas = fleet([0, 9, 0, 5, 100])
+    lose(replicas[2])
+    counts = Counter(picks(RandomChoice(random.Random(1)), replicas, 4000))
     assert counts.keys() == set("0134")
     assert all(900 < count < 1100 for count in counts.values())

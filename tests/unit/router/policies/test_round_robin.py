@@ -9,7 +9,7 @@ from replicas import fleet, lose, picks
 from capamesh.router.policies.round_robin import RoundRobin
 
 
-def test_hosts_take_turns_from_a_start_that_the_seed_gives() -> None:
+def test_replicas_take_turns_from_a_start_that_the_seed_gives() -> None:
     assert picks(RoundRobin(random.Random(1)), fleet("abcd"), 10) == "abcdabcdab"
     starts = Counter(
         picks(RoundRobin(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
@@ -18,16 +18,16 @@ def test_hosts_take_turns_from_a_start_that_the_seed_gives() -> None:
 
 
 def test_who_is_not_eligible_is_passed_over_and_keeps_its_place() -> None:
-    hosts = fleet("abcd")
+    replicas = fleet("abcd")
     policy = RoundRobin(random.Random(1))
-    assert picks(policy, hosts, 1) == "a"
-    link = hosts[1].candidate.link
-    lose(hosts[1])
-    assert picks(policy, hosts, 4) == "cdac"
-    hosts[1].candidate.link = link
-    assert picks(policy, hosts, 4) == "dabc"
-    lose(*hosts)
-    assert picks(policy, hosts, 2) == "--"
+    assert picks(policy, replicas, 1) == "a"
+    link = replicas[1].endpoint.link
+    lose(replicas[1])
+    assert picks(policy, replicas, 4) == "cdac"
+    replicas[1].endpoint.link = link
+    assert picks(policy, replicas, 4) == "dabc"
+    lose(*replicas)
+    assert picks(policy, replicas, 2) == "--"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_who_is_not_eligible_is_passed_over_and_keeps_its_place() -> None:
         ("ab", "xyz", "xyzx"),  # nobody is left of those that were known
     ],
 )
-def test_the_turn_stays_where_it_was_when_hosts_come_and_go(
+def test_the_turn_stays_where_it_was_when_replicas_come_and_go(
     served: str, change: str, follows: str
 ) -> None:
     by_name = dict(zip("abcdefxyz", fleet("abcdefxyz"), strict=True))
@@ -55,9 +55,9 @@ def test_the_turn_stays_where_it_was_when_hosts_come_and_go(
 
 
 def test_an_empty_fleet_in_between_forgets_nothing() -> None:
-    hosts = fleet("abcd")
+    replicas = fleet("abcd")
     policy = RoundRobin(random.Random(1))
     assert picks(policy, (), 1) == "-"
-    assert picks(policy, hosts, 2) == "ab"
+    assert picks(policy, replicas, 2) == "ab"
     assert picks(policy, (), 1) == "-"
-    assert picks(policy, hosts, 2) == "cd"
+    assert picks(policy, replicas, 2) == "cd"

@@ -19,7 +19,7 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     PeerError,
     ProtocolViolation,
@@ -38,13 +38,13 @@ from capamesh.router.requests.attempt_events import (
     Send,
     Withdraw,
 )
-from capamesh.router.requests.attempts import Flight
+from capamesh.router.requests.attempts import RequestAttempts
 
 LOAD = LoadReport(1, 0, 8, 9, 10, 0)
 
 
 class FakeHost:
-    """Stands for a `Host`: a flight only hands it on and compares it by identity."""
+    """Stands for a `Replica`: a request only hands it on and compares it by identity."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class ScriptedDesk:
         opinions: int = 0,
         can_wait: bool = False,
     ) -> None:
-        self.hosts = [FakeHost(name) for name in names]
+        self.replicas = [FakeHost(name) for name in names]
         self.retries = retries
         self.hedges = hedges
         self.passes = passes
@@ -82,25 +82,25 @@ class ScriptedDesk:
         self.is_huge = False
         self.delay_s = hedge_delay_s
         self.limit_s = first_byte_limit_s
-        self.nobody: CapameshError = NoCandidate("nobody is left")
-        self.told: list[str] = []
+        self.nobody: CapameshError = NoEndpoint("nobody is left")
+        self.reported: list[str] = []
         self.remaining_s: list[float] = []
         self.asked_before: list[int] = []
         self.answered_s: dict[str, float] = {}
 
     def choose(self, asked: Collection[FakeHost], now_s: float) -> FakeHost:
         self.asked_before.append(len(asked))
-        for host in self.hosts:
-            if host not in asked:
-                return host
+        for replica in self.replicas:
+            if replica not in asked:
+                return replica
         raise self.nobody
 
-    def sent(self, host: FakeHost, now_s: float) -> None:
-        self.told.append(f"sent {host}")
+    def sent(self, replica: FakeHost, now_s: float) -> None:
+        self.reported.append(f"sent {replica}")
 
     def answered(
         self,
-        host: FakeHost,
+        replica: FakeHost,
         load: LoadReport,
         elapsed_s: float,
         at_node_s: float,
@@ -108,59 +108,61 @@ class ScriptedDesk:
         now_s: float,
     ) -> None:
         assert load is LOAD
-        self.told.append(f"answered {host} {elapsed_s:g} {at_node_s:g} {size_bytes}")
+        self.reported.append(f"answered {replica} {elapsed_s:g} {at_node_s:g} {size_bytes}")
 
-    def failed(self, host: FakeHost, error: CapameshError, elapsed_s: float, now_s: float) -> None:
-        self.told.append(f"failed {host} {error.code} {elapsed_s:g}")
+    def failed(
+        self, replica: FakeHost, error: CapameshError, elapsed_s: float, now_s: float
+    ) -> None:
+        self.reported.append(f"failed {replica} {error.code} {elapsed_s:g}")
 
-    def silent(self, host: FakeHost, elapsed_s: float, now_s: float) -> None:
-        self.told.append(f"silent {host} {elapsed_s:g}")
+    def silent(self, replica: FakeHost, elapsed_s: float, now_s: float) -> None:
+        self.reported.append(f"silent {replica} {elapsed_s:g}")
 
-    def withdrawn(self, host: FakeHost, elapsed_s: float, now_s: float) -> None:
-        self.told.append(f"withdrawn {host} {elapsed_s:g}")
+    def withdrawn(self, replica: FakeHost, elapsed_s: float, now_s: float) -> None:
+        self.reported.append(f"withdrawn {replica} {elapsed_s:g}")
 
     def try_retry(self, now_s: float) -> bool:
         self.retries -= 1
         return self.retries >= 0
 
     def refuted(
-        self, host: FakeHost, by: FakeHost, error: CapameshError, elapsed_s: float, now_s: float
+        self, replica: FakeHost, by: FakeHost, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
-        self.told.append(f"refuted {host} {error.code} {elapsed_s:g} by {by}")
+        self.reported.append(f"refuted {replica} {error.code} {elapsed_s:g} by {by}")
 
-    def is_ample(self, host: FakeHost, remaining_s: float) -> bool:
+    def has_time_left(self, replica: FakeHost, remaining_s: float) -> bool:
         return remaining_s > self.ample_s
 
-    def is_back(self, host: FakeHost, since_s: float) -> bool:
-        return self.linked_s.get(host.name, -math.inf) > since_s
+    def is_back(self, replica: FakeHost, since_s: float) -> bool:
+        return self.linked_s.get(replica.name, -math.inf) > since_s
 
-    def died(self, host: FakeHost, now_s: float) -> None:
-        self.told.append(f"died {host}")
+    def died(self, replica: FakeHost, now_s: float) -> None:
+        self.reported.append(f"died {replica}")
 
     def stand(self, *, is_final: bool = False) -> Stand:
         return self.final_stand if is_final else self.standing
 
-    def is_far_above_usual(self, host: FakeHost) -> bool:
+    def is_far_above_usual(self, replica: FakeHost) -> bool:
         return self.is_huge
 
     def ended(self, *, is_guilty: bool) -> None:
-        self.told.append("guilty" if is_guilty else "unknown")
+        self.reported.append("guilty" if is_guilty else "unknown")
 
-    def left(self, host: FakeHost, now_s: float) -> None:
-        self.told.append(f"left {host}")
+    def left(self, replica: FakeHost, now_s: float) -> None:
+        self.reported.append(f"left {replica}")
 
-    def is_alive(self, host: FakeHost, since_s: float) -> bool:
-        return self.alive_s.get(host.name, math.inf) >= since_s
+    def is_alive(self, replica: FakeHost, since_s: float) -> bool:
+        return self.alive_s.get(replica.name, math.inf) >= since_s
 
     def wait_until_s(self, asked: Collection[FakeHost], now_s: float) -> float:
-        if not self.can_wait or (self.hosts and set(asked) >= set(self.hosts)):
+        if not self.can_wait or (self.replicas and set(asked) >= set(self.replicas)):
             return -math.inf
         return self.back_s or now_s
 
     def second(self, of: FakeHost, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
-        host = next((host for host in self.hosts if host not in asked), None)
-        self.opinions -= host is not None
-        return host if self.opinions >= 0 else None
+        replica = next((replica for replica in self.replicas if replica not in asked), None)
+        self.opinions -= replica is not None
+        return replica if self.opinions >= 0 else None
 
     def try_pass_on(self, now_s: float) -> bool:
         self.passes -= 1
@@ -173,53 +175,53 @@ class ScriptedDesk:
     def hedge_delay_s(self, now_s: float) -> float | None:
         return self.delay_s
 
-    def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
+    def first_byte_limit_s(self, replica: FakeHost, remaining_s: float, now_s: float) -> float:
         self.remaining_s.append(remaining_s)
         return self.limit_s
 
-    def has_answered(self, host: FakeHost, since_s: float) -> bool:
-        return self.answered_s.get(host.name, -math.inf) > since_s
+    def has_answered(self, replica: FakeHost, since_s: float) -> bool:
+        return self.answered_s.get(replica.name, -math.inf) > since_s
 
 
 def flight_at(
-    desk: ScriptedDesk,
+    picker: ScriptedDesk,
     *,
     deadline_s: float = 110.0,
     is_safe: bool = True,
     is_hedged: bool = False,
     max_attempts: int = 3,
     max_refusals: int = 3,
-    is_bound: bool = False,
+    is_pinned: bool = False,
     max_wait_s: float = 3.0,
-) -> Flight:
-    return Flight(
-        desk,
+) -> RequestAttempts:
+    return RequestAttempts(
+        picker,
         deadline_s=deadline_s,
         size_bytes=1000,
         is_safe=is_safe,
         is_hedged=is_hedged,
         max_attempts=max_attempts,
         max_refusals=max_refusals,
-        is_bound=is_bound,
+        is_pinned=is_pinned,
         max_wait_s=max_wait_s,
     )
 
 
-def started(desk: ScriptedDesk, **options: float) -> Flight:
-    """A flight that was started at 100 s, with 10 s to live, and asks A."""
-    flight = flight_at(desk, **options)
-    assert said(flight.start(100.0)) == ["send 0 to A, 10000 ms"]
-    return flight
+def started(picker: ScriptedDesk, **options: float) -> RequestAttempts:
+    """A request that was started at 100 s, with 10 s to live, and asks A."""
+    attempts = flight_at(picker, **options)
+    assert said(attempts.start(100.0)) == ["send 0 to A, 10000 ms"]
+    return attempts
 
 
 def said(actions: Sequence[Action]) -> list[str]:
     lines = []
     for action in actions:
         match action:
-            case Send(attempt, host, budget_ms):
-                lines.append(f"send {attempt} to {host}, {budget_ms} ms")
-            case Probe(host):
-                lines.append(f"probe {host}")
+            case Send(attempt, replica, budget_ms):
+                lines.append(f"send {attempt} to {replica}, {budget_ms} ms")
+            case Probe(replica):
+                lines.append(f"probe {replica}")
             case Withdraw(attempt):
                 lines.append(f"withdraw {attempt}")
             case Answered(attempt):
@@ -229,16 +231,16 @@ def said(actions: Sequence[Action]) -> list[str]:
     return lines
 
 
-def answer(flight: Flight, attempt: int, now_s: float) -> list[str]:
-    return said(flight.answered(attempt, LOAD, 0.25, 500, now_s))
+def answer(attempts: RequestAttempts, attempt: int, now_s: float) -> list[str]:
+    return said(attempts.answered(attempt, LOAD, 0.25, 500, now_s))
 
 
-def fail(flight: Flight, attempt: int, error: CapameshError, now_s: float) -> list[str]:
-    return said(flight.failed(attempt, error, now_s))
+def fail(attempts: RequestAttempts, attempt: int, error: CapameshError, now_s: float) -> list[str]:
+    return said(attempts.failed(attempt, error, now_s))
 
 
-def tick(flight: Flight, now_s: float) -> list[str]:
-    return said(flight.tick(now_s))
+def tick(attempts: RequestAttempts, now_s: float) -> list[str]:
+    return said(attempts.tick(now_s))
 
 
 REFUSALS = [Overloaded("full"), Draining("leaving"), ModelUnavailable("loading")]
@@ -252,44 +254,44 @@ UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
 
 
 def test_an_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    assert flight.due_s == 110.0
-    assert answer(flight, 0, 100.5) == ["answered by 0"]
-    assert desk.told == ["sent A", "answered A 0.5 0.25 1500"]
-    assert (desk.remaining_s, desk.asked_before) == ([10.0], [0])
-    assert (flight.due_s, flight.attempts) == (math.inf, 1)
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    assert attempts.due_s == 110.0
+    assert answer(attempts, 0, 100.5) == ["answered by 0"]
+    assert picker.reported == ["sent A", "answered A 0.5 0.25 1500"]
+    assert (picker.remaining_s, picker.asked_before) == ([10.0], [0])
+    assert (attempts.due_s, attempts.attempts) == (math.inf, 1)
 
 
 def test_nothing_is_due_before_the_start() -> None:
-    flight = flight_at(ScriptedDesk())
-    assert flight.due_s == math.inf
-    assert flight.tick(1e9) == ()
-    assert repr(flight) == "Flight(0 attempts, 0 under way)"
+    attempts = flight_at(ScriptedDesk())
+    assert attempts.due_s == math.inf
+    assert attempts.tick(1e9) == ()
+    assert repr(attempts) == "RequestAttempts(0 attempts, 0 under way)"
 
 
 def test_when_nobody_can_be_asked_the_desk_says_why() -> None:
-    desk = ScriptedDesk("")
-    desk.nobody = ModelNotFound("no node hosts model 'm'")
-    flight = flight_at(desk)
-    assert flight.start(100.0) == (Failed(desk.nobody),)
-    assert (flight.due_s, desk.told) == (math.inf, [])
+    picker = ScriptedDesk("")
+    picker.nobody = ModelNotFound("no node hosts model 'm'")
+    attempts = flight_at(picker)
+    assert attempts.start(100.0) == (Failed(picker.nobody),)
+    assert (attempts.due_s, picker.reported) == (math.inf, [])
 
 
 def test_a_request_whose_deadline_has_passed_is_sent_to_nobody() -> None:
-    desk = ScriptedDesk()
-    assert said(flight_at(desk).start(110.0)) == ["failed: deadline_exceeded"]
-    assert (desk.told, desk.asked_before) == ([], [])
+    picker = ScriptedDesk()
+    assert said(flight_at(picker).start(110.0)) == ["failed: deadline_exceeded"]
+    assert (picker.reported, picker.asked_before) == ([], [])
 
 
 def test_the_budget_is_the_time_left_and_never_0() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
+    picker = ScriptedDesk()
+    attempts = started(picker)
     full = Overloaded("full")
-    assert fail(flight, 0, full, 104.0) == ["send 1 to B, 6000 ms"]
-    assert fail(flight, 1, full, 109.75) == ["send 2 to C, 250 ms"]
-    assert fail(flight, 2, full, 109.9999) == ["send 3 to D, 1 ms"]
-    assert desk.remaining_s[:3] == [10.0, 6.0, 0.25]
+    assert fail(attempts, 0, full, 104.0) == ["send 1 to B, 6000 ms"]
+    assert fail(attempts, 1, full, 109.75) == ["send 2 to C, 250 ms"]
+    assert fail(attempts, 2, full, 109.9999) == ["send 3 to D, 1 ms"]
+    assert picker.remaining_s[:3] == [10.0, 6.0, 0.25]
 
 
 # refusals
@@ -300,25 +302,25 @@ def test_the_budget_is_the_time_left_and_never_0() -> None:
 def test_who_refused_did_not_run_it_so_another_is_asked_without_a_retry_token(
     error: CapameshError, is_safe: bool
 ) -> None:
-    desk = ScriptedDesk(retries=0)
-    flight = started(desk, is_safe=is_safe, max_attempts=1)
-    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
-    assert answer(flight, 1, 102.0) == ["answered by 1"]
-    assert desk.told == [
+    picker = ScriptedDesk(retries=0)
+    attempts = started(picker, is_safe=is_safe, max_attempts=1)
+    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    assert answer(attempts, 1, 102.0) == ["answered by 1"]
+    assert picker.reported == [
         "sent A",
         f"failed A {error.code} 1",
         "sent B",
         "answered B 1 0.25 1500",
     ]
-    assert desk.retries == 0
+    assert picker.retries == 0
 
 
 def test_what_was_never_sent_is_asked_elsewhere_whatever_the_error() -> None:
-    desk = ScriptedDesk(retries=0)
-    flight = started(desk, is_safe=False, max_attempts=1)
+    picker = ScriptedDesk(retries=0)
+    attempts = started(picker, is_safe=False, max_attempts=1)
     lost = LinkLost("the link has just ended")
-    assert said(flight.failed(0, lost, 100.0, is_unsent=True)) == ["send 1 to B, 10000 ms"]
-    assert fail(flight, 1, lost, 100.0) == ["failed: link_lost"]
+    assert said(attempts.failed(0, lost, 100.0, is_unsent=True)) == ["send 1 to B, 10000 ms"]
+    assert fail(attempts, 1, lost, 100.0) == ["failed: link_lost"]
 
 
 @pytest.mark.parametrize(
@@ -328,46 +330,46 @@ def test_one_full_node_more_than_is_allowed_ends_it_with_the_smallest_hint_that_
     hints_s: tuple[float, ...],
 ) -> None:
     errors = [Overloaded("full", hint_s) for hint_s in hints_s]
-    desk = ScriptedDesk()
-    flight = started(desk)
+    picker = ScriptedDesk()
+    attempts = started(picker)
     for number, error in enumerate(errors[:3]):
-        assert len(fail(flight, number, error, 101.0)) == 1
-    assert flight.failed(3, errors[3], 101.0) == (Failed(errors[2]),)
-    assert desk.asked_before == [0, 1, 2, 3]
-    assert flight.due_s == math.inf
+        assert len(fail(attempts, number, error, 101.0)) == 1
+    assert attempts.failed(3, errors[3], 101.0) == (Failed(errors[2]),)
+    assert picker.asked_before == [0, 1, 2, 3]
+    assert attempts.due_s == math.inf
 
 
 def test_after_a_full_node_no_other_is_asked_where_the_desk_says_that_all_are_full() -> None:
-    desk = ScriptedDesk("abc", passes=1)
-    flight = Flight(desk, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
-    flight.start(0.0)
-    (send,) = flight.failed(0, Overloaded("full", 0.5), 0.1)
+    picker = ScriptedDesk("abc", passes=1)
+    attempts = RequestAttempts(picker, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
+    attempts.start(0.0)
+    (send,) = attempts.failed(0, Overloaded("full", 0.5), 0.1)
     assert isinstance(send, Send)
-    assert flight.failed(1, Overloaded("full", 0.2), 0.2)[0].error.retry_after_s == 0.2
-    assert desk.told[-1] == "failed b overloaded 0.1"
+    assert attempts.failed(1, Overloaded("full", 0.2), 0.2)[0].error.retry_after_s == 0.2
+    assert picker.reported[-1] == "failed b overloaded 0.1"
 
 
 def test_full_nodes_that_give_no_hint_end_it_with_the_last_one() -> None:
     first, second = Overloaded("full"), Overloaded("full too")
-    flight = started(ScriptedDesk("AB"))
-    flight.failed(0, first, 101.0)
-    assert flight.failed(1, second, 101.0) == (Failed(second),)
+    attempts = started(ScriptedDesk("AB"))
+    attempts.failed(0, first, 101.0)
+    assert attempts.failed(1, second, 101.0) == (Failed(second),)
 
 
 def test_nodes_that_leave_or_load_do_not_count_as_full() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk, max_refusals=1)
+    picker = ScriptedDesk()
+    attempts = started(picker, max_refusals=1)
     for number, error in enumerate([Draining("a"), ModelUnavailable("b")] * 2):
-        assert len(fail(flight, number, error, 101.0)) == 1
-    assert fail(flight, 4, Overloaded("e"), 101.0) == ["send 5 to F, 9000 ms"]
-    assert fail(flight, 5, Overloaded("f"), 101.0) == ["failed: overloaded"]
+        assert len(fail(attempts, number, error, 101.0)) == 1
+    assert fail(attempts, 4, Overloaded("e"), 101.0) == ["send 5 to F, 9000 ms"]
+    assert fail(attempts, 5, Overloaded("f"), 101.0) == ["failed: overloaded"]
 
 
 def test_when_all_have_refused_the_last_refusal_is_the_answer() -> None:
-    flight = started(ScriptedDesk("AB"))
-    flight.failed(0, Overloaded("full", 1.0), 101.0)
+    attempts = started(ScriptedDesk("AB"))
+    attempts.failed(0, Overloaded("full", 1.0), 101.0)
     last = Draining("leaving")
-    assert flight.failed(1, last, 101.0) == (Failed(last),)
+    assert attempts.failed(1, last, 101.0) == (Failed(last),)
 
 
 # failures of unknown outcome
@@ -375,40 +377,40 @@ def test_when_all_have_refused_the_last_refusal_is_the_answer() -> None:
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
 def test_a_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshError) -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(flight, 1, error, 102.0) == ["send 2 to C, 8000 ms"]
-    assert flight.failed(2, error, 103.0) == (Failed(error),)
-    assert desk.retries == 7
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(attempts, 1, error, 102.0) == ["send 2 to C, 8000 ms"]
+    assert attempts.failed(2, error, 103.0) == (Failed(error),)
+    assert picker.retries == 7
 
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
 def test_what_must_not_run_twice_is_not_retried(error: CapameshError) -> None:
-    desk = ScriptedDesk()
-    flight = started(desk, is_safe=False)
-    assert flight.failed(0, error, 101.0) == (Failed(error),)
-    assert (desk.retries, desk.told) == (9, ["sent A", f"failed A {error.code} 1"])
+    picker = ScriptedDesk()
+    attempts = started(picker, is_safe=False)
+    assert attempts.failed(0, error, 101.0) == (Failed(error),)
+    assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 1"])
 
 
 def test_without_a_token_there_is_no_retry() -> None:
-    desk = ScriptedDesk(retries=1)
-    flight = started(desk)
-    assert fail(flight, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(flight, 1, LinkLost("gone"), 101.0) == ["failed: link_lost"]
+    picker = ScriptedDesk(retries=1)
+    attempts = started(picker)
+    assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(attempts, 1, LinkLost("gone"), 101.0) == ["failed: link_lost"]
 
 
 def test_with_nobody_left_the_failure_itself_is_the_answer() -> None:
-    flight = started(ScriptedDesk("A"))
-    assert fail(flight, 0, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
+    attempts = started(ScriptedDesk("A"))
+    assert fail(attempts, 0, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
 
 
 def test_refusals_do_not_use_up_the_attempts() -> None:
-    flight = started(ScriptedDesk(), max_attempts=2)
-    assert len(fail(flight, 0, Overloaded("full"), 101.0)) == 1
-    assert len(fail(flight, 1, LinkLost("gone"), 101.0)) == 1
-    assert fail(flight, 2, Draining("leaving"), 101.0) == ["send 3 to D, 9000 ms"]
-    assert fail(flight, 3, LinkLost("gone"), 101.0) == ["failed: link_lost"]
+    attempts = started(ScriptedDesk(), max_attempts=2)
+    assert len(fail(attempts, 0, Overloaded("full"), 101.0)) == 1
+    assert len(fail(attempts, 1, LinkLost("gone"), 101.0)) == 1
+    assert fail(attempts, 2, Draining("leaving"), 101.0) == ["send 3 to D, 9000 ms"]
+    assert fail(attempts, 3, LinkLost("gone"), 101.0) == ["failed: link_lost"]
 
 
 # what a node says is the caller's fault
@@ -417,45 +419,45 @@ def test_refusals_do_not_use_up_the_attempts() -> None:
 @pytest.mark.parametrize("case", ["no token", "nobody else", "not safe", "at the deadline", "late"])
 def test_the_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
     error = DeadlineExceeded("late") if case == "late" else InvalidRequest("bad")
-    desk = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
-    desk.ample_s = 99.0
-    flight = started(desk, is_safe=case != "not safe")
+    picker = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
+    picker.ample_s = 99.0
+    attempts = started(picker, is_safe=case != "not safe")
     now_s = 110.0 if case == "at the deadline" else 101.0
-    assert flight.failed(0, error, now_s) == (Failed(error),)
-    assert desk.told == ["sent A", f"failed A {error.code} {now_s - 100:g}"]
-    assert desk.retries == 9
+    assert attempts.failed(0, error, now_s) == (Failed(error),)
+    assert picker.reported == ["sent A", f"failed A {error.code} {now_s - 100:g}"]
+    assert picker.retries == 9
 
 
 def test_what_was_never_sent_needs_no_second_opinion() -> None:
-    flight = started(ScriptedDesk(opinions=1))
+    attempts = started(ScriptedDesk(opinions=1))
     error = TooLarge("a message of 1 GB")
-    assert flight.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
+    assert attempts.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
 def test_the_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
     error: CapameshError,
 ) -> None:
-    desk = ScriptedDesk(opinions=9)
-    flight = started(desk)
-    assert fail(flight, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
+    picker = ScriptedDesk(opinions=9)
+    attempts = started(picker)
+    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
     second = InvalidRequest("bad too")
-    assert flight.failed(1, second, 102.0) == (Failed(error),)
-    assert desk.told == [
+    assert attempts.failed(1, second, 102.0) == (Failed(error),)
+    assert picker.reported == [
         "sent A",
         f"failed A {error.code} 1",
         "sent B",
         f"failed B {second.code} 1",
     ]
-    assert (desk.retries, desk.opinions) == (9, 8)
+    assert (picker.retries, picker.opinions) == (9, 8)
 
 
-def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_told_of() -> None:
-    desk = ScriptedDesk(opinions=1)
-    flight = started(desk)
-    assert fail(flight, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert answer(flight, 1, 103.0) == ["answered by 1"]
-    assert desk.told[1:] == [
+def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_reported_of() -> None:
+    picker = ScriptedDesk(opinions=1)
+    attempts = started(picker)
+    assert fail(attempts, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert answer(attempts, 1, 103.0) == ["answered by 1"]
+    assert picker.reported[1:] == [
         "failed A invalid_request 1",
         "sent B",
         "refuted A invalid_request 1 by B",
@@ -465,35 +467,38 @@ def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_told_of() -> 
 
 @pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN, *UNTRUE], ids=lambda error: error.code)
 def test_a_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
-    desk = ScriptedDesk(opinions=9)
-    flight = started(desk)
+    picker = ScriptedDesk(opinions=9)
+    attempts = started(picker)
     bad = InvalidRequest("bad")
-    flight.failed(0, bad, 101.0)
-    assert flight.failed(1, error, 102.0) == (Failed(bad),)
-    assert (desk.retries, len(desk.told)) == (9, 4)
+    attempts.failed(0, bad, 101.0)
+    assert attempts.failed(1, error, 102.0) == (Failed(bad),)
+    assert (picker.retries, len(picker.reported)) == (9, 4)
 
 
 @pytest.mark.parametrize("limit_s", [2.0, 99.0])
 def test_a_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
-    desk = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
-    flight = started(desk)
+    picker = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
+    attempts = started(picker)
     bad = InvalidRequest("bad")
-    flight.failed(0, bad, 101.0)
-    assert flight.tick(min(103.0 if limit_s == 2.0 else 110.0, 110.0)) == (Failed(bad), Withdraw(1))
+    attempts.failed(0, bad, 101.0)
+    assert attempts.tick(min(103.0 if limit_s == 2.0 else 110.0, 110.0)) == (
+        Failed(bad),
+        Withdraw(1),
+    )
 
 
 def test_an_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
     for has_answer in (False, True):
-        desk = ScriptedDesk(hedge_delay_s=1.0)
-        flight = started(desk, is_hedged=True)
-        assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+        picker = ScriptedDesk(hedge_delay_s=1.0)
+        attempts = started(picker, is_hedged=True)
+        assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
         bad = InvalidRequest("bad")
-        assert flight.failed(1, bad, 102.0) == ()
+        assert attempts.failed(1, bad, 102.0) == ()
         if has_answer:
-            assert answer(flight, 0, 103.0) == ["answered by 0"]
-            assert "refuted B invalid_request 1 by A" in desk.told
+            assert answer(attempts, 0, 103.0) == ["answered by 0"]
+            assert "refuted B invalid_request 1 by A" in picker.reported
         else:
-            assert flight.failed(0, bad, 103.0) == (Failed(bad),)
+            assert attempts.failed(0, bad, 103.0) == (Failed(bad),)
 
 
 # what no caller can be at fault for
@@ -501,14 +506,14 @@ def test_an_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
 
 @pytest.mark.parametrize("error", UNTRUE, ids=lambda error: error.code)
 def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: CapameshError) -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    assert fail(flight, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    assert fail(attempts, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
     is_refused = isinstance(error, ModelNotFound)
     judged = "model_unavailable" if is_refused else "peer_error"
-    assert desk.told == ["sent A", f"failed A {judged} 0.25", "sent B"]
-    assert desk.retries == (9 if is_refused else 8)
-    assert answer(flight, 1, 101.0) == ["answered by 1"]
+    assert picker.reported == ["sent A", f"failed A {judged} 0.25", "sent B"]
+    assert picker.retries == (9 if is_refused else 8)
+    assert answer(attempts, 1, 101.0) == ["answered by 1"]
     alone = started(ScriptedDesk("A"))
     (final,) = alone.failed(0, error, 100.25)
     assert isinstance(final, Failed)
@@ -519,33 +524,33 @@ def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: Capa
 
 
 def test_a_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
-    flight = started(ScriptedDesk(), is_safe=False)
-    assert fail(flight, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
+    attempts = started(ScriptedDesk(), is_safe=False)
+    assert fail(attempts, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
 def test_a_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
-    desk = ScriptedDesk(opinions=9)
-    flight = started(desk)
+    picker = ScriptedDesk(opinions=9)
+    attempts = started(picker)
     late = DeadlineExceeded("it waited too long")
-    assert flight.failed(0, late, 109.6) == (Failed(late),)
-    assert desk.told[-1] == "failed A deadline_exceeded 9.6"
+    assert attempts.failed(0, late, 109.6) == (Failed(late),)
+    assert picker.reported[-1] == "failed A deadline_exceeded 9.6"
 
 
 # without a link
 
 
 def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk)
-    assert flight.start(100.0) == ()
-    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
-    assert flight.linked(100.5) == ()  # another node's
-    assert flight.is_waiting
-    desk.hosts = [FakeHost("A")]
-    assert said(flight.linked(101.0)) == ["send 0 to A, 9000 ms"]
-    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
-    assert flight.linked(101.0) == ()
-    assert answer(flight, 0, 102.0) == ["answered by 0"]
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker)
+    assert attempts.start(100.0) == ()
+    assert (attempts.is_waiting, attempts.due_s) == (True, 103.0)
+    assert attempts.linked(100.5) == ()  # another node's
+    assert attempts.is_waiting
+    picker.replicas = [FakeHost("A")]
+    assert said(attempts.linked(101.0)) == ["send 0 to A, 9000 ms"]
+    assert (attempts.is_waiting, attempts.due_s) == (False, 110.0)
+    assert attempts.linked(101.0) == ()
+    assert answer(attempts, 0, 102.0) == ["answered by 0"]
 
 
 @pytest.mark.parametrize(("deadline_s", "due_s"), [(110.0, 103.0), (101.0, 101.0)])
@@ -553,83 +558,83 @@ def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
 def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
     deadline_s: float, due_s: float, event: str
 ) -> None:
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk, deadline_s=deadline_s)
-    flight.start(100.0)
-    assert flight.tick(due_s - 0.001) == ()
-    desk.hosts = [FakeHost("A")] if event == "tick" and due_s == deadline_s else []
-    (final,) = flight.tick(due_s) if event == "tick" else flight.linked(due_s)
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker, deadline_s=deadline_s)
+    attempts.start(100.0)
+    assert attempts.tick(due_s - 0.001) == ()
+    picker.replicas = [FakeHost("A")] if event == "tick" and due_s == deadline_s else []
+    (final,) = attempts.tick(due_s) if event == "tick" else attempts.linked(due_s)
     assert isinstance(final, Failed)
-    assert isinstance(final.error, NoCandidate)
+    assert isinstance(final.error, NoEndpoint)
     assert str(final.error) == f"nobody is left (waited {due_s - 100:.1f} s for a link)"
-    assert (flight.is_waiting, flight.due_s, desk.told) == (False, math.inf, [])
-    assert flight.linked(due_s) == flight.tick(due_s) == ()
+    assert (attempts.is_waiting, attempts.due_s, picker.reported) == (False, math.inf, [])
+    assert attempts.linked(due_s) == attempts.tick(due_s) == ()
 
 
 def test_it_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
     for back_s, due_s in ((101.0, 103.0), (107.0, 107.0), (150.0, 110.0)):
-        desk = ScriptedDesk("", can_wait=True)
-        desk.back_s = back_s
-        flight = flight_at(desk)
-        flight.start(100.0)
-        assert flight.due_s == due_s
-    desk.back_s = 900.0
-    flight = flight_at(desk, deadline_s=999.0)
-    flight.start(100.0)
-    assert flight.linked(110.0) == ()
-    assert flight.due_s == 120.0
-    (final,) = flight.tick(120.0)
+        picker = ScriptedDesk("", can_wait=True)
+        picker.back_s = back_s
+        attempts = flight_at(picker)
+        attempts.start(100.0)
+        assert attempts.due_s == due_s
+    picker.back_s = 900.0
+    attempts = flight_at(picker, deadline_s=999.0)
+    attempts.start(100.0)
+    assert attempts.linked(110.0) == ()
+    assert attempts.due_s == 120.0
+    (final,) = attempts.tick(120.0)
     assert isinstance(final, Failed)
     assert str(final.error) == "nobody is left (waited 20.0 s for a link)"
 
 
 def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_new_link() -> None:
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk)
-    flight.start(100.0)
-    desk.hosts = [FakeHost("A")]
-    assert said(flight.tick(103.0)) == ["send 0 to A, 7000 ms"]
-    assert (flight.is_waiting, flight.due_s) == (False, 110.0)
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker)
+    attempts.start(100.0)
+    picker.replicas = [FakeHost("A")]
+    assert said(attempts.tick(103.0)) == ["send 0 to A, 7000 ms"]
+    assert (attempts.is_waiting, attempts.due_s) == (False, 110.0)
 
 
 def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk)
-    flight.start(100.0)
-    desk.hosts = [FakeHost("A")]
-    flight.linked(101.0)
-    desk.wait_until_s = lambda asked, now_s: now_s  # type: ignore[method-assign]  # B has no link yet
-    assert fail(flight, 0, Overloaded("full"), 101.1) == []
-    assert (flight.is_waiting, flight.due_s) == (True, 103.0)
-    desk.hosts.append(FakeHost("B"))
-    assert said(flight.linked(101.25)) == ["send 1 to B, 8750 ms"]
-    assert fail(flight, 1, Overloaded("full"), 101.3) == []
-    assert said(flight.tick(103.0)) == ["failed: overloaded"]
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker)
+    attempts.start(100.0)
+    picker.replicas = [FakeHost("A")]
+    attempts.linked(101.0)
+    picker.wait_until_s = lambda asked, now_s: now_s  # type: ignore[method-assign]  # B has no link yet
+    assert fail(attempts, 0, Overloaded("full"), 101.1) == []
+    assert (attempts.is_waiting, attempts.due_s) == (True, 103.0)
+    picker.replicas.append(FakeHost("B"))
+    assert said(attempts.linked(101.25)) == ["send 1 to B, 8750 ms"]
+    assert fail(attempts, 1, Overloaded("full"), 101.3) == []
+    assert said(attempts.tick(103.0)) == ["failed: overloaded"]
 
 
 def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
-    flight = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
-    assert said(flight.start(100.0)) == ["failed: no_candidate"]
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk)
-    flight.start(100.0)
-    desk.can_wait = False  # the link is up, and its node drains
-    assert flight.linked(101.0) == (Failed(desk.nobody),)
-    desk = ScriptedDesk("A", can_wait=True)
-    flight = started(desk)
-    assert fail(flight, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
+    attempts = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
+    assert said(attempts.start(100.0)) == ["failed: no_candidate"]
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker)
+    attempts.start(100.0)
+    picker.can_wait = False  # the link is up, and its node drains
+    assert attempts.linked(101.0) == (Failed(picker.nobody),)
+    picker = ScriptedDesk("A", can_wait=True)
+    attempts = started(picker)
+    assert fail(attempts, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
 
 
 def test_who_was_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
-    desk = ScriptedDesk("AB", can_wait=True)
-    flight = started(desk)
-    desk.linked_s = {"A": 99.0}
-    assert fail(flight, 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(flight, 1, RunFailed("crashed"), 102.0) == []  # waits for A
-    desk.linked_s = {"A": 102.5, "B": 102.5}
-    assert said(flight.linked(102.5)) == ["send 2 to A, 7500 ms"]
-    assert desk.retries == 7
-    assert fail(flight, 2, LinkLost("reset"), 103.0) == ["failed: link_lost"]  # three have run it
+    picker = ScriptedDesk("AB", can_wait=True)
+    attempts = started(picker)
+    picker.linked_s = {"A": 99.0}
+    assert fail(attempts, 0, LinkLost("reset"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(attempts, 1, RunFailed("crashed"), 102.0) == []  # waits for A
+    picker.linked_s = {"A": 102.5, "B": 102.5}
+    assert said(attempts.linked(102.5)) == ["send 2 to A, 7500 ms"]
+    assert picker.retries == 7
+    assert fail(attempts, 2, LinkLost("reset"), 103.0) == ["failed: link_lost"]  # three have run it
     unsafe = started(ScriptedDesk("A", can_wait=True), is_safe=False)
     assert fail(unsafe, 0, LinkLost("reset"), 101.0) == ["failed: link_lost"]
     poor = started(ScriptedDesk("A", can_wait=True, retries=0))
@@ -647,220 +652,222 @@ def sudden() -> LinkLost:
 
 
 def test_what_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
-    desk = ScriptedDesk("A", can_wait=True)
-    flight = started(desk)
-    assert fail(flight, 0, sudden(), 101.0) == []
-    desk.linked_s = {"A": 102.0}  # the one that replaces it
-    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
-    assert answer(flight, 1, 103.0) == ["answered by 1"]
-    assert desk.told[1:4] == ["failed A link_lost 1", "died A", "sent A"]
-    assert "unknown" not in desk.told
+    picker = ScriptedDesk("A", can_wait=True)
+    attempts = started(picker)
+    assert fail(attempts, 0, sudden(), 101.0) == []
+    picker.linked_s = {"A": 102.0}  # the one that replaces it
+    assert said(attempts.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert answer(attempts, 1, 103.0) == ["answered by 1"]
+    assert picker.reported[1:4] == ["failed A link_lost 1", "died A", "sent A"]
+    assert "unknown" not in picker.reported
 
 
 def test_who_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
     for sign_s in (101.01, math.inf):
-        desk = ScriptedDesk("AB")
-        flight = started(desk)
-        desk.alive_s = {"B": 100.9}
-        assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
-        assert (flight.is_waiting, flight.awaits_life, flight.due_s) == (True, True, 101.25)
-        assert said(flight.linked(101.005)) == []  # another node's
-        assert tick(flight, 101.2) == []
+        picker = ScriptedDesk("AB")
+        attempts = started(picker)
+        picker.alive_s = {"B": 100.9}
+        assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
+        assert (attempts.is_waiting, attempts.awaits_life, attempts.due_s) == (True, True, 101.25)
+        assert said(attempts.linked(101.005)) == []  # another node's
+        assert tick(attempts, 101.2) == []
         if sign_s < math.inf:
-            desk.alive_s = {"B": sign_s}
-            assert said(flight.linked(101.02)) == ["send 1 to B, 8980 ms"]
+            picker.alive_s = {"B": sign_s}
+            assert said(attempts.linked(101.02)) == ["send 1 to B, 8980 ms"]
         else:  # its link stands: it is busy
-            assert tick(flight, 101.25) == ["send 1 to B, 8750 ms"]
-        assert not flight.awaits_life
+            assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
+        assert not attempts.awaits_life
 
 
 def test_one_whose_link_is_lost_before_it_gives_a_sign_of_life_is_not_counted() -> None:
-    desk = ScriptedDesk("AB", can_wait=True)
-    flight = started(desk)
-    desk.alive_s = {"B": 100.9}
-    assert fail(flight, 0, sudden(), 101.0) == ["probe B"]
-    lost = desk.hosts.pop()  # killed at the same time
-    assert said(flight.linked(101.1)) == []
-    assert (flight.is_waiting, flight.awaits_life) == (True, True)
-    assert tick(flight, 101.25) == []
-    assert flight.due_s > 101.25
-    desk.hosts.append(lost)
-    desk.alive_s = {"B": 103.0}
-    assert said(flight.linked(103.0)) == ["send 1 to B, 7000 ms"]
-    assert desk.told.count("died A") == 1
-    assert "died B" not in desk.told
+    picker = ScriptedDesk("AB", can_wait=True)
+    attempts = started(picker)
+    picker.alive_s = {"B": 100.9}
+    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
+    lost = picker.replicas.pop()  # killed at the same time
+    assert said(attempts.linked(101.1)) == []
+    assert (attempts.is_waiting, attempts.awaits_life) == (True, True)
+    assert tick(attempts, 101.25) == []
+    assert attempts.due_s > 101.25
+    picker.replicas.append(lost)
+    picker.alive_s = {"B": 103.0}
+    assert said(attempts.linked(103.0)) == ["send 1 to B, 7000 ms"]
+    assert picker.reported.count("died A") == 1
+    assert "died B" not in picker.reported
 
 
 def test_a_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    assert fail(flight, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
-    desk.standing = Stand.GUILTY
-    (final,) = flight.failed(1, sudden(), 102.0)
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    assert fail(attempts, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
+    picker.standing = Stand.GUILTY
+    (final,) = attempts.failed(1, sudden(), 102.0)
     assert isinstance(final, Failed)
     assert isinstance(final.error, RequestKills)
     assert final.error.deaths == 2
-    assert desk.told[-1] == "guilty"
+    assert picker.reported[-1] == "guilty"
 
 
 def test_while_it_is_open_who_is_guilty_the_request_waits_and_may_be_cleared() -> None:
     for outcome in (Stand.FREE, Stand.GUILTY, Stand.OPEN):
-        desk = ScriptedDesk()
-        flight = flight_at(desk, deadline_s=200.0)
-        flight.start(100.0)
-        flight.failed(0, sudden(), 101.0)
-        desk.standing = Stand.OPEN
-        assert fail(flight, 1, sudden(), 102.0) == []
-        assert (flight.is_waiting, flight.due_s) == (True, 122.0)
-        assert said(flight.linked(103.0)) == []
-        desk.standing = outcome
-        desk.final_stand = Stand.FREE
+        picker = ScriptedDesk()
+        attempts = flight_at(picker, deadline_s=200.0)
+        attempts.start(100.0)
+        attempts.failed(0, sudden(), 101.0)
+        picker.standing = Stand.OPEN
+        assert fail(attempts, 1, sudden(), 102.0) == []
+        assert (attempts.is_waiting, attempts.due_s) == (True, 122.0)
+        assert said(attempts.linked(103.0)) == []
+        picker.standing = outcome
+        picker.final_stand = Stand.FREE
         if outcome is Stand.FREE:
-            assert said(flight.linked(104.0)) == ["send 2 to C, 96000 ms"]
-            assert answer(flight, 2, 105.0) == ["answered by 2"]
+            assert said(attempts.linked(104.0)) == ["send 2 to C, 96000 ms"]
+            assert answer(attempts, 2, 105.0) == ["answered by 2"]
         elif outcome is Stand.GUILTY:
-            assert said(flight.linked(104.0)) == ["failed: request_kills"]
+            assert said(attempts.linked(104.0)) == ["failed: request_kills"]
         else:
-            assert tick(flight, 121.9) == []
-            assert tick(flight, 122.0) == ["failed: link_lost"]
-            assert desk.told[-1] == "unknown"
+            assert tick(attempts, 121.9) == []
+            assert tick(attempts, 122.0) == ["failed: link_lost"]
+            assert picker.reported[-1] == "unknown"
 
 
 def test_when_no_more_can_be_known_in_time_the_evidence_decides() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    flight.failed(0, sudden(), 101.0)
-    desk.standing, desk.final_stand = Stand.OPEN, Stand.GUILTY
-    assert fail(flight, 1, sudden(), 102.0) == []
-    assert tick(flight, 110.0) == ["failed: request_kills"]
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    attempts.failed(0, sudden(), 101.0)
+    picker.standing, picker.final_stand = Stand.OPEN, Stand.GUILTY
+    assert fail(attempts, 1, sudden(), 102.0) == []
+    assert tick(attempts, 110.0) == ["failed: request_kills"]
 
 
 def test_a_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
-    desk = ScriptedDesk()
-    desk.is_huge = True
-    flight = started(desk)
-    (final,) = flight.failed(0, sudden(), 101.0)
+    picker = ScriptedDesk()
+    picker.is_huge = True
+    attempts = started(picker)
+    (final,) = attempts.failed(0, sudden(), 101.0)
     assert isinstance(final, Failed)
     assert isinstance(final.error, RequestKills)
     assert final.error.deaths == 1
-    assert desk.told[-1] == "unknown"  # one death is no proof
-    flight = started(desk)
-    assert fail(flight, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert picker.reported[-1] == "unknown"  # one death is no proof
+    attempts = started(picker)
+    assert fail(attempts, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
 def test_what_must_not_run_twice_is_not_repeated_after_a_death() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk, is_safe=False)
-    assert fail(flight, 0, sudden(), 101.0) == ["failed: link_lost"]
-    assert desk.told[1:] == ["failed A link_lost 1", "died A", "unknown"]
+    picker = ScriptedDesk()
+    attempts = started(picker, is_safe=False)
+    assert fail(attempts, 0, sudden(), 101.0) == ["failed: link_lost"]
+    assert picker.reported[1:] == ["failed A link_lost 1", "died A", "unknown"]
 
 
 def test_a_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> (
     None
 ):
-    desk = ScriptedDesk("A")
-    assert fail(started(desk), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
+    picker = ScriptedDesk("A")
+    assert fail(started(picker), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
 
 
 def test_one_attempt_whose_link_ended_for_silence_counts_as_no_run() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    tick(flight, 101.0)
-    tick(flight, 102.0)
-    tick(flight, 103.0)
-    assert (flight.attempts, flight.due_s) == (3, 110.0)
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    tick(attempts, 101.0)
+    tick(attempts, 102.0)
+    tick(attempts, 103.0)
+    assert (attempts.attempts, attempts.due_s) == (3, 110.0)
     frozen = LinkLost("silent for 6.5 s")
-    assert fail(flight, 0, frozen, 106.0) == ["send 3 to D, 4000 ms"]
-    desk.limit_s = 99.0
-    assert fail(flight, 1, frozen, 106.0) == []
-    assert fail(flight, 2, frozen, 106.0) == []
-    assert fail(flight, 3, frozen, 106.5) == ["failed: link_lost"]
+    assert fail(attempts, 0, frozen, 106.0) == ["send 3 to D, 4000 ms"]
+    picker.limit_s = 99.0
+    assert fail(attempts, 1, frozen, 106.0) == []
+    assert fail(attempts, 2, frozen, 106.0) == []
+    assert fail(attempts, 3, frozen, 106.5) == ["failed: link_lost"]
 
 
 def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
-    desk = ScriptedDesk("A", can_wait=True)
-    flight = started(desk)
-    assert fail(flight, 0, LinkLost("reset"), 101.0) == []
-    desk.linked_s = {"A": 102.0}
-    assert said(flight.linked(102.0)) == ["send 1 to A, 8000 ms"]
-    assert fail(flight, 1, LinkLost("reset"), 103.0) == []
-    assert flight.due_s == 104.0
-    desk.linked_s = {"A": 103.5}
-    assert said(flight.linked(103.5)) == ["send 2 to A, 6500 ms"]
+    picker = ScriptedDesk("A", can_wait=True)
+    attempts = started(picker)
+    assert fail(attempts, 0, LinkLost("reset"), 101.0) == []
+    picker.linked_s = {"A": 102.0}
+    assert said(attempts.linked(102.0)) == ["send 1 to A, 8000 ms"]
+    assert fail(attempts, 1, LinkLost("reset"), 103.0) == []
+    assert attempts.due_s == 104.0
+    picker.linked_s = {"A": 103.5}
+    assert said(attempts.linked(103.5)) == ["send 2 to A, 6500 ms"]
 
 
 def test_a_client_that_leaves_waits_no_more() -> None:
-    desk = ScriptedDesk("", can_wait=True)
-    flight = flight_at(desk)
-    flight.start(100.0)
-    assert flight.abandon(101.0) == ()
-    desk.hosts = [FakeHost("A")]
-    assert flight.linked(101.0) == flight.tick(110.0) == ()
-    assert (flight.is_waiting, desk.told) == (False, [])
+    picker = ScriptedDesk("", can_wait=True)
+    attempts = flight_at(picker)
+    attempts.start(100.0)
+    assert attempts.abandon(101.0) == ()
+    picker.replicas = [FakeHost("A")]
+    assert attempts.linked(101.0) == attempts.tick(110.0) == ()
+    assert (attempts.is_waiting, picker.reported) == (False, [])
 
 
 # what is bound to one node
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-def test_what_is_bound_to_a_node_that_refuses_it_is_told_to_no_other(error: CapameshError) -> None:
-    desk = ScriptedDesk()
-    flight = started(desk, is_safe=False, is_bound=True)
-    assert flight.failed(0, error, 101.0) == (Failed(error),)
-    assert desk.asked_before == [0]
+def test_what_is_bound_to_a_node_that_refuses_it_is_reported_to_no_other(
+    error: CapameshError,
+) -> None:
+    picker = ScriptedDesk()
+    attempts = started(picker, is_safe=False, is_pinned=True)
+    assert attempts.failed(0, error, 101.0) == (Failed(error),)
+    assert picker.asked_before == [0]
 
 
 # the deadline
 
 
 def test_the_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
-    desk = ScriptedDesk(hedge_delay_s=1.0)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 101.0)
-    assert flight.due_s == 110.0
-    assert flight.tick(109.999) == ()
-    final, *rest = flight.tick(110.0)
+    picker = ScriptedDesk(hedge_delay_s=1.0)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 101.0)
+    assert attempts.due_s == 110.0
+    assert attempts.tick(109.999) == ()
+    final, *rest = attempts.tick(110.0)
     assert isinstance(final, Failed)
     assert str(final.error) == (
         "no answer before the request's deadline, from 2 nodes asked; allow more time or try again later"
     )
     assert rest == [Withdraw(0), Withdraw(1)]
-    assert desk.told[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]
-    assert flight.due_s == math.inf
-    assert flight.tick(111.0) == ()
+    assert picker.reported[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]
+    assert attempts.due_s == math.inf
+    assert attempts.tick(111.0) == ()
 
 
 @pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN], ids=lambda error: error.code)
 def test_a_failure_at_the_deadline_is_not_asked_elsewhere(error: CapameshError) -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    assert fail(flight, 0, error, 110.0) == ["failed: deadline_exceeded"]
-    assert (desk.retries, desk.told) == (9, ["sent A", f"failed A {error.code} 10"])
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    assert fail(attempts, 0, error, 110.0) == ["failed: deadline_exceeded"]
+    assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 10"])
 
 
 def test_an_answer_that_comes_before_the_late_tick_is_delivered() -> None:
-    flight = started(ScriptedDesk())
-    assert answer(flight, 0, 110.5) == ["answered by 0"]
+    attempts = started(ScriptedDesk())
+    assert answer(attempts, 0, 110.5) == ["answered by 0"]
 
 
 # the hedge
 
 
 def test_a_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    assert flight.due_s == 100.5
-    assert flight.tick(100.25) == ()
-    assert tick(flight, 100.5) == ["send 1 to B, 9500 ms"]
-    assert flight.due_s == 110.0
-    assert answer(flight, 1, 100.75) == ["answered by 1", "withdraw 0"]
-    assert desk.told == [
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert attempts.due_s == 100.5
+    assert attempts.tick(100.25) == ()
+    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
+    assert attempts.due_s == 110.0
+    assert answer(attempts, 1, 100.75) == ["answered by 1", "withdraw 0"]
+    assert picker.reported == [
         "sent A",
         "sent B",
         "answered B 0.25 0.25 1500",
         "withdrawn A 0.75",
     ]
-    assert (desk.hedges, desk.retries) == (8, 9)
+    assert (picker.hedges, picker.retries) == (8, 9)
 
 
 @pytest.mark.parametrize(
@@ -870,104 +877,104 @@ def test_a_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None
 def test_no_hedge_for_what_must_not_or_shall_not_or_cannot_be(
     is_safe: bool, is_hedged: bool, delay_s: float | None
 ) -> None:
-    desk = ScriptedDesk(hedge_delay_s=delay_s)
-    flight = started(desk, is_safe=is_safe, is_hedged=is_hedged)
-    assert flight.due_s == 110.0
-    assert flight.tick(105.0) == ()
-    assert desk.hedges == 9
+    picker = ScriptedDesk(hedge_delay_s=delay_s)
+    attempts = started(picker, is_safe=is_safe, is_hedged=is_hedged)
+    assert attempts.due_s == 110.0
+    assert attempts.tick(105.0) == ()
+    assert picker.hedges == 9
 
 
 def test_a_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
-    desk = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    assert flight.tick(100.5) == ()
-    assert flight.due_s == 110.0
-    assert fail(flight, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert flight.due_s == 110.0
-    assert desk.hedges == -1
+    picker = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert attempts.tick(100.5) == ()
+    assert attempts.due_s == 110.0
+    assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert attempts.due_s == 110.0
+    assert picker.hedges == -1
 
 
 def test_with_nobody_else_there_is_no_hedge_and_no_error() -> None:
-    desk = ScriptedDesk("A", hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    assert flight.tick(100.5) == ()
-    assert flight.due_s == 110.0
-    assert answer(flight, 0, 101.0) == ["answered by 0"]
+    picker = ScriptedDesk("A", hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert attempts.tick(100.5) == ()
+    assert attempts.due_s == 110.0
+    assert answer(attempts, 0, 101.0) == ["answered by 0"]
 
 
 def test_a_hedge_counts_as_an_attempt() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True, max_attempts=1)
-    assert flight.tick(100.5) == ()
-    assert desk.hedges == 9
-    flight = started(desk, is_hedged=True, max_attempts=2)
-    assert len(flight.tick(100.5)) == 1
-    assert fail(flight, 0, LinkLost("gone"), 101.0) == []
-    assert fail(flight, 1, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True, max_attempts=1)
+    assert attempts.tick(100.5) == ()
+    assert picker.hedges == 9
+    attempts = started(picker, is_hedged=True, max_attempts=2)
+    assert len(attempts.tick(100.5)) == 1
+    assert fail(attempts, 0, LinkLost("gone"), 101.0) == []
+    assert fail(attempts, 1, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
 
 
 @pytest.mark.parametrize(("loser", "winner"), [(0, 1), (1, 0)])
 def test_a_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    assert fail(flight, loser, LinkLost("gone"), 101.0) == []
-    assert (desk.retries, flight.due_s) == (9, 110.0)
-    assert answer(flight, winner, 102.0) == [f"answered by {winner}"]
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    assert fail(attempts, loser, LinkLost("gone"), 101.0) == []
+    assert (picker.retries, attempts.due_s) == (9, 110.0)
+    assert answer(attempts, winner, 102.0) == [f"answered by {winner}"]
 
 
 def test_when_both_of_two_fail_a_third_is_asked() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    fail(flight, 1, LinkLost("gone"), 101.0)
-    assert fail(flight, 0, LinkLost("gone"), 102.0) == ["send 2 to C, 8000 ms"]
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    fail(attempts, 1, LinkLost("gone"), 101.0)
+    assert fail(attempts, 0, LinkLost("gone"), 102.0) == ["send 2 to C, 8000 ms"]
 
 
 def test_a_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_is_replaced() -> (
     None
 ):
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    assert fail(flight, 1, Draining("leaving"), 101.0) == ["send 2 to C, 9000 ms"]
-    assert fail(flight, 2, Overloaded("full"), 101.0) == []
-    assert answer(flight, 0, 102.0) == ["answered by 0"]
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    assert fail(attempts, 1, Draining("leaving"), 101.0) == ["send 2 to C, 9000 ms"]
+    assert fail(attempts, 2, Overloaded("full"), 101.0) == []
+    assert answer(attempts, 0, 102.0) == ["answered by 0"]
 
 
 def test_a_retry_alone_under_way_may_be_hedged_with_a_clock_of_its_own() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    assert len(fail(flight, 0, LinkLost("gone"), 100.25)) == 1
-    assert flight.due_s == 100.75
-    assert tick(flight, 100.75) == ["send 2 to C, 9250 ms"]
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert len(fail(attempts, 0, LinkLost("gone"), 100.25)) == 1
+    assert attempts.due_s == 100.75
+    assert tick(attempts, 100.75) == ["send 2 to C, 9250 ms"]
 
 
 def test_no_hedge_once_too_many_nodes_were_full() -> None:
-    desk = ScriptedDesk(hedge_delay_s=5.0, first_byte_limit_s=1.0)
-    flight = started(desk, is_hedged=True, max_refusals=0)
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(flight, 1, Overloaded("full"), 101.5) == []
-    assert flight.due_s == 106.5
-    assert flight.tick(106.5) == ()
-    assert (desk.hedges, flight.due_s) == (9, 110.0)
-    assert fail(flight, 0, LinkLost("gone"), 107.0) == ["failed: link_lost"]
-    assert desk.retries == 8
+    picker = ScriptedDesk(hedge_delay_s=5.0, first_byte_limit_s=1.0)
+    attempts = started(picker, is_hedged=True, max_refusals=0)
+    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
+    assert fail(attempts, 1, Overloaded("full"), 101.5) == []
+    assert attempts.due_s == 106.5
+    assert attempts.tick(106.5) == ()
+    assert (picker.hedges, attempts.due_s) == (9, 110.0)
+    assert fail(attempts, 0, LinkLost("gone"), 107.0) == ["failed: link_lost"]
+    assert picker.retries == 8
 
 
 # silence
 
 
-def test_a_silent_attempt_is_told_of_once_and_another_asked_while_it_may_still_answer() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=0.5)
-    flight = started(desk)
-    assert flight.due_s == 100.5
-    assert tick(flight, 100.5) == ["send 1 to B, 9500 ms"]
-    assert flight.due_s == 101.0
-    assert desk.told == ["sent A", "silent A 0.5", "sent B"]
-    assert answer(flight, 0, 100.75) == ["answered by 0", "withdraw 1"]
-    assert desk.told[3:] == ["answered A 0.75 0.25 1500", "withdrawn B 0.25"]
-    assert desk.retries == 8
+def test_a_silent_attempt_is_reported_of_once_and_another_asked_while_it_may_still_answer() -> None:
+    picker = ScriptedDesk(first_byte_limit_s=0.5)
+    attempts = started(picker)
+    assert attempts.due_s == 100.5
+    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
+    assert attempts.due_s == 101.0
+    assert picker.reported == ["sent A", "silent A 0.5", "sent B"]
+    assert answer(attempts, 0, 100.75) == ["answered by 0", "withdraw 1"]
+    assert picker.reported[3:] == ["answered A 0.75 0.25 1500", "withdrawn B 0.25"]
+    assert picker.retries == 8
 
 
 @pytest.mark.parametrize(
@@ -976,151 +983,151 @@ def test_a_silent_attempt_is_told_of_once_and_another_asked_while_it_may_still_a
 def test_where_nothing_can_be_done_about_silence_it_waits_until_the_deadline(
     is_safe: bool, retries: int, names: str
 ) -> None:
-    desk = ScriptedDesk(names, retries=retries, first_byte_limit_s=0.5)
-    flight = started(desk, is_safe=is_safe)
-    assert flight.tick(100.5) == ()
-    assert flight.due_s == 110.0
-    assert desk.told == ["sent A", "silent A 0.5"]
-    assert desk.retries == retries - is_safe
-    assert tick(flight, 110.0) == ["failed: deadline_exceeded", "withdraw 0"]
+    picker = ScriptedDesk(names, retries=retries, first_byte_limit_s=0.5)
+    attempts = started(picker, is_safe=is_safe)
+    assert attempts.tick(100.5) == ()
+    assert attempts.due_s == 110.0
+    assert picker.reported == ["sent A", "silent A 0.5"]
+    assert picker.retries == retries - is_safe
+    assert tick(attempts, 110.0) == ["failed: deadline_exceeded", "withdraw 0"]
 
 
 def test_the_attempts_bound_silent_nodes_too() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
-    assert tick(flight, 102.0) == ["send 2 to C, 8000 ms"]
-    assert tick(flight, 103.0) == []
-    assert (desk.retries, flight.due_s) == (7, 110.0)
-    assert answer(flight, 1, 104.0) == ["answered by 1", "withdraw 0", "withdraw 2"]
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
+    assert tick(attempts, 102.0) == ["send 2 to C, 8000 ms"]
+    assert tick(attempts, 103.0) == []
+    assert (picker.retries, attempts.due_s) == (7, 110.0)
+    assert answer(attempts, 1, 104.0) == ["answered by 1", "withdraw 0", "withdraw 2"]
 
 
 def test_a_silent_attempt_is_no_reason_not_to_retry_another_s_failure() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    tick(flight, 101.0)
-    assert fail(flight, 1, LinkLost("gone"), 101.5) == ["send 2 to C, 8500 ms"]
-    assert fail(flight, 2, LinkLost("gone"), 101.75) == []  # A may still answer
-    assert answer(flight, 0, 109.0) == ["answered by 0"]
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    tick(attempts, 101.0)
+    assert fail(attempts, 1, LinkLost("gone"), 101.5) == ["send 2 to C, 8500 ms"]
+    assert fail(attempts, 2, LinkLost("gone"), 101.75) == []  # A may still answer
+    assert answer(attempts, 0, 109.0) == ["answered by 0"]
 
 
 def test_silence_while_a_hedge_may_still_answer_asks_nobody_more() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    assert tick(flight, 101.0) == []
-    assert (desk.retries, desk.told[2:]) == (9, ["silent A 1"])
-    assert tick(flight, 101.5) == ["send 2 to C, 8500 ms"]
-    assert desk.told[3:] == ["silent B 1", "sent C"]
+    picker = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    assert tick(attempts, 101.0) == []
+    assert (picker.retries, picker.reported[2:]) == (9, ["silent A 1"])
+    assert tick(attempts, 101.5) == ["send 2 to C, 8500 ms"]
+    assert picker.reported[3:] == ["silent B 1", "sent C"]
 
 
 def test_a_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    assert tick(flight, 103.0) == ["send 2 to C, 7000 ms"]
-    assert desk.told[2:] == ["silent A 3", "silent B 2.5", "sent C"]
-    assert desk.retries == 8
+    picker = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    assert tick(attempts, 103.0) == ["send 2 to C, 7000 ms"]
+    assert picker.reported[2:] == ["silent A 3", "silent B 2.5", "sent C"]
+    assert picker.retries == 8
 
 
 def test_a_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> None:
-    desk = ScriptedDesk(hedge_delay_s=2.0, first_byte_limit_s=1.0)
-    flight = started(desk, is_hedged=True)
-    desk.limit_s = 1e9
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
-    assert flight.due_s == 110.0
-    assert fail(flight, 0, LinkLost("gone"), 102.0) == []
-    assert flight.due_s == 104.0
-    assert tick(flight, 104.0) == ["send 2 to C, 6000 ms"]
+    picker = ScriptedDesk(hedge_delay_s=2.0, first_byte_limit_s=1.0)
+    attempts = started(picker, is_hedged=True)
+    picker.limit_s = 1e9
+    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
+    assert attempts.due_s == 110.0
+    assert fail(attempts, 0, LinkLost("gone"), 102.0) == []
+    assert attempts.due_s == 104.0
+    assert tick(attempts, 104.0) == ["send 2 to C, 6000 ms"]
 
 
 def test_a_silent_attempt_without_a_retry_may_be_hedged() -> None:
-    desk = ScriptedDesk(retries=0, hedge_delay_s=2.0, first_byte_limit_s=1.0)
-    flight = started(desk, is_hedged=True)
-    assert flight.tick(101.0) == ()
-    assert flight.due_s == 102.0
-    assert tick(flight, 102.0) == ["send 1 to B, 8000 ms"]
+    picker = ScriptedDesk(retries=0, hedge_delay_s=2.0, first_byte_limit_s=1.0)
+    attempts = started(picker, is_hedged=True)
+    assert attempts.tick(101.0) == ()
+    assert attempts.due_s == 102.0
+    assert tick(attempts, 102.0) == ["send 1 to B, 8000 ms"]
 
 
 def test_a_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    desk.answered_s["A"] = 100.5
-    desk.limit_s = 3.0
-    assert tick(flight, 101.0) == []
-    assert (flight.due_s, desk.told) == (103.0, ["sent A"])
-    assert desk.remaining_s == [10.0, 10.0]  # the deadline's part in it is what it was at sending
-    assert tick(flight, 103.0) == ["send 1 to B, 7000 ms"]  # none since
-    assert desk.told[1:] == ["silent A 3", "sent B"]
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    picker.answered_s["A"] = 100.5
+    picker.limit_s = 3.0
+    assert tick(attempts, 101.0) == []
+    assert (attempts.due_s, picker.reported) == (103.0, ["sent A"])
+    assert picker.remaining_s == [10.0, 10.0]  # the deadline's part in it is what it was at sending
+    assert tick(attempts, 103.0) == ["send 1 to B, 7000 ms"]  # none since
+    assert picker.reported[1:] == ["silent A 3", "sent B"]
 
 
 def test_a_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    desk.answered_s["A"] = 100.5
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
-    assert desk.told == ["sent A", "silent A 1", "sent B"]
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    picker.answered_s["A"] = 100.5
+    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
+    assert picker.reported == ["sent A", "silent A 1", "sent B"]
 
 
 def test_answers_from_before_it_was_sent_say_nothing_of_a_node() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    flight = started(desk)
-    desk.answered_s["A"] = 100.0
-    desk.limit_s = 3.0
-    assert tick(flight, 101.0) == ["send 1 to B, 9000 ms"]
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    attempts = started(picker)
+    picker.answered_s["A"] = 100.0
+    picker.limit_s = 3.0
+    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
 
 
 # the end
 
 
 def test_a_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    assert said(flight.abandon(101.0)) == ["withdraw 0", "withdraw 1"]
-    assert desk.told[2:] == ["left A", "withdrawn A 1", "left B", "withdrawn B 0.5"]
-    assert flight.due_s == math.inf
-    assert flight.abandon(102.0) == ()
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    assert said(attempts.abandon(101.0)) == ["withdraw 0", "withdraw 1"]
+    assert picker.reported[2:] == ["left A", "withdrawn A 1", "left B", "withdrawn B 0.5"]
+    assert attempts.due_s == math.inf
+    assert attempts.abandon(102.0) == ()
 
 
 def test_what_comes_after_the_end_is_ignored_and_counted_nowhere() -> None:
-    desk = ScriptedDesk(hedge_delay_s=0.5)
-    flight = started(desk, is_hedged=True)
-    tick(flight, 100.5)
-    answer(flight, 1, 101.0)
-    told, retries, hedges = list(desk.told), desk.retries, desk.hedges
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    tick(attempts, 100.5)
+    answer(attempts, 1, 101.0)
+    reported, retries, hedges = list(picker.reported), picker.retries, picker.hedges
     for attempt in (0, 1):
-        assert answer(flight, attempt, 102.0) == []
+        assert answer(attempts, attempt, 102.0) == []
         for error in (*REFUSALS, *UNKNOWN, *FINAL):
-            assert fail(flight, attempt, error, 102.0) == []
-    assert tick(flight, 200.0) == []
-    assert said(flight.abandon(200.0)) == []
-    assert (desk.told, desk.retries, desk.hedges) == (told, retries, hedges)
+            assert fail(attempts, attempt, error, 102.0) == []
+    assert tick(attempts, 200.0) == []
+    assert said(attempts.abandon(200.0)) == []
+    assert (picker.reported, picker.retries, picker.hedges) == (reported, retries, hedges)
 
 
 def test_an_attempt_that_failed_cannot_answer_any_more() -> None:
-    desk = ScriptedDesk()
-    flight = started(desk)
-    fail(flight, 0, LinkLost("gone"), 101.0)
-    assert answer(flight, 0, 101.0) == []
-    assert fail(flight, 0, LinkLost("gone"), 101.0) == []
-    assert desk.told == ["sent A", "failed A link_lost 1", "sent B"]
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    fail(attempts, 0, LinkLost("gone"), 101.0)
+    assert answer(attempts, 0, 101.0) == []
+    assert fail(attempts, 0, LinkLost("gone"), 101.0) == []
+    assert picker.reported == ["sent A", "failed A link_lost 1", "sent B"]
 
 
 def test_explain_tells_what_became_of_each_attempt() -> None:
-    desk = ScriptedDesk(first_byte_limit_s=1.0)
-    a, b, c = desk.hosts[:3]
-    flight = started(desk)
-    fail(flight, 0, Overloaded("8 of 8 in flight"), 100.5)
-    tick(flight, 101.5)
-    assert flight.explain() == (
+    picker = ScriptedDesk(first_byte_limit_s=1.0)
+    a, b, c = picker.replicas[:3]
+    attempts = started(picker)
+    fail(attempts, 0, Overloaded("8 of 8 in flight"), 100.5)
+    tick(attempts, 101.5)
+    assert attempts.explain() == (
         AttemptRecord(a, 100.0, 100.5, "overloaded: 8 of 8 in flight"),
         AttemptRecord(b, 100.5, None, "silent, under way"),
         AttemptRecord(c, 101.5, None, "under way"),
     )
-    assert repr(flight) == "Flight(3 attempts, 2 under way)"
-    answer(flight, 2, 102.0)
-    assert flight.explain()[1:] == (
+    assert repr(attempts) == "RequestAttempts(3 attempts, 2 under way)"
+    answer(attempts, 2, 102.0)
+    assert attempts.explain()[1:] == (
         AttemptRecord(b, 100.5, 102.0, "silent, withdrawn"),
         AttemptRecord(c, 101.5, 102.0, "answered"),
     )
@@ -1136,98 +1143,100 @@ def test_actions_are_values() -> None:
 
 
 class CountingDesk(ScriptedDesk):
-    """Counts like the balancer, and objects to a host that is asked twice or ended twice."""
+    """Counts like the balancer, and objects to a replica that is asked twice or ended twice."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__(
-            "ABCDEFGHIJKL"[: chance.randint(0, 12)],
-            retries=chance.choice([0, 1, 9]),
-            hedges=chance.choice([0, 1, 9]),
-            opinions=chance.choice([0, 1, 9]),
-            can_wait=chance.random() < 0.5,
+            "ABCDEFGHIJKL"[: rng.randint(0, 12)],
+            retries=rng.choice([0, 1, 9]),
+            hedges=rng.choice([0, 1, 9]),
+            opinions=rng.choice([0, 1, 9]),
+            can_wait=rng.random() < 0.5,
         )
-        self.chance = chance
+        self.rng = rng
         self.rif: dict[FakeHost, int] = {}
         self.silents: set[FakeHost] = set()
         self.deaths = 0
-        self.is_told = False
+        self.is_reported = False
         self.lost: set[FakeHost] = set()
 
-    def sent(self, host: FakeHost, now_s: float) -> None:
-        assert host not in self.rif or host in self.lost, f"{host} is asked twice over one link"
-        self.lost.discard(host)
-        self.silents.discard(host)
-        self.rif[host] = 1
+    def sent(self, replica: FakeHost, now_s: float) -> None:
+        assert replica not in self.rif or replica in self.lost, (
+            f"{replica} is asked twice over one link"
+        )
+        self.lost.discard(replica)
+        self.silents.discard(replica)
+        self.rif[replica] = 1
 
-    def _ended(self, host: FakeHost) -> None:
-        assert self.rif[host] == 1, f"{host} ended twice"
-        self.rif[host] = 0
+    def _ended(self, replica: FakeHost) -> None:
+        assert self.rif[replica] == 1, f"{replica} ended twice"
+        self.rif[replica] = 0
 
-    def answered(self, host: FakeHost, *_: object) -> None:
-        self._ended(host)
+    def answered(self, replica: FakeHost, *_: object) -> None:
+        self._ended(replica)
 
-    def failed(self, host: FakeHost, error: CapameshError, *_: object) -> None:
-        self._ended(host)
+    def failed(self, replica: FakeHost, error: CapameshError, *_: object) -> None:
+        self._ended(replica)
         if isinstance(error, LinkLost):
-            self.lost.add(host)
+            self.lost.add(replica)
 
-    def withdrawn(self, host: FakeHost, *_: object) -> None:
-        self._ended(host)
+    def withdrawn(self, replica: FakeHost, *_: object) -> None:
+        self._ended(replica)
 
-    def silent(self, host: FakeHost, *_: object) -> None:
-        assert self.rif[host] == 1, f"{host} is silent and not under way"
-        assert host not in self.silents, f"{host} is silent twice"
-        self.silents.add(host)
+    def silent(self, replica: FakeHost, *_: object) -> None:
+        assert self.rif[replica] == 1, f"{replica} is silent and not under way"
+        assert replica not in self.silents, f"{replica} is silent twice"
+        self.silents.add(replica)
 
     def hedge_delay_s(self, now_s: float) -> float | None:
-        return self.chance.choice([None, 0.0, 0.3, 2.0])
+        return self.rng.choice([None, 0.0, 0.3, 2.0])
 
-    def first_byte_limit_s(self, host: FakeHost, remaining_s: float, now_s: float) -> float:
-        return self.chance.choice([0.0, 0.5, 3.0, 1e9])
+    def first_byte_limit_s(self, replica: FakeHost, remaining_s: float, now_s: float) -> float:
+        return self.rng.choice([0.0, 0.5, 3.0, 1e9])
 
-    def has_answered(self, host: FakeHost, since_s: float) -> bool:
-        return self.chance.random() < 0.3
+    def has_answered(self, replica: FakeHost, since_s: float) -> bool:
+        return self.rng.random() < 0.3
 
-    def died(self, host: FakeHost, now_s: float) -> None:
+    def died(self, replica: FakeHost, now_s: float) -> None:
         self.deaths += 1
 
     def stand(self, *, is_final: bool = False) -> Stand:
         assert self.deaths
-        assert not self.is_told
-        self.standing = self.chance.choice(list(Stand)) if self.deaths > 1 else Stand.FREE
+        assert not self.is_reported
+        self.standing = self.rng.choice(list(Stand)) if self.deaths > 1 else Stand.FREE
         return self.standing
 
-    def is_far_above_usual(self, host: FakeHost) -> bool:
-        return self.chance.random() < 0.1
+    def is_far_above_usual(self, replica: FakeHost) -> bool:
+        return self.rng.random() < 0.1
 
     def ended(self, *, is_guilty: bool) -> None:
         assert self.deaths
-        assert not self.is_told, "its end is told twice"
+        assert not self.is_reported, "its end is told twice"
         assert not is_guilty or self.standing is Stand.GUILTY
-        self.is_told = True
+        self.is_reported = True
 
-    def is_alive(self, host: FakeHost, since_s: float) -> bool:
-        return since_s == -math.inf or self.chance.random() < 0.5
+    def is_alive(self, replica: FakeHost, since_s: float) -> bool:
+        return since_s == -math.inf or self.rng.random() < 0.5
 
-    def left(self, host: FakeHost, now_s: float) -> None:
-        assert self.rif[host] == 1
+    def left(self, replica: FakeHost, now_s: float) -> None:
+        assert self.rif[replica] == 1
 
 
 class Observed:
-    """A flight and what its actions add up to; checks the laws at each step."""
+    """A request and what its actions add up to; checks the laws at each step."""
 
     def __init__(self, seed: int) -> None:
-        chance = random.Random(seed)
-        self.desk = CountingDesk(chance)
-        self.is_safe = chance.random() < 0.7
-        self.max_attempts = chance.randint(1, 4)
-        self.max_refusals = chance.randint(0, 4)
-        self.deadline_s = chance.choice([0.0, 1.0, 6.0, 30.0])
-        self.flight = flight_at(
-            self.desk,
+        rng = random.Random(seed)
+        self.picker = CountingDesk(rng)
+        self.is_safe = rng.random() < 0.7
+        self.max_attempts = rng.randint(1, 4)
+        self.max_refusals = rng.randint(0, 4)
+        self.deadline_s = rng.choice([0.0, 1.0, 6.0, 30.0])
+        self.attempts = flight_at(
+            self.picker,
             deadline_s=self.deadline_s,
             is_safe=self.is_safe,
-            is_hedged=chance.random() < 0.7,
+            is_hedged=rng.random() < 0.7,
             max_attempts=self.max_attempts,
             max_refusals=self.max_refusals,
         )
@@ -1252,27 +1261,27 @@ class Observed:
                     self.sends += 1
                     self.under_way.add(attempt)
                 case Probe():
-                    assert self.flight.awaits_life
-                    assert self.desk.deaths
+                    assert self.attempts.awaits_life
+                    assert self.picker.deaths
                 case Withdraw(attempt):
                     self.under_way.remove(attempt)
                 case Answered() | Failed():
                     assert not self.finals
                     self.finals += 1
-        assert sum(self.desk.rif.values()) == len(self.under_way)
+        assert sum(self.picker.rif.values()) == len(self.under_way)
         assert self.sends - self.passed_by <= self.max_attempts + 1  # one whose link was silent
         if not self.is_safe:
             assert len(self.under_way) <= 1
         if self.is_over:
-            assert (self.under_way, self.flight.due_s) == (set(), math.inf)
+            assert (self.under_way, self.attempts.due_s) == (set(), math.inf)
         else:
-            assert bool(self.under_way) != self.flight.is_waiting
-            assert self.flight.due_s <= self.deadline_s
+            assert bool(self.under_way) != self.attempts.is_waiting
+            assert self.attempts.due_s <= self.deadline_s
 
     def answered(self, attempt: int, now_s: float) -> None:
         was_awaited = attempt in self.under_way
         self.under_way.discard(attempt)
-        actions = self.flight.answered(attempt, LOAD, 0.0, 1, now_s)
+        actions = self.attempts.answered(attempt, LOAD, 0.0, 1, now_s)
         assert actions[:1] == ((Answered(attempt),) if was_awaited else ())
         self.see(actions, now_s)
 
@@ -1283,20 +1292,20 @@ class Observed:
             self.passed_by += type(error) in {Overloaded, Draining, ModelUnavailable} or isinstance(
                 error, ModelNotFound
             )
-            self.see(self.flight.failed(attempt, error, now_s), now_s)
+            self.see(self.attempts.failed(attempt, error, now_s), now_s)
         else:
-            assert self.flight.failed(attempt, error, now_s) == ()
+            assert self.attempts.failed(attempt, error, now_s) == ()
 
     def linked(self, now_s: float) -> None:
         """A node, or none that hosts the model, has a new link."""
-        for host in self.desk.hosts:
-            if self.desk.chance.random() < 0.5:
-                self.desk.linked_s[host.name] = now_s
-        self.see(self.flight.linked(now_s), now_s)
+        for replica in self.picker.replicas:
+            if self.picker.rng.random() < 0.5:
+                self.picker.linked_s[replica.name] = now_s
+        self.see(self.attempts.linked(now_s), now_s)
 
     def abandon(self, now_s: float) -> None:
         was_over = self.is_over
-        actions = self.flight.abandon(now_s)
+        actions = self.attempts.abandon(now_s)
         assert all(isinstance(action, Withdraw) for action in actions)
         assert not (was_over and actions)
         self.is_abandoned = True
@@ -1326,17 +1335,17 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
 ) -> None:
     seen = Observed(seed)
     now_s = 0.0
-    seen.see(seen.flight.start(now_s), now_s)
+    seen.see(seen.attempts.start(now_s), now_s)
     for (event, attempt, error), wait_s in script:
         now_s += wait_s
-        if event == "due" and seen.flight.due_s < math.inf:
-            now_s = max(now_s, seen.flight.due_s)
+        if event == "due" and seen.attempts.due_s < math.inf:
+            now_s = max(now_s, seen.attempts.due_s)
         if event in {"due", "tick"}:
-            was_due = now_s >= seen.flight.due_s
-            actions = seen.flight.tick(now_s)
+            was_due = now_s >= seen.attempts.due_s
+            actions = seen.attempts.tick(now_s)
             assert was_due or actions == ()
             seen.see(actions, now_s)
-            assert seen.flight.due_s > now_s or math.isclose(seen.flight.due_s, now_s)
+            assert seen.attempts.due_s > now_s or math.isclose(seen.attempts.due_s, now_s)
         elif event == "abandon":
             seen.abandon(now_s)
         elif event == "linked":
@@ -1353,32 +1362,32 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
         for _ in range(50):
             if seen.is_over:
                 break
-            now_s = max(now_s, seen.flight.due_s)
-            seen.see(seen.flight.tick(now_s), now_s)
+            now_s = max(now_s, seen.attempts.due_s)
+            seen.see(seen.attempts.tick(now_s), now_s)
     assert seen.finals + (seen.is_abandoned and not seen.finals) == 1
-    assert set(seen.desk.rif.values()) <= {0}
-    assert all(record.ended_s is not None for record in seen.flight.explain())
-    assert seen.sends == seen.flight.attempts >= len(seen.desk.rif)
-    assert not seen.flight.is_waiting
+    assert set(seen.picker.rif.values()) <= {0}
+    assert all(record.ended_s is not None for record in seen.attempts.explain())
+    assert seen.sends == seen.attempts.attempts >= len(seen.picker.rif)
+    assert not seen.attempts.is_waiting
     assert seen.sends <= seen.max_attempts + seen.passed_by + 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(REFUSALS), max_size=12), st.integers(0, 4), st.integers(0, 12))
 def test_a_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_than_allowed(
-    errors: list[CapameshError], max_refusals: int, hosts: int
+    errors: list[CapameshError], max_refusals: int, replicas: int
 ) -> None:
-    desk = ScriptedDesk("ABCDEFGHIJKL"[:hosts])
-    flight = flight_at(desk, max_refusals=max_refusals)
-    actions = flight.start(100.0)
+    picker = ScriptedDesk("ABCDEFGHIJKL"[:replicas])
+    attempts = flight_at(picker, max_refusals=max_refusals)
+    actions = attempts.start(100.0)
     overloads = 0
     for error in [*errors, *[Overloaded("full")] * 12]:
         if not isinstance(actions[0], Send):
             break
         overloads += isinstance(error, Overloaded)
-        actions = flight.failed(actions[0].attempt, error, 100.0)
+        actions = attempts.failed(actions[0].attempt, error, 100.0)
         assert len(actions) == 1
     assert isinstance(actions[0], Failed)
-    assert overloads == max_refusals + 1 or flight.attempts == hosts
+    assert overloads == max_refusals + 1 or attempts.attempts == replicas
     assert overloads <= max_refusals + 1
-    assert desk.retries == 9
+    assert picker.retries == 9

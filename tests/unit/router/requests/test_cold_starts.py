@@ -39,7 +39,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Changed
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import ControlAction, ControlCall, SequenceMark, decode_call
-from capamesh.protocol.links.link import Answer, Asker
+from capamesh.protocol.links.link import Answer, ResponseHandler
 from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S
 from capamesh.router.fleet.absent_models import AbsentModels
@@ -53,7 +53,7 @@ from capamesh.router.requests.cold_starts import (
     PATIENCE_S,
     SETTLED_S,
 )
-from capamesh.router.requests.routing import NO_WISHES
+from capamesh.router.requests.routing import NO_OPTIONS
 
 AWAY = ModelState.UNLOADED
 
@@ -64,10 +64,10 @@ class NodeLink(FakeLink):
     def __init__(self, *script: Reply, **more: Any) -> None:
         super().__init__(*script, **more)
         self.wants: list[ControlCall] = []
-        self.askers: list[Asker] = []
+        self.askers: list[ResponseHandler] = []
         self.given_up = 0
 
-    def ask(self, meta: bytes, body: Sequence[Any], asker: Asker) -> int:
+    def ask(self, meta: bytes, body: Sequence[Any], asker: ResponseHandler) -> int:
         if body:
             return super().ask(meta, body, asker)
         wanted, _ = decode_call(meta, memoryview(b""), Limits())
@@ -108,8 +108,8 @@ class Cold(Fleet):
     def away_at(self, peer: str, models: Sequence[ModelOffer], invite: str = "") -> NodeLink:
         """Add a node that keeps what it is asked to load."""
         self.node(peer, models=models, invite=invite or peer)
-        self.nodes[peer] = link = NodeLink(candidate=self.candidates[-1])
-        self.candidates[-1].link = link  # type: ignore[assignment]
+        self.nodes[peer] = link = NodeLink(endpoint=self.endpoints[-1])
+        self.endpoints[-1].link = link  # type: ignore[assignment]
         return link
 
     def says(self, peer: str, state: ModelState) -> None:
@@ -132,11 +132,11 @@ class Cold(Fleet):
         return {peer: len(link.wants) for peer, link in self.nodes.items() if link.wants}
 
     async def _ask(self, model: str, allowed_s: float) -> str:
-        outcome = await self.routing.infer(call(model), NO_WISHES, self.clock() + allowed_s)
-        return str(outcome.host.candidate.peer)
+        outcome = await self.routing.infer(call(model), NO_OPTIONS, self.clock() + allowed_s)
+        return str(outcome.replica.endpoint.peer)
 
 
-async def turns() -> None:
+async def supervisor() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -145,15 +145,15 @@ async def turns() -> None:
 async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_then() -> None:
     fleet = Cold("AB")
     asked = [fleet.ask() for _ in range(5)]
-    await turns()
+    await supervisor()
     (link,) = [link for link in fleet.nodes.values() if link.wants]
     assert link.wants == [ControlCall(ControlAction.WANT, offer().name, offer().version)]
     await asyncio.sleep(3.0)
     assert not any(task.done() for task in asked)
     link.loaded()
-    await turns()
-    fleet.says(str(link.candidate.peer) if link.candidate else "", ModelState.READY)
-    assert await asyncio.gather(*asked) == [link.candidate.peer] * 5 if link.candidate else False
+    await supervisor()
+    fleet.says(str(link.endpoint.peer) if link.endpoint else "", ModelState.READY)
+    assert await asyncio.gather(*asked) == [link.endpoint.peer] * 5 if link.endpoint else False
     assert sum(len(each.wants) for each in fleet.nodes.values()) == 1
     assert fleet.counts == {}
 
@@ -173,7 +173,7 @@ async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> Non
     fleet = Cold()
     step = call()._replace(sequence=SequenceMark("s"))
     with pytest.raises(ModelUnavailable):
-        await fleet.routing.infer(step, NO_WISHES, fleet.clock() + 30)
+        await fleet.routing.infer(step, NO_OPTIONS, fleet.clock() + 30)
     assert fleet.nodes["A"].wants == []
 
 
@@ -181,10 +181,10 @@ async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> Non
 async def test_where_one_node_cannot_the_next_is_asked() -> None:
     fleet = Cold("AB")
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     first, second = sorted(fleet.nodes.values(), key=lambda link: -len(link.wants))
     first.failed(ModelUnavailable("an operator is unknown"))
-    await turns()
+    await supervisor()
     assert len(second.wants) == 1
     second.failed(LinkLost("killed"))
     with pytest.raises(ModelUnavailable, match=r"no room.* cannot be loaded for this request: "):
@@ -194,10 +194,10 @@ async def test_where_one_node_cannot_the_next_is_asked() -> None:
     assert refused.value.retry_after_s == FIRST_REST_S
     await asyncio.sleep(FIRST_REST_S)
     again = fleet.ask()
-    await turns()
+    await supervisor()
     assert len(first.wants) + len(second.wants) == 3
     again.cancel()
-    await turns()
+    await supervisor()
     assert fleet.counts == {}
 
 
@@ -205,14 +205,14 @@ async def test_where_one_node_cannot_the_next_is_asked() -> None:
 async def test_a_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
     fleet = Cold()
     patient, hasty = fleet.ask(allowed_s=30.0), fleet.ask(allowed_s=3.0)
-    await turns()
+    await supervisor()
     link = fleet.nodes["A"]
     link.failed(Overloaded("others are in use", 4.0))
     with pytest.raises(
         ModelUnavailable, match="cannot be loaded for this request: others are in use"
-    ) as told:
+    ) as reported:
         await hasty
-    assert told.value.retry_after_s == pytest.approx(4.0)
+    assert reported.value.retry_after_s == pytest.approx(4.0)
     await asyncio.sleep(3.9)
     assert len(link.wants) == 1
     await asyncio.sleep(0.2)
@@ -240,13 +240,13 @@ async def test_a_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> Non
 @in_virtual_time
 async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_one() -> None:
     fleet = Cold()
-    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
     asked = fleet.ask()
     await asyncio.sleep(5 * LOOK_AGAIN_S)
     assert fleet.nodes["A"].wants == []
-    fleet.candidates[0].link = link
+    fleet.endpoints[0].link = link
     fleet.routing.reached(PeerId("A"))
-    await turns()
+    await supervisor()
     assert len(fleet.nodes["A"].wants) == 1
     fleet.says("A", ModelState.READY)
     assert await asked == "A"
@@ -256,9 +256,9 @@ async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_o
 async def test_who_leaves_waits_no_more_and_the_load_goes_on() -> None:
     fleet = Cold()
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     asked.cancel()
-    await turns()
+    await supervisor()
     assert fleet.counts == {}
     assert fleet.nodes["A"].given_up == 0
     fleet.nodes["A"].loaded()
@@ -271,7 +271,7 @@ async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time
     names = [f"m{at}" for at in range(40)]
     fleet = Cold("ABCDEFGHIJ", *names)
     asked = [fleet.ask(name, allowed_s=5.0) for name in names for _ in range(3)]
-    await turns()
+    await supervisor()
     assert sum(len(link.wants) for link in fleet.nodes.values()) == MAX_LOADS
     assert max(len(link.wants) for link in fleet.nodes.values()) == 1
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
@@ -282,7 +282,7 @@ async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time
 @in_virtual_time
 async def test_a_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
     fleet = Cold()
-    ended = linked(fleet.candidates[0])
+    ended = linked(fleet.endpoints[0])
     ended.refusal = LinkLost("it has just ended")
     with pytest.raises(ModelUnavailable, match="it has just ended"):
         await fleet.ask(allowed_s=0.5)
@@ -304,17 +304,17 @@ async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_
     versions = [other(str(number)) for number in range(900, 950)]
     evil = fleet.away_at("X", [other("1"), *versions], invite="evil")
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     assert set(fleet.asked()) <= {"A", "B"}
     assert fleet.asked() != {}
     named = fleet.routing.infer(
-        call()._replace(version=ModelVersion("1")), NO_WISHES, fleet.clock() + 1.0
+        call()._replace(version=ModelVersion("1")), NO_OPTIONS, fleet.clock() + 1.0
     )
     with pytest.raises(ModelUnavailable):
         await named
     assert evil.wants == []
     asked.cancel()
-    await turns()
+    await supervisor()
     assert fleet.counts == {}
 
 
@@ -329,7 +329,7 @@ async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invit
     honest = fleet.away_at("A", models, invite="honest")
     for name in fleet.names:
         first = fleet.ask(name, allowed_s=100.0)
-        await turns()
+        await supervisor()
         if name == "m":
             assert fleet.asked() == {"X": 1}
             if answers:
@@ -349,7 +349,7 @@ async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invit
 async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
     fleet = Cold("A", "m", "n")
     asked = fleet.ask("m")
-    await turns()
+    await supervisor()
     fleet.nodes["A"].loaded()
     await asyncio.sleep(SETTLED_S / 2)
     assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting, WantedLoads(1 under way")
@@ -369,7 +369,7 @@ class Claimed(Cold):
 
     async def load(self, peer: str) -> None:
         """Let a node load what it was asked for."""
-        await turns()
+        await supervisor()
         self.nodes[peer].loaded()
         self.says(peer, ModelState.READY)
 
@@ -419,7 +419,7 @@ async def test_what_may_not_run_twice_is_not_run_again_and_the_next_request_wait
     with pytest.raises(RunFailed, match="half way"):
         await fleet.ask()
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     assert fleet.asked() == {"A": 1}
     asked.cancel()
 
@@ -455,7 +455,7 @@ async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_reque
     None
 ):
     fleet = Claimed("A", echo)
-    fleet.candidates[-1].link = None
+    fleet.endpoints[-1].link = None
     first = fleet.ask()
     await asyncio.sleep(MAX_WAIT_S - 0.1)
     assert fleet.asked() == {}
@@ -470,12 +470,12 @@ async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_reque
 async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
     fleet = Claimed("A", echo)
     assert await fleet.ask() == "X"
-    fleet.balancer.linked(fleet.candidates[-1], fleet.clock())
+    fleet.balancer.linked(fleet.endpoints[-1], fleet.clock())
     fleet.evil.end()
-    fleet.balancer.unlinked(fleet.candidates[-1], fleet.clock())
+    fleet.balancer.unlinked(fleet.endpoints[-1], fleet.clock())
     await asyncio.sleep(BACK_SOON_S - 0.1)
     early = fleet.ask()
-    await turns()
+    await supervisor()
     assert fleet.asked() == {}
     await asyncio.sleep(0.2)
     late = fleet.ask()
@@ -488,7 +488,7 @@ async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_i
 async def test_a_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
     fleet = Claimed("A", echo)
     assert await fleet.ask() == "X"
-    fleet.hosts[0].health.eject(fleet.clock())
+    fleet.replicas[0].health.eject(fleet.clock())
     asked = fleet.ask()
     await fleet.load("A")
     assert await asked == "A"
@@ -504,12 +504,12 @@ async def test_who_says_to_load_it_again_counts_only_if_it_has_answered_within_a
         assert await fleet.ask() == "X"
     fleet.says("X", ModelState.LOADING)
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     assert fleet.asked() == ({} if has_answered else {"A": 1})
     asked.cancel()
     await asyncio.sleep(PROVEN_S)
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     assert fleet.asked() == {"A": 1}
     asked.cancel()
 
@@ -528,7 +528,7 @@ async def test_one_failure_of_a_node_that_answers_has_nothing_loaded_elsewhere()
 async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), failing(RunFailed("still not")), echo)
     first = fleet.ask()
-    await turns()
+    await supervisor()
     fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
     with pytest.raises(RunFailed, match="no"):
         await first
@@ -542,9 +542,9 @@ async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() 
 async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_model() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     first = fleet.ask()
-    await turns()
+    await supervisor()
     second = fleet.ask()
-    await turns()
+    await supervisor()
     fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
     with pytest.raises(RunFailed, match="no"):
         await first
@@ -555,11 +555,11 @@ async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_m
 @in_virtual_time
 async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
-    link, fleet.candidates[0].link = fleet.candidates[0].link, None
+    link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
     first = fleet.ask(allowed_s=5.0)
-    await turns()
+    await supervisor()
     assert await fleet.ask() == "X"
-    fleet.candidates[0].link = link
+    fleet.endpoints[0].link = link
     fleet.routing.reached(PeerId("A"))
     assert await first == "X"  # it answers now
     assert fleet.asked() == {}
@@ -569,10 +569,10 @@ async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
 async def test_who_leaves_after_a_failure_waits_no_more() -> None:
     fleet = Claimed("A", failing(RunFailed("no")))
     asked = fleet.ask()
-    await turns()
+    await supervisor()
     assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting")
     asked.cancel()
-    await turns()
+    await supervisor()
     assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting")
     assert fleet.counts == {}
 
@@ -584,7 +584,7 @@ async def test_who_leaves_after_a_failure_waits_no_more() -> None:
 async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a_link() -> None:
     fleet = Cold("A", "m", "n", "o")
     asked = [fleet.ask(name) for name in "mmn" for _ in range(MAX_OF_MODEL)]
-    await turns()
+    await supervisor()
     assert len(fleet.balancer.links) == 0
     refused = [task for task in asked if task.done()]
     assert len(refused) == 3 * MAX_OF_MODEL - MAX_WAITING
@@ -605,7 +605,7 @@ async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
 ) -> None:
     fleet = Cold("A", "m", "n")
     asked = [fleet.ask("m") for _ in range(MAX_OF_MODEL)]
-    await turns()
+    await supervisor()
     looked: list[ModelName] = []
     started: list[int] = []
     unloaded, start = AbsentModels.unloaded, fleet.routing._start

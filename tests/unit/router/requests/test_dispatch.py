@@ -46,7 +46,7 @@ from capamesh.protocol.errors import (
     LocalError,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     PeerError,
     ProtocolViolation,
@@ -64,7 +64,7 @@ from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.served_model import Terms
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.dispatch import Outcome
 from capamesh.router.resilience.health import CircuitState, Health
@@ -77,7 +77,7 @@ UNKNOWN = [
     RunFailed("crashed"),
     ProtocolViolation("odd"),
     PeerError("?"),
-    NoCandidate("a router said that?"),
+    NoEndpoint("a router said that?"),
 ]
 FINAL = [InvalidRequest("bad"), TooLarge("big")]
 UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
@@ -93,13 +93,13 @@ def code(error: CapameshError) -> str:
 def infer(
     fleet: Fleet, asked: InferCall | None = None, allowed_s: float = 30.0, **named: Any
 ) -> Coroutine[Any, Any, Outcome]:
-    """Dispatch a request as `Routing` does, without its gate."""
+    """Dispatch a request as `Routing` does, without its controller."""
     asked = asked or call("m", "1")
-    traffic = fleet.traffic()
-    shape = RequestShape(asked.model, traffic.version, 8, "", asked.sequence is not None)
+    served = fleet.served()
+    shape = RequestShape(asked.model, served.version, 8, "", asked.sequence is not None)
     deadline_s = fleet.clock() + allowed_s
-    desk = traffic.desk(ANYWHERE, shape, deadline_s)
-    return fleet.dispatch.infer(asked, traffic, desk, deadline_s, **named)
+    picker = served.picker(ANYWHERE, shape, deadline_s)
+    return fleet.dispatch.infer(asked, served, picker, deadline_s, **named)
 
 
 def begin(fleet: Fleet, **named: Any) -> asyncio.Task[Outcome]:
@@ -108,13 +108,13 @@ def begin(fleet: Fleet, **named: Any) -> asyncio.Task[Outcome]:
 
 def learn(fleet: Fleet, usual_s: float = 0.01) -> None:
     """Let the model have answered 20 requests in `usual_s`, so that it is known when one is slow."""
-    traffic = fleet.traffic()
+    served = fleet.served()
     for _ in range(20):
-        traffic.window.add(usual_s, fleet.clock())
-        traffic.hedging.sent(fleet.clock())
+        served.window.add(usual_s, fleet.clock())
+        served.hedging.sent(fleet.clock())
 
 
-async def turns(count: int = 1) -> None:
+async def supervisor(count: int = 1) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -126,11 +126,11 @@ async def turns(count: int = 1) -> None:
 async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
     fleet = Fleet([echo])
     outcome = await infer(fleet)
-    (host,) = fleet.hosts
-    assert (outcome.host, outcome.attempts) == (host, 1)
+    (replica,) = fleet.replicas
+    assert (outcome.replica, outcome.attempts) == (replica, 1)
     assert (outcome.answer.version, outcome.answer.outputs) == ("1", (fp32("y", [1, 2]),))
-    assert host.load == LoadReport(1, 0, 8, 9, 10, 0)
-    assert (host.candidate.answered, host.candidate.failed) == (1, 0)
+    assert replica.load == LoadReport(1, 0, 8, 9, 10, 0)
+    assert (replica.endpoint.answered, replica.endpoint.failed) == (1, 0)
     assert fleet.in_order.shapes == [RequestShape("m", "1", 8)]
     assert fleet.counts == {}
 
@@ -145,11 +145,13 @@ async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> N
         order.append("caller")
 
     task = asyncio.create_task(caller())
-    await turns()
+    await supervisor()
     asyncio.get_running_loop().call_soon(fleet.links[0].asks[0].echo)
-    await turns()  # the answer arrives; whoever is woken by it comes before what is asked for later
+    await (
+        supervisor()
+    )  # the answer arrives; whoever is woken by it comes before what is asked for later
     asyncio.get_running_loop().call_soon(order.append, "a turn later")
-    await turns(2)
+    await supervisor(2)
     assert order == ["caller", "a turn later"]
     await task
 
@@ -158,7 +160,7 @@ async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> N
 async def test_the_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
     fleet = Fleet([hang])
     task = begin(fleet)
-    await turns()
+    await supervisor()
     assert fleet.counts == UNUSUAL
     assert fleet.links[0].asks[0].echo()
     assert fleet.counts == {}  # in the answer's own turn
@@ -176,7 +178,7 @@ async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None
 @in_virtual_time
 async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
     fleet = Fleet([echo])
-    fleet.candidates[0].network.rtt_s = 1.0
+    fleet.endpoints[0].network.rtt_s = 1.0
     await infer(fleet)
     assert fleet.links[0].budgets_ms == [29_500]
 
@@ -188,11 +190,11 @@ async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
 @in_virtual_time
 async def test_a_refusal_moves_on_without_a_token_and_is_no_failure(error: CapameshError) -> None:
     fleet = Fleet([failing(error)], [failing(error)], [failing(error)], [echo])
-    tokens = fleet.traffic().budget.balance(0.0)
+    tokens = fleet.served().budget.balance(0.0)
     assert (await infer(fleet)).attempts == 4
     assert fleet.asked == [1, 1, 1, 1]
-    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2  # what a first attempt brings in
-    assert [candidate.failed for candidate in fleet.candidates] == [0] * 4
+    assert fleet.served().budget.balance(0.0) == tokens + 0.2  # what a first attempt brings in
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [0] * 4
     assert fleet.counts == {}
 
 
@@ -214,11 +216,11 @@ async def test_a_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
     error: CapameshError,
 ) -> None:
     fleet = Fleet([failing(error)], [failing(error)], [echo], [echo])
-    tokens = fleet.traffic().budget.balance(0.0)
+    tokens = fleet.served().budget.balance(0.0)
     assert (await infer(fleet)).attempts == 3
     assert fleet.asked == [1, 1, 1, 0]
-    assert fleet.traffic().budget.balance(0.0) == pytest.approx(tokens + 0.2 - 2)
-    assert [candidate.failed for candidate in fleet.candidates] == [1, 1, 0, 0]
+    assert fleet.served().budget.balance(0.0) == pytest.approx(tokens + 0.2 - 2)
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [1, 1, 0, 0]
     assert fleet.counts == {}
 
 
@@ -236,7 +238,7 @@ async def test_the_third_failure_of_unknown_outcome_is_the_answer(error: Capames
 @in_virtual_time
 async def test_without_a_token_there_is_no_retry() -> None:
     fleet = Fleet([failing(RunFailed("crashed"))], [echo])
-    while fleet.traffic().budget.try_withdraw(0.0):
+    while fleet.served().budget.try_withdraw(0.0):
         pass
     with pytest.raises(RunFailed):
         await infer(fleet)
@@ -262,8 +264,8 @@ async def test_the_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_nei
         await infer(fleet)
     assert caught.value is error
     assert fleet.asked == [1, 1, 0]
-    assert [host.health.is_full for host in fleet.hosts] == [True] * 3
-    assert [candidate.failed for candidate in fleet.candidates] == [0] * 3
+    assert [replica.health.is_full for replica in fleet.replicas] == [True] * 3
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [0] * 3
     assert fleet.counts == {}
 
 
@@ -271,13 +273,13 @@ async def test_the_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_nei
 async def test_callers_who_are_wrong_take_no_retry_from_those_who_are_not() -> None:
     bad = failing(InvalidRequest("bad"))
     fleet = Fleet([bad], [bad])
-    budget = fleet.traffic().budget
+    budget = fleet.served().budget
     for _ in range(200):
         with pytest.raises(InvalidRequest):
             await infer(fleet)
     assert budget.balance(fleet.clock()) >= RETRIES.reserve
     assert fleet.asked == [200, MOST]
-    assert all(host.health.is_full for host in fleet.hosts)
+    assert all(replica.health.is_full for replica in fleet.replicas)
 
 
 @in_virtual_time
@@ -307,7 +309,7 @@ async def test_a_gray_node_fails_no_right_request_after_many_wrong_ones() -> Non
     fleet.links[1]._script = [echo]
     for _ in range(100):
         await infer(fleet)
-        fleet.hosts[0].health = Health()  # or it would be asked no more
+        fleet.replicas[0].health = Health()  # or it would be asked no more
     assert fleet.asked == [300, 100]
 
 
@@ -315,14 +317,14 @@ async def test_a_gray_node_fails_no_right_request_after_many_wrong_ones() -> Non
 async def test_a_node_that_was_proved_wrong_of_late_is_doubted_whatever_that_costs() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
     await infer(fleet)
-    while fleet.traffic()._opinions.try_take(0.0):
+    while fleet.served()._opinions.try_take(0.0):
         pass
     for waited_s, is_doubted in ((59.0, True), (120.0, False)):
         await asyncio.sleep(waited_s)
-        while fleet.traffic()._opinions.try_take(fleet.clock()):
+        while fleet.served()._opinions.try_take(fleet.clock()):
             pass
-        fleet.hosts[0].health = Health()
-        fleet.candidates[0].health = Health()
+        fleet.replicas[0].health = Health()
+        fleet.endpoints[0].health = Health()
         if is_doubted:
             await infer(fleet)
         else:
@@ -343,7 +345,7 @@ async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
         await asyncio.sleep(0.02)
     is_refusal = isinstance(error, ModelNotFound)  # left alone for half a second each time
     assert 0 < fleet.asked[0] < (20 if is_refusal else 10)
-    assert fleet.candidates[0].failed == (0 if is_refusal else fleet.asked[0])
+    assert fleet.endpoints[0].failed == (0 if is_refusal else fleet.asked[0])
     await asyncio.sleep(1.0)
     assert fleet.counts == {}
 
@@ -351,12 +353,12 @@ async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
 @in_virtual_time
 async def test_a_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> None:
     fleet = Fleet([failing(DeadlineExceeded("it waited too long"))], [echo])
-    fleet.hosts[0].told(LoadReport(4, 3, 8, 0, 100_000, 0, 100_000), 0.0)
+    fleet.replicas[0].reported(LoadReport(4, 3, 8, 0, 100_000, 0, 100_000), 0.0)
     with pytest.raises(DeadlineExceeded, match="it waited too long"):
         await infer(fleet, allowed_s=0.2)
     assert fleet.asked == [1, 0]
-    assert fleet.hosts[0].health.is_full
-    assert fleet.candidates[0].failed == 0
+    assert fleet.replicas[0].health.is_full
+    assert fleet.endpoints[0].failed == 0
 
 
 @pytest.mark.parametrize("wire", ["local_error", "config_error", "model_invalid", "error", "news"])
@@ -364,7 +366,7 @@ async def test_a_node_that_says_late_when_two_of_its_runs_are_left_is_right() ->
 async def test_what_is_local_to_a_node_is_a_failed_node_to_the_router(wire: str) -> None:
     fleet = Fleet([failing(from_wire(wire, "its disk is full"))], [echo])
     assert (await infer(fleet)).attempts == 2
-    assert [candidate.failed for candidate in fleet.candidates] == [1, 0]
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [1, 0]
 
 
 GARBAGE = [
@@ -382,7 +384,7 @@ GARBAGE = [
 async def test_an_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
     fleet = Fleet([reply], [echo])
     assert (await infer(fleet)).attempts == 2
-    (bad, _) = fleet.candidates
+    (bad, _) = fleet.endpoints
     assert (bad.answered, bad.failed) == (0, 1)
     assert bad.health.state(0.0) is CircuitState.INHIBITED
     assert bad.health.reason.startswith("protocol_violation: ")
@@ -399,12 +401,12 @@ async def test_an_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
 
 def unlink(fleet: Fleet) -> None:
     """The link goes between the choice and the sending, as when another request's failure ended it."""
-    host = fleet.hosts[0]
+    replica = fleet.replicas[0]
     sent = fleet.in_order.sent
 
     def gone(to: Any, now_s: float) -> None:
-        if to is host:
-            host.candidate.link = None
+        if to is replica:
+            replica.endpoint.link = None
         sent(to, now_s)
 
     fleet.in_order.sent = gone  # type: ignore[method-assign]
@@ -427,14 +429,14 @@ async def test_what_could_not_be_sent_goes_elsewhere_without_a_token(
     if is_sequence and prevent is refuse_full:
         return  # a full link is a full node to a sequence: see below
     fleet = Fleet([echo], [echo])
-    fleet.traffic()
+    fleet.served()
     prevent(fleet)
-    tokens = fleet.traffic().budget.balance(0.0)
+    tokens = fleet.served().budget.balance(0.0)
     asked = call("m", "1")._replace(sequence=SequenceMark(1) if is_sequence else None)
     outcome = await infer(fleet, asked)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
     assert fleet.asked == [0, 1]
-    assert fleet.traffic().budget.balance(0.0) == tokens + 0.2
+    assert fleet.served().budget.balance(0.0) == tokens + 0.2
     assert fleet.counts == {}
 
 
@@ -465,8 +467,8 @@ async def test_what_only_one_node_does_not_take_goes_to_another_and_counts_again
     fleet = Fleet([echo], [echo])
     fleet.links[0].refusal = PeerError("a message of 24 bytes; this peer takes 1 at most")
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
-    assert fleet.hosts[0].candidate.failed == 1
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
+    assert fleet.replicas[0].endpoint.failed == 1
     assert fleet.counts == {}
 
 
@@ -488,9 +490,9 @@ async def test_an_answer_that_is_not_what_its_node_advertises_is_another_node_s_
 ) -> None:
     fleet = Fleet([answering(bad)], [echo])
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
-    assert fleet.hosts[0].candidate.failed == 1
-    assert not fleet.hosts[0].candidate.health.may_send(0.0)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
+    assert fleet.replicas[0].endpoint.failed == 1
+    assert not fleet.replicas[0].endpoint.health.may_send(0.0)
     assert fleet.counts == {}
 
 
@@ -504,10 +506,10 @@ async def test_an_output_that_a_node_advertises_and_does_not_give_is_the_node_s_
 @in_virtual_time
 async def test_a_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_sent_it() -> None:
     fleet = Fleet([echo], [echo])
-    first = fleet.hosts[0]
+    first = fleet.replicas[0]
     first.offer = replace(first.offer, outputs=())
     outcome = await infer(fleet, call("m", "1", "y"))
-    assert (outcome.host, fleet.asked) == (fleet.hosts[1], [0, 1])
+    assert (outcome.replica, fleet.asked) == (fleet.replicas[1], [0, 1])
 
 
 @in_virtual_time
@@ -528,7 +530,7 @@ async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in
 ):
     fleet = Fleet([hang], [hang])
     tasks = [begin(fleet) for _ in range(5)]
-    await turns()
+    await supervisor()
     assert fleet.asked == [5, 0]
     fleet.links[0].end()
     assert fleet.asked == [5, 5]  # asked before `end` returned
@@ -537,7 +539,7 @@ async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in
     for ask in fleet.links[1].asks:
         assert ask.echo()
     assert [(await task).attempts for task in tasks] == [2] * 5
-    assert fleet.candidates[0].failed == 5
+    assert fleet.endpoints[0].failed == 5
     assert fleet.counts == {}
     text = fleet.telemetry.exposition().decode()
     assert 'capamesh_attempts_failed_total{code="link_lost",model="m"} 5.0' in text
@@ -549,7 +551,7 @@ async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_an
     fleet.node("A", hang, models=(idempotent_not(offer()),))
     fleet.node("B", echo)
     task = begin(fleet)
-    await turns()
+    await supervisor()
     fleet.links[0].end()
     with pytest.raises(LinkLost):
         await task
@@ -558,7 +560,7 @@ async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_an
 
 
 @in_virtual_time
-async def test_an_asker_that_was_withdrawn_and_is_told_all_the_same_says_nothing() -> None:
+async def test_an_asker_that_was_withdrawn_and_is_reported_all_the_same_says_nothing() -> None:
     fleet = Fleet([hang], [hang])
     learn(fleet)
     task = begin(fleet)
@@ -566,12 +568,12 @@ async def test_an_asker_that_was_withdrawn_and_is_told_all_the_same_says_nothing
     assert fleet.asked == [1, 1]
     asker = next(iter(fleet.links[0].waiting.values()))
     assert fleet.links[1].asks[0].echo()
-    before = fleet.telemetry.exposition(), fleet.candidates[0].failed
+    before = fleet.telemetry.exposition(), fleet.endpoints[0].failed
     asker.failed(LinkLost("the link ended in that very call"))
     asker.answered(answer_of("1", fp32("y", [9, 9])))
     assert (await task).answer.outputs == (fp32("y", [1, 2]),)
     asker.failed(LinkLost("or later"))
-    assert (before[1], fleet.candidates[0].answered) == (0, 0)
+    assert (before[1], fleet.endpoints[0].answered) == (0, 0)
     assert b"link_lost" not in fleet.telemetry.exposition()
     assert fleet.counts == {}
 
@@ -587,7 +589,7 @@ async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_wi
     fleet = Fleet([hang], [hang])
     learn(fleet)
     task = begin(fleet)
-    await turns()
+    await supervisor()
     await asyncio.sleep(0.008)
     assert fleet.asked == [1, 0]
     await asyncio.sleep(0.007)
@@ -598,8 +600,8 @@ async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_wi
     assert fleet.links[winner].withdrawn == []
     assert not fleet.links[1 - winner].asks[0].echo()
     outcome = await task
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[winner], 2)
-    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[winner], 2)
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [0, 0]
     assert fleet.counts == {}
 
 
@@ -619,7 +621,7 @@ async def test_a_hedge_s_failure_leaves_the_first_to_answer() -> None:
     fleet = Fleet([after(0.04, echo)], [failing(RunFailed("crashed"))], [echo])
     learn(fleet)
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[0], 2)
     assert fleet.asked == [1, 1, 0]
     assert fleet.counts == {}
 
@@ -629,13 +631,13 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
     fleet = Fleet([hang], [echo], terms=ALONE)
     learn(fleet)
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 2)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
     assert 0.05 <= fleet.clock() < 0.06
-    silent = fleet.candidates[0]
+    silent = fleet.endpoints[0]
     assert silent.health.state(fleet.clock()) is CircuitState.INHIBITED
     assert silent.health.reason == "silent for 50 ms"
     assert fleet.links[0].asks[0].ended == "withdrawn"
-    assert (await infer(fleet)).host is fleet.hosts[1]
+    assert (await infer(fleet)).replica is fleet.replicas[1]
     assert fleet.asked == [1, 2]
     assert fleet.counts == {}
 
@@ -644,10 +646,10 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
 async def test_a_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
     fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], terms=ALONE)
     learn(fleet)
-    slow = fleet.hosts[0]
+    slow = fleet.replicas[0]
     slow.offer = replace(slow.offer, row_us=10_000_000)
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[2], 3)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[2], 3)
     assert fleet.clock() == pytest.approx(0.06)
     assert fleet.counts == {}
 
@@ -659,11 +661,11 @@ async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_ha
     fleet.links[0].load_reply = telling(LoadReport(1, 0, 8, 9, 10, 0))
     task = begin(fleet)
     await asyncio.sleep(0.01)
-    fleet.prober.ask([fleet.hosts[0]])
+    fleet.prober.ask([fleet.replicas[0]])
     await task
     now_s = fleet.clock()
-    assert fleet.candidates[0].health.state(now_s) is CircuitState.CLOSED
-    assert fleet.hosts[0].health.state(now_s) is CircuitState.INHIBITED
+    assert fleet.endpoints[0].health.state(now_s) is CircuitState.CLOSED
+    assert fleet.replicas[0].health.state(now_s) is CircuitState.INHIBITED
 
 
 @in_virtual_time
@@ -671,7 +673,7 @@ async def test_a_silent_node_s_late_answer_still_wins() -> None:
     fleet = Fleet([after(0.1, echo)], [hang], terms=ALONE)
     learn(fleet)
     outcome = await infer(fleet)
-    assert (outcome.host, outcome.attempts) == (fleet.hosts[0], 2)
+    assert (outcome.replica, outcome.attempts) == (fleet.replicas[0], 2)
     assert fleet.clock() == pytest.approx(0.1)
     assert fleet.links[1].asks[0].ended == "withdrawn"
     assert fleet.counts == {}
@@ -713,7 +715,7 @@ async def test_a_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
         await task
     assert [link.asks[0].ended for link in fleet.links] == ["withdrawn", "withdrawn"]
     assert not fleet.links[0].asks[0].echo()
-    assert [candidate.failed for candidate in fleet.candidates] == [0, 0]
+    assert [endpoint.failed for endpoint in fleet.endpoints] == [0, 0]
     assert fleet.counts == {}
     await asyncio.sleep(60)  # no timer is left that asks anybody
     assert fleet.asked == [1, 1]
@@ -728,7 +730,7 @@ async def test_a_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_s
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     fleet = Fleet([hang])
     task = begin(fleet)
-    await turns()
+    await supervisor()
     (ask,) = fleet.links[0].asks
     assert ask.fail(InvalidRequest("bad")) if is_failure else ask.echo()
     task.cancel()
@@ -741,16 +743,16 @@ async def test_a_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_s
 
 
 @in_virtual_time
-async def test_hosts_that_cannot_be_reached_are_not_the_same_as_no_hosts() -> None:
+async def test_replicas_that_cannot_be_reached_are_not_the_same_as_no_replicas() -> None:
     fleet = Fleet([echo], [echo])
-    for candidate in fleet.candidates:
-        candidate.link = None
-    with pytest.raises(NoCandidate, match=r"no node that has it can be reached now \(2 of 2: no l"):
+    for endpoint in fleet.endpoints:
+        endpoint.link = None
+    with pytest.raises(NoEndpoint, match=r"no node that has it can be reached now \(2 of 2: no l"):
         await infer(fleet)
     assert fleet.clock() == 3.0
     assert fleet.counts == {}
     with pytest.raises(ModelNotFound, match="model 'm' has no version '7'; its versions: 1"):
-        fleet.traffic("7")
+        fleet.served("7")
 
 
 # without a link
@@ -764,7 +766,7 @@ async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_whic
     for link in list(fleet.links):
         link.end("the router was frozen")
     tasks = [begin(fleet) for _ in range(3)]
-    await turns()
+    await supervisor()
     assert fleet.counts == {"waiting": 3}
     await asyncio.sleep(0.05)
     relinked = fleet.relink(1, echo)
@@ -772,7 +774,7 @@ async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_whic
     assert fleet.counts["hosts"] == 3
     for task in tasks:
         outcome = await task
-        assert (outcome.host, outcome.attempts) == (fleet.hosts[1], 1)
+        assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 1)
     assert fleet.clock() == 0.05
     assert fleet.counts == {}
 
@@ -794,18 +796,20 @@ async def test_a_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -
 async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_link() -> None:
     fleet = Fleet()
     fleet.view.apply([Joined(advert("V"))])
-    fleet.view.visit(Candidate(PeerId("V"), "dialled-in-1"))
-    visitor = fleet.view.candidates_of(PeerId("V"))[0]
-    desk = fleet.traffic().desk(ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0)
+    fleet.view.visit(Endpoint(PeerId("V"), "dialled-in-1"))
+    visitor = fleet.view.endpoints_of(PeerId("V"))[0]
+    picker = fleet.served().picker(
+        ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0
+    )
     fleet.view.leave(visitor)
-    task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.traffic(), desk, 30.0))
-    await turns()
+    task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.served(), picker, 30.0))
+    await supervisor()
     assert fleet.counts == {"waiting": 1}
-    again = Candidate(PeerId("V"), "dialled-in-2")
+    again = Endpoint(PeerId("V"), "dialled-in-2")
     linked(again, echo)
     fleet.view.visit(again)
     fleet.balancer.linked(again, fleet.clock())
-    assert (await task).host.candidate is again
+    assert (await task).replica.endpoint is again
     assert fleet.counts == {}
 
 
@@ -815,7 +819,7 @@ async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> No
     fleet.links[0].end("killed")
     for allowed_s, waited_s in ((30.0, 3.0), (0.5, 0.5)):
         began_s = fleet.clock()
-        with pytest.raises(NoCandidate, match=rf"no link.*\(waited {waited_s} s for a link\)"):
+        with pytest.raises(NoEndpoint, match=rf"no link.*\(waited {waited_s} s for a link\)"):
             await infer(fleet, allowed_s=allowed_s)
         assert fleet.clock() - began_s == pytest.approx(waited_s)
     assert fleet.counts == {}
@@ -828,19 +832,19 @@ async def test_while_a_link_was_lost_of_late_its_node_is_waited_for_as_long_as_a
     fleet = Fleet([echo])
     await asyncio.sleep(100.0)
     fleet.links[0].end("killed")
-    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    fleet.balancer.unlinked(fleet.endpoints[0], fleet.clock())
     task = begin(fleet)
     await asyncio.sleep(12.0)
     late = begin(fleet)
-    await turns()
+    await supervisor()
     assert fleet.counts == {"waiting": 2}
     fleet.relink(0, echo)
     assert [(await each).attempts for each in (task, late)] == [1, 1]
     fleet.links[-1].end("killed")
-    fleet.balancer.unlinked(fleet.candidates[0], fleet.clock())
+    fleet.balancer.unlinked(fleet.endpoints[0], fleet.clock())
     for waited_s in (20.0, 3.0):  # which is long enough, and not begun again by each request
         began_s = fleet.clock()
-        with pytest.raises(NoCandidate, match=rf"waited {waited_s} s for a link"):
+        with pytest.raises(NoEndpoint, match=rf"waited {waited_s} s for a link"):
             await infer(fleet)
         assert fleet.clock() - began_s == pytest.approx(waited_s)
 
@@ -875,7 +879,7 @@ async def test_a_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
     fleet.links[0].end("reset")
     unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800", is_start=True))
     tasks = [begin(fleet), begin(fleet, asked=unpackable), begin(fleet)]
-    await turns()
+    await supervisor()
     fleet.relink(0, echo)
     await asyncio.wait(tasks)
     assert [type(task.exception()) for task in tasks] == [type(None), LocalError, type(None)]
@@ -888,12 +892,12 @@ async def test_only_so_many_wait_for_a_link_and_the_others_fail_at_once() -> Non
     fleet = Fleet([echo])
     fleet.links[0].end("killed")
     tasks = [begin(fleet) for _ in range(MAX_WAITING + 2)]
-    await turns(2)
+    await supervisor(2)
     assert fleet.counts == {"waiting": MAX_WAITING}
     assert [task.done() for task in tasks].count(True) == 2
     fleet.relink(0, echo)
     await asyncio.wait(tasks)
-    assert [type(task.exception()) for task in tasks].count(NoCandidate) == 2
+    assert [type(task.exception()) for task in tasks].count(NoEndpoint) == 2
     assert fleet.counts == {}
 
 
@@ -902,7 +906,7 @@ async def test_a_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_beh
     fleet = Fleet([echo])
     fleet.links[0].end("reset")
     task = begin(fleet)
-    await turns()
+    await supervisor()
     task.cancel()
     await asyncio.wait([task])
     assert fleet.counts == {}
@@ -915,15 +919,15 @@ async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_ar
 ):
     fleet = Fleet([echo])
     fleet.links[0].end("reset")
-    fleet.candidates[0].health.hold(CircuitState.HELD_OPEN)
-    with pytest.raises(NoCandidate):
+    fleet.endpoints[0].health.hold(CircuitState.FORCED_OPEN)
+    with pytest.raises(NoEndpoint):
         await infer(fleet)
-    fleet.candidates[0].health.hold(None)
-    fleet.candidates[0].is_draining = True
-    with pytest.raises(NoCandidate):
+    fleet.endpoints[0].health.hold(None)
+    fleet.endpoints[0].is_draining = True
+    with pytest.raises(NoEndpoint):
         await infer(fleet)
-    fleet.candidates[0].is_draining = False
-    with pytest.raises(NoCandidate):
+    fleet.endpoints[0].is_draining = False
+    with pytest.raises(NoEndpoint):
         await infer(fleet, is_copy=True)
     assert fleet.clock() == 0.0
 
@@ -931,16 +935,16 @@ async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_ar
 @in_virtual_time
 async def test_a_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answered() -> None:
     fleet = Fleet([hang])
-    told: list[str] = []
+    reported: list[str] = []
     tasks = [begin(fleet) for _ in range(3)]
-    await turns()
-    fleet.candidates[0].retire(lambda: told.append("idle"))
-    with pytest.raises(NoCandidate):
+    await supervisor()
+    fleet.endpoints[0].retire(lambda: reported.append("idle"))
+    with pytest.raises(NoEndpoint):
         await infer(fleet)
     for ask in fleet.links[0].asks:
-        assert told == []
+        assert reported == []
         ask.echo()
-    assert told == ["idle"]
+    assert reported == ["idle"]
     assert [(await task).attempts for task in tasks] == [1, 1, 1]
 
 
@@ -1019,7 +1023,9 @@ async def test_a_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_s
 
 
 @in_virtual_time
-async def test_a_sequence_that_a_node_has_lost_is_told_as_lost_and_a_mistake_as_a_mistake() -> None:
+async def test_a_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_as_a_mistake() -> (
+    None
+):
     unknown = failing(SequenceUnknown("it has not started here"))
     fleet = Fleet([echo, unknown, unknown, echo, echo, unknown])
     step = call("m", "1")._replace(sequence=SequenceMark(7))
@@ -1032,7 +1038,7 @@ async def test_a_sequence_that_a_node_has_lost_is_told_as_lost_and_a_mistake_as_
     await infer(fleet, step._replace(sequence=SequenceMark(7, is_end=True)))
     with pytest.raises(SequenceUnknown):
         await infer(fleet, step)
-    assert fleet.hosts[0].health.is_full
+    assert fleet.replicas[0].health.is_full
     assert fleet.counts == {}
 
 
@@ -1040,19 +1046,19 @@ async def test_a_sequence_that_a_node_has_lost_is_told_as_lost_and_a_mistake_as_
 async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
     fleet = Fleet([failing(RunFailed("crashed"))], [echo])
     assert (await infer(fleet)).attempts == 2
-    for host in fleet.hosts:  # as from an advert that changes nothing else
-        host.offer = replace(host.offer, is_idempotent=False)
+    for replica in fleet.replicas:  # as from an advert that changes nothing else
+        replica.offer = replace(replica.offer, is_idempotent=False)
     await asyncio.sleep(3.0)
     with pytest.raises(RunFailed):
         await infer(fleet)
-    for host in fleet.hosts:
-        host.offer = replace(host.offer, is_idempotent=True)
+    for replica in fleet.replicas:
+        replica.offer = replace(replica.offer, is_idempotent=True)
     await asyncio.sleep(3.0)
     assert (await infer(fleet)).attempts == 2
     await asyncio.sleep(3.0)
     assert (await infer(fleet)).attempts == 2
     fleet.node("C", models=(idempotent_not(offer()),))  # who joins counts at once
-    fleet.hosts[0].health.hold(CircuitState.HELD_CLOSED)
+    fleet.replicas[0].health.hold(CircuitState.FORCED_CLOSED)
     with pytest.raises(RunFailed):
         await infer(fleet)
 
@@ -1106,7 +1112,7 @@ async def ends(fleet: Fleet, asked: InferCall, cancel_s: float | None) -> str:
 
 def unsent(fleet: Fleet) -> None:
     fleet.links[0].end()
-    fleet.candidates[0].link = fleet.links[0]  # type: ignore[assignment]
+    fleet.endpoints[0].link = fleet.links[0]  # type: ignore[assignment]
     fleet.links[0].is_usable = True
 
 
@@ -1160,46 +1166,46 @@ class Chaos:
     """Requests and nodes that do whatever a seed says."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.told: dict[int, int] = {}
-        nodes = self.chance.randint(1, 5)
+        self.rng = random.Random(seed)
+        self.reported: dict[int, int] = {}
+        nodes = self.rng.randint(1, 5)
         self.fleet = Fleet(
-            *[[self.reply] for _ in range(nodes)], policy=self.chance.choice(["in-order", "p2c"])
+            *[[self.reply] for _ in range(nodes)], policy=self.rng.choice(["in-order", "p2c"])
         )
-        if self.chance.random() < 0.7:
+        if self.rng.random() < 0.7:
             learn(self.fleet)
         for link in self.fleet.links:
-            link.load_reply = self.chance.choice([hang, telling(LoadReport(1, 0, 8, 9, 10, 0))])
+            link.load_reply = self.rng.choice([hang, telling(LoadReport(1, 0, 8, 9, 10, 0))])
 
     def reply(self, ask: Ask) -> None:
-        chance = self.chance
+        rng = self.rng
         errors = [*REFUSALS, *UNKNOWN, *FINAL, *UNTRUE]
-        reply = chance.choice([echo, echo, hang, garbage(), failing(chance.choice(errors)), end])
-        after(chance.choice([0.0, 0.003, 0.02, 0.3]), reply)(ask)
+        reply = rng.choice([echo, echo, hang, garbage(), failing(rng.choice(errors)), end])
+        after(rng.choice([0.0, 0.003, 0.02, 0.3]), reply)(ask)
 
     def trouble(self) -> None:
         """Something happens to a node's link."""
-        at = self.chance.randrange(len(self.fleet.links))
+        at = self.rng.randrange(len(self.fleet.links))
         link = self.fleet.links[at]
-        match self.chance.randrange(5):
+        match self.rng.randrange(5):
             case 0:
                 link.end("reset")
             case 1:
                 link.is_usable = not link.is_usable
             case 2:
-                link.refusal = self.chance.choice([None, LinkLost("ended"), Overloaded("full")])
+                link.refusal = self.rng.choice([None, LinkLost("ended"), Overloaded("full")])
             case 3:
-                self.fleet.prober.ask(self.fleet.hosts)
+                self.fleet.prober.ask(self.fleet.replicas)
             case _:
                 link.end("again")
-                assert link.candidate is not None
-                self.fleet.relink(self.fleet.candidates.index(link.candidate), self.reply)
+                assert link.endpoint is not None
+                self.fleet.relink(self.fleet.endpoints.index(link.endpoint), self.reply)
 
     async def one(self, number: int) -> None:
         asked = call("m", "1")._replace(inputs=(fp32("x", [number, 0]),))
-        await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.01, 0.2]))
+        await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.01, 0.2]))
         try:
-            outcome = await infer(self.fleet, asked, self.chance.choice([0.01, 0.1, 1.0]))
+            outcome = await infer(self.fleet, asked, self.rng.choice([0.01, 0.1, 1.0]))
         except (ClientError, PeerError):
             pass
         else:
@@ -1208,10 +1214,10 @@ class Chaos:
     async def run(self) -> None:
         tasks = [asyncio.create_task(self.one(number)) for number in range(4)]
         for _ in range(6):
-            await asyncio.sleep(self.chance.choice([0.0, 0.001, 0.005, 0.1]))
+            await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.005, 0.1]))
             self.trouble()
-            if self.chance.random() < 0.3:
-                self.chance.choice(tasks).cancel()
+            if self.rng.random() < 0.3:
+                self.rng.choice(tasks).cancel()
         await asyncio.wait(tasks, timeout=5.0)
         for task in tasks:
             assert task.done()
@@ -1243,7 +1249,7 @@ def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_ov
                 for ask in link.asks:
                     assert ask.ended, seed
                     number = float(ask.call.inputs[0].to_numpy()[0, 0])
-                    assert link.candidate is not None
+                    assert link.endpoint is not None
                     by_request.setdefault(number, []).append(id(link))
             for links in by_request.values():
                 assert len(set(links)) == len(links) <= 3 + 4, seed

@@ -22,94 +22,94 @@ A, B, C = (Witness(PeerId(name), "one") for name in "ABC")
 BOTH = frozenset({A, B})
 
 
-def hosts(*which: Witness) -> Callable[[], list[Witness]]:
+def replicas(*which: Witness) -> Callable[[], list[Witness]]:
     return lambda: list(which)
 
 
-FLEET = hosts(A, B, C)
+FLEET = replicas(A, B, C)
 
 
-def asking(value: float, version: str = "1") -> InferCall:
+def target(value: float, version: str = "1") -> InferCall:
     return call("m", version)._replace(inputs=(fp32("x", [value, 0]),))
 
 
 def test_only_the_very_request_is_barred() -> None:
     killers = Killers()
     assert not killers
-    killers.note(asking(1.0), 2, BOTH, 10.0)
+    killers.note(target(1.0), 2, BOTH, 10.0)
     assert len(killers) == 1
-    assert killers.is_barred(asking(1.0), FLEET, 11.0)
+    assert killers.is_barred(target(1.0), FLEET, 11.0)
     others = [
-        asking(2.0),
-        asking(1.0, "2"),
-        asking(1.0)._replace(model="n"),
-        asking(1.0)._replace(inputs=(fp32("z", [1.0, 0]),)),
-        asking(1.0)._replace(inputs=(Tensor("x", Datatype.FP32, (2, 1), fp32("x", [1, 0]).data),)),
-        asking(1.0)._replace(inputs=(fp32("x", [1, 0, 0]),)),
+        target(2.0),
+        target(1.0, "2"),
+        target(1.0)._replace(model="n"),
+        target(1.0)._replace(inputs=(fp32("z", [1.0, 0]),)),
+        target(1.0)._replace(inputs=(Tensor("x", Datatype.FP32, (2, 1), fp32("x", [1, 0]).data),)),
+        target(1.0)._replace(inputs=(fp32("x", [1, 0, 0]),)),
     ]
     assert not any(killers.is_barred(each, FLEET, 11.0) for each in others)
 
 
 def test_one_death_is_not_enough_and_two_of_the_same_are() -> None:
     killers = Killers()
-    killers.note(asking(1.0), 1, frozenset({A}), 10.0)
-    assert not killers.is_barred(asking(1.0), FLEET, 10.0)
-    killers.note(asking(1.0), 1, frozenset({B}), 20.0)
-    assert killers.is_barred(asking(1.0), FLEET, 20.0)
+    killers.note(target(1.0), 1, frozenset({A}), 10.0)
+    assert not killers.is_barred(target(1.0), FLEET, 10.0)
+    killers.note(target(1.0), 1, frozenset({B}), 20.0)
+    assert killers.is_barred(target(1.0), FLEET, 20.0)
 
 
 def test_a_verdict_lasts_a_minute_then_ten_then_an_hour() -> None:
     killers, now_s = Killers(), 0.0
     for lasts_s in (60.0, 600.0, 3600.0):
-        killers.note(asking(1.0), 2, BOTH, now_s)
-        assert killers.is_barred(asking(1.0), FLEET, now_s + lasts_s - 1)
-        assert not killers.is_barred(asking(1.0), FLEET, now_s + lasts_s)
+        killers.note(target(1.0), 2, BOTH, now_s)
+        assert killers.is_barred(target(1.0), FLEET, now_s + lasts_s - 1)
+        assert not killers.is_barred(target(1.0), FLEET, now_s + lasts_s)
         now_s += lasts_s - 1 if lasts_s == 3600.0 else lasts_s
-    killers.note(asking(2.0), 2, BOTH, now_s + KEPT_S)
+    killers.note(target(2.0), 2, BOTH, now_s + KEPT_S)
     assert repr(killers) == "Killers(1)"  # the first is forgotten
 
 
 def test_those_remembered_are_bounded_and_the_oldest_forgotten_first() -> None:
     killers = Killers()
     for value in range(MAX_KILLERS + 10):
-        killers.note(asking(float(value)), 2, BOTH, 0.0)
+        killers.note(target(float(value)), 2, BOTH, 0.0)
     assert len(killers) == MAX_KILLERS
-    assert not killers.is_barred(asking(9.0), FLEET, 1.0)
-    assert killers.is_barred(asking(10.0), FLEET, 1.0)
+    assert not killers.is_barred(target(9.0), FLEET, 1.0)
+    assert killers.is_barred(target(10.0), FLEET, 1.0)
     assert len(killers._samples) == MAX_KILLERS
 
 
 def test_one_node_s_word_bars_nothing_that_another_might_run() -> None:
     killers = Killers()
     for _ in range(4):
-        killers.note(asking(1.0), 1, frozenset({A}), 10.0)
-    assert not killers.is_barred(asking(1.0), hosts(A, B), 10.0)
-    assert killers.is_barred(asking(1.0), hosts(A), 10.0)
-    killers.note(asking(1.0), 2, frozenset({C}), 10.0)
-    assert killers.is_barred(asking(1.0), hosts(A, B), 10.0)
-    assert not killers.is_barred(asking(1.0), hosts(A, B, Witness(PeerId("D"), "two")), 10.0)
+        killers.note(target(1.0), 1, frozenset({A}), 10.0)
+    assert not killers.is_barred(target(1.0), replicas(A, B), 10.0)
+    assert killers.is_barred(target(1.0), replicas(A), 10.0)
+    killers.note(target(1.0), 2, frozenset({C}), 10.0)
+    assert killers.is_barred(target(1.0), replicas(A, B), 10.0)
+    assert not killers.is_barred(target(1.0), replicas(A, B, Witness(PeerId("D"), "two")), 10.0)
 
 
 def test_an_answer_to_the_very_request_lifts_the_bar() -> None:
     killers = Killers()
-    killers.note(asking(1.0), 2, BOTH, 10.0)
-    killers.answered(asking(2.0), 11.0)
-    assert killers.is_barred(asking(1.0), FLEET, 11.0)
-    killers.answered(asking(1.0), 11.0)
+    killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.answered(target(2.0), 11.0)
+    assert killers.is_barred(target(1.0), FLEET, 11.0)
+    killers.answered(target(1.0), 11.0)
     assert not killers
-    assert not killers.is_barred(asking(1.0), FLEET, 11.0)
+    assert not killers.is_barred(target(1.0), FLEET, 11.0)
 
 
 def test_a_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killers = Killers()
-    killers.note(asking(1.0), 2, BOTH, 10.0)
+    killers.note(target(1.0), 2, BOTH, 10.0)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    assert not killers.is_barred(asking(2.0), FLEET, 11.0)  # of the same model and size
-    killers.answered(asking(2.0), 11.0)
-    assert not killers.is_barred(asking(1.0), FLEET, 70.0)  # the bar has ended
-    killers.answered(asking(1.0), 70.0)
+    assert not killers.is_barred(target(2.0), FLEET, 11.0)  # of the same model and size
+    killers.answered(target(2.0), 11.0)
+    assert not killers.is_barred(target(1.0), FLEET, 70.0)  # the bar has ended
+    killers.answered(target(1.0), 70.0)
 
 
 def test_what_looks_like_a_killer_is_looked_at_for_so_many_bytes_a_second(

@@ -12,7 +12,7 @@ from fleet_fakes import Ask, Fleet, advert, call, fp32, hang, in_virtual_time, o
 from capamesh.protocol.errors import CapameshError, RequestKills
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.links.calls import InferCall, LoadReport
-from capamesh.router.requests.routing import NO_WISHES
+from capamesh.router.requests.routing import NO_OPTIONS
 
 RUN_S = 0.01
 DYING_S = 0.2
@@ -38,7 +38,7 @@ class Mortal:
         link = self.fleet.relink(at, self.reply)
         link.peer_process = b"%d" % self.lives
         link.load_reply = telling(LOAD)
-        self.fleet.balancer.linked(self.fleet.candidates[at], self.fleet.clock())
+        self.fleet.balancer.linked(self.fleet.endpoints[at], self.fleet.clock())
 
     def reply(self, ask: Ask) -> None:
         value = float(ask.call.inputs[0].to_numpy()[0, 0])
@@ -51,28 +51,28 @@ class Mortal:
     def die(self, ask: Ask, value: float) -> None:
         link = ask.link
         if link.is_usable:
-            at = self.fleet.candidates.index(link.candidate)
+            at = self.fleet.endpoints.index(link.endpoint)
             self.deaths[value] += 1
             link.end(is_sudden=True)
-            self.fleet.balancer.unlinked(link.candidate, self.fleet.clock())
+            self.fleet.balancer.unlinked(link.endpoint, self.fleet.clock())
             asyncio.get_running_loop().call_later(RESTART_S, self.up, at)
 
     async def infer(self, value: float) -> str:
         try:
-            await self.fleet.routing.infer(asking(value), NO_WISHES, self.fleet.clock() + 30.0)
+            await self.fleet.routing.infer(target(value), NO_OPTIONS, self.fleet.clock() + 30.0)
         except CapameshError as error:
             self.said.append(error.message)
             return error.code
         return "ok"
 
 
-def asking(value: float) -> InferCall:
+def target(value: float) -> InferCall:
     return call()._replace(inputs=(fp32("x", [value, 0]),))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @in_virtual_time
-async def test_a_killer_ends_two_workers_is_told_so_and_never_sent_again(count: int) -> None:
+async def test_a_killer_ends_two_workers_is_reported_so_and_never_sent_again(count: int) -> None:
     mortal = Mortal(count)
     assert await mortal.infer(1.0) == "ok"
     assert await mortal.infer(1000.0) == "request_kills"
@@ -97,7 +97,7 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
     count: int, seed: int
 ) -> None:
     mortal = Mortal(count)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     ended: list[str] = []
     killed: list[str] = []
     is_over = False
@@ -117,7 +117,7 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
         attacks = []
         for number in range(12):
             attacks.append(tasks.create_task(kill(1000.0 + number)))
-            await asyncio.sleep(chance.uniform(0.0, 1.0))
+            await asyncio.sleep(rng.uniform(0.0, 1.0))
         await asyncio.wait(attacks)
         is_over = True
     assert Counter(ended).keys() == {"ok"}, Counter(mortal.said)
@@ -126,7 +126,7 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
         v
         for v in range(6)
         if mortal.fleet.dispatch.killers.is_barred(
-            asking(float(v)), mortal.fleet.traffic().witnesses, mortal.fleet.clock()
+            target(float(v)), mortal.fleet.served().witnesses, mortal.fleet.clock()
         )
     ]
     assert barred == []
@@ -154,12 +154,12 @@ async def test_when_all_workers_are_killed_at_once_nobody_is_blamed_and_all_is_a
             tasks.create_task(ask(float(client // 4)))  # alike, as those of a health check are
         await asyncio.sleep(0.3)
         for at in range(3):
-            link = mortal.fleet.candidates[at].link
+            link = mortal.fleet.endpoints[at].link
             link.load_reply, link._script = hang, [hang]  # killed, and its socket not closed yet
         for at in range(3):
-            link = mortal.fleet.candidates[at].link
+            link = mortal.fleet.endpoints[at].link
             link.end(is_sudden=True)
-            mortal.fleet.balancer.unlinked(mortal.fleet.candidates[at], mortal.fleet.clock())
+            mortal.fleet.balancer.unlinked(mortal.fleet.endpoints[at], mortal.fleet.clock())
             asyncio.get_running_loop().call_later(2.0 + at, mortal.up, at)
             await asyncio.sleep(apart_s)
     assert Counter(ended) == {"ok": 800}
@@ -175,11 +175,11 @@ async def test_while_nobody_kills_no_digest_is_made(monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     assert await mortal.infer(1000.0) == "request_kills"
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    larger = asking(1.0)._replace(inputs=(fp32("x", [1, 2], [3, 4]),))
-    await mortal.fleet.routing.infer(larger, NO_WISHES, mortal.fleet.clock() + 9.0)
+    larger = target(1.0)._replace(inputs=(fp32("x", [1, 2], [3, 4]),))
+    await mortal.fleet.routing.infer(larger, NO_OPTIONS, mortal.fleet.clock() + 9.0)
     monkeypatch.undo()
     with pytest.raises(RequestKills, match="this very request"):
-        await mortal.fleet.routing.infer(asking(1000.0), NO_WISHES, mortal.fleet.clock() + 9.0)
+        await mortal.fleet.routing.infer(target(1000.0), NO_OPTIONS, mortal.fleet.clock() + 9.0)
 
 
 class Liar:
@@ -192,7 +192,7 @@ class Liar:
         for peer, count in liars.items():
             addresses = [f"{peer.lower()}:{at + 1}" for at in range(count)]
             self.fleet.view.apply([Joined(advert(peer, *addresses, models=(offer(),)))])
-        self.honest_from = len(self.fleet.candidates)
+        self.honest_from = len(self.fleet.endpoints)
         for at in range(self.honest_from):
             self.up(at)
         for peer in honest:
@@ -203,19 +203,19 @@ class Liar:
         link = self.fleet.relink(at, self.drop)
         link.peer_process = b"%d" % self.drops
         link.load_reply = telling(LOAD)
-        self.fleet.balancer.linked(self.fleet.candidates[at], self.fleet.clock())
+        self.fleet.balancer.linked(self.fleet.endpoints[at], self.fleet.clock())
 
     def honest_up(self) -> None:
-        for at in range(self.honest_from, len(self.fleet.candidates)):
+        for at in range(self.honest_from, len(self.fleet.endpoints)):
             self.fleet.relink(at).load_reply = telling(LOAD)
 
     def drop(self, ask: Ask) -> None:
         asyncio.get_running_loop().call_soon(self.end, ask)
 
     def end(self, ask: Ask) -> None:
-        at = self.fleet.candidates.index(ask.link.candidate)
+        at = self.fleet.endpoints.index(ask.link.endpoint)
         ask.link.end(is_sudden=True)
-        self.fleet.balancer.unlinked(ask.link.candidate, self.fleet.clock())
+        self.fleet.balancer.unlinked(ask.link.endpoint, self.fleet.clock())
         asyncio.get_running_loop().call_later(0.05, self.up, at)
 
 
@@ -239,7 +239,7 @@ async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
     else:
         liar.honest_up()
     for _ in range(3):
-        await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+        await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     assert len(liar.fleet.dispatch.killers) == 0
     await asyncio.sleep(1.0)  # for probes
     assert liar.fleet.counts == {}
@@ -250,30 +250,30 @@ async def test_what_one_node_has_said_bars_no_request_from_one_that_comes_later(
     liar = Liar({"A": 2}, "", {})
     for _ in range(2):
         with pytest.raises(RequestKills):
-            await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+            await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     liar.fleet.node("H").load_reply = telling(LOAD)
-    await liar.fleet.routing.infer(asking(1.0), NO_WISHES, liar.fleet.clock() + 30.0)
+    await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     assert len(liar.fleet.dispatch.killers) == 0  # it was answered
 
 
 @in_virtual_time
-async def test_many_that_are_held_end_together_and_are_all_told_so() -> None:
+async def test_many_that_are_held_end_together_and_are_all_reported_so() -> None:
     fleet = Fleet([hang], [hang])
     for link in fleet.links:
         link.load_reply = telling(LOAD)
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
 
     async def ask(value: float) -> None:
         with pytest.raises(CapameshError) as caught:
-            await fleet.routing.infer(asking(value), NO_WISHES, fleet.clock() + 60.0)
-        told[caught.value.code] += 1
+            await fleet.routing.infer(target(value), NO_OPTIONS, fleet.clock() + 60.0)
+        reported[caught.value.code] += 1
 
     async with asyncio.TaskGroup() as tasks:
         for value in range(400):
             tasks.create_task(ask(float(value)))
-        for candidate in fleet.candidates:
+        for endpoint in fleet.endpoints:
             await asyncio.sleep(0.5)
-            fleet.links[fleet.candidates.index(candidate)].end(is_sudden=True)
-            fleet.balancer.unlinked(candidate, fleet.clock())
-    assert told == {"link_lost": 400}
+            fleet.links[fleet.endpoints.index(endpoint)].end(is_sudden=True)
+            fleet.balancer.unlinked(endpoint, fleet.clock())
+    assert reported == {"link_lost": 400}
     assert fleet.counts == {}

@@ -1,4 +1,4 @@
-"""A request's way: its version, its gate, who chooses, and who gets a copy."""
+"""A request's way: its version, its controller, who chooses, and who gets a copy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     RunFailed,
 )
@@ -45,9 +45,9 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.router.admission.controller import Refusal
 from capamesh.router.balancing.eligibility import Constraints
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.traffic import MAX_MIRRORED
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
@@ -58,19 +58,19 @@ FULL = LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_0
 MIRRORED = RoutingRules(ModelRules(mirror=MirrorRule(V2, 1.0)))
 
 
-def gates(fleet: Fleet) -> dict[str, Any]:
-    return dict(fleet.routing._models[M].gates)
+def controllers(fleet: Fleet) -> dict[str, Any]:
+    return dict(fleet.routing._models[M].controllers)
 
 
 async def infer(
     fleet: Fleet,
     asked: InferCall | None = None,
-    wishes: Wishes = NO_WISHES,
+    options: RoutingOptions = NO_OPTIONS,
     allowed_s: float = 30.0,
 ) -> str:
     """Route a request and return who answered."""
-    outcome = await fleet.routing.infer(asked or call(), wishes, fleet.clock() + allowed_s)
-    return outcome.host.candidate.peer
+    outcome = await fleet.routing.infer(asked or call(), options, fleet.clock() + allowed_s)
+    return outcome.replica.endpoint.peer
 
 
 def shadowed(fleet: Fleet, *scripts: Any) -> tuple[FakeLink, FakeLink]:
@@ -84,7 +84,9 @@ def shadowed(fleet: Fleet, *scripts: Any) -> tuple[FakeLink, FakeLink]:
 
 
 @in_virtual_time
-async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_told_which() -> None:
+async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_reported_which() -> (
+    None
+):
     fleet = Fleet()
     one, two = shadowed(fleet)
     assert await infer(fleet) == "B"
@@ -98,17 +100,17 @@ async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_t
 
 
 @in_virtual_time
-async def test_outputs_that_no_host_has_are_refused_before_anything_is_sent() -> None:
+async def test_outputs_that_no_replica_has_are_refused_before_anything_is_sent() -> None:
     fleet = Fleet([echo], [echo])
-    for host in fleet.hosts:
-        host.offer = replace(host.offer, outputs=())
+    for replica in fleet.replicas:
+        replica.offer = replace(replica.offer, outputs=())
     with pytest.raises(InvalidRequest, match=r"version 1 has no output 'y'; its outputs are $"):
         await infer(fleet, call("m", "", "y"))
-    fleet.hosts[1].offer = offer()
+    fleet.replicas[1].offer = offer()
     with pytest.raises(InvalidRequest, match="has no output 'y'"):
         await infer(fleet, call("m", "", "y", "z"))
     assert fleet.asked == [0, 0]
-    assert await infer(fleet, call("m", "", "y")) == fleet.hosts[1].candidate.peer
+    assert await infer(fleet, call("m", "", "y")) == fleet.replicas[1].endpoint.peer
     assert fleet.counts == {}
 
 
@@ -120,7 +122,9 @@ async def test_the_rules_split_requests_among_versions_and_keep_a_key_on_one() -
     assert 260 < answered["A"] < 340
     assert answered["A"] + answered["B"] == 400
     for key in "abcdef":
-        assert len({await infer(fleet, wishes=Wishes(affinity=key)) for _ in range(5)}) == 1
+        assert (
+            len({await infer(fleet, options=RoutingOptions(affinity=key)) for _ in range(5)}) == 1
+        )
     assert await infer(fleet, call("m", "2")) == "B"
 
 
@@ -129,19 +133,19 @@ def killed(fleet: Fleet) -> None:
 
 
 def draining(fleet: Fleet) -> None:
-    fleet.candidates[1].is_draining = True
+    fleet.endpoints[1].is_draining = True
 
 
 def held_open(fleet: Fleet) -> None:
-    fleet.candidates[1].health.hold(CircuitState.HELD_OPEN)
+    fleet.endpoints[1].health.hold(CircuitState.FORCED_OPEN)
 
 
 def never_dialled(fleet: Fleet) -> None:
-    fleet.candidates[1].link = None
+    fleet.endpoints[1].link = None
 
 
 def silent(fleet: Fleet) -> None:
-    fleet.candidates[1].health.failed(fleet.clock(), is_hard=True, cause="silent")
+    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="silent")
 
 
 OUT = [killed, draining, held_open, never_dialled, silent]
@@ -156,15 +160,15 @@ async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_an
     shadowed(fleet)
     assert await infer(fleet) == "B"
     put_out(fleet)
-    keyed = [] if put_out is silent else [Wishes(affinity="k")]
-    for wishes in (NO_WISHES, *keyed, Wishes(policy="p2c")):
-        outcome = await fleet.routing.infer(call(), wishes, fleet.clock() + 30.0)
-        assert (outcome.host.candidate.peer, outcome.attempts) == ("A", 1)
+    keyed = [] if put_out is silent else [RoutingOptions(affinity="k")]
+    for options in (NO_OPTIONS, *keyed, RoutingOptions(policy="p2c")):
+        outcome = await fleet.routing.infer(call(), options, fleet.clock() + 30.0)
+        assert (outcome.replica.endpoint.peer, outcome.attempts) == ("A", 1)
         assert outcome.answer.version == "1"
-    explanation = fleet.routing.explain(M, ModelVersion(""), NO_WISHES)
+    explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
     assert (explanation.version, explanation.chosen) == ("1", ("A",))
-    assert fleet.routing.admission(M, ModelVersion(""), NO_WISHES, 128, 30.0).version == "1"
-    assert set(gates(fleet)) == {"1", "2"}
+    assert fleet.routing.admission(M, ModelVersion(""), NO_OPTIONS, 128, 30.0).version == "1"
+    assert set(controllers(fleet)) == {"1", "2"}
     sequence = call()._replace(sequence=SequenceMark(7, is_start=True))
     assert await infer(fleet, sequence) == ("B" if put_out is silent else "A")
     assert fleet.clock() == 0.0
@@ -179,15 +183,17 @@ async def test_what_has_a_key_does_not_change_its_version_as_another_s_run_has_f
     shadowed(fleet)
     start = call()._replace(sequence=SequenceMark(7, is_start=True))
     step = call()._replace(sequence=SequenceMark(7))
-    keyed = Wishes(affinity="k")
-    assert [await infer(fleet, start), await infer(fleet, wishes=keyed)] == ["B", "B"]
+    keyed = RoutingOptions(affinity="k")
+    assert [await infer(fleet, start), await infer(fleet, options=keyed)] == ["B", "B"]
     for is_hard in (False, True):
-        fleet.hosts[1].health.failed(fleet.clock(), is_hard=is_hard, cause="another's run failed")
+        fleet.replicas[1].health.failed(
+            fleet.clock(), is_hard=is_hard, cause="another's run failed"
+        )
         assert await infer(fleet) == "A"
-        assert [await infer(fleet, step), await infer(fleet, wishes=keyed)] == ["B", "B"]
+        assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["B", "B"]
         await asyncio.sleep(20.0)
     killed(fleet)
-    assert [await infer(fleet, step), await infer(fleet, wishes=keyed)] == ["A", "A"]
+    assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["A", "A"]
 
 
 @in_virtual_time
@@ -197,14 +203,14 @@ async def test_when_no_version_is_well_one_that_can_be_asked_at_all_goes_before_
     for weights in ((), ((V1, 1.0), (V2, 9.0))):
         fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
         shadowed(fleet)
-        for host in fleet.hosts:
-            host.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
+        for replica in fleet.replicas:
+            replica.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
         killed(fleet)
         assert [await infer(fleet) for _ in range(9)] == ["A"] * 9
     only_newest = Fleet(rules=RoutingRules(ModelRules(weights=((V2, 1.0),))))
     shadowed(only_newest)
     killed(only_newest)
-    with pytest.raises(NoCandidate, match="no link"):
+    with pytest.raises(NoEndpoint, match="no link"):
         await infer(only_newest, allowed_s=0.1)
 
 
@@ -212,7 +218,7 @@ async def test_when_no_version_is_well_one_that_can_be_asked_at_all_goes_before_
 async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, after(0.5, failing(RunFailed("bad"))))
-    fleet.hosts[1].health.eject(fleet.clock(), "an outlier")
+    fleet.replicas[1].health.eject(fleet.clock(), "an outlier")
     await asyncio.sleep(2.6)
     assert await asyncio.gather(*[infer(fleet) for _ in range(50)]) == ["A"] * 50
     assert fleet.asked == [50, 0]
@@ -222,10 +228,10 @@ async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials()
 async def test_who_waits_looks_again_when_a_hold_is_over() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].end("killed")
-    fleet.hosts[1].health.hold(CircuitState.HELD_OPEN)
+    fleet.replicas[1].health.hold(CircuitState.FORCED_OPEN)
     task = asyncio.create_task(infer(fleet))
     await asyncio.sleep(0.1)
-    fleet.hosts[1].health.hold(None)
+    fleet.replicas[1].health.hold(None)
     fleet.routing.wake()
     assert await task == "B"
     assert fleet.clock() == pytest.approx(0.1)
@@ -236,7 +242,7 @@ async def test_a_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another
     fleet = Fleet([echo], [echo])
     for link in list(fleet.links):
         link.end("frozen")
-    with pytest.raises(NoCandidate, match="no link"):
+    with pytest.raises(NoEndpoint, match="no link"):
         await infer(fleet, call()._replace(sequence=SequenceMark(7)))
     assert fleet.clock() == 0.0
     start = call()._replace(sequence=SequenceMark(7, is_start=True))
@@ -253,17 +259,17 @@ async def test_a_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_proce
         fleet.view.apply([Joined(advert("A"))])
         links = []
         for number, script in enumerate([hang, echo]):
-            candidate = Candidate(PeerId("A"), f"dialled-in-{number}")
-            links.append(linked(candidate, script))
-            candidate.process = b""
+            endpoint = Endpoint(PeerId("A"), f"dialled-in-{number}")
+            links.append(linked(endpoint, script))
+            endpoint.process = b""
             links[-1].peer_process = process if number else b"first"
-            fleet.view.visit(candidate)
-            fleet.balancer.linked(candidate, fleet.clock())
+            fleet.view.visit(endpoint)
+            fleet.balancer.linked(endpoint, fleet.clock())
             if not number:
                 task = asyncio.create_task(infer(fleet))
                 await asyncio.sleep(0.1)
                 links[0].end("a switch restarts")
-                fleet.view.leave(candidate)
+                fleet.view.leave(endpoint)
                 await asyncio.sleep(0.1)
         assert await task == "A"
         assert len(links[1].asks) == 1
@@ -284,7 +290,7 @@ async def test_a_version_that_a_request_names_is_not_replaced_by_another() -> No
     fleet = Fleet()
     shadowed(fleet)
     killed(fleet)
-    with pytest.raises(NoCandidate, match="no link"):
+    with pytest.raises(NoEndpoint, match="no link"):
         await infer(fleet, call("m", "2"))
     assert fleet.asked == [0, 0]
 
@@ -294,18 +300,18 @@ async def test_versions_are_passed_by_one_by_one_and_the_newest_tells_why_none_c
     fleet = Fleet()
     for peer, version in zip("ABC", ["9", "10", "11"], strict=True):
         fleet.node(peer, echo, models=(offer(version=version),))
-    eu = Wishes(Constraints(regions=frozenset({"eu"})))
-    assert await infer(fleet, wishes=eu) == "C"
-    fleet.hosts[2].advert = replace(fleet.hosts[2].advert, region="us")
-    assert await infer(fleet, wishes=eu) == "B"
+    eu = RoutingOptions(Constraints(regions=frozenset({"eu"})))
+    assert await infer(fleet, options=eu) == "C"
+    fleet.replicas[2].advert = replace(fleet.replicas[2].advert, region="us")
+    assert await infer(fleet, options=eu) == "B"
     assert await infer(fleet) == "C"
-    for candidate in fleet.candidates[1:]:
-        candidate.is_draining = True
+    for endpoint in fleet.endpoints[1:]:
+        endpoint.is_draining = True
     assert await infer(fleet) == "A"
-    fleet.candidates[0].is_draining = True
-    with pytest.raises(NoCandidate, match=r"1 of 1: draining"):
+    fleet.endpoints[0].is_draining = True
+    with pytest.raises(NoEndpoint, match=r"1 of 1: draining"):
         await infer(fleet)
-    assert fleet.routing.explain(M, ModelVersion(""), NO_WISHES).version == "11"
+    assert fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS).version == "11"
 
 
 @pytest.mark.parametrize("error", [LinkLost("gone"), Draining("bye"), ModelUnavailable("loading")])
@@ -315,13 +321,13 @@ async def test_a_request_whose_version_is_lost_under_it_is_answered_by_another(
 ) -> None:
     fleet = Fleet()
     one, _ = shadowed(fleet, echo, failing(error))
-    first, second = fleet.traffic("1"), fleet.traffic("2")
-    outcome = await fleet.routing.infer(call(), NO_WISHES, 30.0)
-    assert (outcome.host.candidate.peer, outcome.attempts) == ("A", 2)
+    first, second = fleet.served("1"), fleet.served("2")
+    outcome = await fleet.routing.infer(call(), NO_OPTIONS, 30.0)
+    assert (outcome.replica.endpoint.peer, outcome.attempts) == ("A", 2)
     assert (outcome.answer.version, one.calls[0].version) == ("1", "1")
     assert (first.window.count, second.window.count) == (1, 0)
-    assert fleet.candidates[1].failed == isinstance(error, LinkLost)
-    assert outcome.desk.explain(fleet.clock()).chosen == ("B", "A")
+    assert fleet.endpoints[1].failed == isinstance(error, LinkLost)
+    assert outcome.picker.explain(fleet.clock()).chosen == ("B", "A")
     assert fleet.counts == {}
 
 
@@ -330,11 +336,11 @@ async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> No
     fleet = Fleet()
     shadowed(fleet, echo, hang)
     for _ in range(20):
-        fleet.traffic("2").window.add(0.01, 0.0)
+        fleet.served("2").window.add(0.01, 0.0)
     assert await infer(fleet) == "A"
     assert fleet.clock() < 0.1
     assert fleet.links[1].asks[0].ended == "withdrawn"
-    counts = [fleet.traffic(version).window.count for version in ("1", "2")]
+    counts = [fleet.served(version).window.count for version in ("1", "2")]
     assert counts == [1, 21]  # each is told of its own
     assert fleet.counts == {}
 
@@ -348,8 +354,8 @@ async def test_a_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> N
     fleet = Fleet()
     shadowed(fleet, echo, after(0.04, echo))
     for _ in range(20):
-        fleet.traffic("2").window.add(0.01, 0.0)
-        fleet.traffic("2").hedging.sent(0.0)
+        fleet.served("2").window.add(0.01, 0.0)
+        fleet.served("2").hedging.sent(0.0)
     assert await infer(fleet) == "B"
     assert fleet.asked == [0, 1]
 
@@ -410,16 +416,18 @@ async def test_the_weight_of_a_version_that_is_out_is_spread_over_the_others(
     assert 260 < answered["A"] < 340
     assert answered["A"] + answered["C"] == 400
     for key in "abcdef":
-        assert len({await infer(fleet, wishes=Wishes(affinity=key)) for _ in range(5)}) == 1
+        assert (
+            len({await infer(fleet, options=RoutingOptions(affinity=key)) for _ in range(5)}) == 1
+        )
     for link in fleet.links[:3]:
         link.end("killed")
-    with pytest.raises(NoCandidate):  # and none goes to the version that has no weight
+    with pytest.raises(NoEndpoint):  # and none goes to the version that has no weight
         await infer(fleet, allowed_s=0.1)
     assert fleet.asked[3] == 0
 
 
 @in_virtual_time
-async def test_names_that_nobody_hosts_leave_nothing_behind() -> None:
+async def test_names_that_nobody_replicas_leave_nothing_behind() -> None:
     fleet = Fleet([echo])
     for number in range(50):
         with pytest.raises(ModelNotFound):
@@ -427,28 +435,28 @@ async def test_names_that_nobody_hosts_leave_nothing_behind() -> None:
         with pytest.raises(ModelNotFound):
             await infer(fleet, call("m", str(number + 2)))
     assert repr(fleet.routing) == "Routing(1 models, 0 copies under way)"
-    assert gates(fleet) == {}
+    assert controllers(fleet) == {}
 
 
-# the gate
+# the controller
 
 
 @in_virtual_time
 async def test_what_the_gate_refuses_reaches_no_node_and_says_when_to_come_again() -> None:
     fleet = Fleet([echo])
-    fleet.hosts[0].told(FULL, 0.0)
+    fleet.replicas[0].reported(FULL, 0.0)
     with pytest.raises(Overloaded, match="it would wait") as caught:
         await infer(fleet, allowed_s=1.0)
     assert caught.value.retry_after_s > 1
     assert fleet.asked == [0]
     assert fleet.counts == {}
-    assert gates(fleet)["1"].refusals[Refusal.LATE] == 1
+    assert controllers(fleet)["1"].refusals[Refusal.LATE] == 1
 
 
 @in_virtual_time
 async def test_a_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
     fleet = Fleet([echo])
-    fleet.hosts[0].told(FULL._replace(in_flight=7, queue_us=0), 0.0)
+    fleet.replicas[0].reported(FULL._replace(in_flight=7, queue_us=0), 0.0)
     with pytest.raises(Overloaded):
         await infer(fleet, call()._replace(is_bulk=True), allowed_s=1000.0)
     assert fleet.asked == [0]
@@ -461,25 +469,25 @@ async def test_a_node_s_refusal_reaches_the_gate_also_after_its_model_was_away()
     fleet.node("Z", models=(offer(version="2"),))  # so that the model itself stays
     with pytest.raises(Overloaded):
         await infer(fleet, call("m", "1"))
-    gate = gates(fleet)["1"]
-    host = fleet.view.hosts(M, V1)[0]
-    assert gate.saturation._memory[host].full_until_s == 0.5
+    controller = controllers(fleet)["1"]
+    replica = fleet.view.replicas(M, V1)[0]
+    assert controller.saturation._memory[replica].full_until_s == 0.5
     task = asyncio.create_task(infer(fleet, call("m", "1")))
     await asyncio.sleep(1.0)
     fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE)])
     fleet.routing.tick()
     fleet.balancer.tick(fleet.clock())
-    assert gates(fleet)["1"] is gate  # a request still holds it
+    assert controllers(fleet)["1"] is controller  # a request still holds it
     back = fleet.node("A", failing(Overloaded("full", 0.5)))
     with pytest.raises(Overloaded):
         await infer(fleet, call("m", "1"))
     assert len(back.asks) == 1
-    (host,) = fleet.view.hosts(M, V1)
-    assert gates(fleet)["1"] is gate
-    assert gate.saturation._memory[host].full_until_s == fleet.clock() + 0.5
+    (replica,) = fleet.view.replicas(M, V1)
+    assert controllers(fleet)["1"] is controller
+    assert controller.saturation._memory[replica].full_until_s == fleet.clock() + 0.5
     task.cancel()
     await asyncio.wait([task])
-    assert gate.under_way == 0
+    assert controller.under_way == 0
 
 
 @in_virtual_time
@@ -488,10 +496,10 @@ async def test_a_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way()
     shadowed(fleet, hang)
     task = asyncio.create_task(infer(fleet, call("m", "1")))
     assert await infer(fleet) == "B"
-    assert set(gates(fleet)) == {"1", "2"}
+    assert set(controllers(fleet)) == {"1", "2"}
     fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE), Left(PeerId("B"), LeftReason.GOODBYE)])
     fleet.routing.tick()
-    assert set(gates(fleet)) == {"1"}
+    assert set(controllers(fleet)) == {"1"}
     assert fleet.routing.under_way == 1
     task.cancel()
     await asyncio.wait([task])
@@ -520,35 +528,35 @@ async def test_the_gate_counts_each_request_until_it_ends_whichever_way(script: 
 @in_virtual_time
 async def test_a_sequence_always_goes_by_affinity_and_is_bound() -> None:
     fleet = Fleet(*[[echo]] * 6)
-    fleet.traffic()
+    fleet.served()
     shapes: list[RequestShape] = []
     await infer(fleet, call()._replace(sequence=SequenceMark(7)))
     affinity = fleet.policies["affinity"]
     pick = affinity.pick
 
-    def keep(hosts: Any, is_eligible: Any, request: RequestShape, now_s: float) -> Any:
+    def keep(replicas: Any, is_eligible: Any, request: RequestShape, now_s: float) -> Any:
         shapes.append(request)
-        return pick(hosts, is_eligible, request, now_s)
+        return pick(replicas, is_eligible, request, now_s)
 
     affinity.pick = keep  # type: ignore[method-assign]
-    wishes = Wishes(policy="p2c", affinity="another key")
+    options = RoutingOptions(policy="p2c", affinity="another key")
     answered = {
-        await infer(fleet, call()._replace(sequence=SequenceMark(7)), wishes) for _ in range(5)
+        await infer(fleet, call()._replace(sequence=SequenceMark(7)), options) for _ in range(5)
     }
     assert len(answered) == 1
-    assert shapes == [RequestShape(M, V1, 8, "sequence 7", is_bound=True)] * 5
+    assert shapes == [RequestShape(M, V1, 8, "sequence 7", is_pinned=True)] * 5
     assert "p2c" not in fleet.policies
     assert fleet.in_order.shapes == []
 
 
 @in_virtual_time
-async def test_a_sequence_is_neither_retried_nor_hedged_nor_told_to_another_node() -> None:
+async def test_a_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_node() -> None:
     for reply in (failing(LinkLost("gone")), failing(Overloaded("full")), after(1.0, echo)):
         fleet = Fleet(*[[reply]] * 4)
-        traffic = fleet.traffic()
+        served = fleet.served()
         for _ in range(20):
-            traffic.window.add(0.01, 0.0)
-            traffic.hedging.sent(0.0)
+            served.window.add(0.01, 0.0)
+            served.hedging.sent(0.0)
         task = asyncio.create_task(infer(fleet, call()._replace(sequence=SequenceMark("a"))))
         await asyncio.wait([task])
         assert sum(fleet.asked) == 1
@@ -561,26 +569,26 @@ async def test_the_requests_of_a_key_stay_at_its_node_however_slow_while_others_
     None
 ):
     fleet = Fleet(*[[after(0.04, echo)]] * 3)
-    traffic = fleet.traffic()
+    served = fleet.served()
     for _ in range(400):
-        traffic.window.add(0.01, 0.0)
-        traffic.hedging.sent(0.0)
+        served.window.add(0.01, 0.0)
+        served.hedging.sent(0.0)
     await infer(fleet)
     assert sum(fleet.asked) == 2  # the usual request has a hedge
     for link in fleet.links:
         link.asks.clear()
     for key in range(60):
-        wishes = Wishes(affinity=f"k{key}")
-        assert len({await infer(fleet, wishes=wishes) for _ in range(10)}) == 1
+        options = RoutingOptions(affinity=f"k{key}")
+        assert len({await infer(fleet, options=options) for _ in range(10)}) == 1
     assert sum(fleet.asked) == 600
 
 
 @in_virtual_time
 async def test_a_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
     fleet = Fleet(*[[echo]] * 3)
-    await infer(fleet, wishes=Wishes(affinity="k"))
+    await infer(fleet, options=RoutingOptions(affinity="k"))
     assert set(fleet.policies) == {"in-order", "affinity"}
-    await infer(fleet, wishes=Wishes(affinity="k", policy="p2c"))
+    await infer(fleet, options=RoutingOptions(affinity="k", policy="p2c"))
     assert set(fleet.policies) == {"in-order", "affinity", "p2c"}
     assert fleet.in_order.shapes == []
     await infer(fleet)
@@ -590,18 +598,20 @@ async def test_a_key_goes_by_affinity_unless_the_request_names_a_policy() -> Non
 @in_virtual_time
 async def test_what_a_request_would_meet_is_explained_as_it_would_be_chosen() -> None:
     fleet = Fleet(*[[echo]] * 5)
-    explanation = fleet.routing.explain(M, ModelVersion(""), NO_WISHES)
+    explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
     assert (explanation.policy, explanation.chosen) == ("in-order", ("A",))
-    wishes = Wishes(affinity="session")
-    answered = await infer(fleet, wishes=wishes)
-    explanation = fleet.routing.explain(M, ModelVersion(""), wishes)
+    options = RoutingOptions(affinity="session")
+    answered = await infer(fleet, options=options)
+    explanation = fleet.routing.explain(M, ModelVersion(""), options)
     assert (explanation.policy, explanation.chosen) == ("affinity", (answered,))
     assert fleet.asked.count(1) == 1
     with pytest.raises(ModelNotFound):
-        fleet.routing.explain(M, V2, NO_WISHES)
-    nobody = fleet.routing.explain(M, V1, Wishes(Constraints(peers=frozenset({PeerId("Q")}))))
+        fleet.routing.explain(M, V2, NO_OPTIONS)
+    nobody = fleet.routing.explain(
+        M, V1, RoutingOptions(Constraints(peers=frozenset({PeerId("Q")})))
+    )
     assert nobody.chosen == ()
-    assert {signals.refusal for signals in nobody.candidates} == {
+    assert {signals.refusal for signals in nobody.endpoints} == {
         "not one of the nodes that the request names"
     }
     assert fleet.counts == {}
@@ -667,19 +677,19 @@ async def test_no_more_than_so_many_copies_are_under_way_however_fast_requests_c
 async def test_a_copy_is_dropped_when_the_shadow_is_full_and_is_counted_apart() -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet)
-    fleet.view.hosts(M, V2)[0].told(FULL, 0.0)
+    fleet.view.replicas(M, V2)[0].reported(FULL, 0.0)
     assert await infer(fleet, call("m", "1"), allowed_s=1.0) == "A"
     await asyncio.sleep(0.1)
     assert two.asks == []
-    assert gates(fleet)["1"].refusals == dict.fromkeys(Refusal, 0)
-    assert sum(gates(fleet)["2"].refusals.values()) == 1
+    assert controllers(fleet)["1"].refusals == dict.fromkeys(Refusal, 0)
+    assert sum(controllers(fleet)["2"].refusals.values()) == 1
 
 
 @in_virtual_time
 async def test_a_copy_goes_nowhere_that_its_request_may_not() -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet)
-    trusted = Wishes(Constraints(peers=frozenset({PeerId("A"), PeerId("C")})))
+    trusted = RoutingOptions(Constraints(peers=frozenset({PeerId("A"), PeerId("C")})))
     assert await infer(fleet, call("m", "1"), trusted) == "A"
     await asyncio.sleep(0.1)
     assert two.asks == []
@@ -700,14 +710,14 @@ async def test_a_copied_sequence_stays_together_at_the_shadow() -> None:
     assert sorted(len(link.asks) for link in shadows) == [0, 0, 0, 4]
 
 
-@pytest.mark.parametrize("turns", [0, 1, 5])
+@pytest.mark.parametrize("supervisor", [0, 1, 5])
 @in_virtual_time
-async def test_closing_ends_the_copies_also_those_that_have_not_begun(turns: int) -> None:
+async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor: int) -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet, hang, hang)
     task = asyncio.create_task(infer(fleet, call("m", "1")))
     await asyncio.sleep(0)  # the copy is ordered
-    for _ in range(turns):
+    for _ in range(supervisor):
         await asyncio.sleep(0)
     assert repr(fleet.routing) == "Routing(1 models, 1 copies under way)"
     fleet.routing.close()
@@ -725,34 +735,34 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(turns: int
 # all together
 
 
-def test_whatever_happens_gates_hosts_and_copies_are_empty_in_the_end() -> None:
+def test_whatever_happens_gates_replicas_and_copies_are_empty_in_the_end() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         complaints: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
         rules = RoutingRules(ModelRules(weights=((V1, 1.0), (V2, 1.0)), mirror=MirrorRule(V2, 0.5)))
-        fleet = Fleet(rules=rules, seed=seed, policy=chance.choice([InOrder.name, "p2c"]))
+        fleet = Fleet(rules=rules, seed=seed, policy=rng.choice([InOrder.name, "p2c"]))
         errors = [Overloaded("full"), LinkLost("gone"), RunFailed("bad"), InvalidRequest("no")]
 
         def reply(ask: Ask) -> None:
-            then = chance.choice([echo, echo, hang, garbage(), failing(chance.choice(errors)), end])
-            after(chance.choice([0.0, 0.01, 0.3]), then)(ask)
+            then = rng.choice([echo, echo, hang, garbage(), failing(rng.choice(errors)), end])
+            after(rng.choice([0.0, 0.01, 0.3]), then)(ask)
 
-        for peer in "ABCD"[: chance.randint(1, 4)]:
-            models = chance.choice(["1", "2", "12"])
+        for peer in "ABCD"[: rng.randint(1, 4)]:
+            models = rng.choice(["1", "2", "12"])
             fleet.node(peer, reply, models=[offer(version=version) for version in models])
         ended: list[str] = []
 
         async def one() -> None:
-            await asyncio.sleep(chance.choice([0.0, 0.01, 0.2]))
-            asked = call("m", chance.choice(["", "", "1", "2", "3"]))
-            if chance.random() < 0.2:
-                asked = asked._replace(sequence=SequenceMark(chance.randint(1, 3)))
-            tenant = chance.choice(["", "a", "b"])
-            wishes = Wishes(affinity=chance.choice(["", "k"]), tenant=tenant)
+            await asyncio.sleep(rng.choice([0.0, 0.01, 0.2]))
+            asked = call("m", rng.choice(["", "", "1", "2", "3"]))
+            if rng.random() < 0.2:
+                asked = asked._replace(sequence=SequenceMark(rng.randint(1, 3)))
+            tenant = rng.choice(["", "a", "b"])
+            options = RoutingOptions(affinity=rng.choice(["", "k"]), tenant=tenant)
             try:
-                await infer(fleet, asked, wishes, chance.choice([0.0, 0.05, 1.0]))
+                await infer(fleet, asked, options, rng.choice([0.0, 0.05, 1.0]))
             except CapameshError as error:
                 ended.append(error.code)
             else:
@@ -760,13 +770,13 @@ def test_whatever_happens_gates_hosts_and_copies_are_empty_in_the_end() -> None:
 
         tasks = [asyncio.create_task(one()) for _ in range(10)]
         for _ in range(5):
-            await asyncio.sleep(chance.choice([0.0, 0.01, 0.1]))
-            chance.choice(fleet.links).end()
-            if chance.random() < 0.5:
-                fleet.relink(chance.randrange(len(fleet.candidates)), reply)
-            if chance.random() < 0.3:
-                chance.choice(tasks).cancel()
-            if chance.random() < 0.3:
+            await asyncio.sleep(rng.choice([0.0, 0.01, 0.1]))
+            rng.choice(fleet.links).end()
+            if rng.random() < 0.5:
+                fleet.relink(rng.randrange(len(fleet.endpoints)), reply)
+            if rng.random() < 0.3:
+                rng.choice(tasks).cancel()
+            if rng.random() < 0.3:
                 fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE)])
             fleet.routing.tick()
             fleet.balancer.tick(fleet.clock())

@@ -35,7 +35,7 @@ async def test_jobs_take_turns_and_a_short_one_overtakes_a_long() -> None:
     assert len(slices) == 0
 
 
-async def test_what_ends_a_job_is_told() -> None:
+async def test_what_ends_a_job_is_reported() -> None:
     slices = Slices()
     done: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     error = ZeroDivisionError("x")
@@ -43,7 +43,7 @@ async def test_what_ends_a_job_is_told() -> None:
     assert await done is error
 
 
-async def test_a_cancelled_job_is_told_nothing_and_takes_no_more_steps() -> None:
+async def test_a_cancelled_job_is_reported_nothing_and_takes_no_more_steps() -> None:
     log: list[str] = []
     slices = Slices()
     job = slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))

@@ -24,8 +24,8 @@ def test_a_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion)
 
 
 def test_versions_get_their_weights_of_the_requests() -> None:
-    chance = random.Random(1)
-    assert Counter(SPLIT.pick(ALL, chance) for _ in range(2000)) == {V1: 1802, V2: 198}
+    rng = random.Random(1)
+    assert Counter(SPLIT.pick(ALL, rng) for _ in range(2000)) == {V1: 1802, V2: 198}
 
 
 def test_a_version_that_is_asked_for_always_wins() -> None:
@@ -33,7 +33,7 @@ def test_a_version_that_is_asked_for_always_wins() -> None:
     assert SPLIT.pick((), Draws(), asked=ModelVersion("9")) == "9"
 
 
-def test_the_weight_of_a_version_that_nobody_hosts_is_spread() -> None:
+def test_the_weight_of_a_version_that_nobody_replicas_is_spread() -> None:
     split = VersionSplit([(V1, 50.0), (V2, 25.0), (V3, 25.0)])
     assert split.pick((V2, V3), Draws(0.49)) == V2
     assert split.pick((V2, V3), Draws(0.51)) == V3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.resilience.health import CircuitState, Health
 
-CLOSED, INHIBITED, EJECTED, RAMPING, HELD_OPEN, HELD_CLOSED = CircuitState
+CLOSED, INHIBITED, EJECTED, RAMPING, FORCED_OPEN, FORCED_CLOSED = CircuitState
 
 
 def ejected(now_s: float = 0.0) -> Health:
@@ -236,7 +236,7 @@ def test_an_outlier_needs_three_answers_in_a_row_to_return() -> None:
     assert health.reason == "an outlier among its peers"
 
 
-def test_who_refused_is_avoided_for_the_time_it_told_within_bounds() -> None:
+def test_who_refused_is_avoided_for_the_time_it_reported_within_bounds() -> None:
     health = Health()
     health.refused(0.0, 0.5)
     assert not health.is_full
@@ -284,12 +284,12 @@ def test_refusals_neither_shorten_nor_end_an_inhibition() -> None:
     [(0.0, 1.0, 1.0), (0.01, 0.8, 1.0), (0.1, 0.35, 0.6), (0.3, 0.05, 0.2)],
 )
 def test_a_share_falls_with_the_error_rate(errors: float, low: float, high: float) -> None:
-    chance, health, shares = random.Random(4), Health(), list[float]()
+    rng, health, shares = random.Random(4), Health(), list[float]()
     for n in range(4000):
         now_s = n * 0.01
         if health.may_send(now_s) and health.state(now_s) is not EJECTED:
             shares.append(health.share(now_s))
-        if chance.random() < errors:
+        if rng.random() < errors:
             health.failed(now_s, is_hard=False)
         else:
             health.answered(now_s)
@@ -299,11 +299,11 @@ def test_a_share_falls_with_the_error_rate(errors: float, low: float, high: floa
 @pytest.mark.parametrize("phase_s", [0.0, 0.7, 1.4, 2.1, 2.5])
 @pytest.mark.parametrize("is_hard", [False, True])
 def test_who_recovers_is_in_full_use_five_seconds_later(phase_s: float, is_hard: bool) -> None:
-    chance, health = random.Random(8), Health()
+    rng, health = random.Random(8), Health()
     recovered_s = 40.0 + phase_s
     for n in range(int((recovered_s + 5.0) * 100)):  # 100 requests a second draw
         now_s = n / 100
-        if health.may_send(now_s) and chance.random() < health.share(now_s):
+        if health.may_send(now_s) and rng.random() < health.share(now_s):
             if now_s < recovered_s:
                 health.failed(now_s, is_hard=is_hard)
             else:
@@ -316,18 +316,18 @@ def test_who_recovers_is_in_full_use_five_seconds_later(phase_s: float, is_hard:
 
 
 def test_one_that_always_fails_gets_next_to_nothing() -> None:
-    chance, health = random.Random(8), Health()
+    rng, health = random.Random(8), Health()
     sent = 0
     for n in range(6000):  # 100 requests a second for a minute, failing at once
         now_s = n / 100
-        if health.may_send(now_s) and chance.random() < health.share(now_s):
+        if health.may_send(now_s) and rng.random() < health.share(now_s):
             sent += 1
             health.failed(now_s, is_hard=False)
     assert 5 <= sent <= 30
 
 
 def test_one_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
-    chance, health = random.Random(8), Health()
+    rng, health = random.Random(8), Health()
     silent_at: list[float] = []
     victims = 0
     for n in range(6000):  # silence is noticed half a second after a request was sent
@@ -338,7 +338,7 @@ def test_one_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
         if health.probe_due(now_s):
             health.probe_asked(now_s)
             health.probed(now_s)
-        if health.may_send(now_s) and chance.random() < health.share(now_s):
+        if health.may_send(now_s) and rng.random() < health.share(now_s):
             victims += 1
             silent_at.append(now_s + 0.5)
     assert 100 <= victims <= 400  # of 6000: half a second of all, twice, and trials
@@ -346,14 +346,14 @@ def test_one_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
 
 def test_the_operators_word_goes_before_all() -> None:
     health = Health()
-    health.hold(HELD_OPEN)
+    health.hold(FORCED_OPEN)
     assert not health.may_send(0.0)
-    assert health.state(0.0) is HELD_OPEN
+    assert health.state(0.0) is FORCED_OPEN
     assert health.reason == "the operator holds it open"
     health.answered(1.0)
     health.probed(1.0)
     assert not health.may_send(1e9)
-    health.hold(HELD_CLOSED)
+    health.hold(FORCED_CLOSED)
     for at_s in range(10):
         health.failed(at_s, is_hard=True)
     health.refused(10.0, 1.0)
@@ -361,7 +361,7 @@ def test_the_operators_word_goes_before_all() -> None:
     assert health.is_full
     assert health.may_send(10.0)
     assert health.share(10.0) == 1.0
-    assert health.state(10.0) is HELD_CLOSED
+    assert health.state(10.0) is FORCED_CLOSED
     health.hold(None)
     assert not health.may_send(10.0)
     assert health.state(10.0) is EJECTED
@@ -369,7 +369,7 @@ def test_the_operators_word_goes_before_all() -> None:
 
 def test_a_hold_that_is_lifted_leaves_a_healthy_one_in_full_use() -> None:
     health = Health()
-    health.hold(HELD_OPEN)
+    health.hold(FORCED_OPEN)
     health.hold(None)
     assert health.may_send(0.0)
     assert health.is_full
@@ -424,7 +424,7 @@ def happen(health: Health, event: str, now_s: float) -> None:
         case "asked":
             health.probe_asked(now_s)
         case "closed":
-            health.hold(HELD_CLOSED)
+            health.hold(FORCED_CLOSED)
             health.hold(None)
         case _:
             health.state(now_s)

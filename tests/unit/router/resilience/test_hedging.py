@@ -121,7 +121,7 @@ def test_while_little_is_known_more_time_is_given() -> None:
     expected_s=st.floats(0.0, 100.0),
     remaining_s=st.one_of(st.floats(-1.0, 1000.0), st.just(math.inf)),
 )
-def test_no_host_is_blamed_before_twice_its_expected_time_whatever_the_deadline(
+def test_no_replica_is_blamed_before_twice_its_expected_time_whatever_the_deadline(
     latencies_s: list[float], expected_s: float, remaining_s: float
 ) -> None:
     hedging = Hedging(window_of(*latencies_s))

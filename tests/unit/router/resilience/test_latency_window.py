@@ -35,8 +35,8 @@ def test_quantiles_of_one_to_a_hundred_milliseconds() -> None:
 def test_a_quantile_is_within_five_percent_of_the_true_one(
     seed: int, middle: float, sigma: float, q: float
 ) -> None:
-    chance = random.Random(seed)
-    samples = [chance.lognormvariate(math.log(middle), sigma) for _ in range(400)]
+    rng = random.Random(seed)
+    samples = [rng.lognormvariate(math.log(middle), sigma) for _ in range(400)]
     window = LatencyWindow()
     for sample in samples:
         window.add(sample, 1.0)

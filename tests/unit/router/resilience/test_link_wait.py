@@ -4,53 +4,53 @@ from capamesh.router.resilience.link_wait import LinkWait
 
 
 def test_a_link_wakes_all_who_wait_once_in_their_order() -> None:
-    links, told = LinkWait(), []
+    links, reported = LinkWait(), []
     for name in "abc":
-        links.add(name, lambda name=name: told.append(name))  # type: ignore[misc]
+        links.add(name, lambda name=name: reported.append(name))  # type: ignore[misc]
     links.remove("b")
     links.remove("x")
     assert repr(links) == "LinkWait(2 waiting, 0 bytes)"
     links.linked()
-    assert (told, len(links)) == (["a", "c"], 0)
+    assert (reported, len(links)) == (["a", "c"], 0)
     links.linked()
-    assert told == ["a", "c"]
+    assert reported == ["a", "c"]
 
 
 def test_who_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
-    links, told = LinkWait(), []
+    links, reported = LinkWait(), []
 
     def again() -> None:
-        told.append("a")
+        reported.append("a")
         links.add("a", again)
 
     links.add("a", again)
     links.linked()
-    assert told == ["a"]
+    assert reported == ["a"]
     links.linked()
-    assert told == ["a", "a"]
+    assert reported == ["a", "a"]
 
 
 def test_one_who_is_woken_may_send_another_away() -> None:
-    links, told = LinkWait(), []
+    links, reported = LinkWait(), []
     links.add("a", lambda: links.remove("b"))
-    links.add("b", lambda: told.append("b"))
+    links.add("b", lambda: reported.append("b"))
     links.linked()
-    assert (told, len(links)) == ([], 0)
+    assert (reported, len(links)) == ([], 0)
 
 
 def test_news_from_those_who_are_woken_comes_after_the_round_and_nests_no_calls() -> None:
-    links, told = LinkWait(), list[int]()
+    links, reported = LinkWait(), list[int]()
 
     def again(number: int) -> None:
-        told.append(number)
+        reported.append(number)
         links.linked()
-        if told.count(number) < 2:
+        if reported.count(number) < 2:
             links.add(number, lambda: again(number))
 
     for number in range(2000):
         links.add(number, lambda number=number: again(number))
     links.linked()
-    assert told == [*range(2000), *range(2000)]
+    assert reported == [*range(2000), *range(2000)]
     assert len(links) == 0
 
 

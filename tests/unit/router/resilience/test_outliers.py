@@ -14,7 +14,7 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     RunFailed,
 )
@@ -28,7 +28,7 @@ from capamesh.router.resilience.outliers import (
 )
 
 
-class Host:
+class Replica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.health = Health()
@@ -38,26 +38,26 @@ class Host:
         return self.name
 
 
-def fleet(size: int) -> list[Host]:
-    return [Host(chr(ord("a") + n)) for n in range(size)]
+def fleet(size: int) -> list[Replica]:
+    return [Replica(chr(ord("a") + n)) for n in range(size)]
 
 
 def count(
-    watch: OutlierWatch[Host], outcomes: Mapping[Host, tuple[int, int]], now_s: float
+    watch: OutlierWatch[Replica], outcomes: Mapping[Replica, tuple[int, int]], now_s: float
 ) -> None:
-    """Record (failures, requests) of each host."""
-    for host, (failures, requests) in outcomes.items():
+    """Record (failures, requests) of each replica."""
+    for replica, (failures, requests) in outcomes.items():
         for n in range(requests):
-            watch.record(host, n >= failures, 0.01, now_s)
+            watch.record(replica, n >= failures, 0.01, now_s)
 
 
-def ejected(verdicts: list[Outlier[Host] | Slow[Host]]) -> str:
-    return "".join(v.host.name for v in verdicts if isinstance(v, Outlier))
+def ejected(verdicts: list[Outlier[Replica] | Slow[Replica]]) -> str:
+    return "".join(v.replica.name for v in verdicts if isinstance(v, Outlier))
 
 
 def test_one_of_three_that_fails_always_is_out_after_two_seconds() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 0.0)
     assert watch.tick(1.9) == []
     assert watch.tick(2.0) == [Outlier(c, "100% of 20 requests failed, 0% elsewhere")]
@@ -66,7 +66,7 @@ def test_one_of_three_that_fails_always_is_out_after_two_seconds() -> None:
 
 def test_with_few_requests_a_window_lasts_until_there_are_enough() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 9), b: (0, 9), c: (9, 9)}, 0.0)
     assert watch.tick(10.0) == []
     count(watch, {a: (0, 1), b: (0, 1), c: (1, 1)}, 10.0)
@@ -75,7 +75,7 @@ def test_with_few_requests_a_window_lasts_until_there_are_enough() -> None:
 
 def test_by_fewer_than_ten_requests_nobody_is_judged() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 9), b: (0, 9), c: (9, 9)}, 0.0)
     assert watch.tick(60.0) == []
     assert watch.tick(70.0) == []
@@ -84,14 +84,14 @@ def test_by_fewer_than_ten_requests_nobody_is_judged() -> None:
 def test_of_two_that_have_twelve_requests_each_either_may_be_so_by_chance() -> None:
     for size, expected in ((12, ""), (13, "b")):
         a, b = fleet(2)
-        watch = OutlierWatch[Host]()
+        watch = OutlierWatch[Replica]()
         count(watch, {a: (0, size), b: (size, size)}, 0.0)
         assert ejected(watch.tick(10.0)) == expected
 
 
 def test_one_that_fails_a_third_must_do_so_in_two_windows() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     outcomes = {a: (1, 50), b: (0, 50), c: (17, 50)}
     count(watch, outcomes, 0.0)
     assert watch.tick(2.0) == []
@@ -101,7 +101,7 @@ def test_one_that_fails_a_third_must_do_so_in_two_windows() -> None:
 
 def test_one_bad_batch_ejects_nobody() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 50), b: (0, 50), c: (16, 50)}, 0.0)
     assert watch.tick(2.0) == []
     count(watch, {a: (0, 50), b: (0, 50), c: (0, 50)}, 2.0)
@@ -111,10 +111,10 @@ def test_one_bad_batch_ejects_nobody() -> None:
 
 
 def test_among_many_with_many_requests_envoys_deviations_find_a_smaller_gap() -> None:
-    hosts = fleet(6)
+    replicas = fleet(6)
     for size, expected in ((200, "f"), (60, "")):
-        watch = OutlierWatch[Host]()
-        outcomes = dict.fromkeys(hosts, (0, size)) | {hosts[-1]: (size // 10, size)}
+        watch = OutlierWatch[Replica]()
+        outcomes = dict.fromkeys(replicas, (0, size)) | {replicas[-1]: (size // 10, size)}
         count(watch, outcomes, 0.0)
         assert watch.tick(2.0) == []
         count(watch, outcomes, 2.0)
@@ -123,38 +123,38 @@ def test_among_many_with_many_requests_envoys_deviations_find_a_smaller_gap() ->
 
 def test_a_third_at_most_and_one_in_any_case_the_worst_first() -> None:
     for size, bad, expected in ((2, 1, 1), (3, 2, 1), (5, 2, 1), (7, 3, 2), (10, 4, 3)):
-        hosts = fleet(size)
-        watch = OutlierWatch[Host]()
-        outcomes = dict.fromkeys(hosts, (0, 100))
-        outcomes |= {host: (90 + n, 100) for n, host in enumerate(hosts[:bad])}
+        replicas = fleet(size)
+        watch = OutlierWatch[Replica]()
+        outcomes = dict.fromkeys(replicas, (0, 100))
+        outcomes |= {replica: (90 + n, 100) for n, replica in enumerate(replicas[:bad])}
         count(watch, outcomes, 0.0)
         out = ejected(watch.tick(2.0))
-        assert out == "".join(host.name for host in hosts[:bad][::-1])[:expected]
+        assert out == "".join(replica.name for replica in replicas[:bad][::-1])[:expected]
 
 
 def test_who_is_out_already_counts_and_is_not_judged_again() -> None:
-    hosts = fleet(4)
-    hosts[0].health.eject(0.0)
-    watch = OutlierWatch[Host]()
-    count(watch, {host: (20 * (n < 2), 20) for n, host in enumerate(hosts)}, 0.0)
+    replicas = fleet(4)
+    replicas[0].health.eject(0.0)
+    watch = OutlierWatch[Replica]()
+    count(watch, {replica: (20 * (n < 2), 20) for n, replica in enumerate(replicas)}, 0.0)
     assert watch.tick(2.0) == []
 
 
 def test_one_alone_and_both_of_two_that_fail_are_kept() -> None:
     (a,) = fleet(1)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (50, 50)}, 0.0)
     assert watch.tick(2.0) == []
     a, b = fleet(2)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (50, 50), b: (50, 50)}, 0.0)
     assert watch.tick(2.0) == []
 
 
 def test_a_busy_failing_one_does_not_hide_another() -> None:
-    hosts = fleet(7)  # failing fast looks idle: it draws requests
-    watch = OutlierWatch[Host]()
-    outcomes = dict.fromkeys(hosts, (0, 50)) | {hosts[0]: (1000, 1000), hosts[1]: (50, 50)}
+    replicas = fleet(7)  # failing fast looks idle: it draws requests
+    watch = OutlierWatch[Replica]()
+    outcomes = dict.fromkeys(replicas, (0, 50)) | {replicas[0]: (1000, 1000), replicas[1]: (50, 50)}
     count(watch, outcomes, 0.0)
     assert ejected(watch.tick(2.0)) == "ab"
 
@@ -162,12 +162,12 @@ def test_a_busy_failing_one_does_not_hide_another() -> None:
 @pytest.mark.parametrize("size", [2, 3, 5, 10])
 @pytest.mark.parametrize("errors", [0.002, 0.1, 0.5, 0.9, 1.0])
 def test_where_all_fail_alike_nobody_is_ejected(size: int, errors: float) -> None:
-    chance, hosts, watch = random.Random(size), fleet(size), OutlierWatch[Host]()
+    rng, replicas, watch = random.Random(size), fleet(size), OutlierWatch[Replica]()
     out = ""
     for second in range(200):
-        for host in hosts:
-            for _ in range(chance.choice((5, 20))):
-                watch.record(host, chance.random() >= errors, 0.01, second)
+        for replica in replicas:
+            for _ in range(rng.choice((5, 20))):
+                watch.record(replica, rng.random() >= errors, 0.01, second)
         out += ejected(watch.tick(second + 0.9))
     assert out == ""
 
@@ -186,13 +186,13 @@ def test_where_all_fail_alike_nobody_is_ejected(size: int, errors: float) -> Non
 def test_never_more_than_a_third_or_one_are_out_and_never_all(
     windows: list[list[tuple[int, int]]],
 ) -> None:
-    hosts, watch, out = fleet(7), OutlierWatch[Host](), set[str]()
+    replicas, watch, out = fleet(7), OutlierWatch[Replica](), set[str]()
     for n, window in enumerate(windows):
-        count(watch, dict(zip(hosts, window, strict=False)), n * 0.001)
+        count(watch, dict(zip(replicas, window, strict=False)), n * 0.001)
         for verdict in watch.tick(n * 0.001 + 2.0):
             if isinstance(verdict, Outlier):
-                verdict.host.health.eject(n * 0.001 + 2.0)
-                out.add(verdict.host.name)
+                verdict.replica.health.eject(n * 0.001 + 2.0)
+                out.add(verdict.replica.name)
     known = max((len(window) for window in windows), default=0)
     assert len(out) <= max(1, int(0.33 * known))
     assert len(out) < max(2, known)
@@ -200,7 +200,7 @@ def test_never_more_than_a_third_or_one_are_out_and_never_all(
 
 def test_who_is_gone_is_forgotten() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 0.0)
     c.is_gone = True
     assert watch.tick(2.0) == []
@@ -209,7 +209,7 @@ def test_who_is_gone_is_forgotten() -> None:
 
 def test_who_has_no_requests_for_long_is_forgotten() -> None:
     a, b = fleet(2)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20)}, 0.0)
     for n in range(1, 8):
         watch.tick(2.0 * n)
@@ -217,21 +217,21 @@ def test_who_has_no_requests_for_long_is_forgotten() -> None:
     assert repr(watch) == "OutlierWatch(60 requests at 1 hosts)"
 
 
-def test_who_is_slow_beside_the_others_is_told_of_once_and_not_ejected() -> None:
+def test_who_is_slow_beside_the_others_is_reported_of_once_and_not_ejected() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
-    found: list[Outlier[Host] | Slow[Host]] = []
+    watch = OutlierWatch[Replica]()
+    found: list[Outlier[Replica] | Slow[Replica]] = []
     for second in range(10):
-        for host in (a, b, c):
+        for replica in (a, b, c):
             for _ in range(30):
-                watch.record(host, True, 0.1 if host is c else 0.01, second)
+                watch.record(replica, True, 0.1 if replica is c else 0.01, second)
         found += watch.tick(second + 0.9)
     assert found == [Slow(c, "half of its answers take over 100 ms, 10 ms elsewhere")]
 
 
 def test_a_clock_that_is_set_back_wedges_nothing() -> None:
     a, b, c = fleet(3)
-    watch = OutlierWatch[Host]()
+    watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 1000.0)
     assert watch.tick(0.0) == []
     assert ejected(watch.tick(2.0)) == "c"
@@ -245,16 +245,16 @@ def test_a_clock_that_is_set_back_wedges_nothing() -> None:
         (Overloaded(), False),
         (Draining(), False),
         (ModelUnavailable(), False),
-        (NoCandidate(), False),
+        (NoEndpoint(), False),
         (DeadlineExceeded(), False),
         (InvalidRequest(), False),
     ],
 )
-def test_only_errors_of_the_host_itself_are_faults(error: CapameshError, expected: bool) -> None:
+def test_only_errors_of_the_replica_itself_are_faults(error: CapameshError, expected: bool) -> None:
     assert is_fault(error) is expected
 
 
-def test_panic_begins_below_half_of_the_hosts() -> None:
+def test_panic_begins_below_half_of_the_replicas() -> None:
     assert not is_panic(2, 4)
     assert not is_panic(2, 3)
     assert is_panic(1, 3)

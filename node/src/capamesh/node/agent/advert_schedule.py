@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
-from capamesh.protocol.adverts import LargestTold, advert_interval_s, newcomer_spread_s
+from capamesh.protocol.adverts import FleetSize, advert_interval_s, newcomer_spread_s
 
 if TYPE_CHECKING:
     import random
@@ -56,9 +56,9 @@ class Newcomers:
 class AdvertSchedule:
     """The times of one node's adverts, on any clock that does not go backwards; the first is due at once."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-        self._told = LargestTold()
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._reported = FleetSize()
         self._newcomers = Newcomers()
         self._credit = float(NEWCOMER_BURST)
         self._credited_s = -math.inf
@@ -83,10 +83,10 @@ class AdvertSchedule:
 
     def router_heard(self, router: RouterAdvert, now_s: float) -> None:
         """A router said how many nodes it knows; if it is new, it shall know this one too."""
-        self._told.told(router.nodes, now_s)
+        self._reported.reported(router.nodes, now_s)
         if not self._newcomers.is_one(router, now_s) or self._newcomer_s < math.inf:
             return
-        gained = (now_s - self._credited_s) / advert_interval_s(self._told.at(now_s))
+        gained = (now_s - self._credited_s) / advert_interval_s(self._reported.at(now_s))
         self._credit = min(NEWCOMER_BURST, self._credit + gained)
         self._credited_s = now_s
         if self._credit >= 1:
@@ -95,10 +95,10 @@ class AdvertSchedule:
 
     def publishing(self, now_s: float) -> int:
         """An advert goes out now, whether one was due or not; return the interval that it must tell."""
-        interval_s = advert_interval_s(self._told.at(now_s))
+        interval_s = advert_interval_s(self._reported.at(now_s))
         # Each of the last adverts may be the only one that was not lost: what it told is kept.
         self._promised_s.append(interval_s)
-        jitter = self._chance.uniform(1 - JITTER, 1 + JITTER)
+        jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
         self._regular_s = now_s + min(self._promised_s) * jitter
         if self._change_s < math.inf:
             self._again_s = now_s + AGAIN_S
@@ -108,8 +108,8 @@ class AdvertSchedule:
         return interval_s
 
     def _introduce(self, now_s: float) -> None:
-        spread_s = newcomer_spread_s(self._told.at(now_s))
-        self._newcomer_s = min(self._newcomer_s, now_s + self._chance.uniform(0, spread_s))
+        spread_s = newcomer_spread_s(self._reported.at(now_s))
+        self._newcomer_s = min(self._newcomer_s, now_s + self._rng.uniform(0, spread_s))
 
     def __repr__(self) -> str:
-        return f"AdvertSchedule({self._told!r}, due at {self.due_s:.2f} s)"
+        return f"AdvertSchedule({self._reported!r}, due at {self.due_s:.2f} s)"

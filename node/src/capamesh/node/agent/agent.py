@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from capamesh.node.agent.advert_schedule import AdvertSchedule
 from capamesh.node.agent.announcement import Announcement, NodeFacts
-from capamesh.node.agent.known_routers import RoutersToDial
+from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import LoopFigures
 from capamesh.node.agent.status import models_status, worker_status
-from capamesh.node.agent.worker_handle import CACHE_FOLDER, DeviceWorker, start_settings
+from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_settings
 from capamesh.node.contract.loop_meter import LoopMeter
 from capamesh.node.devices.host import read_devices
 from capamesh.node.devices.nvml import GpuReader
@@ -41,7 +41,7 @@ from capamesh.protocol.adverts import (
     router_from_body,
     seal,
 )
-from capamesh.protocol.data_dir import MemberHome
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
@@ -79,7 +79,7 @@ class NodeAgent:
             )
         self._settings = settings
         self._log = log
-        self._home = MemberHome(settings.data_folder, log)
+        self._home = DataDir(settings.data_folder, log)
         self._home.lock()
         self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
         if not settings.is_dialing:
@@ -133,7 +133,7 @@ class NodeAgent:
             require_free(settings.metrics_host, settings.metrics_port, "--metrics")
         make_folder(settings.data_folder / CACHE_FOLDER)
         self._workers = [
-            DeviceWorker(
+            WorkerHandle(
                 number,
                 device,
                 start_settings(settings, number, device, self._advertised_host),
@@ -143,7 +143,7 @@ class NodeAgent:
             )
             for number, device in enumerate(devices)
         ]
-        self._routers = RoutersToDial()
+        self._routers = KnownRouters()
         self._clock_notice = ClockNotice()
         self._clock = NetworkClock(time.time_ns() // 1_000_000, time.monotonic())
         self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
@@ -222,7 +222,7 @@ class NodeAgent:
                 if self._announcement.offered(number, offer):
                     self._changed()
             case "metrics":
-                worker.told(message["models"], message["loop"])
+                worker.reported(message["models"], message["loop"])
             case "sandbox":
                 worker.sandbox = message["holds"]
             case "survived":
@@ -238,7 +238,7 @@ class NodeAgent:
             case unknown:
                 self._log.warning("unknown_message", type=unknown)
 
-    def _brief(self, worker: DeviceWorker) -> None:
+    def _brief(self, worker: WorkerHandle) -> None:
         """Tell a worker that just came up what the others heard before."""
         if self._trust.revocations.version:
             worker.send({"type": "revocations", "data": self._trust.revocations.encode()})

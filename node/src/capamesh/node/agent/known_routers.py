@@ -18,7 +18,7 @@ MAX_ADDRESSES: Final = 16
 """Of one router, one for each of its processes: each is dialled for as long as the router is heard."""
 
 
-class RoutersToDial:
+class KnownRouters:
     """Where the routers that were heard of lately take links."""
 
     def __init__(self) -> None:

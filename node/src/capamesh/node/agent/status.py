@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerSample
-    from capamesh.node.agent.worker_handle import DeviceWorker
+    from capamesh.node.agent.worker_handle import WorkerHandle
     from capamesh.protocol.adverts import ModelOffer
 
 
-def worker_status(worker: DeviceWorker) -> dict[str, Any]:
+def worker_status(worker: WorkerHandle) -> dict[str, Any]:
     """Return how a worker is: its starts, why it was lost the last time, and what it is kept to."""
     return {
         "device": worker.number,

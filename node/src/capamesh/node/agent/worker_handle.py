@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from capamesh.node.agent.metrics.totals import WorkerFigures, WorkerSample
 from capamesh.node.agent.quarantine import CrashRecord
 from capamesh.node.contract.settings import WorkerSettings
-from capamesh.node.devices.in_flight_page import RunningPage
+from capamesh.node.devices.in_flight_page import InFlightPage
 from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ConfigError
 
@@ -30,7 +30,7 @@ CACHE_FOLDER = "cache"
 """In the data folder: measured profiles and compiled engines, which may be deleted at any time."""
 
 
-class DeviceWorker:
+class WorkerHandle:
     """Keeps the worker of one device running, and from models that end it again and again."""
 
     def __init__(
@@ -50,7 +50,7 @@ class DeviceWorker:
         self._on_down = on_down
         self._log = log.bind(device=device.index)
         self._clock = clock
-        self._page: RunningPage | None = None
+        self._page: InFlightPage | None = None
         self._started_s = clock()
         self._crashes = CrashRecord()
         self._figures = WorkerFigures()
@@ -72,7 +72,7 @@ class DeviceWorker:
         )
 
     def __repr__(self) -> str:
-        return f"DeviceWorker({self._child!r}, {self._crashes!r})"
+        return f"WorkerHandle({self._child!r}, {self._crashes!r})"
 
     @property
     def is_leaving(self) -> bool:
@@ -97,10 +97,10 @@ class DeviceWorker:
         self._is_leaving = True
         return self.send({"type": "drain"})
 
-    def told(self, models: Sequence[Mapping[str, Any]], loop: Mapping[str, Any]) -> None:
+    def reported(self, models: Sequence[Mapping[str, Any]], loop: Mapping[str, Any]) -> None:
         """Take over a `metrics` message."""
-        self._figures.told(models)
-        self._figures.loop_told(loop)
+        self._figures.reported(models)
+        self._figures.loop_reported(loop)
 
     def stuck(self, reason: str) -> None:
         """It is about to end itself for `reason`."""
@@ -136,7 +136,7 @@ class DeviceWorker:
         verdicts = self._crashes.verdicts(self._started_s)
         start = replace(self._start, verdicts=[asdict(one) for one in verdicts])
         try:
-            self._page = RunningPage.create(Path(start.running_page))
+            self._page = InFlightPage.create(Path(start.running_page))
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
             self._log.warning("no_running_page", error=error.message)
             start = replace(start, running_page="")
@@ -165,14 +165,14 @@ class DeviceWorker:
             lived_s=round(lived_s, 1),
             executing=[f"{mark.name}/{mark.version} {mark.phase.name.lower()}" for mark in marked],
         )
-        for told in self._crashes.died(marked, reason, lived_s, now_s):
-            self._log.error("worker_guarded", reason=told)
+        for reported in self._crashes.died(marked, reason, lived_s, now_s):
+            self._log.error("worker_guarded", reason=reported)
 
 
 def start_settings(
     settings: NodeSettings, number: int, device: DeviceInfo, advertised_host: str
 ) -> WorkerSettings:
-    """Return what the worker `number` is told at each start; `DeviceWorker` adds what is held against models."""
+    """Return what the worker `number` is told at each start; `WorkerHandle` adds what is held against models."""
     return WorkerSettings(
         membership_folder=str(settings.data_folder),
         models_folder=str(settings.models_folder),

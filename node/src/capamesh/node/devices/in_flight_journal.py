@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from capamesh.node.devices.in_flight_page import SLOTS, Phase
 
 if TYPE_CHECKING:
-    from capamesh.node.devices.in_flight_page import RunningPage
+    from capamesh.node.devices.in_flight_page import InFlightPage
 
-__all__ = ["Marks", "Phase"]
+__all__ = ["InFlightJournal", "Phase"]
 
 NO_SLOT = -1
 
 
-class Marks:
+class InFlightJournal:
     """Slots of the page, lent to whatever runs. Safe to use from several threads at once."""
 
-    def __init__(self, page: RunningPage | None) -> None:
+    def __init__(self, page: InFlightPage | None) -> None:
         """Mark in `page`; with None, which tests give, nowhere."""
         self._page = page
         self._free = deque(range(SLOTS))
@@ -83,9 +83,7 @@ class Marks:
         """Leave all marks as they are, for good: this process is about to end, and one of those may be the cause."""
         self._is_settled = True
 
-    def convict(
-        self, number: int, phase: Phase, request: bytes = b"", large_bytes: int = 0
-    ) -> None:
+    def blame(self, number: int, phase: Phase, request: bytes = b"", large_bytes: int = 0) -> None:
         """Mark that model alone and for good: this process is about to end, and that model is the cause.
 
         `request` is what `tell` would be given, where one request alone is to blame.

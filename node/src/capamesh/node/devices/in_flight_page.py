@@ -69,7 +69,7 @@ class Marked:
     """Of its inputs, where that is more than a model's usual requests have."""
 
 
-class RunningPage:
+class InFlightPage:
     """The marks of one worker's life. One process writes, each thread in slots of its own; another reads."""
 
     def __init__(self, path: Path) -> None:

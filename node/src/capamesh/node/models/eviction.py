@@ -12,7 +12,7 @@ from capamesh.node.models.dependencies import is_member
 from capamesh.protocol.errors import ModelInvalid
 
 if TYPE_CHECKING:
-    from capamesh.node.models.registry import HostedModel, HostedModels, Key
+    from capamesh.node.models.registry import HostedModel, Key, ModelRegistry
     from capamesh.node.repository import ModelSource
     from capamesh.node.runtime.api import Backend
 
@@ -62,7 +62,7 @@ class Room:
 
     def __init__(
         self,
-        models: HostedModels,
+        models: ModelRegistry,
         backend: Backend,
         needed_bytes: Callable[[ModelSource], int],
         held_bytes: Callable[[], int],
@@ -103,7 +103,7 @@ class Room:
         """Forget that there was no memory for a model version: it is loaded now, or gone."""
         self._short.pop(key, None)
 
-    def next_to_leave(self, source: ModelSource, *, is_asked_for: bool) -> HostedModel | None:
+    def eviction_victim(self, source: ModelSource, *, is_asked_for: bool) -> HostedModel | None:
         """Return what must be unloaded first for `source` to fit; None when it fits now.
 
         Only to a model that is asked for others give way. Raises `NoRoom`: it would not fit though all gave way that
@@ -167,7 +167,7 @@ def held_bytes(hosted: HostedModel) -> int:
 def _may_leave_s(hosted: HostedModel, now_s: float) -> float:
     """Return from when on a model may give way, if nobody uses it until then."""
     idle_s = min(MOST_IDLE_S, max(LEAST_IDLE_S, IDLE_LOADS * hosted.load_s))
-    used_s = hosted.runner.last_used_s if hosted.runner.engine.is_idle else now_s
+    used_s = hosted.runner.last_used_s if hosted.runner.batcher.is_idle else now_s
     return used_s + idle_s
 
 

@@ -20,7 +20,7 @@ from capamesh.node.models.dependencies import is_member, members, members_first
 from capamesh.node.models.eviction import NoRoom, Room
 from capamesh.node.models.loader import ModelLoading, RanShort
 from capamesh.node.models.refusals import MAX_SHOWN, keys_of
-from capamesh.node.models.registry import HostedModel, HostedModels, Key
+from capamesh.node.models.registry import HostedModel, Key, ModelRegistry
 from capamesh.node.models.shortage import TRIES, Reserve
 from capamesh.node.repository import ModelSource, Refused, Scan, scan
 from capamesh.protocol.adverts import ModelState
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.agent.quarantine import Verdict
-    from capamesh.node.devices.in_flight_journal import Marks
+    from capamesh.node.devices.in_flight_journal import InFlightJournal
     from capamesh.node.models.preparation import Preparation
     from capamesh.node.runtime.api import Backend
     from capamesh.node.scheduling import MemoryBudget
@@ -52,7 +52,7 @@ Changed = Callable[[CapameshError | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class HostingSettings:
+class LifecycleSettings:
     """How a worker hosts."""
 
     folder: Path
@@ -73,18 +73,18 @@ class HostingSettings:
     """Of the GPU, by which a model may have a file of its own; empty: none."""
 
 
-class Hosting:
+class ModelLifecycle:
     """The changes to one worker's models."""
 
     def __init__(
         self,
-        settings: HostingSettings,
-        models: HostedModels,
+        settings: LifecycleSettings,
+        models: ModelRegistry,
         backend: Backend,
         preparation: Preparation,
         *,
         budget: MemoryBudget,
-        marks: Marks,
+        marks: InFlightJournal,
         on_change: Callable[[], None],
         on_stuck: Callable[[str], None],
         on_moved: Callable[[], None],
@@ -438,7 +438,7 @@ class Hosting:
         """
         try:
             while (
-                leaving := self._room.next_to_leave(source, is_asked_for=is_asked_for)
+                leaving := self._room.eviction_victim(source, is_asked_for=is_asked_for)
             ) is not None:
                 key = _key(leaving.source)
                 self._away[key] = leaving.source

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.devices.in_flight_journal import Marks, Phase
+from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.models.eviction import held_bytes
-from capamesh.node.models.registry import HostedModel, HostedModels, advert_problem
+from capamesh.node.models.registry import HostedModel, ModelRegistry, advert_problem
 from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
 from capamesh.node.runtime.pipeline import PipelineModel
-from capamesh.node.scheduling import MemoryBudget, ModelEngine, RunBounds, Suspicion
+from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Suspicion
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.agent.quarantine import Verdict
-    from capamesh.node.models.preparation import Preparation, Prepared
+    from capamesh.node.models.preparation import LoadResult, Preparation
     from capamesh.node.repository import ModelSource
     from capamesh.node.runtime.api import Backend, LoadedModel
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -39,7 +39,7 @@ class ModelLoading:
 
     def __init__(
         self,
-        models: HostedModels,
+        models: ModelRegistry,
         backend: Backend,
         preparation: Preparation,
         *,
@@ -48,7 +48,7 @@ class ModelLoading:
         budget: MemoryBudget,
         watchdog_s: float,
         verdicts: Sequence[Verdict],
-        marks: Marks,
+        marks: InFlightJournal,
         on_stuck: Callable[[str], None],
         log: FilteringBoundLogger,
     ) -> None:
@@ -92,7 +92,7 @@ class ModelLoading:
         self._budget.models_bytes += prepared.measured.memory_bytes
         return hosted
 
-    def _hosted(self, source: ModelSource, prepared: Prepared, number: int) -> HostedModel:
+    def _hosted(self, source: ModelSource, prepared: LoadResult, number: int) -> HostedModel:
         if problem := advert_problem(source, prepared):  # nobody could be told of it
             raise ModelInvalid(problem)
         bounds = RunBounds(
@@ -118,7 +118,7 @@ class ModelLoading:
             return Suspicion()
         return Suspicion(verdict, self._since_s)
 
-    async def _prepared(self, source: ModelSource, number: int) -> Prepared:
+    async def _prepared(self, source: ModelSource, number: int) -> LoadResult:
         slot = self._marks.begin(number, Phase.LOADING)
         overdue = asyncio.get_running_loop().call_later(
             self._limit_s, self._overdue, source, number
@@ -142,7 +142,7 @@ class ModelLoading:
 
     def _overdue(self, source: ModelSource, number: int) -> None:
         """Blame a model that is not ready in time, and have this process ended."""
-        self._marks.convict(number, Phase.LOADING)
+        self._marks.blame(number, Phase.LOADING)
         self._on_stuck(
             f"loading {source.name}/{source.version} has taken more than the {self._limit_s:g} s that"
             " this node allows (--load-limit)"
@@ -163,10 +163,10 @@ class ModelLoading:
         return hosted.prepared.loaded if hosted is not None else None
 
     def _runner(
-        self, source: ModelSource, prepared: Prepared, number: int, bounds: RunBounds
+        self, source: ModelSource, prepared: LoadResult, number: int, bounds: RunBounds
     ) -> ModelRunner:
         rules = source.manifest.rules
-        engine = ModelEngine(
+        batcher = DynamicBatcher(
             prepared.plan,
             rules,
             prepared.measured.profile,
@@ -178,9 +178,9 @@ class ModelLoading:
         )
         return ModelRunner(
             prepared.loaded,
-            engine,
+            batcher,
             stream=prepared.stream,
-            may_run_here=prepared.is_steady,
+            may_run_here=prepared.is_predictable,
             clock=time.monotonic,
             switch=self._backend.stop_switch,
             marks=self._marks,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class LoadResult:
     """A model that can take requests."""
 
     loaded: LoadedModel
@@ -53,7 +53,7 @@ class Prepared:
             self.stream.give_back()
 
     @property
-    def is_steady(self) -> bool:
+    def is_predictable(self) -> bool:
         """Whether the time of a run depends on nothing but its rows.
 
         Not where an input is of whole numbers: one may be the turns of a loop or the size of a tensor, and was 0
@@ -61,7 +61,7 @@ class Prepared:
         """
         return (
             self.measured.profile is not None
-            and not self.loaded.has_open_work
+            and not self.loaded.is_data_dependent
             and all(
                 spec.datatype in QUANTITIES and all(dim >= 0 for dim in spec.shape[1:])
                 for spec in self.plan.inputs
@@ -94,7 +94,7 @@ class Preparation:
         self._circumstances = dict(circumstances)
         self._measuring = Measuring(backend, clock)
 
-    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> Prepared:
+    def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> LoadResult:
         """Return what `load` gives, ready; raise `ModelInvalid` where it does not fit its rules."""
         memory = MemoryWatch(self._backend.used_bytes)
         with ExitStack() as undo:
@@ -138,7 +138,7 @@ class Preparation:
         plan: BatchPlan,
         measured: Measured,
         stream: LoadedModel | None,
-    ) -> Prepared:
+    ) -> LoadResult:
         rules = source.manifest.rules
         if plan.is_batching and not measured.is_batching:
             if rules.batching.is_enabled:
@@ -150,10 +150,10 @@ class Preparation:
         if plan.is_batching and measured.profile is not None:
             plan = with_rows(plan, measured.profile.best_rows, rules)
         if stream is None or measured.stream_profile is None:
-            return Prepared(loaded, plan, measured, tuple(notes))
+            return LoadResult(loaded, plan, measured, tuple(notes))
         of_streams = measured.stream_profile
         streams = Streams(self._backend.streams, of_streams, of_streams.widest_rows)
-        return Prepared(loaded, plan, measured, tuple(notes), stream, streams)
+        return LoadResult(loaded, plan, measured, tuple(notes), stream, streams)
 
     def needed_bytes(self, source: ModelSource) -> int:
         """Return the memory that loading a model takes at its peak, as measured at an earlier load, or its files' size."""

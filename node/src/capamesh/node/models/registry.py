@@ -18,7 +18,7 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 
 if TYPE_CHECKING:
-    from capamesh.node.models.preparation import Prepared
+    from capamesh.node.models.preparation import LoadResult
     from capamesh.node.repository import ModelSource
     from capamesh.node.scheduling import RunBounds
     from capamesh.node.scheduling.runner import ModelRunner
@@ -34,10 +34,10 @@ class HostedModel:
     """A model version that takes requests."""
 
     source: ModelSource
-    prepared: Prepared = field(repr=False)
+    prepared: LoadResult = field(repr=False)
     runner: ModelRunner
     number: int = 0
-    """Of its files, in `Marks`."""
+    """Of its files, in `InFlightJournal`."""
     bounds: RunBounds | None = None
     """By which its requests are refused; None: nothing bounds them."""
     load_s: float = 0.0
@@ -45,7 +45,7 @@ class HostedModel:
     gave_back_s: float = -math.inf
     """When it was last made to give back what its runs had left."""
     load: int = 0
-    """Tells its loads in this process apart, by which its counts start at 0; given by `HostedModels.ready`."""
+    """Tells its loads in this process apart, by which its counts start at 0; given by `ModelRegistry.ready`."""
 
     @property
     def most_rows(self) -> int:
@@ -58,7 +58,7 @@ class HostedModel:
         return self.source.version
 
 
-class HostedModels:
+class ModelRegistry:
     """What is known of each model version. Owned by the worker's event loop."""
 
     def __init__(self) -> None:
@@ -131,12 +131,12 @@ class HostedModels:
         self._offers[source.name, source.version] = ready_offer(hosted)
         return before
 
-    def told_anew(self) -> bool:
+    def reported_anew(self) -> bool:
         """Say of each model that takes requests how its runs do, and how many rows it takes; return whether that is news."""
         is_news = False
         for hosted in self:
             key = hosted.source.name, hosted.source.version
-            reason, offer = hosted.runner.engine.health.reason, self._offers[key]
+            reason, offer = hosted.runner.batcher.health.reason, self._offers[key]
             max_rows = _max_rows(hosted)
             if offer.reason != reason or offer.max_rows != max_rows:
                 self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
@@ -189,7 +189,7 @@ class HostedModels:
         One that was withdrawn is among them until its requests have ended, and once after that.
         """
         counted = [*self, *self._leaving]
-        self._leaving = [one for one in self._leaving if not one.runner.engine.is_idle]
+        self._leaving = [one for one in self._leaving if not one.runner.batcher.is_idle]
         return [_counts(hosted) for hosted in counted]
 
     def _choose_newest(self, name: ModelName) -> None:
@@ -200,7 +200,7 @@ class HostedModels:
             self._newest.pop(name, None)
 
 
-def _row_s(prepared: Prepared) -> float:
+def _row_s(prepared: LoadResult) -> float:
     """Return the seconds that the device takes for a row when many wait; 0: unknown."""
     if prepared.streams is not None:
         return prepared.streams.row_s
@@ -246,19 +246,19 @@ def _scheduling(hosted: HostedModel) -> Scheduling:
 
 
 def _counts(hosted: HostedModel) -> dict[str, object]:
-    engine = hosted.runner.engine
+    batcher = hosted.runner.batcher
     return {
         "name": hosted.source.name,
         "version": hosted.version,
         "load": hosted.load,
-        **engine.meter.snapshot(),
+        **batcher.meter.snapshot(),
         "memory_bytes": hosted.prepared.measured.memory_bytes,
-        "in_flight": engine.in_flight,
-        "limit": engine.load(free_bytes=0, device_in_flight=0).limit,
+        "in_flight": batcher.in_flight,
+        "limit": batcher.load(free_bytes=0, device_in_flight=0).limit,
     }
 
 
-def advert_problem(source: ModelSource, prepared: Prepared) -> str:
+def advert_problem(source: ModelSource, prepared: LoadResult) -> str:
     """Return why no advert can carry a model, "" when one can."""
     offer = ModelOffer(
         source.name,

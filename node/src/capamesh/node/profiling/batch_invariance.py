@@ -38,12 +38,12 @@ def mixing(loaded: LoadedModel, plan: BatchPlan, open_dim: int) -> str:
 
 
 def _mixing_of(loaded: LoadedModel, plan: BatchPlan, inputs: Sequence[Tensor], rows: int) -> str:
-    works = [row_of(plan, inputs, row) for row in range(rows)]
+    requests = [row_of(plan, inputs, row) for row in range(rows)]
     try:
         whole = loaded.run(inputs)
-        shares = plan.split(works, whole, inputs)
-        for work, share in zip(works, shares, strict=True):
-            alone = loaded.run(work.inputs)
+        shares = plan.split(requests, whole, inputs)
+        for request, share in zip(requests, shares, strict=True):
+            alone = loaded.run(request.inputs)
             for mine, own in zip(share, alone, strict=True):
                 if not _alike(mine, own):
                     return (

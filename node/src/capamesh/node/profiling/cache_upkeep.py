@@ -26,9 +26,9 @@ PROFILES: Final = "profiles"
 def clean(folder: Path, now_s: float) -> int:
     """Remove what is due in the cache `folder`; return how many files and folders. What cannot be removed stays."""
     profiles = (folder / PROFILES).glob("*")
-    engines = folder.glob(engine_folder(folder, "sha256:*").name)
+    batchers = folder.glob(engine_folder(folder, "sha256:*").name)
     return _clean(profiles, MAX_PROFILES, now_s, Path.unlink) + _clean(
-        engines, MAX_ENGINES, now_s, shutil.rmtree
+        batchers, MAX_ENGINES, now_s, shutil.rmtree
     )
 
 

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from capamesh.protocol.errors import TooLarge
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor, TensorSpec, join_elements
 
-OPEN_DIMS: Final = (1, 8, 16, 64, 224)
+DYNAMIC_DIMS: Final = (1, 8, 16, 64, 224)
 """Sizes to try for open dimensions other than the rows, smallest first (guess: any length; sequences that
 convolutions or pooling shorten; pictures, whose usual size is 224)."""
 _TEXT: Final = join_elements([b"1"])
 """Every text, as on the wire: models that read numbers from texts run with it, and so do those that read words."""
 
 
-def generated_inputs(
+def synthetic_inputs(
     specs: Sequence[TensorSpec], *, rows: int, open_dim: int = 1, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """Return one tensor for each of `specs`, in their order; the same arguments give the same tensors.

@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from capamesh.node.profiling.synthetic_inputs import generated_inputs, generated_shape
+from capamesh.node.profiling.synthetic_inputs import generated_shape, synthetic_inputs
 from capamesh.node.repository.rules import ControlKind, ControlTensor, Rules
-from capamesh.node.scheduling import BatchPlan, Work
+from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.protocol.tensors import Datatype, Tensor
 
 QUANTITIES: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
@@ -40,7 +40,7 @@ def trial_inputs(plan: BatchPlan, rows: int, open_dim: int) -> tuple[Tensor, ...
         if spec.name in ready:
             tensor = _ready(ready[spec.name], generated_shape(spec, rows=rows))
         elif state is None:
-            (tensor,) = generated_inputs((spec,), rows=rows, open_dim=open_dim, seed=at)
+            (tensor,) = synthetic_inputs((spec,), rows=rows, open_dim=open_dim, seed=at)
         else:
             shape = state.shape or spec.shape
             whole = tuple(rows if axis == state.axis else dim for axis, dim in enumerate(shape))
@@ -56,7 +56,7 @@ def _ready(control: ControlTensor, shape: tuple[int, ...]) -> Tensor:
     return Tensor(control.input, control.datatype, shape, array.tobytes())
 
 
-def row_of(plan: BatchPlan, inputs: Sequence[Tensor], row: int) -> Work:
+def row_of(plan: BatchPlan, inputs: Sequence[Tensor], row: int) -> PendingRequest:
     """Return one row of a batch as a request of its own."""
     axes = {state.input: state.axis for state in plan.states}
     own: list[Tensor] = []
@@ -67,8 +67,8 @@ def row_of(plan: BatchPlan, inputs: Sequence[Tensor], row: int) -> Work:
         array = tensor.to_numpy()
         part = np.take(array, [row], axes.get(tensor.name, 0))
         own.append(Tensor.from_numpy(tensor.name, part, tensor.datatype))
-    return Work(tuple(own), (), _nobody, arrived_s=0.0)
+    return PendingRequest(tuple(own), (), _nobody, arrived_s=0.0)
 
 
-def _nobody(work: Work, result: object) -> None:
+def _nobody(request: PendingRequest, result: object) -> None:
     """Stand for a caller where there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capamesh.node.profiling.synthetic_inputs import generated_inputs
+from capamesh.node.profiling.synthetic_inputs import synthetic_inputs
 from capamesh.node.repository.array_files import read_npy
 from capamesh.node.repository.folder_files import MAX_WARM_UP_BYTES
 from capamesh.node.repository.rules import WarmUp
@@ -40,7 +40,7 @@ def _inputs(
     given = {
         spec.name: _given(source, spec, files[spec.name]) for spec in specs if spec.name in files
     }
-    generated = generated_inputs(
+    generated = synthetic_inputs(
         [
             TensorSpec(spec.name, spec.datatype, shapes.get(spec.name, spec.shape))
             for spec in specs

@@ -69,7 +69,7 @@ class Contents(NamedTuple):
 
     weights: dict[int, int]
     """How many elements the weights have of each TensorProto.DataType."""
-    has_open_work: bool
+    is_data_dependent: bool
     """Whether some operator's work depends on more than the shapes of the inputs."""
 
 
@@ -78,7 +78,7 @@ def contents_of(stream: BinaryIO) -> Contents:
 
     ModelInvalid: an operator that holds compiled code; no ONNX file; too deep or too many fields.
     """
-    has_open_work = False
+    is_data_dependent = False
     elements: dict[int, int] = {}
     pending = [(0, stream.seek(0, os.SEEK_END), _Message.MODEL, 0)]
     budget = MAX_FIELDS
@@ -101,12 +101,12 @@ def contents_of(stream: BinaryIO) -> Contents:
             elif message is _Message.NODE and number == _OP_TYPE:
                 op_type = _slice(stream, content, stop)
                 _check_op(op_type)
-                has_open_work = has_open_work or op_type in _OPEN_OPS
+                is_data_dependent = is_data_dependent or op_type in _OPEN_OPS
             elif content >= 0 and number in children:
                 pending.append((content, stop, children[number], depth + 1))
         if message is _Message.TENSOR:
             elements[data_type] = elements.get(data_type, 0) + math.prod(dims)
-    return Contents(elements, has_open_work)
+    return Contents(elements, is_data_dependent)
 
 
 def precision(weights: dict[int, int], specs: Sequence[TensorSpec]) -> str:

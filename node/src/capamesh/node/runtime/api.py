@@ -41,7 +41,7 @@ class LoadedModel(Protocol):
         ...
 
     @property
-    def has_open_work(self) -> bool:
+    def is_data_dependent(self) -> bool:
         """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
         ...
 

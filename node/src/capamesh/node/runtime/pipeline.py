@@ -99,7 +99,7 @@ class PipelineModel:
         self.provider = "+".join(dict.fromkeys(model.provider for model in models))
         precisions = {model.precision for model in models if model.precision}
         self.precision = "mixed" if len(precisions) > 1 else "".join(precisions)
-        self.has_open_work = any(model.has_open_work for model in models)
+        self.is_data_dependent = any(model.is_data_dependent for model in models)
         self._nested = tuple(model for model in models if isinstance(model, PipelineModel))
         self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
         self._output_names = tuple(spec.name for spec in self.outputs)

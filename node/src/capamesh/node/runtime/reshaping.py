@@ -43,7 +43,7 @@ class ReshapedModel:
         self.outputs = _outer(model.outputs, self._outputs)
         self.provider = model.provider
         self.precision = model.precision
-        self.has_open_work = model.has_open_work
+        self.is_data_dependent = model.is_data_dependent
         self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:

@@ -1,8 +1,8 @@
 """The engine of one model: queue, batches, limit, sequences, counts. Pure: time comes in, answers go out."""
 
 from capamesh.node.scheduling.bounds import MemoryBudget, RunBounds
-from capamesh.node.scheduling.dynamic_batcher import ModelEngine
-from capamesh.node.scheduling.pending_request import Batch, Result, Work
+from capamesh.node.scheduling.dynamic_batcher import DynamicBatcher
+from capamesh.node.scheduling.pending_request import Batch, PendingRequest, Result
 from capamesh.node.scheduling.plan import BatchPlan
 from capamesh.node.scheduling.single_thread_instances import Streams
 from capamesh.node.scheduling.suspicion import Suspicion
@@ -10,11 +10,11 @@ from capamesh.node.scheduling.suspicion import Suspicion
 __all__ = [
     "Batch",
     "BatchPlan",
+    "DynamicBatcher",
     "MemoryBudget",
-    "ModelEngine",
+    "PendingRequest",
     "Result",
     "RunBounds",
     "Streams",
     "Suspicion",
-    "Work",
 ]

@@ -17,7 +17,7 @@ from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capamesh.node.scheduling.pending_request import Work
+    from capamesh.node.scheduling.pending_request import PendingRequest
     from capamesh.node.scheduling.plan import BatchPlan
     from capamesh.node.scheduling.service_profile import ServiceProfile
     from capamesh.protocol.tensors import Tensor
@@ -94,8 +94,8 @@ class RunBounds:
             return 0
         return max(1, self._budget.room_bytes // max(1, self._need.row_bytes))
 
-    def admit(self, work: Work, now_s: float, slowdown: float = 1.0) -> None:
-        """Take from the budget what `work` will need, until `release`; its rows are known.
+    def admit(self, request: PendingRequest, now_s: float, slowdown: float = 1.0) -> None:
+        """Take from the budget what `request` will need, until `release`; its rows are known.
 
         `slowdown` is what runs take over what was measured at load; above 1 it is not counted, for it may pass.
 
@@ -103,8 +103,8 @@ class RunBounds:
         `Overloaded`: other large requests have the memory now; the first two as well where such ones have ended the
         worker.
         """
-        rows = max(1, work.rows)
-        own = self._own(work)
+        rows = max(1, request.rows)
+        own = self._own(request)
         if self.suspicion.is_looking:
             self.suspicion.check(own, now_s)
         given = sum(tensor.size_bytes for tensor in own)
@@ -120,30 +120,30 @@ class RunBounds:
             if (
                 rows > self._known_rows or elements > need.elements
             ):  # what is usual is late, not wrong
-                self._check_time(work, rows, elements, of_row, now_s, slowdown)
-        self._hold(work, needed, rows)
+                self._check_time(request, rows, elements, of_row, now_s, slowdown)
+        self._hold(request, needed, rows)
 
-    def identity(self, work: Work) -> tuple[bytes, int]:
+    def identity(self, request: PendingRequest) -> tuple[bytes, int]:
         """Return the digest of a request, and the bytes of its inputs where they are more than was measured, else 0."""
-        own = self._own(work)
+        own = self._own(request)
         need = self._need
         is_large = need is not None and (
-            work.rows > self._known_rows
-            or (self._is_open and elements_of(own) > need.elements * max(1, work.rows))
+            request.rows > self._known_rows
+            or (self._is_open and elements_of(own) > need.elements * max(1, request.rows))
         )
         return request_digest(own), size_of(own) if is_large else 0
 
-    def _own(self, work: Work) -> Sequence[Tensor]:
+    def _own(self, request: PendingRequest) -> Sequence[Tensor]:
         """Return what a caller gave, without the states that the node keeps."""
         kept = self._kept
         if not kept:
-            return work.inputs
-        return [tensor for tensor in work.inputs if tensor.name not in kept]
+            return request.inputs
+        return [tensor for tensor in request.inputs if tensor.name not in kept]
 
-    def release(self, work: Work) -> None:
-        """Give back what `work` held; again is harmless."""
-        self._budget.held_bytes -= work.held_bytes
-        work.held_bytes = 0
+    def release(self, request: PendingRequest) -> None:
+        """Give back what `request` held; again is harmless."""
+        self._budget.held_bytes -= request.held_bytes
+        request.held_bytes = 0
 
     def _check_memory(self, needed: int, rows: int, of_row: str, row_bytes: int) -> None:
         room = self._budget.room_bytes
@@ -157,7 +157,7 @@ class RunBounds:
             + (f"give at most {most} such rows at once" if most else "give less at once")
         )
 
-    def _hold(self, work: Work, needed: int, rows: int) -> None:
+    def _hold(self, request: PendingRequest, needed: int, rows: int) -> None:
         budget = self._budget
         room = budget.room_bytes
         if not budget.limit_bytes or needed < COUNTED_SHARE * room:
@@ -169,16 +169,22 @@ class RunBounds:
                 retry_after_s=RETRY_S,
             )
         budget.held_bytes += needed
-        work.held_bytes = needed
+        request.held_bytes = needed
 
     def _check_time(
-        self, work: Work, rows: int, elements: int, of_row: str, now_s: float, slowdown: float
+        self,
+        request: PendingRequest,
+        rows: int,
+        elements: int,
+        of_row: str,
+        now_s: float,
+        slowdown: float,
     ) -> None:
         if self._profile is None or self._need is None:
             return
         needed_s = self._profile.seconds_at(rows) + self._need.more_s(rows, elements)
         needed_s *= min(1.0, slowdown)
-        left_s = math.inf if work.deadline_s is None else work.deadline_s - now_s
+        left_s = math.inf if request.deadline_s is None else request.deadline_s - now_s
         if DOUBT * needed_s <= min(left_s, self._watchdog_s):
             return
         allowed_s = min(left_s, self._watchdog_s)

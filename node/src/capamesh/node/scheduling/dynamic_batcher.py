@@ -14,9 +14,9 @@ from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.bounds import RunBounds
 from capamesh.node.scheduling.latency import LatencyByLoad
 from capamesh.node.scheduling.limit import MAX_QUEUE_S, ConcurrencyLimit
-from capamesh.node.scheduling.pending_request import Batch, Result, Work, WorkState
+from capamesh.node.scheduling.pending_request import Batch, PendingRequest, RequestState, Result
 from capamesh.node.scheduling.plan import BatchPlan
-from capamesh.node.scheduling.queue import WorkQueue
+from capamesh.node.scheduling.queue import RequestQueue
 from capamesh.node.scheduling.queue_policies import QueuePolicies
 from capamesh.node.scheduling.run_health import RunHealth
 from capamesh.node.scheduling.sequences import Sequences
@@ -34,12 +34,12 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Tensor
 
-LATE_RUNS = 2.0
+SHED_MARGIN_RUNS = 2.0
 """Where more waits than fits into the next batch, what has less time left than so many runs of a row is late: its own,
 and as much again for the rows beside it, the scatter and the way back. Served by deadline, all of a queue that is too
 long are just at this edge (measured: at twice the load 0.80 of what nodes can do is answered in time without such a
 rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
-BULK_ROOM = 0.5
+BULK_SHARE = 0.5
 """The part of the limits that bulk work may hold: online work always finds the rest (guess: enough to keep the device
 busy; a router sheds all bulk work from a third of its fleet's slots)."""
 LONGEST_WAIT = 1.1
@@ -51,7 +51,7 @@ MIN_RETRY_S = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
 
-class ModelEngine:
+class DynamicBatcher:
     """The engine of one model version on one device. Owned by one thread."""
 
     def __init__(
@@ -94,9 +94,9 @@ class ModelEngine:
             row_s=streams.row_s if streams else row_s,
         )
         self.latency = LatencyByLoad()
-        self._queue = WorkQueue()
+        self._queue = RequestQueue()
         self._policies = QueuePolicies(rules.queue) if rules.queue != QueueRules() else None
-        self._live: dict[Work, None] = {}
+        self._live: dict[PendingRequest, None] = {}
         """In the order in which they came, so that what ends together is told in this order."""
         self._running: set[Batch] = set()
         self._rows = 0
@@ -104,7 +104,7 @@ class ModelEngine:
         self._bulk = 0
         self._bulk_rows = 0
         """What of it is bulk work."""
-        self._crowd = 0
+        self._recent_peak = 0
         """How many were live of late: at the last batch taken, or half of what it was there before."""
         self._soonest_s = math.inf
         """No live deadline is earlier."""
@@ -112,7 +112,7 @@ class ModelEngine:
         """When what is over the limit is looked at again."""
 
     def __repr__(self) -> str:
-        return f"ModelEngine({len(self._queue)} queued, {len(self._running)} batches running)"
+        return f"DynamicBatcher({len(self._queue)} queued, {len(self._running)} batches running)"
 
     # what the owner asks
 
@@ -127,7 +127,7 @@ class ModelEngine:
         return len(self._live) - sum(batch.wanted for batch in self._running if batch.has_begun)
 
     @property
-    def lanes(self) -> int:
+    def slots(self) -> int:
         """How many batches may run at the same time."""
         return self._streams.count if self._streams is not None else self._instances
 
@@ -186,39 +186,39 @@ class ModelEngine:
 
     # what the owner tells
 
-    def submit(self, work: Work, now_s: float) -> None:
-        """Accept `work`, whose inputs the model has validated, or refuse it.
+    def submit(self, request: PendingRequest, now_s: float) -> None:
+        """Accept `request`, whose inputs the model has validated, or refuse it.
 
         Over the limit it takes the places of lesser works that wait, if there are enough: these are answered
         `Overloaded`. Raises `Overloaded`: over the limit; `DeadlineExceeded`: its deadline has passed; `InvalidRequest`,
         `TooLarge`: as `BatchPlan.prepare`, `RunBounds.admit`, `Sequences.accept`.
         """
         try:
-            deadline_s = work.deadline_s
+            deadline_s = request.deadline_s
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
-            self.plan.prepare(work)
+            self.plan.prepare(request)
             if self._policies is not None:
-                self._policies.enter(work)
-            if work.rows > self._usual_rows and self.bounds is not None:
-                self.bounds.admit(work, now_s, self.time.slowdown)
-            self._admit(work, now_s)
-            is_turn = self.sequences is None or self.sequences.accept(work, now_s)
+                self._policies.enter(request)
+            if request.rows > self._usual_rows and self.bounds is not None:
+                self.bounds.admit(request, now_s, self.time.slowdown)
+            self._admit(request, now_s)
+            is_turn = self.sequences is None or self.sequences.accept(request, now_s)
         except CapameshError as error:
-            self._release(work)
+            self._release(request)
             self.meter.answered(error.code)
             raise
-        self._live[work] = None
-        self._rows += work.rows
-        if work.is_bulk:
+        self._live[request] = None
+        self._rows += request.rows
+        if request.is_bulk:
             self._bulk += 1
-            self._bulk_rows += work.rows
-        work.in_flight = len(self._live)
+            self._bulk_rows += request.rows
+        request.in_flight = len(self._live)
         if deadline_s is not None and deadline_s < self._soonest_s:
             self._soonest_s = deadline_s
-        self._soonest_s = min(self._soonest_s, work.start_by_s)
+        self._soonest_s = min(self._soonest_s, request.start_by_s)
         if is_turn:
-            self._put(work)
+            self._put(request)
 
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
         """Return the next batch to run; None when all lanes are busy or nothing is due.
@@ -233,23 +233,23 @@ class ModelEngine:
         room = self._room(is_stream=is_stream, is_ahead=is_ahead)
         if not room:
             return None
-        self._drop_late(now_s, is_stream=is_stream)
+        self._shed_hopeless(now_s, is_stream=is_stream)
         if not self._queue:
             return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
             return None
-        works = self._queue.take(room)
+        requests = self._queue.take(room)
         rows = 0
-        batch = Batch(works, 0, now_s, is_stream=is_stream)
-        for work in works:
-            work.state = WorkState.RUNNING
-            work.started_s = now_s
-            work.batch = batch
-            rows += work.rows
+        batch = Batch(requests, 0, now_s, is_stream=is_stream)
+        for request in requests:
+            request.state = RequestState.RUNNING
+            request.started_s = now_s
+            request.batch = batch
+            rows += request.rows
         batch.rows = rows
         batch.has_begun = not is_ahead
         self._running.add(batch)
-        self._crowd = max(len(self._live), self._crowd // 2)
+        self._recent_peak = max(len(self._live), self._recent_peak // 2)
         return batch
 
     @property
@@ -286,56 +286,56 @@ class ModelEngine:
             self.limit.ran(slowdown, run_s, now_s)
             if not self._has_profile:
                 self.limit.learnt(self.time.expected_s(1) / self._instances)
-        answers: list[tuple[Work, Result]] = []
-        for work, result in zip(batch.works, results, strict=True):
+        answers: list[tuple[PendingRequest, Result]] = []
+        for request, result in zip(batch.requests, results, strict=True):
             outcome = result
             if self.sequences is not None:
                 if not isinstance(outcome, CapameshError):
-                    outcome = self.sequences.ran(work, outcome)
-                self._next_of_sequence(work, now_s)
-            if work.state is WorkState.ENDED:
+                    outcome = self.sequences.ran(request, outcome)
+                self._next_of_sequence(request, now_s)
+            if request.state is RequestState.ENDED:
                 continue
-            work.started_s = batch.started_s
-            meter.queue_s.add(batch.started_s - work.arrived_s)
+            request.started_s = batch.started_s
+            meter.queue_s.add(batch.started_s - request.arrived_s)
             if isinstance(outcome, CapameshError):
                 meter.answered(outcome.code)
                 if isinstance(outcome, RunFailed):
-                    self.health.failed(work.inputs, outcome.message)
+                    self.health.failed(request.inputs, outcome.message)
             else:
                 meter.answered("ok")
                 if self.health.is_doubted:
                     self.health.succeeded()
-                self.latency.answered(work.in_flight, now_s - work.arrived_s)
-                if work.outputs:
-                    outcome = _chosen(outcome, work.outputs)
-            work.run_s = run_s
-            self._forget(work)
-            answers.append((work, outcome))
+                self.latency.answered(request.in_flight, now_s - request.arrived_s)
+                if request.outputs:
+                    outcome = _chosen(outcome, request.outputs)
+            request.run_s = run_s
+            self._forget(request)
+            answers.append((request, outcome))
         batch.wanted = 0
         fault: Exception | None = None
-        for work, outcome in answers:  # all are counted before the first is told of the load
+        for request, outcome in answers:  # all are counted before the first is told of the load
             try:
-                work.done(work, outcome)
+                request.done(request, outcome)
             except Exception as exc:  # noqa: BLE001 - a caller's bug must not cost the others their answers
                 fault = fault or exc
-        for work in batch.works:  # whoever keeps a work or the batch keeps no data
-            work.batch = None
-            work.inputs = ()
-            if work.held_bytes:
-                self._release(work)
+        for request in batch.requests:  # whoever keeps a work or the batch keeps no data
+            request.batch = None
+            request.inputs = ()
+            if request.held_bytes:
+                self._release(request)
         if self._rows > self.limit.rows and now_s >= self._shed_s:
             self._shed(now_s)
         if fault is not None:
             raise fault
 
-    def cancel(self, work: Work, now_s: float) -> None:
-        """Nobody waits for `work` any more: it is never answered, and not run if it has not started."""
-        if work.state is WorkState.ENDED:
-            work.done = _unheard  # its batch may be answering its members just now
-        if work.state in {WorkState.ENDED, WorkState.NEW}:
+    def cancel(self, request: PendingRequest, now_s: float) -> None:
+        """Nobody waits for `request` any more: it is never answered, and not run if it has not started."""
+        if request.state is RequestState.ENDED:
+            request.done = _unheard  # its batch may be answering its members just now
+        if request.state in {RequestState.ENDED, RequestState.NEW}:
             return
         self.meter.answered(Cancelled.code)
-        self._give_up(work, "cancelled", now_s)
+        self._give_up(request, "cancelled", now_s)
 
     def expire(self, now_s: float) -> None:
         """Answer every work whose deadline has passed, running or not; forget silent sequences."""
@@ -346,22 +346,24 @@ class ModelEngine:
         self._soonest_s = math.inf
         if self._policies is not None:
             self._end_waits(now_s)
-        for work in list(self._live):
-            deadline_s = work.deadline_s
-            if deadline_s is None or work.state is WorkState.ENDED:
+        for request in list(self._live):
+            deadline_s = request.deadline_s
+            if deadline_s is None or request.state is RequestState.ENDED:
                 continue
             if deadline_s > now_s:
                 self._soonest_s = min(self._soonest_s, deadline_s)
                 continue
-            is_running = work.batch is not None and work.batch.has_begun
+            is_running = request.batch is not None and request.batch.has_begun
             where = "while it ran" if is_running else "before it ran"
-            self._refuse(work, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s)
+            self._refuse(
+                request, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s
+            )
 
     def fail(self, batch: Batch, error: CapameshError, now_s: float) -> None:
         """Answer every member of a batch that runs with `error`; the run itself is reported when it ends."""
-        for work in batch.works:
-            if work.state is WorkState.RUNNING:
-                self._refuse(work, error, "", now_s)
+        for request in batch.requests:
+            if request.state is RequestState.RUNNING:
+                self._refuse(request, error, "", now_s)
 
     # inside
 
@@ -380,9 +382,9 @@ class ModelEngine:
             return False
         for batch in self._running:
             return batch.is_stream
-        return max(len(self._queue), self._crowd) >= streams.count
+        return max(len(self._queue), self._recent_peak) >= streams.count
 
-    def _lanes_and_rows(self, *, is_stream: bool) -> tuple[int, int]:
+    def _slots_and_rows(self, *, is_stream: bool) -> tuple[int, int]:
         if self._streams is None or not is_stream:
             return self._instances, self.plan.batch_rows
         return self._streams.count, self._stream_rows
@@ -390,8 +392,8 @@ class ModelEngine:
     def _room(self, *, is_stream: bool, is_ahead: bool = False) -> int:
         """Return how many rows the next batch may have; 0: none may be taken."""
         waiting = self._queue.rows
-        lanes, rows = self._lanes_and_rows(is_stream=is_stream)
-        free = lanes - len(self._running)
+        slots, rows = self._slots_and_rows(is_stream=is_stream)
+        free = slots - len(self._running)
         if is_ahead:
             # behind a run of all threads those of one each come next, if so much waits
             may_follow = self._streams is None or is_stream
@@ -401,31 +403,33 @@ class ModelEngine:
         # an equal share for each, and room for what has no rows
         return min(rows, max(1, -(-waiting // free))) if is_stream else rows
 
-    def _drop_late(self, now_s: float, *, is_stream: bool) -> None:
+    def _shed_hopeless(self, now_s: float, *, is_stream: bool) -> None:
         """Answer what waits and cannot be answered in time any more: its run would cost others theirs.
 
         The last that waits is run, however long a run is said to take: else a prediction that is wrong would
         never be corrected. Where all that waits can start now, only what would surely be late is answered.
         """
-        lanes, rows = self._lanes_and_rows(is_stream=is_stream)
-        is_crowded = self._queue.rows > rows * max(1, lanes - len(self._running))
+        slots, rows = self._slots_and_rows(is_stream=is_stream)
+        is_crowded = self._queue.rows > rows * max(1, slots - len(self._running))
         run_s = (self._time_of_streams if is_stream else self.time).predicted_s(1)
-        least_s = now_s + (LATE_RUNS if is_crowded else 1.0) * run_s
+        least_s = now_s + (SHED_MARGIN_RUNS if is_crowded else 1.0) * run_s
         if self._soonest_s >= least_s or len(self._queue) < 2:
             return
         late = [
-            work
-            for work in self._queue
-            if work.deadline_s is not None and work.deadline_s < least_s
+            request
+            for request in self._queue
+            if request.deadline_s is not None and request.deadline_s < least_s
         ]
         late.sort(key=_order)
-        for work in late:
+        for request in late:
             if len(self._queue) < 2:
                 return
-            if work.state is WorkState.QUEUED:  # who is told of the others may have withdrawn it
-                left_s = cast(float, work.deadline_s) - now_s
+            if (
+                request.state is RequestState.QUEUED
+            ):  # who is told of the others may have withdrawn it
+                left_s = cast(float, request.deadline_s) - now_s
                 self._refuse(
-                    work,
+                    request,
                     DeadlineExceeded(
                         f"{left_s * 1e3:.1f} ms are left, too few where {len(self._queue)} wait and a run takes"
                         f" {run_s * 1e3:.1f} ms"
@@ -434,10 +438,10 @@ class ModelEngine:
                     now_s,
                 )
 
-    def _put(self, work: Work) -> None:
-        if self.sequences is not None and self.sequences.fill(work):
-            self.plan.prepare(work)  # a state that grows: only those as long may share its batch
-        self._queue.put(work)
+    def _put(self, request: PendingRequest) -> None:
+        if self.sequences is not None and self.sequences.fill(request):
+            self.plan.prepare(request)  # a state that grows: only those as long may share its batch
+        self._queue.put(request)
 
     def _ripe_s(self) -> float:
         """When what is queued goes as it is: after the longest wait for company, and in time for all deadlines."""
@@ -446,66 +450,68 @@ class ModelEngine:
         run_s = self.time.predicted_s(min(self._queue.rows, self.plan.batch_rows))
         return min(
             min(
-                work.arrived_s + self._max_delay_s,
-                math.inf if work.deadline_s is None else work.deadline_s - LATE_RUNS * run_s,
+                request.arrived_s + self._max_delay_s,
+                math.inf
+                if request.deadline_s is None
+                else request.deadline_s - SHED_MARGIN_RUNS * run_s,
             )
-            for work in self._queue
+            for request in self._queue
         )
 
     def _end_waits(self, now_s: float) -> None:
         """Refuse or put back what has waited as long as the model's rules allow."""
-        late: set[Work] = set()
-        for work in list(self._live):
-            is_running = work.batch is not None and work.batch.has_begun
-            if is_running or work.state is WorkState.ENDED:
+        late: set[PendingRequest] = set()
+        for request in list(self._live):
+            is_running = request.batch is not None and request.batch.has_begun
+            if is_running or request.state is RequestState.ENDED:
                 continue
-            if work.start_by_s > now_s:
-                self._soonest_s = min(self._soonest_s, work.start_by_s)
-            elif work.is_delayable:
-                work.start_by_s = math.inf
-                if work.state is WorkState.QUEUED:
-                    late.add(work)
+            if request.start_by_s > now_s:
+                self._soonest_s = min(self._soonest_s, request.start_by_s)
+            elif request.is_delayable:
+                request.start_by_s = math.inf
+                if request.state is RequestState.QUEUED:
+                    late.add(request)
             else:
-                waited_ms = (work.start_by_s - work.arrived_s) * 1e3
+                waited_ms = (request.start_by_s - request.arrived_s) * 1e3
                 reason = (
                     f"it has waited {waited_ms:g} ms, as long as this model's configuration allows"
                 )
-                self._refuse(work, DeadlineExceeded(reason), "expired", now_s)
-        still = {work for work in late if work.state is WorkState.QUEUED}
+                self._refuse(request, DeadlineExceeded(reason), "expired", now_s)
+        still = {request for request in late if request.state is RequestState.QUEUED}
         if still:
             self._queue.delay(still)
 
-    def _admit(self, work: Work, now_s: float) -> None:
+    def _admit(self, request: PendingRequest, now_s: float) -> None:
         """Return if there is room, which lesser works that wait may have to make. Raises `Overloaded`."""
         if not self._live:
             return
         if self._policies is not None:
-            self._policies.check_room(work, self._queue, len(self._queue), self._retry_s())
-        refusal = self._refusal(work, 0, 0)
+            self._policies.check_room(request, self._queue, len(self._queue), self._retry_s())
+        refusal = self._refusal(request, 0, 0)
         if refusal is None:
             return
         count = rows = 0
 
-        def is_enough(lesser: Work) -> bool:
+        def is_enough(lesser: PendingRequest) -> bool:
             nonlocal count, rows
             count += 1
             rows += lesser.rows
-            return self._refusal(work, count, rows) is None
+            return self._refusal(request, count, rows) is None
 
-        leaving = self._queue.lesser_than(work, is_enough)
+        leaving = self._queue.lesser_than(request, is_enough)
         if not leaving:
             raise Overloaded(refusal, retry_after_s=self._retry_s())
         for lesser in leaving:
             if (
-                lesser.state is not WorkState.ENDED
+                lesser.state is not RequestState.ENDED
             ):  # who is told of the others may have withdrawn it
                 text = "more urgent requests have taken the place that this one had in the queue; try another node"
                 self._refuse(
                     lesser, Overloaded(text, retry_after_s=self._retry_s()), "displaced", now_s
                 )
 
-    def _refusal(self, work: Work, freed: int, freed_rows: int) -> str | None:
-        """Return why there is no room, were so many that wait gone; None where there is. They are bulk if `work` is."""
+    def _refusal(self, request: PendingRequest, freed: int, freed_rows: int) -> str | None:
+        """Return why there is no room, were so many that wait gone; None where there is. They are bulk if `request` is."""
         in_flight = len(self._live) - freed
         most = self._max_queue
         if most is not None and self.queued - freed >= most + self._starting_rows():
@@ -515,14 +521,15 @@ class ModelEngine:
         limit = self.limit.rows
         in_flight_rows = self._rows - freed_rows
         # one larger than the limit counts as half of it: else it would never get in beside others
-        if in_flight_rows + min(work.rows, max(1, limit // 2)) > limit:
+        if in_flight_rows + min(request.rows, max(1, limit // 2)) > limit:
             return (
-                f"{in_flight_rows} rows are in flight at this model; {work.rows} more are over its present limit"
+                f"{in_flight_rows} rows are in flight at this model; {request.rows} more are over its present limit"
                 f" of {limit}; try another node"
             )
-        if work.is_bulk and (
-            self._bulk - freed >= BULK_ROOM * self._max_in_flight
-            or self._bulk_rows - freed_rows + min(work.rows, max(1, limit // 4)) > BULK_ROOM * limit
+        if request.is_bulk and (
+            self._bulk - freed >= BULK_SHARE * self._max_in_flight
+            or self._bulk_rows - freed_rows + min(request.rows, max(1, limit // 4))
+            > BULK_SHARE * limit
         ):
             return (
                 f"{self._bulk} bulk requests of {self._bulk_rows} rows are in flight at this model, whose limit is"
@@ -532,8 +539,8 @@ class ModelEngine:
 
     def _starting_rows(self) -> int:
         """Return how many that are not running yet do not wait either."""
-        lanes, rows = self._lanes_and_rows(is_stream=self._streams is not None)
-        return max(0, lanes - len(self._running)) * rows
+        slots, rows = self._slots_and_rows(is_stream=self._streams is not None)
+        return max(0, slots - len(self._running)) * rows
 
     def _shed(self, now_s: float) -> None:
         """Answer what would wait too long, now that the device is slower than when it was let in."""
@@ -543,31 +550,33 @@ class ModelEngine:
             return
         longest_s = LONGEST_WAIT * max(MAX_QUEUE_S, limit * row_s)
         most_rows = max(1, limit // 2)  # as `_refusal` counts them
-        _, full = self._lanes_and_rows(is_stream=self._is_streaming())
+        _, full = self._slots_and_rows(is_stream=self._is_streaming())
         ahead = 0.5 * sum(batch.rows for batch in self._running)  # half through, on average
-        leaving: list[tuple[Work, float]] = []
-        for work in self._queue.in_order():
-            rows = min(work.rows, most_rows)
+        leaving: list[tuple[PendingRequest, float]] = []
+        for request in self._queue.in_order():
+            rows = min(request.rows, most_rows)
             batches = math.ceil((ahead + rows) / full)  # all of one are answered together
-            wait_s = now_s - work.arrived_s + batches * full * row_s
-            if wait_s > longest_s and work.sequence is None:  # its state is here alone
-                leaving.append((work, wait_s))
+            wait_s = now_s - request.arrived_s + batches * full * row_s
+            if wait_s > longest_s and request.sequence is None:  # its state is here alone
+                leaving.append((request, wait_s))
             else:
                 ahead += rows
-        for work, wait_s in reversed(leaving):
-            if work.state is WorkState.QUEUED:
+        for request, wait_s in reversed(leaving):
+            if request.state is RequestState.QUEUED:
                 text = (
                     f"it would have waited {wait_s:.1f} s: this device runs at {self.limit.speed:.0%} of the speed that"
                     " it had when the model was loaded; try another node"
                 )
-                self._refuse(work, Overloaded(text, retry_after_s=self._retry_s()), "slow", now_s)
+                self._refuse(
+                    request, Overloaded(text, retry_after_s=self._retry_s()), "slow", now_s
+                )
 
     def _wait_s(self) -> float:
         """Return how long one that comes now would wait for its turn, as estimated."""
         rows = self._queue.rows
         is_stream = self._is_streaming()
-        lanes = self.lanes if is_stream else self._instances
-        is_busy = len(self._running) >= lanes
+        slots = self.slots if is_stream else self._instances
+        is_busy = len(self._running) >= slots
         if not is_busy and rows == 0:
             return 0.0
         time = self._time_of_streams if is_stream else self.time
@@ -579,61 +588,63 @@ class ModelEngine:
             batches = len(self._queue)
             each_s = time.predicted_s(-(-rows // batches) if batches else 1)
         # those that run are half through, on average
-        return (batches * each_s + (0.5 * each_s if is_busy else 0)) / lanes
+        return (batches * each_s + (0.5 * each_s if is_busy else 0)) / slots
 
     def _retry_s(self) -> float:
         """Return when one that is refused now may be accepted: half a run ends the next, on average."""
         return max(self._wait_s(), 0.5 * self.time.predicted_s(1), MIN_RETRY_S)
 
-    def _refuse(self, work: Work, error: CapameshError, reason: str, now_s: float) -> None:
-        self._give_up(work, reason, now_s)
+    def _refuse(
+        self, request: PendingRequest, error: CapameshError, reason: str, now_s: float
+    ) -> None:
+        self._give_up(request, reason, now_s)
         self.meter.answered(error.code)
-        work.done(work, error)
+        request.done(request, error)
 
-    def _give_up(self, work: Work, reason: str, now_s: float) -> None:
-        """End `work` before its result is there; `reason` is counted unless it runs."""
-        state, batch = work.state, work.batch
-        self._forget(work)
-        if state is WorkState.RUNNING:
+    def _give_up(self, request: PendingRequest, reason: str, now_s: float) -> None:
+        """End `request` before its result is there; `reason` is counted unless it runs."""
+        state, batch = request.state, request.batch
+        self._forget(request)
+        if state is RequestState.RUNNING:
             if batch is not None:
                 if not batch.has_begun:
                     self.meter.drop(reason)
-                    self._next_of_sequence(work, now_s)
+                    self._next_of_sequence(request, now_s)
                 batch.wanted -= 1
                 if batch.wanted == 0 and batch.stop is not None:
                     batch.stop()
             return
         self.meter.drop(reason)
-        if state is WorkState.QUEUED:
-            self._queue.drop(work)
-        self._release(work)  # of one that runs, only once its run has ended
-        work.inputs = ()  # its entry in the queue may stay a while; its data need not
-        self._next_of_sequence(work, now_s)
+        if state is RequestState.QUEUED:
+            self._queue.drop(request)
+        self._release(request)  # of one that runs, only once its run has ended
+        request.inputs = ()  # its entry in the queue may stay a while; its data need not
+        self._next_of_sequence(request, now_s)
 
-    def _release(self, work: Work) -> None:
-        if work.held_bytes and self.bounds is not None:
-            self.bounds.release(work)
+    def _release(self, request: PendingRequest) -> None:
+        if request.held_bytes and self.bounds is not None:
+            self.bounds.release(request)
 
-    def _next_of_sequence(self, work: Work, now_s: float) -> None:
+    def _next_of_sequence(self, request: PendingRequest, now_s: float) -> None:
         if self.sequences is not None:
-            following = self.sequences.ended(work, now_s)
+            following = self.sequences.ended(request, now_s)
             if following is not None:
                 self._put(following)
 
-    def _forget(self, work: Work) -> None:
-        del self._live[work]
-        self._rows -= work.rows
-        if work.is_bulk:
+    def _forget(self, request: PendingRequest) -> None:
+        del self._live[request]
+        self._rows -= request.rows
+        if request.is_bulk:
             self._bulk -= 1
-            self._bulk_rows -= work.rows
-        work.state = WorkState.ENDED
+            self._bulk_rows -= request.rows
+        request.state = RequestState.ENDED
 
 
-def _order(work: Work) -> int:
-    return work.order
+def _order(request: PendingRequest) -> int:
+    return request.order
 
 
-def _unheard(work: Work, result: Result) -> None:
+def _unheard(request: PendingRequest, result: Result) -> None:
     """Stand for a caller who has left."""
 
 

@@ -14,7 +14,7 @@ Result = Sequence[Tensor] | CapameshError
 """What came of a request: the outputs that it asked for, or why there are none."""
 
 
-class WorkState(IntEnum):
+class RequestState(IntEnum):
     """Where a request is; it only ever moves forward."""
 
     NEW = 0
@@ -26,7 +26,7 @@ class WorkState(IntEnum):
     """Answered, or not wanted any more. Its run may still be going on."""
 
 
-class Work:
+class PendingRequest:
     """One request: what to run, until when, and whom to tell. `done` is called at most once."""
 
     __slots__ = (
@@ -55,7 +55,7 @@ class Work:
         self,
         inputs: tuple[Tensor, ...],
         outputs: tuple[str, ...],
-        done: Callable[[Work, Result], None],
+        done: Callable[[PendingRequest, Result], None],
         *,
         arrived_s: float,
         deadline_s: float | None = None,
@@ -71,14 +71,14 @@ class Work:
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
         self.priority = priority
-        """Lower goes first; half a number is added to one that has waited too long (`WorkQueue.delay`)."""
+        """Lower goes first; half a number is added to one that has waited too long (`RequestQueue.delay`)."""
         self.is_bulk = is_bulk
         self.sequence = sequence
         self.start_by_s = math.inf
         """When its run must have begun."""
         self.is_delayable = False
         """Whether it then goes behind others of its priority, instead of being refused."""
-        self.state = WorkState.NEW
+        self.state = RequestState.NEW
         self.rows = 1
         self.key: Hashable = None
         """Requests of equal keys may share a batch."""
@@ -92,7 +92,7 @@ class Work:
         """Of the device's memory, kept free for its run; 0 where it needs little."""
 
     def __repr__(self) -> str:
-        return f"Work({self.state.name}, {self.rows} rows, priority {self.priority:g})"
+        return f"PendingRequest({self.state.name}, {self.rows} rows, priority {self.priority:g})"
 
 
 class Batch:
@@ -103,24 +103,29 @@ class Batch:
         "is_stream",
         "large_bytes",
         "request",
+        "requests",
         "rows",
         "started_s",
         "stop",
         "wanted",
-        "works",
     )
 
     def __init__(
-        self, works: list[Work], rows: int, started_s: float, *, is_stream: bool = False
+        self,
+        requests: list[PendingRequest],
+        rows: int,
+        started_s: float,
+        *,
+        is_stream: bool = False,
     ) -> None:
-        self.works = works
+        self.requests = requests
         self.rows = rows
         self.started_s = started_s
         self.is_stream = is_stream
         """Whether it runs on one thread, beside others, instead of on all."""
         self.has_begun = True
         """False while it waits, ready made, behind the run before it; set by whoever runs it."""
-        self.wanted = len(works)
+        self.wanted = len(requests)
         """Members whose answer is still awaited."""
         self.request = b""
         """The digest of its only request, set by whoever runs it; empty where it has several."""
@@ -130,4 +135,4 @@ class Batch:
         """Ends the run early; set by whoever runs it."""
 
     def __repr__(self) -> str:
-        return f"Batch({len(self.works)} requests, {self.rows} rows, {self.wanted} wanted)"
+        return f"Batch({len(self.requests)} requests, {self.rows} rows, {self.wanted} wanted)"

@@ -15,7 +15,7 @@ import numpy as np
 
 from capamesh.node.repository.rules import NO_AXIS, ControlTensor, RaggedInput, StateTensor
 from capamesh.node.scheduling.controls import Controls
-from capamesh.node.scheduling.pending_request import Work
+from capamesh.node.scheduling.pending_request import PendingRequest
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import (
     Datatype,
@@ -124,57 +124,57 @@ class BatchPlan:
                     added.append(mask)
         return (*inputs, *added)
 
-    def prepare(self, work: Work) -> None:
+    def prepare(self, request: PendingRequest) -> None:
         """Set the work's rows and key, and its inputs in the model's order; they have been validated.
 
         Raises `InvalidRequest`: inputs of different numbers of rows, a mask of another length than its
         input, a state among the outputs; `TooLarge`: more rows than may be.
         """
-        inputs = work.inputs
+        inputs = request.inputs
         if self._is_plain and len(inputs) == 1:
-            work.rows = rows = inputs[0].shape[0]
+            request.rows = rows = inputs[0].shape[0]
             is_empty = not rows or not inputs[0].size_bytes
-            work.key = None
+            request.key = None
         else:
-            is_empty = self._prepare_any(work)
-        if self.max_rows and work.rows > self.max_rows:
+            is_empty = self._prepare_any(request)
+        if self.max_rows and request.rows > self.max_rows:
             raise TooLarge(
-                f"a request of {work.rows} rows; this model takes {self.max_rows} at once here: split it"
+                f"a request of {request.rows} rows; this model takes {self.max_rows} at once here: split it"
             )
         if is_empty:
             # nothing can be stacked onto no rows, and rows without data are as many as a caller likes to say
-            work.rows = 0
-            work.key = object()
+            request.rows = 0
+            request.key = object()
 
-    def _prepare_any(self, work: Work) -> bool:
+    def _prepare_any(self, request: PendingRequest) -> bool:
         """Return whether none of what is to be batched has any data."""
-        if tuple(tensor.name for tensor in work.inputs) != self._names:
-            by_name = {tensor.name: tensor for tensor in work.inputs}
-            work.inputs = tuple(by_name[name] for name in self._names)
+        if tuple(tensor.name for tensor in request.inputs) != self._names:
+            by_name = {tensor.name: tensor for tensor in request.inputs}
+            request.inputs = tuple(by_name[name] for name in self._names)
         if self.ragged:
-            self._check_masks(work)
+            self._check_masks(request)
         for state in self.states:
-            if state.output in work.outputs and not state.is_shown:
+            if state.output in request.outputs and not state.is_shown:
                 raise InvalidRequest(
                     f"output {state.output!r} is the sequence's state, which stays on the node: leave it out"
                 )
         if self.is_sequential:
-            self._check_one_row(work)
+            self._check_one_row(request)
         if not self.is_batching:
-            work.key = None  # a batch of one row takes one
-            shape = work.inputs[0].shape if work.inputs else ()
-            work.rows = 1
+            request.key = None  # a batch of one row takes one
+            shape = request.inputs[0].shape if request.inputs else ()
+            request.rows = 1
             if self.is_sequential:
                 return False
-            if shape and self.inputs[0].shape[:1] == (-1,) and work.inputs[0].size_bytes:
-                work.rows = shape[0]
+            if shape and self.inputs[0].shape[:1] == (-1,) and request.inputs[0].size_bytes:
+                request.rows = shape[0]
             return False
         ragged = {rule.name: rule for rule in self.ragged}
         masks = {rule.mask: rule for rule in self.ragged if rule.mask}
         rows = -1
         is_empty = True
         key: list[object] = []
-        for tensor in work.inputs:
+        for tensor in request.inputs:
             name, shape = tensor.name, tensor.shape
             if name in self.shared:
                 key.append((shape, _digest(tensor)))
@@ -194,15 +194,15 @@ class BatchPlan:
                 at = rule.axis - (rule.axis > axis)
                 rest = (*rest[:at], _bucket(rule, rest[at]), *rest[at + 1 :])
             key.append(rest)
-        work.rows = rows
-        work.key = tuple(key)
+        request.rows = rows
+        request.key = tuple(key)
         return is_empty
 
-    def _check_one_row(self, work: Work) -> None:
+    def _check_one_row(self, request: PendingRequest) -> None:
         """Raise InvalidRequest for another number of rows than one, where the model has a batch axis."""
         if not self._axes and not self._controls.has_batch_axis:
             return
-        for spec, tensor in zip(self.inputs, work.inputs, strict=True):
+        for spec, tensor in zip(self.inputs, request.inputs, strict=True):
             if spec.name in self._filled_in or spec.shape[:1] != (-1,):
                 continue
             if tensor.shape[0] != 1:
@@ -210,8 +210,8 @@ class BatchPlan:
                     f"a request of a sequence has one row; input {spec.name!r} has {tensor.shape[0]}"
                 )
 
-    def _check_masks(self, work: Work) -> None:
-        shapes = {tensor.name: tensor.shape for tensor in work.inputs}
+    def _check_masks(self, request: PendingRequest) -> None:
+        shapes = {tensor.name: tensor.shape for tensor in request.inputs}
         for rule in self.ragged:
             if not rule.mask:
                 continue
@@ -224,13 +224,13 @@ class BatchPlan:
 
     # the run
 
-    def join(self, works: Sequence[Work]) -> tuple[Tensor, ...]:
+    def join(self, requests: Sequence[PendingRequest]) -> tuple[Tensor, ...]:
         """Return the inputs of a batch."""
-        if len(works) == 1 and not self.ragged:
-            return works[0].inputs
+        if len(requests) == 1 and not self.ragged:
+            return requests[0].inputs
         joined: list[Tensor] = []
-        for index, first in enumerate(works[0].inputs):
-            parts = [work.inputs[index] for work in works]
+        for index, first in enumerate(requests[0].inputs):
+            parts = [request.inputs[index] for request in requests]
             name = first.name
             if name in self.shared:
                 joined.append(first)
@@ -242,30 +242,33 @@ class BatchPlan:
             joined.append(parts[0] if len(parts) == 1 else _stacked(parts, axis))
         return tuple(joined)
 
-    def wanted(self, works: Sequence[Work]) -> tuple[str, ...]:
-        """Return the outputs to ask the model for: what any of `works` wants and the states; empty for all."""
-        if not works[0].outputs:
+    def wanted(self, requests: Sequence[PendingRequest]) -> tuple[str, ...]:
+        """Return the outputs to ask the model for: what any of `requests` wants and the states; empty for all."""
+        if not requests[0].outputs:
             return ()
         names: dict[str, None] = {}
-        for work in works:
-            if not work.outputs:
+        for request in requests:
+            if not request.outputs:
                 return ()
-            names |= dict.fromkeys(work.outputs)
+            names |= dict.fromkeys(request.outputs)
         return tuple(names | dict.fromkeys(state.output for state in self.states))
 
     def split(
-        self, works: Sequence[Work], outputs: Sequence[Tensor], joined: Sequence[Tensor]
+        self,
+        requests: Sequence[PendingRequest],
+        outputs: Sequence[Tensor],
+        joined: Sequence[Tensor],
     ) -> list[list[Tensor]]:
         """Return each work's own outputs, in the order of `outputs`, states included.
 
         `joined` is what `join` returned. Raises `RunFailed` when an output has not the batch's rows.
         """
-        if len(works) == 1:
+        if len(requests) == 1:
             if not self.ragged:
                 return [list(outputs)]
-            return [self._cut_back(works[0], outputs, joined)]
-        shares: list[list[Tensor]] = [[] for _ in works]
-        rows = sum(work.rows for work in works)
+            return [self._cut_back(requests[0], outputs, joined)]
+        shares: list[list[Tensor]] = [[] for _ in requests]
+        rows = sum(request.rows for request in requests)
         for output in outputs:
             axis = self._axes.get(output.name, 0)
             shape = output.shape
@@ -274,12 +277,12 @@ class BatchPlan:
                     f"output {output.name!r} of shape {list(shape)} cannot be divided: {rows} rows were run"
                     f" together and its axis {axis} is not their number"
                 )
-            for share, part in zip(shares, _divided(output, axis, works, rows), strict=True):
+            for share, part in zip(shares, _divided(output, axis, requests, rows), strict=True):
                 share.append(part)
         if self.ragged:
             return [
-                self._cut_back(work, share, joined)
-                for work, share in zip(works, shares, strict=True)
+                self._cut_back(request, share, joined)
+                for request, share in zip(requests, shares, strict=True)
             ]
         return shares
 
@@ -288,12 +291,12 @@ class BatchPlan:
         return replace(self, is_batching=False)
 
     def _cut_back(
-        self, work: Work, outputs: Sequence[Tensor], joined: Sequence[Tensor]
+        self, request: PendingRequest, outputs: Sequence[Tensor], joined: Sequence[Tensor]
     ) -> list[Tensor]:
         cut = list(outputs)
         for rule in self.ragged:
             index = self._names.index(rule.name)
-            own, ran = work.inputs[index].shape[rule.axis], joined[index].shape[rule.axis]
+            own, ran = request.inputs[index].shape[rule.axis], joined[index].shape[rule.axis]
             if own == ran:
                 continue
             for at, output in enumerate(cut):
@@ -387,29 +390,31 @@ def _stacked(parts: list[Tensor], axis: int) -> Tensor:
     return Tensor.from_numpy(first.name, array, first.datatype)
 
 
-def _divided(output: Tensor, axis: int, works: Sequence[Work], rows: int) -> list[Tensor]:
+def _divided(
+    output: Tensor, axis: int, requests: Sequence[PendingRequest], rows: int
+) -> list[Tensor]:
     """Return the rows of each work, in order, as slices of the output's bytes where that is possible."""
     name, datatype, rest = output.name, output.datatype, output.shape[1:]
     if axis:
-        ends = np.cumsum([work.rows for work in works])[:-1]
+        ends = np.cumsum([request.rows for request in requests])[:-1]
         return [
             Tensor.from_numpy(name, part, datatype)
             for part in np.split(output.to_numpy(), ends, axis)
         ]
     if datatype.itemsize_bytes is None:
-        return _divided_elements(output, works)
+        return _divided_elements(output, requests)
     data = memoryview(output.data)
     row_bytes = len(data) // rows
     parts: list[Tensor] = []
     at = 0
-    for work in works:
-        end = at + work.rows * row_bytes
-        parts.append(Tensor(name, datatype, (work.rows, *rest), data[at:end]))
+    for request in requests:
+        end = at + request.rows * row_bytes
+        parts.append(Tensor(name, datatype, (request.rows, *rest), data[at:end]))
         at = end
     return parts
 
 
-def _divided_elements(output: Tensor, works: Sequence[Work]) -> list[Tensor]:
+def _divided_elements(output: Tensor, requests: Sequence[PendingRequest]) -> list[Tensor]:
     rest = output.shape[1:]
     row_elements = 1
     for dim in rest:
@@ -417,10 +422,10 @@ def _divided_elements(output: Tensor, works: Sequence[Work]) -> list[Tensor]:
     elements = split_elements(output.data, output.shape[0] * row_elements)
     parts: list[Tensor] = []
     at = 0
-    for work in works:
-        end = at + work.rows * row_elements
+    for request in requests:
+        end = at + request.rows * row_elements
         data = join_elements(elements[at:end])
-        parts.append(Tensor(output.name, output.datatype, (work.rows, *rest), data))
+        parts.append(Tensor(output.name, output.datatype, (request.rows, *rest), data))
         at = end
     return parts
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 
-from capamesh.node.scheduling.pending_request import Work, WorkState
+from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
 
 BULK_SHARE = 0.1
 """Of the rows, while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
@@ -23,7 +23,7 @@ _BULK_RANK = 256
 DELAY = 0.5
 """What is added to the priority of a request that has waited too long: behind all of its own, before the next."""
 
-_Entry = tuple[float, float, int, Work]
+_Entry = tuple[float, float, int, PendingRequest]
 
 
 class _Class:
@@ -39,35 +39,35 @@ class _Class:
         """Rows taken, divided by the share: whoever has less goes first."""
         self.share = share
 
-    def push(self, work: Work) -> None:
-        heap = self.heaps.get(work.key)
+    def push(self, request: PendingRequest) -> None:
+        heap = self.heaps.get(request.key)
         if heap is None:
-            heap = self.heaps[work.key] = []
-        deadline_s = math.inf if work.deadline_s is None else work.deadline_s
-        heappush(heap, (work.priority, deadline_s, work.order, work))
+            heap = self.heaps[request.key] = []
+        deadline_s = math.inf if request.deadline_s is None else request.deadline_s
+        heappush(heap, (request.priority, deadline_s, request.order, request))
         self.count += 1
         self.entries += 1
 
-    def head(self, key: Hashable) -> Work | None:
+    def head(self, key: Hashable) -> PendingRequest | None:
         """Return the most urgent work of a group."""
         heap = self.heaps.get(key)
         if heap is None:
             return None
         while heap:
-            work = heap[0][3]
-            if work.state is WorkState.QUEUED:
-                return work
+            request = heap[0][3]
+            if request.state is RequestState.QUEUED:
+                return request
             heappop(heap)
             self.entries -= 1
         del self.heaps[key]
         return None
 
-    def first(self) -> Work | None:
+    def first(self) -> PendingRequest | None:
         """Return the most urgent work of all groups."""
         if len(self.heaps) == 1:
             (key,) = self.heaps
             return self.head(key)
-        heads = [work for key in list(self.heaps) if (work := self.head(key)) is not None]
+        heads = [request for key in list(self.heaps) if (request := self.head(key)) is not None]
         return min(heads, key=_urgency, default=None)
 
     def pop(self, key: Hashable) -> None:
@@ -79,14 +79,14 @@ class _Class:
         self.count -= 1
         self.entries -= 1
 
-    def delay(self, late: Collection[Work]) -> None:
+    def delay(self, late: Collection[PendingRequest]) -> None:
         """Put `late`, which are queued here, behind all others of their priority."""
-        for key in {work.key for work in late}:
+        for key in {request.key for request in late}:
             heap = self.heaps[key]
-            for at, (priority, deadline_s, order, work) in enumerate(heap):
-                if work in late and work.state is WorkState.QUEUED:
-                    work.priority = priority + DELAY
-                    heap[at] = (work.priority, deadline_s, order, work)
+            for at, (priority, deadline_s, order, request) in enumerate(heap):
+                if request in late and request.state is RequestState.QUEUED:
+                    request.priority = priority + DELAY
+                    heap[at] = (request.priority, deadline_s, order, request)
             heapify(heap)
 
     def dropped(self) -> None:
@@ -95,7 +95,7 @@ class _Class:
         if self.entries > 2 * self.count + STALE_ENTRIES:
             self.entries = 0
             for key, heap in list(self.heaps.items()):
-                kept = [entry for entry in heap if entry[3].state is WorkState.QUEUED]
+                kept = [entry for entry in heap if entry[3].state is RequestState.QUEUED]
                 heapify(kept)
                 self.entries += len(kept)
                 if kept:
@@ -104,7 +104,7 @@ class _Class:
                     del self.heaps[key]
 
 
-class WorkQueue:
+class RequestQueue:
     """Requests of one model that have not started."""
 
     def __init__(self, bulk_share: float = BULK_SHARE) -> None:
@@ -115,7 +115,7 @@ class WorkQueue:
         """What the class that went last had passed before it: where one that was idle joins in."""
         self._lowest: float = -1
         """No work that waits and may give way has a rank beyond this one."""
-        self._lesser: list[Work] = []
+        self._lesser: list[PendingRequest] = []
         """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
         self._unlisted: float = -1
         """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
@@ -125,49 +125,53 @@ class WorkQueue:
     def __len__(self) -> int:
         return self._online.count + self._bulk.count
 
-    def __iter__(self) -> Iterator[Work]:
+    def __iter__(self) -> Iterator[PendingRequest]:
         """Iterate over all that waits, in no order."""
         for half in (self._online, self._bulk):
             for heap in half.heaps.values():
-                for *_, work in heap:
-                    if work.state is WorkState.QUEUED:
-                        yield work
+                for *_, request in heap:
+                    if request.state is RequestState.QUEUED:
+                        yield request
 
     def __repr__(self) -> str:
-        return f"WorkQueue({self._online.count} online, {self._bulk.count} bulk, {self.rows} rows)"
+        return (
+            f"RequestQueue({self._online.count} online, {self._bulk.count} bulk, {self.rows} rows)"
+        )
 
-    def put(self, work: Work) -> None:
-        """Queue `work`."""
-        mine = self._bulk if work.is_bulk else self._online
+    def put(self, request: PendingRequest) -> None:
+        """Queue `request`."""
+        mine = self._bulk if request.is_bulk else self._online
         if mine.count == 0:
             mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
             self._lesser.clear()
-        rank = work.priority + _BULK_RANK if work.is_bulk else work.priority
-        if rank > self._unlisted and work.sequence is None:
+        rank = request.priority + _BULK_RANK if request.is_bulk else request.priority
+        if rank > self._unlisted and request.sequence is None:
             self._unlisted = rank
             self._lowest = max(self._lowest, rank)
         self._orders += 1
-        work.order = self._orders
-        work.state = WorkState.QUEUED
-        mine.push(work)
-        self.rows += work.rows
+        request.order = self._orders
+        request.state = RequestState.QUEUED
+        mine.push(request)
+        self.rows += request.rows
 
-    def in_order(self) -> list[Work]:
+    def in_order(self) -> list[PendingRequest]:
         """Return all that waits, the most urgent first and bulk work last."""
         return sorted(self, key=_last_served)
 
-    def lesser_than(self, work: Work, enough: Callable[[Work], bool]) -> list[Work]:
-        """Return works that wait and must give way for `work`, the last to be served first; none if too few do.
+    def lesser_than(
+        self, request: PendingRequest, enough: Callable[[PendingRequest], bool]
+    ) -> list[PendingRequest]:
+        """Return works that wait and must give way for `request`, the last to be served first; none if too few do.
 
-        Only what is of a lower priority gives way, or is bulk work where `work` is not, and no request of a sequence:
+        Only what is of a lower priority gives way, or is bulk work where `request` is not, and no request of a sequence:
         its state is at this node alone. `enough` is told of each in turn and returns whether no more are needed.
         """
-        rank = _rank(work)
-        found: list[Work] = []
+        rank = _rank(request)
+        found: list[PendingRequest] = []
         is_fresh = False
         while rank < self._lowest:
             lesser = self._lesser
-            while lesser and lesser[-1].state is not WorkState.QUEUED:
+            while lesser and lesser[-1].state is not RequestState.QUEUED:
                 lesser.pop()
             if lesser and (last := _rank(lesser[-1])) > rank and last >= self._unlisted:
                 found.append(lesser.pop())
@@ -181,7 +185,7 @@ class WorkQueue:
         self._lesser.extend(reversed(found))
         return []
 
-    def _list_lesser(self, found: list[Work]) -> None:
+    def _list_lesser(self, found: list[PendingRequest]) -> None:
         """List anew who may have to give way, but for those that were found already."""
         taken = set(found)
         may_leave = [one for one in self if one.sequence is None]
@@ -189,19 +193,19 @@ class WorkQueue:
         self._unlisted = -1
         self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
 
-    def delay(self, late: Collection[Work]) -> None:
+    def delay(self, late: Collection[PendingRequest]) -> None:
         """Put `late`, which are queued and have waited too long, behind all others of their priority."""
         for half in (self._online, self._bulk):
-            own = {work for work in late if (half is self._bulk) == work.is_bulk}
+            own = {request for request in late if (half is self._bulk) == request.is_bulk}
             if own:
                 half.delay(own)
 
-    def drop(self, work: Work) -> None:
-        """Forget `work`, which is queued and has just been marked as ended."""
-        self.rows -= work.rows
-        (self._bulk if work.is_bulk else self._online).dropped()
+    def drop(self, request: PendingRequest) -> None:
+        """Forget `request`, which is queued and has just been marked as ended."""
+        self.rows -= request.rows
+        (self._bulk if request.is_bulk else self._online).dropped()
 
-    def take(self, max_rows: int) -> list[Work]:
+    def take(self, max_rows: int) -> list[PendingRequest]:
         """Remove and return the next batch: works of one key, at most `max_rows` unless a single one has more.
 
         Room that the class in turn leaves is given to the other.
@@ -214,36 +218,41 @@ class WorkQueue:
         if chosen is None or first is None:
             return []
         self._passed = chosen.passed
-        works: list[Work] = []
-        rows = self._fill(chosen, first.key, works, 0, max_rows)
+        requests: list[PendingRequest] = []
+        rows = self._fill(chosen, first.key, requests, 0, max_rows)
         if rows < max_rows:
             other = self._online if chosen is self._bulk else self._bulk
             if other.count:
-                self._fill(other, first.key, works, rows, max_rows)
-        return works
+                self._fill(other, first.key, requests, rows, max_rows)
+        return requests
 
-    def _take_lone(self) -> list[Work]:
+    def _take_lone(self) -> list[PendingRequest]:
         """Return the only work, which is online, without a look at orders: what a quiet node does."""
         online = self._online
-        (((*_, work),),) = online.heaps.values()
+        (((*_, request),),) = online.heaps.values()
         online.heaps.clear()
         online.count = online.entries = self.rows = 0
         self._passed = online.passed
-        online.passed += (work.rows or 1) / online.share
-        return [work]
+        online.passed += (request.rows or 1) / online.share
+        return [request]
 
     def _fill(
-        self, source: _Class, key: Hashable, works: list[Work], rows: int, max_rows: int
+        self,
+        source: _Class,
+        key: Hashable,
+        requests: list[PendingRequest],
+        rows: int,
+        max_rows: int,
     ) -> int:
         before = rows
         charged = 0
-        while (work := source.head(key)) is not None:
-            if works and rows + work.rows > max_rows:
+        while (request := source.head(key)) is not None:
+            if requests and rows + request.rows > max_rows:
                 break
             source.pop(key)
-            works.append(work)
-            rows += work.rows
-            charged += work.rows or 1  # a run of no rows takes its time too
+            requests.append(request)
+            rows += request.rows
+            charged += request.rows or 1  # a run of no rows takes its time too
             if rows >= max_rows:
                 break
         self.rows -= rows - before
@@ -259,16 +268,20 @@ class WorkQueue:
         return online
 
 
-def _urgency(work: Work) -> tuple[float, float, int]:
-    return work.priority, math.inf if work.deadline_s is None else work.deadline_s, work.order
+def _urgency(request: PendingRequest) -> tuple[float, float, int]:
+    return (
+        request.priority,
+        math.inf if request.deadline_s is None else request.deadline_s,
+        request.order,
+    )
 
 
-def _rank(work: Work) -> int:
+def _rank(request: PendingRequest) -> int:
     """Return who gives way to whom: a higher rank to a lower one. Who was delayed ranks as before."""
-    priority = math.floor(work.priority)
-    return priority + _BULK_RANK if work.is_bulk else priority
+    priority = math.floor(request.priority)
+    return priority + _BULK_RANK if request.is_bulk else priority
 
 
-def _last_served(work: Work) -> tuple[int, float, float, int]:
-    deadline_s = math.inf if work.deadline_s is None else work.deadline_s
-    return _rank(work), work.priority, deadline_s, work.order
+def _last_served(request: PendingRequest) -> tuple[int, float, float, int]:
+    deadline_s = math.inf if request.deadline_s is None else request.deadline_s
+    return _rank(request), request.priority, deadline_s, request.order

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capamesh.node.repository.rules import QueuePolicy, QueueRules
-    from capamesh.node.scheduling.pending_request import Work
+    from capamesh.node.scheduling.pending_request import PendingRequest
 
 
 class QueuePolicies:
@@ -24,26 +24,30 @@ class QueuePolicies:
         self._rules = rules
         self._by_level = dict(rules.by_level)
 
-    def enter(self, work: Work) -> None:
+    def enter(self, request: PendingRequest) -> None:
         """Give a request that has just come its priority here, and the time by which its run must begin."""
         rules = self._rules
         if rules.levels and (
-            work.priority == DEFAULT_PRIORITY or not 1 <= work.priority <= rules.levels
+            request.priority == DEFAULT_PRIORITY or not 1 <= request.priority <= rules.levels
         ):
-            work.priority = rules.default_level
-        policy = self._policy(work)
+            request.priority = rules.default_level
+        policy = self._policy(request)
         if policy.timeout_us:
-            work.start_by_s = work.arrived_s + policy.timeout_us / 1e6
-            work.is_delayable = policy.is_delaying
+            request.start_by_s = request.arrived_s + policy.timeout_us / 1e6
+            request.is_delayable = policy.is_delaying
 
     def check_room(
-        self, work: Work, waiting: Iterable[Work], count: int, retry_after_s: float
+        self,
+        request: PendingRequest,
+        waiting: Iterable[PendingRequest],
+        count: int,
+        retry_after_s: float,
     ) -> None:
         """Raise `Overloaded` where as many of its priority as may wait do; `waiting` has `count` of all priorities."""
-        most = self._policy(work).max_queue
+        most = self._policy(request).max_queue
         if not most or count < most:
             return
-        level = level_of(work)
+        level = level_of(request)
         if sum(level_of(other) == level for other in waiting) >= most:
             raise Overloaded(
                 f"{most} requests of priority {level} wait at this model, as many as its max_queue_size allows;"
@@ -51,10 +55,10 @@ class QueuePolicies:
                 retry_after_s=retry_after_s,
             )
 
-    def _policy(self, work: Work) -> QueuePolicy:
-        return self._by_level.get(level_of(work), self._rules.default)
+    def _policy(self, request: PendingRequest) -> QueuePolicy:
+        return self._by_level.get(level_of(request), self._rules.default)
 
 
-def level_of(work: Work) -> int:
+def level_of(request: PendingRequest) -> int:
     """Return the priority that a request has, or had before it waited too long."""
-    return math.floor(work.priority)
+    return math.floor(request.priority)

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from capamesh.node.devices.in_flight_journal import Marks, Phase
-from capamesh.node.scheduling import Batch, ModelEngine, Result, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.scheduling import Batch, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
 
 if TYPE_CHECKING:
@@ -59,25 +59,25 @@ class ModelRunner:
     def __init__(
         self,
         model: LoadedModel,
-        engine: ModelEngine,
+        batcher: DynamicBatcher,
         *,
         stream: LoadedModel | None = None,
         may_run_here: bool,
         clock: Callable[[], float],
         switch: Callable[[], StopSwitch],
-        marks: Marks,
+        marks: InFlightJournal,
         number: int,
     ) -> None:
-        """Run what `engine` gives, as many batches at the same time as it allows.
+        """Run what `batcher` gives, as many batches at the same time as it allows.
 
         `stream` is the same model on one thread, for the batches that run beside one another.
         `may_run_here`: a run's time depends on its rows alone.
         """
-        self.engine = engine
+        self.batcher = batcher
         self.model = model
         self._stream = stream or model
         self._may_run_here = may_run_here
-        bounds = engine.bounds
+        bounds = batcher.bounds
         self._bounds = bounds
         self._suspicion = bounds.suspicion if bounds is not None else None
         self._is_suspected = bounds is not None and bounds.suspicion.is_alone(clock())
@@ -101,16 +101,16 @@ class ModelRunner:
         """Why batching was given up; empty while it was not."""
 
     def __repr__(self) -> str:
-        return f"ModelRunner({self.engine!r})"
+        return f"ModelRunner({self.batcher!r})"
 
-    def submit(self, work: Work, *, is_pumped: bool = False) -> None:
-        """Accept or refuse `work`, as `ModelEngine.submit` does; `work.done` is called in the event loop.
+    def submit(self, request: PendingRequest, *, is_pumped: bool = False) -> None:
+        """Accept or refuse `request`, as `DynamicBatcher.submit` does; `request.done` is called in the event loop.
 
         With `is_pumped` the caller calls `pump` once it has submitted all that came together; else that happens
         in the loop's next turn.
         """
-        now_s = work.arrived_s
-        self.engine.submit(work, now_s)
+        now_s = request.arrived_s
+        self.batcher.submit(request, now_s)
         self.last_used_s = now_s
         self._idle.clear()
         if not is_pumped:
@@ -122,26 +122,26 @@ class ModelRunner:
             self._pump_handle.cancel()
         self._pump()
 
-    def cancel(self, work: Work) -> None:
-        """Nobody waits for `work` any more."""
-        self.engine.cancel(work, self._clock())
+    def cancel(self, request: PendingRequest) -> None:
+        """Nobody waits for `request` any more."""
+        self.batcher.cancel(request, self._clock())
         self._check_idle()
         self._pump_soon()  # the next of its sequence, for one
 
     def tick(self, now_s: float, watchdog_s: float) -> str:
         """Answer what has expired, stop runs that take too long; return why the process is stuck, or ""."""
-        engine = self.engine
-        if engine.is_idle:
+        batcher = self.batcher
+        if batcher.is_idle:
             return ""
-        engine.expire(now_s)
+        batcher.expire(now_s)
         self._check_idle()
-        for batch in engine.running:
+        for batch in batcher.running:
             if not batch.has_begun or now_s - batch.started_s <= watchdog_s:
                 continue
-            told_s = self._stopped_s.get(batch)
-            if told_s is None:
+            reported_s = self._stopped_s.get(batch)
+            if reported_s is None:
                 self._stopped_s[batch] = now_s
-                engine.fail(
+                batcher.fail(
                     batch,
                     RunFailed(
                         f"the run took more than the {watchdog_s:g} s that this node allows one"
@@ -150,8 +150,8 @@ class ModelRunner:
                 )
                 if batch.stop is not None:
                     batch.stop()
-            elif now_s - told_s > STOP_GRACE_S:
-                self._marks.convict(  # not what runs beside it
+            elif now_s - reported_s > STOP_GRACE_S:
+                self._marks.blame(  # not what runs beside it
                     self._number, Phase.RUNNING, batch.request, batch.large_bytes
                 )
                 return (
@@ -162,20 +162,22 @@ class ModelRunner:
 
     def tick_due_s(self, now_s: float, watchdog_s: float) -> float:
         """Return when `tick` has something to do next, if nothing else happens; infinity if never."""
-        if self.engine.is_idle:
+        if self.batcher.is_idle:
             return math.inf
-        due_s = min(self.engine.soonest_deadline_s, now_s + watchdog_s)  # what waits may start now
-        for batch in self.engine.running:
+        due_s = min(self.batcher.soonest_deadline_s, now_s + watchdog_s)  # what waits may start now
+        for batch in self.batcher.running:
             if not batch.has_begun:
                 continue
-            told_s = self._stopped_s.get(batch)
-            limit_s = batch.started_s + watchdog_s if told_s is None else told_s + STOP_GRACE_S
+            reported_s = self._stopped_s.get(batch)
+            limit_s = (
+                batch.started_s + watchdog_s if reported_s is None else reported_s + STOP_GRACE_S
+            )
             due_s = min(due_s, limit_s)
         return due_s
 
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
-        while not self.engine.is_idle:  # a waiter may be woken after the next request has come
+        while not self.batcher.is_idle:  # a waiter may be woken after the next request has come
             await self._idle.wait()
 
     def close(self) -> None:
@@ -194,39 +196,39 @@ class ModelRunner:
 
     def _pump(self) -> None:
         self._pump_handle = None
-        engine, clock = self.engine, self._clock
+        batcher, clock = self.batcher, self._clock
         now_s = started_s = clock()
         if self._is_suspected and self._suspicion is not None:
             self._is_suspected = self._suspicion.is_alone(now_s)
-        while (batch := engine.take(now_s)) is not None:
+        while (batch := batcher.take(now_s)) is not None:
             if (
                 self._may_run_here
                 and not self._is_suspected  # in a thread it is marked which request runs
                 and not batch.is_stream
-                and engine.time.predicted_s(batch.rows) <= SHORT_S
+                and batcher.time.predicted_s(batch.rows) <= SHORT_S
             ):
                 ended = self._executed(batch, None)
                 now_s = ended.ended_s
                 self._finish(ended, now_s)
-                if engine.is_idle:
+                if batcher.is_idle:
                     return
                 if now_s - started_s > TURN_S:
                     self._pump_soon()
                     return
             else:
                 self._hand_over(batch)
-        if self._threads and engine.full_batch_s <= AHEAD_S:
-            ahead = engine.take(now_s, is_ahead=True)
+        if self._threads and batcher.full_batch_s <= AHEAD_S:
+            ahead = batcher.take(now_s, is_ahead=True)
             if ahead is not None:
                 self._hand_over(ahead)
-        due_s = engine.due_s
+        due_s = batcher.due_s
         if due_s < math.inf:
             if self._due_timer is not None:
                 self._due_timer.cancel()
             self._due_timer = self._loop.call_later(max(0.0, due_s - now_s), self._pump_soon)
 
     def _hand_over(self, batch: Batch) -> None:
-        while len(self._threads) < self.engine.lanes:
+        while len(self._threads) < self.batcher.slots:
             thread = threading.Thread(target=self._work, name="run", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -241,9 +243,9 @@ class ModelRunner:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
                 self.batch_fault = ended.fault
-                self.engine.plan = self.engine.plan.unbatched()
+                self.batcher.plan = self.batcher.plan.unbatched()
         try:
-            self.engine.finished(
+            self.batcher.finished(
                 batch,
                 ended.results,
                 now_s,
@@ -264,7 +266,7 @@ class ModelRunner:
         self._pump()
 
     def _check_idle(self) -> None:
-        if self.engine.is_idle:
+        if self.batcher.is_idle:
             self._idle.set()
 
     # in a thread, or in the loop
@@ -281,46 +283,46 @@ class ModelRunner:
 
     def _executed(self, batch: Batch, switch: StopSwitch | None) -> _Ended:
         began_s = self._clock()
-        works, rows = batch.works, batch.rows
+        requests, rows = batch.requests, batch.rows
         if not batch.has_begun:
             batch.started_s = began_s
             batch.has_begun = (
                 True  # before the look at who is left: whoever ends one looks at both in turn
             )
-            works = [work for work in works if work.state is not WorkState.ENDED]
-            if len(works) < len(batch.works):
-                rows = sum(work.rows for work in works) if works else -1
-        if not works:
-            return _Ended(batch, [_NOT_WANTED] * len(batch.works), 0.0, False, "", rows, began_s)
+            requests = [request for request in requests if request.state is not RequestState.ENDED]
+            if len(requests) < len(batch.requests):
+                rows = sum(request.rows for request in requests) if requests else -1
+        if not requests:
+            return _Ended(batch, [_NOT_WANTED] * len(batch.requests), 0.0, False, "", rows, began_s)
         model = self._stream if batch.is_stream else self.model
-        if self._is_suspected and len(works) > 1:
-            return self._executed_apart(batch, works, rows, switch, model)
+        if self._is_suspected and len(requests) > 1:
+            return self._executed_apart(batch, requests, rows, switch, model)
         slot = self._marks.begin(self._number, Phase.RUNNING)
         fault, is_whole = "", True
         results: Sequence[Result]
         try:
-            if switch is not None and len(works) == 1:
-                self._tell(batch, works[0], slot)
-            results = self._run(works, switch, model)
+            if switch is not None and len(requests) == 1:
+                self._tell(batch, requests[0], slot)
+            results = self._run(requests, switch, model)
         except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
             error, is_whole = _as_error(exc), False
-            if len(works) == 1 or batch.wanted == 0:
-                results = [error] * len(works)
+            if len(requests) == 1 or batch.wanted == 0:
+                results = [error] * len(requests)
             else:  # one of them may be at fault: the others must not suffer for it
-                results = [self._run_alone(work, switch, model) for work in works]
+                results = [self._run_alone(request, switch, model) for request in requests]
                 if not any(isinstance(result, CapameshError) for result in results):
                     fault = error.message
         ended_s = self._clock()
         self._marks.end(slot)
         if batch.request and self._suspicion is not None:
             self._suspicion.ended(batch.request)
-        results = _of_all(batch, works, results)
+        results = _of_all(batch, requests, results)
         return _Ended(batch, results, ended_s - began_s, is_whole, fault, rows, ended_s)
 
     def _executed_apart(
         self,
         batch: Batch,
-        works: list[Work],
+        requests: list[PendingRequest],
         rows: int,
         switch: StopSwitch | None,
         model: LoadedModel,
@@ -328,51 +330,55 @@ class ModelRunner:
         """Run each request by itself, so that it is marked which of them ends the process."""
         began_s = self._clock()
         results: list[Result] = []
-        for work in works:
+        for request in requests:
             slot = self._marks.begin(self._number, Phase.RUNNING)
             with contextlib.suppress(
                 Exception
             ):  # a request that cannot be told from others is run all the same
-                self._tell(batch, work, slot)
-            results.append(self._run_alone(work, switch, model))
+                self._tell(batch, request, slot)
+            results.append(self._run_alone(request, switch, model))
             self._marks.end(slot)
             if self._suspicion is not None:
                 self._suspicion.ended(batch.request)
         ended_s = self._clock()
         return _Ended(
-            batch, _of_all(batch, works, results), ended_s - began_s, False, "", rows, ended_s
+            batch, _of_all(batch, requests, results), ended_s - began_s, False, "", rows, ended_s
         )
 
-    def _tell(self, batch: Batch, work: Work, slot: int) -> None:
+    def _tell(self, batch: Batch, request: PendingRequest, slot: int) -> None:
         """Mark which request runs alone in `slot`."""
         if self._bounds is not None:
-            batch.request, batch.large_bytes = self._bounds.identity(work)
+            batch.request, batch.large_bytes = self._bounds.identity(request)
             self._marks.tell(slot, batch.request, batch.large_bytes)
 
     def _run(
-        self, works: list[Work], switch: StopSwitch | None, model: LoadedModel
+        self, requests: list[PendingRequest], switch: StopSwitch | None, model: LoadedModel
     ) -> Sequence[Result]:
-        plan = self.engine.plan
-        joined = plan.join(works)
-        outputs = model.run(joined, plan.wanted(works), switch)
-        return plan.split(works, outputs, joined)
+        plan = self.batcher.plan
+        joined = plan.join(requests)
+        outputs = model.run(joined, plan.wanted(requests), switch)
+        return plan.split(requests, outputs, joined)
 
-    def _run_alone(self, work: Work, switch: StopSwitch | None, model: LoadedModel) -> Result:
-        if work.state is WorkState.ENDED:
+    def _run_alone(
+        self, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
+    ) -> Result:
+        if request.state is RequestState.ENDED:
             return _NOT_WANTED
         try:
-            (outputs,) = self._run([work], switch, model)
+            (outputs,) = self._run([request], switch, model)
         except BaseException as exc:  # noqa: BLE001 - as above
             return _as_error(exc)
         return outputs
 
 
-def _of_all(batch: Batch, works: Sequence[Work], results: Sequence[Result]) -> Sequence[Result]:
-    """Return a result for each of a batch's members, of which `works` ran."""
-    if len(works) == len(batch.works):
+def _of_all(
+    batch: Batch, requests: Sequence[PendingRequest], results: Sequence[Result]
+) -> Sequence[Result]:
+    """Return a result for each of a batch's members, of which `requests` ran."""
+    if len(requests) == len(batch.requests):
         return results
-    of = dict(zip(works, results, strict=True))
-    return [of.get(work, _NOT_WANTED) for work in batch.works]
+    of = dict(zip(requests, results, strict=True))
+    return [of.get(request, _NOT_WANTED) for request in batch.requests]
 
 
 def _as_error(exc: BaseException) -> CapameshError:

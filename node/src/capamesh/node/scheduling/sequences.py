@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from capamesh.node.repository.rules import NO_AXIS, SequenceRules
-from capamesh.node.scheduling.pending_request import Result, Work, WorkState
+from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result
 from capamesh.node.scheduling.plan import BatchPlan
 from capamesh.protocol.errors import InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.tensors import Tensor
@@ -31,14 +31,14 @@ class _Sequence:
         """None: as at the start. Empty once a request of a model without states has run."""
         self.size_bytes = 0
         self.touched_s = now_s
-        self.working: Work | None = None
-        self.waiting: deque[Work] = deque()
+        self.working: PendingRequest | None = None
+        self.waiting: deque[PendingRequest] = deque()
 
     @property
     def is_ending(self) -> bool:
         """Whether its last request is the end of it, as far as is known."""
         last = self.waiting[-1] if self.waiting else self.working
-        return last is not None and last.state is not WorkState.ENDED and _is_end(last)
+        return last is not None and last.state is not RequestState.ENDED and _is_end(last)
 
 
 class Sequences:
@@ -68,12 +68,12 @@ class Sequences:
         """Sequences of which a request waits or runs."""
         return len(self._known) - len(self._silent)
 
-    def accept(self, work: Work, now_s: float) -> bool:
+    def accept(self, request: PendingRequest, now_s: float) -> bool:
         """Take in a request; return whether it may be queued now, rather than when its sequence gets there.
 
         Raises `InvalidRequest`: no sequence id; `SequenceUnknown`: a sequence that did not start here.
         """
-        mark = work.sequence
+        mark = request.sequence
         if mark is None:
             raise InvalidRequest(
                 "this model takes sequences: name the sequence with the parameter sequence_id, and its first"
@@ -90,37 +90,46 @@ class Sequences:
             known = self._known[mark.id] = _Sequence(now_s)
         self._silent.pop(mark.id, None)
         if known.working is not None:
-            known.waiting.append(work)
-            work.state = WorkState.WAITING
+            known.waiting.append(request)
+            request.state = RequestState.WAITING
             return False
-        known.working = work
+        known.working = request
         return True
 
-    def fill(self, work: Work) -> bool:
+    def fill(self, request: PendingRequest) -> bool:
         """Put the sequence's state into the inputs of the work whose turn it is.
 
         Returns whether a shape is another than before, so that the work fits other batches.
         """
-        known = self._of(work)
-        if known is None or known.states is None or work.sequence is None or work.sequence.is_start:
+        known = self._of(request)
+        if (
+            known is None
+            or known.states is None
+            or request.sequence is None
+            or request.sequence.is_start
+        ):
             return False  # the plan has put zeros there
-        inputs = list(work.inputs)
+        inputs = list(request.inputs)
         is_reshaped = False
         for state in known.states:
             at = self._places[state.name]
             is_reshaped |= inputs[at].shape != state.shape
             inputs[at] = state
-        work.inputs = tuple(inputs)
+        request.inputs = tuple(inputs)
         return is_reshaped
 
-    def ran(self, work: Work, outputs: Sequence[Tensor]) -> Result:
+    def ran(self, request: PendingRequest, outputs: Sequence[Tensor]) -> Result:
         """Keep the state that a run gave, if its work is still to be answered; return the outputs without it.
 
         `RunFailed` is returned when an output cannot be the next state; the state then stays as it was.
         """
-        known = self._of(work)
-        if known is not None and known.working is work and work.state is not WorkState.ENDED:
-            if _is_end(work):
+        known = self._of(request)
+        if (
+            known is not None
+            and known.working is request
+            and request.state is not RequestState.ENDED
+        ):
+            if _is_end(request):
                 self._set(known, None)
             else:
                 states = self._next_states(outputs)
@@ -129,23 +138,23 @@ class Sequences:
                 self._set(known, states)
         return [output for output in outputs if output.name not in self._outputs]
 
-    def ended(self, work: Work, now_s: float) -> Work | None:
-        """Let the sequence go on after `work`, however it ended; return the next to queue, if one waits."""
-        known = self._of(work)
-        if known is None or work.sequence is None:
+    def ended(self, request: PendingRequest, now_s: float) -> PendingRequest | None:
+        """Let the sequence go on after `request`, however it ended; return the next to queue, if one waits."""
+        known = self._of(request)
+        if known is None or request.sequence is None:
             return None
-        if known.working is not work:
-            if work in known.waiting:
-                known.waiting.remove(work)  # it was given up before its turn came
+        if known.working is not request:
+            if request in known.waiting:
+                known.waiting.remove(request)  # it was given up before its turn came
             return None  # else its turn is over: it was given up in a batch that had not begun
         following = known.waiting.popleft() if known.waiting else None
         known.working = following
         if following is None:
             known.touched_s = now_s
             if known.states is None:
-                del self._known[work.sequence.id]
+                del self._known[request.sequence.id]
             else:
-                self._silent[work.sequence.id] = known
+                self._silent[request.sequence.id] = known
         self.tidy(now_s)
         return following
 
@@ -162,8 +171,8 @@ class Sequences:
             self.size_bytes -= oldest.size_bytes
             self.forgotten += 1
 
-    def _of(self, work: Work) -> _Sequence | None:
-        return self._known.get(work.sequence.id) if work.sequence is not None else None
+    def _of(self, request: PendingRequest) -> _Sequence | None:
+        return self._known.get(request.sequence.id) if request.sequence is not None else None
 
     def _next_states(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...] | RunFailed:
         by_name = {output.name: output for output in outputs}
@@ -195,5 +204,5 @@ class Sequences:
         self.size_bytes += known.size_bytes
 
 
-def _is_end(work: Work) -> bool:
-    return work.sequence is not None and work.sequence.is_end
+def _is_end(request: PendingRequest) -> bool:
+    return request.sequence is not None and request.sequence.is_end

@@ -22,7 +22,7 @@ _ABOUT_BEST: Final = 0.04
 """Of runs beside one another more rows are taken where they come so close (guess: what the few runs of a first load
 cannot tell apart on a machine that does other work). Each run costs its handing over, which a measurement does not
 see: under load ResNet-18, on a thread of each of two cores, does 0.94 of what ONNX Runtime does alone in runs of one
-row, 0.99 in runs of two and 1.04 in runs of four or eight (measured: `benchmarks/engine.py`)."""
+row, 0.99 in runs of two and 1.04 in runs of four or eight (measured: `benchmarks/batcher.py`)."""
 _FLAT_DOUBLINGS: Final = 3
 """Doublings without a gain that end the search (guess: one may fall on a bad size of a kernel's tiles)."""
 

@@ -11,7 +11,7 @@ import structlog
 import uvloop
 
 from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
-from capamesh.protocol.gc_tuning import spare_what_is_loaded
+from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.logs import configure_logs
 
 
@@ -32,7 +32,7 @@ async def _run(channel_fd: int) -> None:
         opened = open_and_close(settings, log)
         from capamesh.node.worker.process import Worker  # noqa: PLC0415 - ONNX Runtime starts a thread
 
-        spare_what_is_loaded()
+        freeze_loaded_objects()
         await Worker(settings, opened, channel, log).run()
         return
 

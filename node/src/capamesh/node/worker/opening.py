@@ -8,11 +8,11 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node.devices.in_flight_page import RunningPage
+from capamesh.node.devices.in_flight_page import InFlightPage
 from capamesh.node.worker import sandbox
 from capamesh.node.worker.memory_limit import budget_bytes, messages_bytes
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.transport import LinkEndpoint
+from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.network import Membership
 from capamesh.protocol.network.folder import IDENTITY_FILE
 
@@ -27,8 +27,8 @@ class Opened:
     """The member whose links a worker ends, and its page; the key itself is in no file that it can read any more."""
 
     membership: Membership
-    endpoint: LinkEndpoint
-    page: RunningPage | None
+    transport: LinkTransport
+    page: InFlightPage | None
     sandbox: str
     """What the process is kept to, for people."""
 
@@ -49,14 +49,14 @@ def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opene
         if settings.device_kind != "cuda"
         else 0
     )
-    endpoint = LinkEndpoint(
+    transport = LinkTransport(
         membership,
         folder,
         agent_version=package_version("capamesh"),
         limits=LinkLimits(receive_bytes=messages, send_bytes=messages),
         log=log,
     )
-    page = RunningPage.open(Path(settings.running_page)) if settings.running_page else None
+    page = InFlightPage.open(Path(settings.running_page)) if settings.running_page else None
     holds = "none: --no-sandbox"
     if settings.is_sandboxed:
         holds = sandbox.close(
@@ -67,4 +67,4 @@ def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opene
             port=settings.port,
             is_dialing=settings.is_dialing,
         )
-    return Opened(membership, endpoint, page, holds)
+    return Opened(membership, transport, page, holds)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from capamesh.node.agent.quarantine import Verdict
 from capamesh.node.contract.loop_meter import LoopMeter
-from capamesh.node.devices.in_flight_journal import Marks
-from capamesh.node.models.lifecycle import Hosting, HostingSettings
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
 from capamesh.node.models.preparation import Preparation
-from capamesh.node.models.registry import HostedModels
+from capamesh.node.models.registry import ModelRegistry
 from capamesh.node.models.shortage import PAUSE_S, TRIES, Reserve
 from capamesh.node.profiling.cache_upkeep import PROFILES, clean
 from capamesh.node.profiling.profile_cache import ProfileCache
@@ -90,7 +90,7 @@ class Worker:
         self._opened = opened
         self._membership = opened.membership
         self._trust = self._membership.trust()
-        self._models = HostedModels()
+        self._models = ModelRegistry()
         self._backend = OnnxBackend(
             "cuda" if settings.device_kind == "cuda" else "cpu",
             device_uuid=settings.device_uuid,
@@ -101,7 +101,7 @@ class Worker:
         )
         self._reserve = Reserve(log)
         self._loop = asyncio.get_running_loop()
-        self._marks = marks = Marks(opened.page)
+        self._marks = marks = InFlightJournal(opened.page)
         self._budget = MemoryBudget(
             budget_bytes(
                 is_gpu=settings.device_kind == "cuda",
@@ -109,8 +109,8 @@ class Worker:
                 free_bytes=settings.memory_free_bytes,
             )
         )
-        self._hosting = Hosting(
-            HostingSettings(
+        self._lifecycle = ModelLifecycle(
+            LifecycleSettings(
                 folder=Path(settings.models_folder),
                 poll_s=settings.poll_s,
                 is_controllable=settings.is_controllable,
@@ -141,14 +141,14 @@ class Worker:
             log=log,
         )
         self._loop_meter = LoopMeter()
-        self._has_told = False
+        self._has_reported = False
         self._is_ending = False
         self._leaving: asyncio.Task[None] | None = None
         """For another folder of models."""
         self._service = WorkerService(
             self._models,
             self._trust,
-            control=self._hosting.change,
+            control=self._lifecycle.change,
             on_stuck=self._stuck,
             watchdog_s=settings.watchdog_s,
             clock=time.monotonic,
@@ -156,7 +156,7 @@ class Worker:
             log=log,
         )
         self._service.on_links = self._links_changed
-        self._endpoint = opened.endpoint
+        self._transport = opened.transport
         self._address = ""
         self._free_bytes = settings.memory_free_bytes
         self._rest_bytes = 0
@@ -176,7 +176,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 dialing = RouterDialing(self._dial, tasks)
-                background = [tasks.create_task(self._hosting.run())]
+                background = [tasks.create_task(self._lifecycle.run())]
                 background += [
                     tasks.create_task(self._reserve.lasting(run))
                     for run in (self._observe, self._recheck_members, self._clean_cache)
@@ -195,7 +195,7 @@ class Worker:
             if server is not None:
                 server.close()
             self._service.close("the node is stopping")
-            self._hosting.close()
+            self._lifecycle.close()
 
     async def _listen_to_agent(self, dialing: RouterDialing, drain: Callable[[], None]) -> None:
         """Do what the agent says until it says stop or is gone.
@@ -244,20 +244,20 @@ class Worker:
 
     async def _listen(self) -> LinkListener:
         settings = self._settings
-        server = await self._endpoint.listen(settings.host, settings.port, lambda: self._service)
+        server = await self._transport.listen(settings.host, settings.port, lambda: self._service)
         host, port = settings.advertised_host, server.sockets[0].getsockname()[1]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return server
 
     async def _dial(self, peer: PeerId, address: str) -> Link:
-        link = await self._endpoint.dial(address, self._service)
+        link = await self._transport.dial(address, self._service)
         if link.member is None or link.member.peer_id != peer:
             link.close("another router answered")
             raise LinkLost(f"dialled {peer} at {address}, but another router answered")
         return link
 
     def _tell(self) -> None:
-        self._has_told = True
+        self._has_reported = True
         settings = self._settings
         device = Device(
             index=settings.device_index,
@@ -298,7 +298,7 @@ class Worker:
         """Show the membership that the agent has renewed on links, those that are open included."""
         try:
             membership = self._membership.with_chain(tuple(chain), ca_der, dt.datetime.now(dt.UTC))
-            hello = self._endpoint.renew(membership)
+            hello = self._transport.renew(membership)
         except LocalError as error:
             self._log.error("renewed_membership_not_shown", error=error.message)
             return
@@ -309,7 +309,7 @@ class Worker:
         while True:
             await asyncio.sleep(RECHECK_MEMBERS_S)
             self._service.recheck_members()
-            if self._has_told:  # the folder has been read
+            if self._has_reported:  # the folder has been read
                 self._tell()  # again, in case the agent was not reading when there was news
 
     async def _clean_cache(self) -> None:
@@ -324,7 +324,7 @@ class Worker:
         for turn in itertools.count():
             self._service.tidy()
             self._tell_survived()
-            if self._models.told_anew():
+            if self._models.reported_anew():
                 self._tell()
             await self._give_back()
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
@@ -353,9 +353,9 @@ class Worker:
         if left - self._kept_bytes < HOARD_SHARE * room:
             return
         models = list(self._models)
-        idle = [one for one in models if one.runner.engine.is_idle]
+        idle = [one for one in models if one.runner.batcher.is_idle]
         for hosted in idle:
-            if hosted.runner.engine.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
+            if hosted.runner.batcher.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
                 hosted.gave_back_s = time.monotonic()
                 await asyncio.to_thread(hosted.prepared.give_back)
         self._kept_bytes = self._pooled_bytes() if len(idle) == len(models) else 0
@@ -366,7 +366,7 @@ class Worker:
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
-            bounds = hosted.runner.engine.bounds
+            bounds = hosted.runner.batcher.bounds
             if bounds is None or not (survived := bounds.suspicion.survived()):
                 continue
             self._channel.send(

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capamesh.node.scheduling import Batch, Result, Work
-from capamesh.node.scheduling.pending_request import WorkState
+from capamesh.node.scheduling import Batch, PendingRequest, Result
+from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.models.lifecycle import Changed
-    from capamesh.node.models.registry import HostedModel, HostedModels
+    from capamesh.node.models.registry import HostedModel, ModelRegistry
     from capamesh.node.scheduling.runner import ModelRunner
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.hello import Hello
@@ -53,7 +53,7 @@ class WorkerService:
 
     def __init__(
         self,
-        models: HostedModels,
+        models: ModelRegistry,
         trust: NetworkTrust,
         *,
         control: Callable[[ControlCall, Changed], None],
@@ -73,7 +73,7 @@ class WorkerService:
         self._decoder = CallDecoder(limits)
         self._log = log
         self._links: set[Link] = set()
-        self._works: dict[tuple[Link, int], tuple[HostedModel, Work]] = {}
+        self._requests: dict[tuple[Link, int], tuple[HostedModel, PendingRequest]] = {}
         self._active: set[ModelRunner] = set()
         """Those that may have something under way, replaced ones included."""
         self._due: dict[ModelRunner, None] = {}
@@ -91,18 +91,18 @@ class WorkerService:
         the answer."""
 
     def __repr__(self) -> str:
-        return f"WorkerService({len(self._links)} links, {len(self._works)} requests)"
+        return f"WorkerService({len(self._links)} links, {len(self._requests)} requests)"
 
-    # LinkOwner
+    # LinkHandler
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkOwner`: only routers of this network may ask."""
+        """Part of `LinkHandler`: only routers of this network may ask."""
         return check_hello(
             self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.ROUTER
         )
 
     def link_up(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
         if is_one_too_many(self._links, link):
             return
         self._links.add(link)
@@ -112,16 +112,16 @@ class WorkerService:
             link.goaway("draining")
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`: what its peer asked for is not wanted any more."""
+        """Part of `LinkHandler`: what its peer asked for is not wanted any more."""
         if link in self._links:
             self._links.discard(link)
             self.on_links(len(self._links))
-        for key in [key for key in self._works if key[0] is link]:
+        for key in [key for key in self._requests if key[0] is link]:
             self._withdraw(key)
         self._log.info("link_down", peer=link.member.peer_id if link.member else "", reason=reason)
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkOwner`: queue a call or refuse it."""
+        """Part of `LinkHandler`: queue a call or refuse it."""
         now_s = self._clock()
         key = link, stream
         hosted = None
@@ -131,10 +131,10 @@ class WorkerService:
                 self._control(call, partial(self._changed, link, stream))
                 return
             hosted = self._hosted(call.model, call.version)
-            plan = hosted.runner.engine.plan
+            plan = hosted.runner.batcher.plan
             inputs = plan.completed(call.inputs, call.sequence)
             hosted.prepared.loaded.validate(inputs, call.outputs)
-            work = Work(
+            request = PendingRequest(
                 inputs,
                 call.outputs,
                 partial(self._done, key, hosted),
@@ -144,37 +144,37 @@ class WorkerService:
                 is_bulk=call.is_bulk,
                 sequence=call.sequence,
             )
-            self._works[key] = hosted, work
-            hosted.runner.submit(work, is_pumped=True)
+            self._requests[key] = hosted, request
+            hosted.runner.submit(request, is_pumped=True)
             self._active.add(hosted.runner)
             self._due[hosted.runner] = None
-            deadline_s = work.deadline_s
+            deadline_s = request.deadline_s
             watched_s = now_s + self._watchdog_s
-            due_s = min(watched_s, work.start_by_s)
+            due_s = min(watched_s, request.start_by_s)
             self._tick_at(due_s if deadline_s is None else min(deadline_s, due_s), now_s)
         except CapameshError as error:
-            self._works.pop(key, None)
+            self._requests.pop(key, None)
             self._fail(key, error, hosted)
         except Exception as exc:  # noqa: BLE001 - one request must not cost its link all the others
-            self._works.pop(key, None)
+            self._requests.pop(key, None)
             self._log.exception("request_broken")
             link.fail(stream, RunFailed(f"the request could not be taken in: {exc!r}"))
 
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkOwner`: what has not started will not."""
+        """Part of `LinkHandler`: what has not started will not."""
         self._withdraw((link, stream))
 
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkOwner`: the load of one model, or of the whole worker."""
+        """Part of `LinkHandler`: the load of one model, or of the whole worker."""
         model, version = decode_probe(meta)
         hosted = self._models.find(model, version) if model else None
         return encode_load(self.load_report(hosted))
 
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`: a router that leaves sends no more; nothing to do."""
+        """Part of `LinkHandler`: a router that leaves sends no more; nothing to do."""
 
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkOwner`: run what came, in this very turn of the loop."""
+        """Part of `LinkHandler`: run what came, in this very turn of the loop."""
         if self._due:
             due, self._due = self._due, {}
             for runner in due:
@@ -184,16 +184,16 @@ class WorkerService:
 
     def load_report(self, hosted: HostedModel | None = None) -> LoadReport:
         """Return the load as it is now: of a model, or without one of all together."""
-        # not `_works`: of a batch that is being answered, those behind this one are in it still
-        device_in_flight = sum(runner.engine.in_flight for runner in self._active)
+        # not `_requests`: of a batch that is being answered, those behind this one are in it still
+        device_in_flight = sum(runner.batcher.in_flight for runner in self._active)
         if hosted is None:
             return LoadReport(
                 in_flight=device_in_flight,
-                queued=sum(one.runner.engine.queued for one in self._models),
+                queued=sum(one.runner.batcher.queued for one in self._models),
                 free_bytes=self.free_bytes,
                 device_in_flight=device_in_flight,
             )
-        return hosted.runner.engine.load(
+        return hosted.runner.batcher.load(
             free_bytes=self.free_bytes, device_in_flight=device_in_flight
         )
 
@@ -224,13 +224,15 @@ class WorkerService:
     @property
     def is_quiet(self) -> bool:
         """Whether no peer's request is being received, run or answered."""
-        return not self._works and all(link.is_quiet for link in self._links)
+        return not self._requests and all(link.is_quiet for link in self._links)
 
     def fail_all(self, reason: str) -> None:
         """Answer everything under way: this process is about to end. What has not run may run elsewhere."""
-        for key, (_, work) in list(self._works.items()):
-            batch = work.batch
-            has_started = work.state is WorkState.RUNNING and batch is not None and batch.has_begun
+        for key, (_, request) in list(self._requests.items()):
+            batch = request.batch
+            has_started = (
+                request.state is RequestState.RUNNING and batch is not None and batch.has_begun
+            )
             self._withdraw(key)
             key[0].fail(key[1], RunFailed(reason) if has_started else ModelUnavailable(reason))
 
@@ -238,7 +240,7 @@ class WorkerService:
         """Forget what has been silent too long; for models that nobody asks, on which no tick falls."""
         now_s = self._clock()
         for hosted in self._models:
-            hosted.runner.engine.expire(now_s)
+            hosted.runner.batcher.expire(now_s)
 
     def _tick_at(self, due_s: float, now_s: float) -> None:
         if due_s >= self._tick_due_s:
@@ -259,17 +261,17 @@ class WorkerService:
             if reason and not self._is_stuck:
                 self._is_stuck = True
                 self._on_stuck(reason)
-            if runner.engine.is_idle:
+            if runner.batcher.is_idle:
                 self._active.discard(runner)
             due_s = min(due_s, runner.tick_due_s(now_s, self._watchdog_s))
         if due_s < math.inf:
             self._tick_at(due_s, now_s)
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
-        found = self._works.pop(key, None)
+        found = self._requests.pop(key, None)
         if found is not None:
-            hosted, work = found
-            hosted.runner.cancel(work)
+            hosted, request = found
+            hosted.runner.cancel(request)
 
     def _hosted(self, model: ModelName, version: ModelVersion) -> HostedModel:
         hosted = self._models.find(model, version)
@@ -297,20 +299,22 @@ class WorkerService:
         link, stream = key
         link.fail(stream, error)
 
-    def _done(self, key: tuple[Link, int], hosted: HostedModel, work: Work, result: Result) -> None:
+    def _done(
+        self, key: tuple[Link, int], hosted: HostedModel, request: PendingRequest, result: Result
+    ) -> None:
         link, stream = key
-        self._works.pop(key, None)
+        self._requests.pop(key, None)
         if isinstance(result, CapameshError):
             self._fail(key, result, hosted)
             return
-        if work.batch is not self._reported or work.batch is None:
-            self._reported = work.batch  # one report for all that ran together
+        if request.batch is not self._reported or request.batch is None:
+            self._reported = request.batch  # one report for all that ran together
             self._report = self.load_report(hosted)
         answer = InferAnswer(
             hosted.version,
             tuple(result),
-            int((work.started_s - work.arrived_s) * 1e6),
-            int(work.run_s * 1e6),
+            int((request.started_s - request.arrived_s) * 1e6),
+            int(request.run_s * 1e6),
             self._report,
         )
         try:

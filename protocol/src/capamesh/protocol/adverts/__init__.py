@@ -33,7 +33,7 @@ from capamesh.protocol.adverts.envelope import (
     seal,
 )
 from capamesh.protocol.adverts.interval import (
-    LargestTold,
+    FleetSize,
     advert_interval_s,
     newcomer_spread_s,
 )
@@ -59,7 +59,7 @@ __all__ = [
     "AdvertReader",
     "Device",
     "Envelope",
-    "LargestTold",
+    "FleetSize",
     "ModelOffer",
     "ModelState",
     "NodeAdvert",

@@ -93,7 +93,7 @@ MAX_LABEL_CHARS: Final = 64
 DIGEST_CHARS: Final = 71  # "sha256:" and 32 bytes in hexadecimal digits
 MAX_DEVICE_INDEX: Final = 65_535
 MAX_PRICE: Final = 1e12  # times any row count stays finite
-MAX_TOLD_INTERVAL_S: Final = (
+MAX_REPORTED_INTERVAL_S: Final = (
     600  # five times what nodes choose, for later versions; a dead node stays 35 minutes
 )
 
@@ -143,7 +143,7 @@ def advert_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         price_per_million=fields.number("price_per_million", 0.0, MAX_PRICE),
         agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
         is_draining=fields.flag("draining"),
-        interval_s=fields.integer("interval_s", 1, MAX_TOLD_INTERVAL_S)
+        interval_s=fields.integer("interval_s", 1, MAX_REPORTED_INTERVAL_S)
         if "interval_s" in fields
         else MIN_INTERVAL_S,
     )
@@ -155,7 +155,7 @@ def router_to_body(advert: RouterAdvert) -> dict[str, object]:
         "link_addresses": list(advert.link_addresses),
         "region": advert.region,
         "agent_version": advert.agent_version,
-        **_told({"nodes": advert.nodes}),
+        **_reported({"nodes": advert.nodes}),
     }
     try:
         router_from_body(body, advert.peer, advert.sequence)
@@ -195,7 +195,7 @@ def _device_to_map(device: Device) -> dict[str, object]:
         "memory_total": device.memory_total_bytes,
         "memory_free": device.memory_free_bytes,
         "addresses": list(device.data_addresses),
-        **_told({"runtime": device.runtime, "driver": device.driver}),
+        **_reported({"runtime": device.runtime, "driver": device.driver}),
     }
 
 
@@ -208,7 +208,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
         "reason": _clean_reason(offer.reason),
         "inputs": [_spec_to_map(spec) for spec in offer.inputs],
         "outputs": [_spec_to_map(spec) for spec in offer.outputs],
-        **_told(
+        **_reported(
             {
                 "provider": offer.provider,
                 "precision": offer.precision,
@@ -225,7 +225,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
     }
 
 
-def _told(fields: Mapping[str, str | int | bytes]) -> dict[str, str | int | bytes]:
+def _reported(fields: Mapping[str, str | int | bytes]) -> dict[str, str | int | bytes]:
     """Return those of the fields with a default that say something else: an envelope has a limit."""
     return {key: value for key, value in fields.items() if value}
 

@@ -18,7 +18,7 @@ FLEET_ADVERTS_PER_S: Final = 10
 NEWCOMER_ADVERTS_PER_S: Final = 100
 """Of all nodes together, when they introduce themselves to a router that is new: a third of what fills the core
 of its sidecar (measured: benchmarks/scale.py)."""
-TOLD_LATELY_S: Final = 600.0
+REPORTED_LATELY_S: Final = 600.0
 """For how long at most what a router told counts (guess: longer than a restart and the next count take)."""
 
 
@@ -32,12 +32,12 @@ def newcomer_spread_s(nodes: int) -> float:
     return min(advert_interval_s(nodes), nodes / NEWCOMER_ADVERTS_PER_S)
 
 
-class LargestTold:
+class FleetSize:
     """The largest number of nodes that any router told lately.
 
     Not the latest number of each: a router that has just started knows few nodes, and if it was the only one,
     the whole fleet would advertise to it at once. Remembers two numbers, whoever tells how many, and
-    forgets one after half of `TOLD_LATELY_S` to the whole of it.
+    forgets one after half of `REPORTED_LATELY_S` to the whole of it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class LargestTold:
         self._before = 0
         self._turns_s = float("-inf")
 
-    def told(self, nodes: int, now_s: float) -> None:
+    def reported(self, nodes: int, now_s: float) -> None:
         """A router has `nodes` nodes in its view."""
         self._pass_until(now_s)
         self._now = max(self._now, nodes)
@@ -59,10 +59,10 @@ class LargestTold:
         if now_s < self._turns_s:
             return
         self._before, self._now = self._now, 0
-        self._turns_s += TOLD_LATELY_S / 2
+        self._turns_s += REPORTED_LATELY_S / 2
         if now_s >= self._turns_s:  # nobody asked or told for so long
             self._before = 0
-            self._turns_s = now_s + TOLD_LATELY_S / 2
+            self._turns_s = now_s + REPORTED_LATELY_S / 2
 
     def __repr__(self) -> str:
-        return f"LargestTold({max(self._now, self._before)} nodes)"
+        return f"FleetSize({max(self._now, self._before)} nodes)"

@@ -60,7 +60,7 @@ class LinkTimes:
     """Without a byte from the peer for so long, the link is given up (half-open socket, frozen peer)."""
 
 
-class LinkOwner(Protocol):
+class LinkHandler(Protocol):
     """What a link tells its owner. Called in the event loop; must not raise and must not block."""
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
@@ -98,7 +98,7 @@ class Answer:
     body: memoryview
 
 
-class Asker(Protocol):
+class ResponseHandler(Protocol):
     """Who waits for an answer. Told once, in the event loop, unless it withdraws; must not raise."""
 
     def answered(self, answer: Answer) -> None:
@@ -108,10 +108,10 @@ class Asker(Protocol):
         """The peer answered with an error, or the link has ended (`LinkLost`)."""
 
 
-class LoadAsker(Protocol):
+class LoadHandler(Protocol):
     """Who waits for a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
 
-    def told(self, meta: bytes) -> None:
+    def reported(self, meta: bytes) -> None:
         """The load is here."""
 
     def failed(self, error: CapameshError) -> None:
@@ -127,12 +127,12 @@ class _Awaited:
         self.future = future
 
     def answered(self, answer: Answer) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         if not self.future.done():
             self.future.set_result(answer)
 
-    def told(self, meta: bytes) -> None:
-        """Part of `LoadAsker`."""
+    def reported(self, meta: bytes) -> None:
+        """Part of `LoadHandler`."""
         if not self.future.done():
             self.future.set_result(meta)
 
@@ -147,7 +147,7 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        owner: LinkOwner,
+        owner: LinkHandler,
         hello: Hello,
         *,
         is_dialer: bool,
@@ -167,8 +167,8 @@ class Link(asyncio.BufferedProtocol):
         )
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, Asker] = {}
-        self._probing: dict[int, LoadAsker] = {}
+        self._waiting: dict[int, ResponseHandler] = {}
+        self._probing: dict[int, LoadHandler] = {}
         self._is_flush_due = False
         self._is_reading = False
         self._is_paused = False
@@ -216,7 +216,7 @@ class Link(asyncio.BufferedProtocol):
             self.withdraw(stream)
             raise
 
-    def ask(self, meta: bytes, body: Sequence[Buffer], asker: Asker) -> int:
+    def ask(self, meta: bytes, body: Sequence[Buffer], asker: ResponseHandler) -> int:
         """Send a request, whose answer `asker` is told; return its number. `LinkLost`: the link has ended.
 
         The buffers must not change until the answer is here.
@@ -244,7 +244,7 @@ class Link(asyncio.BufferedProtocol):
             self.withdraw_load(stream)
             raise
 
-    def ask_load(self, meta: bytes, asker: LoadAsker) -> int:
+    def ask_load(self, meta: bytes, asker: LoadHandler) -> int:
         """Ask for the peer's load, which `asker` is told; return the probe's number. `LinkLost`: the link has ended."""
         if self._end_reason is not None:
             raise LinkLost(f"the link has ended: {self._end_reason}")
@@ -459,7 +459,7 @@ class Link(asyncio.BufferedProtocol):
                 probing = self._probing.pop(event.stream, None)
                 if probing is None:
                     raise ProtocolViolation(f"a load for the request on stream {event.stream}")
-                self._tell(probing.told, event.meta)
+                self._tell(probing.reported, event.meta)
             case HelloReceived():
                 self._greet(event.hello)
             case GoawayReceived():
@@ -474,10 +474,10 @@ class Link(asyncio.BufferedProtocol):
             case _:
                 assert_never(event)
 
-    def _tell(self, told: Callable[[_T], None], what: _T) -> None:
+    def _tell(self, reported: Callable[[_T], None], what: _T) -> None:
         """Tell an asker; a bug there costs its own request and not the link, on which all others wait."""
         try:
-            told(what)
+            reported(what)
         except Exception as crash:  # noqa: BLE001 - the loop's handler logs it
             self._loop.call_exception_handler(
                 {"message": f"an asker on {self!r} crashed", "exception": crash}
@@ -576,9 +576,9 @@ class Link(asyncio.BufferedProtocol):
             for stream in list(waiting):
                 asker = waiting.pop(stream, None)  # whoever was told before may have withdrawn it
                 if asker is not None:
-                    told = LinkLost(lost.message)
-                    told.is_sudden = lost.is_sudden
-                    self._tell(asker.failed, told)
+                    reported = LinkLost(lost.message)
+                    reported.is_sudden = lost.is_sudden
+                    self._tell(asker.failed, reported)
 
     def _lost(self, reason: str, *, is_sudden: bool = False) -> LinkLost:
         error = LinkLost(f"the link to {self._peer_name()} ended: {reason}")

@@ -19,7 +19,7 @@ from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Link, LinkOwner, LinkTimes
+from capamesh.protocol.links.link import Link, LinkHandler, LinkTimes
 from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.refusals import HandshakeRefusals
@@ -114,7 +114,7 @@ async def _permitted(host: str, port: int, innermost: Inside) -> list[str]:
     return permitted[:MAX_ADDRESSES_OF_NAME]
 
 
-class LinkEndpoint:
+class LinkTransport:
     """This member's side of all its links: its introduction, its TLS contexts, its limits."""
 
     def __init__(
@@ -160,7 +160,7 @@ class LinkEndpoint:
         return self._hello
 
     async def dial(
-        self, address: str, owner: LinkOwner, *, innermost: Inside = Inside.LOOPBACK
+        self, address: str, owner: LinkHandler, *, innermost: Inside = Inside.LOOPBACK
     ) -> Link:
         """Open a link to `host:port` and wait until the peer is verified.
 
@@ -189,7 +189,7 @@ class LinkEndpoint:
         return link
 
     async def _connect(
-        self, addresses: Sequence[str], port: int, owner: LinkOwner, patience_s: float
+        self, addresses: Sequence[str], port: int, owner: LinkHandler, patience_s: float
     ) -> Link:
         """Return a link, not verified yet, to the first of the addresses that takes one; raise `OSError`."""
         loop = asyncio.get_running_loop()
@@ -215,7 +215,7 @@ class LinkEndpoint:
         self,
         host: str,
         port: int,
-        owner_of: Callable[[], LinkOwner],
+        owner_of: Callable[[], LinkHandler],
         *,
         limits: ConnectionLimits | None = None,
     ) -> LinkListener:
@@ -237,7 +237,7 @@ class LinkEndpoint:
             self._times.hello_s,
         )
 
-    def _link(self, owner: LinkOwner, *, is_dialer: bool) -> Link:
+    def _link(self, owner: LinkHandler, *, is_dialer: bool) -> Link:
         return Link(
             owner,
             self._hello,

@@ -115,8 +115,8 @@ def stream_decoder() -> Decoder:
 
 def refusal(why: str, revocations: bytes = b"") -> bytes:
     """Return the frame that tells the other side that it is refused, and by which revocation list it is."""
-    told: dict[str, object] = {"type": "verdict", "ok": False, "why": why[:_MAX_WHY_CHARS]}
-    return encode({**told, "list": revocations} if revocations else told)
+    reported: dict[str, object] = {"type": "verdict", "ok": False, "why": why[:_MAX_WHY_CHARS]}
+    return encode({**reported, "list": revocations} if revocations else reported)
 
 
 class Handshake:

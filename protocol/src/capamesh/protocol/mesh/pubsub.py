@@ -26,7 +26,7 @@ from libp2p.utils import encode_varint_prefixed
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES
-from capamesh.protocol.mesh.validator import Judgement, Verdict
+from capamesh.protocol.mesh.validator import ValidationResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -72,8 +72,8 @@ class MemberPubsub(Pubsub):
         *,
         topics: Collection[str],
         wait_member: Callable[[ID], Awaitable[bool]],
-        judge: Callable[[bytes, PeerId], Judgement],
-        deliver: Callable[[str, Judgement, PeerId, PeerId], None],
+        judge: Callable[[bytes, PeerId], ValidationResult],
+        deliver: Callable[[str, ValidationResult, PeerId, PeerId], None],
         on_reachable: Callable[[str, list[PeerId]], None],
         warn: Warn,
     ) -> None:

@@ -42,7 +42,7 @@ from capamesh.protocol.mesh.messages import (
 )
 from capamesh.protocol.mesh.port import MeshPort, limits_for_mesh
 from capamesh.protocol.mesh.pubsub import MemberPubsub
-from capamesh.protocol.mesh.validator import Judge, Judgement
+from capamesh.protocol.mesh.validator import ValidationResult, Validator
 from capamesh.protocol.network import NetworkTrust, RevocationList, Role
 from capamesh.protocol.network_clock import NetworkClock
 
@@ -78,7 +78,7 @@ class Sidecar:
         self._demand = demand_topic(network_id)
         self._topics = (adverts_topic(network_id), self._demand)
         self._clock = NetworkClock(_wall_ms(), trio.current_time())
-        self._judge = Judge(start.ca_der, self._trust, self._clock)
+        self._judge = Validator(start.ca_der, self._trust, self._clock)
         self._warnings: dict[str, tuple[int, str]] = {}
         contain_tasks(self._warn)
         self._port = MeshPort(limits_for_mesh(descriptor_limit()))
@@ -105,7 +105,9 @@ class Sidecar:
                 warn=self._warn,
             )
 
-            def deliver(topic: str, judgement: Judgement, publisher: PeerId, via: PeerId) -> None:
+            def deliver(
+                topic: str, judgement: ValidationResult, publisher: PeerId, via: PeerId
+            ) -> None:
                 if judgement.kind is PayloadKind.REVOCATIONS:
                     take_revocations(judgement.body)
                 else:

@@ -73,7 +73,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ValidationResult:
     """A verdict, and what it is about: the reason for dropping, or what to deliver."""
 
     verdict: Verdict
@@ -83,7 +83,7 @@ class Judgement:
     body: bytes = b""
 
 
-class Judge:
+class Validator:
     """Remembers the newest sequence and the recent rate of each sender, and who has a place by which invite.
 
     It judges times by a `NetworkClock`: a message of somebody whose sequence is known needs no look at the time, for
@@ -104,7 +104,7 @@ class Judge:
 
     def judge(
         self, payload: bytes, publisher: PeerId, now_ms: int, steady_s: float | None = None
-    ) -> Judgement:
+    ) -> ValidationResult:
         """Judge a payload whose publisher is proved by the gossip message's own signature.
 
         `now_ms` is the wall clock in milliseconds since the epoch, `steady_s` a clock that nobody sets; where there is
@@ -113,23 +113,23 @@ class Judge:
         if steady_s is None:
             steady_s = now_ms / 1000
         if len(payload) > MAX_PAYLOAD_BYTES:
-            return Judgement(Verdict.REJECT, RejectReason.OVERSIZE)
+            return ValidationResult(Verdict.REJECT, RejectReason.OVERSIZE)
         unwrapped = unwrap(payload)
         if unwrapped is None:
-            return Judgement(Verdict.IGNORE, "kind")
+            return ValidationResult(Verdict.IGNORE, "kind")
         kind, body = unwrapped
         budget = self._budget(publisher, SENDER_BURST, SENDER_MESSAGES_PER_S, steady_s)
         if budget < 1.0:
-            return Judgement(Verdict.IGNORE, "rate")
+            return ValidationResult(Verdict.IGNORE, "rate")
         if kind is PayloadKind.REVOCATIONS:
             reason, is_blamed = self._refuse_list(body)
         else:
             reason, is_blamed = self._refuse_envelope(body, publisher, now_ms, steady_s)
         if reason:
-            return Judgement(Verdict.REJECT if is_blamed else Verdict.IGNORE, reason)
+            return ValidationResult(Verdict.REJECT if is_blamed else Verdict.IGNORE, reason)
         # Only what is accepted costs the sender: else a forwarder could mute it with its old messages.
         self._remember(self._budgets, publisher, (budget - 1.0, steady_s))
-        return Judgement(Verdict.ACCEPT, "", kind, body)
+        return ValidationResult(Verdict.ACCEPT, "", kind, body)
 
     def membership_ms(self, now_ms: int, steady_s: float) -> int:
         """Return the time of day by which memberships are judged."""

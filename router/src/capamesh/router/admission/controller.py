@@ -28,7 +28,7 @@ from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
 from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 CONTESTED = 0.9
 """From this level on tenants are held to their shares; the rest is for those that have less (guess)."""
@@ -62,15 +62,15 @@ class Refusal(StrEnum):
     FULL = "full"
 
 
-class Gate:
-    """The gate of one model at one router.
+class AdmissionController:
+    """The controller of one model at one router.
 
     Call `entered` as soon as one is admitted, and `left` exactly once, whichever way the request ends.
     """
 
     __slots__ = (
-        "_hosts",
         "_model",
+        "_replicas",
         "_urgent",
         "fair",
         "refusals",
@@ -83,20 +83,20 @@ class Gate:
     def __init__(
         self,
         model: str,
-        hosts: Callable[[], Sequence[Host]],
-        chance: random.Random,
+        replicas: Callable[[], Sequence[Replica]],
+        rng: random.Random,
         *,
         weights: Mapping[str, float] | None = None,
         is_open: IsOpen = is_open,
     ) -> None:
-        """Take the model's name, for messages; `hosts` returns the same object while they are the same."""
+        """Take the model's name, for messages; `replicas` returns the same object while they are the same."""
         self._model = model
-        self._hosts = hosts
+        self._replicas = replicas
         self.saturation = Saturation(is_open)
         self.fair = FairShare(weights)
         self._urgent = FairShare(weights)
         """Of the urgent requests alone."""
-        self.shedding = Shedding(chance)
+        self.shedding = Shedding(rng)
         self.under_way = 0
         """Requests of this router that were admitted and have not ended."""
         self.urgent_under_way = 0
@@ -104,7 +104,9 @@ class Gate:
         self.refusals = dict.fromkeys(Refusal, 0)
 
     def __repr__(self) -> str:
-        return f"Gate({self._model!r}, {self.under_way} under way, {self.saturation!r})"
+        return (
+            f"AdmissionController({self._model!r}, {self.under_way} under way, {self.saturation!r})"
+        )
 
     def admit(
         self,
@@ -119,7 +121,7 @@ class Gate:
         `remaining_s` is the time until its deadline.
         """
         nodes = self.saturation
-        nodes.look(self._hosts(), now_s)
+        nodes.look(self._replicas(), now_s)
         if not nodes.is_known:
             return  # nobody can be asked, which is not overload, or nobody was yet
         level, slots, fair = nodes.level, nodes.slots, self.fair
@@ -202,10 +204,10 @@ class Gate:
         self._urgent.reweigh(weights)
 
     def refused(
-        self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool = False
+        self, replica: Replica, retry_after_s: float, now_s: float, *, is_urgent: bool = False
     ) -> None:
         """A node refused one for lack of room: it is fuller than it had told."""
-        self.saturation.refused(host, retry_after_s, now_s, is_urgent=is_urgent)
+        self.saturation.refused(replica, retry_after_s, now_s, is_urgent=is_urgent)
 
     @property
     def is_contested(self) -> bool:

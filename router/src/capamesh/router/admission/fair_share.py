@@ -29,7 +29,7 @@ MAX_TENANTS = 64
 ACTIVE_S = 10.0
 """A tenant counts as one for so long after its last request (guess: people and pollers pause)."""
 DIVIDED_S = 0.025
-"""How long a division holds (guess: as the reading of the hosts)."""
+"""How long a division holds (guess: as the reading of the replicas)."""
 LEAD = 1.0
 """A tenant may be ahead of one that wants more by so many requests of its own, for nobody can have parts of one."""
 FREE_LEAD = 0.25

@@ -1,13 +1,13 @@
 """How full the nodes of one model are, from what they last told and what was sent since. Pure.
 
-The level is the mean over hosts of how much of each is taken, as llm-d's scheduler has it, but of those hosts
+The level is the mean over replicas of how much of each is taken, as llm-d's scheduler has it, but of those replicas
 that can be sent to: the others have neither room nor load. Who has been silent for long with requests of ours counts
-as full. Where nothing is known there is room: a host that was never heard of counts 0, one that was not for long what
+as full. Where nothing is known there is room: a replica that was never heard of counts 0, one that was not for long what
 we have there. llm-d, which asks its servers all the time, counts those as full; here only answers and probes tell, so
 a model that nobody asked for a while would be refused for ever.
 
 What nodes tell counts the requests of all routers; this router's own are counted on until they tell again. No node's
-word counts for much more than what most of them say: one that lies must not open the gate for all.
+word counts for much more than what most of them say: one that lies must not open the controller for all.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from typing import TYPE_CHECKING
 from capamesh.router.resilience.health import MOST_REFUSED_S, REFUSED_S
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 LOOK_S = 0.025
-"""How old the reading of the hosts may be (guess: a few answers of each host)."""
+"""How old the reading of the replicas may be (guess: a few answers of each replica)."""
 MAX_LOOK_S = 0.05
-LOOK_S_A_HOST = 4e-4
-"""With many hosts it is made less often, so that it costs a hundredth of the time (measured: 4 us a host)."""
+LOOK_S_A_REPLICA = 4e-4
+"""With many hosts it is made less often, so that it costs a hundredth of the time (measured: 4 us a replica)."""
 MAX_READ = 128
-"""Of more hosts, so many in turn are read at a time and stand for all: where each is 0.3 fuller or emptier
+"""Of more replicas, so many in turn are read at a time and stand for all: where each is 0.3 fuller or emptier
 than the mean, that is known to 0.03 (guess that this will do)."""
 MOST_TIMES = 4.0
-"""A host's limit counts up to so many times the median of all, and a host that has not answered of late is not taken
+"""A replica's limit counts up to so many times the median of all, and a replica that has not answered of late is not taken
 for more than so many times as fast (guess: as the simulated fleets' fastest nodes to their slowest)."""
 HELD_S = 10.0
-"""For so long after a host refused a request it is not taken to hold more than it did then, or than most hosts do
+"""For so long after a replica refused a request it is not taken to hold more than it did then, or than most replicas do
 (guess: tens of round trips; a node's limit may grow meanwhile)."""
 STALE_S = 2.0
 """A report of this age says nothing any more (guess: as long as the longest queue)."""
 STALE_ANSWERS = 4
 """But it holds for so many times the latency that it tells (guess: slow models answer seldom)."""
 
-IsOpen = Callable[["Host", float], bool]
-"""Whether any request could be sent to a host at a time, were there room."""
+IsOpen = Callable[["Replica", float], bool]
+"""Whether any request could be sent to a replica at a time, were there room."""
 
 
-def is_open(host: Host, now_s: float) -> bool:
-    """Return whether `host` can be reached and nothing is wrong with it."""
-    candidate = host.candidate
-    return candidate.is_usable and candidate.health.may_send(now_s) and host.health.may_send(now_s)
+def is_open(replica: Replica, now_s: float) -> bool:
+    """Return whether `replica` can be reached and nothing is wrong with it."""
+    endpoint = replica.endpoint
+    return endpoint.is_usable and endpoint.health.may_send(now_s) and replica.health.may_send(now_s)
 
 
 class _Memory:
-    """What is kept of a host between two readings."""
+    """What is kept of a replica between two readings."""
 
     __slots__ = ("full_s", "full_until_s", "held", "load_s", "own", "urgent_full_until_s")
 
@@ -69,7 +69,7 @@ class _Memory:
 
 
 class _Reading:
-    """Sums over the hosts, at one time."""
+    """Sums over the replicas, at one time."""
 
     __slots__ = (
         "counted",
@@ -79,44 +79,46 @@ class _Reading:
         "now_s",
         "rate",
         "refusing",
+        "reported",
         "run_s",
         "slots",
         "soonest_s",
         "taken",
-        "told",
         "unheard",
         "urgent_slots",
         "usual_slots",
         "wait_s",
     )
 
-    def __init__(self, now_s: float, hosts: Sequence[Host]) -> None:
-        """Take all hosts that are open. Where there are two, nobody can tell which of them lies: both are believed."""
-        told = [host for host in hosts if host.load.limit]
-        limits = sorted([host.load.limit for host in told])
+    def __init__(self, now_s: float, replicas: Sequence[Replica]) -> None:
+        """Take all replicas that are open. Where there are two, nobody can tell which of them lies: both are believed."""
+        reported = [replica for replica in replicas if replica.load.limit]
+        limits = sorted([replica.load.limit for replica in reported])
         self.usual_slots = limits[len(limits) // 2] if limits else 0
-        latencies = sorted([latency_s for host in told if (latency_s := host.service_s())])
+        latencies = sorted(
+            [latency_s for replica in reported if (latency_s := replica.service_s())]
+        )
         self.least_s = latencies[(len(latencies) - 1) // 2] / MOST_TIMES if latencies else 0.0
         self.now_s = now_s
-        self.counted = len(hosts)
+        self.counted = len(replicas)
         self.unheard = 0
         self.refusing = 0
         """Never heard of but by a refusal."""
-        self.told = 0
+        self.reported = 0
         self.levels = 0.0
         self.slots = 0.0
         self.urgent_slots = 0.0
         self.taken = 0.0
         self.rate = 0.0
         self.is_unsure = False
-        """Whether some open host may answer without a wait, for all that is known."""
+        """Whether some open replica may answer without a wait, for all that is known."""
         self.soonest_s = math.inf
         self.wait_s = 0.0
         self.run_s = 0.0
 
-    def add(self, host: Host, memory: _Memory, *, is_full: bool) -> None:
-        """Take in one host that is open."""
-        load, own = host.load, host.rif
+    def add(self, replica: Replica, memory: _Memory, *, is_full: bool) -> None:
+        """Take in one replica that is open."""
+        load, own = replica.load, replica.rif
         limit = min(load.limit, MOST_TIMES * self.usual_slots)
         if self.now_s - memory.full_s < HELD_S:
             limit = min(limit, max(self.usual_slots, memory.held))
@@ -128,15 +130,15 @@ class _Reading:
             else:
                 self.unheard += 1
             return
-        self.told += 1
+        self.reported += 1
         self.slots += limit
         if self.now_s >= memory.urgent_full_until_s:
             self.urgent_slots += limit
-        latency_s = host.service_s()
-        age_s = self.now_s - host.load_s
+        latency_s = replica.service_s()
+        age_s = self.now_s - replica.load_s
         stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
         if age_s > stale_s:
-            if is_full or (own and self.now_s - host.busy_s > stale_s):
+            if is_full or (own and self.now_s - replica.busy_s > stale_s):
                 self.taken += limit
                 self.levels += 1.0
             else:  # idle for all that is known, or it has had no time to answer yet
@@ -144,31 +146,31 @@ class _Reading:
                 self.levels += min(1.0, own / limit)
                 self.is_unsure = True
             return
-        told_queue_s = queue_s = load.queue_us / 1e6
+        reported_queue_s = queue_s = load.queue_us / 1e6
         run_s = load.run_us / 1e6
         # the time from one answer to the next: all that are there are answered within the last one's latency
         each_s = latency_s / (load.in_flight + 1 if queue_s else limit)
-        told_busy: float = load.in_flight
+        reported_busy: float = load.in_flight
         if not own:  # no answer is under way that would tell of less: it is believed less and less
             believed = 1.0 - age_s / stale_s
-            told_busy *= believed
+            reported_busy *= believed
             queue_s *= believed
-        busy = limit if is_full else min(limit, max(own, told_busy + own - memory.own))
+        busy = limit if is_full else min(limit, max(own, reported_busy + own - memory.own))
         self.taken += busy
         # a node's limit is what it can run within the longest wait that it accepts, and follows its speed
         self.levels += busy / limit
         if not each_s:
             self.is_unsure = True
             return
-        if latency_s < self.least_s and self.now_s - host.answered_s > stale_s:
-            # too good, and no answer of late by which `Claims` could hold it to the truth
+        if latency_s < self.least_s and self.now_s - replica.answered_s > stale_s:
+            # too good, and no answer of late by which `ReportedLoadCheck` could hold it to the truth
             self.rate += latency_s / self.least_s / each_s
             return
         self.rate += 1 / each_s
-        alone_s = min(latency_s, max(latency_s - told_queue_s, run_s))
-        wait_s = max(0.0, latency_s - alone_s - (told_queue_s - queue_s))
-        wait_s += max(0.0, busy - told_busy) * each_s
-        alone_s += host.candidate.network.rtt_s
+        alone_s = min(latency_s, max(latency_s - reported_queue_s, run_s))
+        wait_s = max(0.0, latency_s - alone_s - (reported_queue_s - queue_s))
+        wait_s += max(0.0, busy - reported_busy) * each_s
+        alone_s += replica.endpoint.network.rtt_s
         if alone_s + wait_s < self.soonest_s:
             self.soonest_s, self.wait_s, self.run_s = alone_s + wait_s, wait_s, alone_s
 
@@ -176,19 +178,19 @@ class _Reading:
 class Saturation:
     """The level of one model; also its slots, how fast they get free, and how long an answer takes at best.
 
-    `look` is called before a request is judged and reads the hosts again only when it is time to. In between
+    `look` is called before a request is judged and reads the replicas again only when it is time to. In between
     `extra`, the requests that came less those that ended, moves the figures.
     """
 
     __slots__ = (
         "_base",
-        "_hosts",
         "_is_open",
         "_look_s",
         "_memory",
         "_next_s",
+        "_replicas",
+        "_supervisor",
         "_taken",
-        "_turns",
         "_wait_s",
         "extra",
         "is_known",
@@ -200,9 +202,9 @@ class Saturation:
 
     def __init__(self, is_open: IsOpen = is_open) -> None:
         self._is_open = is_open
-        self._hosts: Sequence[Host] = ()
-        self._memory: dict[Host, _Memory] = {}
-        self._turns: list[tuple[Host, _Memory]] = []
+        self._replicas: Sequence[Replica] = ()
+        self._memory: dict[Replica, _Memory] = {}
+        self._supervisor: list[tuple[Replica, _Memory]] = []
         """The same, those first whose turn to be read is next."""
         self._look_s = -math.inf
         self._next_s = -math.inf
@@ -212,11 +214,11 @@ class Saturation:
         self.extra = 0
         """This router's requests since the reading: those that came less those that ended."""
         self.is_known = False
-        """Whether any open host has ever told its load or refused; if none has, nothing can be judged."""
+        """Whether any open replica has ever told its load or refused; if none has, nothing can be judged."""
         self.slots = 0.0
-        """Requests that may be in flight at all open hosts together."""
+        """Requests that may be in flight at all open replicas together."""
         self.urgent_slots = 0.0
-        """As many urgent ones: without the hosts that refused such of late."""
+        """As many urgent ones: without the replicas that refused such of late."""
         self.rate = 0.0
         """Slots that get free in a second while all are taken; 0: unknown."""
         self.run_s = 0.0
@@ -233,7 +235,7 @@ class Saturation:
 
     @property
     def in_flight(self) -> float:
-        """Requests of all routers at the open hosts."""
+        """Requests of all routers at the open replicas."""
         return self._taken + self.extra
 
     @property
@@ -242,61 +244,61 @@ class Saturation:
         wait_s = self._wait_s + self.extra / self.rate if self.rate else self._wait_s
         return max(0.0, wait_s)
 
-    def look(self, hosts: Sequence[Host], now_s: float) -> None:
-        """Read the hosts if that has become due, or they are others; a clock that was set back makes it due."""
-        if hosts is self._hosts:
+    def look(self, replicas: Sequence[Replica], now_s: float) -> None:
+        """Read the replicas if that has become due, or they are others; a clock that was set back makes it due."""
+        if replicas is self._replicas:
             if self._look_s <= now_s < self._next_s:
                 return
         else:
             known = self._memory
-            self._memory = {host: known.get(host) or _Memory() for host in hosts}
-            self._turns = list(self._memory.items())
-            self._hosts = hosts
+            self._memory = {replica: known.get(replica) or _Memory() for replica in replicas}
+            self._supervisor = list(self._memory.items())
+            self._replicas = replicas
         self._look_s = now_s
-        read = min(len(hosts), MAX_READ)
-        self._next_s = now_s + min(MAX_LOOK_S, max(LOOK_S, read * LOOK_S_A_HOST))
+        read = min(len(replicas), MAX_READ)
+        self._next_s = now_s + min(MAX_LOOK_S, max(LOOK_S, read * LOOK_S_A_REPLICA))
         self._read(now_s)
 
     def refused(
-        self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool = False
+        self, replica: Replica, retry_after_s: float, now_s: float, *, is_urgent: bool = False
     ) -> None:
-        """`host` refused a request for lack of room: it is full until the time it named, or until it tells."""
-        memory = self._memory.get(host)
+        """`replica` refused a request for lack of room: it is full until the time it named, or until it tells."""
+        memory = self._memory.get(replica)
         if memory is not None:
             wait_s = min(retry_after_s, MOST_REFUSED_S) if retry_after_s > 0 else REFUSED_S
             memory.full_s = now_s
-            memory.held = max(host.rif, host.load.in_flight)
+            memory.held = max(replica.rif, replica.load.in_flight)
             memory.full_until_s = max(memory.full_until_s, now_s + wait_s)
             if is_urgent:
                 memory.urgent_full_until_s = memory.full_until_s
 
     def _read(self, now_s: float) -> None:
         is_open = self._is_open
-        opened: list[tuple[Host, _Memory, bool]] = []
-        turns = self._turns
-        if len(turns) > MAX_READ:
-            turns = self._turns[:MAX_READ]
-            self._turns = self._turns[MAX_READ:] + turns
-        for host, memory in turns:
-            if host.is_gone:
+        opened: list[tuple[Replica, _Memory, bool]] = []
+        supervisor = self._supervisor
+        if len(supervisor) > MAX_READ:
+            supervisor = self._supervisor[:MAX_READ]
+            self._supervisor = self._supervisor[MAX_READ:] + supervisor
+        for replica, memory in supervisor:
+            if replica.is_gone:
                 continue
-            if host.load_s != memory.load_s:
-                memory.load_s = host.load_s
-                memory.own = host.rif
+            if replica.load_s != memory.load_s:
+                memory.load_s = replica.load_s
+                memory.own = replica.rif
             has_refused = (
                 now_s < memory.full_until_s
             )  # so it is not open, but for want of room only
-            if is_open(host, now_s) or (has_refused and host.candidate.is_usable):
+            if is_open(replica, now_s) or (has_refused and replica.endpoint.is_usable):
                 is_full = has_refused and memory.full_s >= memory.load_s
-                opened.append((host, memory, is_full))
-        reading = _Reading(now_s, [host for host, _, _ in opened])
-        for host, memory, is_full in opened:
-            reading.add(host, memory, is_full=is_full)
-        told, unheard = reading.told, reading.unheard
-        scale = len(self._turns) / len(turns) if turns else 1.0
+                opened.append((replica, memory, is_full))
+        reading = _Reading(now_s, [replica for replica, _, _ in opened])
+        for replica, memory, is_full in opened:
+            reading.add(replica, memory, is_full=is_full)
+        reported, unheard = reading.reported, reading.unheard
+        scale = len(self._supervisor) / len(supervisor) if supervisor else 1.0
         self.extra = 0
-        self.is_known = told > 0 or reading.refusing > 0
-        scaled = scale * (1.0 + (unheard / told if told else 0.0))
+        self.is_known = reported > 0 or reading.refusing > 0
+        scaled = scale * (1.0 + (unheard / reported if reported else 0.0))
         self.slots = scaled * reading.slots
         self.urgent_slots = scaled * reading.urgent_slots
         self.rate = scale * reading.rate

@@ -67,12 +67,12 @@ def steepness(priority: int, *, is_bulk: bool) -> float:
 
 
 class Shedding:
-    """Decides by class. `now_s` is the caller's clock; `chance` should be this object's alone."""
+    """Decides by class. `now_s` is the caller's clock; `rng` should be this object's alone."""
 
-    __slots__ = ("_chance", "_urgent_s")
+    __slots__ = ("_rng", "_urgent_s")
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._urgent_s = -math.inf
 
     def __repr__(self) -> str:
@@ -99,4 +99,4 @@ class Shedding:
         if level >= self.limit(Rank.ONLINE, priority, now_s):
             return True
         p = shed_probability(level, priority, is_bulk=rank is Rank.BULK)
-        return p > 0 and self._chance.random() < p
+        return p > 0 and self._rng.random() < p

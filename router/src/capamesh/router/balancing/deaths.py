@@ -5,7 +5,7 @@ once more, elsewhere or of the process that replaces the lost one. One that is a
 deaths is held until the others that were in one of these are answered: it is guilty if it is then alone in it. So a
 bystander that meets a stranger's stream of killers is not blamed for them; and a killer ends two processes, not three.
 
-What a node says of itself convicts nobody alone: the deaths must be at two nodes, and of two invites where the hosts of
+What a node says of itself convicts nobody alone: the deaths must be at two nodes, and of two invites where the replicas of
 the model are of several (`witnesses`). Who has two deaths that do not suffice is asked where a third would, or nowhere.
 
 What cannot be known weakens the verdict, never the accused: where a request that was under way was given up, or its
@@ -23,7 +23,7 @@ from capamesh.router.balancing.witnesses import Witness, are_enough
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.endpoint import Endpoint
 
 MAX_DEATHS = 128
 """Whose process is not known yet to be gone or there; the oldest is forgotten, and convicts nobody (guess: the workers
@@ -47,7 +47,7 @@ class Death:
     """One end of one process, as far as it is known to be one."""
 
     __slots__ = (
-        "candidate",
+        "endpoint",
         "is_muddled",
         "is_proven",
         "linked_s",
@@ -57,21 +57,21 @@ class Death:
         "witness",
     )
 
-    def __init__(self, candidate: Candidate, witness: Witness, now_s: float) -> None:
-        self.candidate = candidate
+    def __init__(self, endpoint: Endpoint, witness: Witness, now_s: float) -> None:
+        self.endpoint = endpoint
         self.witness = witness
-        self.process = candidate.process
-        self.linked_s = candidate.linked_s
+        self.process = endpoint.process
+        self.linked_s = endpoint.linked_s
         self.lost_s = now_s
         self.suspects: dict[Suspicion, None] = {}
         """Those that were under way and are not known to be innocent, in the order in which they were told."""
-        self.is_muddled = now_s - candidate.left_s < LEFT_S
+        self.is_muddled = now_s - endpoint.left_s < LEFT_S
         """Whether another than the suspects may be the culprit."""
         self.is_proven = False
         """Whether the process is known to be gone."""
 
     def __repr__(self) -> str:
-        return f"Death({self.candidate!r}, {len(self.suspects)} suspects)"
+        return f"Death({self.endpoint!r}, {len(self.suspects)} suspects)"
 
 
 class Suspicion:
@@ -103,8 +103,8 @@ class Deaths:
         """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
         self._on_news = on_news
         self._invite_of = invite_of
-        self._open: OrderedDict[Candidate, Death] = OrderedDict()
-        """The last of each candidate, while it may still turn out to be none."""
+        self._open: OrderedDict[Endpoint, Death] = OrderedDict()
+        """The last of each endpoint, while it may still turn out to be none."""
 
     def __repr__(self) -> str:
         return f"Deaths({len(self._open)} open)"
@@ -113,34 +113,32 @@ class Deaths:
         """Return what a node is as a witness."""
         return Witness(peer, self._invite_of(peer))
 
-    def died(self, candidate: Candidate, suspicion: Suspicion, now_s: float) -> None:
-        """A request was under way at a candidate whose process seems to have ended."""
-        death = self._open.get(candidate)
-        if death is None or death.linked_s != candidate.linked_s:
-            death = self._open[candidate] = Death(candidate, self.witness(candidate.peer), now_s)
-            self._open.move_to_end(candidate)
+    def died(self, endpoint: Endpoint, suspicion: Suspicion, now_s: float) -> None:
+        """A request was under way at an endpoint whose process seems to have ended."""
+        death = self._open.get(endpoint)
+        if death is None or death.linked_s != endpoint.linked_s:
+            death = self._open[endpoint] = Death(endpoint, self.witness(endpoint.peer), now_s)
+            self._open.move_to_end(endpoint)
             if len(self._open) > MAX_DEATHS:
                 _, forgotten = self._open.popitem(last=False)
                 forgotten.is_muddled = True
         death.suspects[suspicion] = None
         suspicion.deaths.append(death)
 
-    def linked(self, candidate: Candidate) -> None:
-        """A candidate has a new link: it, or another of its node, tells whether a process has ended."""
+    def linked(self, endpoint: Endpoint) -> None:
+        """An endpoint has a new link: it, or another of its node, tells whether a process has ended."""
         if not self._open:
             return
         is_news = False
-        for death in [
-            each for each in self._open.values() if each.candidate.peer == candidate.peer
-        ]:
-            if death.candidate is candidate:
-                is_same = bool(candidate.process) and candidate.process == death.process
-            elif candidate.process != death.process and candidate.process_s > death.lost_s:
+        for death in [each for each in self._open.values() if each.endpoint.peer == endpoint.peer]:
+            if death.endpoint is endpoint:
+                is_same = bool(endpoint.process) and endpoint.process == death.process
+            elif endpoint.process != death.process and endpoint.process_s > death.lost_s:
                 is_same = False  # its node has started another in its place
             else:
                 continue
             is_news = True
-            del self._open[death.candidate]
+            del self._open[death.endpoint]
             death.is_proven = not is_same
             if is_same:
                 self._close(death)
@@ -148,13 +146,13 @@ class Deaths:
             self._on_news()
 
     def stand(
-        self, suspicion: Suspicion, hosts: Iterable[PeerId] = (), *, is_final: bool = False
+        self, suspicion: Suspicion, replicas: Iterable[PeerId] = (), *, is_final: bool = False
     ) -> Stand:
-        """Return how it stands with a request for a model of these `hosts`.
+        """Return how it stands with a request for a model of these `replicas`.
 
         `is_final`: nothing more will be known in its time.
         """
-        stand, was_waiting = self._judged(suspicion, hosts, is_final), suspicion.is_waiting
+        stand, was_waiting = self._judged(suspicion, replicas, is_final), suspicion.is_waiting
         suspicion.is_waiting = stand is Stand.OPEN
         if (
             suspicion.is_waiting
@@ -162,13 +160,13 @@ class Deaths:
             and any(_are_all_waiting(each) for each in suspicion.deaths)
         ):
             self._on_news()  # nobody else is left to tell more: one of them must go on
-            stand = self._judged(suspicion, hosts, is_final)
+            stand = self._judged(suspicion, replicas, is_final)
             suspicion.is_waiting = stand is Stand.OPEN
         return stand
 
-    def _judged(self, suspicion: Suspicion, hosts: Iterable[PeerId], is_final: bool) -> Stand:
+    def _judged(self, suspicion: Suspicion, replicas: Iterable[PeerId], is_final: bool) -> Stand:
         deaths = suspicion.deaths
-        if len(deaths) < 2 or not self.suffice(suspicion, hosts):
+        if len(deaths) < 2 or not self.suffice(suspicion, replicas):
             return Stand.FREE
         if any(len(each.suspects) == 1 and not each.is_muddled for each in deaths):
             is_certain = is_final or all(each.is_proven for each in deaths)
@@ -177,9 +175,9 @@ class Deaths:
         is_next = all(self._is_first(suspicion, each) for each in shared)
         return Stand.FREE if is_next else Stand.OPEN
 
-    def suffice(self, suspicion: Suspicion, hosts: Iterable[PeerId]) -> bool:
-        """Return whether the deaths of a request, if there are two, hold against all `hosts` of its model."""
-        return are_enough(suspicion.witnesses, map(self.witness, hosts))
+    def suffice(self, suspicion: Suspicion, replicas: Iterable[PeerId]) -> bool:
+        """Return whether the deaths of a request, if there are two, hold against all `replicas` of its model."""
+        return are_enough(suspicion.witnesses, map(self.witness, replicas))
 
     def answered(self, suspicion: Suspicion) -> None:
         """A request was answered: it is innocent."""

@@ -17,13 +17,13 @@ from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.router.fleet.endpoint import Candidate
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
 
 T = TypeVar("T", bound=str)
 
 DEADLINE_DOUBT = 0.02
-"""This part of all requests does not believe that a host is too slow for them (guess): what a host tells is of
+"""This part of all requests does not believe that a replica is too slow for them (guess): what a replica tells is of
 its last answers, and who is never asked again could never tell that it is faster now."""
 
 
@@ -51,25 +51,25 @@ class Constraints:
             _both(self.peers, other.peers),
         )
 
-    def are_met_by(self, host: Host) -> bool:
+    def are_met_by(self, replica: Replica) -> bool:
         """Return whether `refusal` has nothing to say."""
-        advert = host.advert
+        advert = replica.advert
         return (
             advert.price_per_million <= self.max_price
             and (self.regions is None or advert.region in self.regions)
-            and (self.device_kinds is None or device_kinds(host) <= self.device_kinds)
+            and (self.device_kinds is None or device_kinds(replica) <= self.device_kinds)
             and (self.peers is None or advert.peer in self.peers)
         )
 
-    def refusal(self, host: Host) -> str:
-        """Return which of these the host does not meet; empty: none."""
-        advert = host.advert
+    def refusal(self, replica: Replica) -> str:
+        """Return which of these the replica does not meet; empty: none."""
+        advert = replica.advert
         if not advert.price_per_million <= self.max_price:
             return f"price {advert.price_per_million} is over the cap {self.max_price}"
         if self.regions is not None and advert.region not in self.regions:
             return f"region {advert.region or 'unknown'} is not {_one_of(self.regions)}"
         if self.device_kinds is not None:
-            kinds = device_kinds(host)
+            kinds = device_kinds(replica)
             if not kinds <= self.device_kinds:
                 return f"device {' or '.join(sorted(kinds))} is not {_one_of(self.device_kinds)}"
         if self.peers is not None and advert.peer not in self.peers:
@@ -81,22 +81,22 @@ ANYWHERE = Constraints()
 
 
 class Eligibility:
-    """The rules for one choice. Made once a request; `asked`, `now_s` and `luck` are new for each choice.
+    """The rules for one choice. Made once a request; `asked`, `now_s` and `draw` are new for each choice.
 
-    `luck` is drawn from [0, 1) once a choice: a host whose share of requests is reduced takes part in those
-    with less luck than its share. One draw for all hosts, so that asking twice is answered the same.
+    `draw` is drawn from [0, 1) once a choice: a replica whose share of requests is reduced takes part in those
+    with less luck than its share. One draw for all replicas, so that asking twice is answered the same.
     """
 
-    __slots__ = ("asked", "constraints", "deadline_s", "is_panicking", "luck", "now_s")
+    __slots__ = ("asked", "constraints", "deadline_s", "draw", "is_panicking", "now_s")
 
     def __init__(
         self,
         constraints: Constraints = ANYWHERE,
         deadline_s: float = math.inf,
         *,
-        asked: Collection[Host] = (),
+        asked: Collection[Replica] = (),
         now_s: float = 0.0,
-        luck: float = 0.5,
+        draw: float = 0.5,
         is_panicking: bool = False,
     ) -> None:
         self.constraints = constraints
@@ -104,139 +104,139 @@ class Eligibility:
         """On the clock of `now_s`."""
         self.asked = asked
         self.now_s = now_s
-        self.luck = luck
+        self.draw = draw
         self.is_panicking = is_panicking
-        """So many are ejected that an ejection says more of the fleet than of a host (Envoy's panic threshold)."""
+        """So many are ejected that an ejection says more of the fleet than of a replica (Envoy's panic threshold)."""
 
-    def allows(self, host: Host) -> bool:
-        """Return whether `refusal` is empty. Costs about 0.5 us for a healthy host."""
-        candidate = host.candidate
-        link = candidate.link
+    def allows(self, replica: Replica) -> bool:
+        """Return whether `refusal` is empty. Costs about 0.5 us for a healthy replica."""
+        endpoint = replica.endpoint
+        link = endpoint.link
         if (
             link is None
             or not link.is_usable
-            or candidate.is_draining
-            or candidate.is_retired
-            or candidate.is_suspected
-            or host.is_out
-            or host in self.asked
+            or endpoint.is_draining
+            or endpoint.is_retired
+            or endpoint.is_suspected
+            or replica.is_out
+            or replica in self.asked
         ):
             return False
-        if not host.health.is_full and not self._is_lucky(host.health):
+        if not replica.health.is_full and not self._is_drawn(replica.health):
             return False
-        if not candidate.health.is_full and not self._is_lucky(candidate.health):
+        if not endpoint.health.is_full and not self._is_drawn(endpoint.health):
             return False
-        if self.constraints is not ANYWHERE and not self.constraints.are_met_by(host):
+        if self.constraints is not ANYWHERE and not self.constraints.are_met_by(replica):
             return False
         return (
-            host.service_s() + candidate.network.rtt_s <= self.deadline_s - self.now_s
-            or self.luck < DEADLINE_DOUBT
+            replica.service_s() + endpoint.network.rtt_s <= self.deadline_s - self.now_s
+            or self.draw < DEADLINE_DOUBT
         )
 
-    def is_open(self, host: Host) -> bool:
-        """Return whether the host may be asked and nothing is wrong with it that is known.
+    def is_open(self, replica: Replica) -> bool:
+        """Return whether the replica may be asked and nothing is wrong with it that is known.
 
         That it asked for a moment's rest or seems too slow is nothing wrong. One that recovers is open to its share
-        of requests, one that is ejected to none, not even in a trial. Costs about 0.3 us for a healthy host.
+        of requests, one that is ejected to none, not even in a trial. Costs about 0.3 us for a healthy replica.
         """
-        candidate = host.candidate
-        if not candidate.is_usable or host.is_out or host in self.asked:
+        endpoint = replica.endpoint
+        if not endpoint.is_usable or replica.is_out or replica in self.asked:
             return False
-        for health in (host.health, candidate.health):
+        for health in (replica.health, endpoint.health):
             if not health.is_full and not self._is_well(health):
                 return False
-        return self.constraints is ANYWHERE or self.constraints.are_met_by(host)
+        return self.constraints is ANYWHERE or self.constraints.are_met_by(replica)
 
-    def is_there(self, host: Host) -> bool:
-        """Return whether `obstacle` has nothing to say: the host may be asked, be it well or not."""
-        return not self.obstacle(host)
+    def is_there(self, replica: Replica) -> bool:
+        """Return whether `obstacle` has nothing to say: the replica may be asked, be it well or not."""
+        return not self.obstacle(replica)
 
-    def lacks_link(self, host: Host) -> bool:
-        """Return whether a link, or a model that is loaded again, is all that the host lacks to be asked."""
-        candidate, link = host.candidate, host.candidate.link
+    def lacks_link(self, replica: Replica) -> bool:
+        """Return whether a link, or a model that is loaded again, is all that the replica lacks to be asked."""
+        endpoint, link = replica.endpoint, replica.endpoint.link
         return (
-            (link is None or not link.is_usable or host.is_away)
-            and not (candidate.is_draining or candidate.is_retired or host.is_gone)
-            and host not in self.asked
-            and not self._operator_refusal(host.health)
-            and not self._operator_refusal(candidate.health)
-            and self.constraints.are_met_by(host)
+            (link is None or not link.is_usable or replica.is_away)
+            and not (endpoint.is_draining or endpoint.is_retired or replica.is_gone)
+            and replica not in self.asked
+            and not self._operator_refusal(replica.health)
+            and not self._operator_refusal(endpoint.health)
+            and self.constraints.are_met_by(replica)
         )
 
-    def allows_bound(self, host: Host) -> bool:
-        """Return whether a request that can go to this host alone, if it is its place, may go there.
+    def allows_bound(self, replica: Replica) -> bool:
+        """Return whether a request that can go to this replica alone, if it is its place, may go there.
 
-        That the host asked for a moment's rest, recovers, or seems too slow is no reason to look for another.
+        That the replica asked for a moment's rest, recovers, or seems too slow is no reason to look for another.
         """
         now_s = self.now_s
-        return not self.obstacle(host) and all(
+        return not self.obstacle(replica) and all(
             health.may_send(now_s) or health.is_resting(now_s)
-            for health in (host.health, host.candidate.health)
+            for health in (replica.health, replica.endpoint.health)
         )
 
-    def refusal(self, host: Host) -> str:
-        """Return why the host may not get the request, for people; empty when it may."""
+    def refusal(self, replica: Replica) -> str:
+        """Return why the replica may not get the request, for people; empty when it may."""
         return (
-            self.obstacle(host)
-            or self._health_refusal(host.health)
-            or self._health_refusal(host.candidate.health)
-            or ("suspected: not heard of lately" if host.candidate.is_suspected else "")
-            or self._deadline_refusal(host)
+            self.obstacle(replica)
+            or self._health_refusal(replica.health)
+            or self._health_refusal(replica.endpoint.health)
+            or ("suspected: not heard of lately" if replica.endpoint.is_suspected else "")
+            or self._deadline_refusal(replica)
         )
 
-    def obstacle(self, host: Host) -> str:
-        """Return which rule keeps the host out that nothing overrides; empty when none does."""
-        if host.is_gone:
+    def obstacle(self, replica: Replica) -> str:
+        """Return which rule keeps the replica out that nothing overrides; empty when none does."""
+        if replica.is_gone:
             return "it hosts the model no more"
-        if host.is_away:
+        if replica.is_away:
             return "it loads the model again"
-        if host in self.asked:
+        if replica in self.asked:
             return "it was asked already"
         return (
-            _link_refusal(host.candidate)
-            or self._operator_refusal(host.health)
-            or self._operator_refusal(host.candidate.health)
-            or self.constraints.refusal(host)
+            _link_refusal(replica.endpoint)
+            or self._operator_refusal(replica.health)
+            or self._operator_refusal(replica.endpoint.health)
+            or self.constraints.refusal(replica)
         )
 
-    def last_resort(self, hosts: Iterable[Host], *, is_extra: bool) -> Host | None:
-        """Return the host that breaks the fewest preferences, None when a rule keeps each of them out.
+    def last_resort(self, replicas: Iterable[Replica], *, is_extra: bool) -> Replica | None:
+        """Return the replica that breaks the fewest preferences, None when a rule keeps each of them out.
 
         Of those that are merely unlucky or too slow for the deadline the soonest; else of the suspected the
         soonest; else who has been inhibited for longest and is therefore due first; else likewise of the
         ejected. An `is_extra` request (a hedge) is not worth a try of the last two.
         """
-        best: Host | None = None
+        best: Replica | None = None
         least = (math.inf, 0.0, 0)
-        for host in hosts:
-            if self.obstacle(host):
+        for replica in replicas:
+            if self.obstacle(replica):
                 continue
-            rank = self._rank(host)
+            rank = self._rank(replica)
             if rank < least and not (is_extra and rank[0] >= 2):
-                best, least = host, rank
+                best, least = replica, rank
         return best
 
-    def _rank(self, host: Host) -> tuple[float, float, int]:
-        now_s, candidate = self.now_s, host.candidate
-        poor = [health for health in (host.health, candidate.health) if not self._may(health)]
+    def _rank(self, replica: Replica) -> tuple[float, float, int]:
+        now_s, endpoint = self.now_s, replica.endpoint
+        poor = [health for health in (replica.health, endpoint.health) if not self._may(health)]
         if poor:
             is_ejected = any(health.state(now_s) is CircuitState.EJECTED for health in poor)
             since_s = max(health.since_s for health in poor)
-            return (3 if is_ejected else 2), since_s, host.rif
-        soon_s = (host.service_s() + candidate.network.rtt_s) * (host.rif + 1)
-        return (1 if candidate.is_suspected else 0), soon_s, host.rif
+            return (3 if is_ejected else 2), since_s, replica.rif
+        soon_s = (replica.service_s() + endpoint.network.rtt_s) * (replica.rif + 1)
+        return (1 if endpoint.is_suspected else 0), soon_s, replica.rif
 
     def _may(self, health: Health) -> bool:
         return health.may_send(self.now_s) or (
             self.is_panicking and health.state(self.now_s) is CircuitState.EJECTED
         )
 
-    def _is_lucky(self, health: Health) -> bool:
+    def _is_drawn(self, health: Health) -> bool:
         now_s = self.now_s
         if health.may_send(now_s):
             return (
                 health.is_full  # `may_send` may have set it
-                or self.luck < health.share(now_s)
+                or self.draw < health.share(now_s)
                 or (self.is_panicking and health.state(now_s) is CircuitState.EJECTED)
             )
         return self.is_panicking and health.state(now_s) is CircuitState.EJECTED
@@ -247,16 +247,16 @@ class Eligibility:
             return health.is_resting(now_s)
         state = health.state(now_s)
         if state is CircuitState.RAMPING:
-            return self.luck < health.share(now_s)
+            return self.draw < health.share(now_s)
         return state is not CircuitState.EJECTED
 
     def _operator_refusal(self, health: Health) -> str:
-        is_held = not health.is_full and health.state(self.now_s) is CircuitState.HELD_OPEN
+        is_held = not health.is_full and health.state(self.now_s) is CircuitState.FORCED_OPEN
         return "operator holds it open" if is_held else ""
 
     def _health_refusal(self, health: Health) -> str:
         now_s = self.now_s
-        if health.is_full or self._is_lucky(health):
+        if health.is_full or self._is_drawn(health):
             return ""
         state = health.state(now_s)
         if not health.may_send(now_s):
@@ -264,44 +264,44 @@ class Eligibility:
             return f"{state}: {health.reason}, {ago_s:.1f} s ago"
         return f"{state}: {health.share(now_s):.0%} of its requests for now"
 
-    def _deadline_refusal(self, host: Host) -> str:
+    def _deadline_refusal(self, replica: Replica) -> str:
         left_s = self.deadline_s - self.now_s
-        expected_s = host.service_s() + host.candidate.network.rtt_s
-        if expected_s <= left_s or self.luck < DEADLINE_DOUBT:
+        expected_s = replica.service_s() + replica.endpoint.network.rtt_s
+        if expected_s <= left_s or self.draw < DEADLINE_DOUBT:
             return ""
         return f"deadline: {left_s * 1e3:.0f} ms left, {expected_s * 1e3:.0f} ms expected"
 
 
 def refusal(
-    host: Host,
+    replica: Replica,
     constraints: Constraints,
-    asked: Collection[Host],
+    asked: Collection[Replica],
     now_s: float,
     remaining_s: float,
 ) -> str:
-    """Return why the host may not get a request that has `remaining_s` left; empty when it may."""
-    return Eligibility(constraints, now_s + remaining_s, asked=asked, now_s=now_s).refusal(host)
+    """Return why the replica may not get a request that has `remaining_s` left; empty when it may."""
+    return Eligibility(constraints, now_s + remaining_s, asked=asked, now_s=now_s).refusal(replica)
 
 
-def device_kinds(host: Host) -> frozenset[str]:
-    """Return what the worker at the host's address may run on: one kind, or several when it cannot be known.
+def device_kinds(replica: Replica) -> frozenset[str]:
+    """Return what the worker at the replica's address may run on: one kind, or several when it cannot be known.
 
     Whoever dialled this router is some device of its node that cannot be dialled, or any if all can.
     """
-    address, devices = host.candidate.address, host.advert.devices
+    address, devices = replica.endpoint.address, replica.advert.devices
     at = [device.kind for device in devices if address in device.data_addresses]
     at = at or [device.kind for device in devices if not device.data_addresses]
     return frozenset(at or [device.kind for device in devices])
 
 
-def _link_refusal(candidate: Candidate) -> str:
-    if candidate.is_retired:
+def _link_refusal(endpoint: Endpoint) -> str:
+    if endpoint.is_retired:
         return "it left the fleet"
-    if candidate.link is None:
+    if endpoint.link is None:
         return "no link"
-    if candidate.is_draining:
+    if endpoint.is_draining:
         return "draining"
-    return "" if candidate.is_usable else "its link takes no new requests"
+    return "" if endpoint.is_usable else "its link takes no new requests"
 
 
 def _both(one: frozenset[T] | None, other: frozenset[T] | None) -> frozenset[T] | None:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.balancing.eligibility import Eligibility
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 MAX_SHOWN = 16
 MAX_REFUSAL_CHARS = 100
-"""Of the hosts, and of each refusal, in `to_json`: it travels in a header, and aiohttp's client reads 8,190
+"""Of the replicas, and of each refusal, in `to_json`: it travels in a header, and aiohttp's client reads 8,190
 bytes of one."""
 
 
 @dataclass(frozen=True, slots=True)
-class HostSignals:
-    """What one host was judged by. Times are seconds."""
+class ReplicaSignals:
+    """What one replica was judged by. Times are seconds."""
 
     peer: PeerId
     address: str
@@ -29,13 +29,13 @@ class HostSignals:
     is_chosen: bool
     rif: int
     """Requests that this router has in flight there, for this model."""
-    told_in_flight: int
+    reported_in_flight: int
     """As the node last said, of all routers."""
     limit: int
     latency_s: float
     """To expect at the node."""
     rtt_s: float
-    told_s: float
+    reported_s: float
     """How long ago the node said so; infinity: never."""
     price: float
     region: str
@@ -51,44 +51,44 @@ class Explanation:
     model: ModelName
     version: ModelVersion
     policy: str
-    candidates: tuple[HostSignals, ...]
-    """All hosts of the model: the chosen first, then those who could have been."""
+    endpoints: tuple[ReplicaSignals, ...]
+    """All replicas of the model: the chosen first, then those who could have been."""
     chosen: tuple[PeerId, ...]
     """Who was asked, in that order."""
 
     def to_json(self) -> str:
-        """Return one line of ASCII, at most `MAX_SHOWN` of the candidates in it. Times are milliseconds."""
+        """Return one line of ASCII, at most `MAX_SHOWN` of the endpoints in it. Times are milliseconds."""
         body: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
             "policy": self.policy,
             "chosen": self.chosen,
-            "hosts": len(self.candidates),
-            "candidates": [_short(signals) for signals in self.candidates[:MAX_SHOWN]],
+            "hosts": len(self.endpoints),
+            "candidates": [_short(signals) for signals in self.endpoints[:MAX_SHOWN]],
         }
         return json.dumps(body, separators=(",", ":"))
 
 
-def signals_of(host: Host, rules: Eligibility, chosen: tuple[Host, ...]) -> HostSignals:
-    """Return what `host` is judged by under `rules`."""
-    candidate, load, now_s = host.candidate, host.load, rules.now_s
-    health = host.health if not host.health.is_full else candidate.health
-    may_send = host.health.may_send(now_s) and candidate.health.may_send(now_s)
-    return HostSignals(
-        peer=candidate.peer,
-        address=candidate.address,
-        refusal=rules.refusal(host),
-        is_chosen=host in chosen,
-        rif=host.rif,
-        told_in_flight=load.in_flight,
+def signals_of(replica: Replica, rules: Eligibility, chosen: tuple[Replica, ...]) -> ReplicaSignals:
+    """Return what `replica` is judged by under `rules`."""
+    endpoint, load, now_s = replica.endpoint, replica.load, rules.now_s
+    health = replica.health if not replica.health.is_full else endpoint.health
+    may_send = replica.health.may_send(now_s) and endpoint.health.may_send(now_s)
+    return ReplicaSignals(
+        peer=endpoint.peer,
+        address=endpoint.address,
+        refusal=rules.refusal(replica),
+        is_chosen=replica in chosen,
+        rif=replica.rif,
+        reported_in_flight=load.in_flight,
         limit=load.limit,
-        latency_s=host.service_s(),
-        rtt_s=candidate.network.rtt_s,
-        told_s=now_s - host.load_s,
-        price=host.advert.price_per_million,
-        region=host.advert.region,
+        latency_s=replica.service_s(),
+        rtt_s=endpoint.network.rtt_s,
+        reported_s=now_s - replica.load_s,
+        price=replica.advert.price_per_million,
+        region=replica.advert.region,
         state=str(health.state(now_s)),
-        share=min(host.health.share(now_s), candidate.health.share(now_s)) if may_send else 0.0,
+        share=min(replica.health.share(now_s), endpoint.health.share(now_s)) if may_send else 0.0,
     )
 
 
@@ -97,31 +97,33 @@ def explained(
     version: ModelVersion,
     policy: str,
     *,
-    hosts: tuple[Host, ...],
+    replicas: tuple[Replica, ...],
     rules: Eligibility,
-    chosen: tuple[Host, ...],
+    chosen: tuple[Replica, ...],
 ) -> Explanation:
     """Return the decision as it looks by `rules`, which are those of the choice; `chosen` in order."""
-    asked = [host for host in chosen if host not in hosts]  # gone meanwhile
-    signals = [signals_of(host, rules, chosen) for host in (*hosts, *asked)]
+    asked = [replica for replica in chosen if replica not in replicas]  # gone meanwhile
+    signals = [signals_of(replica, rules, chosen) for replica in (*replicas, *asked)]
     signals.sort(key=lambda each: (not each.is_chosen, bool(each.refusal)))
     return Explanation(
-        model, version, policy, tuple(signals), tuple([host.candidate.peer for host in chosen])
+        model, version, policy, tuple(signals), tuple([replica.endpoint.peer for replica in chosen])
     )
 
 
-def host_body(signals: HostSignals) -> dict[str, Any]:
-    """Return what one host was judged by as JSON values, times in milliseconds."""
+def host_body(signals: ReplicaSignals) -> dict[str, Any]:
+    """Return what one replica was judged by as JSON values, times in milliseconds."""
     return {
         "peer": signals.peer,
         "address": signals.address,
         "chosen": signals.is_chosen,
         "rif": signals.rif,
-        "in_flight": signals.told_in_flight,
+        "in_flight": signals.reported_in_flight,
         "limit": signals.limit,
         "latency_ms": round(signals.latency_s * 1e3, 3),
         "rtt_ms": round(signals.rtt_s * 1e3, 3),
-        "told_ms_ago": None if math.isinf(signals.told_s) else round(signals.told_s * 1e3, 1),
+        "told_ms_ago": None
+        if math.isinf(signals.reported_s)
+        else round(signals.reported_s * 1e3, 1),
         "price": signals.price,
         "region": signals.region,
         "state": signals.state,
@@ -130,7 +132,7 @@ def host_body(signals: HostSignals) -> dict[str, Any]:
     }
 
 
-def _short(signals: HostSignals) -> dict[str, Any]:
+def _short(signals: ReplicaSignals) -> dict[str, Any]:
     shown = host_body(signals)
     refusal = shown.pop("refusal")
     if refusal:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.links.calls import InferCall
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
-MOST_HOSTS = 8
+MOST_REPLICAS = 8
 """Whose signatures are looked at (guess: they are alike but for a node that lies)."""
 
 
@@ -50,15 +50,15 @@ def usual_size_bytes(offer: ModelOffer) -> int:
     return total * offer.best_rows
 
 
-def fits_another(call: InferCall, hosts: Iterable[Host], but: Host) -> bool:
-    """Return whether the call fits what some of `hosts`, another than `but`, say that they take."""
+def fits_another(call: InferCall, replicas: Iterable[Replica], but: Replica) -> bool:
+    """Return whether the call fits what some of `replicas`, another than `but`, say that they take."""
     looked = 0
-    for host in hosts:
-        if host is but:
+    for replica in replicas:
+        if replica is but:
             continue
-        if fits(call, host.offer):
+        if fits(call, replica.offer):
             return True
         looked += 1
-        if looked >= MOST_HOSTS:
+        if looked >= MOST_REPLICAS:
             break
     return False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.links.calls import LoadReport
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 BELIEVED_PART = 0.5
 """Claims down to this part of what was measured are believed (guess: load may halve between two answers)."""
@@ -30,51 +30,51 @@ RISING = 0.125
 good day, so that only a lie is far below it."""
 
 
-class Claims:
-    """What this router measured at the hosts of one model."""
+class ReportedLoadCheck:
+    """What this router measured at the replicas of one model."""
 
     __slots__ = ("_measured",)
 
     def __init__(self) -> None:
-        self._measured: dict[Host, tuple[float, float, float]] = {}
+        self._measured: dict[Replica, tuple[float, float, float]] = {}
         """Seconds at the node, network excluded, when that was measured, and the average that was told with the answers."""
 
     def __repr__(self) -> str:
-        return f"Claims({len(self._measured)} hosts measured)"
+        return f"ReportedLoadCheck({len(self._measured)} hosts measured)"
 
     def measured(
-        self, host: Host, service_s: float, now_s: float, load: LoadReport | None = None
+        self, replica: Replica, service_s: float, now_s: float, load: LoadReport | None = None
     ) -> None:
         """Take in how long one answer took, network excluded, and the `load` that came with it."""
-        known = self._measured.get(host)
+        known = self._measured.get(replica)
         service_s = max(0.0, service_s)
-        told_s = service_s if load is None else _told_us(load, host) / 1e6
+        reported_s = service_s if load is None else _reported_us(load, replica) / 1e6
         if known is not None:
-            before_s, _, told_before_s = known
+            before_s, _, reported_before_s = known
             weight = FALLING if service_s < before_s else RISING
             service_s = before_s + (service_s - before_s) * weight
-            told_s = told_before_s + (told_s - told_before_s) * RISING
-        self._measured[host] = (service_s, now_s, told_s)
+            reported_s = reported_before_s + (reported_s - reported_before_s) * RISING
+        self._measured[replica] = (service_s, now_s, reported_s)
 
-    def believable(self, host: Host, load: LoadReport, now_s: float) -> LoadReport:
+    def believable(self, replica: Replica, load: LoadReport, now_s: float) -> LoadReport:
         """Return `load`, with what is too good to be true made as bad as it must at least be."""
-        known = self._measured.get(host)
+        known = self._measured.get(replica)
         if known is None:
             return load
-        service_s, at_s, told_s = known
+        service_s, at_s, reported_s = known
         age_s = now_s - at_s
-        part = BELIEVED_PART if told_s >= CREDIBLE_PART * service_s else 1.0
+        part = BELIEVED_PART if reported_s >= CREDIBLE_PART * service_s else 1.0
         if age_s > 0:
             part *= math.exp(-age_s / FADE_S)
         floor_s = part * service_s
         floor_us = int(floor_s * 1e6)
         in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight = load
-        if _told_us(load, host) < floor_us:
+        if _reported_us(load, replica) < floor_us:
             latency_us, run_us = floor_us, max(run_us, floor_us)
-        if in_flight < host.rif:
+        if in_flight < replica.rif:
             # of this router's own, those at the node and not on the way (Little's law)
-            at_node = service_s / (service_s + host.candidate.network.rtt_s) if service_s else 0.0
-            in_flight = max(in_flight, int(part * host.rif * at_node))
+            at_node = service_s / (service_s + replica.endpoint.network.rtt_s) if service_s else 0.0
+            in_flight = max(in_flight, int(part * replica.rif * at_node))
         if in_flight == load.in_flight and latency_us == load.latency_us:
             return load
         return LoadReport(
@@ -82,11 +82,11 @@ class Claims:
         )
 
     def forget_gone(self) -> None:
-        """Forget hosts that are hosts no more."""
-        for host in [host for host in self._measured if host.is_gone]:
-            del self._measured[host]
+        """Forget replicas that are replicas no more."""
+        for replica in [replica for replica in self._measured if replica.is_gone]:
+            del self._measured[replica]
 
 
-def _told_us(load: LoadReport, host: Host) -> int:
+def _reported_us(load: LoadReport, replica: Replica) -> int:
     """Return the latency that a report tells, in microseconds."""
-    return load.latency_us or load.queue_us + load.run_us or host.offer.row_us
+    return load.latency_us or load.queue_us + load.run_us or replica.offer.row_us

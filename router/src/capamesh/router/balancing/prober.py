@@ -13,33 +13,33 @@ from capamesh.protocol.links.calls import decode_load, encode_probe
 if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.router.balancing.balancer import Balancer
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 PROBE_LIMIT_S = 1.0
 """Later replies say nothing of the present (the age at which Prequal drops a reply)."""
 
 
 class _Probe:
-    """One probe on one link; the `LoadAsker` that the link knows."""
+    """One probe on one link; the `LoadHandler` that the link knows."""
 
-    __slots__ = ("_prober", "host", "link", "sent_s", "stream")
+    __slots__ = ("_prober", "link", "replica", "sent_s", "stream")
 
-    def __init__(self, prober: Prober, host: Host, sent_s: float) -> None:
+    def __init__(self, prober: Prober, replica: Replica, sent_s: float) -> None:
         self._prober = prober
-        self.host = host
+        self.replica = replica
         self.sent_s = sent_s
         self.link: Link | None = None
         """None: it is over."""
         self.stream = 0
 
-    def told(self, meta: bytes) -> None:
-        """Part of `LoadAsker`."""
+    def reported(self, meta: bytes) -> None:
+        """Part of `LoadHandler`."""
         if self.link is not None:
             self.link = None
             self._prober.answered(self, meta)
 
     def failed(self, error: CapameshError) -> None:
-        """Part of `LoadAsker`."""
+        """Part of `LoadHandler`."""
         del error
         if self.link is not None:
             self.link = None
@@ -66,23 +66,23 @@ class Prober:
     def __repr__(self) -> str:
         return f"Prober({self.sent} sent, {self.lost} lost)"
 
-    def ask(self, hosts: Iterable[Host]) -> None:
-        """Probe all of `hosts`; nobody once this is closed."""
+    def ask(self, replicas: Iterable[Replica]) -> None:
+        """Probe all of `replicas`; nobody once this is closed."""
         if self._is_closed:
             return
         now_s = self._clock()
-        for host in hosts:
-            link = host.candidate.link
+        for replica in replicas:
+            link = replica.endpoint.link
             if link is None:
-                self._balancer.probe_failed(host, now_s)
+                self._balancer.probe_failed(replica, now_s)
                 continue
-            probe = _Probe(self, host, now_s)
+            probe = _Probe(self, replica, now_s)
             try:
                 probe.stream = link.ask_load(
-                    encode_probe(host.offer.name, host.offer.version), probe
+                    encode_probe(replica.offer.name, replica.offer.version), probe
                 )
             except CapameshError:
-                self._balancer.probe_failed(host, now_s)
+                self._balancer.probe_failed(replica, now_s)
                 continue
             probe.link = link
             self.sent += 1
@@ -96,13 +96,13 @@ class Prober:
         try:
             load = decode_load(meta)
         except CapameshError:
-            self._balancer.probe_failed(probe.host, now_s)
+            self._balancer.probe_failed(probe.replica, now_s)
             return
-        self._balancer.probe_answered(probe.host, load, now_s - probe.sent_s, now_s)
+        self._balancer.probe_answered(probe.replica, load, now_s - probe.sent_s, now_s)
 
     def failed(self, probe: _Probe) -> None:
         """The link has ended, or the node answered with an error."""
-        self._balancer.probe_failed(probe.host, self._clock())
+        self._balancer.probe_failed(probe.replica, self._clock())
 
     def close(self) -> None:
         """Ask no more and forget what is under way."""
@@ -134,6 +134,6 @@ class Prober:
             if link is not None:
                 self.lost += 1
                 link.withdraw_load(probe.stream)
-                self._balancer.probe_failed(probe.host, now_s)
+                self._balancer.probe_failed(probe.replica, now_s)
         if self._under_way:
             self._sweep_later()

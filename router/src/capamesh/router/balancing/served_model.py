@@ -1,8 +1,8 @@
-"""One model version's traffic in one router: what outcomes say of its hosts, and to whom they say it. Pure.
+"""One model version's traffic in one router: what outcomes say of its replicas, and to whom they say it. Pure.
 
-What becomes of a request is told to the host's and the candidate's health, the policy, the averages and the
-watch for outliers. A failure of the link is the candidate's, one of a run the host's, a refusal nobody's, and so is
-the caller's own mistake, unless another host answers what one took for a mistake.
+What becomes of a request is told to the replica's and the endpoint's health, the policy, the averages and the
+watch for outliers. A failure of the link is the endpoint's, one of a run the replica's, a refusal nobody's, and so is
+the caller's own mistake, unless another replica answers what one took for a mistake.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     NotMember,
     Overloaded,
     PeerError,
@@ -30,11 +30,11 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import load_with
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
-from capamesh.router.balancing.load_check import Claims
+from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
-from capamesh.router.balancing.picker import TrafficDesk
+from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
-from capamesh.router.balancing.unhealthy import Slowed, Troubles, Verdict
+from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.deaths import Deaths
     from capamesh.router.balancing.witnesses import Witness
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.policies.policy import Policy, RequestShape
     from capamesh.router.requests.versions import Versions
     from capamesh.router.resilience.link_wait import LinkWait
 
 DRAINING_S = 1.0
-"""How long a candidate that says so is avoided: its advert or its link's end follow (guess)."""
+"""How long an endpoint that says so is avoided: its advert or its link's end follow (guess)."""
 UNAVAILABLE_S = 0.5
-"""How long a host is avoided that cannot run the model now: it is loading, or its advert follows (guess)."""
+"""How long a replica is avoided that cannot run the model now: it is loading, or its advert follows (guess)."""
 UNHEARD = 3
-"""So many requests in a row that a host left to others, without a word of its load meanwhile, count as silence (guess):
+"""So many requests in a row that a replica left to others, without a word of its load meanwhile, count as silence (guess):
 hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
 AMPLE_S = 0.05
 AMPLE_FACTOR = 4.0
@@ -74,10 +74,12 @@ SHOWN_MODELS = 10
 
 
 class Refused(Protocol):
-    """Is told that a host had no room."""
+    """Is told that a replica had no room."""
 
-    def __call__(self, host: Host, retry_after_s: float, now_s: float, *, is_urgent: bool) -> None:
-        """`host` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
+    def __call__(
+        self, replica: Replica, retry_after_s: float, now_s: float, *, is_urgent: bool
+    ) -> None:
+        """`replica` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,18 @@ class Terms:
     is_hedged: bool = True
     is_retried: bool = True
 
-    def with_wishes(self, constraints: Constraints) -> Constraints:
+    def with_options(self, constraints: Constraints) -> Constraints:
         """Return what holds for a request that has `constraints` of its own."""
         return constraints if self.constraints is ANYWHERE else self.constraints.both(constraints)
 
 
-class ModelTraffic:
+class ServedModel:
     """The traffic of one version of a model. Every `now_s` is the caller's monotonic clock in seconds."""
 
     __slots__ = (
-        "_claims",
         "_fleet",
         "_is_panicking",
+        "_load_check",
         "_make_policy",
         "_opinions",
         "_others",
@@ -109,7 +111,7 @@ class ModelTraffic:
         "_panic_s",
         "_probing",
         "_sender",
-        "_troubles",
+        "_unhealthy",
         "budget",
         "deaths",
         "draw",
@@ -133,8 +135,8 @@ class ModelTraffic:
         *,
         make_policy: Callable[[str], Policy],
         terms: Terms,
-        chance: random.Random,
-        troubles: Troubles,
+        rng: random.Random,
+        unhealthy: UnhealthySet,
         links: LinkWait,
         lives: LinkWait,
         deaths: Deaths,
@@ -153,34 +155,34 @@ class ModelTraffic:
         self._sender = self.policy
         """Who chose for the request that was sent last."""
         self.on_refused: Refused | None = None
-        """Told of a host that had no room, for how many seconds it asked to be left alone, and `now_s`."""
+        """Told of a replica that had no room, for how many seconds it asked to be left alone, and `now_s`."""
         self.is_full: Callable[[], bool] = _has_room
-        """Whether the hosts together have next to no room left, as who lets requests in sees it."""
-        self.draw: Callable[[], float] = chance.random
+        """Whether the replicas together have next to no room left, as who lets requests in sees it."""
+        self.draw: Callable[[], float] = rng.random
         self.window = LatencyWindow()
-        """Of all its hosts, from sent to answered."""
+        """Of all its replicas, from sent to answered."""
         self.budget = RetryBudget()
         self._opinions = Opinions()
         self.hedging = Hedging(self.window, is_enabled=terms.is_hedged)
-        self._outliers: OutlierWatch[Host] = OutlierWatch()
-        self._claims = Claims()
-        self._troubles = troubles
-        self._probing = Eligibility(luck=0.0)
+        self._outliers: OutlierWatch[Replica] = OutlierWatch()
+        self._load_check = ReportedLoadCheck()
+        self._unhealthy = unhealthy
+        self._probing = Eligibility(draw=0.0)
         self._is_panicking = False
         self._panic_s = -math.inf
 
     def __repr__(self) -> str:
-        return f"ModelTraffic({self.model!r} {self.version} by {self.policy.name}, {len(self.hosts)} hosts)"
+        return f"ServedModel({self.model!r} {self.version} by {self.policy.name}, {len(self.replicas)} hosts)"
 
     @property
-    def hosts(self) -> tuple[Host, ...]:
+    def replicas(self) -> tuple[Replica, ...]:
         """Who hosts it now; the same tuple for as long as its members are the same."""
-        return self._fleet.hosts(self.model, self.version)
+        return self._fleet.replicas(self.model, self.version)
 
     def peers(self) -> Iterator[PeerId]:
         """Yield the nodes that host it, each once for each of its addresses."""
-        for host in self.hosts:
-            yield host.candidate.peer
+        for replica in self.replicas:
+            yield replica.endpoint.peer
 
     def witnesses(self) -> Iterator[Witness]:
         """Yield what these are as witnesses."""
@@ -191,7 +193,7 @@ class ModelTraffic:
         """Whether a request may be run twice, as far as the model's rules say."""
         return self.terms.is_retried
 
-    def desk(
+    def picker(
         self,
         constraints: Constraints,
         shape: RequestShape,
@@ -199,14 +201,14 @@ class ModelTraffic:
         *,
         policy: str = "",
         versions: Versions | None = None,
-        trial: ModelTraffic | None = None,
-    ) -> TrafficDesk:
-        """Return a new request's desk; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
+        trial: ServedModel | None = None,
+    ) -> RequestPicker:
+        """Return a new request's picker; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
 
         `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
         goes to all the same. Raises what making a policy of that name raises.
         """
-        return TrafficDesk(
+        return RequestPicker(
             self, self.chooser(policy), constraints, shape, deadline_s, versions, trial
         )
 
@@ -229,35 +231,35 @@ class ModelTraffic:
         self.terms = terms
         self.hedging.is_enabled = terms.is_hedged
 
-    def sent(self, host: Host, policy: Policy, now_s: float) -> None:
-        """A request that `policy` chose for is sent to `host`."""
+    def sent(self, replica: Replica, policy: Policy, now_s: float) -> None:
+        """A request that `policy` chose for is sent to `replica`."""
         self._sender = policy
-        self.policy.sent(host, now_s)
+        self.policy.sent(replica, now_s)
         if self._others:
             for other in self._others.values():
-                other.sent(host, now_s)
+                other.sent(replica, now_s)
 
-    def probes(self, now_s: float) -> list[Host]:
+    def probes(self, now_s: float) -> list[Replica]:
         """Return whose load should be asked for because a request was just sent."""
         rules = self._probing
         rules.now_s = now_s
-        return list(self._sender.probes(self.hosts, rules.allows, now_s))
+        return list(self._sender.probes(self.replicas, rules.allows, now_s))
 
-    def told(self, host: Host, load: LoadReport, now_s: float) -> None:
+    def reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         """Take over what a node says of its load, as far as that is to be believed."""
-        if host.is_gone:
+        if replica.is_gone:
             return
-        host.told(self._claims.believable(host, load, now_s), now_s)
-        self.policy.told(host, now_s)
+        replica.reported(self._load_check.believable(replica, load, now_s), now_s)
+        self.policy.reported(replica, now_s)
         if self._others:
             for other in self._others.values():
-                other.told(host, now_s)
+                other.reported(replica, now_s)
 
     # outcomes
 
     def answered(
         self,
-        host: Host,
+        replica: Replica,
         load: LoadReport,
         elapsed_s: float,
         at_node_s: float,
@@ -265,25 +267,25 @@ class ModelTraffic:
         now_s: float,
     ) -> None:
         """A request was answered."""
-        candidate = host.candidate
-        candidate.answered += 1
-        host.answered_s = now_s
-        host.missed = 0
-        candidate.health.answered(now_s)
+        endpoint = replica.endpoint
+        endpoint.answered += 1
+        replica.answered_s = now_s
+        replica.missed = 0
+        endpoint.health.answered(now_s)
         self.window.add(elapsed_s, now_s)
-        network = candidate.network
+        network = endpoint.network
         network.transferred(size_bytes, elapsed_s, at_node_s)
-        if host.is_gone:
+        if replica.is_gone:
             return
-        host.health.answered(now_s)
-        peak_ewma.observe(host, elapsed_s, now_s)
-        self._outliers.record(host, True, elapsed_s, now_s)
-        self._claims.measured(host, elapsed_s - network.transfer_s(size_bytes), now_s, load)
-        self.told(host, load, now_s)
+        replica.health.answered(now_s)
+        peak_ewma.observe(replica, elapsed_s, now_s)
+        self._outliers.record(replica, True, elapsed_s, now_s)
+        self._load_check.measured(replica, elapsed_s - network.transfer_s(size_bytes), now_s, load)
+        self.reported(replica, load, now_s)
 
     def failed(
         self,
-        host: Host,
+        replica: Replica,
         error: CapameshError,
         elapsed_s: float,
         now_s: float,
@@ -291,68 +293,74 @@ class ModelTraffic:
         is_urgent: bool = False,
     ) -> None:
         """A request was refused or failed."""
-        candidate = host.candidate
+        endpoint = replica.endpoint
         load = load_with(error)
         if load is not None:
-            self.told(host, load, now_s)
+            self.reported(replica, load, now_s)
         if isinstance(error, ClientError) or is_refusal(error):
-            host.missed += REFUSED
+            replica.missed += REFUSED
         elif isinstance(error, PeerError):
-            host.missed += FAILED
+            replica.missed += FAILED
         match error:
             case Overloaded(retry_after_s=retry_after_s):
-                host.health.refused(now_s, retry_after_s)
+                replica.health.refused(now_s, retry_after_s)
                 if self.on_refused is not None:
-                    self.on_refused(host, retry_after_s, now_s, is_urgent=is_urgent)
+                    self.on_refused(replica, retry_after_s, now_s, is_urgent=is_urgent)
             case Draining():
-                candidate.health.refused(now_s, DRAINING_S, cause="draining")
+                endpoint.health.refused(now_s, DRAINING_S, cause="draining")
             case ModelUnavailable():
-                host.health.refused(now_s, UNAVAILABLE_S, cause="model unavailable")
+                replica.health.refused(now_s, UNAVAILABLE_S, cause="model unavailable")
             case DeadlineExceeded():
-                self.unanswered(host, elapsed_s, now_s)
+                self.unanswered(replica, elapsed_s, now_s)
             case ClientError():  # it is there and says so, which is easier than to run it
-                candidate.health.probed(now_s)
-                host.health.probed(now_s)
+                endpoint.health.probed(now_s)
+                replica.health.probed(now_s)
             case LinkLost() | ProtocolViolation() | NotMember():
-                is_news = candidate.health.may_send(now_s)
-                candidate.health.failed(now_s, is_hard=True, cause=_cause(error))
-                self._fault(host, elapsed_s, now_s, is_counted=is_news)
+                is_news = endpoint.health.may_send(now_s)
+                endpoint.health.failed(now_s, is_hard=True, cause=_cause(error))
+                self._fault(replica, elapsed_s, now_s, is_counted=is_news)
             case PeerError():
-                candidate.health.probed(now_s)
-                host.health.failed(now_s, is_hard=False, cause=_cause(error))
-                self._fault(host, elapsed_s, now_s, is_counted=True)
+                endpoint.health.probed(now_s)
+                replica.health.failed(now_s, is_hard=False, cause=_cause(error))
+                self._fault(replica, elapsed_s, now_s, is_counted=True)
             case _:
                 return  # this process's own fault
         if isinstance(error, PeerError) and not is_refusal(error):
-            candidate.failed += 1
+            endpoint.failed += 1
 
     def refuted(
-        self, host: Host, error: CapameshError, elapsed_s: float, now_s: float, *, is_paid: bool
+        self,
+        replica: Replica,
+        error: CapameshError,
+        elapsed_s: float,
+        now_s: float,
+        *,
+        is_paid: bool,
     ) -> None:
-        """What `host` said of a request, and was believed, is wrong: another host has answered it.
+        """What `replica` said of a request, and was believed, is wrong: another replica has answered it.
 
         `is_paid`: `try_second` was asked for the other.
         """
         if is_paid:
             self._opinions.give_back()
-        host.refuted_s = now_s
+        replica.refuted_s = now_s
         cause = f"refused what another answered: {_cause(error)}"
-        host.health.failed(now_s, is_hard=False, cause=cause)
-        self._fault(host, elapsed_s, now_s, is_counted=True)
-        host.candidate.failed += 1
+        replica.health.failed(now_s, is_hard=False, cause=cause)
+        self._fault(replica, elapsed_s, now_s, is_counted=True)
+        replica.endpoint.failed += 1
 
-    def is_doubted(self, host: Host, now_s: float) -> bool:
-        """Return whether `host` was proved wrong of late: it costs nothing to ask another about what it says."""
-        return now_s - host.refuted_s < GRAY_S
+    def is_doubted(self, replica: Replica, now_s: float) -> bool:
+        """Return whether `replica` was proved wrong of late: it costs nothing to ask another about what it says."""
+        return now_s - replica.refuted_s < GRAY_S
 
     def try_second(self, now_s: float) -> bool:
-        """Return whether another host may be asked on what one calls the caller's fault, which costs an opinion."""
+        """Return whether another replica may be asked on what one calls the caller's fault, which costs an opinion."""
         return self._opinions.try_take(now_s)
 
-    def is_ample(self, host: Host, remaining_s: float) -> bool:
-        """Return whether so much time is left that `host` cannot have too little."""
-        expected_s = AMPLE_FACTOR * host.service_s()
-        return remaining_s - host.candidate.network.rtt_s > max(AMPLE_S, expected_s)
+    def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
+        """Return whether so much time is left that `replica` cannot have too little."""
+        expected_s = AMPLE_FACTOR * replica.service_s()
+        return remaining_s - replica.endpoint.network.rtt_s > max(AMPLE_S, expected_s)
 
     def awaits_until_s(self, rules: Eligibility) -> float:
         """Return until when a request that nobody may have by `rules` is likely to be answered by who gets a link.
@@ -360,89 +368,89 @@ class ModelTraffic:
         It is the choice's own time where there is no telling when, and minus infinity where a link helps nobody.
         """
         now_s, until_s = rules.now_s, -math.inf
-        for host in self.hosts:
-            if rules.lacks_link(host):
-                candidate = host.candidate
-                # a link that has just ended is told of before its candidate is
-                is_news = host.is_away or candidate.link is not None
-                lost_s = now_s if is_news else candidate.unlinked_s
+        for replica in self.replicas:
+            if rules.lacks_link(replica):
+                endpoint = replica.endpoint
+                # a link that has just ended is told of before its endpoint is
+                is_news = replica.is_away or endpoint.link is not None
+                lost_s = now_s if is_news else endpoint.unlinked_s
                 until_s = max(until_s, now_s, lost_s + RESTART_S)
         if self._fleet.has_unreached(self.model, self.version):
             is_away = self._fleet.awaits_reload(self.model, self.version)
             until_s = max(until_s, now_s + RESTART_S if is_away else now_s)
         return until_s
 
-    def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
+    def silent(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         """A request has had no answer for longer than it should take.
 
         If the node has spoken of this model since the request was sent, it is there, and it is the model that
         hangs.
         """
-        is_there = host.load_s > now_s - elapsed_s
-        health = host.health if is_there else host.candidate.health
+        is_there = replica.load_s > now_s - elapsed_s
+        health = replica.health if is_there else replica.endpoint.health
         health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s * 1e3:.0f} ms")
-        host.missed += FAILED
-        peak_ewma.penalise(host, elapsed_s, now_s)
-        self._troubles.note(host, now_s)
+        replica.missed += FAILED
+        peak_ewma.penalise(replica, elapsed_s, now_s)
+        self._unhealthy.note(replica, now_s)
 
-    def unanswered(self, host: Host, elapsed_s: float, now_s: float) -> None:
+    def unanswered(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         """A request ended without an answer: it would have taken at least `elapsed_s`.
 
         That says something only where it is more than what was expected.
         """
         if elapsed_s >= UNANSWERED_S:
-            host.missed += REFUSED
-        if elapsed_s > peak_ewma.cost_s(host, now_s):
-            peak_ewma.observe(host, elapsed_s, now_s)
+            replica.missed += REFUSED
+        if elapsed_s > peak_ewma.cost_s(replica, now_s):
+            peak_ewma.observe(replica, elapsed_s, now_s)
         usual_s = self.window.quantile(0.5, now_s)
         if elapsed_s <= usual_s:
             return
         self.window.add(elapsed_s, now_s)
-        if host.load_s < now_s - elapsed_s:
-            host.unheard += 1
-            if host.unheard >= UNHEARD:
-                host.unheard = 0
-                self.silent(host, elapsed_s, now_s)
+        if replica.load_s < now_s - elapsed_s:
+            replica.unheard += 1
+            if replica.unheard >= UNHEARD:
+                replica.unheard = 0
+                self.silent(replica, elapsed_s, now_s)
 
-    def _fault(self, host: Host, elapsed_s: float, now_s: float, *, is_counted: bool) -> None:
-        peak_ewma.penalise(host, elapsed_s, now_s)
-        if is_counted and not host.is_gone:
-            self._outliers.record(host, False, elapsed_s, now_s)
-        self._troubles.note(host, now_s)
+    def _fault(self, replica: Replica, elapsed_s: float, now_s: float, *, is_counted: bool) -> None:
+        peak_ewma.penalise(replica, elapsed_s, now_s)
+        if is_counted and not replica.is_gone:
+            self._outliers.record(replica, False, elapsed_s, now_s)
+        self._unhealthy.note(replica, now_s)
 
     def _new_policy(self, name: str) -> Policy:
-        """Return a policy that knows what the hosts have told already."""
+        """Return a policy that knows what the replicas have told already."""
         policy = self._make_policy(name)
-        for host in self.hosts:
-            if host.load_s > -math.inf:
-                policy.told(host, host.load_s)
+        for replica in self.replicas:
+            if replica.load_s > -math.inf:
+                policy.reported(replica, replica.load_s)
         return policy
 
     # the whole
 
-    def is_panicking(self, hosts: tuple[Host, ...], now_s: float) -> bool:
+    def is_panicking(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
         """Return whether so many of the reachable are ejected that ejections must be ignored."""
-        if not self._troubles:
+        if not self._unhealthy:
             return False
         if not 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
             self._panic_s = now_s
-            usable = [host for host in hosts if host.candidate.is_usable]
-            well = sum(not _is_ejected(host, now_s) for host in usable)
+            usable = [replica for replica in replicas if replica.endpoint.is_usable]
+            well = sum(not _is_ejected(replica, now_s) for replica in usable)
             self._is_panicking = is_panic(well, len(usable))
         return self._is_panicking
 
     def tick(self, now_s: float) -> list[Verdict]:
-        """Eject who stands out; to be called about every second. Return what is not told by `Troubles`."""
+        """Eject who stands out; to be called about every second. Return what is not told by `UnhealthySet`."""
         verdicts: list[Verdict] = []
         for found in self._outliers.tick(now_s):
-            host = found.host
+            replica = found.replica
             if isinstance(found, Outlier):
-                host.health.eject(now_s, found.reason)
-                self._troubles.note(host, now_s)
+                replica.health.eject(now_s, found.reason)
+                self._unhealthy.note(replica, now_s)
             else:
-                peer, address = host.candidate.peer, host.candidate.address
+                peer, address = replica.endpoint.peer, replica.endpoint.address
                 verdicts.append(Slowed(peer, address, self.model, self.version, found.reason))
-        self._claims.forget_gone()
+        self._load_check.forget_gone()
         return verdicts
 
     def nobody(self, rules: Eligibility) -> CapameshError:
@@ -450,12 +458,12 @@ class ModelTraffic:
         if not self._fleet.has(self.model, self.version):
             return not_hosted(self._fleet, self.model, self.version)
         reasons: dict[str, int] = {}
-        for host in self.hosts:
-            reason = rules.obstacle(host) or rules.refusal(host)
+        for replica in self.replicas:
+            reason = rules.obstacle(replica) or rules.refusal(replica)
             reasons[reason] = reasons.get(reason, 0) + 1
         most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
-        why = "; ".join(f"{count} of {len(self.hosts)}: {reason}" for reason, count in most)
-        return NoCandidate(
+        why = "; ".join(f"{count} of {len(self.replicas)}: {reason}" for reason, count in most)
+        return NoEndpoint(
             f"model {self.model!r} is hosted, but no node that has it can be reached now"
             f" ({why or 'none has a link to this router'}); try again soon"
         )
@@ -469,13 +477,13 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     """Return the error for a model, or a version of it, that no node has ready."""
     withheld = fleet.withheld(model, version)
     if withheld:
-        return NoCandidate(withheld)
+        return NoEndpoint(withheld)
     absent = fleet.absent.error(model, version)
     if absent is not None:
         return absent
     if not fleet.adverts:
         # it has just started: that is no reason to tell a caller never to come again
-        return NoCandidate("this router has not heard of any node yet; try again soon")
+        return NoEndpoint("this router has not heard of any node yet; try again soon")
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(
@@ -488,11 +496,11 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
 
 
-def _is_ejected(host: Host, now_s: float) -> bool:
-    if host.health.is_full and host.candidate.health.is_full:
+def _is_ejected(replica: Replica, now_s: float) -> bool:
+    if replica.health.is_full and replica.endpoint.health.is_full:
         return False
     ejected = CircuitState.EJECTED
-    return host.health.state(now_s) is ejected or host.candidate.health.state(now_s) is ejected
+    return replica.health.state(now_s) is ejected or replica.endpoint.health.state(now_s) is ejected
 
 
 def _cause(error: CapameshError) -> str:

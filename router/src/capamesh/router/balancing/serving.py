@@ -1,4 +1,4 @@
-"""Whether a host may be taken to serve its model, as far as this router has seen: what it says of itself is not enough. Pure.
+"""Whether a replica may be taken to serve its model, as far as this router has seen: what it says of itself is not enough. Pure.
 
 A member may advertise a model as ready and answer nobody, or no request well. While others have the model in their
 folders and no memory for it, they must be asked to load it, as if that member were not there.
@@ -14,45 +14,45 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 PROVEN_S: Final = 60.0
-"""So long an answer shows that a host serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute
+"""So long an answer shows that a replica serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute
 must not have a model loaded at a second node)."""
 BACK_SOON_S: Final = 3.0
-"""So long after its link was lost a host is likely to be back at once (guess: a worker restarts within two seconds)."""
+"""So long after its link was lost a replica is likely to be back at once (guess: a worker restarts within two seconds)."""
 FAILED: Final = 3
 REFUSED: Final = 1
-"""What a failure and a refusal add to `Host.missed`; the caller's own fault, as the host says, is a refusal."""
+"""What a failure and a refusal add to `Replica.missed`; the caller's own fault, as the replica says, is a refusal."""
 UNANSWERED_S: Final = 1.0
 """A request that was given up after so long without an answer counts as refused (guess: who leaves sooner changed his mind)."""
 MOST_MISSED: Final = 3
-"""A host of which so much was missed since it last answered does not serve (guess: a full one refuses one or two requests
+"""A replica of which so much was missed since it last answered does not serve (guess: a full one refuses one or two requests
 and answers others; one that fails may fail all)."""
 
-_OUT = frozenset({CircuitState.EJECTED, CircuitState.HELD_OPEN})
+_OUT = frozenset({CircuitState.EJECTED, CircuitState.FORCED_OPEN})
 
 
-def is_any_serving(hosts: Iterable[Host], now_s: float) -> bool:
-    """Return whether one of the hosts may be taken to serve. Costs about 0.3 us for a healthy host."""
-    for host in hosts:  # noqa: SIM110 - `any` would make a generator for each request
-        if _serves(host, now_s):
+def is_any_serving(replicas: Iterable[Replica], now_s: float) -> bool:
+    """Return whether one of the replicas may be taken to serve. Costs about 0.3 us for a healthy replica."""
+    for replica in replicas:  # noqa: SIM110 - `any` would make a generator for each request
+        if _serves(replica, now_s):
             return True
     return False
 
 
-def _serves(host: Host, now_s: float) -> bool:
-    candidate = host.candidate
-    if host.is_gone or candidate.is_draining or candidate.is_retired:
+def _serves(replica: Replica, now_s: float) -> bool:
+    endpoint = replica.endpoint
+    if replica.is_gone or endpoint.is_draining or endpoint.is_retired:
         return False
-    is_proven = now_s - host.answered_s < PROVEN_S
-    if not is_proven and (host.missed >= MOST_MISSED or host.is_away):
+    is_proven = now_s - replica.answered_s < PROVEN_S
+    if not is_proven and (replica.missed >= MOST_MISSED or replica.is_away):
         return False
-    for health in (host.health, candidate.health):
+    for health in (replica.health, endpoint.health):
         if not health.is_full and health.state(now_s) in _OUT:
             return False
-    if candidate.is_usable:
+    if endpoint.is_usable:
         return True
-    if candidate.is_missed:
+    if endpoint.is_missed:
         return False
-    return candidate.linked_s == -math.inf or now_s - candidate.unlinked_s < BACK_SOON_S
+    return endpoint.linked_s == -math.inf or now_s - endpoint.unlinked_s < BACK_SOON_S

@@ -1,6 +1,6 @@
 """Those that are not well: whom to probe again, and what to say of them. Holds state, does no IO.
 
-Whatever takes a host or a candidate out is noted here, so that nobody has to look through the whole fleet for
+Whatever takes a replica or an endpoint out is noted here, so that nobody has to look through the whole fleet for
 the few that need care.
 """
 
@@ -14,8 +14,8 @@ from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-    from capamesh.router.fleet.endpoint import Candidate
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
 
 MAX_VERDICTS = 1_000
 """Kept until they are asked for; older ones are lost then (guess: they are for a log)."""
@@ -76,27 +76,27 @@ _OUT: dict[CircuitState, type[Inhibited | Ejected | Returned]] = {
 class _Trouble:
     """One health that is not full, by what it is the health of."""
 
-    __slots__ = ("health", "host", "model", "shown", "version")
+    __slots__ = ("health", "model", "replica", "shown", "version")
 
-    def __init__(self, host: Host, *, is_of_candidate: bool) -> None:
-        self.host = host
+    def __init__(self, replica: Replica, *, is_of_endpoint: bool) -> None:
+        self.replica = replica
         """Whom to probe for it."""
-        self.health = host.candidate.health if is_of_candidate else host.health
-        self.model = "" if is_of_candidate else host.offer.name
-        self.version = "" if is_of_candidate else host.offer.version
+        self.health = replica.endpoint.health if is_of_endpoint else replica.health
+        self.model = "" if is_of_endpoint else replica.offer.name
+        self.version = "" if is_of_endpoint else replica.offer.version
         self.shown = CircuitState.CLOSED
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is sent there any more."""
         if self.model:
-            return self.host.is_gone
-        candidate = self.host.candidate
-        return candidate.is_retired or (self.host.is_gone and candidate.link is None)
+            return self.replica.is_gone
+        endpoint = self.replica.endpoint
+        return endpoint.is_retired or (self.replica.is_gone and endpoint.link is None)
 
 
-class Troubles:
-    """All hosts and candidates of a router that are not fully well."""
+class UnhealthySet:
+    """All replicas and endpoints of a router that are not fully well."""
 
     __slots__ = ("_of", "_verdicts")
 
@@ -105,30 +105,30 @@ class Troubles:
         self._verdicts: deque[Verdict] = deque(maxlen=MAX_VERDICTS)
 
     def __repr__(self) -> str:
-        return f"Troubles({len(self._of)})"
+        return f"UnhealthySet({len(self._of)})"
 
     def __bool__(self) -> bool:
         """Whether anybody may be not well."""
         return bool(self._of)
 
-    def note(self, host: Host, now_s: float) -> None:
-        """Something bad has just been told to `host.health` or to its candidate's."""
-        candidate: Candidate = host.candidate
-        if not host.health.is_full:
-            self._note(host, host.health, now_s, is_of_candidate=False)
-        if not candidate.health.is_full:
-            self._note(host, candidate.health, now_s, is_of_candidate=True)
+    def note(self, replica: Replica, now_s: float) -> None:
+        """Something bad has just been told to `replica.health` or to its endpoint's."""
+        endpoint: Endpoint = replica.endpoint
+        if not replica.health.is_full:
+            self._note(replica, replica.health, now_s, is_of_endpoint=False)
+        if not endpoint.health.is_full:
+            self._note(replica, endpoint.health, now_s, is_of_endpoint=True)
 
-    def reprobes(self, now_s: float) -> list[Host]:
+    def reprobes(self, now_s: float) -> list[Replica]:
         """Return whom to probe now for a sign of life, at most once each until `probe_due` again."""
-        due: list[Host] = []
+        due: list[Replica] = []
         for trouble in self._of.values():
-            health, candidate = trouble.health, trouble.host.candidate
-            link = candidate.link
+            health, endpoint = trouble.health, trouble.replica.endpoint
+            link = endpoint.link
             if link is not None and link.is_usable and health.probe_due(now_s):
                 health.probe_asked(now_s)
-                if trouble.host not in due:
-                    due.append(trouble.host)
+                if trouble.replica not in due:
+                    due.append(trouble.replica)
         return due
 
     def settle(self, now_s: float) -> list[Verdict]:
@@ -141,12 +141,14 @@ class Troubles:
         self._verdicts.clear()
         return verdicts
 
-    def _note(self, host: Host, health: Health, now_s: float, *, is_of_candidate: bool) -> None:
+    def _note(
+        self, replica: Replica, health: Health, now_s: float, *, is_of_endpoint: bool
+    ) -> None:
         trouble = self._of.get(health)
         if trouble is None:
-            trouble = self._of[health] = _Trouble(host, is_of_candidate=is_of_candidate)
-        elif trouble.host.is_gone:
-            trouble.host = host
+            trouble = self._of[health] = _Trouble(replica, is_of_endpoint=is_of_endpoint)
+        elif trouble.replica.is_gone:
+            trouble.replica = replica
         self._show(trouble, now_s)
 
     def _show(self, trouble: _Trouble, now_s: float) -> None:
@@ -159,11 +161,11 @@ class Troubles:
             if before not in _OUT or state not in {CircuitState.CLOSED, CircuitState.RAMPING}:
                 return
             kind = Returned
-        candidate = trouble.host.candidate
+        endpoint = trouble.replica.endpoint
         self._verdicts.append(
             kind(
-                candidate.peer,
-                candidate.address,
+                endpoint.peer,
+                endpoint.address,
                 trouble.model,
                 trouble.version,
                 trouble.health.reason,

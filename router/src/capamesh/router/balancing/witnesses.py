@@ -22,18 +22,18 @@ class Witness(NamedTuple):
     """By which it was let into the network; empty: it is not known, which is no other invite."""
 
 
-def are_enough(heard: Collection[Witness], hosts: Iterable[Witness]) -> bool:
-    """Return whether what was heard of a request holds against all `hosts` of its model."""
+def are_enough(heard: Collection[Witness], replicas: Iterable[Witness]) -> bool:
+    """Return whether what was heard of a request holds against all `replicas` of its model."""
     peers = {each.peer for each in heard}
     invites = {each.invite for each in heard if each.invite}
     if not peers:
         return False
     is_of_two_peers, is_of_two_invites = len(peers) > 1, len(invites) > 1
-    for host in hosts:
+    for replica in replicas:
         if is_of_two_peers and is_of_two_invites:
             break
-        if not is_of_two_peers and host.peer not in peers:
+        if not is_of_two_peers and replica.peer not in peers:
             return False
-        if not is_of_two_invites and host.invite and host.invite not in invites:
+        if not is_of_two_invites and replica.invite and replica.invite not in invites:
             return False
     return True

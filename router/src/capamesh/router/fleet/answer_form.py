@@ -1,6 +1,6 @@
-"""What an answer of one host must look like, by what that host advertises. Pure.
+"""What an answer of one replica must look like, by what that replica advertises. Pure.
 
-A host's advert says which outputs it gives, of which datatype and shape; a caller relies on that. An answer that is
+A replica's advert says which outputs it gives, of which datatype and shape; a caller relies on that. An answer that is
 something else breaks the node's own word, and is not passed on.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Tensor, TensorSpec
 
 MAX_KNOWN = 64
-"""Forms of answers that are remembered for each host's model (guess: the usual batch sizes)."""
+"""Forms of answers that are remembered for each replica's model (guess: the usual batch sizes)."""
 MAX_KNOWN_OUTPUTS = 16
 """Answers with more outputs are looked at anew each time (guess)."""
 SHOWN = 8

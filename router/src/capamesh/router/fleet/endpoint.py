@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
 
 
-class Candidate:
+class Endpoint:
     """A node's worker, at one address. `rif` (requests in flight) counts this router's own."""
 
     __slots__ = (
@@ -53,7 +53,7 @@ class Candidate:
         """When that was first linked."""
         self.network = NetworkEstimate()
         self.health = Health()
-        """Of the node as a whole; each of its models has one of its own (`Host.health`)."""
+        """Of the node as a whole; each of its models has one of its own (`Replica.health`)."""
         self.alive_s = -math.inf
         """When it was certainly there: a probe that was sent then was answered; minus infinity: never."""
         self.left_s = -math.inf
@@ -71,7 +71,7 @@ class Candidate:
         self._on_idle: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
-        return f"Candidate({self.peer[-6:]} at {self.address}, {self.rif} in flight)"
+        return f"Endpoint({self.peer[-6:]} at {self.address}, {self.rif} in flight)"
 
     @property
     def is_usable(self) -> bool:
@@ -87,7 +87,7 @@ class Candidate:
         else:
             self._on_idle = on_idle
 
-    # the in-flight guard: each request is counted from before it is sent to whichever way it ends
+    # the in-request guard: each request is counted from before it is sent to whichever way it ends
 
     def began(self) -> None:
         """A request is about to be sent; `ended` must follow, exactly once."""

@@ -1,8 +1,8 @@
-"""Peak-sensitive moving average of each host's latency, as Finagle and Linkerd keep it. Pure.
+"""Peak-sensitive moving average of each replica's latency, as Finagle and Linkerd keep it. Pure.
 
 A latency above the average replaces it at once; one below draws it down slowly; and it fades while nothing is
-seen, so that a host that was once slow is tried again. Reading decays what is returned, not what is kept: how
-often a host is looked at does not change what is known of it.
+seen, so that a replica that was once slow is tried again. Reading decays what is returned, not what is kept: how
+often a replica is looked at does not change what is known of it.
 """
 
 from __future__ import annotations
@@ -11,52 +11,52 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 DECAY_S = 10.0
 """Time constant of the average (Linkerd's default)."""
 DEFAULT_RTT_S = 1.0
-"""Taken for a host that was never measured (Linkerd's default)."""
+"""Taken for a replica that was never measured (Linkerd's default)."""
 PENALTY_S = 5.0
 """The least that a failure counts as, so that failing fast does not look fast (Linkerd's load biaser)."""
 MAX_PENALTY_S = 300.0
-"""The most, however long a host asks to be left alone (Linkerd's load biaser)."""
+"""The most, however long a replica asks to be left alone (Linkerd's load biaser)."""
 
 
-def observe(host: Host, latency_s: float, now_s: float) -> None:
+def observe(replica: Replica, latency_s: float, now_s: float) -> None:
     """Take in how long an answer took, or how long one was waited for in vain."""
-    seen_s = host.peak_seen_s
-    cost_s = host.peak_cost_s
+    seen_s = replica.peak_seen_s
+    cost_s = replica.peak_cost_s
     if seen_s == -math.inf or latency_s > cost_s:
-        host.peak_cost_s = latency_s
+        replica.peak_cost_s = latency_s
     else:
         kept = _kept(now_s - seen_s)
-        host.peak_cost_s = latency_s * (1.0 - kept) + cost_s * kept
-    host.peak_seen_s = now_s
+        replica.peak_cost_s = latency_s * (1.0 - kept) + cost_s * kept
+    replica.peak_seen_s = now_s
 
 
-def penalise(host: Host, seconds: float, now_s: float) -> None:
-    """Take in a failure: `seconds` is what it took, or when the host asks to be tried again."""
-    observe(host, min(max(seconds, PENALTY_S), MAX_PENALTY_S), now_s)
+def penalise(replica: Replica, seconds: float, now_s: float) -> None:
+    """Take in a failure: `seconds` is what it took, or when the replica asks to be tried again."""
+    observe(replica, min(max(seconds, PENALTY_S), MAX_PENALTY_S), now_s)
 
 
-def cost_s(host: Host, now_s: float) -> float:
+def cost_s(replica: Replica, now_s: float) -> float:
     """Return the average as it has decayed until now, in seconds; the default if it was never measured."""
-    if host.peak_seen_s == -math.inf:
+    if replica.peak_seen_s == -math.inf:
         return DEFAULT_RTT_S
-    return host.peak_cost_s * _kept(now_s - host.peak_seen_s)
+    return replica.peak_cost_s * _kept(now_s - replica.peak_seen_s)
 
 
-def load_s(host: Host, now_s: float) -> float:
+def load_s(replica: Replica, now_s: float) -> float:
     """Return the cost of one more request there, in seconds: the average for it and all in flight.
 
-    A host that was never measured costs nothing while nothing is under way there, as with Finagle: it gets one
+    A replica that was never measured costs nothing while nothing is under way there, as with Finagle: it gets one
     request, and no other until the answer is there or the others are as loaded.
     """
-    rif = host.rif
-    if rif == 0 and host.peak_seen_s == -math.inf:
+    rif = replica.rif
+    if rif == 0 and replica.peak_seen_s == -math.inf:
         return 0.0
-    return cost_s(host, now_s) * (rif + 1)
+    return cost_s(replica, now_s) * (rif + 1)
 
 
 def _kept(elapsed_s: float) -> float:

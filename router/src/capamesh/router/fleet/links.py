@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
-from capamesh.protocol.links.transport import LinkEndpoint, check_hello, is_one_too_many
+from capamesh.protocol.links.transport import LinkTransport, check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.reach import Inside
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.dialing import Dialling
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +37,12 @@ RECHECK_MEMBERS_S = 60.0
 class _NodeSide:
     """The owner of links to nodes: they answer and never ask, so little comes from them."""
 
-    def __init__(self, pool: LinkPool, candidate: Candidate | None) -> None:
+    def __init__(self, pool: LinkPool, endpoint: Endpoint | None) -> None:
         self._pool = pool
-        self._candidate = candidate
+        self._endpoint = endpoint
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkOwner`: the node that was dialled, or any node that dials.
+        """Part of `LinkHandler`: the node that was dialled, or any node that dials.
 
         A node that takes smaller messages than this router takes requests is of no use: requests that it cannot
         have would be sent to it all the same. Raises `ProtocolViolation` for that.
@@ -53,7 +53,7 @@ class _NodeSide:
                 f"the node takes messages of at most {hello.message_bytes} bytes, this router takes requests of"
                 f" {least_bytes}: upgrade the node"
             )
-        peer: PeerId | None = self._candidate.peer if self._candidate is not None else None
+        peer: PeerId | None = self._endpoint.peer if self._endpoint is not None else None
         return check_hello(
             self._pool.trust,
             hello,
@@ -64,8 +64,8 @@ class _NodeSide:
         )
 
     def link_up(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
-        if self._candidate is None:
+        """Part of `LinkHandler`."""
+        if self._endpoint is None:
             if is_one_too_many(self._pool.visiting(), link, MAX_VISITS_OF_PEER):
                 return
             assert link.member is not None  # noqa: S101 - `link_up` comes after verification
@@ -73,54 +73,54 @@ class _NodeSide:
             if refusal:
                 link.close(refusal)
                 return
-            self._candidate = self._pool.visited(link)
-        self._candidate.link = link
-        link.on_round_trip = self._candidate.network.round_trip
-        self._pool.linked(self._candidate)
+            self._endpoint = self._pool.visited(link)
+        self._endpoint.link = link
+        link.on_round_trip = self._endpoint.network.round_trip
+        self._pool.linked(self._endpoint)
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`."""
-        candidate = self._candidate
-        if candidate is not None and candidate.link is link:
-            candidate.link = None
-            self._pool.unlinked(candidate, reason)
+        """Part of `LinkHandler`."""
+        endpoint = self._endpoint
+        if endpoint is not None and endpoint.link is link:
+            endpoint.link = None
+            self._pool.unlinked(endpoint, reason)
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkOwner`: a node has nothing to ask of a router."""
+        """Part of `LinkHandler`: a node has nothing to ask of a router."""
         del meta, body
         link.fail(stream, NotMember("routers run no models; send requests to their HTTP address"))
 
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkOwner`: a router has no load to tell."""
+        """Part of `LinkHandler`: a router has no load to tell."""
         del meta
         return b"\x80"
 
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkOwner`: the link itself knows; new requests go elsewhere."""
+        """Part of `LinkHandler`: the link itself knows; new requests go elsewhere."""
 
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkOwner`."""
+        """Part of `LinkHandler`."""
 
 
 class LinkPool:
-    """One kept link for each candidate that can be dialled, and the links of those that dialled."""
+    """One kept link for each endpoint that can be dialled, and the links of those that dialled."""
 
     def __init__(
         self,
-        endpoint: LinkEndpoint,
+        transport: LinkTransport,
         trust: NetworkTrust,
         *,
-        on_visit: Callable[[Candidate], None],
-        on_leave: Callable[[Candidate], None],
-        on_linked: Callable[[Candidate], None] = lambda _: None,
+        on_visit: Callable[[Endpoint], None],
+        on_leave: Callable[[Endpoint], None],
+        on_linked: Callable[[Endpoint], None] = lambda _: None,
         least_message_bytes: int = DEFAULT_LIMITS.max_message_bytes,
         invite_of: Callable[[PeerId], str] = str,
         innermost: Inside = Inside.LOOPBACK,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        on_unlinked: Callable[[Candidate], None] = lambda _: None,
+        on_unlinked: Callable[[Endpoint], None] = lambda _: None,
         log: FilteringBoundLogger,
     ) -> None:
         """`least_message_bytes` is what a node must take of one request.
@@ -128,7 +128,7 @@ class LinkPool:
         `invite_of` tells which invite admitted a node: dials are rationed by it. What a node's name leads to is
         dialled if it lies no further inside than `innermost`. Memberships are judged by `now`.
         """
-        self._endpoint = endpoint
+        self._transport = transport
         self.trust = trust
         self.least_message_bytes = least_message_bytes
         self._on_visit = on_visit
@@ -141,19 +141,19 @@ class LinkPool:
         self._log = log
         self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._early: list[Candidate] = []
-        self._keepers: dict[Candidate, tuple[LinkKeeper, asyncio.Task[None]]] = {}
-        self._visitors: set[Candidate] = set()
+        self._early: list[Endpoint] = []
+        self._keepers: dict[Endpoint, tuple[LinkKeeper, asyncio.Task[None]]] = {}
+        self._visitors: set[Endpoint] = set()
         self._visit_numbers = itertools.count(1)
 
-    async def run(self, host: str, port: int, on_listening: Callable[[int], None]) -> None:
+    async def run(self, replica: str, port: int, on_listening: Callable[[int], None]) -> None:
         """Keep links until cancelled; `on_listening` is told the port that nodes may dial."""
-        server = await self._endpoint.listen(host, port, lambda: _NodeSide(self, None))
+        server = await self._transport.listen(replica, port, lambda: _NodeSide(self, None))
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks, self._dialling = tasks, Dialling()
-                for candidate in self._early:
-                    self.keep(candidate)
+                for endpoint in self._early:
+                    self.keep(endpoint)
                 self._early.clear()
                 on_listening(server.sockets[0].getsockname()[1])
                 try:
@@ -164,75 +164,75 @@ class LinkPool:
                     self._tasks = None  # a group that ends takes no new tasks
         finally:
             server.close()
-            for candidate in self._visitors:
-                if candidate.link is not None:
-                    candidate.link.close("the router is stopping")
+            for endpoint in self._visitors:
+                if endpoint.link is not None:
+                    endpoint.link.close("the router is stopping")
 
-    def keep(self, candidate: Candidate) -> None:
-        """Dial a candidate and keep its link up; before `run`, as soon as that begins."""
+    def keep(self, endpoint: Endpoint) -> None:
+        """Dial an endpoint and keep its link up; before `run`, as soon as that begins."""
         if self._tasks is None or self._dialling is None:
-            self._early.append(candidate)
+            self._early.append(endpoint)
             return
-        if candidate.is_retired:
+        if endpoint.is_retired:
             return
-        side, dialling, peer = _NodeSide(self, candidate), self._dialling, candidate.peer
+        side, dialling, peer = _NodeSide(self, endpoint), self._dialling, endpoint.peer
         keeper = LinkKeeper(
-            lambda: self._endpoint.dial(candidate.address, side, innermost=self._innermost),
+            lambda: self._transport.dial(endpoint.address, side, innermost=self._innermost),
             permit=lambda is_known: dialling.permit(self._invite_of(peer), is_known=is_known),
             unanswered=UNANSWERED,
         )
-        self._keepers[candidate] = (keeper, self._tasks.create_task(keeper.run()))
+        self._keepers[endpoint] = (keeper, self._tasks.create_task(keeper.run()))
 
-    def let_go(self, candidate: Candidate) -> None:
+    def let_go(self, endpoint: Endpoint) -> None:
         """Hang up once the requests under way are answered."""
-        candidate.retire(lambda: self._hang_up(candidate))
+        endpoint.retire(lambda: self._hang_up(endpoint))
 
     @property
     def dials_waiting(self) -> int:
         """How many dials wait for their turn."""
         return self._dialling.waiting if self._dialling is not None else 0
 
-    def hurry(self, candidate: Candidate, *, is_changed: bool = True) -> None:
-        """A candidate's node was heard: if its link is down, dial now.
+    def hurry(self, endpoint: Endpoint, *, is_changed: bool = True) -> None:
+        """An endpoint's node was heard: if its link is down, dial now.
 
         Unless it says something else than before (`is_changed`), an address that never answered is not hurried.
         """
-        kept = self._keepers.get(candidate)
-        if kept is not None and candidate.link is None and (is_changed or kept[0].has_answered):
+        kept = self._keepers.get(endpoint)
+        if kept is not None and endpoint.link is None and (is_changed or kept[0].has_answered):
             kept[0].hurry()
 
-    def redial_s(self, candidate: Candidate) -> float:
-        """Return in how long a candidate is dialled next; 0: at once, or nobody knows as it dials itself."""
-        kept = self._keepers.get(candidate)
+    def redial_s(self, endpoint: Endpoint) -> float:
+        """Return in how long an endpoint is dialled next; 0: at once, or nobody knows as it dials itself."""
+        kept = self._keepers.get(endpoint)
         return kept[0].due_in_s() if kept is not None else 0.0
 
     def renew(self, membership: Membership) -> None:
         """Show this router's renewed membership on open links and new ones; raise `ConfigError` as the endpoint does."""
-        hello = self._endpoint.renew(membership)
-        for candidate in (*self._keepers, *self._visitors):
-            if candidate.link is not None:
-                candidate.link.introduce(hello)
+        hello = self._transport.renew(membership)
+        for endpoint in (*self._keepers, *self._visitors):
+            if endpoint.link is not None:
+                endpoint.link.introduce(hello)
 
     def recheck_members(self) -> None:
         """End the links of peers that are revoked or have expired."""
-        for candidate in (*self._keepers, *self._visitors):
-            if candidate.link is None:
+        for endpoint in (*self._keepers, *self._visitors):
+            if endpoint.link is None:
                 continue
             try:
-                candidate.link.recheck()
+                endpoint.link.recheck()
             except NotMember as error:
-                candidate.link.close(f"{error.code}: {error.message}")
+                endpoint.link.close(f"{error.code}: {error.message}")
 
-    def last_error(self, candidate: Candidate) -> str:
-        """Return why the candidate's link is down, for people."""
-        kept = self._keepers.get(candidate)
+    def last_error(self, endpoint: Endpoint) -> str:
+        """Return why the endpoint's link is down, for people."""
+        kept = self._keepers.get(endpoint)
         return kept[0].last_error if kept is not None else ""
 
     # told by links
 
     def visiting(self) -> list[Link | None]:
         """Return the links of the nodes that dialled this router."""
-        return [candidate.link for candidate in self._visitors]
+        return [endpoint.link for endpoint in self._visitors]
 
     def refusal_of_visit(self, member: Member) -> str:
         """Return why a node that dialled has no place beside the others of its invite, for people; "" when it has."""
@@ -253,31 +253,29 @@ class LinkPool:
             )
         return ""
 
-    def visited(self, link: Link) -> Candidate:
+    def visited(self, link: Link) -> Endpoint:
         """A node has dialled this router."""
         assert link.member is not None  # noqa: S101 - `link_up` comes after verification
-        candidate = Candidate(link.member.peer_id, f"dialled-in-{next(self._visit_numbers)}")
-        self._visitors.add(candidate)
-        return candidate
+        endpoint = Endpoint(link.member.peer_id, f"dialled-in-{next(self._visit_numbers)}")
+        self._visitors.add(endpoint)
+        return endpoint
 
-    def linked(self, candidate: Candidate) -> None:
-        """A candidate's link is up."""
-        if candidate in self._visitors:
-            self._on_visit(candidate)
-        self._on_linked(candidate)
-        self._log.info("node_linked", peer=candidate.peer, address=candidate.address)
+    def linked(self, endpoint: Endpoint) -> None:
+        """An endpoint's link is up."""
+        if endpoint in self._visitors:
+            self._on_visit(endpoint)
+        self._on_linked(endpoint)
+        self._log.info("node_linked", peer=endpoint.peer, address=endpoint.address)
 
-    def unlinked(self, candidate: Candidate, reason: str) -> None:
-        """A candidate's link has ended."""
-        self._on_unlinked(candidate)
-        if candidate in self._visitors:
-            self._visitors.discard(candidate)
-            self._on_leave(candidate)
-        self._log.info(
-            "node_unlinked", peer=candidate.peer, address=candidate.address, reason=reason
-        )
+    def unlinked(self, endpoint: Endpoint, reason: str) -> None:
+        """An endpoint's link has ended."""
+        self._on_unlinked(endpoint)
+        if endpoint in self._visitors:
+            self._visitors.discard(endpoint)
+            self._on_leave(endpoint)
+        self._log.info("node_unlinked", peer=endpoint.peer, address=endpoint.address, reason=reason)
 
-    def _hang_up(self, candidate: Candidate) -> None:
-        kept = self._keepers.pop(candidate, None)
+    def _hang_up(self, endpoint: Endpoint) -> None:
+        kept = self._keepers.pop(endpoint, None)
         if kept is not None:
             kept[1].cancel()

@@ -1,4 +1,4 @@
-"""How far away a candidate is: round trip and bandwidth, as measured on its link. Pure."""
+"""How far away an endpoint is: round trip and bandwidth, as measured on its link. Pure."""
 
 from __future__ import annotations
 

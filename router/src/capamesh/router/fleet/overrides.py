@@ -1,7 +1,7 @@
 """What the operator has said of nodes: use them never, or always. Holds state, does no IO.
 
 It is kept by peer and not where it takes effect, for that comes and goes: a node that restarts or dials again gets
-new candidates, and a model that is loaded anew a new host. `apply` is to be called whenever there may be such.
+new endpoints, and a model that is loaded anew a new replica. `apply` is to be called whenever there may be such.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Hold:
     version: ModelVersion
     """Empty: all versions of the model."""
     state: CircuitState | None
-    """`HELD_OPEN`: gets no requests; `HELD_CLOSED`: whatever is known against it is ignored; None: as it goes,
+    """`FORCED_OPEN`: gets no requests; `FORCED_CLOSED`: whatever is known against it is ignored; None: as it goes,
     although all versions of the model are held."""
 
 
-class Holds:
+class Overrides:
     """All that was said and not taken back. The more exact word counts: a version's before its model's."""
 
     def __init__(self) -> None:
         self._by_peer: dict[PeerId, dict[tuple[ModelName, ModelVersion], CircuitState | None]] = {}
 
     def __repr__(self) -> str:
-        return f"Holds(of {len(self._by_peer)} nodes)"
+        return f"Overrides(of {len(self._by_peer)} nodes)"
 
     @property
     def peers(self) -> list[PeerId]:
@@ -76,12 +76,12 @@ class Holds:
     def apply_anew(self, fleet: FleetView, peer: PeerId, now_s: float) -> None:
         """Likewise, and let go of what was held before."""
         held = self._by_peer.get(peer, {})
-        for candidate in fleet.candidates_of(peer):
-            _hold(candidate.health, held.get(_NODE), now_s)
-            for host in fleet.hosts_at(candidate):
-                name, version = host.offer.name, host.offer.version
+        for endpoint in fleet.endpoints_of(peer):
+            _hold(endpoint.health, held.get(_NODE), now_s)
+            for replica in fleet.replicas_at(endpoint):
+                name, version = replica.offer.name, replica.offer.version
                 every = held.get((name, ModelVersion("")))
-                _hold(host.health, held.get((name, version), every), now_s)
+                _hold(replica.health, held.get((name, version), every), now_s)
 
 
 def _hold(health: Health, state: CircuitState | None, now_s: float) -> None:

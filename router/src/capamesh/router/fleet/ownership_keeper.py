@@ -104,7 +104,7 @@ class OwnerKeeper:
         self._judged(Judged(peers, models))
 
     def tick(self) -> bool:
-        """Look what time has brought, and keep the pins; to be called about every second. Return whether hosts changed."""
+        """Look what time has brought, and keep the pins; to be called about every second. Return whether replicas changed."""
         judged = self.owners.tick(self._clock())
         self._judged(judged)
         self._keep()

@@ -1,4 +1,4 @@
-"""One model version at one candidate: what is known of it, kept for as long as it is hosted. Holds state, does no IO."""
+"""One model version at one endpoint: what is known of it, kept for as long as it is hosted. Holds state, does no IO."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from capamesh.router.resilience.health import Health
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer, NodeAdvert
-    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.endpoint import Endpoint
 
 
-class Host:
-    """What is chosen among: a candidate for one model version. Compared by identity."""
+class Replica:
+    """What is chosen among: an endpoint for one model version. Compared by identity."""
 
     __slots__ = (
         "advert",
         "answered_s",
         "busy_s",
-        "candidate",
+        "endpoint",
         "form",
         "health",
         "is_away",
@@ -38,8 +38,8 @@ class Host:
         "unheard",
     )
 
-    def __init__(self, candidate: Candidate, offer: ModelOffer, advert: NodeAdvert) -> None:
-        self.candidate = candidate
+    def __init__(self, endpoint: Endpoint, offer: ModelOffer, advert: NodeAdvert) -> None:
+        self.endpoint = endpoint
         self.offer = offer
         self.form: AnswerForm | None = None
         """Of its answers, by an offer of its; None: it was not asked yet. See `answer_form`."""
@@ -55,7 +55,7 @@ class Host:
         self.answered_s = -math.inf
         """When it last answered a request of this router's; minus infinity: never."""
         self.health = Health()
-        """Of this model there; the candidate has one of its own, for what ends all its models."""
+        """Of this model there; the endpoint has one of its own, for what ends all its models."""
         self.peak_cost_s = 0.0
         """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
         self.peak_seen_s = -math.inf
@@ -73,7 +73,7 @@ class Host:
         """Whether one of these two is so: nothing may be sent there."""
 
     def __repr__(self) -> str:
-        return f"Host({self.offer.name!r} {self.offer.version} at {self.candidate!r}, {self.rif} in flight)"
+        return f"Replica({self.offer.name!r} {self.offer.version} at {self.endpoint!r}, {self.rif} in flight)"
 
     def answer_form(self) -> AnswerForm:
         """Return what its answers must look like by its offer of now."""
@@ -91,7 +91,7 @@ class Host:
         """The model is hosted there no more."""
         self.is_gone = self.is_out = True
 
-    def told(self, load: LoadReport, now_s: float) -> None:
+    def reported(self, load: LoadReport, now_s: float) -> None:
         """Take over what the node says of its load."""
         self.load = load
         self.load_s = now_s
@@ -108,4 +108,4 @@ class Host:
 
     def latency_s(self, size_bytes: int) -> float:
         """Return the latency to expect of a request of `size_bytes`, network included."""
-        return self.service_s() + self.candidate.network.transfer_s(size_bytes)
+        return self.service_s() + self.endpoint.network.transfer_s(size_bytes)

@@ -1,7 +1,7 @@
-"""Which candidates host which model, kept current from the fleet's changes. Holds state, does no IO.
+"""Which endpoints replica which model, kept current from the fleet's changes. Holds state, does no IO.
 
-What is chosen among is a `Host`: one model version at one candidate. It is the same object, with all that was
-learnt of it, for as long as that candidate hosts that version; a tuple of hosts is the same object for as long
+What is chosen among is a `Replica`: one model version at one endpoint. It is the same object, with all that was
+learnt of it, for as long as that endpoint replicas that version; a tuple of replicas is the same object for as long
 as its members are, so that whoever derives something from it can tell by identity whether to do so again.
 """
 
@@ -15,9 +15,9 @@ from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Su
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.reach import Inside
 from capamesh.router.fleet.absent_models import AbsentModels
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.node_addresses import AddressRule, addresses_within
-from capamesh.router.fleet.replica import Host
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.wanted_loads import Away
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _NO_VERSION = ModelVersion("")
 class _Hosted:
     """One version of a model: who says to have it ready, and where it can be reached."""
 
-    __slots__ = ("away", "by_candidate", "hosts", "offers")
+    __slots__ = ("away", "by_endpoint", "offers", "replicas")
 
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
@@ -38,21 +38,21 @@ class _Hosted:
         as it was when it was ready."""
         self.away: set[PeerId] = set()
         """Those of them that had it ready and are loading it again."""
-        self.by_candidate: dict[Candidate, Host] = {}
-        self.hosts: tuple[Host, ...] = ()
+        self.by_endpoint: dict[Endpoint, Replica] = {}
+        self.replicas: tuple[Replica, ...] = ()
 
 
 _NONE: dict[ModelVersion, _Hosted] = {}
 
 
 class FleetView:
-    """The fleet by model. `on_new` and `on_gone` are told of candidates that must be dialled or let go."""
+    """The fleet by model. `on_new` and `on_gone` are told of endpoints that must be dialled or let go."""
 
     def __init__(
         self,
         *,
-        on_new: Callable[[Candidate], None],
-        on_gone: Callable[[Candidate], None],
+        on_new: Callable[[Endpoint], None],
+        on_gone: Callable[[Endpoint], None],
         address_rule: AddressRule = addresses_within(Inside.LOOPBACK),  # noqa: B008 - it holds no state
         owners: Owners | None = None,
     ) -> None:
@@ -66,8 +66,8 @@ class FleetView:
         self._refused: dict[PeerId, str] = {}
         self._owners = owners
         self._adverts: dict[PeerId, NodeAdvert] = {}
-        self._dialled: dict[PeerId, dict[str, Candidate]] = {}
-        self._visiting: dict[PeerId, list[Candidate]] = {}
+        self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
+        self._visiting: dict[PeerId, list[Endpoint]] = {}
         self._models: dict[ModelName, dict[ModelVersion, _Hosted]] = {}
         self._newest: dict[ModelName, ModelVersion] = {}
         self._trusted: dict[ModelName, frozenset[ModelVersion]] = {}
@@ -82,21 +82,21 @@ class FleetView:
 
     # reading
 
-    def hosts(self, model: ModelName, version: ModelVersion) -> tuple[Host, ...]:
+    def replicas(self, model: ModelName, version: ModelVersion) -> tuple[Replica, ...]:
         """Return who hosts the model at `version`, or its newest version when that is empty."""
         versions = self._models.get(model)
         if versions is None:
             return ()
         hosted = versions.get(version or self.newest(model))
-        return () if hosted is None else hosted.hosts
+        return () if hosted is None else hosted.replicas
 
-    def hosts_at(self, candidate: Candidate) -> list[Host]:
-        """Return all that can be had at one candidate."""
-        found: list[Host] = []
-        for model, version in self._ready.get(candidate.peer, ()):
-            host = self._models[model][version].by_candidate.get(candidate)
-            if host is not None:
-                found.append(host)
+    def replicas_at(self, endpoint: Endpoint) -> list[Replica]:
+        """Return all that can be had at one endpoint."""
+        found: list[Replica] = []
+        for model, version in self._ready.get(endpoint.peer, ()):
+            replica = self._models[model][version].by_endpoint.get(endpoint)
+            if replica is not None:
+                found.append(replica)
         return found
 
     def awaits_reload(self, model: ModelName, version: ModelVersion) -> bool:
@@ -119,7 +119,8 @@ class FleetView:
     def is_reached(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether a request for the model at `version`, "" being its newest, can be sent to some node now."""
         return any(
-            host.candidate.is_usable and not host.is_out for host in self.hosts(model, version)
+            replica.endpoint.is_usable and not replica.is_out
+            for replica in self.replicas(model, version)
         )
 
     def has_unreached(self, model: ModelName, version: ModelVersion) -> bool:
@@ -130,7 +131,7 @@ class FleetView:
         hosted = self._models.get(model, _NONE).get(version)
         if hosted is None:
             return False
-        reached = {candidate.peer for candidate in hosted.by_candidate}
+        reached = {endpoint.peer for endpoint in hosted.by_endpoint}
         return any(
             peer not in reached and not self._adverts[peer].is_draining for peer in hosted.offers
         )
@@ -212,7 +213,7 @@ class FleetView:
         """All nodes of the fleet."""
         return self._adverts
 
-    def candidates_of(self, peer: PeerId) -> list[Candidate]:
+    def endpoints_of(self, peer: PeerId) -> list[Endpoint]:
         """Return the ways to reach one node."""
         return [*self._dialled.get(peer, {}).values(), *self._visiting.get(peer, ())]
 
@@ -222,12 +223,12 @@ class FleetView:
 
     def is_linked(self, peer: PeerId) -> bool:
         """Return whether a link to a node is up, which shows that it is alive."""
-        return any(candidate.link is not None for candidate in self.candidates_of(peer))
+        return any(endpoint.link is not None for endpoint in self.endpoints_of(peer))
 
-    def candidates(self) -> Iterable[Candidate]:
+    def endpoints(self) -> Iterable[Endpoint]:
         """Return all ways to reach all nodes."""
         for peer in self._adverts:
-            yield from self.candidates_of(peer)
+            yield from self.endpoints_of(peer)
 
     # changing
 
@@ -246,21 +247,21 @@ class FleetView:
                 case _:
                     assert_never(change)
 
-    def visit(self, candidate: Candidate) -> None:
-        """Add a candidate that dialled this router itself; its node may be heard of later."""
-        self._visiting.setdefault(candidate.peer, []).append(candidate)
-        advert = self._adverts.get(candidate.peer)
-        candidate.is_draining = advert is not None and advert.is_draining
-        self._index(candidate.peer)
+    def visit(self, endpoint: Endpoint) -> None:
+        """Add an endpoint that dialled this router itself; its node may be heard of later."""
+        self._visiting.setdefault(endpoint.peer, []).append(endpoint)
+        advert = self._adverts.get(endpoint.peer)
+        endpoint.is_draining = advert is not None and advert.is_draining
+        self._index(endpoint.peer)
 
-    def leave(self, candidate: Candidate) -> None:
-        """Remove a candidate that had dialled this router."""
-        visitors = self._visiting.get(candidate.peer, [])
-        if candidate in visitors:
-            visitors.remove(candidate)
+    def leave(self, endpoint: Endpoint) -> None:
+        """Remove an endpoint that had dialled this router."""
+        visitors = self._visiting.get(endpoint.peer, [])
+        if endpoint in visitors:
+            visitors.remove(endpoint)
             if not visitors:
-                del self._visiting[candidate.peer]
-            self._index(candidate.peer, gone=(candidate,))
+                del self._visiting[endpoint.peer]
+            self._index(endpoint.peer, gone=(endpoint,))
 
     def judge_anew(self, judged: Judged) -> None:
         """Take in that other files are served, or other versions trusted, than before."""
@@ -292,13 +293,13 @@ class FleetView:
             self._refused.pop(peer, None)
         gone = [known.pop(address) for address in known.keys() - wanted]
         for address in sorted(wanted - known.keys()):
-            known[address] = Candidate(peer, address)
+            known[address] = Endpoint(peer, address)
             self._on_new(known[address])
-        for candidate in self.candidates_of(peer):
-            candidate.is_draining = advert.is_draining
+        for endpoint in self.endpoints_of(peer):
+            endpoint.is_draining = advert.is_draining
         self._index(peer, gone=gone, is_restarted=is_restarted)
-        for candidate in gone:
-            self._on_gone(candidate)
+        for endpoint in gone:
+            self._on_gone(endpoint)
 
     def _left(self, peer: PeerId) -> None:
         self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
@@ -306,19 +307,19 @@ class FleetView:
         self._refused.pop(peer, None)
         gone = list(self._dialled.pop(peer, {}).values())
         self._index(peer, gone=gone)
-        for candidate in gone:
-            self._on_gone(candidate)
+        for endpoint in gone:
+            self._on_gone(endpoint)
 
     def _suspect(self, peer: PeerId, *, is_suspected: bool) -> None:
-        for candidate in self.candidates_of(peer):
-            candidate.is_suspected = is_suspected
+        for endpoint in self.endpoints_of(peer):
+            endpoint.is_suspected = is_suspected
 
     # the index: one node's part at a time, since a fleet's nodes change one by one
 
     def _index(
-        self, peer: PeerId, *, gone: Iterable[Candidate] = (), is_restarted: bool = False
+        self, peer: PeerId, *, gone: Iterable[Endpoint] = (), is_restarted: bool = False
     ) -> None:
-        """Bring one node's hosts in line with its advert and candidates; `gone` it has no more.
+        """Bring one node's replicas in line with its advert and endpoints; `gone` it has no more.
 
         `is_restarted`: the advert is the first since its node was started anew.
         """
@@ -341,12 +342,12 @@ class FleetView:
                 absent.append(offer)
         is_back = advert is None or advert.is_draining or is_restarted
         self.absent.heard(peer, absent, before, ready, is_back=is_back)
-        candidates = self.candidates_of(peer)
+        endpoints = self.endpoints_of(peer)
         for key in before.keys() - ready.keys():
             hosted = self._models[key[0]][key[1]]
             del hosted.offers[peer]
             hosted.away.discard(peer)
-            self._settle(key, hosted, _dropped(hosted, (*gone, *candidates)))
+            self._settle(key, hosted, _dropped(hosted, (*gone, *endpoints)))
         for key, offer in ready.items():
             versions = self._models.setdefault(key[0], {})
             is_changed = key[1] not in versions
@@ -360,15 +361,15 @@ class FleetView:
                 (hosted.away.add if is_away else hosted.away.discard)(peer)
             is_changed |= _dropped(hosted, gone)
             assert advert is not None  # noqa: S101 - or nothing of it were ready
-            for candidate in candidates:
-                host = hosted.by_candidate.get(candidate)
-                if host is None:
-                    host = hosted.by_candidate[candidate] = Host(candidate, offer, advert)
+            for endpoint in endpoints:
+                replica = hosted.by_endpoint.get(endpoint)
+                if replica is None:
+                    replica = hosted.by_endpoint[endpoint] = Replica(endpoint, offer, advert)
                     is_changed = True
                 else:
-                    host.offer = offer
-                    host.advert = advert
-                host.set_away(is_away)
+                    replica.offer = offer
+                    replica.advert = advert
+                replica.set_away(is_away)
             self._settle(key, hosted, is_changed, is_moved=is_moved)
         if ready:
             self._ready[peer] = ready
@@ -389,7 +390,7 @@ class FleetView:
         """
         model, version = key
         if is_changed:
-            hosted.hosts = tuple(hosted.by_candidate.values())
+            hosted.replicas = tuple(hosted.by_endpoint.values())
         elif hosted.offers and not is_moved:
             return
         versions = self._models[model]
@@ -409,13 +410,13 @@ class FleetView:
             version for version in versions if owners is None or owners.is_trusted(model, version)
         )
         self._trusted[model] = trusted
-        with_hosts = [
+        with_replicas = [
             version
             for version in trusted
-            if versions[version].hosts
+            if versions[version].replicas
             and len(versions[version].away) < len(versions[version].offers)
         ]
-        newest = max(with_hosts or trusted, key=int, default=_NO_VERSION)
+        newest = max(with_replicas or trusted, key=int, default=_NO_VERSION)
         if newest:
             self._newest[model] = newest
         else:
@@ -433,12 +434,12 @@ class FleetView:
             self._trials.pop(model, None)
 
 
-def _dropped(hosted: _Hosted, candidates: Iterable[Candidate]) -> bool:
-    """Remove the candidates' hosts and return whether there were any."""
+def _dropped(hosted: _Hosted, endpoints: Iterable[Endpoint]) -> bool:
+    """Remove the endpoints' replicas and return whether there were any."""
     is_any = False
-    for candidate in candidates:
-        host = hosted.by_candidate.pop(candidate, None)
-        if host is not None:
-            host.set_gone()
+    for endpoint in endpoints:
+        replica = hosted.by_endpoint.pop(endpoint, None)
+        if replica is not None:
+            replica.set_gone()
             is_any = True
     return is_any

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from capamesh.protocol.adverts import shown_version
 from capamesh.protocol.network import MAX_LIST_BYTES
-from capamesh.router.fleet.overrides import Holds
+from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import holds_body
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
@@ -20,9 +20,9 @@ from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.network import RevocationList
-    from capamesh.router.fleet.endpoint import Candidate
+    from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.links import LinkPool
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
 
 
@@ -37,15 +37,15 @@ class FleetApi:
         *,
         revoke: Callable[[bytes], tuple[RevocationList, bool]],
         arrival_s: float,
-        holds: Holds | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
-        """A body may take `arrival_s` to arrive. `holds` are shown with their nodes; None: nobody is ever held."""
+        """A body may take `arrival_s` to arrive. `overrides` are shown with their nodes; None: nobody is ever held."""
         self._fleet = fleet
         self._pool = pool
         self._telemetry = telemetry
         self._revoke = revoke
         self._arrival_s = arrival_s
-        self._holds = Holds() if holds is None else holds
+        self._overrides = Overrides() if overrides is None else overrides
         self._models = CachedPage(lambda: iter([json.dumps({"models": fleet.owned()}).encode()]))
         self._nodes = CachedPage(self._pieces)
         self._metrics = CachedPage(telemetry.pieces)
@@ -64,7 +64,7 @@ class FleetApi:
         return web.Response(body=await self._nodes.body(), content_type="application/json")
 
     async def models(self, _: web.Request) -> web.Response:
-        """Return which file each hosted version is served as and why, whether it is trusted, and who hosts others."""
+        """Return which file each hosted version is served as and why, whether it is trusted, and who replicas others."""
         return web.Response(body=await self._models.body(), content_type="application/json")
 
     async def metrics(self, _: web.Request) -> web.Response:
@@ -121,47 +121,47 @@ class FleetApi:
                 }
                 for offer in advert.models
             ],
-            "holds": holds_body(self._holds, advert.peer),
+            "holds": holds_body(self._overrides, advert.peer),
             "addresses_refused": self._fleet.refused_addresses(advert.peer),
-            "links": [self._link(node) for node in self._fleet.candidates_of(advert.peer)],
+            "links": [self._link(node) for node in self._fleet.endpoints_of(advert.peer)],
         }
 
-    def _link(self, candidate: Candidate) -> dict[str, Any]:
+    def _link(self, endpoint: Endpoint) -> dict[str, Any]:
         now_s = time.monotonic()
-        hosts = self._fleet.hosts_at(candidate)
+        replicas = self._fleet.replicas_at(endpoint)
         return {
-            "address": candidate.address,
-            "is_up": candidate.link is not None,
-            "is_usable": candidate.is_usable,
-            "is_suspected": candidate.is_suspected,
-            "last_error": self._pool.last_error(candidate),
-            "state": str(candidate.health.state(now_s)),
-            "reason": candidate.health.reason,
-            "rtt_us": round(candidate.network.rtt_s * 1e6),
-            "requests_in_flight": candidate.rif,
-            "answered": candidate.answered,
-            "failed": candidate.failed,
+            "address": endpoint.address,
+            "is_up": endpoint.link is not None,
+            "is_usable": endpoint.is_usable,
+            "is_suspected": endpoint.is_suspected,
+            "last_error": self._pool.last_error(endpoint),
+            "state": str(endpoint.health.state(now_s)),
+            "reason": endpoint.health.reason,
+            "rtt_us": round(endpoint.network.rtt_s * 1e6),
+            "requests_in_flight": endpoint.rif,
+            "answered": endpoint.answered,
+            "failed": endpoint.failed,
             "models": [
                 {
-                    "name": host.offer.name,
-                    "version": host.offer.version,
-                    "state": str(host.health.state(now_s)),
-                    "reason": host.health.reason,
-                    "share": round(_share(host, now_s), 3),
-                    "requests_in_flight": host.rif,
-                    "node_in_flight": host.load.in_flight,
-                    "node_limit": host.load.limit,
-                    "queue_us": host.load.queue_us,
-                    "run_us": host.load.run_us,
+                    "name": replica.offer.name,
+                    "version": replica.offer.version,
+                    "state": str(replica.health.state(now_s)),
+                    "reason": replica.health.reason,
+                    "share": round(_share(replica, now_s), 3),
+                    "requests_in_flight": replica.rif,
+                    "node_in_flight": replica.load.in_flight,
+                    "node_limit": replica.load.limit,
+                    "queue_us": replica.load.queue_us,
+                    "run_us": replica.load.run_us,
                 }
-                for host in hosts
+                for replica in replicas
             ],
         }
 
 
-def _share(host: Host, now_s: float) -> float:
-    """Return which part of its requests a host gets, from 0 to 1, by its own health and its node's."""
-    healths = (host.health, host.candidate.health)
+def _share(replica: Replica, now_s: float) -> float:
+    """Return which part of its requests a replica gets, from 0 to 1, by its own health and its node's."""
+    healths = (replica.health, replica.endpoint.health)
     if not all(health.may_send(now_s) for health in healths):
         return 0.0
     return min(health.share(now_s) for health in healths)

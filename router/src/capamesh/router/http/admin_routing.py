@@ -18,10 +18,10 @@ from capamesh.protocol.oip import error_body, parse_object
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.explanation import host_body
-from capamesh.router.fleet.overrides import Hold, Holds
+from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import status_of
-from capamesh.router.http.options import MAX_CHARS, wishes_of
+from capamesh.router.http.options import MAX_CHARS, options_of
 from capamesh.router.policies import POLICIES
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from capamesh.router.requests.routing import Admission, Routing
 
 STATES: Final[Mapping[str, CircuitState | None]] = {
-    "held_open": CircuitState.HELD_OPEN,
-    "held_closed": CircuitState.HELD_CLOSED,
+    "held_open": CircuitState.FORCED_OPEN,
+    "held_closed": CircuitState.FORCED_CLOSED,
     "automatic": None,
 }
 MIN_SUFFIX_CHARS: Final = 4
@@ -56,7 +56,7 @@ class RoutingApi:
         self,
         fleet: FleetView,
         routing: Routing,
-        holds: Holds,
+        overrides: Overrides,
         key: OperatorKey,
         log: FilteringBoundLogger,
         *,
@@ -66,7 +66,7 @@ class RoutingApi:
         """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own."""
         self._fleet = fleet
         self._routing = routing
-        self._holds = holds
+        self._overrides = overrides
         self._key = key
         self._log = log
         self._arrival_s = arrival_s
@@ -89,12 +89,12 @@ class RoutingApi:
                 raise InvalidRequest(
                     f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY)}"
                 )
-        wishes, _ = wishes_of(request.headers, POLICIES)
+        options, _ = options_of(request.headers, POLICIES)
         tenant = request.query.get("tenant", "")
         if len(tenant) > MAX_CHARS:
             raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")
         if tenant:
-            wishes = replace(wishes, tenant=tenant)
+            options = replace(options, tenant=tenant)
         parameters = {
             name: _number(request.query[name]) for name in _NUMBERS & request.query.keys()
         }
@@ -102,15 +102,15 @@ class RoutingApi:
         allowed_s = time_allowed_s(parameters, self._timeout_s)
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.query.get("version", ""))
-        admission = self._routing.admission(model, version, wishes, priority, allowed_s)
+        admission = self._routing.admission(model, version, options, priority, allowed_s)
         explanation = self._routing.explain(
-            model, admission.version, wishes, allowed_s, is_let_in=admission.refusal is None
+            model, admission.version, options, allowed_s, is_let_in=admission.refusal is None
         )
         return web.json_response(
             {
                 **explanation_body(explanation),
                 "owner": self._fleet.owner_of(model, explanation.version),
-                "admission": admission_body(admission, wishes.tenant, priority),
+                "admission": admission_body(admission, options.tenant, priority),
             }
         )
 
@@ -134,8 +134,8 @@ class RoutingApi:
         (peer,) = peers
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
-        self._holds.hold(Hold(peer, model, version, STATES[state]))
-        self._holds.apply_anew(self._fleet, peer, time.monotonic())
+        self._overrides.hold(Hold(peer, model, version, STATES[state]))
+        self._overrides.apply_anew(self._fleet, peer, time.monotonic())
         self._routing.wake()
         self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
         return web.json_response(
@@ -144,13 +144,13 @@ class RoutingApi:
                 "state": state,
                 "model": model,
                 "version": version,
-                "holds": holds_body(self._holds, peer),
+                "holds": holds_body(self._overrides, peer),
             }
         )
 
     def _peers(self, given: str) -> list[PeerId]:
         """Return whom a peer id, or the end of one, names: in the fleet, or held and away for now."""
-        known = dict.fromkeys([*self._fleet.adverts, *self._holds.peers])
+        known = dict.fromkeys([*self._fleet.adverts, *self._overrides.peers])
         if given in known:
             return [PeerId(given)]
         if len(given) < MIN_SUFFIX_CHARS:
@@ -164,7 +164,7 @@ class RoutingApi:
         advert = self._fleet.adverts.get(peer)
         known = [(offer.name, offer.version) for offer in advert.models] if advert else []
         if is_release:
-            known += [(hold.model, hold.version) for hold in self._holds.of(peer) if hold.model]
+            known += [(hold.model, hold.version) for hold in self._overrides.of(peer) if hold.model]
         if any(model == name and version in {"", number} for name, number in known):
             return
         names = ", ".join(sorted({f"{name}/{number}".rstrip("/") for name, number in known}))
@@ -173,14 +173,14 @@ class RoutingApi:
 
 
 def explanation_body(explanation: Explanation) -> dict[str, Any]:
-    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all hosts, in full."""
+    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all replicas, in full."""
     return {
         "model": explanation.model,
         "version": explanation.version,
         "policy": explanation.policy,
         "chosen": list(explanation.chosen),
-        "hosts": len(explanation.candidates),
-        "candidates": [host_body(signals) for signals in explanation.candidates],
+        "hosts": len(explanation.endpoints),
+        "candidates": [host_body(signals) for signals in explanation.endpoints],
     }
 
 
@@ -203,7 +203,7 @@ def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str
     return body
 
 
-def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
+def holds_body(overrides: Overrides, peer: PeerId) -> list[dict[str, str]]:
     """Return what the operator has said of a node."""
     return [
         {
@@ -211,7 +211,7 @@ def holds_body(holds: Holds, peer: PeerId) -> list[dict[str, str]]:
             "version": hold.version,
             "state": "automatic" if hold.state is None else str(hold.state),
         }
-        for hold in holds.of(peer)
+        for hold in overrides.of(peer)
     ]
 
 

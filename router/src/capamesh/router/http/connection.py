@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
     from aiohttp.web_protocol import RequestHandler
 
-    from capamesh.router.http.exchange import Asking
+    from capamesh.router.http.exchange import InferTarget
     from capamesh.router.http.server import Front
 
 JOINED_BYTES = 64 * 1024
@@ -68,7 +68,6 @@ class FrontConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_ahead_bytes",
-        "_asking",
         "_body",
         "_exchange",
         "_front",
@@ -84,6 +83,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         "_pages",
         "_rest",
         "_state",
+        "_target",
         "_timer",
         "_transport",
         "_unread",
@@ -97,7 +97,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._state = _State.HEAD
         self._rest = b""
         """What has been read and not been looked at, or is the beginning of a head."""
-        self._asking: Asking | None = None
+        self._target: InferTarget | None = None
         self._is_last = False
         """The connection is closed after the request under way."""
         self._body: ArrivingBody | None = None
@@ -280,14 +280,14 @@ class FrontConnection(asyncio.BufferedProtocol):
             if body.took(nbytes):
                 self._disarm()
                 self._body = None
-                asking = self._asking
-                assert asking is not None  # noqa: S101 - its head came before its body
-                held_bytes = asking.held_bytes(len(body.memory))
+                target = self._target
+                assert target is not None  # noqa: S101 - its head came before its body
+                held_bytes = target.held_bytes(len(body.memory))
                 if body.arrived(held_bytes):
                     self._held_bytes = held_bytes
                     self._run(body.memory)
                 else:
-                    self._refuse(asking)
+                    self._refuse(target)
                 self._go_on()
             return
         data = bytes(self._front.scratch[:nbytes])
@@ -367,19 +367,19 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._disarm()
         self._has_asked = True
         self._is_last = head.is_last
-        if head.asking is None or (self._pages is not None and not _is_idle(self._pages)):
+        if head.target is None or (self._pages is not None and not _is_idle(self._pages)):
             self._state = _State.PAGE
             self._owed_bytes = end - at + head.body_bytes
             return at
-        self._asking = head.asking
+        self._target = head.target
         stop = end + head.body_bytes
         error = head.refusal
         if error is not None:
-            self._front.inference.refused(head.asking.model, error)
+            self._front.inference.refused(head.target.model, error)
         elif stop <= len(data):
-            self._take_whole(memoryview(data)[end:stop], head.asking)
+            self._take_whole(memoryview(data)[end:stop], head.target)
         else:
-            error = self._take_part(memoryview(data)[end:], head.body_bytes, head.asking)
+            error = self._take_part(memoryview(data)[end:], head.body_bytes, head.target)
             stop = len(data)
         if error is None:
             return stop
@@ -387,20 +387,22 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._last_words(error_reply(error))
         return len(data)
 
-    def _take_whole(self, body: memoryview, asking: Asking) -> None:
+    def _take_whole(self, body: memoryview, target: InferTarget) -> None:
         """Run a request that is here, or refuse it."""
-        held_bytes = asking.held_bytes(len(body))
+        held_bytes = target.held_bytes(len(body))
         self._front.requests.began()
         if self._front.budget.hold(held_bytes):
             self._held_bytes = held_bytes
             self._run(body)
         else:
-            self._refuse(asking)
+            self._refuse(target)
 
-    def _take_part(self, here: memoryview, body_bytes: int, asking: Asking) -> CapameshError | None:
+    def _take_part(
+        self, here: memoryview, body_bytes: int, target: InferTarget
+    ) -> CapameshError | None:
         """Begin to receive a request's body; return why not."""
         budget = self._front.budget
-        if not budget.may_begin(asking.held_bytes(body_bytes)):
+        if not budget.may_begin(target.held_bytes(body_bytes)):
             return self._no_room()
         body = ArrivingBody(budget, self, self._transport, body_bytes, here)
         if not body.begin():
@@ -434,17 +436,17 @@ class FrontConnection(asyncio.BufferedProtocol):
     # inference
 
     def _run(self, body: memoryview) -> None:
-        asking, self._asking = self._asking, None
-        assert asking is not None  # noqa: S101 - its head came before its body
+        target, self._target = self._target, None
+        assert target is not None  # noqa: S101 - its head came before its body
         self._state = _State.RUNNING
-        self._exchange = exchange = Exchange(self._front.inference, asking, self._reply)
+        self._exchange = exchange = Exchange(self._front.inference, target, self._reply)
         exchange.begin(body)
 
-    def _refuse(self, asking: Asking) -> None:
+    def _refuse(self, target: InferTarget) -> None:
         """Say of a request that is here whole that there is no room for it; the connection may stay."""
-        self._asking = None
+        self._target = None
         error = self._no_room()
-        self._front.inference.refused(asking.model, error)
+        self._front.inference.refused(target.model, error)
         self._reply(error_reply(error))
 
     def _reply(self, reply: Reply) -> None:

@@ -18,8 +18,7 @@ from capamesh.protocol.errors import (
     ModelFailed,
     ModelNotFound,
     ModelUnavailable,
-    NobodyFits,
-    NoCandidate,
+    NoEndpoint,
     NotMember,
     Overloaded,
     ProtocolViolation,
@@ -28,6 +27,7 @@ from capamesh.protocol.errors import (
     ShutOut,
     TooLarge,
     TooManyRequests,
+    Unsatisfiable,
 )
 from capamesh.protocol.oip import error_body
 from capamesh.router.http.replies import JSON, Reply
@@ -47,7 +47,7 @@ STATUS: dict[type[CapameshError], int] = {
     ProtocolViolation: 502,
     Draining: 503,
     ModelUnavailable: 503,
-    NoCandidate: 503,
+    NoEndpoint: 503,
     Overloaded: 503,
     DeadlineExceeded: 504,
 }
@@ -78,11 +78,11 @@ def error_reply(error: CapameshError) -> Reply:
 def retry_after_s(error: CapameshError) -> int | None:
     """Return the whole seconds after which to come again; None where waiting alone does not help."""
     match error:
-        case NobodyFits() | ModelFailed() | ShutOut():
+        case Unsatisfiable() | ModelFailed() | ShutOut():
             return None
         case (
             Overloaded(retry_after_s=hint_s)
-            | NoCandidate(retry_after_s=hint_s)
+            | NoEndpoint(retry_after_s=hint_s)
             | ModelUnavailable(retry_after_s=hint_s)
         ):
             return max(RETRY_AFTER_S, math.ceil(hint_s))

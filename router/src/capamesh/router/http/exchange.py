@@ -15,7 +15,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     LocalError,
     ModelNotFound,
-    NoCandidate,
+    NoEndpoint,
     PeerError,
     ShutOut,
 )
@@ -29,13 +29,13 @@ from capamesh.protocol.oip import (
     encode_response_in_steps,
 )
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.fleet.endpoint import Candidate
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.packing import LEAST_BYTES, Packer
 from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.slices import Slices
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ MAX_HEADER_BYTES = 8_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class InferTarget:
     """What a request's head says: the same for all requests of most clients."""
 
     model: ModelName
@@ -70,7 +70,7 @@ class Asking:
     """Empty: the newest."""
     header_length: int | None = None
     """The bytes of JSON at the body's start; None: all of it."""
-    wishes: Wishes = NO_WISHES
+    options: RoutingOptions = NO_OPTIONS
     is_explained: bool = False
     takes_gzip: bool = False
     """The client takes a packed answer."""
@@ -93,8 +93,8 @@ class Inference:
     log: FilteringBoundLogger
     constraints_of: Callable[[ModelName], Constraints] = lambda _: ANYWHERE
     """What the operator's rules ask of who runs a model."""
-    redial_s: Callable[[Candidate], float] = lambda _: 0.0
-    """In how long a candidate without a link is dialled; 0: at once, or unknown."""
+    redial_s: Callable[[Endpoint], float] = lambda _: 0.0
+    """In how long an endpoint without a link is dialled; 0: at once, or unknown."""
     shut_out: Callable[[], str] = lambda: ""
     """Why no node takes anything from this router any more; empty: they do."""
     forms: RequestForms = field(default_factory=RequestForms)
@@ -103,17 +103,17 @@ class Inference:
     packer: Packer = field(default_factory=Packer)
     """And packed there, for those who take it so."""
 
-    def nobody(self, asking: Asking, error: NoCandidate) -> NoCandidate:
+    def nobody(self, target: InferTarget, error: NoEndpoint) -> NoEndpoint:
         """Return the error for a request that nobody can be asked to run."""
-        fleet, model, version = self.fleet, asking.model, asking.version
+        fleet, model, version = self.fleet, target.model, target.version
         versions = [version] if version else fleet.versions_ready(model)
         if any(fleet.has_unreached(model, each) for each in versions):
             return error  # more nodes may come, and nobody knows when
         return with_hint(
             error,
             model,
-            [host for each in versions for host in fleet.hosts(model, each)],
-            self.constraints_of(model).both(asking.wishes.constraints),
+            [replica for each in versions for replica in fleet.replicas(model, each)],
+            self.constraints_of(model).both(target.options.constraints),
             redial_s=self.redial_s,
             now_s=time.monotonic(),
         )
@@ -126,14 +126,14 @@ class Inference:
 class Exchange:
     """One request. A `Waiter`."""
 
-    __slots__ = ("_asking", "_inference", "_job", "_on_reply", "_passage", "_request", "_started_s")
+    __slots__ = ("_inference", "_job", "_on_reply", "_passage", "_request", "_started_s", "_target")
 
     def __init__(
-        self, inference: Inference, asking: Asking, on_reply: Callable[[Reply], None]
+        self, inference: Inference, target: InferTarget, on_reply: Callable[[Reply], None]
     ) -> None:
         """`on_reply` is told once, maybe before `begin` returns, and must not raise."""
         self._inference = inference
-        self._asking = asking
+        self._target = target
         self._on_reply: Callable[[Reply], None] | None = on_reply
         """None: it is over."""
         self._passage: Passage | ColdStart | None = None
@@ -144,18 +144,18 @@ class Exchange:
 
     def begin(self, body: bytes | memoryview) -> None:
         """Read the request and send it on its way: short JSON at once, long in slices."""
-        inference, asking = self._inference, self._asking
+        inference, target = self._inference, self._target
         shut_out = inference.shut_out()
         if shut_out:
             self.failed(ShutOut(shut_out))
             return
-        known = inference.forms.read(asking.model, asking.version, body, asking.header_length)
+        known = inference.forms.read(target.model, target.version, body, target.header_length)
         if known is not None:
             self._start(known)
             return
         try:
             steps = decode_request_in_steps(
-                asking.model, asking.version, body, asking.header_length, inference.limits
+                target.model, target.version, body, target.header_length, inference.limits
             )
             next(steps)
         except StopIteration as done:
@@ -164,28 +164,28 @@ class Exchange:
             self._broke(error)
             return
         else:
-            self._job = inference.slices.begin(steps, self._start, self._broke, asking.model)
+            self._job = inference.slices.begin(steps, self._start, self._broke, target.model)
             return
-        inference.forms.learn(body, asking.header_length, asked)
+        inference.forms.learn(body, target.header_length, asked)
         self._start(asked)
 
     def _start(self, asked: InferRequest) -> None:
         """Send it on its way."""
-        inference, asking = self._inference, self._asking
+        inference, target = self._inference, self._target
         self._job = None
         self._request = asked
         try:
             parameters = asked.parameters
             call = InferCall(
-                asking.model,
-                asking.version,
+                target.model,
+                target.version,
                 asked.inputs,
                 tuple([output.name for output in asked.outputs]),
                 priority_of(parameters),
                 sequence=sequence_of(parameters),
             )
             deadline_s = self._started_s + time_allowed_s(parameters, inference.timeout_s)
-            passage = inference.routing.start(call, asking.wishes, deadline_s, self)
+            passage = inference.routing.start(call, target.options, deadline_s, self)
             if self._on_reply is not None:
                 self._passage = passage
         except Exception as error:  # noqa: BLE001 - all end in one reply
@@ -207,7 +207,7 @@ class Exchange:
         assert asked is not None  # noqa: S101 - it was read before it was sent
         try:
             steps = encode_response_in_steps(
-                InferResponse(self._asking.model, answer.version, asked.id, answer.outputs),
+                InferResponse(self._target.model, answer.version, asked.id, answer.outputs),
                 asked,
                 self._inference.limits,
             )
@@ -222,7 +222,7 @@ class Exchange:
                 steps,
                 lambda done: self._written(outcome, done),
                 self._broke,
-                self._asking.model,
+                self._target.model,
             )
             return
         self._written(outcome, written)
@@ -238,8 +238,8 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - all end in one reply
             self._broke(error)
         else:
-            inference.telemetry.answered(self._asking.model, time.monotonic() - self._started_s)
-            if self._asking.takes_gzip and written[1] is None and self._packs(reply):
+            inference.telemetry.answered(self._target.model, time.monotonic() - self._started_s)
+            if self._target.takes_gzip and written[1] is None and self._packs(reply):
                 return
             self._end(reply)
 
@@ -262,7 +262,7 @@ class Exchange:
         if isinstance(error, CapameshError):
             self.failed(error)
         else:
-            self._inference.log.error("request_crashed", model=self._asking.model, exc_info=error)
+            self._inference.log.error("request_crashed", model=self._target.model, exc_info=error)
             self._end(_crash())
 
     def failed(self, error: CapameshError) -> None:
@@ -270,44 +270,44 @@ class Exchange:
         shut_out = self._inference.shut_out()
         if shut_out and isinstance(error, PeerError):
             error = ShutOut(shut_out)  # its links were cut while it was under way
-        elif isinstance(error, NoCandidate):
-            error = self._inference.nobody(self._asking, error)
-        self._inference.refused(self._asking.model, error)
+        elif isinstance(error, NoEndpoint):
+            error = self._inference.nobody(self._target, error)
+        self._inference.refused(self._target.model, error)
         reply = error_reply(error)
-        if self._asking.is_explained:
+        if self._target.is_explained:
             reply = reply._replace(headers={**reply.headers, **self._why_failed()})
         self._end(reply)
 
     def _why_failed(self) -> dict[str, str]:
-        """Return the header that says who was asked, and how all hosts look now; none where nobody hosts the model."""
-        asking, passage = self._asking, self._passage
+        """Return the header that says who was asked, and how all replicas look now; none where nobody hosts the model."""
+        target, passage = self._target, self._passage
         try:
-            if passage is not None and passage.desk is not None:
-                explanation = passage.desk.explain(time.monotonic())
+            if passage is not None and passage.picker is not None:
+                explanation = passage.picker.explain(time.monotonic())
             else:  # it was refused, or there was nobody to ask, at once
                 explanation = self._inference.routing.explain(
-                    asking.model, asking.version, asking.wishes, is_let_in=False
+                    target.model, target.version, target.options, is_let_in=False
                 )
         except ModelNotFound:
             return {}
         except Exception:
-            self._inference.log.exception("explanation_crashed", model=asking.model)
+            self._inference.log.exception("explanation_crashed", model=target.model)
             return {}
         return {EXPLANATION_HEADER: _shortened(explanation.to_json())}
 
     def _reply(
         self, outcome: Outcome, buffers: list[bytes | memoryview], json_bytes: int | None
     ) -> Reply:
-        asking = self._asking
+        target = self._target
         headers = {
             "Content-Type": JSON if json_bytes is None else OCTETS,
-            NODE_HEADER: outcome.host.candidate.peer,
+            NODE_HEADER: outcome.replica.endpoint.peer,
         }
         if json_bytes is not None:
             headers[HEADER_LENGTH_NAME] = str(json_bytes)
-        if asking.is_explained:
+        if target.is_explained:
             headers[EXPLANATION_HEADER] = _shortened(
-                outcome.desk.explain(time.monotonic()).to_json()
+                outcome.picker.explain(time.monotonic()).to_json()
             )
         return Reply(200, headers, buffers)
 
@@ -323,7 +323,7 @@ def _crash() -> Reply:
 
 
 def _shortened(explanation: str) -> str:
-    """Return an explanation's JSON with as many of its candidates, the chosen first, as a header can hold."""
+    """Return an explanation's JSON with as many of its endpoints, the chosen first, as a header can hold."""
     if len(explanation) <= MAX_HEADER_BYTES:
         return explanation
     body = json.loads(explanation)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
-from capamesh.router.http.exchange import Asking
-from capamesh.router.http.options import PREFIX, wishes_of
+from capamesh.router.http.exchange import InferTarget
+from capamesh.router.http.options import PREFIX, options_of
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.policies import POLICIES
 
@@ -55,7 +55,7 @@ class Head:
     body_bytes: int
     is_last: bool
     """The client asks for the connection to be closed after it."""
-    asking: Asking | None
+    target: InferTarget | None
     """None: it is for aiohttp."""
     refusal: CapameshError | None = None
     """Why its body need not be read."""
@@ -107,14 +107,14 @@ class Heads:
             return None
         body_bytes, is_last = int(length), b"close" in connection
         limits = self._limits
-        asking: Asking | None = None
+        target: InferTarget | None = None
         refusal: CapameshError | None = None
         is_plain = b"content-length" in fields and body_bytes <= limits.max_message_bytes
         if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
-            asking = _asking(request[2], fields)
-            if asking is not None and asking.header_length is None:
+            target = _target(request[2], fields)
+            if target is not None and target.header_length is None:
                 refusal = json_refusal(body_bytes, limits)
-        return Head(body_bytes, is_last, asking, refusal)
+        return Head(body_bytes, is_last, target, refusal)
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
@@ -139,14 +139,14 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
     return fields
 
 
-def _asking(target: bytes, fields: dict[bytes, bytes]) -> Asking | None:
+def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
     """Return what is asked for; None: nothing, or something that has to be explained to whoever asks."""
     path = _INFER.fullmatch(target)
     if path is None or not _DOTS.isdisjoint(path.groups()):
         return None
     model, version = path[1].decode(), (path[2] or b"").decode()
     wished = {
-        # as `wishes_of` spells them
+        # as `options_of` spells them
         name.decode().title(): value.decode("latin-1")
         for name, value in fields.items()
         if name.startswith(_WISH)
@@ -156,14 +156,14 @@ def _asking(target: bytes, fields: dict[bytes, bytes]) -> Asking | None:
         header_length = parse_header_length(None if length is None else length.decode("latin-1"))
         if not all(map(str.isascii, wished.values())):
             return None
-        wishes, is_explained = wishes_of(wished, POLICIES)
+        options, is_explained = options_of(wished, POLICIES)
     except CapameshError:
         return None
-    return Asking(
+    return InferTarget(
         ModelName(model),
         ModelVersion(version),
         header_length,
-        wishes,
+        options,
         is_explained,
         takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
     )

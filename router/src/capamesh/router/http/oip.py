@@ -26,8 +26,8 @@ from capamesh.router.balancing.served_model import not_hosted
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
-from capamesh.router.http.exchange import JSON_WEIGHT, Asking, Exchange, Inference
-from capamesh.router.http.options import wishes_of
+from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
+from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.policies import POLICIES
 
@@ -97,20 +97,20 @@ class InferenceApi:
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
         try:
-            wishes, is_explained = wishes_of(request.headers, POLICIES)
+            options, is_explained = options_of(request.headers, POLICIES)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
         takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
-        asking = Asking(model, version, header_length, wishes, is_explained, takes)
+        target = InferTarget(model, version, header_length, options, is_explained, takes)
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def reply(reply: Reply) -> None:
             if not replied.done():  # its client may have left a turn of the loop before
                 replied.set_result(reply)
 
-        exchange = Exchange(self._inference, asking, reply)
+        exchange = Exchange(self._inference, target, reply)
         try:
             exchange.begin(body)
             return response_of(await replied)

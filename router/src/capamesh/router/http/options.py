@@ -10,7 +10,7 @@ from typing import Final
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.requests.routing import NO_WISHES, Wishes
+from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 
 PREFIX: Final = "x-capamesh-"
 POLICY: Final = "X-Capamesh-Policy"
@@ -27,20 +27,24 @@ MAX_NAMES: Final = 64
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z|\.[0-9]+\Z", re.ASCII)
 
 
-def wishes_of(headers: Mapping[str, str], policies: Collection[str]) -> tuple[Wishes, bool]:
+def options_of(
+    headers: Mapping[str, str], policies: Collection[str]
+) -> tuple[RoutingOptions, bool]:
     """Return what the headers ask for, and whether the request is to be explained; `policies` are those there are.
 
     `headers` finds names whatever their case. Raises `InvalidRequest`.
     """
     if not any(name[:11].lower() == PREFIX for name in headers):
-        return NO_WISHES, False  # nearly all requests
+        return NO_OPTIONS, False  # nearly all requests
     policy = _text(headers, POLICY)
     if policy and policy not in policies:
         raise InvalidRequest(
             f"{POLICY} is {policy[:80]!r}; the policies are {', '.join(sorted(policies))}"
         )
-    wishes = Wishes(_constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT))
-    return wishes, _flag(headers, EXPLAIN)
+    options = RoutingOptions(
+        _constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT)
+    )
+    return options, _flag(headers, EXPLAIN)
 
 
 def _constraints(headers: Mapping[str, str]) -> Constraints:

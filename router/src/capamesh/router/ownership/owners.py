@@ -15,7 +15,7 @@ Which file a version is, `OwnedVersion` decides. Which versions are trusted:
     have it
     otherwise                                                        on trial, with a small share
 
-An incumbent is a node that hosts, or hosted, a trusted version of the model.
+An incumbent is a node that replicas, or hosted, a trusted version of the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOOKS = 4000
 """Nodes that are looked at in one turn to decide what is open (guess: some 5 ms); the rest waits for the next tick."""
 MAX_NEWS = 32
 """Events kept to be logged; more in one turn are not told (guess)."""
-MAX_TOLD = 1024
+MAX_REPORTED = 1024
 """Digests that were told to be ignored (guess: more are a flood)."""
 MAX_SHOWN = 2048
 """Versions on a page (guess: half a megabyte of JSON)."""
@@ -76,14 +76,14 @@ class News:
 
 @dataclass(slots=True)
 class Judged:
-    """Whose hosts have to be looked at again, because another digest is served or trusted."""
+    """Whose replicas have to be looked at again, because another digest is served or trusted."""
 
     peers: set[PeerId] = field(default_factory=set[Any])
     models: set[ModelName] = field(default_factory=set[Any])
 
 
 class _OwnedModel:
-    """The versions of one model, and the nodes that host any of them."""
+    """The versions of one model, and the nodes that replica any of them."""
 
     __slots__ = ("due_s", "peers", "settled_s", "versions")
 
@@ -109,14 +109,14 @@ class Owners:
         self._publishers = frozenset(publishers)
         self._signatures = Publishers()
         self._models: dict[ModelName, _OwnedModel] = {}
-        self._claims: dict[PeerId, dict[tuple[ModelName, ModelVersion], Claim]] = {}
+        self._load_check: dict[PeerId, dict[tuple[ModelName, ModelVersion], Claim]] = {}
         self._signed: dict[PeerId, tuple[NodeAdvert, str]] = {}
         """The last advert of each node that shows signatures, with its invite: whose count may change."""
         self._open: OrderedDict[ModelName, None] = OrderedDict()
         """Models of which something is to be decided, in order."""
         self._brought: Counter[str] = Counter()
         self._count = 0
-        self._told: OrderedDict[tuple[ModelName, ModelVersion, str], None] = OrderedDict()
+        self._reported: OrderedDict[tuple[ModelName, ModelVersion, str], None] = OrderedDict()
         self._news: list[News] = []
         self._has_room_left = True
         """False: what is being heard has brought more than may be remembered."""
@@ -130,7 +130,7 @@ class Owners:
     # what holds
 
     def admits(self, model: ModelName, version: ModelVersion, digest: str) -> bool:
-        """Return whether nodes that host this digest may be asked for the version."""
+        """Return whether nodes that replica this digest may be asked for the version."""
         owned = self._version(model, version)
         return owned is not None and owned.digest == digest
 
@@ -160,15 +160,15 @@ class Owners:
         if not version:
             if any(one.is_trusted and one.is_hosted() for one in known.versions.values()):
                 return ""
-            on_trial = [one.version for one in known.versions.values() if one.claims]
+            on_trial = [one.version for one in known.versions.values() if one.load_check]
             return (
                 f"model {model!r} is hosted at {', '.join(sorted(on_trial, key=int)[:8])}, which this router does not"
                 " trust yet; name the version, or name its digest in the router's rules"
             )
         owned = known.versions.get(version)
-        if owned is None or not owned.claims or owned.is_hosted():
+        if owned is None or not owned.load_check or owned.is_hosted():
             return ""
-        others = sorted({claim.digest[:19] for claim in owned.claims.values()})[:4]
+        others = sorted({claim.digest[:19] for claim in owned.load_check.values()})[:4]
         return (
             f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
             f" that name ({', '.join(others)}…) and are not asked"
@@ -190,9 +190,9 @@ class Owners:
         return news
 
     def contested(self) -> int:
-        """Return how many versions have nodes that host another file than the one that is served."""
+        """Return how many versions have nodes that replica another file than the one that is served."""
         return sum(
-            any(claim.digest != owned.digest for claim in owned.claims.values())
+            any(claim.digest != owned.digest for claim in owned.load_check.values())
             for known in self._models.values()
             for owned in known.versions.values()
         )
@@ -200,19 +200,19 @@ class Owners:
     def on_trial(self) -> int:
         """Return how many hosted versions are not trusted."""
         return sum(
-            bool(owned.claims) and not owned.is_trusted
+            bool(owned.load_check) and not owned.is_trusted
             for known in self._models.values()
             for owned in known.versions.values()
         )
 
     def described(self) -> list[dict[str, object]]:
-        """Return each version that a node hosts, for people and JSON; at most `MAX_SHOWN` of them."""
+        """Return each version that a node replicas, for people and JSON; at most `MAX_SHOWN` of them."""
         shown: list[dict[str, object]] = []
         for _, known in sorted(self._models.items()):
             if len(shown) >= MAX_SHOWN:
                 break
             is_owned = self._is_owned(known)
-            hosted = [owned for owned in known.versions.values() if owned.claims]
+            hosted = [owned for owned in known.versions.values() if owned.load_check]
             hosted.sort(key=lambda owned: int(owned.version))
             shown += [_described(owned, is_owned=is_owned) for owned in hosted]
         return shown[:MAX_SHOWN]
@@ -240,7 +240,7 @@ class Owners:
             self._open[pin.model] = None
 
     def heard(self, advert: NodeAdvert, invite: str, now_s: float) -> Judged:
-        """A node, admitted by `invite`, says what it hosts."""
+        """A node, admitted by `invite`, says what it replicas."""
         if any(offer.signed for offer in advert.models):
             self._signed[advert.peer] = advert, invite
         else:
@@ -251,7 +251,7 @@ class Owners:
     def _take_in(self, advert: NodeAdvert, invite: str, now_s: float) -> None:
         peer = advert.peer
         self._has_room_left = True
-        before = self._claims.get(peer, {})
+        before = self._load_check.get(peer, {})
         ready: dict[tuple[ModelName, ModelVersion], Claim] = {}
         signers = self._signatures.signers(advert, self._accepted)
         for at, offer in enumerate(advert.models):
@@ -265,14 +265,14 @@ class Owners:
             if before.get(key) != claim:
                 self._brings(key, claim, now_s)
         if ready:
-            self._claims[peer] = ready
+            self._load_check[peer] = ready
         else:
-            self._claims.pop(peer, None)
+            self._load_check.pop(peer, None)
 
     def left(self, peer: PeerId, now_s: float) -> Judged:
         """A node is gone."""
         self._signed.pop(peer, None)
-        for key in self._claims.pop(peer, {}):
+        for key in self._load_check.pop(peer, {}):
             self._leaves(key, peer, now_s)
         return self._decide(now_s)
 
@@ -338,7 +338,7 @@ class Owners:
             return
         if owned.leaves(peer, now_s) or len(known.versions) > 1:
             self._open[model] = None
-        if not any(peer in each.claims for each in known.versions.values()):
+        if not any(peer in each.load_check for each in known.versions.values()):
             known.peers.pop(peer, None)
 
     def _has_room(self, invite: str) -> bool:
@@ -350,7 +350,7 @@ class Owners:
             owned
             for known in self._models.values()
             for owned in known.versions.values()
-            if not owned.claims and (is_full or owned.brought_by == invite)
+            if not owned.load_check and (is_full or owned.brought_by == invite)
         ]
         if not idle:
             return False
@@ -392,7 +392,7 @@ class Owners:
             before, why = owned.digest, owned.why
             ruled = rules.digests.get(version, "")
             if owned.decide(ruled, accepted, now_s, is_signed_only=is_signed_only):
-                judged.peers.update(owned.claims)
+                judged.peers.update(owned.load_check)
                 judged.models.add(name)
                 self.is_changed = True
                 self._tell_moved(owned, before)
@@ -401,7 +401,7 @@ class Owners:
         trusted = self._trusted(known, rules, now_s)
         for version, owned in known.versions.items():
             is_trusted = version in trusted
-            if owned.claims and not is_trusted and now_s >= known.settled_s:
+            if owned.load_check and not is_trusted and now_s >= known.settled_s:
                 self._tell_on_trial(owned)
             if is_trusted is not owned.is_trusted:
                 owned.is_trusted = is_trusted
@@ -415,7 +415,7 @@ class Owners:
         times_s = [known.settled_s] if known.settled_s > now_s else []
         for owned in known.versions.values():
             is_open = not owned.is_trusted or not owned.is_hosted() or now_s < owned.settled_s
-            if owned.claims and is_open:
+            if owned.load_check and is_open:
                 times_s += owned.due_s(now_s)
         if known.peers and not any(
             owned.is_trusted and owned.is_hosted() for owned in known.versions.values()
@@ -444,7 +444,7 @@ class Owners:
             return self._first(known) | (rules.weighted & versions.keys())
         kept |= rules.weighted & versions.keys()
         others = [version for version in versions if version not in kept]
-        others = [version for version in others if versions[version].claims]
+        others = [version for version in others if versions[version].load_check]
         if others:
             voters = self._electorate(known, kept, now_s)
             kept |= {version for version in others if self._is_backed(known, version, voters)}
@@ -455,7 +455,7 @@ class Owners:
         choices = [
             (known.peers[peer], version)
             for version, owned in known.versions.items()
-            for peer, claim in owned.claims.items()
+            for peer, claim in owned.load_check.items()
             if claim.digest == owned.digest
         ]
         best = first_among(choices)
@@ -478,7 +478,7 @@ class Owners:
             owned = known.versions[version]
             incumbents |= {
                 claim.peer: claim.invite
-                for claim in owned.claims.values()
+                for claim in owned.load_check.values()
                 if claim.digest == owned.digest
             }
             incumbents |= {
@@ -517,7 +517,7 @@ class Owners:
         """Return each invite's vote on whether the version is hosted as it is served."""
         owned = known.versions[version]
         return votes(
-            (invite, peer in owned.claims and owned.claims[peer].digest == owned.digest)
+            (invite, peer in owned.load_check and owned.load_check[peer].digest == owned.digest)
             for peer, invite in peers.items()
         )
 
@@ -558,7 +558,7 @@ class Owners:
                 why=owned.why.value,
                 publisher=owned.publisher,
             )
-        for claim in owned.claims.values():
+        for claim in owned.load_check.values():
             if claim.digest != owned.digest:
                 self._tell_ignored(owned, claim)
 
@@ -567,16 +567,16 @@ class Owners:
 
     def _tell_on_trial(self, owned: OwnedVersion) -> None:
         if self._is_new((owned.model, owned.version, f"on trial {owned.digest}")):
-            peers = [claim.peer for claim in owned.claims.values()][:SHOWN_PEERS]
+            peers = [claim.peer for claim in owned.load_check.values()][:SHOWN_PEERS]
             self._tell("model_version_on_trial", owned, digest=owned.digest, peers=peers)
 
     def _is_new(self, key: tuple[ModelName, ModelVersion, str]) -> bool:
         """Return whether this has not been told lately."""
-        if key in self._told:
+        if key in self._reported:
             return False
-        self._told[key] = None
-        if len(self._told) > MAX_TOLD:
-            self._told.popitem(last=False)
+        self._reported[key] = None
+        if len(self._reported) > MAX_REPORTED:
+            self._reported.popitem(last=False)
         return True
 
 
@@ -605,7 +605,7 @@ def _why_text(owned: OwnedVersion) -> str:
 
 def _described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
     others: dict[str, list[str]] = {}
-    for claim in owned.claims.values():
+    for claim in owned.load_check.values():
         if claim.digest != owned.digest:
             others.setdefault(claim.digest, []).append(claim.peer)
     standing = "trusted" if owned.is_trusted else "by name only" if is_owned else "on trial"
@@ -616,7 +616,7 @@ def _described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
         "why": owned.why.value,
         "publisher": owned.publisher,
         "standing": standing,
-        "nodes": sum(claim.digest == owned.digest for claim in owned.claims.values()),
+        "nodes": sum(claim.digest == owned.digest for claim in owned.load_check.values()),
         "others": [
             {"digest": digest, "nodes": len(peers), "peers": peers[:SHOWN_PEERS]}
             for digest, peers in sorted(others.items())[:SHOWN_PEERS]

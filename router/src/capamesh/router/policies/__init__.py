@@ -1,4 +1,4 @@
-"""Which host gets a request: the seam, and the policies by name. Pure."""
+"""Which replica gets a request: the seam, and the policies by name. Pure."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ __all__ = [
 ]
 
 
-def make_policy(name: str, chance: random.Random) -> Policy:
+def make_policy(name: str, rng: random.Random) -> Policy:
     """Return a new policy for one model; raise `ConfigError` naming those there are."""
     make = POLICIES.get(name)
     if make is None:
         raise ConfigError(f"policy {name!r} is unknown; known: {', '.join(sorted(POLICIES))}")
-    return make(chance)
+    return make(rng)

@@ -1,8 +1,8 @@
-"""Requests of one key meet at one host, unless it has more than its share. Pure, seeded.
+"""Requests of one key meet at one replica, unless it has more than its share. Pure, seeded.
 
-Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): hosts and keys are points on a
-ring, and a key belongs to the first host after it that has less than `bound` times the mean in flight. When a
-host leaves, only its keys move, each to whichever host follows it, so that they spread over all; when it comes
+Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): replicas and keys are points on a
+ring, and a key belongs to the first replica after it that has less than `bound` times the mean in flight. When a
+replica leaves, only its keys move, each to whichever replica follows it, so that they spread over all; when it comes
 back they return. A sequence, whose state is at its node, stays where it belongs however much is to do there. Routers that see the same nodes place keys alike, without a word between them.
 """
 
@@ -19,76 +19,76 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion, PeerId
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 BOUND = 1.25
-"""How far over the mean a host may be loaded (guess): one place of five is left free. Keys that move when a host
+"""How far over the mean a replica may be loaded (guess): one place of five is left free. Keys that move when a replica
 comes, goes or fills grow in number as (bound - 1)**-2 by the paper."""
 POINTS = 64
-"""Points of a host on the ring (guess): a host's share of the keys varies by about 1 / sqrt(64)."""
+"""Points of a replica on the ring (guess): a replica's share of the keys varies by about 1 / sqrt(64)."""
 MAX_RINGS = 4
 """Versions of the model whose rings are kept (guess: two or three are served at a time)."""
 MIN_STEPS = 64
-"""Points after the key that are looked at before all hosts are (guess): one in a million keys meets no host with
-room in so many where a fifth of the hosts has."""
+"""Points after the key that are looked at before all replicas are (guess): one in a million keys meets no replica with
+room in so many where a fifth of the replicas has."""
 SUM_SHARE = 64
-"""What is in flight is summed up anew every (hosts / this) picks (guess): every time in fleets of less than 128,
+"""What is in flight is summed up anew every (replicas / this) picks (guess): every time in fleets of less than 128,
 and for about 2 us a pick in larger ones."""
 COUNT_SHARE = 8
-"""Eligible hosts are counted anew every (hosts / this) picks (guess): about 2 us a pick."""
+"""Eligible replicas are counted anew every (replicas / this) picks (guess): about 2 us a pick."""
 COUNT_AGE_S = 0.1
-"""And no later than this (guess): how soon the bound follows when hosts fall out."""
+"""And no later than this (guess): how soon the bound follows when replicas fall out."""
 
 _DIGEST = struct.Struct(">8Q")
 """A digest of 64 bytes, the longest of BLAKE2b, gives eight points."""
 _rif = attrgetter("rif")
 
 
-class Affinity(ByState):
-    """The host that a request's key belongs to; a request without a key goes as with `p2c`.
+class Affinity(StatelessPolicy):
+    """The replica that a request's key belongs to; a request without a key goes as with `p2c`.
 
     The bound counts this router's own requests.
     """
 
     name: ClassVar[str] = "affinity"
 
-    def __init__(self, chance: random.Random, bound: float = BOUND) -> None:
+    def __init__(self, rng: random.Random, bound: float = BOUND) -> None:
         """Raise `ConfigError` unless `bound` is finite and over 1."""
         if not 1 < bound < math.inf:
             raise ConfigError(f"affinity with load bound {bound}: a number over 1 is needed")
-        self._draw = chance.random
+        self._draw = rng.random
         self._bound = bound
         self._rings: dict[ModelVersion, _Ring] = {}
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         if not request.affinity:
-            pair = draw_two(hosts, is_eligible, self._draw)
+            pair = draw_two(replicas, is_eligible, self._draw)
             return pair and (pair[0] if pair[0].rif <= pair[1].rif else pair[1])
-        if not hosts:
+        if not replicas:
             return None
         ring = self._rings.get(request.version)
         if ring is None:
             if len(self._rings) >= MAX_RINGS:
                 del self._rings[next(iter(self._rings))]
             ring = self._rings[request.version] = _Ring(self._bound)
-        if ring.hosts is not hosts:
-            ring.follow(hosts)
-        return ring.pick(is_eligible, request.affinity, now_s, is_bound=request.is_bound)
+        if ring.replicas is not replicas:
+            ring.follow(replicas)
+        return ring.pick(is_eligible, request.affinity, now_s, is_pinned=request.is_pinned)
 
 
 class _Ring:
-    """The points of one version's hosts, and how much each may have in flight."""
+    """The points of one version's replicas, and how much each may have in flight."""
 
     __slots__ = (
         "_bound",
@@ -100,57 +100,57 @@ class _Ring:
         "_owners",
         "_points",
         "_summed_in",
-        "hosts",
+        "replicas",
     )
 
     def __init__(self, bound: float) -> None:
-        self.hosts: Sequence[Host] = ()
+        self.replicas: Sequence[Replica] = ()
         self._bound = bound
-        self._numbers: dict[Host, int] = {}
-        """Which host of its node each is: a node with several workers has one for each."""
-        self._owners: dict[int, Host] = {}
+        self._numbers: dict[Replica, int] = {}
+        """Which replica of its node each is: a node with several workers has one for each."""
+        self._owners: dict[int, Replica] = {}
         self._points: list[int] = []
-        """Those of all hosts, ascending."""
+        """Those of all replicas, ascending."""
         self._in_flight = 0
         self._summed_in = 0
         self._eligible = 0
         self._counted_in = 0
         self._counted_s = -math.inf
 
-    def follow(self, hosts: Sequence[Host]) -> None:
+    def follow(self, replicas: Sequence[Replica]) -> None:
         """Take over who hosts the version now; only those that came or went cost anything to speak of."""
-        here = set(hosts)
+        here = set(replicas)
         gone = self._numbers.keys() - here
-        for host in gone:
-            for point in _points(host.candidate.peer, self._numbers.pop(host)):
+        for replica in gone:
+            for point in _points(replica.endpoint.peer, self._numbers.pop(replica)):
                 self._owners.pop(point, None)
         if gone:
             self._points = [point for point in self._points if point in self._owners]
         if len(here) > len(self._numbers):
             taken: dict[PeerId, set[int]] = {}
-            for host, number in self._numbers.items():
-                taken.setdefault(host.candidate.peer, set()).add(number)
-            for host in hosts:
-                if host not in self._numbers:
-                    self._add(host, taken.setdefault(host.candidate.peer, set()))
+            for replica, number in self._numbers.items():
+                taken.setdefault(replica.endpoint.peer, set()).add(number)
+            for replica in replicas:
+                if replica not in self._numbers:
+                    self._add(replica, taken.setdefault(replica.endpoint.peer, set()))
             self._points.sort()
-        self.hosts = hosts
+        self.replicas = replicas
         self._summed_in = self._counted_in = 0
 
-    def _add(self, host: Host, taken: set[int]) -> None:
+    def _add(self, replica: Replica, taken: set[int]) -> None:
         number = next(number for number in range(len(taken) + 1) if number not in taken)
         taken.add(number)
-        self._numbers[host] = number
-        for point in _points(host.candidate.peer, number):
-            self._owners[point] = host
+        self._numbers[replica] = number
+        for point in _points(replica.endpoint.peer, number):
+            self._owners[point] = replica
             self._points.append(point)
 
     def pick(
-        self, is_eligible: IsEligible, key: str, now_s: float, *, is_bound: bool = False
-    ) -> Host | None:
-        """Return the host that `key` belongs to now, None when none is eligible.
+        self, is_eligible: IsEligible, key: str, now_s: float, *, is_pinned: bool = False
+    ) -> Replica | None:
+        """Return the replica that `key` belongs to now, None when none is eligible.
 
-        With `is_bound` it is the first eligible one, whatever it has to do.
+        With `is_pinned` it is the first eligible one, whatever it has to do.
         """
         self._summed_in -= 1
         self._counted_in -= 1
@@ -160,34 +160,36 @@ class _Ring:
         first = self._owners[points[at % count]]
         # most keys end here; nothing in flight is under every bound
         if is_eligible(first) and (
-            is_bound or first.rif == 0 or first.rif < self._capacity(is_eligible, now_s)
+            is_pinned or first.rif == 0 or first.rif < self._capacity(is_eligible, now_s)
         ):
             return first
-        capacity = math.inf if is_bound else self._capacity(is_eligible, now_s)
+        capacity = math.inf if is_pinned else self._capacity(is_eligible, now_s)
         seen = {first}
-        for step in range(at + 1, at + min(count, MIN_STEPS + len(self.hosts) // 2)):
-            host = self._owners[points[step % count]]
-            if host not in seen:
-                seen.add(host)
-                if host.rif < capacity and is_eligible(host):
-                    return host
-        return min((host for host in self.hosts if is_eligible(host)), key=_rif, default=None)
+        for step in range(at + 1, at + min(count, MIN_STEPS + len(self.replicas) // 2)):
+            replica = self._owners[points[step % count]]
+            if replica not in seen:
+                seen.add(replica)
+                if replica.rif < capacity and is_eligible(replica):
+                    return replica
+        return min(
+            (replica for replica in self.replicas if is_eligible(replica)), key=_rif, default=None
+        )
 
     def _capacity(self, is_eligible: IsEligible, now_s: float) -> int:
-        """Return how many requests each host may have in flight with the one that comes."""
-        hosts = self.hosts
+        """Return how many requests each replica may have in flight with the one that comes."""
+        replicas = self.replicas
         if self._summed_in <= 0:
-            self._in_flight = sum(map(_rif, hosts))
-            self._summed_in = len(hosts) // SUM_SHARE
+            self._in_flight = sum(map(_rif, replicas))
+            self._summed_in = len(replicas) // SUM_SHARE
         if self._counted_in <= 0 or not 0 <= now_s - self._counted_s <= COUNT_AGE_S:
-            self._eligible = sum(map(is_eligible, hosts))
-            self._counted_in = len(hosts) // COUNT_SHARE
+            self._eligible = sum(map(is_eligible, replicas))
+            self._counted_in = len(replicas) // COUNT_SHARE
             self._counted_s = now_s
         return math.ceil(self._bound * (self._in_flight + 1) / max(1, self._eligible))
 
 
 def _points(peer: PeerId, number: int) -> list[int]:
-    """Return where on the ring a node's host stands: the same at every router and after every return."""
+    """Return where on the ring a node's replica stands: the same at every router and after every return."""
     points: list[int] = []
     for part in range(POINTS // 8):
         points += _DIGEST.unpack(hashlib.blake2b(f"{peer}/{number}/{part}".encode()).digest())

@@ -1,4 +1,4 @@
-"""The cheapest host that is about as fast as the fastest. Pure, seeded.
+"""The cheapest replica that is about as fast as the fastest. Pure, seeded.
 
 Price is no summand of a score: what is nearly as fast as the fastest, by a factor or by a few milliseconds, is equally
 good, and among equals the cheapest wins (the Prequal paper tried 13 weighted sums of two signals: ranking by one, then the other, beat all).
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 BAND = 1.5
 """How much slower than the fastest is as good (guess)."""
@@ -25,13 +25,13 @@ FLOOR_S = 0.005
 alone is narrower than the scatter of what is measured, and the dearest node that happens to measure least would have
 all requests (guess: below what a caller over a network notices)."""
 SAMPLE = 8
-"""Hosts that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
+"""Replicas that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
 
 
-class Cheapest(ByState):
-    """Of a few hosts drawn at random, the cheapest whose expected latency is at most `band` times the least, or `floor_s` more.
+class Cheapest(StatelessPolicy):
+    """Of a few replicas drawn at random, the cheapest whose expected latency is at most `band` times the least, or `floor_s` more.
 
-    A host with as many in flight as it takes is left out while another is not. One of unknown latency is in the
+    A replica with as many in flight as it takes is left out while another is not. One of unknown latency is in the
     band while nothing is under way there. Equal prices: the fewest of this router's requests in flight.
     """
 
@@ -39,7 +39,7 @@ class Cheapest(ByState):
 
     def __init__(
         self,
-        chance: random.Random,
+        rng: random.Random,
         band: float = BAND,
         sample: int = SAMPLE,
         *,
@@ -52,58 +52,62 @@ class Cheapest(ByState):
             raise ConfigError(f"cheapest with a sample of {sample}: at least 1 is needed")
         if not 0 <= floor_s < math.inf:
             raise ConfigError(f"cheapest with a floor of {floor_s} s: a number from 0 is needed")
-        self._draw = chance.random
+        self._draw = rng.random
         self._band = band
         self._sample = sample
         self._floor_s = floor_s
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del now_s
-        drawn = draw_some(hosts, is_eligible, self._draw, self._sample)
+        drawn = draw_some(replicas, is_eligible, self._draw, self._sample)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         size_bytes = request.size_bytes
-        expected = [_expected_s(host, size_bytes) for host in drawn]
+        expected = [_expected_s(replica, size_bytes) for replica in drawn]
         fastest_s = min([s for s in expected if 0 < s < math.inf], default=0.0)
         limit_s = max(self._band * fastest_s, fastest_s + self._floor_s)
-        best: Host | None = None
+        best: Replica | None = None
         best_price = math.inf
-        for host, seconds in zip(drawn, expected, strict=True):
-            if seconds > limit_s or (seconds == 0 and host.rif):
+        for replica, seconds in zip(drawn, expected, strict=True):
+            if seconds > limit_s or (seconds == 0 and replica.rif):
                 continue
-            price = host.advert.price_per_million
-            if best is None or price < best_price or (price == best_price and host.rif < best.rif):
-                best, best_price = host, price
+            price = replica.advert.price_per_million
+            if (
+                best is None
+                or price < best_price
+                or (price == best_price and replica.rif < best.rif)
+            ):
+                best, best_price = replica, price
         if best is None:  # all are full, or unknown with a request under way: rather these
             unknown = [h for h, seconds in zip(drawn, expected, strict=True) if seconds == 0]
             best = min(unknown or drawn, key=_rif)
         return best
 
 
-def _expected_s(host: Host, size_bytes: int) -> float:
+def _expected_s(replica: Replica, size_bytes: int) -> float:
     """Return the latency to expect: 0 if unknown, infinite where one more would be refused.
 
-    What this router has in flight beyond what the host told of was sent since, and is served first.
+    What this router has in flight beyond what the replica told of was sent since, and is served first.
     """
-    load = host.load
-    rif = host.rif
-    untold = rif - load.in_flight
-    if 0 < load.limit <= (rif if untold > 0 else load.in_flight):
+    load = replica.load
+    rif = replica.rif
+    unreported = rif - load.in_flight
+    if 0 < load.limit <= (rif if unreported > 0 else load.in_flight):
         return math.inf
-    service_s = host.service_s()
+    service_s = replica.service_s()
     if service_s == 0:
         return 0.0
-    if untold > 0:
-        service_s *= 1 + untold
-    return service_s + host.candidate.network.transfer_s(size_bytes)
+    if unreported > 0:
+        service_s *= 1 + unreported
+    return service_s + replica.endpoint.network.transfer_s(size_bytes)
 
 
-def _rif(host: Host) -> int:
-    return host.rif
+def _rif(replica: Replica) -> int:
+    return replica.rif

@@ -1,8 +1,8 @@
 """Least requests in flight: of all in a small fleet, of a few drawn ones in a large one. Pure, seeded.
 
-Envoy's least request balancer with equal weights: it draws `choices` hosts and takes the least busy. Where the
-fleet is small, looking at every host costs no more than drawing, and never misses an idle one (Envoy's
-`full_scan`). Hosts that are equally busy are then taken in turn: the look begins after the host that was picked
+Envoy's least request balancer with equal weights: it draws `choices` replicas and takes the least busy. Where the
+fleet is small, looking at every replica costs no more than drawing, and never misses an idle one (Envoy's
+`full_scan`). Replicas that are equally busy are then taken in turn: the look begins after the replica that was picked
 last, so that an idle fleet is served round robin rather than by its order.
 """
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 CHOICES = 2
 """Envoy's default `choice_count`."""
@@ -27,46 +27,46 @@ the paper), so that the two cost alike. Guess: with more, the minimum over all i
 since none counts the requests of the others."""
 
 
-class LeastRequest(ByState):
-    """The host with the fewest of this router's requests in flight."""
+class LeastRequest(StatelessPolicy):
+    """The replica with the fewest of this router's requests in flight."""
 
     name: ClassVar[str] = "least-request"
 
-    def __init__(self, chance: random.Random, choices: int = CHOICES) -> None:
+    def __init__(self, rng: random.Random, choices: int = CHOICES) -> None:
         """Raise `ConfigError` unless `choices` is at least 1."""
         if choices < 1:
             raise ConfigError(f"least-request with {choices} choices: at least 1 is needed")
-        self._draw = chance.random
+        self._draw = rng.random
         self._choices = choices
-        self._start = chance.random()
+        self._start = rng.random()
         """Where the next look at all begins: a fraction of the fleet until the first pick."""
         self._next = -1
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del request, now_s
-        if len(hosts) <= SMALL_FLEET:
-            return self._of_all(hosts, is_eligible)
-        drawn = draw_some(hosts, is_eligible, self._draw, self._choices)
+        if len(replicas) <= SMALL_FLEET:
+            return self._of_all(replicas, is_eligible)
+        drawn = draw_some(replicas, is_eligible, self._draw, self._choices)
         return min(drawn, key=_rif, default=None)
 
-    def _of_all(self, hosts: Sequence[Host], is_eligible: IsEligible) -> Host | None:
-        count = len(hosts)
+    def _of_all(self, replicas: Sequence[Replica], is_eligible: IsEligible) -> Replica | None:
+        count = len(replicas)
         start = self._next if self._next >= 0 else int(self._start * count)
-        best: Host | None = None
+        best: Replica | None = None
         for step in range(start, start + count):
-            host = hosts[step % count]
-            if (best is None or host.rif < best.rif) and is_eligible(host):
-                best = host
+            replica = replicas[step % count]
+            if (best is None or replica.rif < best.rif) and is_eligible(replica):
+                best = replica
                 self._next = step % count + 1
         return best
 
 
-def _rif(host: Host) -> int:
-    return host.rif
+def _rif(replica: Replica) -> int:
+    return replica.rif

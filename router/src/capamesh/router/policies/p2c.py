@@ -7,30 +7,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
-class PowerOfTwo(ByState):
-    """Of two different hosts drawn at random, the one with fewer of this router's requests in flight."""
+class PowerOfTwo(StatelessPolicy):
+    """Of two different replicas drawn at random, the one with fewer of this router's requests in flight."""
 
     name: ClassVar[str] = "p2c"
 
-    def __init__(self, chance: random.Random) -> None:
-        self._draw = chance.random
+    def __init__(self, rng: random.Random) -> None:
+        self._draw = rng.random
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del request, now_s
-        pair = draw_two(hosts, is_eligible, self._draw)
+        pair = draw_two(replicas, is_eligible, self._draw)
         if pair is None:
             return None
         first, second = pair

@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.fleet.latency_ewma import load_s
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
-class PeakEwma(ByState):
-    """Of two different hosts drawn at random, the one with the lesser average latency x (in flight + 1).
+class PeakEwma(StatelessPolicy):
+    """Of two different replicas drawn at random, the one with the lesser average latency x (in flight + 1).
 
     The average itself is kept by whoever sees the answers (`balancing.peak_ewma`).
     """
 
     name: ClassVar[str] = "peak-ewma"
 
-    def __init__(self, chance: random.Random) -> None:
-        self._draw = chance.random
+    def __init__(self, rng: random.Random) -> None:
+        self._draw = rng.random
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del request
-        pair = draw_two(hosts, is_eligible, self._draw)
+        pair = draw_two(replicas, is_eligible, self._draw)
         if pair is None:
             return None
         first, second = pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
@@ -20,20 +20,20 @@ class RequestShape:
     size_bytes: int
     affinity: str = ""
     """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
-    is_bound: bool = False
+    is_pinned: bool = False
     """They must meet there, however much it has to do: the node keeps what the last one left."""
     is_urgent: bool = False
     """Nodes give it the places of others that wait."""
 
 
-IsEligible = Callable[["Host"], bool]
+IsEligible = Callable[["Replica"], bool]
 """Whether a request may go there now. Cheap; a policy calls it for those it looks at, not for all."""
 
 
 class Policy(Protocol):
     """Picks where requests of one model go. Holds no clock, no socket, no global state.
 
-    What it chooses by is kept by the hosts (`rif`, `load`, `peak_cost_s`, `candidate.network`); measuring is
+    What it chooses by is kept by the replicas (`rif`, `load`, `peak_cost_s`, `endpoint.network`); measuring is
     not its matter. One is made for each model.
     """
 
@@ -41,41 +41,41 @@ class Policy(Protocol):
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
-        """Return an eligible one of `hosts`, None when there is none. `hosts` may be empty."""
+    ) -> Replica | None:
+        """Return an eligible one of `replicas`, None when there is none. `replicas` may be empty."""
         ...
 
-    def told(self, host: Host, now_s: float) -> None:
-        """A host's load is new (`host.load`)."""
+    def reported(self, replica: Replica, now_s: float) -> None:
+        """A replica's load is new (`replica.load`)."""
         ...
 
-    def sent(self, host: Host, now_s: float) -> None:
-        """A request has been sent to `host`; `host.rif` counts it."""
+    def sent(self, replica: Replica, now_s: float) -> None:
+        """A request has been sent to `replica`; `replica.rif` counts it."""
         ...
 
     def probes(
-        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
-    ) -> Sequence[Host]:
+        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Replica]:
         """Return whose load should be asked for because a request was just sent; mostly nobody's."""
         ...
 
 
-class ByState:
+class StatelessPolicy:
     """The parts of `Policy` that a policy without a memory of its own needs not."""
 
-    def told(self, host: Host, now_s: float) -> None:
+    def reported(self, replica: Replica, now_s: float) -> None:
         """Part of `Policy`."""
 
-    def sent(self, host: Host, now_s: float) -> None:
+    def sent(self, replica: Replica, now_s: float) -> None:
         """Part of `Policy`."""
 
     def probes(
-        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
-    ) -> Sequence[Host]:
+        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Replica]:
         """Part of `Policy`."""
-        del hosts, is_eligible, now_s
+        del replicas, is_eligible, now_s
         return ()

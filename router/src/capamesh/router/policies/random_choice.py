@@ -1,4 +1,4 @@
-"""Any host, by chance: what the others are compared with. Pure, seeded."""
+"""Any replica, by chance: what the others are compared with. Pure, seeded."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_one
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
-class RandomChoice(ByState):
-    """One of the eligible hosts, each as likely."""
+class RandomChoice(StatelessPolicy):
+    """One of the eligible replicas, each as likely."""
 
     name: ClassVar[str] = "random"
 
-    def __init__(self, chance: random.Random) -> None:
-        self._draw = chance.random
+    def __init__(self, rng: random.Random) -> None:
+        self._draw = rng.random
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del request, now_s
-        return draw_one(hosts, is_eligible, self._draw)
+        return draw_one(replicas, is_eligible, self._draw)

@@ -1,4 +1,4 @@
-"""One host after the other. Pure, seeded."""
+"""One replica after the other. Pure, seeded."""
 
 from __future__ import annotations
 
@@ -6,57 +6,57 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.policies.policy import ByState, IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
-class RoundRobin(ByState):
-    """The next eligible host in the fleet's order.
+class RoundRobin(StatelessPolicy):
+    """The next eligible replica in the fleet's order.
 
-    When hosts come or go, the turn stays with the host that had it, or goes to the first after it that is still
+    When replicas come or go, the turn stays with the replica that had it, or goes to the first after it that is still
     there. The first turn is drawn, so that several routers do not walk in step.
     """
 
     name: ClassVar[str] = "round-robin"
 
-    def __init__(self, chance: random.Random) -> None:
-        self._start = chance.random()
-        self._hosts: Sequence[Host] | None = None
+    def __init__(self, rng: random.Random) -> None:
+        self._start = rng.random()
+        self._replicas: Sequence[Replica] | None = None
         self._next = 0
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
         del request, now_s
-        if not hosts:
+        if not replicas:
             return None
-        if hosts is not self._hosts:
-            self._next = self._moved(hosts)
-            self._hosts = hosts
-        count = len(hosts)
+        if replicas is not self._replicas:
+            self._next = self._moved(replicas)
+            self._replicas = replicas
+        count = len(replicas)
         for at in range(self._next, count):
-            if is_eligible(hosts[at]):
+            if is_eligible(replicas[at]):
                 self._next = at + 1
-                return hosts[at]
+                return replicas[at]
         for at in range(min(self._next, count)):
-            if is_eligible(hosts[at]):
+            if is_eligible(replicas[at]):
                 self._next = at + 1
-                return hosts[at]
+                return replicas[at]
         return None
 
-    def _moved(self, hosts: Sequence[Host]) -> int:
-        """Return whose turn it is among `hosts`, which are others than those before."""
-        former = self._hosts
+    def _moved(self, replicas: Sequence[Replica]) -> int:
+        """Return whose turn it is among `replicas`, which are others than those before."""
+        former = self._replicas
         if former is None:
-            return int(self._start * len(hosts))
-        places = {host: at for at, host in enumerate(hosts)}
+            return int(self._start * len(replicas))
+        places = {replica: at for at, replica in enumerate(replicas)}
         for step in range(len(former)):
             at = places.get(former[(self._next + step) % len(former)])
             if at is not None:

@@ -1,4 +1,4 @@
-"""What a flight says and whom it asks: its actions, its attempts, and the desk on the other side. Pure."""
+"""What a request says and whom it asks: its actions, its attempts, and the picker on the other side. Pure."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.deaths import Stand
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Send:
-    """Ask `host`. Attempts count from 0; the host has `budget_ms` milliseconds, at least 1."""
+    """Ask `replica`. Attempts count from 0; the replica has `budget_ms` milliseconds, at least 1."""
 
     attempt: int
-    host: Host
+    replica: Replica
     budget_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask `host` for a sign of life, and call `linked` when it has given one."""
+    """Ask `replica` for a sign of life, and call `linked` when it has given one."""
 
-    host: Host
+    replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +57,31 @@ Action = Send | Probe | Withdraw | Answered | Failed
 class AttemptRecord:
     """What became of one attempt, for people."""
 
-    host: Host
+    replica: Replica
     sent_s: float
     ended_s: float | None
     """None while it is under way."""
     outcome: str
 
 
-class Desk(Protocol):
-    """One request's side of the balancer: chooses hosts, keeps their counters, holds the budgets.
+class Picker(Protocol):
+    """One request's side of the balancer: chooses replicas, keeps their counters, holds the budgets.
 
     Times are seconds on the clock of `now_s`; `elapsed_s` counts from the attempt's `sent`. Of `answered`,
-    `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-flight count that it began.
+    `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-request count that it began.
     """
 
-    def choose(self, asked: Collection[Host], now_s: float) -> Host:
-        """Return a host not in `asked`. Raises `ModelNotFound` or `NoCandidate` when nobody is left."""
+    def choose(self, asked: Collection[Replica], now_s: float) -> Replica:
+        """Return a replica not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when nobody is left."""
         ...
 
-    def sent(self, host: Host, now_s: float) -> None:
+    def sent(self, replica: Replica, now_s: float) -> None:
         """An attempt begins."""
         ...
 
     def answered(
         self,
-        host: Host,
+        replica: Replica,
         load: LoadReport,
         elapsed_s: float,
         at_node_s: float,
@@ -91,60 +91,62 @@ class Desk(Protocol):
         """It ended with an answer; `size_bytes` of request and answer together."""
         ...
 
-    def failed(self, host: Host, error: CapameshError, elapsed_s: float, now_s: float) -> None:
+    def failed(
+        self, replica: Replica, error: CapameshError, elapsed_s: float, now_s: float
+    ) -> None:
         """It ended with an error: a refusal, the node's failure, or the caller's fault (`ClientError`)."""
         ...
 
     def refuted(
-        self, host: Host, by: Host, error: CapameshError, elapsed_s: float, now_s: float
+        self, replica: Replica, by: Replica, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
         """`error`, of which `failed` has told after `elapsed_s`, is not the caller's fault: `by` has answered."""
         ...
 
-    def is_ample(self, host: Host, remaining_s: float) -> bool:
-        """Return whether `host` is wrong to say that the deadline has passed while `remaining_s` are left."""
+    def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
+        """Return whether `replica` is wrong to say that the deadline has passed while `remaining_s` are left."""
         ...
 
-    def is_back(self, host: Host, since_s: float) -> bool:
-        """Return whether the link of `host` is newer than that instant."""
+    def is_back(self, replica: Replica, since_s: float) -> bool:
+        """Return whether the link of `replica` is newer than that instant."""
         ...
 
-    def died(self, host: Host, now_s: float) -> None:
-        """The link of `host` ended without a word while the request was under way there: its process may have ended."""
+    def died(self, replica: Replica, now_s: float) -> None:
+        """The link of `replica` ended without a word while the request was under way there: its process may have ended."""
         ...
 
     def stand(self, *, is_final: bool = False) -> Stand:
         """Return how it stands with the request after `died`; `is_final`: there is no time to learn more."""
         ...
 
-    def is_far_above_usual(self, host: Host) -> bool:
-        """Return whether the request is so much larger than is usual that `host` may have ended of that alone."""
+    def is_far_above_usual(self, replica: Replica) -> bool:
+        """Return whether the request is so much larger than is usual that `replica` may have ended of that alone."""
         ...
 
     def ended(self, *, is_guilty: bool) -> None:
         """The request ended unanswered after `died`."""
         ...
 
-    def left(self, host: Host, now_s: float) -> None:
+    def left(self, replica: Replica, now_s: float) -> None:
         """An attempt that is under way will be withdrawn without an answer: it may go on at the node."""
         ...
 
-    def is_alive(self, host: Host, since_s: float) -> bool:
-        """Return whether the process of `host` was certainly there after that instant."""
+    def is_alive(self, replica: Replica, since_s: float) -> bool:
+        """Return whether the process of `replica` was certainly there after that instant."""
         ...
 
-    def wait_until_s(self, asked: Collection[Host], now_s: float) -> float:
-        """Return until when some host not in `asked` that lacks but a link is likely to have one, `now_s` if unknown.
+    def wait_until_s(self, asked: Collection[Replica], now_s: float) -> float:
+        """Return until when some replica not in `asked` that lacks but a link is likely to have one, `now_s` if unknown.
 
-        Minus infinity: there is no such host, or too many wait for one.
+        Minus infinity: there is no such replica, or too many wait for one.
         """
         ...
 
-    def silent(self, host: Host, elapsed_s: float, now_s: float) -> None:
+    def silent(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         """It has been silent over its limit; it stays under way. At most once an attempt."""
         ...
 
-    def withdrawn(self, host: Host, elapsed_s: float, now_s: float) -> None:
+    def withdrawn(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         """It ended unanswered: another was faster, the deadline passed or the client left."""
         ...
 
@@ -152,8 +154,8 @@ class Desk(Protocol):
         """Take a token from the retry budget; False: there is none."""
         ...
 
-    def second(self, of: Host, asked: Collection[Host], now_s: float) -> Host | None:
-        """Return a host not in `asked` to say whether the caller is wrong, as `of` says; None: there is none to spare.
+    def second(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
+        """Return a replica not in `asked` to say whether the caller is wrong, as `of` says; None: there is none to spare.
 
         It is paid for from a budget of its own, unless `of` was wrong of late: the caller may as well be wrong.
         """
@@ -171,12 +173,12 @@ class Desk(Protocol):
         """Return how long one attempt may be alone under way before another joins it; None: for ever."""
         ...
 
-    def first_byte_limit_s(self, host: Host, remaining_s: float, now_s: float) -> float:
-        """Return how long `host` may be silent when `remaining_s` are left of the request's time, both from `sent`."""
+    def first_byte_limit_s(self, replica: Replica, remaining_s: float, now_s: float) -> float:
+        """Return how long `replica` may be silent when `remaining_s` are left of the request's time, both from `sent`."""
         ...
 
-    def has_answered(self, host: Host, since_s: float) -> bool:
-        """Return whether `host` has answered any request for this model since that instant."""
+    def has_answered(self, replica: Replica, since_s: float) -> bool:
+        """Return whether `replica` has answered any request for this model since that instant."""
         ...
 
 
@@ -186,19 +188,19 @@ class Attempt:
     __slots__ = (
         "end",
         "ended_s",
-        "host",
         "is_death",
         "is_silent",
         "is_unsent",
         "judged_s",
         "number",
+        "replica",
         "sent_s",
         "silent_s",
     )
 
-    def __init__(self, number: int, host: Host, sent_s: float, silent_s: float) -> None:
+    def __init__(self, number: int, replica: Replica, sent_s: float, silent_s: float) -> None:
         self.number = number
-        self.host = host
+        self.replica = replica
         self.sent_s = sent_s
         self.judged_s = sent_s
         """When `silent_s` was reckoned."""
@@ -216,4 +218,4 @@ class Attempt:
         """Return what became of it, for people."""
         end = self.end if isinstance(self.end, str) else f"{self.end.code}: {self.end.message}"
         outcome = f"silent, {end}" if self.is_silent else end
-        return AttemptRecord(self.host, self.sent_s, self.ended_s, outcome)
+        return AttemptRecord(self.replica, self.sent_s, self.ended_s, outcome)

@@ -1,7 +1,7 @@
 """One request's attempts, from the first send to its one outcome: retries, hedge, silence, deadline. Pure.
 
 Events go in (`start`, `answered`, `failed`, `linked`, `tick`, `abandon`), actions come out, to be done in their order;
-timers are data (`due_s`). Whom to ask and what an event says of a node are the `Desk`'s matter.
+timers are data (`due_s`). Whom to ask and what an event says of a node are the `Picker`'s matter.
 
 An attempt is lost when it fails or stays silent over its limit; the limit of one whose node went on answering
 others meanwhile is reckoned anew when it has passed, for then the node is slow, not silent. What was certainly
@@ -29,7 +29,7 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     PeerError,
     RequestKills,
@@ -42,8 +42,8 @@ from capamesh.router.requests.attempt_events import (
     Answered,
     Attempt,
     AttemptRecord,
-    Desk,
     Failed,
+    Picker,
     Probe,
     Send,
     Withdraw,
@@ -51,7 +51,7 @@ from capamesh.router.requests.attempt_events import (
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 MAX_ATTEMPTS = 3
 """How many nodes may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
@@ -65,19 +65,19 @@ MAX_WAIT_S = 3.0
 """So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
 MOST_WAIT_S = 20.0
-"""So long where the desk knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
+"""So long where the picker knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
 measured on a busy machine; the rest is for models that load slowly: a guess)."""
 
 _SILENT = LinkLost("no answer")
 """Told by nobody: where it is asked elsewhere for silence or as a hedge, another attempt is under way."""
 
 
-class Flight:
+class RequestAttempts:
     """The attempts of one request. It ends once: by `Answered`, by `Failed` or by `abandon`.
 
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
     twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
-    may run it; the nodes that refused it do not count. `is_bound`: what it needs is at one node, so that no other is
+    may run it; the nodes that refused it do not count. `is_pinned`: what it needs is at one node, so that no other is
     asked when that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at
     all. Methods return the actions to do, in order; a final
     action comes first in its tuple and only `Withdraw`s come after it.
@@ -86,11 +86,10 @@ class Flight:
     __slots__ = (
         "_attempts",
         "_deadline_s",
-        "_desk",
         "_doubted",
         "_due_s",
         "_hedge_s",
-        "_is_bound",
+        "_is_pinned",
         "_is_safe",
         "_is_stranded",
         "_life_s",
@@ -101,6 +100,7 @@ class Flight:
         "_may_hedge",
         "_overloads",
         "_patience_s",
+        "_picker",
         "_probed",
         "_replaced",
         "_runs",
@@ -112,22 +112,22 @@ class Flight:
 
     def __init__(
         self,
-        desk: Desk,
+        picker: Picker,
         *,
         deadline_s: float,
         size_bytes: int,
         is_safe: bool,
         is_hedged: bool,
-        is_bound: bool = False,
+        is_pinned: bool = False,
         max_attempts: int = MAX_ATTEMPTS,
         max_refusals: int = MAX_REFUSALS,
         max_wait_s: float = MAX_WAIT_S,
     ) -> None:
-        self._desk = desk
+        self._picker = picker
         self._deadline_s = deadline_s
         self._size_bytes = size_bytes
         self._is_safe = is_safe
-        self._is_bound = is_bound
+        self._is_pinned = is_pinned
         self._may_hedge = is_hedged and is_safe
         self._max_attempts = max_attempts
         self._max_refusals = max_refusals
@@ -141,16 +141,16 @@ class Flight:
         self._softest: Overloaded | None = None
         """The refusal with the smallest hint: once any one node has room, the request can be answered."""
         self._doubted: Attempt | None = None
-        """Whose host says that the caller is wrong; another is asked what it says."""
+        """Whose replica says that the caller is wrong; another is asked what it says."""
         self._is_stranded = False
-        """Whether another host was to be asked, and there was none."""
+        """Whether another replica was to be asked, and there was none."""
         self._waits_for: CapameshError | None = None
         """It waits for a link: why, without one, there is nobody to ask."""
         self._patience_s = math.inf
         """When it will have waited for long enough, as far as it is not known that a link is to be back."""
         self._lost_s = -math.inf
         """When a process ended, as it seems, while it ran the request; minus infinity: none has."""
-        self._probed: Host | None = None
+        self._probed: Replica | None = None
         """Who is asked for a sign of life."""
         self._life_s = math.inf
         """How long that is waited for."""
@@ -160,7 +160,7 @@ class Flight:
         self._due_s = math.inf
 
     def __repr__(self) -> str:
-        return f"Flight({len(self._attempts)} attempts, {len(self._under_way)} under way)"
+        return f"RequestAttempts({len(self._attempts)} attempts, {len(self._under_way)} under way)"
 
     @property
     def is_waiting(self) -> bool:
@@ -169,7 +169,7 @@ class Flight:
 
     @property
     def awaits_life(self) -> bool:
-        """Whether `linked` is to be called when the host of a `Probe` has given a sign of life, too."""
+        """Whether `linked` is to be called when the replica of a `Probe` has given a sign of life, too."""
         return self._waits_for is not None and self._probed is not None
 
     @property
@@ -193,10 +193,10 @@ class Flight:
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
         try:
-            host = self._desk.choose((), now_s)
+            replica = self._picker.choose((), now_s)
         except CapameshError as error:
             return self._wait(error, now_s)
-        return (self._send(host, now_s),)
+        return (self._send(replica, now_s),)
 
     def answered(
         self, attempt: int, load: LoadReport, at_node_s: float, answer_bytes: int, now_s: float
@@ -209,9 +209,9 @@ class Flight:
         doubted = self._doubted
         if doubted is not None and not isinstance(doubted.end, str):
             elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
-            self._desk.refuted(doubted.host, it.host, doubted.end, elapsed_s, now_s)
-        self._desk.answered(
-            it.host, load, now_s - it.sent_s, at_node_s, self._size_bytes + answer_bytes, now_s
+            self._picker.refuted(doubted.replica, it.replica, doubted.end, elapsed_s, now_s)
+        self._picker.answered(
+            it.replica, load, now_s - it.sent_s, at_node_s, self._size_bytes + answer_bytes, now_s
         )
         return self._finish(Answered(attempt), now_s)
 
@@ -231,14 +231,14 @@ class Flight:
         it = self._attempts[attempt]
         if it.ended_s is not None:
             return ()
-        told = error
+        reported = error
         it.is_unsent = is_unsent
         if not is_unsent:
-            error = self._judged(it, told, now_s)
-            if not isinstance(told, DeadlineExceeded):
-                told = error
+            error = self._judged(it, reported, now_s)
+            if not isinstance(reported, DeadlineExceeded):
+                reported = error
         self._end(it, error, now_s)
-        self._desk.failed(it.host, error, now_s - it.sent_s, now_s)
+        self._picker.failed(it.replica, error, now_s - it.sent_s, now_s)
         if isinstance(error, LinkLost) and not is_unsent:
             self._link_lost(it, error, now_s)
         if isinstance(error, ClientError) and not is_unsent:
@@ -253,8 +253,8 @@ class Flight:
         if is_unsent or is_refusal(error):
             more = self._after_refusal(error, now_s)
         else:
-            more = self._retry(told, now_s)
-        return self._lost(told, now_s) if more is None else more
+            more = self._retry(reported, now_s)
+        return self._lost(reported, now_s) if more is None else more
 
     def linked(self, now_s: float) -> tuple[Action, ...]:
         """A link is up; does nothing unless it waits for one."""
@@ -293,24 +293,24 @@ class Flight:
         self._due_s = math.inf
         self._waits_for = None
         if is_open and self._lost_s > -math.inf:
-            self._desk.ended(is_guilty=False)
+            self._picker.ended(is_guilty=False)
         return self._withdraw_all(now_s, is_unanswered=True)
 
     def _notice_silence(self, now_s: float) -> bool:
-        """Tell the desk of the attempts that have become silent; return whether there are any."""
-        desk = self._desk
+        """Tell the picker of the attempts that have become silent; return whether there are any."""
+        picker = self._picker
         is_any = False
         for it in self._under_way:
             if it.is_silent or it.silent_s > now_s:
                 continue
-            if desk.has_answered(it.host, it.judged_s):
+            if picker.has_answered(it.replica, it.judged_s):
                 it.judged_s = now_s
                 remaining_s = self._deadline_s - it.sent_s
-                it.silent_s = it.sent_s + desk.first_byte_limit_s(it.host, remaining_s, now_s)
+                it.silent_s = it.sent_s + picker.first_byte_limit_s(it.replica, remaining_s, now_s)
                 if it.silent_s > now_s:
                     continue
             is_any = it.is_silent = True
-            desk.silent(it.host, now_s - it.sent_s, now_s)
+            picker.silent(it.replica, now_s - it.sent_s, now_s)
         return is_any
 
     def _lost(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
@@ -321,7 +321,7 @@ class Flight:
         if isinstance(error, Overloaded):
             error = self._softest or error
             # all who waited fall on the first link, and others may be up in a moment
-            if self._is_stranded and self._patience_s < math.inf and not self._is_bound:
+            if self._is_stranded and self._patience_s < math.inf and not self._is_pinned:
                 return self._wait(error, now_s)
             return self._finish(Failed(error), now_s)
         if self._is_stranded:
@@ -333,12 +333,12 @@ class Flight:
         if error.is_sudden:
             # without a sign of life since the last death it may have ended with that, before it was asked
             last_s, self._lost_s = self._lost_s, now_s
-            is_counted = last_s == -math.inf or self._desk.is_alive(it.host, last_s)
+            is_counted = last_s == -math.inf or self._picker.is_alive(it.replica, last_s)
             is_run = is_counted or it.sent_s < last_s
             self._life_s = math.inf
             self._may_hedge = False
             if is_counted:
-                self._desk.died(it.host, now_s)
+                self._picker.died(it.replica, now_s)
                 it.is_death = True
         else:
             is_run = not it.is_silent
@@ -359,7 +359,7 @@ class Flight:
                 return PeerError(text)  # nobody has withdrawn the request
             case RequestKills():
                 return RunFailed(text)  # for the router to find out
-            case DeadlineExceeded() if self._desk.is_ample(it.host, remaining_s):
+            case DeadlineExceeded() if self._picker.has_time_left(it.replica, remaining_s):
                 return PeerError(text)
             case _:
                 return error
@@ -376,11 +376,11 @@ class Flight:
                 self._doubted = it
                 self._plan(now_s)
                 return ()
-            asked = {it.host for it in self._attempts}
-            host = self._desk.second(it.host, asked, now_s) if self._has_room() else None
-            if host is not None:
+            asked = {it.replica for it in self._attempts}
+            replica = self._picker.second(it.replica, asked, now_s) if self._has_room() else None
+            if replica is not None:
                 self._doubted = it
-                return (self._send(host, now_s),)
+                return (self._send(replica, now_s),)
         return self._finish(Failed(error), now_s)
 
     def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
@@ -390,7 +390,7 @@ class Flight:
             return ()
         return self._finish(Failed(doubted.end), now_s)
 
-    # another host
+    # another replica
 
     def _after_refusal(self, error: PeerError, now_s: float) -> tuple[Action, ...] | None:
         self._runs -= 1
@@ -401,9 +401,9 @@ class Flight:
                 self._softest = error
             if self._has_hope():
                 return None  # a hedge that finds no room is no reason to look for more
-            if self._overloads <= self._max_refusals and not self._desk.try_pass_on(now_s):
+            if self._overloads <= self._max_refusals and not self._picker.try_pass_on(now_s):
                 return None
-        if self._is_bound and is_refusal(error):
+        if self._is_pinned and is_refusal(error):
             return None  # its node is there; what it needs is nowhere else
         return self._elsewhere(error, now_s)
 
@@ -414,62 +414,62 @@ class Flight:
         if self._is_held():
             self._is_stranded = True
             return None
-        return self._elsewhere(error, now_s) if self._desk.try_retry(now_s) else None
+        return self._elsewhere(error, now_s) if self._picker.try_retry(now_s) else None
 
     def _hedge(self, now_s: float) -> tuple[Action, ...] | None:
         self._hedge_s = math.inf
         self._may_hedge = False  # once a request, whatever comes of it
-        if not self._has_room() or not self._desk.try_hedge(now_s):
+        if not self._has_room() or not self._picker.try_hedge(now_s):
             return None
         return self._elsewhere(_SILENT, now_s)
 
     def _elsewhere(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
-        """Ask a host that was not asked, or first whether it is there; None: there is none, or too many were full.
+        """Ask a replica that was not asked, or first whether it is there; None: there is none, or too many were full.
 
         `error` is what to tell if nothing comes of that.
         """
         if self._overloads > self._max_refusals:
             return None
-        host = None if self._is_held() else self._other(now_s)
-        if host is None:
+        replica = None if self._is_held() else self._other(now_s)
+        if replica is None:
             self._is_stranded = True
             return None
-        if self._under_way or self._desk.is_alive(host, self._lost_s):
-            return (self._send(host, now_s),)
-        is_asked = host is self._probed
+        if self._under_way or self._picker.is_alive(replica, self._lost_s):
+            return (self._send(replica, now_s),)
+        is_asked = replica is self._probed
         if self._life_s == math.inf:
             self._life_s = now_s + LIFE_S
         elif now_s >= self._life_s:
-            return (self._send(host, now_s),)  # its link stands: it is busy
-        self._probed = host
+            return (self._send(replica, now_s),)  # its link stands: it is busy
+        self._probed = replica
         self._waits_for = error
         self._due_s = min(self._deadline_s, self._life_s)
-        return () if is_asked else (Probe(host),)
+        return () if is_asked else (Probe(replica),)
 
-    def _other(self, now_s: float) -> Host | None:
-        """Return a host that was not asked, or only over a link that was lost and has been replaced."""
-        asked = {it.host for it in self._attempts}
+    def _other(self, now_s: float) -> Replica | None:
+        """Return a replica that was not asked, or only over a link that was lost and has been replaced."""
+        asked = {it.replica for it in self._attempts}
         with contextlib.suppress(CapameshError):
-            return self._desk.choose(asked, now_s)
-        last = {it.host: it for it in self._attempts}
-        left = {host for host, it in last.items() if not self._is_back(it)}
+            return self._picker.choose(asked, now_s)
+        last = {it.replica: it for it in self._attempts}
+        left = {replica for replica, it in last.items() if not self._is_back(it)}
         if len(left) < len(last):
             with contextlib.suppress(CapameshError):
-                return self._desk.choose(left, now_s)
+                return self._picker.choose(left, now_s)
         return None
 
-    def _send(self, host: Host, now_s: float) -> Send:
+    def _send(self, replica: Replica, now_s: float) -> Send:
         remaining_s = self._deadline_s - now_s
         number = len(self._attempts)
         self._probed = None
-        self._desk.sent(host, now_s)
-        limit_s = self._desk.first_byte_limit_s(host, remaining_s, now_s)
-        it = Attempt(number, host, now_s, now_s + limit_s)
+        self._picker.sent(replica, now_s)
+        limit_s = self._picker.first_byte_limit_s(replica, remaining_s, now_s)
+        it = Attempt(number, replica, now_s, now_s + limit_s)
         self._attempts.append(it)
         self._under_way.append(it)
         self._runs += 1
         self._plan(now_s)
-        return Send(number, host, max(1, int(remaining_s * 1000)))
+        return Send(number, replica, max(1, int(remaining_s * 1000)))
 
     def _has_hope(self) -> bool:
         """Whether an attempt is under way that is not known to be silent."""
@@ -487,9 +487,9 @@ class Flight:
             self._patience_s = now_s + self._max_wait_s
         if self._is_held():
             return self._wait_for_verdict(error, now_s)
-        last = {it.host: it for it in self._attempts}
-        asked = [host for host, it in last.items() if not self._may_ask_again(it)]
-        until_s = self._desk.wait_until_s(asked, now_s)
+        last = {it.replica: it for it in self._attempts}
+        asked = [replica for replica, it in last.items() if not self._may_ask_again(it)]
+        until_s = self._picker.wait_until_s(asked, now_s)
         if not self._max_wait_s or until_s == -math.inf:
             return self._finish(Failed(error), now_s)
         most_s = self._patience_s - self._max_wait_s + MOST_WAIT_S
@@ -525,25 +525,27 @@ class Flight:
             return self._finish(Failed(self._blamed(error, is_final=True)), now_s)
         waited_s = self._max_wait_s - (self._patience_s - now_s)
         text = f"{error.message} (waited {waited_s:.1f} s for a link)"
-        hint_s = error.retry_after_s if isinstance(error, NoCandidate) else 0.0
-        return self._finish(Failed(NoCandidate(text, hint_s)), now_s)
+        hint_s = error.retry_after_s if isinstance(error, NoEndpoint) else 0.0
+        return self._finish(Failed(NoEndpoint(text, hint_s)), now_s)
 
     def _is_held(self) -> bool:
         """Whether the request must not be sent now, for it may be what processes died of."""
         return self._lost_s > -math.inf and (
-            self._desk.stand() is not Stand.FREE or self._is_too_large()
+            self._picker.stand() is not Stand.FREE or self._is_too_large()
         )
 
     def _is_too_large(self) -> bool:
         """Whether a process has died of it that may have died of its size."""
-        return any(it.is_death and self._desk.is_far_above_usual(it.host) for it in self._attempts)
+        return any(
+            it.is_death and self._picker.is_far_above_usual(it.replica) for it in self._attempts
+        )
 
     def _blamed(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
         """Return what to tell: that it is the request that ends processes, if so; else `error`."""
         if self._lost_s == -math.inf:
             return error
         killed: RequestKills | None = None
-        if self._desk.stand(is_final=is_final) is Stand.GUILTY:
+        if self._picker.stand(is_final=is_final) is Stand.GUILTY:
             killed = RequestKills(
                 "two workers ended while they ran this request: it is not sent to another; ask for less, or have the"
                 " model's owner look at it"
@@ -561,10 +563,12 @@ class Flight:
         return isinstance(it.end, LinkLost)
 
     def _is_back(self, it: Attempt) -> bool:
-        """Whether the host of an attempt that may be made again has a new link."""
+        """Whether the replica of an attempt that may be made again has a new link."""
         ended_s = it.ended_s
         return (
-            ended_s is not None and self._may_ask_again(it) and self._desk.is_back(it.host, ended_s)
+            ended_s is not None
+            and self._may_ask_again(it)
+            and self._picker.is_back(it.replica, ended_s)
         )
 
     # time
@@ -573,7 +577,7 @@ class Flight:
         """Start the hedge's clock if one attempt is alone under way from now on."""
         self._hedge_s = math.inf
         if self._may_hedge and len(self._under_way) == 1:
-            delay_s = self._desk.hedge_delay_s(now_s)
+            delay_s = self._picker.hedge_delay_s(now_s)
             if delay_s is not None:
                 self._hedge_s = now_s + delay_s
         self._reckon_due()
@@ -601,7 +605,7 @@ class Flight:
         self._waits_for = None
         if isinstance(final, Failed) and self._lost_s > -math.inf:
             error = final.error
-            self._desk.ended(is_guilty=isinstance(error, RequestKills) and error.deaths > 1)
+            self._picker.ended(is_guilty=isinstance(error, RequestKills) and error.deaths > 1)
         if self._under_way:
             is_unanswered = isinstance(final, Failed)
             return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))
@@ -611,7 +615,7 @@ class Flight:
         withdrawn = tuple(self._under_way)
         for attempt in withdrawn:
             if is_unanswered:
-                self._desk.left(attempt.host, now_s)
+                self._picker.left(attempt.replica, now_s)
             self._end(attempt, "withdrawn", now_s)
-            self._desk.withdrawn(attempt.host, now_s - attempt.sent_s, now_s)
+            self._picker.withdrawn(attempt.replica, now_s - attempt.sent_s, now_s)
         return tuple([Withdraw(attempt.number) for attempt in withdrawn])

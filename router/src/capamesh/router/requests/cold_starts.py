@@ -19,7 +19,7 @@ from capamesh.protocol.errors import (
     LocalError,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
 )
 from capamesh.protocol.fleet import Change, Changed, Joined
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import InferCall
     from capamesh.protocol.links.link import Answer, Link
-    from capamesh.router.balancing.picker import TrafficDesk
+    from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.dispatch import Waiter
     from capamesh.router.requests.routing import Passage
@@ -136,7 +136,7 @@ class ColdStarts:
         """Return whether some node serves the model: else there is little use in trying."""
         fleet, now_s = self.fleet, self.clock()
         versions = (version,) if version else fleet.trusted(model)
-        return any(is_any_serving(fleet.hosts(model, one), now_s) for one in versions)
+        return any(is_any_serving(fleet.replicas(model, one), now_s) for one in versions)
 
     def is_claimed(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether some node says to have the model ready."""
@@ -228,9 +228,9 @@ class ColdStarts:
         return _Outlook(True, now_s, again_s, reason, loads.has_hope(model, away, now_s))
 
     def _link_to(self, peer: PeerId) -> Link | None:
-        for candidate in self.fleet.candidates_of(peer):
-            if candidate.is_usable:
-                return candidate.link
+        for endpoint in self.fleet.endpoints_of(peer):
+            if endpoint.is_usable:
+                return endpoint.link
         return None
 
     def _send(self, load: WantedLoad) -> None:
@@ -240,7 +240,7 @@ class ColdStarts:
 
 
 class _Asked:
-    """One load that a node was asked for; the `Asker` that the link knows."""
+    """One load that a node was asked for; the `ResponseHandler` that the link knows."""
 
     __slots__ = ("_cold", "_link", "_load", "_stream", "_timer")
 
@@ -265,7 +265,7 @@ class _Asked:
             loop.call_soon(self.failed, error.with_traceback(None))
 
     def answered(self, answer: Answer) -> None:
-        """Part of `Asker`: it says that it has loaded it, which its advert has to show."""
+        """Part of `ResponseHandler`: it says that it has loaded it, which its advert has to show."""
         del answer
         if self._link is None:
             return
@@ -282,7 +282,7 @@ class _Asked:
             self._end(None)
 
     def failed(self, error: CapameshError) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         self._end(error)
 
     def _unsettled(self) -> None:
@@ -345,9 +345,9 @@ class ColdStart:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def desk(self) -> TrafficDesk | None:
+    def picker(self) -> RequestPicker | None:
         """As a passage's."""
-        return self._passage.desk if self._passage is not None else None
+        return self._passage.picker if self._passage is not None else None
 
     def abandon(self) -> None:
         """Nobody waits any more: as a passage's."""
@@ -406,7 +406,7 @@ class ColdStart:
                 return refusal
         try:
             self._passage = self._start()
-        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
+        except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
             if not cold.outlook(model, version).is_away:
                 return error.with_traceback(None)
             return self.wait()

@@ -1,4 +1,4 @@
-"""Flies requests over links: does what a `Flight` says and tells it what came of that. IO: links, the loop's timers.
+"""Flies requests over links: does what a `RequestAttempts` says and tells it what came of that. IO: links, the loop's timers.
 
 All of it is callbacks: a node's answer is told to whoever waits for it in the very turn of the loop that read it.
 """
@@ -30,7 +30,7 @@ from capamesh.protocol.links.calls import (
 )
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
-from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, Flight
+from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
 from capamesh.router.requests.killers import Killers
 from capamesh.router.requests.sequences import OpenSequences
 
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.link import Answer, Link
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.balancing.picker import TrafficDesk
+    from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.prober import Prober
-    from capamesh.router.balancing.served_model import ModelTraffic
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.fleet.replica import Replica
     from capamesh.router.telemetry import Telemetry
 
 OFFERS_AGE_S = 1.0
-"""How long what the hosts of a model offer is taken to stay the same while they are the same (guess)."""
+"""How long what the replicas of a model offer is taken to stay the same while they are the same (guess)."""
 MAX_OFFERS = 1024
 """Models of which that is known (guess: more than are in use)."""
 
@@ -55,9 +55,9 @@ class Outcome:
     """An answer and who gave it, after how many attempts."""
 
     answer: InferAnswer
-    host: Host
+    replica: Replica
     attempts: int
-    desk: TrafficDesk
+    picker: RequestPicker
     """Can explain why it went there."""
 
 
@@ -112,7 +112,7 @@ class Dispatch:
         self.sequences = OpenSequences()
         self.killers = Killers()
         self._offers: dict[
-            tuple[ModelName, ModelVersion], tuple[tuple[Host, ...], float, bool]
+            tuple[ModelName, ModelVersion], tuple[tuple[Replica, ...], float, bool]
         ] = {}
         """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
 
@@ -127,13 +127,13 @@ class Dispatch:
     def start(
         self,
         call: InferCall,
-        traffic: ModelTraffic,
-        desk: TrafficDesk,
+        served: ServedModel,
+        picker: RequestPicker,
         deadline_s: float,
         waiter: Waiter,
         *,
         is_copy: bool = False,
-    ) -> Voyage:
+    ) -> InFlightCall:
         """Ask nodes for an answer before `deadline_s` on the clock; `waiter` may be told before this returns.
 
         Raises `RequestKills` for one that workers have died of.
@@ -142,72 +142,72 @@ class Dispatch:
         nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
         if not self.killers.is_empty and self.killers.is_barred(
-            call, traffic.witnesses, self.clock()
+            call, served.witnesses, self.clock()
         ):
             raise RequestKills(
                 "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
                 " model's owner look at it"
             )
-        voyage = Voyage(self, call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
+        in_flight = InFlightCall(self, call, served, picker, deadline_s, waiter, is_copy=is_copy)
         try:
-            voyage.begin()
+            in_flight.begin()
         except BaseException:
-            voyage.abandon()  # a bug on the way out leaves nothing in flight
+            in_flight.abandon()  # a bug on the way out leaves nothing in flight
             raise
-        return voyage
+        return in_flight
 
     async def infer(
         self,
         call: InferCall,
-        traffic: ModelTraffic,
-        desk: TrafficDesk,
+        served: ServedModel,
+        picker: RequestPicker,
         deadline_s: float,
         *,
         is_copy: bool = False,
     ) -> Outcome:
         """Return the answer of whichever node gave one before `deadline_s` on the clock, as `start` asks for it.
 
-        Raises `NoCandidate`, `DeadlineExceeded`, what a node said is the caller's fault, `Overloaded` when the
+        Raises `NoEndpoint`, `DeadlineExceeded`, what a node said is the caller's fault, `Overloaded` when the
         nodes asked had no room, or the last node's error. Cancelling the wait withdraws what is under way.
         """
         waiter = Awaited()
-        voyage = self.start(call, traffic, desk, deadline_s, waiter, is_copy=is_copy)
+        in_flight = self.start(call, served, picker, deadline_s, waiter, is_copy=is_copy)
         try:
             return await waiter.future
         finally:
-            voyage.abandon()
+            in_flight.abandon()
             del (
-                voyage,
+                in_flight,
                 waiter,
             )  # an error's traceback keeps this frame, and the error is kept by both
 
-    def is_idempotent(self, traffic: ModelTraffic) -> bool:
+    def is_idempotent(self, served: ServedModel) -> bool:
         """Return whether all nodes that host the model say that running a request twice does no harm."""
-        hosts, now_s = traffic.hosts, self.clock()
-        key = (traffic.model, traffic.version)
+        replicas, now_s = served.replicas, self.clock()
+        key = (served.model, served.version)
         known = self._offers.get(key)
-        if known is not None and known[0] is hosts and 0 <= now_s - known[1] < OFFERS_AGE_S:
+        if known is not None and known[0] is replicas and 0 <= now_s - known[1] < OFFERS_AGE_S:
             return known[2]
         if known is None and len(self._offers) >= MAX_OFFERS:
             self._offers.clear()
-        is_idempotent = all(host.offer.is_idempotent for host in hosts)
-        self._offers[key] = (hosts, now_s, is_idempotent)
+        is_idempotent = all(replica.offer.is_idempotent for replica in replicas)
+        self._offers[key] = (replicas, now_s, is_idempotent)
         return is_idempotent
 
 
-class Voyage:
-    """One flight's attempts on their links."""
+class InFlightCall:
+    """One request's attempts on their links."""
 
     __slots__ = (
         "_armed_s",
         "_attempts",
         "_call",
-        "_desk",
         "_dispatch",
-        "_flight",
         "_is_copy",
         "_is_listed",
         "_loop",
+        "_picker",
+        "_sent",
         "_timer",
         "_waiter",
     )
@@ -216,8 +216,8 @@ class Voyage:
         self,
         dispatch: Dispatch,
         call: InferCall,
-        traffic: ModelTraffic,
-        desk: TrafficDesk,
+        served: ServedModel,
+        picker: RequestPicker,
         deadline_s: float,
         waiter: Waiter,
         *,
@@ -225,26 +225,26 @@ class Voyage:
     ) -> None:
         self._dispatch = dispatch
         self._call = call
-        self._desk = desk
+        self._picker = picker
         self._is_copy = is_copy
         self._is_listed = False
         """It waits, or has waited, for a link."""
         is_alone = is_copy or call.sequence is not None
         is_step = call.sequence is not None and not call.sequence.is_start
-        self._flight = Flight(
-            desk,
+        self._attempts = RequestAttempts(
+            picker,
             deadline_s=deadline_s,
-            size_bytes=desk.size_bytes,
-            is_safe=not is_alone and traffic.is_safe and dispatch.is_idempotent(traffic),
+            size_bytes=picker.size_bytes,
+            is_safe=not is_alone and served.is_safe and dispatch.is_idempotent(served),
             # a second node would learn what the key is to keep at one
-            is_hedged=traffic.terms.is_hedged and not desk.key,
-            is_bound=call.sequence is not None,
+            is_hedged=served.terms.is_hedged and not picker.key,
+            is_pinned=call.sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state
             max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
         )
         self._loop = dispatch.loop
-        self._attempts: list[_Attempt] = []
+        self._sent: list[_Attempt] = []
         self._waiter: Waiter | None = waiter
         """None: it is over."""
         self._timer: asyncio.TimerHandle | None = None
@@ -252,26 +252,26 @@ class Voyage:
 
     def begin(self) -> None:
         """Send the first attempt."""
-        self.act(self._flight.start(self._dispatch.clock()))
+        self.act(self._attempts.start(self._dispatch.clock()))
 
     def abandon(self) -> None:
         """Withdraw what is under way; nobody is told anything any more. Does nothing when it is over."""
         self._waiter = None
-        if self._attempts or self._flight.is_waiting:
-            self.act(self._flight.abandon(self._dispatch.clock()))
+        if self._sent or self._attempts.is_waiting:
+            self.act(self._attempts.abandon(self._dispatch.clock()))
 
     def act(self, actions: tuple[Action, ...]) -> None:
-        """Do what the flight says, and what it says to what came of that at once."""
+        """Do what the request says, and what it says to what came of that at once."""
         todo = actions
         outcome: Outcome | CapameshError | None = None
         while todo:
             more: tuple[Action, ...] = ()
             for action in todo:
                 match action:
-                    case Send(number, host, budget_ms):
-                        more += self._send(number, host, budget_ms)
+                    case Send(number, replica, budget_ms):
+                        more += self._send(number, replica, budget_ms)
                     case Answered(number):
-                        outcome = self._outcome_of(self._attempts[number])
+                        outcome = self._outcome_of(self._sent[number])
                         if not self._dispatch.killers.is_empty:
                             self._dispatch.killers.answered(self._call, self._dispatch.clock())
                         if self._call.sequence is not None:
@@ -285,25 +285,25 @@ class Voyage:
                             dispatch.killers.note(
                                 self._call,
                                 outcome.deaths,
-                                self._desk.witnesses,
+                                self._picker.witnesses,
                                 dispatch.clock(),
                             )
-                    case Probe(host):
-                        self._dispatch.prober.ask([host])
+                    case Probe(replica):
+                        self._dispatch.prober.ask([replica])
                     case Withdraw(number):
-                        self._attempts[number].withdraw()
+                        self._sent[number].withdraw()
             todo = more
         waiter = self._waiter
         if waiter is None or outcome is not None:
             self._end()
         else:
             self._arm()
-            if self._flight.is_waiting:
+            if self._attempts.is_waiting:
                 self._is_listed = True
-                desk = self._desk
-                desk.traffic.links.add(self, self._linked, desk.size_bytes)
-                if self._flight.awaits_life:
-                    desk.traffic.lives.add(self, self._linked)
+                picker = self._picker
+                picker.served.links.add(self, self._linked, picker.size_bytes)
+                if self._attempts.awaits_life:
+                    picker.served.lives.add(self, self._linked)
         if waiter is None or outcome is None:
             return
         if isinstance(outcome, Outcome):
@@ -318,9 +318,9 @@ class Voyage:
             self._timer.cancel()
             self._timer = None
         if self._is_listed:
-            self._desk.traffic.links.remove(self)
-            self._desk.traffic.lives.remove(self)
-        self._attempts.clear()  # they know the voyage
+            self._picker.served.links.remove(self)
+            self._picker.served.lives.remove(self)
+        self._sent.clear()  # they know the call
 
     def answered(self, attempt: _Attempt, answer: Answer) -> None:
         """A node has answered."""
@@ -330,7 +330,7 @@ class Voyage:
         except CapameshError as error:
             self.failed(attempt, _bare(error))
             return
-        misfit = attempt.host.answer_form().misfit(given, self._call.outputs)
+        misfit = attempt.replica.answer_form().misfit(given, self._call.outputs)
         if misfit:
             self.failed(
                 attempt,
@@ -340,7 +340,7 @@ class Voyage:
         attempt.given = given
         at_node_s = (given.queue_us + given.run_us) / 1e6
         self.act(
-            self._flight.answered(
+            self._attempts.answered(
                 attempt.number, given.load, at_node_s, len(answer.body), dispatch.clock()
             )
         )
@@ -349,33 +349,33 @@ class Voyage:
         """A node has refused or failed, or its link has ended."""
         self._count(error)
         is_certain = isinstance(error, ClientError) and not fits_another(
-            self._call, self._desk.traffic.hosts, attempt.host
+            self._call, self._picker.served.replicas, attempt.replica
         )
         now_s = self._dispatch.clock()
-        self.act(self._flight.failed(attempt.number, error, now_s, is_certain=is_certain))
+        self.act(self._attempts.failed(attempt.number, error, now_s, is_certain=is_certain))
 
-    def _send(self, number: int, host: Host, budget_ms: int) -> tuple[Action, ...]:
+    def _send(self, number: int, replica: Replica, budget_ms: int) -> tuple[Action, ...]:
         dispatch = self._dispatch
-        attempt = _Attempt(self, number, host)
-        self._attempts.append(attempt)
-        link = host.candidate.link
+        attempt = _Attempt(self, number, replica)
+        self._sent.append(attempt)
+        link = replica.endpoint.link
         try:
             if link is None:
-                raise LinkLost(f"the link to {host.candidate.peer} has just ended")
-            call, version = self._call, host.offer.version
-            if call.outputs and (missing := host.answer_form().lacks(call.outputs)):
+                raise LinkLost(f"the link to {replica.endpoint.peer} has just ended")
+            call, version = self._call, replica.offer.version
+            if call.outputs and (missing := replica.answer_form().lacks(call.outputs)):
                 raise PeerError(f"this node advertises no output {missing[:80]!r}")
             if version != call.version:
                 call = call._replace(version=version)
-            meta, body = encode_call(call, host.candidate.network.budget_ms(budget_ms))
+            meta, body = encode_call(call, replica.endpoint.network.budget_ms(budget_ms))
             attempt.stream = link.ask(meta, body, attempt)
             attempt.link = link
             if number and not self._is_copy:
                 dispatch.telemetry.attempted_again(self._call.model)
         except CapameshError as error:
             self._count(error)
-            return self._flight.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
-        wanted = self._desk.traffic.probes(dispatch.clock())
+            return self._attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
+        wanted = self._picker.served.probes(dispatch.clock())
         if wanted:
             dispatch.prober.ask(wanted)
         return ()
@@ -385,11 +385,11 @@ class Voyage:
             self._dispatch.telemetry.attempt_failed(self._call.model, error)
 
     def _outcome_of(self, attempt: _Attempt) -> Outcome:
-        assert attempt.given is not None  # noqa: S101 - told just before the flight was
-        return Outcome(attempt.given, attempt.host, self._flight.attempts, self._desk)
+        assert attempt.given is not None  # noqa: S101 - told just before the request was
+        return Outcome(attempt.given, attempt.replica, self._attempts.attempts, self._picker)
 
     def _arm(self) -> None:
-        due_s = self._flight.due_s
+        due_s = self._attempts.due_s
         if due_s >= self._armed_s:
             return  # a timer that comes early finds nothing to do, and is set anew
         if self._timer is not None:
@@ -399,13 +399,13 @@ class Voyage:
 
     def _tick(self) -> None:
         self._timer, self._armed_s = None, math.inf
-        self.act(self._flight.tick(self._dispatch.clock()))
+        self.act(self._attempts.tick(self._dispatch.clock()))
 
     def _linked(self) -> None:
         """A link is up. A bug on the way out is this request's alone: others wait for the same link."""
         waiter = self._waiter
         try:
-            self.act(self._flight.linked(self._dispatch.clock()))
+            self.act(self._attempts.linked(self._dispatch.clock()))
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an outcome
             self.abandon()
             self._loop.call_exception_handler(
@@ -416,30 +416,30 @@ class Voyage:
 
 
 class _Attempt:
-    """One request on one link; the `Asker` that the link knows."""
+    """One request on one link; the `ResponseHandler` that the link knows."""
 
-    __slots__ = ("_voyage", "given", "host", "link", "number", "stream")
+    __slots__ = ("_in_flight", "given", "link", "number", "replica", "stream")
 
-    def __init__(self, voyage: Voyage, number: int, host: Host) -> None:
-        self._voyage = voyage
+    def __init__(self, in_flight: InFlightCall, number: int, replica: Replica) -> None:
+        self._in_flight = in_flight
         self.number = number
-        self.host = host
+        self.replica = replica
         self.link: Link | None = None
         """None: it was not sent, or is over."""
         self.stream = 0
         self.given: InferAnswer | None = None
 
     def answered(self, answer: Answer) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         if self.link is not None:
             self.link = None
-            self._voyage.answered(self, answer)
+            self._in_flight.answered(self, answer)
 
     def failed(self, error: CapameshError) -> None:
-        """Part of `Asker`."""
+        """Part of `ResponseHandler`."""
         if self.link is not None:
             self.link = None
-            self._voyage.failed(self, error)
+            self._in_flight.failed(self, error)
 
     def withdraw(self) -> None:
         """Its answer is not wanted any more."""
@@ -451,7 +451,7 @@ class _Attempt:
 def _bare(error: CapameshError) -> CapameshError:
     """Return an error that was just caught without the frames that its traceback and its causes keep.
 
-    The flight keeps the error, and those frames, or who called them, the flight.
+    The request keeps the error, and those frames, or who called them, the request.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -3,7 +3,7 @@
 While nobody is barred, a request costs a look at a clock. While somebody is, it costs a sample of its bytes, and the
 digest of one with such a sample, of so many bytes a second at the most: beyond these a killer is let through, as a new
 one would be. It forgets: first after a minute, for a verdict may be wrong; then after ten, then after an hour; and at
-once when the very request is answered. A verdict holds while whose word it was is enough against all hosts of the model.
+once when the very request is answered. A verdict holds while whose word it was is enough against all replicas of the model.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class Killers:
             self._forget(next(iter(self._entries)))
 
     def is_barred(
-        self, call: InferCall, hosts: Callable[[], Iterable[Witness]], now_s: float
+        self, call: InferCall, replicas: Callable[[], Iterable[Witness]], now_s: float
     ) -> bool:
-        """Return whether the request is one that must not be sent now to `hosts`, all that its model has."""
+        """Return whether the request is one that must not be sent now to `replicas`, all that its model has."""
         found = self._find(call, now_s)
         if found is None:
             return False
         entry = self._entries[found]
-        return now_s < entry.until_s and are_enough(entry.witnesses, hosts())
+        return now_s < entry.until_s and are_enough(entry.witnesses, replicas())
 
     def answered(self, call: InferCall, now_s: float) -> None:
         """A node has answered this request: if it is barred, it is so no more."""

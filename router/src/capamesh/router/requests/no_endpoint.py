@@ -9,53 +9,53 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import NobodyFits, NoCandidate
+from capamesh.protocol.errors import NoEndpoint, Unsatisfiable
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName
     from capamesh.router.balancing.eligibility import Constraints
-    from capamesh.router.fleet.endpoint import Candidate
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
 
 MAX_REASONS = 3
 """Of why nobody fits, those that most have (guess: as much as one reads)."""
 
 
 def with_hint(
-    error: NoCandidate,
+    error: NoEndpoint,
     model: ModelName,
-    hosts: Sequence[Host],
+    replicas: Sequence[Replica],
     constraints: Constraints,
     *,
-    redial_s: Callable[[Candidate], float],
+    redial_s: Callable[[Endpoint], float],
     now_s: float,
-) -> NoCandidate:
-    """Return `error` with when to come again, or a `NobodyFits` where that alone does not help.
+) -> NoEndpoint:
+    """Return `error` with when to come again, or a `Unsatisfiable` where that alone does not help.
 
-    `hosts` are all that have the model, `constraints` the request's and the rules'; `redial_s` tells when a
-    candidate is dialled next.
+    `replicas` are all that have the model, `constraints` the request's and the rules'; `redial_s` tells when a
+    endpoint is dialled next.
     """
-    reasons = [_lasting(host, constraints, now_s) for host in hosts]
+    reasons = [_lasting(replica, constraints, now_s) for replica in replicas]
     if reasons and all(reasons):
-        return NobodyFits(
+        return Unsatisfiable(
             f"model {model!r} is hosted, but none of its nodes may have this request ({_most(reasons)}); to wait does"
             " not help: ask for something else, or have the operator change it"
         )
     waits_s = [
-        redial_s(host.candidate)
-        for host, reason in zip(hosts, reasons, strict=True)
-        if not reason and host.candidate.link is None
+        redial_s(replica.endpoint)
+        for replica, reason in zip(replicas, reasons, strict=True)
+        if not reason and replica.endpoint.link is None
     ]
-    return NoCandidate(error.message, min(waits_s, default=0.0))
+    return NoEndpoint(error.message, min(waits_s, default=0.0))
 
 
-def _lasting(host: Host, constraints: Constraints, now_s: float) -> str:
-    """Return what keeps the host out however long one waits; empty: nothing."""
-    for health in (host.health, host.candidate.health):
-        if health.state(now_s) is CircuitState.HELD_OPEN:
+def _lasting(replica: Replica, constraints: Constraints, now_s: float) -> str:
+    """Return what keeps the replica out however long one waits; empty: nothing."""
+    for health in (replica.health, replica.endpoint.health):
+        if health.state(now_s) is CircuitState.FORCED_OPEN:
             return "the operator holds it open"
-    return constraints.refusal(host)
+    return constraints.refusal(replica)
 
 
 def _most(reasons: Iterable[str]) -> str:

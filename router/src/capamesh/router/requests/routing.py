@@ -1,7 +1,7 @@
 """A request's way through the router: which version, whether it is let in, where it goes, who gets a copy. IO: dispatch.
 
 What belongs to one model is made at its first request and forgotten with the model; what a request asks of its
-way beside the call itself are its `Wishes`.
+way beside the call itself are its `RoutingOptions`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from capamesh.protocol.errors import (
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
-    NoCandidate,
+    NoEndpoint,
     Overloaded,
     PeerError,
     RequestKills,
     is_refusal,
 )
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY, InferCall
-from capamesh.router.admission.controller import Gate
+from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.cold_starts import ColdStarts
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.balancing.picker import TrafficDesk
-    from capamesh.router.balancing.served_model import ModelTraffic
+    from capamesh.router.balancing.picker import RequestPicker
+    from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.cold_starts import ColdStart
-    from capamesh.router.requests.dispatch import Dispatch, Outcome, Voyage, Waiter
+    from capamesh.router.requests.dispatch import Dispatch, InFlightCall, Outcome, Waiter
     from capamesh.router.rules import RoutingRules
 
 AFFINITY = "affinity"
@@ -51,7 +51,7 @@ AFFINITY = "affinity"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RoutingOptions:
     """What a request asks of its way."""
 
     constraints: Constraints = ANYWHERE
@@ -63,7 +63,7 @@ class Wishes:
     """Whose share of the fleet it uses when there is not enough for all."""
 
 
-NO_WISHES = Wishes()
+NO_OPTIONS = RoutingOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +81,32 @@ class Admission:
 class _Model:
     """What one model's requests have in common."""
 
-    __slots__ = ("gates", "mirror", "versions")
+    __slots__ = ("controllers", "mirror", "versions")
 
     def __init__(self, versions: Versions, mirror: Mirror | None) -> None:
         self.versions = versions
         self.mirror = mirror
-        self.gates: dict[ModelVersion, Gate] = {}
+        self.controllers: dict[ModelVersion, AdmissionController] = {}
 
 
 class Passage:
-    """A request that was let in, until its outcome: it leaves its gate however it ends. Part of `Waiter`."""
+    """A request that was let in, until its outcome: it leaves its controller however it ends. Part of `Waiter`."""
 
     __slots__ = (
         "_after",
         "_clock",
-        "_gate",
+        "_controller",
+        "_in_flight",
         "_is_urgent",
         "_next",
         "_tenant",
-        "_voyage",
         "_waiter",
-        "desk",
+        "picker",
     )
 
     def __init__(
         self,
-        gate: Gate,
+        controller: AdmissionController,
         tenant: str,
         waiter: Waiter,
         clock: Callable[[], float],
@@ -114,46 +114,46 @@ class Passage:
         is_urgent: bool,
         after: Callable[[CapameshError], ColdStart | None] | None = None,
     ) -> None:
-        """Enter the gate. `after` returns how it goes on after a failure, None where it does not."""
-        self._gate: Gate | None = gate
+        """Enter the controller. `after` returns how it goes on after a failure, None where it does not."""
+        self._controller: AdmissionController | None = controller
         self._tenant = tenant
         self._waiter = waiter
         self._clock = clock
-        self._voyage: Voyage | None = None
-        self.desk: TrafficDesk | None = None
+        self._in_flight: InFlightCall | None = None
+        self.picker: RequestPicker | None = None
         """Can explain where it went, also when it is over; None: it has not set off."""
         self._is_urgent = is_urgent
         self._after = after
         self._next: ColdStart | None = None
         """How it goes on, since nobody who was there could answer it."""
-        gate.entered(tenant, clock(), is_urgent=is_urgent)
+        controller.entered(tenant, clock(), is_urgent=is_urgent)
 
     def begin(
         self,
         dispatch: Dispatch,
         call: InferCall,
-        traffic: ModelTraffic,
-        desk: TrafficDesk,
+        served: ServedModel,
+        picker: RequestPicker,
         deadline_s: float,
         *,
         is_copy: bool,
     ) -> None:
         """Set off; the waiter may be told before this returns."""
-        self.desk = desk
+        self.picker = picker
         try:
-            voyage = dispatch.start(call, traffic, desk, deadline_s, self, is_copy=is_copy)
+            in_flight = dispatch.start(call, served, picker, deadline_s, self, is_copy=is_copy)
         except BaseException:
             self._leave()
             raise
-        if self._gate is not None:
-            self._voyage = voyage
+        if self._controller is not None:
+            self._in_flight = in_flight
 
     def abandon(self) -> None:
         """Nobody waits any more: withdraw what is under way. Does nothing when it is over."""
-        voyage, self._voyage = self._voyage, None
+        in_flight, self._in_flight = self._in_flight, None
         self._after = None
-        if voyage is not None:
-            voyage.abandon()
+        if in_flight is not None:
+            in_flight.abandon()
             self._leave()
         if self._next is not None:
             self._next.abandon()
@@ -174,9 +174,11 @@ class Passage:
             self._waiter.failed(error)
 
     def _leave(self, *, is_served: bool = True) -> None:
-        gate, self._gate, self._voyage = self._gate, None, None
-        if gate is not None:
-            gate.left(self._tenant, self._clock(), is_urgent=self._is_urgent, is_served=is_served)
+        controller, self._controller, self._in_flight = self._controller, None, None
+        if controller is not None:
+            controller.left(
+                self._tenant, self._clock(), is_urgent=self._is_urgent, is_served=is_served
+            )
 
 
 class _Copy:
@@ -221,14 +223,14 @@ class Routing:
         dispatch: Dispatch,
         rules: RoutingRules,
         *,
-        chance: random.Random,
+        rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._balancer = balancer
         self._dispatch = dispatch
         self._rules = rules
-        self._chance = chance
+        self._rng = rng
         self._clock = clock
         self._models: dict[ModelName, _Model] = {}
         self._copies: set[_Copy] = set()
@@ -238,7 +240,7 @@ class Routing:
         return f"Routing({len(self._models)} models, {len(self._copies)} copies under way)"
 
     def start(
-        self, call: InferCall, wishes: Wishes, deadline_s: float, waiter: Waiter
+        self, call: InferCall, options: RoutingOptions, deadline_s: float, waiter: Waiter
     ) -> Passage | ColdStart:
         """Let a request in and send it to a node, to be answered before `deadline_s` on the clock.
 
@@ -248,7 +250,7 @@ class Routing:
         """
 
         def start(after: Callable[[CapameshError], ColdStart | None] | None = None) -> Passage:
-            return self._start(call, wishes, deadline_s, waiter, after)
+            return self._start(call, options, deadline_s, waiter, after)
 
         def after(error: CapameshError) -> ColdStart | None:
             with contextlib.suppress(CapameshError):
@@ -258,10 +260,10 @@ class Routing:
 
         if self._cold.is_wanting(call.model, call.version):
             with contextlib.suppress(CapameshError):
-                return self._cold.begin(call, deadline_s, waiter, NoCandidate(""), start)
+                return self._cold.begin(call, deadline_s, waiter, NoEndpoint(""), start)
         try:
             return start(after)
-        except (ModelNotFound, ModelUnavailable, NoCandidate) as error:
+        except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
             missing = error.with_traceback(None)
         return self._cold.begin(call, deadline_s, waiter, missing, start)
 
@@ -269,45 +271,45 @@ class Routing:
         """Return whether a request that has failed may be run by another node, once that has loaded the model."""
         if call.sequence is not None or not isinstance(error, PeerError):
             return False
-        if isinstance(error, NoCandidate):
+        if isinstance(error, NoEndpoint):
             self._balancer.missed(call.model, call.version)
         elif isinstance(error, LinkLost | RequestKills):
             return False  # it may be what processes end of
         return self._cold.is_wanting(call.model, call.version) and (
-            is_refusal(error) or isinstance(error, NoCandidate) or self._may_repeat(call)
+            is_refusal(error) or isinstance(error, NoEndpoint) or self._may_repeat(call)
         )
 
     def _may_repeat(self, call: InferCall) -> bool:
         versions = (call.version,) if call.version else self._fleet.trusted(call.model)
-        traffics = [self._balancer.traffic(call.model, version) for version in versions]
-        return all(one.is_safe and self._dispatch.is_idempotent(one) for one in traffics)
+        served_models = [self._balancer.served(call.model, version) for version in versions]
+        return all(one.is_safe and self._dispatch.is_idempotent(one) for one in served_models)
 
     def _start(
         self,
         call: InferCall,
-        wishes: Wishes,
+        options: RoutingOptions,
         deadline_s: float,
         waiter: Waiter,
         after: Callable[[CapameshError], ColdStart | None] | None = None,
     ) -> Passage:
         model = self._model(call.model)
-        key = wishes.affinity
+        key = options.affinity
         if call.sequence is not None:
             key = f"sequence {call.sequence.id}"
-        traffic = model.versions.pick(call.version, key, wishes.constraints, self._clock())
+        served = model.versions.pick(call.version, key, options.constraints, self._clock())
         if call.outputs:
-            _check_outputs(call, traffic)
+            _check_outputs(call, served)
         versions = model.versions if not call.version and call.sequence is None else None
-        trial = model.versions.trial(traffic) if versions is not None and not key else None
-        if traffic.version != call.version:
+        trial = model.versions.trial(served) if versions is not None and not key else None
+        if served.version != call.version:
             call = InferCall(
-                call.model, traffic.version, *call[2:]
+                call.model, served.version, *call[2:]
             )  # `_replace` takes thrice as long
         passage = self._let_in(
             model,
             call,
-            traffic,
-            wishes,
+            served,
+            options,
             key,
             deadline_s,
             waiter,
@@ -316,17 +318,17 @@ class Routing:
             after=after,
         )
         mirror = model.mirror
-        if mirror is not None and mirror.wants(self._chance, served=traffic.version, key=key):
-            self._copy(call, mirror, wishes.constraints, key, deadline_s)
+        if mirror is not None and mirror.wants(self._rng, served=served.version, key=key):
+            self._copy(call, mirror, options.constraints, key, deadline_s)
         return passage
 
-    async def infer(self, call: InferCall, wishes: Wishes, deadline_s: float) -> Outcome:
+    async def infer(self, call: InferCall, options: RoutingOptions, deadline_s: float) -> Outcome:
         """Return the answer before `deadline_s` on the clock.
 
         Raises what `start` raises and what `Dispatch.infer` raises. Cancelling the wait withdraws the request.
         """
         waiter = Awaited()
-        passage = self.start(call, wishes, deadline_s, waiter)
+        passage = self.start(call, options, deadline_s, waiter)
         try:
             return await waiter.future
         finally:
@@ -337,7 +339,7 @@ class Routing:
         self,
         model: ModelName,
         version: ModelVersion,
-        wishes: Wishes,
+        options: RoutingOptions,
         priority: int,
         remaining_s: float,
     ) -> Admission:
@@ -347,16 +349,16 @@ class Routing:
         """
         state = self._model(model)
         now_s = self._clock()
-        traffic = state.versions.pick(version, wishes.affinity, wishes.constraints, now_s)
-        gate = self._gate(state, traffic)
-        refusal = gate.foreseen(wishes.tenant, priority, False, now_s, remaining_s)
-        return Admission(traffic.version, gate.saturation.level, refusal)
+        served = state.versions.pick(version, options.affinity, options.constraints, now_s)
+        controller = self._controller(state, served)
+        refusal = controller.foreseen(options.tenant, priority, False, now_s, remaining_s)
+        return Admission(served.version, controller.saturation.level, refusal)
 
     def explain(
         self,
         model: ModelName,
         version: ModelVersion,
-        wishes: Wishes,
+        options: RoutingOptions,
         remaining_s: float = math.inf,
         *,
         is_let_in: bool = True,
@@ -367,14 +369,14 @@ class Routing:
         """
         now_s = self._clock()
         versions = self._model(model).versions
-        traffic = versions.pick(version, wishes.affinity, wishes.constraints, now_s)
-        shape = RequestShape(model, traffic.version, 0, wishes.affinity)
-        policy = wishes.policy or (AFFINITY if wishes.affinity else "")
-        desk = traffic.desk(wishes.constraints, shape, now_s + remaining_s, policy=policy)
+        served = versions.pick(version, options.affinity, options.constraints, now_s)
+        shape = RequestShape(model, served.version, 0, options.affinity)
+        policy = options.policy or (AFFINITY if options.affinity else "")
+        picker = served.picker(options.constraints, shape, now_s + remaining_s, policy=policy)
         if is_let_in:
-            with contextlib.suppress(NoCandidate):
-                desk.chosen = (desk.choose((), now_s),)
-        return desk.explain(now_s)
+            with contextlib.suppress(NoEndpoint):
+                picker.chosen = (picker.choose((), now_s),)
+        return picker.explain(now_s)
 
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""
@@ -385,8 +387,8 @@ class Routing:
             # the same one goes on, and counts its copies under way
             if model.mirror is None or model.mirror.rule != rule.mirror:
                 model.mirror = Mirror(rule.mirror) if rule.mirror is not None else None
-            for gate in model.gates.values():
-                gate.reweigh(dict(rule.tenants))
+            for controller in model.controllers.values():
+                controller.reweigh(dict(rule.tenants))
         self._balancer.take_rules()
 
     def wake(self) -> None:
@@ -405,14 +407,14 @@ class Routing:
         self._cold.reached(peer)
 
     def tick(self) -> None:
-        """Forget models and versions that nobody hosts any more; to be called now and then."""
+        """Forget models and versions that nobody replicas any more; to be called now and then."""
         self._fleet.absent.tick(self._clock())
         for name, model in list(self._models.items()):
             ready = self._fleet.versions_ready(name)
-            for version, gate in list(model.gates.items()):
-                if version not in ready and not gate.under_way:
-                    del model.gates[version]
-            if not ready and not model.gates:
+            for version, controller in list(model.controllers.items()):
+                if version not in ready and not controller.under_way:
+                    del model.controllers[version]
+            if not ready and not model.controllers:
                 del self._models[name]
 
     def close(self) -> None:
@@ -424,7 +426,9 @@ class Routing:
     def under_way(self) -> int:
         """Requests that were let in and have not ended."""
         return sum(
-            gate.under_way for model in self._models.values() for gate in model.gates.values()
+            controller.under_way
+            for model in self._models.values()
+            for controller in model.controllers.values()
         )
 
     # inside
@@ -445,51 +449,53 @@ class Routing:
             VersionSplit(self._rules.of(name).weights),
             fleet=self._fleet,
             balancer=self._balancer,
-            chance=self._chance,
+            rng=self._rng,
         )
 
-    def _gate(self, model: _Model, traffic: ModelTraffic) -> Gate:
-        gate = model.gates.get(traffic.version)
-        if gate is None:
-            gate = model.gates[traffic.version] = Gate(
-                traffic.model,
-                lambda: traffic.hosts,
-                self._chance,
-                weights=dict(self._rules.of(traffic.model).tenants),
+    def _controller(self, model: _Model, served: ServedModel) -> AdmissionController:
+        controller = model.controllers.get(served.version)
+        if controller is None:
+            controller = model.controllers[served.version] = AdmissionController(
+                served.model,
+                lambda: served.replicas,
+                self._rng,
+                weights=dict(self._rules.of(served.model).tenants),
             )
-        if traffic.on_refused is None:  # it is new, or was forgotten while requests kept its gate
-            traffic.on_refused = gate.refused
-            traffic.is_full = lambda: gate.is_contested
-        return gate
+        if (
+            served.on_refused is None
+        ):  # it is new, or was forgotten while requests kept its controller
+            served.on_refused = controller.refused
+            served.is_full = lambda: controller.is_contested
+        return controller
 
-    def _desk(
+    def _picker(
         self,
         call: InferCall,
-        traffic: ModelTraffic,
-        wishes: Wishes,
+        served: ServedModel,
+        options: RoutingOptions,
         key: str,
         deadline_s: float,
         versions: Versions | None,
-        trial: ModelTraffic | None,
-    ) -> TrafficDesk:
+        trial: ServedModel | None,
+    ) -> RequestPicker:
         size_bytes = 0
         for tensor in call.inputs:
             size_bytes += len(tensor.data)
-        is_bound = call.sequence is not None
+        is_pinned = call.sequence is not None
         shape = RequestShape(
             call.model,
-            traffic.version,
+            served.version,
             size_bytes,
             key,
-            is_bound,
+            is_pinned,
             call.priority < DEFAULT_PRIORITY and not call.is_bulk,
         )
-        policy = wishes.policy or (AFFINITY if key else "")
-        return traffic.desk(
-            wishes.constraints,
+        policy = options.policy or (AFFINITY if key else "")
+        return served.picker(
+            options.constraints,
             shape,
             deadline_s,
-            policy=AFFINITY if is_bound else policy,
+            policy=AFFINITY if is_pinned else policy,
             versions=versions,
             trial=trial,
         )
@@ -498,29 +504,29 @@ class Routing:
         self,
         model: _Model,
         call: InferCall,
-        traffic: ModelTraffic,
-        wishes: Wishes,
+        served: ServedModel,
+        options: RoutingOptions,
         key: str,
         deadline_s: float,
         waiter: Waiter,
         *,
         versions: Versions | None = None,
-        trial: ModelTraffic | None = None,
+        trial: ServedModel | None = None,
         after: Callable[[CapameshError], ColdStart | None] | None = None,
         is_copy: bool = False,
     ) -> Passage:
         """Begin a request for which there is room; raise `Overloaded` for another.
 
-        It may change to another of `versions` later, at the gate of this one: a second attempt is no second request.
+        It may change to another of `versions` later, at the controller of this one: a second attempt is no second request.
         """
         now_s = self._clock()
-        gate = self._gate(model, traffic)
-        gate.admit(wishes.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
-        desk = self._desk(call, traffic, wishes, key, deadline_s, versions, trial)
+        controller = self._controller(model, served)
+        controller.admit(options.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
+        picker = self._picker(call, served, options, key, deadline_s, versions, trial)
         passage = Passage(
-            gate, wishes.tenant, waiter, self._clock, is_urgent=desk.is_urgent, after=after
+            controller, options.tenant, waiter, self._clock, is_urgent=picker.is_urgent, after=after
         )
-        passage.begin(self._dispatch, call, traffic, desk, deadline_s, is_copy=is_copy)
+        passage.begin(self._dispatch, call, served, picker, deadline_s, is_copy=is_copy)
         return passage
 
     def _copy(
@@ -535,25 +541,25 @@ class Routing:
         copied = call._replace(version=mirror.rule.version, priority=MAX_PRIORITY, is_bulk=True)
         copy = _Copy(self._copies, mirror)
         try:
-            traffic = self._balancer.traffic(copied.model, copied.version)
-            model, wishes = self._model(copied.model), Wishes(constraints)
+            served = self._balancer.served(copied.model, copied.version)
+            model, options = self._model(copied.model), RoutingOptions(constraints)
             copy.passage = self._let_in(
-                model, copied, traffic, wishes, key, deadline_s, copy, is_copy=True
+                model, copied, served, options, key, deadline_s, copy, is_copy=True
             )
         except CapameshError:
             copy.end()  # a copy's failure is nobody's
 
 
-def _check_outputs(call: InferCall, traffic: ModelTraffic) -> None:
-    """Raise `InvalidRequest` when no host of the version has all the outputs that a call names."""
+def _check_outputs(call: InferCall, served: ServedModel) -> None:
+    """Raise `InvalidRequest` when no replica of the version has all the outputs that a call names."""
     missing = ""
-    for host in traffic.hosts:
-        form = host.answer_form()
+    for replica in served.replicas:
+        form = replica.answer_form()
         lacking = form.lacks(call.outputs)
         if not lacking:
             return
         missing = missing or (
-            f"model {call.model!r} version {traffic.version} has no output {lacking[:80]!r}; its outputs are"
+            f"model {call.model!r} version {served.version} has no output {lacking[:80]!r}; its outputs are"
             f" {form.names()}"
         )
     if missing:

@@ -46,7 +46,7 @@ class VersionSplit:
     def pick(
         self,
         hosted: Collection[ModelVersion],
-        chance: random.Random,
+        rng: random.Random,
         *,
         asked: ModelVersion = NEWEST,
         key: str = "",
@@ -63,7 +63,7 @@ class VersionSplit:
             return weights[0][0] if weights else NEWEST
         if key:
             return max(weights, key=lambda pair: _score(pair[0], pair[1], key))[0]
-        left = chance.random() * sum([weight for _, weight in weights])
+        left = rng.random() * sum([weight for _, weight in weights])
         for version, weight in weights:
             left -= weight
             if left < 0:
@@ -88,7 +88,7 @@ class Mirror:
     def __repr__(self) -> str:
         return f"Mirror({self.rule.share:.0%} to {self.rule.version}, {self.under_way} under way)"
 
-    def wants(self, chance: random.Random, *, served: ModelVersion = NEWEST, key: str = "") -> bool:
+    def wants(self, rng: random.Random, *, served: ModelVersion = NEWEST, key: str = "") -> bool:
         """Return whether to copy a request that `served` answers: never when that is the shadow itself.
 
         Requests of one key are copied all or none, as long as not too many copies are under way: a
@@ -97,7 +97,7 @@ class Mirror:
         rule = self.rule
         if served == rule.version or self.under_way >= self._most:
             return False
-        draw = _draw(f"mirror {rule.version}", key) if key else chance.random()
+        draw = _draw(f"mirror {rule.version}", key) if key else rng.random()
         return draw < rule.share
 
     def began(self) -> None:

@@ -86,12 +86,12 @@ class CircuitState(StrEnum):
     INHIBITED = "inhibited"
     EJECTED = "ejected"
     RAMPING = "ramping"
-    HELD_OPEN = "held_open"
-    HELD_CLOSED = "held_closed"
+    FORCED_OPEN = "held_open"
+    FORCED_CLOSED = "held_closed"
 
 
 class Health:
-    """The state of one node or host. Every `now_s` is the caller's monotonic clock in seconds."""
+    """The state of one node or replica. Every `now_s` is the caller's monotonic clock in seconds."""
 
     __slots__ = (
         "_answers_left",
@@ -151,7 +151,7 @@ class Health:
             return True
         self._settle(now_s)
         if self._held is not None:
-            return self._held is CircuitState.HELD_CLOSED
+            return self._held is CircuitState.FORCED_CLOSED
         if now_s < self._avoid_until_s:
             return False
         if self._state is CircuitState.EJECTED:
@@ -198,9 +198,9 @@ class Health:
     @property
     def reason(self) -> str:
         """Why it is, or last was, not sent to, for people; empty when nothing ever happened."""
-        if self._held is CircuitState.HELD_OPEN:
+        if self._held is CircuitState.FORCED_OPEN:
             return "the operator holds it open"
-        if self._held is CircuitState.HELD_CLOSED:
+        if self._held is CircuitState.FORCED_CLOSED:
             return "the operator holds it closed"
         return self._cause
 
@@ -232,7 +232,7 @@ class Health:
                 self._eject(now_s, f"{self._consecutive} failures in a row", answers_wanted=1)
             else:
                 self._inhibit(now_s, is_hard=is_hard, cause=cause)
-        self.is_full = self._held is CircuitState.HELD_CLOSED
+        self.is_full = self._held is CircuitState.FORCED_CLOSED
 
     def refused(
         self, now_s: float, retry_after_s: float = 0.0, *, cause: str = "overloaded"
@@ -244,7 +244,7 @@ class Health:
         if self._state in {CircuitState.CLOSED, CircuitState.RAMPING}:
             self._cause = f"{cause}: asked to wait {wait_s:.2f} s"
             self.since_s = now_s
-        self.is_full = self._held is CircuitState.HELD_CLOSED
+        self.is_full = self._held is CircuitState.FORCED_CLOSED
 
     def answered(self, now_s: float) -> None:
         """A request was answered there: an error of the caller's is an answer, too."""
@@ -278,19 +278,19 @@ class Health:
         self._settle(now_s)
         if self._state is not CircuitState.EJECTED:
             self._eject(now_s, cause, answers_wanted=TRIAL_ANSWERS)
-        self.is_full = self._held is CircuitState.HELD_CLOSED
+        self.is_full = self._held is CircuitState.FORCED_CLOSED
 
     def hold(self, held: CircuitState | None) -> None:
         """Take the operator's word: `held_open` never send, `held_closed` always, None: as it goes.
 
         Raises `ConfigError` for any other state.
         """
-        if held not in {None, CircuitState.HELD_OPEN, CircuitState.HELD_CLOSED}:
+        if held not in {None, CircuitState.FORCED_OPEN, CircuitState.FORCED_CLOSED}:
             raise ConfigError(
                 f"cannot hold a circuit {held!r}: use held_open (never send), held_closed or none"
             )
         self._held = held
-        self.is_full = held is CircuitState.HELD_CLOSED
+        self.is_full = held is CircuitState.FORCED_CLOSED
 
     # re-probing
 

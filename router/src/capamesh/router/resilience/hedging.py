@@ -31,7 +31,7 @@ SILENT_QUANTILE = 0.99
 SILENT_FACTOR = 3.0
 """Silence is a fault after this many times the 99th percentile (guess)."""
 SILENT_EXPECTED_FACTOR = 4.0
-"""And not before this many times what this very host is expected to take (guess: a slow device is no fault)."""
+"""And not before this many times what this very replica is expected to take (guess: a slow device is no fault)."""
 SILENT_FLOOR_S = 0.05
 """Guess: a pause of the collector, a lost packet sent again."""
 SILENT_NEW_S = 5.0
@@ -81,7 +81,7 @@ class Hedging:
     def first_byte_limit_s(self, now_s: float, expected_s: float, remaining_s: float) -> float:
         """Return how long after it is sent a request's silence counts as a failure of its node.
 
-        `expected_s` is what this host should take, network included, 0 when unknown; `remaining_s` what the
+        `expected_s` is what this replica should take, network included, 0 when unknown; `remaining_s` what the
         deadline leaves, infinity without one. When that leaves room for another attempt, the limit leaves
         the time that half of the requests need. When it does not, the limit is what it would be without a
         deadline, perhaps beyond it: one that is too tight is no fault of a node.

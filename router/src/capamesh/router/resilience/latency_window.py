@@ -31,7 +31,7 @@ _MIDDLES: list[float] = [LEAST_S] + [LEAST_S * GROWTH ** (i - 0.5) for i in rang
 
 
 class LatencyWindow:
-    """Latencies of one model, of all its hosts. `now_s` is the caller's monotonic clock in seconds."""
+    """Latencies of one model, of all its replicas. `now_s` is the caller's monotonic clock in seconds."""
 
     __slots__ = (
         "_known",

@@ -1,22 +1,22 @@
-"""Which hosts of a model fail more than the others do, so much that it is no chance. Pure.
+"""Which replicas of a model fail more than the others do, so much that it is no chance. Pure.
 
-Envoy ejects whose success rate is below the mean by 1.9 standard deviations, of at least 5 hosts with 100
-requests each, or who fails 85 % of 50. That is for fleets of many hosts: among 3 or 4 none can be as far from
-the mean as 1.9 deviations; and where all fail alike, one of many hosts is so by chance at every other look. So
-here a host stands out when it fails more than the *other* hosts (the mean of their rates, so that a busy one
+Envoy ejects whose success rate is below the mean by 1.9 standard deviations, of at least 5 replicas with 100
+requests each, or who fails 85 % of 50. That is for fleets of many replicas: among 3 or 4 none can be as far from
+the mean as 1.9 deviations; and where all fail alike, one of many replicas is so by chance at every other look. So
+here a replica stands out when it fails more than the *other* replicas (the mean of their rates, so that a busy one
 does not speak for all), and when that is a matter of significance:
 
 - 85 % failed, 15 points more than the others, z >= 5 (once in 3 million looks by chance): out at once;
 - 15 points more, z >= 3.5, in two windows that follow each other: out. Two, because a bad batch fails many
   requests at one place once;
-- the same for 5 points and Envoy's 1.9 deviations, where there are its 5 hosts with 100 requests each. Who
+- the same for 5 points and Envoy's 1.9 deviations, where there are its 5 replicas with 100 requests each. Who
   fails less than that, or 10 % in a small fleet, keeps a smaller share of requests (see health.py): to eject it
   would cost more than it saves.
 
 A window lasts 10 s (Envoy's interval), or only 2 s where there are requests enough: the tests count requests,
 not seconds, and each second less is a second of errors less. Where there are few it waits for more, up to 60 s.
 
-Refusals and missed deadlines are not to be recorded (`is_fault`): under overload they hit the best hosts as well.
+Refusals and missed deadlines are not to be recorded (`is_fault`): under overload they hit the best replicas as well.
 Who is slow is reported and not ejected: policies see latency themselves, and a fleet of unlike devices has
 slow ones that are as good as others for what they take on.
 """
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from capamesh.protocol.errors import CapameshError, NoCandidate, PeerError, is_refusal
+from capamesh.protocol.errors import CapameshError, NoEndpoint, PeerError, is_refusal
 from capamesh.router.resilience.health import CircuitState, Health
 
 INTERVAL_S = 10.0
@@ -38,8 +38,8 @@ SLOW_INTERVAL_S = 60.0
 """Guess: errors that are longer ago say little of now."""
 FAST_REQUESTS = 20
 MIN_REQUESTS = 10
-"""Requests a host, on average, that end a window after 2 s and after 10 s (guess); nobody is judged by fewer
-than the second, where Envoy has 50: one of three hosts at 3 requests a second has 10 in 10 s."""
+"""Requests a replica, on average, that end a window after 2 s and after 10 s (guess); nobody is judged by fewer
+than the second, where Envoy has 50: one of three replicas at 3 requests a second has 10 in 10 s."""
 MIN_FAILURES = 5
 """As many as in a row (Envoy)."""
 FAILING = 0.85
@@ -49,26 +49,26 @@ SMALL_GAP = 0.05
 """By how much the failure rate exceeds the others' (guess)."""
 SURE_Z = 5.0
 LIKELY_Z = 3.5
-"""Standard errors by which it does (guess: 3e-7, and 5e-8 for twice the second, in each look at a host)."""
+"""Standard errors by which it does (guess: 3e-7, and 5e-8 for twice the second, in each look at a replica)."""
 DEVIATIONS = 1.9
-DEVIATION_HOSTS = 5
+DEVIATION_REPLICAS = 5
 DEVIATION_REQUESTS = 100
 """Envoy, gRPC A50."""
 MOST_EJECTED = 0.33
-"""Of the hosts, and one in any case; Envoy's 10 % are less than one of a small fleet."""
+"""Of the replicas, and one in any case; Envoy's 10 % are less than one of a small fleet."""
 PANIC = 0.5
 """Envoy's panic threshold."""
 FORGET_WINDOWS = 5
-"""A host without requests counts as one of the fleet for so long (guess)."""
+"""A replica without requests counts as one of the fleet for so long (guess)."""
 SLOW_FACTOR = 3.0
 SLOW_SAMPLES = 50
-"""When a host is reported as slow (guess)."""
+"""When a replica is reported as slow (guess)."""
 MEDIAN_STEP = 1.05
 """The running median moves by 5 % a sample (guess: from a tenth of the truth to it in 50)."""
 
 
 class Watched(Protocol):
-    """What is watched: a `Host`."""
+    """What is watched: a `Replica`."""
 
     health: Health
     is_gone: bool
@@ -79,36 +79,34 @@ H = TypeVar("H", bound=Watched)
 
 @dataclass(frozen=True, slots=True)
 class Outlier(Generic[H]):
-    """`host` should be ejected (`host.health.eject`)."""
+    """`replica` should be ejected (`replica.health.eject`)."""
 
-    host: H
+    replica: H
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Slow(Generic[H]):
-    """`host` has become slow beside the others: for the log. Told once until it is so no more."""
+    """`replica` has become slow beside the others: for the log. Told once until it is so no more."""
 
-    host: H
+    replica: H
     reason: str
 
 
 def is_fault(error: CapameshError) -> bool:
-    """Whether an error says something of the host: not the caller's, no refusal, no missed deadline."""
+    """Whether an error says something of the replica: not the caller's, no refusal, no missed deadline."""
     return (
-        isinstance(error, PeerError)
-        and not isinstance(error, NoCandidate)
-        and not is_refusal(error)
+        isinstance(error, PeerError) and not isinstance(error, NoEndpoint) and not is_refusal(error)
     )
 
 
-def is_panic(eligible: int, hosts: int) -> bool:
-    """Whether so few of `hosts` remain that ejections must be ignored: the rest could not bear the load."""
-    return eligible < PANIC * hosts
+def is_panic(eligible: int, replicas: int) -> bool:
+    """Whether so few of `replicas` remain that ejections must be ignored: the rest could not bear the load."""
+    return eligible < PANIC * replicas
 
 
 class _Tally:
-    """One host's counts in the present window, and its running median."""
+    """One replica's counts in the present window, and its running median."""
 
     __slots__ = ("failures", "idle", "is_slow", "median_s", "requests", "samples", "strikes")
 
@@ -137,7 +135,7 @@ class _Tally:
 
 
 class _Fleet:
-    """What a host is compared with: at least two that had enough requests, each speaking for itself alone."""
+    """What a replica is compared with: at least two that had enough requests, each speaking for itself alone."""
 
     __slots__ = ("_inverse", "_others", "_rates", "deviant")
 
@@ -148,7 +146,7 @@ class _Fleet:
         self._inverse = sum(1.0 / tally.requests for tally in tallies)
         self.deviant = math.inf
         """The failure rate above which Envoy ejects; infinity when there is too little to tell."""
-        if len(rates) >= DEVIATION_HOSTS and all(
+        if len(rates) >= DEVIATION_REPLICAS and all(
             tally.requests >= DEVIATION_REQUESTS for tally in tallies
         ):
             mean = self._rates / len(rates)
@@ -160,7 +158,7 @@ class _Fleet:
         return max(0.0, self._rates - tally.rate) / self._others
 
     def error(self, tally: _Tally) -> float:
-        """Return the standard error of the host's distance from the others, were all alike."""
+        """Return the standard error of the replica's distance from the others, were all alike."""
         mean = self._rates / (self._others + 1)
         own = 1.0 / tally.requests
         spread = own + (self._inverse - own) / self._others**2
@@ -168,7 +166,7 @@ class _Fleet:
 
 
 class OutlierWatch(Generic[H]):
-    """Counts one model's outcomes by host and tells who stands out. It ejects nobody itself."""
+    """Counts one model's outcomes by replica and tells who stands out. It ejects nobody itself."""
 
     def __init__(self) -> None:
         self._tallies: dict[H, _Tally] = {}
@@ -178,13 +176,13 @@ class OutlierWatch(Generic[H]):
     def __repr__(self) -> str:
         return f"OutlierWatch({self._requests} requests at {len(self._tallies)} hosts)"
 
-    def record(self, host: H, is_ok: bool, latency_s: float, now_s: float) -> None:
+    def record(self, replica: H, is_ok: bool, latency_s: float, now_s: float) -> None:
         """Count an outcome. `latency_s` is in seconds and matters only of answers; an error of the caller's is one."""
         if self._requests == 0:
             self._began_s = now_s
-        tally = self._tallies.get(host)
+        tally = self._tallies.get(replica)
         if tally is None:
-            tally = self._tallies[host] = _Tally()
+            tally = self._tallies[replica] = _Tally()
         self._requests += 1
         tally.requests += 1
         if is_ok:
@@ -200,10 +198,10 @@ class OutlierWatch(Generic[H]):
         if age_s < 0:
             self._began_s = now_s  # a clock set back: begin the window anew
             return []
-        a_host = self._requests / len(self._tallies)
+        a_replica = self._requests / len(self._tallies)
         if not (
-            (age_s >= FAST_INTERVAL_S and a_host >= FAST_REQUESTS)
-            or (age_s >= INTERVAL_S and a_host >= MIN_REQUESTS)
+            (age_s >= FAST_INTERVAL_S and a_replica >= FAST_REQUESTS)
+            or (age_s >= INTERVAL_S and a_replica >= MIN_REQUESTS)
             or age_s >= SLOW_INTERVAL_S
         ):
             return []
@@ -216,32 +214,35 @@ class OutlierWatch(Generic[H]):
         return verdicts
 
     def _forget(self) -> None:
-        for host in [
-            host
-            for host, tally in self._tallies.items()
-            if host.is_gone or (not tally.requests and tally.idle >= FORGET_WINDOWS)
+        for replica in [
+            replica
+            for replica, tally in self._tallies.items()
+            if replica.is_gone or (not tally.requests and tally.idle >= FORGET_WINDOWS)
         ]:
-            del self._tallies[host]
+            del self._tallies[replica]
 
     def _outliers(self, now_s: float) -> list[Outlier[H]]:
-        is_out = {host: host.health.state(now_s) is CircuitState.EJECTED for host in self._tallies}
+        is_out = {
+            replica: replica.health.state(now_s) is CircuitState.EJECTED
+            for replica in self._tallies
+        }
         judged = [
-            (host, tally)
-            for host, tally in self._tallies.items()
-            if tally.requests >= MIN_REQUESTS and not is_out[host]
+            (replica, tally)
+            for replica, tally in self._tallies.items()
+            if tally.requests >= MIN_REQUESTS and not is_out[replica]
         ]
         if len(judged) < 2:
             return []
         fleet = _Fleet([tally for _, tally in judged])
         found: list[tuple[float, Outlier[H]]] = []
-        for host, tally in judged:
+        for replica, tally in judged:
             rest = fleet.rest(tally)
             if self._stands_out(tally, rest, fleet):
                 text = f"{tally.rate:.0%} of {tally.requests} requests failed, {rest:.0%} elsewhere"
-                found.append((tally.rate, Outlier(host, text)))
+                found.append((tally.rate, Outlier(replica, text)))
         found.sort(key=lambda item: item[0], reverse=True)
-        hosts, ejected = len(is_out), sum(is_out.values())
-        room = min(max(1, int(MOST_EJECTED * hosts)), hosts - 1) - ejected
+        replicas, ejected = len(is_out), sum(is_out.values())
+        room = min(max(1, int(MOST_EJECTED * replicas)), replicas - 1) - ejected
         return [outlier for _, outlier in found[: max(0, room)]]
 
     @staticmethod
@@ -257,17 +258,19 @@ class OutlierWatch(Generic[H]):
 
     def _slow(self) -> list[Slow[H]]:
         known = {
-            host: tally for host, tally in self._tallies.items() if tally.samples >= SLOW_SAMPLES
+            replica: tally
+            for replica, tally in self._tallies.items()
+            if tally.samples >= SLOW_SAMPLES
         }
         if len(known) < 3:
             return []
         medians = sorted(tally.median_s for tally in known.values())
         fleet_s = medians[(len(medians) - 1) // 2]
         found: list[Slow[H]] = []
-        for host, tally in known.items():
+        for replica, tally in known.items():
             is_slow = tally.median_s >= SLOW_FACTOR * fleet_s
             if is_slow and not tally.is_slow:
                 text = f"half of its answers take over {tally.median_s * 1e3:.0f} ms, {fleet_s * 1e3:.0f} ms elsewhere"
-                found.append(Slow(host, text))
+                found.append(Slow(replica, text))
             tally.is_slow = is_slow
         return found

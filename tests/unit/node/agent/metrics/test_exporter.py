@@ -37,7 +37,7 @@ def lines(text: bytes, beginning: str = "capamesh_node_") -> list[str]:
     return [line for line in text.decode().splitlines() if line.startswith(beginning)]
 
 
-def test_what_workers_counted_is_told_with_the_models_labels() -> None:
+def test_what_workers_counted_is_reported_with_the_models_labels() -> None:
     of = 'device="0",model="m",version="1"'
     assert sorted(lines(NodeTelemetry(lambda: [UP, DOWN]).exposition())) == sorted(
         [
@@ -70,14 +70,16 @@ def test_what_workers_counted_is_told_with_the_models_labels() -> None:
     )
 
 
-def test_the_loops_of_the_agent_and_of_each_worker_are_told_as_a_router_tells_of_its_own() -> None:
+def test_the_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> (
+    None
+):
     worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
     agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
     text = NodeTelemetry(lambda: [worker], read_loop=lambda: agent).exposition()
     of_worker, of_agent = 'device="1",{}process="worker"', 'device="",{}process="agent"'
     delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
 
-    def told(name: str, of: str, at_most: tuple[int, int], total: float) -> list[str]:
+    def reported(name: str, of: str, at_most: tuple[int, int], total: float) -> list[str]:
         first, last = (of.format(f'le="{bound}",') for bound in ("0.1", "+Inf"))
         return [
             f"{name}_bucket{{{first}}} {at_most[0]}.0",
@@ -88,10 +90,10 @@ def test_the_loops_of_the_agent_and_of_each_worker_are_told_as_a_router_tells_of
 
     assert sorted(lines(text, "capamesh_event_loop_")) == sorted(
         [
-            *told(delay, of_worker, (7, 8), 0.75),
-            *told(delay, of_agent, (9, 9), 0.25),
-            *told(busy, of_worker, (8, 8), 0.5),
-            *told(busy, of_agent, (8, 8), 0.5),
+            *reported(delay, of_worker, (7, 8), 0.75),
+            *reported(delay, of_agent, (9, 9), 0.25),
+            *reported(busy, of_worker, (8, 8), 0.5),
+            *reported(busy, of_agent, (8, 8), 0.5),
         ]
     )
 

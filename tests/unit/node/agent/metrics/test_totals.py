@@ -17,7 +17,7 @@ INF = math.inf
 M = ("m", "1")
 
 
-def told(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dict[str, Any]:
+def reported(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dict[str, Any]:
     """Return one load's map after `ok` good requests of two rows each, one batch a request."""
     return {
         "name": name,
@@ -39,7 +39,7 @@ def told(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dict[st
 
 def test_a_message_becomes_figures() -> None:
     worker = WorkerFigures()
-    worker.told([told(5, dropped={"expired": 2})])
+    worker.reported([reported(5, dropped={"expired": 2})])
     assert worker.models() == {
         M: ModelFigures(
             requests={"ok": 5},
@@ -58,13 +58,13 @@ def test_a_message_becomes_figures() -> None:
 
 def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> None:
     worker = WorkerFigures()
-    worker.told([told(5)])
+    worker.reported([reported(5)])
     worker.ended()
     between = worker.models()[M]
     assert (between.requests, between.rows) == ({"ok": 5}, 10)
     assert (between.in_flight, between.limit, between.memory_bytes) == (0, 0, 0)
-    worker.told([told(1)])
-    worker.told([told(2, requests={"ok": 1, "overloaded": 1})])
+    worker.reported([reported(1)])
+    worker.reported([reported(2, requests={"ok": 1, "overloaded": 1})])
     after = worker.models()[M]
     assert after.requests == {"ok": 6, "overloaded": 1}
     assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
@@ -76,14 +76,14 @@ def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
     worker, meter = WorkerFigures(), LoopMeter()
     assert worker.loop().delay_s.count == 0
     meter.beat(0.3, 0.03)
-    worker.loop_told(meter.snapshot())
+    worker.loop_reported(meter.snapshot())
     meter.beat(0.0, 0.2)
-    worker.loop_told(meter.snapshot())
+    worker.loop_reported(meter.snapshot())
     worker.ended()
     worker.ended()  # as one that told nothing
     meter = LoopMeter()
     meter.beat(9.0, 0.1)
-    worker.loop_told(meter.snapshot())
+    worker.loop_reported(meter.snapshot())
 
     def some(histogram: Histogram) -> dict[float, int]:
         return {bound: count for bound, count in histogram.counts.items() if count}
@@ -97,9 +97,9 @@ def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
 @pytest.mark.parametrize("before", [0, 2, 5, 9])
 def test_a_model_that_was_loaded_again_counts_on(before: int) -> None:
     worker = WorkerFigures()
-    worker.told([told(before)])
-    worker.told([told(5, load=2)])
-    worker.told([told(6, load=2)])
+    worker.reported([reported(before)])
+    worker.reported([reported(5, load=2)])
+    worker.reported([reported(6, load=2)])
     assert worker.models()[M].requests == {"ok": before + 6}
 
 
@@ -107,23 +107,25 @@ def test_requests_that_end_after_their_model_was_replaced_are_counted_with_those
     None
 ):
     worker = WorkerFigures()
-    worker.told([told(5, in_flight=3)])
-    worker.told([told(1, load=2, in_flight=2, limit=7, memory_bytes=90), told(7, in_flight=1)])
+    worker.reported([reported(5, in_flight=3)])
+    worker.reported(
+        [reported(1, load=2, in_flight=2, limit=7, memory_bytes=90), reported(7, in_flight=1)]
+    )
     both = worker.models()[M]
     assert (both.requests, both.rows, both.in_flight) == ({"ok": 8}, 16, 3)
     assert (both.limit, both.memory_bytes) == (7, 90)  # the present is the new one's
-    worker.told([told(8, in_flight=0), told(2, load=2)])
-    worker.told([told(2, load=2)])
+    worker.reported([reported(8, in_flight=0), reported(2, load=2)])
+    worker.reported([reported(2, load=2)])
     assert worker.models()[M].requests == {"ok": 10}
 
 
-def test_a_model_that_is_not_told_of_keeps_its_counts_alone() -> None:
+def test_a_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
     worker = WorkerFigures()
-    worker.told([told(5), told(1, "n", load=2)])
-    worker.told([told(1, "n", load=2)])
+    worker.reported([reported(5), reported(1, "n", load=2)])
+    worker.reported([reported(1, "n", load=2)])
     gone = worker.models()[M]
     assert (gone.requests, gone.in_flight, gone.memory_bytes) == ({"ok": 5}, 0, 0)
-    worker.told([told(6, load=3), told(1, "n", load=2)])
+    worker.reported([reported(6, load=3), reported(1, "n", load=2)])
     assert worker.models()[M].requests == {"ok": 11}
     assert worker.models()[M].in_flight == 3
     assert worker.models()["n", "1"].requests == {"ok": 1}
@@ -131,9 +133,9 @@ def test_a_model_that_is_not_told_of_keeps_its_counts_alone() -> None:
 
 def test_of_models_that_are_gone_nothing_is_kept() -> None:
     worker = WorkerFigures()
-    worker.told([told(5), told(1, "n", load=2)])
+    worker.reported([reported(5), reported(1, "n", load=2)])
     worker.ended()
-    worker.told([told(5), told(1, "o", load=2)])
+    worker.reported([reported(5), reported(1, "o", load=2)])
     worker.keep({M})
     assert set(worker.models()) == {M}
     worker.ended()
@@ -143,13 +145,13 @@ def test_of_models_that_are_gone_nothing_is_kept() -> None:
 
 def test_what_a_model_whose_files_are_gone_still_answers_is_not_counted() -> None:
     worker = WorkerFigures()
-    worker.told([told(5), told(1, "n", load=2)])
+    worker.reported([reported(5), reported(1, "n", load=2)])
     worker.keep({("n", "1")})
-    worker.told([told(6), told(2, "n", load=2)])
-    worker.told([told(2, "n", load=2)])
+    worker.reported([reported(6), reported(2, "n", load=2)])
+    worker.reported([reported(2, "n", load=2)])
     assert {key: one.requests for key, one in worker.models().items()} == {("n", "1"): {"ok": 2}}
     worker.keep({M, ("n", "1")})
-    worker.told([told(3, load=3), told(2, "n", load=2)])
+    worker.reported([reported(3, load=3), reported(2, "n", load=2)])
     assert worker.models()[M].requests == {"ok": 3}
 
 
@@ -193,10 +195,10 @@ def test_counts_never_go_down(steps: list[int | str | None]) -> None:
         if step is None:
             worker.ended()
         elif isinstance(step, str):
-            worker.told([])
+            worker.reported([])
         else:
             loads += 1
-            worker.told([told(step, load=loads)])
+            worker.reported([reported(step, load=loads)])
         figures = worker.models().get(M)
         now = figures.rows if figures else 0
         assert now >= before
@@ -220,5 +222,5 @@ def test_putting_histograms_together_commutes_and_associates(
 
 
 def test_at_rest_keeps_the_counts_alone() -> None:
-    figures = ModelFigures.from_message(told(5))
+    figures = ModelFigures.from_message(reported(5))
     assert figures.at_rest() == replace(figures, memory_bytes=0, in_flight=0, limit=0)

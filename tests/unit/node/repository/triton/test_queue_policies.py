@@ -77,7 +77,7 @@ def test_priorities_that_contradict_each_other_are_refused(text: str, expected: 
     assert expected in caught.value.message
 
 
-def test_a_reshape_is_told_with_the_batch_axis_on_both_sides() -> None:
+def test_a_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
     declared = parsed(
         "max_batch_size: 4 "
         "input { name: 'a' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } }"

@@ -706,7 +706,7 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
 @pytest.mark.parametrize(
     "manifest", [Manifest(allow_cpu_fallback=True), Manifest(providers=(CUDA, CPU))]
 )
-def test_a_fall_back_that_the_manifest_allows_is_taken_and_told(
+def test_a_fall_back_that_the_manifest_allows_is_taken_and_reported(
     tmp_path: Path, fell_back: type[FellBack], manifest: Manifest
 ) -> None:
     del fell_back
@@ -727,7 +727,7 @@ def test_a_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
     assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU
 
 
-def test_the_best_provider_that_took_an_operator_is_told(
+def test_the_best_provider_that_took_an_operator_is_reported(
     tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensorrt = "TensorrtExecutionProvider"
@@ -785,7 +785,7 @@ def test_a_provider_known_by_its_name_alone_is_passed_on_without_options(
     assert fell_back.asked == {"providers": [(openvino, {})], "enable_fallback": False}
 
 
-def test_the_provider_found_after_loading_is_told(
+def test_the_provider_found_after_loading_is_reported(
     tmp_path: Path, fell_back: type[FellBack]
 ) -> None:
     fell_back.providers = (CUDA, CPU)
@@ -806,7 +806,7 @@ def test_settings_that_make_no_sense_are_config_errors() -> None:
         OnnxBackend(memory_limit_bytes=-1)
 
 
-def test_a_session_spins_within_runs_only_and_has_the_threads_it_was_told(
+def test_a_session_spins_within_runs_only_and_has_the_threads_it_was_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[onnxruntime.SessionOptions] = []

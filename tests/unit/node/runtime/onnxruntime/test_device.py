@@ -216,7 +216,7 @@ def test_the_free_memory_of_a_gpu_is_found_by_its_own_name_or_else_its_index(
     assert backend.free_bytes() == free_bytes
 
 
-def test_cuda_is_told_its_device_and_its_limit() -> None:
+def test_cuda_is_reported_its_device_and_its_limit() -> None:
     limits = DeviceLimits(2, memory_limit_bytes=3 * 2**30)
     assert provider_options(CUDA, limits, "sha256:ab") == {
         "device_id": "2",
@@ -324,16 +324,16 @@ def test_other_errors_leave_the_device(error: RuntimeError) -> None:
     assert device_loss(error) == ""
 
 
-@pytest.mark.parametrize(("device", "is_told"), [("cuda", True), ("cpu", False)])
-def test_whoever_owns_the_backend_is_told_by_the_run_that_loses_the_device(
-    tmp_path: Path, device: onnx_backend.DeviceKind, is_told: bool
+@pytest.mark.parametrize(("device", "is_reported"), [("cuda", True), ("cpu", False)])
+def test_whoever_owns_the_backend_is_reported_by_the_run_that_loses_the_device(
+    tmp_path: Path, device: onnx_backend.DeviceKind, is_reported: bool
 ) -> None:
     def fail(*_: object) -> None:
         raise cuda_error(700)
 
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     backend = OnnxBackend(
-        device, on_lost=lambda loss: told.append((loss, threading.current_thread().name))
+        device, on_lost=lambda loss: reported.append((loss, threading.current_thread().name))
     )
     model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
     model._on_error = backend._look_after_device
@@ -341,7 +341,7 @@ def test_whoever_owns_the_backend_is_told_by_the_run_that_loses_the_device(
     with pytest.raises(RunFailed, match=r"^the model's run failed: .*CUDA failure 700"):
         model.run([fp32([1])])
     loss = "CUDA failure 700: an illegal memory access was encountered"
-    assert told == ([(loss, "MainThread")] if is_told else [])
+    assert reported == ([(loss, "MainThread")] if is_reported else [])
 
 
 def test_a_load_may_find_the_device_lost_too(
@@ -350,11 +350,11 @@ def test_a_load_may_find_the_device_lost_too(
     def fail(*_: object, **__: object) -> None:
         raise cuda_error(719, "unspecified launch failure")
 
-    told: list[str] = []
+    reported: list[str] = []
     load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
     path = tmp_path / "model.onnx"
     source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(ModelInvalid, match="CUDA failure 719"):
-        OnnxBackend("cuda", on_lost=told.append).load(source)
-    assert told == ["CUDA failure 719: unspecified launch failure"]
+        OnnxBackend("cuda", on_lost=reported.append).load(source)
+    assert reported == ["CUDA failure 719: unspecified launch failure"]

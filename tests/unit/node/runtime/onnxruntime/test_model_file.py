@@ -50,7 +50,7 @@ def test_weights_of_control_flow_are_counted_too() -> None:
     assert weights(model(zeros(P.FLOAT, 1), nodes=(choice,))) == {P.FLOAT: 15}
 
 
-def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
+def test_an_operator_whose_work_values_set_is_reported_wherever_it_is() -> None:
     plain = node("Relu", ["x"], ["y"])
     turns = node("Range", ["a", "b", "c"], ["w"])
     branch = helper.make_graph([turns], "b", [], [value("w", P.FLOAT, None)])
@@ -58,7 +58,7 @@ def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
     function = helper.make_function("f", "F", ["x"], ["y"], [turns], [helper.make_opsetid("", 21)])
     with_function = model(nodes=(plain,))
     with_function.functions.append(function)
-    for proto, has_open_work in (
+    for proto, is_data_dependent in (
         (model(nodes=(plain,)), False),
         (model(nodes=(plain, turns)), True),
         (model(nodes=(node("AffineGrid", ["x", "size"], ["y"]),)), True),
@@ -66,7 +66,7 @@ def test_an_operator_whose_work_values_set_is_told_wherever_it_is() -> None:
         (with_function, True),
     ):
         found = contents_of(io.BytesIO(proto.SerializeToString()))
-        assert found.has_open_work is has_open_work
+        assert found.is_data_dependent is is_data_dependent
 
 
 def test_dimensions_that_are_not_packed_count_too() -> None:

@@ -141,7 +141,7 @@ def test_several_threads_may_run_it_at_once(model: LoadedModel) -> None:
     assert answers == [{"same": [[bytes([0xFF, n])] * 50]} for n in range(40)]
 
 
-def test_a_run_that_is_told_to_stop_is_stopped(model: LoadedModel) -> None:
+def test_a_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
     switch = OnnxBackend().stop_switch()
     switch.stop()
     with pytest.raises(RunFailed, match="the run was stopped before its end"):
@@ -166,7 +166,7 @@ def test_a_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_pa
         model.validate(inputs(ODD))
 
 
-def test_a_library_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_library_that_is_none_is_reported(tmp_path: Path) -> None:
     (tmp_path / "junk.so").write_bytes(b"junk")
     with pytest.raises(OSError, match=r"junk\.so"):
         RawTextRuntime(tmp_path / "junk.so")

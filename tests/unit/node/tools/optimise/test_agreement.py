@@ -113,7 +113,7 @@ def test_bfloat16_is_compared_as_numbers() -> None:
         (np.ones((0, 2), F), np.ones((0, 2), F), True),
     ],
 )
-def test_it_is_told_when_the_original_decides_the_same_each_time(
+def test_it_is_reported_when_the_original_decides_the_same_each_time(
     first: npt.NDArray[Any], second: npt.NDArray[Any], *, is_uniform: bool
 ) -> None:
     assert agreement((first, first), (second, second)).is_uniform is is_uniform

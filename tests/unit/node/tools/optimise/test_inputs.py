@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.profiling.synthetic_inputs import generated_inputs, generated_shape
+from capamesh.node.profiling.synthetic_inputs import generated_shape, synthetic_inputs
 from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.tools.optimise import trial
 from capamesh.node.tools.optimise.trial import (
@@ -32,7 +32,7 @@ class FakeModel:
     outputs = ()
     provider = "CPUExecutionProvider"
     precision = "fp32"
-    has_open_work = False
+    is_data_dependent = False
 
     def __init__(self, *inputs: TensorSpec, least_open_dim: int = 1) -> None:
         self.inputs = inputs
@@ -77,7 +77,7 @@ specs = st.builds(
 def test_every_spec_accepts_what_is_generated_for_it(
     spec: TensorSpec, rows: int, open_dim: int
 ) -> None:
-    (tensor,) = generated_inputs([spec], rows=rows, open_dim=open_dim)
+    (tensor,) = synthetic_inputs([spec], rows=rows, open_dim=open_dim)
     checked(tensor)
     assert spec.accepts(tensor.datatype, tensor.shape) is None
     assert tensor.shape == generated_shape(spec, rows=rows, open_dim=open_dim)
@@ -89,21 +89,21 @@ def test_every_spec_accepts_what_is_generated_for_it(
 
 
 def test_generated_floats_are_standard_normal_and_their_seeds() -> None:
-    (tensor,) = generated_inputs([TensorSpec("x", Datatype.FP32, (-1, 100))], rows=100, seed=3)
+    (tensor,) = synthetic_inputs([TensorSpec("x", Datatype.FP32, (-1, 100))], rows=100, seed=3)
     assert tensor.to_numpy().mean() == pytest.approx(0, abs=0.03)
     assert tensor.to_numpy().std() == pytest.approx(1, abs=0.03)
     for datatype in (Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64):
         spec = TensorSpec("x", datatype, (-1, 3))
-        first, again, other = (generated_inputs([spec], rows=2, seed=seed) for seed in (3, 3, 4))
+        first, again, other = (synthetic_inputs([spec], rows=2, seed=seed) for seed in (3, 3, 4))
         assert first == again != other
 
 
 def test_the_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
     pair = [X, TensorSpec("y", Datatype.FP64, (-1,))]
-    few, many = (generated_inputs(pair, rows=rows) for rows in (2, 5))
+    few, many = (synthetic_inputs(pair, rows=rows) for rows in (2, 5))
     for small, large in zip(few, many, strict=True):
         assert np.array_equal(small.to_numpy(), large.to_numpy()[:2])
-    left, right = generated_inputs([X, X], rows=1)
+    left, right = synthetic_inputs([X, X], rows=1)
     assert not np.isin(left.to_numpy(), right.to_numpy()).any()
 
 
@@ -116,7 +116,7 @@ def test_only_the_first_open_dimension_is_the_rows() -> None:
 
 def test_what_no_message_may_carry_is_not_made() -> None:
     with pytest.raises(TooLarge, match=r"input 'x' of shape .* has 4000000000000 bytes"):
-        generated_inputs([TensorSpec("x", Datatype.FP32, (-1, 10**9))], rows=1000)
+        synthetic_inputs([TensorSpec("x", Datatype.FP32, (-1, 10**9))], rows=1000)
 
 
 def test_open_dimensions_get_the_smallest_size_that_runs() -> None:

@@ -315,7 +315,7 @@ def test_a_tool_that_fails_is_one_line_and_leaves_nothing(
     assert files(tmp_path) == ["m.onnx"]
 
 
-def test_weights_beyond_fp16_are_told(tmp_path: Path) -> None:
+def test_weights_beyond_fp16_are_reported(tmp_path: Path) -> None:
     huge = numpy_helper.from_array(np.full((64, 10), 7e4, np.float32), "w")
     path = write(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], [huge], 64)
     report, _ = made(path, Conversion.FP16, min_agreement=0.0)
@@ -326,7 +326,7 @@ def test_weights_beyond_fp16_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_an_earlier_result_is_replaced_only_when_told_and_other_versions_stay(
+def test_an_earlier_result_is_replaced_only_when_reported_and_other_versions_stay(
     tmp_path: Path,
 ) -> None:
     dense(tmp_path / "m/1/model.onnx")
@@ -379,12 +379,12 @@ def test_a_pipeline_is_not_optimised_itself(tmp_path: Path) -> None:
         made(tmp_path / "chain", Conversion.FP16)
 
 
-def test_each_step_is_told_and_no_node_sees_a_model_before_the_last(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_each_step_is_reported_and_no_node_sees_a_model_before_the_last(tmp_path: Path) -> None:
+    reported: list[str] = []
     seen: list[list[str]] = []
 
     def tell(what: str) -> None:
-        told.append(what)
+        reported.append(what)
         found = scan(tmp_path)
         seen.append([one.name for one in (*found.models, *found.refused)])
 
@@ -396,8 +396,8 @@ def test_each_step_is_told_and_no_node_sees_a_model_before_the_last(tmp_path: Pa
         clock_s=lambda: float(next(ticks)),
         tell=tell,
     )
-    assert len(told) == STEPS - 1  # none was timed twice
-    assert seen == [["m"]] * len(told)
+    assert len(reported) == STEPS - 1  # none was timed twice
+    assert seen == [["m"]] * len(reported)
     assert [model.name for model in scan(tmp_path).models] == ["m", "m-graph"]
 
 
@@ -486,7 +486,7 @@ def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
     assert report.outputs[0].decisions == 170
 
 
-def test_few_given_rows_are_taken_and_told(tmp_path: Path) -> None:
+def test_few_given_rows_are_taken_and_reported(tmp_path: Path) -> None:
     inputs = rows(tmp_path / "rows.npz", 64)
     report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH, inputs=inputs)
     assert report.notes[1:] == (

@@ -179,7 +179,7 @@ class WorkerFigures:
         """None: all."""
         self._ended_loops = self._loop = NO_LOOP
 
-    def told(self, models: Sequence[Mapping[str, Any]]) -> None:
+    def reported(self, models: Sequence[Mapping[str, Any]]) -> None:
         """Take over a `metrics` message's models."""
         before, self._latest = self._latest, {}
         for message in sorted(models, key=lambda message: int(message["load"])):
@@ -190,7 +190,7 @@ class WorkerFigures:
             self._latest.setdefault(key, {})[load] = ModelFigures.from_message(message)
         self._end(before)
 
-    def loop_told(self, message: Mapping[str, Any]) -> None:
+    def loop_reported(self, message: Mapping[str, Any]) -> None:
         """Take over a `metrics` message's loop."""
         self._loop = LoopFigures.from_message(message)
 

@@ -291,7 +291,7 @@ class OnnxModel:
         """`on_error` is told what ONNX Runtime raises in a run, in the thread of the run; `raw` runs other texts."""
         self.provider = provider
         self._on_error = on_error
-        self.has_open_work = contents.has_open_work
+        self.is_data_dependent = contents.is_data_dependent
         self.inputs = tuple(
             declared("input", arg.name, arg.type, arg.shape) for arg in session.get_inputs()
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from capamesh.node.profiling.synthetic_inputs import OPEN_DIMS, generated_inputs
+from capamesh.node.profiling.synthetic_inputs import DYNAMIC_DIMS, synthetic_inputs
 from capamesh.node.repository.array_files import read_npz
 from capamesh.protocol.errors import (
     ConfigError,
@@ -143,7 +143,7 @@ def comparison_trials(
         )
     if specs and all(len(ranges.get(spec.name, _FREE)) == 1 for spec in specs):
         raise ModelInvalid(f"nothing was written: all generated inputs would be alike; {_GIVE}")
-    sizes = _sizes_that_run(model, ranges, most=len(OPEN_DIMS))
+    sizes = _sizes_that_run(model, ranges, most=len(DYNAMIC_DIMS))
     sizes = ([size for size in sizes if size > 1] or sizes)[:_SIZES]
     wanted = GENERATED_RUNS if _is_fixed(specs) else GENERATED_ROWS
     wanted = math.ceil(wanted / len(sizes)) if specs else 1
@@ -177,7 +177,7 @@ def _made(
     specs: Sequence[TensorSpec], ranges: Mapping[str, range], *, rows: int, size: int, seed: int
 ) -> tuple[Tensor, ...]:
     """Return a tensor for each of `specs`; whole numbers without a range are 0."""
-    tensors = generated_inputs(specs, rows=rows, open_dim=size, seed=seed)
+    tensors = synthetic_inputs(specs, rows=rows, open_dim=size, seed=seed)
     return tuple(
         _drawn(tensor, ranges[tensor.name], (seed, at)) if tensor.name in ranges else tensor
         for at, tensor in enumerate(tensors)
@@ -194,7 +194,7 @@ def _drawn(tensor: Tensor, numbers: range, seed: tuple[int, int]) -> Tensor:
 def _sizes_that_run(model: LoadedModel, ranges: Mapping[str, range], *, most: int) -> list[int]:
     """Return up to `most` sizes of open dimensions that `model` runs with, ascending; one where it has none."""
     has_open_dims = any(dim < 0 for spec in model.inputs for dim in spec.shape[1:])
-    sizes = OPEN_DIMS if has_open_dims else OPEN_DIMS[:1]
+    sizes = DYNAMIC_DIMS if has_open_dims else DYNAMIC_DIMS[:1]
     reasons: list[str] = []
     good: list[int] = []
     for size in sizes:

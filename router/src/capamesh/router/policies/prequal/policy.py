@@ -1,23 +1,23 @@
 """The default policy: Prequal's asynchronous probing, and of those who answered the soonest done. Pure, seeded.
 
 After "Load is not what you should balance: introducing Prequal" (Wydrowski et al., NSDI 2024): each request sent
-sets off a few probes of hosts drawn at random; what they and the answers tell is pooled, and the next requests
-choose among the pool. A fleet too small for the pool's arithmetic (up to `SMALL_FLEET` hosts) has no pool: the
-latest report of every host is looked at.
+sets off a few probes of replicas drawn at random; what they and the answers tell is pooled, and the next requests
+choose among the pool. A fleet too small for the pool's arithmetic (up to `SMALL_FLEET` replicas) has no pool: the
+latest report of every replica is looked at.
 
 The choice differs from the paper's. Its hot-cold rule (`HotCold`) supposes that a report goes stale as
-other clients send. Here a host's own requests are counted exactly (`Entry.rif`) and each answer brings a fresh
+other clients send. Here a replica's own requests are counted exactly (`Entry.rif`) and each answer brings a fresh
 report, so that the time until a request would be done there can be estimated: its run, plus the wait that was
 told, corrected by what was sent and answered since (`done_s`). So no entry is used up, and none removed but by
 age and overflow.
 
 Measured by simulation, p99 in geometric means over three seeds: queues of one or two slots or batches of eight,
-speeds of 1:2:4, half of the hosts slowed down threefold a fifth of the time, and in a local or a wide network.
-- 3, 5 and 8 hosts at 50, 70 and 90 % load, also equal and undisturbed ones: 0.69 times the best of round robin,
+speeds of 1:2:4, half of the replicas slowed down threefold a fifth of the time, and in a local or a wide network.
+- 3, 5 and 8 replicas at 50, 70 and 90 % load, also equal and undisturbed ones: 0.69 times the best of round robin,
   random, two choices, least requests of all and peak EWMA with one router, 0.63 with three; at worst 1.02 and
-  1.04 (equal hosts, where round robin is the best). Hot-cold (two seeds): 0.98 and 0.93, at worst
+  1.04 (equal replicas, where round robin is the best). Hot-cold (two seeds): 0.98 and 0.93, at worst
   1.7 and 2.1.
-- 100 hosts of one slot: at 70 and 90 % load 36 and 55 ms with one router, 47 and 71 ms with five; hot-cold 49,
+- 100 replicas of one slot: at 70 and 90 % load 36 and 55 ms with one router, 47 and 71 ms with five; hot-cold 49,
   82, 63 and 102 ms; the best of the others (peak EWMA of two) 138, 227, 298 and 539 ms. The least gain is with
   batches, one router and 90 % load: 161 ms, hot-cold 390 ms, peak EWMA 285 ms.
 """
@@ -34,7 +34,7 @@ from capamesh.router.policies.prequal.pool import Entry, ProbePool, pool_size
 if TYPE_CHECKING:
     import random
 
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
     from capamesh.router.policies.policy import IsEligible, RequestShape
 
 PROBES = 1.0
@@ -43,65 +43,65 @@ PROBES = 1.0
 70 ms, with three 77; at 3, 5 and 8 nodes and 70 % load 142, 86 and 59 ms, with three 185, 87 and 58), and two are saved
 on both sides."""
 SMALL_FLEET = 24
-"""With so many hosts or fewer the paper's reuse budget is undefined for its own pool of 16, three probes and one
+"""With so many replicas or fewer the paper's reuse budget is undefined for its own pool of 16, three probes and one
 removal a request; and looking at all of them costs little more than at 16."""
 WAIT_WEIGHT = 2.0
 """A second of waiting counts as so many of running (measured: simulation). With 1 each request goes where it is
-done soonest, and so much queues at the fast hosts that the mean suffers: 36 ms against 26 ms at 90 % load."""
+done soonest, and so much queues at the fast replicas that the mean suffers: 36 ms against 26 ms at 90 % load."""
 ALIKE = 1.1
-"""In a small fleet, hosts within this factor of the best are alike, and taken in turn: the longest not sent to is
-the nearest to being idle (measured: simulation; without, equal hosts did up to 9 % worse than round robin)."""
+"""In a small fleet, replicas within this factor of the best are alike, and taken in turn: the longest not sent to is
+the nearest to being idle (measured: simulation; without, equal replicas did up to 9 % worse than round robin)."""
 UNKNOWN_S = 1.0
-"""What one request in flight costs at a host that never told anything (Linkerd's default round trip time). With
-none in flight such a host costs nothing but the way to it: so it is tried, by one request at a time."""
+"""What one request in flight costs at a replica that never told anything (Linkerd's default round trip time). With
+none in flight such a replica costs nothing but the way to it: so it is tried, by one request at a time."""
 DOUBT_AFTER_S = 1.0
 DOUBT_S = 10.0
-"""A host that has not run anything for `DOUBT_AFTER_S` may not be as slow any more as it was: what it told decays
+"""A replica that has not run anything for `DOUBT_AFTER_S` may not be as slow any more as it was: what it told decays
 with this time constant (Finagle's decay of a latency that is not observed). Else a first run that took long would
 be held against it for ever."""
 SEEN_S = 1.0
 """An answer that this router had there so lately says more than what is told (guess: the age of a report)."""
 FALLBACK_DRAWS = 4
-"""Hosts compared while the pool has no choice (guess: Prequal's synchronous mode asks 3 to 5)."""
+"""Replicas compared while the pool has no choice (guess: Prequal's synchronous mode asks 3 to 5)."""
 FRESH_S = 0.005
 """Who told something so lately is not asked again (guess: a few milliseconds, less than a queue takes to turn)."""
 MIN_PROBE_S = 0.05
 PROBE_TRIPS = 4.0
 """A probe is under way for at most so many round trips, or `MIN_PROBE_S`; then another may follow (guess)."""
 PROBE_TRIES = 3
-"""Hosts drawn for each probe that is wanted (guess); while most are fresh there is nothing to ask."""
+"""Replicas drawn for each probe that is wanted (guess); while most are fresh there is nothing to ask."""
 LOOKED_AT = 64
-"""Hosts that are walked through where drawing met mostly such as are not eligible (guess)."""
+"""Replicas that are walked through where drawing met mostly such as are not eligible (guess)."""
 
 
 def done_s(entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
-    """Return in how long, weighted, a request of `size_bytes` would be done at each host.
+    """Return in how long, weighted, a request of `size_bytes` would be done at each replica.
 
-    The run, the network, and `WAIT_WEIGHT` times the wait: what the host told, and for each request that came or
+    The run, the network, and `WAIT_WEIGHT` times the wait: what the replica told, and for each request that came or
     went since its share of a run. Never negative, never infinite.
     """
     times_s: list[float] = []
     for entry in entries:
         network = entry.network
         network_s = network.transfer_s(size_bytes) if network.bytes_per_s else network.rtt_s
-        wait_s = entry.wait_s + entry.host.rif * entry.share_s
+        wait_s = entry.wait_s + entry.replica.rif * entry.share_s
         if wait_s > 0:
-            at_host_s = entry.run_s + WAIT_WEIGHT * wait_s
+            at_replica_s = entry.run_s + WAIT_WEIGHT * wait_s
         else:
-            at_host_s = _without_wait_s(entry, network_s, now_s)
-        times_s.append(at_host_s + network_s)
+            at_replica_s = _without_wait_s(entry, network_s, now_s)
+        times_s.append(at_replica_s + network_s)
     return times_s
 
 
 def _without_wait_s(entry: Entry, network_s: float, now_s: float) -> float:
-    """Return how long a run takes at a host where none has to wait, as far as that host ever told anything.
+    """Return how long a run takes at a replica where none has to wait, as far as that replica ever told anything.
 
     If it is idle, what it told may be an old story: the node's figure follows ten runs, and there may be none;
     what this router has just seen is newer.
     """
-    host = entry.host
-    rif = host.rif + entry.others
-    if entry.told_rif < 0:
+    replica = entry.replica
+    rif = replica.rif + entry.others
+    if entry.reported_rif < 0:
         return rif * UNKNOWN_S
     run_s = entry.run_s
     if rif > 0:
@@ -109,19 +109,19 @@ def _without_wait_s(entry: Entry, network_s: float, now_s: float) -> float:
     still_s = now_s - entry.ran_s - DOUBT_AFTER_S
     if still_s > 0:
         run_s *= math.exp(-still_s / DOUBT_S)
-    if now_s - host.peak_seen_s < SEEN_S:
-        seen_s = host.peak_cost_s - network_s
+    if now_s - replica.peak_seen_s < SEEN_S:
+        seen_s = replica.peak_cost_s - network_s
         if seen_s < run_s:
             return seen_s if seen_s > 0 else 0.0
     return run_s
 
 
 def _is_due(entry: Entry, now_s: float) -> bool:
-    """Whether to ask a host: it told nothing just now, and no probe is under way to it."""
-    if now_s - entry.told_s < FRESH_S:
+    """Whether to ask a replica: it told nothing just now, and no probe is under way to it."""
+    if now_s - entry.reported_s < FRESH_S:
         return False
     asked_s = entry.asked_s
-    if asked_s <= entry.told_s:
+    if asked_s <= entry.reported_s:
         return True
     patience_s = max(MIN_PROBE_S, PROBE_TRIPS * entry.network.rtt_s)
     return now_s - asked_s >= patience_s
@@ -134,67 +134,67 @@ class Prequal:
 
     def __init__(
         self,
-        chance: random.Random,
+        rng: random.Random,
         *,
         probes_a_request: float = PROBES,
         pool: ProbePool | None = None,
     ) -> None:
-        self._draw = chance.random
+        self._draw = rng.random
         self._probes_a_request = probes_a_request
         self._whole_probes = int(probes_a_request)
         self.pool = ProbePool() if pool is None else pool
-        self._hosts: Sequence[Host] = ()
+        self._replicas: Sequence[Replica] = ()
         self._entries: list[Entry] = []
         """What is known of each of them, in their order."""
         self._is_small = True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.pool!r} for {len(self._hosts)} hosts)"
+        return f"{type(self).__name__}({self.pool!r} for {len(self._replicas)} hosts)"
 
     def pick(
         self,
-        hosts: Sequence[Host],
+        replicas: Sequence[Replica],
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
-    ) -> Host | None:
+    ) -> Replica | None:
         """Part of `Policy`."""
-        if hosts is not self._hosts:
-            self._fit(hosts)
+        if replicas is not self._replicas:
+            self._fit(replicas)
         size_bytes = request.size_bytes
         if self._is_small:
             return self._of_all(is_eligible, size_bytes, now_s)
         entries = self.pool.fresh(now_s)
         ranks = self._ranks(entries, size_bytes, now_s)
-        best: Host | None = None
+        best: Replica | None = None
         for _ in entries:
             at = ranks.index(min(ranks))
             ranks[at] = math.inf  # it is asked once
-            if is_eligible(entries[at].host):
-                best = entries[at].host
+            if is_eligible(entries[at].replica):
+                best = entries[at].replica
                 break
         for entry, rank in zip(entries, ranks, strict=True):
-            if rank < math.inf and is_eligible(entry.host):
+            if rank < math.inf and is_eligible(entry.replica):
                 return best  # there was a choice
         return self._of_some(best, is_eligible, size_bytes, now_s)
 
-    def told(self, host: Host, now_s: float) -> None:
-        """Part of `Policy`. To be called after `host.rif` has fallen by the request that was answered."""
-        self.pool.add(host, now_s)
+    def reported(self, replica: Replica, now_s: float) -> None:
+        """Part of `Policy`. To be called after `replica.rif` has fallen by the request that was answered."""
+        self.pool.add(replica, now_s)
 
-    def sent(self, host: Host, now_s: float) -> None:
+    def sent(self, replica: Replica, now_s: float) -> None:
         """Part of `Policy`."""
-        self.pool.entry(host).sent_s = now_s
+        self.pool.entry(replica).sent_s = now_s
 
     def probes(
-        self, hosts: Sequence[Host], is_eligible: IsEligible, now_s: float
-    ) -> Sequence[Host]:
-        """Part of `Policy`: different hosts, drawn uniformly from those that are eligible and due.
+        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+    ) -> Sequence[Replica]:
+        """Part of `Policy`: different replicas, drawn uniformly from those that are eligible and due.
 
         Where there is but one, nothing is to be learnt that its answers do not tell.
         """
-        if hosts is not self._hosts:
-            self._fit(hosts)
+        if replicas is not self._replicas:
+            self._fit(replicas)
         draw, entries = self._draw, self._entries
         count = len(entries)
         wanted = self._whole_probes
@@ -202,43 +202,43 @@ class Prequal:
         if part and draw() < part:
             wanted += 1
         tries = wanted * PROBE_TRIES if count > 1 else 0
-        found: list[Host] = []
+        found: list[Replica] = []
         refused = 0
         for _ in range(tries):
             entry = entries[int(draw() * count)]
             if not _is_due(entry, now_s):
                 continue
-            if not is_eligible(entry.host):
+            if not is_eligible(entry.replica):
                 refused += 1
                 continue
             entry.asked_s = now_s  # and so it is not drawn again
-            found.append(entry.host)
+            found.append(entry.replica)
             if len(found) == wanted:
                 return found
         if refused * 2 > tries:
             start = int(draw() * count)
             for step in range(min(count, LOOKED_AT)):
                 entry = entries[(start + step) % count]
-                if _is_due(entry, now_s) and is_eligible(entry.host):
+                if _is_due(entry, now_s) and is_eligible(entry.replica):
                     entry.asked_s = now_s
-                    found.append(entry.host)
+                    found.append(entry.replica)
                     if len(found) == wanted:
                         break
         return found
 
     # inside
 
-    def _fit(self, hosts: Sequence[Host]) -> None:
-        self._hosts = hosts
-        count = len(hosts)
+    def _fit(self, replicas: Sequence[Replica]) -> None:
+        self._replicas = replicas
+        count = len(replicas)
         self._is_small = count <= SMALL_FLEET
-        self._entries = self.pool.fit(hosts, size=pool_size(count))
+        self._entries = self.pool.fit(replicas, size=pool_size(count))
 
     def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
-        """Return how much each entry speaks against its host: the least is chosen. All are finite."""
+        """Return how much each entry speaks against its replica: the least is chosen. All are finite."""
         return done_s(entries, size_bytes, now_s)
 
-    def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Host | None:
+    def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Replica | None:
         """Choose in a small fleet."""
         entries = self._entries
         costs_s = done_s(entries, size_bytes, now_s)
@@ -249,20 +249,20 @@ class Prequal:
             for at, cost_s in enumerate(costs_s):
                 if cost_s <= limit_s and entries[at].sent_s < longest_s:
                     best, longest_s = at, entries[at].sent_s
-            host = entries[best].host
-            if is_eligible(host):
-                return host
+            replica = entries[best].replica
+            if is_eligible(replica):
+                return replica
             costs_s[best] = math.inf
         return None
 
     def _of_some(
-        self, only: Host | None, is_eligible: IsEligible, size_bytes: int, now_s: float
-    ) -> Host | None:
-        """Choose while the pool has no choice: among a few hosts drawn, and the one that is pooled."""
-        drawn = draw_some(self._hosts, is_eligible, self._draw, FALLBACK_DRAWS)
+        self, only: Replica | None, is_eligible: IsEligible, size_bytes: int, now_s: float
+    ) -> Replica | None:
+        """Choose while the pool has no choice: among a few replicas drawn, and the one that is pooled."""
+        drawn = draw_some(self._replicas, is_eligible, self._draw, FALLBACK_DRAWS)
         if only is not None:
             drawn.append(only)
         if not drawn:
             return None
-        costs_s = done_s([self.pool.entry(host) for host in drawn], size_bytes, now_s)
+        costs_s = done_s([self.pool.entry(replica) for replica in drawn], size_bytes, now_s)
         return drawn[costs_s.index(min(costs_s))]

@@ -1,11 +1,11 @@
-"""Prequal's pool of load reports: what each host told last, and which of that is fresh enough to choose by. Pure.
+"""Prequal's pool of load reports: what each replica told last, and which of that is fresh enough to choose by. Pure.
 
 From "Load is not what you should balance: introducing Prequal" (Wydrowski et al., NSDI 2024), section 4: the
 replies to probes, and here also the reports that come with answers, serve later requests. An entry leaves the
 pool when it is too old, and when the pool is full and it is the oldest. That entries are also used up and
 removed, as the paper has it, is `PublishedPool`'s matter.
 
-What a host told last is remembered beside the pool for as long as it is hosted.
+What a replica told last is remembered beside the pool for as long as it is hosted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 MAX_AGE_S = 1.0
 """An older report says nothing (paper, section 4)."""
@@ -29,36 +29,36 @@ MAX_PARALLEL = 256
 """Who claims to run more at the same time is believed so many (guess: twice a large batch)."""
 
 
-def pool_size(host_count: int) -> int:
-    """Return how many entries a fleet's pool has: half of the hosts, so that a probe may bring another (ours)."""
-    return min(MAX_POOL, max(MIN_POOL, host_count // 2))
+def pool_size(replica_count: int) -> int:
+    """Return how many entries a fleet's pool has: half of the replicas, so that a probe may bring another (ours)."""
+    return min(MAX_POOL, max(MIN_POOL, replica_count // 2))
 
 
 class Entry:
-    """What one host told last, and what this router did there since."""
+    """What one replica told last, and what this router did there since."""
 
     __slots__ = (
         "asked_s",
-        "host",
         "network",
         "others",
         "parallel",
         "ran_s",
+        "replica",
+        "reported_rif",
+        "reported_s",
         "run_s",
         "sent_s",
         "share_s",
-        "told_rif",
-        "told_s",
         "uses_left",
         "wait_s",
     )
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.network = host.candidate.network
-        self.told_s = -math.inf
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.network = replica.endpoint.network
+        self.reported_s = -math.inf
         """When it was told; minus infinity: never."""
-        self.told_rif = -1
+        self.reported_rif = -1
         """Requests in flight as told, of all routers; -1: never told."""
         self.others = 0
         """Those of other routers: what was told, less this router's own at that time."""
@@ -83,7 +83,7 @@ class Entry:
         """When this router last asked for its load."""
 
     def __repr__(self) -> str:
-        return f"Entry({self.host!r}, rif {self.rif}, {self.latency_s * 1e3:.1f} ms, told {self.told_s:.3f})"
+        return f"Entry({self.replica!r}, rif {self.rif}, {self.latency_s * 1e3:.1f} ms, told {self.reported_s:.3f})"
 
     @property
     def rif(self) -> int:
@@ -92,12 +92,12 @@ class Entry:
         This is the paper's compensation (one more for each use of the entry), which also ends with the
         request; with one router it is exact.
         """
-        return self.host.rif + self.others
+        return self.replica.rif + self.others
 
     @property
     def latency_s(self) -> float:
         """As told, at the load of that time, network excluded; 0: unknown."""
-        return self.host.service_s()
+        return self.replica.service_s()
 
 
 class ProbePool:
@@ -106,9 +106,9 @@ class ProbePool:
     __slots__ = ("_oldest_s", "_pooled", "known", "size")
 
     def __init__(self) -> None:
-        self.known: dict[Host, Entry] = {}
-        """What each host told last, whether it is in the pool or not."""
-        self._pooled: dict[Host, Entry] = {}
+        self.known: dict[Replica, Entry] = {}
+        """What each replica told last, whether it is in the pool or not."""
+        self._pooled: dict[Replica, Entry] = {}
         """In the order in which they came: dictionaries keep it."""
         self._oldest_s = math.inf
         """Nothing in the pool was told before."""
@@ -120,68 +120,70 @@ class ProbePool:
     def __len__(self) -> int:
         return len(self._pooled)
 
-    def __contains__(self, host: object) -> bool:
-        return host in self._pooled
+    def __contains__(self, replica: object) -> bool:
+        return replica in self._pooled
 
     @property
-    def pooled(self) -> Mapping[Host, Entry]:
-        """The entries of the pool by host, in the order in which they came."""
+    def pooled(self) -> Mapping[Replica, Entry]:
+        """The entries of the pool by replica, in the order in which they came."""
         return self._pooled
 
-    def entry(self, host: Host) -> Entry:
-        """Return what is known of a host; nothing, so far, of a new one."""
-        entry = self.known.get(host)
+    def entry(self, replica: Replica) -> Entry:
+        """Return what is known of a replica; nothing, so far, of a new one."""
+        entry = self.known.get(replica)
         if entry is None:
-            entry = self.known[host] = Entry(host)
+            entry = self.known[replica] = Entry(replica)
         return entry
 
-    def fit(self, hosts: Sequence[Host], *, size: int) -> list[Entry]:
+    def fit(self, replicas: Sequence[Replica], *, size: int) -> list[Entry]:
         """Take over a changed fleet, and the size that suits it; forget who is not in it any more.
 
-        Return what is known of each host, in their order.
+        Return what is known of each replica, in their order.
         """
-        current = set(hosts)
-        for host in [host for host in self.known if host.is_gone or host not in current]:
-            self.forget(host)
+        current = set(replicas)
+        for replica in [
+            replica for replica in self.known if replica.is_gone or replica not in current
+        ]:
+            self.forget(replica)
         self.size = size
         while len(self._pooled) > size:
             self._drop_oldest()
-        return [self.entry(host) for host in hosts]
+        return [self.entry(replica) for replica in replicas]
 
-    def forget(self, host: Host) -> None:
-        """Remove all that is known of a host."""
-        self.known.pop(host, None)
-        self._pooled.pop(host, None)
+    def forget(self, replica: Replica) -> None:
+        """Remove all that is known of a replica."""
+        self.known.pop(replica, None)
+        self._pooled.pop(replica, None)
 
-    def add(self, host: Host, now_s: float) -> None:
-        """Take in what `host` has just told (`host.load`); it replaces what the host told before.
+    def add(self, replica: Replica, now_s: float) -> None:
+        """Take in what `replica` has just told (`replica.load`); it replaces what the replica told before.
 
-        To be called after `host.rif` has fallen by the answered request: the node's count is without it.
+        To be called after `replica.rif` has fallen by the answered request: the node's count is without it.
         """
-        if host.is_gone:
-            self.forget(host)
+        if replica.is_gone:
+            self.forget(replica)
             return
-        entry = self.known.get(host)
+        entry = self.known.get(replica)
         if entry is None:
-            entry = self.known[host] = Entry(host)
-        load = host.load
-        told = entry.told_rif = load.in_flight
-        own = host.rif
-        others = entry.others = told - own if told > own else 0
-        now_running = told - load.queued
+            entry = self.known[replica] = Entry(replica)
+        load = replica.load
+        reported = entry.reported_rif = load.in_flight
+        own = replica.rif
+        others = entry.others = reported - own if reported > own else 0
+        now_running = reported - load.queued
         if now_running > entry.parallel:
             entry.parallel = min(MAX_PARALLEL, now_running)
-        run_s = load.run_us / 1e6 or host.service_s()
+        run_s = load.run_us / 1e6 or replica.service_s()
         if run_s != entry.run_s:
             entry.run_s = run_s
             entry.ran_s = now_s
         share_s = entry.share_s = run_s / entry.parallel
-        entry.wait_s = load.queue_us / 1e6 + (others - told) * share_s
-        entry.told_s = now_s
+        entry.wait_s = load.queue_us / 1e6 + (others - reported) * share_s
+        entry.reported_s = now_s
         pooled = self._pooled
-        if pooled.pop(host, None) is None and len(pooled) >= self.size:
+        if pooled.pop(replica, None) is None and len(pooled) >= self.size:
             self._drop_oldest()
-        pooled[host] = entry
+        pooled[replica] = entry
         if now_s < self._oldest_s:  # noqa: PLR1730 - a hot path: `min` costs four times as much
             self._oldest_s = now_s
 
@@ -192,9 +194,9 @@ class ProbePool:
         """
         limit_s = now_s - MAX_AGE_S
         if self._oldest_s < limit_s:
-            fresh = [entry for entry in self._pooled.values() if entry.told_s >= limit_s]
-            self._pooled = {entry.host: entry for entry in fresh}
-            self._oldest_s = min((entry.told_s for entry in fresh), default=math.inf)
+            fresh = [entry for entry in self._pooled.values() if entry.reported_s >= limit_s]
+            self._pooled = {entry.replica: entry for entry in fresh}
+            self._oldest_s = min((entry.reported_s for entry in fresh), default=math.inf)
         return list(self._pooled.values())
 
     def _drop_oldest(self) -> None:

@@ -3,7 +3,7 @@
 From "Load is not what you should balance: introducing Prequal" (Wydrowski et al., NSDI 2024), section 4: so that
 the pool does not degrade towards what nobody wants, each entry is used a bounded number of times, and the oldest
 and the worst are removed in turn. What is hot, and so among the worst, is a quantile of requests in flight over
-all hosts, not over the pool's.
+all replicas, not over the pool's.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from capamesh.router.policies.prequal.pool import PROBES_A_REQUEST, Entry, Probe
 if TYPE_CHECKING:
     import random
 
-    from capamesh.router.fleet.replica import Host
+    from capamesh.router.fleet.replica import Replica
 
 MAX_REMOVALS_A_REQUEST = 1.0
 """The paper's `r_remove` (section 4)."""
 REMOVED_PART = 0.5
-"""`r_remove` is at most this part of the probes that bring a host which is not pooled (ours: it keeps the reuse
+"""`r_remove` is at most this part of the probes that bring a replica which is not pooled (ours: it keeps the reuse
 budget's denominator positive, whatever the fleet's size)."""
 REUSE_SLACK = 1.0
 """The paper's delta (section 4)."""
@@ -33,35 +33,35 @@ UNBOUNDED = math.inf
 
 
 def removals_a_request(
-    size: int, host_count: int, probes_a_request: float = PROBES_A_REQUEST
+    size: int, replica_count: int, probes_a_request: float = PROBES_A_REQUEST
 ) -> float:
     """Return how many entries are removed for each request: the paper's, or fewer in a small fleet (ours).
 
-    `host_count` is at least 1.
+    `replica_count` is at least 1.
     """
-    outside = max(0.0, 1 - size / host_count)
+    outside = max(0.0, 1 - size / replica_count)
     return min(MAX_REMOVALS_A_REQUEST, REMOVED_PART * outside * probes_a_request)
 
 
 def reuse_budget(
     size: int,
-    host_count: int,
+    replica_count: int,
     probes_a_request: float,
     removals: float,
     slack: float = REUSE_SLACK,
 ) -> float:
     """Return how often an entry may be used: the paper's `b_reuse` (section 4), `UNBOUNDED` where that is undefined.
 
-    A probe brings a host that is not pooled with probability 1 - m/n only, so the pool gains
+    A probe brings a replica that is not pooled with probability 1 - m/n only, so the pool gains
     (1 - m/n) x r_probe - r_remove entries a request. Where that is not positive, a budget cannot make uses and
-    gains meet: then only age, overflow and removal bound an entry's life. `host_count` is at least 1.
+    gains meet: then only age, overflow and removal bound an entry's life. `replica_count` is at least 1.
     """
-    gained = (1 - size / host_count) * probes_a_request - removals
+    gained = (1 - size / replica_count) * probes_a_request - removals
     return max(1.0, (1 + slack) / gained) if gained > 0 else UNBOUNDED
 
 
 class RifDistribution:
-    """Requests in flight by hosts' latest reports, sorted: a report costs two binary searches. Pure."""
+    """Requests in flight by replicas' latest reports, sorted: a report costs two binary searches. Pure."""
 
     __slots__ = ("_sorted", "hot_quantile")
 
@@ -82,7 +82,7 @@ class RifDistribution:
         return known[rank - 1] if rank else -1
 
     def replace(self, old: int, new: int) -> None:
-        """A host that told `old` tells `new`; -1 as `old`: it told nothing before, as `new`: it is gone."""
+        """A replica that told `old` tells `new`; -1 as `old`: it told nothing before, as `new`: it is gone."""
         if old == new:
             return
         known = self._sorted
@@ -95,11 +95,11 @@ class RifDistribution:
 class PublishedPool(ProbePool):
     """The pool of the paper: `used` is to be called for each request that is sent."""
 
-    __slots__ = ("_chance", "_is_oldest_next", "distribution", "removals", "reuses")
+    __slots__ = ("_is_oldest_next", "_rng", "distribution", "removals", "reuses")
 
-    def __init__(self, chance: random.Random, hot_quantile: float = HOT_QUANTILE) -> None:
+    def __init__(self, rng: random.Random, hot_quantile: float = HOT_QUANTILE) -> None:
         super().__init__()
-        self._chance = chance
+        self._rng = rng
         self._is_oldest_next = True
         self.distribution = RifDistribution(hot_quantile)
         self.removals = 0.0
@@ -110,33 +110,33 @@ class PublishedPool(ProbePool):
     def __repr__(self) -> str:
         return f"PublishedPool({len(self)} of {self.size}, {self.distribution!r})"
 
-    def forget(self, host: Host) -> None:
+    def forget(self, replica: Replica) -> None:
         """Part of `ProbePool`."""
-        entry = self.known.get(host)
+        entry = self.known.get(replica)
         if entry is not None:
-            self.distribution.replace(entry.told_rif, -1)
-        super().forget(host)
+            self.distribution.replace(entry.reported_rif, -1)
+        super().forget(replica)
 
-    def add(self, host: Host, now_s: float) -> None:
+    def add(self, replica: Replica, now_s: float) -> None:
         """Part of `ProbePool`."""
-        if host.is_gone:
-            self.forget(host)
+        if replica.is_gone:
+            self.forget(replica)
             return
-        entry = self.entry(host)
-        told_before = entry.told_rif
-        super().add(host, now_s)
-        self.distribution.replace(told_before, entry.told_rif)
+        entry = self.entry(replica)
+        reported_before = entry.reported_rif
+        super().add(replica, now_s)
+        self.distribution.replace(reported_before, entry.reported_rif)
         reuses = self.reuses
         entry.uses_left = reuses if reuses == UNBOUNDED else self._rounded(reuses)
 
-    def used(self, host: Host) -> None:
-        """A request was sent to `host`: its entry is used, and the pool is kept from degrading."""
+    def used(self, replica: Replica) -> None:
+        """A request was sent to `replica`: its entry is used, and the pool is kept from degrading."""
         pooled = self._pooled
-        entry = pooled.get(host)
+        entry = pooled.get(replica)
         if entry is not None:
             entry.uses_left -= 1
             if entry.uses_left <= 0:
-                del pooled[host]
+                del pooled[replica]
         for _ in range(self._rounded(self.removals)):
             self._remove()
 
@@ -161,11 +161,11 @@ class PublishedPool(ProbePool):
                     slowest, slowest_s = entry, latency_s
             out = worst or slowest
             if out is not None:
-                del pooled[out.host]
+                del pooled[out.replica]
         self._is_oldest_next = not self._is_oldest_next
 
     def _rounded(self, number: float) -> int:
         """Return a whole number whose mean is `number`."""
         whole = int(number)
         part = number - whole
-        return whole + 1 if part and self._chance.random() < part else whole
+        return whole + 1 if part and self._rng.random() < part else whole
