@@ -17,6 +17,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
+from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies import make_policy
@@ -135,7 +136,7 @@ class SimRouter:
         half_bytes = kind.size_bytes - kind.size_bytes // 2
         shape = self._shape(kind, half_bytes, key)
         attempts = RequestAttempts(
-            served.picker(ANYWHERE, shape, deadline_s),
+            RequestPicker.of(served, ANYWHERE, shape, deadline_s),
             deadline_s=deadline_s,
             size_bytes=half_bytes,
             is_safe=kind.is_safe,

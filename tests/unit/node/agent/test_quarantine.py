@@ -20,8 +20,8 @@ from capamesh.node.agent.quarantine import (
     REFUSED_S,
     REST_S,
     CrashRecord,
-    Verdict,
 )
+from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_page import Marked, Phase
 
 ABORTED = "killed by signal 6 (Aborted)"

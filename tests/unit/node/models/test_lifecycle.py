@@ -15,7 +15,7 @@ from fleet_fakes import OUT, SPEC, NullLog, advert, fp32
 from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
-from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import eviction as room_module

@@ -10,7 +10,7 @@ import pytest
 from fleet_fakes import fp32
 from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
-from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.devices.request_digest import request_digest

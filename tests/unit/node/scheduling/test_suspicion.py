@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capamesh.node.agent.quarantine import Verdict
+from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.repository.rules import StateTensor
 from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds, Suspicion

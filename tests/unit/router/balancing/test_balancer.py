@@ -133,7 +133,7 @@ class World:
         return self.fleet.replicas(M, V1)
 
     def picker(self, constraints: Constraints = ANYWHERE) -> RequestPicker:
-        return self.served.picker(constraints, SHAPE)
+        return RequestPicker.of(self.served, constraints, SHAPE)
 
     def choice(self, now_s: float, *asked: Replica, picker: RequestPicker | None = None) -> str:
         return (picker or self.picker()).choose(asked, now_s).endpoint.peer
@@ -274,7 +274,7 @@ def test_when_none_can_meet_the_deadline_the_soonest_tries() -> None:
     world = World("ab")
     for replica, latency_us in zip(world.replicas, (90_000, 80_000), strict=True):
         replica.reported(LoadReport(latency_us=latency_us), 9.0)
-    picker = world.served.picker(ANYWHERE, SHAPE, deadline_s=10.085)
+    picker = RequestPicker.of(world.served, ANYWHERE, SHAPE, deadline_s=10.085)
     assert world.choice(10.0, picker=picker) == "b"
     assert world.choice(10.02, picker=picker) == "b"
     assert world.choice(10.02, world.replicas[1], picker=picker) == "a"
@@ -320,9 +320,9 @@ def test_ejections_are_counted_again_only_after_a_while() -> None:
 def test_a_request_may_ask_for_another_policy_and_all_policies_learn_from_all_requests() -> None:
     world = World("ab")
     replica = world.replicas[0]
-    usual = world.served.picker(ANYWHERE, SHAPE, policy="prequal")
-    other = world.served.picker(ANYWHERE, SHAPE, policy="affinity")
-    again = world.served.picker(ANYWHERE, SHAPE, policy="affinity")
+    usual = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="prequal")
+    other = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="affinity")
+    again = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="affinity")
     assert list(world.policies) == ["prequal", "affinity"]
     for picker in (usual, other, again):
         picker.sent(picker.choose((), 10.0), 10.0)

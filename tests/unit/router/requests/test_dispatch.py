@@ -63,6 +63,7 @@ from capamesh.protocol.links.link import Answer
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.opinions import MOST
+from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
@@ -98,7 +99,7 @@ def infer(
     served = fleet.served()
     shape = RequestShape(asked.model, served.version, 8, "", asked.sequence is not None)
     deadline_s = fleet.clock() + allowed_s
-    picker = served.picker(ANYWHERE, shape, deadline_s)
+    picker = RequestPicker.of(served, ANYWHERE, shape, deadline_s)
     return fleet.dispatch.infer(asked, served, picker, deadline_s, **named)
 
 
@@ -798,8 +799,8 @@ async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_las
     fleet.view.apply([Joined(advert("V"))])
     fleet.view.visit(Endpoint(PeerId("V"), "dialled-in-1"))
     visitor = fleet.view.endpoints_of(PeerId("V"))[0]
-    picker = fleet.served().picker(
-        ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0
+    picker = RequestPicker.of(
+        fleet.served(), ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0
     )
     fleet.view.leave(visitor)
     task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.served(), picker, 30.0))

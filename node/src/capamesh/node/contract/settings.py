@@ -29,7 +29,7 @@ class WorkerSettings:
     poll_s: float
     is_controllable: bool
     verdicts: list[dict[str, Any]]
-    """Each as the fields of `crashes.Verdict`."""
+    """Each as the fields of `Verdict`."""
     running_page: str
     cache_folder: str
     host: str

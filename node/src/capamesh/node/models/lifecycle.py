@@ -38,7 +38,7 @@ from capamesh.protocol.links.calls import ControlAction, ControlCall
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.agent.quarantine import Verdict
+    from capamesh.node.contract.verdict import Verdict
     from capamesh.node.devices.in_flight_journal import InFlightJournal
     from capamesh.node.models.preparation import Preparation
     from capamesh.node.runtime.api import Backend

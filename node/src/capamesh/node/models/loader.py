@@ -23,7 +23,7 @@ from capamesh.protocol.errors import CapameshError, ModelInvalid
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.agent.quarantine import Verdict
+    from capamesh.node.contract.verdict import Verdict
     from capamesh.node.models.preparation import LoadResult, Preparation
     from capamesh.node.repository import ModelSource
     from capamesh.node.runtime.api import Backend, LoadedModel

@@ -12,7 +12,7 @@ from capamesh.protocol.errors import InvalidRequest, TooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from capamesh.node.agent.quarantine import Verdict
+    from capamesh.node.contract.verdict import Verdict
     from capamesh.protocol.tensors import Tensor
 
 

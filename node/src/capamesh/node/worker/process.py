@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.node.agent.quarantine import Verdict
 from capamesh.node.contract.loop_meter import LoopMeter
+from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
 from capamesh.node.models.preparation import Preparation

@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.deaths import Stand, Suspicion
@@ -26,12 +26,25 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.policies.policy import Policy, RequestShape
-    from capamesh.router.requests.versions import Versions
 
 
 FAR_ABOVE = 64
 """A request of so many times the bytes of the model's best batch is not asked again after its worker ended (guess: no
 batch grows so large by growing usual)."""
+
+
+class OtherVersions(Protocol):
+    """The versions of a model that an attempt of one request may go to."""
+
+    def open_from(
+        self, served: ServedModel, rules: Eligibility, key: str, *, is_second: bool = False
+    ) -> ServedModel:
+        """Return `served` if `rules` leave a replica of it open, else the next version of which they do."""
+        ...
+
+    def served_models(self) -> list[ServedModel]:
+        """Return all of them, in no order."""
+        ...
 
 
 class RequestPicker:
@@ -61,11 +74,11 @@ class RequestPicker:
         constraints: Constraints,
         shape: RequestShape,
         deadline_s: float,
-        versions: Versions | None = None,
+        versions: OtherVersions | None = None,
         trial: ServedModel | None = None,
     ) -> None:
         """The first attempt goes to a replica of `trial`, if one is fit; those after it to `served`."""
-        self.served = served
+        self.served: ServedModel = served
         """Of the version that was chosen last."""
         self._versions = versions
         self._left: dict[ModelVersion, ServedModel] | None = None
@@ -79,7 +92,7 @@ class RequestPicker:
         """None: no process has ended while it ran this request."""
         self.witnesses: frozenset[Witness] = frozenset()
         """Where processes have ended of it, once it is over."""
-        self._is_extra = False
+        self._is_extra: bool = False
         self._is_settled = False
         """Whether the version was chosen some time ago: whoever made this picker has just done so."""
         self._trial = trial
@@ -87,6 +100,25 @@ class RequestPicker:
         """Whose word was doubted at the cost of an opinion."""
         self.tried: Replica | None = None
         """The replica of a version on trial that was asked first; None: none was."""
+
+    @classmethod
+    def of(
+        cls,
+        served: ServedModel,
+        constraints: Constraints,
+        shape: RequestShape,
+        deadline_s: float = math.inf,
+        *,
+        policy: str = "",
+        versions: OtherVersions | None = None,
+        trial: ServedModel | None = None,
+    ) -> RequestPicker:
+        """Return a new request's picker; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
+
+        `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
+        goes to all the same. Raises what making a policy of that name raises.
+        """
+        return cls(served, served.chooser(policy), constraints, shape, deadline_s, versions, trial)
 
     @property
     def key(self) -> str:

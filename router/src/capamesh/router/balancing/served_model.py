@@ -32,7 +32,6 @@ from capamesh.protocol.links.calls import load_with
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
-from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
@@ -49,8 +48,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.policies.policy import Policy, RequestShape
-    from capamesh.router.requests.versions import Versions
+    from capamesh.router.policies.policy import Policy
     from capamesh.router.resilience.link_wait import LinkWait
 
 DRAINING_S = 1.0
@@ -192,25 +190,6 @@ class ServedModel:
     def is_safe(self) -> bool:
         """Whether a request may be run twice, as far as the model's rules say."""
         return self.terms.is_retried
-
-    def picker(
-        self,
-        constraints: Constraints,
-        shape: RequestShape,
-        deadline_s: float = math.inf,
-        *,
-        policy: str = "",
-        versions: Versions | None = None,
-        trial: ServedModel | None = None,
-    ) -> RequestPicker:
-        """Return a new request's picker; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
-
-        `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
-        goes to all the same. Raises what making a policy of that name raises.
-        """
-        return RequestPicker(
-            self, self.chooser(policy), constraints, shape, deadline_s, versions, trial
-        )
 
     def chooser(self, policy: str) -> Policy:
         """Return this traffic's policy of that name, "" for the model's; raises what making it raises."""

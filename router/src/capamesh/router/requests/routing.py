@@ -28,6 +28,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY, InferCall
 from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.dispatch import Awaited
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.cold_starts import ColdStart
@@ -372,7 +372,9 @@ class Routing:
         served = versions.pick(version, options.affinity, options.constraints, now_s)
         shape = RequestShape(model, served.version, 0, options.affinity)
         policy = options.policy or (AFFINITY if options.affinity else "")
-        picker = served.picker(options.constraints, shape, now_s + remaining_s, policy=policy)
+        picker = RequestPicker.of(
+            served, options.constraints, shape, now_s + remaining_s, policy=policy
+        )
         if is_let_in:
             with contextlib.suppress(NoEndpoint):
                 picker.chosen = (picker.choose((), now_s),)
@@ -491,7 +493,8 @@ class Routing:
             call.priority < DEFAULT_PRIORITY and not call.is_bulk,
         )
         policy = options.policy or (AFFINITY if key else "")
-        return served.picker(
+        return RequestPicker.of(
+            served,
             options.constraints,
             shape,
             deadline_s,

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.tools.optimise import checking
-from capamesh.node.tools.optimise.checking import Verdict, refusal
+from capamesh.node.tools.optimise.checking import CheckResult, refusal
 from capamesh.node.tools.optimise.finding import find_models, one_model
 from capamesh.node.tools.optimise.structure import Value, read_structure
 from capamesh.protocol.errors import ConfigError, ModelInvalid
@@ -51,7 +51,7 @@ def identity(path: Path, dim: int | str | None = "batch") -> Path:
     )
 
 
-def check(source: ModelSource, inputs: Path | None = None) -> Verdict:
+def check(source: ModelSource, inputs: Path | None = None) -> CheckResult:
     """A clock that ticks a second at each look keeps it short."""
     ticks = itertools.count()
     return checking.check(source, OnnxBackend(), inputs, clock_s=lambda: float(next(ticks)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckResult:
     """What became of one model version."""
 
     name: str
@@ -41,9 +41,9 @@ class Verdict:
         return not self.reason
 
 
-def refusal(refused: Refused) -> Verdict:
+def refusal(refused: Refused) -> CheckResult:
     """Return the verdict on what the store refuses already."""
-    return Verdict(refused.name, refused.version, refused.reason)
+    return CheckResult(refused.name, refused.version, refused.reason)
 
 
 def check(
@@ -52,14 +52,14 @@ def check(
     inputs: Path | None = None,
     *,
     clock_s: Callable[[], float],
-) -> Verdict:
+) -> CheckResult:
     """Prepare `source` as a node's worker does, see that an advert can carry it, and run it.
 
     It is run on the rows of `inputs`, else on those that a node generates to measure it: a node hosts what runs
     on none of these too, but here nobody would know that it runs. A refusal is a verdict, not an error. ConfigError: `inputs`
     cannot be used.
     """
-    verdict = Verdict(source.name, source.version)
+    verdict = CheckResult(source.name, source.version)
     try:
         with opened(source, backend) as model:
             verdict = replace(verdict, provider=model.provider)
