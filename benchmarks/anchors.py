@@ -6,7 +6,7 @@
 Needs wrk, the client of all. Every server has the same two cores and the same model; an answer of each is checked
 against ONNX Runtime in this process, before and after. Rounds take turns, so that a slow minute of the machine
 hits all alike. mosec and MLServer are installed into environments of their own under build/anchors/ at the
-first run. docs/benchmarks/anchors.md says what each is set to and why.
+first run. docs/explanation/benchmarks/anchors.md says what each is set to and why.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every router hears every advert, so what a router spends on hearing of its fleet is the fleet's adverts a second.
 Those are kept at what a router can afford, whatever the fleet's size, up to an interval that is as long as one can
-wait for the dead to be forgotten (`docs/scale.md`).
+wait for the dead to be forgotten (`docs/explanation/scale.md`).
 """
 
 from __future__ import annotations
