@@ -72,7 +72,7 @@ class OipServer:
         )
         headers["X-Capamesh-Node"] = "12D3KooWnode"
         if request.headers.get("X-Capamesh-Explain") == "1":
-            headers["X-Capamesh-Explanation"] = '{"policy": "p2c", "candidates": []}'
+            headers["X-Capamesh-Explanation"] = '{"policy": "p2c", "replicas": []}'
         return web.Response(body=b"".join(buffers), headers=headers)
 
     async def metadata(self, request: web.Request) -> web.Response:

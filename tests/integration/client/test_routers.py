@@ -57,7 +57,7 @@ def test_a_requests_way_is_asked_for_and_the_node_and_the_reason_are_reported(
     options = RoutingOptions(regions=("eu", "us"), is_explained=True)
     outputs = client.infer("echo", ONE, routing=options)
     assert server.wishes[1] == {"X-Capamesh-Region": "eu,us", "X-Capamesh-Explain": "1"}
-    assert outputs.explanation == {"policy": "p2c", "candidates": []}
+    assert outputs.explanation == {"policy": "p2c", "replicas": []}
 
 
 def test_numbers_in_lists_take_the_dtype_and_shape_of_the_models_input(

@@ -22,34 +22,34 @@ from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.policies import DEFAULT_POLICY, POLICIES
 
 REPLICA = {
-    "peer": "12D3KooWalpha",
+    "peer_id": "12D3KooWalpha",
     "address": "a:1",
-    "chosen": True,
-    "rif": 1,
-    "in_flight": 3,
-    "limit": 8,
-    "latency_ms": 2.5,
-    "rtt_ms": 0.4,
-    "told_ms_ago": None,
-    "price": 1.5,
+    "is_chosen": True,
+    "requests_in_flight": 1,
+    "node_in_flight": 3,
+    "node_limit": 8,
+    "latency_us": 2500,
+    "rtt_us": 400,
+    "report_age_us": None,
+    "price_per_million": 1.5,
     "region": "eu",
     "state": "closed",
     "share": 1.0,
     "refusal": "",
 }
-OTHER = {**REPLICA, "peer": "12D3KooWother", "chosen": False}
+OTHER = {**REPLICA, "peer_id": "12D3KooWother", "is_chosen": False}
 REFUSED = {**OTHER, "state": "inhibited", "share": 0.0, "refusal": "inhibited: silent, 0.2 s ago"}
 
 
 def decision(*replicas: dict[str, Any], policy: str = "p2c") -> dict[str, Any]:
-    chosen = [replica["peer"] for replica in replicas if replica["chosen"]]
+    chosen = [replica["peer_id"] for replica in replicas if replica["is_chosen"]]
     return {
         "model": "m",
         "version": "1",
         "policy": policy,
         "chosen": chosen,
-        "hosts": len(replicas),
-        "candidates": list(replicas),
+        "replica_count": len(replicas),
+        "replicas": list(replicas),
     }
 
 
@@ -181,7 +181,7 @@ def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
         ("no link", "closed", "- 0%"),
         ("draining", "ramping", "- 0%"),
         ("no link", "inhibited", "inhibited 0%"),
-        ("no link", "held_closed", "held_closed 0%"),
+        ("no link", "forced_closed", "forced_closed 0%"),
         ("price 3 is over the cap 2", "closed", "closed 100%"),
         ("", "closed", "closed 100%"),
     ],
@@ -233,7 +233,7 @@ def test_an_answer_that_is_no_object_is_said_to_be_none(
 
 @pytest.mark.parametrize(
     ("position", "state"),
-    [("open", "held_open"), ("closed", "held_closed"), ("auto", "automatic")],
+    [("open", "forced_open"), ("closed", "forced_closed"), ("auto", "automatic")],
 )
 def test_circuit_shows_the_router_its_own_key(
     router: FakeRouter,
@@ -261,9 +261,9 @@ def test_circuit_prints_json(
     router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     OperatorKey.create(tmp_path)
-    router.says({"peer_id": "p", "holds": []})
+    router.says({"peer_id": "p", "overrides": []})
     assert run(["circuit", "p", "open", "--data", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"peer_id": "p", "holds": []}
+    assert json.loads(capsys.readouterr().out) == {"peer_id": "p", "overrides": []}
 
 
 def test_a_refusal_of_the_key_is_reported(
@@ -320,7 +320,7 @@ MODEL = {
         ([LINK], "closed"),
         ([{**LINK, "reason": "link lost, long ago"}], "closed"),
         ([{**LINK, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
-        ([{**LINK, "state": "held_open", "reason": "said so"}], "held_open: by the operator"),
+        ([{**LINK, "state": "forced_open", "reason": "said so"}], "forced_open: by the operator"),
         (
             [{**LINK, "models": [MODEL, {**MODEL, "state": "closed"}]}],
             "closed\n  m/1 ejected: 5 failures in a row",
@@ -329,7 +329,7 @@ MODEL = {
         ([GONE], "-"),
         ([{**GONE, "state": "ramping"}], "-"),
         ([{**GONE, "state": "inhibited", "reason": "silent for 0.00 s"}], "inhibited"),
-        ([{**GONE, "state": "held_open"}], "held_open: by the operator"),
+        ([{**GONE, "state": "forced_open"}], "forced_open: by the operator"),
         ([{**GONE, "models": [MODEL]}], "-"),
     ],
 )
@@ -355,10 +355,10 @@ def test_nodes_can_be_listed_by_model(
 def test_what_holds_for_a_node_is_shown_for_all_its_models(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    link = {**LINK, "state": "held_open", "models": [{**MODEL, "state": "closed"}]}
+    link = {**LINK, "state": "forced_open", "models": [{**MODEL, "state": "closed"}]}
     router.says({"nodes": [{"peer_id": "A", "links": [link]}]})
     assert run(["nodes", "--models"]) == 0
-    assert "held_open: by the operator" in capsys.readouterr().out
+    assert "forced_open: by the operator" in capsys.readouterr().out
 
 
 def test_no_model_of_a_node_that_cannot_be_sent_to_has_a_share(
@@ -388,7 +388,7 @@ def test_a_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
 ) -> None:
     monkeypatch.setattr(printing, "console", lambda: Console(width=width, highlight=False))
     node = {"peer_id": PEER, "links": [{**LINK, "models": [MODEL]}]}
-    router.says({"nodes": [node], **decision({**REPLICA, "peer": PEER})})
+    router.says({"nodes": [node], **decision({**REPLICA, "peer_id": PEER})})
     assert run(line) == 0
     table = capsys.readouterr().out.splitlines()[1:]  # the sentence of `explain` has it whole
     assert shown in " ".join(table).split()

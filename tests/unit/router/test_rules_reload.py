@@ -62,7 +62,7 @@ async def test_another_policy_and_other_limits_hold_from_the_next_request_on() -
     assert (served.policy.name, served.hedging.is_enabled) == ("round-robin", False)
     explanation = fleet.routing.explain(M, V1, NO_OPTIONS)
     assert (explanation.policy, explanation.chosen) == ("round-robin", ())
-    assert explanation.endpoints[0].refusal == "region eu is not us"
+    assert explanation.replicas[0].refusal == "region eu is not us"
     assert fleet.routing.explain(M, V1, RoutingOptions(policy=InOrder.name)).policy == InOrder.name
     terms.append(terms[0])
     fleet.routing.take_rules(RoutingRules())

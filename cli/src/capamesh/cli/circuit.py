@@ -27,8 +27,8 @@ class Position(StrEnum):
 
 
 _STATES = {
-    Position.OPEN: "held_open",
-    Position.CLOSED: "held_closed",
+    Position.OPEN: "forced_open",
+    Position.CLOSED: "forced_closed",
     Position.AUTO: "automatic",
 }
 _SAID = {

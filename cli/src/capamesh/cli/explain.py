@@ -95,7 +95,7 @@ def explain(
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import print_json, print_table, say  # noqa: PLC0415 - the same
 
-    wishes = {
+    options = {
         "X-Capamesh-Policy": policy,
         "X-Capamesh-Region": region,
         "X-Capamesh-Max-Price": "" if max_price is None else repr(max_price),
@@ -109,10 +109,10 @@ def explain(
         "timeout": "" if timeout is None else str(max(1, round(timeout * 1e6))),
     }
     with OperatorClient(router) as client:
-        found = client.explain(model, query=_given(asked), headers=_given(wishes))
-    hosts: list[dict[str, Any]] = found.get("candidates", [])
+        found = client.explain(model, query=_given(asked), headers=_given(options))
+    replicas: list[dict[str, Any]] = found.get("replicas", [])
     is_sent = found.get("admission", {}).get("is_admitted", True) and any(
-        host.get("chosen") for host in hosts
+        replica.get("is_chosen") for replica in replicas
     )
     status = 0 if is_sent else NOWHERE
     if as_json:
@@ -122,40 +122,41 @@ def explain(
     owned = found.get("owner")
     if isinstance(owned, dict):
         say(f"Its file: {file_text(cast('dict[str, Any]', owned)).replace(chr(10), ', ')}.")
-    if not hosts:
+    if not replicas:
         raise typer.Exit(status)
     print()
     print_table(
         (
-            "", "NODE", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/told/limit", "LATENCY", "RTT",
+            "", "NODE", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "LATENCY", "RTT",
             "PRICE", "REGION", "REFUSAL",
         ),
-        [_row(host) for host in hosts],
+        [_row(replica) for replica in replicas],
     )  # fmt: skip
     raise typer.Exit(status)
 
 
 def sentence(found: dict[str, Any]) -> str:
     """Return in plain words why the chosen one was, or why nobody could be."""
-    hosts: list[dict[str, Any]] = found.get("candidates", [])
+    replicas: list[dict[str, Any]] = found.get("replicas", [])
     what = f"{found.get('model')}/{found.get('version')}"
-    fit = [host for host in hosts if not host.get("refusal")]
-    chosen = next((host for host in hosts if host.get("chosen")), None)
+    fit = [replica for replica in replicas if not replica.get("refusal")]
+    chosen = next((replica for replica in replicas if replica.get("is_chosen")), None)
     admission: dict[str, Any] = found.get("admission", {})
     if not admission.get("is_admitted", True):
         return f"A request for {what} would be refused now ({admission.get('status')}): {admission.get('error')}."
-    of = f"{len(hosts)} that {'hosts' if len(hosts) == 1 else 'host'} it"
+    of = f"{len(replicas)} that {'hosts' if len(replicas) == 1 else 'host'} it"
     if chosen is None:
-        if not hosts:
+        if not replicas:
             return f"A request for {what} can go nowhere: none of its nodes can be reached."
         return (
             f"A request for {what} can go nowhere: none of the {of} may have it, for these reasons."
         )
-    to = f"A request for {what} would go to {chosen.get('peer')} at {chosen.get('address')}: "
+    to = f"A request for {what} would go to {chosen.get('peer_id')} at {chosen.get('address')}: "
     if chosen.get("refusal"):
         return f"{to}none of the {of} is fit for it, and this one is the least unfit ({chosen['refusal']})."
     if len(fit) == 1:
-        return f"{to}it is the only one of the {of} that may have it."
+        others = f"it is the only one of the {of} that may have it"
+        return f"{to}{'no other node hosts the model' if len(replicas) == 1 else others}."
     policy = str(found.get("policy"))
     why = _WHY.get(policy, "it was the policy's choice")
     return f"{to}{why} ({policy}; {len(fit)} of the {of} may have it)."
@@ -165,23 +166,23 @@ def _given(values: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _row(host: dict[str, Any]) -> tuple[object, ...]:
+def _row(replica: dict[str, Any]) -> tuple[object, ...]:
     from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
 
-    state, share = host.get("state", "?"), host.get("share", 0.0)
-    if host.get("refusal") in NO_WAY:
+    state, share = replica.get("state", "?"), replica.get("share", 0.0)
+    if replica.get("refusal") in NO_WAY:
         state, share = ("-" if state in {"closed", "ramping"} else state), 0.0
-    latency_ms, rtt_ms = host.get("latency_ms"), host.get("rtt_ms")
+    latency_us, rtt_us = replica.get("latency_us"), replica.get("rtt_us")
     return (
-        "→" if host.get("chosen") else "",
-        peer_text(host.get("peer", "?")),
-        host.get("address", "?"),
+        "→" if replica.get("is_chosen") else "",
+        peer_text(replica.get("peer_id", "?")),
+        replica.get("address", "?"),
         state,
         f"{share:.0%}",
-        f"{host.get('rif', 0)} / {host.get('in_flight', 0)} / {host.get('limit') or '-'}",
-        time_text(latency_ms / 1e3 if latency_ms else None),
-        time_text(rtt_ms / 1e3 if rtt_ms else None),
-        f"{host.get('price', 0.0):g}",
-        host.get("region") or "-",
-        host.get("refusal") or "-",
+        f"{replica.get('requests_in_flight', 0)} / {replica.get('node_in_flight', 0)} / {replica.get('node_limit') or '-'}",
+        time_text(latency_us / 1e6 if latency_us else None),
+        time_text(rtt_us / 1e6 if rtt_us else None),
+        f"{replica.get('price_per_million', 0.0):g}",
+        replica.get("region") or "-",
+        replica.get("refusal") or "-",
     )

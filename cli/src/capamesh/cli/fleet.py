@@ -116,7 +116,7 @@ def file_text(owned: dict[str, Any] | None) -> str:
     digest = str(owned.get("digest", ""))
     lines = [digest[:19] or "none"]
     why = {"rules": "by the rules", "signed": f"signed by {str(owned.get('publisher'))[-8:]}"}
-    lines.append(why.get(str(owned.get("why")), "first seen"))
+    lines.append(why.get(str(owned.get("reason")), "first seen"))
     if owned.get("standing") != "trusted":
         lines.append(str(owned.get("standing")))
     others: list[dict[str, Any]] = owned.get("others", [])
@@ -176,7 +176,7 @@ def circuit_text(part: dict[str, Any]) -> str:
         if state in {"closed", "ramping"}:
             return "-"
         reason = ""
-    if state in {"held_open", "held_closed"}:
+    if state in {"forced_open", "forced_closed"}:
         return f"{state}: by the operator"
     return f"{state}: {reason}" if reason and state != "closed" else state
 

@@ -770,7 +770,7 @@ def test_a_desk_explains_where_its_request_went() -> None:
     found = picker.explain(10.05)
     assert (found.model, found.version, found.policy) == ("m", "1", "first")
     assert found.chosen == ("a", "b")
-    assert [(each.peer, each.refusal) for each in found.endpoints] == [
+    assert [(each.peer, each.refusal) for each in found.replicas] == [
         ("b", ""),
         ("a", "inhibited: run_failed: no memory, 0.0 s ago"),
         ("c", "draining"),

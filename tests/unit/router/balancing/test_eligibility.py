@@ -67,11 +67,11 @@ def ejected(one: Replica) -> None:
     one.health.eject(NOW_S - 2.0, "90% of 40 requests failed, 0% elsewhere")
 
 
-def held_open(one: Replica) -> None:
+def forced_open(one: Replica) -> None:
     one.health.hold(CircuitState.FORCED_OPEN)
 
 
-def held_closed(one: Replica) -> None:
+def forced_closed(one: Replica) -> None:
     inhibited(one)
     one.endpoint.health.hold(CircuitState.FORCED_CLOSED)
 
@@ -94,8 +94,8 @@ STATES: list[tuple[Callable[[Replica], None], str]] = [
     (inhibited, "inhibited: link lost, 0.3 s ago"),
     (model_failed, "inhibited: run_failed: no memory, 0.1 s ago"),
     (ejected, "ejected: 90% of 40 requests failed, 0% elsewhere, 2.0 s ago"),
-    (held_open, "operator holds it open"),
-    (held_closed, ""),
+    (forced_open, "operator holds it open"),
+    (forced_closed, ""),
     (slow, "deadline: 40 ms left, 120 ms expected"),
 ]
 
@@ -201,7 +201,7 @@ def test_in_a_panic_ejections_are_ignored_and_inhibitions_are_not() -> None:
     out, silent, held = fleet("abc")
     ejected(out)
     inhibited(silent)
-    held_open(held)
+    forced_open(held)
     ejected(held)
     rules = Eligibility(now_s=NOW_S)
     assert [rules.allows(one) for one in (out, silent, held)] == [False, False, False]
@@ -235,7 +235,7 @@ def test_among_the_too_slow_the_soonest_and_among_the_inhibited_the_first_due() 
     assert rules.last_resort([sooner, slower, busy], is_extra=False) is slower
 
 
-@pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, held_open])
+@pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, forced_open])
 def test_some_rules_nothing_overrides(put: Callable[[Replica], None]) -> None:
     one = replica()
     put(one)

@@ -36,7 +36,7 @@ def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
     load = LoadReport(in_flight=4, limit=8, latency_us=12_345)
     one = replica("a", rif=2, load=load, load_s=NOW_S - 0.25, rtt_s=0.002, price=2.0)
     found = explain(one, chosen=(one,))
-    assert found.endpoints == (
+    assert found.replicas == (
         ReplicaSignals(
             peer=one.endpoint.peer,
             address="a:7000",
@@ -59,19 +59,19 @@ def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
         "version": "1",
         "policy": "prequal",
         "chosen": ["a"],
-        "hosts": 1,
-        "candidates": [
+        "replica_count": 1,
+        "replicas": [
             {
-                "peer": "a",
+                "peer_id": "a",
                 "address": "a:7000",
-                "chosen": True,
-                "rif": 2,
-                "in_flight": 4,
-                "limit": 8,
-                "latency_ms": 12.345,
-                "rtt_ms": 2.0,
-                "told_ms_ago": 250.0,
-                "price": 2.0,
+                "is_chosen": True,
+                "requests_in_flight": 2,
+                "node_in_flight": 4,
+                "node_limit": 8,
+                "latency_us": 12345,
+                "rtt_us": 2000,
+                "report_age_us": 250000,
+                "price_per_million": 2.0,
                 "region": "eu",
                 "state": "closed",
                 "share": 1.0,
@@ -85,17 +85,17 @@ def test_the_chosen_come_first_then_the_others_that_could_then_those_that_could_
     refused.endpoint.is_draining = True
     inhibited.endpoint.health.failed(NOW_S, is_hard=True, cause="silent")
     found = explain(*replicas, chosen=(chosen,))
-    assert [(each.peer, each.refusal) for each in found.endpoints] == [
+    assert [(each.peer, each.refusal) for each in found.replicas] == [
         ("d", ""),
         ("b", ""),
         ("a", "draining"),
         ("c", "inhibited: silent, 0.0 s ago"),
     ]
-    assert [each.state for each in found.endpoints] == ["closed"] * 3 + ["inhibited"]
-    assert [each.share for each in found.endpoints] == [1.0, 1.0, 1.0, 0.0]
+    assert [each.state for each in found.replicas] == ["closed"] * 3 + ["inhibited"]
+    assert [each.share for each in found.replicas] == [1.0, 1.0, 1.0, 0.0]
     assert free.endpoint.peer == "b"
     capped = explain(*replicas, constraints=Constraints(max_price=1.0))
-    assert {each.refusal for each in capped.endpoints} >= {"price 1.5 is over the cap 1.0"}
+    assert {each.refusal for each in capped.replicas} >= {"price 1.5 is over the cap 1.0"}
 
 
 def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
@@ -103,8 +103,8 @@ def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
     gone.is_gone = True
     found = explain(here, chosen=(gone, here))
     assert found.chosen == ("a", "b")
-    assert [(each.peer, each.is_chosen) for each in found.endpoints] == [("b", True), ("a", True)]
-    assert found.endpoints[1].refusal == "it hosts the model no more"
+    assert [(each.peer, each.is_chosen) for each in found.replicas] == [("b", True), ("a", True)]
+    assert found.replicas[1].refusal == "it hosts the model no more"
 
 
 def test_the_text_fits_a_header_whatever_the_fleet() -> None:
@@ -116,6 +116,6 @@ def test_the_text_fits_a_header_whatever_the_fleet() -> None:
     assert "\n" not in text
     assert len(text) < 8190
     shown = json.loads(text)
-    assert (shown["hosts"], len(shown["candidates"])) == (1000, MAX_SHOWN)
-    assert shown["candidates"][0]["told_ms_ago"] is None
-    assert math.isinf(explain(*replicas).endpoints[0].reported_s)
+    assert (shown["replica_count"], len(shown["replicas"])) == (1000, MAX_SHOWN)
+    assert shown["replicas"][0]["report_age_us"] is None
+    assert math.isinf(explain(*replicas).replicas[0].reported_s)

@@ -56,14 +56,14 @@ def test_what_a_held_node_comes_back_with_is_held(router: Router) -> None:
         )
     first = advert("A", "a:1")
     router._apply([Joined(first)])
-    assert states(router) == {"held_open"}
+    assert states(router) == {"forced_open"}
     more = advert("A", "a:2", models=(offer(version="1"), offer(version="2")), counter=2)
     router._apply([Changed(more, first)])
-    assert states(router) == {"held_open"}
+    assert states(router) == {"forced_open"}
     router._apply([Left(A, LeftReason.GOODBYE)])
     router._apply([Joined(advert("A", models=(offer(),), counter=3))])
     router._visited(Endpoint(A, "dialled-in-1"))
-    assert states(router) == {"held_open"}
+    assert states(router) == {"forced_open"}
 
 
 def test_news_of_a_node_wakes_who_waits_for_a_link(router: Router) -> None:

@@ -47,25 +47,25 @@ def after(view: FleetView, *overrides: Hold) -> list[str]:
 
 def test_a_node_is_held_at_all_its_addresses_and_nobody_else_is() -> None:
     view = fleet_of("1")
-    assert after(view, said(OPEN)) == ["held_open: closed"] * 2
+    assert after(view, said(OPEN)) == ["forced_open: closed"] * 2
     assert states(view, "B") == ["closed: closed"]
 
 
 def test_a_model_is_held_in_all_versions_or_in_one() -> None:
-    assert after(fleet_of("1", "2"), said(OPEN, "m")) == ["closed: held_open held_open"] * 2
-    assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed held_open"] * 2
+    assert after(fleet_of("1", "2"), said(OPEN, "m")) == ["closed: forced_open forced_open"] * 2
+    assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed forced_open"] * 2
 
 
 def test_the_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it() -> None:
     view = fleet_of("1", "2")
     exact = (said(OPEN, "m"), said(CLOSED, "m", "2"))
-    assert after(view, *exact) == ["closed: held_open held_closed"] * 2
-    assert after(view, *exact, said(OPEN, "m")) == ["closed: held_open held_open"] * 2
+    assert after(view, *exact) == ["closed: forced_open forced_closed"] * 2
+    assert after(view, *exact, said(OPEN, "m")) == ["closed: forced_open forced_open"] * 2
 
 
 def test_one_version_can_be_let_go_of_while_the_others_stay_held() -> None:
     overrides = (said(OPEN, "m"), said(None, "m", "2"))
-    assert after(fleet_of("1", "2"), *overrides) == ["closed: held_open closed"] * 2
+    assert after(fleet_of("1", "2"), *overrides) == ["closed: forced_open closed"] * 2
 
 
 def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_it() -> None:
@@ -73,7 +73,7 @@ def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_i
     for hold in (said(OPEN), said(OPEN, "m"), said(CLOSED, "m", "1")):
         kept.hold(hold)
     kept.apply_anew(view, A, NOW_S)
-    assert states(view) == ["held_open: held_closed"] * 2
+    assert states(view) == ["forced_open: forced_closed"] * 2
     kept.hold(said(None))
     kept.apply_anew(view, A, NOW_S)
     assert states(view) == ["closed: closed"] * 2
@@ -96,14 +96,14 @@ def test_what_comes_later_is_held_too() -> None:
     more = advert("A", "a:1", "a:3", models=(offer(version="1"), offer(version="2")), counter=2)
     view.apply([Changed(more, view.adverts[A])])  # another address instead of a:2, another version
     kept.apply(view, A, NOW_S)
-    assert states(view) == ["held_open: held_closed held_closed"] * 2
+    assert states(view) == ["forced_open: forced_closed forced_closed"] * 2
     view.apply([Left(A, LeftReason.GOODBYE)])
     view.apply([Joined(advert("A", "a:9"))])  # it is back, restarted
     kept.apply(view, A, NOW_S)
-    assert states(view) == ["held_open: held_closed"]
+    assert states(view) == ["forced_open: forced_closed"]
     view.visit(Endpoint(A, "dialled-in-1"))
     kept.apply(view, A, NOW_S)
-    assert states(view) == ["held_open: held_closed"] * 2
+    assert states(view) == ["forced_open: forced_closed"] * 2
 
 
 def test_a_hold_does_not_forget_what_happened_meanwhile() -> None:

@@ -118,21 +118,25 @@ async def test_a_decision_is_explained_replica_by_replica_and_no_node_is_asked(
     busy.network.rtt_s = 0.0015
     status, found = await served.explain()
     assert (status, found["model"], found["version"]) == (200, "m", "1")
-    assert (found["policy"], found["chosen"], found["hosts"]) == ("least-request", [OTHER], 2)
-    first, second = found["candidates"]
-    assert (first["peer"], first["chosen"], first["refusal"]) == (OTHER, True, "")
-    assert first["told_ms_ago"] is None
-    assert second.pop("told_ms_ago") >= 0
+    assert (found["policy"], found["chosen"], found["replica_count"]) == (
+        "least-request",
+        [OTHER],
+        2,
+    )
+    first, second = found["replicas"]
+    assert (first["peer_id"], first["is_chosen"], first["refusal"]) == (OTHER, True, "")
+    assert first["report_age_us"] is None
+    assert second.pop("report_age_us") >= 0
     assert second == {
-        "peer": ALPHA,
+        "peer_id": ALPHA,
         "address": f"{ALPHA}:1",
-        "chosen": False,
-        "rif": 2,
-        "in_flight": 3,
-        "limit": 8,
-        "latency_ms": 2.5,
-        "rtt_ms": 1.5,
-        "price": 1.5,
+        "is_chosen": False,
+        "requests_in_flight": 2,
+        "node_in_flight": 3,
+        "node_limit": 8,
+        "latency_us": 2500,
+        "rtt_us": 1500,
+        "price_per_million": 1.5,
         "region": "eu",
         "state": "closed",
         "share": 1.0,
@@ -146,7 +150,7 @@ async def test_all_replicas_are_shown_however_many(served: Served) -> None:
     for number in range(40):
         served.node(f"peer-{number}")
     _, found = await served.explain()
-    assert len(found["candidates"]) == found["hosts"] == 40
+    assert len(found["replicas"]) == found["replica_count"] == 40
 
 
 async def test_what_a_request_may_ask_for_counts(served: Served) -> None:
@@ -154,7 +158,7 @@ async def test_what_a_request_may_ask_for_counts(served: Served) -> None:
     served.node(OTHER)
     _, found = await served.explain(Nodes=ALPHA, Policy="p2c")
     assert (found["policy"], found["chosen"]) == ("p2c", [ALPHA])
-    refusals = {each["peer"]: each["refusal"] for each in found["candidates"]}
+    refusals = {each["peer_id"]: each["refusal"] for each in found["replicas"]}
     assert refusals == {ALPHA: "", OTHER: "not one of the nodes that the request names"}
     _, found = await served.explain(Affinity="session 7")
     assert found["policy"] == "affinity"
@@ -164,7 +168,7 @@ async def test_when_nobody_may_have_it_all_reasons_are_shown(served: Served) -> 
     served.node(ALPHA)
     status, found = await served.explain(Max_Price="1")
     assert (status, found["chosen"]) == (200, [])
-    assert found["candidates"][0]["refusal"] == "price 1.5 is over the cap 1.0"
+    assert found["replicas"][0]["refusal"] == "price 1.5 is over the cap 1.0"
 
 
 async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_deadline(
@@ -187,7 +191,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
         controller.entered(tenant, now_s)
         replica.rif += 1
     _, hog = await served.explain("m/routing?tenant=hog")
-    assert (hog["chosen"], hog["candidates"][0]["chosen"]) == ([], False)
+    assert (hog["chosen"], hog["replicas"][0]["is_chosen"]) == ([], False)
     admission = hog["admission"]
     assert (admission["is_admitted"], admission["tenant"]) == (False, "hog")
     assert (admission["code"], admission["status"]) == ("too_many_requests", 429)
@@ -261,7 +265,7 @@ async def test_who_has_no_key_holds_nobody_and_is_reported_where_it_is(
     endpoint = served.node(ALPHA)
     for peer in (ALPHA, "nobody"):  # nor does it tell who is there
         response = await served.client.put(
-            f"/v1/nodes/{peer}/circuit", data=b'{"state": "held_open"}', headers=headers
+            f"/v1/nodes/{peer}/circuit", data=b'{"state": "forced_open"}', headers=headers
         )
         assert response.status == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -275,30 +279,30 @@ async def test_who_has_no_key_holds_nobody_and_is_reported_where_it_is(
 async def test_a_held_node_gets_nothing_until_it_is_let_go_of(served: Served) -> None:
     served.node(ALPHA)
     served.node(OTHER)
-    held = {"model": "", "version": "", "state": "held_open"}
-    assert await served.hold(ALPHA, {"state": "held_open"}) == (
+    held = {"model": "", "version": "", "state": "forced_open"}
+    assert await served.hold(ALPHA, {"state": "forced_open"}) == (
         200,
-        {"peer_id": ALPHA, **held, "holds": [held]},
+        {"peer_id": ALPHA, **held, "overrides": [held]},
     )
     for _ in range(4):
         assert (await served.explain())[1]["chosen"] == [OTHER]
-    await served.hold(OTHER, {"state": "held_open"})
+    await served.hold(OTHER, {"state": "forced_open"})
     assert (await served.explain())[1]["chosen"] == []
     status, found = await served.hold(ALPHA, {"state": "automatic"})
-    assert (status, found["state"], found["holds"]) == (200, "automatic", [])
+    assert (status, found["state"], found["overrides"]) == (200, "automatic", [])
     _, found = await served.explain()
-    assert (found["chosen"], found["candidates"][0]["state"]) == ([ALPHA], "closed")
+    assert (found["chosen"], found["replicas"][0]["state"]) == ([ALPHA], "closed")
     assert served.log.events == ["circuit_held"] * 3
 
 
 async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> None:
     endpoint = served.node(ALPHA, models=(offer(version="1"), offer(version="2"), offer("n")))
-    await served.hold(ALPHA, {"state": "held_open", "model": "m", "version": "2"})
+    await served.hold(ALPHA, {"state": "forced_open", "model": "m", "version": "2"})
     states = {
         f"{replica.offer.name}/{replica.offer.version}": str(replica.health.state(time.monotonic()))
         for replica in served.view.replicas_at(endpoint)
     }
-    assert states == {"m/1": "closed", "m/2": "held_open", "n/1": "closed"}
+    assert states == {"m/1": "closed", "m/2": "forced_open", "n/1": "closed"}
     assert endpoint.health.is_full
     assert (await served.explain("n/routing"))[1]["chosen"] == [ALPHA]
     assert (await served.explain("m/routing?version=2"))[1]["chosen"] == []
@@ -310,29 +314,29 @@ async def test_who_waits_for_a_link_is_woken_when_a_hold_changes(served: Served)
     served.node(ALPHA)
     woken: list[str] = []
     served.routing._balancer.links.add("waiter", lambda: woken.append("woken"))
-    assert (await served.hold(ALPHA, {"state": "held_closed"}))[0] == 200
+    assert (await served.hold(ALPHA, {"state": "forced_closed"}))[0] == 200
     assert woken == ["woken"]
 
 
 async def test_the_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
     served.node(ALPHA)
     served.node("12D3KooWbeta-alpha")
-    assert (await served.hold("Walpha", {"state": "held_open"}))[1]["peer_id"] == ALPHA
-    status, found = await served.hold("alpha", {"state": "held_open"})
+    assert (await served.hold("Walpha", {"state": "forced_open"}))[1]["peer_id"] == ALPHA
+    status, found = await served.hold("alpha", {"state": "forced_open"})
     assert (status, found["error"]) == (
         400,
         f"'alpha' is the end of 2 peer ids: {ALPHA}, 12D3KooWbeta-alpha",
     )
-    assert (await served.hold("pha", {"state": "held_open"}))[0] == 404
-    assert (await served.hold("12D3", {"state": "held_open"}))[0] == 404
+    assert (await served.hold("pha", {"state": "forced_open"}))[0] == 404
+    assert (await served.hold("12D3", {"state": "forced_open"}))[0] == 404
 
 
 async def test_who_is_away_and_held_can_be_let_go_of(served: Served) -> None:
     served.node(ALPHA)
-    await served.hold(ALPHA, {"state": "held_open", "model": "m"})
+    await served.hold(ALPHA, {"state": "forced_open", "model": "m"})
     served.view.apply([Left(PeerId(ALPHA), LeftReason.EXPIRED)])
     status, found = await served.hold(ALPHA, {"state": "automatic", "model": "m"})
-    assert (status, found["holds"]) == (200, [])
+    assert (status, found["overrides"]) == (200, [])
     assert (await served.hold(ALPHA, {"state": "automatic"}))[0] == 404
 
 
@@ -340,26 +344,26 @@ async def test_an_unknown_node_or_model_is_not_found_and_those_there_are_named(
     served: Served,
 ) -> None:
     served.node(ALPHA)
-    status, found = await served.hold("nobody", {"state": "held_open"})
+    status, found = await served.hold("nobody", {"state": "forced_open"})
     assert status == 404
     assert found["error"].startswith("no node's peer id is 'nobody' or ends with it")
     assert found["error"].endswith(f"the fleet's nodes: {ALPHA}")
-    assert await served.hold(ALPHA, {"state": "held_open", "model": "x"}) == (
+    assert await served.hold(ALPHA, {"state": "forced_open", "model": "x"}) == (
         404,
         {"error": f"node {ALPHA} has no model 'x'; it has m/1"},
     )
-    status, _ = await served.hold(ALPHA, {"state": "held_open", "model": "m", "version": "2"})
+    status, _ = await served.hold(ALPHA, {"state": "forced_open", "model": "m", "version": "2"})
     assert status == 404
 
 
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({"state": "open"}, "the state 'open' is unknown; there are held_open, held_closed"),
+        ({"state": "open"}, "the state 'open' is unknown; there are forced_open, forced_closed"),
         ({}, "the state '' is unknown"),
         ({"state": None}, "a text is expected"),
-        ({"state": "held_open", "modle": "m"}, "the key 'modle' is unknown"),
-        ({"state": "held_open", "version": "1"}, "of which model?"),
+        ({"state": "forced_open", "modle": "m"}, "the key 'modle' is unknown"),
+        ({"state": "forced_open", "version": "1"}, "of which model?"),
         (b"", "not JSON"),
         (b"[]", "must be an object"),
     ],

@@ -425,11 +425,11 @@ async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http
     http.endpoints[0].health.hold(CircuitState.FORCED_OPEN)
     response = await http.infer(BODY, headers={"x-capamesh-EXPLAIN": " True "})
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
-    assert (explained["model"], explained["version"], explained["hosts"]) == ("m", "1", 2)
+    assert (explained["model"], explained["version"], explained["replica_count"]) == ("m", "1", 2)
     assert (explained["policy"], explained["chosen"]) == ("in-order", ["B"])
-    assert [shown["peer"] for shown in explained["candidates"]] == ["B", "A"]
-    assert "refusal" not in explained["candidates"][0]
-    assert explained["candidates"][1]["refusal"] == "operator holds it open"
+    assert [shown["peer_id"] for shown in explained["replicas"]] == ["B", "A"]
+    assert "refusal" not in explained["replicas"][0]
+    assert explained["replicas"][1]["refusal"] == "operator holds it open"
 
 
 @pytest.mark.parametrize(
@@ -475,8 +475,8 @@ async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_r
     )
     assert response.status == 503
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
-    assert (explained["chosen"], explained["hosts"]) == ([], 2)
-    assert {shown["peer"]: shown["refusal"] for shown in explained["candidates"]} == {
+    assert (explained["chosen"], explained["replica_count"]) == ([], 2)
+    assert {shown["peer_id"]: shown["refusal"] for shown in explained["replicas"]} == {
         "A": "price 1.5 is over the cap 0.5",
         "B": "its link takes no new requests",
     }
@@ -489,7 +489,7 @@ async def test_a_request_that_failed_is_explained_with_those_that_were_asked(htt
     assert response.status == 500
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
     assert explained["chosen"] == ["A", "B"]
-    assert [shown["chosen"] for shown in explained["candidates"]] == [True, True]
+    assert [shown["is_chosen"] for shown in explained["replicas"]] == [True, True]
 
 
 async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_replica(
@@ -503,8 +503,8 @@ async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_
     assert response.headers["X-Capamesh-Error"] == "overloaded"
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
     assert explained["chosen"] == []
-    (shown,) = explained["candidates"]
-    assert (shown["chosen"], shown["in_flight"], shown["limit"]) == (False, 8, 8)
+    (shown,) = explained["replicas"]
+    assert (shown["is_chosen"], shown["node_in_flight"], shown["node_limit"]) == (False, 8, 8)
     response = await http.infer(
         BODY, path="/v2/models/other/infer", headers={"X-Capamesh-Explain": "1"}
     )
@@ -525,9 +525,9 @@ async def test_an_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http
     text = response.headers["X-Capamesh-Explanation"]
     assert len(text) <= 8_000
     explained = json.loads(text)
-    assert explained["hosts"] == 40
-    assert 1 <= len(explained["candidates"]) < 16
-    assert explained["chosen"] == [explained["candidates"][0]["peer"]] == ["0" * 52]
+    assert explained["replica_count"] == 40
+    assert 1 <= len(explained["replicas"]) < 16
+    assert explained["chosen"] == [explained["replicas"][0]["peer_id"]] == ["0" * 52]
 
 
 async def test_a_request_goes_only_where_its_headers_allow(http: Http) -> None:

@@ -92,7 +92,7 @@ def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served(
     assert (fleet.served(), fleet.news()) == ("a", [])
     assert fleet.owners.contested() == 1
     (shown,) = fleet.owners.described()
-    assert (shown["digest"], shown["why"], shown["standing"], shown["nodes"]) == (
+    assert (shown["digest"], shown["reason"], shown["standing"], shown["nodes"]) == (
         digest("a"), "first_seen", "trusted", 1,
     )  # fmt: skip
     assert shown["others"] == [{"digest": digest("b"), "nodes": 1, "peers": ["B"]}]
@@ -239,7 +239,7 @@ def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_ar
     fleet.replicas("A", at("1", "a", signed_by=ALICE), invite="late")
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
     (shown,) = fleet.owners.described()
-    assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
+    assert (shown["reason"], shown["publisher"]) == ("signed", ALICE.peer_id)
     fleet.leaves("A")
     fleet.wait(10 * KEEP_S)
     assert fleet.served() == "a"
@@ -268,7 +268,7 @@ def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_alread
     fleet.owners.take_rules(fleet.now_s)
     assert (fleet.served(), fleet.served("2")) == ("a", "-")
     (shown, _) = fleet.owners.described()
-    assert (shown["why"], shown["publisher"], shown["standing"]) == (
+    assert (shown["reason"], shown["publisher"], shown["standing"]) == (
         "signed",
         ALICE.peer_id,
         "trusted",
@@ -283,7 +283,7 @@ def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signe
     fleet.replicas("A", at("1", "a"))
     fleet.replicas("A", at("1", "a", signed_by=ALICE))
     (shown,) = fleet.owners.described()
-    assert shown["why"] == "signed"
+    assert shown["reason"] == "signed"
 
 
 def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
@@ -291,7 +291,7 @@ def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
     theirs, trusted = (at("1", "a", signed_by=key).signed for key in (MALLORY, ALICE))
     fleet.replicas("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
     (shown,) = fleet.owners.described()
-    assert (shown["why"], shown["publisher"]) == ("signed", ALICE.peer_id)
+    assert (shown["reason"], shown["publisher"]) == ("signed", ALICE.peer_id)
 
 
 @pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])

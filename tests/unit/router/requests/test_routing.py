@@ -136,7 +136,7 @@ def draining(fleet: Fleet) -> None:
     fleet.endpoints[1].is_draining = True
 
 
-def held_open(fleet: Fleet) -> None:
+def forced_open(fleet: Fleet) -> None:
     fleet.endpoints[1].health.hold(CircuitState.FORCED_OPEN)
 
 
@@ -148,7 +148,7 @@ def silent(fleet: Fleet) -> None:
     fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="silent")
 
 
-OUT = [killed, draining, held_open, never_dialled, silent]
+OUT = [killed, draining, forced_open, never_dialled, silent]
 
 
 @pytest.mark.parametrize("put_out", OUT)
@@ -392,7 +392,7 @@ async def test_who_waits_for_a_link_takes_the_first_of_any_version() -> None:
     assert fleet.counts == {"waiting": 1, "gates": 1}
     fleet.relink(0, echo)
     assert await task == "A"
-    held_open(fleet)
+    forced_open(fleet)
     fleet.links[-1].end("the router was frozen again")
     task = asyncio.create_task(infer(fleet))
     await asyncio.sleep(0.1)
@@ -611,7 +611,7 @@ async def test_what_a_request_would_meet_is_explained_as_it_would_be_chosen() ->
         M, V1, RoutingOptions(Constraints(peers=frozenset({PeerId("Q")})))
     )
     assert nobody.chosen == ()
-    assert {signals.refusal for signals in nobody.endpoints} == {
+    assert {signals.refusal for signals in nobody.replicas} == {
         "not one of the nodes that the request names"
     }
     assert fleet.counts == {}

@@ -376,7 +376,7 @@ def test_a_hold_that_is_lifted_leaves_a_healthy_one_in_full_use() -> None:
 
 
 def test_only_an_operators_states_can_be_held() -> None:
-    with pytest.raises(ConfigError, match="held_open"):
+    with pytest.raises(ConfigError, match="forced_open"):
         Health().hold(RAMPING)
 
 

@@ -51,20 +51,20 @@ class Explanation:
     model: ModelName
     version: ModelVersion
     policy: str
-    endpoints: tuple[ReplicaSignals, ...]
+    replicas: tuple[ReplicaSignals, ...]
     """All replicas of the model: the chosen first, then those who could have been."""
     chosen: tuple[PeerId, ...]
     """Who was asked, in that order."""
 
     def to_json(self) -> str:
-        """Return one line of ASCII, at most `MAX_SHOWN` of the endpoints in it. Times are milliseconds."""
+        """Return one line of ASCII, at most `MAX_SHOWN` of the replicas in it. Times are microseconds."""
         body: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
             "policy": self.policy,
             "chosen": self.chosen,
-            "hosts": len(self.endpoints),
-            "candidates": [_short(signals) for signals in self.endpoints[:MAX_SHOWN]],
+            "replica_count": len(self.replicas),
+            "replicas": [_short(signals) for signals in self.replicas[:MAX_SHOWN]],
         }
         return json.dumps(body, separators=(",", ":"))
 
@@ -110,21 +110,21 @@ def explained(
     )
 
 
-def host_body(signals: ReplicaSignals) -> dict[str, Any]:
-    """Return what one replica was judged by as JSON values, times in milliseconds."""
+def replica_body(signals: ReplicaSignals) -> dict[str, Any]:
+    """Return what one replica was judged by as JSON values, times in microseconds."""
     return {
-        "peer": signals.peer,
+        "peer_id": signals.peer,
         "address": signals.address,
-        "chosen": signals.is_chosen,
-        "rif": signals.rif,
-        "in_flight": signals.reported_in_flight,
-        "limit": signals.limit,
-        "latency_ms": round(signals.latency_s * 1e3, 3),
-        "rtt_ms": round(signals.rtt_s * 1e3, 3),
-        "told_ms_ago": None
+        "is_chosen": signals.is_chosen,
+        "requests_in_flight": signals.rif,
+        "node_in_flight": signals.reported_in_flight,
+        "node_limit": signals.limit,
+        "latency_us": round(signals.latency_s * 1e6),
+        "rtt_us": round(signals.rtt_s * 1e6),
+        "report_age_us": None
         if math.isinf(signals.reported_s)
-        else round(signals.reported_s * 1e3, 1),
-        "price": signals.price,
+        else round(signals.reported_s * 1e6),
+        "price_per_million": signals.price,
         "region": signals.region,
         "state": signals.state,
         "share": round(signals.share, 3),
@@ -133,7 +133,7 @@ def host_body(signals: ReplicaSignals) -> dict[str, Any]:
 
 
 def _short(signals: ReplicaSignals) -> dict[str, Any]:
-    shown = host_body(signals)
+    shown = replica_body(signals)
     refusal = shown.pop("refusal")
     if refusal:
         shown["refusal"] = refusal[:MAX_REFUSAL_CHARS]

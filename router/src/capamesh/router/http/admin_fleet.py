@@ -12,7 +12,7 @@ from aiohttp import web
 from capamesh.protocol.adverts import shown_version
 from capamesh.protocol.network import MAX_LIST_BYTES
 from capamesh.router.fleet.overrides import Overrides
-from capamesh.router.http.admin_routing import holds_body
+from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
@@ -121,7 +121,7 @@ class FleetApi:
                 }
                 for offer in advert.models
             ],
-            "holds": holds_body(self._overrides, advert.peer),
+            "overrides": overrides_body(self._overrides, advert.peer),
             "addresses_refused": self._fleet.refused_addresses(advert.peer),
             "links": [self._link(node) for node in self._fleet.endpoints_of(advert.peer)],
         }

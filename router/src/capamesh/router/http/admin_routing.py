@@ -17,7 +17,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.oip import error_body, parse_object
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
-from capamesh.router.balancing.explanation import host_body
+from capamesh.router.balancing.explanation import replica_body
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import status_of
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from capamesh.router.requests.routing import Admission, Routing
 
 STATES: Final[Mapping[str, CircuitState | None]] = {
-    "held_open": CircuitState.FORCED_OPEN,
-    "held_closed": CircuitState.FORCED_CLOSED,
+    "forced_open": CircuitState.FORCED_OPEN,
+    "forced_closed": CircuitState.FORCED_CLOSED,
     "automatic": None,
 }
 MIN_SUFFIX_CHARS: Final = 4
@@ -144,7 +144,7 @@ class RoutingApi:
                 "state": state,
                 "model": model,
                 "version": version,
-                "holds": holds_body(self._overrides, peer),
+                "overrides": overrides_body(self._overrides, peer),
             }
         )
 
@@ -179,8 +179,8 @@ def explanation_body(explanation: Explanation) -> dict[str, Any]:
         "version": explanation.version,
         "policy": explanation.policy,
         "chosen": list(explanation.chosen),
-        "hosts": len(explanation.endpoints),
-        "candidates": [host_body(signals) for signals in explanation.endpoints],
+        "replica_count": len(explanation.replicas),
+        "replicas": [replica_body(signals) for signals in explanation.replicas],
     }
 
 
@@ -203,7 +203,7 @@ def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str
     return body
 
 
-def holds_body(overrides: Overrides, peer: PeerId) -> list[dict[str, str]]:
+def overrides_body(overrides: Overrides, peer: PeerId) -> list[dict[str, str]]:
     """Return what the operator has said of a node."""
     return [
         {

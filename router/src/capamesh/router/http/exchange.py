@@ -327,7 +327,7 @@ def _shortened(explanation: str) -> str:
     if len(explanation) <= MAX_HEADER_BYTES:
         return explanation
     body = json.loads(explanation)
-    while len(explanation) > MAX_HEADER_BYTES and body["candidates"]:
-        body["candidates"].pop()
+    while len(explanation) > MAX_HEADER_BYTES and body["replicas"]:
+        body["replicas"].pop()
         explanation = json.dumps(body, separators=(",", ":"))
     return explanation

@@ -613,7 +613,7 @@ def _described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
         "name": owned.model,
         "version": owned.version,
         "digest": owned.digest,
-        "why": owned.why.value,
+        "reason": owned.why.value,
         "publisher": owned.publisher,
         "standing": standing,
         "nodes": sum(claim.digest == owned.digest for claim in owned.load_check.values()),

@@ -86,8 +86,8 @@ class CircuitState(StrEnum):
     INHIBITED = "inhibited"
     EJECTED = "ejected"
     RAMPING = "ramping"
-    FORCED_OPEN = "held_open"
-    FORCED_CLOSED = "held_closed"
+    FORCED_OPEN = "forced_open"
+    FORCED_CLOSED = "forced_closed"
 
 
 class Health:
@@ -281,13 +281,13 @@ class Health:
         self.is_full = self._held is CircuitState.FORCED_CLOSED
 
     def hold(self, held: CircuitState | None) -> None:
-        """Take the operator's word: `held_open` never send, `held_closed` always, None: as it goes.
+        """Take the operator's word: `forced_open` never send, `forced_closed` always, None: as it goes.
 
         Raises `ConfigError` for any other state.
         """
         if held not in {None, CircuitState.FORCED_OPEN, CircuitState.FORCED_CLOSED}:
             raise ConfigError(
-                f"cannot hold a circuit {held!r}: use held_open (never send), held_closed or none"
+                f"cannot hold a circuit {held!r}: use forced_open (never send), forced_closed or none"
             )
         self._held = held
         self.is_full = held is CircuitState.FORCED_CLOSED
