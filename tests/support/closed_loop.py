@@ -18,7 +18,7 @@ from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfil
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.router.admission.controller import AdmissionController
+from capamesh.router.admission.controller import AdmissionController, Permit
 
 F32 = Datatype.FP32
 WAY_S = 0.0005
@@ -110,14 +110,14 @@ class Loop:
 
     def _ask(self, callers: Callers) -> None:
         try:
-            self.controller.admit(callers.tenant, callers.priority, False, self.now_s, 30.0)
+            permit = self.controller.admit(
+                callers.tenant, callers.priority, False, self.now_s, 30.0
+            )
         except Overloaded as error:
             self._refused(callers, error)
             return
-        is_urgent = callers.priority < DEFAULT_PRIORITY
-        self.controller.entered(callers.tenant, self.now_s, is_urgent=is_urgent)
         self.replica.rif += 1
-        self._after(WAY_S, lambda: self._arrive(callers))
+        self._after(WAY_S, lambda: self._arrive(callers, permit))
 
     def _refused(self, callers: Callers, error: Overloaded) -> None:
         self._count(callers, "refused")
@@ -126,12 +126,12 @@ class Loop:
         pause_s = error.retry_after_s if callers.pause_s is None else callers.pause_s
         self._after(pause_s * self.rng.uniform(0.8, 1.2), lambda: self._ask(callers))
 
-    def _arrive(self, callers: Callers) -> None:
+    def _arrive(self, callers: Callers, permit: Permit) -> None:
         x = Tensor("x", F32, (1, 1), bytes(4))
         request = PendingRequest(
             (x,),
             (),
-            lambda _, result: self._done(callers, result),
+            lambda _, result: self._done(callers, permit, result),
             arrived_s=self.now_s,
             deadline_s=self.now_s + 30,
             priority=callers.priority,
@@ -139,18 +139,18 @@ class Loop:
         try:
             self.batcher.submit(request, self.now_s)
         except CapameshError as error:
-            self._done(callers, error)
+            self._done(callers, permit, error)
         self._pump()
 
-    def _done(self, callers: Callers, result: Result) -> None:
+    def _done(self, callers: Callers, permit: Permit, result: Result) -> None:
         load = self.batcher.load(free_bytes=0, device_in_flight=0)
-        self._after(WAY_S, lambda: self._ended(callers, result, load))
+        self._after(WAY_S, lambda: self._ended(callers, permit, result, load))
 
-    def _ended(self, callers: Callers, result: Result, load: object) -> None:
+    def _ended(self, callers: Callers, permit: Permit, result: Result, load: object) -> None:
         is_urgent = callers.priority < DEFAULT_PRIORITY
         self.replica.rif -= 1
         is_served = not isinstance(result, Overloaded)
-        self.controller.left(callers.tenant, self.now_s, is_urgent=is_urgent, is_served=is_served)
+        permit.release(self.now_s, is_served=is_served)
         self.replica.reported(load, self.now_s)  # type: ignore[arg-type]
         if isinstance(result, Overloaded):
             self.controller.refused(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from capamesh.node.scheduling import PendingRequest
+    from capamesh.router.admission.controller import Permit
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.requests.attempts import RequestAttempts
     from capamesh.simulation.events import Timer
@@ -17,12 +18,29 @@ if TYPE_CHECKING:
 class SimRequest:
     """A caller's request at its router. Compared by identity."""
 
-    __slots__ = ("arrived_s", "attempts", "exchanges", "is_over", "kind", "timer", "timer_s")
+    __slots__ = (
+        "arrived_s",
+        "attempts",
+        "exchanges",
+        "is_over",
+        "kind",
+        "permit",
+        "timer",
+        "timer_s",
+    )
 
-    def __init__(self, kind: RequestKind, arrived_s: float, attempts: RequestAttempts) -> None:
+    def __init__(
+        self,
+        kind: RequestKind,
+        arrived_s: float,
+        attempts: RequestAttempts,
+        permit: Permit | None = None,
+    ) -> None:
         self.kind = kind
         self.arrived_s = arrived_s
         self.attempts = attempts
+        self.permit = permit
+        """To be released at the end; None: it was let in unasked."""
         self.is_over = False
         self.exchanges: list[Exchange] = []
         """By attempt, in the order in which they were sent."""

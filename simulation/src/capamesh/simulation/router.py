@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.admission.controller import AdmissionController
+from capamesh.router.admission.controller import AdmissionController, Permit
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.picker import RequestPicker
@@ -125,10 +125,13 @@ class SimRouter:
         self._recorder.came(kind, now_s)
         model = ModelName(kind.model)
         controller = self._controller(model) if self._has_gate else None
+        permit: Permit | None = None
         try:
             served = self.balancer.served(model, NEWEST)
             if controller is not None:
-                controller.admit(kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s)
+                permit = controller.admit(
+                    kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s
+                )
         except CapameshError as error:
             self._recorder.ended(kind, now_s, error.code, now_s)
             return
@@ -142,9 +145,7 @@ class SimRouter:
             is_safe=kind.is_safe,
             is_hedged=kind.is_hedged and not key,
         )
-        if controller is not None:
-            controller.entered(kind.tenant, now_s, is_urgent=kind.is_urgent)
-        request = SimRequest(kind, now_s, attempts)
+        request = SimRequest(kind, now_s, attempts, permit)
         self._do(request, attempts.start(now_s))
         for replica in served.probes(now_s):
             self._probe(replica)
@@ -225,9 +226,8 @@ class SimRouter:
         kind = request.kind
         now_s = self._events.now_s
         self._recorder.ended(kind, request.arrived_s, code, now_s)
-        controller = self._gates.get(kind.model)
-        if controller is not None:
-            controller.left(kind.tenant, now_s, is_urgent=kind.is_urgent)
+        if request.permit is not None:
+            request.permit.release(now_s)
 
     def _tick(self, request: SimRequest) -> None:
         request.timer = None

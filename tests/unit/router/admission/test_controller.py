@@ -29,12 +29,11 @@ def refusal(
     now_s: float = 0.0,
     remaining_s: float = math.inf,
 ) -> Overloaded | None:
-    """Return the refusal, or enter."""
+    """Ask for a permit, which is never given back; return the refusal."""
     try:
         controller.admit(tenant, priority, is_bulk, now_s, remaining_s)
     except Overloaded as error:
         return error
-    controller.entered(tenant, now_s)
     return None
 
 
@@ -49,7 +48,7 @@ def test_online_requests_are_admitted_until_the_last_slot_is_taken() -> None:
     assert [refusal(controller) is None for _ in range(6)] == [True] * 4 + [False] * 2
     assert controller.under_way == 4
     assert counted(controller) == {"full": 2}
-    controller.left("", 0.0)
+    controller.leave("", 0.0)
     assert refusal(controller) is None
 
 
@@ -185,9 +184,9 @@ def test_an_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
     replicas = [replica(str(index), load=load(0, limit=100)) for index in range(20)]
     lose(*replicas[:19])
     controller = gate_of(*replicas)
-    controller.admit("", 1, False, 0.0)
+    controller.admit("", 1, False, 0.0).release(0.0)
     for _ in range(100):
-        controller.admit("", priority, is_bulk, 0.0)
+        controller.admit("", priority, is_bulk, 0.0).release(0.0)
     assert counted(controller) == {}
 
 
@@ -241,12 +240,32 @@ def test_bulk_gives_way_long_before_online_requests_do() -> None:
     assert refusal(controller) is None
 
 
+def test_an_urgent_request_keeps_a_reserve_from_those_that_follow() -> None:
+    controller = gate_of(replica("a", load=load(95, limit=100)))
+    controller.admit("", 128, False, 0.0).release(0.0)
+    controller.admit("", 1, False, 0.0).release(0.0)
+    assert refusal(controller) is not None
+    assert refusal(controller, now_s=10.0) is None
+
+
+def test_a_permit_is_given_back_once() -> None:
+    controller = gate_of(replica("a", load=load(0)))
+    permit, other = controller.admit("a", 1, False, 0.0), controller.admit("b", 128, False, 0.0)
+    assert (controller.under_way, controller.urgent_under_way) == (2, 1)
+    for _ in range(2):
+        permit.release(1.0)
+    assert (controller.under_way, controller.urgent_under_way) == (1, 0)
+    assert [controller.fair.in_flight(tenant) for tenant in "ab"] == [0, 1]
+    other.release(1.0, is_served=False)
+    assert controller.fair.is_wanted
+
+
 def test_all_counters_return_to_zero() -> None:
     controller = gate_of(replica("a", load=load(0)))
     for tenant in "abcab":
         assert refusal(controller, tenant) is None
     for tenant in "bbaac":
-        controller.left(tenant, 1.0)
+        controller.leave(tenant, 1.0)
     assert (controller.under_way, controller.saturation.extra) == (0, 0)
     assert [controller.fair.in_flight(tenant) for tenant in "abc"] == [0, 0, 0]
     assert set(controller.refusals) == set(Refusal)

@@ -135,6 +135,14 @@ def test_who_invents_a_name_for_each_request_gets_one_more_part_and_not_one_for_
     assert fair.standing("another 99", 90, 2.0) is Standing.FAIR
 
 
+def is_ahead(fair: FairShare, tenant: str, slots: float, free: float, now_s: float) -> bool:
+    """Ask as a request does that is let in or refused: by the lag of now, which holds from then on."""
+    lag = fair.lag(tenant, slots, now_s)
+    found = fair.is_ahead(tenant, lag, free, now_s)
+    fair.take_lag(lag, now_s)
+    return found
+
+
 def test_nobody_gets_ahead_by_weight_of_one_that_was_refused_of_late() -> None:
     fair = FairShare({"gold": 3.0})
     for _ in range(3):
@@ -143,14 +151,14 @@ def test_nobody_gets_ahead_by_weight_of_one_that_was_refused_of_late() -> None:
     assert not fair.is_wanted
     fair.refused("gold", 0.0, 0.1)
     assert fair.is_wanted
-    assert not fair.is_ahead("iron", 16, 0.0, 0.0)  # both have passed 1, by weight
+    assert not is_ahead(fair, "iron", 16, 0.0, 0.0)  # both have passed 1, by weight
     fair.enter("iron", 0.0)
-    assert not fair.is_ahead("iron", 16, 0.0, 0.0)  # by one request, for there are no parts of one
+    assert not is_ahead(fair, "iron", 16, 0.0, 0.0)  # by one request, for there are no parts of one
     fair.enter("iron", 0.0)
-    assert fair.is_ahead("iron", 16, 0.0, 0.0)
-    assert not fair.is_ahead("iron", 16, 4.0, 0.0)  # one more where four are free
-    assert not fair.is_ahead("gold", 16, 0.0, 0.0)
-    assert not fair.is_ahead("iron", 16, 0.0, 0.1)  # gold has not come again
+    assert is_ahead(fair, "iron", 16, 0.0, 0.0)
+    assert not is_ahead(fair, "iron", 16, 4.0, 0.0)  # one more where four are free
+    assert not is_ahead(fair, "gold", 16, 0.0, 0.0)
+    assert not is_ahead(fair, "iron", 16, 0.0, 0.1)  # gold has not come again
     assert not fair.is_wanted
 
 
@@ -161,17 +169,17 @@ def test_what_was_not_used_while_idle_is_not_owed() -> None:
         fair.enter("b", 0.0)
         fair.leave("b", 0.0)
     fair.refused("a", 1.0, 1.0)
-    assert fair.is_ahead("b", 16, 0.0, 1.0)
+    assert is_ahead(fair, "b", 16, 0.0, 1.0)
     caught_up = 0
-    while fair.is_ahead("b", 16, 0.0, 1.0):
+    while is_ahead(fair, "b", 16, 0.0, 1.0):
         fair.enter("a", 1.0)
         caught_up += 1
     assert caught_up <= 16
     fair.refused("new", 1.5, 1.0)
-    assert fair.is_ahead("b", 16, 0.0, 1.5)
+    assert is_ahead(fair, "b", 16, 0.0, 1.5)
     for _ in range(16):
         fair.enter("new", 1.5)
-    assert not fair.is_ahead("b", 16, 0.0, 1.5)
+    assert not is_ahead(fair, "b", 16, 0.0, 1.5)
 
 
 def test_what_nodes_had_no_room_for_does_not_count() -> None:
@@ -182,10 +190,10 @@ def test_what_nodes_had_no_room_for_does_not_count() -> None:
     for _ in range(10):
         fair.enter("a", 0.0)
         fair.leave("a", 0.0, is_served=False)
-        assert not fair.is_ahead("a", 8, 0.0, 0.0)
+        assert not is_ahead(fair, "a", 8, 0.0, 0.0)
     fair.enter("a", 0.0)
     fair.enter("a", 0.0)
-    assert fair.is_ahead("a", 8, 0.0, 0.0)
+    assert is_ahead(fair, "a", 8, 0.0, 0.0)
 
 
 @given(
@@ -204,23 +212,30 @@ def test_somebody_that_wants_more_is_never_ahead_of_all(
         tenant = str(index)
         if is_over and under_way:
             fair.leave(under_way.pop(0), now_s)
-        if fair.is_ahead(tenant, 8, 8.0 - len(under_way), now_s):
+        if is_ahead(fair, tenant, 8, 8.0 - len(under_way), now_s):
             fair.refused(tenant, now_s, 0.2)
         else:
             fair.enter(tenant, now_s)
             under_way.append(tenant)
         wanting = [name for name, one in fair._wanting.items() if now_s < one.wants_s]
         if wanting:
-            assert any(not fair.is_ahead(one, 8, 0.0, now_s) for one in wanting)
+            assert any(not is_ahead(fair, one, 8, 0.0, now_s) for one in wanting)
 
 
 def test_the_notes_on_a_tenant_are_its_own_and_its_part_is_by_weight() -> None:
     fair = sharing({"a": 3.0}, a=1, b=1)
-    notes, part = fair.refused("a", 0.0)
-    notes["why"] = 1.0
-    assert (fair.refused("a", 1.0), part) == (({"why": 1.0}, 0.75), 0.75)
-    assert fair.refused("b", 1.0) == ({}, 0.25)
-    assert fair.refused("c", 1.0) == ({}, 0.2)
+    fair.refused("a", 0.0)["why"] = 1.0
+    assert fair.notes("a", 1.0) == ({"why": 1.0}, 0.75)
+    assert fair.notes("b", 1.0) == ({}, 0.25)
+    assert fair.notes("c", 1.0) == ({}, 0.2)
+
+
+def test_a_look_at_the_notes_of_one_that_is_not_there_makes_it_no_tenant() -> None:
+    fair = sharing({"a": 3.0}, a=1)
+    assert fair.notes("new", 0.0) == ({}, 0.25)
+    assert len(fair) == 1
+    fair.refused("new", 0.0)
+    assert len(fair) == 2
 
 
 _STEPS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60)

@@ -14,7 +14,7 @@ from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, LoadReport
-from capamesh.router.admission.controller import AdmissionController, Refusal
+from capamesh.router.admission.controller import AdmissionController, Permit, Refusal
 from capamesh.router.fleet.replica import Replica
 
 WAY_S = 0.001
@@ -28,6 +28,11 @@ class Request:
     priority: int
     is_bulk: bool
     deadline_s: float
+    permit: Permit | None = None
+
+    def release(self, now_s: float) -> None:
+        assert self.permit is not None
+        self.permit.release(now_s)
 
 
 class Node:
@@ -95,15 +100,17 @@ class Router:
         world = self.world
         remaining_s = request.deadline_s - world.now_s
         try:
-            if self.is_gated:
+            request.permit = (
                 self.controller.admit(
                     request.tenant, request.priority, request.is_bulk, world.now_s, remaining_s
                 )
+                if self.is_gated
+                else self.controller.enter(request.tenant, world.now_s)
+            )
         except Overloaded as error:
             world.hints_s.append(error.retry_after_s)
             world.count(request, "not admitted")
             return
-        self.controller.entered(request.tenant, world.now_s)
         self._send(request, set())
 
     def _send(self, request: Request, asked: set[int]) -> None:
@@ -135,7 +142,7 @@ class Router:
         if len(asked) < len(self.replicas):
             self._send(request, asked)
             return
-        self.controller.left(request.tenant, now_s)
+        request.release(now_s)
         self.world.count(request, "refused")
 
     def ended(
@@ -148,7 +155,7 @@ class Router:
             one.reported(load, now_s)
         if outcome == "answered" and now_s > request.deadline_s:
             outcome = "late"
-        self.controller.left(request.tenant, now_s)
+        request.release(now_s)
         self.world.count(request, outcome)
 
 

@@ -5,7 +5,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import Draws
 
 from capamesh.router.admission.shedding import Rank, Shedding, rank_of, shed_probability
 
@@ -58,37 +57,43 @@ def test_the_probability_is_one_and_rises_with_level_and_priority(
     assert p <= shed_probability(low, first, is_bulk=True)
 
 
+def never() -> float:
+    raise AssertionError("chance decides nothing here")
+
+
 def test_online_requests_are_shed_only_when_all_is_full() -> None:
-    shedding = Shedding(Draws())
-    assert not shedding.is_shed(Rank.ONLINE, 128, 0.999, 0.0)
-    assert shedding.is_shed(Rank.ONLINE, 128, 1.0, 0.0)
+    shedding = Shedding()
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.999, 0.0, never)
+    assert shedding.is_shed(Rank.ONLINE, 128, 1.0, 0.0, never)
 
 
 def test_urgent_ones_are_shed_last_and_have_a_reserve_while_they_come() -> None:
-    shedding = Shedding(Draws())
-    assert not shedding.is_shed(Rank.URGENT, 1, 1.04, 5.0)
-    assert shedding.is_shed(Rank.URGENT, 1, 1.05, 5.0)
-    assert shedding.is_shed(Rank.ONLINE, 128, 0.95, 14.9)
-    assert not shedding.is_shed(Rank.ONLINE, 128, 0.94, 14.9)
-    assert not shedding.is_shed(Rank.ONLINE, 128, 0.99, 15.0)
+    shedding = Shedding()
+    assert not shedding.is_shed(Rank.URGENT, 1, 1.04, 5.0, never)
+    assert shedding.is_shed(Rank.URGENT, 1, 1.05, 5.0, never)
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.95, 5.0, never)
+    shedding.urgent_came(5.0)
+    assert shedding.is_shed(Rank.ONLINE, 128, 0.95, 14.9, never)
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.94, 14.9, never)
+    assert not shedding.is_shed(Rank.ONLINE, 128, 0.99, 15.0, never)
 
 
 def test_low_ones_are_shed_by_chance_and_all_when_online_ones_are() -> None:
-    shedding = Shedding(Draws(0.728, 0.730))
-    assert shedding.is_shed(Rank.BULK, 128, 0.3, 0.0)
-    assert not shedding.is_shed(Rank.BULK, 128, 0.3, 0.0)
-    assert shedding.is_shed(Rank.LOW, 129, 1.0, 0.0)
-    assert not shedding.is_shed(Rank.BULK, 128, 0.0, 0.0)
+    shedding = Shedding()
+    assert shedding.is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: 0.728)
+    assert not shedding.is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: 0.730)
+    assert shedding.is_shed(Rank.LOW, 129, 1.0, 0.0, never)
+    assert not shedding.is_shed(Rank.BULK, 128, 0.0, 0.0, never)
 
 
 def test_the_seed_decides() -> None:
-    shedding = Shedding(random.Random(7))
-    shed = "".join(str(int(shedding.is_shed(Rank.LOW, 200, 0.45, 0.0))) for _ in range(20))
+    shedding, draw = Shedding(), random.Random(7).random
+    shed = "".join(str(int(shedding.is_shed(Rank.LOW, 200, 0.45, 0.0, draw))) for _ in range(20))
     assert shed == "11010110111110110001"
 
 
 def test_the_limit_is_where_half_of_a_low_class_is_shed() -> None:
-    shedding = Shedding(Draws())
+    shedding = Shedding()
     assert shedding.limit(Rank.URGENT, 0, 0.0) == 1.05
     assert shedding.limit(Rank.ONLINE, 128, 0.0) == 1.0
     for rank, priority in [(Rank.BULK, 128), (Rank.LOW, 255), (Rank.LOW, 140)]:

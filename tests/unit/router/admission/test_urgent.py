@@ -78,7 +78,6 @@ def admitted(
             controller.admit("", priority, False, now_s, remaining_s)
         except Overloaded:
             continue
-        controller.entered("", now_s, is_urgent=priority < 128)
         done += 1
     return done
 
@@ -87,7 +86,7 @@ def test_as_many_urgent_ones_are_let_in_to_full_nodes_as_these_have_places() -> 
     controller = gate_at(10)
     assert admitted(controller, 5, priority=128) == 0
     assert admitted(controller, 20) == 11  # and a little more, for what may just have become free
-    controller.left("", 0.0, is_urgent=True)
+    controller.leave("", 0.0, is_urgent=True)
     assert controller.urgent_under_way == 10
 
 

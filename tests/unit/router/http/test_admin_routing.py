@@ -188,7 +188,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     replica.reported(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
     controller = served.routing._models[ModelName("m")].controllers[ModelVersion("1")]
     for tenant in ["hog"] * 9 + ["other"]:
-        controller.entered(tenant, now_s)
+        controller.enter(tenant, now_s)
         replica.rif += 1
     _, hog = await served.explain("m/routing?tenant=hog")
     assert (hog["chosen"], hog["replicas"][0]["is_chosen"]) == ([], False)

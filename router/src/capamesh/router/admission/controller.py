@@ -15,12 +15,11 @@ tenant's share is one of the urgent requests.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.router.admission.fair_share import FairShare, Standing
@@ -62,13 +61,48 @@ class Refusal(StrEnum):
     FULL = "full"
 
 
-class AdmissionController:
-    """The controller of one model at one router.
+class Decision(NamedTuple):
+    """What `AdmissionController.decide` finds of one request, before anything of it is booked."""
 
-    Call `entered` as soon as one is admitted, and `left` exactly once, whichever way the request ends.
+    error: Overloaded | None = None
+    """How the request is refused; None: it is let in."""
+    kind: Refusal | None = None
+    """Why it is refused."""
+    due_s: float = math.nan
+    """When it is to come again, for which a slot is to be booked; NaN: nobody knows how fast slots get free."""
+    lag: float = math.nan
+    """How far behind a tenant may count as (`FairShare.lag`); NaN: that was not asked."""
+
+
+ADMITTED = Decision()
+
+
+class Permit:
+    """The leave of one request to be under way. `release` it when the request has ended, whichever way."""
+
+    __slots__ = ("_controller", "_is_urgent", "_tenant")
+
+    def __init__(self, controller: AdmissionController, tenant: str, *, is_urgent: bool) -> None:
+        self._controller: AdmissionController | None = controller
+        """None: it was released."""
+        self._tenant = tenant
+        self._is_urgent = is_urgent
+
+    def release(self, now_s: float, *, is_served: bool = True) -> None:
+        """Give the slot back; not `is_served` if nodes had no room for the request. Counts once."""
+        controller, self._controller = self._controller, None
+        if controller is not None:
+            controller.leave(self._tenant, now_s, is_urgent=self._is_urgent, is_served=is_served)
+
+
+class AdmissionController:
+    """The controller of one model at one router: it decides on a request, and books what it has decided.
+
+    `decide` changes nothing that another request could notice. `admit` decides and books.
     """
 
     __slots__ = (
+        "_draw",
         "_model",
         "_replicas",
         "_urgent",
@@ -92,11 +126,12 @@ class AdmissionController:
         """Take the model's name, for messages; `replicas` returns the same object while they are the same."""
         self._model = model
         self._replicas = replicas
+        self._draw = rng.random
         self.saturation = Saturation(is_open)
         self.fair = FairShare(weights)
         self._urgent = FairShare(weights)
         """Of the urgent requests alone."""
-        self.shedding = Shedding(rng)
+        self.shedding = Shedding()
         self.under_way = 0
         """Requests of this router that were admitted and have not ended."""
         self.urgent_under_way = 0
@@ -115,17 +150,39 @@ class AdmissionController:
         is_bulk: bool,
         now_s: float,
         remaining_s: float = math.inf,
-    ) -> None:
-        """Return if the request may go to a node. Raises `Overloaded` with `retry_after_s` in seconds.
+    ) -> Permit:
+        """Let a request in that may go to a node, or raise `Overloaded` with `retry_after_s` in seconds.
 
         `remaining_s` is the time until its deadline.
+        """
+        rank = rank_of(priority, is_bulk=is_bulk)
+        decision = self.decide(tenant, priority, rank, now_s, remaining_s, self._draw)
+        is_urgent = rank is Rank.URGENT
+        if is_urgent:
+            self.shedding.urgent_came(now_s)
+        if decision is not ADMITTED:
+            self._book(decision, tenant, rank, now_s)
+        return self.enter(tenant, now_s, is_urgent=is_urgent)
+
+    def decide(
+        self,
+        tenant: str,
+        priority: int,
+        rank: Rank,
+        now_s: float,
+        remaining_s: float,
+        draw: Callable[[], float],
+    ) -> Decision:
+        """Return whether a request would be let in now; nothing is counted, booked or spent for it.
+
+        `rank` is the class of its priority; `draw` returns a random number from 0 to 1 where chance decides.
+        What the replicas told is read if that is due, and holds for whoever asks next.
         """
         nodes = self.saturation
         nodes.look(self._replicas(), now_s)
         if not nodes.is_known:
-            return  # nobody can be asked, which is not overload, or nobody was yet
+            return ADMITTED  # nobody can be asked, which is not overload, or nobody was yet
         level, slots, fair = nodes.level, nodes.slots, self.fair
-        rank = rank_of(priority, is_bulk=is_bulk)
         wait_s, run_s = nodes.wait_s, nodes.run_s
         under_way = self.under_way
         others = max(0.0, nodes.in_flight - under_way)
@@ -142,53 +199,72 @@ class AdmissionController:
             if lateness > pressure:  # deadlines leave less room than slots do
                 pressure = lateness
                 room = (under_way + others) / lateness
-        if fair.is_wanted and fair.is_ahead(tenant, room, room * (1.0 - pressure), now_s):
-            raise self._refuse(Refusal.SHARE, tenant, rank, 1.0, now_s)
-        if pressure >= CONTESTED:
+        admitted = ADMITTED
+        kind: Refusal | None = None
+        missing = 1.0
+        if fair.is_wanted:
+            lag = fair.lag(tenant, room, now_s)
+            admitted = Decision(lag=lag)
+            if fair.is_ahead(tenant, lag, room * (1.0 - pressure), now_s):
+                kind = Refusal.SHARE
+        if kind is None and pressure >= CONTESTED:
             standing = fair.standing(tenant, max(under_way, CONTESTED * room - others), now_s)
             if standing is Standing.OVER:
-                raise self._refuse(Refusal.SHARE, tenant, rank, 1.0, now_s)
-            if standing is Standing.WITHIN and rank <= Rank.ONLINE and pressure < FULL + OVERSHOOT:
-                return
-            if pressure > level and pressure >= FULL:
-                raise self._late(tenant, rank, now_s, remaining_s)
-        if self.shedding.is_shed(rank, priority, level, now_s):
-            limit = self.shedding.limit(rank, priority, now_s)
+                kind = Refusal.SHARE
+            elif (
+                standing is Standing.WITHIN and rank <= Rank.ONLINE and pressure < FULL + OVERSHOOT
+            ):
+                return admitted
+            elif pressure > level and pressure >= FULL:
+                kind = Refusal.LATE
+                missing = nodes.rate * (nodes.wait_s + nodes.run_s - remaining_s / LATE_MARGIN)
+        if kind is None and self.shedding.is_shed(rank, priority, level, now_s, draw):
             kind = Refusal.FULL if level >= FULL else Refusal.SHED
-            raise self._refuse(kind, tenant, rank, (level - limit) * slots, now_s)
+            missing = (level - self.shedding.limit(rank, priority, now_s)) * slots
+        if kind is None:
+            return admitted
+        due_s = self._due_s((kind, rank), tenant, missing, now_s)
+        retry_s = (
+            UNKNOWN_RETRY_S
+            if math.isnan(due_s)
+            else min(MAX_RETRY_S, max(MIN_RETRY_S, due_s - now_s))
+        )
+        error = (TooManyRequests if kind is Refusal.SHARE else Overloaded)(
+            f"model {self._model!r} is overloaded: {self._why(kind, tenant, rank, remaining_s)};"
+            f" try again in {retry_s:.2f} s",
+            retry_s,
+        )
+        return Decision(error, kind, due_s, admitted.lag)
 
-    def foreseen(
-        self,
-        tenant: str,
-        priority: int,
-        is_bulk: bool,
-        now_s: float,
-        remaining_s: float = math.inf,
-    ) -> Overloaded | None:
-        """Return what `admit` would raise now, None if nothing: no refusal is counted, no slot booked, no luck used.
+    def _book(self, decision: Decision, tenant: str, rank: Rank, now_s: float) -> None:
+        """Book what was decided on a request, and raise its refusal if it is one."""
+        is_urgent = rank is Rank.URGENT
+        if not math.isnan(decision.lag):
+            fair = self._urgent if is_urgent and self.saturation.urgent_slots else self.fair
+            fair.take_lag(decision.lag, now_s)
+        if decision.error is None or decision.kind is None:
+            return
+        self.refusals[decision.kind] += 1
+        notes = self._want(tenant, now_s, is_urgent=is_urgent)
+        if not math.isnan(decision.due_s):
+            bookings = notes.setdefault((decision.kind, rank), _Bookings())
+            bookings.book(decision.due_s, now_s)
+        raise decision.error
 
-        A copy is asked, so that this cannot differ from `admit`; that takes about a millisecond.
-        """
-        copied = copy.deepcopy(self, {id(self.saturation): self.saturation})
-        try:
-            copied.admit(tenant, priority, is_bulk, now_s, remaining_s)
-        except Overloaded as error:
-            return error.with_traceback(None)
-        return None
-
-    def entered(self, tenant: str, now_s: float, *, is_urgent: bool = False) -> None:
-        """A request that was admitted begins."""
+    def enter(self, tenant: str, now_s: float, *, is_urgent: bool = False) -> Permit:
+        """Let a request in unasked; `admit` is for those that are asked for."""
         self.under_way += 1
         self.saturation.extra += 1
         self.fair.enter(tenant, now_s)
         if is_urgent:
             self.urgent_under_way += 1
             self._urgent.enter(tenant, now_s)
+        return Permit(self, tenant, is_urgent=is_urgent)
 
-    def left(
+    def leave(
         self, tenant: str, now_s: float, *, is_urgent: bool = False, is_served: bool = True
     ) -> None:
-        """It has ended, whichever way; not `is_served` if nodes had no room for it."""
+        """Take back a permit, which calls this once; not `is_served` if nodes had no room for the request."""
         self.under_way -= 1
         self.saturation.extra -= 1
         self.fair.leave(tenant, now_s, is_served=is_served)
@@ -214,10 +290,8 @@ class AdmissionController:
         """Whether there is next to no room left: who is refused by one node would be refused by most."""
         return self.saturation.level >= CONTESTED
 
-    def _want(
-        self, tenant: str, now_s: float, *, is_urgent: bool
-    ) -> tuple[dict[Hashable, Any], float]:
-        """A request of `tenant` is refused: others do not get ahead of it for a moment. As `FairShare.refused`."""
+    def _want(self, tenant: str, now_s: float, *, is_urgent: bool) -> dict[Hashable, Any]:
+        """Let others not get ahead, for a moment, of a tenant that was refused; return the notes on it."""
         nodes = self.saturation
         want_s = LEAST_WANT_S
         if nodes.rate > 0:
@@ -226,69 +300,46 @@ class AdmissionController:
             self._urgent.refused(tenant, now_s, want_s)
         return self.fair.refused(tenant, now_s, want_s)
 
-    def _late(self, tenant: str, rank: Rank, now_s: float, remaining_s: float) -> Overloaded:
-        nodes = self.saturation
-        over_s = nodes.wait_s + nodes.run_s - remaining_s / LATE_MARGIN
-        return self._refuse(Refusal.LATE, tenant, rank, over_s * nodes.rate, now_s, remaining_s)
-
-    def _refuse(
-        self,
-        kind: Refusal,
-        tenant: str,
-        rank: Rank,
-        slots: float,
-        now_s: float,
-        remaining_s: float = math.inf,
-    ) -> Overloaded:
-        """Return the refusal; `slots` must become free before such a request would be admitted."""
-        self.refusals[kind] += 1
-        retry_s = self._retry_s((kind, rank), tenant, slots, now_s)
+    def _why(self, kind: Refusal, tenant: str, rank: Rank, remaining_s: float) -> str:
         nodes = self.saturation
         match kind:
             case Refusal.LATE:
-                why = (
+                return (
                     f"it would wait {nodes.wait_s:.3f} s and run {nodes.run_s:.3f} s,"
                     f" of its time {max(0.0, remaining_s):.3f} s are left"
                 )
             case Refusal.SHARE:
                 fair = self._urgent if rank is Rank.URGENT else self.fair
-                why = (
+                return (
                     f"{fair.in_flight(tenant)} requests of {fair.describe(tenant)} are under way,"
                     " which is their share while others wait"
                 )
             case Refusal.SHED | Refusal.FULL:
-                why = (
+                return (
                     f"the nodes that can be reached are {nodes.level:.0%} full,"
                     f" too much for {rank.name.lower()} requests"
                 )
-        error = TooManyRequests if kind is Refusal.SHARE else Overloaded
-        return error(
-            f"model {self._model!r} is overloaded: {why}; try again in {retry_s:.2f} s", retry_s
-        )
 
-    def _retry_s(
+    def _due_s(
         self, ledger: tuple[Refusal, Rank], tenant: str, slots: float, now_s: float
     ) -> float:
-        """Return when to come again: a slot is booked for each that is refused, so that they do not all return at once.
+        """Return when to come again, at which time so many slots are free; NaN: unknown.
 
-        Each tenant has its own book: one that asks again and again, whatever it is told, puts off itself alone.
+        A slot is to be booked for each that is refused, so that they do not all return at once. Each tenant has its
+        own book: one that asks again and again, whatever it is told, puts off itself alone.
         """
-        notes, part = self._want(tenant, now_s, is_urgent=ledger[1] is Rank.URGENT)
         rate = self.saturation.rate
         if rate <= 0:
-            return UNKNOWN_RETRY_S
-        note = notes.get(ledger)
-        if note is None:
-            note = notes[ledger] = _Bookings()
+            return math.nan
+        notes, part = self.fair.notes(tenant, now_s)
+        bookings: _Bookings = notes.get(ledger) or _NOTHING_BOOKED
         each_s = 1 / (rate * part)
         first_s = now_s + max(1.0, slots) / rate
         # those that went by their hints would have come again at the times that were booked; those that came again
         # sooner hold many bookings each, and no more wait than were here within a moment
-        longest_s = max(SURE_RETRY_S, note.count(now_s) * each_s)
-        last_s = min(note.booked_s, now_s + min(MAX_RETRY_S, longest_s))
-        due_s = max(first_s, last_s + each_s)
-        note.booked_s = due_s
-        return min(MAX_RETRY_S, max(MIN_RETRY_S, due_s - now_s))
+        longest_s = max(SURE_RETRY_S, bookings.count(now_s) * each_s)
+        last_s = min(bookings.booked_s, now_s + min(MAX_RETRY_S, longest_s))
+        return max(first_s, last_s + each_s)
 
 
 class _Bookings:
@@ -303,8 +354,15 @@ class _Bookings:
         self._recent_s = -math.inf
 
     def count(self, now_s: float) -> float:
-        """Count one that is refused; return how many were within about `RETURN_S`."""
+        """Return how many were refused within about `RETURN_S`, with one that is refused now."""
         passed_s = max(0.0, now_s - self._recent_s)
-        self._recent = 1.0 + self._recent * math.exp(-passed_s / RETURN_S)
+        return 1.0 + self._recent * math.exp(-passed_s / RETURN_S)
+
+    def book(self, due_s: float, now_s: float) -> None:
+        """Count one that is refused now and was told to come again at a time."""
+        self._recent = self.count(now_s)
         self._recent_s = now_s
-        return self._recent
+        self.booked_s = due_s
+
+
+_NOTHING_BOOKED = _Bookings()

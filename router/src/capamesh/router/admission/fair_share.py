@@ -161,24 +161,31 @@ class FairShare:
             self._busy_weight = self._busy_weight - state.weight if self._busy else 0.0
             self._idle[name] = state
 
-    def refused(
-        self, tenant: str, now_s: float, wants_s: float = 0.0
-    ) -> tuple[dict[Hashable, Any], float]:
-        """A request of `tenant` was refused: it is there, though nothing of it is under way.
+    def notes(self, tenant: str, now_s: float) -> tuple[Mapping[Hashable, Any], float]:
+        """Return the caller's notes on a tenant and its part by weight, above 0 to 1, were it here; nothing changes."""
+        name = self._name(tenant, now_s)
+        state = self._busy.get(name)
+        if state is not None:
+            return state.notes, state.weight / self._busy_weight
+        state = self._idle.get(name)
+        weight = state.weight if state is not None else self.weight(name)
+        return state.notes if state is not None else {}, weight / (self._busy_weight + weight)
 
-        For `wants_s` from now others wait for it rather than get ahead of it. Return the caller's notes on that tenant, which are kept with it, and its part by weight, above 0 to 1.
+    def refused(self, tenant: str, now_s: float, wants_s: float = 0.0) -> dict[Hashable, Any]:
+        """Count a request of `tenant` that was refused: the tenant is there, though nothing of it is under way.
+
+        For `wants_s` from now others wait for it rather than get ahead of it. Return the caller's notes on that tenant,
+        which are kept with it.
         """
         name = self._name(tenant, now_s)
         state = self._busy.get(name)
-        weights = self._busy_weight
         if state is None:
             state = self._idle.pop(name, None) or self._new(name)
             self._idle[name] = state
-            weights += state.weight
         state.seen_s = now_s
         state.wants_s = now_s + wants_s
         self._wanting[name] = state
-        return state.notes, state.weight / weights
+        return state.notes
 
     def describe(self, tenant: str) -> str:
         """Return with whom it has a part, for a person."""
@@ -212,30 +219,37 @@ class FairShare:
         """Whether anybody may want more than it has: then `is_ahead` is to be asked."""
         return bool(self._wanting)
 
-    def is_ahead(self, tenant: str, slots: float, free: float, now_s: float) -> bool:
+    def lag(self, tenant: str, slots: float, now_s: float) -> float:
+        """Return how far behind the one that has passed most anybody counts as, while there are so many slots."""
+        name = self._name(tenant, now_s)
+        state = self._busy.get(name) or self._idle.get(name)
+        weight = state.weight if state is not None else self.weight(name)
+        return max(1.0, slots) / max(self._busy_weight, weight)
+
+    def is_ahead(self, tenant: str, lag: float, free: float, now_s: float) -> bool:
         """Return whether one more request of `tenant` must wait for those of others that want more.
 
-        `free` of `slots` are not taken.
+        `free` slots are not taken; `lag` is what the method of that name returned.
         """
         name = self._name(tenant, now_s)
         state = self._busy.get(name) or self._idle.get(name)
         weight = state.weight if state is not None else self.weight(name)
-        weights = self._busy_weight
-        self._lag = lag = max(1.0, slots) / max(weights, weight)
         least = self._most_passed - lag
         mine = max(state.passed, least) if state is not None else least
         lead = (LEAD + FREE_LEAD * max(0.0, free)) / weight
-        over: list[str] = []
-        is_ahead = False
-        for other, wanting in self._wanting.items():
-            if not now_s < wanting.wants_s:
-                over.append(other)
-            elif wanting is not state and mine - max(wanting.passed, least) > lead:
-                is_ahead = True
-                break
-        for other in over:
-            del self._wanting[other]
-        return is_ahead
+        return any(
+            now_s < wanting.wants_s
+            and wanting is not state
+            and mine - max(wanting.passed, least) > lead
+            for wanting in self._wanting.values()
+        )
+
+    def take_lag(self, lag: float, now_s: float) -> None:
+        """Count with this lag from now on, and forget who wanted more than it had until some time ago."""
+        self._lag = lag
+        over = [name for name, each in self._wanting.items() if not now_s < each.wants_s]
+        for name in over:
+            del self._wanting[name]
 
     def _is_contested(self, tenant: str, state: _Tenant | None, now_s: float) -> bool:
         """Whether another tenant has a request under way, or had one of late."""

@@ -1,4 +1,4 @@
-"""Which classes of requests give way first as the nodes fill up, and how many of each. Pure, seeded.
+"""Which classes of requests give way first as the nodes fill up, and how many of each. Pure.
 
 A class is a priority, 0 (first) to 255, and whether it is a batch job's:
 
@@ -14,7 +14,7 @@ llm-d's admission has that formula and k = 300 for its sheddable class. For low 
 from __future__ import annotations
 
 import math
-import random
+from collections.abc import Callable
 from enum import IntEnum
 
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
@@ -67,12 +67,11 @@ def steepness(priority: int, *, is_bulk: bool) -> float:
 
 
 class Shedding:
-    """Decides by class. `now_s` is the caller's clock; `rng` should be this object's alone."""
+    """Decides by class. `now_s` is the caller's clock."""
 
-    __slots__ = ("_rng", "_urgent_s")
+    __slots__ = ("_urgent_s",)
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self) -> None:
         self._urgent_s = -math.inf
 
     def __repr__(self) -> str:
@@ -89,14 +88,22 @@ class Shedding:
                 k = steepness(priority, is_bulk=rank is Rank.BULK)
                 return min(self.limit(Rank.ONLINE, priority, now_s), math.pow(0.5 / k, 1 / POWER))
 
-    def is_shed(self, rank: Rank, priority: int, level: float, now_s: float) -> bool:
-        """Return whether a request that comes at `level` is shed."""
+    def is_shed(
+        self, rank: Rank, priority: int, level: float, now_s: float, draw: Callable[[], float]
+    ) -> bool:
+        """Return whether a request that comes at `level` is shed.
+
+        `draw` returns a random number from 0 to 1, and is called only where chance decides.
+        """
         if rank is Rank.URGENT:
-            self._urgent_s = now_s
             return level >= FULL + OVERSHOOT
-        if rank is Rank.ONLINE:
-            return level >= self.limit(rank, priority, now_s)
         if level >= self.limit(Rank.ONLINE, priority, now_s):
             return True
+        if rank is Rank.ONLINE:
+            return False
         p = shed_probability(level, priority, is_bulk=rank is Rank.BULK)
-        return p > 0 and self._rng.random() < p
+        return p > 0 and draw() < p
+
+    def urgent_came(self, now_s: float) -> None:
+        """Keep the reserve for urgent requests for a while: one has come."""
+        self._urgent_s = now_s

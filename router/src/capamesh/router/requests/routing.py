@@ -26,7 +26,8 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY, InferCall
-from capamesh.router.admission.controller import AdmissionController
+from capamesh.router.admission.controller import AdmissionController, Permit
+from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.policies.policy import RequestShape
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from capamesh.router.requests.dispatch import Dispatch, InFlightCall, Outcome, Waiter
     from capamesh.router.rules import RoutingRules
 
+EVEN_ODDS = 0.5
+"""Where chance decides on a request, who asks whether it would be let in is told what is more likely."""
 AFFINITY = "affinity"
 """The policy of requests that must meet at one node."""
 
@@ -95,38 +98,31 @@ class Passage:
     __slots__ = (
         "_after",
         "_clock",
-        "_controller",
         "_in_flight",
-        "_is_urgent",
         "_next",
-        "_tenant",
+        "_permit",
         "_waiter",
         "picker",
     )
 
     def __init__(
         self,
-        controller: AdmissionController,
-        tenant: str,
+        permit: Permit,
         waiter: Waiter,
         clock: Callable[[], float],
         *,
-        is_urgent: bool,
         after: Callable[[CapameshError], ColdStart | None] | None = None,
     ) -> None:
-        """Enter the controller. `after` returns how it goes on after a failure, None where it does not."""
-        self._controller: AdmissionController | None = controller
-        self._tenant = tenant
+        """Keep the permit; `after` returns how the request goes on after a failure, None where it does not."""
+        self._permit: Permit | None = permit
         self._waiter = waiter
         self._clock = clock
         self._in_flight: InFlightCall | None = None
         self.picker: RequestPicker | None = None
         """Can explain where it went, also when it is over; None: it has not set off."""
-        self._is_urgent = is_urgent
         self._after = after
         self._next: ColdStart | None = None
         """How it goes on, since nobody who was there could answer it."""
-        controller.entered(tenant, clock(), is_urgent=is_urgent)
 
     def begin(
         self,
@@ -145,7 +141,7 @@ class Passage:
         except BaseException:
             self._leave()
             raise
-        if self._controller is not None:
+        if self._permit is not None:
             self._in_flight = in_flight
 
     def abandon(self) -> None:
@@ -174,11 +170,9 @@ class Passage:
             self._waiter.failed(error)
 
     def _leave(self, *, is_served: bool = True) -> None:
-        controller, self._controller, self._in_flight = self._controller, None, None
-        if controller is not None:
-            controller.left(
-                self._tenant, self._clock(), is_urgent=self._is_urgent, is_served=is_served
-            )
+        permit, self._permit, self._in_flight = self._permit, None, None
+        if permit is not None:
+            permit.release(self._clock(), is_served=is_served)
 
 
 class _Copy:
@@ -351,8 +345,11 @@ class Routing:
         now_s = self._clock()
         served = state.versions.pick(version, options.affinity, options.constraints, now_s)
         controller = self._controller(state, served)
-        refusal = controller.foreseen(options.tenant, priority, False, now_s, remaining_s)
-        return Admission(served.version, controller.saturation.level, refusal)
+        rank = rank_of(priority, is_bulk=False)
+        decision = controller.decide(
+            options.tenant, priority, rank, now_s, remaining_s, lambda: EVEN_ODDS
+        )
+        return Admission(served.version, controller.saturation.level, decision.error)
 
     def explain(
         self,
@@ -524,11 +521,15 @@ class Routing:
         """
         now_s = self._clock()
         controller = self._controller(model, served)
-        controller.admit(options.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s)
-        picker = self._picker(call, served, options, key, deadline_s, versions, trial)
-        passage = Passage(
-            controller, options.tenant, waiter, self._clock, is_urgent=picker.is_urgent, after=after
+        permit = controller.admit(
+            options.tenant, call.priority, call.is_bulk, now_s, deadline_s - now_s
         )
+        try:
+            picker = self._picker(call, served, options, key, deadline_s, versions, trial)
+        except BaseException:
+            permit.release(now_s)
+            raise
+        passage = Passage(permit, waiter, self._clock, after=after)
         passage.begin(self._dispatch, call, served, picker, deadline_s, is_copy=is_copy)
         return passage
 
