@@ -42,7 +42,7 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
-from capamesh.router.policies.policy import StatelessPolicy
+from capamesh.router.policies.policy import PolicyBase
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules import RoutingRules
@@ -324,12 +324,13 @@ def linked(endpoint: Endpoint, *script: Reply) -> FakeLink:
     return link
 
 
-class InOrder(StatelessPolicy):
+class InOrder(PolicyBase):
     """Picks the first eligible replica, keeps what it was asked for, and probes whom the test names."""
 
     name: ClassVar[str] = "in-order"
 
     def __init__(self) -> None:
+        super().__init__(random.Random(0))
         self.shapes: list[RequestShape] = []
         self.wanted: list[Replica] = []
 

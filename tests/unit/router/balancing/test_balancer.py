@@ -41,7 +41,7 @@ from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.policies.policy import IsEligible, RequestShape
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 from capamesh.router.requests.attempt_events import Answered, Failed, Picker, Send, Withdraw
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
@@ -52,12 +52,13 @@ SHAPE = RequestShape(M, V1, 8)
 LOAD = LoadReport(in_flight=3, limit=8, latency_us=10_000)
 
 
-class FirstEligible:
+class FirstEligible(PolicyBase):
     """Picks the first that is eligible, and keeps what it was told."""
 
     name: ClassVar[str] = "first"
 
     def __init__(self) -> None:
+        super().__init__(random.Random(0))
         self.news: list[tuple[str, float]] = []
         self.sends: list[tuple[str, float]] = []
         self.picks = 0
@@ -864,3 +865,11 @@ def test_who_recovers_is_back_within_five_seconds_whatever_was_wrong() -> None:
                 world.sent(replica, now_s).answered(replica, LOAD, 0.01, 0.01, 8, now_s)
         assert replica.health.may_send(now_s)
         assert replica.endpoint.health.may_send(now_s)
+
+
+def test_a_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
+    served = World().served
+    passing = served.chooser("other", is_kept=False)
+    kept = served.chooser("other")
+    assert kept is not passing
+    assert served.chooser("other") is served.chooser("other", is_kept=False) is kept

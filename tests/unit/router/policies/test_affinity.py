@@ -315,3 +315,23 @@ def test_a_sequence_stays_with_its_replica_however_much_that_has_to_do() -> None
     assert policy.pick(replicas, usable, free, 0.0) is not first
     lose(first)
     assert policy.pick(replicas, usable, shape, 0.0) not in {None, first}
+
+
+def test_previews_do_not_hasten_the_next_count_of_the_eligible() -> None:
+    """Half of a fleet falls out: the bound follows with the next count, twenty picks after the last."""
+
+    def run(*, is_previewed: bool) -> list[str]:
+        policy, replicas = Affinity(random.Random(0)), fleet([4] * 160)
+        picked: list[str] = []
+        for step in range(60):
+            if step == 5:
+                lose(*replicas[::2])
+            if is_previewed:
+                policy.preview(replicas, usable, replace(SHAPE, affinity="k"), 1.0)
+            one = policy.pick(replicas, usable, replace(SHAPE, affinity="k"), 1.0)
+            assert one is not None
+            one.rif += 1
+            picked.append(one.endpoint.peer)
+        return picked
+
+    assert run(is_previewed=True) == run(is_previewed=False)

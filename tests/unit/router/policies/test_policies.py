@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import SHAPE, fleet, lose, replica, usable
+from replicas import SHAPE, fleet, lose, replica, send, usable
+from replicas import name as name_of
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.calls import LoadReport
@@ -121,3 +122,41 @@ def test_one_replica_of_three_hundred_is_found(name: str) -> None:
     for step in range(20):
         shape = replace(SHAPE, affinity=str(step))
         assert policy.pick(replicas, usable, shape, float(step)) is replicas[123]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [0, 3, 20, 40])
+def test_a_preview_tells_the_next_pick_and_changes_none(name: str, count: int) -> None:
+    """Through traffic, reports, replicas that come and go, and requests with and without a key."""
+
+    def run(*, is_previewed: bool) -> tuple[list[str], list[str], list[str]]:
+        rng, draws = random.Random(7), random.Random(42)
+        policy = make_policy(name, draws)
+        replicas, others = fleet([0] * count), fleet([0] * 30)
+        picked: list[str] = []
+        probed: list[str] = []
+        seen: list[str] = []
+        for step in range(120):
+            now_s = 100.0 + step / 50
+            shape = replace(SHAPE, affinity=rng.choice(["", "k", str(step)]))
+            if is_previewed:
+                seen.append(name_of(policy.preview(replicas, usable, shape, now_s)))
+                policy.preview(others, usable, replace(shape, version="9"), now_s)
+            one = policy.pick(replicas, usable, shape, now_s)
+            picked.append(name_of(one))
+            if one is not None:
+                send(policy, one, now_s)
+                probed += [name_of(each) for each in policy.probes(replicas, usable, now_s)]
+            if one is not None and rng.random() < 0.8:
+                one.rif -= 1
+                load = LoadReport(rng.randrange(5), 0, 4, 10, 10, 0, rng.randrange(99))
+                one.reported(load, now_s)
+                policy.reported(one, now_s)
+                peak_ewma.observe(one, rng.random(), now_s)
+            if step % 25 == 24 and replicas:
+                replicas = (*replicas[1:], replica(f"new-{step}"))
+        return picked, probed, seen
+
+    picked, probed, _ = run(is_previewed=False)
+    assert run(is_previewed=True) == (picked, probed, picked)
+    assert len(set(picked)) == 1 if count == 0 else len(set(picked)) >= 3

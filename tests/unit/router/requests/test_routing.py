@@ -46,6 +46,7 @@ from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.router.admission.controller import Refusal
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.policies import POLICIES
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.traffic import MAX_MIRRORED
@@ -796,3 +797,47 @@ def test_whatever_happens_gates_replicas_and_copies_are_empty_in_the_end() -> No
 
 def end(ask: Ask) -> None:
     ask.link.end("the node has crashed")
+
+
+# why
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@in_virtual_time
+async def test_an_explanation_changes_nothing(policy: str) -> None:
+    """Not where the requests that follow it go, nor to which version."""
+
+    async def answered_by(*, is_explained: bool) -> list[tuple[str, str]]:
+        rules = RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0))))
+        fleet = Fleet(policy=policy, rules=rules, seed=3)
+        both = (offer(version="1"), offer(version="2"))
+        for peer in "ABC":
+            fleet.node(peer, *[echo] * 40, models=both)
+        for version in "12":
+            fleet.served(version)
+        fleet.replicas[0].health.failed(fleet.clock(), is_hard=True, cause="a test")
+        answers: list[tuple[str, str]] = []
+        for step in range(40):
+            if is_explained:
+                fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
+                fleet.routing.explain(M, V1, RoutingOptions(affinity=f"key {step}"))
+                fleet.routing.explain(M, V2, RoutingOptions(policy="least-request"))
+            options = RoutingOptions(affinity=f"key {step}" if step % 4 == 0 else "")
+            outcome = await fleet.routing.infer(call(), options, fleet.clock() + 30.0)
+            answers.append((outcome.replica.endpoint.peer, outcome.replica.offer.version))
+            await asyncio.sleep(0.02)
+        return answers
+
+    answers = await answered_by(is_explained=False)
+    assert len(set(answers)) >= 5
+    assert await answered_by(is_explained=True) == answers
+
+
+@in_virtual_time
+async def test_an_explanation_names_whom_the_next_request_goes_to() -> None:
+    fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")
+    foreseen = [fleet.routing.explain(M, V1, NO_OPTIONS).chosen for _ in range(3)]
+    assert foreseen == [foreseen[0]] * 3
+    for _ in range(6):
+        (peer,) = fleet.routing.explain(M, V1, NO_OPTIONS).chosen
+        assert await infer(fleet) == peer

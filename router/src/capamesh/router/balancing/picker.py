@@ -120,6 +120,30 @@ class RequestPicker:
         """
         return cls(served, served.chooser(policy), constraints, shape, deadline_s, versions, trial)
 
+    @classmethod
+    def foreseen(
+        cls,
+        served: ServedModel,
+        constraints: Constraints,
+        shape: RequestShape,
+        deadline_s: float,
+        now_s: float,
+        *,
+        policy: str = "",
+        is_let_in: bool = True,
+    ) -> Explanation:
+        """Return where a request would go now, and why; no choice that follows is another for it.
+
+        Nobody is chosen for a request that is not let in. Raises what making a policy of that name raises.
+        """
+        with served.unspent():
+            chooser = served.chooser(policy, is_kept=False)
+        picker = cls(served, chooser, constraints, shape, deadline_s)
+        replica = picker.preview(now_s) if is_let_in else None
+        if replica is not None:
+            picker.chosen = (replica,)
+        return picker.explain(now_s)
+
     @property
     def key(self) -> str:
         """The key of the requests that should meet at one node; empty: it has none."""
@@ -371,6 +395,19 @@ class RequestPicker:
     def has_answered(self, replica: Replica, since_s: float) -> bool:
         """Part of `attempts.Picker`."""
         return replica.answered_s > since_s
+
+    def preview(self, now_s: float) -> Replica | None:
+        """Return whom a first `choose` would return now, None: nobody; nothing changes by it."""
+        served, rules = self.served, self._rules
+        replicas = served.replicas
+        rules.asked = ()
+        rules.now_s = now_s
+        with served.unspent():
+            rules.draw = served.draw()
+            rules.is_panicking = served.would_panic(replicas, now_s)
+            is_eligible = rules.allows_bound if self._shape.is_pinned else rules.allows
+            replica = self._policy.preview(replicas, is_eligible, self._shape, now_s)
+        return rules.last_resort(replicas, is_extra=False) if replica is None else replica
 
     def explain(self, now_s: float) -> Explanation:
         """Return why it went where it went, by the rules of the last choice and what is known now."""

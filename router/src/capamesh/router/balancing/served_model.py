@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,6 +36,7 @@ from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.policies.policy import unspent
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
@@ -108,6 +110,7 @@ class ServedModel:
         "_outliers",
         "_panic_s",
         "_probing",
+        "_rng",
         "_sender",
         "_unhealthy",
         "budget",
@@ -156,7 +159,9 @@ class ServedModel:
         """Told of a replica that had no room, for how many seconds it asked to be left alone, and `now_s`."""
         self.is_full: Callable[[], bool] = _has_room
         """Whether the replicas together have next to no room left, as who lets requests in sees it."""
+        self._rng = rng
         self.draw: Callable[[], float] = rng.random
+        """Gives a number from [0, 1)."""
         self.window = LatencyWindow()
         """Of all its replicas, from sent to answered."""
         self.budget = RetryBudget()
@@ -191,14 +196,23 @@ class ServedModel:
         """Whether a request may be run twice, as far as the model's rules say."""
         return self.terms.is_retried
 
-    def chooser(self, policy: str) -> Policy:
-        """Return this traffic's policy of that name, "" for the model's; raises what making it raises."""
+    def chooser(self, policy: str, *, is_kept: bool = True) -> Policy:
+        """Return this model's policy of that name, "" for the model's own; raises what making it raises.
+
+        One that is new is kept for the requests that follow, unless `is_kept` is false.
+        """
         if not policy or policy == self.terms.policy:
             return self.policy
         known = self._others.get(policy)
         if known is None:
-            known = self._others[policy] = self._new_policy(policy)
+            known = self._new_policy(policy)
+            if is_kept:
+                self._others[policy] = known
         return known
+
+    def unspent(self) -> AbstractContextManager[None]:
+        """Return a context: what is drawn within is given back at its end."""
+        return unspent(self._rng)
 
     def take(self, terms: Terms) -> None:
         """Go by other terms from now on; a request under way ends by those that it began with."""
@@ -413,10 +427,16 @@ class ServedModel:
             return False
         if not 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
             self._panic_s = now_s
-            usable = [replica for replica in replicas if replica.endpoint.is_usable]
-            well = sum(not _is_ejected(replica, now_s) for replica in usable)
-            self._is_panicking = is_panic(well, len(usable))
+            self._is_panicking = _are_mostly_ejected(replicas, now_s)
         return self._is_panicking
+
+    def would_panic(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
+        """Return what `is_panicking` would return now, and keep nothing of it."""
+        if not self._unhealthy:
+            return False
+        if 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
+            return self._is_panicking
+        return _are_mostly_ejected(replicas, now_s)
 
     def tick(self, now_s: float) -> list[Verdict]:
         """Eject who stands out; to be called about every second. Return what is not told by `UnhealthySet`."""
@@ -473,6 +493,12 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     if len(models) > SHOWN_MODELS:
         known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
     return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
+
+
+def _are_mostly_ejected(replicas: tuple[Replica, ...], now_s: float) -> bool:
+    usable = [replica for replica in replicas if replica.endpoint.is_usable]
+    well = sum(not _is_ejected(replica, now_s) for replica in usable)
+    return is_panic(well, len(usable))
 
 
 def _is_ejected(replica: Replica, now_s: float) -> bool:

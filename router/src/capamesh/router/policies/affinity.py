@@ -8,6 +8,7 @@ back they return. A sequence, whose state is at its node, stays where it belongs
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import random
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion, PeerId
@@ -48,7 +49,7 @@ _DIGEST = struct.Struct(">8Q")
 _rif = attrgetter("rif")
 
 
-class Affinity(StatelessPolicy):
+class Affinity(PolicyBase):
     """The replica that a request's key belongs to; a request without a key goes as with `p2c`.
 
     The bound counts this router's own requests.
@@ -60,9 +61,15 @@ class Affinity(StatelessPolicy):
         """Raise `ConfigError` unless `bound` is finite and over 1."""
         if not 1 < bound < math.inf:
             raise ConfigError(f"affinity with load bound {bound}: a number over 1 is needed")
-        self._draw = rng.random
+        super().__init__(rng)
         self._bound = bound
         self._rings: dict[ModelVersion, _Ring] = {}
+
+    def __copy__(self) -> Affinity:
+        """Return a policy with rings of its own, as they are now."""
+        policy = Affinity(self._rng, self._bound)
+        policy._rings = {version: ring.copy() for version, ring in self._rings.items()}
+        return policy
 
     def pick(
         self,
@@ -116,6 +123,14 @@ class _Ring:
         self._eligible = 0
         self._counted_in = 0
         self._counted_s = -math.inf
+
+    def copy(self) -> _Ring:
+        """Return a ring with the same points, which goes on by itself."""
+        ring: _Ring = copy.copy(self)
+        ring._numbers = self._numbers.copy()
+        ring._owners = self._owners.copy()
+        ring._points = self._points.copy()
+        return ring
 
     def follow(self, replicas: Sequence[Replica]) -> None:
         """Take over who hosts the version now; only those that came or went cost anything to speak of."""

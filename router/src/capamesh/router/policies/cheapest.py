@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
@@ -28,7 +28,7 @@ SAMPLE = 8
 """Replicas that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
 
 
-class Cheapest(StatelessPolicy):
+class Cheapest(PolicyBase):
     """Of a few replicas drawn at random, the cheapest whose expected latency is at most `band` times the least, or `floor_s` more.
 
     A replica with as many in flight as it takes is left out while another is not. One of unknown latency is in the
@@ -52,7 +52,7 @@ class Cheapest(StatelessPolicy):
             raise ConfigError(f"cheapest with a sample of {sample}: at least 1 is needed")
         if not 0 <= floor_s < math.inf:
             raise ConfigError(f"cheapest with a floor of {floor_s} s: a number from 0 is needed")
-        self._draw = rng.random
+        super().__init__(rng)
         self._band = band
         self._sample = sample
         self._floor_s = floor_s

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
@@ -27,7 +27,7 @@ the paper), so that the two cost alike. Guess: with more, the minimum over all i
 since none counts the requests of the others."""
 
 
-class LeastRequest(StatelessPolicy):
+class LeastRequest(PolicyBase):
     """The replica with the fewest of this router's requests in flight."""
 
     name: ClassVar[str] = "least-request"
@@ -36,7 +36,7 @@ class LeastRequest(StatelessPolicy):
         """Raise `ConfigError` unless `choices` is at least 1."""
         if choices < 1:
             raise ConfigError(f"least-request with {choices} choices: at least 1 is needed")
-        self._draw = rng.random
+        super().__init__(rng)
         self._choices = choices
         self._start = rng.random()
         """Where the next look at all begins: a fraction of the fleet until the first pick."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 
-class PowerOfTwo(StatelessPolicy):
+class PowerOfTwo(PolicyBase):
     """Of two different replicas drawn at random, the one with fewer of this router's requests in flight."""
 
     name: ClassVar[str] = "p2c"
-
-    def __init__(self, rng: random.Random) -> None:
-        self._draw = rng.random
 
     def pick(
         self,

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.fleet.latency_ewma import load_s
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 
-class PeakEwma(StatelessPolicy):
+class PeakEwma(PolicyBase):
     """Of two different replicas drawn at random, the one with the lesser average latency x (in flight + 1).
 
-    The average itself is kept by whoever sees the answers (`balancing.peak_ewma`).
+    The average itself is kept by whoever sees the answers (`fleet.latency_ewma`).
     """
 
     name: ClassVar[str] = "peak-ewma"
-
-    def __init__(self, rng: random.Random) -> None:
-        self._draw = rng.random
 
     def pick(
         self,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import copy
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    import random
+
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.router.fleet.replica import Replica
 
@@ -30,11 +34,21 @@ IsEligible = Callable[["Replica"], bool]
 """Whether a request may go there now. Cheap; a policy calls it for those it looks at, not for all."""
 
 
-class Policy(Protocol):
-    """Picks where requests of one model go. Holds no clock, no socket, no global state.
+@contextlib.contextmanager
+def unspent(rng: random.Random) -> Generator[None]:
+    """Give back to `rng` what is drawn from it within: it goes on as if nothing had been."""
+    state = rng.getstate()
+    try:
+        yield
+    finally:
+        rng.setstate(state)
 
-    What it chooses by is kept by the replicas (`rif`, `load`, `peak_cost_s`, `endpoint.network`); measuring is
-    not its matter. One is made for each model.
+
+class Policy(Protocol):
+    """A rule that picks where requests of one model go. It holds no clock, no socket, no global state.
+
+    What a policy chooses by is kept by the replicas (`rif`, `load`, `peak_cost_s`, `endpoint.network`); measuring is
+    not its matter. One policy is made for each model.
     """
 
     name: ClassVar[str]
@@ -46,11 +60,24 @@ class Policy(Protocol):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Return an eligible one of `replicas`, None when there is none. `replicas` may be empty."""
+        """Return an eligible one of `replicas`, None when there is none. `replicas` may be empty.
+
+        The policy takes it that the request is sent there: it may pass a turn on and draw random numbers.
+        """
+        ...
+
+    def preview(
+        self,
+        replicas: Sequence[Replica],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Replica | None:
+        """Return whom `pick` would return now; no later pick is another for it."""
         ...
 
     def reported(self, replica: Replica, now_s: float) -> None:
-        """A replica's load is new (`replica.load`)."""
+        """The load of `replica` is new (`replica.load`)."""
         ...
 
     def sent(self, replica: Replica, now_s: float) -> None:
@@ -60,22 +87,41 @@ class Policy(Protocol):
     def probes(
         self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
     ) -> Sequence[Replica]:
-        """Return whose load should be asked for because a request was just sent; mostly nobody's."""
+        """Return the replicas whose load should be asked for because a request was just sent; usually there are none."""
         ...
 
 
-class StatelessPolicy:
-    """The parts of `Policy` that a policy without a memory of its own needs not."""
+class PolicyBase(Policy):
+    """What policies have in common: the random source, the preview, and hooks that do nothing.
+
+    A subclass writes `pick`. Where that changes more than attributes that it sets to other immutable values, the subclass
+    also has a `__copy__` whose picks leave the original as it was.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._draw = rng.random
+
+    def preview(
+        self,
+        replicas: Sequence[Replica],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+    ) -> Replica | None:
+        """Let a copy pick, and give back what it has drawn."""
+        with unspent(self._rng):
+            return copy.copy(self).pick(replicas, is_eligible, request, now_s)
 
     def reported(self, replica: Replica, now_s: float) -> None:
-        """Part of `Policy`."""
+        """Keep nothing: the replica keeps its load itself."""
 
     def sent(self, replica: Replica, now_s: float) -> None:
-        """Part of `Policy`."""
+        """Keep nothing: the replica counts what is in flight itself."""
 
     def probes(
         self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
     ) -> Sequence[Replica]:
-        """Part of `Policy`."""
+        """Return none: the load is not asked for."""
         del replicas, is_eligible, now_s
         return ()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_one
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 
-class RandomChoice(StatelessPolicy):
+class RandomChoice(PolicyBase):
     """One of the eligible replicas, each as likely."""
 
     name: ClassVar[str] = "random"
-
-    def __init__(self, rng: random.Random) -> None:
-        self._draw = rng.random
 
     def pick(
         self,

@@ -6,13 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from capamesh.router.policies.policy import IsEligible, RequestShape, StatelessPolicy
+from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 
-class RoundRobin(StatelessPolicy):
+class RoundRobin(PolicyBase):
     """The next eligible replica in the fleet's order.
 
     When replicas come or go, the turn stays with the replica that had it, or goes to the first after it that is still
@@ -22,6 +22,7 @@ class RoundRobin(StatelessPolicy):
     name: ClassVar[str] = "round-robin"
 
     def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
         self._start = rng.random()
         self._replicas: Sequence[Replica] | None = None
         self._next = 0

@@ -30,7 +30,7 @@ from capamesh.router.admission.controller import AdmissionController, Permit
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.picker import RequestPicker
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.policy import RequestShape, unspent
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.dispatch import Awaited
 from capamesh.router.requests.traffic import Mirror, VersionSplit
@@ -360,22 +360,26 @@ class Routing:
         *,
         is_let_in: bool = True,
     ) -> Explanation:
-        """Return where a request would go now, and why; nobody is chosen where nobody may have it.
+        """Return where a request would go now, and why; no later request goes elsewhere for it.
 
-        Nor for one that is not let in. Raises `ModelNotFound`.
+        Nobody is chosen where nobody may have it, nor for one that is not let in. Raises `ModelNotFound`.
         """
         now_s = self._clock()
         versions = self._model(model).versions
-        served = versions.pick(version, options.affinity, options.constraints, now_s)
+        if not version:
+            versions.served_models()  # what is made for the first time may keep what it draws
+        with contextlib.nullcontext() if version else unspent(self._rng):
+            served = versions.pick(version, options.affinity, options.constraints, now_s)
         shape = RequestShape(model, served.version, 0, options.affinity)
-        policy = options.policy or (AFFINITY if options.affinity else "")
-        picker = RequestPicker.of(
-            served, options.constraints, shape, now_s + remaining_s, policy=policy
+        return RequestPicker.foreseen(
+            served,
+            options.constraints,
+            shape,
+            now_s + remaining_s,
+            now_s,
+            policy=options.policy or (AFFINITY if options.affinity else ""),
+            is_let_in=is_let_in,
         )
-        if is_let_in:
-            with contextlib.suppress(NoEndpoint):
-                picker.chosen = (picker.choose((), now_s),)
-        return picker.explain(now_s)
 
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""

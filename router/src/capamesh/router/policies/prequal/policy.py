@@ -5,13 +5,13 @@ sets off a few probes of replicas drawn at random; what they and the answers tel
 choose among the pool. A fleet too small for the pool's arithmetic (up to `SMALL_FLEET` replicas) has no pool: the
 latest report of every replica is looked at.
 
-The choice differs from the paper's. Its hot-cold rule (`HotCold`) supposes that a report goes stale as
+The choice differs from the paper's. Its hot-cold rule supposes that a report goes stale as
 other clients send. Here a replica's own requests are counted exactly (`Entry.rif`) and each answer brings a fresh
 report, so that the time until a request would be done there can be estimated: its run, plus the wait that was
 told, corrected by what was sent and answered since (`done_s`). So no entry is used up, and none removed but by
 age and overflow.
 
-Measured by simulation, p99 in geometric means over three seeds: queues of one or two slots or batches of eight,
+Measured by simulation (hot-cold: the paper's rule and pool, which are not kept here), p99 in geometric means over three seeds: queues of one or two slots or batches of eight,
 speeds of 1:2:4, half of the replicas slowed down threefold a fifth of the time, and in a local or a wide network.
 - 3, 5 and 8 replicas at 50, 70 and 90 % load, also equal and undisturbed ones: 0.69 times the best of round robin,
   random, two choices, least requests of all and peak EWMA with one router, 0.63 with three; at worst 1.02 and
@@ -24,11 +24,13 @@ speeds of 1:2:4, half of the replicas slowed down threefold a fifth of the time,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from capamesh.router.policies.drawing import draw_some
+from capamesh.router.policies.policy import PolicyBase
 from capamesh.router.policies.prequal.pool import Entry, ProbePool, pool_size
 
 if TYPE_CHECKING:
@@ -127,29 +129,32 @@ def _is_due(entry: Entry, now_s: float) -> bool:
     return now_s - asked_s >= patience_s
 
 
-class Prequal:
+class Prequal(PolicyBase):
     """Sends to whom a report of the last second says that it will be done soonest, and keeps such reports coming."""
 
     name: ClassVar[str] = "prequal"
 
-    def __init__(
-        self,
-        rng: random.Random,
-        *,
-        probes_a_request: float = PROBES,
-        pool: ProbePool | None = None,
-    ) -> None:
-        self._draw = rng.random
+    def __init__(self, rng: random.Random, *, probes_a_request: float = PROBES) -> None:
+        super().__init__(rng)
         self._probes_a_request = probes_a_request
         self._whole_probes = int(probes_a_request)
-        self.pool = ProbePool() if pool is None else pool
+        self.pool = ProbePool()
         self._replicas: Sequence[Replica] = ()
         self._entries: list[Entry] = []
         """What is known of each of them, in their order."""
         self._is_small = True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.pool!r} for {len(self._replicas)} hosts)"
+        return f"Prequal({self.pool!r} for {len(self._replicas)} hosts)"
+
+    def __copy__(self) -> Prequal:
+        """Return a policy that picks by the same entries, and keeps a pool of its own of them."""
+        policy = Prequal(self._rng, probes_a_request=self._probes_a_request)
+        policy.pool = copy.copy(self.pool)
+        policy._replicas = self._replicas
+        policy._entries = self._entries
+        policy._is_small = self._is_small
+        return policy
 
     def pick(
         self,
@@ -165,7 +170,7 @@ class Prequal:
         if self._is_small:
             return self._of_all(is_eligible, size_bytes, now_s)
         entries = self.pool.fresh(now_s)
-        ranks = self._ranks(entries, size_bytes, now_s)
+        ranks = done_s(entries, size_bytes, now_s)
         best: Replica | None = None
         for _ in entries:
             at = ranks.index(min(ranks))
@@ -233,10 +238,6 @@ class Prequal:
         count = len(replicas)
         self._is_small = count <= SMALL_FLEET
         self._entries = self.pool.fit(replicas, size=pool_size(count))
-
-    def _ranks(self, entries: Sequence[Entry], size_bytes: int, now_s: float) -> list[float]:
-        """Return how much each entry speaks against its replica: the least is chosen. All are finite."""
-        return done_s(entries, size_bytes, now_s)
 
     def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Replica | None:
         """Choose in a small fleet."""

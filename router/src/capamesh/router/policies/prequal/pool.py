@@ -2,8 +2,8 @@
 
 From "Load is not what you should balance: introducing Prequal" (Wydrowski et al., NSDI 2024), section 4: the
 replies to probes, and here also the reports that come with answers, serve later requests. An entry leaves the
-pool when it is too old, and when the pool is full and it is the oldest. That entries are also used up and
-removed, as the paper has it, is `PublishedPool`'s matter.
+pool when it is too old, and when the pool is full and it is the oldest. The paper's pool also uses entries up and
+removes the worst; this one does not need to (ADR 0014).
 
 What a replica told last is remembered beside the pool for as long as it is hosted.
 """
@@ -23,8 +23,6 @@ MAX_POOL = 16
 """The paper's pool (section 4): more did not help."""
 MIN_POOL = 2
 """With one entry there is no choice (paper, section 4)."""
-PROBES_A_REQUEST = 3.0
-"""The paper's `r_probe` (section 4); performance is flat down to 1 (section 5)."""
 MAX_PARALLEL = 256
 """Who claims to run more at the same time is believed so many (guess: twice a large batch)."""
 
@@ -49,7 +47,6 @@ class Entry:
         "run_s",
         "sent_s",
         "share_s",
-        "uses_left",
         "wait_s",
     )
 
@@ -75,8 +72,6 @@ class Entry:
 
         It is what was told, for as many as were in flight then, less the shares of this router's own.
         """
-        self.uses_left = 0.0
-        """Where entries are used up."""
         self.sent_s = -math.inf
         """When this router last sent a request there."""
         self.asked_s = -math.inf
@@ -127,6 +122,15 @@ class ProbePool:
     def pooled(self) -> Mapping[Replica, Entry]:
         """The entries of the pool by replica, in the order in which they came."""
         return self._pooled
+
+    def __copy__(self) -> ProbePool:
+        """Return a pool of the same entries, which may forget some and drop others without a trace in this one."""
+        pool = ProbePool()
+        pool.known = self.known.copy()
+        pool._pooled = self._pooled.copy()
+        pool._oldest_s = self._oldest_s
+        pool.size = self.size
+        return pool
 
     def entry(self, replica: Replica) -> Entry:
         """Return what is known of a replica; nothing, so far, of a new one."""
