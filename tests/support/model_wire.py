@@ -95,6 +95,8 @@ class _Host:
             switch=backend.stop_switch,
             marks=InFlightJournal(None),
             number=1,
+            watchdog_s=60.0,
+            on_stuck=_unexpected,
         )
         models = ModelRegistry()
         models.ready(HostedModel(source, prepared, self._runner))
@@ -102,8 +104,6 @@ class _Host:
             models,
             None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
             control=_unexpected,
-            on_stuck=_unexpected,
-            watchdog_s=60.0,
             clock=time.monotonic,
             limits=DEFAULT_LIMITS,
             log=NullLog(),  # type: ignore[arg-type]

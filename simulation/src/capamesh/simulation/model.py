@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.adverts import ModelOffer, ModelState
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
 VERSION = ModelVersion("1")
 FREE_BYTES = 2**30
-AHEAD_S = 0.1
-"""As `node.worker.runner.AHEAD_S`; a test compares the two."""
 SHORT_S = 0.000_3
-"""As `node.worker.runner.SHORT_S`: shorter runs have no thread, so that nothing is made ready ahead."""
+"""As `node.scheduling.runner.SHORT_S`, which a test compares: shorter runs have no thread, so that nothing is made ready ahead."""
 ILL = RunFailed("the run failed, as the scenario has it")
 NOT_WANTED = Cancelled("not wanted any more")
 
@@ -36,7 +35,7 @@ _ALL = -2
 
 
 class SimModel:
-    """One model of one node: its engine and what runs. `node.worker.runner.ModelRunner` in virtual time."""
+    """One model of one node: its batcher and what runs. `node.scheduling.runner.ModelRunner` in virtual time."""
 
     def __init__(self, spec: ModelSpec, node: SimNode, events: Events) -> None:
         self.spec = spec
@@ -46,7 +45,6 @@ class SimModel:
         self._expected_s: dict[int, float] = {}
         self._ahead: Batch | None = None
         self._due_s = math.inf
-        self._expire_s = math.inf
         self.batcher = self._new_engine()
         self._is_ahead_wanted = SHORT_S < profile.seconds_at(max(spec.batch_rows, 1)) <= AHEAD_S
         self._reported_of: Batch | None = None
@@ -64,14 +62,12 @@ class SimModel:
         """Forget everything: the process is another."""
         self.batcher = self._new_engine()
         self._ahead = None
-        self._due_s = self._expire_s = math.inf
+        self._due_s = math.inf
         self._reported_of = None
 
     def submit(self, work: PendingRequest) -> None:
         """Accept or refuse `work`, as `DynamicBatcher.submit` does, and run what can be run."""
-        batcher = self.batcher
-        batcher.submit(work, work.arrived_s)
-        self._watch(batcher)
+        self.batcher.submit(work, work.arrived_s)
         self.pump()
 
     def pump(self) -> None:
@@ -79,13 +75,9 @@ class SimModel:
         batcher, now_s = self.batcher, self._events.now_s
         while (batch := batcher.take(now_s)) is not None:
             self._begin(batch, now_s)
-        if (
-            self._is_ahead_wanted
-            and self._ahead is None
-            and batcher.time.predicted_s(batcher.plan.batch_rows) <= AHEAD_S
-        ):
+        if self._is_ahead_wanted and self._ahead is None:
             self._ahead = batcher.take(now_s, is_ahead=True)
-        due_s = batcher.due_s
+        due_s = batcher.next_event_s()
         if due_s < self._due_s:
             self._due_s = due_s
             self._events.at(due_s, self._due, batcher)
@@ -174,28 +166,14 @@ class SimModel:
             )
 
     def _due(self, batcher: DynamicBatcher) -> None:
-        if batcher is self.batcher:
-            self._due_s = math.inf
-            if self._node.is_frozen:
-                self._node.later(self.pump)
-            else:
-                self.pump()
-
-    def _watch(self, batcher: DynamicBatcher) -> None:
-        due_s = batcher.soonest_deadline_s
-        if due_s < self._expire_s:
-            self._expire_s = due_s
-            self._events.at(due_s, self._expire, batcher)
-
-    def _expire(self, batcher: DynamicBatcher) -> None:
         if batcher is not self.batcher:
             return
         if self._node.is_frozen:
-            self._node.later(self._expire, batcher)
+            self._node.later(self._due, batcher)
             return
-        self._expire_s = math.inf
+        self._due_s = math.inf
         batcher.expire(self._events.now_s)
-        self._watch(batcher)
+        self.pump()
 
     def _base_s(self, rows: int) -> float:
         expected_s = self._expected_s.get(rows)

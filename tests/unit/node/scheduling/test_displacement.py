@@ -36,7 +36,7 @@ def test_an_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_serve
         desk.submit(priority=1)
     assert desk.batcher.meter.dropped == {"displaced": 3}
     assert running.state is RequestState.RUNNING
-    desk.finish(next(iter(desk.batcher.running)))
+    desk.finish(next(iter(desk.batcher._running)))
     assert desk.take() == [urgent]
 
 

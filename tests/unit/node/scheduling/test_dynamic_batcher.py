@@ -10,6 +10,7 @@ import pytest
 from engine_desk import F32, PROFILE, Desk, y
 
 from capamesh.node.scheduling import PendingRequest, Result, Streams
+from capamesh.node.scheduling.dynamic_batcher import AHEAD_S, EXPIRE_EVERY_S
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.queue import STALE_ENTRIES
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
@@ -71,7 +72,7 @@ def test_without_batching_every_request_runs_alone_whatever_its_shape() -> None:
 def test_batching_can_be_given_up_while_requests_are_queued() -> None:
     desk = Desk()
     requests = [desk.submit() for _ in range(2)]
-    desk.batcher.plan = desk.batcher.plan.unbatched()
+    desk.batcher.stop_batching()
     requests.append(desk.submit())
     taken: list[list[PendingRequest]] = []
     for _ in requests:
@@ -88,13 +89,13 @@ def test_with_a_delay_a_request_waits_so_long_for_company_and_no_longer() -> Non
     desk = Desk(max_delay_us=5_000)
     request = desk.submit()
     assert desk.take() == []
-    assert desk.batcher.due_s == 0.005
+    assert desk.batcher.next_event_s() == 0.005
     desk.now_s = 0.004
     company = desk.submit()
     assert desk.take() == []
-    desk.now_s = desk.batcher.due_s
+    desk.now_s = desk.batcher.next_event_s()
     assert desk.take() == [request, company]
-    assert desk.batcher.due_s == math.inf
+    assert desk.batcher.next_event_s() == math.inf
 
 
 def test_with_a_delay_a_full_batch_goes_at_once() -> None:
@@ -108,7 +109,7 @@ def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() ->
     first = desk.submit(priority=9)
     desk.now_s = 0.004
     urgent = desk.submit(priority=0)
-    assert desk.batcher.due_s == 0.005
+    assert desk.batcher.next_event_s() == 0.005
     desk.now_s = 0.005
     assert desk.take() == [urgent, first]
 
@@ -116,15 +117,52 @@ def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() ->
 def test_the_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     desk = Desk(max_delay_us=1_000_000)
     requests = [desk.submit(left_s=0.060), desk.submit(left_s=0.050)]
-    assert 0.020 < desk.batcher.due_s < 0.030  # a run takes 10 to 15 ms
-    desk.now_s = desk.batcher.due_s
+    assert 0.020 < desk.batcher.next_event_s() < 0.030  # a run takes 10 to 15 ms
+    desk.now_s = desk.batcher.next_event_s()
     assert sorted(desk.take(), key=requests.index) == requests
+
+
+def test_the_next_event_is_the_first_deadline_or_the_end_of_the_wait_for_company() -> None:
+    desk = Desk(max_delay_us=5_000)
+    assert desk.batcher.next_event_s() == math.inf
+    desk.submit(left_s=0.5)
+    assert desk.batcher.next_event_s() == 0.005
+    desk.now_s = 0.005
+    batch = desk.taken()
+    assert desk.batcher.next_event_s() == 0.5  # its deadline, as it runs
+    desk.finish(batch)
+    assert desk.batcher.next_event_s() == math.inf
+
+
+def test_deadlines_that_pass_one_after_the_other_are_looked_at_together() -> None:
+    desk = Desk(batch_rows=1)
+    desk.submit()
+    desk.taken()
+    for left_s in (0.0100, 0.0101, 0.0108, 0.2):
+        desk.submit(left_s=left_s)
+    times_s = []
+    while (due_s := desk.batcher.next_event_s()) < 0.1:
+        times_s.append(due_s)
+        desk.batcher.expire(due_s)
+    assert times_s == [0.01, 0.01 + EXPIRE_EVERY_S]
+    assert desk.outcomes() == ["deadline_exceeded"] * 3
+
+
+@pytest.mark.parametrize(("slower", "is_taken"), [(1.0, True), (10.0, False)])
+def test_only_a_short_batch_is_taken_ahead(slower: float, is_taken: bool) -> None:
+    points = (ProfilePoint(1, 0.01 * slower), ProfilePoint(8, AHEAD_S / 2 * slower))
+    desk = Desk(profile=ServiceProfile(points))
+    desk.submit()
+    desk.taken()
+    desk.submit(8)
+    ahead = desk.batcher.take(desk.now_s, is_ahead=True)
+    assert (ahead is not None) is is_taken
 
 
 def test_without_a_delay_nothing_is_ever_due_later() -> None:
     desk = Desk()
     desk.submit()
-    assert desk.batcher.due_s == math.inf
+    assert desk.batcher.next_event_s() == math.inf
     assert len(desk.take()) == 1
 
 

@@ -426,13 +426,13 @@ class Machine(RuleBasedStateMachine):
         assert batcher._rows == sum(len(case.rows) for case in live)
         assert len(batcher._queue) == len(ready)
         assert batcher._queue.rows == sum(request.rows for request in ready)
-        assert batcher.running == {*self.running, *self.ahead}
+        assert batcher._running == {*self.running, *self.ahead}
         report = batcher.load(free_bytes=0, device_in_flight=0)
         assert min(report) >= 0
         assert report.limit >= 1
         assert report.queue_us == 0 or started or queued
-        if batcher.due_s < math.inf:
-            assert ready
+        if batcher.next_event_s() < math.inf:
+            assert live
         if batcher.sequences is not None:
             working = {
                 request.sequence.id

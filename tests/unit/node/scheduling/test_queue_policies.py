@@ -18,7 +18,7 @@ def test_a_request_that_has_waited_its_time_is_refused_though_it_brought_no_dead
     desk.submit()
     running = desk.taken()
     desk.submit()
-    assert desk.batcher.soonest_deadline_s == 0.05
+    assert desk.batcher.next_event_s() == 0.05
     desk.now_s = 0.049
     desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == []
@@ -91,7 +91,7 @@ def test_a_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
         desk.now_s = now_s
         desk.batcher.expire(now_s)
     assert late.priority == 0.5
-    assert desk.batcher.soonest_deadline_s == float("inf")
+    assert desk.batcher.next_event_s() == float("inf")
 
 
 def test_delayed_bulk_work_stays_among_bulk_work() -> None:

@@ -33,12 +33,18 @@ class Rig:
     """A runner with its model, its clock and the answers in the order they came."""
 
     def __init__(
-        self, *, may_run_here: bool = True, marks: InFlightJournal | None = None, **batcher: Any
+        self,
+        *,
+        may_run_here: bool = True,
+        marks: InFlightJournal | None = None,
+        watchdog_s: float = WATCHDOG_S,
+        **batcher: Any,
     ) -> None:
         self.clock = FakeClock()
         self.model = FakeModel()
         self.stream = FakeModel()
         self.marks = marks or InFlightJournal(None)
+        self.stuck: list[str] = []
         self.runner = ModelRunner(
             self.model,
             engine_of(self.model, **batcher),
@@ -48,6 +54,8 @@ class Rig:
             switch=FakeSwitch,
             marks=self.marks,
             number=self.marks.number("m", "1", ""),
+            watchdog_s=watchdog_s,
+            on_stuck=self.stuck.append,
         )
         self.names: dict[PendingRequest, float] = {}
         self.answers: dict[float, Result] = {}
@@ -82,6 +90,13 @@ class Rig:
         request = self.submit(name)
         await self.started()
         return request
+
+    def tick(self, now_s: float) -> str:
+        """Let the runner's timer fire at `now_s`; return why the process is stuck, or ""."""
+        self.clock.now_s = now_s
+        self.stuck.clear()
+        self.runner._tick()
+        return "".join(self.stuck)
 
     async def started(self) -> None:
         await asyncio.to_thread(self.model.wait_started)
@@ -216,7 +231,7 @@ async def test_as_many_batches_run_at_once_as_there_are_instances(make: Make) ->
     await rig.started()
     await rig.started()
     assert sorted(rig.model.ran) == [[1], [2]]
-    assert (len(rig.runner.batcher.running), rig.runner.batcher.queued) == (2, 1)
+    assert (len(rig.runner.batcher._running), rig.runner.batcher.queued) == (2, 1)
     await rig.idle()
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3)
@@ -527,9 +542,9 @@ async def test_a_deadline_that_passes_while_another_run_goes_on_is_reported_by_a
     await rig.hold(1)
     rig.submit(2, left_s=0.25)
     rig.submit(3, left_s=1.0)
-    assert rig.runner.tick(100.2, WATCHDOG_S) == ""
+    assert rig.tick(100.2) == ""
     assert rig.answers == {}
-    assert rig.runner.tick(100.25, WATCHDOG_S) == ""
+    assert rig.tick(100.25) == ""
     expired = rig.answers.pop(2)
     assert isinstance(expired, DeadlineExceeded)
     assert expired.message == "the deadline passed before it ran"
@@ -543,7 +558,7 @@ async def test_a_run_past_all_its_deadlines_is_stopped(make: Make) -> None:
     rig.model.gate.clear()
     rig.submit(1, left_s=0.25)
     await rig.started()
-    rig.runner.tick(100.25, WATCHDOG_S)
+    rig.tick(100.25)
     async with asyncio.timeout(LIMIT_S):
         await rig.runner.wait_idle()
     assert rig.codes() == {1: "deadline_exceeded"}
@@ -572,9 +587,9 @@ async def test_a_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make)
     rig.submit(2)
     await rig.started()
     rig.submit(3)
-    assert rig.runner.tick(100 + WATCHDOG_S, WATCHDOG_S) == ""
+    assert rig.tick(100 + WATCHDOG_S) == ""
     assert rig.answers == {}
-    assert rig.runner.tick(100.5 + WATCHDOG_S, WATCHDOG_S) == ""
+    assert rig.tick(100.5 + WATCHDOG_S) == ""
     for name in (1, 2):
         failed = rig.answers.pop(name)
         assert isinstance(failed, RunFailed)
@@ -583,8 +598,8 @@ async def test_a_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make)
     await rig.idle()
     assert rig.model.ran == [[1, 2], [3]]
     rig.doubled(3)
-    assert rig.runner.tick(1000, WATCHDOG_S) == ""
-    assert rig.runner._stopped_s == {}
+    assert rig.tick(1000) == ""
+    assert rig.runner._handed == {}
 
 
 async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
@@ -594,7 +609,7 @@ async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
     rig.submit(2)
     await rig.started()
     rig.clock.now_s += 1.0
-    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S) == ""
+    assert rig.tick(rig.clock.now_s) == ""
     assert rig.codes() == {1: "run_failed"}
     await rig.idle()
     assert rig.codes() == {1: "run_failed", 2: "ok"}
@@ -610,10 +625,10 @@ async def test_a_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
     beside = rig.marks.number("other", "1", "")
     rig.marks.begin(beside, Phase.RUNNING)
     reported_s = 101 + WATCHDOG_S
-    assert rig.runner.tick(reported_s, WATCHDOG_S) == ""
+    assert rig.tick(reported_s) == ""
     assert rig.codes() == {1: "run_failed"}
-    assert rig.runner.tick(reported_s + STOP_GRACE_S, WATCHDOG_S) == ""
-    assert rig.runner.tick(reported_s + STOP_GRACE_S + 0.5, WATCHDOG_S) == (
+    assert rig.tick(reported_s + STOP_GRACE_S) == ""
+    assert rig.tick(reported_s + STOP_GRACE_S + 0.5) == (
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
     request = request_digest([fp32("x", [1.0, 0.0])]).hex()
@@ -621,7 +636,7 @@ async def test_a_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
         Marked("m", "1", Phase.RUNNING, request=request)
     ]
     await rig.idle()
-    assert rig.runner.tick(1000, WATCHDOG_S) == ""
+    assert rig.tick(1000) == ""
 
 
 async def test_a_batch_that_was_failed_is_not_run_again_in_parts(make: Make) -> None:
@@ -631,7 +646,7 @@ async def test_a_batch_that_was_failed_is_not_run_again_in_parts(make: Make) -> 
     rig.submit(1)
     rig.submit(2)
     await rig.started()
-    rig.runner.tick(101 + WATCHDOG_S, WATCHDOG_S)
+    rig.tick(101 + WATCHDOG_S)
     await rig.idle()
     assert rig.model.ran == [[1, 2]]
     assert rig.codes() == {1: "run_failed", 2: "run_failed"}
@@ -708,14 +723,14 @@ async def test_a_run_is_marked_while_it_goes_on(
 # a full batch that waits ready made
 
 
-async def staged(make: Make) -> Rig:
+async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
     """Return a rig with a run that is held and a full batch of two ready made behind it."""
-    rig = make(may_run_here=False, batch_rows=2)
+    rig = make(may_run_here=False, batch_rows=2, watchdog_s=watchdog_s)
     await rig.hold(0.0)
     rig.submit(1.0, left_s=5.0)
     rig.submit(2.0)
     rig.runner.pump()
-    running = sorted(batch.has_begun for batch in rig.runner.batcher.running)
+    running = sorted(batch.has_begun for batch in rig.runner.batcher._running)
     assert running == [False, True]
     return rig
 
@@ -734,7 +749,7 @@ async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> 
     rig.submit(1.0)
     rig.submit(2.0)
     rig.runner.pump()
-    assert len(rig.runner.batcher.running) == 1
+    assert len(rig.runner.batcher._running) == 1
     rig.submit(3.0)
     await rig.idle()
     assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]
@@ -743,7 +758,7 @@ async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> 
 async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(make: Make) -> None:
     rig = await staged(make)
     rig.clock.now_s += 6.0
-    assert rig.runner.tick(rig.clock.now_s, 60.0) == ""
+    assert rig.tick(rig.clock.now_s) == ""
     assert rig.codes() == {1.0: "deadline_exceeded"}
     assert rig.runner.batcher.meter.dropped == {"expired": 1}
     await rig.idle()
@@ -762,9 +777,9 @@ async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> No
 
 
 async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
-    rig = await staged(make)
+    rig = await staged(make, watchdog_s=3.0)
     rig.clock.now_s += 4.0
-    assert rig.runner.tick(rig.clock.now_s, 3.0) == ""
+    assert rig.tick(rig.clock.now_s) == ""
     await rig.answered(3)
     assert rig.codes() == {0.0: "run_failed", 1.0: "ok", 2.0: "ok"}
     await rig.idle()
@@ -833,9 +848,9 @@ async def test_a_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_pat
     rig.model.is_deaf = True
     await rig.hold(3.0)
     rig.clock.now_s += WATCHDOG_S + 1
-    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S) == ""
+    assert rig.tick(rig.clock.now_s) == ""
     rig.clock.now_s += 3
-    assert rig.runner.tick(rig.clock.now_s, WATCHDOG_S)
+    assert rig.tick(rig.clock.now_s)
     (marked,) = page.marked()
     assert marked.request == request_digest([fp32("x", [3.0, 0.0])]).hex()
     await rig.idle()

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from worker_fakes import SHORT
 
 from capamesh.node.repository.rules import Rules, SequenceRules, StateTensor
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.sequences import KEPT_BYTES, Sequences
+from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -19,7 +21,13 @@ I64 = Datatype.INT64
 class Desk:
     """An engine whose model adds what it is given to a history: one more column a request."""
 
-    def __init__(self, *, idle_s: float = 60.0, max_bytes: int = 2**20) -> None:
+    def __init__(
+        self,
+        *,
+        idle_s: float = 60.0,
+        max_bytes: int = 2**20,
+        profile: ServiceProfile | None = None,
+    ) -> None:
         states = (StateTensor("s", "s_next", 0, (1, 0)),)
         plan = BatchPlan(
             (TensorSpec("x", I64, (-1, 1)), TensorSpec("s", I64, (-1, -1))),
@@ -29,7 +37,7 @@ class Desk:
             states=states,
         )
         rules = Rules(sequence=SequenceRules(states, idle_s, max_bytes), instances=2)
-        self.batcher = DynamicBatcher(plan, rules, None, max_in_flight=100)
+        self.batcher = DynamicBatcher(plan, rules, profile, max_in_flight=100)
         assert self.batcher.sequences is not None
         self.sequences: Sequences = self.batcher.sequences
         self.now_s = 0.0
@@ -432,7 +440,7 @@ def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
 def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing(
     is_followed: bool,
 ) -> None:
-    desk = Desk()
+    desk = Desk(profile=SHORT)
     for name in ("one", "two"):
         desk.submit(name, 1, start=True)
         desk.taken()  # both lanes are busy
@@ -446,7 +454,7 @@ def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothi
     ahead.has_begun = True
     desk.run(ahead)
     assert [request for request, _ in desk.answers] == requests[1:]
-    for batch in sorted(desk.batcher.running, key=lambda batch: batch.requests[0].order):
+    for batch in sorted(desk.batcher._running, key=lambda batch: batch.requests[0].order):
         desk.run(batch)
     if is_followed:  # nothing came of the first: the next begins from nothing
         desk.run(desk.taken())

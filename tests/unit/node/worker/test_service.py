@@ -125,19 +125,17 @@ class Rig:
 
     def __init__(self, **batcher: Any) -> None:
         self.clock = FakeClock(50.0)
+        self.stuck: list[str] = []
         self.models = ModelRegistry()
         self.models.say((ModelName("loading"), ModelVersion("3")), ModelState.LOADING)
         self.hosted, self.model = self.host("m", "3", **batcher)
         self.log = NullLog()
         self.asked: list[tuple[ControlCall, Changed]] = []
         self.control_error: CapameshError | None = None
-        self.stuck: list[str] = []
         self.service = WorkerService(
             self.models,
             NetworkTrust(OWNER.ca_der),
             control=self._control,
-            on_stuck=self.stuck.append,
-            watchdog_s=WATCHDOG_S,
             clock=self.clock,
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]
@@ -155,6 +153,8 @@ class Rig:
             switch=FakeSwitch,
             marks=InFlightJournal(None),
             number=1,
+            watchdog_s=WATCHDOG_S,
+            on_stuck=self.stuck.append,
         )
         measured = Measured(None, 12_345, is_batching=True)
         hosted = HostedModel(
@@ -450,7 +450,7 @@ async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) 
     rig.ask(2, budget_ms=20_000)
     rig.ask(3, budget_ms=2**64 - 1)
     rig.clock.now_s = 51.0
-    rig.service._tick()
+    rig.hosted.runner._tick()
     await rig.idle()
     assert type(rig.link.refusal(1)) is DeadlineExceeded
     assert isinstance(rig.link.answers[2], InferAnswer)
@@ -462,7 +462,7 @@ async def test_a_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, budget_ms=1000)
     rig.clock.now_s = 51.0
-    rig.service._tick()
+    rig.hosted.runner._tick()
     refusal = await rig.link.answer(1)  # the gate is shut: nothing but a timer can tell
     assert type(refusal) is DeadlineExceeded
     await rig.idle()
@@ -475,7 +475,7 @@ async def test_the_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Ri
     rig.ask(1, budget_ms=1000)
     await asyncio.to_thread(rig.model.wait_started)
     rig.clock.now_s = 51.0
-    rig.service._tick()
+    rig.hosted.runner._tick()
     refusal = await rig.link.answer(1)
     assert isinstance(refusal, DeadlineExceeded)
     assert refusal.message == "the deadline passed while it ran"
@@ -492,41 +492,43 @@ async def test_a_run_that_takes_too_long_is_answered_and_reported_once_if_it_doe
     rig.model.is_deaf = True
     link = await rig.hold(1)
     rig.clock.now_s += WATCHDOG_S + 1
-    rig.service._tick()
+    rig.hosted.runner._tick()
     answer = await link.answer(1)
     assert isinstance(answer, RunFailed)
     assert answer.message == "the run took more than the 60 s that this node allows one"
     assert rig.stuck == []
     rig.clock.now_s += STOP_GRACE_S + 1
-    rig.service._tick()
+    rig.hosted.runner._tick()
     await rig.until(lambda: rig.stuck)
-    rig.service._tick()
-    rig.service._tick()
+    rig.hosted.runner._tick()
+    rig.hosted.runner._tick()
     assert rig.stuck == ["a run has taken 64.0 s and does not stop; the limit is 60 s"]
     await rig.idle()
 
 
 async def test_no_timer_is_left_when_nothing_is_under_way(rig: Rig) -> None:
-    rig.ask(1)
-    assert rig.service._ticker is not None
-    await rig.idle()
-    rig.service._tick()
-    assert rig.service._ticker is None
-    assert rig.service._active == set()
-    rig.ask(2)
-    assert rig.service._ticker is not None
-    await rig.idle()
+    for _ in range(2):
+        await rig.hold()
+        assert rig.hosted.runner._timer is not None
+        rig.service.tidy()
+        assert rig.service._active == {rig.hosted.runner}
+        await rig.idle()
+        rig.hosted.runner._tick()
+        assert rig.hosted.runner._timer is None
+        rig.service.tidy()
+        assert rig.service._active == set()
 
 
 async def test_the_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
     await rig.hold(1)  # without a deadline: the watchdog's
-    assert rig.service._tick_due_s == rig.clock.now_s + WATCHDOG_S
+    assert rig.hosted.runner._timer_due_s == rig.clock.now_s + WATCHDOG_S
     rig.ask(2, budget_ms=5000)
     rig.ask(3, budget_ms=9000)
-    assert rig.service._tick_due_s == rig.clock.now_s + 5
+    await asyncio.sleep(0)  # the read ends
+    assert rig.hosted.runner._timer_due_s == rig.clock.now_s + 5
     rig.clock.now_s += 5
-    rig.service._tick()
-    assert rig.service._tick_due_s == rig.clock.now_s + 4
+    rig.hosted.runner._tick()
+    assert rig.hosted.runner._timer_due_s == rig.clock.now_s + 4
     rig.model.gate.set()
     await rig.idle()
 

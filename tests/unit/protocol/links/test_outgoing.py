@@ -42,7 +42,7 @@ def test_nothing_queued_is_nothing_to_send() -> None:
 
 def test_small_messages_and_frames_leave_as_one_buffer_in_order() -> None:
     outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"ab", bytearray(b"c"), memoryview(b"")], FINAL, 99)
+    outgoing.message(ASK, 1, b"m", [b"ab", bytearray(b"c"), memoryview(b"")], 3, FINAL, 99)
     outgoing.frame(HEADER.pack(0, 0, 0, 0, FrameKind.PING, 0, 0))
     assert outgoing.queued_bytes == 2 * HEADER.size + 4
     (buffer,) = outgoing.take(0)
@@ -56,7 +56,7 @@ def test_small_messages_and_frames_leave_as_one_buffer_in_order() -> None:
 def test_large_bodies_are_views_of_what_was_given() -> None:
     outgoing = Outgoing(CHUNK)
     body = bytearray(BIG)
-    outgoing.message(ASK, 1, b"m", [body], 0, BIG)
+    outgoing.message(ASK, 1, b"m", [body], len(body), 0, BIG)
     first = outgoing.take(1)
     body[0] = 7
     assert first[1][0] == 7
@@ -64,7 +64,7 @@ def test_large_bodies_are_views_of_what_was_given() -> None:
 
 def test_a_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None:
     outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"abcdef"], FINAL, 4)
+    outgoing.message(ASK, 1, b"m", [b"abcdef"], 6, FINAL, 4)
     assert sent(outgoing) == [(ASK, 1, 0, b"m", b"abcd")]
     assert not outgoing
     assert outgoing.queued_bytes == 2
@@ -79,7 +79,7 @@ def test_a_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> No
 
 def test_without_credit_the_header_alone_announces_the_message() -> None:
     outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"abc"], 0, 0)
+    outgoing.message(ASK, 1, b"m", [b"abc"], 3, 0, 0)
     (buffer,) = outgoing.take(100)
     assert HEADER.unpack_from(buffer)[2] == 3
     assert frames(bytes(buffer)) == [(ASK, 1, 0, b"m", b"")]
@@ -91,7 +91,7 @@ def test_without_credit_the_header_alone_announces_the_message() -> None:
 def test_streams_take_turns_and_the_budget_ends_a_round() -> None:
     outgoing = Outgoing(8000)
     for stream in (1, 3):
-        outgoing.message(ASK, stream, b"", [bytes(BIG)], 0, BIG)
+        outgoing.message(ASK, stream, b"", [bytes(BIG)], BIG, 0, BIG)
     order = [frame[1] for _ in range(6) for frame in sent(outgoing, 1)]
     assert order == [1, 3, 1, 3, 1, 3]
     assert not outgoing
@@ -99,9 +99,9 @@ def test_streams_take_turns_and_the_budget_ends_a_round() -> None:
 
 def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() -> None:
     outgoing = Outgoing(1 << 20)
-    outgoing.message(FrameKind.RESPONSE, 1, b"1", [bytes(BIG)], 0, BIG)
-    outgoing.message(FrameKind.RESPONSE, 1, b"2", [], FINAL, 10)
-    outgoing.message(FrameKind.RESPONSE, 3, b"3", [], FINAL, 10)
+    outgoing.message(FrameKind.RESPONSE, 1, b"1", [bytes(BIG)], BIG, 0, BIG)
+    outgoing.message(FrameKind.RESPONSE, 1, b"2", [], 0, FINAL, 10)
+    outgoing.message(FrameKind.RESPONSE, 3, b"3", [], 0, FINAL, 10)
     assert [(frame[1], frame[3], frame[2]) for frame in sent(outgoing)] == [
         (3, b"3", FINAL | END),
         (1, b"1", END),
@@ -112,9 +112,9 @@ def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() ->
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
     outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"", [bytes(BIG)], 0, 500)
-    outgoing.message(ASK, 1, b"", [bytes(BIG)], 0, 500)
-    outgoing.message(ASK, 3, b"", [bytes(BIG)], 0, BIG)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
+    outgoing.message(ASK, 3, b"", [bytes(BIG)], BIG, 0, BIG)
     for _ in range(taken):
         outgoing.take(1)
     outgoing.drop(1)
@@ -142,7 +142,13 @@ def test_every_body_arrives_whole_within_its_credit(
         body = rng.randbytes(size)
         cut = rng.randint(0, size)
         outgoing.message(
-            ASK, stream, b"m" * (size % 7), [body[:cut], body[cut:]], 0, rng.randint(0, 50_000)
+            ASK,
+            stream,
+            b"m" * (size % 7),
+            [body[:cut], body[cut:]],
+            size,
+            0,
+            rng.randint(0, 50_000),
         )
         expected.setdefault(stream, []).append(body)
     got: dict[int, list[bytes]] = {}

@@ -185,4 +185,6 @@ class ModelLoading:
             switch=self._backend.stop_switch,
             marks=self._marks,
             number=number,
+            watchdog_s=self._watchdog_s,
+            on_stuck=self._on_stuck,
         )

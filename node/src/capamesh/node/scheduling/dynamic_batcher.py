@@ -47,6 +47,13 @@ LONGEST_WAIT = 1.1
 what a queue may take (guess: speeds are known to a tenth)."""
 SHED_EVERY_S = 0.05
 """How often that is looked for while more is in flight than may be (guess: a look sorts the queue, up to 0.3 ms)."""
+EXPIRE_EVERY_S = 0.001
+"""Deadlines are looked at no more often than this, however many pass in a row: a look goes through all that is in
+flight (guess: a twentieth of what a caller would notice)."""
+AHEAD_S = 0.1
+"""A full batch no longer than this may be taken ahead: the device goes from one run to the next without the event loop
+between them (measured: 3 % of a convolution network's throughput). What waits so cannot be overtaken by what is more
+urgent, so it must be short (guess)."""
 MIN_RETRY_S = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
@@ -110,6 +117,8 @@ class DynamicBatcher:
         """No live deadline is earlier."""
         self._shed_s = -math.inf
         """When what is over the limit is looked at again."""
+        self._expired_s = -math.inf
+        """When deadlines were looked at last."""
 
     def __repr__(self) -> str:
         return f"DynamicBatcher({len(self._queue)} queued, {len(self._running)} batches running)"
@@ -131,22 +140,24 @@ class DynamicBatcher:
         """How many batches may run at the same time."""
         return self._streams.count if self._streams is not None else self._instances
 
-    @property
-    def full_batch_s(self) -> float:
-        """How long a full batch would take now where many wait."""
-        if self._streams is not None:
-            return self._time_of_streams.predicted_s(self._stream_rows)
-        return self.time.predicted_s(self.plan.batch_rows)
+    def predicted_s(self, batch: Batch) -> float:
+        """Return how long the run of a batch is expected to take now."""
+        return (self._time_of_streams if batch.is_stream else self.time).predicted_s(batch.rows)
 
-    @property
-    def running(self) -> frozenset[Batch]:
-        """Batches that were taken and have not finished, those that nobody wants any more included."""
-        return frozenset(self._running)
+    def next_event_s(self) -> float:
+        """Return when `expire` or `take` may have something to do that they have not now, if nothing else happens.
 
-    @property
-    def soonest_deadline_s(self) -> float:
-        """When `expire` may have something to do; infinity if never. It may be early, never late."""
-        return self._soonest_s
+        Infinity if never. It may be early, never late, and it is only true until the next call of another method.
+        """
+        if not self._live:
+            return math.inf
+        expire_s = max(self._soonest_s, self._expired_s + EXPIRE_EVERY_S)
+        if not self._max_delay_s or not self._queue:
+            return expire_s
+        is_stream = self._is_streaming()
+        if not self._room(*self._slots_and_rows(is_stream=is_stream), is_stream=is_stream):
+            return expire_s
+        return min(expire_s, self._ripe_s())
 
     @property
     def is_idle(self) -> bool:
@@ -221,26 +232,29 @@ class DynamicBatcher:
             self._put(request)
 
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
-        """Return the next batch to run; None when all lanes are busy or nothing is due.
+        """Return the next batch to run; None when all slots are busy or nothing is due.
 
-        With `is_ahead` return one where a full one waits, else None, to follow at once when the first of the busy
-        lanes is free. What has expired is answered first, and of several that wait what would expire while it runs.
+        With `is_ahead` a batch is returned only if it is full and short: it is to follow at once when the first of the
+        busy slots is free. Expired requests are answered first; so are those that would expire during the run, unless
+        only one waits.
         """
         self.expire(now_s)
-        if not self._queue:
+        if not self._queue or (is_ahead and self._full_batch_s() > AHEAD_S):
             return None
         is_stream = self._streams is not None and self._is_streaming()
-        room = self._room(is_stream=is_stream, is_ahead=is_ahead)
+        slots, most_rows = self._slots_and_rows(is_stream=is_stream)
+        room = self._room(slots, most_rows, is_stream=is_stream, is_ahead=is_ahead)
         if not room:
             return None
-        self._shed_hopeless(now_s, is_stream=is_stream)
-        if not self._queue:
-            return None  # who was told that it is late has withdrawn the rest
+        if len(self._queue) > 1:
+            self._shed_hopeless(now_s, slots, most_rows, is_stream=is_stream)
+            if not self._queue:
+                return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and self._queue.rows < self.plan.batch_rows and now_s < self._ripe_s():
             return None
         requests = self._queue.take(room)
         rows = 0
-        batch = Batch(requests, 0, now_s, is_stream=is_stream)
+        batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
         for request in requests:
             request.state = RequestState.RUNNING
             request.started_s = now_s
@@ -251,13 +265,6 @@ class DynamicBatcher:
         self._running.add(batch)
         self._recent_peak = max(len(self._live), self._recent_peak // 2)
         return batch
-
-    @property
-    def due_s(self) -> float:
-        """When `take` may have something that it has not now, if nothing else happens; infinity if never."""
-        if not self._max_delay_s or not self._room(is_stream=self._is_streaming()):
-            return math.inf
-        return self._ripe_s()
 
     def finished(
         self,
@@ -343,6 +350,7 @@ class DynamicBatcher:
             self.sequences.tidy(now_s)
         if now_s < self._soonest_s:
             return
+        self._expired_s = now_s
         self._soonest_s = math.inf
         if self._policies is not None:
             self._end_waits(now_s)
@@ -365,7 +373,17 @@ class DynamicBatcher:
             if request.state is RequestState.RUNNING:
                 self._refuse(request, error, "", now_s)
 
+    def stop_batching(self) -> None:
+        """Run every request alone from the next batch on: the model turned out not to allow batches."""
+        self.plan = self.plan.unbatched()
+
     # inside
+
+    def _full_batch_s(self) -> float:
+        """Return how long a full batch would take now where many wait."""
+        if self._streams is not None:
+            return self._time_of_streams.predicted_s(self._stream_rows)
+        return self.time.predicted_s(self.plan.batch_rows)
 
     @property
     def _stream_rows(self) -> int:
@@ -389,10 +407,9 @@ class DynamicBatcher:
             return self._instances, self.plan.batch_rows
         return self._streams.count, self._stream_rows
 
-    def _room(self, *, is_stream: bool, is_ahead: bool = False) -> int:
-        """Return how many rows the next batch may have; 0: none may be taken."""
+    def _room(self, slots: int, rows: int, *, is_stream: bool, is_ahead: bool = False) -> int:
+        """Return how many rows the next batch may have, by `_slots_and_rows`; 0: none may be taken."""
         waiting = self._queue.rows
-        slots, rows = self._slots_and_rows(is_stream=is_stream)
         free = slots - len(self._running)
         if is_ahead:
             # behind a run of all threads those of one each come next, if so much waits
@@ -403,17 +420,16 @@ class DynamicBatcher:
         # an equal share for each, and room for what has no rows
         return min(rows, max(1, -(-waiting // free))) if is_stream else rows
 
-    def _shed_hopeless(self, now_s: float, *, is_stream: bool) -> None:
-        """Answer what waits and cannot be answered in time any more: its run would cost others theirs.
+    def _shed_hopeless(self, now_s: float, slots: int, rows: int, *, is_stream: bool) -> None:
+        """Refuse those of several queued requests that can no longer meet their deadline: their runs cost others theirs.
 
-        The last that waits is run, however long a run is said to take: else a prediction that is wrong would
-        never be corrected. Where all that waits can start now, only what would surely be late is answered.
+        The last that waits is never refused: running it corrects a prediction that is wrong. Where all that waits can
+        start now, only what would surely be late is refused.
         """
-        slots, rows = self._slots_and_rows(is_stream=is_stream)
         is_crowded = self._queue.rows > rows * max(1, slots - len(self._running))
         run_s = (self._time_of_streams if is_stream else self.time).predicted_s(1)
         least_s = now_s + (SHED_MARGIN_RUNS if is_crowded else 1.0) * run_s
-        if self._soonest_s >= least_s or len(self._queue) < 2:
+        if self._soonest_s >= least_s:
             return
         late = [
             request

@@ -1,14 +1,18 @@
-"""One request inside the engine, and the batch that it runs in. Pure."""
+"""One request inside a scheduler, and the batch that it runs in. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Tensor
+
+if TYPE_CHECKING:
+    from capamesh.node.scheduling.plan import BatchPlan
 
 Result = Sequence[Tensor] | CapameshError
 """What came of a request: the outputs that it asked for, or why there are none."""
@@ -102,6 +106,7 @@ class Batch:
         "has_begun",
         "is_stream",
         "large_bytes",
+        "plan",
         "request",
         "requests",
         "rows",
@@ -115,12 +120,15 @@ class Batch:
         requests: list[PendingRequest],
         rows: int,
         started_s: float,
+        plan: BatchPlan,
         *,
         is_stream: bool = False,
     ) -> None:
         self.requests = requests
         self.rows = rows
         self.started_s = started_s
+        self.plan = plan
+        """How its requests become one run, as that was when the batch was made."""
         self.is_stream = is_stream
         """Whether it runs on one thread, beside others, instead of on all."""
         self.has_begun = True

@@ -23,18 +23,17 @@ from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
+    from capamesh.node.scheduling.plan import BatchPlan
 
 SHORT_S = 0.000_3
 """A run predicted to be no longer goes into the loop (measured: a thread costs 50 to 100 µs of latency and
 more of throughput; twice that is a fair price for what else waits in the loop)."""
 TURN_S = 0.001
 """Runs in the loop take no longer than this before others have their turn (guess)."""
-AHEAD_S = 0.1
-"""A full batch no longer than this waits ready made behind the one that runs: the device goes from one to the
-next without the loop between them (measured: 3 % of a convolution network's throughput). What waits so cannot be
-overtaken by what is more urgent, so it must be short (guess)."""
 STOP_GRACE_S = 2.0
 """A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
+MIN_WATCH_S = 0.001
+"""Between two looks at runs that take too long (guess)."""
 BATCH_DOUBTS = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
 
@@ -54,7 +53,10 @@ class _Ended(NamedTuple):
 
 
 class ModelRunner:
-    """One loaded model version with its engine. Made, used and closed in one event loop."""
+    """One loaded model version with its batcher. Made, used and closed in one event loop.
+
+    The batcher tells when it has something to do next; this is the only owner of a timer for it.
+    """
 
     def __init__(
         self,
@@ -67,11 +69,15 @@ class ModelRunner:
         switch: Callable[[], StopSwitch],
         marks: InFlightJournal,
         number: int,
+        watchdog_s: float,
+        on_stuck: Callable[[str], None],
     ) -> None:
         """Run what `batcher` gives, as many batches at the same time as it allows.
 
-        `stream` is the same model on one thread, for the batches that run beside one another.
-        `may_run_here`: a run's time depends on its rows alone.
+        `stream` is the same model on one thread, for the batches that run beside one another. `may_run_here` says
+        whether short runs may execute on the event loop: only where the time of a run depends on its rows alone.
+        A run that takes longer than `watchdog_s` is stopped; `on_stuck` is called once, with the reason, when one
+        goes on all the same, so that only the end of the process ends it.
         """
         self.batcher = batcher
         self.model = model
@@ -91,8 +97,12 @@ class ModelRunner:
         self._ended: deque[_Ended] = deque()
         self._is_waking = False
         self._pump_handle: asyncio.Handle | None = None
-        self._due_timer: asyncio.TimerHandle | None = None
-        self._stopped_s: dict[Batch, float] = {}
+        self._watchdog_s = watchdog_s
+        self._on_stuck: Callable[[str], None] | None = on_stuck
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = math.inf
+        self._handed: dict[Batch, float | None] = {}
+        """The batches that threads run or are to run, each with the time at which its run was told to stop."""
         self._doubts = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -128,53 +138,6 @@ class ModelRunner:
         self._check_idle()
         self._pump_soon()  # the next of its sequence, for one
 
-    def tick(self, now_s: float, watchdog_s: float) -> str:
-        """Answer what has expired, stop runs that take too long; return why the process is stuck, or ""."""
-        batcher = self.batcher
-        if batcher.is_idle:
-            return ""
-        batcher.expire(now_s)
-        self._check_idle()
-        for batch in batcher.running:
-            if not batch.has_begun or now_s - batch.started_s <= watchdog_s:
-                continue
-            reported_s = self._stopped_s.get(batch)
-            if reported_s is None:
-                self._stopped_s[batch] = now_s
-                batcher.fail(
-                    batch,
-                    RunFailed(
-                        f"the run took more than the {watchdog_s:g} s that this node allows one"
-                    ),
-                    now_s,
-                )
-                if batch.stop is not None:
-                    batch.stop()
-            elif now_s - reported_s > STOP_GRACE_S:
-                self._marks.blame(  # not what runs beside it
-                    self._number, Phase.RUNNING, batch.request, batch.large_bytes
-                )
-                return (
-                    f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is"
-                    f" {watchdog_s:g} s"
-                )
-        return ""
-
-    def tick_due_s(self, now_s: float, watchdog_s: float) -> float:
-        """Return when `tick` has something to do next, if nothing else happens; infinity if never."""
-        if self.batcher.is_idle:
-            return math.inf
-        due_s = min(self.batcher.soonest_deadline_s, now_s + watchdog_s)  # what waits may start now
-        for batch in self.batcher.running:
-            if not batch.has_begun:
-                continue
-            reported_s = self._stopped_s.get(batch)
-            limit_s = (
-                batch.started_s + watchdog_s if reported_s is None else reported_s + STOP_GRACE_S
-            )
-            due_s = min(due_s, limit_s)
-        return due_s
-
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
         while not self.batcher.is_idle:  # a waiter may be woken after the next request has come
@@ -182,12 +145,62 @@ class ModelRunner:
 
     def close(self) -> None:
         """End the threads once their runs have ended."""
-        if self._due_timer is not None:
-            self._due_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for _ in self._threads:
             self._batches.put(None)
 
     # inside the loop
+
+    def _wake_at(self, due_s: float, now_s: float) -> None:
+        """Have `_tick` called at `due_s`, unless it is called earlier and then looks again."""
+        if due_s >= self._timer_due_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due_s = due_s
+        self._timer = self._loop.call_later(max(0.0, due_s - now_s), self._tick)
+
+    def _tick(self) -> None:
+        """Answer what has expired, stop runs that take too long, start what is due."""
+        self._timer, self._timer_due_s = None, math.inf
+        if self.batcher.is_idle:
+            return
+        now_s = self._clock()
+        self.batcher.expire(now_s)
+        self._check_idle()
+        self._wake_at(self._stop_overdue(now_s), now_s)
+        self.pump()
+
+    def _stop_overdue(self, now_s: float) -> float:
+        """Stop the runs that take too long; return when the next will be, or has had its time to stop."""
+        limit_s = self._watchdog_s
+        next_s = math.inf
+        for batch, stopped_s in list(self._handed.items()):
+            if not batch.has_begun:
+                continue
+            if stopped_s is None and now_s - batch.started_s <= limit_s:
+                next_s = min(next_s, batch.started_s + limit_s)
+            elif stopped_s is None:
+                self._handed[batch] = now_s
+                next_s = min(next_s, now_s + STOP_GRACE_S)
+                error = RunFailed(
+                    f"the run took more than the {limit_s:g} s that this node allows one"
+                )
+                self.batcher.fail(batch, error, now_s)
+                if batch.stop is not None:
+                    batch.stop()
+            elif now_s - stopped_s <= STOP_GRACE_S:
+                next_s = min(next_s, stopped_s + STOP_GRACE_S)
+            elif self._on_stuck is not None:
+                on_stuck, self._on_stuck = self._on_stuck, None
+                self._marks.blame(  # not what runs beside it
+                    self._number, Phase.RUNNING, batch.request, batch.large_bytes
+                )
+                on_stuck(
+                    f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is {limit_s:g} s"
+                )
+        return max(next_s, now_s + MIN_WATCH_S)
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -205,7 +218,7 @@ class ModelRunner:
                 self._may_run_here
                 and not self._is_suspected  # in a thread it is marked which request runs
                 and not batch.is_stream
-                and batcher.time.predicted_s(batch.rows) <= SHORT_S
+                and batcher.predicted_s(batch) <= SHORT_S
             ):
                 ended = self._executed(batch, None)
                 now_s = ended.ended_s
@@ -217,15 +230,12 @@ class ModelRunner:
                     return
             else:
                 self._hand_over(batch)
-        if self._threads and batcher.full_batch_s <= AHEAD_S:
+        if self._threads:
             ahead = batcher.take(now_s, is_ahead=True)
             if ahead is not None:
                 self._hand_over(ahead)
-        due_s = batcher.due_s
-        if due_s < math.inf:
-            if self._due_timer is not None:
-                self._due_timer.cancel()
-            self._due_timer = self._loop.call_later(max(0.0, due_s - now_s), self._pump_soon)
+        if not batcher.is_idle:  # what has started now, or starts next, is watched too
+            self._wake_at(min(batcher.next_event_s(), now_s + self._watchdog_s), now_s)
 
     def _hand_over(self, batch: Batch) -> None:
         while len(self._threads) < self.batcher.slots:
@@ -234,16 +244,17 @@ class ModelRunner:
             thread.start()
         switch = self._switch()
         batch.stop = switch.stop
+        self._handed[batch] = None
         self._batches.put((batch, switch))
 
     def _finish(self, ended: _Ended, now_s: float) -> None:
         batch = ended.batch
-        self._stopped_s.pop(batch, None)
+        self._handed.pop(batch, None)
         if ended.fault:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
                 self.batch_fault = ended.fault
-                self.batcher.plan = self.batcher.plan.unbatched()
+                self.batcher.stop_batching()
         try:
             self.batcher.finished(
                 batch,
@@ -303,13 +314,13 @@ class ModelRunner:
         try:
             if switch is not None and len(requests) == 1:
                 self._tell(batch, requests[0], slot)
-            results = self._run(requests, switch, model)
+            results = _run(batch.plan, requests, switch, model)
         except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
             error, is_whole = _as_error(exc), False
             if len(requests) == 1 or batch.wanted == 0:
                 results = [error] * len(requests)
             else:  # one of them may be at fault: the others must not suffer for it
-                results = [self._run_alone(request, switch, model) for request in requests]
+                results = [_run_alone(batch.plan, request, switch, model) for request in requests]
                 if not any(isinstance(result, CapameshError) for result in results):
                     fault = error.message
         ended_s = self._clock()
@@ -336,7 +347,7 @@ class ModelRunner:
                 Exception
             ):  # a request that cannot be told from others is run all the same
                 self._tell(batch, request, slot)
-            results.append(self._run_alone(request, switch, model))
+            results.append(_run_alone(batch.plan, request, switch, model))
             self._marks.end(slot)
             if self._suspicion is not None:
                 self._suspicion.ended(batch.request)
@@ -351,24 +362,28 @@ class ModelRunner:
             batch.request, batch.large_bytes = self._bounds.identity(request)
             self._marks.tell(slot, batch.request, batch.large_bytes)
 
-    def _run(
-        self, requests: list[PendingRequest], switch: StopSwitch | None, model: LoadedModel
-    ) -> Sequence[Result]:
-        plan = self.batcher.plan
-        joined = plan.join(requests)
-        outputs = model.run(joined, plan.wanted(requests), switch)
-        return plan.split(requests, outputs, joined)
 
-    def _run_alone(
-        self, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
-    ) -> Result:
-        if request.state is RequestState.ENDED:
-            return _NOT_WANTED
-        try:
-            (outputs,) = self._run([request], switch, model)
-        except BaseException as exc:  # noqa: BLE001 - as above
-            return _as_error(exc)
-        return outputs
+def _run(
+    plan: BatchPlan,
+    requests: Sequence[PendingRequest],
+    switch: StopSwitch | None,
+    model: LoadedModel,
+) -> Sequence[Result]:
+    joined = plan.join(requests)
+    outputs = model.run(joined, plan.wanted(requests), switch)
+    return plan.split(requests, outputs, joined)
+
+
+def _run_alone(
+    plan: BatchPlan, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
+) -> Result:
+    if request.state is RequestState.ENDED:
+        return _NOT_WANTED
+    try:
+        (outputs,) = _run(plan, [request], switch, model)
+    except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail the request, not end the thread unseen
+        return _as_error(exc)
+    return outputs
 
 
 def _of_all(

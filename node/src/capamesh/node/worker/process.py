@@ -149,8 +149,6 @@ class Worker:
             self._models,
             self._trust,
             control=self._lifecycle.change,
-            on_stuck=self._stuck,
-            watchdog_s=settings.watchdog_s,
             clock=time.monotonic,
             limits=Limits(),
             log=log,

@@ -1,10 +1,8 @@
-"""What a worker does with the links that reach it: check who is there, run calls, answer. IO: links, a timer."""
+"""What a worker does with the links that reach it: check who is there, run calls, answer. IO: links."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,9 +42,6 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
 
-MIN_TICK_S = 0.001
-"""Between two looks at deadlines (guess: a twentieth of what a caller would notice)."""
-
 
 class WorkerService:
     """The owner of all links of one worker."""
@@ -57,8 +52,6 @@ class WorkerService:
         trust: NetworkTrust,
         *,
         control: Callable[[ControlCall, Changed], None],
-        on_stuck: Callable[[str], None],
-        watchdog_s: float,
         clock: Callable[[], float],
         limits: Limits,
         log: FilteringBoundLogger,
@@ -66,8 +59,6 @@ class WorkerService:
         self._models = models
         self._trust = trust
         self._control = control
-        self._on_stuck = on_stuck
-        self._watchdog_s = watchdog_s
         self._clock = clock
         self._limits = limits
         self._decoder = CallDecoder(limits)
@@ -75,12 +66,9 @@ class WorkerService:
         self._links: set[Link] = set()
         self._requests: dict[tuple[Link, int], tuple[HostedModel, PendingRequest]] = {}
         self._active: set[ModelRunner] = set()
-        """Those that may have something under way, replaced ones included."""
+        """Those that may have something under way, replaced ones included; `tidy` forgets the others."""
         self._due: dict[ModelRunner, None] = {}
         """Those that were given requests in the present read, in that order."""
-        self._ticker: asyncio.TimerHandle | None = None
-        self._tick_due_s = math.inf
-        self._is_stuck = False
         self._is_draining = False
         self._reported: Batch | None = None
         self._report = LoadReport()
@@ -131,8 +119,7 @@ class WorkerService:
                 self._control(call, partial(self._changed, link, stream))
                 return
             hosted = self._hosted(call.model, call.version)
-            plan = hosted.runner.batcher.plan
-            inputs = plan.completed(call.inputs, call.sequence)
+            inputs = hosted.prepared.plan.completed(call.inputs, call.sequence)
             hosted.prepared.loaded.validate(inputs, call.outputs)
             request = PendingRequest(
                 inputs,
@@ -148,10 +135,6 @@ class WorkerService:
             hosted.runner.submit(request, is_pumped=True)
             self._active.add(hosted.runner)
             self._due[hosted.runner] = None
-            deadline_s = request.deadline_s
-            watched_s = now_s + self._watchdog_s
-            due_s = min(watched_s, request.start_by_s)
-            self._tick_at(due_s if deadline_s is None else min(deadline_s, due_s), now_s)
         except CapameshError as error:
             self._requests.pop(key, None)
             self._fail(key, error, hosted)
@@ -237,35 +220,11 @@ class WorkerService:
             key[0].fail(key[1], RunFailed(reason) if has_started else ModelUnavailable(reason))
 
     def tidy(self) -> None:
-        """Forget what has been silent too long; for models that nobody asks, on which no tick falls."""
+        """Forget the runners that are idle, and sequences that have been silent too long, of which no request tells."""
         now_s = self._clock()
         for hosted in self._models:
             hosted.runner.batcher.expire(now_s)
-
-    def _tick_at(self, due_s: float, now_s: float) -> None:
-        if due_s >= self._tick_due_s:
-            return
-        if self._ticker is not None:
-            self._ticker.cancel()
-        self._tick_due_s = due_s
-        delay_s = max(due_s - now_s, MIN_TICK_S)
-        self._ticker = asyncio.get_running_loop().call_later(delay_s, self._tick)
-
-    def _tick(self) -> None:
-        """See to deadlines and to runs that take too long, while anything is under way."""
-        self._ticker, self._tick_due_s = None, math.inf
-        now_s = self._clock()
-        due_s = math.inf
-        for runner in list(self._active):
-            reason = runner.tick(now_s, self._watchdog_s)
-            if reason and not self._is_stuck:
-                self._is_stuck = True
-                self._on_stuck(reason)
-            if runner.batcher.is_idle:
-                self._active.discard(runner)
-            due_s = min(due_s, runner.tick_due_s(now_s, self._watchdog_s))
-        if due_s < math.inf:
-            self._tick_at(due_s, now_s)
+        self._active = {runner for runner in self._active if not runner.batcher.is_idle}
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
         found = self._requests.pop(key, None)

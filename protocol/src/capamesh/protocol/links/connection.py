@@ -161,7 +161,7 @@ class Connection:
             )
         stream = self._open()
         self._outgoing.message(
-            FrameKind.REQUEST, stream, meta, body, FINAL, peer.initial_credit_bytes
+            FrameKind.REQUEST, stream, meta, body, total, FINAL, peer.initial_credit_bytes
         )
         return stream
 
@@ -207,6 +207,7 @@ class Connection:
             stream,
             meta,
             body,
+            total,
             FINAL if is_final else 0,
             peer.initial_credit_bytes,
         )

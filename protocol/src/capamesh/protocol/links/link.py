@@ -562,10 +562,8 @@ class Link(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        while not self._is_paused:
+        while not self._is_paused and self._core.has_output():
             buffers = self._core.take(WRITE_AHEAD_BYTES)
-            if not buffers:
-                return
             if len(buffers) == 1:
                 transport.write(buffers[0])
             else:

@@ -61,12 +61,16 @@ class Outgoing:
         self._small.append(frame)
 
     def message(
-        self, kind: int, stream: int, meta: bytes, body: Sequence[Buffer], flags: int, credit: int
+        self,
+        kind: int,
+        stream: int,
+        meta: bytes,
+        body: Sequence[Buffer],
+        total: int,
+        flags: int,
+        credit: int,
     ) -> None:
-        """Queue a message; `credit` is what may be sent of its body before the peer grants more."""
-        total = 0
-        for part in body:
-            total += part.nbytes if isinstance(part, memoryview) else len(part)
+        """Queue a message whose body has `total` bytes; `credit` of them may be sent before the peer grants more."""
         if total <= SMALL_BYTES and total <= credit and stream not in self._bulk:
             size = len(meta)
             head = HEADER.pack(size + total, size, total, stream, kind, flags | END, 0)
