@@ -2,11 +2,13 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := build/docs-venv
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile check lint types imports models bench compose-test pins clean
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile check lint types imports models bench compose-test \
+        reference docs pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,11 +63,25 @@ bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
 compose-test: $(READY) ## The compose cluster, for real; needs a Docker engine
 	$(BIN)/python scripts/compose_test.py $(ARGS)
 
+reference: $(READY) ## Write the pages of docs/reference that are made from the code
+	$(BIN)/python scripts/generate_reference.py
+
+docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fails
+	$(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/.ready: $(READY) requirements/docs.txt
+	$(BIN)/python -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/docs.txt
+	@touch $@
+
 pins: ## Compile requirements/ anew; needs uv
 	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --quiet --output-file requirements/runtime.txt
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --constraint requirements/runtime.txt --quiet --output-file requirements/dev.txt
+	uv pip compile --group docs --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --quiet --output-file requirements/docs.txt
 
 clean: ## Remove what was built, .venv too
 	rm -rf .venv .cache build dist node_modules .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

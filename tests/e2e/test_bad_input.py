@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import aiohttp
@@ -157,3 +158,16 @@ async def test_after_all_that_nothing_is_in_flight(cluster: LocalCluster) -> Non
             metrics = await reply.text()
     assert [link["requests_in_flight"] for node in nodes for link in node["links"]] == [0, 0]
     assert "capamesh_requests_in_flight 0.0" in metrics
+
+
+async def test_all_that_a_router_exports_is_in_the_reference(cluster: LocalCluster) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(20),
+        session.get(f"{cluster.http_url}/metrics") as reply,
+    ):
+        metrics = await reply.text()
+    exported = re.findall(r"^# TYPE (capamesh_\S+)(?<!_created) ", metrics, re.MULTILINE)
+    assert exported
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    assert [name for name in exported if f"| `{name}` |" not in page] == []

@@ -17,6 +17,7 @@ class RouterSettings:
     """Everything a router is told; the command line has an option for each."""
 
     data_folder: Path
+    """Where the router keeps its key, its membership and what it knows between two runs."""
     token: str | None = None
     """A join token; needed once, the membership is kept in the data folder."""
     token_file: Path | None = None
@@ -24,20 +25,26 @@ class RouterSettings:
     bootstrap: tuple[str, ...] = ()
     """Mesh addresses of other routers, besides those of the token."""
     http_host: str = "127.0.0.1"
+    """The address at which clients come in."""
     http_port: int = 8000
+    """The port at which clients come in; 0: any free one."""
     mesh_host: str = "127.0.0.1"
+    """The address at which members gossip."""
     mesh_port: int = 4001
     """libp2p's usual port: tokens name it, so it should stay the same from run to run."""
     link_host: str = "127.0.0.1"
     """Where nodes that nobody can dial reach this router."""
     link_port: int = 4100
+    """The port at which such nodes come in; 0: any free one."""
     advertised_host: str = ""
     """The host that such nodes dial; empty: `link_host`, or the outward address if that is a wildcard."""
     dial_inside: str = ""
     """How far inside the addresses of nodes may lie that are dialled, a name of `Inside` in lower case with hyphens;
     empty: no further than where this router is reached itself."""
     use_mdns: bool = False
+    """Whether members on the local network are found by multicast DNS."""
     region: str = ""
+    """Where this router is, in its operator's words; empty: it does not say."""
     policy: str = DEFAULT_POLICY
     """For models of which `rules_file` says nothing else."""
     rules_file: Path | None = None
@@ -49,6 +56,7 @@ class RouterSettings:
     drain_s: float = 30.0
     """How long a stopping router waits for requests under way."""
     limits: Limits = ROUTER_LIMITS
+    """How much one message may hold."""
     body_budget_bytes: int = 0
     """For the bodies of all requests together; 0: an eighth of the memory, and twice the largest at least."""
     answer_budget_bytes: int = 0

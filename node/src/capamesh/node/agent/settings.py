@@ -18,7 +18,9 @@ class NodeSettings:
     """Everything an agent is told; the command line has an option for each."""
 
     data_folder: Path
+    """Where the node keeps its key, its membership and what it measured of models."""
     models_folder: Path
+    """The models that the node hosts."""
     token: str | None = None
     """A join token; needed once, the membership is kept in the data folder."""
     token_file: Path | None = None
@@ -30,14 +32,19 @@ class NodeSettings:
     port: int = 0
     """The first worker's link port, the next worker has the next; 0 for any free ones."""
     mesh_port: int = 0
+    """The port at which the mesh listens; 0: any free one."""
     advertised_host: str = ""
     """The host that routers dial; empty: `host`, or this machine's outward address if that is a wildcard."""
     use_mdns: bool = False
+    """Whether members on the local network are found by multicast DNS."""
     region: str = ""
+    """Where this node is, in its operator's words; empty: it does not say."""
     price_per_million: float = 0.0
+    """The price of a million rows, in the unit that the network has agreed on; 0 is free."""
     threads: int = 0
     """CPU threads of one run; 0: the device's cores."""
     max_in_flight: int = MAX_IN_FLIGHT
+    """How many requests may wait or run at one model."""
     drain_s: float = 30.0
     """How long a stopping node waits for work under way."""
     poll_s: float = 2.0

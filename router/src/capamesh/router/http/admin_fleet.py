@@ -64,7 +64,7 @@ class FleetApi:
         return web.Response(body=await self._nodes.body(), content_type="application/json")
 
     async def models(self, _: web.Request) -> web.Response:
-        """Return which file each hosted version is served as and why, whether it is trusted, and who replicas others."""
+        """Return which file each hosted version is served as and why, whether it is trusted, and who hosts other files."""
         return web.Response(body=await self._models.body(), content_type="application/json")
 
     async def metrics(self, _: web.Request) -> web.Response:

@@ -87,7 +87,7 @@ class InferenceApi:
         return routes
 
     async def infer(self, request: web.Request) -> web.Response:
-        """Run one inference that did not come as plainly as most do: see `front`."""
+        """Run one inference."""
         body = await read_large_body(
             request,
             arrival_s=self._arrival_s,

@@ -112,7 +112,7 @@ def _models(samples: list[WorkerSample]) -> Iterator[Metric]:
     queue_s = HistogramMetricFamily(
         "capamesh_node_queue_seconds", "From a request's arrival to its run", labels=model
     )
-    run_s = HistogramMetricFamily("capamesh_node_run_seconds", "Of a batch", labels=model)
+    run_s = HistogramMetricFamily("capamesh_node_run_seconds", "How long a batch ran", labels=model)
     memory = GaugeMetricFamily(
         "capamesh_node_model_memory_bytes", "What a model occupies on its device", labels=model
     )

@@ -1,0 +1,423 @@
+"""Writes the pages of `docs/reference/` that say what the code says: HTTP, metrics, the command, settings.
+
+`make reference` runs it. With `--check` it writes nothing, and its exit status says whether the pages are as they should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+import capamesh.router.http
+from capamesh.cli.application import application
+from capamesh.node.agent.settings import NodeSettings
+from capamesh.protocol.errors import CapameshError, ClientError, LocalError, PeerError
+from capamesh.router.http.errors import status_of
+from capamesh.router.settings import RouterSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "reference"
+NOTE = "<!-- Made by scripts/generate_reference.py: change the code, then run `make reference`. -->"
+TRITON = ("/config", "/repository/index")
+"""Routes of the `/v2` tree that end so are Triton's extensions of the Open Inference Protocol."""
+LIBRARY_METRICS = {
+    "Counter": "counter",
+    "CounterMetricFamily": "counter",
+    "Gauge": "gauge",
+    "GaugeMetricFamily": "gauge",
+    "Histogram": "histogram",
+    "HistogramMetricFamily": "histogram",
+    "LoopMetric": "histogram",
+    "watch": "gauge",
+}
+"""The calls that make a metric with a name and a help text in front, by the kind of what they make."""
+
+
+class Metric(NamedTuple):
+    """One exported metric."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help_text: str
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table of Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Return `text` as it stands in a table."""
+    return text.replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    """Return `text` as code; nothing for an empty text."""
+    return f"`{text}`" if text else ""
+
+
+def sentence(docstring: str | None) -> str:
+    """Return a docstring as one paragraph of Markdown."""
+    return " ".join((docstring or "").split())
+
+
+# HTTP
+
+
+def routes() -> list[tuple[str, str, str]]:
+    """Return method, path and meaning of each route that a router serves."""
+    found: list[tuple[str, str, str]] = []
+    package = capamesh.router.http
+    for module_info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(module_info.name)
+        for kind in vars(module).values():
+            is_page = inspect.isclass(kind) and kind.__module__ == module.__name__
+            if not is_page or not hasattr(kind, "routes") or getattr(kind, "_is_protocol", False):
+                continue
+            page = kind.__new__(
+                kind
+            )  # a route is a bound method: it needs nothing of what a page is given
+            found += [
+                (route.method, route.path, sentence(inspect.getdoc(route.handler)))
+                for route in page.routes()
+            ]
+    return sorted(found, key=lambda route: (route[1], route[0]))
+
+
+def origin(path: str) -> str:
+    """Return who has specified a route."""
+    if path.startswith("/v2"):
+        is_tritons = path.endswith(TRITON)
+        return "Triton's extensions" if is_tritons else "Open Inference Protocol v2"
+    return "Prometheus" if path == "/metrics" else "Capamesh"
+
+
+def errors() -> Iterator[tuple[str, ...]]:
+    """Yield code, status, fault and meaning of each error that an answer may carry."""
+
+    def below(kind: type[CapameshError]) -> Iterator[type[CapameshError]]:
+        for child in kind.__subclasses__():
+            if (
+                child.__module__ == kind.__module__
+            ):  # others have errors of their own, that no peer is told
+                yield child
+                yield from below(child)
+
+    for root, fault in ((ClientError, "caller"), (PeerError, "node"), (LocalError, "router")):
+        for kind in (root, *below(root)):
+            status = status_of(kind.__new__(kind))
+            yield code(kind.code), str(status), fault, sentence(kind.__doc__).splitlines()[0]
+
+
+def http_page() -> str:
+    """Return the page on HTTP."""
+    rows = [(code(f"{method} {path}"), origin(path), text) for method, path, text in routes()]
+    return f"""{NOTE}
+# HTTP routes of a router
+
+What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
+is answered with `{{"error": "...", "code": "..."}}`; a `503` or `429` has the header `Retry-After`.
+
+{table(("route", "specified by", "does"), rows)}
+
+## Errors
+
+Every error that the network knows. Those that are about settings, keys and adverts are met in logs and commands, not by clients.
+
+{table(("code", "status", "whose fault", "means"), list(errors()))}
+"""
+
+
+# metrics
+
+
+def values(node: ast.expr, names: dict[str, ast.expr]) -> tuple[str, ...]:
+    """Return the texts of a list or tuple that is written out; other lists may be part of it by name."""
+    if isinstance(node, ast.Name):
+        return values(names[node.id], names)
+    found: list[str] = []
+    for element in node.elts if isinstance(node, ast.List | ast.Tuple) else []:
+        if isinstance(element, ast.Starred):
+            found += values(element.value, names)
+        else:
+            found.append(ast.literal_eval(element))
+    return tuple(found)
+
+
+def text_of(node: ast.expr) -> str | None:
+    """Return a text that is written out, else None."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def metrics_of(function: ast.AST) -> Iterator[Metric]:
+    """Yield the metrics that a part of a module makes, where their names are written out."""
+    names = {
+        target.id: node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(function):
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            yield from looped_metrics(node, node.iter)
+        if not isinstance(node, ast.Call) or len(node.args) < 2:
+            continue
+        called = node.func
+        kind = LIBRARY_METRICS.get(
+            called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        )
+        name, help_text = text_of(node.args[0]), text_of(node.args[1])
+        if kind is None or name is None or help_text is None or not name.startswith("capamesh_"):
+            continue
+        by_name = [each.value for each in node.keywords if each.arg == "labels"]
+        by_place = node.args[2:3] if kind == "counter" else []
+        labels = [*by_name, *by_place]
+        yield Metric(name, kind, values(labels[0], names) if labels else (), help_text)
+
+
+def looped_metrics(loop: ast.For, items: ast.Tuple) -> Iterator[Metric]:
+    """Yield the metrics of a loop over (end of the name, help text, ...) whose body names their beginning."""
+    beginnings = [
+        text
+        for call in ast.walk(loop)
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "watch"
+        if isinstance(call.args[0], ast.JoinedStr)
+        if (text := text_of(call.args[0].values[0])) is not None
+    ]
+    for beginning in beginnings:
+        for item in items.elts:
+            end, help_text = (ast.literal_eval(each) for each in item.elts[:2])  # type: ignore[attr-defined]
+            yield Metric(beginning + end, "gauge", (), help_text)
+
+
+def metrics(part: str) -> list[Metric]:
+    """Return the metrics that the sources of `part` name, sorted."""
+    found: set[Metric] = set()
+    for module in sorted((ROOT / part / "src").rglob("*.py")):
+        for statement in ast.parse(module.read_text()).body:
+            parts = statement.body if isinstance(statement, ast.ClassDef) else [statement]
+            found |= {metric for each in parts for metric in metrics_of(each)}
+    return sorted(found)
+
+
+def metrics_page() -> str:
+    """Return the page on metrics."""
+
+    def rows(found: list[Metric]) -> list[tuple[str, ...]]:
+        return [
+            (
+                code(f"{metric.name}_total" if metric.kind == "counter" else metric.name),
+                metric.kind,
+                ", ".join(map(code, metric.labels)),
+                metric.help_text,
+            )
+            for metric in found
+        ]
+
+    head = ("metric", "kind", "labels", "is")
+    return f"""{NOTE}
+# Metrics
+
+In Prometheus' text form. A router serves them at `GET /metrics` of its HTTP port; a node at `GET /metrics` of the address
+that `capamesh node run --metrics` names, and nowhere without it. Both add what `prometheus_client` tells of a process
+(`process_*`, `python_info`). A name ends in the unit of what it measures.
+
+## Of a router
+
+{table(head, rows(metrics("router")))}
+
+## Of a node
+
+`device` is the device's number at this node.
+
+{table(head, rows(metrics("node")))}
+
+## Of both
+
+At a node they have the labels `process` (`agent` or `worker`) and `device`.
+
+{table(head, rows(metrics("protocol")))}
+"""
+
+
+# the command
+
+
+def plain(markup: str) -> str:
+    """Return what `capamesh.cli.help_texts` made without its colours."""
+    return re.sub(r"(?<!\\)\[/?(bold|dim)\]", "", markup).replace("\\[", "[")
+
+
+def examples(epilog: str | None) -> str:
+    """Return the examples below a help page as a block of code, or nothing."""
+    lines = [line for line in plain(epilog or "").split("\n\n") if line and line != "Examples:"]
+    return "\n\n```\n" + "\n".join(lines) + "\n```" if lines else ""
+
+
+def default_of(parameter: TyperOption | TyperArgument) -> str:
+    """Return the default of an option as it is written on a command line; nothing where there is none."""
+    default = parameter.default
+    if parameter.required:
+        return "required"
+    if default is None or default is False or default in ("", (), []) or callable(default):
+        return ""
+    if default is True:
+        return code(parameter.opts[0])
+    return code(str(default))
+
+
+def parameters(command: TyperCommand | TyperGroup) -> list[tuple[str, ...]]:
+    """Return a row for each argument and option that help pages show."""
+    rows: list[tuple[str, ...]] = []
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        is_option = parameter.opts[0].startswith("-")
+        names = [*parameter.opts, *parameter.secondary_opts] if is_option else []
+        metavar = parameter.metavar or ""
+        if is_option and not metavar and not parameter.is_flag:
+            metavar = "VALUE"
+        shown = " ".join(part for part in (" / ".join(names), metavar) if part)
+        shown = shown or parameter.name.upper()
+        variable = parameter.envvar if isinstance(parameter.envvar, str) else ""
+        help_text = plain(getattr(parameter, "help", None) or "")
+        rows.append((code(shown), code(variable), default_of(parameter), sentence(help_text)))
+    return rows
+
+
+def commands() -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
+    """Yield each command with its whole name, in the order of the help pages."""
+
+    def below(
+        command: TyperCommand | TyperGroup, path: str
+    ) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
+        yield path, command
+        for name, child in getattr(command, "commands", {}).items():
+            if not child.hidden:
+                yield from below(child, f"{path} {name}")
+
+    yield from below(typer.main.get_command(application), "capamesh")
+
+
+def command_page() -> str:
+    """Return the page on the command."""
+    head = ("option", "variable", "default", "is")
+    sections: list[str] = []
+    variables: dict[str, set[str]] = {}
+    for path, command in commands():
+        rows = parameters(command)
+        for option, variable, _, _ in rows:
+            if variable:
+                names = f"{code(path)} {code(option.strip('`').split()[0])}"
+                variables.setdefault(variable, set()).add(names)
+        shown = f"\n\n{table(head, rows)}" if rows else ""
+        about = sentence(plain(command.help or ""))
+        sections.append(f"## {path}\n\n{about}{shown}{examples(command.epilog)}\n")
+    all_sections = "\n".join(sections)
+    by_variable = [(name, ", ".join(sorted(of))) for name, of in sorted(variables.items())]
+    return f"""{NOTE}
+# The command `capamesh`
+
+Every command has `--help`. An option that has a variable is taken from it where the command line does not name it. Exit
+status: 0 where all is well, 1 where the command failed, 2 where its arguments are wrong, 3 where the answer is "no"
+(`explain`, `status`), 130 after Ctrl-C.
+
+{all_sections}
+## Environment variables
+
+{table(("variable", "sets"), by_variable)}
+"""
+
+
+# settings
+
+
+def meanings(kind: type[Any]) -> dict[str, tuple[str, str]]:
+    """Return type and docstring of each field of a dataclass, as its source has them."""
+    (statement,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(statement, ast.ClassDef)  # noqa: S101 - the source of a class is one
+    found: dict[str, tuple[str, str]] = {}
+    name = ""
+    for line in statement.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            name = line.target.id
+            found[name] = (ast.unparse(line.annotation), "")
+        elif isinstance(line, ast.Expr) and name and (text := text_of(line.value)) is not None:
+            found[name] = (found[name][0], sentence(text))
+            name = ""
+    return found
+
+
+def settings(kind: type[Any]) -> str:
+    """Return the table of one dataclass of settings."""
+    known = meanings(kind)
+    rows: list[tuple[str, ...]] = []
+    for field in dataclasses.fields(kind):
+        annotation, text = known[field.name]
+        is_required = field.default is dataclasses.MISSING
+        default = "required" if is_required else code(repr(field.default))
+        rows.append((code(field.name), code(annotation), default, text))
+    return table(("field", "type", "default", "is"), rows)
+
+
+def settings_page() -> str:
+    """Return the page on settings."""
+    return f"""{NOTE}
+# Settings in Python
+
+For programs that start a router or a node themselves, as the simulation, the local cluster and the tests do. From a
+terminal each has an option: [the command](command.md). What an operator says of models' requests is in the
+[rules](../how-to/route-traffic.md), what of one model in its [manifest](manifest.md).
+
+## RouterSettings
+
+{settings(RouterSettings)}
+
+## NodeSettings
+
+{settings(NodeSettings)}
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each page."""
+    return {
+        FOLDER / "http.md": http_page(),
+        FOLDER / "metrics.md": metrics_page(),
+        FOLDER / "command.md": command_page(),
+        FOLDER / "settings.md": settings_page(),
+    }
+
+
+def main() -> int:
+    """Write the pages, or say which are not up to date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is old")
+    is_check = parser.parse_args().check
+    old = [page for page, text in pages().items() if not page.exists() or page.read_text() != text]
+    for page in old:
+        if is_check:
+            print(f"{page.relative_to(ROOT)} is not what the code says; run: make reference")
+        else:
+            page.write_text(pages()[page])
+            print(f"wrote {page.relative_to(ROOT)}")
+    return int(is_check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
