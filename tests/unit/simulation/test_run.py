@@ -11,8 +11,8 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.attempt_events import Answered, Failed
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.simulation.comparison import Comparison
+from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.exchange import SimRequest
-from capamesh.simulation.invariants import InvariantBroken
 from capamesh.simulation.parallel import compare, run_scenario
 from capamesh.simulation.results import Results
 from capamesh.simulation.router import SimRouter

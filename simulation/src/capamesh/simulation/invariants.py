@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from capamesh.simulation.errors import InvariantBroken
+
 if TYPE_CHECKING:
     from capamesh.simulation.events import Events
     from capamesh.simulation.network import Network
     from capamesh.simulation.node import SimNode
     from capamesh.simulation.results import Recorder
     from capamesh.simulation.router import SimRouter
-
-
-class InvariantBroken(RuntimeError):
-    """The code that was simulated, or the simulator, has a bug."""
 
 
 def check_over(

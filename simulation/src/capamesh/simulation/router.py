@@ -25,8 +25,8 @@ from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Send, Withdraw
 from capamesh.router.requests.attempt_events import Probe as AskForLife
 from capamesh.router.requests.attempts import RequestAttempts
+from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
-from capamesh.simulation.invariants import InvariantBroken
 from capamesh.simulation.results import OK
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.score import PeerScorer, ScoreParams, TopicScoreParams
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from capamesh.protocol.mesh.pubsub import MemberPubsub
 
 MAX_MESSAGES_PER_PEER_S: Final = 2000
 """Guess: a router forwards the adverts of 20,000 nodes, one each 10 s; libp2p's own 10 loses half of 20."""
@@ -63,7 +63,7 @@ _BAD_RPC_PENALTY: Final = 30.0
 class MeshGossipSub(GossipSub):
     """GossipSub for a few known topics, in which a remote peer cannot spend our memory."""
 
-    pubsub: MemberPubsub | None
+    pubsub: Pubsub | None
     scorer: PeerScorer
 
     def __init__(self, topics: Collection[str]) -> None:
