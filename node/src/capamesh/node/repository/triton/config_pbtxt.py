@@ -37,6 +37,7 @@ from capamesh.node.repository.rules import (
 )
 from capamesh.node.repository.triton import fields as triton
 from capamesh.node.repository.triton.ensemble import ENSEMBLE, read_steps
+from capamesh.node.repository.triton.message import Message
 from capamesh.node.repository.triton.queue_policies import QueueConfig, read_queue
 from capamesh.node.repository.triton.sequence_batching import (
     SEQUENCE_BATCHING,
@@ -44,8 +45,6 @@ from capamesh.node.repository.triton.sequence_batching import (
     read_sequences,
 )
 from capamesh.node.repository.triton.tensors import read_datatype, read_dims, read_reshape
-from capamesh.node.repository.triton.text_fields import Fields
-from capamesh.node.repository.triton.text_format import parse_text
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import TensorSpec
 
@@ -53,12 +52,6 @@ ONNX_FILE: Final = "model.onnx"
 """Where nothing says otherwise; beside it lies the model's external data."""
 _MAX_CAPABILITIES: Final = 64  # guess: twice those that NVIDIA has made
 _MAX_GROUPS: Final = 64  # guess: one for each device of the largest machines
-
-_KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "KIND_AUTO": (),
-    "KIND_GPU": ("CUDAExecutionProvider",),
-    "KIND_CPU": ("CPUExecutionProvider",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +86,10 @@ def parse_config(raw: bytes, file: str, model: str) -> ModelConfig:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ModelInvalid(f"{file} is not UTF-8: {exc}") from exc
-    top = Fields(
-        parse_text(text, file), (*triton.TOP, *triton.TOP_IGNORED, *triton.TOP_REFUSED), file
-    )
-    config = _Reader(model).config(top)
+    # protobuf is loaded where there is such a file, and nowhere else
+    from capamesh.node.repository.triton.text import read_text  # noqa: PLC0415
+
+    config = _Reader(model).config(read_text(text, file))
     if problem := rules_problem(config.manifest.rules, model):
         raise ModelInvalid(f"{file}: as rules of ours it says {problem}")
     return config
@@ -109,7 +102,7 @@ class _Reader:
         self._model = model
         self._notes: list[str] = []
 
-    def config(self, top: Fields) -> ModelConfig:
+    def config(self, top: Message) -> ModelConfig:
         self._sort_out(top, "", triton.TOP_IGNORED, triton.TOP_REFUSED)
         self._check_names(top)
         has_max_rows = "max_batch_size" in top
@@ -143,7 +136,7 @@ class _Reader:
         )
 
     def _sort_out(
-        self, fields: Fields, where: str, ignored: dict[str, str], refused: dict[str, str]
+        self, fields: Message, where: str, ignored: dict[str, str], refused: dict[str, str]
     ) -> None:
         """Note the fields that are ignored; raise ModelInvalid at the first that is refused."""
         for name, reason in refused.items():
@@ -155,7 +148,7 @@ class _Reader:
             if name in fields
         ]
 
-    def _check_names(self, top: Fields) -> None:
+    def _check_names(self, top: Message) -> None:
         name = top.text("name", MAX_NAME_CHARS)
         if name not in {"", self._model}:
             raise top.refused(
@@ -176,17 +169,16 @@ class _Reader:
             raise top.refused(
                 "backend", f"{backend!r} is not served; export the model as ONNX (onnxruntime)"
             )
-        policy = top.message("model_transaction_policy", ("decoupled",))
+        policy = top.message("model_transaction_policy")
         if policy is not None and policy.flag("decoupled"):
             raise policy.refused(
                 "decoupled", "ONNX Runtime gives one answer to a request; remove it"
             )
 
-    def _sequences(self, top: Fields, *, has_batch_axis: bool) -> SequenceConfig:
+    def _sequences(self, top: Message, *, has_batch_axis: bool) -> SequenceConfig:
         """Return how sequences are kept; without rules where a request does not depend on those before it."""
         shown = frozenset(
-            one.text("name", MAX_NAME_CHARS)
-            for one in top.messages("output", (*triton.TENSOR, *triton.TENSOR_IGNORED), MAX_NAMES)
+            one.text("name", MAX_NAME_CHARS) for one in top.messages("output", MAX_NAMES)
         )
         config = read_sequences(top, has_batch_axis=has_batch_axis, shown=shown)
         if config is None:
@@ -198,11 +190,10 @@ class _Reader:
         return config
 
     def _declared(
-        self, top: Fields, sequence: SequenceRules, *, has_batch_axis: bool
+        self, top: Message, sequence: SequenceRules, *, has_batch_axis: bool
     ) -> DeclaredIo:
-        allowed = (*triton.TENSOR, *triton.TENSOR_IGNORED)
-        inputs = top.messages("input", (*allowed, *triton.OF_INPUTS), MAX_NAMES)
-        outputs = top.messages("output", allowed, MAX_NAMES)
+        inputs = top.messages("input", MAX_NAMES)
+        outputs = top.messages("output", MAX_NAMES)
         declared = DeclaredIo(
             self._tensors(inputs, "input"),
             self._tensors(outputs, "output"),
@@ -223,7 +214,7 @@ class _Reader:
         ]
         return declared
 
-    def _tensors(self, tensors: list[Fields], side: str) -> tuple[TensorSpec, ...]:
+    def _tensors(self, tensors: list[Message], side: str) -> tuple[TensorSpec, ...]:
         """Return the declared inputs or outputs, as `side` says."""
         specs: dict[str, TensorSpec] = {}
         for tensor in tensors:
@@ -242,10 +233,10 @@ class _Reader:
         return tuple(specs.values())
 
     def _batching(
-        self, top: Fields, max_rows: int, sequences: SequenceConfig, *, is_pipeline: bool
+        self, top: Message, max_rows: int, sequences: SequenceConfig, *, is_pipeline: bool
     ) -> tuple[BatchingRules, QueueConfig]:
         """Return how requests are put together, and how they wait."""
-        fields = top.message("dynamic_batching", (*triton.BATCHING, *triton.BATCHING_IGNORED))
+        fields = top.message("dynamic_batching")
         if fields is None:
             # Without it Triton lets every request run alone; an ensemble's models batch themselves, and so do
             # sequences, of which Triton puts those of a batch together.
@@ -271,10 +262,9 @@ class _Reader:
         )
         return batching, queue
 
-    def _instances(self, top: Fields) -> tuple[int, tuple[str, ...]]:
+    def _instances(self, top: Message) -> tuple[int, tuple[str, ...]]:
         """Return how many instances a device has, 0 where nothing says it, and the providers that may run them."""
-        allowed = (*triton.GROUP, "passive", *triton.GROUP_IGNORED, *triton.GROUP_REFUSED)
-        groups = top.messages("instance_group", allowed, _MAX_GROUPS)
+        groups = top.messages("instance_group", _MAX_GROUPS)
         counts: list[int] = []
         wanted: set[tuple[str, ...]] = set()
         for index, group in enumerate(groups):
@@ -284,7 +274,7 @@ class _Reader:
             if group.flag("passive"):
                 raise group.refused("passive", "instances that take no requests are of no use here")
             counts.append(group.integer("count", 0, MAX_INSTANCES) or 1)
-            wanted.add(group.choice("kind", _KINDS, ()))
+            wanted.add(group.choice("kind", triton.KINDS, ()))
         if len(groups) > 1:
             self._notes.append(
                 f"instance_group: of {len(groups)} groups the largest count is taken for every device"
@@ -292,22 +282,18 @@ class _Reader:
         providers = wanted.pop() if len(wanted) == 1 else ()
         return max(counts, default=0), providers
 
-    def _warm_up(self, top: Fields, max_rows: int) -> tuple[WarmUp, ...]:
+    def _warm_up(self, top: Message, max_rows: int) -> tuple[WarmUp, ...]:
         return tuple(
             self._one_warm_up(fields, index, max_rows)
-            for index, fields in enumerate(
-                top.messages(
-                    "model_warmup", ("name", "batch_size", "inputs", "count"), MAX_WARM_UPS
-                )
-            )
+            for index, fields in enumerate(top.messages("model_warmup", MAX_WARM_UPS))
         )
 
-    def _one_warm_up(self, fields: Fields, index: int, max_rows: int) -> WarmUp:
+    def _one_warm_up(self, fields: Message, index: int, max_rows: int) -> WarmUp:
         rows = fields.integer("batch_size", 0, max(max_rows, 1)) or 1
         shapes: list[tuple[str, tuple[int, ...]]] = []
         from_files: list[str] = []
         for name, entry in fields.entries("inputs", MAX_NAMES, MAX_NAME_CHARS):
-            value = entry.message("value", triton.WARM_UP_INPUT)
+            value = entry.message("value")
             if value is None:
                 raise entry.refused("value", "is missing; add data_type, dims and zero_data")
             if "input_data_file" in value:
@@ -324,12 +310,12 @@ class _Reader:
         return WarmUp(tuple(shapes), count=count, must_run=not from_files)
 
 
-def _names_with(tensors: list[Fields], flag: str) -> frozenset[str]:
+def _names_with(tensors: list[Message], flag: str) -> frozenset[str]:
     """Return the names of the tensors that say `flag`."""
     return frozenset(tensor.text("name", MAX_NAME_CHARS) for tensor in tensors if tensor.flag(flag))
 
 
-def _reshaped(tensors: list[Fields], *, has_batch_axis: bool) -> tuple[Reshape, ...]:
+def _reshaped(tensors: list[Message], *, has_batch_axis: bool) -> tuple[Reshape, ...]:
     """Return those of the tensors that the model has in another shape."""
     reshapes = [
         read_reshape(
@@ -343,14 +329,14 @@ def _reshaped(tensors: list[Fields], *, has_batch_axis: bool) -> tuple[Reshape, 
     return tuple(reshape for reshape in reshapes if reshape is not None)
 
 
-def _default_file(top: Fields) -> str:
+def _default_file(top: Message) -> str:
     """Return where a version's folder has its ONNX file."""
     name = "default_model_filename"
     file = top.text(name, MAX_NAME_CHARS)
     return _inside(top, name, file) if file else ONNX_FILE
 
 
-def _files_by_capability(top: Fields) -> tuple[tuple[str, str], ...]:
+def _files_by_capability(top: Message) -> tuple[tuple[str, str], ...]:
     """Return which file is for which GPUs, by their compute capability."""
     name = "cc_model_filenames"
     return tuple(
@@ -359,7 +345,7 @@ def _files_by_capability(top: Fields) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _inside(top: Fields, name: str, file: str) -> str:
+def _inside(top: Message, name: str, file: str) -> str:
     """Return the path `file` of the field `name`, which stays in a version's folder; else raise ModelInvalid."""
     try:
         path = checked_location(file)
@@ -370,20 +356,20 @@ def _inside(top: Fields, name: str, file: str) -> str:
     return path.as_posix()
 
 
-def _versions(top: Fields) -> VersionPolicy:
+def _versions(top: Message) -> VersionPolicy:
     latest = VersionPolicy(VersionChoice.LATEST)
-    policy = top.message("version_policy", tuple(VersionChoice))
+    policy = top.message("version_policy")
     if policy is None:
         return latest
     given = [choice for choice in VersionChoice if choice in policy]
     if len(given) > 1:
         raise top.refused("version_policy", f"says {' and '.join(given)}; choose one")
-    if fields := policy.message(VersionChoice.LATEST, ("num_versions",)):
+    if fields := policy.message(VersionChoice.LATEST):
         count = fields.integer("num_versions", 0, MAX_VERSIONS) or 1
         return VersionPolicy(VersionChoice.LATEST, count=count)
-    if policy.message(VersionChoice.ALL, ()):
+    if policy.message(VersionChoice.ALL):
         return VersionPolicy(VersionChoice.ALL)
-    if fields := policy.message(VersionChoice.SPECIFIC, ("versions",)):
+    if fields := policy.message(VersionChoice.SPECIFIC):
         versions = fields.integers("versions", 1, MAX_VERSION, MAX_VERSIONS)
         if not versions:
             raise fields.refused("versions", "is empty; name at least one")

@@ -11,21 +11,20 @@ from typing import Final
 from capamesh.node.repository.declared import DeclaredIo
 from capamesh.node.repository.limits import MAX_NAME_CHARS, MAX_NAMES, MAX_STEPS, MAX_VERSION
 from capamesh.node.repository.rules import PipelineStep
-from capamesh.node.repository.triton.text_fields import Fields
+from capamesh.node.repository.triton.message import Message
 
 ENSEMBLE: Final = "ensemble_scheduling"
-_STEP: Final = ("model_name", "model_version", "input_map", "output_map", "model_namespace")
 
 
-def read_steps(top: Fields, declared: DeclaredIo) -> tuple[PipelineStep, ...]:
+def read_steps(top: Message, declared: DeclaredIo) -> tuple[PipelineStep, ...]:
     """Return the steps of the ensemble in `top`, each after those that feed it; () where it is none.
 
     Raises ModelInvalid: a tensor that nothing gives, or that is given twice; steps that wait for each other.
     """
-    ensemble = top.message(ENSEMBLE, ("step",))
+    ensemble = top.message(ENSEMBLE)
     if ensemble is None:
         return ()
-    steps = [_step(fields) for fields in ensemble.messages("step", _STEP, MAX_STEPS)]
+    steps = [_step(fields) for fields in ensemble.messages("step", MAX_STEPS)]
     if not steps or not declared.inputs or not declared.outputs:
         raise top.refused(ENSEMBLE, "needs steps, and input and output fields beside it")
     available = {spec.name for spec in declared.inputs}
@@ -56,7 +55,7 @@ def read_steps(top: Fields, declared: DeclaredIo) -> tuple[PipelineStep, ...]:
     return tuple(ordered)
 
 
-def _step(fields: Fields) -> PipelineStep:
+def _step(fields: Message) -> PipelineStep:
     if "model_namespace" in fields:
         raise fields.refused("model_namespace", "models have no namespaces; remove it")
     version = fields.integer("model_version", -1, MAX_VERSION)
@@ -68,7 +67,7 @@ def _step(fields: Fields) -> PipelineStep:
     )
 
 
-def _map(fields: Fields, name: str) -> tuple[tuple[str, str], ...]:
+def _map(fields: Message, name: str) -> tuple[tuple[str, str], ...]:
     """Return a map from a model's own names to the ensemble's."""
     return tuple(
         (key, entry.text("value", MAX_NAME_CHARS))

@@ -7,22 +7,9 @@ from typing import Final
 
 from capamesh.node.repository.limits import MAX_PRIORITY_LEVELS, MAX_QUEUE_LIMIT, MAX_TIMEOUT_US
 from capamesh.node.repository.rules import QueuePolicy, QueueRules
-from capamesh.node.repository.triton.text_fields import Fields
+from capamesh.node.repository.triton.message import Message
 
-QUEUE_FIELDS: Final = (
-    "default_queue_policy",
-    "priority_queue_policy",
-    "priority_levels",
-    "default_priority_level",
-)
-"""Of `dynamic_batching`."""
-_POLICY: Final = (
-    "timeout_action",
-    "default_timeout_microseconds",
-    "allow_timeout_override",
-    "max_queue_size",
-)
-_ACTIONS: Final = {"REJECT": False, "DELAY": True}
+ACTIONS: Final = {"REJECT": False, "DELAY": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +22,7 @@ class QueueConfig:
     notes: tuple[str, ...] = ()
 
 
-def read_queue(fields: Fields) -> QueueConfig:
+def read_queue(fields: Message) -> QueueConfig:
     """Return the queue's rules in `dynamic_batching`. Raises ModelInvalid where they contradict each other."""
     levels = fields.integer("priority_levels", 0, MAX_PRIORITY_LEVELS)
     default_level = fields.integer("default_priority_level", 0, MAX_PRIORITY_LEVELS)
@@ -47,7 +34,7 @@ def read_queue(fields: Fields) -> QueueConfig:
         raise fields.refused("default_priority_level", "needs priority_levels")
     notes: list[str] = []
     default = QueuePolicy()
-    policy = fields.message("default_queue_policy", _POLICY)
+    policy = fields.message("default_queue_policy")
     if policy is not None:
         default = _policy(policy, "default_queue_policy", notes)
     by_level: list[tuple[int, QueuePolicy]] = []
@@ -56,7 +43,7 @@ def read_queue(fields: Fields) -> QueueConfig:
             raise fields.refused(
                 "priority_queue_policy", f"key {key} is none of the {levels} priority_levels"
             )
-        value = entry.message("value", _POLICY)
+        value = entry.message("value")
         if value is None:
             raise entry.refused("value", "is missing")
         by_level.append((key, _policy(value, f"priority_queue_policy[{key}]", notes)))
@@ -68,7 +55,7 @@ def read_queue(fields: Fields) -> QueueConfig:
     return QueueConfig(QueueRules(alone), default.max_queue, tuple(notes))
 
 
-def _policy(fields: Fields, where: str, notes: list[str]) -> QueuePolicy:
+def _policy(fields: Message, where: str, notes: list[str]) -> QueuePolicy:
     if "allow_timeout_override" in fields and not fields.flag("allow_timeout_override"):
         notes.append(
             f"dynamic_batching.{where}.allow_timeout_override is ignored: a request's own timeout always counts, "
@@ -76,6 +63,6 @@ def _policy(fields: Fields, where: str, notes: list[str]) -> QueuePolicy:
         )
     return QueuePolicy(
         timeout_us=fields.integer("default_timeout_microseconds", 0, MAX_TIMEOUT_US),
-        is_delaying=fields.choice("timeout_action", _ACTIONS, _ACTIONS["REJECT"]),
+        is_delaying=fields.choice("timeout_action", ACTIONS, ACTIONS["REJECT"]),
         max_queue=fields.integer("max_queue_size", 0, MAX_QUEUE_LIMIT),
     )

@@ -26,8 +26,8 @@ from capamesh.node.repository.rules import (
     SequenceRules,
     StateTensor,
 )
+from capamesh.node.repository.triton.message import Message
 from capamesh.node.repository.triton.tensors import read_datatype, read_dims
-from capamesh.node.repository.triton.text_fields import Fields
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype
 
@@ -36,36 +36,22 @@ INITIAL_FOLDER: Final = "initial_state"
 """In a model's folder; Triton's name."""
 MAX_INITIAL_BYTES: Final = 64 * 2**20
 """Of one state at its start (guess: a decoder's cache of some hundred tokens in one layer)."""
-_ROUNDS: Final = "a request is run once; remove it"
-_FIELDS: Final = (
-    "max_sequence_idle_microseconds",
-    "direct",
-    "oldest",
-    "control_input",
-    "state",
-    "iterative_sequence",
-    "generative_sequence",
-)
-_STRATEGIES: Final = {
-    "direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
-    "oldest": (
-        "max_queue_delay_microseconds",
-        "max_candidate_sequences",
-        "preferred_batch_size",
-        "preserve_ordering",
-    ),
-}
-_STRATEGY_IGNORED: Final = {
+ROUNDS: Final = ("iterative_sequence", "generative_sequence")
+_STRATEGY_REASONS: Final = {
     "minimum_slot_utilization": "a batch waits for company as long as max_queue_delay_microseconds allows",
     "max_candidate_sequences": "sequences are bounded by the memory of their states",
     "preferred_batch_size": "a batch takes what waits, up to max_batch_size",
     "preserve_ordering": "the requests of a sequence are always answered in their order",
 }
-_STATE_IGNORED: Final = {
+STRATEGY_IGNORED: Final = {
+    "direct": ("minimum_slot_utilization",),
+    "oldest": ("max_candidate_sequences", "preferred_batch_size", "preserve_ordering"),
+}
+STATE_IGNORED: Final = {
     "use_same_buffer_for_input_output": "each run has buffers of its own",
     "use_growable_memory": "each run has buffers of its own",
 }
-_KINDS: Final[dict[str, ControlKind | None]] = {
+CONTROL_KINDS: Final[dict[str, ControlKind | None]] = {
     "CONTROL_SEQUENCE_START": ControlKind.START,
     "CONTROL_SEQUENCE_END": ControlKind.END,
     "CONTROL_SEQUENCE_READY": ControlKind.READY,
@@ -76,6 +62,12 @@ _VALUES: Final = {
     "fp32_false_true": Datatype.FP32,
     "bool_false_true": Datatype.BOOL,
 }
+CONTROL_VALUES: Final = {
+    "int32_false_true": "integer*",
+    "fp32_false_true": "number*",
+    "bool_false_true": "flag*",
+}
+"""The types of `_VALUES` in the file."""
 _ID_DATATYPES: Final = frozenset(
     {Datatype.INT32, Datatype.UINT32, Datatype.INT64, Datatype.UINT64, Datatype.BYTES}
 )
@@ -91,19 +83,19 @@ class SequenceConfig:
 
 
 def read_sequences(
-    top: Fields, *, has_batch_axis: bool, shown: frozenset[str]
+    top: Message, *, has_batch_axis: bool, shown: frozenset[str]
 ) -> SequenceConfig | None:
     """Return how the sequences of a model are kept; None where its requests do not depend on each other.
 
     `shown` are the outputs that the file declares: a state's among them is given to callers, too.
     Raises ModelInvalid at what has no counterpart.
     """
-    fields = top.message(SEQUENCE_BATCHING, _FIELDS)
+    fields = top.message(SEQUENCE_BATCHING)
     if fields is None:
         return None
-    for name in ("iterative_sequence", "generative_sequence"):
+    for name in ROUNDS:
         if name in fields:
-            raise fields.refused(name, _ROUNDS)
+            raise fields.refused(name, "a request is run once; remove it")
     notes: list[str] = []
     delay_us = _read_strategy(fields, notes)
     controls = _read_controls(fields)
@@ -122,18 +114,18 @@ def read_sequences(
     return SequenceConfig(rules, delay_us, tuple(notes))
 
 
-def _read_strategy(fields: Fields, notes: list[str]) -> int:
+def _read_strategy(fields: Message, notes: list[str]) -> int:
     """Return how long a batch waits for company, in microseconds."""
-    given = [name for name in _STRATEGIES if name in fields]
+    given = [name for name in STRATEGY_IGNORED if name in fields]
     if len(given) > 1:
         raise fields.refused("oldest", "and direct exclude each other; choose one")
     for name in given:
-        strategy = fields.message(name, _STRATEGIES[name])
+        strategy = fields.message(name)
         if strategy is None:
             continue
         notes += [
             f"sequence_batching.{name}.{key} is ignored: {reason}"
-            for key, reason in _STRATEGY_IGNORED.items()
+            for key, reason in _STRATEGY_REASONS.items()
             if key in strategy
         ]
         delay_us = strategy.integer("max_queue_delay_microseconds", 0, MAX_DELAY_US)
@@ -142,9 +134,9 @@ def _read_strategy(fields: Fields, notes: list[str]) -> int:
     return 0
 
 
-def _read_controls(fields: Fields) -> tuple[ControlTensor, ...]:
+def _read_controls(fields: Message) -> tuple[ControlTensor, ...]:
     controls: list[ControlTensor] = []
-    for one in fields.messages("control_input", ("name", "control"), MAX_NAMES):
+    for one in fields.messages("control_input", MAX_NAMES):
         control = _read_control(one)
         if any(control.input == other.input for other in controls):
             raise one.refused("name", f"{control.input!r} is there twice")
@@ -154,16 +146,17 @@ def _read_controls(fields: Fields) -> tuple[ControlTensor, ...]:
     return tuple(controls)
 
 
-def _read_control(one: Fields) -> ControlTensor:
+def _read_control(one: Message) -> ControlTensor:
     name = one.text("name", MAX_NAME_CHARS)
     if not name:
         raise one.refused("name", "is missing; it is one of the model's inputs")
-    allowed = ("kind", "data_type", *_VALUES)
-    controls = one.messages("control", allowed, len(_KINDS))
+    controls = one.messages("control", len(CONTROL_KINDS))
     if len(controls) != 1:
         raise one.refused("control", f"{len(controls)} of them; an input can carry one")
     (fields,) = controls
-    kind = fields.choice("kind", _KINDS, ControlKind.START)  # protobuf's default is its 0, START
+    kind = fields.choice(
+        "kind", CONTROL_KINDS, ControlKind.START
+    )  # protobuf's default is its 0, START
     assert kind is not None  # noqa: S101 - no choice is None
     given = [value for value in _VALUES if value in fields]
     if kind is ControlKind.ID:
@@ -181,7 +174,7 @@ def _read_control(one: Fields) -> ControlTensor:
     return ControlTensor(name, kind, _VALUES[given[0]], off, on)
 
 
-def _read_values(fields: Fields, name: str) -> tuple[float, float]:
+def _read_values(fields: Message, name: str) -> tuple[float, float]:
     """Return what stands for no and for yes."""
     datatype = _VALUES[name]
     if datatype is Datatype.BOOL:
@@ -196,28 +189,20 @@ def _read_values(fields: Fields, name: str) -> tuple[float, float]:
 
 
 def _read_states(
-    fields: Fields, notes: list[str], *, has_batch_axis: bool, shown: frozenset[str]
+    fields: Message, notes: list[str], *, has_batch_axis: bool, shown: frozenset[str]
 ) -> tuple[StateTensor, ...]:
-    allowed = (
-        "input_name",
-        "output_name",
-        "data_type",
-        "dims",
-        "initial_state",
-        *_STATE_IGNORED,
-    )
     states: list[StateTensor] = []
-    for index, one in enumerate(fields.messages("state", allowed, MAX_STATES)):
+    for index, one in enumerate(fields.messages("state", MAX_STATES)):
         notes += [
             f"sequence_batching.state[{index}].{name} is ignored: {reason}"
-            for name, reason in _STATE_IGNORED.items()
+            for name, reason in STATE_IGNORED.items()
             if name in one
         ]
         states.append(_read_state(one, has_batch_axis=has_batch_axis, shown=shown))
     return tuple(states)
 
 
-def _read_state(one: Fields, *, has_batch_axis: bool, shown: frozenset[str]) -> StateTensor:
+def _read_state(one: Message, *, has_batch_axis: bool, shown: frozenset[str]) -> StateTensor:
     names = {key: one.text(key, MAX_NAME_CHARS) for key in ("input_name", "output_name")}
     for key, name in names.items():
         if not name:
@@ -229,10 +214,7 @@ def _read_state(one: Fields, *, has_batch_axis: bool, shown: frozenset[str]) -> 
     # As Triton does: 1 for each open dimension of the first request.
     start = tuple(max(1, dim) for dim in read_dims(one, low=-1))
     file = ""
-    initials = one.messages(
-        "initial_state", ("name", "data_type", "dims", "zero_data", "data_file"), 1
-    )
-    for initial in initials:
+    for initial in one.messages("initial_state", 1):
         if read_datatype(initial) is not datatype:
             raise initial.refused("data_type", f"is not the state's, {datatype}")
         start = read_dims(initial, low=1)
@@ -252,7 +234,7 @@ def _read_state(one: Fields, *, has_batch_axis: bool, shown: frozenset[str]) -> 
     )
 
 
-def _read_file(initial: Fields) -> str:
+def _read_file(initial: Message) -> str:
     """Return the file with a state's start, "" where it is zeros."""
     file = initial.text("data_file", MAX_NAME_CHARS)
     if bool(file) == ("zero_data" in initial):

@@ -7,7 +7,7 @@ from typing import Final
 
 from capamesh.node.repository.declared import Reshape
 from capamesh.node.repository.limits import MAX_AXIS, MAX_DIM
-from capamesh.node.repository.triton.text_fields import Fields
+from capamesh.node.repository.triton.message import Message
 from capamesh.protocol.tensors import Datatype
 
 MAX_DIMS: Final = MAX_AXIS + 1
@@ -30,7 +30,7 @@ DATATYPES: Final[dict[str, Datatype | None]] = {
 }
 
 
-def read_datatype(fields: Fields) -> Datatype:
+def read_datatype(fields: Message) -> Datatype:
     """Return `data_type`. Raises ModelInvalid where it is missing or unknown."""
     datatype = fields.choice("data_type", DATATYPES, None)
     if datatype is None:
@@ -38,7 +38,7 @@ def read_datatype(fields: Fields) -> Datatype:
     return datatype
 
 
-def read_dims(fields: Fields, *, low: int, name: str = "dims") -> tuple[int, ...]:
+def read_dims(fields: Message, *, low: int, name: str = "dims") -> tuple[int, ...]:
     """Return the dimensions `name`, each from `low`, and not 0."""
     dims = fields.integers(name, low, MAX_DIM, MAX_DIMS)
     if 0 in dims:
@@ -47,13 +47,13 @@ def read_dims(fields: Fields, *, low: int, name: str = "dims") -> tuple[int, ...
 
 
 def read_reshape(
-    tensor: Fields, name: str, dims: tuple[int, ...], *, has_batch_axis: bool
+    tensor: Message, name: str, dims: tuple[int, ...], *, has_batch_axis: bool
 ) -> Reshape | None:
     """Return in which other shape the model has the tensor `name`, None where it is the same.
 
     Raises ModelInvalid where the two shapes have not the same elements whatever -1 stands for.
     """
-    fields = tensor.message("reshape", ("shape",))
+    fields = tensor.message("reshape")
     if fields is None:
         return None
     shape = read_dims(fields, low=-1, name="shape")

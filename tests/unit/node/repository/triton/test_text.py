@@ -1,0 +1,293 @@
+"""The reader of a `config.pbtxt`'s text, against protobuf's own with Triton's messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from capamesh.node.repository.triton.fields import ENUMS, MESSAGES, SKIPPED
+from capamesh.node.repository.triton.message import Message
+from capamesh.node.repository.triton.text import MAX_DEPTH, _words, read_text
+from capamesh.protocol.errors import ModelInvalid
+
+FILE = "m/config.pbtxt"
+
+
+def read(text: str) -> Message:
+    return read_text(text, FILE)
+
+
+def theirs(text: str) -> model_config_pb2.ModelConfig:
+    config = model_config_pb2.ModelConfig()
+    text_format.Parse(text, config)
+    return config
+
+
+def test_every_form_of_a_field_is_read() -> None:
+    top = read(
+        """
+        # a comment { name: 'not this' }
+        name: "a" 'b', max_batch_size: 0x10;  version_policy { specific < versions: [1, 2] > }  # another
+        input [ { name: 'x', dims: [ -1 ] }, { dims: [] } ] input: < data_type: TYPE_FP32 >
+        """
+    )
+    assert top.text("name", 9) == "ab"
+    assert top.integer("max_batch_size", 0, 99) == 16
+    policy = top.message("version_policy")
+    assert policy is not None
+    specific = policy.message("specific")
+    assert specific is not None
+    assert specific.integers("versions", 1, 9, 9) == (1, 2)
+    first, second, third = top.messages("input", 9)
+    assert first.text("name", 9) == "x"
+    assert first.integers("dims", -1, 9, 9) == (-1,)
+    assert second.integers("dims", -1, 9, 9) == ()
+    assert third.choice("data_type", {name: name for name in ENUMS["DataType"]}, "") == "TYPE_FP32"
+
+
+def test_a_message_knows_the_lines_of_its_fields_those_too_that_are_not_read() -> None:
+    top = read("name: 'a'\ninput {\n}\ninput [ {\nformat: FORMAT_NHWC }, {} ] batch_input { x: 1 }")
+    _, second, _ = top.messages("input", 9)
+    assert "format" in second
+    assert "name" not in second
+    assert second.refused("format", "no").message == f"{FILE}, line 5: input[1].format: no"
+    assert top.refused("input", "no").message == f"{FILE}, line 2: input: no"
+    assert top.refused("batch_input", "no").message == f"{FILE}, line 5: batch_input: no"
+    assert top.refused("output", "no").message == f"{FILE}: output: no"
+
+
+def test_what_is_in_a_skipped_field_does_not_matter() -> None:
+    top = read(
+        "parameters { key: 'k' value { colour: [1, { deep {} }] } } optimization { name: 7 }"
+    )
+    assert "parameters" in top
+    assert "optimization" in top
+    assert "name" not in top
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name", "line 1: "),
+        ("name:\n\n}", "line 3: "),
+        ("input {", "line 1: "),
+        ("input { >", "line 1: "),
+        ("max_batch_size: 1 }", "line 1: "),
+        ("input { dims: [1 2] }", "line 1: "),
+        ("max_batch_size: 1,, name: 'a'", "line 1: "),
+        ("3: 1", "line 1: "),
+        ("[x]: 1", "line 1: extensions and names in brackets are not read; remove them"),
+        ("\nplatform [x]: 1", "line 2: "),
+        ("max_batch_size: 1x", "line 1: "),
+        ('name: "x', "line 1: "),
+        ('\nname: "x\ny"', "line 2: "),
+        (r"name: '\xff'", "line 1: "),
+        ("\nname: 1", "line 2: "),
+        ("max_batch_size: '1'", "line 1: "),
+        ("max_batch_size: 1.0", "line 1: "),
+        ("max_batch_size: 08", "line 1: "),
+        ("max_batch_size: " + "1" * 5000, "line 1: "),
+        ("max_batch_size: x", "line 1: "),
+        ("max_batch_size {}", "line 1: "),
+        ("max_batch_size: [1]", "line 1: "),
+        ("name: 'a'\nname: 'b'", "line 2: "),
+        ("version_policy {}\nversion_policy {}", "line 2: "),
+        ("input: 1", "line 1: "),
+        ("input { optional: maybe }", "line 1: "),
+        (
+            "input {\ndata_type: TYPE_X }",
+            "line 2: input[0].data_type is TYPE_X, expected one of TYPE",
+        ),
+        ("input { data_type: 'TYPE_FP32' }", "line 1: "),
+        (
+            "c: 1",
+            "line 1: unknown field 'c'; known are backend, batch_input, batch_output, cc_model",
+        ),
+        ("input {} input { z: 1 }", "line 1: unknown field 'input[1].z'; known are allow_ragged"),
+        (
+            "version_policy { latest { z: 1 } }",
+            "unknown field 'version_policy.latest.z'; known are num",
+        ),
+        ("parameters {" * (MAX_DEPTH + 1), "line 1: messages nest deeper than 32; remove some"),
+        ("name: §", "line 1: "),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_line(text: str, complaint: str) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        read(text)
+    assert caught.value.message.startswith(f"{FILE}, line ")
+    assert complaint in caught.value.message
+    assert len(caught.value.message) > len(f"{FILE}, line 1: ") + 5
+
+
+def test_the_deepest_nesting_allowed_is_read() -> None:
+    assert "parameters" in read("parameters {" + "a {" * (MAX_DEPTH - 1) + "}" * MAX_DEPTH)
+
+
+def test_a_quote_without_an_end_takes_the_rest_of_its_line_at_once() -> None:
+    line = '"' + 9 * r"\""
+    assert list(_words(f"name: {line}\nplatform")) == [
+        ("name", 1),
+        (":", 1),
+        (line, 1),
+        ("platform", 2),
+    ]
+
+
+@given(st.text())
+def test_a_string_that_protobuf_wrote_comes_back(value: str) -> None:
+    written = text_format.MessageToString(model_config_pb2.ModelConfig(name=value))
+    assert read(written).text("name", 4096) == value
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.sampled_from(["d", "#x", "#X", "#o"]))
+def test_whole_numbers_of_every_base_are_read(number: int, form: str) -> None:
+    digits = format(abs(number), form).replace("0o", "0") if number else "0"
+    text = f"max_batch_size: {'-' if number < 0 else ''}{digits}"
+    assert read(text).integer("max_batch_size", -(2**31), 2**31 - 1) == number
+
+
+_PIECES = st.sampled_from(
+    [
+        "name",
+        "input",
+        "dims",
+        "max_batch_size",
+        "all",
+        "version_policy",
+        "x",
+        "TYPE_FP32",
+        "true",
+        ":",
+        ",",
+        ";",
+        "{",
+        "}",
+        "[",
+        "]",
+        "<",
+        ">",
+        "-",
+        " ",
+        "\n",
+        "# c\n",
+        "'s'",
+        '"t"',
+        "1",
+        "01",
+        "0x1f",
+        "1.5",
+        "name: 'n'",
+        "dims: [1, 2]",
+        "input { dims: 1 }",
+        "max_batch_size: 4",
+        "input { data_type: TYPE_INT8 }",
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=8).map(" ".join))
+def test_of_the_fields_that_are_read_the_same_is_read_as_by_protobuf_with_all_fields(
+    text: str,
+) -> None:
+    try:
+        config = theirs(text)
+    except text_format.ParseError:
+        with pytest.raises(ModelInvalid, match=FILE):
+            read(text)
+    else:
+        top = read(text)
+        assert top.text("name", 99) == config.name
+        assert top.integer("max_batch_size", 0, 99) == config.max_batch_size
+        assert [one.integers("dims", 0, 99, 99) for one in top.messages("input", 99)] == [
+            tuple(one.dims) for one in config.input
+        ]
+
+
+@given(st.text(max_size=60))
+def test_junk_raises_nothing_but_the_documented_error(text: str) -> None:
+    try:
+        read(text)
+    except ModelInvalid as exc:
+        assert FILE in exc.message  # noqa: PT017  # either outcome is right
+
+
+def test_missing_fields_are_empty_as_in_protobuf() -> None:
+    none = read("")
+    assert none.text("name", 9) == ""
+    assert none.integer("max_batch_size", 1, 9) == 0
+    assert none.message("version_policy") is None
+    assert none.messages("input", 9) == []
+    (empty,) = read("input {}").messages("input", 9)
+    assert empty.integers("dims", 1, 9, 9) == ()
+    assert not empty.flag("optional")
+    assert empty.choice("data_type", {"TYPE_BOOL": 1}, 2) == 2
+
+
+def test_repeated_fields_add_up_over_occurrences_and_lists() -> None:
+    (one,) = read("input { dims: 1 dims: [2, 3] dims: 4 }").messages("input", 9)
+    assert one.integers("dims", 1, 9, 9) == (1, 2, 3, 4)
+    assert len(read("input {} input [{}, {}]").messages("input", 9)) == 3
+
+
+@pytest.mark.parametrize("word", ["true", "True", "t", "1"])
+def test_every_spelling_of_true_is_true(word: str) -> None:
+    (one,) = read(f"input {{ optional: {word} }}").messages("input", 9)
+    assert one.flag("optional")
+
+
+def test_values_over_a_limit_are_refused_with_what_was_expected() -> None:
+    top = read("\nmax_batch_size: 10 name: 'long' input { dims: [1, 2, 3] } input {}")
+    with pytest.raises(
+        ModelInvalid, match="line 2: max_batch_size is 10, expected a whole number from 0 to 9"
+    ):
+        top.integer("max_batch_size", 0, 9)
+    with pytest.raises(
+        ModelInvalid, match="line 2: name is 'long', expected a quoted text of at most 3"
+    ):
+        top.text("name", 3)
+    with pytest.raises(ModelInvalid, match="input: 2 of them, at most 1 are allowed"):
+        top.messages("input", 1)
+    first, _ = top.messages("input", 2)
+    with pytest.raises(ModelInvalid, match=r"input\[0\].dims: 3 values, at most 2 are allowed"):
+        first.integers("dims", 0, 9, 2)
+    with pytest.raises(
+        ModelInvalid, match=r"input\[0\].dims is 3, expected a whole number from 0 to 2"
+    ):
+        first.integers("dims", 0, 2, 3)
+    twice = read("cc_model_filenames { key: 'k' } cc_model_filenames { key: 'k' }")
+    with pytest.raises(ModelInvalid, match="cc_model_filenames: key 'k' is empty or there twice"):
+        list(twice.entries("cc_model_filenames", 9, 9))
+
+
+def test_the_fields_are_triton_s() -> None:
+    names = {
+        "Input": "ModelInput",
+        "Output": "ModelOutput",
+        "DynamicBatching": "ModelDynamicBatching",
+    }
+    names |= {
+        "ModelConfig": "ModelConfig",
+        "InstanceGroup": "ModelInstanceGroup",
+        "WarmUp": "ModelWarmup",
+    }
+    names |= {"QueuePolicy": "ModelQueuePolicy", "SequenceBatching": "ModelSequenceBatching"}
+    for ours, named in names.items():
+        triton = set(model_config_pb2.DESCRIPTOR.message_types_by_name[named].fields_by_name)
+        read_fields = set(MESSAGES[ours])
+        assert read_fields <= triton, ours
+        assert triton <= read_fields | set(SKIPPED.get(ours, ())), ours
+
+
+def test_a_node_without_such_a_file_does_not_load_protobuf() -> None:
+    code = (
+        "import sys, capamesh.node.repository.folder; "
+        "sys.exit(any(name.startswith('google.protobuf') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
