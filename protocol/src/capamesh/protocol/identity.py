@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import base58
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -26,9 +27,6 @@ KEY_BYTES = 32
 
 SIGNATURE_BYTES = 64
 """RFC 8032: an Ed25519 signature."""
-
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_DIGIT = {letter: value for value, letter in enumerate(_ALPHABET)}
 
 _PREFIX = bytes.fromhex("002408011220")
 """libp2p peer-id specification: multihash "identity" of 36 bytes, then protobuf: Ed25519, 32 bytes of key."""
@@ -109,13 +107,7 @@ def peer_id_of(public_bytes: bytes) -> PeerId:
     """Return the libp2p PeerId of a raw Ed25519 public key; raise `ConfigError` unless it has 32 bytes."""
     if len(public_bytes) != KEY_BYTES:
         raise ConfigError(f"a public key has {KEY_BYTES} bytes, not {len(public_bytes)}")
-    number = int.from_bytes(_PREFIX + public_bytes, "big")
-    digits: list[str] = []
-    while number:
-        number, digit = divmod(number, len(_ALPHABET))
-        digits.append(_ALPHABET[digit])
-    digits.append(_ALPHABET[0])  # base58btc writes each leading zero byte, here one, as a "1"
-    return PeerId("".join(reversed(digits)))
+    return PeerId(base58.b58encode(_PREFIX + public_bytes).decode("ascii"))
 
 
 def public_bytes_of(peer_id: str) -> bytes:
@@ -128,19 +120,16 @@ def public_bytes_of(peer_id: str) -> bytes:
             f"{peer_id[:_PEER_ID_CHARS]!r} is no peer id: it has {len(peer_id)} characters, "
             f"an Ed25519 peer id has {_PEER_ID_CHARS}"
         )
-    number = 0
-    for letter in peer_id:
-        digit = _DIGIT.get(letter)
-        if digit is None:
-            raise ConfigError(f"{peer_id!r} is no peer id: {letter!r} is no base58 letter")
-        number = number * len(_ALPHABET) + digit
-    raw = number.to_bytes(len(_PREFIX) + KEY_BYTES + 1, "big")  # 58**52 needs a byte more than fits
-    public_bytes = raw[-KEY_BYTES:]
-    if peer_id_of(public_bytes) != peer_id:
+    try:
+        raw = base58.b58decode(peer_id)
+    except ValueError as exc:
+        raise ConfigError(f"{peer_id!r} is no peer id: {exc}") from exc
+    # Of so many letters, and with this beginning, only those that `peer_id_of` gives have this length.
+    if len(raw) != len(_PREFIX) + KEY_BYTES or not raw.startswith(_PREFIX):
         raise ConfigError(
             f"{peer_id!r} is no peer id of an Ed25519 key; such ids start with 12D3KooW"
         )
-    return public_bytes
+    return raw[len(_PREFIX) :]
 
 
 def verify_signature(peer_id: str, data: bytes, signature: bytes) -> bool:
