@@ -71,8 +71,9 @@ def replicas_of(count: int) -> tuple[Replica, ...]:
     return tuple(replicas)
 
 
-def is_eligible(replica: Replica) -> bool:
-    """Whether a request may go to `replica`: what the router asks of the healthy."""
+def is_eligible(replica: Replica, now_s: float = 0.0) -> bool:
+    """Whether a request, or a probe, may go to `replica`: what the router asks of the healthy."""
+    del now_s
     endpoint = replica.endpoint
     return (
         endpoint.is_usable
@@ -180,7 +181,8 @@ class _Bench:
         """Return of how many hosts a decision asks whether they are eligible."""
         asked = 0
 
-        def counted(replica: Replica) -> bool:
+        def counted(replica: Replica, now_s: float = 0.0) -> bool:
+            del now_s
             nonlocal asked
             asked += 1
             return is_eligible(replica)

@@ -42,7 +42,7 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
-from capamesh.router.policies.policy import PolicyBase
+from capamesh.router.policies.policy import MayBeProbed, PolicyBase
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules import RoutingRules
@@ -346,9 +346,9 @@ class InOrder(PolicyBase):
         return next((replica for replica in replicas if is_eligible(replica)), None)
 
     def probes(
-        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:
-        del replicas, is_eligible, now_s
+        del replicas, may_be_probed, now_s
         return self.wanted
 
 

@@ -55,8 +55,9 @@ def fleet(rifs: str | list[int]) -> tuple[Replica, ...]:
     return tuple(replica(str(index), rif=rif) for index, rif in enumerate(rifs))
 
 
-def usable(one: Replica) -> bool:
+def usable(one: Replica, now_s: float = 0.0) -> bool:
     """The least that eligibility asks."""
+    del now_s
     return one.endpoint.is_usable
 
 

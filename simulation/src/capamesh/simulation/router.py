@@ -138,8 +138,9 @@ class SimRouter:
         deadline_s = now_s + kind.deadline_s
         half_bytes = kind.size_bytes - kind.size_bytes // 2
         shape = self._shape(kind, half_bytes, key)
+        picker = RequestPicker.of(served, ANYWHERE, shape, deadline_s)
         attempts = RequestAttempts(
-            RequestPicker.of(served, ANYWHERE, shape, deadline_s),
+            picker,
             deadline_s=deadline_s,
             size_bytes=half_bytes,
             is_safe=kind.is_safe,
@@ -147,7 +148,7 @@ class SimRouter:
         )
         request = SimRequest(kind, now_s, attempts, permit)
         self._do(request, attempts.start(now_s))
-        for replica in served.probes(now_s):
+        for replica in picker.probes(now_s):
             self._probe(replica)
 
     def _shape(self, kind: RequestKind, size_bytes: int, key: str) -> RequestShape:

@@ -35,13 +35,14 @@ from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
+from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.balancing.served_model import ServedModel, Terms
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
+from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase, RequestShape
 from capamesh.router.requests.attempt_events import Answered, Failed, Picker, Send, Withdraw
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
@@ -82,10 +83,10 @@ class FirstEligible(PolicyBase):
         self.sends.append((replica.endpoint.peer, now_s))
 
     def probes(
-        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:
         self.probed += 1
-        return tuple(replica for replica in replicas if is_eligible(replica))
+        return [replica for replica in replicas if may_be_probed(replica, now_s)]
 
 
 class World:
@@ -281,20 +282,18 @@ def test_when_none_can_meet_the_deadline_the_soonest_tries() -> None:
     assert world.choice(10.02, world.replicas[1], picker=picker) == "a"
 
 
-def test_a_retry_tries_the_inhibited_rather_than_none_and_a_hedge_does_not() -> None:
+def test_a_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_not() -> None:
     world = World("ab")
     first, second = world.replicas
     second.endpoint.health.failed(9.9, is_hard=True)
     picker = world.picker()
-    assert world.choice(10.0, first, picker=picker) == "b"
-    earn_hedges(world, 2)
-    assert picker.try_hedge(10.0)
-    with pytest.raises(NoEndpoint, match="inhibited: no answer"):
-        picker.choose([first], 10.0)
-    assert world.choice(10.0, first, picker=picker) == "b"
-    assert picker.try_hedge(10.0)
+    assert picker.choose([first], 10.0, Purpose.RETRY) is second
+    for extra in (Purpose.HEDGE, Purpose.CROSS_CHECK):
+        with pytest.raises(NoEndpoint, match="inhibited: no answer"):
+            picker.choose([first], 10.0, extra)
+    assert picker.choose([first], 10.0, Purpose.RETRY) is second
     second.endpoint.health.probed(10.0)
-    assert world.choice(10.0, first, picker=picker) == "b"
+    assert picker.choose([first], 10.0, Purpose.HEDGE) is second
 
 
 def test_when_more_than_half_are_ejected_ejections_are_ignored() -> None:
@@ -334,7 +333,7 @@ def test_a_request_may_ask_for_another_policy_and_all_policies_learn_from_all_re
     assert world.policies["affinity"].picks == 2
     assert world.policies["prequal"].sends == [("a", 10.0)] * 3
     assert world.policies["affinity"].sends == [("a", 10.0)] * 3
-    assert world.served.probes(10.1) == list(world.replicas)
+    assert again.probes(10.1) == list(world.replicas)
     assert (world.policies["prequal"].probed, world.policies["affinity"].probed) == (0, 1)
 
 
@@ -453,7 +452,7 @@ def test_only_an_opinion_that_was_taken_is_given_back() -> None:
         replica.refuted_s = refuted_s
         picker = world.sent(replica)
         picker.failed(replica, error, 0.001, 10.0)
-        assert picker.second(replica, {replica}, 10.0) is other
+        assert picker.cross_check(replica, {replica}, 10.0) is other
         assert repr(opinions) == f"Opinions({left} left)"
         picker.refuted(replica, other, error, 0.001, 10.0)
         assert repr(opinions) == "Opinions(47.0 left)"
@@ -484,17 +483,19 @@ def test_a_deadline_is_far_away_by_what_the_node_itself_takes() -> None:
 def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     world = World("ab")
     first, second = world.replicas
-    assert world.picker().second(first, [first, second], 10.0) is None  # for which nothing is taken
-    opinions = sum(world.picker().second(first, [first], 10.0) is second for _ in range(400))
+    assert (
+        world.picker().cross_check(first, [first, second], 10.0) is None
+    )  # for which nothing is taken
+    opinions = sum(world.picker().cross_check(first, [first], 10.0) is second for _ in range(400))
     retries = sum(world.picker().try_retry(10.0) for _ in range(1000))
     assert (opinions, retries) == (MOST, RETRIES.reserve)
-    opinions = sum(world.picker().second(first, [first], 15.0) is second for _ in range(99))
+    opinions = sum(world.picker().cross_check(first, [first], 15.0) is second for _ in range(99))
     assert opinions == 5
-    assert World("ab", Terms(is_retried=False)).picker().second(first, [first], 10.0) is None
+    assert World("ab", Terms(is_retried=False)).picker().cross_check(first, [first], 10.0) is None
     world = World("ab")
     world.replicas[1].health.failed(10.0, is_hard=True)
     assert (
-        world.picker().second(world.replicas[0], world.replicas[:1], 10.0) is None
+        world.picker().cross_check(world.replicas[0], world.replicas[:1], 10.0) is None
     )  # it is not well
 
 
@@ -696,7 +697,7 @@ def test_silence_is_measured_against_what_the_replica_is_expected_to_take() -> N
 def test_a_send_is_followed_by_the_policy_s_probes_of_the_eligible() -> None:
     world = World("abc")
     world.endpoints[1].link = None
-    assert [replica.endpoint.peer for replica in world.served.probes(10.0)] == ["a", "c"]
+    assert [replica.endpoint.peer for replica in world.picker().probes(10.0)] == ["a", "c"]
 
 
 def test_a_probe_s_answer_is_a_measurement_and_a_sign_of_life() -> None:

@@ -29,6 +29,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.deaths import Stand
+from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
     Action,
     Answered,
@@ -86,10 +87,14 @@ class ScriptedDesk:
         self.reported: list[str] = []
         self.remaining_s: list[float] = []
         self.asked_before: list[int] = []
+        self.purposes: list[Purpose] = []
         self.answered_s: dict[str, float] = {}
 
-    def choose(self, asked: Collection[FakeHost], now_s: float) -> FakeHost:
+    def choose(
+        self, asked: Collection[FakeHost], now_s: float, purpose: Purpose = Purpose.FIRST
+    ) -> FakeHost:
         self.asked_before.append(len(asked))
+        self.purposes.append(purpose)
         for replica in self.replicas:
             if replica not in asked:
                 return replica
@@ -159,7 +164,9 @@ class ScriptedDesk:
             return -math.inf
         return self.back_s or now_s
 
-    def second(self, of: FakeHost, asked: Collection[FakeHost], now_s: float) -> FakeHost | None:
+    def cross_check(
+        self, of: FakeHost, asked: Collection[FakeHost], now_s: float
+    ) -> FakeHost | None:
         replica = next((replica for replica in self.replicas if replica not in asked), None)
         self.opinions -= replica is not None
         return replica if self.opinions >= 0 else None
@@ -1391,3 +1398,11 @@ def test_a_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_t
     assert overloads == max_refusals + 1 or attempts.attempts == replicas
     assert overloads <= max_refusals + 1
     assert picker.retries == 9
+
+
+def test_the_picker_is_told_what_each_choice_is_for() -> None:
+    picker = ScriptedDesk(hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
+    assert fail(attempts, 0, Draining("goes"), 100.6) == ["send 2 to C, 9400 ms"]
+    assert picker.purposes == [Purpose.FIRST, Purpose.HEDGE, Purpose.RETRY]

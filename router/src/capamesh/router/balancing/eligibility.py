@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from capamesh.router.resilience.health import CircuitState, Health
 
@@ -81,10 +81,12 @@ ANYWHERE = Constraints()
 
 
 class Eligibility:
-    """The rules for one choice. Made once a request; `asked`, `now_s` and `draw` are new for each choice.
+    """The rules for one choice: a value that is made for the choice and does not change.
 
-    `draw` is drawn from [0, 1) once a choice: a replica whose share of requests is reduced takes part in those
-    with less luck than its share. One draw for all replicas, so that asking twice is answered the same.
+    `asked` are the replicas that the choice must leave out, and `deadline_s` is on the clock of `now_s`. `draw` is a number
+    from [0, 1): a replica whose share of requests is reduced takes part in the choices whose number is below its share.
+    All replicas share the number, so that asking twice is answered the same. `is_panicking` says that so many replicas
+    are ejected that an ejection says more of the fleet than of a replica (Envoy's panic threshold).
     """
 
     __slots__ = ("asked", "constraints", "deadline_s", "draw", "is_panicking", "now_s")
@@ -93,20 +95,17 @@ class Eligibility:
         self,
         constraints: Constraints = ANYWHERE,
         deadline_s: float = math.inf,
-        *,
         asked: Collection[Replica] = (),
         now_s: float = 0.0,
         draw: float = 0.5,
         is_panicking: bool = False,
     ) -> None:
-        self.constraints = constraints
-        self.deadline_s = deadline_s
-        """On the clock of `now_s`."""
-        self.asked = asked
-        self.now_s = now_s
-        self.draw = draw
-        self.is_panicking = is_panicking
-        """So many are ejected that an ejection says more of the fleet than of a replica (Envoy's panic threshold)."""
+        self.constraints: Final = constraints
+        self.deadline_s: Final = deadline_s
+        self.asked: Final = asked
+        self.now_s: Final = now_s
+        self.draw: Final = draw
+        self.is_panicking: Final = is_panicking
 
     def allows(self, replica: Replica) -> bool:
         """Return whether `refusal` is empty. Costs about 0.5 us for a healthy replica."""
@@ -270,6 +269,16 @@ class Eligibility:
         if expected_s <= left_s or self.draw < DEADLINE_DOUBT:
             return ""
         return f"deadline: {left_s * 1e3:.0f} ms left, {expected_s * 1e3:.0f} ms expected"
+
+
+def may_be_probed(replica: Replica, now_s: float) -> bool:
+    """Return whether the load of `replica` may be asked for: a request that asks for nothing in particular might go there."""
+    endpoint = replica.endpoint
+    if not endpoint.is_usable or endpoint.is_suspected or replica.is_out:
+        return False
+    return (replica.health.is_full or replica.health.may_send(now_s)) and (
+        endpoint.health.is_full or endpoint.health.may_send(now_s)
+    )
 
 
 def refusal(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from capamesh.router.balancing.deaths import Stand, Suspicion
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
+from capamesh.router.balancing.purpose import Purpose
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
@@ -51,12 +52,12 @@ class RequestPicker:
     """One request's side of the balancer, as its `RequestAttempts` sees it (`attempts.Picker`)."""
 
     __slots__ = (
-        "_is_extra",
-        "_is_settled",
+        "_constraints",
+        "_deadline_s",
+        "_last",
         "_left",
         "_paid_for",
         "_policy",
-        "_rules",
         "_shape",
         "_suspicion",
         "_trial",
@@ -84,7 +85,10 @@ class RequestPicker:
         self._left: dict[ModelVersion, ServedModel] | None = None
         """By version: what it was chosen from as well. None: nothing else."""
         self._policy = policy
-        self._rules = Eligibility(served.terms.with_options(constraints), deadline_s)
+        self._constraints = served.terms.with_options(constraints)
+        self._deadline_s = deadline_s
+        self._last: Eligibility | None = None
+        """The rules of the last choice."""
         self._shape = shape
         self.chosen: tuple[Replica, ...] = ()
         """Who was asked, in that order."""
@@ -92,12 +96,9 @@ class RequestPicker:
         """None: no process has ended while it ran this request."""
         self.witnesses: frozenset[Witness] = frozenset()
         """Where processes have ended of it, once it is over."""
-        self._is_extra: bool = False
-        self._is_settled = False
-        """Whether the version was chosen some time ago: whoever made this picker has just done so."""
         self._trial = trial
         self._paid_for: Replica | None = None
-        """Whose word was doubted at the cost of an opinion."""
+        """The replica whose word was doubted at the cost of an opinion."""
         self.tried: Replica | None = None
         """The replica of a version on trial that was asked first; None: none was."""
 
@@ -159,16 +160,17 @@ class RequestPicker:
         """Whether nodes give it the places of others that wait."""
         return self._shape.is_urgent
 
-    def choose(self, asked: Collection[Replica], now_s: float) -> Replica:
-        """Return whom to ask. Raises `ModelNotFound` or `NoEndpoint` when nobody is left."""
+    def choose(
+        self, asked: Collection[Replica], now_s: float, purpose: Purpose = Purpose.FIRST
+    ) -> Replica:
+        """Return a replica that is not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when none is left."""
         if self._suspicion is None:
-            return self._choose(asked, now_s)
-        is_extra, *shunned = self._is_extra, *self._shunned(self._suspicion)
+            return self._choose(asked, now_s, purpose)
+        shunned = self._shunned(self._suspicion)
         for each in shunned[:-1]:
             with contextlib.suppress(CapameshError):
-                return self._choose({*asked, *each}, now_s)
-            self._is_extra = is_extra
-        return self._choose({*asked, *shunned[-1]}, now_s)
+                return self._choose({*asked, *each}, now_s, purpose)
+        return self._choose({*asked, *shunned[-1]}, now_s, purpose)
 
     def _shunned(self, suspicion: Suspicion) -> list[list[Replica]]:
         """Return whom not to ask after deaths: a list that is tried first, and those to fall back on.
@@ -197,28 +199,29 @@ class RequestPicker:
         """Return all traffic that an attempt may go to."""
         return [self.served] if self._versions is None else self._versions.served_models()
 
-    def _choose(self, asked: Collection[Replica], now_s: float) -> Replica:
-        rules = self._rules
-        rules.asked = asked
-        rules.now_s = now_s
-        if self._trial is not None:
-            tried = self._try(self._trial, now_s)
-            self._trial = None
-            if tried is not None:
-                return tried
-        if self._is_settled and self._versions is not None and not self._is_extra:
-            key = self._shape.affinity
-            self._change(self._versions.open_from(self.served, rules, key, is_second=True))
-        self._is_settled = True
+    def _choose(self, asked: Collection[Replica], now_s: float, purpose: Purpose) -> Replica:
+        if purpose is Purpose.FIRST:
+            if self._trial is not None:
+                tried = self._try(self._trial, asked, now_s)
+                if tried is not None:
+                    return tried
+        elif purpose is Purpose.RETRY and self._versions is not None:
+            self._change_version(self._versions, asked, now_s)
         served = self.served
         replicas = served.replicas
-        rules.draw = served.draw()
-        rules.is_panicking = served.is_panicking(replicas, now_s)
+        rules = self._last = Eligibility(
+            self._constraints,
+            self._deadline_s,
+            asked,
+            now_s,
+            served.draw(),
+            served.is_panicking(replicas, now_s),
+        )
         is_eligible = rules.allows_bound if self._shape.is_pinned else rules.allows
         replica = self._policy.pick(replicas, is_eligible, self._shape, now_s)
         if replica is None:
-            replica = rules.last_resort(replicas, is_extra=self._is_extra)
-        self._is_extra = False
+            is_extra = purpose is Purpose.HEDGE or purpose is Purpose.CROSS_CHECK
+            replica = rules.last_resort(replicas, is_extra=is_extra)
         if replica is None:
             raise served.nobody(rules)
         return replica
@@ -234,9 +237,11 @@ class RequestPicker:
             served.budget.deposit(now_s)
             served.hedging.sent(now_s)
         self.chosen = (*self.chosen, replica)
-        of = self._of(replica)
-        policy = self._policy if of is served else of.chooser(self._policy.name)
-        of.sent(replica, policy, now_s)
+        self._of(replica).sent(replica, now_s)
+
+    def probes(self, now_s: float) -> Sequence[Replica]:
+        """Return the replicas whose load should be asked for because an attempt of this request was just sent."""
+        return self.served.probes(self._policy, now_s)
 
     def answered(
         self,
@@ -336,11 +341,9 @@ class RequestPicker:
         """Part of `attempts.Picker`."""
         if not self.served.links.has_room(self._shape.size_bytes):
             return -math.inf
-        rules = self._rules
-        rules.asked = asked
         if self._suspicion is not None:
-            rules.asked = {*asked, *self._shunned(self._suspicion)[-1]}
-        rules.now_s = now_s
+            asked = {*asked, *self._shunned(self._suspicion)[-1]}
+        rules = Eligibility(self._constraints, self._deadline_s, asked, now_s)
         until_s = (served.awaits_until_s(rules) for served in self._served_models())
         return max(until_s, default=-math.inf)
 
@@ -354,14 +357,13 @@ class RequestPicker:
         served = self.served
         return not served.is_full() or served.budget.try_withdraw(now_s)
 
-    def second(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
-        """Part of `attempts.Picker`. It is of the same version, and well."""
+    def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
+        """Part of `attempts.Picker`. The replica that is returned is of the same version, and well."""
         served = self.served
         if not served.terms.is_retried:
             return None
-        self._is_extra = True
         try:
-            replica = self.choose(asked, now_s)
+            replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)
         except CapameshError:
             return None
         if self._is_on_trial(of):
@@ -369,15 +371,14 @@ class RequestPicker:
         served = self._of(of)
         if served.is_doubted(of, now_s):
             return replica
-        if not served.try_second(now_s):
+        if not served.try_cross_check(now_s):
             return None
         self._paid_for = of
         return replica
 
     def try_hedge(self, now_s: float) -> bool:
-        """Part of `attempts.Picker`. The choice that follows is for a hedge: it tries nobody who is not well."""
-        self._is_extra = self.served.hedging.try_hedge(now_s)
-        return self._is_extra
+        """Part of `attempts.Picker`."""
+        return self.served.hedging.try_hedge(now_s)
 
     def hedge_delay_s(self, now_s: float) -> float | None:
         """Part of `attempts.Picker`."""
@@ -398,22 +399,26 @@ class RequestPicker:
 
     def preview(self, now_s: float) -> Replica | None:
         """Return whom a first `choose` would return now, None: nobody; nothing changes by it."""
-        served, rules = self.served, self._rules
+        served = self.served
         replicas = served.replicas
-        rules.asked = ()
-        rules.now_s = now_s
         with served.unspent():
-            rules.draw = served.draw()
-            rules.is_panicking = served.would_panic(replicas, now_s)
+            rules = self._last = Eligibility(
+                self._constraints,
+                self._deadline_s,
+                (),
+                now_s,
+                served.draw(),
+                served.would_panic(replicas, now_s),
+            )
             is_eligible = rules.allows_bound if self._shape.is_pinned else rules.allows
             replica = self._policy.preview(replicas, is_eligible, self._shape, now_s)
         return rules.last_resort(replicas, is_extra=False) if replica is None else replica
 
     def explain(self, now_s: float) -> Explanation:
         """Return why it went where it went, by the rules of the last choice and what is known now."""
-        served, rules = self.served, self._rules
-        rules.now_s = now_s
-        rules.asked = ()
+        served, last = self.served, self._last
+        draw, is_panicking = (0.5, False) if last is None else (last.draw, last.is_panicking)
+        rules = Eligibility(self._constraints, self._deadline_s, (), now_s, draw, is_panicking)
         return explained(
             served.model,
             served.version,
@@ -425,11 +430,11 @@ class RequestPicker:
 
     # versions
 
-    def _try(self, trial: ServedModel, now_s: float) -> Replica | None:
+    def _try(self, trial: ServedModel, asked: Collection[Replica], now_s: float) -> Replica | None:
         """Return a replica of the version on trial; None: the request is not for it."""
-        rules = self._rules
-        rules.draw = trial.draw()
-        rules.is_panicking = False
+        rules = self._last = Eligibility(
+            self._constraints, self._deadline_s, asked, now_s, trial.draw()
+        )
         policy = trial.chooser(self._policy.name)
         shape = replace(self._shape, version=trial.version)
         replica = policy.pick(trial.replicas, rules.allows, shape, now_s)
@@ -441,7 +446,13 @@ class RequestPicker:
     def _is_on_trial(self, replica: Replica) -> bool:
         return replica is self.tried
 
-    def _change(self, served: ServedModel) -> None:
+    def _change_version(
+        self, versions: OtherVersions, asked: Collection[Replica], now_s: float
+    ) -> None:
+        """Go on with the version that was asked before if a replica of it is open, else with another."""
+        draw = self.served.draw()
+        rules = Eligibility(self._constraints, self._deadline_s, asked, now_s, draw)
+        served = versions.open_from(self.served, rules, self._shape.affinity, is_second=True)
         if served is self.served:
             return
         if self._left is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +30,7 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import load_with
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, may_be_probed
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.deaths import Deaths
+    from capamesh.router.balancing.eligibility import Eligibility
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
@@ -109,9 +110,7 @@ class ServedModel:
         "_others",
         "_outliers",
         "_panic_s",
-        "_probing",
         "_rng",
-        "_sender",
         "_unhealthy",
         "budget",
         "deaths",
@@ -153,8 +152,6 @@ class ServedModel:
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(terms.policy)
         """Of requests that ask for no other."""
-        self._sender = self.policy
-        """Who chose for the request that was sent last."""
         self.on_refused: Refused | None = None
         """Told of a replica that had no room, for how many seconds it asked to be left alone, and `now_s`."""
         self.is_full: Callable[[], bool] = _has_room
@@ -170,7 +167,6 @@ class ServedModel:
         self._outliers: OutlierWatch[Replica] = OutlierWatch()
         self._load_check = ReportedLoadCheck()
         self._unhealthy = unhealthy
-        self._probing = Eligibility(draw=0.0)
         self._is_panicking = False
         self._panic_s = -math.inf
 
@@ -224,19 +220,16 @@ class ServedModel:
         self.terms = terms
         self.hedging.is_enabled = terms.is_hedged
 
-    def sent(self, replica: Replica, policy: Policy, now_s: float) -> None:
-        """A request that `policy` chose for is sent to `replica`."""
-        self._sender = policy
+    def sent(self, replica: Replica, now_s: float) -> None:
+        """A request is sent to `replica`: all policies hear of it, whichever chose."""
         self.policy.sent(replica, now_s)
         if self._others:
             for other in self._others.values():
                 other.sent(replica, now_s)
 
-    def probes(self, now_s: float) -> list[Replica]:
-        """Return whose load should be asked for because a request was just sent."""
-        rules = self._probing
-        rules.now_s = now_s
-        return list(self._sender.probes(self.replicas, rules.allows, now_s))
+    def probes(self, policy: Policy, now_s: float) -> Sequence[Replica]:
+        """Return the replicas whose load should be asked for because a request that `policy` chose for was just sent."""
+        return policy.probes(self.replicas, may_be_probed, now_s)
 
     def reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         """Take over what a node says of its load, as far as that is to be believed."""
@@ -332,7 +325,7 @@ class ServedModel:
     ) -> None:
         """What `replica` said of a request, and was believed, is wrong: another replica has answered it.
 
-        `is_paid`: `try_second` was asked for the other.
+        `is_paid`: `try_cross_check` was asked for the other.
         """
         if is_paid:
             self._opinions.give_back()
@@ -346,7 +339,7 @@ class ServedModel:
         """Return whether `replica` was proved wrong of late: it costs nothing to ask another about what it says."""
         return now_s - replica.refuted_s < GRAY_S
 
-    def try_second(self, now_s: float) -> bool:
+    def try_cross_check(self, now_s: float) -> bool:
         """Return whether another replica may be asked on what one calls the caller's fault, which costs an opinion."""
         return self._opinions.try_take(now_s)
 

@@ -32,6 +32,8 @@ class RequestShape:
 
 IsEligible = Callable[["Replica"], bool]
 """Whether a request may go there now. Cheap; a policy calls it for those it looks at, not for all."""
+MayBeProbed = Callable[["Replica", float], bool]
+"""Whether the load of a replica may be asked for at that instant. Cheap, as `IsEligible`."""
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ class Policy(Protocol):
         ...
 
     def probes(
-        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:
         """Return the replicas whose load should be asked for because a request was just sent; usually there are none."""
         ...
@@ -120,8 +122,8 @@ class PolicyBase(Policy):
         """Keep nothing: the replica counts what is in flight itself."""
 
     def probes(
-        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:
         """Return none: the load is not asked for."""
-        del replicas, is_eligible, now_s
+        del replicas, may_be_probed, now_s
         return ()

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from capamesh.router.balancing.purpose import Purpose
+
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
@@ -71,8 +73,10 @@ class Picker(Protocol):
     `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-request count that it began.
     """
 
-    def choose(self, asked: Collection[Replica], now_s: float) -> Replica:
-        """Return a replica not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when nobody is left."""
+    def choose(
+        self, asked: Collection[Replica], now_s: float, purpose: Purpose = Purpose.FIRST
+    ) -> Replica:
+        """Return a replica not in `asked` for an attempt of that purpose. Raises `ModelNotFound` or `NoEndpoint` when nobody is left."""
         ...
 
     def sent(self, replica: Replica, now_s: float) -> None:
@@ -154,7 +158,7 @@ class Picker(Protocol):
         """Take a token from the retry budget; False: there is none."""
         ...
 
-    def second(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
+    def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
         """Return a replica not in `asked` to say whether the caller is wrong, as `of` says; None: there is none to spare.
 
         It is paid for from a budget of its own, unless `of` was wrong of late: the caller may as well be wrong.

@@ -37,6 +37,7 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.router.balancing.deaths import Stand
+from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
     Action,
     Answered,
@@ -377,7 +378,9 @@ class RequestAttempts:
                 self._plan(now_s)
                 return ()
             asked = {it.replica for it in self._attempts}
-            replica = self._picker.second(it.replica, asked, now_s) if self._has_room() else None
+            replica = (
+                self._picker.cross_check(it.replica, asked, now_s) if self._has_room() else None
+            )
             if replica is not None:
                 self._doubted = it
                 return (self._send(replica, now_s),)
@@ -421,16 +424,18 @@ class RequestAttempts:
         self._may_hedge = False  # once a request, whatever comes of it
         if not self._has_room() or not self._picker.try_hedge(now_s):
             return None
-        return self._elsewhere(_SILENT, now_s)
+        return self._elsewhere(_SILENT, now_s, Purpose.HEDGE)
 
-    def _elsewhere(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
+    def _elsewhere(
+        self, error: CapameshError, now_s: float, purpose: Purpose = Purpose.RETRY
+    ) -> tuple[Action, ...] | None:
         """Ask a replica that was not asked, or first whether it is there; None: there is none, or too many were full.
 
         `error` is what to tell if nothing comes of that.
         """
         if self._overloads > self._max_refusals:
             return None
-        replica = None if self._is_held() else self._other(now_s)
+        replica = None if self._is_held() else self._other(now_s, purpose)
         if replica is None:
             self._is_stranded = True
             return None
@@ -446,16 +451,16 @@ class RequestAttempts:
         self._due_s = min(self._deadline_s, self._life_s)
         return () if is_asked else (Probe(replica),)
 
-    def _other(self, now_s: float) -> Replica | None:
+    def _other(self, now_s: float, purpose: Purpose) -> Replica | None:
         """Return a replica that was not asked, or only over a link that was lost and has been replaced."""
         asked = {it.replica for it in self._attempts}
         with contextlib.suppress(CapameshError):
-            return self._picker.choose(asked, now_s)
+            return self._picker.choose(asked, now_s, purpose)
         last = {it.replica: it for it in self._attempts}
         left = {replica for replica, it in last.items() if not self._is_back(it)}
         if len(left) < len(last):
             with contextlib.suppress(CapameshError):
-                return self._picker.choose(left, now_s)
+                return self._picker.choose(left, now_s, purpose)
         return None
 
     def _send(self, replica: Replica, now_s: float) -> Send:

@@ -375,7 +375,7 @@ class InFlightCall:
         except CapameshError as error:
             self._count(error)
             return self._attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
-        wanted = self._picker.served.probes(dispatch.clock())
+        wanted = self._picker.probes(dispatch.clock())
         if wanted:
             dispatch.prober.ask(wanted)
         return ()

@@ -33,7 +33,7 @@ TRIAL_SHARE = 0.01
 class Versions:
     """The versions of one model, as requests that name none see them."""
 
-    __slots__ = ("_balancer", "_fleet", "_model", "_rng", "_rules", "_split", "_trial_credit")
+    __slots__ = ("_balancer", "_fleet", "_model", "_rng", "_split", "_trial_credit")
 
     def __init__(
         self,
@@ -49,8 +49,6 @@ class Versions:
         self._fleet = fleet
         self._balancer = balancer
         self._rng = rng
-        self._rules = Eligibility()
-        """Of whichever request picks: made once, so that a pick costs no more than a look at one replica or two."""
         self._trial_credit = 0.0
         """How many requests may be sent on trial; below 1 none may."""
 
@@ -69,10 +67,9 @@ class Versions:
         served = self._balancer.served(self._model, picked)
         if asked or len(hosted) == 1:
             return served
-        rules = self._rules
-        rules.constraints = served.terms.with_options(constraints)
-        rules.now_s = now_s
-        rules.draw = self._rng.random()
+        rules = Eligibility(
+            served.terms.with_options(constraints), now_s=now_s, draw=self._rng.random()
+        )
         return self.open_from(served, rules, key)
 
     def trial(self, served: ServedModel) -> ServedModel | None:

@@ -393,7 +393,7 @@ def test_a_replica_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_wa
     one = replicas[0]
 
     def is_asked(now_s: float) -> bool:
-        return list(policy.probes(replicas, lambda replica: replica is one, now_s)) == [one]
+        return list(policy.probes(replicas, lambda replica, _: replica is one, now_s)) == [one]
 
     tell(policy, one, 1.0)
     assert not is_asked(1.0 + FRESH_S * 0.9)
@@ -414,9 +414,9 @@ def test_probes_go_to_eligible_replicas_even_where_few_are_and_never_look_at_all
     found = 0
     for at in range(50):
         rule, asked = counted(good.__contains__)
-        probed = list(policy.probes(replicas, rule, float(at)))
+        probed = list(policy.probes(replicas, lambda one, _: rule(one), float(at)))  # noqa: B023
         assert set(probed) <= good
         assert len(asked) <= LOOKED_AT + 3 * PROBE_TRIES
         found += len(probed)
     assert found > 120
-    assert list(policy.probes(replicas, lambda _: False, 99.0)) == []
+    assert list(policy.probes(replicas, lambda *_: False, 99.0)) == []

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import random
 
     from capamesh.router.fleet.replica import Replica
-    from capamesh.router.policies.policy import IsEligible, RequestShape
+    from capamesh.router.policies.policy import IsEligible, MayBeProbed, RequestShape
 
 PROBES = 1.0
 """For each request, fractions by chance. The paper takes three and finds its performance flat down to one (section
@@ -192,11 +192,11 @@ class Prequal(PolicyBase):
         self.pool.entry(replica).sent_s = now_s
 
     def probes(
-        self, replicas: Sequence[Replica], is_eligible: IsEligible, now_s: float
+        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:
-        """Part of `Policy`: different replicas, drawn uniformly from those that are eligible and due.
+        """Return different replicas, drawn uniformly from those that may be probed and are due.
 
-        Where there is but one, nothing is to be learnt that its answers do not tell.
+        Where there is but one replica, a probe would tell nothing that its answers do not tell.
         """
         if replicas is not self._replicas:
             self._fit(replicas)
@@ -213,7 +213,7 @@ class Prequal(PolicyBase):
             entry = entries[int(draw() * count)]
             if not _is_due(entry, now_s):
                 continue
-            if not is_eligible(entry.replica):
+            if not may_be_probed(entry.replica, now_s):
                 refused += 1
                 continue
             entry.asked_s = now_s  # and so it is not drawn again
@@ -224,7 +224,7 @@ class Prequal(PolicyBase):
             start = int(draw() * count)
             for step in range(min(count, LOOKED_AT)):
                 entry = entries[(start + step) % count]
-                if _is_due(entry, now_s) and is_eligible(entry.replica):
+                if _is_due(entry, now_s) and may_be_probed(entry.replica, now_s):
                     entry.asked_s = now_s
                     found.append(entry.replica)
                     if len(found) == wanted:

@@ -1,0 +1,18 @@
+"""What a choice of a replica is for. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Purpose(enum.Enum):
+    """Why a request's attempts ask for a replica: that decides which replicas are worth it."""
+
+    FIRST = "first"
+    """The first attempt, of the version that was just picked."""
+    RETRY = "retry"
+    """Another attempt in place of one that was lost or refused, of any version that may have the request."""
+    HEDGE = "hedge"
+    """A second attempt beside one that is slow: it goes to no replica that is not well."""
+    CROSS_CHECK = "cross-check"
+    """A second opinion on what a replica calls the caller's fault, of the same version and from one that is well."""
