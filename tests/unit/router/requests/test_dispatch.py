@@ -1258,3 +1258,36 @@ def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_ov
 
         asked += scenario(seed)
     assert asked > 1000
+
+
+@in_virtual_time
+async def test_a_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_flight() -> None:
+    fleet = Fleet([hang])
+    fleet.links[0].end("frozen")
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+    errors: list[CapameshError] = []
+
+    class Told:
+        def answered(self, outcome: Outcome) -> None:
+            raise AssertionError(outcome)
+
+        def failed(self, error: CapameshError) -> None:
+            errors.append(error)
+
+    served, deadline_s = fleet.served(), fleet.clock() + 30.0
+    picker = RequestPicker.of(
+        served, ANYWHERE, RequestShape(served.model, served.version, 8), deadline_s
+    )
+    fleet.dispatch.start(call("m", "1"), served, picker, deadline_s, Told())
+    fleet.in_order.wanted = fleet.replicas
+
+    def crash(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    fleet.prober.ask = crash  # type: ignore[method-assign]
+    link = fleet.relink(0, hang)
+    assert [error.message for error in errors] == ["the router failed on this request; see its log"]
+    assert [str(report["exception"]) for report in reports] == ["a bug"]
+    assert (len(link.asks), len(link.withdrawn)) == (1, 1)
+    assert fleet.counts == {}

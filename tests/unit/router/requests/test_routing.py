@@ -50,7 +50,7 @@ from capamesh.router.policies import POLICIES
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.traffic import MAX_MIRRORED
-from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.health import INHIBITED_S, RAMP_S, CircuitState
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -223,6 +223,47 @@ async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials()
     await asyncio.sleep(2.6)
     assert await asyncio.gather(*[infer(fleet) for _ in range(50)]) == ["A"] * 50
     assert fleet.asked == [50, 0]
+
+
+@in_virtual_time
+async def test_a_version_whose_only_node_is_well_again_is_asked_again_by_the_clock_alone() -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
+    assert await infer(fleet) == "A"
+    await asyncio.sleep(INHIBITED_S + RAMP_S)
+    assert await infer(fleet) == "B"
+
+
+@in_virtual_time
+async def test_a_version_whose_only_node_recovers_gets_a_share_of_the_requests() -> None:
+    fleet = Fleet()
+    shadowed(fleet)
+    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
+    await asyncio.sleep(INHIBITED_S + RAMP_S / 2)
+    answered = Counter(await asyncio.gather(*[infer(fleet) for _ in range(60)]))
+    assert answered == {"A": 35, "B": 25}
+
+
+@in_virtual_time
+async def test_a_replica_that_recovers_gets_a_share_of_the_requests() -> None:
+    fleet = Fleet([echo], [echo])
+    fleet.endpoints[0].health.failed(fleet.clock(), is_hard=True, cause="a test")
+    await asyncio.sleep(INHIBITED_S + RAMP_S / 2)
+    answered = Counter(await asyncio.gather(*[infer(fleet) for _ in range(60)]))
+    assert answered == {"A": 30, "B": 30}
+
+
+@in_virtual_time
+async def test_after_a_change_of_version_the_new_version_s_own_policy_chooses() -> None:
+    fleet = Fleet()
+    shadowed(fleet, echo, failing(Draining("goes")))
+    assert await infer(fleet) == "A"
+    assert [link.calls[0].version for link in fleet.links] == ["1", "2"]
+    for version in ("1", "2"):
+        policy = fleet.served(version).policy
+        assert isinstance(policy, InOrder)
+        assert {shape.version for shape in policy.shapes} == {version}
 
 
 @in_virtual_time
