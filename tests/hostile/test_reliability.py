@@ -22,7 +22,7 @@ from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.data_dir import STATUS_FILE
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import Role
-from capamesh.router.process import LAST_FLEET_FILE
+from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE
 
 NODES = 2
 SETTLE_S = 0.5

@@ -6,6 +6,7 @@ the time of day, a steady one, and the mesh's, which stands still while nothing 
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts import Envelope
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import NetworkTrust
+    from capamesh.protocol.network_clock import Skew
     from capamesh.router.fleet.node_addresses import AddressRule
 
 
@@ -101,6 +103,19 @@ class Hearing:
     def expel(self, peer: PeerId, now: Now) -> list[Change]:
         """Remove a revoked peer."""
         return self._settled(self.members.expel(peer, now.mesh_s))
+
+    def membership_time(self, now: Now) -> dt.datetime:
+        """Return the time of day by which memberships end, as far as it is known."""
+        now_ms = self.clock.membership_ms(now.wall_ms, now.steady_s)
+        return dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC)
+
+    def skew(self, now: Now) -> Skew | None:
+        """Return how far this machine's time of day is from that of most members; None while they have no majority."""
+        return self.clock.skew(now.wall_ms, now.steady_s)
+
+    def correction_ms(self, now: Now) -> int:
+        """Return what to add to this machine's time of day so that others take what is stamped by it for new."""
+        return self.clock.correction_ms(now.wall_ms, now.steady_s)
 
     def _heard_advert(self, envelope: Envelope, now: Now) -> list[Change]:
         member = envelope.sender

@@ -1,0 +1,345 @@
+"""The parts of one router, and how they hold together. IO: that of the parts, which take over the data folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.advertised_address import (
+    advertised_host,
+    listen_multiaddr,
+    outward_address,
+    require_free,
+)
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.receive_budget import ReceiveBudget
+from capamesh.protocol.links.transport import LinkTransport
+from capamesh.protocol.membership_upkeep import MembershipUpkeep
+from capamesh.protocol.mesh.client import MeshClient
+from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
+from capamesh.protocol.network import Role
+from capamesh.protocol.reach import innermost_to_dial, inside_named
+from capamesh.protocol.token_file import token_file_of
+from capamesh.router.access.operator_key import OperatorKey
+from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.balancing.prober import Prober
+from capamesh.router.balancing.served_model import Terms
+from capamesh.router.fleet.announcer import Announcer
+from capamesh.router.fleet.clocks import Clocks
+from capamesh.router.fleet.hearing import Hearing
+from capamesh.router.fleet.last_fleet import LastFleet
+from capamesh.router.fleet.last_fleet_file import LastFleetFile
+from capamesh.router.fleet.links import LinkPool
+from capamesh.router.fleet.membership import FleetMembers
+from capamesh.router.fleet.node_addresses import addresses_within
+from capamesh.router.fleet.notices import Notices
+from capamesh.router.fleet.overrides import Overrides
+from capamesh.router.fleet.ownership_keeper import OwnerKeeper
+from capamesh.router.fleet.revocations import Revocations
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.health_watch import HealthWatch
+from capamesh.router.http.application import OpenRequests
+from capamesh.router.http.exchange import Inference
+from capamesh.router.http.limits import answers_bytes_of
+from capamesh.router.policies import POLICIES, make_policy
+from capamesh.router.requests.dispatch import Dispatch
+from capamesh.router.requests.routing import Routing
+from capamesh.router.rules_file import load_rules
+from capamesh.router.standing import Standing
+from capamesh.router.supervision import Supervisor
+from capamesh.router.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.network import Membership
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.settings import RouterSettings
+
+
+class RouterParts:
+    """Everything that one router consists of: what each part knows of the others is what it is given here."""
+
+    def __init__(self, settings: RouterSettings, log: FilteringBoundLogger) -> None:
+        """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be."""
+        self.settings = settings
+        self.log = log
+        make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
+        self.rules = load_rules(settings.rules_file, POLICIES)
+        self.home = DataDir(settings.data_folder, log)
+        self.home.lock()
+        membership = self.home.membership(settings.token, Role.ROUTER, today())
+        require_free(settings.mesh_host, settings.mesh_port, "--mesh")
+        self.operator_key = OperatorKey.create(settings.data_folder)
+        if not self.operator_key.is_kept:
+            log.warning("operator_key_not_kept", folder=str(settings.data_folder))
+        self.telemetry = Telemetry()
+        self.supervisor = Supervisor(self.telemetry, log, clock=time.monotonic)
+        self.link_host = advertised_host(settings.link_host, settings.advertised_host)
+        self._join_network(membership)
+        self._make_fleet(membership)
+        self._make_requests()
+        self._make_control(membership)
+
+    def _join_network(self, membership: Membership) -> None:
+        """Make the parts by which this router is a member of its network."""
+        settings, log = self.settings, self.log
+        self._publishers = membership.publishers()
+        self.trust = membership.trust()
+        self.trust.update(self.home.revocations(membership))
+        self.upkeep = MembershipUpkeep(
+            self.home,
+            membership,
+            self.trust,
+            token_file=token_file_of(settings.token_file, settings.token),
+            on_renewed=self._renewed,
+            log=log,
+        )
+        network_id, revoked = membership.network_id, self.trust.revocations
+        self.mesh = MeshClient(
+            membership,
+            listen=[listen_multiaddr(settings.mesh_host, settings.mesh_port)],
+            bootstrap=[*self.home.bootstrap(), *settings.bootstrap],
+            subscribe=[adverts_topic(network_id), demand_topic(network_id)],
+            use_mdns=settings.use_mdns,
+            revocations=revoked.encode() if revoked.version else b"",
+            on_message=self._heard,
+            on_ready=self._mesh_ready,
+            on_subscribed=self._subscribed,
+            on_revocations=self._revoked,
+            on_down=self._mesh_down,
+            log=log,
+        )
+
+    def _make_fleet(self, membership: Membership) -> None:
+        """Make the parts that know the nodes and hold links to them."""
+        settings, log = self.settings, self.log
+        self.clocks = Clocks()
+        mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
+        innermost = (
+            inside_named(settings.dial_inside)
+            if settings.dial_inside
+            else innermost_to_dial((mesh_host, self.link_host), outward_address())
+        )
+        address_rule = addresses_within(innermost)
+        self.hearing = Hearing(self.trust, address_rule, self.clocks.now())
+        self.notices = Notices()
+        self.answers = ReceiveBudget(
+            answers_bytes_of(settings.limits.max_message_bytes, settings.answer_budget_bytes)
+        )
+        self.pool = LinkPool(
+            LinkTransport(
+                membership,
+                settings.data_folder,
+                agent_version=package_version("capamesh"),
+                limits=LinkLimits(message_bytes=settings.limits.max_message_bytes),
+                budget=self.answers,
+                log=log,
+            ),
+            self.trust,
+            on_visit=self._visited,
+            on_leave=self._visitor_left,
+            on_linked=self._linked,
+            on_unlinked=self._unlinked,
+            least_message_bytes=settings.limits.max_message_bytes,
+            invite_of=self.hearing.quotas.invite_of,
+            innermost=innermost,
+            now=lambda: self.hearing.membership_time(self.clocks.now()),
+            log=log,
+        )
+        self.owners = OwnerKeeper(
+            settings.data_folder,
+            rules_of=lambda model: self.rules.of(model),  # noqa: PLW0108 - they are replaced by others
+            publishers=self._publishers,
+            invite_of=self.hearing.quotas.invite_of,
+            log=log,
+        )
+        self.fleet = FleetView(
+            on_new=self.pool.keep,
+            on_gone=self.pool.let_go,
+            address_rule=address_rule,
+            owners=self.owners.owners,
+        )
+        self.owners.fleet = self.fleet
+        self.standing = Standing(
+            self.home,
+            membership,
+            self.upkeep,
+            self.fleet,
+            self.hearing,
+            self.clocks,
+            self.mesh,
+            mesh_host=mesh_host,
+            today=today,
+        )
+
+    def _make_requests(self) -> None:
+        """Make the parts that a request goes through."""
+        settings = self.settings
+        rng = random.Random()  # noqa: S311 - load balancing
+        self.balancer = Balancer(
+            self.fleet,
+            make_policy=lambda name: make_policy(name, rng),
+            rng=rng,
+            rules=self._terms_of,
+            invite_of=self.hearing.quotas.invite_of,
+        )
+        self.prober = Prober(self.balancer, clock=time.monotonic)
+        self.routing = Routing(
+            self.fleet,
+            self.balancer,
+            Dispatch(
+                self.prober,
+                clock=time.monotonic,
+                limits=settings.limits,
+                telemetry=self.telemetry,
+            ),
+            self.rules,
+            rng=rng,
+            clock=time.monotonic,
+        )
+        self.inference = Inference(
+            self.fleet,
+            self.routing,
+            self.telemetry,
+            settings.timeout_s,
+            settings.limits,
+            self.log,
+            constraints_of=lambda model: self._terms_of(model).constraints,
+            redial_s=self.pool.redial_s,
+            shut_out=lambda: self.standing.shut_out,
+        )
+        self.requests = OpenRequests()
+
+    def _make_control(self, membership: Membership) -> None:
+        """Make the parts that keep the others up to date."""
+        log = self.log
+        self.overrides = Overrides()
+        last_fleet = LastFleet()
+        self.last_fleet = LastFleetFile(self.settings.data_folder, last_fleet, self.clocks, log)
+        self.members = FleetMembers(
+            self.hearing,
+            self.owners,
+            self.fleet,
+            self.overrides,
+            last_fleet,
+            self.pool,
+            on_changes=self.routing.heard,
+            clocks=self.clocks,
+            log=log,
+        )
+        self.revocations = Revocations(
+            self.trust,
+            membership,
+            self.home,
+            self.members,
+            recheck_links=self.pool.recheck_members,
+            pass_on=self.mesh.update_revocations,
+            on_taken=self.standing.revoked,
+            log=log,
+        )
+        self.announcer = Announcer(
+            membership,
+            self.home,
+            self.hearing,
+            self.clocks,
+            publish=self.mesh.publish,
+            region=self.settings.region,
+            supervisor=self.supervisor,
+            log=log,
+        )
+        self.watch = HealthWatch(
+            self.fleet,
+            self.balancer,
+            self.prober,
+            self.routing,
+            self.supervisor,
+            log,
+            clock=time.monotonic,
+        )
+
+    def reload(self, file: Path) -> None:
+        """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
+        try:
+            rules = load_rules(file, POLICIES)
+        except ConfigError as error:
+            self.log.error("rules_refused", error=error.message)  # noqa: TRY400 - it is the file that is wrong
+            return
+        self.rules = rules  # `_terms_of` goes by them
+        self.owners.take_rules()
+        self.routing.take_rules(rules)
+        self.log.info("rules_reloaded", file=str(file), models=len(rules.models))
+
+    def _terms_of(self, model: ModelName) -> Terms:
+        rules = self.rules.of(model)
+        constraints = Constraints(
+            rules.max_price,
+            frozenset(rules.regions) or None,
+            frozenset(rules.device_kinds) or None,
+        )
+        return Terms(
+            rules.policy or self.settings.policy,
+            ANYWHERE if constraints == ANYWHERE else constraints,
+            rules.is_hedged,
+            rules.is_retried,
+        )
+
+    def _renewed(self, membership: Membership) -> None:
+        """Show a renewed membership on links, in gossip and to the mesh; raise `ConfigError` when that cannot be."""
+        self.pool.renew(membership)
+        if membership.publishers() != self._publishers:
+            self._publishers = membership.publishers()
+            self.owners.take_publishers(self._publishers)
+        self.revocations.renew(membership)
+        self.mesh.renew(membership, self.home.bootstrap())
+        self.announcer.renew(membership)
+
+    # what parts tell others that are made after them
+
+    def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
+        del topic, sender
+        self.members.heard(raw)
+
+    def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
+        del topic, peers
+        self.announcer.hasten()
+
+    def _revoked(self, encoded: bytes) -> None:
+        self.revocations.heard(encoded)
+
+    def _mesh_ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        self.log.info("mesh_ready", peer=peer, addrs=addrs)
+        self.clocks.resume()
+        self.standing.write()
+        self.announcer.hasten()
+
+    def _mesh_down(self, reason: str) -> None:
+        self.log.warning("mesh_down", reason=reason)
+        self.clocks.pause()
+        self.standing.write()
+
+    def _visited(self, endpoint: Endpoint) -> None:
+        self.members.visited(endpoint)
+
+    def _visitor_left(self, endpoint: Endpoint) -> None:
+        self.members.visitor_left(endpoint)
+
+    def _linked(self, endpoint: Endpoint) -> None:
+        self.watch.linked(endpoint)
+
+    def _unlinked(self, endpoint: Endpoint) -> None:
+        self.watch.unlinked(endpoint)
+
+
+def today() -> dt.datetime:
+    """Return the time of day, in UTC."""
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,136 @@
+"""How a router stands: its state, whether it is a member still, and the status file that shows both. IO: the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.advertised_address import reachable_multiaddr
+from capamesh.protocol.network_clock import clock_fields
+
+if TYPE_CHECKING:
+    from capamesh.protocol.data_dir import DataDir
+    from capamesh.protocol.membership_upkeep import MembershipUpkeep
+    from capamesh.protocol.mesh.client import MeshClient
+    from capamesh.protocol.network import Membership
+    from capamesh.router.fleet.clocks import Clocks
+    from capamesh.router.fleet.hearing import Hearing
+    from capamesh.router.fleet.view import FleetView
+
+
+class Standing:
+    """The standing of one router. `state` is of its own life; while it is serving, `now` says more."""
+
+    def __init__(
+        self,
+        home: DataDir,
+        membership: Membership,
+        upkeep: MembershipUpkeep,
+        fleet: FleetView,
+        hearing: Hearing,
+        clocks: Clocks,
+        mesh: MeshClient,
+        *,
+        mesh_host: str,
+        today: Callable[[], datetime],
+    ) -> None:
+        """`mesh_host` is the host by which others reach the mesh; `today` returns the time of day."""
+        self._home = home
+        self._peer_id = membership.identity.peer_id
+        self._network_id = membership.network_id
+        self._upkeep = upkeep
+        self._fleet = fleet
+        self._hearing = hearing
+        self._clocks = clocks
+        self._mesh = mesh
+        self._mesh_host = mesh_host
+        self._today = today
+        self.state = "starting"
+        self.http_address = ""
+        self.link_address = ""
+        self.shut_out = ""
+        """Why this router refuses all requests: no node would take them. Empty: it does not."""
+        self._written_state = ""
+
+    def enter(self, state: str) -> None:
+        """Go on to the next state of the router's life, and show it."""
+        self.state = state
+        self.write()
+
+    def beat(self) -> None:
+        """Look after this router's own membership, and let its status show that it lives."""
+        self._upkeep.beat(self._today())
+        self._close_or_open()
+        self.write()
+
+    def revoked(self) -> None:
+        """Look whether a newer revocation list names this router itself."""
+        if self._upkeep.look(self._today()):
+            self._close_or_open()
+        self.write()
+
+    def tick(self) -> None:
+        """Show what has changed since the status was written."""
+        self._close_or_open()
+        if self.now()[0] != self._written_state:
+            self.write()
+
+    def has_usable(self) -> bool:
+        """Return whether any node can be sent requests."""
+        return any(endpoint.is_usable for endpoint in self._fleet.endpoints())
+
+    def now(self) -> tuple[str, str]:
+        """Return the state that a status shows, and the reason for people; see `member_status`."""
+        ended = self._upkeep.ended
+        if self.state != "serving":
+            return self.state, ""
+        if ended is not None:
+            return ended.state, ended.reason
+        if self.has_usable():
+            return "ready", ""
+        if not self._fleet.adverts:
+            return "waiting", "no node has been heard of"
+        return (
+            "waiting",
+            f"none of the {len(self._fleet.adverts)} nodes that are known can be reached",
+        )
+
+    def write(self) -> None:
+        """Write the status file."""
+        state, reason = self.now()
+        self._written_state = state
+        self._home.write_status(
+            {
+                "role": "router",
+                "state": state,
+                "reason": reason,
+                **self._upkeep.fields(self._today()),
+                "nodes": len(self._fleet.adverts),
+                "pid": os.getpid(),
+                "peer_id": self._peer_id,
+                "network_id": self._network_id,
+                "sidecar_pid": self._mesh.pid,
+                "mesh_addresses": [
+                    reachable_multiaddr(addr, self._mesh_host) for addr in self._mesh.addrs
+                ],
+                "link_address": self.link_address,
+                "http_address": self.http_address,
+                "clock": clock_fields(self._hearing.skew(self._clocks.now())),
+                "invites_over_quota": [asdict(one) for one in self._hearing.quotas.over()],
+            }
+        )
+
+    def _close_or_open(self) -> None:
+        """Refuse requests while no node would take them, because this router is no member any more."""
+        ended = self._upkeep.ended
+        # An expired one may owe that to its own clock: nodes that take its requests know better.
+        if ended is None or (ended.state == "expired" and self.has_usable()):
+            self.shut_out = ""
+        else:
+            self.shut_out = (
+                f"this router's membership has ended ({ended.reason}); ask another router, or its operator to give "
+                "this one a new token"
+            )

@@ -1,0 +1,95 @@
+"""A router's membership built from its parts, with a dialler and a log that tests look at. IO: the pins' folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from signed_adverts import FakeClocks, Network
+
+from capamesh.protocol.fleet import Change
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import Role
+from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.hearing import Hearing
+from capamesh.router.fleet.last_fleet import LastFleet
+from capamesh.router.fleet.membership import Dialler, FleetMembers
+from capamesh.router.fleet.node_addresses import addresses_within
+from capamesh.router.fleet.overrides import Overrides
+from capamesh.router.fleet.ownership_keeper import OwnerKeeper
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.rules import ModelRules
+
+
+class EventLog:
+    """Keeps every event with its values."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def _take(self, event: str, **values: Any) -> None:
+        self.events.append((event, values))
+
+    debug = info = warning = error = exception = _take
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """Return the values of each event of that name."""
+        return [values for name, values in self.events if name == event]
+
+
+class Members(Dialler):
+    """What one router makes of what it hears: `members` and the parts that they keep up to date."""
+
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
+        self.network = network or Network()
+        self.log = EventLog()
+        log: Any = self.log
+        self.clocks = FakeClocks()
+        self.clocks.resume()
+        self.membership = self.network.member(role=Role.ROUTER)
+        self.trust = self.membership.trust()
+        rule = addresses_within(Inside.LOOPBACK)
+        self.hearing = Hearing(self.trust, rule, self.clocks.now())
+        self.dialled: list[Endpoint] = []
+        self.let_go: list[Endpoint] = []
+        self.hurried: list[tuple[str, bool]] = []
+        self.changes: list[list[Change]] = []
+        """What `on_changes` was called with."""
+        owners = OwnerKeeper(
+            folder,
+            rules_of=lambda _: ModelRules(),
+            publishers=(),
+            invite_of=self.hearing.quotas.invite_of,
+            log=log,
+            clock=self.clocks.steady_s,
+        )
+        self.fleet = FleetView(
+            on_new=self.dialled.append,
+            on_gone=self.let_go.append,
+            address_rule=rule,
+            owners=owners.owners,
+        )
+        owners.fleet = self.fleet
+        self.overrides = Overrides()
+        self.last_fleet = LastFleet()
+        self.members = FleetMembers(
+            self.hearing,
+            owners,
+            self.fleet,
+            self.overrides,
+            self.last_fleet,
+            self,
+            on_changes=self.changes.append,
+            clocks=self.clocks,
+            log=log,
+        )
+
+    def hurry(self, endpoint: Endpoint, *, is_changed: bool) -> None:
+        """Keep which endpoint is to be dialled now, and whether its node says something else than before."""
+        self.hurried.append((endpoint.address, is_changed))
+
+    @property
+    def peers(self) -> list[PeerId]:
+        """Who is in the fleet."""
+        return list(self.fleet.adverts)

@@ -1,0 +1,176 @@
+"""The way of one advert: who comes into the fleet, who leaves it, and whom that concerns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fleet_fakes import advert, offer
+from fleet_members import Members
+from signed_adverts import says, says_goodbye
+
+from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.network import RevocationList
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.overrides import Hold
+from capamesh.router.resilience.health import CircuitState
+
+A = PeerId("A")
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Members:
+    return Members(tmp_path)
+
+
+def test_an_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node, 7001))
+    assert router.peers == [peer]
+    assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001"]
+    assert router.log.events == [("node_joined", {"peer": peer, "models": ["m/1"]})]
+    assert [type(change) for change in router.changes[0]] == [Joined]
+    assert router.hurried == [("127.0.0.1:7001", True)]
+
+
+def test_an_advert_that_says_the_same_again_is_read_once_and_has_its_node_dialled_now(
+    router: Members,
+) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node, counter=1))
+    first = router.fleet.adverts[peer]
+    router.members.heard(says(node, counter=2))
+    second = router.hearing.members.members()[peer]
+    assert second.sequence.counter == 2
+    assert second.devices is first.devices
+    assert [event for event, _ in router.log.events] == ["node_joined"]
+    assert router.changes[1] == []
+    assert router.hurried == [("127.0.0.1:7001", True), ("127.0.0.1:7001", False)]
+
+
+def test_an_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dialled(
+    router: Members,
+) -> None:
+    node = router.network.member()
+    router.members.heard(says(node, 7001, counter=1))
+    router.members.heard(says(node, 7002, counter=2, is_draining=True))
+    assert [endpoint.address for endpoint in router.let_go] == ["127.0.0.1:7001"]
+    assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001", "127.0.0.1:7002"]
+    changed = {"peer": node.identity.peer_id, "is_draining": True}
+    assert router.log.of("node_changed") == [changed]
+
+
+def test_a_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Members) -> None:
+    node = router.network.member()
+    router.members.heard(says(node))
+    assert len(router.last_fleet) == 1
+    router.members.heard(says_goodbye(node))
+    assert router.peers == []
+    assert len(router.last_fleet) == 0
+    gone = {"peer": node.identity.peer_id, "reason": "goodbye"}
+    assert router.log.of("node_left") == [gone]
+
+
+def test_what_is_not_believed_is_logged_and_changes_nothing(router: Members) -> None:
+    node = router.network.member()
+    forged = bytearray(says(node))
+    forged[-1] ^= 1
+    router.members.heard(bytes(forged))
+    assert [values["reason"] for values in router.log.of("advert_rejected")] == ["signature"]
+    assert (router.peers, router.changes, len(router.last_fleet)) == ([], [], 0)
+
+
+def test_a_node_without_a_place_is_not_logged_for_each_of_its_adverts(router: Members) -> None:
+    token = router.network.invite(members=1)
+    for _ in range(2):
+        router.members.heard(says(router.network.member(token)))
+    assert len(router.peers) == 1
+    assert [event for event, _ in router.log.events] == ["node_joined"]
+
+
+def test_a_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
+    often, seldom = router.network.member(), router.network.member()
+    router.members.heard(says(often, 7001, interval_s=10))
+    router.members.heard(says(seldom, 7002, interval_s=100))
+    router.clocks.pass_s(340)
+    for _ in range(2):  # a node is suspected before it is gone
+        router.members.tick()
+    assert router.log.of("node_left") == [{"peer": often.identity.peer_id, "reason": "expired"}]
+    router.clocks.pass_s(11)
+    router.members.tick()
+    assert router.log.of("node_left")[1:] == [
+        {"peer": seldom.identity.peer_id, "reason": "expired"}
+    ]
+
+
+# the operator's word
+
+
+def states(router: Members) -> set[str]:
+    now_s = router.clocks.steady_s()
+    return {
+        str(health.state(now_s))
+        for endpoint in router.fleet.endpoints_of(A)
+        for health in (
+            endpoint.health,
+            *(replica.health for replica in router.fleet.replicas_at(endpoint)),
+        )
+    }
+
+
+def test_what_a_held_node_comes_back_with_is_held(router: Members) -> None:
+    for model in ("", "m"):
+        router.overrides.hold(Hold(A, ModelName(model), ModelVersion(""), CircuitState.FORCED_OPEN))
+    first = advert("A", "a:1")
+    router.members.apply([Joined(first)])
+    assert states(router) == {"forced_open"}
+    more = advert("A", "a:2", models=(offer(version="1"), offer(version="2")), counter=2)
+    router.members.apply([Changed(more, first)])
+    assert states(router) == {"forced_open"}
+    router.members.apply([Left(A, LeftReason.GOODBYE)])
+    router.members.apply([Joined(advert("A", models=(offer(),), counter=3))])
+    assert states(router) == set()
+    visitor = Endpoint(A, "dialled-in-1")
+    router.members.visited(visitor)
+    assert states(router) == {"forced_open"}
+    router.members.visitor_left(visitor)
+    assert states(router) == set()
+
+
+# the last fleet
+
+
+def test_a_router_that_starts_again_knows_the_fleet_that_it_knew_last(
+    router: Members, tmp_path: Path
+) -> None:
+    stays, goes = router.network.member(), router.network.member()
+    kept = [says(stays, 1), says(goes, 2)]
+    again = Members(tmp_path, router.network)
+    again.members.restore(kept)
+    assert again.peers == [stays.identity.peer_id, goes.identity.peer_id]
+    assert again.log.of("last_fleet_restored") == [{"nodes": 2}]
+    assert not again.last_fleet.is_changed  # it is on the disk
+    assert again.hurried == []  # nobody has shown that it is there
+    again.members.heard(says(stays, 3, counter=2))
+    assert [each.address for each in again.fleet.endpoints_of(stays.identity.peer_id)] == [
+        "127.0.0.1:3"
+    ]
+    again.members.heard(says_goodbye(goes))
+    assert len(again.last_fleet) == 1
+
+
+def test_a_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
+    router: Members, tmp_path: Path
+) -> None:
+    network, stays = router.network, router.network.member()
+    revoked, stranger = network.member(), Members(tmp_path / "other").network.member()
+    encoded = network.revoking(peer=revoked.identity.peer_id)
+    router.trust.update(RevocationList.decode(encoded, network.owner.ca_der))
+    router.members.restore([says(revoked), says(stranger), says(stays)])
+    assert router.peers == [stays.identity.peer_id]
+    refused = [values["reason"] for values in router.log.of("last_fleet_member_refused")]
+    assert refused == ["membership", "network"]
+    assert router.log.of("last_fleet_restored") == [{"nodes": 1}]

@@ -1,0 +1,84 @@
+"""Revocation lists that a router takes over: who is revoked is gone at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_members import Members
+from signed_adverts import Network, says
+
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.fleet.revocations import Revocations
+
+
+class Router(Members):
+    """A router's membership, its revocations, and what these told others."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.told: list[object] = []
+        log: Any = self.log
+        self.revocations = Revocations(
+            self.trust,
+            self.membership,
+            DataDir(folder),
+            self.members,
+            recheck_links=lambda: self.told.append("links"),
+            pass_on=self.told.append,
+            on_taken=lambda: self.told.append("taken"),
+            log=log,
+        )
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Router:
+    return Router(tmp_path)
+
+
+def test_a_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Router) -> None:
+    network = router.network
+    revoked, kept = network.invite(), network.invite()
+    out = [network.member(revoked) for _ in "ab"]
+    stays = network.member(kept)
+    for port, node in enumerate((*out, stays), 7001):
+        router.members.heard(says(node, port))
+    encoded = network.revoking(token=revoked)
+    revocations, is_kept = router.revocations.post(encoded)
+    assert (revocations.encode(), is_kept) == (encoded, True)
+    assert router.peers == [stays.identity.peer_id]
+    assert router.log.of("node_left") == [
+        {"peer": node.identity.peer_id, "reason": "revoked"} for node in out
+    ]
+    assert router.told == ["links", "taken", encoded]
+    router.members.heard(says(network.member(revoked), 7004))
+    assert router.peers == [stays.identity.peer_id]
+    assert [values["reason"] for values in router.log.of("advert_rejected")] == ["membership"]
+
+
+def test_a_list_that_the_mesh_delivered_holds_and_is_not_passed_on(router: Router) -> None:
+    node = router.network.member()
+    router.members.heard(says(node))
+    router.revocations.heard(router.network.revoking(peer=node.identity.peer_id))
+    assert router.peers == []
+    assert router.told == ["links", "taken"]
+    assert router.log.of("revocations_updated") == [{"version": 1, "is_kept": True}]
+
+
+def test_a_list_that_is_known_changes_nothing(router: Router) -> None:
+    encoded = router.network.revoking(peer=router.network.member().identity.peer_id)
+    router.revocations.heard(encoded)
+    router.told.clear()
+    assert router.revocations.post(encoded)[0].version == 1
+    assert router.told == []
+
+
+def test_a_list_of_another_owner_is_refused(router: Router) -> None:
+    other = Network()
+    foreign = other.revoking(peer=other.member().identity.peer_id)
+    with pytest.raises(InvalidRequest):
+        router.revocations.post(foreign)
+    assert router.told == []
+    assert router.trust.revocations.version == 0

@@ -1,0 +1,112 @@
+"""The watch over the nodes' health: what a link that is up or gone means, and which turns come how often."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fleet_fakes import Fleet, echo, in_virtual_time
+from fleet_members import EventLog
+
+from capamesh.protocol.errors import LinkLost
+from capamesh.router.health_watch import JUDGE_EVERY_S, REPROBE_EVERY_S, HealthWatch
+from capamesh.router.resilience.health import CircuitState
+from capamesh.router.supervision import Supervisor
+
+
+class Watched:
+    """A fleet of one node, and the watch over it."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet([echo])
+        self.log = EventLog()
+        log: Any = self.log
+        self.watch = HealthWatch(
+            self.fleet.view,
+            self.fleet.balancer,
+            self.fleet.prober,
+            self.fleet.routing,
+            Supervisor(self.fleet.telemetry, log, clock=self.fleet.clock),
+            log,
+            clock=self.fleet.clock,
+        )
+
+
+@in_virtual_time
+async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -> None:
+    watched = Watched()
+    (endpoint,), (link,) = watched.fleet.endpoints, watched.fleet.links
+    endpoint.health.failed(watched.fleet.clock(), is_hard=True, cause="link_lost: reset")
+    watched.watch.linked(endpoint)
+    assert [(probe.model, probe.version) for probe in link.probes] == [("m", "1")]
+    assert endpoint.health.state(watched.fleet.clock()) is not CircuitState.INHIBITED
+    watched.fleet.prober.close()
+    assert not link.probing
+
+
+@in_virtual_time
+async def test_a_node_that_is_unlinked_is_so_from_now_on() -> None:
+    watched = Watched()
+    (endpoint,) = watched.fleet.endpoints
+    await asyncio.sleep(7)
+    watched.watch.unlinked(endpoint)
+    assert endpoint.unlinked_s == watched.fleet.clock()
+
+
+@in_virtual_time
+async def test_a_node_that_failed_is_asked_for_a_sign_of_life() -> None:
+    watched = Watched()
+    fleet = watched.fleet
+    (replica,), (link,) = fleet.replicas, fleet.links
+    fleet.served().failed(replica, LinkLost("reset"), 0.1, fleet.clock())
+    watching = asyncio.create_task(watched.watch.run())
+    await asyncio.sleep(1.0)
+    assert link.probes
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert not link.probing
+    assert fleet.prober.sent == len(link.probes)
+
+
+@in_virtual_time
+async def test_what_becomes_of_a_node_s_health_is_logged_when_it_is_judged() -> None:
+    watched = Watched()
+    fleet = watched.fleet
+    (replica,) = fleet.replicas
+    fleet.served().failed(replica, LinkLost("reset"), 0.1, fleet.clock())
+    watching = asyncio.create_task(watched.watch.run())
+    await asyncio.sleep(JUDGE_EVERY_S + 2 * REPROBE_EVERY_S)
+    watching.cancel()
+    assert [event for event, _ in watched.log.events] == ["node_inhibited"]
+    ((_, values),) = watched.log.events
+    assert (values["peer"], values["address"], values["reason"]) == ("A", "a:1", "link_lost: reset")
+
+
+@in_virtual_time
+async def test_a_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
+    monkeypatch: Any,
+) -> None:
+    watched = Watched()
+    turns: list[str] = []
+
+    def crashing(loop: str) -> Any:
+        def turn(*_: object) -> None:
+            turns.append(loop)
+            raise RuntimeError(f"a bug in {loop}")
+
+        return turn
+
+    monkeypatch.setattr(watched.fleet.balancer, "reprobes", crashing("reprobe"))
+    monkeypatch.setattr(watched.fleet.routing, "tick", crashing("judge"))
+    watching = asyncio.create_task(watched.watch.run())
+    await asyncio.sleep(3 * JUDGE_EVERY_S + 1.5 * REPROBE_EVERY_S)
+    assert not watching.done()
+    assert turns.count("judge") == 3
+    assert turns.count("reprobe") > 3 * JUDGE_EVERY_S / REPROBE_EVERY_S - 3
+    counted = watched.fleet.telemetry.exposition().decode()
+    for loop in ("judge", "reprobe"):
+        times = turns.count(loop)
+        assert f'capamesh_turns_crashed_total{{loop="{loop}"}} {times:.1f}' in counted
+    crashed = [values["loop"] for values in watched.log.of("turn_crashed")]
+    assert sorted(crashed) == ["judge", "reprobe"]
+    watching.cancel()

@@ -1,0 +1,123 @@
+"""What a router shows of itself: its state through its life, and why it refuses requests when it is no member any more."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import linked
+from fleet_members import Members
+from signed_adverts import NOW, says
+
+from capamesh.protocol.data_dir import DataDir, read_status
+from capamesh.protocol.membership_upkeep import MembershipUpkeep
+from capamesh.protocol.network import RevocationList
+from capamesh.router.standing import Standing
+
+
+class Sidecar:
+    """A sidecar that listens on all addresses."""
+
+    pid = 7
+    addrs = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
+
+
+class Router(Members):
+    """A router's membership, and its standing."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        log: Any = self.log
+        home = DataDir(folder)
+        sidecar: Any = Sidecar()
+        self.folder = folder
+        self.standing = Standing(
+            home,
+            self.membership,
+            MembershipUpkeep(
+                home,
+                self.membership,
+                self.trust,
+                token_file=None,
+                on_renewed=lambda _: None,
+                log=log,
+            ),
+            self.fleet,
+            self.hearing,
+            self.clocks,
+            sidecar,
+            mesh_host="10.1.2.3",
+            today=lambda: NOW + dt.timedelta(seconds=self.clocks.passed_s),
+        )
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The state and the reason in the status file."""
+        status = read_status(self.folder)
+        return status["state"], status["reason"]
+
+    def revoke_itself(self) -> None:
+        encoded = self.network.revoking(peer=self.membership.identity.peer_id)
+        self.trust.update(RevocationList.decode(encoded, self.network.owner.ca_der))
+        self.standing.revoked()
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Router:
+    return Router(tmp_path)
+
+
+def test_a_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) -> None:
+    router.standing.write()
+    assert router.shown == ("starting", "")
+    router.standing.enter("serving")
+    assert router.shown == ("waiting", "no node has been heard of")
+    router.members.heard(says(router.network.member()))
+    router.standing.write()
+    assert router.shown == ("waiting", "none of the 1 nodes that are known can be reached")
+    linked(router.dialled[0])
+    router.standing.tick()
+    assert router.shown == ("ready", "")
+    router.standing.enter("draining")
+    assert router.shown == ("draining", "")
+
+
+def test_a_status_is_not_written_again_while_the_state_is_the_same(router: Router) -> None:
+    router.standing.enter("serving")
+    router.standing.link_address = "10.1.2.3:4100"
+    router.standing.tick()
+    assert read_status(router.folder)["link_address"] == ""
+    router.standing.beat()
+    status = read_status(router.folder)
+    assert status["link_address"] == "10.1.2.3:4100"
+    assert status["mesh_addresses"] == ["/ip4/10.1.2.3/tcp/4001/p2p/Q"]
+    assert status["sidecar_pid"] == 7
+
+
+def test_a_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
+    router: Router,
+) -> None:
+    router.members.heard(says(router.network.member()))
+    linked(router.dialled[0])
+    router.standing.enter("serving")
+    assert router.standing.shut_out == ""
+    router.revoke_itself()
+    assert router.shown[0] == "revoked"
+    assert router.standing.shut_out.startswith("this router's membership has ended (")
+
+
+def test_a_router_whose_membership_has_expired_serves_while_a_node_takes_its_requests(
+    router: Router,
+) -> None:
+    router.members.heard(says(router.network.member()))
+    linked(router.dialled[0])
+    router.standing.enter("serving")
+    router.clocks.passed_s = 2 * 24 * 3600.0
+    router.standing.beat()
+    assert router.shown[0] == "expired"
+    assert router.standing.shut_out == ""
+    router.dialled[0].link = None
+    router.standing.tick()
+    assert router.standing.shut_out.startswith("this router's membership has ended (")
