@@ -262,8 +262,6 @@ class Town:
             self.models,
             self.members.trust(),
             control=self.lifecycle.change,
-            on_stuck=self.stuck.append,
-            watchdog_s=watchdog_s,
             clock=time.monotonic,
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]

@@ -76,6 +76,7 @@ _calls = st.builds(
     st.integers(0, MAX_PRIORITY),
     st.booleans(),
     st.none() | _marks,
+    st.booleans(),
 )
 _answers = st.builds(
     InferAnswer,
@@ -301,6 +302,7 @@ def test_a_broken_change_is_refused(raw: dict[str, object]) -> None:
         {"p": True},
         {"p": "1"},
         {"k": 1},
+        {"w": 1},
         {"s": []},
         {"s": [1, True]},
         {"s": [-1, True, False]},

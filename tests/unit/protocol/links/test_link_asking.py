@@ -15,6 +15,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     LinkLost,
     Overloaded,
+    PeerError,
     ProtocolViolation,
     RunFailed,
     TooLarge,
@@ -27,7 +28,8 @@ from capamesh.protocol.links.events import (
     RequestReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.link import Answer, Link, LinkTimes
+from capamesh.protocol.links.held_parts import PART_BYTES
+from capamesh.protocol.links.link import Answer, Link, LinkTimes, PartsHandler
 from capamesh.protocol.network import ALPN
 
 
@@ -362,15 +364,103 @@ async def test_a_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> N
         assert ends.is_idle
 
 
-async def test_of_an_answer_in_parts_only_the_first_is_reported_and_the_rest_is_declined() -> None:
+# answers in parts
+
+
+class Reader(ResponseHandler, PartsHandler):
+    """Takes an answer in parts."""
+
+    def part_answered(self, part: Answer) -> None:
+        self._take(part)
+
+
+async def test_parts_are_reported_as_they_come_and_the_last_one_is_the_answer() -> None:
+    ends, reader = Ends(), Reader()
+    stream = ends.link.ask(b"", [], reader)
+    await ends.reads()
+    ends.peer.respond(stream, b"1", [b"a"], is_final=False)
+    ends.deliver()
+    assert reader.news == [Answer(b"1", memoryview(b"a"))]
+    ends.peer.respond(stream, b"2", [], is_final=False)
+    ends.peer.respond(stream, b"3", [b"c"])
+    ends.deliver()
+    assert reader.news[1:] == [Answer(b"2", memoryview(b"")), (b"3", b"c")]
+    assert ends.is_idle
+    assert await ends.reads() == []  # nothing is withdrawn
+
+
+async def test_to_whoever_wants_one_answer_parts_are_an_error_and_the_rest_is_declined() -> None:
     ends, asker = Ends(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     await ends.reads()
     ends.peer.respond(stream, b"1", [], is_final=False)
-    ends.peer.respond(stream, b"2", [])
     ends.deliver()
-    assert asker.news == [(b"1", b"")]
+    (error,) = asker.news
+    assert isinstance(error, PeerError)
+    assert error.message == "the peer answers in parts; a whole answer was asked for"
     assert ends.is_idle
+    assert await ends.reads() == [RequestCancelled(stream)]
+    assert not ends.peer.respond(stream, b"2", [])
+
+
+async def test_after_parts_comes_an_error_or_the_end_of_the_link_as_after_none() -> None:
+    for is_lost in (False, True):
+        ends, reader = Ends(), Reader()
+        stream = ends.link.ask(b"", [], reader)
+        await ends.reads()
+        ends.peer.respond(stream, b"1", [], is_final=False)
+        if not is_lost:
+            ends.peer.fail(stream, RunFailed("it fell over"))
+        ends.deliver()
+        ends.lose()
+        part, error = reader.news
+        assert part == Answer(b"1", memoryview(b""))
+        assert type(error) is (LinkLost if is_lost else RunFailed)
+
+
+async def test_a_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
+    ends = Ends()
+    reader = Reader(lambda: ends.link.withdraw(stream))
+    stream = ends.link.ask(b"", [], reader)
+    await ends.reads()
+    for meta in (b"1", b"2"):
+        ends.peer.respond(stream, meta, [], is_final=False)
+    ends.peer.respond(stream, b"3", [])
+    ends.deliver()
+    assert reader.news == [Answer(b"1", memoryview(b""))]
+    assert ends.is_idle
+
+
+async def test_a_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_released() -> None:
+    ends, reader = Ends(limits(message_bytes=10 * PART_BYTES)), Reader()
+    stream = ends.link.ask(b"", [], reader)
+    await ends.reads()
+    for _ in range(11):
+        ends.peer.respond(stream, b"", [], is_final=False)
+    ends.deliver()
+    *parts, error = reader.news
+    assert parts == [Answer(b"", memoryview(b""))] * 10
+    assert isinstance(error, PeerError)
+    assert "5632 bytes of an answer in parts are not released" in error.message
+    assert ends.is_idle
+    assert await ends.reads() == [RequestCancelled(stream)]
+    assert ends.link._core._parts.size_bytes == 0
+
+
+async def test_parts_that_are_released_may_come_without_end() -> None:
+    ends, reader = Ends(limits(message_bytes=10 * PART_BYTES)), Reader()
+    stream = ends.link.ask(b"", [], reader)
+    await ends.reads()
+    for _ in range(50):
+        ends.peer.respond(stream, b"meta", [bytes(4 * PART_BYTES)], is_final=False)
+        ends.deliver()
+        part = reader.news.pop()
+        assert isinstance(part, Answer)
+        ends.link.release(stream, part)
+    ends.peer.respond(stream, b"end", [])
+    ends.deliver()
+    assert reader.news == [(b"end", b"")]
+    assert ends.link._core._parts.size_bytes == 0
 
 
 async def test_what_cannot_be_sent_is_raised_and_leaves_nothing_waiting() -> None:

@@ -31,7 +31,11 @@ class RequestState(IntEnum):
 
 
 class PendingRequest:
-    """One request: what to run, until when, and whom to tell. `done` is called at most once."""
+    """One request: what to run, until when, and whom to tell.
+
+    `on_part` is called with each part of an answer that is ready before the others, and `done` at most once, with the
+    rest of it, or with why it does not come. Without `on_part` the caller takes a whole answer only.
+    """
 
     __slots__ = (
         "arrived_s",
@@ -44,6 +48,7 @@ class PendingRequest:
         "is_bulk",
         "is_delayable",
         "key",
+        "on_part",
         "order",
         "outputs",
         "priority",
@@ -66,12 +71,14 @@ class PendingRequest:
         priority: float = 0,
         is_bulk: bool = False,
         sequence: SequenceMark | None = None,
+        on_part: Callable[[PendingRequest, Sequence[Tensor]], None] | None = None,
     ) -> None:
         self.inputs = inputs
         """In the model's order."""
         self.outputs = outputs
         """Empty for all."""
         self.done = done
+        self.on_part = on_part
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
         self.priority = priority
@@ -97,6 +104,13 @@ class PendingRequest:
 
     def __repr__(self) -> str:
         return f"PendingRequest({self.state.name}, {self.rows} rows, priority {self.priority:g})"
+
+    def part(self, outputs: Sequence[Tensor]) -> bool:
+        """Answer with a part, in the event loop; False: nobody waits for more, or only for the whole answer."""
+        if self.on_part is None or self.state is not RequestState.RUNNING:
+            return False
+        self.on_part(self, outputs)
+        return self.batch is not None and self.state is RequestState.RUNNING
 
 
 class Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from capamesh.protocol.links.calls import (
 )
 from capamesh.protocol.links.transport import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
-from capamesh.protocol.tensors import Limits
+from capamesh.protocol.tensors import Limits, Tensor
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -130,6 +130,7 @@ class WorkerService:
                 priority=call.priority,
                 is_bulk=call.is_bulk,
                 sequence=call.sequence,
+                on_part=partial(self._part, key, hosted) if call.takes_parts else None,
             )
             self._requests[key] = hosted, request
             hosted.runner.submit(request, is_pumped=True)
@@ -257,6 +258,27 @@ class WorkerService:
             error.load = self.load_report(hosted)
         link, stream = key
         link.fail(stream, error)
+
+    def _part(
+        self,
+        key: tuple[Link, int],
+        hosted: HostedModel,
+        request: PendingRequest,
+        outputs: Sequence[Tensor],
+    ) -> None:
+        """Send one part of an answer; whoever does not read it does not get the rest either."""
+        link, stream = key
+        queue_us = int((request.started_s - request.arrived_s) * 1e6)
+        answer = InferAnswer(hosted.version, tuple(outputs), queue_us, 0, self.load_report(hosted))
+        try:
+            check_outputs(answer.outputs, self._limits)
+            meta, body = encode_answer(answer)
+        except TooLarge as error:
+            self._withdraw(key)
+            self._fail(key, error, hosted)
+            return
+        if not link.respond(stream, meta, body, is_final=False):
+            self._withdraw(key)
 
     def _done(
         self, key: tuple[Link, int], hosted: HostedModel, request: PendingRequest, result: Result

@@ -63,6 +63,8 @@ class InferCall(NamedTuple):
     is_bulk: bool = False
     """Of a batch job: it gives way to online requests, but for its share."""
     sequence: SequenceMark | None = None
+    takes_parts: bool = False
+    """Whether its answer may come in parts, each as soon as it is there; else it comes whole."""
 
 
 class ControlAction(StrEnum):
@@ -135,6 +137,8 @@ def encode_call(call: InferCall, budget_ms: int | None = None) -> tuple[bytes, l
         meta["k"] = True
     if call.sequence is not None:
         meta["s"] = call.sequence
+    if call.takes_parts:
+        meta["w"] = True
     return pack(meta), [tensor.data for tensor in call.inputs]
 
 
@@ -172,6 +176,11 @@ def decode_call(
         )
     if not isinstance(is_bulk, bool):
         raise InvalidRequest(f"a call whose bulk mark is {shown(is_bulk)}, not true or false")
+    takes_parts = raw.get("w", False)
+    if not isinstance(takes_parts, bool):
+        raise InvalidRequest(
+            f"a call whose mark for parts is {shown(takes_parts)}, not true or false"
+        )
     call = InferCall(
         ModelName(model),
         ModelVersion(version),
@@ -180,6 +189,7 @@ def decode_call(
         priority,
         is_bulk,
         None if sequence is None else _sequence_mark(sequence),
+        takes_parts,
     )
     return call, budget_ms
 
@@ -220,6 +230,7 @@ class CallDecoder:
                 call.priority,
                 call.is_bulk,
                 call.sequence,
+                call.takes_parts,
             ),
             known.budget_ms,
         )

@@ -6,7 +6,8 @@ writes what `take()` returns. Either side may open streams, whoever dialled.
 =================  ======================================================================================
 stream state       what may come
 =================  ======================================================================================
-asked (by us)      RESPONSE with its CHUNKs, again unless FINAL; LOAD; ERROR. FINAL and ERROR close it.
+asked (by us)      RESPONSE with its CHUNKs, again unless FINAL; LOAD; ERROR. FINAL and ERROR close it. What
+                   comes before FINAL are parts of the answer, of which `HeldParts` bounds what is not released.
 receiving          CHUNKs of the REQUEST; CANCEL forgets it
 serving            CANCEL; our RESPONSE (FINAL) or ERROR closes it
 unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of a closed stream: dropped
@@ -39,6 +40,7 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.held_parts import HeldParts
 from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
 from capamesh.protocol.links.incoming import Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
@@ -106,6 +108,7 @@ class Connection:
         self._asked: set[int] = set()
         self._serving: dict[int, int] = {}
         self._messages: dict[int, _Message] = {}
+        self._parts = HeldParts(limits.message_bytes, limits.receive_bytes)
         self._reserved_bytes = 0
         self._current: tuple[int, int, int, int, bytes, _Message | None] | None = None
         self._is_draining = False
@@ -179,12 +182,16 @@ class Connection:
         self._close_asked(stream)
         self._outgoing.frame(encode_frame(FrameKind.CANCEL, stream))
 
+    def release(self, stream: int, size_bytes: int) -> None:
+        """A part of an answer has been passed on: others may come in its place. `size_bytes` has its metadata too."""
+        self._parts.release(stream, size_bytes)
+
     # answering
 
     def respond(
         self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
     ) -> bool:
-        """Send an answer to the peer's request; False when the peer has given it up."""
+        """Send an answer to the peer's request, or the next part of it; False when the peer has given it up."""
         if stream not in self._serving:
             return False
         peer = self._greeted()
@@ -453,6 +460,10 @@ class Connection:
         is_final = bool(flags & FINAL)
         if is_final:
             self._close_asked(stream)
+        elif reason := self._parts.take(stream, len(message.meta) + message.total):
+            self.cancel(stream)
+            self._events.append(ErrorReceived(stream, PeerError(reason)))
+            return
         self._events.append(ResponseReceived(stream, message.meta, message.memory, is_final))
 
     def _error_ended(self, stream: int, meta: bytes) -> None:
@@ -490,6 +501,8 @@ class Connection:
     def _close_asked(self, stream: int) -> None:
         self._asked.discard(stream)
         self._outgoing.drop(stream)  # a peer may answer before it has read the whole request
+        if self._parts:
+            self._parts.end(stream)
         message = self._pop_message(stream)
         if message is not None:
             self._reserved_bytes -= message.total

@@ -23,12 +23,13 @@ class RequestReceived(NamedTuple):
 
 
 class ResponseReceived(NamedTuple):
-    """A whole response is here."""
+    """A whole response is here, or one part of it."""
 
     stream: int
     meta: bytes
     body: memoryview
     is_final: bool
+    """Whether nothing follows; until then it is a part, which is held until it is released."""
 
 
 class ErrorReceived(NamedTuple):

@@ -13,9 +13,9 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, assert_never, cast
+from typing import Any, Protocol, TypeVar, assert_never, cast, runtime_checkable
 
-from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
+from capamesh.protocol.errors import CapameshError, LinkLost, PeerError, ProtocolViolation
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
     ErrorReceived,
@@ -99,13 +99,27 @@ class Answer:
 
 
 class ResponseHandler(Protocol):
-    """Who waits for an answer. Told once, in the event loop, unless it withdraws; must not raise."""
+    """Who waits for an answer. Told once, in the event loop, unless it withdraws; must not raise.
+
+    An answer in parts is an error to it (`PeerError`), and the request is withdrawn: its first part would pass for all.
+    """
 
     def answered(self, answer: Answer) -> None:
         """The answer is here."""
 
     def failed(self, error: CapameshError) -> None:
         """The peer answered with an error, or the link has ended (`LinkLost`)."""
+
+
+@runtime_checkable
+class PartsHandler(ResponseHandler, Protocol):
+    """Who takes an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
+
+    Parts that are held too long end the request: see `Link.release`.
+    """
+
+    def part_answered(self, part: Answer) -> None:
+        """One more part of the answer is here; others follow."""
 
 
 class LoadHandler(Protocol):
@@ -219,7 +233,8 @@ class Link(asyncio.BufferedProtocol):
     def ask(self, meta: bytes, body: Sequence[Buffer], asker: ResponseHandler) -> int:
         """Send a request, whose answer `asker` is told; return its number. `LinkLost`: the link has ended.
 
-        The buffers must not change until the answer is here.
+        The answer may come in parts where `asker` is a `PartsHandler`. The buffers must not change until the answer, or
+        the first part of it, is here.
         """
         if self._end_reason is not None:
             raise LinkLost(f"the link has ended: {self._end_reason}")
@@ -233,6 +248,14 @@ class Link(asyncio.BufferedProtocol):
         if self._waiting.pop(stream, None) is not None:
             self._core.cancel(stream)
             self._flush_soon()
+
+    def release(self, stream: int, part: Answer) -> None:
+        """A part of an answer has been passed on, and its memory is free again.
+
+        Parts that are not released, those of the present read included, may be as large together as a whole answer; more
+        of them withdraw the request, whose handler is told `PeerError`.
+        """
+        self._core.release(stream, len(part.meta) + len(part.body))
 
     async def probe(self, meta: bytes = b"") -> bytes:
         """Ask for the peer's load, of what `meta` says, and wait for it."""
@@ -262,7 +285,7 @@ class Link(asyncio.BufferedProtocol):
     def respond(
         self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
     ) -> bool:
-        """Answer a request of the peer; False when it no longer wants to know."""
+        """Answer a request of the peer, or a part of it; False when it no longer wants to know."""
         is_wanted = self._end_reason is None and self._core.respond(
             stream, meta, body, is_final=is_final
         )
@@ -436,9 +459,10 @@ class Link(asyncio.BufferedProtocol):
             case ResponseReceived():
                 if event.stream in self._probing:
                     raise ProtocolViolation(f"a response to the probe on stream {event.stream}")
-                asker = self._waiting.pop(event.stream, None)
                 if not event.is_final:
-                    self._core.cancel(event.stream)  # one answer is all that was asked for
+                    self._act_on_part(event)
+                    return
+                asker = self._waiting.pop(event.stream, None)
                 if asker is not None:
                     self._tell(asker.answered, Answer(event.meta, event.body))
             case RequestReceived():
@@ -473,6 +497,17 @@ class Link(asyncio.BufferedProtocol):
                 self._pinged_s = 0.0
             case _:
                 assert_never(event)
+
+    def _act_on_part(self, event: ResponseReceived) -> None:
+        asker = self._waiting.get(event.stream)
+        if isinstance(asker, PartsHandler):
+            self._tell(asker.part_answered, Answer(event.meta, event.body))
+        elif asker is not None:
+            del self._waiting[event.stream]
+            self._core.cancel(event.stream)
+            self._tell(
+                asker.failed, PeerError("the peer answers in parts; a whole answer was asked for")
+            )
 
     def _tell(self, reported: Callable[[_T], None], what: _T) -> None:
         """Tell an asker; a bug there costs its own request and not the link, on which all others wait."""
