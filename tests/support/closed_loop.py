@@ -143,7 +143,7 @@ class Loop:
         self._pump()
 
     def _done(self, callers: Callers, permit: Permit, result: Result) -> None:
-        load = self.batcher.load(free_bytes=0, device_in_flight=0)
+        load = self.batcher.load_report(free_bytes=0, device_in_flight=0)
         self._after(WAY_S, lambda: self._ended(callers, permit, result, load))
 
     def _ended(self, callers: Callers, permit: Permit, result: Result, load: object) -> None:

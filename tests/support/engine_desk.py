@@ -119,7 +119,7 @@ class Desk:
         )
 
     def load(self) -> LoadReport:
-        return self.batcher.load(free_bytes=7, device_in_flight=9)
+        return self.batcher.load_report(free_bytes=7, device_in_flight=9)
 
     def outcomes(self) -> list[str]:
         return [

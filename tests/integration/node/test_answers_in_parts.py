@@ -34,7 +34,7 @@ class PartsRunner:
     """Answers each request in three parts, one whenever a test lets it: `x` times 1, 2 and 3."""
 
     def __init__(self, model: FakeModel) -> None:
-        self.batcher = engine_of(model)
+        self.scheduler = engine_of(model)
         self.now_s = 0.0
         self.wanted: list[bool] = []
         """Of each part, whether somebody still waited after it."""
@@ -43,14 +43,14 @@ class PartsRunner:
 
     def submit(self, request: PendingRequest, *, is_pumped: bool) -> None:
         del is_pumped
-        self.batcher.submit(request, request.arrived_s)
+        self.scheduler.submit(request, request.arrived_s)
 
     def pump(self) -> None:
         if self._batch is None:
-            self._batch = self.batcher.take(self.now_s)
+            self._batch = self.scheduler.take(self.now_s)
 
     def cancel(self, request: PendingRequest) -> None:
-        self.batcher.cancel(request, self.now_s)
+        self.scheduler.cancel(request, self.now_s)
 
     def step(self) -> None:
         """Answer one part more, the last as the result."""
@@ -62,7 +62,7 @@ class PartsRunner:
         if self._step < PARTS:
             self.wanted.append(request.part(outputs))
             return
-        self.batcher.finished(self._batch, [outputs], self.now_s, run_s=0.1)
+        self.scheduler.finished(self._batch, [outputs], self.now_s, run_s=0.1)
 
 
 class Reader(PartsHandler):
@@ -142,7 +142,7 @@ async def town(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     models = ModelRegistry()
     model = FakeModel()
     runner = PartsRunner(model)
-    prepared = LoadResult(model, runner.batcher.plan, Measured(None, 0, is_batching=True))
+    prepared = LoadResult(model, runner.scheduler.plan, Measured(None, 0, is_batching=True))
     models.ready(HostedModel(source_of(), prepared, cast(Any, runner)))
     service = WorkerService(
         models,
@@ -174,7 +174,7 @@ async def test_each_part_is_with_the_reader_before_the_next_one_is_made(town: To
     await reader.until(2, is_over=True)
     assert (reader.parts, reader.end) == ([1, 2], 3)
     assert town.runner.wanted == [True, True]
-    assert town.runner.batcher.is_idle
+    assert town.runner.scheduler.is_idle
     await town.until_quiet()
 
 
@@ -202,7 +202,7 @@ async def test_a_reader_that_withdraws_ends_the_run(town: Town) -> None:
     await reader.until(1)
     reader.link.withdraw(reader.stream)
     await town.until_quiet()
-    assert town.runner.batcher.in_flight == 0
+    assert town.runner.scheduler.in_flight == 0
     town.runner.step()
     assert town.runner.wanted == [True, False]
 
@@ -211,7 +211,7 @@ async def test_a_deadline_after_the_first_part_is_the_end_of_the_answer(town: To
     reader = await town.ask()
     town.runner.step()
     town.runner.now_s = 60.0
-    town.runner.batcher.expire(60.0)
+    town.runner.scheduler.expire(60.0)
     await reader.until(1, is_over=True)
     assert isinstance(reader.end, DeadlineExceeded)
     town.runner.step()
@@ -223,7 +223,7 @@ async def test_a_deadline_after_the_first_part_is_the_end_of_the_answer(town: To
 async def test_parts_that_a_reader_holds_are_bounded(town: Town, is_releasing: bool) -> None:
     reader = await town.ask(rows=50)  # 400 bytes, as each part is
     reader.is_releasing = is_releasing
-    (request,) = town.runner.batcher._live
+    (request,) = town.runner.scheduler._live
     part = [Tensor.from_numpy("y", request.inputs[0].to_numpy())]
     for count in range(1, 6):
         request.part(part)

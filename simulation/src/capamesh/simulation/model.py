@@ -91,7 +91,7 @@ class SimModel:
 
     def load(self) -> LoadReport:
         """Return the load as it is now."""
-        return self.batcher.load(
+        return self.batcher.load_report(
             free_bytes=FREE_BYTES, device_in_flight=self._node.device_in_flight()
         )
 

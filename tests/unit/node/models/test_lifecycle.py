@@ -438,7 +438,7 @@ async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> Non
     rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
     rig.start()
     await rig.ready("m/1", "n/1")
-    batchers = [rig.hosted(name).runner.batcher for name in ("m", "n")]
+    batchers = [rig.hosted(name).runner.scheduler for name in ("m", "n")]
     assert [batcher._max_queue for batcher in batchers] == [None, 3]
     assert batchers[0]._max_in_flight == 64
     assert batchers[1]._max_in_flight == 3 + batchers[1].plan.batch_rows
@@ -450,9 +450,9 @@ async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> No
     rig.start()
     await rig.ready("m/1", "open/1")
     runner = rig.hosted("m").runner
-    assert runner.batcher.slots == 2
+    assert runner.scheduler.slots == 2
     assert runner._may_run_here
-    assert runner.batcher.plan is rig.hosted("m").prepared.plan
+    assert runner.scheduler.plan is rig.hosted("m").prepared.plan
     assert not rig.hosted("open").runner._may_run_here
 
 
@@ -1017,7 +1017,7 @@ async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(verdicts=[Verdict("m", "1", "", "", large_bytes=4, large_s=60.0, alone_s=60.0)])
     await rig.ready("m/1")
-    bounds = rig.hosted("m").runner.batcher.bounds
+    bounds = rig.hosted("m").runner.scheduler.bounds
     assert bounds is not None
     assert bounds.suspicion.is_looking
     rig.has(source_of("m", digest="2"))

@@ -84,7 +84,7 @@ def running(
         batcher.submit(
             PendingRequest((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0
         )
-    one.runner = cast("ModelRunner", SimpleNamespace(batcher=batcher))
+    one.runner = cast("ModelRunner", SimpleNamespace(scheduler=batcher))
     return one
 
 
@@ -103,12 +103,12 @@ def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> N
     models.ready(new)
     assert counted(models) == [("m", 2, 1, 0), ("m", 1, 3, 2)]
     assert models.withdraw(key("m", "1")) is new
-    new.runner.batcher.meter.answered("ok")
+    new.runner.scheduler.meter.answered("ok")
     assert counted(models) == [("m", 1, 3, 2), ("m", 2, 2, 0)]
     assert counted(models) == [("m", 1, 3, 2)]
-    batch = old.runner.batcher.take(1.0)
+    batch = old.runner.scheduler.take(1.0)
     assert batch is not None
-    old.runner.batcher.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
+    old.runner.scheduler.finished(batch, [[fp32("y", [1.0, 2.0])]] * 2, 2.0, run_s=1.0)
     assert counted(models) == [("m", 1, 5, 0)]
     assert counted(models) == []
 
@@ -264,12 +264,12 @@ def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     models.ready(bad)
     assert not models.reported_anew()
     for number in range(FAILED_REQUESTS):
-        bad.runner.batcher.health.failed([fp32("x", [number])], "broken")
+        bad.runner.scheduler.health.failed([fp32("x", [number])], "broken")
     assert models.reported_anew()
     assert not models.reported_anew()
     said = {offer.name: (offer.state, offer.reason[:9]) for offer in models.offers()}
     assert said == {"good": (ModelState.READY, ""), "bad": (ModelState.READY, "degraded:")}
-    bad.runner.batcher.health.succeeded()
+    bad.runner.scheduler.health.succeeded()
     assert models.reported_anew()
     assert all(offer.reason == "" for offer in models.offers())
 

@@ -427,7 +427,7 @@ class Machine(RuleBasedStateMachine):
         assert len(batcher._queue) == len(ready)
         assert batcher._queue.rows == sum(request.rows for request in ready)
         assert batcher._running == {*self.running, *self.ahead}
-        report = batcher.load(free_bytes=0, device_in_flight=0)
+        report = batcher.load_report(free_bytes=0, device_in_flight=0)
         assert min(report) >= 0
         assert report.limit >= 1
         assert report.queue_us == 0 or started or queued
@@ -464,7 +464,7 @@ class Machine(RuleBasedStateMachine):
         assert not any(case.is_open for case in self.cases)
         assert (batcher.in_flight, batcher.queued, batcher.is_idle) == (0, 0, True)
         assert (batcher._rows, batcher._queue.rows, len(batcher._queue)) == (0, 0, 0)
-        assert batcher.load(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
+        assert batcher.load_report(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
         if batcher.sequences is not None:
             assert batcher.sequences.working == 0
 

@@ -45,9 +45,11 @@ class Rig:
         self.stream = FakeModel()
         self.marks = marks or InFlightJournal(None)
         self.stuck: list[str] = []
+        made = engine_of(self.model, **batcher)
         self.runner = ModelRunner(
             self.model,
-            engine_of(self.model, **batcher),
+            made,
+            bounds=made.bounds,
             stream=self.stream if "streams" in batcher else None,
             may_run_here=may_run_here,
             clock=self.clock,
@@ -111,7 +113,7 @@ class Rig:
         self.model.gate.set()
         async with asyncio.timeout(LIMIT_S):
             await self.runner.wait_idle()
-        assert self.runner.batcher.is_idle
+        assert self.runner.scheduler.is_idle
 
     def close(self) -> None:
         self.model.gate.set()
@@ -231,7 +233,7 @@ async def test_as_many_batches_run_at_once_as_there_are_instances(make: Make) ->
     await rig.started()
     await rig.started()
     assert sorted(rig.model.ran) == [[1], [2]]
-    assert (len(rig.runner.batcher._running), rig.runner.batcher.queued) == (2, 1)
+    assert (len(rig.runner.scheduler._running), rig.runner.scheduler.queued) == (2, 1)
     await rig.idle()
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3)
@@ -380,12 +382,12 @@ async def test_a_model_whose_batches_alone_fail_is_not_batched_any_more(
 
     rig.model.act = act
     for turn in range(BATCH_DOUBTS):
-        assert (rig.runner.batch_fault, rig.runner.batcher.plan.is_batching) == ("", True)
+        assert (rig.runner.batch_fault, rig.runner.scheduler.plan.is_batching) == ("", True)
         rig.submit(2 * turn)
         rig.submit(2 * turn + 1)
         await rig.idle()
     assert rig.runner.batch_fault == "2 at once"
-    assert not rig.runner.batcher.plan.is_batching
+    assert not rig.runner.scheduler.plan.is_batching
     del rig.model.ran[:]
     rig.submit(10)
     rig.submit(11)
@@ -406,7 +408,7 @@ async def test_a_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
         rig.submit(turn)
         rig.submit(-turn)
         await rig.idle()
-    assert rig.runner.batcher.plan.is_batching
+    assert rig.runner.scheduler.plan.is_batching
     assert set(rig.codes().values()) == {"ok", "invalid_request"}
 
 
@@ -420,7 +422,7 @@ async def test_a_batch_that_ran_as_one_says_how_long_batches_take(make: Make) ->
     rig.submit(1)
     rig.submit(2)
     await rig.idle()
-    assert rig.runner.batcher.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
+    assert rig.runner.scheduler.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
 
 
 async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(make: Make) -> None:
@@ -435,7 +437,7 @@ async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(m
     rig.submit(1)
     rig.submit(2)
     await rig.idle()
-    assert rig.runner.batcher.time.slowdown == 1.0
+    assert rig.runner.scheduler.time.slowdown == 1.0
 
 
 @both_ways
@@ -496,7 +498,7 @@ async def test_what_is_cancelled_while_it_waits_never_runs(make: Make) -> None:
 async def test_cancelling_the_last_makes_a_runner_idle(make: Make) -> None:
     rig = make(profile=HERE)
     rig.runner.cancel(rig.submit(1))
-    assert rig.runner.batcher.is_idle
+    assert rig.runner.scheduler.is_idle
     await rig.idle()
     assert (rig.model.ran, rig.answers) == ([], {})
 
@@ -515,7 +517,7 @@ async def test_a_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) ->
     async with asyncio.timeout(LIMIT_S):
         await rig.runner.wait_idle()
     assert (rig.model.ran, rig.answers) == ([[1, 2]], {})
-    assert rig.runner.batcher.meter.requests == {"ok": 0, "cancelled": 2}
+    assert rig.runner.scheduler.meter.requests == {"ok": 0, "cancelled": 2}
 
 
 async def test_who_has_left_is_not_run_again_after_a_batch_has_failed(make: Make) -> None:
@@ -730,14 +732,14 @@ async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
     rig.submit(1.0, left_s=5.0)
     rig.submit(2.0)
     rig.runner.pump()
-    running = sorted(batch.has_begun for batch in rig.runner.batcher._running)
+    running = sorted(batch.has_begun for batch in rig.runner.scheduler._running)
     assert running == [False, True]
     return rig
 
 
 async def test_a_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
     rig = await staged(make)
-    assert rig.runner.batcher.queued == 2  # it does not run yet
+    assert rig.runner.scheduler.queued == 2  # it does not run yet
     await rig.idle()
     rig.doubled(0.0, 1.0, 2.0)
     assert rig.model.ran == [[0.0], [1.0, 2.0]]
@@ -749,7 +751,7 @@ async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> 
     rig.submit(1.0)
     rig.submit(2.0)
     rig.runner.pump()
-    assert len(rig.runner.batcher._running) == 1
+    assert len(rig.runner.scheduler._running) == 1
     rig.submit(3.0)
     await rig.idle()
     assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]
@@ -760,20 +762,20 @@ async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(mak
     rig.clock.now_s += 6.0
     assert rig.tick(rig.clock.now_s) == ""
     assert rig.codes() == {1.0: "deadline_exceeded"}
-    assert rig.runner.batcher.meter.dropped == {"expired": 1}
+    assert rig.runner.scheduler.meter.dropped == {"expired": 1}
     await rig.idle()
     assert rig.model.ran == [[0.0], [2.0]]
-    assert rig.runner.batcher.meter.rows == 2
+    assert rig.runner.scheduler.meter.rows == 2
 
 
 async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
     rig = await staged(make)
     for request in [request for request, name in rig.names.items() if name]:
         rig.runner.cancel(request)
-    assert rig.runner.batcher.meter.dropped == {"cancelled": 2}
+    assert rig.runner.scheduler.meter.dropped == {"cancelled": 2}
     await rig.idle()
     assert rig.model.ran == [[0.0]]
-    assert rig.runner.batcher.meter.batches == 1
+    assert rig.runner.scheduler.meter.batches == 1
 
 
 async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:

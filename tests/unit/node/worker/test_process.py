@@ -168,7 +168,7 @@ class Idle:
         self.hosted = HostedModel(
             source_of("m"),
             LoadResult(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
-            SimpleNamespace(batcher=self.batcher, last_used_s=0.0),  # type: ignore[arg-type]
+            SimpleNamespace(scheduler=self.batcher, last_used_s=0.0),  # type: ignore[arg-type]
         )
 
 

@@ -399,7 +399,7 @@ async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -
     load = refusal.load
     assert isinstance(load, LoadReport)
     assert (load.in_flight, load.limit, load.device_in_flight) == (2, 2, 2)
-    assert rig.hosted.runner.batcher.in_flight == 2
+    assert rig.hosted.runner.scheduler.in_flight == 2
     await rig.idle()
     assert isinstance(rig.link.answers[1], InferAnswer)
     rig.ask(3)

@@ -167,7 +167,7 @@ def held_bytes(hosted: HostedModel) -> int:
 def _may_leave_s(hosted: HostedModel, now_s: float) -> float:
     """Return from when on a model may give way, if nobody uses it until then."""
     idle_s = min(MOST_IDLE_S, max(LEAST_IDLE_S, IDLE_LOADS * hosted.load_s))
-    used_s = hosted.runner.last_used_s if hosted.runner.batcher.is_idle else now_s
+    used_s = hosted.runner.last_used_s if hosted.runner.scheduler.is_idle else now_s
     return used_s + idle_s
 
 

@@ -16,7 +16,7 @@ from capamesh.node.models.eviction import held_bytes
 from capamesh.node.models.registry import HostedModel, ModelRegistry, advert_problem
 from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
 from capamesh.node.runtime.pipeline import PipelineModel
-from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Suspicion
+from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Scheduler, Suspicion
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 
@@ -162,13 +162,11 @@ class ModelLoading:
         hosted = self._models.find(name, version)
         return hosted.prepared.loaded if hosted is not None else None
 
-    def _runner(
-        self, source: ModelSource, prepared: LoadResult, number: int, bounds: RunBounds
-    ) -> ModelRunner:
-        rules = source.manifest.rules
-        batcher = DynamicBatcher(
+    def _scheduler(self, source: ModelSource, prepared: LoadResult, bounds: RunBounds) -> Scheduler:
+        """Return the scheduler that a model's rules ask for; each that there are today is for models of one run."""
+        return DynamicBatcher(
             prepared.plan,
-            rules,
+            source.manifest.rules,
             prepared.measured.profile,
             max_in_flight=self._max_in_flight,
             max_queue=source.manifest.max_queue,
@@ -176,9 +174,14 @@ class ModelLoading:
             bounds=bounds,
             doubt=prepared.measured.note if prepared.measured.profile is None else "",
         )
+
+    def _runner(
+        self, source: ModelSource, prepared: LoadResult, number: int, bounds: RunBounds
+    ) -> ModelRunner:
         return ModelRunner(
             prepared.loaded,
-            batcher,
+            self._scheduler(source, prepared, bounds),
+            bounds=bounds,
             stream=prepared.stream,
             may_run_here=prepared.is_predictable,
             clock=time.monotonic,

@@ -136,7 +136,7 @@ class ModelRegistry:
         is_news = False
         for hosted in self:
             key = hosted.source.name, hosted.source.version
-            reason, offer = hosted.runner.batcher.health.reason, self._offers[key]
+            reason, offer = hosted.runner.scheduler.health.reason, self._offers[key]
             max_rows = _max_rows(hosted)
             if offer.reason != reason or offer.max_rows != max_rows:
                 self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
@@ -189,7 +189,7 @@ class ModelRegistry:
         One that was withdrawn is among them until its requests have ended, and once after that.
         """
         counted = [*self, *self._leaving]
-        self._leaving = [one for one in self._leaving if not one.runner.batcher.is_idle]
+        self._leaving = [one for one in self._leaving if not one.runner.scheduler.is_idle]
         return [_counts(hosted) for hosted in counted]
 
     def _choose_newest(self, name: ModelName) -> None:
@@ -246,15 +246,15 @@ def _scheduling(hosted: HostedModel) -> Scheduling:
 
 
 def _counts(hosted: HostedModel) -> dict[str, object]:
-    batcher = hosted.runner.batcher
+    scheduler = hosted.runner.scheduler
     return {
         "name": hosted.source.name,
         "version": hosted.version,
         "load": hosted.load,
-        **batcher.meter.snapshot(),
+        **scheduler.meter.snapshot(),
         "memory_bytes": hosted.prepared.measured.memory_bytes,
-        "in_flight": batcher.in_flight,
-        "limit": batcher.load(free_bytes=0, device_in_flight=0).limit,
+        "in_flight": scheduler.in_flight,
+        "limit": scheduler.load_report(free_bytes=0, device_in_flight=0).limit,
     }
 
 

@@ -1,9 +1,13 @@
-"""The seam between a worker and what executes models: two protocols, no implementation. Pure."""
+"""The seam between a worker and what executes models: protocols, no implementation. Pure.
+
+A model is one of two kinds. A `LoadedModel` answers a request in one run; a `GenerativeModel` answers it in steps, and
+keeps what it needs for the next step of each request itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from capamesh.node.repository import ModelSource
 from capamesh.protocol.tensors import Tensor, TensorSpec
@@ -74,6 +78,93 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Let go of the model and its memory once runs in progress end; again is harmless."""
+        ...
+
+
+class Step(NamedTuple):
+    """What one step of a generative model gives one sequence."""
+
+    outputs: tuple[Tensor, ...]
+    """The next part of the answer, in the model's order; tensors of no rows where the step adds nothing to it."""
+    is_last: bool
+    """Whether the answer ends with it."""
+
+
+class GenerativeModel(Protocol):
+    """One model version on one device that answers in steps, many sequences at once. Used by one thread at a time.
+
+    A sequence is one request from `prefill` to `free`; whoever calls gives it a number. The model keeps its state, as a
+    language model keeps keys and values, until `free`.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes of a request; -1 is a dimension of any size."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives in every step; the parts of one answer have any size along axis 0."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """What runs it, as found after loading, not as asked for."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What its numbers are, as `LoadedModel.precision`."""
+        ...
+
+    @property
+    def max_sequences(self) -> int:
+        """How many sequences the model can keep at once."""
+        ...
+
+    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
+        """Check a request before it waits; see `LoadedModel.validate`.
+
+        Raises:
+            InvalidRequest: the request does not fit the model.
+        """
+        ...
+
+    def prefill(
+        self, sequence: int, inputs: Sequence[Tensor], stop: StopSwitch | None = None
+    ) -> Step:
+        """Begin a sequence and return its first step. Blocks.
+
+        Args:
+            sequence: A number that no sequence has which is not freed yet.
+            inputs: What `validate` has let pass; no reference to them is kept.
+            stop: Ends the run early.
+
+        Raises:
+            InvalidRequest: the runtime says that the inputs do not fit the model. The sequence has not begun.
+            Overloaded: `max_sequences` are kept already, or their state has no room for this one. It has not begun.
+            RunFailed: the run failed otherwise, or was stopped. The sequence has not begun.
+        """
+        ...
+
+    def decode_step(self, batch: Sequence[int], stop: StopSwitch | None = None) -> list[Step]:
+        """Run one step of each sequence in `batch`, all together; return their steps in its order. Blocks.
+
+        Args:
+            batch: Sequences that have begun, each once, and whose last step has not come.
+            stop: Ends the run early.
+
+        Raises:
+            RunFailed: the run failed or was stopped. No sequence of the batch can go on; each is still to be freed.
+        """
+        ...
+
+    def free(self, sequence: int) -> None:
+        """Forget a sequence, at its end or before; one that is not known is no error."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model, its sequences and its memory; again is harmless."""
         ...
 
 

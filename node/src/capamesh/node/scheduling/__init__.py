@@ -1,9 +1,10 @@
-"""The engine of one model: queue, batches, limit, sequences, counts. Pure: time comes in, answers go out."""
+"""The scheduler of one model: queue, batches, limit, sequences, counts. Pure: time comes in, answers go out."""
 
 from capamesh.node.scheduling.bounds import MemoryBudget, RunBounds
 from capamesh.node.scheduling.dynamic_batcher import DynamicBatcher
 from capamesh.node.scheduling.pending_request import Batch, PendingRequest, Result
 from capamesh.node.scheduling.plan import BatchPlan
+from capamesh.node.scheduling.scheduler import Scheduler
 from capamesh.node.scheduling.single_thread_instances import Streams
 from capamesh.node.scheduling.suspicion import Suspicion
 
@@ -15,6 +16,7 @@ __all__ = [
     "PendingRequest",
     "Result",
     "RunBounds",
+    "Scheduler",
     "Streams",
     "Suspicion",
 ]

@@ -1,8 +1,4 @@
-"""One model's requests from arrival to answer: accepted or refused, queued, run together, answered once. Pure.
-
-The owner asks for the next batch whenever an instance is free, runs it and reports what came of it. Every
-accepted work's `done` is called exactly once, unless it is cancelled.
-"""
+"""One model's requests from arrival to answer: accepted or refused, queued, run together, answered once. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from capamesh.node.scheduling.plan import BatchPlan
 from capamesh.node.scheduling.queue import RequestQueue
 from capamesh.node.scheduling.queue_policies import QueuePolicies
 from capamesh.node.scheduling.run_health import RunHealth
+from capamesh.node.scheduling.scheduler import Scheduler
 from capamesh.node.scheduling.sequences import Sequences
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.node.scheduling.service_time import ServiceTime
@@ -56,10 +53,15 @@ between them (measured: 3 % of a convolution network's throughput). What waits s
 urgent, so it must be short (guess)."""
 MIN_RETRY_S = 0.001
 """A refused caller is never told to come back at once (guess)."""
+_NO_RESULT = RunFailed("the run ended without a result")
 
 
-class DynamicBatcher:
-    """The engine of one model version on one device. Owned by one thread."""
+class DynamicBatcher(Scheduler):
+    """The scheduler of a model that answers each request in one run: it runs together what waits together.
+
+    Its methods are called in one thread. Whoever runs a batch in another sets `has_begun` and `started_s` there, and
+    looks at the state of its requests; that needs no lock while the interpreter has one.
+    """
 
     def __init__(
         self,
@@ -127,12 +129,12 @@ class DynamicBatcher:
 
     @property
     def in_flight(self) -> int:
-        """Works that are accepted and not answered."""
+        """How many requests are accepted and not answered."""
         return len(self._live)
 
     @property
     def queued(self) -> int:
-        """Works in flight that do not run."""
+        """How many requests in flight do not run."""
         return len(self._live) - sum(batch.wanted for batch in self._running if batch.has_begun)
 
     @property
@@ -164,7 +166,7 @@ class DynamicBatcher:
         """Whether nothing is in flight and nothing runs."""
         return not self._live and not self._running
 
-    def load(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
+    def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
         """Return the load as it is now."""
         in_flight = len(self._live)
         run_s = self._latest_time.run_s
@@ -269,19 +271,14 @@ class DynamicBatcher:
     def finished(
         self,
         batch: Batch,
-        results: Sequence[Result],
+        results: Sequence[Result | None],
         now_s: float,
         *,
         run_s: float,
         is_whole: bool = True,
         ran_rows: int | None = None,
     ) -> None:
-        """Take in what came of a batch: one result for each of its works, in order. Answers them.
-
-        `run_s` is how long it ran; `is_whole` says that it ran as one batch to its end, so that this time
-        says something about the model; `ran_rows` is how many rows ran where that is not all of them, -1 for
-        a batch that nobody wanted when its turn came.
-        """
+        """Answer the requests of a batch by its results; none of them is run again. See `Scheduler.finished`."""
         self._running.discard(batch)
         meter = self.meter
         rows = batch.rows if ran_rows is None else ran_rows
@@ -295,7 +292,7 @@ class DynamicBatcher:
                 self.limit.learnt(self.time.expected_s(1) / self._instances)
         answers: list[tuple[PendingRequest, Result]] = []
         for request, result in zip(batch.requests, results, strict=True):
-            outcome = result
+            outcome = _NO_RESULT if result is None else result
             if self.sequences is not None:
                 if not isinstance(outcome, CapameshError):
                     outcome = self.sequences.ran(request, outcome)

@@ -17,13 +17,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
-from capamesh.node.scheduling import Batch, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling import Batch, PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
+    from capamesh.node.scheduling.bounds import RunBounds
     from capamesh.node.scheduling.plan import BatchPlan
+    from capamesh.node.scheduling.scheduler import Scheduler
 
 SHORT_S = 0.000_3
 """A run predicted to be no longer goes into the loop (measured: a thread costs 50 to 100 µs of latency and
@@ -53,16 +55,17 @@ class _Ended(NamedTuple):
 
 
 class ModelRunner:
-    """One loaded model version with its batcher. Made, used and closed in one event loop.
+    """One loaded model version with its scheduler. Made, used and closed in one event loop.
 
-    The batcher tells when it has something to do next; this is the only owner of a timer for it.
+    The scheduler tells when it has something to do next; this is the only owner of a timer for it.
     """
 
     def __init__(
         self,
         model: LoadedModel,
-        batcher: DynamicBatcher,
+        scheduler: Scheduler,
         *,
+        bounds: RunBounds | None = None,
         stream: LoadedModel | None = None,
         may_run_here: bool,
         clock: Callable[[], float],
@@ -72,18 +75,18 @@ class ModelRunner:
         watchdog_s: float,
         on_stuck: Callable[[str], None],
     ) -> None:
-        """Run what `batcher` gives, as many batches at the same time as it allows.
+        """Run what `scheduler` gives, as many batches at the same time as it allows.
 
+        `bounds` tells the requests that may end the process from others; None: nothing is known of them.
         `stream` is the same model on one thread, for the batches that run beside one another. `may_run_here` says
         whether short runs may execute on the event loop: only where the time of a run depends on its rows alone.
         A run that takes longer than `watchdog_s` is stopped; `on_stuck` is called once, with the reason, when one
         goes on all the same, so that only the end of the process ends it.
         """
-        self.batcher = batcher
+        self.scheduler = scheduler
         self.model = model
         self._stream = stream or model
         self._may_run_here = may_run_here
-        bounds = batcher.bounds
         self._bounds = bounds
         self._suspicion = bounds.suspicion if bounds is not None else None
         self._is_suspected = bounds is not None and bounds.suspicion.is_alone(clock())
@@ -111,16 +114,16 @@ class ModelRunner:
         """Why batching was given up; empty while it was not."""
 
     def __repr__(self) -> str:
-        return f"ModelRunner({self.batcher!r})"
+        return f"ModelRunner({self.scheduler!r})"
 
     def submit(self, request: PendingRequest, *, is_pumped: bool = False) -> None:
-        """Accept or refuse `request`, as `DynamicBatcher.submit` does; `request.done` is called in the event loop.
+        """Accept or refuse `request`, as `Scheduler.submit` does; `request.done` is called in the event loop.
 
         With `is_pumped` the caller calls `pump` once it has submitted all that came together; else that happens
         in the loop's next turn.
         """
         now_s = request.arrived_s
-        self.batcher.submit(request, now_s)
+        self.scheduler.submit(request, now_s)
         self.last_used_s = now_s
         self._idle.clear()
         if not is_pumped:
@@ -134,13 +137,13 @@ class ModelRunner:
 
     def cancel(self, request: PendingRequest) -> None:
         """Nobody waits for `request` any more."""
-        self.batcher.cancel(request, self._clock())
+        self.scheduler.cancel(request, self._clock())
         self._check_idle()
         self._pump_soon()  # the next of its sequence, for one
 
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
-        while not self.batcher.is_idle:  # a waiter may be woken after the next request has come
+        while not self.scheduler.is_idle:  # a waiter may be woken after the next request has come
             await self._idle.wait()
 
     def close(self) -> None:
@@ -164,10 +167,10 @@ class ModelRunner:
     def _tick(self) -> None:
         """Answer what has expired, stop runs that take too long, start what is due."""
         self._timer, self._timer_due_s = None, math.inf
-        if self.batcher.is_idle:
+        if self.scheduler.is_idle:
             return
         now_s = self._clock()
-        self.batcher.expire(now_s)
+        self.scheduler.expire(now_s)
         self._check_idle()
         self._wake_at(self._stop_overdue(now_s), now_s)
         self.pump()
@@ -187,7 +190,7 @@ class ModelRunner:
                 error = RunFailed(
                     f"the run took more than the {limit_s:g} s that this node allows one"
                 )
-                self.batcher.fail(batch, error, now_s)
+                self.scheduler.fail(batch, error, now_s)
                 if batch.stop is not None:
                     batch.stop()
             elif now_s - stopped_s <= STOP_GRACE_S:
@@ -209,21 +212,21 @@ class ModelRunner:
 
     def _pump(self) -> None:
         self._pump_handle = None
-        batcher, clock = self.batcher, self._clock
+        scheduler, clock = self.scheduler, self._clock
         now_s = started_s = clock()
         if self._is_suspected and self._suspicion is not None:
             self._is_suspected = self._suspicion.is_alone(now_s)
-        while (batch := batcher.take(now_s)) is not None:
+        while (batch := scheduler.take(now_s)) is not None:
             if (
                 self._may_run_here
                 and not self._is_suspected  # in a thread it is marked which request runs
                 and not batch.is_stream
-                and batcher.predicted_s(batch) <= SHORT_S
+                and scheduler.predicted_s(batch) <= SHORT_S
             ):
                 ended = self._executed(batch, None)
                 now_s = ended.ended_s
                 self._finish(ended, now_s)
-                if batcher.is_idle:
+                if scheduler.is_idle:
                     return
                 if now_s - started_s > TURN_S:
                     self._pump_soon()
@@ -231,14 +234,14 @@ class ModelRunner:
             else:
                 self._hand_over(batch)
         if self._threads:
-            ahead = batcher.take(now_s, is_ahead=True)
+            ahead = scheduler.take(now_s, is_ahead=True)
             if ahead is not None:
                 self._hand_over(ahead)
-        if not batcher.is_idle:  # what has started now, or starts next, is watched too
-            self._wake_at(min(batcher.next_event_s(), now_s + self._watchdog_s), now_s)
+        if not scheduler.is_idle:  # what has started now, or starts next, is watched too
+            self._wake_at(min(scheduler.next_event_s(), now_s + self._watchdog_s), now_s)
 
     def _hand_over(self, batch: Batch) -> None:
-        while len(self._threads) < self.batcher.slots:
+        while len(self._threads) < self.scheduler.slots:
             thread = threading.Thread(target=self._work, name="run", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -254,9 +257,9 @@ class ModelRunner:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
                 self.batch_fault = ended.fault
-                self.batcher.stop_batching()
+                self.scheduler.stop_batching()
         try:
-            self.batcher.finished(
+            self.scheduler.finished(
                 batch,
                 ended.results,
                 now_s,
@@ -277,7 +280,7 @@ class ModelRunner:
         self._pump()
 
     def _check_idle(self) -> None:
-        if self.batcher.is_idle:
+        if self.scheduler.is_idle:
             self._idle.set()
 
     # in a thread, or in the loop

@@ -351,9 +351,9 @@ class Worker:
         if left - self._kept_bytes < HOARD_SHARE * room:
             return
         models = list(self._models)
-        idle = [one for one in models if one.runner.batcher.is_idle]
+        idle = [one for one in models if one.runner.scheduler.is_idle]
         for hosted in idle:
-            if hosted.runner.batcher.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
+            if hosted.runner.scheduler.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
                 hosted.gave_back_s = time.monotonic()
                 await asyncio.to_thread(hosted.prepared.give_back)
         self._kept_bytes = self._pooled_bytes() if len(idle) == len(models) else 0
@@ -364,7 +364,7 @@ class Worker:
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
-            bounds = hosted.runner.batcher.bounds
+            bounds = hosted.bounds
             if bounds is None or not (survived := bounds.suspicion.survived()):
                 continue
             self._channel.send(

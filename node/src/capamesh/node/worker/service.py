@@ -169,15 +169,15 @@ class WorkerService:
     def load_report(self, hosted: HostedModel | None = None) -> LoadReport:
         """Return the load as it is now: of a model, or without one of all together."""
         # not `_requests`: of a batch that is being answered, those behind this one are in it still
-        device_in_flight = sum(runner.batcher.in_flight for runner in self._active)
+        device_in_flight = sum(runner.scheduler.in_flight for runner in self._active)
         if hosted is None:
             return LoadReport(
                 in_flight=device_in_flight,
-                queued=sum(one.runner.batcher.queued for one in self._models),
+                queued=sum(one.runner.scheduler.queued for one in self._models),
                 free_bytes=self.free_bytes,
                 device_in_flight=device_in_flight,
             )
-        return hosted.runner.batcher.load(
+        return hosted.runner.scheduler.load_report(
             free_bytes=self.free_bytes, device_in_flight=device_in_flight
         )
 
@@ -224,8 +224,8 @@ class WorkerService:
         """Forget the runners that are idle, and sequences that have been silent too long, of which no request tells."""
         now_s = self._clock()
         for hosted in self._models:
-            hosted.runner.batcher.expire(now_s)
-        self._active = {runner for runner in self._active if not runner.batcher.is_idle}
+            hosted.runner.scheduler.expire(now_s)
+        self._active = {runner for runner in self._active if not runner.scheduler.is_idle}
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
         found = self._requests.pop(key, None)
