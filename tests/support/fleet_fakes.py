@@ -43,7 +43,9 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
 from capamesh.router.policies.policy import MayBeProbed, PolicyBase
+from capamesh.router.requests.call import Call, Outcome, RoutingOptions
 from capamesh.router.requests.dispatch import Dispatch
+from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules import RoutingRules
 from capamesh.router.telemetry import Telemetry
@@ -423,6 +425,13 @@ class Fleet:
         self.links.append(linked(endpoint, *script))
         self.balancer.linked(endpoint, self.clock())
         return self.links[-1]
+
+    def infer(
+        self, asked: InferCall, options: RoutingOptions, deadline_s: float
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Send a request on its way and return what came of it."""
+        asked_for = Call(asked, options, deadline_s)
+        return outcome_of(lambda responder: self.routing.pipeline.start(asked_for, responder))
 
     def served(self, version: str = "1") -> ServedModel:
         return self.balancer.served(ModelName("m"), ModelVersion(version))

@@ -11,7 +11,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.balancing.served_model import Terms
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -25,7 +25,7 @@ def rules(**values: Any) -> RoutingRules:
 async def answered(fleet: Fleet, times: int = 20) -> Counter[str]:
     return Counter(
         [
-            (await fleet.routing.infer(call(), NO_OPTIONS, fleet.clock() + 30)).answer.version
+            (await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 30)).answer.version
             for _ in range(times)
         ]
     )
@@ -39,7 +39,7 @@ async def test_other_weights_and_mirrors_hold_from_the_next_request_on() -> None
     assert await answered(fleet, 1) == {"1": 1}
     assert len(shadow.asks) == 1  # a copy, which hangs
     fleet.routing.take_rules(rules(weights=((V1, 1.0),), mirror=MirrorRule(V2, 1.0)))
-    mirror = fleet.routing._models[M].mirror
+    mirror = fleet.routing._models.of(M).mirror
     assert mirror is not None
     assert mirror.under_way == 1  # the same: it still counts
     fleet.routing.take_rules(rules(weights=((V2, 1.0),)))

@@ -12,7 +12,7 @@ from fleet_fakes import FakeLink, Fleet, LoadAsk, call, hang, in_virtual_time, l
 from capamesh.protocol.errors import LinkLost, ModelNotFound, Overloaded
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
-from capamesh.router.requests.routing import NO_OPTIONS
+from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.resilience.health import CircuitState
 
 LOAD = LoadReport(3, 1, 8, 20, 30, 0, 40, 5)
@@ -171,7 +171,7 @@ async def test_the_probes_that_a_policy_wants_go_out_with_the_request() -> None:
     fleet.served()
     fleet.in_order.wanted = [fleet.replicas[1]]
     fleet.links[1].load_reply = telling(LOAD)
-    await fleet.routing.infer(call(), NO_OPTIONS, 30.0)
+    await fleet.infer(call(), NO_OPTIONS, 30.0)
     await asyncio.sleep(0)
     assert [len(link.probes) for link in fleet.links] == [0, 1]
     assert fleet.replicas[1].load == LOAD

@@ -186,7 +186,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     now_s = time.monotonic() + 1.0
     served.routing._clock = lambda: now_s
     replica.reported(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
-    controller = served.routing._models[ModelName("m")].controllers[ModelVersion("1")]
+    controller = served.routing._models.of(ModelName("m")).controllers[ModelVersion("1")]
     for tenant in ["hog"] * 9 + ["other"]:
         controller.enter(tenant, now_s)
         replica.rif += 1

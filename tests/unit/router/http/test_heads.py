@@ -17,7 +17,7 @@ from capamesh.router.http.heads import (
     Heads,
     may_become_head,
 )
-from capamesh.router.requests.routing import RoutingOptions
+from capamesh.router.requests.call import RoutingOptions
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)

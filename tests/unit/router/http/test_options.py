@@ -13,7 +13,7 @@ from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.http.options import options_of
 from capamesh.router.policies import POLICIES
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 
 HEADERS = [
     "X-Capamesh-Policy",

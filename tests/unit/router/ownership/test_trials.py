@@ -37,7 +37,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import OwnerRules, Owners
 from capamesh.router.ownership.version import SETTLE_S
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules import ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -51,7 +51,7 @@ def other(version: str = EVIL) -> ModelOffer:
 async def infer(
     fleet: Fleet, asked: InferCall | None = None, options: RoutingOptions = NO_OPTIONS
 ) -> str:
-    outcome = await fleet.routing.infer(asked or call(), options, fleet.clock() + 30.0)
+    outcome = await fleet.infer(asked or call(), options, fleet.clock() + 30.0)
     return outcome.replica.endpoint.peer
 
 

@@ -46,6 +46,7 @@ from capamesh.router.fleet.absent_models import AbsentModels
 from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.requests.attempts import MAX_WAIT_S
+from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import (
     LOOK_AGAIN_S,
     MAX_OF_MODEL,
@@ -53,7 +54,6 @@ from capamesh.router.requests.cold_starts import (
     PATIENCE_S,
     SETTLED_S,
 )
-from capamesh.router.requests.routing import NO_OPTIONS
 
 AWAY = ModelState.UNLOADED
 
@@ -132,7 +132,7 @@ class Cold(Fleet):
         return {peer: len(link.wants) for peer, link in self.nodes.items() if link.wants}
 
     async def _ask(self, model: str, allowed_s: float) -> str:
-        outcome = await self.routing.infer(call(model), NO_OPTIONS, self.clock() + allowed_s)
+        outcome = await self.infer(call(model), NO_OPTIONS, self.clock() + allowed_s)
         return str(outcome.replica.endpoint.peer)
 
 
@@ -173,7 +173,7 @@ async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> Non
     fleet = Cold()
     step = call()._replace(sequence=SequenceMark("s"))
     with pytest.raises(ModelUnavailable):
-        await fleet.routing.infer(step, NO_OPTIONS, fleet.clock() + 30)
+        await fleet.infer(step, NO_OPTIONS, fleet.clock() + 30)
     assert fleet.nodes["A"].wants == []
 
 
@@ -307,9 +307,7 @@ async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_
     await supervisor()
     assert set(fleet.asked()) <= {"A", "B"}
     assert fleet.asked() != {}
-    named = fleet.routing.infer(
-        call()._replace(version=ModelVersion("1")), NO_OPTIONS, fleet.clock() + 1.0
-    )
+    named = fleet.infer(call()._replace(version=ModelVersion("1")), NO_OPTIONS, fleet.clock() + 1.0)
     with pytest.raises(ModelUnavailable):
         await named
     assert evil.wants == []
@@ -352,12 +350,20 @@ async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
     await supervisor()
     fleet.nodes["A"].loaded()
     await asyncio.sleep(SETTLED_S / 2)
-    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting, WantedLoads(1 under way")
+    assert repr(fleet.routing.pipeline.cold).startswith(
+        "ColdStarts(1 waiting, WantedLoads(1 under way"
+    )
     fleet.says("A", ModelState.READY)
     assert await asked == "A"
-    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    assert (
+        repr(fleet.routing.pipeline.cold)
+        == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    )
     await asyncio.sleep(2 * SETTLED_S)
-    assert repr(fleet.routing._cold) == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    assert (
+        repr(fleet.routing.pipeline.cold)
+        == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
+    )
 
 
 class Claimed(Cold):
@@ -570,10 +576,10 @@ async def test_who_leaves_after_a_failure_waits_no_more() -> None:
     fleet = Claimed("A", failing(RunFailed("no")))
     asked = fleet.ask()
     await supervisor()
-    assert repr(fleet.routing._cold).startswith("ColdStarts(1 waiting")
+    assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(1 waiting")
     asked.cancel()
     await supervisor()
-    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting")
+    assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(0 waiting")
     assert fleet.counts == {}
 
 
@@ -595,8 +601,8 @@ async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
-    assert repr(fleet.routing._cold).startswith("ColdStarts(0 waiting,")
-    assert fleet.routing._cold._bytes == 0
+    assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(0 waiting,")
+    assert fleet.routing.pipeline.cold._bytes == 0
 
 
 @in_virtual_time
@@ -608,15 +614,16 @@ async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
     await supervisor()
     looked: list[ModelName] = []
     started: list[int] = []
-    unloaded, start = AbsentModels.unloaded, fleet.routing._start
+    cold = fleet.routing.pipeline.cold
+    unloaded, start = AbsentModels.unloaded, cold.start
     monkeypatch.setattr(
         AbsentModels,
         "unloaded",
         lambda self, model: looked.append(model) or unloaded(self, model),  # type: ignore[func-returns-value]
     )
     monkeypatch.setattr(
-        fleet.routing,
-        "_start",
+        cold,
+        "start",
         lambda *given: started.append(1) or start(*given),  # type: ignore[func-returns-value]
     )
     for _ in range(3):

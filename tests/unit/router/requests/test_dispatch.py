@@ -67,7 +67,8 @@ from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
-from capamesh.router.requests.dispatch import Outcome
+from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome
+from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.resilience.health import CircuitState, Health
 from capamesh.router.resilience.link_wait import MAX_WAITING
 from capamesh.router.resilience.retry_budget import RETRIES
@@ -100,7 +101,14 @@ def infer(
     shape = RequestShape(asked.model, served.version, 8, "", asked.sequence is not None)
     deadline_s = fleet.clock() + allowed_s
     picker = RequestPicker.of(served, ANYWHERE, shape, deadline_s)
-    return fleet.dispatch.infer(asked, served, picker, deadline_s, **named)
+    return dispatched(fleet, picker, asked, deadline_s, **named)
+
+
+def dispatched(
+    fleet: Fleet, picker: RequestPicker, asked: InferCall, deadline_s: float, **named: Any
+) -> Coroutine[Any, Any, Outcome]:
+    sent = Call(asked, NO_OPTIONS, deadline_s, **named)
+    return outcome_of(lambda responder: fleet.dispatch.start(sent, picker, responder))
 
 
 def begin(fleet: Fleet, **named: Any) -> asyncio.Task[Outcome]:
@@ -803,7 +811,7 @@ async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_las
         fleet.served(), ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0
     )
     fleet.view.leave(visitor)
-    task = asyncio.create_task(fleet.dispatch.infer(call("m", "1"), fleet.served(), picker, 30.0))
+    task = asyncio.create_task(dispatched(fleet, picker, call("m", "1"), 30.0))
     await supervisor()
     assert fleet.counts == {"waiting": 1}
     again = Endpoint(PeerId("V"), "dialled-in-2")

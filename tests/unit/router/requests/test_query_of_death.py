@@ -12,7 +12,7 @@ from fleet_fakes import Ask, Fleet, advert, call, fp32, hang, in_virtual_time, o
 from capamesh.protocol.errors import CapameshError, RequestKills
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.links.calls import InferCall, LoadReport
-from capamesh.router.requests.routing import NO_OPTIONS
+from capamesh.router.requests.call import NO_OPTIONS
 
 RUN_S = 0.01
 DYING_S = 0.2
@@ -59,7 +59,7 @@ class Mortal:
 
     async def infer(self, value: float) -> str:
         try:
-            await self.fleet.routing.infer(target(value), NO_OPTIONS, self.fleet.clock() + 30.0)
+            await self.fleet.infer(target(value), NO_OPTIONS, self.fleet.clock() + 30.0)
         except CapameshError as error:
             self.said.append(error.message)
             return error.code
@@ -176,10 +176,10 @@ async def test_while_nobody_kills_no_digest_is_made(monkeypatch: pytest.MonkeyPa
     assert await mortal.infer(1000.0) == "request_kills"
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     larger = target(1.0)._replace(inputs=(fp32("x", [1, 2], [3, 4]),))
-    await mortal.fleet.routing.infer(larger, NO_OPTIONS, mortal.fleet.clock() + 9.0)
+    await mortal.fleet.infer(larger, NO_OPTIONS, mortal.fleet.clock() + 9.0)
     monkeypatch.undo()
     with pytest.raises(RequestKills, match="this very request"):
-        await mortal.fleet.routing.infer(target(1000.0), NO_OPTIONS, mortal.fleet.clock() + 9.0)
+        await mortal.fleet.infer(target(1000.0), NO_OPTIONS, mortal.fleet.clock() + 9.0)
 
 
 class Liar:
@@ -239,7 +239,7 @@ async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
     else:
         liar.honest_up()
     for _ in range(3):
-        await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
+        await liar.fleet.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     assert len(liar.fleet.dispatch.killers) == 0
     await asyncio.sleep(1.0)  # for probes
     assert liar.fleet.counts == {}
@@ -250,9 +250,9 @@ async def test_what_one_node_has_said_bars_no_request_from_one_that_comes_later(
     liar = Liar({"A": 2}, "", {})
     for _ in range(2):
         with pytest.raises(RequestKills):
-            await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
+            await liar.fleet.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     liar.fleet.node("H").load_reply = telling(LOAD)
-    await liar.fleet.routing.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
+    await liar.fleet.infer(target(1.0), NO_OPTIONS, liar.fleet.clock() + 30.0)
     assert len(liar.fleet.dispatch.killers) == 0  # it was answered
 
 
@@ -265,7 +265,7 @@ async def test_many_that_are_held_end_together_and_are_all_reported_so() -> None
 
     async def ask(value: float) -> None:
         with pytest.raises(CapameshError) as caught:
-            await fleet.routing.infer(target(value), NO_OPTIONS, fleet.clock() + 60.0)
+            await fleet.infer(target(value), NO_OPTIONS, fleet.clock() + 60.0)
         reported[caught.value.code] += 1
 
     async with asyncio.TaskGroup() as tasks:

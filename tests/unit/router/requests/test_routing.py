@@ -48,8 +48,8 @@ from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies import POLICIES
 from capamesh.router.policies.policy import RequestShape
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
-from capamesh.router.requests.traffic import MAX_MIRRORED
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.mirror import MAX_MIRRORED
 from capamesh.router.resilience.health import INHIBITED_S, RAMP_S, CircuitState
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
@@ -60,7 +60,7 @@ MIRRORED = RoutingRules(ModelRules(mirror=MirrorRule(V2, 1.0)))
 
 
 def controllers(fleet: Fleet) -> dict[str, Any]:
-    return dict(fleet.routing._models[M].controllers)
+    return dict(fleet.routing._models.of(M).controllers)
 
 
 async def infer(
@@ -70,7 +70,7 @@ async def infer(
     allowed_s: float = 30.0,
 ) -> str:
     """Route a request and return who answered."""
-    outcome = await fleet.routing.infer(asked or call(), options, fleet.clock() + allowed_s)
+    outcome = await fleet.infer(asked or call(), options, fleet.clock() + allowed_s)
     return outcome.replica.endpoint.peer
 
 
@@ -163,7 +163,7 @@ async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_an
     put_out(fleet)
     keyed = [] if put_out is silent else [RoutingOptions(affinity="k")]
     for options in (NO_OPTIONS, *keyed, RoutingOptions(policy="p2c")):
-        outcome = await fleet.routing.infer(call(), options, fleet.clock() + 30.0)
+        outcome = await fleet.infer(call(), options, fleet.clock() + 30.0)
         assert (outcome.replica.endpoint.peer, outcome.attempts) == ("A", 1)
         assert outcome.answer.version == "1"
     explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
@@ -364,7 +364,7 @@ async def test_a_request_whose_version_is_lost_under_it_is_answered_by_another(
     fleet = Fleet()
     one, _ = shadowed(fleet, echo, failing(error))
     first, second = fleet.served("1"), fleet.served("2")
-    outcome = await fleet.routing.infer(call(), NO_OPTIONS, 30.0)
+    outcome = await fleet.infer(call(), NO_OPTIONS, 30.0)
     assert (outcome.replica.endpoint.peer, outcome.attempts) == ("A", 2)
     assert (outcome.answer.version, one.calls[0].version) == ("1", "1")
     assert (first.window.count, second.window.count) == (1, 0)
@@ -764,7 +764,7 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor
     assert repr(fleet.routing) == "Routing(1 models, 1 copies under way)"
     fleet.routing.close()
     assert repr(fleet.routing) == "Routing(1 models, 0 copies under way)"
-    mirror = fleet.routing._models[M].mirror
+    mirror = fleet.routing._models.of(M).mirror
     assert mirror is not None
     assert mirror.under_way == 0
     assert not two.waiting
@@ -826,9 +826,9 @@ def test_whatever_happens_gates_replicas_and_copies_are_empty_in_the_end() -> No
         assert all(task.done() for task in tasks), seed
         await asyncio.sleep(2.0)
         assert fleet.counts == {}, seed
-        assert fleet.routing._copies == set(), seed
+        assert len(fleet.routing.pipeline.copies) == 0, seed
         assert complaints == [], seed
-        for model in fleet.routing._models.values():
+        for model in fleet.routing._models._models.values():
             assert model.mirror is not None
             assert model.mirror.under_way == 0, seed
         return len(ended)
@@ -864,7 +864,7 @@ async def test_an_explanation_changes_nothing(policy: str) -> None:
                 fleet.routing.explain(M, V1, RoutingOptions(affinity=f"key {step}"))
                 fleet.routing.explain(M, V2, RoutingOptions(policy="least-request"))
             options = RoutingOptions(affinity=f"key {step}" if step % 4 == 0 else "")
-            outcome = await fleet.routing.infer(call(), options, fleet.clock() + 30.0)
+            outcome = await fleet.infer(call(), options, fleet.clock() + 30.0)
             answers.append((outcome.replica.endpoint.peer, outcome.replica.offer.version))
             await asyncio.sleep(0.02)
         return answers

@@ -218,6 +218,8 @@ class AdmissionController:
             elif pressure > level and pressure >= FULL:
                 kind = Refusal.LATE
                 missing = nodes.rate * (nodes.wait_s + nodes.run_s - remaining_s / LATE_MARGIN)
+        elif rank is Rank.ONLINE and kind is None:
+            return admitted  # there is room, also beside the reserve for urgent ones
         if kind is None and self.shedding.is_shed(rank, priority, level, now_s, draw):
             kind = Refusal.FULL if level >= FULL else Refusal.SHED
             missing = (level - self.shedding.limit(rank, priority, now_s)) * slots

@@ -364,7 +364,8 @@ class FrontConnection(asyncio.BufferedProtocol):
                 self._disarm()
                 self._state = _State.FOREIGN
             return at
-        self._disarm()
+        if self._timer is not None:
+            self._disarm()
         self._has_asked = True
         self._is_last = head.is_last
         if head.target is None or (self._pages is not None and not _is_idle(self._pages)):
@@ -377,7 +378,13 @@ class FrontConnection(asyncio.BufferedProtocol):
         if error is not None:
             self._front.inference.refused(head.target.model, error)
         elif stop <= len(data):
-            self._take_whole(memoryview(data)[end:stop], head.target)
+            self._front.requests.began()
+            held_bytes = head.target.held_bytes(head.body_bytes)
+            if self._front.budget.hold(held_bytes):
+                self._held_bytes = held_bytes
+                self._run(memoryview(data)[end:stop])
+            else:
+                self._refuse(head.target)
         else:
             error = self._take_part(memoryview(data)[end:], head.body_bytes, head.target)
             stop = len(data)
@@ -386,16 +393,6 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._disarm()
         self._last_words(error_reply(error))
         return len(data)
-
-    def _take_whole(self, body: memoryview, target: InferTarget) -> None:
-        """Run a request that is here, or refuse it."""
-        held_bytes = target.held_bytes(len(body))
-        self._front.requests.began()
-        if self._front.budget.hold(held_bytes):
-            self._held_bytes = held_bytes
-            self._run(body)
-        else:
-            self._refuse(target)
 
     def _take_part(
         self, here: memoryview, body_bytes: int, target: InferTarget

@@ -33,9 +33,9 @@ from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.packing import LEAST_BYTES, Packer
 from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
+from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.slices import Slices
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.tensors import Limits
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.requests.cold_starts import ColdStart
-    from capamesh.router.requests.dispatch import Outcome
-    from capamesh.router.requests.routing import Passage, Routing
+    from capamesh.router.requests.call import Handle, Outcome
+    from capamesh.router.requests.routing import Routing
     from capamesh.router.requests.slices import Job
     from capamesh.router.telemetry import Telemetry
 
@@ -123,10 +122,10 @@ class Inference:
         self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
 
 
-class Exchange:
-    """One request. A `Waiter`."""
+class Exchange(Responder):
+    """One request."""
 
-    __slots__ = ("_inference", "_job", "_on_reply", "_passage", "_request", "_started_s", "_target")
+    __slots__ = ("_handle", "_inference", "_job", "_on_reply", "_request", "_started_s", "_target")
 
     def __init__(
         self, inference: Inference, target: InferTarget, on_reply: Callable[[Reply], None]
@@ -136,7 +135,7 @@ class Exchange:
         self._target = target
         self._on_reply: Callable[[Reply], None] | None = on_reply
         """None: it is over."""
-        self._passage: Passage | ColdStart | None = None
+        self._handle: Handle | None = None
         self._request: InferRequest | None = None
         self._job: Job[Any] | None = None
         """What is under way here: long JSON, read or written."""
@@ -147,7 +146,7 @@ class Exchange:
         inference, target = self._inference, self._target
         shut_out = inference.shut_out()
         if shut_out:
-            self.failed(ShutOut(shut_out))
+            self.fail(ShutOut(shut_out))
             return
         known = inference.forms.read(target.model, target.version, body, target.header_length)
         if known is not None:
@@ -176,18 +175,23 @@ class Exchange:
         self._request = asked
         try:
             parameters = asked.parameters
-            call = InferCall(
+            request = InferCall(
                 target.model,
                 target.version,
                 asked.inputs,
-                tuple([output.name for output in asked.outputs]),
-                priority_of(parameters),
-                sequence=sequence_of(parameters),
+                tuple([output.name for output in asked.outputs]) if asked.outputs else (),
             )
-            deadline_s = self._started_s + time_allowed_s(parameters, inference.timeout_s)
-            passage = inference.routing.start(call, target.options, deadline_s, self)
+            allowed_s = inference.timeout_s
+            if parameters:
+                request = request._replace(
+                    priority=priority_of(parameters), sequence=sequence_of(parameters)
+                )
+                allowed_s = time_allowed_s(parameters, allowed_s)
+            deadline_s = self._started_s + allowed_s
+            call = Call(request, target.options, deadline_s)
+            handle = inference.routing.pipeline.start(call, self)
             if self._on_reply is not None:
-                self._passage = passage
+                self._handle = handle
         except Exception as error:  # noqa: BLE001 - all end in one reply
             self._broke(error)
 
@@ -197,12 +201,12 @@ class Exchange:
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
-        passage, self._passage = self._passage, None
-        if passage is not None:
-            passage.abandon()
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
 
-    def answered(self, outcome: Outcome) -> None:
-        """Part of `Waiter`."""
+    def complete(self, outcome: Outcome) -> None:
+        """Part of `Responder`."""
         asked, answer = self._request, outcome.answer
         assert asked is not None  # noqa: S101 - it was read before it was sent
         try:
@@ -260,13 +264,13 @@ class Exchange:
         """End with an error, which only a bug can be if it is none of the network's."""
         self._job = None
         if isinstance(error, CapameshError):
-            self.failed(error)
+            self.fail(error)
         else:
             self._inference.log.error("request_crashed", model=self._target.model, exc_info=error)
             self._end(_crash())
 
-    def failed(self, error: CapameshError) -> None:
-        """Part of `Waiter`."""
+    def fail(self, error: CapameshError) -> None:
+        """Part of `Responder`."""
         shut_out = self._inference.shut_out()
         if shut_out and isinstance(error, PeerError):
             error = ShutOut(shut_out)  # its links were cut while it was under way
@@ -280,10 +284,10 @@ class Exchange:
 
     def _why_failed(self) -> dict[str, str]:
         """Return the header that says who was asked, and how all replicas look now; none where nobody hosts the model."""
-        target, passage = self._target, self._passage
+        target, handle = self._target, self._handle
         try:
-            if passage is not None and passage.picker is not None:
-                explanation = passage.picker.explain(time.monotonic())
+            if handle is not None and handle.picker is not None:
+                explanation = handle.picker.explain(time.monotonic())
             else:  # it was refused, or there was nobody to ask, at once
                 explanation = self._inference.routing.explain(
                     target.model, target.version, target.options, is_let_in=False
@@ -313,7 +317,7 @@ class Exchange:
 
     def _end(self, reply: Reply) -> None:
         on_reply, self._on_reply = self._on_reply, None
-        self._passage = self._request = None
+        self._handle = self._request = None
         if on_reply is not None:
             on_reply(reply)
 

@@ -10,7 +10,7 @@ from typing import Final
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.requests.routing import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 
 PREFIX: Final = "x-capamesh-"
 POLICY: Final = "X-Capamesh-Policy"

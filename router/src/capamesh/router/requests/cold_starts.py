@@ -25,15 +25,14 @@ from capamesh.protocol.fleet import Change, Changed, Joined
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
 from capamesh.router.balancing.serving import is_any_serving
 from capamesh.router.fleet.wanted_loads import WantedLoad, WantedLoads
+from capamesh.router.requests.call import Handle
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-    from capamesh.protocol.links.calls import InferCall
     from capamesh.protocol.links.link import Answer, Link
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.requests.dispatch import Waiter
-    from capamesh.router.requests.routing import Passage
+    from capamesh.router.requests.call import Call, Responder
 
 PATIENCE_S = 60.0
 """A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
@@ -72,9 +71,17 @@ class _Outlook:
 class ColdStarts:
     """All requests of one router that wait for a load."""
 
-    def __init__(self, fleet: FleetView, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fleet: FleetView,
+        *,
+        clock: Callable[[], float],
+        start: Callable[[Call, Responder], Handle],
+    ) -> None:
+        """`start` sends a call on its way that has waited, or raises why that is not possible."""
         self.fleet = fleet
         self.clock = clock
+        self.start = start
         self._loads = WantedLoads()
         self._settling: dict[PeerId, _Asked] = {}
         """Nodes that say that they have loaded what they were asked for, until their adverts say so."""
@@ -88,29 +95,25 @@ class ColdStarts:
 
     def begin(
         self,
-        call: InferCall,
-        deadline_s: float,
-        waiter: Waiter,
+        call: Call,
+        responder: Responder,
         error: CapameshError,
-        start: Callable[[], Passage],
         *,
         is_tried: bool = False,
     ) -> ColdStart:
-        """Let a request wait whose model cannot be had now, for which there is an `error`; raise that where it may not.
+        """Let a call wait whose model cannot be had now, for which there is an `error`; raise that where it may not.
 
-        `start` sends it on its way with the same `waiter`, or raises what it raised before. One for which there is no
-        place has the model loaded all the same. `is_tried`: those that say to have the model ready have failed it
-        with `error`, and are not to be tried again.
+        A call for which there is no place has the model loaded all the same. `is_tried`: those that say to have the
+        model ready have failed it with `error`, and are not to be tried again.
         """
-        is_step = call.sequence is not None and not call.sequence.is_start
-        if is_step or not self.outlook(call.model, call.version).is_away:
+        request = call.request
+        is_step = request.sequence is not None and not request.sequence.is_start
+        if is_step or not self.outlook(request.model, request.version).is_away:
             raise error
-        size_bytes = sum(len(tensor.data) for tensor in call.inputs)
-        if not self._has_room(call.model, size_bytes):
+        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        if not self._has_room(request.model, size_bytes):
             raise error
-        cold = ColdStart(
-            self, call, size_bytes, deadline_s, waiter, start, error if is_tried else None
-        )
+        cold = ColdStart(self, call, size_bytes, responder, error if is_tried else None)
         refusal = cold.wait()
         if refusal is not None:
             raise refusal
@@ -305,17 +308,16 @@ class _Asked:
         self._cold.ended(self._load, error, is_broken=is_broken)
 
 
-class ColdStart:
-    """One request that waits for a load, and its passage after that."""
+class ColdStart(Handle):
+    """One call that waits for a load, and its way after that."""
 
     __slots__ = (
+        "_call",
         "_cold",
-        "_deadline_s",
         "_failure",
-        "_passage",
-        "_start",
+        "_handle",
+        "_responder",
         "_timer",
-        "_waiter",
         "model",
         "size_bytes",
         "version",
@@ -324,54 +326,52 @@ class ColdStart:
     def __init__(
         self,
         cold: ColdStarts,
-        call: InferCall,
+        call: Call,
         size_bytes: int,
-        deadline_s: float,
-        waiter: Waiter,
-        start: Callable[[], Passage],
+        responder: Responder,
         failure: CapameshError | None,
     ) -> None:
         """`failure` is what it ended with at those that say to have the model ready; None: they may yet be tried."""
-        self.model = call.model
-        self.version = call.version
+        self.model = call.request.model
+        self.version = call.request.version
         self.size_bytes = size_bytes
         self._cold = cold
-        self._deadline_s = deadline_s
-        self._waiter: Waiter | None = waiter
+        self._call = call
+        self._responder: Responder | None = responder
         """None: it waits no more."""
-        self._start = start
         self._failure = failure
-        self._passage: Passage | None = None
+        self._handle: Handle | None = None
+        """None: it has not set off."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def picker(self) -> RequestPicker | None:
-        """As a passage's."""
-        return self._passage.picker if self._passage is not None else None
+        """What can explain where the call went; None: it has not set off."""
+        return self._handle.picker if self._handle is not None else None
 
-    def abandon(self) -> None:
-        """Nobody waits any more: as a passage's."""
+    def cancel(self) -> None:
+        """Wait no more, and withdraw the call if it has set off."""
         self._leave()
-        if self._passage is not None:
-            self._passage.abandon()
+        if self._handle is not None:
+            self._handle.cancel()
 
     def wait(self) -> CapameshError | None:
         """See to it that the model is loaded, and wait for news; return why that does not help."""
         cold = self._cold
         now_s = cold.clock()
         outlook = cold.outlook(self.model, self.version)
-        is_in_time = outlook.has_hope and outlook.again_s < self._deadline_s
+        is_in_time = outlook.has_hope and outlook.again_s < self._call.deadline_s
         if outlook.reason and not is_in_time:
             return self._refusal(outlook.reason, outlook.again_s - now_s)
         if not (outlook.reason or outlook.is_under_way) and self._may_try:
             return self._refusal("no node can be asked now", outlook.again_s - now_s)
-        if now_s >= self._deadline_s:
+        if now_s >= self._call.deadline_s:
             return ModelUnavailable(
                 f"model {self.model!r} is unloaded for want of memory and being loaded, which takes longer than the"
                 " request's time",
                 LOOK_AGAIN_S,
             )
-        due_s = min(self._deadline_s, outlook.again_s)
+        due_s = min(self._call.deadline_s, outlook.again_s)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(due_s - now_s, self.look)
         cold.add(self)
@@ -379,12 +379,12 @@ class ColdStart:
 
     def look(self) -> None:
         """There is news: set off if the model can be had now, else go on waiting. A bug is this request's alone."""
-        waiter = self._waiter
-        if waiter is None:
+        responder = self._responder
+        if responder is None:
             return
         self._leave()
         try:
-            failure = self._set_off_or_wait()
+            failure = self._set_off_or_wait(responder)
         except CapameshError as error:
             failure = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - others wait for the same news
@@ -393,19 +393,19 @@ class ColdStart:
             )
             failure = LocalError("the router failed on this request; see its log")
         if failure is not None:
-            waiter.failed(failure)
-        elif self._passage is None:
-            self._waiter = waiter
+            responder.fail(failure)
+        elif self._handle is None:
+            self._responder = responder
 
-    def _set_off_or_wait(self) -> CapameshError | None:
+    def _set_off_or_wait(self, responder: Responder) -> CapameshError | None:
         """Set off or go on waiting; return, or raise, why neither helps."""
         cold, model, version = self._cold, self.model, self.version
         if cold.outlook(model, version).is_away:
             refusal = self.wait()
-            if refusal is None or not self._may_try or cold.clock() >= self._deadline_s:
+            if refusal is None or not self._may_try or cold.clock() >= self._call.deadline_s:
                 return refusal
         try:
-            self._passage = self._start()
+            self._handle = cold.start(self._call, responder)
         except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
             if not cold.outlook(model, version).is_away:
                 return error.with_traceback(None)
@@ -427,7 +427,7 @@ class ColdStart:
         )
 
     def _leave(self) -> None:
-        self._waiter = None
+        self._responder = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,6 +1,6 @@
-"""Flies requests over links: does what a `RequestAttempts` says and tells it what came of that. IO: links, the loop's timers.
+"""Sends calls over links: does what a `RequestAttempts` says and tells it what came of that. IO: links, the loop's timers.
 
-All of it is callbacks: a node's answer is told to whoever waits for it in the very turn of the loop that read it.
+All of it is callbacks: a node's answer is told to the call's responder in the very turn of the loop that read it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
     LinkLost,
     LocalError,
+    Overloaded,
     PeerError,
     ProtocolViolation,
     RequestKills,
@@ -31,6 +31,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
+from capamesh.router.requests.call import Call, Handle, Outcome, Responder
 from capamesh.router.requests.killers import Killers
 from capamesh.router.requests.sequences import OpenSequences
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.link import Answer, Link
     from capamesh.protocol.tensors import Limits
+    from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.prober import Prober
     from capamesh.router.balancing.served_model import ServedModel
@@ -49,51 +51,12 @@ OFFERS_AGE_S = 1.0
 MAX_OFFERS = 1024
 """Models of which that is known (guess: more than are in use)."""
 
-
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Outcome:
-    """An answer and who gave it, after how many attempts."""
-
-    answer: InferAnswer
-    replica: Replica
-    attempts: int
-    picker: RequestPicker
-    """Can explain why it went there."""
-
-
-class Waiter(Protocol):
-    """Who waits for a request's outcome. Told once, unless the request is abandoned before; must not raise."""
-
-    def answered(self, outcome: Outcome) -> None:
-        """A node has answered."""
-        ...
-
-    def failed(self, error: CapameshError) -> None:
-        """Nobody has, and nobody will. `error` has no traceback."""
-        ...
-
-
-class Awaited:
-    """Waits for an outcome in a future."""
-
-    __slots__ = ("future",)
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    def answered(self, outcome: Outcome) -> None:
-        """Part of `Waiter`."""
-        if not self.future.done():
-            self.future.set_result(outcome)
-
-    def failed(self, error: CapameshError) -> None:
-        """Part of `Waiter`."""
-        if not self.future.done():
-            self.future.set_exception(error)
+Recover = Callable[[Call, Responder, "CapameshError"], Handle | None]
+"""Returns how a call goes on that has failed, None where it does not: then its responder is still to be told."""
 
 
 class Dispatch:
-    """Turns calls into answers."""
+    """Turns calls into outcomes."""
 
     def __init__(
         self,
@@ -126,60 +89,33 @@ class Dispatch:
 
     def start(
         self,
-        call: InferCall,
-        served: ServedModel,
+        call: Call,
         picker: RequestPicker,
-        deadline_s: float,
-        waiter: Waiter,
-        *,
-        is_copy: bool = False,
+        responder: Responder,
+        permit: Permit | None = None,
+        recover: Recover | None = None,
     ) -> InFlightCall:
-        """Ask nodes for an answer before `deadline_s` on the clock; `waiter` may be told before this returns.
+        """Ask nodes for an answer; `responder` may be told what came of it before this returns.
+
+        The `permit` is released when the call ends. `recover` is asked how the call goes on that nobody has answered.
+        A request of a sequence has its state at one node: if that refuses it, so does the fleet.
 
         Raises `RequestKills` for one that workers have died of.
-
-        A request of a sequence has its state at one node: if that refuses it, so does the fleet. An answer that
-        nobody waits for (`is_copy`) is not worth a second attempt, nor a wait, nor a place in the metrics.
         """
         if not self.killers.is_empty and self.killers.is_barred(
-            call, served.witnesses, self.clock()
+            _of_version(call.request, picker.served.version), picker.served.witnesses, self.clock()
         ):
             raise RequestKills(
                 "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
                 " model's owner look at it"
             )
-        in_flight = InFlightCall(self, call, served, picker, deadline_s, waiter, is_copy=is_copy)
+        in_flight = InFlightCall(self, call, picker, responder, permit, recover)
         try:
-            in_flight.begin()
+            in_flight.act(in_flight.attempts.start(self.clock()))
         except BaseException:
-            in_flight.abandon()  # a bug on the way out leaves nothing in flight
+            in_flight.cancel()  # a bug on the way out leaves nothing in flight
             raise
         return in_flight
-
-    async def infer(
-        self,
-        call: InferCall,
-        served: ServedModel,
-        picker: RequestPicker,
-        deadline_s: float,
-        *,
-        is_copy: bool = False,
-    ) -> Outcome:
-        """Return the answer of whichever node gave one before `deadline_s` on the clock, as `start` asks for it.
-
-        Raises `NoEndpoint`, `DeadlineExceeded`, what a node said is the caller's fault, `Overloaded` when the
-        nodes asked had no room, or the last node's error. Cancelling the wait withdraws what is under way.
-        """
-        waiter = Awaited()
-        in_flight = self.start(call, served, picker, deadline_s, waiter, is_copy=is_copy)
-        try:
-            return await waiter.future
-        finally:
-            in_flight.abandon()
-            del (
-                in_flight,
-                waiter,
-            )  # an error's traceback keeps this frame, and the error is kept by both
 
     def is_idempotent(self, served: ServedModel) -> bool:
         """Return whether all nodes that host the model say that running a request twice does no harm."""
@@ -195,70 +131,81 @@ class Dispatch:
         return is_idempotent
 
 
-class InFlightCall:
-    """One request's attempts on their links."""
+class InFlightCall(Handle):
+    """One call's attempts on their links."""
 
     __slots__ = (
         "_armed_s",
-        "_attempts",
         "_call",
         "_dispatch",
-        "_is_copy",
         "_is_listed",
         "_loop",
+        "_next",
+        "_permit",
         "_picker",
+        "_recover",
+        "_responder",
         "_sent",
         "_timer",
-        "_waiter",
+        "_version",
+        "attempts",
     )
 
     def __init__(
         self,
         dispatch: Dispatch,
-        call: InferCall,
-        served: ServedModel,
+        call: Call,
         picker: RequestPicker,
-        deadline_s: float,
-        waiter: Waiter,
-        *,
-        is_copy: bool,
+        responder: Responder,
+        permit: Permit | None,
+        recover: Recover | None,
     ) -> None:
         self._dispatch = dispatch
         self._call = call
         self._picker = picker
-        self._is_copy = is_copy
+        self._permit = permit
+        self._recover = recover
+        self._responder: Responder | None = responder
+        """None: it is over."""
+        self._next: Handle | None = None
+        """How the call goes on, since nobody who was there could answer it."""
         self._is_listed = False
         """It waits, or has waited, for a link."""
-        is_alone = is_copy or call.sequence is not None
-        is_step = call.sequence is not None and not call.sequence.is_start
-        self._attempts = RequestAttempts(
+        served = picker.served
+        self._version = served.version
+        sequence, is_copy = call.request.sequence, call.is_copy
+        is_alone = is_copy or sequence is not None
+        is_step = sequence is not None and not sequence.is_start
+        self.attempts = RequestAttempts(
             picker,
-            deadline_s=deadline_s,
+            deadline_s=call.deadline_s,
             size_bytes=picker.size_bytes,
             is_safe=not is_alone and served.is_safe and dispatch.is_idempotent(served),
             # a second node would learn what the key is to keep at one
             is_hedged=served.terms.is_hedged and not picker.key,
-            is_pinned=call.sequence is not None,
+            is_pinned=sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state
             max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
         )
         self._loop = dispatch.loop
         self._sent: list[_Attempt] = []
-        self._waiter: Waiter | None = waiter
-        """None: it is over."""
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
 
-    def begin(self) -> None:
-        """Send the first attempt."""
-        self.act(self._attempts.start(self._dispatch.clock()))
+    @property
+    def picker(self) -> RequestPicker:
+        """What can explain where the call went, also when it is over."""
+        return self._picker
 
-    def abandon(self) -> None:
-        """Withdraw what is under way; nobody is told anything any more. Does nothing when it is over."""
-        self._waiter = None
-        if self._sent or self._attempts.is_waiting:
-            self.act(self._attempts.abandon(self._dispatch.clock()))
+    def cancel(self) -> None:
+        """Withdraw what is under way; nobody is told anything any more. Nothing happens when it is over."""
+        self._recover = None
+        if self._responder is not None:
+            self._responder = None
+            self.act(self.attempts.abandon(self._dispatch.clock()))
+        if self._next is not None:
+            self._next.cancel()
 
     def act(self, actions: tuple[Action, ...]) -> None:
         """Do what the request says, and what it says to what came of that at once."""
@@ -273,17 +220,20 @@ class InFlightCall:
                     case Answered(number):
                         outcome = self._outcome_of(self._sent[number])
                         if not self._dispatch.killers.is_empty:
-                            self._dispatch.killers.answered(self._call, self._dispatch.clock())
-                        if self._call.sequence is not None:
-                            self._dispatch.sequences.answered(self._call.model, self._call.sequence)
+                            self._dispatch.killers.answered(
+                                self._sent_request(), self._dispatch.clock()
+                            )
+                        request = self._call.request
+                        if request.sequence is not None:
+                            self._dispatch.sequences.answered(request.model, request.sequence)
                     case Failed(error):
                         outcome = _bare(error)
                         if isinstance(outcome, SequenceUnknown):
-                            outcome = self._dispatch.sequences.judged(self._call, outcome)
-                        elif isinstance(outcome, RequestKills) and not self._is_copy:
+                            outcome = self._dispatch.sequences.judged(self._call.request, outcome)
+                        elif isinstance(outcome, RequestKills) and not self._call.is_copy:
                             dispatch = self._dispatch
                             dispatch.killers.note(
-                                self._call,
+                                self._sent_request(),
                                 outcome.deaths,
                                 self._picker.witnesses,
                                 dispatch.clock(),
@@ -293,27 +243,35 @@ class InFlightCall:
                     case Withdraw(number):
                         self._sent[number].withdraw()
             todo = more
-        waiter = self._waiter
-        if waiter is None or outcome is not None:
-            self._end()
+        responder = self._responder
+        if responder is None or outcome is not None:
+            self._end(is_served=not isinstance(outcome, Overloaded))
         else:
             self._arm()
-            if self._attempts.is_waiting:
+            if self.attempts.is_waiting:
                 self._is_listed = True
                 picker = self._picker
                 picker.served.links.add(self, self._linked, picker.size_bytes)
-                if self._attempts.awaits_life:
+                if self.attempts.awaits_life:
                     picker.served.lives.add(self, self._linked)
-        if waiter is None or outcome is None:
+        if responder is None or outcome is None:
             return
         if isinstance(outcome, Outcome):
-            waiter.answered(outcome)
+            responder.complete(outcome)
         else:
-            waiter.failed(outcome)
+            self._fail(responder, outcome)
 
-    def _end(self) -> None:
+    def _fail(self, responder: Responder, error: CapameshError) -> None:
+        """Let the call go on in another way after a failure if there is one, else tell of the failure."""
+        recover, self._recover = self._recover, None
+        if recover is not None:
+            self._next = recover(self._call, responder, error)
+        if self._next is None:
+            responder.fail(error)
+
+    def _end(self, *, is_served: bool) -> None:
         """Leave no timer and no circle: it would keep bodies until it is collected."""
-        self._waiter = None
+        self._responder = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -321,6 +279,12 @@ class InFlightCall:
             self._picker.served.links.remove(self)
             self._picker.served.lives.remove(self)
         self._sent.clear()  # they know the call
+        if self._permit is not None:
+            self._permit.release(self._dispatch.clock(), is_served=is_served)
+
+    def _sent_request(self) -> InferCall:
+        """Return the request as it was first sent: for a version by name."""
+        return _of_version(self._call.request, self._version)
 
     def answered(self, attempt: _Attempt, answer: Answer) -> None:
         """A node has answered."""
@@ -330,7 +294,7 @@ class InFlightCall:
         except CapameshError as error:
             self.failed(attempt, _bare(error))
             return
-        misfit = attempt.replica.answer_form().misfit(given, self._call.outputs)
+        misfit = attempt.replica.answer_form().misfit(given, self._call.request.outputs)
         if misfit:
             self.failed(
                 attempt,
@@ -340,7 +304,7 @@ class InFlightCall:
         attempt.given = given
         at_node_s = (given.queue_us + given.run_us) / 1e6
         self.act(
-            self._attempts.answered(
+            self.attempts.answered(
                 attempt.number, given.load, at_node_s, len(answer.body), dispatch.clock()
             )
         )
@@ -349,10 +313,10 @@ class InFlightCall:
         """A node has refused or failed, or its link has ended."""
         self._count(error)
         is_certain = isinstance(error, ClientError) and not fits_another(
-            self._call, self._picker.served.replicas, attempt.replica
+            self._call.request, self._picker.served.replicas, attempt.replica
         )
         now_s = self._dispatch.clock()
-        self.act(self._attempts.failed(attempt.number, error, now_s, is_certain=is_certain))
+        self.act(self.attempts.failed(attempt.number, error, now_s, is_certain=is_certain))
 
     def _send(self, number: int, replica: Replica, budget_ms: int) -> tuple[Action, ...]:
         dispatch = self._dispatch
@@ -362,34 +326,34 @@ class InFlightCall:
         try:
             if link is None:
                 raise LinkLost(f"the link to {replica.endpoint.peer} has just ended")
-            call, version = self._call, replica.offer.version
-            if call.outputs and (missing := replica.answer_form().lacks(call.outputs)):
+            request = self._call.request
+            if request.outputs and (missing := replica.answer_form().lacks(request.outputs)):
                 raise PeerError(f"this node advertises no output {missing[:80]!r}")
-            if version != call.version:
-                call = call._replace(version=version)
-            meta, body = encode_call(call, replica.endpoint.network.budget_ms(budget_ms))
+            if request.version != replica.offer.version:
+                request = _of_version(request, replica.offer.version)
+            meta, body = encode_call(request, replica.endpoint.network.budget_ms(budget_ms))
             attempt.stream = link.ask(meta, body, attempt)
             attempt.link = link
-            if number and not self._is_copy:
-                dispatch.telemetry.attempted_again(self._call.model)
+            if number and not self._call.is_copy:
+                dispatch.telemetry.attempted_again(request.model)
         except CapameshError as error:
             self._count(error)
-            return self._attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
+            return self.attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
         wanted = self._picker.probes(dispatch.clock())
         if wanted:
             dispatch.prober.ask(wanted)
         return ()
 
     def _count(self, error: CapameshError) -> None:
-        if not self._is_copy:
-            self._dispatch.telemetry.attempt_failed(self._call.model, error)
+        if not self._call.is_copy:
+            self._dispatch.telemetry.attempt_failed(self._call.request.model, error)
 
     def _outcome_of(self, attempt: _Attempt) -> Outcome:
         assert attempt.given is not None  # noqa: S101 - told just before the request was
-        return Outcome(attempt.given, attempt.replica, self._attempts.attempts, self._picker)
+        return Outcome(attempt.given, attempt.replica, self.attempts.attempts, self._picker)
 
     def _arm(self) -> None:
-        due_s = self._attempts.due_s
+        due_s = self.attempts.due_s
         if due_s >= self._armed_s:
             return  # a timer that comes early finds nothing to do, and is set anew
         if self._timer is not None:
@@ -399,24 +363,24 @@ class InFlightCall:
 
     def _tick(self) -> None:
         self._timer, self._armed_s = None, math.inf
-        self.act(self._attempts.tick(self._dispatch.clock()))
+        self.act(self.attempts.tick(self._dispatch.clock()))
 
     def _linked(self) -> None:
         """A link is up. A bug on the way out is this request's alone: others wait for the same link."""
-        waiter = self._waiter
+        responder = self._responder
         try:
-            self.act(self._attempts.linked(self._dispatch.clock()))
+            self.act(self.attempts.linked(self._dispatch.clock()))
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an outcome
-            self.abandon()
+            self.cancel()
             self._loop.call_exception_handler(
                 {"message": "a request that waited for a link has crashed", "exception": error}
             )
-            if waiter is not None:
-                waiter.failed(LocalError("the router failed on this request; see its log"))
+            if responder is not None:
+                responder.fail(LocalError("the router failed on this request; see its log"))
 
 
 class _Attempt:
-    """One request on one link; the `ResponseHandler` that the link knows."""
+    """One attempt of a call on one link: the `ResponseHandler` that the link knows."""
 
     __slots__ = ("_in_flight", "given", "link", "number", "replica", "stream")
 
@@ -446,6 +410,11 @@ class _Attempt:
         link, self.link = self.link, None
         if link is not None:
             link.withdraw(self.stream)
+
+
+def _of_version(request: InferCall, version: ModelVersion) -> InferCall:
+    """Return a request that names a version."""
+    return InferCall(request.model, version, *request[2:])  # `_replace` takes thrice as long
 
 
 def _bare(error: CapameshError) -> CapameshError:

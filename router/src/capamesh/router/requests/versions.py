@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
-from capamesh.router.requests.traffic import NEWEST, VersionSplit
+from capamesh.router.requests.split import NEWEST, VersionSplit
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion

@@ -1,4 +1,4 @@
-"""Which version of a model a request goes to, and whether a copy of it goes to another. Pure, seeded.
+"""How an operator's weights split the requests of a model among its versions. Pure, seeded.
 
 Requests with a key (a sequence's id, a session) stay on one version, by weighted rendezvous hashing
 (Schindelhauer and Schomaker 2005): each version draws a number from the key, the best for its weight wins. So
@@ -13,12 +13,9 @@ from collections.abc import Collection, Iterable
 from hashlib import blake2b
 
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.rules import MirrorRule
 
 NEWEST = ModelVersion("")
 """As in a call: whichever is the newest."""
-MAX_MIRRORED = 16
-"""Copies under way at one router (guess: enough to see whether a version works, too few to slow the others)."""
 _DRAWS = 2.0**64
 
 
@@ -71,49 +68,11 @@ class VersionSplit:
         return weights[-1][0]  # the sum was rounded
 
 
-class Mirror:
-    """Decides which requests are copied to a shadow version.
-
-    A copy's answer is thrown away and its failure is nobody's: whoever sends it does so after the request
-    itself, waits for neither, and neither retries, hedges nor counts it. `began` and `ended` count those under way.
-    """
-
-    __slots__ = ("_most", "rule", "under_way")
-
-    def __init__(self, rule: MirrorRule, *, most: int = MAX_MIRRORED) -> None:
-        self.rule = rule
-        self._most = most
-        self.under_way = 0
-
-    def __repr__(self) -> str:
-        return f"Mirror({self.rule.share:.0%} to {self.rule.version}, {self.under_way} under way)"
-
-    def wants(self, rng: random.Random, *, served: ModelVersion = NEWEST, key: str = "") -> bool:
-        """Return whether to copy a request that `served` answers: never when that is the shadow itself.
-
-        Requests of one key are copied all or none, as long as not too many copies are under way: a
-        sequence without its start is of no use.
-        """
-        rule = self.rule
-        if served == rule.version or self.under_way >= self._most:
-            return False
-        draw = _draw(f"mirror {rule.version}", key) if key else rng.random()
-        return draw < rule.share
-
-    def began(self) -> None:
-        """A copy was sent."""
-        self.under_way += 1
-
-    def ended(self) -> None:
-        """It was answered, failed or was withdrawn."""
-        self.under_way -= 1
-
-
-def _draw(salt: str, key: str) -> float:
+def draw_of(salt: str, key: str) -> float:
     """Return a number from 0 to 1, neither of them, that depends on both texts alone."""
     digest = blake2b(f"{len(salt)}:{salt}{key}".encode("utf-8", "surrogatepass"), digest_size=8)
     return min((int.from_bytes(digest.digest()) + 0.5) / _DRAWS, 1.0 - 2.0**-53)
 
 
 def _score(version: ModelVersion, weight: float, key: str) -> float:
-    return -weight / math.log(_draw(version, key))
+    return -weight / math.log(draw_of(version, key))

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from replicas import Draws
 
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.requests.traffic import NEWEST, Mirror, VersionSplit
-from capamesh.router.rules import MirrorRule
+from capamesh.router.requests.split import NEWEST, VersionSplit
 
 V1, V2, V3 = ModelVersion("1"), ModelVersion("2"), ModelVersion("3")
 SPLIT = VersionSplit([(V1, 90.0), (V2, 10.0), (V3, 0.0)])
@@ -86,31 +85,3 @@ def test_the_pick_is_hosted_and_has_weight(
 
 def reversed_of(versions: tuple[ModelVersion, ...]) -> tuple[ModelVersion, ...]:
     return versions[::-1]
-
-
-def test_a_share_of_the_requests_is_mirrored() -> None:
-    mirror = Mirror(MirrorRule(V3, 0.1))
-    assert mirror.wants(Draws(0.099))
-    assert not mirror.wants(Draws(0.1))
-    assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.999))
-
-
-def test_requests_of_one_key_are_mirrored_all_or_none() -> None:
-    mirror = Mirror(MirrorRule(V3, 0.1))
-    wanted = [mirror.wants(Draws(), key=key) for key in KEYS]
-    assert wanted == [mirror.wants(Draws(), key=key) for key in KEYS]
-    assert sum(wanted) == 201
-
-
-def test_what_the_shadow_serves_itself_is_not_mirrored() -> None:
-    assert not Mirror(MirrorRule(V3, 1.0)).wants(Draws(), served=V3)
-    assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.0), served=V1)
-
-
-def test_a_slow_shadow_gets_no_more_than_so_many_copies_at_a_time() -> None:
-    mirror = Mirror(MirrorRule(V3, 1.0), most=2)
-    mirror.began()
-    mirror.began()
-    assert not mirror.wants(Draws())
-    mirror.ended()
-    assert mirror.wants(Draws(0.5))

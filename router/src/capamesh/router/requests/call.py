@@ -1,0 +1,93 @@
+"""One inference request on its way through the router, whatever brought it, and what comes of it. Pure.
+
+A `Call` goes down from layer to layer, each of which is started with a call and a `Responder` and returns a `Handle`.
+The responder is told the outcome once; the handle takes the call back. No layer makes a second object for the call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+
+if TYPE_CHECKING:
+    from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.links.calls import InferAnswer, InferCall
+    from capamesh.router.balancing.picker import RequestPicker
+    from capamesh.router.fleet.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingOptions:
+    """What a request asks of its way."""
+
+    constraints: Constraints = ANYWHERE
+    policy: str = ""
+    """Empty: the model's."""
+    affinity: str = ""
+    """Requests of one key go to one node where that is possible; "": wherever is best."""
+    tenant: str = ""
+    """Whose share of the fleet it uses when there is not enough for all."""
+
+
+NO_OPTIONS = RoutingOptions()
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Call:
+    """One request: what is asked of a model, how it is to be routed, and until when it is of use."""
+
+    request: InferCall
+    """Its version is empty where it names none."""
+    options: RoutingOptions
+    deadline_s: float
+    """On the router's clock."""
+    is_copy: bool = False
+    """Nobody waits for the answer, which is not worth a second attempt, nor a wait, nor a place in the metrics."""
+
+    @property
+    def key(self) -> str:
+        """The key of the calls that are to meet at one node: a sequence's, else the caller's; empty: none."""
+        sequence = self.request.sequence
+        return self.options.affinity if sequence is None else f"sequence {sequence.id}"
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Outcome:
+    """An answer and who gave it, after how many attempts."""
+
+    answer: InferAnswer
+    replica: Replica
+    attempts: int
+    picker: RequestPicker
+    """Can explain why it went there."""
+
+
+class Responder(Protocol):
+    """Who is told what came of a call: one of these, once, unless the call is cancelled before. Neither may raise."""
+
+    __slots__ = ()
+
+    def complete(self, outcome: Outcome) -> None:
+        """Take the answer of a node."""
+        ...
+
+    def fail(self, error: CapameshError) -> None:
+        """Take the error of a call that nobody has answered and nobody will; it has no traceback."""
+        ...
+
+
+class Handle(Protocol):
+    """A call that is under way, or over."""
+
+    __slots__ = ()
+
+    @property
+    def picker(self) -> RequestPicker | None:
+        """What can explain where the call went, also when that is over; None: it has not set off."""
+        ...
+
+    def cancel(self) -> None:
+        """Withdraw the call, of which the responder is not told any more; nothing happens when it is over."""
+        ...

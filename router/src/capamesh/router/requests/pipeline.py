@@ -1,0 +1,199 @@
+"""The way of one request through the router, from the call to the nodes that are asked. IO: dispatch.
+
+load       a model that is away for want of memory is waited for until a node has loaded it (`cold_starts`)
+version    which version the call goes to, by who serves it, weights and trust (`versions`)
+admission  whether there is room for one more of its tenant and class (`admission`)
+attempts   which nodes are asked, one after the other or at once, and who answers (`dispatch`)
+mirror     whether a shadow version gets a copy (`mirror`)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    LinkLost,
+    ModelNotFound,
+    ModelUnavailable,
+    NoEndpoint,
+    PeerError,
+    RequestKills,
+    is_refusal,
+)
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, InferCall
+from capamesh.router.balancing.picker import OtherVersions, RequestPicker
+from capamesh.router.policies.policy import RequestShape
+from capamesh.router.requests.cold_starts import ColdStarts
+from capamesh.router.requests.mirror import Copies
+
+if TYPE_CHECKING:
+    from capamesh.router.balancing.balancer import Balancer
+    from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.call import Call, Handle, Responder
+    from capamesh.router.requests.dispatch import Dispatch
+    from capamesh.router.requests.models import RoutedModels
+
+AFFINITY = "affinity"
+"""The policy of requests that must meet at one node."""
+
+
+class Pipeline:
+    """Sends the calls of one router on their way."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        balancer: Balancer,
+        dispatch: Dispatch,
+        models: RoutedModels,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._balancer = balancer
+        self._dispatch = dispatch
+        self._models = models
+        self._rng = rng
+        self._clock = clock
+        self.copies = Copies(self.start)
+        self.cold = ColdStarts(
+            fleet,
+            clock=clock,
+            start=lambda call, responder: self.start(call, responder, is_cold=True),
+        )
+
+    def __repr__(self) -> str:
+        return f"Pipeline({len(self.copies)} copies under way, {self.cold!r})"
+
+    def start(self, call: Call, responder: Responder, *, is_cold: bool = False) -> Handle:
+        """Send a call on its way; `responder` is told what came of it, maybe before this returns.
+
+        `is_cold` is a call that has waited for a node to load the model, and does not wait again.
+
+        Raises:
+            ModelNotFound: nobody hosts the model, or the version.
+            InvalidRequest: the version has not all the outputs that the call names.
+            Overloaded: there is no room for the call.
+        """
+        request, options = call.request, call.options
+        name, sequence, is_copy = request.model, request.sequence, call.is_copy
+        may_wait = not is_cold and not is_copy
+
+        # load
+        if may_wait and self.cold.is_wanting(name, request.version):
+            with contextlib.suppress(CapameshError):
+                return self.cold.begin(call, responder, NoEndpoint(""))
+
+        try:
+            # version
+            model = self._models.of(name)
+            key = options.affinity if sequence is None else call.key
+            now_s = self._clock()
+            served = model.versions.pick(request.version, key, options.constraints, now_s)
+            if request.outputs:
+                _check_outputs(request, served)
+            others = model.versions if not request.version and sequence is None else None
+            trial = model.versions.trial(served) if others is not None and not key else None
+
+            # admission
+            permit = model.controller(served).admit(
+                options.tenant, request.priority, request.is_bulk, now_s, call.deadline_s - now_s
+            )
+
+            # attempts; they may change to another version, at the permit of this one: it is no second request
+            try:
+                picker = self._picker(call, key, served, others, trial)
+                recover = self._recover if may_wait else None
+                handle = self._dispatch.start(call, picker, responder, permit, recover)
+            except BaseException:
+                permit.release(now_s)
+                raise
+        except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
+            if not may_wait:
+                raise
+            missing = error.with_traceback(None)
+            return self.cold.begin(call, responder, missing)
+
+        # mirror
+        mirror = model.mirror
+        if (
+            mirror is not None
+            and not is_copy
+            and mirror.wants(self._rng, served=served.version, key=key)
+        ):
+            self.copies.send(call, mirror)
+        return handle
+
+    def _picker(
+        self,
+        call: Call,
+        key: str,
+        served: ServedModel,
+        others: OtherVersions | None,
+        trial: ServedModel | None,
+    ) -> RequestPicker:
+        """Return what picks the nodes for a call: the first of `trial` if there is one, then of `served` or `others`."""
+        request, options = call.request, call.options
+        size_bytes = 0
+        for tensor in request.inputs:
+            size_bytes += len(tensor.data)
+        is_pinned = request.sequence is not None
+        is_urgent = request.priority < DEFAULT_PRIORITY and not request.is_bulk
+        shape = RequestShape(request.model, served.version, size_bytes, key, is_pinned, is_urgent)
+        policy = AFFINITY if is_pinned else options.policy or (AFFINITY if key else "")
+        return RequestPicker.of(
+            served,
+            options.constraints,
+            shape,
+            call.deadline_s,
+            policy=policy,
+            versions=others,
+            trial=trial,
+        )
+
+    def _recover(self, call: Call, responder: Responder, error: CapameshError) -> Handle | None:
+        """Have a call that has failed wait for another node to load the model; None: it may not, or that does not help."""
+        with contextlib.suppress(CapameshError):
+            if self._may_go_on(call.request, error):
+                return self.cold.begin(call, responder, error, is_tried=True)
+        return None
+
+    def _may_go_on(self, request: InferCall, error: CapameshError) -> bool:
+        """Return whether a request that has failed may be run by another node, once that has loaded the model."""
+        if request.sequence is not None or not isinstance(error, PeerError):
+            return False
+        if isinstance(error, NoEndpoint):
+            self._balancer.missed(request.model, request.version)
+        elif isinstance(error, LinkLost | RequestKills):
+            return False  # it may be what processes end of
+        return self.cold.is_wanting(request.model, request.version) and (
+            is_refusal(error) or isinstance(error, NoEndpoint) or self._may_repeat(request)
+        )
+
+    def _may_repeat(self, request: InferCall) -> bool:
+        versions = (request.version,) if request.version else self._fleet.trusted(request.model)
+        served_models = [self._balancer.served(request.model, version) for version in versions]
+        return all(one.is_safe and self._dispatch.is_idempotent(one) for one in served_models)
+
+
+def _check_outputs(request: InferCall, served: ServedModel) -> None:
+    """Raise `InvalidRequest` when no replica of the version has all the outputs that a request names."""
+    missing = ""
+    for replica in served.replicas:
+        form = replica.answer_form()
+        lacking = form.lacks(request.outputs)
+        if not lacking:
+            return
+        missing = missing or (
+            f"model {request.model!r} version {served.version} has no output {lacking[:80]!r}; its outputs are"
+            f" {form.names()}"
+        )
+    if missing:
+        raise InvalidRequest(missing)
