@@ -184,7 +184,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     }
     (replica,) = served.view.replicas_at(*served.view.endpoints_of(PeerId(ALPHA)))
     now_s = time.monotonic() + 1.0
-    served.routing._clock = lambda: now_s
+    served.routing.clock = lambda: now_s
     replica.reported(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
     controller = served.routing._models.of(ModelName("m")).controllers[ModelVersion("1")]
     for tenant in ["hog"] * 9 + ["other"]:

@@ -50,13 +50,13 @@ def test_a_plain_inference_request_is_recognised_with_all_that_its_head_says() -
         7,
         False,
         InferTarget(
-            "a.b_c-1~", "12", 5, RoutingOptions(Constraints(max_price=0.5), policy="p2c"), True
+            "a.b_c-1~", "12", RoutingOptions(Constraints(max_price=0.5), policy="p2c"), True, 5
         ),
     )
 
 
 def test_without_a_version_or_a_header_length_both_are_left_open() -> None:
-    assert asked(INFER, "content-length: 0") == InferTarget("m", "", None)
+    assert asked(INFER, "content-length: 0") == InferTarget("m", "", header_length=None)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_the_order_of_a_head_s_lines_does_not_matter(
     model: str, length: int, lines: list[str]
 ) -> None:
     head = read(f"POST /v2/models/{model}/infer HTTP/1.1", *lines, f"Content-Length: {length}")
-    assert head == Head(length, False, InferTarget(model, "", 3))
+    assert head == Head(length, False, InferTarget(model, "", header_length=3))

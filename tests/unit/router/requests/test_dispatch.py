@@ -1277,17 +1277,17 @@ async def test_a_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_f
     errors: list[CapameshError] = []
 
     class Told:
-        def answered(self, outcome: Outcome) -> None:
+        def complete(self, outcome: Outcome) -> None:
             raise AssertionError(outcome)
 
-        def failed(self, error: CapameshError) -> None:
+        def fail(self, error: CapameshError) -> None:
             errors.append(error)
 
     served, deadline_s = fleet.served(), fleet.clock() + 30.0
     picker = RequestPicker.of(
         served, ANYWHERE, RequestShape(served.model, served.version, 8), deadline_s
     )
-    fleet.dispatch.start(call("m", "1"), served, picker, deadline_s, Told())
+    fleet.dispatch.start(Call(call("m", "1"), NO_OPTIONS, deadline_s), picker, Told())
     fleet.in_order.wanted = fleet.replicas
 
     def crash(_: object) -> None:

@@ -180,7 +180,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._disarm()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            exchange.abandon()
+            exchange.cancel()
         if self._state in {_State.BODY, _State.RUNNING}:
             self._front.requests.ended()
         self._state = _State.LEFT

@@ -162,8 +162,8 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
     return InferTarget(
         ModelName(model),
         ModelVersion(version),
-        header_length,
         options,
         is_explained,
+        header_length,
         takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
     )

@@ -103,7 +103,7 @@ class InferenceApi:
             self._inference.refused(model, error)
             raise
         takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
-        target = InferTarget(model, version, header_length, options, is_explained, takes)
+        target = InferTarget(model, version, options, is_explained, header_length, takes)
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def reply(reply: Reply) -> None:
@@ -115,7 +115,7 @@ class InferenceApi:
             exchange.begin(body)
             return response_of(await replied)
         finally:
-            exchange.abandon()
+            exchange.cancel()
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         """Return what this server is."""

@@ -58,7 +58,8 @@ class Routing:
         self._fleet = fleet
         self._balancer = balancer
         self._rng = rng
-        self._clock = clock
+        self.clock = clock
+        """The clock of deadlines."""
         self._models = RoutedModels(fleet, balancer, rules, rng=rng)
         self.pipeline = Pipeline(fleet, balancer, dispatch, self._models, rng=rng, clock=clock)
 
@@ -79,7 +80,7 @@ class Routing:
         Raises `ModelNotFound`.
         """
         routed = self._models.of(model)
-        now_s = self._clock()
+        now_s = self.clock()
         served = routed.versions.pick(version, options.affinity, options.constraints, now_s)
         controller = routed.controller(served)
         rank = rank_of(priority, is_bulk=False)
@@ -101,7 +102,7 @@ class Routing:
 
         Nobody is chosen where nobody may have it, nor for one that is not let in. Raises `ModelNotFound`.
         """
-        now_s = self._clock()
+        now_s = self.clock()
         versions = self._models.of(model).versions
         if not version:
             versions.served_models()  # what is made for the first time may keep what it draws
@@ -140,7 +141,7 @@ class Routing:
 
     def tick(self) -> None:
         """Forget models and versions that nobody hosts any more; to be called now and then."""
-        self._fleet.absent.tick(self._clock())
+        self._fleet.absent.tick(self.clock())
         self._models.tick()
 
     def close(self) -> None:

@@ -1,0 +1,182 @@
+"""One inference request, from what was decoded to its answer or its error, whatever protocol brought it. No IO of its own.
+
+A protocol derives from `InferenceRequest`: it decodes what came and calls `submit`, and renders what it is told. Here is
+what all protocols have in common: what parameters mean, the deadline, counting, and what to tell of errors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    LocalError,
+    ModelNotFound,
+    NoEndpoint,
+    PeerError,
+    ShutOut,
+)
+from capamesh.protocol.links.calls import InferCall
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
+from capamesh.router.requests.no_endpoint import with_hint
+from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.oip import InferRequest
+    from capamesh.protocol.tensors import Limits
+    from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.call import Handle
+    from capamesh.router.requests.routing import Routing
+    from capamesh.router.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked for, beside the tensors: the same for all requests of most clients."""
+
+    model: ModelName
+    version: ModelVersion
+    """Empty: the newest."""
+    options: RoutingOptions = NO_OPTIONS
+    is_explained: bool = False
+    """Whether the answer is to say why it came from where it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService:
+    """What all inference requests of one router need."""
+
+    fleet: FleetView
+    routing: Routing
+    telemetry: Telemetry
+    timeout_s: float
+    """For requests that name no deadline of their own; none may take longer."""
+    limits: Limits
+    log: FilteringBoundLogger
+    constraints_of: Callable[[ModelName], Constraints] = lambda _: ANYWHERE
+    """What the operator's rules ask of who runs a model."""
+    redial_s: Callable[[Endpoint], float] = lambda _: 0.0
+    """In how long an endpoint without a link is dialled; 0: at once, or unknown."""
+    shut_out: Callable[[], str] = lambda: ""
+    """Why no node takes anything from this router any more; empty: they do."""
+
+    def nobody(self, target: Target, error: NoEndpoint) -> NoEndpoint:
+        """Return the error for a request that nobody can be asked to run."""
+        fleet, model, version = self.fleet, target.model, target.version
+        versions = [version] if version else fleet.versions_ready(model)
+        if any(fleet.has_unreached(model, each) for each in versions):
+            return error  # more nodes may come, and nobody knows when
+        return with_hint(
+            error,
+            model,
+            [replica for each in versions for replica in fleet.replicas(model, each)],
+            self.constraints_of(model).both(target.options.constraints),
+            redial_s=self.redial_s,
+            now_s=self.routing.clock(),
+        )
+
+    def refused(self, model: ModelName, error: CapameshError) -> None:
+        """Count a request that is answered with an error."""
+        self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
+
+
+class InferenceRequest(Responder, ABC):
+    """One request: it is counted, and ends in one `_render_error` or in what `complete` makes of the outcome.
+
+    Nothing is rendered once it is cancelled.
+    """
+
+    __slots__ = ("_handle", "_is_over", "_service", "_started_s", "_target")
+
+    def __init__(self, service: InferenceService, target: Target) -> None:
+        self._service = service
+        self._target = target
+        self._handle: Handle | None = None
+        """None: it has not set off, or is over."""
+        self._is_over = False
+        self._started_s = service.routing.clock()
+
+    def submit(self, asked: InferRequest) -> None:
+        """Send what was decoded on its way."""
+        service, target = self._service, self._target
+        try:
+            request = InferCall(
+                target.model,
+                target.version,
+                asked.inputs,
+                tuple([output.name for output in asked.outputs]) if asked.outputs else (),
+            )
+            allowed_s = service.timeout_s
+            parameters = asked.parameters
+            if parameters:
+                request = request._replace(
+                    priority=priority_of(parameters), sequence=sequence_of(parameters)
+                )
+                allowed_s = time_allowed_s(parameters, allowed_s)
+            call = Call(request, target.options, self._started_s + allowed_s)
+            handle = service.routing.pipeline.start(call, self)
+            if not self._is_over:
+                self._handle = handle
+        except Exception as error:  # noqa: BLE001 - all end in one answer
+            self.crash(error)
+
+    def cancel(self) -> None:
+        """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
+        self._is_over = True
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
+
+    def crash(self, error: Exception) -> None:
+        """End with an error, which only a bug can be if it is none of the network's."""
+        if isinstance(error, CapameshError):
+            self.fail(error)
+        else:
+            self._service.log.error("request_crashed", model=self._target.model, exc_info=error)
+            self._render_error(LocalError("the router failed on this request; see its log"), None)
+
+    def fail(self, error: CapameshError) -> None:
+        """End with an error, in words for whoever asked."""
+        service = self._service
+        shut_out = service.shut_out()
+        if shut_out and isinstance(error, PeerError):
+            error = ShutOut(shut_out)  # its links were cut while it was under way
+        elif isinstance(error, NoEndpoint):
+            error = service.nobody(self._target, error)
+        service.refused(self._target.model, error)
+        self._render_error(error, self._why_failed() if self._target.is_explained else None)
+
+    def count_answer(self) -> None:
+        """Count the request as one that was answered well, now."""
+        service = self._service
+        elapsed_s = service.routing.clock() - self._started_s
+        service.telemetry.answered(self._target.model, elapsed_s)
+
+    @abstractmethod
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        """Tell whoever asked of an error, and who was asked if there is an explanation."""
+
+    def _why_failed(self) -> Explanation | None:
+        """Return who was asked, and how all replicas look now; None where nobody hosts the model."""
+        service, target, handle = self._service, self._target, self._handle
+        try:
+            if handle is not None and handle.picker is not None:
+                return handle.picker.explain(service.routing.clock())
+            # it was refused, or there was nobody to ask, at once
+            return service.routing.explain(
+                target.model, target.version, target.options, is_let_in=False
+            )
+        except ModelNotFound:
+            return None
+        except Exception:
+            service.log.exception("explanation_crashed", model=target.model)
+            return None
