@@ -18,7 +18,7 @@ from raw_http import (
     exchange,
     request,
     statuses,
-    supervisor,
+    turns,
 )
 from router_http import INFER, Http
 from tidy_router import check, essence, infer, json_body, of_kind, tidy
@@ -91,7 +91,7 @@ async def test_large_tensors_in_pieces_of_any_size_come_back_as_they_were(http: 
                 cuts = [data[at : at + size] for at in range(0, len(data), size)]
                 for piece in cuts:
                     client.transport.write(piece)
-                    await supervisor(2)
+                    await turns(2)
                 answer = await client.answer()
                 assert answer.status == 200
                 assert answer.body.endswith(bytes(tensor.data))
@@ -125,7 +125,7 @@ async def test_tensors_of_earlier_requests_stay_as_they_were(http: Http) -> None
         for number in range(20):
             await other.send(binary(fp32("x", [number, 5], [6, 7]), f"n{number}"))
             while len(first.asks) < number + 2:
-                await supervisor()
+                await turns()
             first.asks[-1].echo()
             assert numbers_of(await other.answer()) == [number, 5, 6, 7]
         first.asks[0].echo()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
-from raw_http import GUARD_S, chunked, connected, request, supervisor
+from raw_http import GUARD_S, chunked, connected, request, turns
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
@@ -119,7 +119,7 @@ async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answe
         client.finish()
         (served,) = http.front._open()
         await until(lambda: served._is_half_closed)
-        await supervisor(50)
+        await turns(50)
         link.asks[0].echo()
         (answer,) = await client.rest()
     check(answer, "infer", "one")

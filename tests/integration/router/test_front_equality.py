@@ -20,7 +20,7 @@ from fleet_fakes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, RawAnswer, chunked, connected, exchange, request, statuses, supervisor
+from raw_http import LAST, RawAnswer, chunked, connected, exchange, request, statuses, turns
 from router_http import INFER, Http
 from tidy_router import X, essence, infer, json_body, tidy
 
@@ -384,7 +384,7 @@ def test_any_head_is_read_as_it_is_when_it_takes_the_other_way(
                 if client.has_ended:
                     break
                 await client.send(data[at : at + size])
-            await supervisor(100)
+            await turns(100)
             return statuses(client.so_far()), len(link.asks)
 
     async def scenario() -> None:

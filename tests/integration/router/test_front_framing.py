@@ -9,7 +9,7 @@ import pytest
 from fleet_fakes import fp32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, supervisor
+from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, turns
 from router_http import INFER, Http
 from tidy_router import KINDS, X, check, essence, infer, json_body, of_kind, tidy
 
@@ -239,7 +239,7 @@ async def test_an_answer_waits_for_the_whole_request(http: Http) -> None:
     link = http.node("A")
     async with connected(http.client.port) as client:
         await client.send(*(bytes([byte]) for byte in WHOLE[:-1]))
-        await supervisor(50)
+        await turns(50)
         assert (client.received, link.asks) == (b"", [])
         await client.send(WHOLE[-1:])
         check(await client.answer(), "infer", "one")

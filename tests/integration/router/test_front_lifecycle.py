@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 from fleet_fakes import FakeLink, answer_of, answering, echo, fp32, hang
-from raw_http import LAST, LIVE, RawClient, ask, connected, exchange, request, statuses, supervisor
+from raw_http import LAST, LIVE, RawClient, ask, connected, exchange, request, statuses, turns
 from router_http import INFER, Http, serving
 from tidy_router import KINDS, check, infer, json_body, of_kind, tidy
 
@@ -36,7 +36,7 @@ async def http(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Http]:
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not is_so():
-            await supervisor()
+            await turns()
 
 
 def is_withdrawn(link: FakeLink) -> bool:
@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_anywhere_in_its_request_disturbs_nobody(
         async with connected(http.client.port) as client:
             await client.send(data[:at])
             LEAVE[leave](client)
-            await supervisor()
+            await turns()
     assert link.asks == []
     check(await ask(http.client.port, infer("whole")), "infer", "whole")
 
@@ -104,7 +104,7 @@ async def test_what_stood_behind_a_request_whose_client_left_is_not_run(
         await link.asked.wait()
         LEAVE[leave](client)
         await until(lambda: is_withdrawn(link))
-        await supervisor(50)
+        await turns(50)
     assert len(link.asks) == 1
 
 
@@ -143,11 +143,11 @@ async def test_a_client_that_leaves_while_its_answer_is_written(
         client.transport.pause_reading()
         await client.send(WANT_LARGE + behind)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
-        await supervisor(50)
+        await turns(50)
         for kind in KINDS:
             check(await ask(http.client.port, of_kind(kind, "other")), kind, "other")
         LEAVE[leave](client)
-        await supervisor(50)
+        await turns(50)
 
 
 async def test_a_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -> None:
@@ -156,7 +156,7 @@ async def test_a_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -
         client.transport.pause_reading()
         await client.send(WANT_LARGE + infer("behind") + LAST)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
-        await supervisor(50)
+        await turns(50)
         check(await ask(http.client.port, infer("other")), "infer", "other")
         client.transport.resume_reading()
         large, behind, last = await client.rest()
@@ -172,7 +172,7 @@ async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(h
         client.transport.pause_reading()
         await client.send(*[WANT_LARGE] * 6)
         await until(lambda: bool(link.asks) and not http.fleet.counts)
-        await supervisor(200)
+        await turns(200)
         assert 1 <= len(link.asks) <= 3
         client.transport.resume_reading()
         assert statuses(await client.answers(6)) == [200] * 6
@@ -191,12 +191,12 @@ async def test_a_client_that_sends_without_end_and_never_reads_is_not_read_witho
         bytes_sent = 64 << 20
         data = infer("more", b"X-Filler: " + b"a" * 6000)
         client.transport.write(data * (bytes_sent // len(data)))
-        await supervisor(1000)
+        await turns(1000)
         left = client.transport.get_write_buffer_size()
         assert left > bytes_sent // 2
         assert len(link.asks) == 1
         client.reset()
-        await supervisor(50)
+        await turns(50)
         link.asks[0].echo()  # who is not read may be known to be gone only by writing to it
         await until(lambda: not http.fleet.counts)
 
@@ -245,7 +245,7 @@ async def test_a_router_that_stops_hangs_up_on_the_idle() -> None:
     for client in clients:
         await client.ended()
         assert (client.received, client.error) == (b"", None)
-    await supervisor()
+    await turns()
     gc.collect()
     assert asyncio.all_tasks() == before
     assert complaints == []

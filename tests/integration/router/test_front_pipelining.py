@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 from fleet_fakes import echo, failing, hang
-from raw_http import LAST, connected, exchange, statuses, supervisor
+from raw_http import LAST, connected, exchange, statuses, turns
 from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, json_body, of_kind
 
@@ -72,7 +72,7 @@ async def test_what_comes_while_the_first_runs_is_answered_after_it(
         await client.send(of_kind(first, "slow"))
         await link.asked.wait()
         await client.send(row(then))
-        await supervisor(50)
+        await turns(50)
         assert client.received == b""
         link.asks[0].echo()
         check(await client.answer(), first, "slow")
@@ -88,14 +88,14 @@ async def test_each_of_a_row_may_be_slow(http: Http) -> None:
         await client.send(row(["infer", "infer in chunks", "infer", "metadata", "infer"]) + LAST)
         for number, kind in enumerate(("infer", "infer in chunks", "infer")):
             while len(link.asks) <= number:
-                await supervisor()
-            await supervisor(30)
+                await turns()
+            await turns(30)
             assert client.received == b""
             link.asks[number].echo()
             check(await client.answer(), kind, f"n{number}")
         check(await client.answer(), "metadata", "n3")
         while len(link.asks) <= 3:
-            await supervisor()
+            await turns()
         link.asks[3].echo()
         check(await client.answer(), "infer", "n4")
         assert statuses(await client.rest()) == [200]
@@ -111,11 +111,11 @@ async def test_the_half_of_a_request_behind_one_that_runs_waits_for_its_other_ha
             link.asked.clear()
             await client.send(infer("first") + behind[:cut])
             await link.asked.wait()
-            await supervisor(30)
+            await turns(30)
             asked = len(link.asks)
             link.asks[-1].echo()
             check(await client.answer(), "infer", "first")
-            await supervisor(30)
+            await turns(30)
             assert (client.received, len(link.asks)) == (b"", asked)
             await client.send(behind[cut:])
             check(await client.answer(), "infer", "behind")
@@ -136,7 +136,7 @@ async def test_a_body_that_arrived_behind_does_not_touch_the_one_that_is_tried_a
             b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
             % (INFER.encode(), len(other), other)
         )
-        await supervisor(30)
+        await turns(30)
         first.asks[0].fail(LinkLost("gone"))
         answers = [await client.answer() for _ in range(2)]
     assert [answer.json()["id"] for answer in answers] == ["n0", "n1"]
@@ -206,7 +206,7 @@ async def test_junk_behind_a_request_that_runs_does_not_cost_its_answer(http: Ht
         await client.send(infer("one"))
         await link.asked.wait()
         await client.send(b"junk\r\n\r\n", infer("two"))
-        await supervisor(30)
+        await turns(30)
         link.asks[0].echo()
         first, second = await client.rest()
     check(first, "infer", "one")
@@ -235,7 +235,7 @@ async def test_two_hundred_connections_at_once_get_their_own_answers(http: Http)
             data = infer(f"n{number}") + of_kind("metadata", "")
             await client.send(data[:200], data[200:])
         while len(link.asks) < 200:
-            await supervisor()
+            await turns()
         for asked in reversed(link.asks):
             asked.echo()
         for number, client in enumerate(clients):
