@@ -188,8 +188,8 @@ def test_a_gpu_node_whose_driver_is_not_complete_is_left_open_and_says_why(home:
 @LINUX_ONLY
 def test_what_a_kernel_lacks_is_said_and_the_rest_holds(home: Path) -> None:
     code = CLOSED.replace(
-        "from capamesh.node import sandbox\n",
-        "from capamesh.node import sandbox\n"
+        "from capamesh.node.worker import sandbox\n",
+        "from capamesh.node.worker import sandbox\n"
         "from capamesh.node.worker.sandbox import landlock\n"
         "landlock.version = lambda: 0\n",
     )
