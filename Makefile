@@ -67,7 +67,7 @@ reference: $(READY) ## Write the pages of docs/reference that are made from the 
 	$(BIN)/python scripts/generate_reference.py
 
 docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fails
-	$(DOCS)/bin/mkdocs build --strict --quiet
+	$(DOCS)/bin/mkdocs build --strict
 
 $(DOCS)/.ready: $(READY) requirements/docs.txt
 	$(BIN)/python -m venv --clear $(DOCS)
