@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import virtual_time
 
+from capamesh.node.contract.messages import DeviceOffer
 from capamesh.protocol.adverts import (
     Device,
     ModelOffer,
@@ -99,6 +100,11 @@ def advert(
         agent_version="0.1",
         is_draining=is_draining,
     )
+
+
+def device_offer(*addresses: str, models: Sequence[ModelOffer] = (offer(),)) -> DeviceOffer:
+    """Return what the worker of a node's only device offers."""
+    return DeviceOffer(device(0, *addresses), tuple(models))
 
 
 def fp32(name: str, *rows: Sequence[float]) -> Tensor:

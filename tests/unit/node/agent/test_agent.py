@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import virtual_time
-from fleet_fakes import NullLog, advert
+from fleet_fakes import NullLog, device_offer
 
 from capamesh.node.agent import agent as agent_module
 from capamesh.node.agent.agent import NodeAgent
@@ -24,7 +24,6 @@ from capamesh.protocol.adverts import (
     RouterAdvert,
     SequenceSource,
     advert_from_body,
-    advert_to_body,
     open_envelope,
     router_to_body,
     seal,
@@ -161,9 +160,8 @@ def test_a_change_is_said_at_once_and_again_after_3_s(
     async def scenario(agent: NodeAgent, published: Published) -> None:
         await settle_at_100_s(agent)
         published.adverts.clear()
-        offer = advert_to_body(advert("A", "a:1"))
-        agent._worker_said(0, {"type": "offer", "body": offer})
-        agent._worker_said(0, {"type": "offer", "body": offer})
+        for _ in range(2):
+            agent._workers[0].heard(device_offer("a:1"))
         await asyncio.sleep(50)
 
     published = play(scenario)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from fleet_fakes import advert, offer
+from fleet_fakes import device_offer, offer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.node.agent.announcement import TOO_LARGE, Announcement, NodeFacts
+from capamesh.node.contract.messages import DeviceOffer
 from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, advert_to_body
 from capamesh.protocol.ids import PeerId
 
@@ -24,8 +25,8 @@ def test_an_announcement_is_the_node_s_facts_and_its_workers_devices_and_models(
     assert announcement.advert(S) == NodeAdvert(
         PeerId("node"), S, (), (), "eu", 2.5, "0.1.0", is_draining=False
     )
-    announcement.offered(1, advert("node", "h:2", models=[offer("n")]))
-    announcement.offered(0, advert("node", "h:1", models=[offer("m")]))
+    announcement.offered(1, device_offer("h:2", models=[offer("n")]))
+    announcement.offered(0, device_offer("h:1", models=[offer("m")]))
     reported = announcement.advert(S)
     assert [(one.index, one.data_addresses) for one in reported.devices] == [
         (0, ("h:1",)),
@@ -39,17 +40,17 @@ def test_an_announcement_is_the_node_s_facts_and_its_workers_devices_and_models(
 
 def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
     announcement = Announcement(FACTS)
-    assert announcement.offered(0, advert("node", "h:1", counter=1))
-    assert not announcement.offered(0, advert("node", "h:1", counter=2))
-    assert announcement.offered(0, advert("node", "h:9", counter=3))
-    emptier = advert("node", "h:9", counter=4)
-    devices = tuple(dataclasses.replace(one, memory_free_bytes=7) for one in emptier.devices)
-    assert not announcement.offered(0, dataclasses.replace(emptier, devices=devices))
+    assert announcement.offered(0, device_offer("h:1"))
+    assert not announcement.offered(0, device_offer("h:1"))
+    assert announcement.offered(0, device_offer("h:9"))
+    emptier = device_offer("h:9")
+    device = dataclasses.replace(emptier.device, memory_free_bytes=7)
+    assert not announcement.offered(0, dataclasses.replace(emptier, device=device))
     assert announcement.advert(S).devices[0].memory_free_bytes == 7  # and yet the next one says it
     assert announcement.lost(0, "killed")
     assert not announcement.lost(0, "killed")
     assert not announcement.lost(4, "killed")
-    assert announcement.offered(0, advert("node", "h:9", counter=3))
+    assert announcement.offered(0, device_offer("h:9"))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
     for states in ((first, second), (second, first)):
         announcement = Announcement(FACTS)
         for worker, state in enumerate(states):
-            announcement.offered(worker, advert("node", models=[offer(state=state)]))
+            announcement.offered(worker, device_offer(models=[offer(state=state)]))
         assert said(announcement) == [f"m/1 {shown}"]
 
 
@@ -79,8 +80,8 @@ def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_c
 ):
     announcement = Announcement(FACTS)
     slow, fast = (dataclasses.replace(offer(), row_us=row_us) for row_us in (90, 10))
-    announcement.offered(1, advert("node", "h:2", models=[slow]))
-    announcement.offered(0, advert("node", "h:1", models=[fast]))
+    announcement.offered(1, device_offer("h:2", models=[slow]))
+    announcement.offered(0, device_offer("h:1", models=[fast]))
     assert announcement.advert(S).models == (fast,)
     assert announcement.models_of(1) == [slow]
     assert announcement.models_of(2) == []
@@ -89,14 +90,14 @@ def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_c
 def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again() -> None:
     announcement = Announcement(FACTS)
     failed = offer("o", state=ModelState.FAILED, reason="no such operator")
-    announcement.offered(0, advert("node", "h:1", models=[offer("m"), offer("n"), failed]))
-    announcement.offered(1, advert("node", "h:2", models=[offer("m")]))
+    announcement.offered(0, device_offer("h:1", models=[offer("m"), offer("n"), failed]))
+    announcement.offered(1, device_offer("h:2", models=[offer("m")]))
     assert announcement.lost(0, "killed by signal 9")
     assert said(announcement) == ["m/1 ready", "n/1 loading", "o/1 failed"]
     reasons = [one.reason for one in announcement.advert(S).models]
     assert reasons == ["", "its worker restarts: killed by signal 9", "no such operator"]
     assert announcement.workers == {1}
-    assert announcement.offered(0, advert("node", "h:3", models=[offer("n")]))
+    assert announcement.offered(0, device_offer("h:3", models=[offer("n")]))
     assert said(announcement) == ["m/1 ready", "n/1 ready"]
     assert announcement.workers == {0, 1}
 
@@ -104,9 +105,9 @@ def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again
 def test_a_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
     announcement = Announcement(FACTS)
     assert not announcement.is_ready
-    announcement.offered(0, advert("node", models=[offer(state=ModelState.LOADING)]))
+    announcement.offered(0, device_offer(models=[offer(state=ModelState.LOADING)]))
     assert not announcement.is_ready
-    announcement.offered(0, advert("node", models=[offer(state=ModelState.FAILED)]))
+    announcement.offered(0, device_offer(models=[offer(state=ModelState.FAILED)]))
     assert announcement.is_ready
     announcement.lost(0, "")
     assert not announcement.is_ready
@@ -131,14 +132,13 @@ def test_whatever_workers_say_receivers_take_the_advert(
     steps: list[tuple[int, list[tuple[str, ModelState]] | None]],
 ) -> None:
     announcement = Announcement(FACTS)
-    known: dict[int, NodeAdvert] = {}
-    ever: dict[int, NodeAdvert] = {}
+    known: dict[int, DeviceOffer] = {}
+    ever: dict[int, DeviceOffer] = {}
     for worker, models in steps:
         if models is None:
             assert announcement.lost(worker, "x") == (known.pop(worker, None) is not None)
         else:
-            reported = advert(
-                "node",
+            reported = device_offer(
                 f"h:{worker + 1}",
                 models=[offer(name, state=state) for name, state in models],
             )
@@ -157,13 +157,13 @@ def test_whatever_workers_say_receivers_take_the_advert(
 def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_up_first() -> None:
     announcement = Announcement(FACTS)
     wide = dataclasses.replace(offer("wide"), inputs=offer().inputs * 9)
-    announcement.offered(0, advert("node", "h:1", models=[offer("m"), wide]))
+    announcement.offered(0, device_offer("h:1", models=[offer("m"), wide]))
     given_up = announcement.give_up_largest()
     assert given_up == wide
     assert said(announcement) == ["m/1 ready", "wide/1 failed"]
     (_, shown) = announcement.advert(S).models
     assert (shown.reason, shown.inputs, shown.outputs) == (TOO_LARGE, (), ())
-    announcement.offered(0, advert("node", "h:1", models=[wide, offer("m")], counter=2))
+    announcement.offered(0, device_offer("h:1", models=[wide, offer("m")]))
     assert said(announcement) == ["m/1 ready", "wide/1 failed"]
     assert announcement.give_up_largest() == offer("m")
     assert announcement.give_up_largest() is None
@@ -179,7 +179,7 @@ def test_when_the_advert_is_too_large_the_failed_models_are_left_out_before_any_
         offer("bad", state=ModelState.FAILED),
         offer("n", state=ModelState.LOADING),
     ]
-    announcement.offered(0, advert("node", "h:1", models=models))
+    announcement.offered(0, device_offer("h:1", models=models))
     assert announcement.leave_out_failed()
     assert said(announcement) == ["m/1 ready", "n/1 loading"]
     assert [one.name for one in announcement.models_of(0)] == [

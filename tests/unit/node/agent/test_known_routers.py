@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, KnownRouters
+from capamesh.node.contract.messages import Routers
 from capamesh.protocol.adverts import RouterAdvert, Sequence
 from capamesh.protocol.ids import PeerId
 
@@ -17,7 +18,14 @@ def test_only_new_addresses_are_worth_telling() -> None:
     assert routers.heard(router("R", "r:1"), 0.0)
     assert not routers.heard(router("R", "r:1"), 10.0)
     assert routers.heard(router("R", "r:1", "r:2"), 20.0)
-    assert routers.message() == {"type": "routers", "routers": {"R": ["r:1", "r:2"]}}
+    assert routers.message() == Routers(
+        {
+            PeerId("R"): (
+                "r:1",
+                "r:2",
+            )
+        }
+    )
 
 
 def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
@@ -26,7 +34,7 @@ def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
     routers.heard(router("S", "s:1"), 500.0)
     assert not routers.heard(router("S", "s:1"), 600.0)
     assert routers.heard(router("S", "s:1"), 600.1)
-    assert routers.message() == {"type": "routers", "routers": {"S": ["s:1"]}}
+    assert routers.message() == Routers({PeerId("S"): ("s:1",)})
 
 
 def test_the_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
@@ -36,7 +44,7 @@ def test_the_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_n
         assert routers.heard(router(f"R{number}", *many), 0.0)
     assert not routers.heard(router("one too many", "s:1"), 1.0)
     assert len(routers) == MAX_ROUTERS
-    assert routers.message()["routers"]["R0"] == list(many[:MAX_ADDRESSES])  # type: ignore[index]  # it is a map
+    assert routers.message().routers[PeerId("R0")] == many[:MAX_ADDRESSES]
     assert routers.heard(router("one too many", "s:1"), 601.0)  # the others have fallen silent
     assert routers.heard(router("one too many", "s:1"), 602.0) is True
-    assert routers.message() == {"type": "routers", "routers": {"one too many": ["s:1"]}}
+    assert routers.message() == Routers({PeerId("one too many"): ("s:1",)})

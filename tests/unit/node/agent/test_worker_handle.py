@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import NullLog, advert, offer
+from fleet_fakes import NullLog, device_offer, offer
 
 from capamesh.node.agent.metrics.totals import Histogram
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import models_status, worker_status
 from capamesh.node.agent.worker_handle import WorkerHandle, start_settings
+from capamesh.node.contract.messages import (
+    Drain,
+    Metrics,
+    Start,
+    Stuck,
+    Survived,
+    ToWorker,
+    worker_message,
+)
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
 from capamesh.node.devices.in_flight_page import InFlightPage, Phase
 from capamesh.protocol.adverts import ModelState
-from capamesh.protocol.channel.framing import Message
 
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
 OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
@@ -50,7 +58,7 @@ class Care:
         self.log = NullLog()
         self.now_s = 0.0
         self.downs: list[int] = []
-        self.sent: list[Message] = []
+        self.sent: list[ToWorker] = []
         settings = settings or NodeSettings(data_folder=folder, models_folder=folder)
         self.worker = WorkerHandle(
             3,
@@ -63,12 +71,14 @@ class Care:
         )
         self.worker.send = self._send  # type: ignore[method-assign, assignment]  # there is no process
 
-    def _send(self, message: Message) -> bool:
+    def _send(self, message: ToWorker) -> bool:
         self.sent.append(message)
         return True
 
     def start(self) -> WorkerSettings:
-        return WorkerSettings.from_message(self.worker._opening())
+        start = worker_message(self.worker._opening())
+        assert isinstance(start, Start)
+        return start.settings
 
     def die(self, *loading: str, digest: str = OLD, after_s: float = 1.0) -> None:
         """Live once, and die while loading these models."""
@@ -107,18 +117,18 @@ def test_a_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
     assert start.driver == "580.1"
     assert start.cache_folder == str(tmp_path / "cache")
     assert start.running_page == str(tmp_path / "worker-3.running")
-    assert start.verdicts == []
+    assert start.verdicts == ()
 
 
 def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: Care) -> None:
     for _ in range(2):
         care.die("bad")
-    assert care.start().verdicts == []
+    assert care.start().verdicts == ()
     care.die("bad")
     (bad,) = care.start().verdicts
-    assert (bad["name"], bad["version"], bad["digest"]) == ("bad", "1", OLD)
-    assert bad["held_s"] == 60.0
-    assert "ended its worker (killed by signal 11 (Segmentation fault), while" in bad["reason"]
+    assert (bad.name, bad.version, bad.digest) == ("bad", "1", OLD)
+    assert bad.held_s == 60.0
+    assert "ended its worker (killed by signal 11 (Segmentation fault), while" in bad.reason
     assert care.log.events.count("worker_died") == 3
     assert care.log.events.count("worker_guarded") == 1
     assert care.downs == [3, 3, 3]
@@ -126,11 +136,11 @@ def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care
 
 def test_a_worker_that_ended_itself_says_why(care: Care) -> None:
     for _ in range(3):
-        care.worker.stuck("loading bad/1 has taken more than 9 s")
+        care.worker.heard(Stuck("loading bad/1 has taken more than 9 s"))
         care.die("bad")
     why = "killed by signal 11 (Segmentation fault): loading bad/1 has taken more than 9 s"
     assert care.worker.last_down == why
-    assert f"({why}, while" in care.start().verdicts[0]["reason"]
+    assert f"({why}, while" in care.start().verdicts[0].reason
     care.die()
     assert care.worker.last_down == "killed by signal 11 (Segmentation fault)"
 
@@ -140,7 +150,7 @@ def test_each_life_has_a_page_of_its_own(care: Care) -> None:
     care.die("bad")
     care.die()
     care.worker._down("cannot start python: No such file or directory")  # it had no life
-    assert care.start().verdicts == []
+    assert care.start().verdicts == ()
     assert care.worker.last_down == "cannot start python: No such file or directory"
 
 
@@ -148,7 +158,7 @@ def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
     care.die("bad")
     care.die("bad")
     care.die("bad", after_s=3600.0)
-    assert care.start().verdicts == []
+    assert care.start().verdicts == ()
 
 
 def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
@@ -156,8 +166,8 @@ def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> 
     care.die("bad")
     assert care.worker.drain()
     care.die("bad")
-    assert care.start().verdicts == []
-    assert care.sent == [{"type": "drain"}]
+    assert care.start().verdicts == ()
+    assert care.sent == [Drain()]
 
 
 def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
@@ -169,28 +179,28 @@ def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     page.close()
     care.worker._down("killed by signal 11 (Segmentation fault)")
     (bad,) = care.start().verdicts
-    assert bad["suspects"] == (b"12345678".hex(),)
-    care.worker.survived("bad", "1", [b"12345678".hex()])
+    assert bad.suspects == (b"12345678".hex(),)
+    care.worker.heard(Survived("bad", "1", (b"12345678".hex(),)))
     (bad,) = care.start().verdicts
-    assert bad["suspects"] == ()
+    assert bad.suspects == ()
 
 
 def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     for _ in range(3):
         care.die("bad")
     failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
-    care.worker.offered(advert("node", models=[failed]))
-    assert [one["name"] for one in care.start().verdicts] == ["bad"]
-    care.worker.offered(advert("node", models=[replace(failed, digest=NEW)]))
-    assert care.start().verdicts == []
+    care.worker.heard(device_offer(models=[failed]))
+    assert [one.name for one in care.start().verdicts] == ["bad"]
+    care.worker.heard(device_offer(models=[replace(failed, digest=NEW)]))
+    assert care.start().verdicts == ()
     assert care.log.events[-1] == "blame_forgotten"
 
 
 def test_a_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
     for _ in range(4):
         care.die("m")
-        care.worker.offered(advert("node", models=[replace(offer("m"), digest=OLD)]))
-    assert care.start().verdicts == []
+        care.worker.heard(device_offer(models=[replace(offer("m"), digest=OLD)]))
+    assert care.start().verdicts == ()
 
 
 def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
@@ -206,10 +216,10 @@ def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
 
 def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
     care.start()
-    care.worker.reported([COUNTED], LOOP)
+    care.worker.heard(Metrics([COUNTED], LOOP))
     care.worker._down("exited with status 1")
     care.start()
-    care.worker.reported([{**COUNTED, "in_flight": 0}], LOOP)
+    care.worker.heard(Metrics([{**COUNTED, "in_flight": 0}], LOOP))
     sample = care.worker.sample()
     assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
     figures = sample.models["m", "1"]
@@ -219,13 +229,13 @@ def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
 
 
 def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
-    care.worker.reported([COUNTED, {**COUNTED, "name": "n"}], LOOP)
-    care.worker.offered(advert("node", models=[offer("n", state=ModelState.LOADING)]))
+    care.worker.heard(Metrics([COUNTED, {**COUNTED, "name": "n"}], LOOP))
+    care.worker.heard(device_offer(models=[offer("n", state=ModelState.LOADING)]))
     assert set(care.worker.sample().models) == {("n", "1")}
 
 
 def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
-    care.worker.reported([COUNTED], LOOP)
+    care.worker.heard(Metrics([COUNTED], LOOP))
     offers = [
         replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
         offer("bad", state=ModelState.FAILED, reason="it ended its worker"),

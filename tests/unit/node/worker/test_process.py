@@ -80,8 +80,7 @@ async def worker(channel: Channel, tmp_path: Path) -> Worker:
 
 
 def free_bytes(offer: Message) -> int:
-    (device,) = offer["body"]["devices"]
-    free: int = device["memory_free"]
+    free: int = offer["device"]["memory_free_bytes"]
     return free
 
 
@@ -221,7 +220,7 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
 ) -> None:
     async def messages() -> AsyncIterator[Message]:
         for name in ("r1", "r2"):
-            yield {"type": "routers", "routers": name}
+            yield {"type": "routers", "routers": {name: ["h:1"]}}
         yield {"type": "stop"}
         raise AssertionError("read on")
 
@@ -232,7 +231,7 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
     dialing = Dialing(times)
     await worker._listen_to_agent(dialing, lambda: None)  # type: ignore[arg-type]
     is_lost = times == shortage.TRIES
-    assert dialing.seen == (["r2"] if is_lost else ["r1", "r2"])
+    assert dialing.seen == [{name: ("h:1",)} for name in (["r2"] if is_lost else ["r1", "r2"])]
     assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
 
 

@@ -19,6 +19,7 @@ from capamesh.node.agent.metrics.totals import LoopFigures
 from capamesh.node.agent.status import models_status, worker_status
 from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_settings
 from capamesh.node.contract.loop_meter import LoopMeter
+from capamesh.node.contract.messages import DeviceOffer, Drained, Links, Renewed, Revocations
 from capamesh.node.devices.host import read_devices
 from capamesh.node.devices.nvml import GpuReader
 from capamesh.protocol.advertised_address import (
@@ -34,7 +35,6 @@ from capamesh.protocol.adverts import (
     ModelState,
     Sequence,
     SequenceSource,
-    advert_from_body,
     advert_to_body,
     open_envelope,
     parse_address,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.agent.settings import NodeSettings
-    from capamesh.protocol.channel.framing import Message
+    from capamesh.node.contract.messages import ToAgent
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Membership
     from capamesh.protocol.network_clock import Skew
@@ -209,39 +209,25 @@ class NodeAgent:
 
     # workers
 
-    def _worker_said(self, number: int, message: Message) -> None:
-        worker = self._workers[number]
-        match message["type"]:
-            case "offer":
-                offer = advert_from_body(
-                    message["body"], self._membership.identity.peer_id, Sequence(0, 0)
-                )
+    def _worker_said(self, number: int, message: ToAgent) -> None:
+        match message:
+            case DeviceOffer():
                 if number not in self._announcement.workers:
-                    self._brief(worker)
-                worker.offered(offer)
-                if self._announcement.offered(number, offer):
+                    self._brief(self._workers[number])
+                if self._announcement.offered(number, message):
                     self._changed()
-            case "metrics":
-                worker.reported(message["models"], message["loop"])
-            case "sandbox":
-                worker.sandbox = message["holds"]
-            case "survived":
-                worker.survived(message["name"], message["version"], message["requests"])
-            case "links":
-                worker.links = message["count"]
+            case Links():
                 self._write_status()
-            case "stuck":
-                worker.stuck(message["reason"])
-            case "drained":
+            case Drained():
                 self._drained.add(number)
                 self._check_drained()
-            case unknown:
-                self._log.warning("unknown_message", type=unknown)
+            case _:
+                pass  # of the worker alone, which has taken note of it
 
     def _brief(self, worker: WorkerHandle) -> None:
         """Tell a worker that just came up what the others heard before."""
         if self._trust.revocations.version:
-            worker.send({"type": "revocations", "data": self._trust.revocations.encode()})
+            worker.send(Revocations(self._trust.revocations.encode()))
         if self._routers:
             worker.send(self._routers.message())
         if self._announcement.is_draining:
@@ -298,7 +284,7 @@ class NodeAgent:
         revocations = RevocationList.decode(encoded, self._membership.ca_der)
         if self._trust.update(revocations):
             for worker in self._workers:
-                worker.send({"type": "revocations", "data": encoded})
+                worker.send(Revocations(encoded))
             is_kept = self._home.keep_revocations(revocations)
             self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
             self._upkeep.look(dt.datetime.now(dt.UTC))
@@ -321,13 +307,7 @@ class NodeAgent:
         """Show a renewed membership to the mesh, on links and in adverts."""
         self._membership = membership
         for worker in self._workers:
-            worker.send(
-                {
-                    "type": "renewed",
-                    "chain": list(membership.chain),
-                    "ca_der": membership.ca_der,
-                }
-            )
+            worker.send(Renewed(membership.chain, membership.ca_der))
         self._mesh.renew(membership, self._home.bootstrap())
         self._schedule.changed(_now_s())
         self._is_rescheduled.set()

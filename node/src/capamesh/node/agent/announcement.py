@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from capamesh.node.contract.messages import DeviceOffer
 from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, Sequence
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -35,7 +36,7 @@ class Announcement:
 
     def __init__(self, facts: NodeFacts) -> None:
         self._facts = facts
-        self._offers: dict[int, NodeAdvert] = {}
+        self._offers: dict[int, DeviceOffer] = {}
         """Of each worker what it offers, or what it is to offer again once it is up."""
         self._down: set[int] = set()
         self._is_terse = False
@@ -48,12 +49,12 @@ class Announcement:
         """The workers that are up and have made an offer."""
         return frozenset(self._offers.keys() - self._down)
 
-    def offered(self, worker: int, offer: NodeAdvert) -> bool:
+    def offered(self, worker: int, offer: DeviceOffer) -> bool:
         """Take over what a worker offers; return whether it is news, which other free memory is not."""
         known = None if worker in self._down else self._offers.get(worker)
         self._offers[worker] = offer
         self._down.discard(worker)
-        return known is None or not _settled(offer).says_the_same_as(_settled(known))
+        return known is None or _settled(offer) != _settled(known)
 
     def lost(self, worker: int, reason: str) -> bool:
         """Say of what a worker had ready that it is loading, for the worker is down and restarts; return whether it is news.
@@ -125,9 +126,8 @@ class Announcement:
 
     def _devices(self) -> list[Device]:
         return [
-            replace(device, index=index)
+            replace(offer.device, index=index)
             for index, (_, offer) in enumerate(sorted(self._offers.items()))
-            for device in offer.devices
         ]
 
     def _models(self) -> list[ModelOffer]:
@@ -149,7 +149,6 @@ def _restarting(model: ModelOffer, reason: str) -> ModelOffer:
     return replace(model, state=ModelState.LOADING, reason=text)
 
 
-def _settled(offer: NodeAdvert) -> NodeAdvert:
+def _settled(offer: DeviceOffer) -> DeviceOffer:
     """Return an offer without what changes all the time."""
-    devices = tuple(replace(device, memory_free_bytes=0) for device in offer.devices)
-    return replace(offer, devices=devices)
+    return replace(offer, device=replace(offer.device, memory_free_bytes=0))

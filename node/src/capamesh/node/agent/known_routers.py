@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from capamesh.node.contract.messages import Routers
 
+if TYPE_CHECKING:
     from capamesh.protocol.adverts import RouterAdvert
     from capamesh.protocol.ids import PeerId
 
@@ -44,12 +44,9 @@ class KnownRouters:
         self._addresses[router.peer] = addresses
         return is_new or bool(gone)
 
-    def message(self) -> Mapping[str, object]:
+    def message(self) -> Routers:
         """Return what a worker is told."""
-        return {
-            "type": "routers",
-            "routers": {peer: list(addresses) for peer, addresses in self._addresses.items()},
-        }
+        return Routers(dict(self._addresses))
 
     def __len__(self) -> int:
         return len(self._addresses)

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from capamesh.node.agent.metrics.totals import WorkerFigures, WorkerSample
 from capamesh.node.agent.quarantine import CrashRecord
+from capamesh.node.contract.messages import (
+    DeviceOffer,
+    Drain,
+    Drained,
+    Links,
+    Metrics,
+    Sandboxed,
+    Start,
+    Stuck,
+    Survived,
+    agent_message,
+    to_wire,
+)
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.in_flight_page import InFlightPage
 from capamesh.protocol.child import Child
-from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.errors import ConfigError, ProtocolViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.agent.settings import NodeSettings
+    from capamesh.node.contract.messages import ToAgent, ToWorker
     from capamesh.node.devices.host import DeviceInfo
     from capamesh.node.devices.in_flight_page import Marked
-    from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.channel.framing import Message
 
 CACHE_FOLDER = "cache"
@@ -39,7 +52,7 @@ class WorkerHandle:
         device: DeviceInfo,
         start: WorkerSettings,
         *,
-        on_message: Callable[[int, Message], None],
+        on_message: Callable[[int, ToAgent], None],
         on_down: Callable[[int], None],
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
@@ -47,6 +60,7 @@ class WorkerHandle:
         self.number = number
         self.device = device
         self._start = start
+        self._on_message = on_message
         self._on_down = on_down
         self._log = log.bind(device=device.index)
         self._clock = clock
@@ -66,7 +80,7 @@ class WorkerHandle:
             f"worker-{number}",
             [sys.executable, "-P", "-m", "capamesh.node.worker"],
             opening=self._opening,
-            on_message=lambda message: on_message(number, message),
+            on_message=self._said,
             on_down=self._down,
             log=log,
         )
@@ -88,25 +102,47 @@ class WorkerHandle:
         """Keep it running until cancelled; see `Child.run`."""
         await self._child.run()
 
-    def send(self, message: Mapping[str, Any]) -> bool:
+    def send(self, message: ToWorker) -> bool:
         """Queue a message to it; see `Child.send`."""
-        return self._child.send(message)
+        return self._child.send(to_wire(message))
 
     def drain(self) -> bool:
         """Ask it to finish its work; its end is no crash from now on. Returns False when it is down."""
         self._is_leaving = True
-        return self.send({"type": "drain"})
+        return self.send(Drain())
 
-    def reported(self, models: Sequence[Mapping[str, Any]], loop: Mapping[str, Any]) -> None:
-        """Take over a `metrics` message."""
-        self._figures.reported(models)
-        self._figures.loop_reported(loop)
+    def heard(self, message: ToAgent) -> None:
+        """Take note of what the worker says of itself, and hand it on."""
+        match message:
+            case DeviceOffer():
+                self._offered(message)
+            case Metrics(models, loop):
+                self._figures.reported(models)
+                self._figures.loop_reported(loop)
+            case Sandboxed(holds):
+                self.sandbox = holds
+            case Survived(name, version, requests):
+                for request in requests:
+                    self._crashes.survived(name, version, request)
+            case Links(count):
+                self.links = count
+            case Stuck(reason):
+                self._stuck = reason
+            case Drained():
+                pass
+            case _:
+                assert_never(message)
+        self._on_message(self.number, message)
 
-    def stuck(self, reason: str) -> None:
-        """It is about to end itself for `reason`."""
-        self._stuck = reason
+    def _said(self, raw: Message) -> None:
+        try:
+            message = agent_message(raw)
+        except ProtocolViolation as error:
+            self._log.warning("unknown_message", error=error.message)
+            return
+        self.heard(message)
 
-    def offered(self, offer: NodeAdvert) -> None:
+    def _offered(self, offer: DeviceOffer) -> None:
         """Take note of what it has: replaced files are not to blame for earlier deaths, and of lost ones nothing is counted."""
         self._figures.keep({(model.name, model.version) for model in offer.models})
         for model in offer.models:
@@ -114,11 +150,6 @@ class WorkerHandle:
                 self._log.info("blame_forgotten", model=model.name, version=model.version)
             if model.is_ready:
                 self._crashes.loaded(model.name, model.version)
-
-    def survived(self, name: str, version: str, requests: Sequence[str]) -> None:
-        """Requests of a model that were suspected have ended well."""
-        for request in requests:
-            self._crashes.survived(name, version, request)
 
     def sample(self) -> WorkerSample:
         """Return how it is now, and its counts over all its lives."""
@@ -133,14 +164,14 @@ class WorkerHandle:
     def _opening(self) -> Mapping[str, Any]:
         """Return the start message of a new life."""
         self._started_s = self._clock()
-        verdicts = self._crashes.verdicts(self._started_s)
-        start = replace(self._start, verdicts=[asdict(one) for one in verdicts])
+        verdicts = tuple(self._crashes.verdicts(self._started_s))
+        start = replace(self._start, verdicts=verdicts)
         try:
             self._page = InFlightPage.create(Path(start.running_page))
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
             self._log.warning("no_running_page", error=error.message)
             start = replace(start, running_page="")
-        return start.to_message()
+        return to_wire(Start(start))
 
     def _down(self, reason: str) -> None:
         if self._stuck:
@@ -178,7 +209,7 @@ def start_settings(
         models_folder=str(settings.models_folder),
         cache_folder=str(settings.data_folder / CACHE_FOLDER),
         running_page=str(settings.data_folder / f"worker-{number}.running"),
-        verdicts=[],
+        verdicts=(),
         device_index=device.index,
         device_uuid=device.uuid,
         device_kind=device.kind,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capamesh.node.contract.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class WorkerSettings:
     load_limit_s: float
     poll_s: float
     is_controllable: bool
-    verdicts: list[dict[str, Any]]
-    """Each as the fields of `Verdict`."""
+    verdicts: tuple[Verdict, ...]
+    """What is held against models that ended earlier workers."""
     running_page: str
     cache_folder: str
     host: str
@@ -38,12 +40,3 @@ class WorkerSettings:
     max_in_flight: int
     is_dialing: bool
     is_sandboxed: bool
-
-    def to_message(self) -> dict[str, Any]:
-        """Return the `start` message."""
-        return {"type": "start", **asdict(self)}
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> WorkerSettings:
-        """Return the settings in a `start` message; it comes from our own agent."""
-        return cls(**{key: value for key, value in message.items() if key != "type"})

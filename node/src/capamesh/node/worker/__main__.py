@@ -17,14 +17,16 @@ from capamesh.protocol.logs import configure_logs
 
 async def _run(channel_fd: int) -> None:
     # All that starts a thread, or is not needed before, is imported late: the sandbox holds what comes after it.
-    from capamesh.node.contract.settings import WorkerSettings  # noqa: PLC0415
+    from capamesh.node.contract.messages import Start, worker_message  # noqa: PLC0415
     from capamesh.node.worker.opening import open_and_close  # noqa: PLC0415
 
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():
-        if message["type"] != "start":
+        if message["type"] != Start.TYPE:
             continue
-        settings = WorkerSettings.from_message(message)
+        start = worker_message(message)
+        assert isinstance(start, Start)  # noqa: S101 - as its type says
+        settings = start.settings
         if settings.device_uuid:
             # CUDA numbers devices in its own order: showing it this one alone leaves no doubt
             os.environ["CUDA_VISIBLE_DEVICES"] = settings.device_uuid

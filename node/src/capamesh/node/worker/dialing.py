@@ -21,9 +21,9 @@ class RouterDialing:
         self._tasks = tasks
         self._keepers: dict[tuple[PeerId, str], asyncio.Task[None]] = {}
 
-    def update(self, routers: Mapping[str, Sequence[str]]) -> None:
+    def update(self, routers: Mapping[PeerId, Sequence[str]]) -> None:
         """Dial what is new, hang up what is gone."""
-        wanted = {(PeerId(peer), address) for peer, of in routers.items() for address in of}
+        wanted = {(peer, address) for peer, of in routers.items() for address in of}
         for key in self._keepers.keys() - wanted:
             self._keepers.pop(key).cancel()
         for peer, address in wanted - self._keepers.keys():

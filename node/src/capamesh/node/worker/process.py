@@ -1,10 +1,6 @@
 """A worker process from its owner's first message to its last. IO: asyncio, a link server, model files.
 
-Messages from the agent: `start` (see `WorkerSettings`), `revocations {data}`, `routers {peer: addresses}`,
-`renewed {chain, ca_der}`, its membership from now on, `drain`, `stop`. Messages to the agent: `sandbox {holds}`: what it is kept
-to; `offer {body}`, the body of an advert with this device alone; `metrics {models, loop}`, see `capamesh.node.agent.metrics.totals`; `links {count}`, of routers, on change;
-`survived {name, version, requests}`: suspected requests that have ended well; `stuck {reason}`, before it ends itself;
-`drained`.
+What it and its agent say to each other is in `capamesh.node.contract.messages`.
 """
 
 from __future__ import annotations
@@ -17,10 +13,26 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from capamesh.node.contract.loop_meter import LoopMeter
-from capamesh.node.contract.verdict import Verdict
+from capamesh.node.contract.messages import (
+    DeviceOffer,
+    Drain,
+    Drained,
+    Links,
+    Metrics,
+    Renewed,
+    Revocations,
+    Routers,
+    Sandboxed,
+    Start,
+    Stop,
+    Stuck,
+    Survived,
+    to_wire,
+    worker_message,
+)
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
 from capamesh.node.models.preparation import Preparation
@@ -33,8 +45,8 @@ from capamesh.node.scheduling import MemoryBudget
 from capamesh.node.worker.dialing import RouterDialing
 from capamesh.node.worker.memory_limit import budget_bytes, hold_to
 from capamesh.node.worker.service import WorkerService
-from capamesh.protocol.adverts import Device, NodeAdvert, Sequence, advert_to_body
-from capamesh.protocol.errors import LinkLost, LocalError
+from capamesh.protocol.adverts import Device
+from capamesh.protocol.errors import LinkLost, LocalError, ProtocolViolation
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
@@ -44,10 +56,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.contract.messages import ToAgent, ToWorker
     from capamesh.node.contract.settings import WorkerSettings
     from capamesh.node.worker.opening import Opened
     from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
-    from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.links.listener import LinkListener
@@ -118,7 +130,7 @@ class Worker:
                 max_in_flight=settings.max_in_flight,
                 load_limit_s=settings.load_limit_s,
                 watchdog_s=settings.watchdog_s,
-                verdicts=[Verdict.from_fields(one) for one in settings.verdicts],
+                verdicts=settings.verdicts,
                 compute_capability=self._backend.compute_capability(),
             ),
             self._models,
@@ -164,7 +176,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
-        self._channel.send({"type": "sandbox", "holds": self._opened.sandbox})
+        self._send(Sandboxed(self._opened.sandbox))
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
         self._rest_bytes = self._backend.used_bytes()
@@ -201,30 +213,37 @@ class Worker:
         No message is lost for want of memory: a peer that was revoked and is not known to be would go on. Where
         one cannot be obeyed at all, this process ends; the next one is told everything anew.
         """
-        async for message in self._channel.messages():
-            if message["type"] == "stop":
+        async for raw in self._channel.messages():
+            try:
+                message = worker_message(raw)
+            except ProtocolViolation as error:
+                self._log.warning("unknown_message", error=error.message)
+                continue
+            if isinstance(message, Stop):
                 return
             try:
                 await self._reserve.lasting(
                     partial(self._obey, message, dialing, drain), tries=TRIES
                 )
             except MemoryError as short:
-                self._stuck(f"no memory to obey {message['type']!r}: {short}")
+                self._stuck(f"no memory to obey {message.TYPE!r}: {short}")
 
     async def _obey(
-        self, message: Message, dialing: RouterDialing, drain: Callable[[], None]
+        self, message: ToWorker, dialing: RouterDialing, drain: Callable[[], None]
     ) -> None:
-        match message["type"]:
-            case "revocations":
-                self._revoke(message["data"])
-            case "routers":
-                dialing.update(message["routers"])
-            case "renewed":
-                self._renew(message["chain"], message["ca_der"])
-            case "drain":
+        match message:
+            case Revocations(data):
+                self._revoke(data)
+            case Routers(routers):
+                dialing.update(routers)
+            case Renewed(chain, ca_der):
+                self._renew(chain, ca_der)
+            case Drain():
                 drain()
-            case unknown:
-                self._log.warning("unknown_message", type=unknown)
+            case Start() | Stop():
+                pass  # at the beginning and at the end, before this is asked
+            case _:
+                assert_never(message)
 
     def _limit_memory(self) -> None:
         """Have runs that find no memory fail; on a GPU it is the driver that refuses, and the host's is not limited.
@@ -268,17 +287,10 @@ class Worker:
             runtime=self._backend.runtime,
             driver=settings.driver,
         )
-        advert = NodeAdvert(
-            peer=self._membership.identity.peer_id,
-            sequence=Sequence(0, 0),
-            devices=(device,),
-            models=self._models.offers(),
-            region="",
-            price_per_million=0.0,
-            agent_version="",
-            is_draining=False,
-        )
-        self._channel.send({"type": "offer", "body": advert_to_body(advert)})
+        self._send(DeviceOffer(device, self._models.offers()))
+
+    def _send(self, message: ToAgent) -> None:
+        self._channel.send(to_wire(message))
 
     def _tell_now(self) -> None:
         """Tell what is on offer, or a moment later where there is no memory to do so."""
@@ -292,10 +304,10 @@ class Worker:
         self._trust.update(RevocationList.decode(encoded, self._membership.ca_der))
         self._service.recheck_members()
 
-    def _renew(self, chain: list[bytes], ca_der: bytes) -> None:
+    def _renew(self, chain: tuple[bytes, ...], ca_der: bytes) -> None:
         """Show the membership that the agent has renewed on links, those that are open included."""
         try:
-            membership = self._membership.with_chain(tuple(chain), ca_der, dt.datetime.now(dt.UTC))
+            membership = self._membership.with_chain(chain, ca_der, dt.datetime.now(dt.UTC))
             hello = self._transport.renew(membership)
         except LocalError as error:
             self._log.error("renewed_membership_not_shown", error=error.message)
@@ -328,13 +340,7 @@ class Worker:
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:
-                self._channel.send(
-                    {
-                        "type": "metrics",
-                        "models": self._models.counts(),
-                        "loop": self._loop_meter.snapshot(),
-                    }
-                )
+                self._send(Metrics(self._models.counts(), self._loop_meter.snapshot()))
             await asyncio.sleep(OBSERVE_S)
 
     async def _give_back(self) -> None:
@@ -367,18 +373,11 @@ class Worker:
             bounds = hosted.bounds
             if bounds is None or not (survived := bounds.suspicion.survived()):
                 continue
-            self._channel.send(
-                {
-                    "type": "survived",
-                    "name": hosted.source.name,
-                    "version": hosted.version,
-                    "requests": survived,
-                }
-            )
+            self._send(Survived(hosted.source.name, hosted.version, tuple(survived)))
 
     def _links_changed(self, count: int) -> None:
         with contextlib.suppress(ConnectionError):
-            self._channel.send({"type": "links", "count": count})
+            self._send(Links(count))
 
     def _device_lost(self, loss: str) -> None:
         """End this process, for no model can be run in it any more; told in a run's thread, before the run's mark goes."""
@@ -394,7 +393,7 @@ class Worker:
         self._is_ending = True
         self._log.error("worker_stuck", reason=reason)
         with contextlib.suppress(ConnectionError):
-            self._channel.send({"type": "stuck", "reason": reason})
+            self._send(Stuck(reason))
         self._service.fail_all(f"the worker is restarted: {reason}")
         asyncio.get_running_loop().call_later(FLUSH_S, os._exit, STUCK_STATUS)
 
@@ -420,4 +419,4 @@ class Worker:
     async def _drained(self) -> None:
         await self._quiet()
         with contextlib.suppress(ConnectionError):
-            self._channel.send({"type": "drained"})
+            self._send(Drained())

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from fleet_fakes import device_offer, offer
+
+from capamesh.node.contract.messages import (
+    MAX_REASON_CHARS,
+    DeviceOffer,
+    Drain,
+    Drained,
+    Links,
+    Metrics,
+    Renewed,
+    Revocations,
+    Routers,
+    Sandboxed,
+    Start,
+    Stop,
+    Stuck,
+    Survived,
+    ToAgent,
+    ToWorker,
+    agent_message,
+    to_wire,
+    worker_message,
+)
+from capamesh.node.contract.settings import WorkerSettings
+from capamesh.node.contract.verdict import Verdict
+from capamesh.protocol.adverts import ModelState, Scheduling
+from capamesh.protocol.channel.framing import unpack
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.msgpack_codec import pack
+
+SETTINGS = WorkerSettings(
+    membership_folder="/data",
+    models_folder="/models",
+    device_index=1,
+    device_uuid="GPU-1",
+    device_kind="cuda",
+    device_name="some GPU",
+    memory_total_bytes=2**40,
+    memory_free_bytes=2**39,
+    driver="580.1",
+    threads=4,
+    memory_limit_bytes=2**38,
+    watchdog_s=12.5,
+    poll_s=0.5,
+    is_controllable=True,
+    load_limit_s=99.5,
+    verdicts=(Verdict("m", "1", "", "it died", held_s=9.0, refused={"00": 1.5}, suspects=("11",)),),
+    running_page="/data/running-1",
+    cache_folder="/data/cache",
+    host="127.0.0.1",
+    port=7001,
+    advertised_host="node.example",
+    max_in_flight=9,
+    is_dialing=True,
+    is_sandboxed=True,
+)
+
+
+OFFER = dataclasses.replace(
+    offer("m", state=ModelState.FAILED),
+    reason="it fell over",
+    scheduling=Scheduling.SEQUENCE,
+    signed=b"key and signature",
+    also_signed=(b"another",),
+    row_us=17,
+    is_idempotent=False,
+)
+TO_WORKER: list[ToWorker] = [
+    Start(SETTINGS),
+    Revocations(b"list"),
+    Routers({PeerId("r"): ("h:1", "h:2"), PeerId("s"): ()}),
+    Renewed((b"leaf", b"invite"), b"ca"),
+    Drain(),
+    Stop(),
+]
+TO_AGENT: list[ToAgent] = [
+    Sandboxed("landlock"),
+    device_offer("h:1", models=[OFFER, offer("n")]),
+    Metrics([{"name": "m", "rows": 3}], {"busy_s": {}}),
+    Links(3),
+    Survived("m", "1", ("00", "11")),
+    Stuck("a run does not stop"),
+    Drained(),
+]
+
+
+def crossed(message: ToWorker | ToAgent) -> Any:
+    """Return what comes out of the channel."""
+    return unpack(pack(to_wire(message)))
+
+
+@pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: message.TYPE)
+def test_what_an_agent_says_reaches_its_worker_as_it_was(message: ToWorker) -> None:
+    assert worker_message(crossed(message)) == message
+    with pytest.raises(ProtocolViolation, match="to the agent"):
+        agent_message(crossed(message))
+
+
+@pytest.mark.parametrize("message", TO_AGENT, ids=lambda message: message.TYPE)
+def test_what_a_worker_says_reaches_its_agent_as_it_was(message: ToAgent) -> None:
+    assert agent_message(crossed(message)) == message
+    with pytest.raises(ProtocolViolation, match="to the worker"):
+        worker_message(crossed(message))
+
+
+def test_every_setting_of_a_worker_travels() -> None:
+    raw = to_wire(Start(SETTINGS))
+    assert set(raw) == {"type", *(one.name for one in dataclasses.fields(SETTINGS))}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"type": "offer", "device": {}, "models": []},
+        {"type": "offer", "device": {"data_addresses": []}, "models": [{}]},
+        {"type": "links"},
+        {"type": "links", "count": 1, "more": 2},
+        {"type": "survived", "name": "m", "version": "1", "requests": 7},
+        {"type": "tomorrow"},
+        {},
+    ],
+)
+def test_a_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolViolation):
+        agent_message(raw)
+
+
+def test_a_reason_crosses_whatever_an_error_s_text_was() -> None:
+    text = "line 1\nline 2 \udcff " + "x" * MAX_REASON_CHARS
+    (back,) = agent_message(crossed(_failed(text))).models  # type: ignore[union-attr]
+    assert len(back.reason) == MAX_REASON_CHARS
+    assert back.reason.startswith("line 1")
+    assert not set(back.reason) & {"\n", "\udcff"}
+
+
+def _failed(reason: str) -> DeviceOffer:
+    return device_offer(models=[dataclasses.replace(OFFER, reason=reason)])
