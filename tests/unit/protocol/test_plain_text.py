@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from capamesh.cli import __main__ as command
 from capamesh.cli import printing
-from capamesh.protocol.adverts.fields import Fields
+from capamesh.protocol.adverts import Sequence, router_from_body
 from capamesh.protocol.errors import AdvertRejected, InvalidRequest, from_wire
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import GoawayReceived
 from capamesh.protocol.links.frames import FrameKind, LinkLimits, encode_frame
@@ -62,7 +63,12 @@ def test_a_peers_error_comes_without_them() -> None:
 @pytest.mark.parametrize("bad", ["\x1b[2J", "\u202e", "\u2028", "\u200b", "\u2066", "\x9b"])
 def test_an_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad: str) -> None:
     with pytest.raises(AdvertRejected) as refused:
-        Fields({"region": f"eu{bad}"}).text("region", 60)
+        router_from_body(
+            {"link_addresses": [], "region": f"eu{bad}", "agent_version": ""},
+            PeerId("12D3KooWPeer"),
+            Sequence(1, 1),
+        )
+    assert "region is" in refused.value.message
     assert is_plain(refused.value.message)
 
 

@@ -23,6 +23,8 @@ _HARMFUL_CLASS: Final = (
 """Of UAX #9 (bidirectional algorithm), UTS #39 (security mechanisms) and ECMA-48 (control functions)."""
 
 HARMFUL: Final = re.compile(f"[{_HARMFUL_CLASS}]")
+PLAIN_PATTERN: Final = rf"\A[^{_HARMFUL_CLASS}]*\Z"
+"""Matches plain text, for those who check by a schema."""
 _HARMFUL_IN_LINES: Final = re.compile(f"(?!\n)[{_HARMFUL_CLASS}]")
 
 

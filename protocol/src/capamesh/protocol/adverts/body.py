@@ -52,7 +52,8 @@ whole advert.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, TypeVar
 
 from capamesh.protocol.adverts.addresses import MAX_ADDRESS_CHARS, parse_address
 from capamesh.protocol.adverts.advert import (
@@ -63,18 +64,17 @@ from capamesh.protocol.adverts.advert import (
     RouterAdvert,
     Scheduling,
 )
-from capamesh.protocol.adverts.fields import Fields
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
+from capamesh.protocol.adverts.reasons import RejectReason
 from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
+from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read, shown
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from capamesh.protocol.adverts.sequence import Sequence
     from capamesh.protocol.ids import PeerId
 
@@ -96,6 +96,90 @@ MAX_PRICE: Final = 1e12  # times any row count stays finite
 MAX_REPORTED_INTERVAL_S: Final = (
     600  # five times what nodes choose, for later versions; a dead node stays 35 minutes
 )
+
+_Schema = TypeVar("_Schema")
+
+_Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+_Name: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME_CHARS), PLAIN]
+_Label: TypeAlias = Annotated[str, Meta(max_length=MAX_LABEL_CHARS), PLAIN]
+_Word: TypeAlias = Annotated[str, Meta(max_length=MAX_WORD_CHARS), PLAIN]
+_Address: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS), PLAIN]
+
+
+class _WireDevice(Struct, frozen=True, gc=False):
+    """A map of "devices"."""
+
+    index: Annotated[int, Meta(ge=0, le=MAX_DEVICE_INDEX)]
+    kind: Annotated[_Word, Meta(min_length=1)]
+    name: _Name
+    provider: Annotated[_Label, Meta(min_length=1)]
+    memory_total: _Count
+    memory_free: _Count
+    addresses: Annotated[tuple[_Address, ...], Meta(max_length=MAX_ADDRESSES)]
+    runtime: _Label = ""
+    driver: _Label = ""
+
+
+class _WireTensor(Struct, frozen=True, gc=False):
+    """A map of "inputs" or "outputs"."""
+
+    name: _Name
+    datatype: Annotated[_Word, Meta(min_length=1)]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=-1, le=MAX_DIM)], ...], Meta(max_length=MAX_DIMS)]
+
+
+_Tensors: TypeAlias = Annotated[tuple[_WireTensor, ...], Meta(max_length=MAX_TENSORS)]
+
+
+class _WireModel(Struct, frozen=True, gc=False):
+    """A map of "models"."""
+
+    name: Annotated[_Name, Meta(min_length=1)]
+    version: _Word
+    digest: Annotated[str, Meta(max_length=DIGEST_CHARS), PLAIN]
+    state: Annotated[_Word, Meta(min_length=1)]
+    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS), PLAIN]
+    inputs: _Tensors
+    outputs: _Tensors
+    provider: _Label = ""
+    precision: _Word = ""
+    scheduling: _Word = ""
+    best_rows: _Count = 0
+    row_us: _Count = 0
+    max_rows: _Count = 0
+    memory: _Count = 0
+    once: Annotated[int, Meta(ge=0, le=1)] = 0
+    signed: Annotated[bytes, Meta(min_length=SIGNED_BYTES, max_length=SIGNED_BYTES)] = b""
+    also_signed: Annotated[
+        bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)
+    ] = b""
+
+
+class _WireModels(Struct, frozen=True, gc=False):
+    """The models of an advert alone."""
+
+    models: Annotated[tuple[_WireModel, ...], Meta(max_length=MAX_MODELS)]
+
+
+class _WireAdvert(_WireModels, frozen=True, gc=False):
+    """The body of "advert"."""
+
+    devices: Annotated[tuple[_WireDevice, ...], Meta(max_length=MAX_DEVICES)]
+    region: _Label
+    price_per_million: Annotated[float, Meta(ge=0.0, le=MAX_PRICE)]
+    agent_version: _Label
+    draining: bool
+    interval_s: Annotated[int, Meta(ge=1, le=MAX_REPORTED_INTERVAL_S)] = MIN_INTERVAL_S
+
+
+class _WireRouter(Struct, frozen=True, gc=False):
+    """The body of "router"."""
+
+    link_addresses: Annotated[tuple[_Address, ...], Meta(max_length=MAX_LINK_ADDRESSES)]
+    region: _Label
+    agent_version: _Label
+    nodes: _Count = 0
+
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _VERSION = re.compile(r"[0-9]{1,20}\Z")
@@ -133,19 +217,17 @@ def advert_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
 
     Raises `AdvertRejected` with the reason "field", naming the field's path, its value and the limit.
     """
-    fields = Fields(body)
+    wire = _read(body, _WireAdvert)
     return NodeAdvert(
         peer=peer,
         sequence=sequence,
-        devices=_read_devices(fields),
-        models=_read_models(fields),
-        region=fields.text("region", MAX_LABEL_CHARS),
-        price_per_million=fields.number("price_per_million", 0.0, MAX_PRICE),
-        agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
-        is_draining=fields.flag("draining"),
-        interval_s=fields.integer("interval_s", 1, MAX_REPORTED_INTERVAL_S)
-        if "interval_s" in fields
-        else MIN_INTERVAL_S,
+        devices=_read_devices(wire.devices),
+        models=_read_models(wire.models),
+        region=wire.region,
+        price_per_million=wire.price_per_million,
+        agent_version=wire.agent_version,
+        is_draining=wire.draining,
+        interval_s=wire.interval_s,
     )
 
 
@@ -166,21 +248,21 @@ def router_to_body(advert: RouterAdvert) -> dict[str, object]:
 
 def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequence) -> RouterAdvert:
     """Return the router's advert in a body. Raises `AdvertRejected` as `advert_from_body` does."""
-    fields = Fields(body)
+    wire = _read(body, _WireRouter)
     return RouterAdvert(
         peer=peer,
         sequence=sequence,
-        link_addresses=_read_addresses(fields, "link_addresses", MAX_LINK_ADDRESSES),
-        region=fields.text("region", MAX_LABEL_CHARS),
-        agent_version=fields.text("agent_version", MAX_LABEL_CHARS),
-        nodes=_count_or_0(fields, "nodes"),
+        link_addresses=_checked_addresses(wire.link_addresses, "link_addresses"),
+        region=wire.region,
+        agent_version=wire.agent_version,
+        nodes=wire.nodes,
     )
 
 
 def offer_problem(offer: ModelOffer) -> str:
     """Return why no advert can carry `offer`, for people; "" when one can."""
     try:
-        _read_models(Fields({"models": [_offer_to_map(offer)]}))
+        _read_models(_read({"models": [_offer_to_map(offer)]}, _WireModels).models)
     except AdvertRejected as exc:
         return exc.message
     return ""
@@ -240,124 +322,112 @@ def _spec_to_map(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)}
 
 
-def _read_devices(fields: Fields) -> tuple[Device, ...]:
+def _read(body: Mapping[str, object], schema: type[_Schema]) -> _Schema:
+    try:
+        return read(body, schema)
+    except Mismatch as exc:
+        raise AdvertRejected(RejectReason.FIELD, str(exc)) from exc
+
+
+def _refuse(path: str, value: object, limit: str) -> NoReturn:
+    """Raise for the field at `path`: its `value` breaks `limit`."""
+    raise AdvertRejected(RejectReason.FIELD, f"{path} is {shown(value)}; it must be {limit}")
+
+
+def _read_devices(wires: tuple[_WireDevice, ...]) -> tuple[Device, ...]:
     devices: dict[int, Device] = {}
-    for one in fields.maps("devices", MAX_DEVICES):
-        index = one.integer("index", 0, MAX_DEVICE_INDEX)
-        if index in devices:
-            one.refuse("index", index, "another than the devices before it have")
-        total_bytes = one.integer("memory_total", 0, MAX_COUNT)
-        devices[index] = Device(
-            index=index,
-            kind=one.text("kind", MAX_WORD_CHARS, min_chars=1),
-            name=one.text("name", MAX_NAME_CHARS),
-            provider=one.text("provider", MAX_LABEL_CHARS, min_chars=1),
-            memory_total_bytes=total_bytes,
-            memory_free_bytes=one.integer("memory_free", 0, total_bytes),
-            data_addresses=_read_addresses(one, "addresses", MAX_ADDRESSES),
-            runtime=_text_or_empty(one, "runtime", MAX_LABEL_CHARS),
-            driver=_text_or_empty(one, "driver", MAX_LABEL_CHARS),
+    for at, one in enumerate(wires):
+        path = f"devices[{at}]"
+        if one.index in devices:
+            _refuse(f"{path}.index", one.index, "another than the devices before it have")
+        if one.memory_free > one.memory_total:
+            limit = f'an integer in 0..{one.memory_total}, "memory_total"'
+            _refuse(f"{path}.memory_free", one.memory_free, limit)
+        devices[one.index] = Device(
+            index=one.index,
+            kind=one.kind,
+            name=one.name,
+            provider=one.provider,
+            memory_total_bytes=one.memory_total,
+            memory_free_bytes=one.memory_free,
+            data_addresses=_checked_addresses(one.addresses, f"{path}.addresses"),
+            runtime=one.runtime,
+            driver=one.driver,
         )
     return tuple(devices.values())
 
 
-def _read_addresses(fields: Fields, key: str, max_items: int) -> tuple[str, ...]:
-    addresses = fields.texts(key, max_items, MAX_ADDRESS_CHARS)
+def _checked_addresses(addresses: tuple[str, ...], path: str) -> tuple[str, ...]:
     for address in addresses:
         try:
             parse_address(address)
         except ValueError as exc:
-            fields.refuse(key, address, f"host:port ({exc})")
+            _refuse(path, address, f"host:port ({exc})")
     return addresses
 
 
-def _read_models(fields: Fields) -> tuple[ModelOffer, ...]:
-    offers: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
-    for one in fields.maps("models", MAX_MODELS):
-        offer = _read_offer(one)
-        if (offer.name, offer.version) in offers:
-            one.refuse("name", f"{offer.name} {offer.version}", "a model and version listed once")
-        offers[offer.name, offer.version] = offer
+def _read_models(wires: tuple[_WireModel, ...]) -> tuple[ModelOffer, ...]:
+    offers: dict[tuple[str, str], ModelOffer] = {}
+    for at, one in enumerate(wires):
+        key = one.name, one.version
+        if key in offers:
+            path = f"models[{at}].name"
+            _refuse(path, f"{one.name} {one.version}", "a model and version listed once")
+        offers[key] = _read_offer(one, at)
     return tuple(offers.values())
 
 
-def _read_offer(one: Fields) -> ModelOffer:
-    version = one.text("version", MAX_WORD_CHARS)
-    if _VERSION.match(version) is None:
-        one.refuse("version", version, "1 to 20 decimal digits")
-    state_text = one.text("state", MAX_WORD_CHARS, min_chars=1)
-    state = _STATES.get(state_text, ModelState.FAILED)
-    if state is ModelState.READY and _READY_VERSION.match(version) is None:
-        one.refuse("version", version, "1 to 18 decimal digits without a leading zero to be ready")
-    digest = one.text("digest", DIGEST_CHARS)
-    if _DIGEST.match(digest) is None and (digest or state is ModelState.READY):
-        one.refuse("digest", digest, '"sha256:" and 64 lower-case hexadecimal digits')
-    reason = one.text("reason", MAX_REASON_CHARS)
-    if state_text not in _STATES:
-        reason = f"its state {state_text!r} is not known to this version"
-    inputs, outputs = _read_specs(one, "inputs"), _read_specs(one, "outputs")
+def _read_offer(one: _WireModel, at: int) -> ModelOffer:
+    """Return the model `one`, which is the advert's number `at`."""
+    state = _STATES.get(one.state, ModelState.FAILED)
+    is_ready = state is ModelState.READY
+    if _VERSION.match(one.version) is None:
+        _refuse(f"models[{at}].version", one.version, "1 to 20 decimal digits")
+    if is_ready and _READY_VERSION.match(one.version) is None:
+        limit = "1 to 18 decimal digits without a leading zero to be ready"
+        _refuse(f"models[{at}].version", one.version, limit)
+    if _DIGEST.match(one.digest) is None and (one.digest or is_ready):
+        limit = '"sha256:" and 64 lower-case hexadecimal digits'
+        _refuse(f"models[{at}].digest", one.digest, limit)
+    reason = one.reason
+    if one.state not in _STATES:
+        reason = f"its state {one.state!r} is not known to this version"
+    inputs, outputs = _read_specs(one.inputs), _read_specs(one.outputs)
     if inputs is None or outputs is None:
         state, inputs, outputs = ModelState.FAILED, (), ()
         reason = "it has a tensor of a datatype that is not known to this version"
+    others = one.also_signed
+    if len(others) % SIGNED_BYTES:
+        _refuse(f"models[{at}].also_signed", len(others), f"{SIGNED_BYTES} bytes for each")
     return ModelOffer(
-        name=ModelName(one.text("name", MAX_NAME_CHARS, min_chars=1)),
-        version=ModelVersion(version),
-        digest=digest,
+        name=ModelName(one.name),
+        version=ModelVersion(one.version),
+        digest=one.digest,
         state=state,
         reason=reason,
         inputs=inputs,
         outputs=outputs,
-        provider=_text_or_empty(one, "provider", MAX_LABEL_CHARS),
-        precision=_text_or_empty(one, "precision", MAX_WORD_CHARS),
-        best_rows=_count_or_0(one, "best_rows"),
-        row_us=_count_or_0(one, "row_us"),
-        max_rows=_count_or_0(one, "max_rows"),
-        memory_bytes=_count_or_0(one, "memory"),
-        is_idempotent="once" not in one or one.integer("once", 0, 1) == 0,
-        signed=_read_signed(one),
-        also_signed=_read_also_signed(one),
-        scheduling=_SCHEDULINGS.get(
-            _text_or_empty(one, "scheduling", MAX_WORD_CHARS), Scheduling.PLAIN
+        provider=one.provider,
+        precision=one.precision,
+        best_rows=one.best_rows,
+        row_us=one.row_us,
+        max_rows=one.max_rows,
+        memory_bytes=one.memory,
+        is_idempotent=one.once == 0,
+        signed=one.signed,
+        also_signed=tuple(
+            others[start : start + SIGNED_BYTES] for start in range(0, len(others), SIGNED_BYTES)
         ),
+        scheduling=_SCHEDULINGS.get(one.scheduling, Scheduling.PLAIN),
     )
 
 
-def _read_signed(one: Fields) -> bytes:
-    if "signed" not in one:
-        return b""
-    signed = one.blob("signed", SIGNED_BYTES)
-    if len(signed) != SIGNED_BYTES:
-        one.refuse("signed", len(signed), f"{SIGNED_BYTES} bytes")
-    return signed
-
-
-def _read_also_signed(one: Fields) -> tuple[bytes, ...]:
-    if "also_signed" not in one:
-        return ()
-    raw = one.blob("also_signed", MAX_OTHERS * SIGNED_BYTES)
-    if len(raw) % SIGNED_BYTES:
-        one.refuse("also_signed", len(raw), f"{SIGNED_BYTES} bytes for each")
-    return tuple(raw[at : at + SIGNED_BYTES] for at in range(0, len(raw), SIGNED_BYTES))
-
-
-def _text_or_empty(fields: Fields, key: str, max_chars: int) -> str:
-    return fields.text(key, max_chars) if key in fields else ""
-
-
-def _count_or_0(fields: Fields, key: str) -> int:
-    return fields.integer(key, 0, MAX_COUNT) if key in fields else 0
-
-
-def _read_specs(fields: Fields, key: str) -> tuple[TensorSpec, ...] | None:
-    """Return the tensors under `key`, or None when a datatype is unknown."""
+def _read_specs(wires: tuple[_WireTensor, ...]) -> tuple[TensorSpec, ...] | None:
+    """Return the tensors, or None when a datatype is unknown."""
     specs: list[TensorSpec] = []
-    is_known = True
-    for one in fields.maps(key, MAX_TENSORS):
-        datatype = _DATATYPES.get(one.text("datatype", MAX_WORD_CHARS, min_chars=1))
-        name = one.text("name", MAX_NAME_CHARS)
-        shape = one.integers("shape", MAX_DIMS, -1, MAX_DIM)
+    for one in wires:
+        datatype = _DATATYPES.get(one.datatype)
         if datatype is None:
-            is_known = False
-        else:
-            specs.append(TensorSpec(name=name, datatype=datatype, shape=shape))
-    return tuple(specs) if is_known else None
+            return None
+        specs.append(TensorSpec(name=one.name, datatype=datatype, shape=one.shape))
+    return tuple(specs)

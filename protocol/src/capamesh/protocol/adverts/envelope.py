@@ -36,9 +36,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
 
-from capamesh.protocol.adverts.fields import Fields
 from capamesh.protocol.adverts.reasons import RejectReason
 from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS, MAX_COUNT, Sequence
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError, NotMember
@@ -46,6 +45,7 @@ from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.msgpack_codec import pack, unpack_strictly
 from capamesh.protocol.network import MAX_CHAIN, Member, Membership, NetworkTrust, Role
+from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -188,6 +188,27 @@ class _Payload:
     body: dict[str, object]
 
 
+_Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+_Certificate: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATE_BYTES)]
+
+
+class _WireVersion(Struct, frozen=True):
+    """What every version of a payload has."""
+
+    v: _Count
+
+
+class _WirePayload(Struct, frozen=True):
+    """A payload of this version."""
+
+    kind: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_CHARS), PLAIN]
+    net: Annotated[str, Meta(min_length=1, max_length=MAX_NETWORK_CHARS), PLAIN]
+    seq: tuple[_Count, _Count]
+    at: _Count
+    chain: Annotated[tuple[_Certificate, ...], Meta(min_length=2, max_length=MAX_CHAIN)]
+    body: dict[str, Any]
+
+
 def _malformed(message: str) -> AdvertRejected:
     return AdvertRejected(RejectReason.MALFORMED, message)
 
@@ -213,23 +234,25 @@ def _read_payload(payload: bytes) -> _Payload:
         raise _malformed(f"the payload is no msgpack value: {exc}") from exc
     if not isinstance(values, dict):
         raise _malformed(f"the payload is {type(values).__name__}; it must be a map")
-    fields = Fields(cast("dict[str, object]", values), reason=RejectReason.MALFORMED)
-    version = fields.integer("v", 0, MAX_COUNT)
-    if version != WIRE_VERSION:
-        raise AdvertRejected(
-            RejectReason.VERSION,
-            f"it is of wire version {version}; this program reads {WIRE_VERSION}: "
-            "update the older of the two",
-        )
-    boot_ns, counter = fields.integers("seq", 2, 0, MAX_COUNT, min_items=2)
-    chain = fields.items("chain", MAX_CHAIN, min_items=2)
+    fields = cast("dict[str, object]", values)
+    try:
+        version = read(fields, _WireVersion).v
+        if version != WIRE_VERSION:
+            raise AdvertRejected(
+                RejectReason.VERSION,
+                f"it is of wire version {version}; this program reads {WIRE_VERSION}: "
+                "update the older of the two",
+            )
+        wire = read(fields, _WirePayload)
+    except Mismatch as exc:
+        raise _malformed(str(exc)) from exc
     return _Payload(
-        kind=fields.text("kind", MAX_KIND_CHARS, min_chars=1),
-        network=NetworkId(fields.text("net", MAX_NETWORK_CHARS, min_chars=1)),
-        sequence=Sequence(boot_ns, counter),
-        issued_at_ms=fields.integer("at", 0, MAX_COUNT),
-        chain=tuple(chain.blob(index, MAX_CERTIFICATE_BYTES) for index in chain),
-        body=fields.raw_map("body"),
+        kind=wire.kind,
+        network=NetworkId(wire.net),
+        sequence=Sequence(*wire.seq),
+        issued_at_ms=wire.at,
+        chain=wire.chain,
+        body=wire.body,
     )
 
 

@@ -7,9 +7,10 @@ mix of versions: it raises `ProtocolViolation` and the channel ends.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.schema import Mismatch, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +133,6 @@ _TYPES: Final[dict[str, type[ToSidecar | ToOwner]]] = {
     kind.TYPE: kind
     for kind in (Start, Publish, Revocations, Dial, Stop, Ready, Heard, Members, Subscribed, Warned)
 }
-_PLAIN: Final[dict[str, type]] = {"str": str, "bytes": bytes, "bool": bool, "int": int}
 
 
 def to_wire(message: ToSidecar | ToOwner) -> dict[str, Any]:
@@ -154,21 +154,7 @@ def from_wire(raw: Mapping[str, Any]) -> ToSidecar | ToOwner:
         raise ProtocolViolation(
             f"unknown mesh message {name!r}; are both processes of one version?"
         )
-    values: dict[str, Any] = {}
-    for field in fields(kind):
-        value = raw.get(field.name)
-        if not _fits(value, str(field.type)):
-            raise ProtocolViolation(
-                f"mesh message {name!r}: field {field.name!r} is {type(value).__name__}, not {field.type}"
-            )
-        values[field.name] = value
-    return kind(**values)
-
-
-def _fits(value: object, annotation: str) -> bool:
-    if plain := _PLAIN.get(annotation):
-        return isinstance(value, plain)
-    item_type = _PLAIN[annotation.removeprefix("list[").removesuffix("]")]
-    return isinstance(value, list) and all(
-        isinstance(item, item_type) for item in cast("list[object]", value)
-    )
+    try:
+        return read(raw, kind, is_secret=True)
+    except Mismatch as exc:
+        raise ProtocolViolation(f"mesh message {name!r}: {exc}") from exc
