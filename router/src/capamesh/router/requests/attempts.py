@@ -10,9 +10,7 @@ harmless (`is_safe`), the retry budget has a token and no other attempt may stil
 second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Scale", 2013; gRPC proposal A6):
 the first answer wins.
 
-That a request is wrong is believed of one node where the router sees it for itself; else a second node is asked, as
-long as there are such opinions to spare. What cannot be the caller's fault (a deadline that is far away, a model that the node
-itself advertises) is the node's. And where a link is all that is missing, the request waits a moment for one.
+Whose fault a failure is: `blame`. Where a link is all that is missing, the request waits a moment for one.
 """
 
 from __future__ import annotations
@@ -22,21 +20,13 @@ import math
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
-    Cancelled,
     CapameshError,
-    ClientError,
     DeadlineExceeded,
     LinkLost,
-    ModelNotFound,
-    ModelUnavailable,
     NoEndpoint,
     Overloaded,
-    PeerError,
-    RequestKills,
-    RunFailed,
     is_refusal,
 )
-from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
     Action,
@@ -49,6 +39,7 @@ from capamesh.router.requests.attempt_events import (
     Send,
     Withdraw,
 )
+from capamesh.router.requests.blame import Blame, Fault, fault_of, judged, may_cross_check
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
@@ -59,9 +50,6 @@ MAX_ATTEMPTS = 3
 MAX_REFUSALS = 3
 """So many full nodes are passed by; one more and the fleet counts as full (guess). Without a bound, each
 request to a full fleet asks every node of it."""
-LIFE_S = 0.25
-"""So long a sign of life is waited for from the node that is to repeat what a process may have died of: were all killed
-at once, one after the other would count as a death of the request's (guess: a busy worker answers a probe sooner)."""
 MAX_WAIT_S = 3.0
 """So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
@@ -86,15 +74,13 @@ class RequestAttempts:
 
     __slots__ = (
         "_attempts",
+        "_blame",
         "_deadline_s",
-        "_doubted",
         "_due_s",
         "_hedge_s",
         "_is_pinned",
         "_is_safe",
         "_is_stranded",
-        "_life_s",
-        "_lost_s",
         "_max_attempts",
         "_max_refusals",
         "_max_wait_s",
@@ -102,8 +88,6 @@ class RequestAttempts:
         "_overloads",
         "_patience_s",
         "_picker",
-        "_probed",
-        "_replaced",
         "_runs",
         "_size_bytes",
         "_softest",
@@ -141,22 +125,14 @@ class RequestAttempts:
         """Nodes that were full."""
         self._softest: Overloaded | None = None
         """The refusal with the smallest hint: once any one node has room, the request can be answered."""
-        self._doubted: Attempt | None = None
-        """Whose replica says that the caller is wrong; another is asked what it says."""
+        self._blame: Blame | None = None
+        """Made when a link is lost or a node blames the caller."""
         self._is_stranded = False
         """Whether another replica was to be asked, and there was none."""
         self._waits_for: CapameshError | None = None
         """It waits for a link: why, without one, there is nobody to ask."""
         self._patience_s = math.inf
         """When it will have waited for long enough, as far as it is not known that a link is to be back."""
-        self._lost_s = -math.inf
-        """When a process ended, as it seems, while it ran the request; minus infinity: none has."""
-        self._probed: Replica | None = None
-        """Who is asked for a sign of life."""
-        self._life_s = math.inf
-        """How long that is waited for."""
-        self._replaced = 0
-        """Attempts that do not count as runs any more: their process was silent, or had ended before."""
         self._hedge_s = math.inf
         self._due_s = math.inf
 
@@ -171,7 +147,8 @@ class RequestAttempts:
     @property
     def awaits_life(self) -> bool:
         """Whether `linked` is to be called when the replica of a `Probe` has given a sign of life, too."""
-        return self._waits_for is not None and self._probed is not None
+        blame = self._blame
+        return self._waits_for is not None and blame is not None and blame.probed is not None
 
     @property
     def due_s(self) -> float:
@@ -207,10 +184,8 @@ class RequestAttempts:
         if it.ended_s is not None:
             return ()
         self._end(it, "answered", now_s)
-        doubted = self._doubted
-        if doubted is not None and not isinstance(doubted.end, str):
-            elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
-            self._picker.refuted(doubted.replica, it.replica, doubted.end, elapsed_s, now_s)
+        if self._blame is not None:
+            self._blame.refute(it, now_s)
         self._picker.answered(
             it.replica, load, now_s - it.sent_s, at_node_s, self._size_bytes + answer_bytes, now_s
         )
@@ -235,23 +210,24 @@ class RequestAttempts:
         reported = error
         it.is_unsent = is_unsent
         if not is_unsent:
-            error = self._judged(it, reported, now_s)
+            error = self._judged(it, reported, self._deadline_s - now_s)
             if not isinstance(reported, DeadlineExceeded):
                 reported = error
         self._end(it, error, now_s)
         self._picker.failed(it.replica, error, now_s - it.sent_s, now_s)
         if isinstance(error, LinkLost) and not is_unsent:
             self._link_lost(it, error, now_s)
-        if isinstance(error, ClientError) and not is_unsent:
-            return self._doubt(it, error, now_s, is_certain=is_certain)
-        if not isinstance(error, PeerError):
+        fault = fault_of(error, is_unsent=is_unsent)
+        if fault is Fault.ROUTER:
             return self._finish(Failed(error), now_s)
-        if self._doubted is not None:
+        if self._is_doubted():
             return self._no_opinion(now_s)
+        if fault is Fault.CALLER:
+            return self._cross_check(it, error, now_s, is_certain=is_certain)
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
         self._is_stranded = False
-        if is_unsent or is_refusal(error):
+        if fault is Fault.REFUSED:
             more = self._after_refusal(error, now_s)
         else:
             more = self._retry(reported, now_s)
@@ -278,7 +254,7 @@ class RequestAttempts:
             return self._no_opinion(now_s) or self._finish(self._too_late(), now_s)
         more: tuple[Action, ...] | None = None
         if self._notice_silence(now_s):
-            if self._doubted is not None:
+            if self._is_doubted():
                 return self._no_opinion(now_s)
             more = self._retry(_SILENT, now_s)
         if more is None and now_s >= self._hedge_s:
@@ -293,8 +269,8 @@ class RequestAttempts:
         is_open = self._waits_for is not None or bool(self._under_way)
         self._due_s = math.inf
         self._waits_for = None
-        if is_open and self._lost_s > -math.inf:
-            self._picker.ended(is_guilty=False)
+        if is_open and self._blame is not None:
+            self._blame.ended(None)
         return self._withdraw_all(now_s, is_unanswered=True)
 
     def _notice_silence(self, now_s: float) -> bool:
@@ -327,75 +303,62 @@ class RequestAttempts:
             return self._finish(Failed(error), now_s)
         if self._is_stranded:
             return self._wait(error, now_s)
-        return self._finish(Failed(self._blamed(error)), now_s)
-
-    def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
-        """Note whether its process may have ended with the link, or was silent for long, which is no run that counts."""
-        if error.is_sudden:
-            # without a sign of life since the last death it may have ended with that, before it was asked
-            last_s, self._lost_s = self._lost_s, now_s
-            is_counted = last_s == -math.inf or self._picker.is_alive(it.replica, last_s)
-            is_run = is_counted or it.sent_s < last_s
-            self._life_s = math.inf
-            self._may_hedge = False
-            if is_counted:
-                self._picker.died(it.replica, now_s)
-                it.is_death = True
-        else:
-            is_run = not it.is_silent
-        if not is_run and not self._replaced:
-            self._replaced = 1
-            self._runs -= 1
+        return self._finish(Failed(self._told(error)), now_s)
 
     # who is to blame
 
-    def _judged(self, it: Attempt, error: CapameshError, now_s: float) -> CapameshError:
-        """Return what the error says: some that name the caller's fault can only be the node's."""
-        remaining_s = self._deadline_s - now_s
-        text = f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
-        match error:
-            case ModelNotFound():
-                return ModelUnavailable(text)  # it advertises the model: it has just unloaded it
-            case Cancelled():
-                return PeerError(text)  # nobody has withdrawn the request
-            case RequestKills():
-                return RunFailed(text)  # for the router to find out
-            case DeadlineExceeded() if self._picker.has_time_left(it.replica, remaining_s):
-                return PeerError(text)
-            case _:
-                return error
+    def _judged(self, it: Attempt, error: CapameshError, remaining_s: float) -> CapameshError:
+        has_time_left = isinstance(error, DeadlineExceeded) and self._picker.has_time_left(
+            it.replica, remaining_s
+        )
+        return judged(error, remaining_s, has_time_left=has_time_left)
 
-    def _doubt(
-        self, it: Attempt, error: ClientError, now_s: float, *, is_certain: bool
+    def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
+        blame = self._blame = self._blame or Blame(self._picker, self._attempts)
+        if error.is_sudden:
+            self._may_hedge = False
+        if blame.link_lost(it, error, now_s):
+            self._runs -= 1
+
+    def _cross_check(
+        self, it: Attempt, error: CapameshError, now_s: float, *, is_certain: bool
     ) -> tuple[Action, ...]:
         """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
-        if self._doubted is not None:
-            return self._no_opinion(now_s)  # or the same one, which comes to the same
-        may_ask = self._is_safe and not is_certain and now_s < self._deadline_s
-        if may_ask and not isinstance(error, DeadlineExceeded):
+        remaining_s = self._deadline_s - now_s
+        if may_cross_check(error, remaining_s, is_safe=self._is_safe, is_certain=is_certain):
+            blame = self._blame = self._blame or Blame(self._picker, self._attempts)
             if self._has_hope():
-                self._doubted = it
+                blame.doubted = it
                 self._plan(now_s)
                 return ()
             asked = {it.replica for it in self._attempts}
-            replica = (
-                self._picker.cross_check(it.replica, asked, now_s) if self._has_room() else None
-            )
+            room = self._has_room()
+            replica = self._picker.cross_check(it.replica, asked, now_s) if room else None
             if replica is not None:
-                self._doubted = it
+                blame.doubted = it
                 return (self._send(replica, now_s),)
         return self._finish(Failed(error), now_s)
 
+    def _is_doubted(self) -> bool:
+        """Whether another node is asked if the caller is wrong, as one said."""
+        return self._blame is not None and self._blame.doubted is not None
+
     def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
         """No other node has answered what one took for the caller's fault: so it is; nothing if none has."""
-        doubted = self._doubted
-        if doubted is None or isinstance(doubted.end, str):
-            return ()
-        return self._finish(Failed(doubted.end), now_s)
+        verdict = None if self._blame is None else self._blame.verdict
+        return () if verdict is None else self._finish(Failed(verdict), now_s)
+
+    def _is_held(self) -> bool:
+        """Whether the request must not be sent now, for it may be what processes died of."""
+        return self._blame is not None and self._blame.is_held()
+
+    def _told(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
+        """Return what to tell the caller of `error`."""
+        return error if self._blame is None else self._blame.told(error, is_final=is_final)
 
     # another replica
 
-    def _after_refusal(self, error: PeerError, now_s: float) -> tuple[Action, ...] | None:
+    def _after_refusal(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
         self._runs -= 1
         if isinstance(error, Overloaded):
             self._overloads += 1
@@ -439,16 +402,12 @@ class RequestAttempts:
         if replica is None:
             self._is_stranded = True
             return None
-        if self._under_way or self._picker.is_alive(replica, self._lost_s):
+        blame = self._blame
+        if self._under_way or blame is None or not blame.must_show_life(replica, now_s):
             return (self._send(replica, now_s),)
-        is_asked = replica is self._probed
-        if self._life_s == math.inf:
-            self._life_s = now_s + LIFE_S
-        elif now_s >= self._life_s:
-            return (self._send(replica, now_s),)  # its link stands: it is busy
-        self._probed = replica
+        is_asked, blame.probed = replica is blame.probed, replica
         self._waits_for = error
-        self._due_s = min(self._deadline_s, self._life_s)
+        self._due_s = min(self._deadline_s, blame.life_s)
         return () if is_asked else (Probe(replica),)
 
     def _other(self, now_s: float, purpose: Purpose) -> Replica | None:
@@ -466,7 +425,8 @@ class RequestAttempts:
     def _send(self, replica: Replica, now_s: float) -> Send:
         remaining_s = self._deadline_s - now_s
         number = len(self._attempts)
-        self._probed = None
+        if self._blame is not None:
+            self._blame.probed = None
         self._picker.sent(replica, now_s)
         limit_s = self._picker.first_byte_limit_s(replica, remaining_s, now_s)
         it = Attempt(number, replica, now_s, now_s + limit_s)
@@ -508,7 +468,7 @@ class RequestAttempts:
     def _wait_for_verdict(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """Other requests were in the processes that ended: wait for what becomes of them."""
         due_s = min(self._deadline_s, self._patience_s - self._max_wait_s + MOST_WAIT_S)
-        blamed = self._blamed(error, is_final=now_s >= due_s)
+        blamed = self._told(error, is_final=now_s >= due_s)
         if blamed is not error or now_s >= due_s or not self._max_wait_s:
             return self._finish(Failed(blamed), now_s)
         self._waits_for = error
@@ -518,8 +478,14 @@ class RequestAttempts:
     def _look_again_or_give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time, but not only a link makes a node one that can be asked."""
         more = self._elsewhere(error, now_s) if now_s < self._deadline_s else None
-        if more is None and self._probed is not None and now_s < self._deadline_s:
-            self._probed = None  # a sign of life was waited for, not a link
+        blame = self._blame
+        if (
+            more is None
+            and blame is not None
+            and blame.probed is not None
+            and now_s < self._deadline_s
+        ):
+            blame.probed = None  # a sign of life was waited for, not a link
             return self._wait(error, now_s)
         return self._give_up(error, now_s) if more is None else more
 
@@ -527,41 +493,11 @@ class RequestAttempts:
         """No link came in time."""
         if self._attempts:
             # that it was lost tells more
-            return self._finish(Failed(self._blamed(error, is_final=True)), now_s)
+            return self._finish(Failed(self._told(error, is_final=True)), now_s)
         waited_s = self._max_wait_s - (self._patience_s - now_s)
         text = f"{error.message} (waited {waited_s:.1f} s for a link)"
         hint_s = error.retry_after_s if isinstance(error, NoEndpoint) else 0.0
         return self._finish(Failed(NoEndpoint(text, hint_s)), now_s)
-
-    def _is_held(self) -> bool:
-        """Whether the request must not be sent now, for it may be what processes died of."""
-        return self._lost_s > -math.inf and (
-            self._picker.stand() is not Stand.FREE or self._is_too_large()
-        )
-
-    def _is_too_large(self) -> bool:
-        """Whether a process has died of it that may have died of its size."""
-        return any(
-            it.is_death and self._picker.is_far_above_usual(it.replica) for it in self._attempts
-        )
-
-    def _blamed(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:
-        """Return what to tell: that it is the request that ends processes, if so; else `error`."""
-        if self._lost_s == -math.inf:
-            return error
-        killed: RequestKills | None = None
-        if self._picker.stand(is_final=is_final) is Stand.GUILTY:
-            killed = RequestKills(
-                "two workers ended while they ran this request: it is not sent to another; ask for less, or have the"
-                " model's owner look at it"
-            )
-        elif self._is_too_large():
-            killed = RequestKills(
-                "a worker ended while it ran this request, which is far larger than is usual for the model: it is not"
-                " sent to another; send fewer rows at once"
-            )
-            killed.deaths = 1
-        return error if killed is None else killed
 
     def _may_ask_again(self, it: Attempt) -> bool:
         """Whether an attempt ended with its link, so that there may be a new one."""
@@ -608,9 +544,8 @@ class RequestAttempts:
     def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
         self._due_s = math.inf
         self._waits_for = None
-        if isinstance(final, Failed) and self._lost_s > -math.inf:
-            error = final.error
-            self._picker.ended(is_guilty=isinstance(error, RequestKills) and error.deaths > 1)
+        if self._blame is not None and isinstance(final, Failed):
+            self._blame.ended(final.error)
         if self._under_way:
             is_unanswered = isinstance(final, Failed)
             return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))
