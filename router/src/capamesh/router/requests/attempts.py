@@ -15,7 +15,6 @@ Whose fault a failure is: `blame`. Where a link is all that is missing, the requ
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import TYPE_CHECKING
 
@@ -23,27 +22,17 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     LinkLost,
-    NoEndpoint,
     Overloaded,
     is_refusal,
 )
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.requests.attempt_events import (
-    Action,
-    Answered,
-    Attempt,
-    AttemptRecord,
-    Failed,
-    Picker,
-    Probe,
-    Send,
-    Withdraw,
-)
+from capamesh.router.requests.attempt_events import Action, Answered, Attempt, Failed, Picker, Probe
 from capamesh.router.requests.blame import Blame, Fault, fault_of, judged, may_cross_check
+from capamesh.router.requests.patience import Patience
+from capamesh.router.requests.sends import Sends
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.fleet.replica import Replica
 
 MAX_ATTEMPTS = 3
 """How many nodes may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
@@ -53,45 +42,30 @@ request to a full fleet asks every node of it."""
 MAX_WAIT_S = 3.0
 """So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
-MOST_WAIT_S = 20.0
-"""So long where the picker knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
-measured on a busy machine; the rest is for models that load slowly: a guess)."""
 
 _SILENT = LinkLost("no answer")
 """Told by nobody: where it is asked elsewhere for silence or as a hedge, another attempt is under way."""
 
 
-class RequestAttempts:
-    """The attempts of one request. It ends once: by `Answered`, by `Failed` or by `abandon`.
+class RequestAttempts(Sends):
+    """One request's attempts, which end once: by `Answered`, by `Failed` or by `abandon`.
 
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
     twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
     may run it; the nodes that refused it do not count. `is_pinned`: what it needs is at one node, so that no other is
     asked when that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at
-    all. Methods return the actions to do, in order; a final
-    action comes first in its tuple and only `Withdraw`s come after it.
+    all. Methods return the actions to do, in order; a final action comes first in its tuple and only `Withdraw`s come
+    after it.
     """
 
     __slots__ = (
-        "_attempts",
         "_blame",
-        "_deadline_s",
-        "_due_s",
-        "_hedge_s",
         "_is_pinned",
         "_is_safe",
         "_is_stranded",
-        "_max_attempts",
-        "_max_refusals",
         "_max_wait_s",
-        "_may_hedge",
-        "_overloads",
-        "_patience_s",
-        "_picker",
-        "_runs",
+        "_patience",
         "_size_bytes",
-        "_softest",
-        "_under_way",
         "_waits_for",
     )
 
@@ -108,36 +82,19 @@ class RequestAttempts:
         max_refusals: int = MAX_REFUSALS,
         max_wait_s: float = MAX_WAIT_S,
     ) -> None:
-        self._picker = picker
-        self._deadline_s = deadline_s
+        super().__init__(picker, deadline_s, max_attempts, max_refusals, is_hedged and is_safe)
         self._size_bytes = size_bytes
         self._is_safe = is_safe
         self._is_pinned = is_pinned
-        self._may_hedge = is_hedged and is_safe
-        self._max_attempts = max_attempts
-        self._max_refusals = max_refusals
         self._max_wait_s = max_wait_s
-        self._attempts: list[Attempt] = []
-        self._under_way: list[Attempt] = []
-        self._runs = 0
-        """Attempts that were run, or may have been or be yet."""
-        self._overloads = 0
-        """Nodes that were full."""
-        self._softest: Overloaded | None = None
-        """The refusal with the smallest hint: once any one node has room, the request can be answered."""
         self._blame: Blame | None = None
         """Made when a link is lost or a node blames the caller."""
         self._is_stranded = False
         """Whether another replica was to be asked, and there was none."""
         self._waits_for: CapameshError | None = None
         """It waits for a link: why, without one, there is nobody to ask."""
-        self._patience_s = math.inf
-        """When it will have waited for long enough, as far as it is not known that a link is to be back."""
-        self._hedge_s = math.inf
-        self._due_s = math.inf
-
-    def __repr__(self) -> str:
-        return f"RequestAttempts({len(self._attempts)} attempts, {len(self._under_way)} under way)"
+        self._patience: Patience | None = None
+        """Made when it first has to wait."""
 
     @property
     def is_waiting(self) -> bool:
@@ -149,20 +106,6 @@ class RequestAttempts:
         """Whether `linked` is to be called when the replica of a `Probe` has given a sign of life, too."""
         blame = self._blame
         return self._waits_for is not None and blame is not None and blame.probed is not None
-
-    @property
-    def due_s(self) -> float:
-        """When `tick` has something to do next; infinity: never."""
-        return self._due_s
-
-    @property
-    def attempts(self) -> int:
-        """How often it was sent."""
-        return len(self._attempts)
-
-    def explain(self) -> tuple[AttemptRecord, ...]:
-        """Return what became of each attempt so far, by number."""
-        return tuple(attempt.record() for attempt in self._attempts)
 
     # events
 
@@ -210,7 +153,9 @@ class RequestAttempts:
         reported = error
         it.is_unsent = is_unsent
         if not is_unsent:
-            error = self._judged(it, reported, self._deadline_s - now_s)
+            remaining_s = self._deadline_s - now_s
+            has_time_left = self._picker.has_time_left(it.replica, remaining_s)
+            error = judged(reported, remaining_s, has_time_left=has_time_left)
             if not isinstance(reported, DeadlineExceeded):
                 reported = error
         self._end(it, error, now_s)
@@ -273,23 +218,6 @@ class RequestAttempts:
             self._blame.ended(None)
         return self._withdraw_all(now_s, is_unanswered=True)
 
-    def _notice_silence(self, now_s: float) -> bool:
-        """Tell the picker of the attempts that have become silent; return whether there are any."""
-        picker = self._picker
-        is_any = False
-        for it in self._under_way:
-            if it.is_silent or it.silent_s > now_s:
-                continue
-            if picker.has_answered(it.replica, it.judged_s):
-                it.judged_s = now_s
-                remaining_s = self._deadline_s - it.sent_s
-                it.silent_s = it.sent_s + picker.first_byte_limit_s(it.replica, remaining_s, now_s)
-                if it.silent_s > now_s:
-                    continue
-            is_any = it.is_silent = True
-            picker.silent(it.replica, now_s - it.sent_s, now_s)
-        return is_any
-
     def _lost(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """An attempt has failed and no other replaces it."""
         if self._under_way:
@@ -298,7 +226,7 @@ class RequestAttempts:
         if isinstance(error, Overloaded):
             error = self._softest or error
             # all who waited fall on the first link, and others may be up in a moment
-            if self._is_stranded and self._patience_s < math.inf and not self._is_pinned:
+            if self._is_stranded and self._patience is not None and not self._is_pinned:
                 return self._wait(error, now_s)
             return self._finish(Failed(error), now_s)
         if self._is_stranded:
@@ -306,12 +234,6 @@ class RequestAttempts:
         return self._finish(Failed(self._told(error)), now_s)
 
     # who is to blame
-
-    def _judged(self, it: Attempt, error: CapameshError, remaining_s: float) -> CapameshError:
-        has_time_left = isinstance(error, DeadlineExceeded) and self._picker.has_time_left(
-            it.replica, remaining_s
-        )
-        return judged(error, remaining_s, has_time_left=has_time_left)
 
     def _link_lost(self, it: Attempt, error: LinkLost, now_s: float) -> None:
         blame = self._blame = self._blame or Blame(self._picker, self._attempts)
@@ -331,7 +253,7 @@ class RequestAttempts:
                 blame.doubted = it
                 self._plan(now_s)
                 return ()
-            asked = {it.replica for it in self._attempts}
+            asked = self._asked()
             room = self._has_room()
             replica = self._picker.cross_check(it.replica, asked, now_s) if room else None
             if replica is not None:
@@ -361,10 +283,7 @@ class RequestAttempts:
     def _after_refusal(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
         self._runs -= 1
         if isinstance(error, Overloaded):
-            self._overloads += 1
-            softest = self._softest.retry_after_s if self._softest is not None else 0.0
-            if not softest or 0 < error.retry_after_s < softest:
-                self._softest = error
+            self._count_overload(error)
             if self._has_hope():
                 return None  # a hedge that finds no room is no reason to look for more
             if self._overloads <= self._max_refusals and not self._picker.try_pass_on(now_s):
@@ -410,64 +329,29 @@ class RequestAttempts:
         self._due_s = min(self._deadline_s, blame.life_s)
         return () if is_asked else (Probe(replica),)
 
-    def _other(self, now_s: float, purpose: Purpose) -> Replica | None:
-        """Return a replica that was not asked, or only over a link that was lost and has been replaced."""
-        asked = {it.replica for it in self._attempts}
-        with contextlib.suppress(CapameshError):
-            return self._picker.choose(asked, now_s, purpose)
-        last = {it.replica: it for it in self._attempts}
-        left = {replica for replica, it in last.items() if not self._is_back(it)}
-        if len(left) < len(last):
-            with contextlib.suppress(CapameshError):
-                return self._picker.choose(left, now_s, purpose)
-        return None
-
-    def _send(self, replica: Replica, now_s: float) -> Send:
-        remaining_s = self._deadline_s - now_s
-        number = len(self._attempts)
-        if self._blame is not None:
-            self._blame.probed = None
-        self._picker.sent(replica, now_s)
-        limit_s = self._picker.first_byte_limit_s(replica, remaining_s, now_s)
-        it = Attempt(number, replica, now_s, now_s + limit_s)
-        self._attempts.append(it)
-        self._under_way.append(it)
-        self._runs += 1
-        self._plan(now_s)
-        return Send(number, replica, max(1, int(remaining_s * 1000)))
-
-    def _has_hope(self) -> bool:
-        """Whether an attempt is under way that is not known to be silent."""
-        return any(not attempt.is_silent for attempt in self._under_way)
-
-    def _has_room(self) -> bool:
-        """Whether one more node may run the request."""
-        return self._runs < self._max_attempts and self._overloads <= self._max_refusals
-
     # without a link
 
     def _wait(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """Nobody can be asked, for which there is an error: wait for a link if that helps and is not over."""
-        if self._patience_s == math.inf:
-            self._patience_s = now_s + self._max_wait_s
+        patience = self._patience
+        if patience is None:
+            patience = self._patience = Patience(now_s, self._max_wait_s, self._deadline_s)
         if self._is_held():
-            return self._wait_for_verdict(error, now_s)
-        last = {it.replica: it for it in self._attempts}
-        asked = [replica for replica, it in last.items() if not self._may_ask_again(it)]
-        until_s = self._picker.wait_until_s(asked, now_s)
+            return self._wait_for_verdict(error, patience.most_s, now_s)
+        until_s = self._picker.wait_until_s(self._not_to_be_asked_again(), now_s)
         if not self._max_wait_s or until_s == -math.inf:
             return self._finish(Failed(error), now_s)
-        most_s = self._patience_s - self._max_wait_s + MOST_WAIT_S
-        due_s = min(self._deadline_s, max(self._patience_s, min(until_s, most_s)))
+        due_s = patience.until_s(until_s)
         if now_s >= due_s:
             return self._give_up(error, now_s)
         self._waits_for = error
         self._due_s = due_s
         return ()
 
-    def _wait_for_verdict(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
+    def _wait_for_verdict(
+        self, error: CapameshError, due_s: float, now_s: float
+    ) -> tuple[Action, ...]:
         """Other requests were in the processes that ended: wait for what becomes of them."""
-        due_s = min(self._deadline_s, self._patience_s - self._max_wait_s + MOST_WAIT_S)
         blamed = self._told(error, is_final=now_s >= due_s)
         if blamed is not error or now_s >= due_s or not self._max_wait_s:
             return self._finish(Failed(blamed), now_s)
@@ -479,67 +363,23 @@ class RequestAttempts:
         """No link came in time, but not only a link makes a node one that can be asked."""
         more = self._elsewhere(error, now_s) if now_s < self._deadline_s else None
         blame = self._blame
-        if (
-            more is None
-            and blame is not None
-            and blame.probed is not None
-            and now_s < self._deadline_s
-        ):
+        if more is not None:
+            return more
+        if blame is not None and blame.probed is not None and now_s < self._deadline_s:
             blame.probed = None  # a sign of life was waited for, not a link
             return self._wait(error, now_s)
-        return self._give_up(error, now_s) if more is None else more
+        return self._give_up(error, now_s)
 
     def _give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time."""
         if self._attempts:
             # that it was lost tells more
             return self._finish(Failed(self._told(error, is_final=True)), now_s)
-        waited_s = self._max_wait_s - (self._patience_s - now_s)
-        text = f"{error.message} (waited {waited_s:.1f} s for a link)"
-        hint_s = error.retry_after_s if isinstance(error, NoEndpoint) else 0.0
-        return self._finish(Failed(NoEndpoint(text, hint_s)), now_s)
-
-    def _may_ask_again(self, it: Attempt) -> bool:
-        """Whether an attempt ended with its link, so that there may be a new one."""
-        return isinstance(it.end, LinkLost)
-
-    def _is_back(self, it: Attempt) -> bool:
-        """Whether the replica of an attempt that may be made again has a new link."""
-        ended_s = it.ended_s
-        return (
-            ended_s is not None
-            and self._may_ask_again(it)
-            and self._picker.is_back(it.replica, ended_s)
-        )
-
-    # time
-
-    def _plan(self, now_s: float) -> None:
-        """Start the hedge's clock if one attempt is alone under way from now on."""
-        self._hedge_s = math.inf
-        if self._may_hedge and len(self._under_way) == 1:
-            delay_s = self._picker.hedge_delay_s(now_s)
-            if delay_s is not None:
-                self._hedge_s = now_s + delay_s
-        self._reckon_due()
-
-    def _reckon_due(self) -> None:
-        due_s = min(self._deadline_s, self._hedge_s)
-        for attempt in self._under_way:
-            if attempt.silent_s < due_s and not attempt.is_silent:
-                due_s = attempt.silent_s
-        self._due_s = due_s
+        if self._patience is not None:
+            error = self._patience.gave_up(error, now_s)
+        return self._finish(Failed(error), now_s)
 
     # the end
-
-    def _too_late(self) -> Failed:
-        text = f"no answer before the request's deadline, from {len(self._attempts)} nodes asked"
-        return Failed(DeadlineExceeded(f"{text}; allow more time or try again later"))
-
-    def _end(self, attempt: Attempt, end: str | CapameshError, now_s: float) -> None:
-        attempt.end = end
-        attempt.ended_s = now_s
-        self._under_way.remove(attempt)
 
     def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
         self._due_s = math.inf
@@ -550,12 +390,3 @@ class RequestAttempts:
             is_unanswered = isinstance(final, Failed)
             return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))
         return (final,)
-
-    def _withdraw_all(self, now_s: float, *, is_unanswered: bool) -> tuple[Withdraw, ...]:
-        withdrawn = tuple(self._under_way)
-        for attempt in withdrawn:
-            if is_unanswered:
-                self._picker.left(attempt.replica, now_s)
-            self._end(attempt, "withdrawn", now_s)
-            self._picker.withdrawn(attempt.replica, now_s - attempt.sent_s, now_s)
-        return tuple([Withdraw(attempt.number) for attempt in withdrawn])

@@ -73,18 +73,19 @@ def judged(error: CapameshError, remaining_s: float, *, has_time_left: bool) -> 
 
     `has_time_left` says that in `remaining_s` the node would certainly have had time enough.
     """
-    text = f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}"
+    made: type[CapameshError]
     match error:
         case ModelNotFound():
-            return ModelUnavailable(text)  # it advertises the model: it has just unloaded it
+            made = ModelUnavailable  # it advertises the model: it has just unloaded it
         case Cancelled():
-            return PeerError(text)  # nobody has withdrawn the request
+            made = PeerError  # nobody has withdrawn the request
         case RequestKills():
-            return RunFailed(text)  # for the router to find out
+            made = RunFailed  # for the router to find out
         case DeadlineExceeded() if has_time_left:
-            return PeerError(text)
+            made = PeerError
         case _:
             return error
+    return made(f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}")
 
 
 def may_cross_check(
@@ -213,11 +214,13 @@ class Blame:
 
     def must_show_life(self, replica: Replica, now_s: float) -> bool:
         """Return whether `replica` is to give a sign of life before it is asked, and there is time for that."""
-        if self._picker.is_alive(replica, self._lost_s):
-            return False
-        if self._life_s == math.inf:
-            self._life_s = now_s + LIFE_S
-        return now_s < self._life_s  # after that its link stands: it is busy
+        if not self._picker.is_alive(replica, self._lost_s):
+            if self._life_s == math.inf:
+                self._life_s = now_s + LIFE_S
+            if now_s < self._life_s:
+                return True  # after that its link stands: it is busy
+        self.probed = None
+        return False
 
     @property
     def life_s(self) -> float:
