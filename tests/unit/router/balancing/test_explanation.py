@@ -7,6 +7,7 @@ from replicas import fleet, replica
 
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.attempt import AttemptRecord
 from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
 from capamesh.router.balancing.explanation import (
     MAX_SHOWN,
@@ -20,7 +21,10 @@ NOW_S = 100.0
 
 
 def explain(
-    *replicas: Replica, chosen: tuple[Replica, ...] = (), constraints: Constraints = ANYWHERE
+    *replicas: Replica,
+    chosen: tuple[Replica, ...] = (),
+    constraints: Constraints = ANYWHERE,
+    attempts: tuple[AttemptRecord, ...] = (),
 ) -> Explanation:
     return explained(
         ModelName("m"),
@@ -29,6 +33,7 @@ def explain(
         replicas=replicas,
         rules=Eligibility(constraints, now_s=NOW_S),
         chosen=chosen,
+        attempts=attempts,
     )
 
 
@@ -59,6 +64,7 @@ def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
         "version": "1",
         "policy": "prequal",
         "chosen": ["a"],
+        "attempts": [],
         "replica_count": 1,
         "replicas": [
             {
@@ -119,3 +125,17 @@ def test_the_text_fits_a_header_whatever_the_fleet() -> None:
     assert (shown["replica_count"], len(shown["replicas"])) == (1000, MAX_SHOWN)
     assert shown["replicas"][0]["report_age_us"] is None
     assert math.isinf(explain(*replicas).replicas[0].reported_s)
+
+
+def test_what_became_of_each_attempt_is_told_by_the_time_since_the_first() -> None:
+    one, other = replica("a"), replica("b")
+    attempts = (
+        AttemptRecord(one, 100.0, 100.0015, "overloaded: " + "x" * 200),
+        AttemptRecord(other, 100.25, None, "under way"),
+    )
+    body = json.loads(explain(one, other, chosen=(one, other), attempts=attempts).to_json())
+    assert body["attempts"] == [
+        {"peer_id": "a", "sent_us": 0, "ended_us": 1500, "outcome": "overloaded: " + "x" * 88},
+        {"peer_id": "b", "sent_us": 250_000, "ended_us": None, "outcome": "under way"},
+    ]
+    assert json.loads(explain(one).to_json())["attempts"] == []

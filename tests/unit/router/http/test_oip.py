@@ -489,6 +489,12 @@ async def test_a_request_that_failed_is_explained_with_those_that_were_asked(htt
     assert response.status == 500
     explained = json.loads(response.headers["X-Capamesh-Explanation"])
     assert explained["chosen"] == ["A", "B"]
+    assert [(each["peer_id"], each["outcome"]) for each in explained["attempts"]] == [
+        ("A", "draining: leaving"),
+        ("B", "run_failed: out of memory"),
+    ]
+    first, second = explained["attempts"]
+    assert 0 == first["sent_us"] <= first["ended_us"] <= second["sent_us"] <= second["ended_us"]
     assert [shown["is_chosen"] for shown in explained["replicas"]] == [True, True]
 
 

@@ -28,12 +28,12 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.attempt import Attempt, AttemptRecord
 from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
     Action,
     Answered,
-    AttemptRecord,
     Failed,
     Probe,
     Send,
@@ -86,6 +86,7 @@ class ScriptedDesk:
         self.nobody: CapameshError = NoEndpoint("nobody is left")
         self.reported: list[str] = []
         self.remaining_s: list[float] = []
+        self.attempts: list[Attempt] = []
         self.asked_before: list[int] = []
         self.purposes: list[Purpose] = []
         self.answered_s: dict[str, float] = {}
@@ -201,6 +202,7 @@ def flight_at(
     is_pinned: bool = False,
     max_wait_s: float = 3.0,
 ) -> RequestAttempts:
+    picker.attempts = []  # a picker is one request's
     return RequestAttempts(
         picker,
         deadline_s=deadline_s,
@@ -521,11 +523,12 @@ def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: Capa
     assert picker.reported == ["sent A", f"failed A {judged} 0.25", "sent B"]
     assert picker.retries == (9 if is_refused else 8)
     assert answer(attempts, 1, 101.0) == ["answered by 1"]
-    alone = started(ScriptedDesk("A"))
+    only = ScriptedDesk("A")
+    alone = started(only)
     (final,) = alone.failed(0, error, 100.25)
     assert isinstance(final, Failed)
     assert final.error.code == (error.code if isinstance(error, DeadlineExceeded) else judged)
-    assert alone.explain()[0].outcome == (
+    assert only.attempts[0].record().outcome == (
         f"{judged}: the node answered {error.code} with 9.750 s left: {error.message}"
     )
 
@@ -1121,23 +1124,23 @@ def test_an_attempt_that_failed_cannot_answer_any_more() -> None:
     assert picker.reported == ["sent A", "failed A link_lost 1", "sent B"]
 
 
-def test_explain_tells_what_became_of_each_attempt() -> None:
+def test_the_picker_has_what_became_of_each_attempt() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     a, b, c = picker.replicas[:3]
     attempts = started(picker)
     fail(attempts, 0, Overloaded("8 of 8 in flight"), 100.5)
     tick(attempts, 101.5)
-    assert attempts.explain() == (
+    assert [attempt.record() for attempt in picker.attempts] == [
         AttemptRecord(a, 100.0, 100.5, "overloaded: 8 of 8 in flight"),
         AttemptRecord(b, 100.5, None, "silent, under way"),
         AttemptRecord(c, 101.5, None, "under way"),
-    )
+    ]
     assert repr(attempts) == "RequestAttempts(3 attempts, 2 under way)"
     answer(attempts, 2, 102.0)
-    assert attempts.explain()[1:] == (
+    assert [attempt.record() for attempt in picker.attempts[1:]] == [
         AttemptRecord(b, 100.5, 102.0, "silent, withdrawn"),
         AttemptRecord(c, 101.5, 102.0, "answered"),
-    )
+    ]
 
 
 def test_actions_are_values() -> None:
@@ -1373,7 +1376,7 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
             seen.see(seen.attempts.tick(now_s), now_s)
     assert seen.finals + (seen.is_abandoned and not seen.finals) == 1
     assert set(seen.picker.rif.values()) <= {0}
-    assert all(record.ended_s is not None for record in seen.attempts.explain())
+    assert all(attempt.ended_s is not None for attempt in seen.picker.attempts)
     assert seen.sends == seen.attempts.attempts >= len(seen.picker.rif)
     assert not seen.attempts.is_waiting
     assert seen.sends <= seen.max_attempts + seen.passed_by + 1

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.router.balancing.attempt import AttemptRecord
     from capamesh.router.balancing.eligibility import Eligibility
     from capamesh.router.fleet.replica import Replica
 
 MAX_SHOWN = 16
 MAX_REFUSAL_CHARS = 100
-"""Of the replicas, and of each refusal, in `to_json`: it travels in a header, and aiohttp's client reads 8,190
+"""Of the replicas, and of each refusal and each attempt's outcome, in `to_json`: it travels in a header, and aiohttp's client reads 8,190
 bytes of one."""
 
 
@@ -55,6 +58,8 @@ class Explanation:
     """All replicas of the model: the chosen first, then those who could have been."""
     chosen: tuple[PeerId, ...]
     """Who was asked, in that order."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """What became of each time that the request was sent, in that order."""
 
     def to_json(self) -> str:
         """Return one line of ASCII, at most `MAX_SHOWN` of the replicas in it. Times are microseconds."""
@@ -63,6 +68,7 @@ class Explanation:
             "version": self.version,
             "policy": self.policy,
             "chosen": self.chosen,
+            "attempts": attempt_bodies(self.attempts),
             "replica_count": len(self.replicas),
             "replicas": [_short(signals) for signals in self.replicas[:MAX_SHOWN]],
         }
@@ -100,14 +106,30 @@ def explained(
     replicas: tuple[Replica, ...],
     rules: Eligibility,
     chosen: tuple[Replica, ...],
+    attempts: Sequence[AttemptRecord] = (),
 ) -> Explanation:
-    """Return the decision as it looks by `rules`, which are those of the choice; `chosen` in order."""
+    """Return the decision as it looks by `rules`, which are those of the choice; `chosen` and `attempts` in order."""
     asked = [replica for replica in chosen if replica not in replicas]  # gone meanwhile
     signals = [signals_of(replica, rules, chosen) for replica in (*replicas, *asked)]
     signals.sort(key=lambda each: (not each.is_chosen, bool(each.refusal)))
-    return Explanation(
-        model, version, policy, tuple(signals), tuple([replica.endpoint.peer for replica in chosen])
-    )
+    peers = tuple([replica.endpoint.peer for replica in chosen])
+    return Explanation(model, version, policy, tuple(signals), peers, tuple(attempts))
+
+
+def attempt_bodies(attempts: Sequence[AttemptRecord]) -> list[dict[str, Any]]:
+    """Return what became of each attempt as JSON values, times in microseconds since the first was sent."""
+    began_s = attempts[0].sent_s if attempts else 0.0
+    return [
+        {
+            "peer_id": attempt.replica.endpoint.peer,
+            "sent_us": round((attempt.sent_s - began_s) * 1e6),
+            "ended_us": None
+            if attempt.ended_s is None
+            else round((attempt.ended_s - began_s) * 1e6),
+            "outcome": attempt.outcome[:MAX_REFUSAL_CHARS],
+        }
+        for attempt in attempts
+    ]
 
 
 def replica_body(signals: ReplicaSignals) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.deaths import Stand, Suspicion
-from capamesh.router.balancing.eligibility import Constraints, Eligibility
+from capamesh.router.balancing.eligibility import Constraints, Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.purpose import Purpose
@@ -23,6 +23,7 @@ from capamesh.router.balancing.purpose import Purpose
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
     from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.attempt import Attempt
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
@@ -62,6 +63,7 @@ class RequestPicker:
         "_suspicion",
         "_trial",
         "_versions",
+        "attempts",
         "chosen",
         "served",
         "tried",
@@ -90,6 +92,8 @@ class RequestPicker:
         self._last: Eligibility | None = None
         """The rules of the last choice."""
         self._shape = shape
+        self.attempts: list[Attempt] = []
+        """What was sent of it so far, kept by `RequestAttempts`."""
         self.chosen: tuple[Replica, ...] = ()
         """Who was asked, in that order."""
         self._suspicion: Suspicion | None = None
@@ -237,11 +241,12 @@ class RequestPicker:
             served.budget.deposit(now_s)
             served.hedging.sent(now_s)
         self.chosen = (*self.chosen, replica)
-        self._of(replica).sent(replica, now_s)
+        of = served if self._left is None else self._of(replica)
+        of.sent(replica, now_s)
 
     def probes(self, now_s: float) -> Sequence[Replica]:
         """Return the replicas whose load should be asked for because an attempt of this request was just sent."""
-        return self.served.probes(self._policy, now_s)
+        return self._policy.probes(self.served.replicas, may_be_probed, now_s)
 
     def answered(
         self,
@@ -386,8 +391,8 @@ class RequestPicker:
 
     def first_byte_limit_s(self, replica: Replica, remaining_s: float, now_s: float) -> float:
         """Part of `attempts.Picker`."""
-        of = self._of(replica)
-        if self._is_on_trial(replica):  # what it says of its own pace is not waited for
+        of = self.served if self._left is None else self._of(replica)
+        if replica is self.tried:  # what it says of its own pace is not waited for
             of = self.served
             replica = of.replicas[0] if of.replicas else replica
         expected_s = replica.latency_s(self._shape.size_bytes)
@@ -426,6 +431,7 @@ class RequestPicker:
             replicas=served.replicas,
             rules=rules,
             chosen=self.chosen,
+            attempts=[attempt.record() for attempt in self.attempts],
         )
 
     # versions

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +30,7 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import load_with
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, may_be_probed
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
@@ -226,10 +226,6 @@ class ServedModel:
         if self._others:
             for other in self._others.values():
                 other.sent(replica, now_s)
-
-    def probes(self, policy: Policy, now_s: float) -> Sequence[Replica]:
-        """Return the replicas whose load should be asked for because a request that `policy` chose for was just sent."""
-        return policy.probes(self.replicas, may_be_probed, now_s)
 
     def reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         """Take over what a node says of its load, as far as that is to be believed."""

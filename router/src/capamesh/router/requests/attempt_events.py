@@ -1,4 +1,4 @@
-"""What a request says and whom it asks: its actions, its attempts, and the picker on the other side. Pure."""
+"""What a request's attempts say and whom they ask: their actions, and the picker on the other side. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from capamesh.router.balancing.purpose import Purpose
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.attempt import Attempt
     from capamesh.router.balancing.deaths import Stand
     from capamesh.router.fleet.replica import Replica
 
@@ -55,23 +56,15 @@ class Failed:
 Action = Send | Probe | Withdraw | Answered | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """What became of one attempt, for people."""
-
-    replica: Replica
-    sent_s: float
-    ended_s: float | None
-    """None while it is under way."""
-    outcome: str
-
-
 class Picker(Protocol):
     """One request's side of the balancer: chooses replicas, keeps their counters, holds the budgets.
 
     Times are seconds on the clock of `now_s`; `elapsed_s` counts from the attempt's `sent`. Of `answered`,
     `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-request count that it began.
     """
+
+    attempts: list[Attempt]
+    """What was sent so far, in that order: `RequestAttempts` fills it, and an explanation reads it."""
 
     def choose(
         self, asked: Collection[Replica], now_s: float, purpose: Purpose = Purpose.FIRST
@@ -184,42 +177,3 @@ class Picker(Protocol):
     def has_answered(self, replica: Replica, since_s: float) -> bool:
         """Return whether `replica` has answered any request for this model since that instant."""
         ...
-
-
-class Attempt:
-    """One send of the request, until it ends and after."""
-
-    __slots__ = (
-        "end",
-        "ended_s",
-        "is_death",
-        "is_silent",
-        "is_unsent",
-        "judged_s",
-        "number",
-        "replica",
-        "sent_s",
-        "silent_s",
-    )
-
-    def __init__(self, number: int, replica: Replica, sent_s: float, silent_s: float) -> None:
-        self.number = number
-        self.replica = replica
-        self.sent_s = sent_s
-        self.judged_s = sent_s
-        """When `silent_s` was reckoned."""
-        self.silent_s = silent_s
-        """When its silence is a fault."""
-        self.is_silent = False
-        self.is_death = False
-        """Whether its process ended while it ran it, as it seems."""
-        self.is_unsent = False
-        """Whether no byte of it left."""
-        self.end: CapameshError | str = "under way"
-        self.ended_s: float | None = None
-
-    def record(self) -> AttemptRecord:
-        """Return what became of it, for people."""
-        end = self.end if isinstance(self.end, str) else f"{self.end.code}: {self.end.message}"
-        outcome = f"silent, {end}" if self.is_silent else end
-        return AttemptRecord(self.replica, self.sent_s, self.ended_s, outcome)

@@ -26,13 +26,14 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.requests.attempt_events import Action, Answered, Attempt, Failed, Picker, Probe
+from capamesh.router.requests.attempt_events import Action, Answered, Failed, Picker, Probe
 from capamesh.router.requests.blame import Blame, Fault, fault_of, judged, may_cross_check
 from capamesh.router.requests.patience import Patience
 from capamesh.router.requests.sends import Sends
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.attempt import Attempt
 
 MAX_ATTEMPTS = 3
 """How many nodes may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
@@ -384,8 +385,11 @@ class RequestAttempts(Sends):
     def _finish(self, final: Answered | Failed, now_s: float) -> tuple[Action, ...]:
         self._due_s = math.inf
         self._waits_for = None
-        if self._blame is not None and isinstance(final, Failed):
-            self._blame.ended(final.error)
+        if isinstance(final, Failed):
+            if self._blame is not None:
+                self._blame.ended(final.error)
+            for it in self._attempts:
+                it.settle()
         if self._under_way:
             is_unanswered = isinstance(final, Failed)
             return (final, *self._withdraw_all(now_s, is_unanswered=is_unanswered))

@@ -11,10 +11,9 @@ import math
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, Overloaded
+from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
-    Attempt,
-    AttemptRecord,
     Failed,
     Picker,
     Send,
@@ -56,7 +55,7 @@ class Sends:
         self._max_attempts = max_attempts
         self._max_refusals = max_refusals
         self._may_hedge = may_hedge
-        self._attempts: list[Attempt] = []
+        self._attempts = picker.attempts
         self._under_way: list[Attempt] = []
         self._runs = 0
         """Attempts that were run, or may have been or be yet."""
@@ -79,10 +78,6 @@ class Sends:
     def attempts(self) -> int:
         """How often it was sent."""
         return len(self._attempts)
-
-    def explain(self) -> tuple[AttemptRecord, ...]:
-        """Return what became of each attempt so far, by number."""
-        return tuple(attempt.record() for attempt in self._attempts)
 
     # in and out
 
