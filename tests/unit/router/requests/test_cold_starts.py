@@ -45,14 +45,13 @@ from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S
 from capamesh.router.fleet.absent_models import AbsentModels
 from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
+from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
 from capamesh.router.requests.attempts import MAX_WAIT_S
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import (
     LOOK_AGAIN_S,
     MAX_OF_MODEL,
     MAX_WAITING,
-    PATIENCE_S,
-    SETTLED_S,
 )
 
 AWAY = ModelState.UNLOADED

@@ -15,29 +15,24 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
     CapameshError,
-    LinkLost,
     LocalError,
     ModelNotFound,
     ModelUnavailable,
     NoEndpoint,
 )
 from capamesh.protocol.fleet import Change, Changed, Joined
-from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
 from capamesh.router.balancing.serving import is_any_serving
 from capamesh.router.fleet.wanted_loads import WantedLoad, WantedLoads
+from capamesh.router.requests.asked_load import AskedLoad, LoadOwner
 from capamesh.router.requests.call import Handle
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-    from capamesh.protocol.links.link import Answer, Link
+    from capamesh.protocol.links.link import Link
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Call, Responder
 
-PATIENCE_S = 60.0
-"""A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
-SETTLED_S = 2.0
-"""So long a node that says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
 LOOK_AGAIN_S = 1.0
 """Where all that may be asked for at a time is under way, or no link is up (guess)."""
 MAX_WAITING = 256
@@ -68,7 +63,7 @@ class _Outlook:
     """Whether some node loads it now."""
 
 
-class ColdStarts:
+class ColdStarts(LoadOwner):
     """All requests of one router that wait for a load."""
 
     def __init__(
@@ -83,7 +78,7 @@ class ColdStarts:
         self.clock = clock
         self.start = start
         self._loads = WantedLoads()
-        self._settling: dict[PeerId, _Asked] = {}
+        self._settling: dict[PeerId, AskedLoad] = {}
         """Nodes that say that they have loaded what they were asked for, until their adverts say so."""
         self._waiting: dict[ModelName, dict[ColdStart, None]] = {}
         self._count = 0
@@ -184,12 +179,12 @@ class ColdStarts:
         """Any model may be had now, or be loaded."""
         self._wake(self._waiting)
 
-    def settling(self, asked: _Asked, peer: PeerId) -> None:
-        """A node says that it has loaded what it was asked for."""
+    def settling(self, asked: AskedLoad, peer: PeerId) -> None:
+        """Look at the node's adverts: it says that it has loaded what it was asked for."""
         self._settling[peer] = asked
 
     def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
-        """A node has loaded a model, or could not: wake those who wait for that model."""
+        """Wake those who wait for a model that a node has loaded, or could not load."""
         self._settling.pop(load.peer, None)
         if error is None:
             self._loads.loaded(load)
@@ -239,73 +234,7 @@ class ColdStarts:
     def _send(self, load: WantedLoad) -> None:
         link = self._link_to(load.peer)
         assert link is not None  # noqa: S101 - `WantedLoads.next` has asked
-        _Asked(self, load, link).begin()
-
-
-class _Asked:
-    """One load that a node was asked for; the `ResponseHandler` that the link knows."""
-
-    __slots__ = ("_cold", "_link", "_load", "_stream", "_timer")
-
-    def __init__(self, cold: ColdStarts, load: WantedLoad, link: Link) -> None:
-        self._cold = cold
-        self._load = load
-        self._link: Link | None = link
-        """None: it is over."""
-        self._stream = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Ask. A link that has just ended is told of later, as any failure is."""
-        load, link = self._load, self._link
-        assert link is not None  # noqa: S101 - it has just been made
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PATIENCE_S, self._overdue)
-        try:
-            call = ControlCall(ControlAction.WANT, load.model, load.version)
-            self._stream = link.ask(encode_control(call), (), self)
-        except CapameshError as error:
-            loop.call_soon(self.failed, error.with_traceback(None))
-
-    def answered(self, answer: Answer) -> None:
-        """Part of `ResponseHandler`: it says that it has loaded it, which its advert has to show."""
-        del answer
-        if self._link is None:
-            return
-        assert self._timer is not None  # noqa: S101 - since it was asked
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(SETTLED_S, self._unsettled)
-        self._cold.settling(self, self._load.peer)
-        self.look()
-
-    def look(self) -> None:
-        """There is news of the node, which has said that it has loaded the model."""
-        load = self._load
-        if self._cold.fleet.has_ready(load.peer, load.model, load.version):
-            self._end(None)
-
-    def failed(self, error: CapameshError) -> None:
-        """Part of `ResponseHandler`."""
-        self._end(error)
-
-    def _unsettled(self) -> None:
-        self._end(
-            ModelUnavailable("the node says that it has loaded it, and does not have it ready"),
-            is_broken=True,
-        )
-
-    def _overdue(self) -> None:
-        if self._link is not None:
-            self._link.withdraw(self._stream)
-        self._end(LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"), is_broken=True)
-
-    def _end(self, error: CapameshError | None, *, is_broken: bool = False) -> None:
-        if self._link is None:
-            return
-        self._link = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._cold.ended(self._load, error, is_broken=is_broken)
+        AskedLoad(self, load, link).begin()
 
 
 class ColdStart(Handle):

@@ -32,24 +32,19 @@ from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
 from capamesh.router.requests.call import Call, Handle, Outcome, Responder
+from capamesh.router.requests.idempotency import Idempotency
 from capamesh.router.requests.killers import Killers
 from capamesh.router.requests.sequences import OpenSequences
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.protocol.ids import ModelVersion
     from capamesh.protocol.links.link import Answer, Link
     from capamesh.protocol.tensors import Limits
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.prober import Prober
-    from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.telemetry import Telemetry
-
-OFFERS_AGE_S = 1.0
-"""How long what the replicas of a model offer is taken to stay the same while they are the same (guess)."""
-MAX_OFFERS = 1024
-"""Models of which that is known (guess: more than are in use)."""
 
 Recover = Callable[[Call, Responder, "CapameshError"], Handle | None]
 """Returns how a call goes on that has failed, None where it does not: then its responder is still to be told."""
@@ -74,10 +69,7 @@ class Dispatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.sequences = OpenSequences()
         self.killers = Killers()
-        self._offers: dict[
-            tuple[ModelName, ModelVersion], tuple[tuple[Replica, ...], float, bool]
-        ] = {}
-        """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
+        self.idempotency = Idempotency(clock)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -116,19 +108,6 @@ class Dispatch:
             in_flight.cancel()  # a bug on the way out leaves nothing in flight
             raise
         return in_flight
-
-    def is_idempotent(self, served: ServedModel) -> bool:
-        """Return whether all nodes that host the model say that running a request twice does no harm."""
-        replicas, now_s = served.replicas, self.clock()
-        key = (served.model, served.version)
-        known = self._offers.get(key)
-        if known is not None and known[0] is replicas and 0 <= now_s - known[1] < OFFERS_AGE_S:
-            return known[2]
-        if known is None and len(self._offers) >= MAX_OFFERS:
-            self._offers.clear()
-        is_idempotent = all(replica.offer.is_idempotent for replica in replicas)
-        self._offers[key] = (replicas, now_s, is_idempotent)
-        return is_idempotent
 
 
 class InFlightCall(Handle):
@@ -173,6 +152,7 @@ class InFlightCall(Handle):
         """It waits, or has waited, for a link."""
         served = picker.served
         self._version = served.version
+        """To which it was first sent: workers die of a request to a version."""
         sequence, is_copy = call.request.sequence, call.is_copy
         is_alone = is_copy or sequence is not None
         is_step = sequence is not None and not sequence.is_start
@@ -180,7 +160,7 @@ class InFlightCall(Handle):
             picker,
             deadline_s=call.deadline_s,
             size_bytes=picker.size_bytes,
-            is_safe=not is_alone and served.is_safe and dispatch.is_idempotent(served),
+            is_safe=not is_alone and served.is_safe and dispatch.idempotency.holds(served),
             # a second node would learn what the key is to keep at one
             is_hedged=served.terms.is_hedged and not picker.key,
             is_pinned=sequence is not None,
@@ -208,7 +188,8 @@ class InFlightCall(Handle):
             self._next.cancel()
 
     def act(self, actions: tuple[Action, ...]) -> None:
-        """Do what the request says, and what it says to what came of that at once."""
+        """Do what the attempts say, and what they say to what came of that at once."""
+        dispatch, request = self._dispatch, self._call.request
         todo = actions
         outcome: Outcome | CapameshError | None = None
         while todo:
@@ -218,28 +199,27 @@ class InFlightCall(Handle):
                     case Send(number, replica, budget_ms):
                         more += self._send(number, replica, budget_ms)
                     case Answered(number):
-                        outcome = self._outcome_of(self._sent[number])
-                        if not self._dispatch.killers.is_empty:
-                            self._dispatch.killers.answered(
-                                self._sent_request(), self._dispatch.clock()
-                            )
-                        request = self._call.request
+                        it = self._sent[number]
+                        assert it.given is not None  # noqa: S101 - told just before the request was
+                        tries = self.attempts.attempts
+                        outcome = Outcome(it.given, it.replica, tries, self._picker)
+                        if not dispatch.killers.is_empty:
+                            asked = _of_version(request, self._version)
+                            dispatch.killers.answered(asked, dispatch.clock())
                         if request.sequence is not None:
-                            self._dispatch.sequences.answered(request.model, request.sequence)
+                            dispatch.sequences.answered(request.model, request.sequence)
                     case Failed(error):
                         outcome = _bare(error)
                         if isinstance(outcome, SequenceUnknown):
-                            outcome = self._dispatch.sequences.judged(self._call.request, outcome)
+                            outcome = dispatch.sequences.judged(request, outcome)
                         elif isinstance(outcome, RequestKills) and not self._call.is_copy:
-                            dispatch = self._dispatch
-                            dispatch.killers.note(
-                                self._sent_request(),
-                                outcome.deaths,
+                            asked, where = (
+                                _of_version(request, self._version),
                                 self._picker.witnesses,
-                                dispatch.clock(),
                             )
+                            dispatch.killers.note(asked, outcome.deaths, where, dispatch.clock())
                     case Probe(replica):
-                        self._dispatch.prober.ask([replica])
+                        dispatch.prober.ask([replica])
                     case Withdraw(number):
                         self._sent[number].withdraw()
             todo = more
@@ -282,12 +262,8 @@ class InFlightCall(Handle):
         if self._permit is not None:
             self._permit.release(self._dispatch.clock(), is_served=is_served)
 
-    def _sent_request(self) -> InferCall:
-        """Return the request as it was first sent: for a version by name."""
-        return _of_version(self._call.request, self._version)
-
     def answered(self, attempt: _Attempt, answer: Answer) -> None:
-        """A node has answered."""
+        """Take a node's answer to an attempt."""
         dispatch = self._dispatch
         try:
             given = decode_answer(answer.meta, answer.body, dispatch.limits, dispatch.known_tensors)
@@ -310,7 +286,7 @@ class InFlightCall(Handle):
         )
 
     def failed(self, attempt: _Attempt, error: CapameshError) -> None:
-        """A node has refused or failed, or its link has ended."""
+        """Take that a node has refused an attempt or failed, or that its link has ended."""
         self._count(error)
         is_certain = isinstance(error, ClientError) and not fits_another(
             self._call.request, self._picker.served.replicas, attempt.replica
@@ -348,10 +324,6 @@ class InFlightCall(Handle):
         if not self._call.is_copy:
             self._dispatch.telemetry.attempt_failed(self._call.request.model, error)
 
-    def _outcome_of(self, attempt: _Attempt) -> Outcome:
-        assert attempt.given is not None  # noqa: S101 - told just before the request was
-        return Outcome(attempt.given, attempt.replica, self.attempts.attempts, self._picker)
-
     def _arm(self) -> None:
         due_s = self.attempts.due_s
         if due_s >= self._armed_s:
@@ -366,7 +338,7 @@ class InFlightCall(Handle):
         self.act(self.attempts.tick(self._dispatch.clock()))
 
     def _linked(self) -> None:
-        """A link is up. A bug on the way out is this request's alone: others wait for the same link."""
+        """Look again at a link that is up. A bug on the way out is this call's alone: others wait for the same link."""
         responder = self._responder
         try:
             self.act(self.attempts.linked(self._dispatch.clock()))
@@ -394,19 +366,19 @@ class _Attempt:
         self.given: InferAnswer | None = None
 
     def answered(self, answer: Answer) -> None:
-        """Part of `ResponseHandler`."""
+        """Pass the node's answer on, unless it is not wanted any more."""
         if self.link is not None:
             self.link = None
             self._in_flight.answered(self, answer)
 
     def failed(self, error: CapameshError) -> None:
-        """Part of `ResponseHandler`."""
+        """Pass on what the node refused or failed with, or how its link has ended."""
         if self.link is not None:
             self.link = None
             self._in_flight.failed(self, error)
 
     def withdraw(self) -> None:
-        """Its answer is not wanted any more."""
+        """Withdraw the attempt if it is under way: its answer is not wanted any more."""
         link, self.link = self.link, None
         if link is not None:
             link.withdraw(self.stream)

@@ -83,8 +83,8 @@ class Pipeline:
             Overloaded: there is no room for the call.
         """
         request, options = call.request, call.options
-        name, sequence, is_copy = request.model, request.sequence, call.is_copy
-        may_wait = not is_cold and not is_copy
+        name, sequence = request.model, request.sequence
+        may_wait = not is_cold and not call.is_copy
 
         # load
         if may_wait and self.cold.is_wanting(name, request.version):
@@ -121,13 +121,9 @@ class Pipeline:
             missing = error.with_traceback(None)
             return self.cold.begin(call, responder, missing)
 
-        # mirror
+        # mirror; the shadow's own calls, as a copy is one, are not mirrored
         mirror = model.mirror
-        if (
-            mirror is not None
-            and not is_copy
-            and mirror.wants(self._rng, served=served.version, key=key)
-        ):
+        if mirror is not None and mirror.wants(self._rng, served=served.version, key=key):
             self.copies.send(call, mirror)
         return handle
 
@@ -180,7 +176,7 @@ class Pipeline:
     def _may_repeat(self, request: InferCall) -> bool:
         versions = (request.version,) if request.version else self._fleet.trusted(request.model)
         served_models = [self._balancer.served(request.model, version) for version in versions]
-        return all(one.is_safe and self._dispatch.is_idempotent(one) for one in served_models)
+        return all(one.is_safe and self._dispatch.idempotency.holds(one) for one in served_models)
 
 
 def _check_outputs(request: InferCall, served: ServedModel) -> None:

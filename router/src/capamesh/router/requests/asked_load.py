@@ -1,0 +1,101 @@
+"""One load of a model that a node was asked for, until its advert has the model ready or it could not be had. IO: links, timers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
+from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
+from capamesh.protocol.links.link import ResponseHandler
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.links.link import Answer, Link
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.fleet.wanted_loads import WantedLoad
+
+PATIENCE_S = 60.0
+"""A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
+SETTLED_S = 2.0
+"""So long a node that says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
+
+
+class LoadOwner(Protocol):
+    """Who has asked for loads and is told what becomes of them."""
+
+    fleet: FleetView
+
+    def settling(self, asked: AskedLoad, peer: PeerId) -> None:
+        """Call `asked.look` at news of a node that says that it has loaded the model."""
+        ...
+
+    def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
+        """Take the end of a load, once; `is_broken`: the node does not do as it says."""
+        ...
+
+
+class AskedLoad(ResponseHandler):
+    """One load that a node was asked for, as its link knows it."""
+
+    __slots__ = ("_link", "_load", "_owner", "_stream", "_timer")
+
+    def __init__(self, owner: LoadOwner, load: WantedLoad, link: Link) -> None:
+        self._owner = owner
+        self._load = load
+        self._link: Link | None = link
+        """None: it is over."""
+        self._stream = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Ask the node. That its link has just ended is told later, as any failure is."""
+        load, link = self._load, self._link
+        assert link is not None  # noqa: S101 - it has just been made
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(PATIENCE_S, self._overdue)
+        try:
+            call = ControlCall(ControlAction.WANT, load.model, load.version)
+            self._stream = link.ask(encode_control(call), (), self)
+        except CapameshError as error:
+            loop.call_soon(self.failed, error.with_traceback(None))
+
+    def answered(self, answer: Answer) -> None:
+        """Look for the model in the node's advert, for the node says that it has loaded it."""
+        del answer
+        if self._link is None:
+            return
+        assert self._timer is not None  # noqa: S101 - since it was asked
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(SETTLED_S, self._unsettled)
+        self._owner.settling(self, self._load.peer)
+        self.look()
+
+    def look(self) -> None:
+        """End if the node's advert has the model ready; to be called at news of the node."""
+        load = self._load
+        if self._owner.fleet.has_ready(load.peer, load.model, load.version):
+            self._end(None)
+
+    def failed(self, error: CapameshError) -> None:
+        """End with what the node or the link said."""
+        self._end(error)
+
+    def _unsettled(self) -> None:
+        self._end(
+            ModelUnavailable("the node says that it has loaded it, and does not have it ready"),
+            is_broken=True,
+        )
+
+    def _overdue(self) -> None:
+        if self._link is not None:
+            self._link.withdraw(self._stream)
+        self._end(LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"), is_broken=True)
+
+    def _end(self, error: CapameshError | None, *, is_broken: bool = False) -> None:
+        if self._link is None:
+            return
+        self._link = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.ended(self._load, error, is_broken=is_broken)

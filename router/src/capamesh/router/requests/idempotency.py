@@ -1,0 +1,40 @@
+"""Whether all nodes that host a model say that running a request twice does no harm. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.fleet.replica import Replica
+
+OFFERS_AGE_S = 1.0
+"""How long what the replicas of a model offer is taken to stay the same while they are the same (guess)."""
+MAX_OFFERS = 1024
+"""Models of which that is known (guess: more than are in use)."""
+
+
+class Idempotency:
+    """Remembers what the replicas of models offer, so that not all of them are asked for every request."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._offers: dict[
+            tuple[ModelName, ModelVersion], tuple[tuple[Replica, ...], float, bool]
+        ] = {}
+        """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
+
+    def holds(self, served: ServedModel) -> bool:
+        """Return whether all nodes that host the model say that running a request twice does no harm."""
+        replicas, now_s = served.replicas, self._clock()
+        key = (served.model, served.version)
+        known = self._offers.get(key)
+        if known is not None and known[0] is replicas and 0 <= now_s - known[1] < OFFERS_AGE_S:
+            return known[2]
+        if known is None and len(self._offers) >= MAX_OFFERS:
+            self._offers.clear()
+        is_idempotent = all(replica.offer.is_idempotent for replica in replicas)
+        self._offers[key] = (replicas, now_s, is_idempotent)
+        return is_idempotent

@@ -1,0 +1,146 @@
+"""An inference request without any protocol on a wire: what it becomes, what it is told, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fleet_fakes import Fleet, NullLog, echo, failing, fp32, hang, in_virtual_time
+
+from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.oip import InferRequest
+from capamesh.protocol.tensors import Limits
+from capamesh.router.balancing.explanation import Explanation
+from capamesh.router.requests.call import Outcome
+from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
+
+M = ModelName("m")
+
+
+class Spoken(InferenceRequest):
+    """A request whose answer is said aloud."""
+
+    def __init__(self, service: InferenceService, target: Target) -> None:
+        super().__init__(service, target)
+        self.said: list[str] = []
+
+    def complete(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self.count_answer()
+        self.said.append(f"answered by {outcome.replica.endpoint.peer}")
+
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        self._is_over = True
+        why = "" if explanation is None else f", version {explanation.version}"
+        self.said.append(f"{error.code}{why}")
+
+
+class World:
+    def __init__(self, *script: Any, **target: Any) -> None:
+        self.fleet = Fleet(list(script))
+        self.log = NullLog()
+        self.shut_out = ""
+        service = InferenceService(
+            self.fleet.view,
+            self.fleet.routing,
+            self.fleet.telemetry,
+            30.0,
+            Limits(),
+            self.log,  # type: ignore[arg-type]
+            shut_out=lambda: self.shut_out,
+        )
+        self.request = Spoken(service, Target(M, ModelVersion(""), **target))
+
+    def submit(self, model: str = "m", **parameters: object) -> None:
+        inputs = (fp32("x", [1, 2]),)
+        self.request.submit(InferRequest(model, "", "", inputs, parameters=parameters))  # type: ignore[arg-type]
+
+    async def settled(self) -> list[str]:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self.request.said
+
+    def counted(self) -> dict[str, float]:
+        text = self.fleet.telemetry.exposition().decode()
+        lines = [line for line in text.splitlines() if line.startswith("capamesh_requests_total")]
+        return {line.split('code="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
+
+
+@in_virtual_time
+async def test_a_request_is_answered_and_counted_once() -> None:
+    world = World(echo)
+    world.submit(timeout=2_000_000, priority=3)
+    assert await world.settled() == ["answered by A"]
+    assert world.fleet.links[0].budgets_ms == [2000]
+    assert world.fleet.links[0].calls[0].priority == 3
+    assert world.counted() == {"ok": 1.0}
+
+
+@in_virtual_time
+async def test_a_request_without_parameters_has_the_routers_time_and_the_default_priority() -> None:
+    world = World(hang)
+    world.submit()
+    assert world.fleet.links[0].budgets_ms == [30_000]
+    assert world.fleet.links[0].calls[0].priority == 128
+
+
+@pytest.mark.parametrize("is_explained", [False, True])
+@in_virtual_time
+async def test_an_error_is_counted_and_explained_if_that_was_asked_for(is_explained: bool) -> None:
+    world = World(failing(Overloaded("full", 1.0)), is_explained=is_explained)
+    world.submit()
+    why = ", version 1" if is_explained else ""
+    assert await world.settled() == [f"overloaded{why}"]
+    assert world.counted() == {"overloaded": 1.0}
+
+
+@in_virtual_time
+async def test_parameters_that_mean_nothing_are_the_callers_fault() -> None:
+    world = World(echo)
+    world.submit(timeout="soon")
+    assert world.request.said == ["invalid_request"]
+    assert world.fleet.asked == [0]
+
+
+@in_virtual_time
+async def test_a_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> None:
+    world = World(failing(Overloaded("full", 1.0)))
+    world.submit()
+    world.shut_out = "the token has expired"
+    assert await world.settled() == ["shut_out"]
+
+
+@in_virtual_time
+async def test_a_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
+    world = World(echo)
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    world.fleet.routing.pipeline = SimpleNamespace(start=crash)  # type: ignore[assignment]
+    world.submit()
+    assert world.request.said == ["local_error"]
+    assert world.log.events == ["request_crashed"]
+
+
+@in_virtual_time
+async def test_a_request_that_is_cancelled_is_withdrawn_and_says_nothing() -> None:
+    world = World(hang)
+    world.submit()
+    for _ in range(2):
+        world.request.cancel()
+    assert await world.settled() == []
+    assert world.fleet.links[0].withdrawn == [2]
+    assert world.fleet.counts == {}
+
+
+@in_virtual_time
+async def test_a_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
+    world = World(echo)
+    world.fleet.links[0].refusal = Overloaded("full", 1.0)
+    world.submit()
+    assert world.request.said == ["overloaded"]
+    assert world.request._handle is None

@@ -1,0 +1,48 @@
+"""What a permit is held for, and that it is given back however a call ends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from fleet_fakes import Fleet, call, echo, failing, in_virtual_time
+
+from capamesh.protocol.errors import InvalidRequest, Overloaded, RequestKills
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.admission.controller import AdmissionController
+from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
+
+
+def controller(fleet: Fleet) -> AdmissionController:
+    return fleet.routing._models.of(ModelName("m")).controllers[ModelVersion("1")]
+
+
+@in_virtual_time
+async def test_a_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_wants_more() -> None:
+    fleet = Fleet([failing(InvalidRequest("bad"))])
+    with pytest.raises(InvalidRequest):
+        await fleet.infer(call(), NO_OPTIONS, 30.0)
+    assert not controller(fleet).fair.is_wanted
+    full = Fleet([failing(Overloaded("full", 1.0))])
+    with pytest.raises(Overloaded):
+        await full.infer(call(), NO_OPTIONS, 30.0)
+    assert controller(full).fair.is_wanted
+
+
+@in_virtual_time
+async def test_a_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
+    fleet = Fleet([echo])
+    fleet.dispatch.killers = SimpleNamespace(  # type: ignore[assignment]
+        is_empty=False, is_barred=lambda *_: True
+    )
+    with pytest.raises(RequestKills):
+        await fleet.infer(call(), NO_OPTIONS, 30.0)
+    assert (fleet.asked, fleet.counts) == ([0], {})
+
+
+@in_virtual_time
+async def test_a_policy_that_cannot_be_made_gives_the_permit_back() -> None:
+    fleet = Fleet([echo])
+    with pytest.raises(Exception, match="no-such-policy"):
+        await fleet.infer(call(), RoutingOptions(policy="no-such-policy"), 30.0)
+    assert fleet.counts == {}
