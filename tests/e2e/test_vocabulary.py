@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -87,8 +88,16 @@ async def pages(cluster: LocalCluster) -> dict[str, Any]:
     for command in ("explain digits", "models", "nodes"):
         found[f"capamesh {command} --json"] = said(*command.split(), "--router", url)
     found["status.json of a router"] = cluster.router.status()
-    found["status.json of a node"] = cluster.nodes[0].status()
+    found["status.json of a node"] = await counted(cluster)
     return found
+
+
+async def counted(cluster: LocalCluster) -> dict[str, Any]:
+    """Return the node's status once its worker has told what it counted, which it does every few seconds."""
+    async with asyncio.timeout(30):
+        while "requests" not in (status := cluster.nodes[0].status())["models"][0]:
+            await asyncio.sleep(0.05)
+    return status
 
 
 async def test_every_page_says_the_same_thing_by_the_same_word(

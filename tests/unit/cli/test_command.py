@@ -409,7 +409,7 @@ MODEL = {
     "state": "ready",
     "reason": "",
     "memory_bytes": 3 * 2**20,
-    "in_flight": 2,
+    "requests_in_flight": 2,
     "limit": 8,
     "requests": {"ok": 90, "invalid_request": 9, "overloaded": 1},
     "rows": 270,
@@ -424,7 +424,7 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = {"name": "bad", "version": "2", "device": 0, "state": "failed", "reason": REASON}
-    resting = {**MODEL, "name": "idle", "in_flight": 0, "limit": 0, "memory_bytes": 0}
+    resting = {**MODEL, "name": "idle", "requests_in_flight": 0, "limit": 0, "memory_bytes": 0}
     DataDir(tmp_path).write_status(
         {
             "role": "node",

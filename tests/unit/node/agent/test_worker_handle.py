@@ -250,7 +250,7 @@ def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
         "provider": "CPUExecutionProvider",
         "precision": "fp32",
         "memory_bytes": 2048,
-        "in_flight": 2,
+        "requests_in_flight": 2,
         "limit": 8,
         "requests": {"ok": 3, "invalid_request": 1},
         "dropped": {"expired": 1},

@@ -49,7 +49,7 @@ def _counted(figures: ModelFigures | None) -> dict[str, Any]:
     if figures is None:
         return {}
     return {
-        "in_flight": figures.in_flight,
+        "requests_in_flight": figures.in_flight,
         "limit": figures.limit,
         "requests": dict(figures.requests),
         "dropped": dict(figures.dropped),
