@@ -88,7 +88,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
         f"{model['name']}/{model['version']}".removesuffix("/"),
         model["device"],
         model["state"] + (f": {reason}" if reason else ""),
-        f"{model['in_flight']} of {model['limit']}" if model.get("limit") else "-",
+        f"{model['requests_in_flight']} of {model['limit']}" if model.get("limit") else "-",
         f"{sum(requests.values())}" + (f" ({failed} failed)" if failed else ""),
         model.get("rows", "-"),
         f"{model['rows'] / batches:.1f}" if batches else "-",
