@@ -41,6 +41,7 @@ LIBRARY_METRICS = {
     "HistogramMetricFamily": "histogram",
     "LoopMetric": "histogram",
     "watch": "gauge",
+    "watch_count": "counter",
 }
 """The calls that make a metric with a name and a help text in front, by the kind of what they make."""
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from fleet_fakes import NullLog, advert
+import pytest
+from fleet_fakes import Fleet, NullLog, advert, call, hang, in_virtual_time
 from router_parts import made_parts
 
+from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
-from capamesh.router.gauges import watch_fleet, watch_network, watch_requests
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.prober import PROBE_LIMIT_S
+from capamesh.router.gauges import watch_fleet, watch_network, watch_requests, watch_routing
+from capamesh.router.requests.call import NO_OPTIONS
 
 
 def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
@@ -36,3 +42,24 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         "capamesh_open_requests 4.0",
     ):
         assert line in lines
+
+
+@in_virtual_time
+async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
+    fleet = Fleet([hang], policy="prequal")
+    watch_routing(fleet.telemetry, fleet.prober, fleet.routing)
+    assert "capamesh_requests_not_admitted_total{" not in fleet.telemetry.exposition().decode()
+    fleet.prober.ask(fleet.replicas)
+    await asyncio.sleep(PROBE_LIMIT_S + 0.1)
+    fleet.replicas[0].reported(
+        LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_000_000),
+        fleet.clock(),
+    )
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 30.0)
+    lines = fleet.telemetry.exposition().decode().splitlines()
+    assert "capamesh_probes_sent_total 1.0" in lines
+    assert "capamesh_probes_lost_total 1.0" in lines
+    wanted = 'capamesh_requests_not_admitted_total{model="m",reason="full",version="1"} 2.0'
+    assert [line for line in lines if "not_admitted_total{" in line] == [wanted]

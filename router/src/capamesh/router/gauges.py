@@ -9,12 +9,14 @@ from capamesh.protocol.network_clock import clock_fields
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.receive_budget import ReceiveBudget
+    from capamesh.router.balancing.prober import Prober
     from capamesh.router.fleet.clocks import Clocks
     from capamesh.router.fleet.hearing import Hearing
     from capamesh.router.fleet.links import LinkPool
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.application import OpenRequests
     from capamesh.router.ownership.owners import Owners
+    from capamesh.router.requests.routing import Routing
     from capamesh.router.telemetry import Telemetry
 
 
@@ -80,4 +82,26 @@ def watch_requests(telemetry: Telemetry, requests: OpenRequests, answers: Receiv
         "capamesh_open_requests",
         "HTTP requests between their head and their answer, the one that asks this included",
         lambda: requests.count,
+    )
+
+
+def watch_routing(telemetry: Telemetry, prober: Prober, routing: Routing) -> None:
+    """Add what is to be read of probes, and of the requests that were refused before a node was asked."""
+    telemetry.watch_count(
+        "capamesh_probes_sent",
+        "Probes of nodes' load that were sent",
+        (),
+        lambda: [((), prober.sent)],
+    )
+    telemetry.watch_count(
+        "capamesh_probes_lost",
+        "Probes of nodes' load that were not answered in time",
+        (),
+        lambda: [((), prober.lost)],
+    )
+    telemetry.watch_count(
+        "capamesh_requests_not_admitted",
+        "Requests refused before a node was asked, by reason: late (its deadline), share (its tenant's), shed, full",
+        ("model", "version", "reason"),
+        routing.refusals,
     )

@@ -15,7 +15,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.reach import Inside, inside_of
-from capamesh.router.gauges import watch_fleet, watch_network, watch_requests
+from capamesh.router.gauges import watch_fleet, watch_network, watch_requests, watch_routing
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
@@ -147,6 +147,7 @@ class Router:
             lambda: self._parts.upkeep.left_s(today()),
         )
         watch_requests(self._parts.telemetry, self._parts.requests, self._parts.answers)
+        watch_routing(self._parts.telemetry, self._parts.prober, self._parts.routing)
         inference = InferenceApi(
             self._parts.inference,
             arrival_s=settings.arrival_s,

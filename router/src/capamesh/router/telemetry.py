@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,6 +15,8 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.loop_watch import BUSY, DELAY
 
+ReadCounts = Callable[[], Iterable[tuple[Sequence[str], float]]]
+"""Returns the values of a counter's labels, and its count for them."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 """From a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
@@ -63,6 +65,23 @@ class _Requests:
         yield seconds
 
 
+class _Counts:
+    """A counter whose values another part of the router keeps. What a registry collects."""
+
+    def __init__(self, name: str, help_text: str, labels: Sequence[str], read: ReadCounts) -> None:
+        self._name = name
+        self._help_text = help_text
+        self._labels = labels
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric."""
+        counter = CounterMetricFamily(self._name, self._help_text, labels=self._labels)
+        for labels, count in self._read():
+            counter.add_metric(labels, count)
+        yield counter
+
+
 class Telemetry:
     """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
 
@@ -101,6 +120,12 @@ class Telemetry:
         gauge = Gauge(name, help_text, registry=self._registry)
         gauge.set_function(read)
         self._gauges.append((gauge, read))
+
+    def watch_count(
+        self, name: str, help_text: str, labels: Sequence[str], read: ReadCounts
+    ) -> None:
+        """Export as a counter what `read` returns when metrics are asked for: the values of `labels`, and the count."""
+        self._registry.register(_Counts(name, help_text, labels, read))
 
     def answered(self, model: ModelName, seconds: float) -> None:
         """A request of a hosted model was answered well."""

@@ -6,6 +6,7 @@ It is made at a model's first request and forgotten with the model.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from capamesh.router.admission.controller import AdmissionController
@@ -83,6 +84,14 @@ class RoutedModels:
             for model in self._models.values()
             for controller in model.controllers.values()
         )
+
+    def refusals(self) -> Iterator[tuple[tuple[str, str, str], int]]:
+        """Yield how many requests were not let in, by model, version and reason."""
+        for name, model in self._models.items():
+            for version, controller in model.controllers.items():
+                for reason, count in controller.refusals.items():
+                    if count:
+                        yield (name, version, reason), count
 
     def of(self, name: ModelName) -> RoutedModel:
         """Return a model, which is kept if the fleet has it: else anyone could fill the memory with names."""
