@@ -1,0 +1,34 @@
+"""Long answers in JSON come packed to those who take them so."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+from fleet_fakes import answer_of, answering, fp32
+from raw_http import ask, request
+from router_http import INFER, Http
+
+LONG = fp32("y", *np.random.default_rng(0).random((10_000, 2)))
+BODY = json.dumps({"inputs": []}).encode()
+GZIP = b"Accept-Encoding: gzip, deflate"
+
+
+async def test_a_long_answer_comes_packed_to_who_takes_it_so(http: Http) -> None:
+    http.node("A", answering(answer_of("1", LONG)))
+    plain = await ask(http.client.port, request(INFER, BODY))
+    packed = await ask(http.client.port, request(INFER, BODY, GZIP))
+    assert (plain.get("content-encoding"), packed.get("content-encoding")) == (None, "gzip")
+    assert packed.get("vary") == "Accept-Encoding"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < len(plain.body) * 0.6
+
+
+async def test_short_answers_and_raw_bytes_come_as_they_are(http: Http) -> None:
+    http.node("A", answering(answer_of("1", fp32("y", [1.0, 2.0]))))
+    assert (await ask(http.client.port, request(INFER, BODY, GZIP))).get("content-encoding") is None
+    http.node("A", answering(answer_of("1", LONG)))
+    body = json.dumps({"inputs": [], "parameters": {"binary_data_output": True}}).encode()
+    answer = await ask(http.client.port, request(INFER, body, GZIP))
+    assert answer.get("content-encoding") is None
