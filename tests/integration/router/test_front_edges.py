@@ -15,7 +15,7 @@ from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.http import connection
+from capamesh.router.http import half_closed
 from capamesh.router.http.budget import BodyBudget
 from capamesh.router.http.half_closed import CONTINUE
 from capamesh.router.http.limits import FrontLimits
@@ -72,9 +72,9 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there = 0
-        self._has_left = connection.has_left
-        monkeypatch.setattr(connection, "_LOOKS_S", (0.0,))
-        monkeypatch.setattr(connection, "has_left", self._look)
+        self._has_left = half_closed.has_left
+        monkeypatch.setattr(half_closed, "_LOOKS_S", (0.0,))
+        monkeypatch.setattr(half_closed, "has_left", self._look)
 
     def _look(self, sock: Any) -> bool:
         is_there = not self._has_left(sock)
@@ -111,14 +111,14 @@ async def test_who_half_closes_gets_an_answer_however_long_it_takes(
 async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answer(
     http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_LOOKS_S", (0.0,))
+    monkeypatch.setattr(half_closed, "_LOOKS_S", (0.0,))
     link = http.node("A", hang)
     async with connected(http.client.port) as client:
         await client.send(of_old("one"))
         await link.asked.wait()
         client.finish()
         (served,) = http.front._open()
-        await until(lambda: served._is_half_closed)
+        await until(lambda: served._half_closed is not None)
         await turns(50)
         link.asks[0].echo()
         (answer,) = await client.rest()

@@ -13,6 +13,9 @@ FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begi
 LEFT       nobody's any more
 =========  ============================================================================================
 
+This module is longer than others since the states share what is kept here between two reads, and a request goes through
+most of them in one call: parts that each took a turn would cost every request a call more.
+
 A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
 """
 
@@ -30,16 +33,16 @@ from capamesh.router.http.arrivals import ArrivingBody, UnreadAnswer
 from capamesh.router.http.connections import site_of
 from capamesh.router.http.errors import error_reply, too_slow_text
 from capamesh.router.http.exchange import Exchange
-from capamesh.router.http.half_closed import CONTINUE, has_left
+from capamesh.router.http.half_closed import HalfClosed
 from capamesh.router.http.heads import END, may_become_head
+from capamesh.router.http.pages import is_busy, is_idle, is_waiting_for_body
 from capamesh.router.http.replies import JSON, Reply, head_of, size_of
 
 if TYPE_CHECKING:
-    from aiohttp.web import BaseRequest
     from aiohttp.web_protocol import RequestHandler
 
     from capamesh.router.http.exchange import InferTarget
-    from capamesh.router.http.server import Front
+    from capamesh.router.http.front_context import FrontContext
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
@@ -50,8 +53,6 @@ NO_ROOM = (
     "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
 router a larger --body-budget-mib"
 )
-_LOOKS_S = (0.02, 0.1, 0.5)
-"""When to look whether a client that ended its half is gone (guess: what its refusal takes); the last again and again."""
 
 
 class _State(Enum):
@@ -64,17 +65,16 @@ class _State(Enum):
 
 
 class FrontConnection(asyncio.BufferedProtocol):
-    """One connection of a `Front`."""
+    """One connection of a front."""
 
     __slots__ = (
         "_ahead_bytes",
         "_body",
         "_exchange",
         "_front",
+        "_half_closed",
         "_has_asked",
-        "_has_probed",
         "_held_bytes",
-        "_is_half_closed",
         "_is_last",
         "_is_reading_paused",
         "_is_taking",
@@ -91,7 +91,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         "used_s",
     )
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: FrontContext) -> None:
         self._front = front
         self._transport: asyncio.Transport
         self._state = _State.HEAD
@@ -114,10 +114,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         self._is_unread = False
         """The client does not read its answers as fast as they come."""
         self._unread: UnreadAnswer | None = None
-        self._is_half_closed = False
-        """The client sends nothing any more; it may still read."""
-        self._has_probed = False
-        """It was sent something since, which its kernel refuses if it is gone."""
+        self._half_closed: HalfClosed | None = None
+        """Of a client that sends nothing any more; it may still read."""
         self._has_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self.used_s = 0.0
@@ -133,7 +131,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         """Whether no request is under way, nor a part of one here."""
         if self._state not in {_State.HEAD, _State.FOREIGN} or self._rest or self._is_unread:
             return False
-        return self._pages is None or _is_idle(self._pages)
+        return self._pages is None or is_idle(self._pages)
 
     @property
     def is_dispensable(self) -> bool:
@@ -142,7 +140,7 @@ class FrontConnection(asyncio.BufferedProtocol):
             case _State.LEFT:
                 return True
             case _State.HEAD | _State.FOREIGN:
-                return not self._is_unread and (self._pages is None or _is_idle(self._pages))
+                return not self._is_unread and (self._pages is None or is_idle(self._pages))
             case _:
                 return False
 
@@ -159,6 +157,36 @@ class FrontConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Hang up once what was answered has been sent."""
         self._transport.close()
+
+    # for `HalfClosed`
+
+    @property
+    def pages(self) -> RequestHandler | None:
+        """What aiohttp has of this connection; None: nothing."""
+        return self._pages
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether something has been read that is not looked at yet."""
+        return bool(self._rest)
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether what was read is being looked at."""
+        return self._is_taking
+
+    def is_owed(self) -> bool:
+        """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
+        if self._state is _State.RUNNING:
+            return True
+        if self._state is _State.HEAD and self._is_unread and self._rest:
+            return True  # what is there is looked at once the client has read
+        pages = self._pages
+        return pages is not None and is_busy(pages) and not is_waiting_for_body(pages)
+
+    def is_surely_idle(self) -> bool:
+        """Return whether aiohttp waits for a request; if not, it may be about to begin with one that it took just now."""
+        return self._pages is None or is_idle(self._pages)
 
     # asyncio.BufferedProtocol
 
@@ -199,51 +227,12 @@ class FrontConnection(asyncio.BufferedProtocol):
 
         Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
         """
-        if not self._is_owed() and self._is_surely_idle():
+        if not self.is_owed() and self.is_surely_idle():
             return False
-        if not self._is_half_closed:
-            self._is_half_closed = True
-            self._look_after_half(0)
+        if self._half_closed is None:
+            self._half_closed = HalfClosed(self, self._front, self._transport)
+            self._half_closed.look()
         return not self._transport.is_closing()
-
-    def _is_owed(self) -> bool:
-        """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
-        if self._state is _State.RUNNING:
-            return True
-        if self._state is _State.HEAD and self._is_unread and self._rest:
-            return True  # what is there is looked at once the client has read
-        pages = self._pages
-        return pages is not None and _is_busy(pages) and not _is_waiting_for_body(pages)
-
-    def _look_after_half(self, at: int) -> None:
-        """See whether a client that ended its half is gone, or has all its answers."""
-        transport, pages = self._transport, self._pages
-        self._end_half_closed()
-        if transport.is_closing():
-            return
-        if self._has_probed:
-            if has_left(transport.get_extra_info("socket")):
-                transport.abort()
-                return
-        elif self._is_owed() and self._may_probe():
-            self._has_probed = True
-            transport.write(CONTINUE)
-        if pages is not None and _is_at_last(pages) and not self._rest:
-            pages.close()  # and the connection, behind the answer
-        wait_s = _LOOKS_S[min(at, len(_LOOKS_S) - 1)]
-        self._front.after(wait_s, lambda: self._look_after_half(at + 1))
-
-    def _is_surely_idle(self) -> bool:
-        """Return whether aiohttp waits for a request; if not, it may be about to begin with one that it took just now."""
-        return self._pages is None or _is_idle(self._pages)
-
-    def _may_probe(self) -> bool:
-        """Return whether an interim answer may be sent now: not within an answer, nor to who may not know of such."""
-        pages = self._pages
-        if pages is None or _is_idle(pages):
-            return True
-        request = _running(pages)
-        return request is not None and request.version >= (1, 1) and not request.writer.output_size
 
     def pause_writing(self) -> None:
         """Part of `BufferedProtocol`."""
@@ -263,7 +252,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._pages is not None:
             self._pages.resume_writing()
         self._go_on()
-        self._end_half_closed()
+        if self._half_closed is not None:
+            self._half_closed.end()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Part of `BufferedProtocol`."""
@@ -368,7 +358,7 @@ class FrontConnection(asyncio.BufferedProtocol):
             self._disarm()
         self._has_asked = True
         self._is_last = head.is_last
-        if head.target is None or (self._pages is not None and not _is_idle(self._pages)):
+        if head.target is None or (self._pages is not None and not is_idle(self._pages)):
             self._state = _State.PAGE
             self._owed_bytes = end - at + head.body_bytes
             return at
@@ -424,7 +414,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         pages.data_received(data)
         if self._state is _State.FOREIGN:
             self._has_asked = True
-            if _is_busy(pages):
+            if is_busy(pages):
                 self._disarm()
             elif not self._is_unread:  # the beginning of a head
                 self._arm(self._overdue_foreign_head, is_head=True)
@@ -452,23 +442,16 @@ class FrontConnection(asyncio.BufferedProtocol):
         requests = self._front.requests
         requests.ended()
         self._let_go()
-        is_last = self._is_last or requests.is_closing or (self._is_half_closed and not self._rest)
+        is_last = (
+            self._is_last
+            or requests.is_closing
+            or (self._half_closed is not None and not self._rest)
+        )
         self._write(reply, is_last=is_last)
         self.used_s = self._front.now_s()
         self._go_on()
-        self._end_half_closed()
-
-    def _end_half_closed(self, *, is_second: bool = False) -> None:
-        """Hang up on a client that has ended its half once all that it asked is answered.
-
-        A request that aiohttp took just now has begun by the next turn of the loop: then it is looked for a second time.
-        """
-        if not self._is_half_closed or self._is_taking or self._is_owed():
-            return
-        if is_second or self._is_surely_idle():
-            self._transport.close()
-        else:
-            self._front.soon(lambda: self._end_half_closed(is_second=True))
+        if self._half_closed is not None:
+            self._half_closed.end()
 
     def _let_go(self) -> None:
         """Give back what the request under way had of the budget."""
@@ -531,7 +514,7 @@ class FrontConnection(asyncio.BufferedProtocol):
     def _overdue_foreign_head(self) -> None:
         """Of a head that aiohttp has the beginning of."""
         self._timer = None
-        if self._pages is not None and not _is_busy(self._pages):
+        if self._pages is not None and not is_busy(self._pages):
             self._transport.close()
 
     def _overdue_body(self) -> None:
@@ -567,35 +550,3 @@ class FrontConnection(asyncio.BufferedProtocol):
         transport.resume_reading()
         self.used_s = self._front.now_s()
         self._arm(transport.close)
-
-
-def _is_busy(pages: RequestHandler) -> bool:
-    """Return whether aiohttp has a request to answer, of which nothing public tells either."""
-    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return is_running or bool(messages)
-
-
-def _running(pages: RequestHandler) -> BaseRequest | None:
-    """Return the request whose handler aiohttp runs; None: it runs none, or writes its answer already."""
-    return pages._current_request  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-
-def _is_waiting_for_body(pages: RequestHandler) -> bool:
-    """Return whether the request that aiohttp runs is not here whole."""
-    request = _running(pages)
-    return request is not None and not request.content.is_eof()
-
-
-def _is_at_last(pages: RequestHandler) -> bool:
-    """Return whether no other request waits behind the one that aiohttp runs, or that it answers."""
-    is_running = pages._request_in_progress  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return is_running and not messages
-
-
-def _is_idle(pages: RequestHandler) -> bool:
-    """Return whether aiohttp waits for a request, as nothing public of it says; all that it got were whole ones."""
-    waiter = pages._waiter  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    messages = pages._messages  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return waiter is not None and not waiter.done() and not messages

@@ -1,4 +1,4 @@
-"""Whether a client that ended its half of a connection is still there. IO: asks the kernel.
+"""Clients that have ended their half of a connection: whether they are still there, and when to hang up. IO: asks the kernel.
 
 Who closes a connection and who only ends its half send the same. What is sent back to the first is refused by its
 kernel, and then ours knows the connection as closed; the second reads it, as any client must: an interim answer.
@@ -7,12 +7,23 @@ kernel, and then ours knows the connection as closed; the second reads it, as an
 from __future__ import annotations
 
 import socket
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from capamesh.router.http.pages import is_at_last, is_idle, running
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp.web_protocol import RequestHandler
+
+    from capamesh.router.http.front_context import FrontContext
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """RFC 9110, 15.2: a client must be able to parse interim answers that it did not ask for."""
 _CLOSED: Final = 7
 """TCP_CLOSE of the kernel's states, `tcp_states.h`."""
+_LOOKS_S = (0.02, 0.1, 0.5)
+"""When to look whether a client that ended its half is gone (guess: what its refusal takes); the last again and again."""
 _OPTION: Final[int | None] = getattr(socket, "TCP_INFO", None)
 
 
@@ -29,3 +40,86 @@ def has_left(sock: _Socket | None) -> bool:
     except OSError:
         return True
     return len(info) == 0 or info[0] == _CLOSED
+
+
+class HalfConnection(Protocol):
+    """What has to be known of a connection whose client has ended its half."""
+
+    @property
+    def pages(self) -> RequestHandler | None:
+        """What aiohttp has of the connection; None: nothing."""
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether something has been read that is not looked at yet."""
+        ...
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether what was read is being looked at."""
+        ...
+
+    def is_owed(self) -> bool:
+        """Return whether a request is here whole whose answer is still to be written."""
+        ...
+
+    def is_surely_idle(self) -> bool:
+        """Return whether aiohttp waits for a request; if not, it may be about to begin with one."""
+        ...
+
+
+class HalfClosed:
+    """Looks after one client that has ended its half: it gets its answers, and is hung up on once it has them or is gone."""
+
+    __slots__ = ("_connection", "_front", "_has_probed", "_transport")
+
+    def __init__(
+        self, connection: HalfConnection, front: FrontContext, transport: asyncio.Transport
+    ) -> None:
+        self._connection = connection
+        self._front = front
+        self._transport = transport
+        self._has_probed = False
+        """The client was sent something since, which its kernel refuses if it is gone."""
+
+    def look(self) -> None:
+        """See whether the client is gone, or has all its answers; and again, until one of them is so."""
+        self._look(0)
+
+    def end(self, *, is_second: bool = False) -> None:
+        """Hang up once all that the client asked is answered.
+
+        A request that aiohttp took just now has begun by the next turn of the loop: then it is looked for a second time.
+        """
+        if self._connection.is_taking or self._connection.is_owed():
+            return
+        if is_second or self._connection.is_surely_idle():
+            self._transport.close()
+        else:
+            self._front.soon(lambda: self.end(is_second=True))
+
+    def _look(self, at: int) -> None:
+        """See whether a client that ended its half is gone, or has all its answers."""
+        transport, pages = self._transport, self._connection.pages
+        self.end()
+        if transport.is_closing():
+            return
+        if self._has_probed:
+            if has_left(transport.get_extra_info("socket")):
+                transport.abort()
+                return
+        elif self._connection.is_owed() and self._may_probe():
+            self._has_probed = True
+            transport.write(CONTINUE)
+        if pages is not None and is_at_last(pages) and not self._connection.has_rest:
+            pages.close()  # and the connection, behind the answer
+        wait_s = _LOOKS_S[min(at, len(_LOOKS_S) - 1)]
+        self._front.after(wait_s, lambda: self._look(at + 1))
+
+    def _may_probe(self) -> bool:
+        """Return whether an interim answer may be sent now: not within an answer, nor to who may not know of such."""
+        pages = self._connection.pages
+        if pages is None or is_idle(pages):
+            return True
+        request = running(pages)
+        return request is not None and request.version >= (1, 1) and not request.writer.output_size

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from capamesh.router.http.budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
-from capamesh.router.http.connections import Connections
+from capamesh.router.http.connections import Connection, Connections
+from capamesh.router.http.front_context import FrontContext
 from capamesh.router.http.heads import Heads
 from capamesh.router.http.limits import FrontLimits
 
@@ -33,7 +34,7 @@ SWEEP_EVERY_S = 1.0
 """How often it is looked who is idle or slow (measured: 1 ms for a thousand connections)."""
 
 
-class Front:
+class Front(FrontContext):
     """Serves HTTP on one socket."""
 
     def __init__(
@@ -151,7 +152,7 @@ class Front:
 
     # for connections
 
-    def opened(self, connection: FrontConnection) -> bool:
+    def opened(self, connection: Connection) -> bool:
         """A client has connected; False: there are too many, and none of them can be spared."""
         now_s = self._loop.time()
         is_taken = self.connections.opened(connection, now_s) or (
@@ -161,7 +162,7 @@ class Front:
             self._nobody.clear()
         return is_taken
 
-    def closed(self, connection: FrontConnection) -> None:
+    def closed(self, connection: Connection) -> None:
         """It is gone."""
         self.connections.closed(connection)
         if not len(self.connections):

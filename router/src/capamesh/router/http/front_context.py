@@ -1,0 +1,57 @@
+"""What the connections of a front have in common: what each of them may ask of the front. Does no IO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp.web_protocol import RequestHandler
+
+    from capamesh.router.http.application import OpenRequests
+    from capamesh.router.http.budget import BodyBudget
+    from capamesh.router.http.connections import Connection
+    from capamesh.router.http.exchange import Inference
+    from capamesh.router.http.heads import Heads
+    from capamesh.router.http.limits import FrontLimits
+
+
+class FrontContext(Protocol):
+    """The front of a connection, as the connection sees it."""
+
+    inference: Inference
+    make_pages: Callable[[], RequestHandler]
+    """Makes aiohttp's handler for a connection, which must not end idle ones itself."""
+    requests: OpenRequests
+    limits: FrontLimits
+    arrival_s: float
+    """How long a request may take to arrive, and an answer to leave."""
+    head_s: float
+    """How long a head may take."""
+    heads: Heads
+    budget: BodyBudget
+    scratch: memoryview
+    """Where all connections read; nothing is left there when a read has been told."""
+    scratch_of_pages: memoryview
+    """Its beginning, where connections read for aiohttp."""
+    now_s: Callable[[], float]
+
+    def opened(self, connection: Connection) -> bool:
+        """Take a client that has connected; False: there are too many, and none of them can be spared."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+
+    def after(self, seconds: float, then: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `then` after so long."""
+        ...
+
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call `then` behind all that the loop is about to do."""
+
+    def date(self) -> str:
+        """Return the time for an answer's head."""
+        ...
