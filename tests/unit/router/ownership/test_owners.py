@@ -13,9 +13,11 @@ from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.publishing import sign
+from capamesh.router.ownership import news
 from capamesh.router.ownership import owners as owners_module
-from capamesh.router.ownership.owners import OwnerRules, Owners
+from capamesh.router.ownership.owners import Owners
 from capamesh.router.ownership.pins import Pin, Why, pins_from_json, pins_to_json
+from capamesh.router.ownership.trust import OwnerRules
 from capamesh.router.ownership.version import ABSTAIN_S, GRACE_S, KEEP_S, SETTLE_S
 
 M = ModelName("m")
@@ -511,7 +513,7 @@ def test_an_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
 
 
 def test_a_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners_module, "MAX_NEWS", 3)
+    monkeypatch.setattr(news, "MAX_NEWS", 3)
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))
     for letter in "bcdef":

@@ -35,7 +35,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
-from capamesh.router.ownership.owners import OwnerRules, Owners
+from capamesh.router.ownership.owners import Owners
+from capamesh.router.ownership.trust import OwnerRules
 from capamesh.router.ownership.version import SETTLE_S
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules import ModelRules, RoutingRules

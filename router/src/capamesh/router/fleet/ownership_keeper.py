@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
-from capamesh.router.ownership.owners import Judged, OwnerRules, Owners
+from capamesh.router.ownership.owners import Judged, Owners
 from capamesh.router.ownership.pin_file import load_pins, save_pins
+from capamesh.router.ownership.trust import OwnerRules
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""Which endpoints replica which model, kept current from the fleet's changes. Holds state, does no IO.
+"""Which endpoints host which model, kept current from the fleet's changes. Holds state, does no IO.
 
 What is chosen among is a `Replica`: one model version at one endpoint. It is the same object, with all that was
-learnt of it, for as long as that endpoint replicas that version; a tuple of replicas is the same object for as long
+learnt of it, for as long as that endpoint hosts that version; a tuple of replicas is the same object for as long
 as its members are, so that whoever derives something from it can tell by identity whether to do so again.
 """
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_PINS = 16_384
-"""Pins that are kept (guess: sixteen nodes' worth of models); what nobody replicas goes first."""
+"""Pins that are kept (guess: sixteen nodes' worth of models); what nobody hosts goes first."""
 MAX_KEPT_HOLDERS = 16
 """Holders that are written down for each pin (guess: a restarted router needs to know who they were, not all of them)."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -57,7 +57,7 @@ class Pin:
     is_trusted: bool = False
     """Whether requests that name no version may go to it as to any other."""
     holders: tuple[tuple[PeerId, str], ...] = ()
-    """Who replicas or has hosted it, with the invites that admitted them, the latest last."""
+    """Who hosts or has hosted it, with the invites that admitted them, the latest last."""
 
 
 def pins_to_json(pins: Iterable[Pin]) -> bytes:

@@ -12,7 +12,7 @@
     others are there, after `KEEP_S`                            that of most invites, then of most nodes, then the first
     otherwise                                                   the same as before, brought now or not
 
-A holder is a node that replicas, or hosted, the pinned digest. So a newcomer changes nothing while any holder is there,
+A holder is a node that hosts, or hosted, the pinned digest. So a newcomer changes nothing while any holder is there,
 however many newcomers there are; and an operator who replaces a file on all nodes, one after the other, has rolled it
 out when more than half of the holders have it.
 """
@@ -48,7 +48,7 @@ MAX_KNOWN_DIGESTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one node says to replica as the version."""
+    """What one node says to host as the version."""
 
     peer: PeerId
     invite: str
@@ -64,11 +64,11 @@ class OwnedVersion:
     __slots__ = (
         "_known",
         "brought_by",
+        "claims",
         "digest",
         "holders",
         "is_trusted",
         "left_s",
-        "load_check",
         "model",
         "publisher",
         "seen_s",
@@ -90,9 +90,9 @@ class OwnedVersion:
         self.publisher = ""
         self.is_trusted = False
         """Whether requests that name no version may go to it as to any other."""
-        self.load_check: dict[PeerId, Claim] = {}
+        self.claims: dict[PeerId, Claim] = {}
         self.holders: dict[PeerId, str] = {}
-        """Who replicas or has hosted `digest`, by invite, the latest last."""
+        """Who hosts or has hosted `digest`, by invite, the latest last."""
         self.left_s: dict[str, float] = {}
         """By invite, when the last of its holders left that is not there any more."""
         self.seen_s = now_s
@@ -105,7 +105,7 @@ class OwnedVersion:
         trust = "trusted" if self.is_trusted else "on trial"
         return (
             f"OwnedVersion({self.model!r} {self.version} is {self.digest[:15]!r}, {self.why},"
-            f" {trust}, {len(self.load_check)} nodes)"
+            f" {trust}, {len(self.claims)} nodes)"
         )
 
     @classmethod
@@ -136,8 +136,8 @@ class OwnedVersion:
 
     def brings(self, claim: Claim, now_s: float) -> bool:
         """A node hosts a file for the version; return whether anything has to be decided because of it."""
-        before = self.load_check.get(claim.peer)
-        self.load_check[claim.peer] = claim
+        before = self.claims.get(claim.peer)
+        self.claims[claim.peer] = claim
         if claim.digest not in self._known and len(self._known) < MAX_KNOWN_DIGESTS:
             self._known[claim.digest] = None
         if claim.digest == self.digest:
@@ -149,27 +149,27 @@ class OwnedVersion:
         return True
 
     def leaves(self, peer: PeerId, now_s: float) -> bool:
-        """A node replicas nothing for the version any more; return whether anything has to be decided."""
-        claim = self.load_check.pop(peer, None)
+        """A node hosts nothing for the version any more; return whether anything has to be decided."""
+        claim = self.claims.pop(peer, None)
         if claim is None:
             return False
         invite = self.holders.get(peer)
         if invite is not None and not any(
-            each.invite == invite and each.peer in self.holders for each in self.load_check.values()
+            each.invite == invite and each.peer in self.holders for each in self.claims.values()
         ):
             self.left_s[invite] = now_s
         if self.is_holder(claim):
             self._missed(now_s)
         self._forget_absent()
-        return bool(self.load_check)
+        return bool(self.claims)
 
     def is_holder(self, claim: Claim) -> bool:
-        """Return whether who brings this replicas or has hosted the digest that is served."""
+        """Return whether who brings this hosts or has hosted the digest that is served."""
         return claim.digest == self.digest or claim.peer in self.holders
 
     def is_hosted(self) -> bool:
         """Return whether a node hosts the digest that is served."""
-        return any(claim.digest == self.digest for claim in self.load_check.values())
+        return any(claim.digest == self.digest for claim in self.claims.values())
 
     def abstaining(self, present: Collection[str], now_s: float) -> list[str]:
         """Return the holders' invites of which nobody is there, though somebody was until lately."""
@@ -182,7 +182,7 @@ class OwnedVersion:
     def due_s(self, now_s: float) -> list[float]:
         """Return when time alone may change what is served, all after `now_s`."""
         times_s = [self.settled_s]
-        if self.load_check and self.digest:
+        if self.claims and self.digest:
             times_s += [self.seen_s + GRACE_S, self.seen_s + KEEP_S]
             times_s += [left_s + ABSTAIN_S for left_s in self.left_s.values()]
         return [due_s for due_s in times_s if due_s > now_s]
@@ -203,11 +203,11 @@ class OwnedVersion:
             return self.digest != before
         signed = {
             claim.digest: claim.publisher
-            for claim in self.load_check.values()
+            for claim in self.claims.values()
             if claim.publisher in accepted
         }
         if signed:
-            allowed = [claim for claim in self.load_check.values() if claim.digest in signed]
+            allowed = [claim for claim in self.claims.values() if claim.digest in signed]
             chosen = self.digest
             if chosen not in signed and not self._is_signed_by(accepted):
                 chosen = first_among(self._choices(allowed)) or ""
@@ -220,7 +220,7 @@ class OwnedVersion:
         elif is_signed_only:
             self._serve("", Why.FIRST, "", now_s)
         else:
-            self._serve(self._settled(self.load_check.values(), now_s), Why.FIRST, "", now_s)
+            self._serve(self._settled(self.claims.values(), now_s), Why.FIRST, "", now_s)
         return self.digest != before
 
     def _is_signed_by(self, accepted: Collection[str]) -> bool:
@@ -245,10 +245,10 @@ class OwnedVersion:
             return first_among(self._choices(allowed)) or self.digest
         return self.digest
 
-    def _choices(self, load_check: Iterable[Claim]) -> list[tuple[str, str]]:
+    def _choices(self, claims: Iterable[Claim]) -> list[tuple[str, str]]:
         """Return who brings what, what came first first."""
         order = {digest: number for number, digest in enumerate(self._known)}
-        listed = sorted(load_check, key=lambda claim: order.get(claim.digest, MAX_KNOWN_DIGESTS))
+        listed = sorted(claims, key=lambda claim: order.get(claim.digest, MAX_KNOWN_DIGESTS))
         return [(claim.invite, claim.digest) for claim in listed]
 
     def _serve(self, digest: str, why: Why, publisher: str, now_s: float) -> None:
@@ -256,7 +256,7 @@ class OwnedVersion:
         if digest == self.digest:
             return
         self.digest = digest
-        for claim in self.load_check.values():
+        for claim in self.claims.values():
             if claim.digest == digest:
                 self._held(claim, now_s)
 
@@ -271,7 +271,7 @@ class OwnedVersion:
         self.seen_s = now_s
 
     def _forget_absent(self) -> None:
-        absent = [peer for peer in self.holders if peer not in self.load_check]
+        absent = [peer for peer in self.holders if peer not in self.claims]
         for peer in absent[: max(0, len(absent) - MAX_ABSENT)]:
             del self.holders[peer]
         if len(self.left_s) > MAX_ABSENT:

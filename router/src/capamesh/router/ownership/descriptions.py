@@ -1,0 +1,75 @@
+"""Who owns a model version, and why nodes that say to host it are not asked, for people and JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capamesh.router.ownership.pins import Why
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.ownership.version import OwnedVersion
+
+SHOWN_PEERS = 8
+
+
+def withheld(
+    model: ModelName, version: ModelVersion, versions: Mapping[ModelVersion, OwnedVersion]
+) -> str:
+    """Return why nodes that say to host a version are not asked, for people; "" when there are none.
+
+    `versions` are those of the model. With the version "", why no version is chosen for a request that names none.
+    """
+    if not version:
+        if any(one.is_trusted and one.is_hosted() for one in versions.values()):
+            return ""
+        on_trial = [one.version for one in versions.values() if one.claims]
+        return (
+            f"model {model!r} is hosted at {', '.join(sorted(on_trial, key=int)[:8])}, which this router does not"
+            " trust yet; name the version, or name its digest in the router's rules"
+        )
+    owned = versions.get(version)
+    if owned is None or not owned.claims or owned.is_hosted():
+        return ""
+    others = sorted({claim.digest[:19] for claim in owned.claims.values()})[:4]
+    return (
+        f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
+        f" that name ({', '.join(others)}…) and are not asked"
+    )
+
+
+def _why_text(owned: OwnedVersion) -> str:
+    if not owned.digest:
+        return "to be signed by a publisher that the router's rules name, and none has signed it"
+    match owned.why:
+        case Why.RULES:
+            how = "by the router's rules"
+        case Why.SIGNED:
+            how = f"as {owned.publisher} has signed it"
+        case Why.FIRST:
+            how = "as it was first seen"
+    return f"{owned.digest[:19]}… {how}"
+
+
+def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
+    """Return one version as JSON; `is_owned`: rules or a publisher say what some version of its model is."""
+    others: dict[str, list[str]] = {}
+    for claim in owned.claims.values():
+        if claim.digest != owned.digest:
+            others.setdefault(claim.digest, []).append(claim.peer)
+    standing = "trusted" if owned.is_trusted else "by name only" if is_owned else "on trial"
+    return {
+        "name": owned.model,
+        "version": owned.version,
+        "digest": owned.digest,
+        "reason": owned.why.value,
+        "publisher": owned.publisher,
+        "standing": standing,
+        "nodes": sum(claim.digest == owned.digest for claim in owned.claims.values()),
+        "others": [
+            {"digest": digest, "nodes": len(peers), "peers": peers[:SHOWN_PEERS]}
+            for digest, peers in sorted(others.items())[:SHOWN_PEERS]
+        ],
+    }
