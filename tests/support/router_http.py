@@ -148,6 +148,7 @@ async def serving(
         fleet.telemetry,
         revoke=revoke,  # type: ignore[arg-type]
         arrival_s=arrival_s,
+        clock=fleet.clock,
     )
     requests = OpenRequests()
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)

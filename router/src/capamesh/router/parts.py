@@ -162,6 +162,7 @@ class RouterParts:
             publishers=self._publishers,
             invite_of=self.hearing.quotas.invite_of,
             log=log,
+            clock=self.clocks.steady_s,
         )
         self.fleet = FleetView(
             on_new=self.pool.keep,

@@ -159,6 +159,7 @@ class Router:
             self._parts.telemetry,
             revoke=self._parts.revocations.post,
             arrival_s=settings.arrival_s,
+            clock=self._parts.clocks.steady_s,
             overrides=self._parts.overrides,
         )
         routing = RoutingApi(
@@ -169,6 +170,7 @@ class Router:
             self._log,
             arrival_s=settings.arrival_s,
             timeout_s=settings.timeout_s,
+            clock=self._parts.clocks.steady_s,
         )
         return make_application(
             inference,

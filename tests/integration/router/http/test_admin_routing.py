@@ -96,6 +96,7 @@ async def serving(
         log,  # type: ignore[arg-type]
         arrival_s=arrival_s,
         timeout_s=30.0,
+        clock=time.monotonic,
     )
     application = make_application(page, limits=Limits(), log=log, requests=OpenRequests())  # type: ignore[arg-type]
     async with TestClient(TestServer(application)) as client:

@@ -43,7 +43,7 @@ class Kept:
             publishers=(),
             invite_of=lambda peer: f"invite of {peer}",
             log=self.log,  # type: ignore[arg-type]
-            **options,
+            **{"clock": time.monotonic, **options},
         )
         self.keeper.fleet = FleetView(
             on_new=lambda _: None, on_gone=lambda _: None, owners=self.keeper.owners

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ class OwnerKeeper:
         publishers: Iterable[str],
         invite_of: Callable[[PeerId], str],
         log: FilteringBoundLogger,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         """Take over the pins in the data folder; damaged ones are told and not used.
 

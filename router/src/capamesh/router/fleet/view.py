@@ -16,6 +16,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.reach import Inside
 from capamesh.router.fleet.absent_models import AbsentModels
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.hosted_version import NO_VERSION, HostedVersion, rank
 from capamesh.router.fleet.node_addresses import AddressRule, addresses_within
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.wanted_loads import Away
@@ -24,25 +25,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
     from capamesh.router.ownership.owners import Judged, Owners
 
-_NO_VERSION = ModelVersion("")
-
-
-class _Hosted:
-    """One version of a model: who says to have it ready, and where it can be reached."""
-
-    __slots__ = ("away", "by_endpoint", "offers", "replicas")
-
-    def __init__(self) -> None:
-        self.offers: dict[PeerId, ModelOffer] = {}
-        """Also of nodes that nobody can reach: that is another error than a model nobody has. Of one that is away
-        as it was when it was ready."""
-        self.away: set[PeerId] = set()
-        """Those of them that had it ready and are loading it again."""
-        self.by_endpoint: dict[Endpoint, Replica] = {}
-        self.replicas: tuple[Replica, ...] = ()
-
-
-_NONE: dict[ModelVersion, _Hosted] = {}
+_NONE: dict[ModelVersion, HostedVersion] = {}
 
 
 class FleetView:
@@ -68,7 +51,7 @@ class FleetView:
         self._adverts: dict[PeerId, NodeAdvert] = {}
         self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
         self._visiting: dict[PeerId, list[Endpoint]] = {}
-        self._models: dict[ModelName, dict[ModelVersion, _Hosted]] = {}
+        self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
         self._newest: dict[ModelName, ModelVersion] = {}
         self._trusted: dict[ModelName, frozenset[ModelVersion]] = {}
         self._trials: dict[ModelName, tuple[ModelVersion, ...]] = {}
@@ -110,7 +93,7 @@ class FleetView:
         It is the largest trusted one that is hosted where there is a way to go, linked at the moment or not, and not
         just loaded again; else the largest trusted.
         """
-        return self._newest.get(model, _NO_VERSION)
+        return self._newest.get(model, NO_VERSION)
 
     def has(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether some node, reachable or not, has just this version ready."""
@@ -347,19 +330,19 @@ class FleetView:
             hosted = self._models[key[0]][key[1]]
             del hosted.offers[peer]
             hosted.away.discard(peer)
-            self._settle(key, hosted, _dropped(hosted, (*gone, *endpoints)))
+            self._settle(key, hosted, hosted.drop((*gone, *endpoints)))
         for key, offer in ready.items():
             versions = self._models.setdefault(key[0], {})
             is_changed = key[1] not in versions
             if is_changed:
-                versions[key[1]] = _Hosted()
+                versions[key[1]] = HostedVersion()
             hosted = versions[key[1]]
             hosted.offers[peer] = offer
             is_away = key in away
             is_moved = is_away != (peer in hosted.away)
             if is_moved:
                 (hosted.away.add if is_away else hosted.away.discard)(peer)
-            is_changed |= _dropped(hosted, gone)
+            is_changed |= hosted.drop(gone)
             assert advert is not None  # noqa: S101 - or nothing of it were ready
             for endpoint in endpoints:
                 replica = hosted.by_endpoint.get(endpoint)
@@ -379,7 +362,7 @@ class FleetView:
     def _settle(
         self,
         key: tuple[ModelName, ModelVersion],
-        hosted: _Hosted,
+        hosted: HostedVersion,
         is_changed: bool,
         *,
         is_moved: bool = False,
@@ -405,41 +388,13 @@ class FleetView:
 
     def _rank(self, model: ModelName) -> None:
         """Find out anew which versions of a model are trusted, which is the newest of them, and which are tried."""
-        versions, owners = self._models[model], self._owners
-        trusted = frozenset(
-            version for version in versions if owners is None or owners.is_trusted(model, version)
-        )
-        self._trusted[model] = trusted
-        with_replicas = [
-            version
-            for version in trusted
-            if versions[version].replicas
-            and len(versions[version].away) < len(versions[version].offers)
-        ]
-        newest = max(with_replicas or trusted, key=int, default=_NO_VERSION)
-        if newest:
-            self._newest[model] = newest
+        ranking = rank(model, self._models[model], self._owners)
+        self._trusted[model] = ranking.trusted
+        if ranking.newest:
+            self._newest[model] = ranking.newest
         else:
             self._newest.pop(model, None)
-        trials: tuple[ModelVersion, ...] = ()
-        if owners is not None and newest and len(trusted) < len(versions):
-            trials = tuple(
-                version
-                for version in sorted(versions.keys() - trusted, key=int)
-                if int(version) > int(newest) and owners.may_try(model, version)
-            )
-        if trials:
-            self._trials[model] = trials
+        if ranking.trials:
+            self._trials[model] = ranking.trials
         else:
             self._trials.pop(model, None)
-
-
-def _dropped(hosted: _Hosted, endpoints: Iterable[Endpoint]) -> bool:
-    """Remove the endpoints' replicas and return whether there were any."""
-    is_any = False
-    for endpoint in endpoints:
-        replica = hosted.by_endpoint.pop(endpoint, None)
-        if replica is not None:
-            replica.set_gone()
-            is_any = True
-    return is_any

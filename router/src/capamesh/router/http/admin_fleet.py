@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +36,16 @@ class FleetApi:
         *,
         revoke: Callable[[bytes], tuple[RevocationList, bool]],
         arrival_s: float,
+        clock: Callable[[], float],
         overrides: Overrides | None = None,
     ) -> None:
-        """A body may take `arrival_s` to arrive. `overrides` are shown with their nodes; None: nobody is ever held."""
+        """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held."""
         self._fleet = fleet
         self._pool = pool
         self._telemetry = telemetry
         self._revoke = revoke
         self._arrival_s = arrival_s
+        self._clock = clock
         self._overrides = Overrides() if overrides is None else overrides
         self._models = CachedPage(lambda: iter([json.dumps({"models": fleet.owned()}).encode()]))
         self._nodes = CachedPage(self._pieces)
@@ -127,7 +128,7 @@ class FleetApi:
         }
 
     def _link(self, endpoint: Endpoint) -> dict[str, Any]:
-        now_s = time.monotonic()
+        now_s = self._clock()
         replicas = self._fleet.replicas_at(endpoint)
         return {
             "address": endpoint.address,

@@ -5,8 +5,7 @@ Anyone who may send requests may ask why; only who has the operator's key may sa
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,8 +61,12 @@ class RoutingApi:
         *,
         arrival_s: float,
         timeout_s: float,
+        clock: Callable[[], float],
     ) -> None:
-        """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own."""
+        """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own.
+
+        `clock` is that of the nodes' healths, in seconds.
+        """
         self._fleet = fleet
         self._routing = routing
         self._overrides = overrides
@@ -71,6 +74,7 @@ class RoutingApi:
         self._log = log
         self._arrival_s = arrival_s
         self._timeout_s = timeout_s
+        self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -135,7 +139,7 @@ class RoutingApi:
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
         self._overrides.hold(Hold(peer, model, version, STATES[state]))
-        self._overrides.apply_anew(self._fleet, peer, time.monotonic())
+        self._overrides.apply_anew(self._fleet, peer, self._clock())
         self._routing.wake()
         self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
         return web.json_response(

@@ -1,0 +1,76 @@
+"""One version of a model as the fleet hosts it, and how the versions of a model rank. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from capamesh.protocol.ids import ModelName, ModelVersion
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.ids import PeerId
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
+    from capamesh.router.ownership.owners import Owners
+
+NO_VERSION: Final = ModelVersion("")
+
+
+class HostedVersion:
+    """One version of a model: which nodes say to have it ready, and where it can be reached."""
+
+    __slots__ = ("away", "by_endpoint", "offers", "replicas")
+
+    def __init__(self) -> None:
+        self.offers: dict[PeerId, ModelOffer] = {}
+        """Also of nodes that nobody can reach: that is another error than a model nobody has. Of one that is away
+        as it was when it was ready."""
+        self.away: set[PeerId] = set()
+        """Those of them that had it ready and are loading it again."""
+        self.by_endpoint: dict[Endpoint, Replica] = {}
+        self.replicas: tuple[Replica, ...] = ()
+
+    def drop(self, endpoints: Iterable[Endpoint]) -> bool:
+        """Remove the endpoints' replicas and return whether there were any."""
+        is_any = False
+        for endpoint in endpoints:
+            replica = self.by_endpoint.pop(endpoint, None)
+            if replica is not None:
+                replica.set_gone()
+                is_any = True
+        return is_any
+
+
+class Ranking(NamedTuple):
+    """Which versions of a model a request that names none may go to."""
+
+    trusted: frozenset[ModelVersion]
+    newest: ModelVersion
+    """The largest trusted one that can be had, or is hosted at all; "" when none is trusted."""
+    trials: tuple[ModelVersion, ...]
+    """Those that are newer than all trusted, and get a small share of such requests."""
+
+
+def rank(
+    model: ModelName, versions: Mapping[ModelVersion, HostedVersion], owners: Owners | None
+) -> Ranking:
+    """Return how the versions of a model rank; without `owners`, all are trusted."""
+    trusted = frozenset(
+        version for version in versions if owners is None or owners.is_trusted(model, version)
+    )
+    with_replicas = [
+        version
+        for version in trusted
+        if versions[version].replicas
+        and len(versions[version].away) < len(versions[version].offers)
+    ]
+    newest = max(with_replicas or trusted, key=int, default=NO_VERSION)
+    trials: tuple[ModelVersion, ...] = ()
+    if owners is not None and newest and len(trusted) < len(versions):
+        trials = tuple(
+            version
+            for version in sorted(versions.keys() - trusted, key=int)
+            if int(version) > int(newest) and owners.may_try(model, version)
+        )
+    return Ranking(trusted, newest, trials)
