@@ -23,6 +23,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 import capamesh.router.http
 from capamesh.cli.application import application
 from capamesh.node.agent.settings import NodeSettings
+from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.errors import CapameshError, ClientError, LocalError, PeerError
 from capamesh.router.http.errors import status_of
 from capamesh.router.settings import RouterSettings
@@ -370,8 +371,11 @@ def settings(kind: type[Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for field in dataclasses.fields(kind):
         annotation, text = known[field.name]
-        is_required = field.default is dataclasses.MISSING
-        default = "required" if is_required else code(repr(field.default))
+        default = "required"
+        if field.default_factory is not dataclasses.MISSING:
+            default = code(f"{type(field.default_factory()).__name__}()")
+        elif field.default is not dataclasses.MISSING:
+            default = code(repr(field.default))
         rows.append((code(field.name), code(annotation), default, text))
     return table(("field", "type", "default", "is"), rows)
 
@@ -392,6 +396,10 @@ terminal each has an option: [the command](command.md). What an operator says of
 ## NodeSettings
 
 {settings(NodeSettings)}
+
+## WorkerSettings
+
+{settings(WorkerSettings)}
 """
 
 

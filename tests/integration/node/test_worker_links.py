@@ -17,9 +17,10 @@ from fleet_fakes import NullLog
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
+from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage
-from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
+from capamesh.node.models.lifecycle import ModelLifecycle
 from capamesh.node.models.preparation import Preparation
 from capamesh.node.models.registry import ModelRegistry
 from capamesh.node.models.shortage import Reserve
@@ -237,16 +238,14 @@ class Town:
             self.backend, self._cache, circumstances={"device": "cpu"}, clock=time.perf_counter
         )
         self.lifecycle = ModelLifecycle(
-            LifecycleSettings(
-                folder=self.folder,
+            WorkerSettings(
                 poll_s=0.01,
                 is_controllable=True,
-                memory_limit_bytes=0,
                 max_in_flight=10_000,
                 load_limit_s=60.0,
                 watchdog_s=watchdog_s,
-                verdicts=(),
             ),
+            self.folder,
             self.models,
             self.backend,
             preparation,

@@ -22,6 +22,7 @@ from capamesh.cli.application import application
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
 from capamesh.node.agent.settings import NodeSettings
+from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.network import NetworkOwner, RevocationList
@@ -212,23 +213,28 @@ def test_every_node_setting_has_an_option(
         use_mdns=True,
         region="eu",
         price_per_million=1.5,
-        threads=2,
-        max_in_flight=9,
         drain_s=3.0,
-        is_dialing=True,
-        poll_s=0.0,
-        is_controllable=True,
-        memory_limit_bytes=2 * 2**30,
-        watchdog_s=90.0,
-        load_limit_s=70.0,
+        worker=WorkerSettings(
+            threads=2,
+            max_in_flight=9,
+            is_dialing=True,
+            poll_s=0.0,
+            is_controllable=True,
+            memory_limit_bytes=2 * 2**30,
+            watchdog_s=90.0,
+            load_limit_s=70.0,
+            is_sandboxed=False,
+        ),
         metrics_host="::1",
         metrics_port=9100,
-        is_sandboxed=False,
     )
     assert node_settings == [given]
     default = NodeSettings(data_folder=Path(), models_folder=Path())
     for field in dataclasses.fields(NodeSettings):
         assert getattr(given, field.name) != getattr(default, field.name), "not covered above"
+    for field in dataclasses.fields(WorkerSettings):
+        own = getattr(given.worker, field.name)
+        assert own != getattr(default.worker, field.name), "not covered above"
 
 
 def test_every_router_setting_has_an_option(
@@ -296,7 +302,7 @@ def test_variables_set_options_and_the_token_leaves_the_environment(
     assert run(["node", "run", "--port", "8"]) == 0
     (settings,) = node_settings
     assert (settings.token, settings.bootstrap, settings.port) == ("t", ("/a", "/b"), 8)
-    assert settings.is_dialing
+    assert settings.worker.is_dialing
     assert "CAPAMESH_TOKEN" not in os.environ
 
 

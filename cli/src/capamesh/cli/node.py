@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -180,6 +179,7 @@ def run(
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
     from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
     from capamesh.node.agent.settings import NodeSettings  # noqa: PLC0415 - the same
+    from capamesh.node.contract.settings import MAX_IN_FLIGHT, WorkerSettings  # noqa: PLC0415 - the same
 
     options.refuse_file_as_folder(models, "--models")
     metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)
@@ -196,20 +196,21 @@ def run(
         use_mdns=mdns,
         region=region,
         price_per_million=price,
-        threads=threads,
         drain_s=drain,
-        poll_s=poll,
-        is_controllable=control,
-        memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),
-        watchdog_s=watchdog,
-        load_limit_s=load_limit,
+        worker=WorkerSettings(
+            threads=threads,
+            max_in_flight=MAX_IN_FLIGHT if max_in_flight is None else max_in_flight,
+            poll_s=poll,
+            is_controllable=control,
+            memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),
+            watchdog_s=watchdog,
+            load_limit_s=load_limit,
+            is_dialing=dial_only,
+            is_sandboxed=sandbox,
+        ),
         metrics_host=metrics_host,
         metrics_port=metrics_port,
-        is_dialing=dial_only,
-        is_sandboxed=sandbox,
     )
-    if max_in_flight is not None:
-        settings = replace(settings, max_in_flight=max_in_flight)
     run_node(settings, owner_fd)
 
 

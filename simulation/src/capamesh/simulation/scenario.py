@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from capamesh.node.agent.settings import MAX_IN_FLIGHT
+from capamesh.node.contract.settings import MAX_IN_FLIGHT
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Final, TypeVar, cast
 
-from capamesh.node.agent.settings import MAX_IN_FLIGHT
+from capamesh.node.contract.settings import MAX_IN_FLIGHT
 from capamesh.node.repository.toml_table import Table
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.errors import ConfigError, ModelInvalid

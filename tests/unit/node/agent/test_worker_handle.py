@@ -13,7 +13,7 @@ from fleet_fakes import NullLog, device_offer, offer
 from capamesh.node.agent.metrics.totals import Histogram
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import models_status, worker_status
-from capamesh.node.agent.worker_handle import WorkerHandle, start_settings
+from capamesh.node.agent.worker_handle import WorkerHandle, start_of
 from capamesh.node.contract.messages import (
     Drain,
     Metrics,
@@ -63,7 +63,7 @@ class Care:
         self.worker = WorkerHandle(
             3,
             CPU,
-            start_settings(settings, 3, CPU, "127.0.0.1"),
+            start_of(settings, 3, CPU, "127.0.0.1"),
             on_message=lambda _, __: None,
             on_down=self.downs.append,
             log=self.log,  # type: ignore[arg-type]  # it logs nothing but names
@@ -75,10 +75,10 @@ class Care:
         self.sent.append(message)
         return True
 
-    def start(self) -> WorkerSettings:
+    def start(self) -> Start:
         start = worker_message(self.worker._opening())
         assert isinstance(start, Start)
-        return start.settings
+        return start
 
     def die(self, *loading: str, digest: str = OLD, after_s: float = 1.0) -> None:
         """Live once, and die while loading these models."""
@@ -103,17 +103,18 @@ def test_a_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
         data_folder=tmp_path,
         models_folder=Path("models"),
         port=5000,
-        poll_s=7.0,
-        is_controllable=True,
-        memory_limit_bytes=123,
-        watchdog_s=9.0,
-        load_limit_s=99.0,
-        threads=2,
+        worker=WorkerSettings(
+            poll_s=7.0,
+            is_controllable=True,
+            memory_limit_bytes=123,
+            watchdog_s=9.0,
+            load_limit_s=99.0,
+            threads=2,
+        ),
     )
     start = Care(tmp_path, settings).start()
-    assert (start.poll_s, start.is_controllable, start.memory_limit_bytes) == (7.0, True, 123)
-    assert (start.watchdog_s, start.threads, start.port) == (9.0, 2, 5003)
-    assert start.load_limit_s == 99.0
+    assert start.settings == settings.worker
+    assert start.port == 5003
     assert start.driver == "580.1"
     assert start.cache_folder == str(tmp_path / "cache")
     assert start.running_page == str(tmp_path / "worker-3.running")

@@ -35,7 +35,18 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.msgpack_codec import pack
 
-SETTINGS = WorkerSettings(
+START = Start(
+    WorkerSettings(
+        threads=4,
+        memory_limit_bytes=2**38,
+        watchdog_s=12.5,
+        poll_s=0.5,
+        is_controllable=True,
+        load_limit_s=99.5,
+        max_in_flight=9,
+        is_dialing=True,
+        is_sandboxed=False,
+    ),
     membership_folder="/data",
     models_folder="/models",
     device_index=1,
@@ -45,24 +56,13 @@ SETTINGS = WorkerSettings(
     memory_total_bytes=2**40,
     memory_free_bytes=2**39,
     driver="580.1",
-    threads=4,
-    memory_limit_bytes=2**38,
-    watchdog_s=12.5,
-    poll_s=0.5,
-    is_controllable=True,
-    load_limit_s=99.5,
     verdicts=(Verdict("m", "1", "", "it died", held_s=9.0, refused={"00": 1.5}, suspects=("11",)),),
     running_page="/data/running-1",
     cache_folder="/data/cache",
     host="127.0.0.1",
     port=7001,
     advertised_host="node.example",
-    max_in_flight=9,
-    is_dialing=True,
-    is_sandboxed=True,
 )
-
-
 OFFER = dataclasses.replace(
     offer("m", state=ModelState.FAILED),
     reason="it fell over",
@@ -73,7 +73,7 @@ OFFER = dataclasses.replace(
     is_idempotent=False,
 )
 TO_WORKER: list[ToWorker] = [
-    Start(SETTINGS),
+    START,
     Revocations(b"list"),
     Routers({PeerId("r"): ("h:1", "h:2"), PeerId("s"): ()}),
     Renewed((b"leaf", b"invite"), b"ca"),
@@ -111,8 +111,9 @@ def test_what_a_worker_says_reaches_its_agent_as_it_was(message: ToAgent) -> Non
 
 
 def test_every_setting_of_a_worker_travels() -> None:
-    raw = to_wire(Start(SETTINGS))
-    assert set(raw) == {"type", *(one.name for one in dataclasses.fields(SETTINGS))}
+    raw = to_wire(START)
+    assert set(raw) == {"type", *(one.name for one in dataclasses.fields(START))}
+    assert set(raw["settings"]) == {one.name for one in dataclasses.fields(WorkerSettings)}
 
 
 @pytest.mark.parametrize(

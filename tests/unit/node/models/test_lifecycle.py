@@ -15,6 +15,7 @@ from fleet_fakes import OUT, SPEC, NullLog, advert, fp32
 from onnx import helper
 from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
 
+from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
@@ -28,7 +29,7 @@ from capamesh.node.models.eviction import (
     MOST_SHORT_S,
     SHORT_S,
 )
-from capamesh.node.models.lifecycle import MAX_CHANGES, LifecycleSettings, ModelLifecycle
+from capamesh.node.models.lifecycle import MAX_CHANGES, ModelLifecycle
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.refusals import MAX_SHOWN
 from capamesh.node.models.registry import HostedModel, ModelRegistry
@@ -200,21 +201,23 @@ class Rig:
         self.stuck.append(reason)
         self._news.set()
 
-    def start(self, *, poll_s: float = POLL_S, **settings: Any) -> None:
-        chosen: dict[str, Any] = {
-            "is_controllable": True,
-            "memory_limit_bytes": 0,
-            "max_in_flight": 64,
-            "load_limit_s": 600.0,
-            "watchdog_s": 60.0,
-            "verdicts": (),
-            **settings,
-        }
+    def start(
+        self,
+        *,
+        poll_s: float = POLL_S,
+        verdicts: Sequence[Verdict] = (),
+        compute_capability: str = "",
+        **settings: Any,
+    ) -> None:
+        chosen: dict[str, Any] = {"is_controllable": True, "max_in_flight": 64, **settings}
         self.lifecycle = ModelLifecycle(
-            LifecycleSettings(folder=self.folder, poll_s=poll_s, **chosen),
+            WorkerSettings(poll_s=poll_s, **chosen),
+            self.folder,
             self.models,
             self.device,
             self.device,  # type: ignore[arg-type]
+            verdicts=verdicts,
+            compute_capability=compute_capability,
             budget=self.budget,
             marks=self.marks,
             on_change=self._changed,

@@ -17,7 +17,8 @@ from fleet_fakes import NullLog
 from worker_fakes import LIMIT_S, source_of
 
 from capamesh.node.agent.settings import NodeSettings
-from capamesh.node.agent.worker_handle import start_settings
+from capamesh.node.agent.worker_handle import start_of
+from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import shortage
@@ -71,10 +72,10 @@ async def worker(channel: Channel, tmp_path: Path) -> Worker:
         Role.NODE, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
     )
     Membership.join(Identity.generate(), token, now).save(tmp_path)
-    settings = NodeSettings(data_folder=tmp_path, models_folder=tmp_path)
-    start = replace(
-        start_settings(settings, 0, CPU, "127.0.0.1"), running_page="", is_sandboxed=False
+    settings = NodeSettings(
+        data_folder=tmp_path, models_folder=tmp_path, worker=WorkerSettings(is_sandboxed=False)
     )
+    start = replace(start_of(settings, 0, CPU, "127.0.0.1"), running_page="")
     opened = open_and_close(start, NullLog())  # type: ignore[arg-type]
     return Worker(start, opened, channel, NullLog())  # type: ignore[arg-type]
 
@@ -105,7 +106,7 @@ async def test_what_is_long_unused_leaves_the_cache(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "CLEAN_S", 0.001)
-    old = Path(worker._settings.cache_folder) / PROFILES / "a.json"
+    old = Path(worker._start.cache_folder) / PROFILES / "a.json"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"x")
     os.utime(old, (1_000, 1_000))
@@ -195,7 +196,8 @@ async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_
 async def test_the_operator_s_limit_on_models_takes_nothing_from_their_runs(
     worker: Worker, channel: Channel
 ) -> None:
-    limited = replace(worker._settings, memory_limit_bytes=1)
+    settings = replace(worker._start.settings, memory_limit_bytes=1)
+    limited = replace(worker._start, settings=settings)
     other = Worker(limited, worker._opened, channel, NullLog())  # type: ignore[arg-type]
     assert other._budget.limit_bytes == worker._budget.limit_bytes > 1
 

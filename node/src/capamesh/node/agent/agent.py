@@ -17,7 +17,7 @@ from capamesh.node.agent.announcement import Announcement, NodeFacts
 from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import LoopFigures
 from capamesh.node.agent.status import models_status, worker_status
-from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_settings
+from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_of
 from capamesh.node.contract.loop_meter import LoopMeter
 from capamesh.node.contract.messages import DeviceOffer, Drained, Links, Renewed, Revocations
 from capamesh.node.devices.host import read_devices
@@ -82,7 +82,7 @@ class NodeAgent:
         self._home = DataDir(settings.data_folder, log)
         self._home.lock()
         self._membership = self._home.membership(settings.token, Role.NODE, dt.datetime.now(dt.UTC))
-        if not settings.is_dialing:
+        if not settings.worker.is_dialing:
             require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
@@ -107,7 +107,7 @@ class NodeAgent:
         self._mesh = MeshClient(
             self._membership,
             listen=[]
-            if settings.is_dialing
+            if settings.worker.is_dialing
             else [listen_multiaddr(settings.host, settings.mesh_port)],
             bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
             subscribe=[demand_topic(self._membership.network_id)],
@@ -126,7 +126,7 @@ class NodeAgent:
         advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start
         _check_advertised(self._advertised_host)
         devices = read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if settings.port and not settings.is_dialing:
+        if settings.port and not settings.worker.is_dialing:
             for number in range(len(devices)):
                 require_free(settings.host, settings.port + number, "--port")
         if settings.metrics_host:
@@ -136,7 +136,7 @@ class NodeAgent:
             WorkerHandle(
                 number,
                 device,
-                start_settings(settings, number, device, self._advertised_host),
+                start_of(settings, number, device, self._advertised_host),
                 on_message=self._worker_said,
                 on_down=self._worker_down,
                 log=log,
@@ -276,7 +276,7 @@ class NodeAgent:
             return
         self._schedule.router_heard(router, _now_s())
         self._is_rescheduled.set()
-        if self._settings.is_dialing and self._routers.heard(router, _now_s()):
+        if self._settings.worker.is_dialing and self._routers.heard(router, _now_s()):
             for worker in self._workers:
                 worker.send(self._routers.message())
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-MAX_IN_FLIGHT = 512
-"""Requests that wait or run at one model (guess: 10 ms of a small model; more is latency, not throughput)."""
-
-LOAD_LIMIT_S = 600.0
-"""For one model (guess: a plain load takes seconds and its measurement at most about ten; TensorRT compiles an engine
-for minutes at the first load, and again where a warm-up or a larger batch has a shape beyond those it was made for)."""
+from capamesh.node.contract.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Everything an agent is told; the command line has an option for each."""
+    """Everything an agent is told; the command line has an option for each, and for each of its workers."""
 
     data_folder: Path
     """Where the node keeps its key, its membership and what it measured of models."""
@@ -41,28 +36,11 @@ class NodeSettings:
     """Where this node is, in its operator's words; empty: it does not say."""
     price_per_million: float = 0.0
     """The price of a million rows, in the unit that the network has agreed on; 0 is free."""
-    threads: int = 0
-    """CPU threads of one run; 0: the device's cores."""
-    max_in_flight: int = MAX_IN_FLIGHT
-    """How many requests may wait or run at one model."""
     drain_s: float = 30.0
     """How long a stopping node waits for work under way."""
-    poll_s: float = 2.0
-    """How often the models folder is looked through for changes; 0: only at the start."""
-    is_controllable: bool = False
-    """Whether routers may have models loaded and unloaded for another reason than that a request has come."""
-    memory_limit_bytes: int = 0
-    """What the models of one device may occupy together: one is loaded where it fits beside the others. Loaded, each
-    may grow up to it on a GPU, and is not held to it on a CPU. 0: what the device has."""
-    watchdog_s: float = 60.0
-    """A run that takes longer ends its worker, which then starts anew (guess: the default deadline twice)."""
-    load_limit_s: float = LOAD_LIMIT_S
-    """A model that takes longer to load, warm up and measure ends its worker, which then starts anew."""
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    """What each worker may do."""
     metrics_host: str = ""
     """Where metrics are served over HTTP; empty: nowhere."""
     metrics_port: int = 0
     """0: any free one."""
-    is_dialing: bool = False
-    """Behind NAT: dial the routers and serve over those links, instead of being dialled."""
-    is_sandboxed: bool = True
-    """Whether workers give up what they do not need once they have started: see `capamesh.node.worker.sandbox`."""

@@ -23,7 +23,6 @@ from capamesh.node.contract.messages import (
     agent_message,
     to_wire,
 )
-from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.in_flight_page import InFlightPage
 from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ConfigError, ProtocolViolation
@@ -50,7 +49,7 @@ class WorkerHandle:
         self,
         number: int,
         device: DeviceInfo,
-        start: WorkerSettings,
+        start: Start,
         *,
         on_message: Callable[[int, ToAgent], None],
         on_down: Callable[[int], None],
@@ -171,7 +170,7 @@ class WorkerHandle:
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
             self._log.warning("no_running_page", error=error.message)
             start = replace(start, running_page="")
-        return to_wire(Start(start))
+        return to_wire(start)
 
     def _down(self, reason: str) -> None:
         if self._stuck:
@@ -200,16 +199,17 @@ class WorkerHandle:
             self._log.error("worker_guarded", reason=reported)
 
 
-def start_settings(
+def start_of(
     settings: NodeSettings, number: int, device: DeviceInfo, advertised_host: str
-) -> WorkerSettings:
+) -> Start:
     """Return what the worker `number` is told at each start; `WorkerHandle` adds what is held against models."""
-    return WorkerSettings(
+    threads = settings.worker.threads or device.cores
+    return Start(
+        replace(settings.worker, threads=threads),
         membership_folder=str(settings.data_folder),
         models_folder=str(settings.models_folder),
         cache_folder=str(settings.data_folder / CACHE_FOLDER),
         running_page=str(settings.data_folder / f"worker-{number}.running"),
-        verdicts=(),
         device_index=device.index,
         device_uuid=device.uuid,
         device_kind=device.kind,
@@ -217,16 +217,7 @@ def start_settings(
         memory_total_bytes=device.memory_total_bytes,
         memory_free_bytes=device.memory_free_bytes,
         driver=device.driver_version,
-        memory_limit_bytes=settings.memory_limit_bytes,
-        threads=settings.threads or device.cores,
         host=settings.host,
         port=settings.port + number if settings.port else 0,
         advertised_host=advertised_host,
-        max_in_flight=settings.max_in_flight,
-        poll_s=settings.poll_s,
-        watchdog_s=settings.watchdog_s,
-        load_limit_s=settings.load_limit_s,
-        is_controllable=settings.is_controllable,
-        is_dialing=settings.is_dialing,
-        is_sandboxed=settings.is_sandboxed,
     )

@@ -28,6 +28,26 @@ class Start:
 
     TYPE: ClassVar[str] = "start"
     settings: WorkerSettings
+    """What the operator lets it do; `threads` is what its device has where the operator has not said."""
+    membership_folder: str
+    models_folder: str
+    cache_folder: str
+    running_page: str
+    """The file of its `InFlightPage`; empty: it does without. Paths are text, because they travel as msgpack."""
+    device_index: int
+    device_uuid: str
+    device_kind: str
+    device_name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    """Before the first look of its own."""
+    driver: str
+    host: str
+    port: int
+    """Where it takes links; 0: any free port."""
+    advertised_host: str
+    verdicts: tuple[Verdict, ...] = ()
+    """What is held against models that ended earlier workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +155,8 @@ ToAgent: TypeAlias = Sandboxed | DeviceOffer | Metrics | Links | Survived | Stuc
 def to_wire(message: ToWorker | ToAgent) -> dict[str, Any]:
     """Return the channel message of `message`."""
     match message:
-        case Start(settings):
-            values = asdict(settings)
+        case Start():
+            values = asdict(message)
         case DeviceOffer(device, models):
             values = {"device": asdict(device), "models": [_offer_to_wire(one) for one in models]}
         case _:
@@ -177,8 +197,9 @@ def _read(raw: Mapping[str, Any], readers: Mapping[str, Callable[..., _M]], read
 
 
 def _start(**values: Any) -> Start:  # noqa: ANN401
+    settings = WorkerSettings(**values.pop("settings"))
     verdicts = tuple(Verdict.from_fields(one) for one in values.pop("verdicts"))
-    return Start(WorkerSettings(**values, verdicts=verdicts))
+    return Start(settings, **values, verdicts=verdicts)
 
 
 def _routers(routers: Mapping[str, Sequence[str]]) -> Routers:

@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from capamesh.protocol.links.calls import ControlAction, ControlCall
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.contract.settings import WorkerSettings
     from capamesh.node.contract.verdict import Verdict
     from capamesh.node.devices.in_flight_journal import InFlightJournal
     from capamesh.node.models.preparation import Preparation
@@ -51,38 +51,19 @@ TRY_AGAIN_S = 5.0
 Changed = Callable[[CapameshError | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class LifecycleSettings:
-    """How a worker hosts."""
-
-    folder: Path
-    poll_s: float
-    """0: the folder is read once."""
-    is_controllable: bool
-    """Whether routers may have models loaded and unloaded for another reason than that a request has come."""
-    memory_limit_bytes: int
-    """0: what the device has."""
-    max_in_flight: int
-    load_limit_s: float
-    """From the beginning of a model's load to the end of its measurement."""
-    watchdog_s: float
-    """For one run."""
-    verdicts: Sequence[Verdict]
-    """On models that ended earlier workers."""
-    compute_capability: str = ""
-    """Of the GPU, by which a model may have a file of its own; empty: none."""
-
-
 class ModelLifecycle:
     """The changes to one worker's models."""
 
     def __init__(
         self,
-        settings: LifecycleSettings,
+        settings: WorkerSettings,
+        folder: Path,
         models: ModelRegistry,
         backend: Backend,
         preparation: Preparation,
         *,
+        verdicts: Sequence[Verdict] = (),
+        compute_capability: str = "",
         budget: MemoryBudget,
         marks: InFlightJournal,
         on_change: Callable[[], None],
@@ -91,15 +72,20 @@ class ModelLifecycle:
         reserve: Reserve,
         log: FilteringBoundLogger,
     ) -> None:
-        """`on_stuck` is told why this process must end: a load that takes too long holds up all others.
+        """Host the models in `folder`, less those that `verdicts` hold back because they ended earlier workers.
+
+        `compute_capability` is the GPU's, by which a model may have a file of its own; empty: none.
+        `on_stuck` is told why this process must end: a load that takes too long holds up all others.
 
         `on_moved` is told, more than once, that another folder lies where the models' did, which this process may
         not read: the kernel holds it to the folder that was there when it started.
         """
         self._on_moved = on_moved
-        self._place = _place(settings.folder)
+        self._place = _place(folder)
         self._reserve = reserve
         self._settings = settings
+        self._folder = folder
+        self._compute_capability = compute_capability
         self._models = models
         self._on_change = on_change
         self._log = log
@@ -107,16 +93,14 @@ class ModelLifecycle:
             models,
             backend,
             preparation,
-            max_in_flight=settings.max_in_flight,
-            limit_s=settings.load_limit_s,
+            settings=settings,
             budget=budget,
-            watchdog_s=settings.watchdog_s,
-            verdicts=settings.verdicts,
+            verdicts=verdicts,
             marks=marks,
             on_stuck=on_stuck,
             log=log,
         )
-        self._root = f"{os.path.realpath(settings.folder)}/"
+        self._root = f"{os.path.realpath(folder)}/"
         self._refused: frozenset[Refused] = frozenset()
         """What was refused at the last look, of which the log has told."""
         self._before: Scan | None = None
@@ -129,7 +113,7 @@ class ModelLifecycle:
         """Unloaded on purpose, or held back: not loaded again unless asked for, or changed."""
         self._away: dict[Key, ModelSource] = {}
         """Not loaded for want of memory: loaded once there is some, or, others giving way, when a request comes."""
-        self._verdicts = {(one.name, one.version): one for one in settings.verdicts if one.held_s}
+        self._verdicts = {(one.name, one.version): one for one in verdicts if one.held_s}
         """Those on models that were not met in the folder yet."""
         self._leaving: list[HostedModel] = []
         """Take no more requests, and go once the pipelines that were made of them are made anew."""
@@ -220,7 +204,7 @@ class ModelLifecycle:
         if is_first and not found.models:
             self._log.warning(
                 "no_models",
-                folder=str(self._settings.folder),
+                folder=str(self._folder),
                 expected="NAME/VERSION/model.onnx or NAME.onnx",
             )
         self._on_change()
@@ -234,19 +218,18 @@ class ModelLifecycle:
         try:
             self._before = await asyncio.to_thread(partial(self._scan, self._before, now_ns))
         except ConfigError:
-            folder = self._settings.folder
+            folder = self._folder
             if _place(folder) not in {None, self._place} and os.access(folder, os.R_OK | os.X_OK):
                 self._on_moved()
             raise
         return self._before
 
     def _scan(self, before: Scan | None, now_ns: int | None = None) -> Scan:
-        settings = self._settings
         return scan(
-            settings.folder,
+            self._folder,
             before=before,
             now_ns=now_ns,
-            compute_capability=settings.compute_capability,
+            compute_capability=self._compute_capability,
         )
 
     def _refuse(self, found: Scan) -> set[Key]:

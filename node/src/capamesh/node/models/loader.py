@@ -23,6 +23,7 @@ from capamesh.protocol.errors import CapameshError, ModelInvalid
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.contract.settings import WorkerSettings
     from capamesh.node.contract.verdict import Verdict
     from capamesh.node.models.preparation import LoadResult, Preparation
     from capamesh.node.repository import ModelSource
@@ -43,27 +44,23 @@ class ModelLoading:
         backend: Backend,
         preparation: Preparation,
         *,
-        max_in_flight: int,
-        limit_s: float,
+        settings: WorkerSettings,
         budget: MemoryBudget,
-        watchdog_s: float,
         verdicts: Sequence[Verdict],
         marks: InFlightJournal,
         on_stuck: Callable[[str], None],
         log: FilteringBoundLogger,
     ) -> None:
-        """`models` has those that pipelines are made of; `limit_s` is from a load's begin to its last measurement.
+        """`models` has those that pipelines are made of.
 
-        No request is taken that would need more than `budget` of memory, or a run of more than `watchdog_s`, or
+        No request is taken that would need more than `budget` of memory, or a run of more than the watchdog allows, or
         against which there is one of the `verdicts`, which begin now.
         """
         self._models = models
         self._backend = backend
         self._preparation = preparation
-        self._max_in_flight = max_in_flight
-        self._limit_s = limit_s
+        self._settings = settings
         self._budget = budget
-        self._watchdog_s = watchdog_s
         self._verdicts = {(one.name, one.version): one for one in verdicts}
         self._since_s = time.monotonic()
         self._marks = marks
@@ -100,7 +97,7 @@ class ModelLoading:
             prepared.measured.need,
             prepared.measured.profile,
             self._budget,
-            watchdog_s=self._watchdog_s,
+            watchdog_s=self._settings.watchdog_s,
             suspicion=self._suspicion(source),
         )
         runner = self._runner(source, prepared, number, bounds)
@@ -121,7 +118,7 @@ class ModelLoading:
     async def _prepared(self, source: ModelSource, number: int) -> LoadResult:
         slot = self._marks.begin(number, Phase.LOADING)
         overdue = asyncio.get_running_loop().call_later(
-            self._limit_s, self._overdue, source, number
+            self._settings.load_limit_s, self._overdue, source, number
         )
         try:
             return await asyncio.to_thread(
@@ -144,7 +141,7 @@ class ModelLoading:
         """Blame a model that is not ready in time, and have this process ended."""
         self._marks.blame(number, Phase.LOADING)
         self._on_stuck(
-            f"loading {source.name}/{source.version} has taken more than the {self._limit_s:g} s that"
+            f"loading {source.name}/{source.version} has taken more than the {self._settings.load_limit_s:g} s that"
             " this node allows (--load-limit)"
         )
 
@@ -168,7 +165,7 @@ class ModelLoading:
             prepared.plan,
             source.manifest.rules,
             prepared.measured.profile,
-            max_in_flight=self._max_in_flight,
+            max_in_flight=self._settings.max_in_flight,
             max_queue=source.manifest.max_queue,
             streams=prepared.streams,
             bounds=bounds,
@@ -188,6 +185,6 @@ class ModelLoading:
             switch=self._backend.stop_switch,
             marks=self._marks,
             number=number,
-            watchdog_s=self._watchdog_s,
+            watchdog_s=self._settings.watchdog_s,
             on_stuck=self._on_stuck,
         )

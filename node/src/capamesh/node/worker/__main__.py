@@ -26,16 +26,15 @@ async def _run(channel_fd: int) -> None:
             continue
         start = worker_message(message)
         assert isinstance(start, Start)  # noqa: S101 - as its type says
-        settings = start.settings
-        if settings.device_uuid:
+        if start.device_uuid:
             # CUDA numbers devices in its own order: showing it this one alone leaves no doubt
-            os.environ["CUDA_VISIBLE_DEVICES"] = settings.device_uuid
-        log = structlog.get_logger(process="worker", device=settings.device_index)
-        opened = open_and_close(settings, log)
+            os.environ["CUDA_VISIBLE_DEVICES"] = start.device_uuid
+        log = structlog.get_logger(process="worker", device=start.device_index)
+        opened = open_and_close(start, log)
         from capamesh.node.worker.process import Worker  # noqa: PLC0415 - ONNX Runtime starts a thread
 
         freeze_loaded_objects()
-        await Worker(settings, opened, channel, log).run()
+        await Worker(start, opened, channel, log).run()
         return
 
 

@@ -19,7 +19,7 @@ from capamesh.protocol.network.folder import IDENTITY_FILE
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.node.contract.settings import WorkerSettings
+    from capamesh.node.contract.messages import Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,20 @@ class Opened:
     """What the process is kept to, for people."""
 
 
-def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opened:
+def open_and_close(start: Start, log: FilteringBoundLogger) -> Opened:
     """Open what a worker needs, then close it in; before anything starts a thread or reads a model.
 
     ConfigError: the membership or the page cannot be read.
     """
-    folder = Path(settings.membership_folder)
+    folder = Path(start.membership_folder)
     membership = Membership.load(folder, dt.datetime.now(dt.UTC))
     messages = messages_bytes(
         budget_bytes(
             is_gpu=False,
-            total_bytes=settings.memory_total_bytes,
-            free_bytes=settings.memory_free_bytes,
+            total_bytes=start.memory_total_bytes,
+            free_bytes=start.memory_free_bytes,
         )
-        if settings.device_kind != "cuda"
+        if start.device_kind != "cuda"
         else 0
     )
     transport = LinkTransport(
@@ -56,15 +56,15 @@ def open_and_close(settings: WorkerSettings, log: FilteringBoundLogger) -> Opene
         limits=LinkLimits(receive_bytes=messages, send_bytes=messages),
         log=log,
     )
-    page = InFlightPage.open(Path(settings.running_page)) if settings.running_page else None
+    page = InFlightPage.open(Path(start.running_page)) if start.running_page else None
     holds = "none: --no-sandbox"
-    if settings.is_sandboxed:
+    if start.settings.is_sandboxed:
         holds = sandbox.close(
-            models_folder=Path(settings.models_folder),
-            cache_folder=Path(settings.cache_folder),
+            models_folder=Path(start.models_folder),
+            cache_folder=Path(start.cache_folder),
             secret=folder / IDENTITY_FILE,
-            is_gpu=settings.device_kind == "cuda",
-            port=settings.port,
-            is_dialing=settings.is_dialing,
+            is_gpu=start.device_kind == "cuda",
+            port=start.port,
+            is_dialing=start.settings.is_dialing,
         )
     return Opened(membership, transport, page, holds)

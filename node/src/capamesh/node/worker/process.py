@@ -34,7 +34,7 @@ from capamesh.node.contract.messages import (
     worker_message,
 )
 from capamesh.node.devices.in_flight_journal import InFlightJournal
-from capamesh.node.models.lifecycle import LifecycleSettings, ModelLifecycle
+from capamesh.node.models.lifecycle import ModelLifecycle
 from capamesh.node.models.preparation import Preparation
 from capamesh.node.models.registry import ModelRegistry
 from capamesh.node.models.shortage import PAUSE_S, TRIES, Reserve
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.node.contract.messages import ToAgent, ToWorker
-    from capamesh.node.contract.settings import WorkerSettings
     from capamesh.node.worker.opening import Opened
     from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
     from capamesh.protocol.ids import PeerId
@@ -90,13 +89,13 @@ class Worker:
 
     def __init__(
         self,
-        settings: WorkerSettings,
+        start: Start,
         opened: Opened,
         channel: AsyncioChannel,
         log: FilteringBoundLogger,
     ) -> None:
         """`opened` is what this process may not open any more."""
-        self._settings = settings
+        self._start = start
         self._channel = channel
         self._log = log
         self._opened = opened
@@ -104,11 +103,11 @@ class Worker:
         self._trust = self._membership.trust()
         self._models = ModelRegistry()
         self._backend = OnnxBackend(
-            "cuda" if settings.device_kind == "cuda" else "cpu",
-            device_uuid=settings.device_uuid,
-            intra_op_threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes,
-            cache_folder=Path(settings.cache_folder),
+            "cuda" if start.device_kind == "cuda" else "cpu",
+            device_uuid=start.device_uuid,
+            intra_op_threads=start.settings.threads,
+            memory_limit_bytes=start.settings.memory_limit_bytes,
+            cache_folder=Path(start.cache_folder),
             on_lost=self._device_lost,
         )
         self._reserve = Reserve(log)
@@ -116,34 +115,27 @@ class Worker:
         self._marks = marks = InFlightJournal(opened.page)
         self._budget = MemoryBudget(
             budget_bytes(
-                is_gpu=settings.device_kind == "cuda",
-                total_bytes=settings.memory_total_bytes,
-                free_bytes=settings.memory_free_bytes,
+                is_gpu=start.device_kind == "cuda",
+                total_bytes=start.memory_total_bytes,
+                free_bytes=start.memory_free_bytes,
             )
         )
         self._lifecycle = ModelLifecycle(
-            LifecycleSettings(
-                folder=Path(settings.models_folder),
-                poll_s=settings.poll_s,
-                is_controllable=settings.is_controllable,
-                memory_limit_bytes=settings.memory_limit_bytes,
-                max_in_flight=settings.max_in_flight,
-                load_limit_s=settings.load_limit_s,
-                watchdog_s=settings.watchdog_s,
-                verdicts=settings.verdicts,
-                compute_capability=self._backend.compute_capability(),
-            ),
+            start.settings,
+            Path(start.models_folder),
             self._models,
             self._backend,
             Preparation(
                 self._backend,
-                ProfileCache(Path(settings.cache_folder) / PROFILES),
+                ProfileCache(Path(start.cache_folder) / PROFILES),
                 circumstances={
-                    "device": settings.device_uuid or settings.device_name,
-                    "threads": str(settings.threads),
+                    "device": start.device_uuid or start.device_name,
+                    "threads": str(start.settings.threads),
                 },
                 clock=time.perf_counter,
             ),
+            verdicts=start.verdicts,
+            compute_capability=self._backend.compute_capability(),
             budget=self._budget,
             marks=marks,
             on_change=self._tell_now,
@@ -168,7 +160,7 @@ class Worker:
         self._service.on_links = self._links_changed
         self._transport = opened.transport
         self._address = ""
-        self._free_bytes = settings.memory_free_bytes
+        self._free_bytes = start.memory_free_bytes
         self._rest_bytes = 0
         """What this process has without any model."""
         self._kept_bytes = 0
@@ -180,7 +172,7 @@ class Worker:
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
         self._rest_bytes = self._backend.used_bytes()
-        server = None if self._settings.is_dialing else await self._listen()
+        server = None if self._start.settings.is_dialing else await self._listen()
         watch = LoopWatch(self._log, self._loop_meter.beat)
         watch.start()
         try:
@@ -250,9 +242,9 @@ class Worker:
 
         CUDA maps more of the host's memory than it uses, how much depends on the driver.
         """
-        settings = self._settings
+        start = self._start
         limit = 0
-        if settings.device_kind != "cuda":
+        if start.device_kind != "cuda":
             limit = hold_to(self._budget.limit_bytes)
             self._reserve.take()
         self._log.info(
@@ -260,9 +252,9 @@ class Worker:
         )
 
     async def _listen(self) -> LinkListener:
-        settings = self._settings
-        server = await self._transport.listen(settings.host, settings.port, lambda: self._service)
-        host, port = settings.advertised_host, server.sockets[0].getsockname()[1]
+        start = self._start
+        server = await self._transport.listen(start.host, start.port, lambda: self._service)
+        host, port = start.advertised_host, server.sockets[0].getsockname()[1]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return server
 
@@ -275,17 +267,17 @@ class Worker:
 
     def _tell(self) -> None:
         self._has_reported = True
-        settings = self._settings
+        start = self._start
         device = Device(
-            index=settings.device_index,
-            kind=settings.device_kind,
-            name=settings.device_name,
+            index=start.device_index,
+            kind=start.device_kind,
+            name=start.device_name,
             provider=self._models.provider,
-            memory_total_bytes=settings.memory_total_bytes,
-            memory_free_bytes=min(self._free_bytes, settings.memory_total_bytes),
+            memory_total_bytes=start.memory_total_bytes,
+            memory_free_bytes=min(self._free_bytes, start.memory_total_bytes),
             data_addresses=(self._address,) if self._address else (),
             runtime=self._backend.runtime,
-            driver=settings.driver,
+            driver=start.driver,
         )
         self._send(DeviceOffer(device, self._models.offers()))
 
@@ -325,7 +317,7 @@ class Worker:
     async def _clean_cache(self) -> None:
         while True:
             await asyncio.sleep(CLEAN_S)
-            removed = await asyncio.to_thread(clean, Path(self._settings.cache_folder), time.time())
+            removed = await asyncio.to_thread(clean, Path(self._start.cache_folder), time.time())
             if removed:
                 self._log.info("cache_cleaned", removed=removed)
 
@@ -350,7 +342,7 @@ class Worker:
         asked twice without a run in between, and what did not come back from all of them is not asked for again.
         """
         room = self._budget.room_bytes
-        if self._settings.device_kind == "cuda" or not room:
+        if self._start.device_kind == "cuda" or not room:
             return
         left = self._pooled_bytes()
         self._kept_bytes = max(0, min(self._kept_bytes, left))
@@ -400,13 +392,13 @@ class Worker:
     def _moved(self) -> None:
         """Have another process read the models' folder, once this one has answered what it has."""
         if self._leaving is None:
-            self._log.warning("models_folder_moved", folder=self._settings.models_folder)
+            self._log.warning("models_folder_moved", folder=self._start.models_folder)
             self._leaving = self._loop.create_task(self._reserve.lasting(self._leave))
 
     async def _leave(self) -> None:
         self._service.drain()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.watchdog_s or None):
+            async with asyncio.timeout(self._start.settings.watchdog_s or None):
                 await self._quiet()
         self._stuck("another folder lies where the models' did, which only a new process may read")
 
