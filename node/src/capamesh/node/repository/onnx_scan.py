@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
+from capamesh.node.repository.onnx_fields import MAX_DEPTH, MAX_FIELDS, Pages
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
-MAX_DEPTH: Final = 100  # protobuf's own default recursion limit
-MAX_FIELDS: Final = 20_000_000  # guess: some 20 s of walking; a 135M-parameter decoder has 50,000
-MAX_HEAD_BYTES: Final = 20  # two base-128 numbers of 64 bits
 MAX_SHORT_BYTES: Final = 4096  # guess: ten times any operator's name, or any tensor's rank
 MOST: Final = 0.9
 """The share of a model's weights that names its precision (guess: leaves out biases and scales)."""
@@ -80,30 +77,36 @@ def contents_of(stream: BinaryIO) -> Contents:
     """
     is_data_dependent = False
     elements: dict[int, int] = {}
-    pending = [(0, stream.seek(0, os.SEEK_END), _Message.MODEL, 0)]
+    model = Pages(stream)
+    pending = [(0, model.size_bytes, _Message.MODEL, 0)]
     budget = MAX_FIELDS
     while pending:
-        start, end, message, depth = pending.pop()
+        position, end, message, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise ModelInvalid(f"the ONNX file nests messages deeper than {MAX_DEPTH}")
         children = _CHILDREN[message]
         dims: list[int] = []
         data_type = 0
-        for number, value, content, stop in _fields(stream, start, end):
+        while position < end:
             budget -= 1
             if budget < 0:
                 raise ModelInvalid(f"the ONNX file has more than {MAX_FIELDS} fields")
+            number, is_bytes, value, start, position = model.field(position, end)
             if message is _Message.TENSOR:
                 if number == _DATA_TYPE:
                     data_type = value
                 elif number == _DIMS:
-                    dims.extend([value] if content < 0 else _packed(stream, content, stop))
+                    dims.extend(_packed(model, start, position) if is_bytes else [value])
             elif message is _Message.NODE and number == _OP_TYPE:
-                op_type = _slice(stream, content, stop)
+                if not is_bytes:
+                    raise ModelInvalid(
+                        f"the ONNX file has a number as an operator's name at byte {start}"
+                    )
+                op_type = _short(model, start, position)
                 _check_op(op_type)
                 is_data_dependent = is_data_dependent or op_type in _OPEN_OPS
-            elif content >= 0 and number in children:
-                pending.append((content, stop, children[number], depth + 1))
+            elif is_bytes and number in children:
+                pending.append((start, position, children[number], depth + 1))
         if message is _Message.TENSOR:
             elements[data_type] = elements.get(data_type, 0) + math.prod(dims)
     return Contents(elements, is_data_dependent)
@@ -138,62 +141,23 @@ def _check_op(op_type: bytes) -> None:
         )
 
 
-def _fields(stream: BinaryIO, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field's number, its value, and where its bytes start and stop.
-
-    One of the two is there: the value is 0 for bytes, the start -1 for a number.
-    """
-    while position < end:
-        stream.seek(position)
-        head = stream.read(min(MAX_HEAD_BYTES, end - position))
-        tag, used = _varint(head, 0, position)
-        value, content, stop = 0, -1, position
-        match tag & 7:
-            case 0:
-                value, used = _varint(head, used, position)
-                stop = position + used
-            case 1:
-                stop = position + used + 8
-            case 2:
-                size, used = _varint(head, used, position)
-                content = position + used
-                stop = content + size
-            case 5:
-                stop = position + used + 4
-            case _:  # groups, which ONNX never had, or junk
-                raise ModelInvalid(f"not an ONNX file: wire type {tag & 7} at byte {position}")
-        if stop > end:
-            raise ModelInvalid(f"the ONNX file is cut short or broken at byte {position}")
-        yield tag >> 3, value, content, stop
-        position = stop
-
-
-def _varint(head: bytes, index: int, position: int) -> tuple[int, int]:
-    """Return the base-128 number at `index` and the index after it; `position` is where `head` starts."""
-    value = shift = 0
-    while index < len(head) and shift < 70:  # ten groups of seven bits hold 64
-        byte = head[index]
-        index += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, index
-        shift += 7
-    raise ModelInvalid(f"the ONNX file is cut short or broken at byte {position}")
-
-
-def _packed(stream: BinaryIO, start: int, stop: int) -> Iterator[int]:
-    raw, index = _slice(stream, start, stop), 0
-    while index < len(raw):
-        value, index = _varint(raw, index, start)
+def _packed(model: Pages, start: int, stop: int) -> Iterator[int]:
+    if stop - start > MAX_SHORT_BYTES:
+        raise _too_long(start, stop)
+    while start < stop:
+        value, start = model.varint(start, stop)
         yield value
 
 
-def _slice(stream: BinaryIO, start: int, stop: int) -> bytes:
-    """Return the bytes of a short field; ModelInvalid: it is longer than any name or shape."""
-    if start < 0 or stop - start > MAX_SHORT_BYTES:
-        raise ModelInvalid(
-            f"the ONNX file has a name or shape of {stop - start} bytes at byte {start}; at most "
-            f"{MAX_SHORT_BYTES} are allowed"
-        )
-    stream.seek(start)
-    return stream.read(stop - start)
+def _short(model: Pages, start: int, stop: int) -> bytes:
+    """Return the bytes of a short field; ModelInvalid: it is longer than any name."""
+    if stop - start > MAX_SHORT_BYTES:
+        raise _too_long(start, stop)
+    return model.slice(start, stop)
+
+
+def _too_long(start: int, stop: int) -> ModelInvalid:
+    return ModelInvalid(
+        f"the ONNX file has a name or shape of {stop - start} bytes at byte {start}; at most "
+        f"{MAX_SHORT_BYTES} are allowed"
+    )

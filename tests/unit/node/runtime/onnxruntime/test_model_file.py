@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from capamesh.node.repository.onnx_scan import MAX_DEPTH, contents_of, precision
+from capamesh.node.repository.onnx_fields import MAX_DEPTH
+from capamesh.node.repository.onnx_scan import contents_of, precision
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -165,6 +166,13 @@ def test_a_name_longer_than_any_operators_is_refused() -> None:
         weights(model(nodes=(node("x" * 4097, [], []),)))
 
 
+def test_a_number_in_place_of_an_operators_name_is_refused() -> None:
+    one = b"\x20\x07"  # op_type as a number
+    graph = b"\x0a" + bytes([len(one)]) + one
+    with pytest.raises(ModelInvalid, match="a number as an operator's name at byte 5"):
+        contents_of(io.BytesIO(b"\x3a" + bytes([len(graph)]) + graph))
+
+
 ALONE = onnx.ModelProto(
     graph=model(zeros(P.FLOAT, 3, 5), nodes=(node("Relu", ["x"], ["y"]),)).graph
 ).SerializeToString()
@@ -173,7 +181,7 @@ ALONE = onnx.ModelProto(
 
 @given(st.integers(1, len(ALONE) - 1))
 def test_a_file_that_is_cut_anywhere_is_refused(length: int) -> None:
-    with pytest.raises(ModelInvalid, match="cut short or broken at byte"):
+    with pytest.raises(ModelInvalid, match="cut short or broken"):
         contents_of(io.BytesIO(ALONE[:length]))
 
 
