@@ -9,7 +9,7 @@ from unittest import mock
 
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.network import NetworkOwner, Role
-from capamesh.router.parts import RouterParts
+from capamesh.router.process.parts import RouterParts
 from capamesh.router.settings import RouterSettings
 
 

@@ -14,9 +14,9 @@ from router_parts import made_parts
 
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router import process
-from capamesh.router.parts import RouterParts
-from capamesh.router.process import Router
+from capamesh.router.process import router as process
+from capamesh.router.process.parts import RouterParts
+from capamesh.router.process.router import Router
 
 
 class Log:

@@ -8,7 +8,7 @@ import gc, sys
 from capamesh.cli.quick_imports import quick_imports
 with quick_imports():
     assert not gc.isenabled()
-    import capamesh.cli.services, capamesh.router.parts, capamesh.router.process
+    import capamesh.cli.services, capamesh.router.process.parts, capamesh.router.process.router
 assert gc.isenabled()
 read = [name for name in sys.modules if name.split(".")[0] in {"rich", "pygments", "onnx", "onnxruntime"}]
 assert not read, read

@@ -35,8 +35,8 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
     with quick_imports():
-        from capamesh.router.parts import RouterParts  # noqa: PLC0415 - a node does not need it
-        from capamesh.router.process import Router  # noqa: PLC0415 - likewise
+        from capamesh.router.process.parts import RouterParts  # noqa: PLC0415 - a node does not need it
+        from capamesh.router.process.router import Router  # noqa: PLC0415 - likewise
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())

@@ -9,7 +9,7 @@ from fleet_fakes import Fleet, echo, in_virtual_time
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import LinkLost
-from capamesh.router.health_watch import JUDGE_EVERY_S, REPROBE_EVERY_S, HealthWatch
+from capamesh.router.process.health_watch import JUDGE_EVERY_S, REPROBE_EVERY_S, HealthWatch
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.supervision import Supervisor
 

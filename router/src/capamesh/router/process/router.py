@@ -15,17 +15,17 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.reach import Inside, inside_of
-from capamesh.router.gauges import watch_fleet, watch_network, watch_requests, watch_routing
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.server import Front
-from capamesh.router.parts import today
+from capamesh.router.process.gauges import watch_fleet, watch_network, watch_requests, watch_routing
+from capamesh.router.process.parts import today
 
 if TYPE_CHECKING:
-    from capamesh.router.parts import RouterParts
+    from capamesh.router.process.parts import RouterParts
 
 TICK_S = 0.5
 """A member's silence is noticed as exactly as this (guess: 2 % of the silence that is borne)."""

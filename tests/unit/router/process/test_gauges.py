@@ -13,7 +13,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
-from capamesh.router.gauges import watch_fleet, watch_network, watch_requests, watch_routing
+from capamesh.router.process.gauges import watch_fleet, watch_network, watch_requests, watch_routing
 from capamesh.router.requests.call import NO_OPTIONS
 
 

@@ -18,7 +18,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.operator_key import KEY_FILE
 from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.http.exchange import InferTarget
-from capamesh.router.parts import RouterParts
+from capamesh.router.process.parts import RouterParts
 
 
 def make_parts(folder: Path, **settings: Any) -> RouterParts:

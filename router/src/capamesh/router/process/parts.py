@@ -43,15 +43,15 @@ from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.ownership_keeper import OwnerKeeper
 from capamesh.router.fleet.revocations import Revocations
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.health_watch import HealthWatch
 from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.policies import POLICIES, make_policy
+from capamesh.router.process.health_watch import HealthWatch
+from capamesh.router.process.rules_file import load_rules
+from capamesh.router.process.standing import Standing
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
-from capamesh.router.rules_file import load_rules
-from capamesh.router.standing import Standing
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
 

@@ -14,7 +14,7 @@ from signed_adverts import NOW, says
 from capamesh.protocol.data_dir import DataDir, read_status
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.network import RevocationList
-from capamesh.router.standing import Standing
+from capamesh.router.process.standing import Standing
 
 
 class Sidecar:
