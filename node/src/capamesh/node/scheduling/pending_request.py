@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Tensor
-
-if TYPE_CHECKING:
-    from capamesh.node.scheduling.plan import BatchPlan
 
 Result = Sequence[Tensor] | CapameshError
 """What came of a request: the outputs that it asked for, or why there are none."""
@@ -113,6 +110,27 @@ class PendingRequest:
         return self.batch is not None and self.state is RequestState.RUNNING
 
 
+class RunPlan(Protocol):
+    """How the requests of one batch become one run, and the outputs of that run theirs again."""
+
+    def join(self, requests: Sequence[PendingRequest]) -> Sequence[Tensor]:
+        """Return the inputs of the run."""
+        ...
+
+    def wanted(self, requests: Sequence[PendingRequest]) -> tuple[str, ...]:
+        """Return the outputs to ask the model for; empty for all."""
+        ...
+
+    def split(
+        self,
+        requests: Sequence[PendingRequest],
+        outputs: Sequence[Tensor],
+        joined: Sequence[Tensor],
+    ) -> Sequence[Sequence[Tensor]]:
+        """Return each request's own outputs; `joined` is what `join` returned. Raises `RunFailed`."""
+        ...
+
+
 class Batch:
     """Requests that run together."""
 
@@ -134,7 +152,7 @@ class Batch:
         requests: list[PendingRequest],
         rows: int,
         started_s: float,
-        plan: BatchPlan,
+        plan: RunPlan,
         *,
         is_stream: bool = False,
     ) -> None:

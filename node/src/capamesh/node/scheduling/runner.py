@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling import Batch, PendingRequest, Result
-from capamesh.node.scheduling.pending_request import RequestState
+from capamesh.node.scheduling.pending_request import RequestState, RunPlan
 from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
     from capamesh.node.scheduling.bounds import RunBounds
-    from capamesh.node.scheduling.plan import BatchPlan
     from capamesh.node.scheduling.scheduler import Scheduler
 
 SHORT_S = 0.000_3
@@ -367,7 +366,7 @@ class ModelRunner:
 
 
 def _run(
-    plan: BatchPlan,
+    plan: RunPlan,
     requests: Sequence[PendingRequest],
     switch: StopSwitch | None,
     model: LoadedModel,
@@ -378,7 +377,7 @@ def _run(
 
 
 def _run_alone(
-    plan: BatchPlan, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
+    plan: RunPlan, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
 ) -> Result:
     if request.state is RequestState.ENDED:
         return _NOT_WANTED
