@@ -20,7 +20,7 @@ from capamesh.protocol.loop_watch import BUSY, DELAY, LoopMetric
 INFER = b"/v2/models/digits/infer"
 SIZE = 4 * MIB - 200
 """Of a body: what a router takes of JSON."""
-PAGES_S = 3.0
+PAGES_S = 2.0
 """How long pages are asked for."""
 MOST_BUSY_S = 0.1
 """What a callback may take, and with it all that ran since the beat before."""
