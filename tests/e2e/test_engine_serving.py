@@ -141,7 +141,7 @@ async def test_a_request_that_the_caller_gave_up_at_the_router_frees_the_node(
         with pytest.raises(DeadlineExceeded):
             await client.infer("left", turns(engine_models.FOREVER), timeout_s=0.2)
         assert (await client.infer("left", turns(5)))["done"].tolist() == [5]
-    await until(lambda: counted(node, "left"), lambda seen: seen.get("requests_in_flight") == 0)
+    await until(lambda: counted(node, "left"), lambda seen: seen.get("in_flight") == 0)
 
 
 async def test_models_are_not_changed_for_routers_where_the_operator_does_not_let_them(
