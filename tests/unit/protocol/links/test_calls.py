@@ -437,3 +437,13 @@ def test_known_tensors_are_so_many() -> None:
     assert len(known) == MAX_KNOWN
     assert known.find(["x0", "INT8", [1], 1]) is None
     assert known.find(["x1", "INT8", [1], 1]) == ("x1", Datatype.INT8, (1,), 1)
+
+
+@pytest.mark.parametrize(
+    "entry", [["x", "INT8", [True], 1], ["x", "INT8", [1], True], ["x", "INT8", [1.0], 1]]
+)
+def test_what_only_equals_a_known_description_is_not_taken_for_it(entry: object) -> None:
+    known = KnownTensors()
+    known.add(Tensor("x", Datatype.INT8, (1,), b"a"))
+    assert known.find(["x", "INT8", [1], 1]) is not None
+    assert known.find(entry) is None

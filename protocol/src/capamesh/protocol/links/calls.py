@@ -418,9 +418,12 @@ class KnownTensors:
         """Return name, datatype, shape and size in bytes of a description that is known; None: it is not."""
         try:
             name, datatype, shape, size = cast("tuple[Any, Any, Any, Any]", entry)
-            return self._known.get((name, datatype, tuple(shape), size))
+            found = self._known.get((name, datatype, tuple(shape), size))
         except (TypeError, ValueError):
             return None  # whatever it is, it was never found right
+        # true and 1.0 equal 1, but describe no tensor
+        is_same = found is not None and type(size) is int and _are_ints(shape)
+        return found if is_same else None
 
     def add(self, tensor: Tensor) -> None:
         """Remember the description of a tensor that was checked."""
