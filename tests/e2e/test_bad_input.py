@@ -70,7 +70,7 @@ DIGITS = "/v2/models/digits/infer"
         ("/v2/models/digits", body(tensor()), 405, "takes GET, HEAD"),
     ],
 )
-async def test_a_bad_request_is_reported_what_is_wrong(
+async def test_bad_request_is_reported_what_is_wrong(
     cluster: LocalCluster, path: str, sent: bytes, status: int, said: str
 ) -> None:
     status_seen, answer = await post(cluster, path, sent)
@@ -110,7 +110,7 @@ async def test_bad_binary_framing_is_reported_with_the_numbers(
     assert said in answer["error"]
 
 
-async def test_an_oversize_body_is_refused_without_reading_it_all(cluster: LocalCluster) -> None:
+async def test_oversize_body_is_refused_without_reading_it_all(cluster: LocalCluster) -> None:
     host, port = cluster.http_url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     size = 257 * 2**20
@@ -124,7 +124,7 @@ async def test_an_oversize_body_is_refused_without_reading_it_all(cluster: Local
     writer.close()
 
 
-async def test_a_client_that_sends_half_a_request_and_leaves_disturbs_nobody(
+async def test_client_that_sends_half_a_request_and_leaves_disturbs_nobody(
     cluster: LocalCluster, built_models: Path
 ) -> None:
     host, port = cluster.http_url.removeprefix("http://").split(":")
@@ -143,7 +143,7 @@ async def test_a_client_that_sends_half_a_request_and_leaves_disturbs_nobody(
     assert (seen.answered, seen.failures, seen.wrong) == (100, [], [])
 
 
-async def test_a_deadline_that_has_passed_is_504(cluster: LocalCluster) -> None:
+async def test_deadline_that_has_passed_is_504(cluster: LocalCluster) -> None:
     sent = body(tensor(), parameters={"timeout": 1})
     status, answer = await post(cluster, DIGITS, sent)
     assert status == 504

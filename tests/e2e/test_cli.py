@@ -69,7 +69,7 @@ def all_pids(status: dict[str, Any]) -> list[int]:
     return [status["pid"], status["sidecar_pid"], *status.get("worker_pids", [])]
 
 
-async def test_a_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind(
+async def test_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
     x = {"X": np.zeros((3, 64), np.float32)}
@@ -98,7 +98,7 @@ async def test_a_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind
     await asyncio.to_thread(until, lambda: not any(is_alive(pid) for pid in pids))
 
 
-async def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind(
+async def test_cluster_that_cannot_start_says_why_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -193,7 +193,7 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     assert not is_alive(report["router"]["pid"])
 
 
-def test_a_cluster_whose_owner_is_killed_ends_by_itself(
+def test_cluster_whose_owner_is_killed_ends_by_itself(
     dev_up: tuple[subprocess.Popen[str], dict[str, Any]],
 ) -> None:
     process, report = dev_up
@@ -203,7 +203,7 @@ def test_a_cluster_whose_owner_is_killed_ends_by_itself(
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_a_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
+def test_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
     tmp_path: Path,
 ) -> None:
     network = str(tmp_path / "network")

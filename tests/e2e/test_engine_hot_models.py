@@ -43,7 +43,7 @@ async def added_by(client: AsyncClient, model: str) -> float | None:
         return None
 
 
-async def test_a_new_model_is_served_within_seconds_and_a_removed_one_is_not_found(
+async def test_new_model_is_served_within_seconds_and_a_removed_one_is_not_found(
     watching: LocalCluster,
 ) -> None:
     async with AsyncClient(watching.http_url) as client:
@@ -74,7 +74,7 @@ async def test_a_new_model_is_served_within_seconds_and_a_removed_one_is_not_fou
         await until(is_found, lambda found: not found)
 
 
-async def test_a_model_is_replaced_under_load_without_a_failed_request(
+async def test_model_is_replaced_under_load_without_a_failed_request(
     watching: LocalCluster,
 ) -> None:
     seen: list[float] = []
@@ -96,7 +96,7 @@ async def test_a_model_is_replaced_under_load_without_a_failed_request(
         assert await added_by(client, "adding") == 2
 
 
-async def test_a_broken_replacement_is_reported_of_and_the_model_goes_on(
+async def test_broken_replacement_is_reported_of_and_the_model_goes_on(
     watching: LocalCluster,
 ) -> None:
     (node,) = watching.nodes
@@ -114,7 +114,7 @@ async def test_a_broken_replacement_is_reported_of_and_the_model_goes_on(
         file.write_bytes(before)
 
 
-async def test_a_router_may_have_a_model_unloaded_and_loaded_where_the_operator_lets_it(
+async def test_router_may_have_a_model_unloaded_and_loaded_where_the_operator_lets_it(
     watching: LocalCluster,
 ) -> None:
     (node,) = watching.nodes

@@ -75,7 +75,7 @@ async def digits_until(is_over: asyncio.Event, url: str, cases: Path) -> Seen:
     platform.machine() not in {"x86_64", "AMD64"},
     reason="of the processors, only x86 traps when -2^63 is divided by -1",
 )
-async def test_a_request_that_ends_its_worker_harms_no_other_and_is_not_run_a_third_time(
+async def test_request_that_ends_its_worker_harms_no_other_and_is_not_run_a_third_time(
     built_models: Path, tmp_path: Path
 ) -> None:
     common, with_lethal = tmp_path / "common", tmp_path / "with_lethal"
@@ -149,7 +149,7 @@ async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[L
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_run_that_takes_too_long_is_stopped_and_those_behind_it_are_answered(
+async def test_run_that_takes_too_long_is_stopped_and_those_behind_it_are_answered(
     impatient: LocalCluster,
 ) -> None:
     node = impatient.nodes[0]
@@ -169,7 +169,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_those_behind_it_are_answ
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_worker_with_a_run_that_cannot_be_stopped_is_replaced_and_no_other_caller_notices(
+async def test_worker_with_a_run_that_cannot_be_stopped_is_replaced_and_no_other_caller_notices(
     impatient: LocalCluster,
 ) -> None:
     node = impatient.nodes[0]
@@ -201,7 +201,7 @@ async def test_a_worker_with_a_run_that_cannot_be_stopped_is_replaced_and_no_oth
     assert worker["last_down"].startswith("exited with status 70: a run has taken")
 
 
-async def test_a_model_whose_warm_up_never_ends_holds_up_no_other_for_long(tmp_path: Path) -> None:
+async def test_model_whose_warm_up_never_ends_holds_up_no_other_for_long(tmp_path: Path) -> None:
     models = tmp_path / "models"
     endless = '[[warm_up]]\nfiles = {turns = "forever.npy"}\n'
     engine_models.save(engine_models.looping(), models, "endless", manifest=endless)

@@ -96,7 +96,7 @@ def turns(count: int) -> dict[str, Any]:
     return {"turns": np.array([count])}
 
 
-async def test_a_deadline_is_kept_behind_a_long_run_and_what_is_given_up_never_runs(
+async def test_deadline_is_kept_behind_a_long_run_and_what_is_given_up_never_runs(
     serving: LocalCluster,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ async def test_a_deadline_is_kept_behind_a_long_run_and_what_is_given_up_never_r
     assert figures["rows"] == 3  # two that were answered, and the one that was stopped
 
 
-async def test_a_request_that_the_caller_gave_up_at_the_router_frees_the_node(
+async def test_request_that_the_caller_gave_up_at_the_router_frees_the_node(
     serving: LocalCluster,
 ) -> None:
     (node,) = serving.nodes
@@ -174,7 +174,7 @@ async def test_metrics_tell_of_the_agent_s_and_the_worker_s_event_loop(
     await until(beats, lambda counts: min(counts) > 0)
 
 
-async def test_a_repository_made_for_triton_is_served_as_it_is(serving: LocalCluster) -> None:
+async def test_repository_made_for_triton_is_served_as_it_is(serving: LocalCluster) -> None:
     def asked(version: str, rows: int) -> Any:
         x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
         tensor = triton.InferInput("x", x.shape, "FP32")
@@ -196,7 +196,7 @@ async def test_a_repository_made_for_triton_is_served_as_it_is(serving: LocalClu
         await asyncio.to_thread(asked, "", 9)
 
 
-async def test_a_pipeline_answers_as_its_models_do_one_after_the_other(
+async def test_pipeline_answers_as_its_models_do_one_after_the_other(
     serving: LocalCluster,
 ) -> None:
     x = np.random.default_rng(20261124).random((3, 4), np.float32)

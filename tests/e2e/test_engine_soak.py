@@ -26,7 +26,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow
-async def test_a_worker_does_not_grow_over_a_thousand_loads_and_a_hundred_thousand_runs(
+async def test_worker_does_not_grow_over_a_thousand_loads_and_a_hundred_thousand_runs(
     tmp_path: Path,
 ) -> None:
     models = tmp_path / "models"

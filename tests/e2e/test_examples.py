@@ -18,7 +18,7 @@ def test_every_example_has_its_expected_output() -> None:
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("example", sorted(EXPECTED))
-async def test_an_example_runs_and_prints_what_it_promises(
+async def test_example_runs_and_prints_what_it_promises(
     cluster: LocalCluster, example: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(

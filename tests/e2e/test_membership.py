@@ -22,7 +22,7 @@ async def nodes_of(cluster: LocalCluster) -> list[dict[str, object]]:
         return (await reply.json())["nodes"]
 
 
-async def test_a_node_that_nobody_can_dial_dials_the_router_and_serves_over_that_link(
+async def test_node_that_nobody_can_dial_dials_the_router_and_serves_over_that_link(
     built_models: Path, tmp_path: Path
 ) -> None:
     async with LocalCluster(
@@ -41,7 +41,7 @@ async def test_a_node_that_nobody_can_dial_dials_the_router_and_serves_over_that
         assert (seen.answered, seen.failures, seen.wrong) == (100, [], [])
 
 
-async def test_a_revoked_node_is_shut_out_at_once_and_stays_out(
+async def test_revoked_node_is_shut_out_at_once_and_stays_out(
     make_cluster: Callable[[int], LocalCluster], built_models: Path
 ) -> None:
     async with make_cluster(2) as cluster:

@@ -42,7 +42,7 @@ async def test_no_request_fails_while_one_node_is_killed_and_another_drains(
         assert drained.status()["state"] == "stopped"
 
 
-async def test_a_killed_agent_leaves_no_process_behind(
+async def test_killed_agent_leaves_no_process_behind(
     make_cluster: Callable[[int], LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
@@ -57,7 +57,7 @@ async def test_a_killed_agent_leaves_no_process_behind(
                 await asyncio.sleep(0.05)
 
 
-async def test_a_model_whose_only_node_was_killed_is_not_shown_as_ready(
+async def test_model_whose_only_node_was_killed_is_not_shown_as_ready(
     make_cluster: Callable[[int], LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
@@ -72,7 +72,7 @@ async def test_a_model_whose_only_node_was_killed_is_not_shown_as_ready(
             assert not await client.is_ready("digits")
 
 
-async def test_a_killed_worker_is_back_and_serves_again(
+async def test_killed_worker_is_back_and_serves_again(
     make_cluster: Callable[[int], LocalCluster], built_models: Path
 ) -> None:
     async with make_cluster(1) as cluster:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from capamesh.cli.local_cluster import LocalCluster
 
 
-async def test_a_request_that_is_still_being_sent_when_the_router_stops_is_answered(
+async def test_request_that_is_still_being_sent_when_the_router_stops_is_answered(
     make_cluster: Callable[[int], LocalCluster],
 ) -> None:
     tensor = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}

@@ -180,7 +180,7 @@ async def test_two_sequences_at_once_have_their_own_controls_and_states(
         ("a text", "sequence_id is 'a text': this model takes UINT64"),
     ],
 )
-async def test_a_request_that_belongs_to_no_sequence_of_the_model_is_reported_so(
+async def test_request_that_belongs_to_no_sequence_of_the_model_is_reported_so(
     cluster: LocalCluster, key: int | str, reason: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=reason):
@@ -212,7 +212,7 @@ async def test_configurations_tell_the_batch_the_sequence_and_the_ensemble(
     assert [one["name"] for one in configs["simple_dyna_sequence"]["input"]] == ["INPUT"]
 
 
-async def test_a_refused_model_is_shown_as_failed_with_its_reason_wherever_models_are_listed(
+async def test_refused_model_is_shown_as_failed_with_its_reason_wherever_models_are_listed(
     cluster: LocalCluster,
 ) -> None:
     def index() -> list[dict[str, str]]:

@@ -111,7 +111,7 @@ async def test_metadata_config_and_readiness(
     assert server["name"] == "capamesh"
 
 
-async def test_an_unknown_model_is_an_error_the_client_understands(cluster: LocalCluster) -> None:
+async def test_unknown_model_is_an_error_the_client_understands(cluster: LocalCluster) -> None:
     def asked() -> None:
         with client(cluster) as server:
             server.get_model_metadata("nonesuch")

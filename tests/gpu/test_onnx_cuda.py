@@ -47,7 +47,7 @@ def write_model(
     (root / "m.onnx").write_bytes(model.SerializeToString())
 
 
-def test_a_small_network_runs_on_cuda_and_agrees_with_the_cpu(tmp_path: Path) -> None:
+def test_small_network_runs_on_cuda_and_agrees_with_the_cpu(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     weights = rng.standard_normal((64, 32), dtype=np.float32)
     write_model(
@@ -87,7 +87,7 @@ def test_bfloat16_comes_back_from_cuda_to_this_process(tmp_path: Path) -> None:
     assert bytes(y.data) == bytes(expected.data)
 
 
-def test_the_devices_of_this_machine_have_names_and_memory() -> None:
+def test_devices_of_this_machine_have_names_and_memory() -> None:
     devices = read_devices(GpuReader())
     assert {device.kind for device in devices} == {"cuda"}
     for device in devices:

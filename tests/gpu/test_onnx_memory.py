@@ -107,7 +107,7 @@ def test_runs_of_several_shapes_through_kept_buffers_agree_with_the_cpu(tmp_path
         np.testing.assert_allclose(from_gpu.to_numpy(), from_cpu.to_numpy(), rtol=1e-2, atol=1e-2)
 
 
-def test_an_output_whose_shape_depends_on_values_is_right_on_cuda_too(tmp_path: Path) -> None:
+def test_output_whose_shape_depends_on_values_is_right_on_cuda_too(tmp_path: Path) -> None:
     nodes = [node("NonZero", ["x"], ["i"]), node("Cast", ["i"], ["y"], to=P.FLOAT)]
     model = OnnxBackend("cuda").load(source_of(tmp_path, nodes, ["N"]))
     for values, expected in (([1, 0, 2], [[0, 2]]), ([0, 3, 0], [[1]]), ([0, 0, 0], [[]])):
@@ -116,7 +116,7 @@ def test_an_output_whose_shape_depends_on_values_is_right_on_cuda_too(tmp_path: 
         assert np.asarray(y.to_numpy()).tolist() == expected
 
 
-def test_a_run_over_the_memory_limit_fails_and_the_model_goes_on(tmp_path: Path) -> None:
+def test_run_over_the_memory_limit_fails_and_the_model_goes_on(tmp_path: Path) -> None:
     nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
     source = source_of(tmp_path, [*nodes, node("Add", ["a", "b"], ["y"])], ["N", 1024])
     model = OnnxBackend("cuda", memory_limit_bytes=64 * MIB).load(source)
@@ -142,7 +142,7 @@ def test_what_an_unusually_large_run_took_on_the_gpu_is_given_back(tmp_path: Pat
     assert before - free_bytes() < 64 * MIB
 
 
-def test_a_closed_model_gives_its_memory_back_and_fifty_reloads_take_no_more(
+def test_closed_model_gives_its_memory_back_and_fifty_reloads_take_no_more(
     tmp_path: Path,
 ) -> None:
     rng = np.random.default_rng(2)
@@ -167,7 +167,7 @@ def test_a_closed_model_gives_its_memory_back_and_fifty_reloads_take_no_more(
     assert closed[1] - closed[-1] < 32 * MIB
 
 
-def test_a_closed_models_run_in_progress_still_ends(tmp_path: Path) -> None:
+def test_closed_models_run_in_progress_still_ends(tmp_path: Path) -> None:
     model = OnnxBackend("cuda").load(network(tmp_path))
     assert model._live is not None
     live = model._live
@@ -195,7 +195,7 @@ def test_tensorrt_agrees_with_the_cpu_and_finds_its_engine_again(tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.engine")} == batchers
 
 
-def test_a_model_that_should_run_on_tensorrt_alone_is_refused_where_it_cannot(
+def test_model_that_should_run_on_tensorrt_alone_is_refused_where_it_cannot(
     tmp_path: Path,
 ) -> None:
     source = network(tmp_path, Manifest(providers=(TENSORRT,)))

@@ -50,7 +50,7 @@ async def crowd(address: tuple[str, int], bodies: list[bytes], keeper: set[Stran
         await asyncio.sleep(0.02)
 
 
-async def test_a_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
+async def test_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     part = bytes(256 * 1024)
@@ -77,7 +77,7 @@ async def test_a_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
         figures.at_least("answers to new clients meanwhile", seen.answered, 20)
 
 
-async def test_a_thousand_bodies_in_chunks_fill_no_memory_either(
+async def test_thousand_bodies_in_chunks_fill_no_memory_either(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     part = bytes(256 * 1024)

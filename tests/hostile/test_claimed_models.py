@@ -94,7 +94,7 @@ ANSWERS: dict[str, Answers] = {
         pytest.param(("never answers", "blames all"), id="the others", marks=pytest.mark.slow),
     ],
 )
-async def test_a_model_that_only_an_evil_member_says_to_have_ready_is_loaded_and_served(
+async def test_model_that_only_an_evil_member_says_to_have_ready_is_loaded_and_served(
     tmp_path: Path, figures: Figures, ways: tuple[str, ...]
 ) -> None:
     models = tmp_path / "models"

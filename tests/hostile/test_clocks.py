@@ -55,7 +55,7 @@ async def until_clock_is(member: Member, problem: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_router_that_is_20_minutes_off_serves_a_fleet_and_says_whose_clock_is_wrong(
+async def test_router_that_is_20_minutes_off_serves_a_fleet_and_says_whose_clock_is_wrong(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     clock = WallClock(tmp_path, "router")
@@ -78,7 +78,7 @@ async def test_a_router_that_is_20_minutes_off_serves_a_fleet_and_says_whose_clo
         assert {"clock_is_wrong", "clock_is_right"} <= set(events(network.router))
 
 
-async def test_a_router_that_is_forty_days_ahead_for_a_moment_lets_nobody_go(
+async def test_router_that_is_forty_days_ahead_for_a_moment_lets_nobody_go(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     clock = WallClock(tmp_path, "router")
@@ -95,7 +95,7 @@ async def test_a_router_that_is_forty_days_ahead_for_a_moment_lets_nobody_go(
         assert "expelled" not in network.router.log_file.read_text("utf-8", "replace")
 
 
-async def test_a_node_that_is_20_minutes_off_is_used_and_says_that_its_clock_is_wrong(
+async def test_node_that_is_20_minutes_off_is_used_and_says_that_its_clock_is_wrong(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     right, wrong = WallClock(tmp_path, "right"), WallClock(tmp_path, "wrong")

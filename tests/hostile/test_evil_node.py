@@ -150,7 +150,7 @@ def token_of(running: AttackedNetwork) -> str:
     return running.cluster._token(running.cluster._owner(), Role.NODE, mesh)
 
 
-async def test_a_node_with_one_token_owns_no_model_s_traffic(
+async def test_node_with_one_token_owns_no_model_s_traffic(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     rules = tmp_path / "rules.toml"
@@ -175,7 +175,7 @@ async def test_a_node_with_one_token_owns_no_model_s_traffic(
         assert ("1", digest, True) in kept
 
 
-async def test_a_node_that_always_claims_to_be_idle_and_quick_gets_less_than_its_share(
+async def test_node_that_always_claims_to_be_idle_and_quick_gets_less_than_its_share(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     # nothing is known yet of any node: who was seen to be slow, or to answer wrong, is not asked anyway

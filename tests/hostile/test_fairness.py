@@ -100,7 +100,7 @@ def models_in(folder: Path, *, turns: int, manifest: str = "") -> Path:
     return models
 
 
-async def test_a_device_at_a_tenth_of_its_speed_keeps_nobody_waiting(
+async def test_device_at_a_tenth_of_its_speed_keeps_nobody_waiting(
     tmp_path: Path, figures: Figures
 ) -> None:
     callers = Callers(60)

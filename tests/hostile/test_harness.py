@@ -13,7 +13,7 @@ from hostile import MIB, Figures, MemoryWatch, attacked
 HUNGRY = "import sys, time; kept = bytearray(64 << 20); print('full', flush=True); time.sleep(60)"
 
 
-async def test_a_process_over_its_memory_limit_is_killed_and_one_under_it_is_not() -> None:
+async def test_process_over_its_memory_limit_is_killed_and_one_under_it_is_not() -> None:
     processes = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-c", HUNGRY, stdout=asyncio.subprocess.PIPE

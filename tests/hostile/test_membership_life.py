@@ -185,7 +185,7 @@ async def test_revoked_members_know_it_and_a_revoked_router_says_so_at_once(
             await other.stop()
 
 
-async def test_a_member_with_damaged_files_starts_and_has_them_again(
+async def test_member_with_damaged_files_starts_and_has_them_again(
     tmp_path: Path, sample_models: Path
 ) -> None:
     async with lasting(tmp_path, sample_models) as network:

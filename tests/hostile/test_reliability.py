@@ -171,7 +171,7 @@ async def start_again(
     return router, began_s
 
 
-async def test_a_router_that_ends_serves_at_once_when_it_starts_again_on_its_folder(
+async def test_router_that_ends_serves_at_once_when_it_starts_again_on_its_folder(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:
@@ -207,7 +207,7 @@ async def processor_seconds_of_start(
     return used_s
 
 
-async def test_a_router_serves_at_once_though_its_nodes_still_believe_in_its_old_links(
+async def test_router_serves_at_once_though_its_nodes_still_believe_in_its_old_links(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=NODES) as network:

@@ -52,7 +52,7 @@ async def next_of(messages: AsyncIterator[Mapping[str, Any]], kind: str) -> None
 
 
 @pytest.mark.parametrize("module", ["capamesh.node.worker", "capamesh.protocol.mesh"])
-async def test_a_child_process_that_gets_stray_signals_goes_on_and_ends_with_its_owner(
+async def test_child_process_that_gets_stray_signals_goes_on_and_ends_with_its_owner(
     module: str,
 ) -> None:
     ours, theirs = socket.socketpair()

@@ -50,7 +50,7 @@ async def test_no_request_fails_while_a_node_is_frozen_and_it_is_back_when_it_th
         assert await still_in_flight(cluster.http_url) == {}
 
 
-async def test_a_worker_that_is_frozen_alone_costs_no_request_either(
+async def test_worker_that_is_frozen_alone_costs_no_request_either(
     make_chaos: Callable[[], ChaosCluster],
 ) -> None:
     async with make_chaos() as cluster:

@@ -27,7 +27,7 @@ FAIR = 1 / 3
         pytest.param(1, 0.25 * FAIR, id="nine runs in ten fail, in no time"),
     ],
 )
-async def test_a_node_whose_runs_fail_loses_its_share_and_no_request_fails(
+async def test_node_whose_runs_fail_loses_its_share_and_no_request_fails(
     make_chaos: Callable[[], ChaosCluster], known: int, most: float
 ) -> None:
     async with make_chaos() as cluster:

@@ -54,7 +54,7 @@ async def test_one_of_two_routers_can_be_started_anew_without_a_failed_request(
             assert await still_in_flight(each) == {}
 
 
-async def test_a_killed_router_costs_nothing_where_another_is_asked_in_its_place(
+async def test_killed_router_costs_nothing_where_another_is_asked_in_its_place(
     make_chaos: Callable[[], ChaosCluster],
 ) -> None:
     async with make_chaos() as cluster:
@@ -71,7 +71,7 @@ async def test_a_killed_router_costs_nothing_where_another_is_asked_in_its_place
         assert await still_in_flight(cluster.http_url) == {}
 
 
-async def test_a_frozen_router_keeps_its_requests_and_answers_them_when_it_thaws(
+async def test_frozen_router_keeps_its_requests_and_answers_them_when_it_thaws(
     make_chaos: Callable[[], ChaosCluster],
 ) -> None:
     async with make_chaos() as cluster:

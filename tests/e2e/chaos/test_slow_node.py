@@ -55,7 +55,7 @@ async def on_a_thin_wire(node: Member, proxy: Proxy) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     "slow", [stopped_most_of_the_time, on_a_crowded_core, far_away, on_a_thin_wire]
 )
-async def test_a_node_that_becomes_slow_costs_no_request_and_stays_in_the_fleet(
+async def test_node_that_becomes_slow_costs_no_request_and_stays_in_the_fleet(
     make_chaos: Callable[[], ChaosCluster],
     slow: Callable[[Member, Proxy], AbstractAsyncContextManager[None]],
 ) -> None:

@@ -79,7 +79,7 @@ def test_bf16_goes_as_a_tensor_and_comes_back_as_float32(
     assert output.tolist() == [1.0, 1.0]
 
 
-def test_a_large_body_is_sent_and_read_whole(server: OipServer, connect: Connect) -> None:
+def test_large_body_is_sent_and_read_whole(server: OipServer, connect: Connect) -> None:
     array = np.random.default_rng(7).integers(0, 255, 3_000_001, dtype=np.uint8)
     np.testing.assert_array_equal(connect(server.url).infer("echo", {"X": array})["X"], array)
 
@@ -96,9 +96,7 @@ def test_version_outputs_id_and_deadline_reach_the_router(
     assert (asked.version, asked.id, dict(asked.parameters)) == ("3", "r1", {"timeout": 1_500_000})
 
 
-def test_a_model_name_with_odd_characters_stays_one_name(
-    server: OipServer, connect: Connect
-) -> None:
+def test_model_name_with_odd_characters_stays_one_name(server: OipServer, connect: Connect) -> None:
     connect(server.url).infer("a/b %?#", {"X": np.ones(1)})
     assert server.asked[0].model == "a/b %?#"
     assert server.paths == ["/v2/models/a%2Fb%20%25%3F%23/infer"]
@@ -110,7 +108,7 @@ def test_without_a_deadline_none_is_sent(server: OipServer, connect: Connect) ->
     assert [dict(asked.parameters) for asked in server.asked] == [{}, {"timeout": 2_000_000}]
 
 
-def test_the_pages_come_as_values(server: OipServer, connect: Connect) -> None:
+def test_pages_come_as_values(server: OipServer, connect: Connect) -> None:
     client = connect(server.url)
     assert client.models() == [
         ModelEntry("echo", "1", "READY", ""),
@@ -145,7 +143,7 @@ def test_readiness_is_the_answer_not_an_error(server: OipServer, connect: Connec
         (418, "of_the_future", PeerError),
     ],
 )
-def test_the_routers_error_comes_back_as_its_class(
+def test_routers_error_comes_back_as_its_class(
     server: OipServer, connect: Connect, status: int, code: str, kind: type[CapameshError]
 ) -> None:
     headers = {"X-Capamesh-Error": code, "Retry-After": "7"}
@@ -168,7 +166,7 @@ def test_the_routers_error_comes_back_as_its_class(
         (500, b"\xff", PeerError),
     ],
 )
-def test_a_proxys_error_names_the_router_the_status_and_what_it_said(
+def test_proxys_error_names_the_router_the_status_and_what_it_said(
     server: OipServer, connect: Connect, status: int, body: bytes, kind: type[CapameshError]
 ) -> None:
     server.failure = (status, {}, body)
@@ -177,14 +175,14 @@ def test_a_proxys_error_names_the_router_the_status_and_what_it_said(
     assert type(caught.value) is kind
 
 
-def test_a_router_that_is_not_there_is_named(connect: Connect) -> None:
+def test_router_that_is_not_there_is_named(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(LinkLost, match=f"cannot reach a router at {url}: .*capamesh dev up"):
         connect(url).nodes()
 
 
-def test_a_router_that_is_silent_past_the_deadline_is_named(
+def test_router_that_is_silent_past_the_deadline_is_named(
     server: OipServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asks, "GRACE_S", 0.0)
@@ -194,7 +192,7 @@ def test_a_router_that_is_silent_past_the_deadline_is_named(
         connect(server.url).infer("slow", {"X": np.ones(1)}, timeout_s=0.05)
 
 
-def test_an_answer_over_the_limit_is_refused(server: OipServer, connect: Connect) -> None:
+def test_answer_over_the_limit_is_refused(server: OipServer, connect: Connect) -> None:
     server.failure = (500, {}, b"x" * 2000)
     client = connect(server.url, limits=Limits(max_message_bytes=1000))
     with pytest.raises(TooLarge, match="2000 bytes; the limit is 1000"):
@@ -202,9 +200,7 @@ def test_an_answer_over_the_limit_is_refused(server: OipServer, connect: Connect
     assert client.is_ready()  # on another connection
 
 
-def test_a_closed_client_says_so_and_may_be_closed_again(
-    server: OipServer, connect: Connect
-) -> None:
+def test_closed_client_says_so_and_may_be_closed_again(server: OipServer, connect: Connect) -> None:
     client = connect(server.url)
     client.is_ready()
     client.close()
@@ -239,7 +235,7 @@ def test_odd_options_are_refused(connect: Connect, options: dict[str, object]) -
         connect("http://127.0.0.1:1").infer("echo", {"X": np.ones(1)}, **options)
 
 
-def test_a_wrong_url_is_said_at_once(connect: Connect) -> None:
+def test_wrong_url_is_said_at_once(connect: Connect) -> None:
     with pytest.raises(ConfigError, match="neither http nor https"):
         connect("ftp://router")
 
@@ -253,12 +249,12 @@ def test_threads_share_a_client(server: OipServer) -> None:
     assert len(server.connections) <= 8
 
 
-async def test_the_sync_client_works_where_a_loop_runs(server: OipServer) -> None:
+async def test_sync_client_works_where_a_loop_runs(server: OipServer) -> None:
     with Client(server.url) as client:
         assert client.infer("echo", {"X": np.array([4])})["X"].tolist() == [4]
 
 
-async def test_the_async_client_sends_many_at_once(server: OipServer) -> None:
+async def test_async_client_sends_many_at_once(server: OipServer) -> None:
     async with AsyncClient(server.url, max_connections=10) as client, asyncio.TaskGroup() as tasks:
         runs = [tasks.create_task(client.infer("echo", {"X": np.array([n])})) for n in range(100)]
     assert [run.result()["X"][0] for run in runs] == list(range(100))

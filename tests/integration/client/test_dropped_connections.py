@@ -45,7 +45,7 @@ def serve_one_and_half_of_the_next(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     "first", [serve_one, serve_one_and_close_on_the_next, serve_one_and_reset_on_the_next]
 )
-def test_a_connection_dropped_while_idle_is_replaced_once(
+def test_connection_dropped_while_idle_is_replaced_once(
     scripted: Start, connect: Connect, first: Callable[[socket.socket], None]
 ) -> None:
     server = scripted(first, serve_one)
@@ -55,7 +55,7 @@ def test_a_connection_dropped_while_idle_is_replaced_once(
     assert server.accepted == 2
 
 
-def test_a_post_on_a_dropped_connection_is_sent_again_whole(
+def test_post_on_a_dropped_connection_is_sent_again_whole(
     scripted: Start, connect: Connect
 ) -> None:
     bodies: list[bytes] = []
@@ -72,7 +72,7 @@ def test_a_post_on_a_dropped_connection_is_sent_again_whole(
     assert len(bodies[0]) > 300_000
 
 
-def test_a_connection_dropped_twice_is_lost(scripted: Start, connect: Connect) -> None:
+def test_connection_dropped_twice_is_lost(scripted: Start, connect: Connect) -> None:
     server = scripted(serve_one_and_close_on_the_next, read_request, serve_one)
     client = connect(server.url)
     assert client.models() == []
@@ -93,7 +93,7 @@ def test_once_a_part_of_the_answer_came_nothing_is_sent_again(
 
 
 @pytest.mark.parametrize("end", [lambda _: None, reset])
-def test_a_new_connection_that_ends_without_an_answer_is_lost_at_once(
+def test_new_connection_that_ends_without_an_answer_is_lost_at_once(
     scripted: Start, connect: Connect, end: Callable[[socket.socket], None]
 ) -> None:
     def read_and_end(connection: socket.socket) -> None:
@@ -115,7 +115,7 @@ def test_half_a_body_is_a_lost_link(scripted: Start, connect: Connect) -> None:
         connect(scripted(half).url).models()
 
 
-def test_an_answer_that_trickles_ends_at_the_deadline(
+def test_answer_that_trickles_ends_at_the_deadline(
     scripted: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asks, "GRACE_S", 0.0)
@@ -157,7 +157,7 @@ def test_json_of_something_else_is_named(scripted: Start, connect: Connect, body
 
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"999999"])
-def test_a_wrong_length_of_the_json_part_is_a_violation(
+def test_wrong_length_of_the_json_part_is_a_violation(
     scripted: Start, connect: Connect, length: bytes
 ) -> None:
     def wrong(connection: socket.socket) -> None:
@@ -171,7 +171,7 @@ def test_a_wrong_length_of_the_json_part_is_a_violation(
         connect(scripted(wrong).url).infer("m", {"X": np.ones(1)})
 
 
-def test_an_answer_in_chunks_without_a_length_is_read_to_its_end_and_its_limit(
+def test_answer_in_chunks_without_a_length_is_read_to_its_end_and_its_limit(
     scripted: Start, connect: Connect
 ) -> None:
     def chunked(connection: socket.socket) -> None:
@@ -189,7 +189,7 @@ def test_an_answer_in_chunks_without_a_length_is_read_to_its_end_and_its_limit(
     assert server.accepted == 1
 
 
-def test_an_answer_to_a_body_that_the_server_will_not_read_is_the_servers(
+def test_answer_to_a_body_that_the_server_will_not_read_is_the_servers(
     scripted: Start, connect: Connect
 ) -> None:
     def refuse(connection: socket.socket) -> None:

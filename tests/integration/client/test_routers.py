@@ -45,7 +45,7 @@ def cut(connection: socket.socket) -> None:
     reset(connection)
 
 
-def test_a_requests_way_is_asked_for_and_the_node_and_the_reason_are_reported(
+def test_requests_way_is_asked_for_and_the_node_and_the_reason_are_reported(
     server: OipServer, connect: Connect
 ) -> None:
     client = connect(server.url, routing=RoutingOptions(tenant="acme"))
@@ -80,7 +80,7 @@ def test_numbers_in_lists_take_the_dtype_and_shape_of_the_models_input(
         client.infer("echo", {"Z": [1, 2]})
 
 
-def test_a_router_that_cannot_be_reached_or_serves_nobody_is_passed_over(
+def test_router_that_cannot_be_reached_or_serves_nobody_is_passed_over(
     server: OipServer, scripted: Start, connect: Connect
 ) -> None:
     shut_out = scripted(refuse("shut_out"))
@@ -92,7 +92,7 @@ def test_a_router_that_cannot_be_reached_or_serves_nobody_is_passed_over(
     assert len(client.models()) == 2
 
 
-def test_a_broken_connection_goes_to_the_next_router_but_not_within_a_sequence(
+def test_broken_connection_goes_to_the_next_router_but_not_within_a_sequence(
     server: OipServer, scripted: Start, connect: Connect
 ) -> None:
     first = scripted(cut, cut)

@@ -133,7 +133,7 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
                 await within(waiting)
 
 
-async def test_a_process_that_was_stopped_itself_does_not_blame_its_peers(members: Members) -> None:
+async def test_process_that_was_stopped_itself_does_not_blame_its_peers(members: Members) -> None:
     async with town(members, times=BRISK) as here:
         asking = asyncio.create_task(here.link.request(b"hold"))
         node_link, stream = (await here.node.until(lambda: here.node.held))[0]
@@ -148,7 +148,7 @@ async def test_a_process_that_was_stopped_itself_does_not_blame_its_peers(member
 
 
 @ON_ONE_LOOP
-async def test_an_idle_link_lives_on_its_pings(members: Members) -> None:
+async def test_idle_link_lives_on_its_pings(members: Members) -> None:
     async with town(members, times=BRISK) as here:
         core, start = here.link._core, here.link._last_heard_s
         await eventually(
@@ -196,7 +196,7 @@ async def slow_line(port: int, bytes_per_s: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize(("there", "back"), [(12 * MB, 1), (0, 12 * MB)])
-async def test_a_slow_line_that_is_busy_one_way_is_not_taken_for_a_silent_peer(
+async def test_slow_line_that_is_busy_one_way_is_not_taken_for_a_silent_peer(
     members: Members, there: int, back: int
 ) -> None:
     async with town(members, times=BRISK) as here, slow_line(here.port, 16 * MB) as address:

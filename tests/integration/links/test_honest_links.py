@@ -19,7 +19,7 @@ from capamesh.protocol.network.chain import read_authority, read_invite
 KIB, MB = 1024, 1_000_000
 
 
-async def test_the_dialer_and_the_acceptor_both_ask_over_one_link(members: Members) -> None:
+async def test_dialer_and_the_acceptor_both_ask_over_one_link(members: Members) -> None:
     async with town(members) as here:
         there = await within(here.link.request(b"to the node", [b"abc", memoryview(b"def")]))
         back = await within(here.node_link.request(b"to the router", [b"ghi"]))
@@ -27,7 +27,7 @@ async def test_the_dialer_and_the_acceptor_both_ask_over_one_link(members: Membe
         assert (back.meta, bytes(back.body)) == (b"to the router", b"ghi")
 
 
-async def test_a_node_dials_a_router_and_is_asked_over_that_link(members: Members) -> None:
+async def test_node_dials_a_router_and_is_asked_over_that_link(members: Members) -> None:
     async with town(members) as here:
         router, node = Side(members.trust(), Role.NODE), Side(members.trust(), Role.ROUTER)
         server = await here.router_endpoint.listen(HOST, 0, lambda: router)
@@ -41,7 +41,7 @@ async def test_a_node_dials_a_router_and_is_asked_over_that_link(members: Member
         server.close()
 
 
-async def test_a_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
+async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -84,7 +84,7 @@ async def test_a_renewed_membership_is_shown_on_an_open_link_while_requests_go_o
 
 
 @pytest.mark.parametrize("size", [0, KIB, 600 * KIB, 20 * MB])
-async def test_a_body_of_any_size_comes_back_as_it_was(members: Members, size: int) -> None:
+async def test_body_of_any_size_comes_back_as_it_was(members: Members, size: int) -> None:
     body = random.Random(size).randbytes(size)
     async with town(members) as here:
         for end in (here.link, here.node_link):
@@ -114,7 +114,7 @@ async def test_two_hundred_requests_of_mixed_sizes_at_once_come_back_to_whom_the
 
 
 @pytest.mark.parametrize("direction", ["there", "back"])
-async def test_a_small_request_is_answered_while_fifty_megabytes_are_under_way(
+async def test_small_request_is_answered_while_fifty_megabytes_are_under_way(
     members: Members, direction: str
 ) -> None:
     async with town(members) as here:
@@ -144,7 +144,7 @@ async def test_little_is_handed_to_the_kernel_ahead_of_a_small_message(members: 
 
 
 @pytest.mark.parametrize("meta", [b"m", b"give 30000000"])
-async def test_a_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
+async def test_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
     members: Members, meta: bytes
 ) -> None:
     async with town(members) as here:
@@ -168,7 +168,7 @@ async def under_way(here: Town, condition: object) -> None:
             await here.link.probe()
 
 
-async def test_the_owner_hears_of_a_cancelled_request_that_it_holds(members: Members) -> None:
+async def test_owner_hears_of_a_cancelled_request_that_it_holds(members: Members) -> None:
     async with town(members) as here:
         waiting = asyncio.create_task(here.link.request(b"hold"))
         link, stream = (await here.node.until(lambda: here.node.held))[0]
@@ -177,7 +177,7 @@ async def test_the_owner_hears_of_a_cancelled_request_that_it_holds(members: Mem
         assert link.respond(stream, b"late", [b"answer"]) is False
 
 
-async def test_an_error_answer_is_raised_and_one_answer_too_large_is_reported(
+async def test_error_answer_is_raised_and_one_answer_too_large_is_reported(
     members: Members,
 ) -> None:
     async with town(members, limits=LinkLimits(message_bytes=MB)) as here:
@@ -205,13 +205,13 @@ async def test_goaway_lets_what_is_under_way_finish_and_says_why(members: Member
         assert link.is_quiet
 
 
-async def test_a_probe_tells_the_load_of_either_side(members: Members) -> None:
+async def test_probe_tells_the_load_of_either_side(members: Members) -> None:
     async with town(members) as here:
         assert await within(here.link.probe()) == b"load"
         assert await within(here.node_link.probe()) == b"load"
 
 
-async def test_an_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_once(
+async def test_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_once(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -238,7 +238,7 @@ async def test_an_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_a
         assert list(here.node.goaways) == ["moving house"]
 
 
-async def test_the_round_trip_of_every_ping_is_reported(members: Members) -> None:
+async def test_round_trip_of_every_ping_is_reported(members: Members) -> None:
     async with town(members, times=LinkTimes(ping_every_s=0.02)) as here:
         reported: list[float] = []
         enough = asyncio.Event()

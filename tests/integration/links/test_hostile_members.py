@@ -105,7 +105,7 @@ BROKEN = {
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("name", BROKEN)
-async def test_a_broken_rule_ends_the_link_with_its_name(members: Members, name: str) -> None:
+async def test_broken_rule_ends_the_link_with_its_name(members: Members, name: str) -> None:
     frames, reason = BROKEN[name]
     async with town(members) as here:
         peer = await here.attacker()
@@ -119,7 +119,7 @@ async def test_a_broken_rule_ends_the_link_with_its_name(members: Members, name:
         assert await here.node.reason() == said
 
 
-async def test_a_broken_rule_at_the_end_of_a_full_buffer_ends_the_link_too(
+async def test_broken_rule_at_the_end_of_a_full_buffer_ends_the_link_too(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -132,7 +132,7 @@ async def test_a_broken_rule_at_the_end_of_a_full_buffer_ends_the_link_too(
         assert await here.node.reason() == "protocol_violation: a frame of unknown kind 77"
 
 
-async def test_a_farewell_of_a_megabyte_is_cut(members: Members) -> None:
+async def test_farewell_of_a_megabyte_is_cut(members: Members) -> None:
     async with town(members) as here:
         peer = await here.attacker()
         await peer.greet()
@@ -142,7 +142,7 @@ async def test_a_farewell_of_a_megabyte_is_cut(members: Members) -> None:
         assert await here.node.reason() == "the peer closed it: " + "x" * 8192
 
 
-async def test_a_second_hello_may_bring_another_chain_and_nothing_else(members: Members) -> None:
+async def test_second_hello_may_bring_another_chain_and_nothing_else(members: Members) -> None:
     async with town(members) as here:
         for changes, reason in (
             ({"message_bytes": 5}, "a second HELLO that changes more than the chain"),
@@ -160,7 +160,7 @@ async def test_a_second_hello_may_bring_another_chain_and_nothing_else(members: 
             assert await here.node.reason() == said
 
 
-async def test_a_peer_of_an_earlier_release_is_shown_a_renewed_chain_on_another_link_alone(
+async def test_peer_of_an_earlier_release_is_shown_a_renewed_chain_on_another_link_alone(
     members: Members,
 ) -> None:
     """It would end the link over a second HELLO, with all requests on it."""
@@ -251,7 +251,7 @@ async def keep_sending(peer: RawPeer, data: bytes, limit: int = 1_000) -> None:
             await peer.send(data)
 
 
-async def test_a_hundred_thousand_pings_that_are_read_do_not_keep_others_waiting(
+async def test_hundred_thousand_pings_that_are_read_do_not_keep_others_waiting(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -362,7 +362,7 @@ async def error_code(peer: RawPeer) -> str:
 # peers that fall silent
 
 
-async def test_a_frozen_peer_is_given_up_after_the_silence_that_is_borne(members: Members) -> None:
+async def test_frozen_peer_is_given_up_after_the_silence_that_is_borne(members: Members) -> None:
     async with town(members, times=BRISK) as here:
         peer, _ = await here.deaf_attacker()
         reason = await here.node.reason()
@@ -370,7 +370,7 @@ async def test_a_frozen_peer_is_given_up_after_the_silence_that_is_borne(members
         await peer.reset()
 
 
-async def test_a_frozen_peer_with_requests_in_flight_fails_them_with_the_reason(
+async def test_frozen_peer_with_requests_in_flight_fails_them_with_the_reason(
     members: Members,
 ) -> None:
     async def freeze(peer: RawPeer) -> None:
@@ -415,7 +415,7 @@ async def asking_failed(asking: asyncio.Task[object]) -> bool:
 # nodes that answer what nobody asked
 
 
-async def test_an_early_answer_frees_what_was_still_to_be_sent(members: Members) -> None:
+async def test_early_answer_frees_what_was_still_to_be_sent(members: Members) -> None:
     async def answer_early(peer: RawPeer) -> None:
         await peer.greet(initial_credit_bytes=1)
         while True:
@@ -448,7 +448,7 @@ def forgiving(serve: object) -> object:
     ("kind", "reason"),
     [(REQUEST, "a load for the request on stream 1"), (FrameKind.PROBE, "a response to the probe")],
 )
-async def test_an_answer_of_the_wrong_kind_ends_the_link_and_the_wait(
+async def test_answer_of_the_wrong_kind_ends_the_link_and_the_wait(
     members: Members, kind: FrameKind, reason: str
 ) -> None:
     async def confuse(peer: RawPeer) -> None:
@@ -468,7 +468,7 @@ async def test_an_answer_of_the_wrong_kind_ends_the_link_and_the_wait(
         await within(link.wait_ended())
 
 
-async def test_an_answer_without_end_fails_once_and_leaves_no_stream_open(
+async def test_answer_without_end_fails_once_and_leaves_no_stream_open(
     members: Members,
 ) -> None:
     async def go_on(peer: RawPeer) -> None:

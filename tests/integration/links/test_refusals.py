@@ -88,7 +88,7 @@ def plain(_: Members) -> None:
         (plain, bytes(100), "it does not speak TLS"),
     ],
 )
-async def test_a_refused_handshake_is_reported_with_its_reason(
+async def test_refused_handshake_is_reported_with_its_reason(
     members: Members,
     strangers: Members,
     context_of: Callable[[Members], ssl.SSLContext | None],
@@ -102,7 +102,7 @@ async def test_a_refused_handshake_is_reported_with_its_reason(
     assert log.events == [("handshake_refused", reason, 1)]
 
 
-async def test_a_member_and_who_just_hangs_up_are_not_reported(members: Members) -> None:
+async def test_member_and_who_just_hangs_up_are_not_reported(members: Members) -> None:
     log = Log()
     server, port = await listen(members, log, Clock())
     member = members.tls(members.join(Role.ROUTER))
@@ -118,7 +118,7 @@ async def test_a_member_and_who_just_hangs_up_are_not_reported(members: Members)
     assert [reason for _, reason, _ in log.events] == ["it speaks HTTP, not TLS"]
 
 
-async def test_a_flood_of_refusals_is_one_line_a_second_with_their_number(
+async def test_flood_of_refusals_is_one_line_a_second_with_their_number(
     members: Members,
 ) -> None:
     log, clock = Log(), Clock()

@@ -73,7 +73,7 @@ async def test_garbage_instead_of_tls_is_cut_off(members: Members, junk: bytes) 
         assert not here.node.reasons
 
 
-async def test_a_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
+async def test_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
     members: Members,
 ) -> None:
     async with town(members, times=BRISK) as here:
@@ -90,7 +90,7 @@ async def test_a_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
 
 
 @ON_ONE_LOOP
-async def test_a_hundred_half_open_connections_are_cut_off_when_their_time_is_over(
+async def test_hundred_half_open_connections_are_cut_off_when_their_time_is_over(
     members: Members,
 ) -> None:
     async with town(members, times=BRISK) as here:
@@ -127,7 +127,7 @@ def old_tls(here: Town, strangers: Members) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("context_of", [no_certificate, another_network, expired, old_tls])
-async def test_the_handshake_itself_refuses_who_has_no_valid_certificate(
+async def test_handshake_itself_refuses_who_has_no_valid_certificate(
     members: Members, strangers: Members, context_of: Callable[[Town, Members], ssl.SSLContext]
 ) -> None:
     async with town(members, times=BRISK) as here:
@@ -147,7 +147,7 @@ async def knock(here: Town, context: ssl.SSLContext) -> None:
         await peer.hang_up()
 
 
-async def test_a_member_whose_time_is_over_is_reported_that_its_certificate_may_be_why(
+async def test_member_whose_time_is_over_is_reported_that_its_certificate_may_be_why(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -176,7 +176,7 @@ async def hold_still(peer: RawPeer) -> None:
     "address",
     ["a..b:1", "a" * 64 + ".example:1", "no-such-host.invalid:1", f"{HOST}:1", "[::1]:1", "xn--:1"],
 )
-async def test_an_address_that_leads_nowhere_is_a_lost_link_whatever_it_is(
+async def test_address_that_leads_nowhere_is_a_lost_link_whatever_it_is(
     members: Members, address: str
 ) -> None:
     async with town(members) as here:
@@ -187,7 +187,7 @@ async def test_an_address_that_leads_nowhere_is_a_lost_link_whatever_it_is(
 # after the handshake: who is it?
 
 
-async def test_a_member_of_the_wrong_role_is_reported_so_and_hung_up_on(members: Members) -> None:
+async def test_member_of_the_wrong_role_is_reported_so_and_hung_up_on(members: Members) -> None:
     async with town(members) as here:
         peer = await here.attacker(members.join(Role.NODE))
         await peer.send(peer.hello())
@@ -197,7 +197,7 @@ async def test_a_member_of_the_wrong_role_is_reported_so_and_hung_up_on(members:
         assert await here.node.reason() == reason
 
 
-async def test_a_peer_that_was_revoked_before_it_came_is_reported_so_and_hung_up_on(
+async def test_peer_that_was_revoked_before_it_came_is_reported_so_and_hung_up_on(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -211,7 +211,7 @@ async def test_a_peer_that_was_revoked_before_it_came_is_reported_so_and_hung_up
         assert await here.node.reason() == reason
 
 
-async def test_a_peer_that_is_revoked_meanwhile_is_hung_up_on_and_its_requests_are_dropped(
+async def test_peer_that_is_revoked_meanwhile_is_hung_up_on_and_its_requests_are_dropped(
     members: Members,
 ) -> None:
     async with town(members) as here:
@@ -252,7 +252,7 @@ def revoking(members: Members, here: Town, peer: object) -> object:
         ("no credit", "protocol_violation: a HELLO with credit 0"),
     ],
 )
-async def test_an_introduction_that_does_not_hold_is_refused_with_the_reason(
+async def test_introduction_that_does_not_hold_is_refused_with_the_reason(
     members: Members, changes: str, reason: str
 ) -> None:
     async with town(members) as here:
@@ -287,7 +287,7 @@ async def test_another_node_behind_the_dialled_address_is_found_out(members: Mem
         assert f"dialled {wanted}" in await here.node.reason()
 
 
-async def test_a_listener_with_the_chain_of_the_wanted_node_is_found_out(members: Members) -> None:
+async def test_listener_with_the_chain_of_the_wanted_node_is_found_out(members: Members) -> None:
     async with town(members) as here:
 
         async def lie(peer: RawPeer) -> None:
@@ -322,7 +322,7 @@ async def test_nothing_may_come_before_the_hello(members: Members, kind: int) ->
         assert await here.node.reason() == said
 
 
-async def test_a_hello_larger_than_any_honest_one_is_refused(members: Members) -> None:
+async def test_hello_larger_than_any_honest_one_is_refused(members: Members) -> None:
     async with town(members) as here:
         peer = await here.attacker()
         await peer.send(encode_frame(FrameKind.HELLO, meta=bytes(40_000)))
@@ -334,7 +334,7 @@ async def test_a_hello_larger_than_any_honest_one_is_refused(members: Members) -
         assert await here.node.reason() == said
 
 
-async def test_a_caller_that_gives_up_dialling_leaves_nothing_behind(members: Members) -> None:
+async def test_caller_that_gives_up_dialling_leaves_nothing_behind(members: Members) -> None:
     async with town(members) as here:
         arrived = asyncio.Event()
 
@@ -414,7 +414,7 @@ async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_t
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("a defect")])
 @ON_ONE_LOOP
-async def test_a_connection_of_which_no_link_can_be_made_gives_its_place_back(
+async def test_connection_of_which_no_link_can_be_made_gives_its_place_back(
     failure: Exception, members: Members
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -436,7 +436,7 @@ async def test_a_connection_of_which_no_link_can_be_made_gives_its_place_back(
 
 
 @ON_ONE_LOOP
-async def test_a_handshake_that_cannot_even_begin_gives_its_place_back(members: Members) -> None:
+async def test_handshake_that_cannot_even_begin_gives_its_place_back(members: Members) -> None:
     async with town(members) as here:
         link = here.node_endpoint._link(here.node, is_dialer=False)
     sockets = await bind(HOST, 0, 8)

@@ -50,14 +50,14 @@ async def survives(fleet: Fleet, attacker: Attacker, attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_members_attack_leaves_the_mesh_as_it_was(
+async def test_members_attack_leaves_the_mesh_as_it_was(
     fleet: Fleet, insider: Attacker, attack: str
 ) -> None:
     await survives(fleet, insider, attack)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_strangers_attack_leaves_the_mesh_as_it_was(
+async def test_strangers_attack_leaves_the_mesh_as_it_was(
     fleet: Fleet, stranger: Attacker, attack: str
 ) -> None:
     await survives(fleet, stranger, attack)

@@ -123,7 +123,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-async def test_a_child_that_is_to_restart_ends_in_order_and_starts_again_at_once() -> None:
+async def test_child_that_is_to_restart_ends_in_order_and_starts_again_at_once() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         first = owner.child.pid
@@ -135,7 +135,7 @@ async def test_a_child_that_is_to_restart_ends_in_order_and_starts_again_at_once
         assert [message["key"] for message in owner.heard] == ["s3cret", "s3cret"]
 
 
-async def test_a_child_that_will_not_end_for_its_restart_is_killed() -> None:
+async def test_child_that_will_not_end_for_its_restart_is_killed() -> None:
     async with owned(STUBBORN_CHILD, stop_grace_s=0.1) as owner:
         async with asyncio.timeout(LIMIT_S):
             while owner.child.pid is None:  # it says nothing that could be waited for
@@ -146,7 +146,7 @@ async def test_a_child_that_will_not_end_for_its_restart_is_killed() -> None:
 
 
 @pytest.mark.parametrize("program", [ASYNCIO_CHILD, TRIO_CHILD], ids=["asyncio", "trio"])
-async def test_a_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
+async def test_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
     program: str,
 ) -> None:
     async with owned(program) as owner:
@@ -162,7 +162,7 @@ async def test_a_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
     assert owner.child.send({"type": "hello"}) is False
 
 
-async def test_a_child_that_exits_is_started_again_and_gets_its_opening_again() -> None:
+async def test_child_that_exits_is_started_again_and_gets_its_opening_again() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         owner.child.send({"type": "exit"})
@@ -173,7 +173,7 @@ async def test_a_child_that_exits_is_started_again_and_gets_its_opening_again() 
         assert owner.child.starts == 2
 
 
-async def test_a_killed_child_is_started_again_and_the_signal_is_named() -> None:
+async def test_killed_child_is_started_again_and_the_signal_is_named() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         os.kill(owner.heard[0]["pid"], signal.SIGKILL)
@@ -181,7 +181,7 @@ async def test_a_killed_child_is_started_again_and_the_signal_is_named() -> None
         assert owner.downs == ["killed by signal 9 (Killed)"]
 
 
-async def test_a_stopped_child_is_detected_by_its_silence_killed_and_started_again() -> None:
+async def test_stopped_child_is_detected_by_its_silence_killed_and_started_again() -> None:
     async with owned(ASYNCIO_CHILD, silent_limit_s=0.5) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         pid = owner.heard[0]["pid"]
@@ -191,7 +191,7 @@ async def test_a_stopped_child_is_detected_by_its_silence_killed_and_started_aga
         assert not is_running(pid)
 
 
-async def test_a_child_that_sends_junk_is_killed_and_started_again() -> None:
+async def test_child_that_sends_junk_is_killed_and_started_again() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         owner.child.send({"type": "junk"})
@@ -199,7 +199,7 @@ async def test_a_child_that_sends_junk_is_killed_and_started_again() -> None:
         assert owner.downs[0].startswith("sent junk: a message of 4294967295 bytes was announced")
 
 
-async def test_a_child_that_does_not_read_never_grows_the_owners_memory() -> None:
+async def test_child_that_does_not_read_never_grows_the_owners_memory() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         owner.child.send({"type": "deaf"})
@@ -213,7 +213,7 @@ async def test_a_child_that_does_not_read_never_grows_the_owners_memory() -> Non
         owner.child._stop_grace_s = 0.1
 
 
-async def test_a_child_that_ignores_stop_is_killed_after_the_grace_time() -> None:
+async def test_child_that_ignores_stop_is_killed_after_the_grace_time() -> None:
     async with owned(STUBBORN_CHILD, stop_grace_s=0.1) as owner:
         async with asyncio.timeout(LIMIT_S):
             while owner.child.pid is None:  # it says nothing that could be waited for
@@ -222,7 +222,7 @@ async def test_a_child_that_ignores_stop_is_killed_after_the_grace_time() -> Non
     assert not is_running(pid)
 
 
-async def test_a_command_that_does_not_exist_is_reported_and_tried_again() -> None:
+async def test_command_that_does_not_exist_is_reported_and_tried_again() -> None:
     owner = Owner("")
     owner.child._argv = ("/nonexistent/program",)
     task = asyncio.create_task(owner.child.run())
@@ -233,7 +233,7 @@ async def test_a_command_that_does_not_exist_is_reported_and_tried_again() -> No
     assert owner.downs[0].startswith("cannot start /nonexistent/program: ")
 
 
-async def test_a_child_for_which_there_are_no_descriptors_is_reported_and_tried_again(
+async def test_child_for_which_there_are_no_descriptors_is_reported_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refusals = iter([OSError(errno.EMFILE, "Too many open files")] * 2)
@@ -251,7 +251,7 @@ async def test_a_child_for_which_there_are_no_descriptors_is_reported_and_tried_
         assert owner.child.starts == 1
 
 
-async def test_a_callback_that_raises_does_not_end_the_supervision() -> None:
+async def test_callback_that_raises_does_not_end_the_supervision() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         note = owner.child._on_message
@@ -275,7 +275,7 @@ async def test_secrets_stand_neither_in_the_command_line_nor_in_the_environment(
             assert b"s3cret" not in proc.read_bytes()  # noqa: ASYNC240  # a proc file answers at once
 
 
-async def test_a_child_exits_when_its_owner_dies() -> None:
+async def test_child_exits_when_its_owner_dies() -> None:
     program = f"""
 import asyncio, os, sys, structlog
 from capamesh.protocol.child import Child
@@ -305,7 +305,7 @@ asyncio.run(child.run())
             await asyncio.sleep(0.01)
 
 
-async def test_a_channel_answers_pings_without_showing_them() -> None:
+async def test_channel_answers_pings_without_showing_them() -> None:
     left, right = socket.socketpair()
     one, other = await AsyncioChannel.connect(left), await AsyncioChannel.connect(right)
     one.send({"type": "ping"})

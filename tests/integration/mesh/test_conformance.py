@@ -109,7 +109,7 @@ async def reported(output: asyncio.StreamReader) -> dict[str, object]:
         return json.loads(await output.readline())
 
 
-async def test_an_independent_implementation_proves_membership_is_heard_and_hears(
+async def test_independent_implementation_proves_membership_is_heard_and_hears(
     fleet: Fleet, peer_program: tuple[str, ...]
 ) -> None:
     first, node = fleet.routers[0], fleet.nodes[0]
@@ -182,7 +182,7 @@ REAL = NodeAdvert(
 )
 
 
-async def test_an_independent_implementation_reads_a_nodes_advert_field_by_field(
+async def test_independent_implementation_reads_a_nodes_advert_field_by_field(
     fleet: Fleet, peer_program: tuple[str, ...]
 ) -> None:
     first, node = fleet.routers[0], fleet.nodes[0]
@@ -218,7 +218,7 @@ def same_but_for_text(found: object, expected: object) -> bool:
             return str(found) == str(expected)
 
 
-async def test_an_independent_implementation_without_membership_is_reported_why(
+async def test_independent_implementation_without_membership_is_reported_why(
     fleet: Fleet, peer_program: tuple[str, ...]
 ) -> None:
     expired = fleet.network.join(Role.ROUTER, lasts_s=60, joined_ago_s=120)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_node_finds_a_router_by_multicast_and_is_heard(
+async def test_node_finds_a_router_by_multicast_and_is_heard(
     outsiders: Network, member: MemberOf, multicast_address: str
 ) -> None:
     listen = (f"/ip4/{multicast_address}/tcp/0",)

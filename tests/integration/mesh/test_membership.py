@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_peer_that_proves_nothing_is_disconnected_within_the_limit(
+async def test_peer_that_proves_nothing_is_disconnected_within_the_limit(
     fleet: Fleet, stranger: Attacker
 ) -> None:
     # A second for the connection itself and a busy machine.
@@ -28,7 +28,7 @@ async def test_a_peer_that_proves_nothing_is_disconnected_within_the_limit(
     await fleet.hears()
 
 
-async def test_a_member_of_another_network_is_reported_why_and_disconnected_at_once(
+async def test_member_of_another_network_is_reported_why_and_disconnected_at_once(
     fleet: Fleet, stranger: Attacker
 ) -> None:
     why = await stranger.do("refusal")
@@ -69,14 +69,14 @@ async def test_what_a_member_publishes_before_it_has_proved_itself_is_not_delive
         assert not any(router.has_heard(envelope) for router in fleet.routers)
 
 
-async def test_an_expired_member_is_refused(fleet: Fleet, attacker_of_first: AttackerOf) -> None:
+async def test_expired_member_is_refused(fleet: Fleet, attacker_of_first: AttackerOf) -> None:
     expired = fleet.network.join(Role.NODE, lasts_s=60, joined_ago_s=120)
     async with attacker_of_first(expired) as attacker:
         why = await attacker.do("refusal")
         assert why.startswith(f"expired: node {expired.identity.peer_id} was a member until ")
 
 
-async def test_a_member_whose_time_ends_while_it_is_connected_is_put_out(
+async def test_member_whose_time_ends_while_it_is_connected_is_put_out(
     fleet: Fleet, member: MemberOf
 ) -> None:
     first = fleet.routers[0]
@@ -87,7 +87,7 @@ async def test_a_member_whose_time_ends_while_it_is_connected_is_put_out(
         await first.until(lambda: peer not in first.client.members, "put out")
 
 
-async def test_a_revoked_peer_is_put_out_everywhere_and_a_late_joiner_learns_the_list(
+async def test_revoked_peer_is_put_out_everywhere_and_a_late_joiner_learns_the_list(
     fleet: Fleet, member: MemberOf
 ) -> None:
     first = fleet.routers[0]
@@ -110,7 +110,7 @@ async def test_a_revoked_peer_is_put_out_everywhere_and_a_late_joiner_learns_the
     await fleet.hears()
 
 
-async def test_a_list_that_the_owner_did_not_sign_puts_nobody_out(
+async def test_list_that_the_owner_did_not_sign_puts_nobody_out(
     fleet: Fleet, insider: Attacker
 ) -> None:
     peer = fleet.nodes[0].peer
@@ -124,7 +124,7 @@ async def test_a_list_that_the_owner_did_not_sign_puts_nobody_out(
     assert peer in fleet.routers[0].client.members
 
 
-async def test_an_envelope_that_another_member_publishes_is_not_delivered(
+async def test_envelope_that_another_member_publishes_is_not_delivered(
     fleet: Fleet, insider: Attacker
 ) -> None:
     envelope = fleet.nodes[1].envelope({"not": "yours"})
@@ -134,7 +134,7 @@ async def test_an_envelope_that_another_member_publishes_is_not_delivered(
     assert not any(router.has_heard(envelope) for router in fleet.routers)
 
 
-async def test_an_envelope_with_a_forged_signature_is_not_delivered(
+async def test_envelope_with_a_forged_signature_is_not_delivered(
     fleet: Fleet, member: MemberOf
 ) -> None:
     async with member(
@@ -153,7 +153,7 @@ async def test_an_envelope_with_a_forged_signature_is_not_delivered(
         )
 
 
-async def test_an_old_envelope_published_again_is_delivered_once_and_nobody_is_blamed(
+async def test_old_envelope_published_again_is_delivered_once_and_nobody_is_blamed(
     fleet: Fleet, member: MemberOf
 ) -> None:
     first = fleet.routers[0]
@@ -172,7 +172,7 @@ async def test_an_old_envelope_published_again_is_delivered_once_and_nobody_is_b
         await first.until(lambda: first.client.warnings.get("dropped_replay", 0) >= 20)
 
 
-async def test_a_flood_of_one_member_is_cut_to_its_rate(fleet: Fleet, member: MemberOf) -> None:
+async def test_flood_of_one_member_is_cut_to_its_rate(fleet: Fleet, member: MemberOf) -> None:
     async with member(
         fleet.network.join(Role.NODE), bootstrap=fleet.routers[0].client.addrs
     ) as node:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
         (signal.SIGSTOP, "silent for more than 2 s"),
     ],
 )
-async def test_a_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
+async def test_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
     fleet: Fleet, member: MemberOf, number: signal.Signals, reason: str
 ) -> None:
     router = fleet.routers[1]
@@ -64,14 +64,14 @@ async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
             assert node.downs == []
 
 
-async def test_a_router_is_found_by_its_name(fleet: Fleet, member: MemberOf) -> None:
+async def test_router_is_found_by_its_name(fleet: Fleet, member: MemberOf) -> None:
     router = fleet.routers[2]
     address = router.client.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
     async with member(fleet.network.join(Role.NODE), bootstrap=[address]) as node:
         await node.until(lambda: router.peer in node.client.members)
 
 
-async def test_a_sidecar_exits_when_its_owner_is_killed(fleet: Fleet, tmp_path: Path) -> None:
+async def test_sidecar_exits_when_its_owner_is_killed(fleet: Fleet, tmp_path: Path) -> None:
     membership = fleet.network.join(Role.NODE)
     membership.save(tmp_path)
     program = """

@@ -178,7 +178,7 @@ async def test_each_part_is_with_the_reader_before_the_next_one_is_made(town: To
     await town.until_quiet()
 
 
-async def test_a_caller_that_takes_one_answer_is_not_sent_parts(town: Town) -> None:
+async def test_caller_that_takes_one_answer_is_not_sent_parts(town: Town) -> None:
     reader = await town.ask(takes_parts=False)
     for _ in range(PARTS):
         town.runner.step()
@@ -196,7 +196,7 @@ async def test_large_parts_flow_by_the_credit_of_their_reader(town: Town) -> Non
     await town.until_quiet()
 
 
-async def test_a_reader_that_withdraws_ends_the_run(town: Town) -> None:
+async def test_reader_that_withdraws_ends_the_run(town: Town) -> None:
     reader = await town.ask()
     town.runner.step()
     await reader.until(1)
@@ -207,7 +207,7 @@ async def test_a_reader_that_withdraws_ends_the_run(town: Town) -> None:
     assert town.runner.wanted == [True, False]
 
 
-async def test_a_deadline_after_the_first_part_is_the_end_of_the_answer(town: Town) -> None:
+async def test_deadline_after_the_first_part_is_the_end_of_the_answer(town: Town) -> None:
     reader = await town.ask()
     town.runner.step()
     town.runner.now_s = 60.0

@@ -163,7 +163,7 @@ def test_what_onnx_runtime_gets_right_by_itself_arrives_right_over_the_wire(
     assert len(outcome.passed) >= PASSED
 
 
-def test_a_model_with_a_value_that_the_protocol_cannot_carry_is_refused_by_name_and_type(
+def test_model_with_a_value_that_the_protocol_cannot_carry_is_refused_by_name_and_type(
     outcome: Outcome,
 ) -> None:
     assert outcome.misjudged == []

@@ -137,7 +137,7 @@ def test_no_folder_that_the_data_folder_is_in_is_granted_whole(tmp_path: Path) -
 
 @LANDLOCK_ONLY
 @SECCOMP_ONLY
-def test_a_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -> None:
+def test_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -> None:
     found = closed(home)
     assert (
         found["holds"] == f"landlock {landlock.version()}, no capabilities, no_new_privs, seccomp"
@@ -170,7 +170,7 @@ def test_only_a_node_that_dials_opens_connections(home: Path, is_dialing: bool) 
     assert found["connect"] == ("True" if is_dialing else "PermissionError")
 
 
-def test_a_gpu_node_whose_driver_is_not_complete_is_left_open_and_says_why(home: Path) -> None:
+def test_gpu_node_whose_driver_is_not_complete_is_left_open_and_says_why(home: Path) -> None:
     holds = sandbox.close(
         models_folder=home,
         cache_folder=home,
@@ -219,5 +219,5 @@ def test_every_jump_of_the_filter_ends_within_it(machine: str, is_gpu: bool) -> 
     assert code[-1] == (0x06, 0, 0, 0x7FFF_0000)
 
 
-def test_a_machine_that_is_not_known_has_no_filter() -> None:
+def test_machine_that_is_not_known_has_no_filter() -> None:
     assert seccomp.program("riscv64", 1234, is_gpu=False) == b""

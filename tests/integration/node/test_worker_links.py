@@ -452,7 +452,7 @@ async def test_bad_requests_among_good_ones_harm_nobody_else(town: Town) -> None
     await town.at_rest()
 
 
-async def test_a_cancelled_request_s_run_is_stopped_and_the_next_is_served(town: Town) -> None:
+async def test_cancelled_request_s_run_is_stopped_and_the_next_is_served(town: Town) -> None:
     write_loop(town.folder)
     await town.until_ready("loop")
     asker = await town.asker()
@@ -473,7 +473,7 @@ async def test_a_cancelled_request_s_run_is_stopped_and_the_next_is_served(town:
     await town.at_rest()
 
 
-async def test_a_deadline_is_kept_by_what_runs_and_by_what_waits(town: Town) -> None:
+async def test_deadline_is_kept_by_what_runs_and_by_what_waits(town: Town) -> None:
     write_loop(town.folder)
     await town.until_ready("loop")
     asker = await town.asker()
@@ -492,7 +492,7 @@ async def test_a_deadline_is_kept_by_what_runs_and_by_what_waits(town: Town) -> 
     await town.at_rest()
 
 
-async def test_a_timeout_that_the_repository_sets_ends_a_wait_and_not_a_run(town: Town) -> None:
+async def test_timeout_that_the_repository_sets_ends_a_wait_and_not_a_run(town: Town) -> None:
     folder = town.folder / "loop"
     folder.mkdir()
     (folder / "config.pbtxt").write_text(
@@ -514,7 +514,7 @@ async def test_a_timeout_that_the_repository_sets_ends_a_wait_and_not_a_run(town
 
 
 @pytest.mark.parametrize("town", [0.3], indirect=True)
-async def test_a_run_that_is_too_long_for_the_node_is_stopped_without_harm(town: Town) -> None:
+async def test_run_that_is_too_long_for_the_node_is_stopped_without_harm(town: Town) -> None:
     write_loop(town.folder)
     await town.until_ready("loop")
     asker = await town.asker()
@@ -538,7 +538,7 @@ async def test_what_a_lost_link_asked_for_is_stopped(town: Town) -> None:
     await town.at_rest()
 
 
-async def test_a_model_is_replaced_under_load_and_no_request_notices(town: Town) -> None:
+async def test_model_is_replaced_under_load_and_no_request_notices(town: Town) -> None:
     write_dense(town.folder, "dense")
     await town.until_ready("dense")
     askers = [await town.asker() for _ in range(4)]
@@ -570,7 +570,7 @@ async def test_a_model_is_replaced_under_load_and_no_request_notices(town: Town)
     await town.at_rest()
 
 
-async def test_a_router_may_unload_and_load_a_model(town: Town) -> None:
+async def test_router_may_unload_and_load_a_model(town: Town) -> None:
     write_dense(town.folder, "dense")
     await town.until_ready("dense")
     asker = await town.asker()
@@ -585,7 +585,7 @@ async def test_a_router_may_unload_and_load_a_model(town: Town) -> None:
     await town.at_rest()
 
 
-async def test_a_worker_is_not_quiet_while_a_change_is_made(
+async def test_worker_is_not_quiet_while_a_change_is_made(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dense(town.folder, "dense")

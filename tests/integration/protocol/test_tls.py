@@ -123,7 +123,7 @@ def test_two_members_accept_each_other_and_see_each_others_leaf(world: World) ->
         assert member.peer_id == other.membership.identity.peer_id
 
 
-def test_a_server_gives_no_ticket_to_resume_with(world: World) -> None:
+def test_server_gives_no_ticket_to_resume_with(world: World) -> None:
     server, client = handshake(
         world.node.context(server_side=True), world.router.context(server_side=False)
     )
@@ -140,7 +140,7 @@ def test_a_server_gives_no_ticket_to_resume_with(world: World) -> None:
         ("expired", "certificate has expired"),
     ],
 )
-def test_an_outsider_is_refused_by_either_side_for_the_true_reason(
+def test_outsider_is_refused_by_either_side_for_the_true_reason(
     world: World, outsider: str, message: str
 ) -> None:
     """The stranger's authority has the same name as ours: its key is what gives it away."""
@@ -157,7 +157,7 @@ def test_an_outsider_is_refused_by_either_side_for_the_true_reason(
     assert client.error.verify_message == message
 
 
-def test_a_dialler_without_a_certificate_is_refused(world: World) -> None:
+def test_dialler_without_a_certificate_is_refused(world: World) -> None:
     anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anonymous.check_hostname = False
     anonymous.verify_mode = ssl.CERT_NONE
@@ -299,7 +299,7 @@ def test_members_of_an_old_and_a_new_owners_key_accept_each_other(
     assert client.tls.getpeercert(binary_form=True) == sides[0].membership.chain[0]
 
 
-def test_a_stranger_and_an_expired_member_are_refused_by_a_member_of_a_new_owners_key(
+def test_stranger_and_an_expired_member_are_refused_by_a_member_of_a_new_owners_key(
     world: World, by_new_key: Saved
 ) -> None:
     for other in (world.stranger, world.expired):
@@ -309,7 +309,7 @@ def test_a_stranger_and_an_expired_member_are_refused_by_a_member_of_a_new_owner
         assert isinstance(server.error, ssl.SSLCertVerificationError)
 
 
-def test_a_renewed_membership_is_shown_to_whoever_comes_next(world: World, tmp_path: Path) -> None:
+def test_renewed_membership_is_shown_to_whoever_comes_next(world: World, tmp_path: Path) -> None:
     def joined() -> Membership:
         token = world.owner.invite(Role.NODE, expires_at=NOW + DAY, bootstrap=(), now=NOW)
         membership = Membership.join(identity, token, NOW)

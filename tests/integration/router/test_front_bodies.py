@@ -48,7 +48,7 @@ def numbers_of(answer: RawAnswer) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["no length", "length 0", "no chunks"])
-async def test_a_request_without_a_body_is_a_400_and_the_connection_goes_on(
+async def test_request_without_a_body_is_a_400_and_the_connection_goes_on(
     http: Http, kind: str
 ) -> None:
     link = http.node("A")
@@ -64,7 +64,7 @@ async def test_a_request_without_a_body_is_a_400_and_the_connection_goes_on(
     assert link.asks == []
 
 
-async def test_a_body_without_a_length_is_no_body_and_no_request(http: Http) -> None:
+async def test_body_without_a_length_is_no_body_and_no_request(http: Http) -> None:
     """What follows the head is read as a request, which it is not. In one write the two may be one refusal."""
     link = http.node("A")
     assert statuses(await exchange(http.client.port, HEAD + b"\r\n" + BODY + infer("in"))) in (
@@ -99,7 +99,7 @@ async def test_large_tensors_in_pieces_of_any_size_come_back_as_they_were(http: 
                 link.asks.clear()
 
 
-async def test_a_large_body_may_come_byte_by_byte_at_its_ends(http: Http) -> None:
+async def test_large_body_may_come_byte_by_byte_at_its_ends(http: Http) -> None:
     http.node("A")
     tensor = fp32("x", *np.random.default_rng(9).random((75_001, 2), np.float32))
     data = binary(tensor)
@@ -135,7 +135,7 @@ async def test_tensors_of_earlier_requests_stay_as_they_were(http: Http) -> None
 # over the limit
 
 
-async def test_a_body_over_the_limit_is_refused_by_its_head_alone() -> None:
+async def test_body_over_the_limit_is_refused_by_its_head_alone() -> None:
     async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         link = http.node("A")
         for length in (b"1001", b"00001001", b"300000000", b"%d" % 2**62, b"%d" % (2**64 - 1)):
@@ -145,7 +145,7 @@ async def test_a_body_over_the_limit_is_refused_by_its_head_alone() -> None:
         assert link.asks == []
 
 
-async def test_the_limit_is_the_last_size_that_is_taken() -> None:
+async def test_limit_is_the_last_size_that_is_taken() -> None:
     async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         link = http.node("A")
         full = BODY + b" " * (1000 - len(BODY))
@@ -159,7 +159,7 @@ async def test_the_limit_is_the_last_size_that_is_taken() -> None:
 
 
 @pytest.mark.parametrize("body", [b"a" * 1001, infer("inner").ljust(1001)], ids=["filler", "inner"])
-async def test_a_body_over_the_limit_is_not_read_as_requests(body: bytes) -> None:
+async def test_body_over_the_limit_is_not_read_as_requests(body: bytes) -> None:
     """The connection goes on behind that body, or ends before it."""
     async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         link = http.node("A")
@@ -181,7 +181,7 @@ async def test_a_body_over_the_limit_is_not_read_as_requests(body: bytes) -> Non
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"inputs": ['])
-async def test_a_body_that_does_not_come_in_time_is_a_408(sent: bytes) -> None:
+async def test_body_that_does_not_come_in_time_is_a_408(sent: bytes) -> None:
     async with tidy(arrival_s=0.2) as http:
         link = http.node("A")
         async with connected(http.client.port) as client:
@@ -203,7 +203,7 @@ async def test_a_body_that_does_not_come_in_time_is_a_408(sent: bytes) -> None:
         check(await ask(http.client.port, infer("two")), "infer", "two")
 
 
-async def test_a_body_that_trickles_is_given_no_more_time() -> None:
+async def test_body_that_trickles_is_given_no_more_time() -> None:
     async with tidy(arrival_s=0.2) as http:
         link = http.node("A")
         async with connected(http.client.port) as client:
@@ -218,7 +218,7 @@ async def test_a_body_that_trickles_is_given_no_more_time() -> None:
         assert len(link.asks) == 1
 
 
-async def test_the_time_for_a_body_is_not_the_time_for_its_answer() -> None:
+async def test_time_for_a_body_is_not_the_time_for_its_answer() -> None:
     async with tidy(arrival_s=0.2) as http:
         link = http.node("A", hang)
         async with connected(http.client.port) as client, connected(http.client.port) as late:
@@ -242,7 +242,7 @@ async def test_the_time_for_a_body_is_not_the_time_for_its_answer() -> None:
         (b"GZIP", gzip.compress(BODY, mtime=0)),
     ],
 )
-async def test_a_packed_body_is_unpacked(http: Http, coding: bytes, packed: bytes) -> None:
+async def test_packed_body_is_unpacked(http: Http, coding: bytes, packed: bytes) -> None:
     http.node("A")
     data = request(INFER, packed, b"Content-Encoding: " + coding)
     for parts in ((data + infer("two") + LAST,), (data[:-5], data[-5:], infer("two") + LAST)):
@@ -264,7 +264,7 @@ async def test_a_packed_body_is_unpacked(http: Http, coding: bytes, packed: byte
         (b"gzip, gzip", b"junk", "Content-Encoding is 'gzip, gzip'"),
     ],
 )
-async def test_a_body_whose_coding_is_broken_is_a_400_and_its_connection_goes_on(
+async def test_body_whose_coding_is_broken_is_a_400_and_its_connection_goes_on(
     http: Http, coding: bytes, packed: bytes, error: str
 ) -> None:
     http.node("A")
@@ -283,14 +283,14 @@ async def test_deflate_without_its_frame_is_taken_as_some_send_it(http: Http) ->
     check(await ask(http.client.port, data), "infer", "one")
 
 
-async def test_a_body_that_unpacks_to_far_too_much_is_a_413(http: Http) -> None:
+async def test_body_that_unpacks_to_far_too_much_is_a_413(http: Http) -> None:
     bomb = gzip.compress(bytes(50 * 2**20), mtime=0)
     answer = await ask(http.client.port, request(INFER, bomb, b"Content-Encoding: gzip"))
     assert (answer.status, "unpacks to more than 200 times" in answer.error) == (413, True)
     assert http.front.budget.used_bytes == 0
 
 
-async def test_a_packed_body_has_the_same_limit_unpacked() -> None:
+async def test_packed_body_has_the_same_limit_unpacked() -> None:
     async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         http.node("A")
         data = request(
@@ -312,7 +312,7 @@ async def test_a_packed_body_has_the_same_limit_unpacked() -> None:
     ],
     ids=["zz", "-1", "0x1", "line feeds", "a space", "too short", "huge"],
 )
-async def test_a_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, data: bytes) -> None:
+async def test_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, data: bytes) -> None:
     link = http.node("A")
     assert statuses(await exchange(http.client.port, data, infer("two"))) == [400]
     assert statuses(await exchange(http.client.port, infer("one"), data, infer("two"))) == [
@@ -361,9 +361,7 @@ async def test_another_expectation_is_a_417(http: Http) -> None:
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0"])
-async def test_an_upgrade_is_not_taken_and_the_request_is_answered(
-    http: Http, upgrade: bytes
-) -> None:
+async def test_upgrade_is_not_taken_and_the_request_is_answered(http: Http, upgrade: bytes) -> None:
     http.node("A")
     headers = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + upgrade, b"HTTP2-Settings: A")
     answers = await exchange(http.client.port, infer("one", *headers), infer("two"), LAST)
@@ -387,7 +385,7 @@ async def test_an_upgrade_is_not_taken_and_the_request_is_answered(
         (b"1 1", 400),
     ],
 )
-async def test_a_wrong_length_of_the_json_is_a_400(
+async def test_wrong_length_of_the_json_is_a_400(
     http: Http, header_length: bytes, status: int
 ) -> None:
     link = http.node("A")

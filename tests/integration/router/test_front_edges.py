@@ -205,7 +205,7 @@ async def test_who_half_closes_within_a_request_gets_nothing(http: Http) -> None
     "words", [b"close, keep-alive", b"keep-alive,close", b"Close , ", b"close"]
 )
 @pytest.mark.parametrize("kind", ["infer", "metadata"])
-async def test_a_last_request_is_answered_whatever_stands_behind_it(
+async def test_last_request_is_answered_whatever_stands_behind_it(
     http: Http, words: bytes, kind: str
 ) -> None:
     http.node("A")
@@ -217,7 +217,7 @@ async def test_a_last_request_is_answered_whatever_stands_behind_it(
             assert await client.rest() == []
 
 
-async def test_a_head_that_stops_behind_a_hand_over_is_given_up() -> None:
+async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
     async with tidy(front_limits=SMALL) as http:
         for part in (
             b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\nTransfer-Enc",
@@ -287,7 +287,7 @@ async def test_bodies_that_stop_make_room_for_others_and_are_reported() -> None:
         assert http.front.requests.count == 0
 
 
-async def test_a_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_503() -> None:
+async def test_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_503() -> None:
     async with tidy(front_limits=SMALL, limits=Limits(max_message_bytes=2 * MIB)) as http:
         binary = b"Inference-Header-Content-Length: 9"
         assert http.front.budget.hold(3 * MIB)
@@ -310,7 +310,7 @@ def fill(budget: BodyBudget) -> int:
     return held_bytes
 
 
-async def test_a_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault() -> None:
+async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault() -> None:
     """503, to be sent again, where one that its client does not send is a 408."""
     async with tidy(front_limits=SMALL, arrival_s=0.5) as http:
         budget, body = http.front.budget, bytes(MIB)
@@ -362,7 +362,7 @@ async def test_what_is_unpacked_is_within_the_budget_too() -> None:
         await until(lambda: http.front.budget.used_bytes == 0)
 
 
-async def test_a_client_too_many_takes_the_place_of_the_longest_idle() -> None:
+async def test_client_too_many_takes_the_place_of_the_longest_idle() -> None:
     async with tidy(front_limits=FrontLimits(connections=2, connections_per_site=2)) as http:
         link = http.node("A", hang, echo)
         async with connected(http.client.port) as busy, connected(http.client.port) as idle:
@@ -390,7 +390,7 @@ async def test_who_does_not_read_a_large_answer_is_charged_for_it() -> None:
         await until(lambda: http.front.budget.used_bytes == 0)
 
 
-async def test_a_body_of_a_request_under_way_is_held_for_as_long_however_it_came() -> None:
+async def test_body_of_a_request_under_way_is_held_for_as_long_however_it_came() -> None:
     async with tidy(front_limits=SMALL) as http:
         link = http.node("A", hang)
         budget = http.front.budget
@@ -426,7 +426,7 @@ async def test_chunks_that_stop_make_room_for_others_and_are_reported(
     assert caplog.records == []  # whoever stops could else fill the disk
 
 
-async def test_a_request_that_is_here_whole_and_finds_no_room_may_stay_connected() -> None:
+async def test_request_that_is_here_whole_and_finds_no_room_may_stay_connected() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
         assert http.front.budget.hold(3 * MIB)

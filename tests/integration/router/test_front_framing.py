@@ -27,7 +27,7 @@ WHOLE = infer("one", b"User-Agent: a test", b"X-Capamesh-Affinity: session", b"A
     [WHOLE, BINARY, *(of_kind(kind, "one") for kind in KINDS)],
     ids=["options", "binary", *KINDS],
 )
-async def test_a_request_in_two_pieces_cut_anywhere_is_answered_as_in_one(
+async def test_request_in_two_pieces_cut_anywhere_is_answered_as_in_one(
     http: Http, data: bytes
 ) -> None:
     http.node("A")
@@ -38,7 +38,7 @@ async def test_a_request_in_two_pieces_cut_anywhere_is_answered_as_in_one(
             assert essence(await client.answer()) == expected, at
 
 
-async def test_the_first_request_of_a_connection_may_be_cut_anywhere_too(http: Http) -> None:
+async def test_first_request_of_a_connection_may_be_cut_anywhere_too(http: Http) -> None:
     link = http.node("A")
     for at in range(1, len(WHOLE)):
         first, last = await exchange(http.client.port, WHOLE[:at], WHOLE[at:] + LAST)
@@ -48,9 +48,7 @@ async def test_the_first_request_of_a_connection_may_be_cut_anywhere_too(http: H
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-async def test_a_connection_that_comes_in_crumbs_is_answered_in_order(
-    http: Http, size: int
-) -> None:
+async def test_connection_that_comes_in_crumbs_is_answered_in_order(http: Http, size: int) -> None:
     http.node("A")
     kinds = ["infer", *KINDS, "infer", "infer"]
     data = b"".join(of_kind(kind, f"n{number}") for number, kind in enumerate(kinds)) + LAST
@@ -63,7 +61,7 @@ async def test_a_connection_that_comes_in_crumbs_is_answered_in_order(
 
 
 @pytest.mark.parametrize("kinds", [("infer", "metadata", "infer"), ("metadata", "infer")])
-async def test_a_cut_anywhere_in_a_row_of_requests_moves_nothing(
+async def test_cut_anywhere_in_a_row_of_requests_moves_nothing(
     http: Http, kinds: tuple[str, ...]
 ) -> None:
     http.node("A")
@@ -97,7 +95,7 @@ def test_any_requests_cut_in_any_way_are_answered_in_order(
     asyncio.run(scenario())
 
 
-async def test_a_connection_is_kept_over_hundreds_of_requests_of_two_sorts(http: Http) -> None:
+async def test_connection_is_kept_over_hundreds_of_requests_of_two_sorts(http: Http) -> None:
     link = http.node("A")
     async with connected(http.client.port) as client:
         for number in range(200):
@@ -121,7 +119,7 @@ async def test_who_asks_to_close_gets_an_answer_that_says_so_and_the_end(
 
 
 @pytest.mark.parametrize("kind", ["infer", "metadata"])
-async def test_an_answer_before_the_last_does_not_say_close(http: Http, kind: str) -> None:
+async def test_answer_before_the_last_does_not_say_close(http: Http, kind: str) -> None:
     http.node("A")
     answer = await ask(http.client.port, of_kind(kind, "one"))
     assert not answer.is_last
@@ -204,7 +202,7 @@ async def test_empty_lines_before_a_request_are_nothing(
             check(await client.answer(), kind, "one")
 
 
-async def test_a_body_may_look_like_requests_and_is_one_body(http: Http) -> None:
+async def test_body_may_look_like_requests_and_is_one_body(http: Http) -> None:
     link = http.node("A")
     inner = infer("inner") + LIVE
     answers = await exchange(http.client.port, request(INFER, inner) + infer("outer"), LAST)
@@ -219,7 +217,7 @@ async def test_a_body_may_look_like_requests_and_is_one_body(http: Http) -> None
     assert len(link.asks) == 2
 
 
-async def test_a_binary_body_full_of_line_ends_is_one_body(http: Http) -> None:
+async def test_binary_body_full_of_line_ends_is_one_body(http: Http) -> None:
     http.node("A")
     raw = b"\r\n\r\nGET / HTTP/1.1\r\n\r\n" * 12
     described = {**X, "shape": [len(raw) // 8, 2], "parameters": {"binary_data_size": len(raw)}}
@@ -235,7 +233,7 @@ async def test_a_binary_body_full_of_line_ends_is_one_body(http: Http) -> None:
             assert essence(await client.answer()) == essence(expected)
 
 
-async def test_an_answer_waits_for_the_whole_request(http: Http) -> None:
+async def test_answer_waits_for_the_whole_request(http: Http) -> None:
     link = http.node("A")
     async with connected(http.client.port) as client:
         await client.send(*(bytes([byte]) for byte in WHOLE[:-1]))

@@ -157,7 +157,7 @@ LONG = {name for name, data in REFUSED.items() if len(data) > 4000}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_head_that_is_none_is_a_400_and_the_end(http: Http, name: str) -> None:
+async def test_head_that_is_none_is_a_400_and_the_end(http: Http, name: str) -> None:
     link = http.node("A")
     data = REFUSED[name]
     assert statuses(await exchange(http.client.port, data + LAST)) == [400]
@@ -174,7 +174,7 @@ async def test_a_head_that_is_none_is_a_400_and_the_end(http: Http, name: str) -
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name not in LONG])
-async def test_a_head_that_is_none_is_so_byte_by_byte_too(http: Http, name: str) -> None:
+async def test_head_that_is_none_is_so_byte_by_byte_too(http: Http, name: str) -> None:
     link = http.node("A")
     data = REFUSED[name]
     assert statuses(await bytewise(http, data)) == [400]
@@ -191,7 +191,7 @@ async def bytewise(http: Http, data: bytes) -> list[RawAnswer]:
 
 
 @pytest.mark.parametrize("name", sorted(LONG))
-async def test_a_head_that_is_too_long_is_so_in_pieces_too(http: Http, name: str) -> None:
+async def test_head_that_is_too_long_is_so_in_pieces_too(http: Http, name: str) -> None:
     link = http.node("A")
     data = REFUSED[name]
     async with connected(http.client.port) as client:
@@ -220,7 +220,7 @@ async def send_while_open(client: RawClient, *parts: bytes) -> None:
     ],
     ids=["nothing", "target", "headers", "value", "name", "zeros", "headers of GET"],
 )
-async def test_a_head_that_never_ends_is_ended(http: Http, start: bytes, more: bytes) -> None:
+async def test_head_that_never_ends_is_ended(http: Http, start: bytes, more: bytes) -> None:
     """It costs its sender the connection before the router has taken 4 MiB of it."""
     link = http.node("A")
     block = more * (65536 // len(more))
@@ -249,7 +249,7 @@ async def test_endless_empty_lines_are_no_request(http: Http) -> None:
         b"POST %b RTSP/1.1",
     ],
 )
-async def test_a_first_line_that_some_take_is_at_most_the_one_request_that_it_says(
+async def test_first_line_that_some_take_is_at_most_the_one_request_that_it_says(
     http: Http, first: bytes
 ) -> None:
     """A version that is none, or odd spaces: refused or answered, and the body is a body in either case."""

@@ -45,7 +45,7 @@ def is_withdrawn(link: FakeLink) -> bool:
 
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("kind", ["infer", "infer in chunks", "index"])
-async def test_a_client_that_leaves_anywhere_in_its_request_disturbs_nobody(
+async def test_client_that_leaves_anywhere_in_its_request_disturbs_nobody(
     http: Http, leave: str, kind: str
 ) -> None:
     link = http.node("A")
@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_anywhere_in_its_request_disturbs_nobody(
 
 
 @pytest.mark.parametrize("leave", LEAVE)
-async def test_a_client_that_leaves_in_a_large_body_disturbs_nobody(http: Http, leave: str) -> None:
+async def test_client_that_leaves_in_a_large_body_disturbs_nobody(http: Http, leave: str) -> None:
     link = http.node("A")
     for sent in (0, 1, 70_000, 599_999):
         async with connected(http.client.port) as client:
@@ -74,7 +74,7 @@ async def test_a_client_that_leaves_in_a_large_body_disturbs_nobody(http: Http, 
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("kind", ["infer", "infer of a version", "infer in chunks"])
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_a_client_that_leaves_while_the_node_runs_withdraws_its_request(
+async def test_client_that_leaves_while_the_node_runs_withdraws_its_request(
     http: Http, leave: str, kind: str, is_first: bool
 ) -> None:
     link = http.node("A", *([] if is_first else [echo]), hang)
@@ -109,7 +109,7 @@ async def test_what_stood_behind_a_request_whose_client_left_is_not_run(
 
 
 @pytest.mark.parametrize("leave", LEAVE)
-async def test_a_client_that_leaves_behind_a_closing_request_withdraws_it(
+async def test_client_that_leaves_behind_a_closing_request_withdraws_it(
     http: Http, leave: str
 ) -> None:
     link = http.node("A", hang)
@@ -122,7 +122,7 @@ async def test_a_client_that_leaves_behind_a_closing_request_withdraws_it(
 
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("data", [b"", LIVE, infer("one")], ids=["nothing", "GET", "infer"])
-async def test_an_idle_client_may_leave(http: Http, leave: str, data: bytes) -> None:
+async def test_idle_client_may_leave(http: Http, leave: str, data: bytes) -> None:
     http.node("A")
     async with connected(http.client.port) as client:
         if data:
@@ -135,7 +135,7 @@ async def test_an_idle_client_may_leave(http: Http, leave: str, data: bytes) -> 
 
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize("behind", [b"", infer("behind") + LIVE], ids=["alone", "with more behind"])
-async def test_a_client_that_leaves_while_its_answer_is_written(
+async def test_client_that_leaves_while_its_answer_is_written(
     http: Http, leave: str, behind: bytes
 ) -> None:
     link = http.node("A", answering(answer_of("1", LARGE)), echo)
@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_while_its_answer_is_written(
         await turns(50)
 
 
-async def test_a_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -> None:
+async def test_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -> None:
     link = http.node("A", answering(answer_of("1", LARGE)), echo)
     async with connected(http.client.port, receive_bytes=4096) as client:
         client.transport.pause_reading()
@@ -166,7 +166,7 @@ async def test_a_client_that_reads_late_gets_all_of_a_large_answer(http: Http) -
     assert last.status == 200
 
 
-async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(http: Http) -> None:
+async def test_client_that_sends_and_never_reads_is_not_answered_without_end(http: Http) -> None:
     link = http.node("A", answering(answer_of("1", LARGE)))
     async with connected(http.client.port, receive_bytes=4096) as client:
         client.transport.pause_reading()
@@ -179,7 +179,7 @@ async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(h
     assert len(link.asks) == 6
 
 
-async def test_a_client_that_sends_without_end_and_never_reads_is_not_read_without_end(
+async def test_client_that_sends_without_end_and_never_reads_is_not_read_without_end(
     http: Http,
 ) -> None:
     """Its requests wait in its own buffers, not in the router's."""
@@ -222,7 +222,7 @@ async def test_many_clients_that_leave_at_once_leave_nothing(http: Http) -> None
     check(await ask(http.client.port, of_kind("metadata", "")), "metadata", "")
 
 
-async def test_a_deadline_in_a_row_of_requests_is_a_504_and_the_row_goes_on(http: Http) -> None:
+async def test_deadline_in_a_row_of_requests_is_a_504_and_the_row_goes_on(http: Http) -> None:
     link = http.node("A", echo, hang, echo)
     slow = request(INFER, json_body("slow", parameters={"timeout": 20_000}))
     answers = await exchange(http.client.port, infer("one") + slow + infer("two") + LAST)
@@ -230,7 +230,7 @@ async def test_a_deadline_in_a_row_of_requests_is_a_504_and_the_row_goes_on(http
     assert [asked.ended for asked in link.asks] == ["answered", "withdrawn", "answered"]
 
 
-async def test_a_router_that_stops_hangs_up_on_the_idle() -> None:
+async def test_router_that_stops_hangs_up_on_the_idle() -> None:
     complaints: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(context))

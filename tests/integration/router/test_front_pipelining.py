@@ -101,7 +101,7 @@ async def test_each_of_a_row_may_be_slow(http: Http) -> None:
         assert statuses(await client.rest()) == [200]
 
 
-async def test_the_half_of_a_request_behind_one_that_runs_waits_for_its_other_half(
+async def test_half_of_a_request_behind_one_that_runs_waits_for_its_other_half(
     http: Http,
 ) -> None:
     link = http.node("A", hang, echo)
@@ -122,7 +122,7 @@ async def test_the_half_of_a_request_behind_one_that_runs_waits_for_its_other_ha
         link._script.insert(0, hang)
 
 
-async def test_a_body_that_arrived_behind_does_not_touch_the_one_that_is_tried_again(
+async def test_body_that_arrived_behind_does_not_touch_the_one_that_is_tried_again(
     http: Http,
 ) -> None:
     first = http.node("A", hang, echo)
@@ -144,7 +144,7 @@ async def test_a_body_that_arrived_behind_does_not_touch_the_one_that_is_tried_a
     assert second.calls[0] == first.calls[0]
 
 
-async def test_a_failure_in_a_row_is_one_answer_of_it(http: Http) -> None:
+async def test_failure_in_a_row_is_one_answer_of_it(http: Http) -> None:
     http.node("A", echo, failing(Overloaded("full", 3)), echo)
     answers = await exchange(http.client.port, row(["infer", "infer", "infer"]) + LAST)
     assert statuses(answers) == [200, 503, 200, 200]

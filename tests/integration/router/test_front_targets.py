@@ -75,9 +75,7 @@ async def test_one_model_has_many_targets(http: Http, target: bytes) -> None:
         (b'"m"', '"m"'),
     ],
 )
-async def test_a_name_may_be_anything_that_can_be_written(
-    http: Http, path: bytes, name: str
-) -> None:
+async def test_name_may_be_anything_that_can_be_written(http: Http, path: bytes, name: str) -> None:
     link = http.node("A", models=(offer(name, version="12"),))
     targets = [
         b"/v2/models/%b/infer" % path,

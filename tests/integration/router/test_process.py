@@ -59,7 +59,7 @@ async def run(parts: RouterParts) -> None:
         await Router(parts).run()
 
 
-async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
+async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, log = make_router(tmp_path)
@@ -92,7 +92,7 @@ async def test_a_router_is_ready_only_once_it_listens_for_links_and_serves_http(
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104
-async def test_a_router_that_serves_http_beyond_its_machine_says_what_strangers_can_do(
+async def test_router_that_serves_http_beyond_its_machine_says_what_strangers_can_do(
     tmp_path: Path, host: str, is_open: bool
 ) -> None:
     parts, log = make_router(tmp_path, http_host=host)
@@ -109,7 +109,7 @@ async def test_a_router_that_serves_http_beyond_its_machine_says_what_strangers_
     assert log.of("http_open_to_strangers") == ([reported] if is_open else [])
 
 
-async def test_a_taken_http_port_is_reported_once_in_the_systems_own_words(
+async def test_taken_http_port_is_reported_once_in_the_systems_own_words(
     tmp_path: Path,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -123,7 +123,7 @@ async def test_a_taken_http_port_is_reported_once_in_the_systems_own_words(
     )
 
 
-async def test_a_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_they_are_wrong(
+async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_they_are_wrong(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "rules.toml"
@@ -160,7 +160,7 @@ async def test_a_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_t
     assert parts.rules.of(ModelName("m")).weights == ((ModelVersion("1"), 2.0),)
 
 
-async def test_a_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
+async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[str] = []

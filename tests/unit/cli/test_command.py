@@ -78,14 +78,14 @@ def test_every_help_page_has_examples(
 
 
 @pytest.mark.parametrize("command", [(), ("dev",), ("network",), ("node",), ("router",), ("sim",)])
-def test_a_group_alone_shows_its_help(
+def test_group_alone_shows_its_help(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(command) == 0
     assert "Examples:" in capsys.readouterr().out
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert re.fullmatch(r"capamesh \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
@@ -134,7 +134,7 @@ def fail_with(error: BaseException) -> Callable[..., None]:
     return fail
 
 
-def test_a_failure_is_one_line_and_status_1(
+def test_failure_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(status, "read_status", fail_with(ConfigError("two\nlines")))
@@ -151,14 +151,14 @@ def test_errors_of_a_services_tasks_are_a_line_each(
     assert capsys.readouterr().err == "capamesh: error: a\ncapamesh: error: b\n"
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     group = ExceptionGroup("tasks", [ConfigError("a"), ZeroDivisionError()])
     monkeypatch.setattr(status, "read_status", fail_with(group))
     with pytest.raises(ExceptionGroup):
         run(["node", "status", "--data", str(tmp_path)])
 
 
-def test_an_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(status, "read_status", fail_with(KeyboardInterrupt()))
     assert run(["node", "status", "--data", str(tmp_path)]) == 130
 
@@ -177,7 +177,7 @@ def router_settings(monkeypatch: pytest.MonkeyPatch) -> list[RouterSettings]:
     return kept
 
 
-def test_the_defaults_are_the_settings_own(
+def test_defaults_are_the_settings_own(
     node_settings: list[NodeSettings], router_settings: list[RouterSettings]
 ) -> None:
     assert run(["node", "run", "--data", "d", "--models", "m"]) == 0
@@ -306,7 +306,7 @@ def test_variables_set_options_and_the_token_leaves_the_environment(
     assert "CAPAMESH_TOKEN" not in os.environ
 
 
-def test_an_empty_token_variable_is_no_token(
+def test_empty_token_variable_is_no_token(
     node_settings: list[NodeSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPAMESH_TOKEN", "")
@@ -314,7 +314,7 @@ def test_an_empty_token_variable_is_no_token(
     assert node_settings[0].token is None
 
 
-def test_a_token_comes_from_a_file_or_standard_input(
+def test_token_comes_from_a_file_or_standard_input(
     node_settings: list[NodeSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("from-file\n")
@@ -324,7 +324,7 @@ def test_a_token_comes_from_a_file_or_standard_input(
     assert [settings.token for settings in node_settings] == ["from-file\n", "from-input\n"]
 
 
-def test_an_absent_token_file_is_named(
+def test_absent_token_file_is_named(
     node_settings: list[NodeSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["node", "run", "--data", "d", "--models", "m", "--token-file", "/absent"]) == 1
@@ -332,7 +332,7 @@ def test_an_absent_token_file_is_named(
     assert node_settings == []
 
 
-def test_a_member_is_healthy_only_while_it_runs_and_is_ready(
+def test_member_is_healthy_only_while_it_runs_and_is_ready(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = DataDir(tmp_path)
@@ -351,7 +351,7 @@ def test_a_member_is_healthy_only_while_it_runs_and_is_ready(
     assert "is the home of a router: ask capamesh router status" in capsys.readouterr().err
 
 
-def test_a_revocation_that_cannot_be_handed_over_is_saved_all_the_same(
+def test_revocation_that_cannot_be_handed_over_is_saved_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path)
@@ -367,7 +367,7 @@ def test_a_revocation_that_cannot_be_handed_over_is_saved_all_the_same(
     assert RevocationList.load(tmp_path, owner.ca_der).invites == {serial}
 
 
-def test_a_name_that_cannot_be_revoked_is_said_to_be_neither_peer_id_nor_invite(
+def test_name_that_cannot_be_revoked_is_said_to_be_neither_peer_id_nor_invite(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path)
@@ -381,7 +381,7 @@ def test_a_name_that_cannot_be_revoked_is_said_to_be_neither_peer_id_nor_invite(
     assert RevocationList.load(tmp_path, NetworkOwner.load(tmp_path).ca_der).version == 0
 
 
-def test_the_package_runs_as_a_module() -> None:
+def test_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "capamesh", "--version"],
         check=False,
@@ -392,7 +392,7 @@ def test_the_package_runs_as_a_module() -> None:
     assert (done.returncode, done.stdout.split()[0]) == (0, "capamesh")
 
 
-def test_a_token_that_would_never_end_is_a_usage_error(
+def test_token_that_would_never_end_is_a_usage_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path)
@@ -426,7 +426,7 @@ MODEL = {
 REASON = "it ended its worker 3 times in a row"
 
 
-def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
+def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = {"name": "bad", "version": "2", "device": 0, "state": "failed", "reason": REASON}
@@ -469,7 +469,7 @@ def test_a_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     ("seconds", "text"),
     [(None, "-"), (0.0, "0 µs"), (0.000_123_4, "123 µs"), (0.0123, "12.3 ms"), (2.5, "2.5 s")],
 )
-def test_a_time_has_three_digits(seconds: float | None, text: str) -> None:
+def test_time_has_three_digits(seconds: float | None, text: str) -> None:
     assert time_text(seconds) == text
 
 
@@ -486,7 +486,7 @@ def test_a_time_has_three_digits(seconds: float | None, text: str) -> None:
         ({"state": "failed", "reason": REASON}, f"m/1 failed: {REASON}"),
     ],
 )
-def test_a_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
+def test_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
     model: dict[str, object], text: str
 ) -> None:
     assert fleet._row({"models": [{"name": "m", "version": "1", **model}]})[4] == text
@@ -498,7 +498,7 @@ NODE = {
 }
 
 
-def test_a_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
+def test_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
     assert is_routable(NODE, ["a"])
     assert not is_routable(NODE, ["a", "b"])
     assert not is_routable(NODE, None)
@@ -518,11 +518,11 @@ def test_a_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
         (NODE, "usable 1 of 2 devices"),
     ],
 )
-def test_a_nodes_state_is_said_in_words(node: dict[str, object], state: str) -> None:
+def test_nodes_state_is_said_in_words(node: dict[str, object], state: str) -> None:
     assert fleet._row(node)[1] == state
 
 
-def test_the_commands_import_nothing_heavy() -> None:
+def test_commands_import_nothing_heavy() -> None:
     code = (
         "import sys; from capamesh.cli.__main__ import run; run(['--help']);"
         "heavy = {'numpy', 'aiohttp', 'onnxruntime', 'cryptography', 'libp2p'} & set(sys.modules);"
@@ -536,7 +536,7 @@ def test_the_commands_import_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_tree_is_the_one_tested_here() -> None:
+def test_tree_is_the_one_tested_here() -> None:
     def walk(command: object, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         found = [path]
         for name, inner in getattr(command, "commands", {}).items():

@@ -21,7 +21,7 @@ def profile(*seconds: float) -> ServiceProfile:
         (profile(1.0, 1.1, 1.2), 1024, "--seconds 10 ended it at 4 rows, "),
     ],
 )
-def test_a_best_batch_that_a_limit_set_is_said_to_be_one(
+def test_best_batch_that_a_limit_set_is_said_to_be_one(
     measured: ServiceProfile, max_rows: int, limit: str
 ) -> None:
     assert cut_short(measured, max_rows, 10.0) == (
@@ -37,5 +37,5 @@ def test_a_best_batch_that_a_limit_set_is_said_to_be_one(
     ],
 )
 @pytest.mark.parametrize("max_rows", [4, 8, 1024])
-def test_a_best_batch_that_was_found_is_not(measured: ServiceProfile, max_rows: int) -> None:
+def test_best_batch_that_was_found_is_not(measured: ServiceProfile, max_rows: int) -> None:
     assert cut_short(measured, max_rows, 10.0) == ""

@@ -16,7 +16,7 @@ def exit_report(folder: Path, code: int, log: str) -> str:
     return Member("router", folder, process, 0).exit_report()  # type: ignore[arg-type]  # it has ended
 
 
-def test_a_process_that_said_why_it_ended_is_quoted_and_no_file_is_named(tmp_path: Path) -> None:
+def test_process_that_said_why_it_ended_is_quoted_and_no_file_is_named(tmp_path: Path) -> None:
     log = '{"event": "mesh_ready"}\n' + f"{ERROR}the port is taken\n"
     assert (
         exit_report(tmp_path, 1, log)
@@ -36,7 +36,7 @@ def test_a_process_that_said_why_it_ended_is_quoted_and_no_file_is_named(tmp_pat
         (1, "exit status 1", f"{ERROR}of the run before\nTraceback: a bug"),
     ],
 )
-def test_the_log_of_a_process_that_did_not_say_why_is_named_and_shown(
+def test_log_of_a_process_that_did_not_say_why_is_named_and_shown(
     tmp_path: Path, code: int, how: str, log: str
 ) -> None:
     assert exit_report(tmp_path, code, log) == (

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return tmp_path / "owner"
 
 
-def test_a_renewed_token_has_the_role_the_addresses_and_the_life_of_the_one_in_its_file(
+def test_renewed_token_has_the_role_the_addresses_and_the_life_of_the_one_in_its_file(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = dt.datetime.now(dt.UTC)
@@ -81,7 +81,7 @@ def test_what_is_no_token_or_of_another_network_or_role_is_not_renewed(
     assert "this is no join token" in capsys.readouterr().err
 
 
-def test_a_changed_key_admits_beside_the_old_one_until_that_is_retired(
+def test_changed_key_admits_beside_the_old_one_until_that_is_retired(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = dt.datetime.now(dt.UTC)

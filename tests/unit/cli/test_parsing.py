@@ -19,7 +19,7 @@ from capamesh.cli.parsing import duration, host_and_port
         ("[::]:65535", ("::", 65535)),
     ],
 )
-def test_a_place_is_a_host_and_a_port(text: str, place: tuple[str, int]) -> None:
+def test_place_is_a_host_and_a_port(text: str, place: tuple[str, int]) -> None:
     assert host_and_port(text, "--http") == place
 
 
@@ -41,7 +41,7 @@ def test_what_is_no_place_is_refused_with_an_example(text: str) -> None:
         ("2w", timedelta(weeks=2)),
     ],
 )
-def test_a_duration_is_a_count_and_a_unit(text: str, lasts: timedelta) -> None:
+def test_duration_is_a_count_and_a_unit(text: str, lasts: timedelta) -> None:
     assert duration(text, "--expires") == lasts
 
 

@@ -18,6 +18,6 @@ with quick_imports():
 """
 
 
-def test_a_router_is_read_in_without_what_it_does_not_use_which_others_may_still_read() -> None:
+def test_router_is_read_in_without_what_it_does_not_use_which_others_may_still_read() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

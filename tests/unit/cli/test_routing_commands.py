@@ -82,7 +82,7 @@ def plain(line: str) -> str:
     return " ".join(line.split())
 
 
-def test_the_policies_in_the_help_are_those_there_are() -> None:
+def test_policies_in_the_help_are_those_there_are() -> None:
     assert list(options.POLICY_NAMES) == sorted(POLICIES)
     assert options.DEFAULT_POLICY == DEFAULT_POLICY
 
@@ -152,7 +152,7 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
         ),
     ],
 )
-def test_the_sentence_says_why(found: dict[str, Any], said: str) -> None:
+def test_sentence_says_why(found: dict[str, Any], said: str) -> None:
     assert said in explain.sentence(found)
 
 
@@ -168,7 +168,7 @@ def test_the_sentence_says_why(found: dict[str, Any], said: str) -> None:
         ({**decision(REPLICA), "admission": {"is_admitted": False, "error": "full"}}, 3),
     ],
 )
-def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
+def test_exit_status_is_3_when_the_request_can_go_nowhere(
     router: FakeRouter, found: dict[str, Any], status: int, form: list[str]
 ) -> None:
     router.says(found)
@@ -186,7 +186,7 @@ def test_the_exit_status_is_3_when_the_request_can_go_nowhere(
         ("", "closed", "closed 100%"),
     ],
 )
-def test_a_replica_without_a_way_to_it_is_not_said_to_be_used(
+def test_replica_without_a_way_to_it_is_not_said_to_be_used(
     router: FakeRouter, capsys: pytest.CaptureFixture[str], refusal: str, state: str, shown: str
 ) -> None:
     router.says(decision({**OTHER, "state": state, "refusal": refusal}))
@@ -195,7 +195,7 @@ def test_a_replica_without_a_way_to_it_is_not_said_to_be_used(
     assert row.startswith(f"12D3KooWother a:1 {shown} ")
 
 
-def test_the_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
+def test_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
     made = replica("a")
     rules, link = Eligibility(), made.endpoint.link
     assert rules.refusal(made) == ""
@@ -223,7 +223,7 @@ def test_explain_prints_the_router_s_own_json(
     assert json.loads(capsys.readouterr().out) == decision(REPLICA)
 
 
-def test_an_answer_that_is_no_object_is_said_to_be_none(
+def test_answer_that_is_no_object_is_said_to_be_none(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     router.says([])
@@ -266,7 +266,7 @@ def test_circuit_prints_json(
     assert json.loads(capsys.readouterr().out) == {"peer_id": "p", "overrides": []}
 
 
-def test_a_refusal_of_the_key_is_reported(
+def test_refusal_of_the_key_is_reported(
     router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     OperatorKey.create(tmp_path)
@@ -292,7 +292,7 @@ def test_without_a_key_nothing_is_asked(
         "circuit p --data d",
     ],
 )
-def test_a_circuit_command_that_is_none_is_a_usage_error(router: FakeRouter, line: str) -> None:
+def test_circuit_command_that_is_none_is_a_usage_error(router: FakeRouter, line: str) -> None:
     assert run(line.split()) == 2
     assert router.asks == []
 
@@ -333,7 +333,7 @@ MODEL = {
         ([{**GONE, "models": [MODEL]}], "-"),
     ],
 )
-def test_a_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
+def test_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
     links: list[dict[str, Any]], text: str
 ) -> None:
     assert fleet._row({"links": links})[2] == text
@@ -378,7 +378,7 @@ PEER = "12D3KooWHCvRGvLRkQfQngsbbmLpERxw7x1GXxy6iKp94z1YL3tM"
     ("width", "shown"), [(80, "…4z1YL3tM"), (159, "…4z1YL3tM"), (160, PEER), (200, PEER)]
 )
 @pytest.mark.parametrize("line", [["nodes"], ["nodes", "--models"], ["explain", "m"]])
-def test_a_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
+def test_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
     router: FakeRouter,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

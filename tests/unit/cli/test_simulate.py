@@ -54,7 +54,7 @@ def test_all_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == ["SCENARIO", *shipped_names()]
 
 
-def test_a_run_is_summed_up_with_its_kinds_of_requests(
+def test_run_is_summed_up_with_its_kinds_of_requests(
     tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["sim", "run", tiny, "--policy", "p2c", "--seed", "7"]) == 0
@@ -70,7 +70,7 @@ def test_a_run_is_summed_up_with_its_kinds_of_requests(
     assert said.err == ""  # no bar where there is no terminal
 
 
-def test_the_same_seed_gives_the_same_json_and_another_another(
+def test_same_seed_gives_the_same_json_and_another_another(
     tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
@@ -81,12 +81,12 @@ def test_the_same_seed_gives_the_same_json_and_another_another(
     assert json.loads(said[0])["requests"] > 50
 
 
-def test_the_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "run", tiny, "--policy", "p2c", "--seconds", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counted_s"] == 1.8
 
 
-def test_a_time_in_which_none_of_the_faults_happens_is_refused(
+def test_time_in_which_none_of_the_faults_happens_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for verb in ("run", "compare"):
@@ -164,7 +164,7 @@ def test_what_cannot_be_is_said_in_one_line(
     assert said in complaint
 
 
-def test_the_list_counts_what_a_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_counts_what_a_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "list", "--json"]) == 0
     (listed,) = [e for e in json.loads(capsys.readouterr().out) if e["name"] == "small-3"]
     scenario = shipped_scenario("small-3")
@@ -175,7 +175,7 @@ def test_the_list_counts_what_a_run_counts(capsys: pytest.CaptureFixture[str]) -
     )
 
 
-def test_a_file_is_read_as_a_scenario_whatever_its_name(
+def test_file_is_read_as_a_scenario_whatever_its_name(
     tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(Path(tiny).parent)
@@ -192,7 +192,7 @@ def test_a_file_is_read_as_a_scenario_whatever_its_name(
 @pytest.mark.parametrize(
     ("mean", "text"), [(0, "0"), (2.0, "2"), (11 / 3, "3.7"), (1234567.0, "1,234,567")]
 )
-def test_a_mean_of_counts_has_at_most_one_digit_after_the_point(mean: float, text: str) -> None:
+def test_mean_of_counts_has_at_most_one_digit_after_the_point(mean: float, text: str) -> None:
     assert mean_text(mean) == text
 
 

@@ -15,7 +15,7 @@ from capamesh.protocol.private_files import is_exposed
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
-def test_a_token_file_that_others_can_read_is_used_with_one_warning(
+def test_token_file_that_others_can_read_is_used_with_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
 ) -> None:
     file = tmp_path / "my token"
@@ -30,7 +30,7 @@ def test_a_token_file_that_others_can_read_is_used_with_one_warning(
     )
 
 
-def test_a_token_file_of_ones_own_gives_no_warning(
+def test_token_file_of_ones_own_gives_no_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "token"
@@ -41,7 +41,7 @@ def test_a_token_file_of_ones_own_gives_no_warning(
 
 
 @pytest.mark.parametrize("role", ["node", "router"])
-def test_a_token_on_the_command_line_is_used_with_one_warning(
+def test_token_on_the_command_line_is_used_with_one_warning(
     role: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens: list[str | None] = []
@@ -61,7 +61,7 @@ def test_a_token_on_the_command_line_is_used_with_one_warning(
     assert capsys.readouterr().err == said.err
 
 
-def test_a_token_in_the_variable_gives_no_warning_and_is_taken_out(
+def test_token_in_the_variable_gives_no_warning_and_is_taken_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens: list[str | None] = []
@@ -74,14 +74,14 @@ def test_a_token_in_the_variable_gives_no_warning_and_is_taken_out(
         assert "CAPAMESH_TOKEN" not in os.environ
 
 
-def test_a_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:
+def test_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "pipe").chmod(0o644)
     with os.fdopen(os.open(tmp_path / "pipe", os.O_RDWR), "rb", buffering=0) as pipe:
         assert not is_exposed(pipe)
 
 
-def test_a_token_file_that_cannot_be_read_is_reported_without_the_errors_number(
+def test_token_file_that_cannot_be_read_is_reported_without_the_errors_number(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
@@ -91,7 +91,7 @@ def test_a_token_file_that_cannot_be_read_is_reported_without_the_errors_number(
     )
 
 
-def test_a_token_file_with_nothing_in_it_is_named(
+def test_token_file_with_nothing_in_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"
@@ -107,7 +107,7 @@ def test_a_token_file_with_nothing_in_it_is_named(
         )
 
 
-def test_a_token_file_that_is_no_text_is_said_to_hold_no_token(tmp_path: Path) -> None:
+def test_token_file_that_is_no_text_is_said_to_hold_no_token(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(b"\xff\xfe")
     file.chmod(0o600)

@@ -25,7 +25,7 @@ from capamesh.cli.units import size_bytes
         ("7B", 7),
     ],
 )
-def test_a_size_is_bytes_or_a_number_and_its_unit(text: str, size: int) -> None:
+def test_size_is_bytes_or_a_number_and_its_unit(text: str, size: int) -> None:
     assert size_bytes(text, "--memory-limit") == size
 
 

@@ -70,7 +70,7 @@ def test_json_takes_dtype_and_shape_from_the_model(
         ("X=" + "[" * 5000, "JSON|dimension|shape"),
     ],
 )
-def test_a_value_that_does_not_fit_says_why(text: str, why: str) -> None:
+def test_value_that_does_not_fit_says_why(text: str, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
         parse_inputs([text], model(FLOATS))
 
@@ -97,7 +97,7 @@ def test_floats_in_a_file_become_bf16_where_the_model_asks_for_it(tmp_path: Path
     assert tensor.to_numpy().tolist() == [0x3F80, 0xC000]
 
 
-def test_a_file_of_objects_is_not_run(tmp_path: Path) -> None:
+def test_file_of_objects_is_not_run(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InvalidRequest, match="Python objects") as refusal:
         parse_inputs([f"X=@{tmp_path}/x.npy"], model(FLOATS))
@@ -105,7 +105,7 @@ def test_a_file_of_objects_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x93NUMPY\x01\x00"])
-def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
     for name in ("x.npy", "x.npz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InvalidRequest, match=f"{name} is no array that can be read") as refusal:
@@ -113,7 +113,7 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
         assert "allow_pickle" not in refusal.value.message
 
 
-def test_an_array_of_another_dtype_is_cast_only_when_asked_to(tmp_path: Path) -> None:
+def test_array_of_another_dtype_is_cast_only_when_asked_to(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([[1.5, np.nan, -np.inf]]))
     text = f"X=@{tmp_path}/x.npy"
     with pytest.raises(
@@ -143,7 +143,7 @@ def of(datatype: Datatype) -> TensorSpec:
         (np.array([65_504.0]), Datatype.FP16, [65_504.0]),
     ],
 )
-def test_a_cast_keeps_what_the_other_dtype_can_hold(
+def test_cast_keeps_what_the_other_dtype_can_hold(
     tmp_path: Path, given: np.ndarray, datatype: Datatype, expected: list[object]
 ) -> None:
     np.save(tmp_path / "x.npy", given)
@@ -166,7 +166,7 @@ def test_a_cast_keeps_what_the_other_dtype_can_hold(
         (np.array([1]), Datatype.BYTES, "INT64 cannot be cast to BYTES"),
     ],
 )
-def test_a_cast_that_would_lose_a_value_is_refused(
+def test_cast_that_would_lose_a_value_is_refused(
     tmp_path: Path, given: np.ndarray, datatype: Datatype, why: str
 ) -> None:
     np.save(tmp_path / "x.npy", given)
@@ -174,7 +174,7 @@ def test_a_cast_that_would_lose_a_value_is_refused(
         parse_inputs([f"X=@{tmp_path}/x.npy"], model(of(datatype)), is_cast=True)
 
 
-def test_a_shape_that_does_not_fit_is_not_blamed_on_the_dtype(tmp_path: Path) -> None:
+def test_shape_that_does_not_fit_is_not_blamed_on_the_dtype(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
     np.save(tmp_path / "b.npy", np.zeros(3))
     for text, spec in ((f"X=@{tmp_path}/x.npy", FLOATS), (f"B=@{tmp_path}/b.npy", BRAIN)):
@@ -210,7 +210,7 @@ def test_rows_of_different_lengths_are_reported_by_their_lengths(text: str, said
         ("p=[", "["),
     ],
 )
-def test_a_parameter_is_what_json_says_or_else_text(text: str, value: object) -> None:
+def test_parameter_is_what_json_says_or_else_text(text: str, value: object) -> None:
     found = parse_parameters([text])
     assert found == {"p": value}
     assert type(found["p"]) is type(value)
@@ -233,7 +233,7 @@ def test_what_is_no_parameter_is_a_usage_error(texts: list[str], said: str) -> N
         parse_parameters(texts)
 
 
-def test_an_archive_gives_the_array_named_as_the_input_or_its_only_one(tmp_path: Path) -> None:
+def test_archive_gives_the_array_named_as_the_input_or_its_only_one(tmp_path: Path) -> None:
     rows = np.ones((2, 3), np.float32)
     np.savez(tmp_path / "one.npz", rows=rows)
     np.savez(tmp_path / "more.npz", X=rows, Y=np.zeros(1))
@@ -245,7 +245,7 @@ def test_an_archive_gives_the_array_named_as_the_input_or_its_only_one(tmp_path:
         parse_inputs([f"X=@{tmp_path}/other.npz"], model(FLOATS))
 
 
-def test_a_whole_request_given_as_an_input_is_recognised(tmp_path: Path) -> None:
+def test_whole_request_given_as_an_input_is_recognised(tmp_path: Path) -> None:
     example = write_example(tmp_path, model(FLOATS), tmp_path / "absent.npz")
     with pytest.raises(
         InvalidRequest, match=rf"a whole inference request.* 'X'.*infer -d @{example.request}"
@@ -307,13 +307,13 @@ def _never(literal: str) -> NoReturn:
     raise AssertionError(f"{literal} is not JSON")
 
 
-def test_a_preview_of_a_large_output_is_short() -> None:
+def test_preview_of_a_large_output_is_short() -> None:
     assert preview(np.arange(4)) == "[0 1 2 3]"
     assert len(preview(np.zeros((100, 100, 100)))) < 4000
     assert preview(np.array([b"yes"], dtype=object)) == "['yes']"
 
 
-def test_an_example_is_a_request_that_the_model_takes(tmp_path: Path) -> None:
+def test_example_is_a_request_that_the_model_takes(tmp_path: Path) -> None:
     wanted = model(FLOATS, TEXTS, BRAIN, SCALAR)
     example = write_example(tmp_path, wanted, tmp_path / "absent.npz")
     request = decode_request("m", "", example.request.read_bytes(), None)
@@ -324,7 +324,7 @@ def test_an_example_is_a_request_that_the_model_takes(tmp_path: Path) -> None:
     assert """--input 'T=["text"]'""" in example.infer_options
 
 
-def test_an_example_is_the_samples_first_row_where_it_fits(tmp_path: Path) -> None:
+def test_example_is_the_samples_first_row_where_it_fits(tmp_path: Path) -> None:
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.savez(tmp_path / "case.npz", rows=rows)
     write_example(tmp_path, model(FLOATS), tmp_path / "case.npz")
@@ -351,7 +351,7 @@ class FakeClient:
             raise InvalidRequest("this model keeps a state")
 
 
-async def test_an_example_that_its_model_refuses_is_known_as_such(tmp_path: Path) -> None:
+async def test_example_that_its_model_refuses_is_known_as_such(tmp_path: Path) -> None:
     client = FakeClient(refuses="stateful")
     examples = await tried_examples(
         cast(AsyncClient, client), ["plain", "stateful"], tmp_path, tmp_path

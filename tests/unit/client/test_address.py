@@ -18,7 +18,7 @@ from capamesh.protocol.errors import ConfigError
         (" http://[::1]:8000 ", "http://[::1]:8000"),
     ],
 )
-def test_a_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
+def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
     assert RouterAddress.parse(url).url == whole
     assert RouterAddress.parse(whole).url == whole
 

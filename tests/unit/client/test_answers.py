@@ -46,7 +46,7 @@ def test_any_failure_is_an_error_of_the_tree(status: int, body: bytes, code: str
     assert error.message
 
 
-def test_a_failure_with_code_and_message_says_just_the_message() -> None:
+def test_failure_with_code_and_message_says_just_the_message() -> None:
     error = failure_of(Answer(503, b'{"error": "queue of 5 is full"}', "overloaded"), "http://r:1")
     assert (error.code, error.message) == ("overloaded", "queue of 5 is full")
 
@@ -62,7 +62,7 @@ def test_a_failure_with_code_and_message_says_just_the_message() -> None:
         (503, "overloaded", None, 0.0),
     ],
 )
-def test_a_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
+def test_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
     status: int, code: str | None, hint: str | None, seconds: float
 ) -> None:
     error = failure_of(Answer(status, b'{"error": "full"}', code, retry_after=hint), "http://r:1")
@@ -70,7 +70,7 @@ def test_a_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
     assert (error.is_retryable, error.retry_after_s) == (True, seconds)
 
 
-def test_a_failure_without_our_body_shows_its_beginning_on_one_line() -> None:
+def test_failure_without_our_body_shows_its_beginning_on_one_line() -> None:
     error = failure_of(Answer(502, b"<html>\n" + b"x" * 1000, "overloaded"), "http://r:1")
     assert error.message == f"http://r:1 answered with HTTP status 502: <html> {'x' * 293}"
 

@@ -37,6 +37,6 @@ def test_parameters_are_sent_as_they_are_beside_the_deadline(is_binary: bool) ->
         ({"a": float("nan")}, "parameter 'a' is nan"),
     ],
 )
-def test_a_parameter_that_cannot_be_sent_is_refused(parameters: Parameters, said: str) -> None:
+def test_parameter_that_cannot_be_sent_is_refused(parameters: Parameters, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         ask_infer("m", ONE, parameters=parameters)

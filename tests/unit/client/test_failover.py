@@ -80,7 +80,7 @@ def test_what_may_have_been_run_is_not_asked_again_in_a_sequence(
     assert is_for_another(error, is_repeatable=False) is in_a_sequence
 
 
-def test_the_last_error_tells_of_all() -> None:
+def test_last_error_tells_of_all() -> None:
     alone = Unreachable("a")
     assert none_answered([alone]) is alone
     assert alone.message == "a"

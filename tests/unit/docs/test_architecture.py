@@ -40,7 +40,7 @@ def shown_layers(part: str) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("part", ["router", "node"])
-def test_the_layers_are_those_of_the_contract(part: str) -> None:
+def test_layers_are_those_of_the_contract(part: str) -> None:
     assert shown_layers(part) == layers_of(part)
 
 

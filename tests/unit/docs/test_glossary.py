@@ -41,7 +41,7 @@ def names() -> set[str]:
 
 
 @pytest.mark.parametrize("cells", rows(), ids=lambda cells: cells[0])
-def test_a_word_names_what_is_in_the_code(cells: list[str], names: set[str]) -> None:
+def test_word_names_what_is_in_the_code(cells: list[str], names: set[str]) -> None:
     assert len(cells) == COLUMNS
     assert all(cells)
     named = re.findall(r"`([^`]+)`", cells[3])
@@ -54,6 +54,6 @@ def test_a_word_names_what_is_in_the_code(cells: list[str], names: set[str]) -> 
             assert name in names, f"nothing is called {name}"
 
 
-def test_a_word_is_explained_once() -> None:
+def test_word_is_explained_once() -> None:
     words = [cells[0] for cells in rows()]
     assert sorted(words) == sorted(set(words))

@@ -38,7 +38,7 @@ def pages(reference: ModuleType) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["http.md", "metrics.md", "command.md", "settings.md"])
-def test_a_page_is_up_to_date(pages: dict[str, str], name: str) -> None:
+def test_page_is_up_to_date(pages: dict[str, str], name: str) -> None:
     page = ROOT / "docs" / "reference" / name
     assert page.read_text() == pages[name], "run: make reference"
 

@@ -58,13 +58,13 @@ def test_what_names_one_place_is_itself(machine: type[FakeSocket], host: str) ->
     assert advertised_host(host) == host
 
 
-def test_a_wildcard_becomes_the_outward_address(machine: type[FakeSocket]) -> None:
+def test_wildcard_becomes_the_outward_address(machine: type[FakeSocket]) -> None:
     machine.outward[socket.AF_INET6] = "2001:db8::7"
     assert advertised_host("0.0.0.0") == "10.1.2.3"  # noqa: S104 - nothing listens here
     assert advertised_host("::") == advertised_host("0:0::0") == "2001:db8::7"
 
 
-def test_a_machine_without_a_network_is_reached_from_itself(machine: type[FakeSocket]) -> None:
+def test_machine_without_a_network_is_reached_from_itself(machine: type[FakeSocket]) -> None:
     machine.outward.clear()
     assert advertised_host("0.0.0.0") == "127.0.0.1"  # noqa: S104 - likewise
     assert advertised_host("::") == "::1"
@@ -87,14 +87,14 @@ def test_what_the_operator_says_wins(machine: type[FakeSocket], host: str) -> No
     assert advertised_host(host, "public.example") == "public.example"
 
 
-def test_the_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
+def test_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
     assert listen_multiaddr("127.0.0.1", 4001) == "/ip4/127.0.0.1/tcp/4001"
     assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
     with pytest.raises(ConfigError, match="not on the name 'localhost'"):
         listen_multiaddr("localhost", 4001)
 
 
-def test_a_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -> None:
+def test_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -131,7 +131,7 @@ def test_why_listening_failed_is_reported_once(error: OSError, reason: str) -> N
         ("/ip4/127.0.0.1/tcp/4001/p2p/x", "10.1.2.3", "/ip4/127.0.0.1/tcp/4001/p2p/x"),
     ],
 )
-def test_a_wildcard_s_multiaddr_is_reported_with_the_address_that_others_dial(
+def test_wildcard_s_multiaddr_is_reported_with_the_address_that_others_dial(
     addr: str, host: str, reached: str
 ) -> None:
     assert reachable_multiaddr(addr, host) == reached

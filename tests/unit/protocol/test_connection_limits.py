@@ -41,7 +41,7 @@ class Port:
         return slot
 
 
-def test_the_longest_unproven_of_an_address_makes_room_for_the_next() -> None:
+def test_longest_unproven_of_an_address_makes_room_for_the_next() -> None:
     port = Port(FEW)
     for name in "abcd":
         port.opened(name, "1.1.1.1")
@@ -52,7 +52,7 @@ def test_the_longest_unproven_of_an_address_makes_room_for_the_next() -> None:
     assert port.limiter.displaced == 2
 
 
-def test_the_longest_unproven_of_all_makes_room_when_strangers_have_many_addresses() -> None:
+def test_longest_unproven_of_all_makes_room_when_strangers_have_many_addresses() -> None:
     port = Port(FEW)
     for number in range(10):
         port.opened(str(number), f"1.1.1.{number}")
@@ -80,7 +80,7 @@ def test_members_are_never_closed_for_strangers_and_are_bounded_in_all() -> None
     assert port.limiter.opened("3.3.3.3", 0.0) is not None
 
 
-def test_an_address_and_all_strangers_together_have_a_rate() -> None:
+def test_address_and_all_strangers_together_have_a_rate() -> None:
     limiter = ConnectionLimiter(ConnectionLimits(connections=10_000))
 
     def accepted(hosts: list[str], now_s: float) -> int:
@@ -123,7 +123,7 @@ def test_addresses_of_members_come_in_while_strangers_use_up_their_rate() -> Non
         ("", ""),
     ],
 )
-def test_an_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str) -> None:
+def test_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str) -> None:
     assert address_key(host) == key
 
 
@@ -131,7 +131,7 @@ def test_an_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str
     ("descriptors", "expected"),
     [(256, (32, 16, 8)), (1024, (128, 64, 32)), (65_536, (4096, 128, 32)), (4, (2, 1, 1))],
 )
-def test_the_limits_follow_what_the_process_may_have(
+def test_limits_follow_what_the_process_may_have(
     descriptors: int, expected: tuple[int, int, int]
 ) -> None:
     limits = limits_within(descriptors)
@@ -146,7 +146,7 @@ def test_the_limits_follow_what_the_process_may_have(
         max_size=120,
     )
 )
-def test_the_counts_are_what_is_open_and_never_over_the_limits(
+def test_counts_are_what_is_open_and_never_over_the_limits(
     steps: list[tuple[int, str, int]],
 ) -> None:
     port = Port(FEW)

@@ -59,7 +59,7 @@ def leave(home: DataDir) -> None:
     home._lock.close()
 
 
-def test_a_folder_has_one_holder_in_this_process_or_another(tmp_path: Path) -> None:
+def test_folder_has_one_holder_in_this_process_or_another(tmp_path: Path) -> None:
     home = DataDir(tmp_path / "data")
     home.lock()
     for again in (DataDir(tmp_path / "data"), home):
@@ -81,7 +81,7 @@ def test_a_folder_has_one_holder_in_this_process_or_another(tmp_path: Path) -> N
     leave(home)
 
 
-def test_a_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
+def test_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     home.lock()
     leave(home)
@@ -90,7 +90,7 @@ def test_a_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
     leave(after)
 
 
-def test_a_folder_that_cannot_be_used_is_a_config_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_used_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot make the folder"):
         DataDir(tmp_path / "file").lock()
@@ -115,7 +115,7 @@ def test_joining_again_with_the_same_token_or_none_keeps_the_identity(tmp_path: 
     ("role", "other", "article"),
     [(Role.NODE, Role.ROUTER, "node"), (Role.ROUTER, Role.NODE, "router")],
 )
-def test_a_token_or_a_folder_of_the_other_role_is_refused_and_changes_nothing(
+def test_token_or_a_folder_of_the_other_role_is_refused_and_changes_nothing(
     tmp_path: Path, role: Role, other: Role, article: str
 ) -> None:
     home = DataDir(tmp_path)
@@ -143,7 +143,7 @@ def test_without_a_membership_or_with_one_that_is_over_it_says_what_to_do(tmp_pa
         home.membership("capamesh1junk", Role.NODE, NOW)
 
 
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     text = token()
     DataDir(tmp_path).membership(text, Role.NODE, NOW)
     (tmp_path / "identity.key").chmod(0o640)
@@ -155,7 +155,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"a": 1}', b'"text"', b"\xff\xfe", b"[1]", b'["/ip4/1.2.3.4", null]']
 )
-def test_a_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(
+def test_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "bootstrap.json").write_bytes(content)
@@ -169,7 +169,7 @@ def test_a_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(
     assert len(log.events) == 1
 
 
-def test_a_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_path: Path) -> None:
+def test_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_path: Path) -> None:
     log = Log()
     home = DataDir(tmp_path, log.typed)
     membership = home.membership(token(), Role.NODE, NOW)
@@ -189,7 +189,7 @@ def test_a_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(tmp_
     assert home.revocations(membership) == newer
 
 
-def test_a_damaged_certificate_of_the_network_comes_back_with_the_token(tmp_path: Path) -> None:
+def test_damaged_certificate_of_the_network_comes_back_with_the_token(tmp_path: Path) -> None:
     text = token()
     first = DataDir(tmp_path).membership(text, Role.NODE, NOW)
     for name in ("network.pem", "chain.pem"):
@@ -202,7 +202,7 @@ def test_a_damaged_certificate_of_the_network_comes_back_with_the_token(tmp_path
     assert (tmp_path / "network.pem.damaged").read_bytes() == b"junk"
 
 
-def test_a_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Path) -> None:
+def test_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Path) -> None:
     old = token()
     DataDir(tmp_path).membership(old, Role.NODE, NOW)
     longer = OWNER.invite(
@@ -217,7 +217,7 @@ def test_a_token_that_is_over_does_not_end_a_membership_that_is_not(tmp_path: Pa
     assert "the join token expired at" in event["error"]
 
 
-def test_a_token_of_the_owners_next_key_is_one_of_the_same_network(tmp_path: Path) -> None:
+def test_token_of_the_owners_next_key_is_one_of_the_same_network(tmp_path: Path) -> None:
     first = DataDir(tmp_path).membership(token(), Role.NODE, NOW)
     later = OWNER.rotated(NOW)
     renewed = DataDir(tmp_path).membership(token(owner=later), Role.NODE, NOW)
@@ -246,7 +246,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return fill
 
 
-def test_a_member_starts_on_a_full_disk_and_says_what_is_not_kept(
+def test_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
     text = token()
@@ -274,7 +274,7 @@ def test_a_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     assert (tmp_path / "boot_ns").read_text() == str(1002 * S)
 
 
-def test_a_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
+def test_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
     full_disk(True)
@@ -283,7 +283,7 @@ def test_a_first_status_on_a_full_disk_is_not_written_and_ends_nothing(
         read_status(tmp_path)
 
 
-def test_a_new_token_on_a_full_disk_leaves_the_membership_that_is_kept(
+def test_new_token_on_a_full_disk_leaves_the_membership_that_is_kept(
     tmp_path: Path, full_disk: Callable[[bool], None]
 ) -> None:
     first = DataDir(tmp_path).membership(token(), Role.NODE, NOW)
@@ -293,7 +293,7 @@ def test_a_new_token_on_a_full_disk_leaves_the_membership_that_is_kept(
     assert log.events[0]["event"] == "token_not_taken"
 
 
-def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+def test_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     first = home.membership(token(), Role.NODE, NOW)
     home.keep_revocations(
@@ -313,7 +313,7 @@ def test_a_token_of_another_network_is_refused_and_changes_nothing(tmp_path: Pat
     assert home.membership(token(owner=OTHER), Role.NODE, NOW).network_id == OTHER.network_id
 
 
-def test_an_error_of_the_system_is_reported_without_its_number(tmp_path: Path) -> None:
+def test_error_of_the_system_is_reported_without_its_number(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         read_status(tmp_path)
     assert refusal.value.message == (
@@ -335,13 +335,13 @@ def test_each_run_s_boot_time_is_after_that_of_the_run_before(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"soon", b"1e9", b"\xff", b"1" * 5000, b"-5"])
-def test_a_damaged_boot_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
+def test_damaged_boot_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "boot_ns").write_bytes(content)
     assert DataDir(tmp_path).next_boot_ns(7 * S) == 7 * S
     assert (tmp_path / "boot_ns").read_text() == str(7 * S)
 
 
-def test_a_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
+def test_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     home.write_status({"state": "ready", "pid": 5})
     assert reported(tmp_path) == {"state": "ready", "pid": 5, "is_running": False}
@@ -372,7 +372,7 @@ def test_what_a_member_said_of_itself_is_over_when_the_next_one_starts(tmp_path:
     leave(home)
 
 
-def test_the_status_of_a_process_that_was_killed_is_not_running(tmp_path: Path) -> None:
+def test_status_of_a_process_that_was_killed_is_not_running(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys, pathlib; from capamesh.protocol.data_dir import DataDir;"
         "home = DataDir(pathlib.Path(sys.argv[1])); home.lock();"
@@ -384,14 +384,14 @@ def test_the_status_of_a_process_that_was_killed_is_not_running(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"5", b"\xff"])
-def test_a_folder_without_a_status_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
+def test_folder_without_a_status_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(ConfigError, match="--data folder"):
         read_status(tmp_path)
 
 
-def test_a_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_numbers(
+def test_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_numbers(
     tmp_path: Path,
 ) -> None:
     home = DataDir(tmp_path)
@@ -408,7 +408,7 @@ def lasting(days: int, owner: NetworkOwner = OWNER) -> str:
     ).encode()
 
 
-def test_the_token_of_a_start_does_not_replace_a_membership_that_ends_later(tmp_path: Path) -> None:
+def test_token_of_a_start_does_not_replace_a_membership_that_ends_later(tmp_path: Path) -> None:
     old, new = lasting(10), lasting(20)
     DataDir(tmp_path).membership(old, Role.NODE, NOW)
     by_hand = DataDir(tmp_path).membership(new, Role.NODE, NOW)
@@ -423,7 +423,7 @@ def test_the_token_of_a_start_does_not_replace_a_membership_that_ends_later(tmp_
     assert DataDir(tmp_path).membership(None, Role.NODE, NOW) == by_hand
 
 
-def test_the_token_of_a_later_owners_key_wins_whenever_it_ends(tmp_path: Path) -> None:
+def test_token_of_a_later_owners_key_wins_whenever_it_ends(tmp_path: Path) -> None:
     rotated = OWNER.rotated(NOW)
     first, later = lasting(20), lasting(10, rotated)
     DataDir(tmp_path).membership(first, Role.NODE, NOW)
@@ -434,7 +434,7 @@ def test_the_token_of_a_later_owners_key_wins_whenever_it_ends(tmp_path: Path) -
     assert [event["event"] for event in log.events] == ["token_older_than_membership"]
 
 
-def test_a_token_brings_a_revoked_member_back_though_it_ends_earlier(tmp_path: Path) -> None:
+def test_token_brings_a_revoked_member_back_though_it_ends_earlier(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     long = home.membership(lasting(20), Role.NODE, NOW)
     invite = read_invite(own_authority(OWNER.ca_der), long.chain[1]).serial

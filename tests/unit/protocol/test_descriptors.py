@@ -33,7 +33,7 @@ def test_what_is_reserved_is_all_that_clients_do_not_get() -> None:
     assert reserved_descriptors(1024) == 64 + 256
 
 
-def test_a_process_raises_its_limit_to_what_it_may_have_and_keeps_a_higher_one() -> None:
+def test_process_raises_its_limit_to_what_it_may_have_and_keeps_a_higher_one() -> None:
     program = """
 import resource, structlog
 from capamesh.protocol.descriptors import descriptor_limit, raise_descriptor_limit
@@ -55,5 +55,5 @@ print(raise_descriptor_limit())
     ]
 
 
-def test_the_limit_is_never_without_a_bound() -> None:
+def test_limit_is_never_without_a_bound() -> None:
     assert 0 < descriptor_limit() <= 2**20

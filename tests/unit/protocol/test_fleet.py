@@ -45,7 +45,7 @@ def advert(
     )
 
 
-def test_a_peer_joins_once_and_its_repeated_word_changes_nothing() -> None:
+def test_peer_joins_once_and_its_repeated_word_changes_nothing() -> None:
     fleet = FleetMembership()
     first, second = advert(A, 1), advert(A, 2)
     assert fleet.heard(first, 0.0) == [Joined(first)]
@@ -65,7 +65,7 @@ def test_new_words_are_a_change_and_old_ones_are_not() -> None:
     assert fleet.members() == {A: after}
 
 
-def test_a_member_that_was_started_anew_has_changed_though_it_says_the_same() -> None:
+def test_member_that_was_started_anew_has_changed_though_it_says_the_same() -> None:
     fleet = FleetMembership()
     before, after = advert(A, 1), advert(A, 1, boot_ns=2)
     fleet.heard(before, 0.0)
@@ -73,7 +73,7 @@ def test_a_member_that_was_started_anew_has_changed_though_it_says_the_same() ->
     assert fleet.heard(advert(A, 2, boot_ns=2), 2.0) == []
 
 
-def test_a_silent_member_is_suspected_once_then_expires() -> None:
+def test_silent_member_is_suspected_once_then_expires() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1), 100.0)
     assert fleet.due_s() == 122.0
@@ -93,7 +93,7 @@ def test_a_silent_member_is_suspected_once_then_expires() -> None:
     assert fleet.summary() == "0 members, 0 suspected, 0 tombstones"
 
 
-def test_a_suspect_that_is_heard_again_recovers_and_may_have_changed() -> None:
+def test_suspect_that_is_heard_again_recovers_and_may_have_changed() -> None:
     fleet = FleetMembership()
     old, new = advert(A, 1), advert(A, 2, region="us")
     fleet.heard(old, 0.0)
@@ -105,7 +105,7 @@ def test_a_suspect_that_is_heard_again_recovers_and_may_have_changed() -> None:
     assert fleet.tick(45.0) == [Suspected(A), Suspected(B)]
 
 
-def test_a_late_tick_lets_the_long_silent_leave_without_a_suspicion() -> None:
+def test_late_tick_lets_the_long_silent_leave_without_a_suspicion() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1), 0.0)
     fleet.heard(advert(B, 1), 10.0)
@@ -142,7 +142,7 @@ def test_each_member_s_silence_is_judged_by_the_interval_that_it_reported() -> N
     assert fleet.tick(420.0) == [Left(B, LeftReason.EXPIRED)]
 
 
-def test_a_tick_looks_at_the_members_only_when_one_may_be_due(
+def test_tick_looks_at_the_members_only_when_one_may_be_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet, looked = FleetMembership(), 0
@@ -163,7 +163,7 @@ def test_a_tick_looks_at_the_members_only_when_one_may_be_due(
     assert fleet.tick(320.1) == [Suspected(A)]
 
 
-def test_a_new_interval_counts_from_the_advert_that_tells_it_and_is_no_change() -> None:
+def test_new_interval_counts_from_the_advert_that_tells_it_and_is_no_change() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1, interval_s=100), 0.0)
     fleet.heard(advert(B, 1, interval_s=10), 0.0)
@@ -175,7 +175,7 @@ def test_a_new_interval_counts_from_the_advert_that_tells_it_and_is_no_change() 
     assert fleet.tick(230.1) == [Suspected(B)]
 
 
-def test_a_shorter_interval_does_not_hurry_those_that_have_not_reported_it() -> None:
+def test_shorter_interval_does_not_hurry_those_that_have_not_reported_it() -> None:
     fleet = FleetMembership()
     for counter, peer in enumerate((A, B, C), 1):
         fleet.heard(advert(peer, counter, interval_s=120), 0.0)
@@ -190,7 +190,7 @@ def test_a_shorter_interval_does_not_hurry_those_that_have_not_reported_it() -> 
     assert fleet.tick(264.1) == [Suspected(B), Suspected(C)]
 
 
-def test_a_departed_peer_stays_away_until_it_speaks_anew() -> None:
+def test_departed_peer_stays_away_until_it_speaks_anew() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 5), 0.0)
     assert fleet.heard_goodbye(A, Sequence(1, 6), 1.0) == [Left(A, LeftReason.GOODBYE)]
@@ -202,7 +202,7 @@ def test_a_departed_peer_stays_away_until_it_speaks_anew() -> None:
     assert fleet.counts == FleetCounts(adverts=2, goodbyes=1, stale=2, joined=2, left=1)
 
 
-def test_an_expired_peer_stays_away_until_it_speaks_anew() -> None:
+def test_expired_peer_stays_away_until_it_speaks_anew() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 5), 0.0)
     fleet.tick(35.0)
@@ -211,21 +211,21 @@ def test_an_expired_peer_stays_away_until_it_speaks_anew() -> None:
     assert fleet.heard(advert(A, 6), 37.0) == [Joined(advert(A, 6))]
 
 
-def test_an_old_goodbye_does_not_remove_a_restarted_peer() -> None:
+def test_old_goodbye_does_not_remove_a_restarted_peer() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1, boot_ns=2), 0.0)
     assert fleet.heard_goodbye(A, Sequence(1, 99), 1.0) == []
     assert A in fleet.members()
 
 
-def test_a_goodbye_that_overtakes_its_advert_keeps_it_out() -> None:
+def test_goodbye_that_overtakes_its_advert_keeps_it_out() -> None:
     fleet = FleetMembership()
     assert fleet.heard_goodbye(A, Sequence(1, 2), 0.0) == []
     assert fleet.heard(advert(A, 1), 1.0) == []
     assert len(fleet) == 0
 
 
-def test_an_expelled_peer_is_not_let_back_by_any_sequence_while_its_tombstone_stands() -> None:
+def test_expelled_peer_is_not_let_back_by_any_sequence_while_its_tombstone_stands() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1), 0.0)
     assert fleet.expel(A, 1.0) == [Left(A, LeftReason.REVOKED)]
@@ -237,7 +237,7 @@ def test_an_expelled_peer_is_not_let_back_by_any_sequence_while_its_tombstone_st
     assert fleet.heard(advert(A, 9), 1203.0) == [Joined(advert(A, 9))]
 
 
-def test_a_full_fleet_refuses_unknown_peers_and_serves_the_known() -> None:
+def test_full_fleet_refuses_unknown_peers_and_serves_the_known() -> None:
     fleet = FleetMembership(max_peers=2)
     fleet.heard(advert(A, 1), 0.0)
     fleet.heard(advert(B, 1), 0.0)
@@ -249,7 +249,7 @@ def test_a_full_fleet_refuses_unknown_peers_and_serves_the_known() -> None:
     assert fleet.heard(advert(C, 1), 3.0) == [Joined(advert(C, 1))]
 
 
-def test_the_oldest_tombstone_is_forgotten_when_there_are_too_many() -> None:
+def test_oldest_tombstone_is_forgotten_when_there_are_too_many() -> None:
     fleet = FleetMembership(max_peers=2)
     for peer in (A, B, C):
         fleet.heard_goodbye(peer, Sequence(1, 1), 0.0)
@@ -258,7 +258,7 @@ def test_the_oldest_tombstone_is_forgotten_when_there_are_too_many() -> None:
     assert [fleet.known_sequence(peer) for peer in (A, B)] == [None, Sequence(1, 1)]
 
 
-def test_a_clock_that_goes_backwards_stands_still() -> None:
+def test_clock_that_goes_backwards_stands_still() -> None:
     fleet = FleetMembership()
     fleet.heard(advert(A, 1), 100.0)
     fleet.heard(advert(B, 1), 50.0)
@@ -307,7 +307,7 @@ def state(fleet: FleetMembership) -> object:
 
 
 @given(histories, st.randoms(use_true_random=False))
-def test_the_order_of_arrival_does_not_change_the_final_state(
+def test_order_of_arrival_does_not_change_the_final_state(
     events: list[Event], order: random.Random
 ) -> None:
     shuffled = events.copy()

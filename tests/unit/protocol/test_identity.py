@@ -35,7 +35,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_known_key_has_the_peer_id_that_py_libp2p_derives() -> None:
+def test_known_key_has_the_peer_id_that_py_libp2p_derives() -> None:
     identity = Identity.from_private_bytes(SEED)
     key_pair = create_new_key_pair(SEED)
     assert identity.public_bytes == PUBLIC == key_pair.public_key.to_bytes()
@@ -51,7 +51,7 @@ def test_every_public_key_comes_back_from_its_peer_id(public_bytes: bytes) -> No
 
 
 @pytest.mark.parametrize("public_bytes", [b"", bytes(31), bytes(33)])
-def test_a_public_key_of_another_length_has_no_peer_id(public_bytes: bytes) -> None:
+def test_public_key_of_another_length_has_no_peer_id(public_bytes: bytes) -> None:
     with pytest.raises(ConfigError, match=r"32 bytes, not \d+"):
         peer_id_of(public_bytes)
 
@@ -66,7 +66,7 @@ def test_junk_is_no_peer_id(text: str) -> None:
     st.integers(0, 51),
     st.sampled_from("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"),
 )
-def test_a_changed_letter_gives_another_key_or_none(position: int, letter: str) -> None:
+def test_changed_letter_gives_another_key_or_none(position: int, letter: str) -> None:
     changed = PEER[:position] + letter + PEER[position + 1 :]
     try:
         key = public_bytes_of(changed)
@@ -76,12 +76,12 @@ def test_a_changed_letter_gives_another_key_or_none(position: int, letter: str) 
     assert peer_id_of(key) == changed
 
 
-def test_a_peer_id_that_overflows_its_bytes_is_junk() -> None:
+def test_peer_id_that_overflows_its_bytes_is_junk() -> None:
     with pytest.raises(ConfigError, match="is no peer id"):
         public_bytes_of("z" * 52)
 
 
-def test_a_signature_verifies_for_its_peer_and_data_alone() -> None:
+def test_signature_verifies_for_its_peer_and_data_alone() -> None:
     identity, other = Identity.from_private_bytes(SEED), Identity.generate()
     signature = identity.sign(b"data")
     assert len(signature) == 64
@@ -106,12 +106,12 @@ def test_identities_are_equal_by_key_and_never_show_it() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(31), bytes(64)])
-def test_a_private_key_of_another_length_is_refused(raw: bytes) -> None:
+def test_private_key_of_another_length_is_refused(raw: bytes) -> None:
     with pytest.raises(ConfigError, match="private key has 32 bytes"):
         Identity.from_private_bytes(raw)
 
 
-def test_a_saved_identity_loads_again_and_its_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_saved_identity_loads_again_and_its_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "identity.key"
     identity = Identity.generate()
     identity.save(path)
@@ -161,7 +161,7 @@ def test_load_or_create_takes_the_key_that_another_process_made_first(
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o601])
-def test_a_key_that_others_may_touch_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
+def test_key_that_others_may_touch_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "identity.key"
     Identity.generate().save(path)
     path.chmod(mode)
@@ -171,7 +171,7 @@ def test_a_key_that_others_may_touch_is_refused_with_the_remedy(tmp_path: Path, 
         Identity.load_or_create(path)
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
+def test_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"identity key .*/none\.key does not exist"):
         Identity.load(tmp_path / "none.key")
 
@@ -186,14 +186,14 @@ def other_key_files() -> list[bytes]:
 
 
 @pytest.mark.parametrize("data", other_key_files())
-def test_a_file_that_holds_no_plain_ed25519_key_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_file_that_holds_no_plain_ed25519_key_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "identity.key"
     private_files.replace_private(path, data)
     with pytest.raises(ConfigError, match="identity key"):
         Identity.load(path)
 
 
-def test_a_huge_file_a_folder_and_a_pipe_are_no_keys(tmp_path: Path) -> None:
+def test_huge_file_a_folder_and_a_pipe_are_no_keys(tmp_path: Path) -> None:
     huge, pipe = tmp_path / "huge", tmp_path / "pipe"
     private_files.replace_private(huge, bytes(private_files.MAX_FILE_BYTES + 1))
     os.mkfifo(pipe, 0o600)
@@ -205,7 +205,7 @@ def test_a_huge_file_a_folder_and_a_pipe_are_no_keys(tmp_path: Path) -> None:
         Identity.load(tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
+def test_failed_write_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "chain.pem"
@@ -224,7 +224,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match="cannot make the folder"):
         Identity.generate().save(tmp_path / "file" / "identity.key")

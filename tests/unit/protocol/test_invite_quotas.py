@@ -24,7 +24,7 @@ def member(peer: str, invite: str = "i", members: int = 2) -> Member:
     return Member(PeerId(peer), Role.NODE, invite, LATER, members)
 
 
-def test_the_first_that_come_have_the_places_and_keep_them() -> None:
+def test_first_that_come_have_the_places_and_keep_them() -> None:
     quotas = InviteQuotas()
     for peer in "ab":
         assert quotas.refusal(member(peer), 1000) == ""
@@ -59,7 +59,7 @@ def test_one_that_takes_too_much_alone_has_no_place_and_is_reported_of() -> None
     assert quotas.invite_of(PeerId("a")) == ""
 
 
-def test_a_member_that_comes_with_another_invite_leaves_the_first() -> None:
+def test_member_that_comes_with_another_invite_leaves_the_first() -> None:
     quotas = InviteQuotas()
     quotas.keep(member("a"), 10)
     quotas.keep(member("a", invite="j"), 20)
@@ -79,7 +79,7 @@ def test_of_endless_identities_only_so_many_are_counted() -> None:
     assert quotas.over() == [OverQuota("i", 2, 2, 0, MAX_REFUSED)]
 
 
-def test_an_advert_costs_its_bytes_and_its_hosts() -> None:
+def test_advert_costs_its_bytes_and_its_hosts() -> None:
     assert advert_bytes(3357, 5) == 8 * 3357 + 5 * 1100
 
 

@@ -101,7 +101,7 @@ log.info("many", models=list(range(1000)), odd=object())
     assert many["models"] == [*range(MOST_ITEMS), "... 950 more ..."]
 
 
-def test_a_line_that_comes_too_often_is_left_out_and_counted() -> None:
+def test_line_that_comes_too_often_is_left_out_and_counted() -> None:
     lines = said(
         f"""
 for n in range({PEER_BURST} + 30):
@@ -122,7 +122,7 @@ log.warning("advert_rejected", peer="A", n=99)
     assert len([line for line in lines if line["event"] == "library_message"]) == PEER_BURST
 
 
-def test_a_peer_has_its_share_and_all_together_have_theirs() -> None:
+def test_peer_has_its_share_and_all_together_have_theirs() -> None:
     rates = LogRates()
     assert [rates.take("e", "A", 0.0) for _ in range(PEER_BURST + 2)] == [0] * PEER_BURST + [
         None

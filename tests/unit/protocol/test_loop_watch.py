@@ -55,7 +55,7 @@ def keeps_the_loop(until: Callable[[], bool]) -> None:
         json.loads("[1]")
 
 
-async def test_a_loop_that_was_kept_is_reported_with_what_kept_it() -> None:
+async def test_loop_that_was_kept_is_reported_with_what_kept_it() -> None:
     async with watched() as seen:
         end_s = time.monotonic() + BEAT_S + TELL_S
         # and until it is looked at, however long that takes on this machine
@@ -76,7 +76,7 @@ async def test_cpu_time_counts_for_the_beat_that_comes_after_the_callback() -> N
         assert late_s > 0
 
 
-async def test_a_thread_that_does_not_run_is_late_and_not_busy() -> None:
+async def test_thread_that_does_not_run_is_late_and_not_busy() -> None:
     """As one that its machine does not schedule, and as one that waits for a disk."""
     async with watched() as seen:
         time.sleep(BEAT_S + TELL_S)  # noqa: ASYNC251 - it keeps the loop
@@ -86,7 +86,7 @@ async def test_a_thread_that_does_not_run_is_late_and_not_busy() -> None:
     assert seen.log.lines[-1]["busy_s"] == round(busy_s, 3)
 
 
-async def test_a_stopped_watch_measures_nothing_more() -> None:
+async def test_stopped_watch_measures_nothing_more() -> None:
     seen = Watched()
     seen.watch.start()
     seen.watch.stop()

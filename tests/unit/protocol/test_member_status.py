@@ -55,7 +55,7 @@ def said(seconds_ago: float = 1.0, **fields: object) -> dict[str, Any]:
         ({"is_running": True}, "stale", NOT_RUNNING),
     ],
 )
-def test_a_member_is_ready_only_if_it_says_so_now(
+def test_member_is_ready_only_if_it_says_so_now(
     status: dict[str, Any], state: str, exit_status: int
 ) -> None:
     found = verdict(status, NOW)
@@ -63,7 +63,7 @@ def test_a_member_is_ready_only_if_it_says_so_now(
     assert bool(found.reason) == (state not in {"ready", "starting", "draining"})
 
 
-def test_the_reason_says_how_old_the_status_is() -> None:
+def test_reason_says_how_old_the_status_is() -> None:
     assert verdict(said(90), NOW).reason == (
         "it last said that it was ready, 90 s ago, and says so every 5 s: it is frozen, or cannot write its folder"
     )

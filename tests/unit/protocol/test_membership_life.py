@@ -43,7 +43,7 @@ def test_of_a_month_the_last_six_days_are_reported_daily_and_the_last_day_at_its
     assert life.ended == ended
 
 
-def test_a_membership_of_a_minute_is_warned_of_once() -> None:
+def test_membership_of_a_minute_is_warned_of_once() -> None:
     mine = member(dt.timedelta(seconds=75))
     life = MembershipLife(mine, mine.trust())
     seconds = said(life, dt.timedelta(seconds=80), dt.timedelta(seconds=1))
@@ -54,7 +54,7 @@ def test_a_membership_of_a_minute_is_warned_of_once() -> None:
     ]
 
 
-def test_a_renewed_membership_is_said_to_last_and_is_warned_of_in_its_own_time() -> None:
+def test_renewed_membership_is_said_to_last_and_is_warned_of_in_its_own_time() -> None:
     mine = member(10 * DAY)
     life = MembershipLife(mine, mine.trust())
     now = NOW + 9 * DAY
@@ -72,7 +72,7 @@ def test_a_renewed_membership_is_said_to_last_and_is_warned_of_in_its_own_time()
     assert life.ended is None
 
 
-def test_a_member_that_the_list_names_knows_that_it_is_revoked() -> None:
+def test_member_that_the_list_names_knows_that_it_is_revoked() -> None:
     mine, other = member(DAY), member(DAY)
     trust = mine.trust()
     life = MembershipLife(mine, trust)
@@ -94,7 +94,7 @@ def test_a_member_that_the_list_names_knows_that_it_is_revoked() -> None:
     }
 
 
-def test_a_member_of_a_retired_key_is_out_until_it_has_a_token_of_the_new_one() -> None:
+def test_member_of_a_retired_key_is_out_until_it_has_a_token_of_the_new_one() -> None:
     mine = member(DAY)
     trust = mine.trust()
     life = MembershipLife(mine, trust)
@@ -108,6 +108,6 @@ def test_a_member_of_a_retired_key_is_out_until_it_has_a_token_of_the_new_one() 
     assert life.look(NOW) == Lasts()
 
 
-def test_a_clock_that_is_behind_ends_no_membership() -> None:
+def test_clock_that_is_behind_ends_no_membership() -> None:
     mine = member(DAY)
     assert MembershipLife(mine, mine.trust()).look(NOW - 40 * DAY) is None

@@ -68,7 +68,7 @@ def member(tmp_path: Path) -> Member:
     return Member(tmp_path)
 
 
-def test_a_new_token_is_taken_once_and_kept(member: Member) -> None:
+def test_new_token_is_taken_once_and_kept(member: Member) -> None:
     member.upkeep.beat(NOW)
     assert (member.log.names(), member.renewed) == ([], [])
     member.put(token(20 * DAY))
@@ -97,7 +97,7 @@ def test_a_new_token_is_taken_once_and_kept(member: Member) -> None:
         ),
     ],
 )
-def test_a_token_that_cannot_be_taken_is_reported_once_and_changes_nothing(
+def test_token_that_cannot_be_taken_is_reported_once_and_changes_nothing(
     member: Member, text: str, said: str | None
 ) -> None:
     member.put(text)
@@ -142,7 +142,7 @@ def test_what_cannot_be_shown_yet_is_tried_again(member: Member) -> None:
     assert len(shown) == 1
 
 
-def test_the_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
+def test_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
     member.upkeep.beat(NOW + 8 * DAY)
     ((event, fields),) = member.log.events
     assert (event, fields["left_s"]) == ("membership_ends", 2 * 86400)

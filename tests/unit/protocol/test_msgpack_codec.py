@@ -88,7 +88,7 @@ def test_only_what_is_signed_refuses_doubled_and_binary_keys() -> None:
         unpack_strictly(binary, max_array_items=0)
 
 
-def test_a_map_has_its_limit() -> None:
+def test_map_has_its_limit() -> None:
     full = {str(number): None for number in range(MAX_MAP_ITEMS)}
     assert unpack(pack(full), max_array_items=0) == full
     with pytest.raises(ValueError, match="max_map_len"):
@@ -96,19 +96,19 @@ def test_a_map_has_its_limit() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), 2**64, "\ud800", {"a": {1}}])
-def test_a_value_without_a_form_is_not_packed(value: object) -> None:
+def test_value_without_a_form_is_not_packed(value: object) -> None:
     with pytest.raises(ValueError, match=r".+"):
         pack(value)
 
 
-def test_a_value_nested_without_end_is_not_packed() -> None:
+def test_value_nested_without_end_is_not_packed() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(ValueError, match=r".+"):
         pack(endless)
 
 
-def test_a_value_is_shown_shortly_however_long_or_deep_it_is() -> None:
+def test_value_is_shown_shortly_however_long_or_deep_it_is() -> None:
     deep = unpack(b"\x91" * 1000 + b"\xc0", max_array_items=1)
     # some versions of Python raise RecursionError for repr(deep)
     assert shown(deep) == "[[[...]]]"

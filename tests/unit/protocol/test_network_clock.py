@@ -31,7 +31,7 @@ def test_alone_a_member_goes_by_its_own_clock() -> None:
 
 
 @pytest.mark.parametrize("off_ms", [20 * MINUTE_MS, -20 * MINUTE_MS, 40 * 24 * 60 * MINUTE_MS])
-def test_a_clock_that_all_peers_contradict_is_said_to_be_wrong_and_their_time_is_taken(
+def test_clock_that_all_peers_contradict_is_said_to_be_wrong_and_their_time_is_taken(
     off_ms: int,
 ) -> None:
     clock = clock_of(0, 50, -40, wall_ms=T + off_ms)
@@ -48,7 +48,7 @@ def test_one_voice_is_reported_of_and_corrects_nobody() -> None:
     assert clock.correction_ms(T + 20 * MINUTE_MS, 0.0) == 0
 
 
-def test_the_problem_is_said_in_plain_words() -> None:
+def test_problem_is_said_in_plain_words() -> None:
     assert str(Skew(1200.4, 3)) == (
         "all peers' clocks are 1200 s ahead of this machine's: this machine's clock is wrong"
     )
@@ -59,7 +59,7 @@ def test_the_problem_is_said_in_plain_words() -> None:
     assert Skew(-61.0, 3).is_wrong
 
 
-def test_an_honest_advert_is_in_time_whatever_liars_say() -> None:
+def test_honest_advert_is_in_time_whatever_liars_say() -> None:
     clock = clock_of(*[1000 * MINUTE_MS] * 50)
     assert clock.is_in_time(T, T, 0.0)
 
@@ -71,7 +71,7 @@ def test_without_a_majority_that_agrees_nobody_is_believed() -> None:
     assert clock_of(0, 20 * MINUTE_MS).skew(T, 0.0) is None
 
 
-def test_an_invite_has_one_voice_however_many_members_it_admits() -> None:
+def test_invite_has_one_voice_however_many_members_it_admits() -> None:
     clock = clock_of(0, 10, 20)
     for number in range(1000):
         clock.heard(PeerId(f"fake {number}"), "evil", T + 60 * MINUTE_MS, 0.0)
@@ -88,7 +88,7 @@ def test_voices_are_bounded_and_those_that_fall_silent_count_no_more() -> None:
     assert clock.skew(T + 3_602_000, 3602.0) is None
 
 
-def test_a_jump_of_this_clock_is_seen_at_once_without_another_word_of_peers() -> None:
+def test_jump_of_this_clock_is_seen_at_once_without_another_word_of_peers() -> None:
     clock = clock_of(0, 0, 0)
     assert clock.skew(T + 5000, 5.0) == Skew(0.0, 3)
     assert clock.skew(T + 5000 + 20 * MINUTE_MS, 5.0) == Skew(-1200.0, 3)
@@ -118,7 +118,7 @@ def test_peers_cannot_make_up_a_time_for_memberships() -> None:
     )  # nearer to them, and really its own
 
 
-def test_a_clock_that_is_set_right_by_little_and_little_is_followed() -> None:
+def test_clock_that_is_set_right_by_little_and_little_is_followed() -> None:
     clock = clock_of(0, 0, 0)
     for step in range(1, 100):
         wall_ms = T + step * 1000 + step * MINUTE_MS
@@ -129,6 +129,6 @@ def test_a_clock_that_is_set_right_by_little_and_little_is_followed() -> None:
     st.lists(st.integers(-5000, 5000), min_size=5, max_size=9),
     st.lists(st.integers(-(10**9), 10**9), max_size=4),
 )
-def test_a_minority_of_invites_never_moves_the_time(honest: list[int], lies: list[int]) -> None:
+def test_minority_of_invites_never_moves_the_time(honest: list[int], lies: list[int]) -> None:
     skew = clock_of(*honest, *lies).skew(T, 0.0)
     assert skew is None or abs(skew.ahead_s) <= 5.0

@@ -56,12 +56,12 @@ def test_plain_text_has_no_control_or_format_character_of_the_kinds_and_is_a_fix
     }  # fmt: skip
 
 
-def test_a_peers_error_comes_without_them() -> None:
+def test_peers_error_comes_without_them() -> None:
     assert from_wire("run_failed", EVIL).message == TAKEN_OUT
 
 
 @pytest.mark.parametrize("bad", ["\x1b[2J", "\u202e", "\u2028", "\u200b", "\u2066", "\x9b"])
-def test_an_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad: str) -> None:
+def test_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad: str) -> None:
     with pytest.raises(AdvertRejected) as refused:
         router_from_body(
             {"link_addresses": [], "region": f"eu{bad}", "agent_version": ""},
@@ -72,14 +72,14 @@ def test_an_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad:
     assert is_plain(refused.value.message)
 
 
-def test_a_tensor_whose_name_has_them_is_refused_and_they_are_not_repeated() -> None:
+def test_tensor_whose_name_has_them_is_refused_and_they_are_not_repeated() -> None:
     with pytest.raises(InvalidRequest) as refused:
         checked(Tensor(EVIL, Datatype.FP32, (1,), b"\0\0\0\0"))
     assert is_plain(refused.value.message)
     checked(Tensor("größer 模型", Datatype.FP32, (1,), b"\0\0\0\0"))
 
 
-def test_a_links_introduction_and_farewell_come_without_them() -> None:
+def test_links_introduction_and_farewell_come_without_them() -> None:
     hello = {"v": 1, "net": "n", "chain": [b""], "agent": "1\x1b[2J", "credit": 1, "message": 1}
     assert Hello.decode(pack(hello)).agent_version == "1\ufffd[2J"
     core = Connection(

@@ -21,7 +21,7 @@ DIGEST = "sha256:" + "0" * 64
 SIGNED = sign(ALICE, "m", "1", DIGEST)
 
 
-def test_a_signature_is_of_just_this_name_version_and_digest() -> None:
+def test_signature_is_of_just_this_name_version_and_digest() -> None:
     assert len(SIGNED) == SIGNED_BYTES
     assert publisher_of(SIGNED) == ALICE.peer_id
     assert is_signed(SIGNED, "m", "1", DIGEST)
@@ -42,7 +42,7 @@ def test_junk_is_no_signature(junk: bytes) -> None:
     assert not is_signed(junk, "m", "1", DIGEST)
 
 
-def test_a_file_of_signatures_comes_back() -> None:
+def test_file_of_signatures_comes_back() -> None:
     other = sign(Identity.from_private_bytes(b"b" * 32), "m", "1", DIGEST)
     listed = [SignedVersion("10", DIGEST, SIGNED), SignedVersion("1", DIGEST, other)]
     text = signatures_to_text(listed)
@@ -53,6 +53,6 @@ def test_a_file_of_signatures_comes_back() -> None:
 @pytest.mark.parametrize(
     "line", ["1 sha256:0", "one d 12D3 AA==", f"1 d {ALICE.peer_id} !", f"1 d {ALICE.peer_id} AA=="]
 )
-def test_a_line_that_is_no_signature_is_named(line: str) -> None:
+def test_line_that_is_no_signature_is_named(line: str) -> None:
     with pytest.raises(ConfigError, match="line 2"):
         signatures_from_text("# people\n" + line)

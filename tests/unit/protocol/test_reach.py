@@ -40,7 +40,7 @@ from capamesh.protocol.reach import Inside, innermost_to_dial, inside_of
         ("", None),
     ],
 )
-def test_an_address_lies_where_its_registry_says(host: str, inside: Inside | None) -> None:
+def test_address_lies_where_its_registry_says(host: str, inside: Inside | None) -> None:
     assert inside_of(host) is inside
 
 
@@ -57,7 +57,7 @@ def test_an_address_lies_where_its_registry_says(host: str, inside: Inside | Non
         ([], "8.8.4.4", Inside.LOOPBACK),
     ],
 )
-def test_a_member_dials_no_further_inside_than_it_is_reached_itself(
+def test_member_dials_no_further_inside_than_it_is_reached_itself(
     own: list[str], outward: str, inside: Inside
 ) -> None:
     assert innermost_to_dial(own, outward) is inside

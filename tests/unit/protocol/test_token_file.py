@@ -14,7 +14,7 @@ def write(path: Path, text: str) -> None:
     other.replace(path)
 
 
-def test_a_new_token_is_reported_until_it_is_settled_and_the_old_one_never(tmp_path: Path) -> None:
+def test_new_token_is_reported_until_it_is_settled_and_the_old_one_never(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("capamesh1old\n")
     file = TokenFile(path, "capamesh1old")
@@ -30,7 +30,7 @@ def test_a_new_token_is_reported_until_it_is_settled_and_the_old_one_never(tmp_p
     assert file.new_token() == "capamesh1old"
 
 
-def test_a_file_that_is_gone_or_too_large_is_looked_at_again_later(tmp_path: Path) -> None:
+def test_file_that_is_gone_or_too_large_is_looked_at_again_later(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("a")
     file = TokenFile(path, "a")

@@ -54,7 +54,7 @@ def test_without_rules_nothing_is_restricted() -> None:
     assert rules.is_retried
 
 
-def test_the_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> None:
+def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> None:
     rules = read("""
         [digits]
         max_price = 5.0
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
         (f"[m]\nregions = {'[' * 9999}", "rules.toml is not TOML: "),
     ],
 )
-def test_a_file_of_the_wrong_form_is_refused(text: str, complaint: str) -> None:
+def test_file_of_the_wrong_form_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         read(text)
 
@@ -175,7 +175,7 @@ def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None
     assert not complaint or complaint.startswith("rules.toml: m")
 
 
-def test_the_example_in_the_how_to_is_true() -> None:
+def test_example_in_the_how_to_is_true() -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "route-traffic.md"
     examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     assert examples

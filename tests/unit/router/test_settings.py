@@ -18,7 +18,7 @@ def test_nothing_listens_beyond_this_machine_unless_reported_to() -> None:
     assert not SETTINGS.use_mdns
 
 
-def test_the_defaults_are_those_that_the_handbook_names() -> None:
+def test_defaults_are_those_that_the_handbook_names() -> None:
     assert (SETTINGS.http_port, SETTINGS.mesh_port, SETTINGS.link_port) == (8000, 4001, 4100)
     assert (SETTINGS.timeout_s, SETTINGS.arrival_s, SETTINGS.drain_s) == (30.0, 30.0, 30.0)
     assert (SETTINGS.token, SETTINGS.bootstrap, SETTINGS.region) == (None, (), "")

@@ -8,7 +8,7 @@ from capamesh.router.supervision import LOG_EVERY_S, Supervisor
 from capamesh.router.telemetry import Telemetry
 
 
-def test_a_loop_that_crashes_at_each_turn_is_written_down_once_a_minute_and_counted_each_time() -> (
+def test_loop_that_crashes_at_each_turn_is_written_down_once_a_minute_and_counted_each_time() -> (
     None
 ):
     log, telemetry, now_s = NullLog(), Telemetry(), 100.0

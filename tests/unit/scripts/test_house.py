@@ -132,7 +132,7 @@ def test_circles_are_found() -> None:
 
 
 @pytest.mark.parametrize(("package", "most"), MOST_ROOMS.items())
-def test_a_package_has_few_rooms(package: str, most: int) -> None:
+def test_package_has_few_rooms(package: str, most: int) -> None:
     top = ROOT / package / "src" / "capamesh" / package
     rooms = [
         path for path in top.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()

@@ -33,7 +33,7 @@ def build_models() -> ModuleType:
     return module
 
 
-def test_the_package_carries_the_samples_and_the_store_accepts_them() -> None:
+def test_package_carries_the_samples_and_the_store_accepts_them() -> None:
     found = scan(SAMPLES / "models")
     assert found.refused == ()
     assert [(source.name, source.version) for source in found.models] == [
@@ -48,7 +48,7 @@ def test_the_package_carries_the_samples_and_the_store_accepts_them() -> None:
 @pytest.mark.parametrize(
     ("name", "features", "classes"), [("digits", 64, 10), ("breast_cancer", 30, 2)]
 )
-def test_a_sample_has_the_documented_signature_and_an_old_enough_format(
+def test_sample_has_the_documented_signature_and_an_old_enough_format(
     name: str, features: int, classes: int
 ) -> None:
     path = SAMPLES / "models" / name / "1/model.onnx"
@@ -67,7 +67,7 @@ def test_a_sample_has_the_documented_signature_and_an_old_enough_format(
 
 
 @pytest.mark.parametrize(("name", "least_right"), [("digits", 0.97), ("breast_cancer", 0.95)])
-def test_a_sample_answers_its_held_out_cases(
+def test_sample_answers_its_held_out_cases(
     build_models: ModuleType, name: str, least_right: float
 ) -> None:
     cases = build_models.Cases.load(SAMPLES / f"cases/{name}.npz")
@@ -77,7 +77,7 @@ def test_a_sample_answers_its_held_out_cases(
 
 
 @pytest.mark.parametrize("name", ["digits", "breast_cancer"])
-def test_a_rebuilt_sample_has_the_same_cases_and_decides_alike(
+def test_rebuilt_sample_has_the_same_cases_and_decides_alike(
     build_models: ModuleType, name: str, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"

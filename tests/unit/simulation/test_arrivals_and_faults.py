@@ -47,11 +47,11 @@ def test_requests_come_at_the_rate_and_in_the_shares_that_were_asked_for() -> No
     assert max(at_s for at_s, _, _ in seen) < 5.0
 
 
-def test_a_surge_is_more_of_the_same() -> None:
+def test_surge_is_more_of_the_same() -> None:
     assert 9_700 < len(arrived(1, factor=2.0)) < 10_300
 
 
-def test_the_same_seed_is_the_same_requests() -> None:
+def test_same_seed_is_the_same_requests() -> None:
     assert arrived(3) == arrived(3)
     assert arrived(3) != arrived(4)
 
@@ -106,14 +106,14 @@ def test_faults_begin_and_end_at_those_they_befall() -> None:
     assert second.log == [(5.0, "kill"), (8.0, "start")]
 
 
-def test_a_rolling_restart_drains_one_node_after_the_other() -> None:
+def test_rolling_restart_drains_one_node_after_the_other() -> None:
     first, second = befallen(Fault(FaultKind.RESTART, 1.0, 2.0, is_all=True, stagger_s=4.0))
     assert first.log == [(1.0, "drain"), (1.5, "kill"), (3.5, "start")]
     assert second.log == [(5.0, "drain"), (5.5, "kill"), (7.5, "start")]
 
 
 @pytest.mark.parametrize("rhythm", list(Rhythm))
-def test_an_antagonist_is_there_for_its_share_of_the_time_at_its_share_of_the_nodes(
+def test_antagonist_is_there_for_its_share_of_the_time_at_its_share_of_the_nodes(
     rhythm: Rhythm,
 ) -> None:
     events = Events()

@@ -9,7 +9,7 @@ from capamesh.simulation.charts import Bar, Line, comparison_svg
 NS = "{http://www.w3.org/2000/svg}"
 
 
-def test_a_comparison_has_a_bar_and_two_lines_for_each_policy() -> None:
+def test_comparison_has_a_bar_and_two_lines_for_each_policy() -> None:
     svg = comparison_svg(
         "a < b",
         [Bar("one", 10.0, 9.0, 12.0), Bar("two", 20.0, 20.0, 20.0)],
@@ -31,6 +31,6 @@ def test_a_comparison_has_a_bar_and_two_lines_for_each_policy() -> None:
     assert "0.1 %" in texts
 
 
-def test_a_picture_of_nothing_is_still_a_picture() -> None:
+def test_picture_of_nothing_is_still_a_picture() -> None:
     svg = comparison_svg("nothing", [], [], [])
     assert ET.fromstring(svg).tag == f"{NS}svg"  # noqa: S314 - our own

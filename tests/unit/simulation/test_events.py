@@ -34,7 +34,7 @@ def test_what_should_have_been_happens_now() -> None:
     assert seen == [5.0]
 
 
-def test_a_timer_that_was_called_off_does_nothing_and_is_not_to_come() -> None:
+def test_timer_that_was_called_off_does_nothing_and_is_not_to_come() -> None:
     events, seen = Events(), []
     timer = events.timer(1.0, seen.append, "no")
     events.timer(2.0, seen.append, "yes")
@@ -46,7 +46,7 @@ def test_a_timer_that_was_called_off_does_nothing_and_is_not_to_come() -> None:
     assert (seen, len(events)) == (["yes"], 0)
 
 
-def test_a_timer_may_be_called_off_after_it_happened() -> None:
+def test_timer_may_be_called_off_after_it_happened() -> None:
     events, seen = Events(), []
     timer = events.timer(1.0, seen.append, "yes")
     events.run_until()
@@ -54,7 +54,7 @@ def test_a_timer_may_be_called_off_after_it_happened() -> None:
     assert (seen, len(events)) == (["yes"], 0)
 
 
-def test_a_timer_that_was_called_off_holds_nothing() -> None:
+def test_timer_that_was_called_off_holds_nothing() -> None:
     class Held: ...
 
     events, held = Events(), Held()
@@ -66,7 +66,7 @@ def test_a_timer_that_was_called_off_holds_nothing() -> None:
     assert watch() is None
 
 
-def test_the_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None:
+def test_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None:
     events, seen = Events(), []
     timers = [events.timer(2.0, seen.append, n) for n in range(3 * events_module.MIN_SWEPT)]
 

@@ -65,7 +65,7 @@ class Setting:
 STEADY = NetworkSpec(one_way_s=0.001, jitter=0.0, pairs=(RegionPair("us", "eu", 0.05),))
 
 
-def test_the_constants_are_those_of_the_real_links() -> None:
+def test_constants_are_those_of_the_real_links() -> None:
     times = LinkTimes()
     assert real_keeper.REDIAL == network_module.REDIAL
     assert (times.ping_every_s, times.silent_s, times.hello_s) == (
@@ -75,7 +75,7 @@ def test_the_constants_are_those_of_the_real_links() -> None:
     )
 
 
-def test_a_pair_of_regions_has_its_delay_in_both_directions() -> None:
+def test_pair_of_regions_has_its_delay_in_both_directions() -> None:
     assert STEADY.one_way("eu", "us") == STEADY.one_way("us", "eu") == 0.05
     assert STEADY.one_way("eu", "eu") == 0.001
     here = Setting(STEADY)
@@ -112,7 +112,7 @@ def test_what_is_sent_in_a_short_partition_comes_when_it_heals() -> None:
     assert here.router.seen == [(0.0, "up")]
 
 
-def test_a_long_partition_ends_the_link_at_both_ends_and_what_was_sent_is_lost() -> None:
+def test_long_partition_ends_the_link_at_both_ends_and_what_was_sent_is_lost() -> None:
     here = Setting(STEADY)
     here.network.cut("eu", "us")
     here.link.to_node(0, here.take, "lost")
@@ -138,7 +138,7 @@ def test_when_a_node_ends_the_router_hears_of_it_after_what_was_sent_before() ->
     assert here.router.seen[1:] == [(0.05, "down: the process ended")]
 
 
-def test_a_node_that_is_back_is_dialled_again_with_backoff_and_at_once_when_there_is_news() -> None:
+def test_node_that_is_back_is_dialled_again_with_backoff_and_at_once_when_there_is_news() -> None:
     here = Setting(STEADY)
     here.node.is_up = False
     here.link.close_at_node("the process ended")
@@ -149,14 +149,14 @@ def test_a_node_that_is_back_is_dialled_again_with_backoff_and_at_once_when_ther
     assert here.router.seen[-1] == (pytest.approx(30.3), "up")  # three round trips of 0.1 s
 
 
-def test_a_lost_message_costs_the_link() -> None:
+def test_lost_message_costs_the_link() -> None:
     here = Setting(NetworkSpec(loss=1.0))
     here.link.to_node(0, here.take, "lost")
     assert here.router.seen[-1][1] == "down: a message was lost"
     assert not here.link.is_usable
 
 
-def test_a_node_that_asks_for_nothing_new_is_not_usable_but_still_answers() -> None:
+def test_node_that_asks_for_nothing_new_is_not_usable_but_still_answers() -> None:
     here = Setting(STEADY)
     here.link.go_away()
     here.events.run_until(0.1)

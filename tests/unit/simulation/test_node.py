@@ -119,7 +119,7 @@ def test_what_waits_runs_together() -> None:
     assert here.run() == [(0.6, (0, 0.1)), *[(0.8, (n, 0.3)) for n in (1, 2, 3, 4)]]
 
 
-def test_a_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> None:
+def test_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> None:
     short = replace(BATCHING, profile=service_profile(((1, 0.05), (4, 0.1))))
     here = Setting(short)
     asked = [here.ask() for _ in range(5)]
@@ -132,7 +132,7 @@ def test_a_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> Non
     assert batcher.meter.rows == 4
 
 
-def test_a_deadline_ends_what_waits_even_while_the_node_is_busy() -> None:
+def test_deadline_ends_what_waits_even_while_the_node_is_busy() -> None:
     here = Setting(slowness=20.0)
     here.ask()
     here.ask(budget_s=0.5)
@@ -140,7 +140,7 @@ def test_a_deadline_ends_what_waits_even_while_the_node_is_busy() -> None:
     assert here.node.device_in_flight() == 0
 
 
-def test_a_node_that_stands_still_goes_on_as_if_nothing_had_been() -> None:
+def test_node_that_stands_still_goes_on_as_if_nothing_had_been() -> None:
     here = Setting()
     here.ask()
     here.events.at(0.3, here.node.freeze)
@@ -149,7 +149,7 @@ def test_a_node_that_stands_still_goes_on_as_if_nothing_had_been() -> None:
     assert here.run() == [(2.25, (0, 1.75)), (2.35, (1, 0.1))]
 
 
-def test_a_node_that_stands_still_for_long_loses_its_links_and_runs_nothing_for_them() -> None:
+def test_node_that_stands_still_for_long_loses_its_links_and_runs_nothing_for_them() -> None:
     here = Setting()
     here.events.at(0.1, here.node.freeze)
     here.ask()
@@ -160,7 +160,7 @@ def test_a_node_that_stands_still_for_long_loses_its_links_and_runs_nothing_for_
     assert here.node.device_in_flight() == 0
 
 
-def test_a_node_that_ends_loses_what_it_had_and_is_empty_when_it_is_back() -> None:
+def test_node_that_ends_loses_what_it_had_and_is_empty_when_it_is_back() -> None:
     here = Setting()
     old = here.ask()
     here.events.at(0.3, here.node.kill)
@@ -171,7 +171,7 @@ def test_a_node_that_ends_loses_what_it_had_and_is_empty_when_it_is_back() -> No
     assert [advert.is_draining for advert in here.adverts] == [False]
 
 
-def test_a_node_that_drains_answers_all_and_then_says_that_it_is_empty() -> None:
+def test_node_that_drains_answers_all_and_then_says_that_it_is_empty() -> None:
     here = Setting(slowness=10.0)
     here.ask()
     done: list[float] = []
@@ -208,7 +208,7 @@ def test_illnesses_are_had_and_got_over() -> None:
         node.recover(FaultKind.KILL)
 
 
-def test_a_liar_says_that_it_is_idle() -> None:
+def test_liar_says_that_it_is_idle() -> None:
     here = Setting()
     here.node.is_liar = True
     here.ask()

@@ -50,7 +50,7 @@ def recorded() -> Results:
     return recorder.results("p2c", 7, 1234)
 
 
-def test_a_quantile_is_one_of_the_values() -> None:
+def test_quantile_is_one_of_the_values() -> None:
     assert [quantile([1.0, 2.0, 3.0, 4.0], q) for q in (0.0, 0.25, 0.26, 0.5, 1.0)] == [
         1,
         1,
@@ -99,13 +99,13 @@ def test_kinds_and_moments_are_reported_apart() -> None:
     assert (results.timeline[-1].requests, results.timeline[-1].answered) == (20, 0)
 
 
-def test_the_distribution_rises_to_the_slowest() -> None:
+def test_distribution_rises_to_the_slowest() -> None:
     cdf = recorded().cdf
     assert cdf == tuple(sorted(cdf))
     assert cdf[-1] == (99 / 64, 0.99)
 
 
-def test_the_json_has_all_but_how_fast_the_simulation_was() -> None:
+def test_json_has_all_but_how_fast_the_simulation_was() -> None:
     results = recorded()
     fast = replace(results, events_per_s=123.0)
     assert fast.to_json() == results.to_json()

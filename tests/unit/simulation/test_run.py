@@ -47,21 +47,21 @@ def ill(*faults: Fault, **changed: object) -> Results:
     return simulate(replace(SMALL, faults=faults, **changed), policy="p2c", seed=1)  # type: ignore[arg-type]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+def test_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     scenario = replace(SMALL, faults=(Fault(FaultKind.KILL, 1.0, 1.0, nodes=(0,)),))
     first, again, other = (simulate(scenario, policy="p2c", seed=seed) for seed in (1, 1, 2))
     assert first.to_json() == again.to_json()
     assert first.timeline != other.timeline
 
 
-def test_the_same_requests_come_whatever_the_policy() -> None:
+def test_same_requests_come_whatever_the_policy() -> None:
     one, other = (simulate(SMALL, policy=policy, seed=1) for policy in ("random", "round-robin"))
     assert (one.policy, other.policy) == ("random", "round-robin")
     assert [m.requests for m in one.timeline] == [m.requests for m in other.timeline]
     assert one.p99_s != other.p99_s
 
 
-def test_a_healthy_fleet_answers_everything() -> None:
+def test_healthy_fleet_answers_everything() -> None:
     results = ill()
     assert 400 < results.requests < 560
     assert (results.answered, results.failed) == (results.requests, {})
@@ -82,36 +82,36 @@ def test_what_may_not_run_twice_fails_with_its_node() -> None:
     assert set(ill(fault, requests=(unsafe,), load=0.9).failed) == {"link_lost"}
 
 
-def test_a_sinkhole_does_not_swallow_the_traffic() -> None:
+def test_sinkhole_does_not_swallow_the_traffic() -> None:
     results = ill(Fault(FaultKind.FAST_ERRORS, 1.0, nodes=(0,)))
     assert results.answered / results.requests > 0.98
     assert results.node_shares[0] < 0.15
     assert results.verdicts["inhibited"] > 0
 
 
-def test_a_node_that_is_silent_costs_little() -> None:
+def test_node_that_is_silent_costs_little() -> None:
     results = ill(Fault(FaultKind.SILENT, 1.0, nodes=(0,)))
     assert results.answered / results.requests > 0.98
     assert results.node_shares[0] < 0.15
 
 
-def test_a_rolling_restart_loses_nothing() -> None:
+def test_rolling_restart_loses_nothing() -> None:
     results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, is_all=True, stagger_s=0.8), load=0.4)
     assert results.answered == results.requests
 
 
-def test_a_frozen_node_is_passed_by_and_comes_back() -> None:
+def test_frozen_node_is_passed_by_and_comes_back() -> None:
     results = ill(Fault(FaultKind.FREEZE, 1.0, 1.0, nodes=(0,)))
     assert results.answered / results.requests > 0.98
 
 
-def test_a_liar_gets_no_more_than_it_can_do() -> None:
+def test_liar_gets_no_more_than_it_can_do() -> None:
     results = ill(Fault(FaultKind.LIAR, 0.0, nodes=(0,)))
     assert results.answered == results.requests
     assert results.node_shares[0] < 0.4
 
 
-def test_a_liar_costs_no_tenant_its_share_of_a_full_fleet() -> None:
+def test_liar_costs_no_tenant_its_share_of_a_full_fleet() -> None:
     results = ill(
         Fault(FaultKind.LIAR, 0.0, nodes=(0,)),
         nodes=(NodeGroup("n", 6),),
@@ -154,7 +154,7 @@ def test_regions_and_partitions() -> None:
     assert results.p99_s > 0.08
 
 
-def test_a_surge_is_more_than_can_be_done() -> None:
+def test_surge_is_more_than_can_be_done() -> None:
     results = ill(Fault(FaultKind.SURGE, 1.0, 1.0, factor=4.0))
     assert results.requests > 700
 
@@ -167,7 +167,7 @@ def test_every_kind_of_request_and_model_has_its_own_numbers() -> None:
     assert all(kind.answered == kind.requests > 0 for kind in results.kinds)
 
 
-def test_an_unknown_policy_is_refused() -> None:
+def test_unknown_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match="policy 'luck' is unknown; known: affinity"):
         run_scenario(SMALL, policy="luck", seed=1)
 
@@ -182,7 +182,7 @@ def test_progress_is_reported_to_the_end() -> None:
 # what must be noticed
 
 
-def test_a_counter_that_is_not_given_back_is_noticed() -> None:
+def test_counter_that_is_not_given_back_is_noticed() -> None:
     fleet = SimFleet(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
     fleet.events.run_until(0.5)
     replica: Replica = fleet.routers[0].balancer.served_models()[0].replicas[0]
@@ -193,7 +193,7 @@ def test_a_counter_that_is_not_given_back_is_noticed() -> None:
         fleet.finish()
 
 
-def test_a_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def twice(attempts: RequestAttempts, *_: object) -> tuple[object, ...]:
         return (Answered(0), Failed(DeadlineExceeded("late")))
 
@@ -202,13 +202,13 @@ def test_a_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         simulate(SMALL, policy="p2c", seed=1)
 
 
-def test_a_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestAttempts, "start", lambda attempts, now_s: ())
     with pytest.raises(InvariantBroken, match="waits for ever"):
         simulate(replace(SMALL, duration_s=0.2), policy="p2c", seed=1)
 
 
-def test_a_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     real = SimRouter._end
     ended: list[SimRequest] = []
 
@@ -227,7 +227,7 @@ def test_a_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPa
 # side by side
 
 
-def test_a_comparison_has_a_row_a_policy_and_a_picture() -> None:
+def test_comparison_has_a_row_a_policy_and_a_picture() -> None:
     parts: list[float] = []
     scenario = replace(SMALL, duration_s=1.0)
     found = compare(scenario, ["random", "p2c"], [1, 2], parts.append)
@@ -242,7 +242,7 @@ def test_a_comparison_has_a_row_a_policy_and_a_picture() -> None:
     assert (parts[-1], len(parts)) == (1.0, 400)
 
 
-def test_a_comparison_says_what_it_cannot_compare() -> None:
+def test_comparison_says_what_it_cannot_compare() -> None:
     with pytest.raises(ConfigError, match=r"seeds \[1, 1\]: at least one, each once"):
         compare(SMALL, ["p2c"], [1, 1])
     with pytest.raises(ConfigError, match=r"policies \[\]: at least one"):

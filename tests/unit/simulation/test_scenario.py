@@ -25,7 +25,7 @@ model = "m"
 """
 
 
-def test_a_short_file_means_the_defaults() -> None:
+def test_short_file_means_the_defaults() -> None:
     scenario = load_scenario(PLAIN, "plain")
     assert scenario.nodes == (NodeGroup("n", 2),)
     assert scenario.regions == ("local",)
@@ -114,7 +114,7 @@ def test_every_scenario_that_comes_with_the_project_can_be_read(name: str) -> No
     assert scenario.warm_up_s < scenario.duration_s
 
 
-def test_a_scenario_is_had_with_another_number_of_routers() -> None:
+def test_scenario_is_had_with_another_number_of_routers() -> None:
     assert shipped_scenario("routers@10").routers == 10
     assert shipped_scenario("routers@10").nodes == shipped_scenario("routers").nodes
     with pytest.raises(

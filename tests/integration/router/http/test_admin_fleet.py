@@ -30,7 +30,7 @@ async def test_health_is_exactly_what_clients_compare_with(http: Http) -> None:
     assert await get(http, "/v2/health/ready") == (503, {"ready": False})
 
 
-async def test_the_server_says_what_it_is(http: Http) -> None:
+async def test_server_says_what_it_is(http: Http) -> None:
     status, body = await get(http, "/v2")
     assert status == 200
     assert isinstance(body, dict)
@@ -46,7 +46,7 @@ async def test_the_server_says_what_it_is(http: Http) -> None:
         assert response.status == 404
 
 
-async def test_a_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Http) -> None:
+async def test_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Http) -> None:
     http.node("A", models=(offer(version="9"), offer(version="10")))
     expected = {
         "name": "m",
@@ -67,7 +67,7 @@ async def test_a_model_s_metadata_names_all_versions_or_the_one_asked_for(http: 
     assert (status, body) == (404, {"error": "no node hosts model 'x'; hosted models: m"})
 
 
-async def test_a_model_s_configuration_is_worded_as_triton_words_it(http: Http) -> None:
+async def test_model_s_configuration_is_worded_as_triton_words_it(http: Http) -> None:
     http.node("A")
     status, body = await get(http, "/v2/models/m/config")
     assert status == 200
@@ -85,7 +85,7 @@ async def test_a_model_s_configuration_is_worded_as_triton_words_it(http: Http) 
         (ModelState.FAILED, "model_failed", None),
     ],
 )
-async def test_a_model_that_exists_and_is_not_ready_is_503_on_every_page_with_its_reason(
+async def test_model_that_exists_and_is_not_ready_is_503_on_every_page_with_its_reason(
     http: Http, state: ModelState, code: str, retry_after: str | None
 ) -> None:
     http.node("A", models=(offer("n"), offer("m", "1", state, "what its node said")))
@@ -101,7 +101,7 @@ async def test_a_model_that_exists_and_is_not_ready_is_503_on_every_page_with_it
             assert "what its node said" in (await response.json())["error"]
 
 
-async def test_a_model_is_ready_while_some_node_can_be_asked(http: Http) -> None:
+async def test_model_is_ready_while_some_node_can_be_asked(http: Http) -> None:
     status, body = await get(http, "/v2/models/m/ready")
     assert (status, body) == (
         503,
@@ -116,7 +116,7 @@ async def test_a_model_is_ready_while_some_node_can_be_asked(http: Http) -> None
     assert await get(http, "/v2/models/m/ready") == (503, {"name": "m", "ready": False})
 
 
-async def test_the_index_lists_all_versions_or_just_those_that_are_ready(http: Http) -> None:
+async def test_index_lists_all_versions_or_just_those_that_are_ready(http: Http) -> None:
     http.node("A", models=(offer(), offer("broken", "2", ModelState.FAILED, "no such operator")))
     ready = {"name": "m", "version": "1", "state": "READY", "reason": ""}
     broken = {
@@ -141,7 +141,7 @@ async def test_the_index_lists_all_versions_or_just_those_that_are_ready(http: H
         assert list(await response.json()) == ["error"]
 
 
-async def test_the_index_shows_as_ready_only_what_a_request_can_be_sent_to(http: Http) -> None:
+async def test_index_shows_as_ready_only_what_a_request_can_be_sent_to(http: Http) -> None:
     link = http.node("A")
     link.is_usable = False  # its node was killed, and its advert has not expired yet
     lost = {
@@ -158,7 +158,7 @@ async def test_the_index_shows_as_ready_only_what_a_request_can_be_sent_to(http:
     assert [entry["state"] for entry in await response.json()] == ["READY"]
 
 
-async def test_a_model_that_was_refused_before_a_version_was_known_is_in_the_lists_without_one(
+async def test_model_that_was_refused_before_a_version_was_known_is_in_the_lists_without_one(
     http: Http,
 ) -> None:
     refused = offer("broken", NO_VERSION, ModelState.FAILED, "capamesh.toml is not TOML")
@@ -183,7 +183,7 @@ async def test_a_model_that_was_refused_before_a_version_was_known_is_in_the_lis
     "path",
     ["/", "/v2/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
 )
-async def test_an_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, path: str) -> None:
+async def test_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, path: str) -> None:
     for method in ("GET", "POST"):
         response = await http.client.request(method, path)
         assert response.status == 404
@@ -200,7 +200,7 @@ async def test_an_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, 
         ("GET", "/v2/repository/index", {"POST"}),
     ],
 )
-async def test_a_wrong_method_is_refused_with_those_there_are(
+async def test_wrong_method_is_refused_with_those_there_are(
     http: Http, method: str, path: str, allowed: set[str]
 ) -> None:
     response = await http.client.request(method, path)
@@ -209,7 +209,7 @@ async def test_a_wrong_method_is_refused_with_those_there_are(
     assert list(await response.json()) == ["error"]
 
 
-async def test_the_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
+async def test_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert await get(http, "/v1/nodes") == (200, {"nodes": []})
     http.node("A", echo)
     http.view.apply([Joined(advert("B", "b:1", is_draining=True))])
@@ -237,7 +237,7 @@ async def test_the_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     ]
 
 
-async def test_the_fleet_page_shows_what_became_of_requests_and_who_is_avoided(http: Http) -> None:
+async def test_fleet_page_shows_what_became_of_requests_and_who_is_avoided(http: Http) -> None:
     http.node("A", echo)
     http.node("B", echo)
     body = json.dumps(
@@ -260,7 +260,7 @@ async def test_metrics_are_prometheus_text(http: Http) -> None:
     assert "process_cpu_seconds_total" in await response.text()
 
 
-async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) -> None:
+async def test_revocation_list_is_taken_over_refused_or_too_large(http: Http) -> None:
     response = await http.client.post("/v1/revocations", data=b"signed list")
     assert (response.status, await response.json()) == (
         200,
@@ -285,7 +285,7 @@ async def test_a_revocation_list_is_taken_over_refused_or_too_large(http: Http) 
     assert http.revoked == [b"signed list"]
 
 
-async def test_an_index_asked_for_with_more_than_the_largest_json_is_refused() -> None:
+async def test_index_asked_for_with_more_than_the_largest_json_is_refused() -> None:
     async with serving(limits=Limits(max_json_bytes=100)) as http:
         response = await http.client.post("/v2/repository/index", data=b"{}".ljust(101))
         assert response.status == 413
@@ -293,7 +293,7 @@ async def test_an_index_asked_for_with_more_than_the_largest_json_is_refused() -
         assert response.status == 200
 
 
-async def test_a_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
+async def test_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
     async with serving(limits=Limits(max_message_bytes=100)) as http:
         http.view.apply([Joined(advert("A", "a:1"))])
         http.endpoints[0].health = None  # type: ignore[assignment]

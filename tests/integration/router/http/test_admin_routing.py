@@ -109,7 +109,7 @@ async def served() -> AsyncIterator[Served]:
         yield served
 
 
-async def test_a_decision_is_explained_replica_by_replica_and_no_node_is_asked(
+async def test_decision_is_explained_replica_by_replica_and_no_node_is_asked(
     served: Served,
 ) -> None:
     busy, idle = served.node(ALPHA), served.node(OTHER)
@@ -212,7 +212,7 @@ async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_dea
     assert served.links[ALPHA].asks == []
 
 
-async def test_a_version_can_be_asked_for(served: Served) -> None:
+async def test_version_can_be_asked_for(served: Served) -> None:
     served.node(ALPHA, models=(offer(version="1"), offer(version="2")))
     assert (await served.explain())[1]["version"] == "2"
     status, found = await served.explain("m/routing?version=1&tenant=acme")
@@ -222,7 +222,7 @@ async def test_a_version_can_be_asked_for(served: Served) -> None:
     assert "no version '3'; its versions: 1, 2" in found["error"]
 
 
-async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
+async def test_unknown_model_names_those_there_are(served: Served) -> None:
     served.node(ALPHA)
     assert await served.explain("x/routing") == (
         404,
@@ -247,7 +247,7 @@ async def test_an_unknown_model_names_those_there_are(served: Served) -> None:
         ("m/routing", {"Max_Price": "-1"}, "a number from 0 is expected"),
     ],
 )
-async def test_a_question_that_is_none_is_refused(
+async def test_question_that_is_none_is_refused(
     served: Served, path: str, headers: dict[str, str], error: str
 ) -> None:
     served.node(ALPHA)
@@ -277,7 +277,7 @@ async def test_who_has_no_key_holds_nobody_and_is_reported_where_it_is(
     assert served.log.events == []
 
 
-async def test_a_held_node_gets_nothing_until_it_is_let_go_of(served: Served) -> None:
+async def test_held_node_gets_nothing_until_it_is_let_go_of(served: Served) -> None:
     served.node(ALPHA)
     served.node(OTHER)
     held = {"model": "", "version": "", "state": "forced_open"}
@@ -319,7 +319,7 @@ async def test_who_waits_for_a_link_is_woken_when_a_hold_changes(served: Served)
     assert woken == ["woken"]
 
 
-async def test_the_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
+async def test_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) -> None:
     served.node(ALPHA)
     served.node("12D3KooWbeta-alpha")
     assert (await served.hold("Walpha", {"state": "forced_open"}))[1]["peer_id"] == ALPHA
@@ -341,7 +341,7 @@ async def test_who_is_away_and_held_can_be_let_go_of(served: Served) -> None:
     assert (await served.hold(ALPHA, {"state": "automatic"}))[0] == 404
 
 
-async def test_an_unknown_node_or_model_is_not_found_and_those_there_are_named(
+async def test_unknown_node_or_model_is_not_found_and_those_there_are_named(
     served: Served,
 ) -> None:
     served.node(ALPHA)
@@ -369,7 +369,7 @@ async def test_an_unknown_node_or_model_is_not_found_and_those_there_are_named(
         (b"[]", "must be an object"),
     ],
 )
-async def test_a_command_that_is_none_is_refused_and_changes_nothing(
+async def test_command_that_is_none_is_refused_and_changes_nothing(
     served: Served, body: object, error: str
 ) -> None:
     endpoint = served.node(ALPHA)
@@ -380,7 +380,7 @@ async def test_a_command_that_is_none_is_refused_and_changes_nothing(
     assert served.log.events == []
 
 
-async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+async def test_body_that_is_too_large_is_refused(served: Served) -> None:
     served.node(ALPHA)
     assert (await served.hold(ALPHA, bytes(MAX_BODY_BYTES + 1)))[0] == 413
 
@@ -392,7 +392,7 @@ async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
     assert response.status == 413
 
 
-async def test_a_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing() -> None:
+async def test_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing() -> None:
     async with serving(arrival_s=0.05) as served:
         endpoint = served.node(ALPHA)
         never = asyncio.Event()

@@ -66,7 +66,7 @@ async def test_binary_in_binary_out_and_the_header_says_where_the_json_ends(http
     assert link.calls[0].inputs == (fp32("x", [3, 4]),)
 
 
-async def test_the_version_in_the_path_and_the_outputs_asked_for_reach_the_node(
+async def test_version_in_the_path_and_the_outputs_asked_for_reach_the_node(
     http: Http,
 ) -> None:
     link = http.node("A", models=(offer(version="3"),))
@@ -103,13 +103,13 @@ async def test_what_a_node_says_reaches_the_client_with_its_status(
     assert f'capamesh_requests_total{{code="{error.code}",model="m"}} 1.0' in text
 
 
-async def test_a_model_that_its_only_node_has_just_unloaded_is_away_for_now(http: Http) -> None:
+async def test_model_that_its_only_node_has_just_unloaded_is_away_for_now(http: Http) -> None:
     http.node("A", failing(ModelNotFound("unloaded")))
     response = await http.infer(BODY)
     assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "model_unavailable")
 
 
-async def test_a_client_sees_nothing_of_a_node_that_fails_beside_one_that_works(
+async def test_client_sees_nothing_of_a_node_that_fails_beside_one_that_works(
     http: Http,
 ) -> None:
     http.node("A", failing(LinkLost("gone")))
@@ -118,7 +118,7 @@ async def test_a_client_sees_nothing_of_a_node_that_fails_beside_one_that_works(
     assert (response.status, response.headers["X-Capamesh-Node"]) == (200, "B")
 
 
-async def test_a_node_that_answers_garbage_is_a_bad_gateway(http: Http) -> None:
+async def test_node_that_answers_garbage_is_a_bad_gateway(http: Http) -> None:
     http.node("A", garbage(b"\xc1junk"))
     response = await http.infer(BODY)
     assert response.status == 502
@@ -126,7 +126,7 @@ async def test_a_node_that_answers_garbage_is_a_bad_gateway(http: Http) -> None:
 
 
 @pytest.mark.parametrize(("count", "more"), [(10, ""), (12, " and 2 more")])
-async def test_a_404_names_ten_of_the_hosted_models_and_where_the_others_are(
+async def test_404_names_ten_of_the_hosted_models_and_where_the_others_are(
     http: Http, count: int, more: str
 ) -> None:
     http.node("A", models=tuple(offer(f"m{number:02}") for number in range(count)))
@@ -178,7 +178,7 @@ async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_40
         json.dumps({**BODY, "outputs": [{"name": "y"}, {"name": "y"}]}).encode(),
     ],
 )
-async def test_a_malformed_body_is_a_400_and_reaches_no_node(http: Http, body: bytes) -> None:
+async def test_malformed_body_is_a_400_and_reaches_no_node(http: Http, body: bytes) -> None:
     link = http.node("A")
     response = await http.infer(body)
     assert response.status == 400
@@ -187,7 +187,7 @@ async def test_a_malformed_body_is_a_400_and_reaches_no_node(http: Http, body: b
 
 
 @pytest.mark.parametrize("size", [0, 7, 9, 2**62, -1, 1.5, "8", None])
-async def test_a_wrong_binary_data_size_is_refused(http: Http, size: object) -> None:
+async def test_wrong_binary_data_size_is_refused(http: Http, size: object) -> None:
     http.node("A")
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
     head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": size}}]}).encode()
@@ -200,14 +200,14 @@ async def test_a_wrong_binary_data_size_is_refused(http: Http, size: object) -> 
     "length",
     ["-1", "1e3", "abc", "", " ", "99999999999999999999", "999999", "0", "1.0", "0x10", "٣"],
 )
-async def test_a_header_length_that_is_none_is_refused(http: Http, length: str) -> None:
+async def test_header_length_that_is_none_is_refused(http: Http, length: str) -> None:
     http.node("A")
     response = await http.infer(BODY, header_length=length)
     assert response.status == 400
     await error_of(response)
 
 
-async def test_a_body_over_the_limit_is_413_whether_or_not_it_says_its_length() -> None:
+async def test_body_over_the_limit_is_413_whether_or_not_it_says_its_length() -> None:
     async with serving(limits=Limits(max_message_bytes=1000)) as http:
         link = http.node("A")
 
@@ -241,7 +241,7 @@ async def test_ten_thousand_inputs_pass_and_too_many_do_not(http: Http) -> None:
 
 
 @pytest.mark.parametrize("given", [-1, 1.5, True, "100", "soon"])
-async def test_a_timeout_that_is_no_count_of_microseconds_is_refused(
+async def test_timeout_that_is_no_count_of_microseconds_is_refused(
     http: Http, given: object
 ) -> None:
     link = http.node("A")
@@ -255,7 +255,7 @@ async def test_a_timeout_that_is_no_count_of_microseconds_is_refused(
     ("given", "budget_ms"),
     [(None, 30_000), (0, 30_000), (5_000_000, 5_000), (2**64 - 1, 30_000), (20_000_000, 20_000)],
 )
-async def test_the_timeout_is_in_microseconds_and_at_most_the_router_s_own(
+async def test_timeout_is_in_microseconds_and_at_most_the_router_s_own(
     http: Http, given: int | None, budget_ms: int
 ) -> None:
     link = http.node("A")
@@ -266,7 +266,7 @@ async def test_the_timeout_is_in_microseconds_and_at_most_the_router_s_own(
     assert budget_ms - 1_000 < sent_ms <= budget_ms
 
 
-async def test_a_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
+async def test_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
     http: Http,
 ) -> None:
     link = http.node("A", hang)
@@ -281,7 +281,7 @@ async def test_a_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
     assert http.fleet.counts == {}
 
 
-async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
+async def test_client_that_goes_away_cancels_its_request(http: Http) -> None:
     link = http.node("A", hang)
     task = asyncio.create_task(http.infer(BODY))
     await link.asked.wait()
@@ -294,7 +294,7 @@ async def test_a_client_that_goes_away_cancels_its_request(http: Http) -> None:
     assert http.log.events == []
 
 
-async def test_an_output_that_the_node_did_not_send_or_that_json_cannot_hold(http: Http) -> None:
+async def test_output_that_the_node_did_not_send_or_that_json_cannot_hold(http: Http) -> None:
     http.node("A", answering(answer_of("1", fp32("y", [float("nan"), 0.0]))))
     response = await http.infer(BODY)
     assert response.status == 500
@@ -327,7 +327,7 @@ async def raw(http: Http, data: bytes) -> tuple[int, bytes]:
         (b"Transfer-Encoding: chunked\r\n", b"zz\r\njunk\r\n0\r\n\r\n"),
     ],
 )
-async def test_a_body_whose_encoding_is_broken_is_the_client_s_fault(
+async def test_body_whose_encoding_is_broken_is_the_client_s_fault(
     http: Http, headers: bytes, body: bytes
 ) -> None:
     link = http.node("A")
@@ -337,7 +337,7 @@ async def test_a_body_whose_encoding_is_broken_is_the_client_s_fault(
     assert link.calls == []
 
 
-async def test_a_body_cut_short_by_its_client_reaches_no_node(http: Http) -> None:
+async def test_body_cut_short_by_its_client_reaches_no_node(http: Http) -> None:
     link = http.node("A")
     _, writer = await asyncio.open_connection("127.0.0.1", http.client.port)
     whole = json.dumps(BODY).encode()
@@ -355,7 +355,7 @@ async def test_a_body_cut_short_by_its_client_reaches_no_node(http: Http) -> Non
     assert http.log.events == []
 
 
-async def test_a_path_of_raw_bytes_is_refused_in_good_order(http: Http) -> None:
+async def test_path_of_raw_bytes_is_refused_in_good_order(http: Http) -> None:
     request = b"POST /v2/models/\xff\xfe/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     status, _ = await raw(http, request)
     assert status in {400, 404}
@@ -363,7 +363,7 @@ async def test_a_path_of_raw_bytes_is_refused_in_good_order(http: Http) -> None:
 
 
 @pytest.mark.parametrize("path", [INFER, "/v2/repository/index", "/v1/revocations"])
-async def test_a_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(path: str) -> None:
+async def test_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(path: str) -> None:
     async with serving(arrival_s=0.05) as http:
         link = http.node("A")
         head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" % path.encode()
@@ -380,7 +380,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_a_408_and_reaches_no_node(
         assert http.log.events == []
 
 
-async def test_a_body_that_comes_in_pieces_but_in_time_is_answered(http: Http) -> None:
+async def test_body_that_comes_in_pieces_but_in_time_is_answered(http: Http) -> None:
     http.node("A")
     whole = json.dumps(BODY).encode()
 
@@ -396,7 +396,7 @@ async def test_a_body_that_comes_in_pieces_but_in_time_is_answered(http: Http) -
 # what a request asks of its way
 
 
-async def test_a_router_that_is_full_says_so_with_the_time_to_come_again_and_asks_nobody(
+async def test_router_that_is_full_says_so_with_the_time_to_come_again_and_asks_nobody(
     http: Http,
 ) -> None:
     link = http.node("A")
@@ -412,13 +412,13 @@ async def test_a_router_that_is_full_says_so_with_the_time_to_come_again_and_ask
     assert http.fleet.counts == {}
 
 
-async def test_a_node_s_hint_is_the_client_s_in_whole_seconds_rounded_up(http: Http) -> None:
+async def test_node_s_hint_is_the_client_s_in_whole_seconds_rounded_up(http: Http) -> None:
     http.node("A", failing(Overloaded("full", 1.2)))
     response = await http.infer(BODY)
     assert (response.status, response.headers["Retry-After"]) == (503, "2")
 
 
-async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http: Http) -> None:
+async def test_explanation_is_given_on_demand_and_names_the_chosen_first(http: Http) -> None:
     http.node("A", failing(LinkLost("gone")))
     http.node("B")
     assert "X-Capamesh-Explanation" not in (await http.infer(BODY)).headers
@@ -441,7 +441,7 @@ async def test_an_explanation_is_given_on_demand_and_names_the_chosen_first(http
         ({"X-Capamesh-Nodes": "C"}, "2 of 2: not one of the nodes that the request names"),
     ],
 )
-async def test_a_wish_that_no_node_meets_is_named_and_nobody_is_reported_to_come_again(
+async def test_wish_that_no_node_meets_is_named_and_nobody_is_reported_to_come_again(
     http: Http, headers: dict[str, str], why: str
 ) -> None:
     http.node("A")
@@ -457,7 +457,7 @@ async def test_a_wish_that_no_node_meets_is_named_and_nobody_is_reported_to_come
     assert 'capamesh_requests_total{code="nobody_fits",model="m"} 1.0' in text
 
 
-async def test_a_wish_that_an_unreachable_node_meets_is_worth_another_try(http: Http) -> None:
+async def test_wish_that_an_unreachable_node_meets_is_worth_another_try(http: Http) -> None:
     http.node("A")
     http.node("B").end()
     response = await http.infer(BODY, headers={"X-Capamesh-Nodes": "B"})
@@ -465,7 +465,7 @@ async def test_a_wish_that_an_unreachable_node_meets_is_worth_another_try(http: 
     assert response.headers["Retry-After"] == "1"
 
 
-async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_replica_out(
+async def test_request_that_nobody_may_have_is_explained_with_what_kept_each_replica_out(
     http: Http,
 ) -> None:
     http.node("A")
@@ -482,7 +482,7 @@ async def test_a_request_that_nobody_may_have_is_explained_with_what_kept_each_r
     }
 
 
-async def test_a_request_that_failed_is_explained_with_those_that_were_asked(http: Http) -> None:
+async def test_request_that_failed_is_explained_with_those_that_were_asked(http: Http) -> None:
     http.node("A", failing(Draining("leaving")))
     http.node("B", failing(RunFailed("out of memory")))
     response = await http.infer(BODY, headers={"X-Capamesh-Explain": "1"})
@@ -498,7 +498,7 @@ async def test_a_request_that_failed_is_explained_with_those_that_were_asked(htt
     assert [shown["is_chosen"] for shown in explained["replicas"]] == [True, True]
 
 
-async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_replica(
+async def test_request_that_was_not_let_in_is_explained_with_the_load_of_each_replica(
     http: Http,
 ) -> None:
     http.node("A")
@@ -518,7 +518,7 @@ async def test_a_request_that_was_not_let_in_is_explained_with_the_load_of_each_
     assert "X-Capamesh-Explanation" not in response.headers
 
 
-async def test_an_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http) -> None:
+async def test_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http) -> None:
     name = "\N{GRINNING FACE}" * 256  # as long as an advert allows, 12 characters each in JSON
     peers = [f"{number:052}" for number in range(40)]
     for peer in peers:
@@ -536,7 +536,7 @@ async def test_an_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http
     assert explained["chosen"] == [explained["replicas"][0]["peer_id"]] == ["0" * 52]
 
 
-async def test_a_request_goes_only_where_its_headers_allow(http: Http) -> None:
+async def test_request_goes_only_where_its_headers_allow(http: Http) -> None:
     first, second = http.node("A"), http.node("B")
     assert (await http.infer(BODY, headers={"X-Capamesh-Nodes": "B, C"})).status == 200
     assert (len(first.calls), len(second.calls)) == (0, 1)
@@ -552,7 +552,7 @@ async def test_a_request_goes_only_where_its_headers_allow(http: Http) -> None:
     assert (len(first.calls), len(second.calls)) == (0, 1)
 
 
-async def test_a_request_s_policy_and_key_decide_who_chooses(http: Http) -> None:
+async def test_request_s_policy_and_key_decide_who_chooses(http: Http) -> None:
     for peer in "ABCDEFGH":
         http.node(peer)
     nodes = []
@@ -568,7 +568,7 @@ async def test_a_request_s_policy_and_key_decide_who_chooses(http: Http) -> None
     assert len(set(nodes[2:])) == 1
 
 
-async def test_an_unknown_policy_is_a_400_that_names_those_there_are(http: Http) -> None:
+async def test_unknown_policy_is_a_400_that_names_those_there_are(http: Http) -> None:
     link = http.node("A")
     response = await http.infer(BODY, headers={"X-Capamesh-Policy": "best"})
     assert response.status == 400
@@ -577,7 +577,7 @@ async def test_an_unknown_policy_is_a_400_that_names_those_there_are(http: Http)
     assert link.calls == []
 
 
-async def test_a_bad_header_is_a_400_with_its_name_and_value(http: Http) -> None:
+async def test_bad_header_is_a_400_with_its_name_and_value(http: Http) -> None:
     link = http.node("A")
     response = await http.infer(BODY, headers={"X-Capamesh-Max-Price": "cheap"})
     assert response.status == 400
@@ -589,7 +589,7 @@ async def test_a_bad_header_is_a_400_with_its_name_and_value(http: Http) -> None
     assert 'capamesh_requests_total{code="invalid_request",model="m"} 1.0' in text
 
 
-async def test_the_parameters_reach_the_node_and_a_sequence_stays_at_one(http: Http) -> None:
+async def test_parameters_reach_the_node_and_a_sequence_stays_at_one(http: Http) -> None:
     links = [http.node(peer) for peer in "ABCDEFGH"]
     for number in range(3):
         parameters = {"sequence_id": 42, "sequence_start": number == 0, "priority": 3}

@@ -15,7 +15,7 @@ BODY = json.dumps({"inputs": []}).encode()
 GZIP = b"Accept-Encoding: gzip, deflate"
 
 
-async def test_a_long_answer_comes_packed_to_who_takes_it_so(http: Http) -> None:
+async def test_long_answer_comes_packed_to_who_takes_it_so(http: Http) -> None:
     http.node("A", answering(answer_of("1", LONG)))
     plain = await ask(http.client.port, request(INFER, BODY))
     packed = await ask(http.client.port, request(INFER, BODY, GZIP))

@@ -25,7 +25,7 @@ async def until_connected(http: Http, count: int = 1) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_front_that_nobody_uses_need_not_wait_when_it_stops(http: Http) -> None:
+async def test_front_that_nobody_uses_need_not_wait_when_it_stops(http: Http) -> None:
     http.front.stop_accepting()
     await http.front.wait_left()  # the end of the wait is not the clock's: nothing here advances it
     assert connections(http) == set()
@@ -49,7 +49,7 @@ async def test_who_comes_again_while_a_front_stops_is_answered_and_asked_to_leav
     assert connections(http) == set()
 
 
-async def test_a_front_that_stops_accepts_nobody(http: Http) -> None:
+async def test_front_that_stops_accepts_nobody(http: Http) -> None:
     http.front.stop_accepting()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", http.client.port)
@@ -82,7 +82,7 @@ async def test_who_is_not_idle_for_long_stays(http: Http) -> None:
         assert (await client.answer()).status == 200
 
 
-async def test_a_head_that_does_not_arrive_is_a_408_that_says_how_much_came() -> None:
+async def test_head_that_does_not_arrive_is_a_408_that_says_how_much_came() -> None:
     async with serving(arrival_s=0.05) as http, connected(http.client.port) as client:
         await client.send(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n")
         answer = await client.answer()
@@ -92,7 +92,7 @@ async def test_a_head_that_does_not_arrive_is_a_408_that_says_how_much_came() ->
         assert http.front.requests.count == 0
 
 
-async def test_a_body_that_does_not_arrive_is_a_408_and_leaves_nothing_open() -> None:
+async def test_body_that_does_not_arrive_is_a_408_and_leaves_nothing_open() -> None:
     async with serving(arrival_s=0.05) as http, connected(http.client.port) as client:
         await client.send(
             b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"

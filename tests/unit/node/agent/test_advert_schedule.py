@@ -52,14 +52,14 @@ def test_it_advertises_and_tells_how_often_by_the_number_of_nodes_that_routers_t
     assert schedule.publishing(schedule.due_s) == interval_s
 
 
-def test_the_first_advert_is_due_at_once_and_the_next_after_10_s_while_no_router_is_heard() -> None:
+def test_first_advert_is_due_at_once_and_the_next_after_10_s_while_no_router_is_heard() -> None:
     schedule = AdvertSchedule(Middle())
     assert schedule.due_s == -math.inf
     assert schedule.publishing(5.0) == 10
     assert schedule.due_s == 15.0
 
 
-def test_the_largest_number_of_all_routers_counts_and_ages_out() -> None:
+def test_largest_number_of_all_routers_counts_and_ages_out() -> None:
     schedule = started()
     schedule.router_heard(router("R", 600), 0.0)
     schedule.router_heard(router("S", 1_000), 0.0)
@@ -71,7 +71,7 @@ def test_the_largest_number_of_all_routers_counts_and_ages_out() -> None:
     assert schedule.publishing(1_400.0) == 10
 
 
-def test_a_longer_interval_is_kept_to_once_three_adverts_reported_it_and_a_shorter_one_at_once() -> (
+def test_longer_interval_is_kept_to_once_three_adverts_reported_it_and_a_shorter_one_at_once() -> (
     None
 ):
     schedule = started()
@@ -86,7 +86,7 @@ def test_a_longer_interval_is_kept_to_once_three_adverts_reported_it_and_a_short
     assert schedule.due_s == shrunk_s + 10.0
 
 
-def test_a_change_is_said_after_those_close_to_it_and_again_3_s_later() -> None:
+def test_change_is_said_after_those_close_to_it_and_again_3_s_later() -> None:
     schedule = started(1_000)
     schedule.changed(50.0)
     schedule.changed(50.04)
@@ -110,7 +110,7 @@ def test_of_changes_in_a_row_the_last_is_said_again() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "after_s"), [(0, 0.0), (100, 0.5), (1_000, 5.0), (10_000, 50.0)])
-def test_a_router_that_is_new_is_reported_within_a_hundredth_second_for_each_node(
+def test_router_that_is_new_is_reported_within_a_hundredth_second_for_each_node(
     nodes: int, after_s: float
 ) -> None:
     schedule = started(nodes)
@@ -120,7 +120,7 @@ def test_a_router_that_is_new_is_reported_within_a_hundredth_second_for_each_nod
     assert schedule.due_s == 1.0 + after_s + {0: 10, 100: 10, 1_000: 100, 10_000: 120}[nodes]
 
 
-def test_a_router_is_new_when_it_was_silent_for_long_or_started_anew() -> None:
+def test_router_is_new_when_it_was_silent_for_long_or_started_anew() -> None:
     schedule = started(1_000)
     schedule.router_heard(router("R", 1_000), 0.0)
     schedule.router_heard(router("R", 1_000), 35.0)
@@ -149,7 +149,7 @@ def test_one_advert_is_for_all_routers_that_came_before_it() -> None:
         schedule.publishing(schedule.due_s)
 
 
-def test_a_node_that_reaches_a_router_again_spreads_its_word_like_all_others() -> None:
+def test_node_that_reaches_a_router_again_spreads_its_word_like_all_others() -> None:
     schedule = started(1_000)
     schedule.reached(1.0)
     assert schedule.due_s == 6.0

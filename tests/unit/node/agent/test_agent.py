@@ -118,7 +118,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario]
     return lambda scenario: virtual_time.run(scene(scenario))
 
 
-def test_a_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
+def test_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, _: Published) -> None:
@@ -133,7 +133,7 @@ def test_a_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
     assert published.reported_s == [10, 10, 100, 100, 100, 100, 100, 100]
 
 
-def test_a_node_that_hears_of_no_number_advertises_every_10_s(
+def test_node_that_hears_of_no_number_advertises_every_10_s(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, _: Published) -> None:
@@ -154,7 +154,7 @@ async def settle_at_100_s(agent: NodeAgent) -> ARouter:
     return router
 
 
-def test_a_change_is_said_at_once_and_again_after_3_s(
+def test_change_is_said_at_once_and_again_after_3_s(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, published: Published) -> None:
@@ -169,7 +169,7 @@ def test_a_change_is_said_at_once_and_again_after_3_s(
     assert [len(said.models) for _, said in published.adverts] == [1, 1]
 
 
-def test_a_router_that_starts_anew_is_reported_soon_and_one_that_does_so_all_the_time_is_not(
+def test_router_that_starts_anew_is_reported_soon_and_one_that_does_so_all_the_time_is_not(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, published: Published) -> None:
@@ -186,7 +186,7 @@ def test_a_router_that_starts_anew_is_reported_soon_and_one_that_does_so_all_the
     assert len(published.adverts) <= 2 * 600 / 100 + 3
 
 
-def test_a_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
+def test_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
     play: Callable[[Scenario], Published],
 ) -> None:
     async def scenario(agent: NodeAgent, published: Published) -> None:

@@ -20,7 +20,7 @@ def said(announcement: Announcement) -> list[str]:
     return [f"{one.name}/{one.version} {one.state}" for one in announcement.advert(S).models]
 
 
-def test_an_announcement_is_the_node_s_facts_and_its_workers_devices_and_models() -> None:
+def test_announcement_is_the_node_s_facts_and_its_workers_devices_and_models() -> None:
     announcement = Announcement(FACTS)
     assert announcement.advert(S) == NodeAdvert(
         PeerId("node"), S, (), (), "eu", 2.5, "0.1.0", is_draining=False
@@ -102,7 +102,7 @@ def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again
     assert announcement.workers == {0, 1}
 
 
-def test_a_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
+def test_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
     announcement = Announcement(FACTS)
     assert not announcement.is_ready
     announcement.offered(0, device_offer(models=[offer(state=ModelState.LOADING)]))

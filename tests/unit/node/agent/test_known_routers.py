@@ -28,7 +28,7 @@ def test_only_new_addresses_are_worth_telling() -> None:
     )
 
 
-def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
+def test_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
     routers = KnownRouters()
     routers.heard(router("R", "r:1"), 0.0)
     routers.heard(router("S", "s:1"), 500.0)
@@ -37,7 +37,7 @@ def test_a_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
     assert routers.message() == Routers({PeerId("S"): ("s:1",)})
 
 
-def test_the_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
+def test_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
     routers = KnownRouters()
     many = tuple(f"r:{port}" for port in range(1, 65))
     for number in range(MAX_ROUTERS):

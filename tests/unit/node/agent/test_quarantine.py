@@ -65,7 +65,7 @@ class Record:
 # requests
 
 
-def test_a_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on() -> None:
+def test_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on() -> None:
     record = Record()
     assert record.die(running(A)) == ()
     assert record.refused() == {}
@@ -96,7 +96,7 @@ def test_after_a_death_requests_run_alone_for_a_while_so_that_the_next_tells_whi
     assert record.verdict() is None
 
 
-def test_a_request_that_was_only_there_is_cleared_when_it_ends_well() -> None:
+def test_request_that_was_only_there_is_cleared_when_it_ends_well() -> None:
     record = Record()
     record.die(running(A), running(B, "good"))
     assert [(one.name, one.suspects) for one in record.record.verdicts(record.now_s)] == [
@@ -109,7 +109,7 @@ def test_a_request_that_was_only_there_is_cleared_when_it_ends_well() -> None:
     assert (record.refused("good"), set(record.refused())) == ({}, {A})
 
 
-def test_the_requests_that_are_suspected_of_a_model_are_bounded() -> None:
+def test_requests_that_are_suspected_of_a_model_are_bounded() -> None:
     record = Record()
     for number in range(MAX_REQUESTS + 10):
         record.die(running(f"{number:016x}", large=1))
@@ -120,7 +120,7 @@ def test_the_requests_that_are_suspected_of_a_model_are_bounded() -> None:
     assert f"{9:016x}" not in verdict.suspects
 
 
-def test_the_models_that_are_remembered_are_bounded() -> None:
+def test_models_that_are_remembered_are_bounded() -> None:
     record = Record()
     for number in range(MAX_MODELS + 1):
         record.die(running(A, f"m{number}"))
@@ -199,7 +199,7 @@ def test_requests_that_end_well_in_between_take_the_blame_from_the_model() -> No
     assert record.held_s() == 0
 
 
-def test_a_model_that_ends_its_worker_by_loading_is_held_back_for_longer_each_time() -> None:
+def test_model_that_ends_its_worker_by_loading_is_held_back_for_longer_each_time() -> None:
     record = Record()
     assert record.die(loading()) == record.die(loading()) == ()
     assert record.die(loading()) == (
@@ -215,7 +215,7 @@ def test_a_model_that_ends_its_worker_by_loading_is_held_back_for_longer_each_ti
     assert record.held_s() == LONGEST_HOLD_S
 
 
-def test_a_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() -> None:
+def test_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() -> None:
     record = Record()
     assert record.die() == ()
     assert repr(record.record) == "CrashRecord(0 models)"
@@ -226,7 +226,7 @@ def test_a_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() ->
     assert record.held_s() == HOLD_S
 
 
-def test_a_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
+def test_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
     record = Record()
     for _ in range(3):
         record.die(loading())
@@ -238,7 +238,7 @@ def test_a_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
     assert record.held_s() == HOLD_S
 
 
-def test_a_reason_names_a_few_companions() -> None:
+def test_reason_names_a_few_companions() -> None:
     record = Record()
     marks = [loading(name) for name in "abcdefgh"]
     record.die(*marks)
@@ -249,7 +249,7 @@ def test_a_reason_names_a_few_companions() -> None:
 
 
 @pytest.mark.parametrize(("lived_s", "held_s"), [(GOOD_LIFE_S - 1, HOLD_S), (GOOD_LIFE_S, 0)])
-def test_a_good_life_ends_the_row(lived_s: float, held_s: float) -> None:
+def test_good_life_ends_the_row(lived_s: float, held_s: float) -> None:
     record = Record()
     record.die(loading())
     record.die(loading())
@@ -274,7 +274,7 @@ def test_other_files_are_not_to_blame_for_what_the_earlier_ones_did() -> None:
     assert record.held_s() == 0
 
 
-def test_a_digest_that_was_not_marked_is_the_next_one_offered() -> None:
+def test_digest_that_was_not_marked_is_the_next_one_offered() -> None:
     record = Record()
     for _ in range(3):
         record.die(loading(files=""))
@@ -283,14 +283,14 @@ def test_a_digest_that_was_not_marked_is_the_next_one_offered() -> None:
     assert record.record.offered("bad", "1", NEW)
 
 
-def test_a_version_is_blamed_for_itself_alone() -> None:
+def test_version_is_blamed_for_itself_alone() -> None:
     record = Record()
     for number in (1, 2, 1, 2):
         record.die(Marked("bad", str(number), Phase.LOADING, OLD))
     assert all(one.held_s == 0 for one in record.record.verdicts(record.now_s))
 
 
-def test_a_verdict_survives_a_message() -> None:
+def test_verdict_survives_a_message() -> None:
     record = Record()
     record.die(running(A))
     record.die(running(A), running(B, large=7))
@@ -301,7 +301,7 @@ def test_a_verdict_survives_a_message() -> None:
 
 
 @given(st.lists(st.sets(st.sampled_from([A, B, C, D]), max_size=3), max_size=12))
-def test_a_model_rests_only_after_three_deaths_and_a_request_is_refused_only_after_two(
+def test_model_rests_only_after_three_deaths_and_a_request_is_refused_only_after_two(
     deaths: list[set[str]],
 ) -> None:
     record = Record()

@@ -98,7 +98,7 @@ def care(tmp_path: Path) -> Care:
     return Care(tmp_path)
 
 
-def test_a_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
+def test_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
     settings = NodeSettings(
         data_folder=tmp_path,
         models_folder=Path("models"),
@@ -121,7 +121,7 @@ def test_a_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
     assert start.verdicts == ()
 
 
-def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: Care) -> None:
+def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: Care) -> None:
     for _ in range(2):
         care.die("bad")
     assert care.start().verdicts == ()
@@ -135,7 +135,7 @@ def test_a_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care
     assert care.downs == [3, 3, 3]
 
 
-def test_a_worker_that_ended_itself_says_why(care: Care) -> None:
+def test_worker_that_ended_itself_says_why(care: Care) -> None:
     for _ in range(3):
         care.worker.heard(Stuck("loading bad/1 has taken more than 9 s"))
         care.die("bad")
@@ -155,14 +155,14 @@ def test_each_life_has_a_page_of_its_own(care: Care) -> None:
     assert care.worker.last_down == "cannot start python: No such file or directory"
 
 
-def test_a_good_life_between_deaths_ends_the_row(care: Care) -> None:
+def test_good_life_between_deaths_ends_the_row(care: Care) -> None:
     care.die("bad")
     care.die("bad")
     care.die("bad", after_s=3600.0)
     assert care.start().verdicts == ()
 
 
-def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
+def test_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
     care.die("bad")
     care.die("bad")
     assert care.worker.drain()
@@ -171,7 +171,7 @@ def test_the_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> 
     assert care.sent == [Drain()]
 
 
-def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
+def test_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     start = care.start()
     page = InFlightPage.open(Path(start.running_page))
     page.name(0, "bad", "1", OLD)
@@ -186,7 +186,7 @@ def test_a_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     assert bad.suspects == ()
 
 
-def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
+def test_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     for _ in range(3):
         care.die("bad")
     failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
@@ -197,7 +197,7 @@ def test_a_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     assert care.log.events[-1] == "blame_forgotten"
 
 
-def test_a_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
+def test_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
     for _ in range(4):
         care.die("m")
         care.worker.heard(device_offer(models=[replace(offer("m"), digest=OLD)]))
@@ -235,7 +235,7 @@ def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
     assert set(care.worker.sample().models) == {("n", "1")}
 
 
-def test_the_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
+def test_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
     care.worker.heard(Metrics([COUNTED], LOOP))
     offers = [
         replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),

@@ -128,12 +128,12 @@ def test_every_setting_of_a_worker_travels() -> None:
         {},
     ],
 )
-def test_a_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:
+def test_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(ProtocolViolation):
         agent_message(raw)
 
 
-def test_a_reason_crosses_whatever_an_error_s_text_was() -> None:
+def test_reason_crosses_whatever_an_error_s_text_was() -> None:
     text = "line 1\nline 2 \udcff " + "x" * MAX_REASON_CHARS
     (back,) = agent_message(crossed(_failed(text))).models  # type: ignore[union-attr]
     assert len(back.reason) == MAX_REASON_CHARS

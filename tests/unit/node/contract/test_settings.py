@@ -6,7 +6,7 @@ from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import MAX_IN_FLIGHT
 
 
-def test_a_node_is_open_to_nobody_unless_reported_otherwise() -> None:
+def test_node_is_open_to_nobody_unless_reported_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.host == "127.0.0.1"
     assert (settings.port, settings.mesh_port) == (0, 0)
@@ -16,7 +16,7 @@ def test_a_node_is_open_to_nobody_unless_reported_otherwise() -> None:
     assert not settings.use_mdns
 
 
-def test_a_node_follows_its_folder_and_bounds_its_models_unless_reported_otherwise() -> None:
+def test_node_follows_its_folder_and_bounds_its_models_unless_reported_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
     assert settings.worker.max_in_flight == MAX_IN_FLIGHT == 512
     assert (settings.worker.poll_s, settings.worker.watchdog_s) == (2.0, 60.0)

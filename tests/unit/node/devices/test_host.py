@@ -133,13 +133,13 @@ def test_cuda_visible_devices_is_read_as_cuda_reads_it(
     assert devices[0].kind == ("cuda" if expected[0] else "cpu")
 
 
-def test_a_lost_gpu_does_not_hide_the_others() -> None:
+def test_lost_gpu_does_not_hide_the_others() -> None:
     lost = Card("NVIDIA L4", "GPU-x", Memory(1, 1), is_lost=True)
     gpus = GpuReader(Driver([lost, H100])).read()
     assert gpus == (Gpu(1, "GPU-aaaa-1", "NVIDIA H100", 80 * GIB, 79 * GIB, "580.65.06"),)
 
 
-def test_the_driver_is_opened_once_and_again_after_it_went_away() -> None:
+def test_driver_is_opened_once_and_again_after_it_went_away() -> None:
     driver = Driver([H100])
     reader = GpuReader(driver)
     assert len(reader.read()) == len(reader.read()) == 1
@@ -154,14 +154,14 @@ def test_the_driver_is_opened_once_and_again_after_it_went_away() -> None:
     assert driver.calls == ["init", "shutdown", "init", "shutdown"]
 
 
-def test_the_real_binding_answers_whatever_this_machine_has() -> None:
+def test_real_binding_answers_whatever_this_machine_has() -> None:
     reader = GpuReader()
     for gpu in reader.read():
         assert gpu.memory_total_bytes >= gpu.memory_free_bytes > 0
     reader.close()
 
 
-def test_the_memory_limit_of_a_container_counts_and_its_page_cache_is_free(root: Path) -> None:
+def test_memory_limit_of_a_container_counts_and_its_page_cache_is_free(root: Path) -> None:
     group = root / "sys/fs/cgroup/pod/worker"
     put(root / "proc/self/cgroup", "1:name=systemd:/x\n0::/pod/worker\n")
     put(group / "memory.max", f"{4 * GIB}\n")
@@ -171,7 +171,7 @@ def test_the_memory_limit_of_a_container_counts_and_its_page_cache_is_free(root:
     assert (cpu.memory_total_bytes, cpu.memory_free_bytes) == (4 * GIB, 2 * GIB)
 
 
-def test_the_tightest_limit_up_the_tree_counts_and_max_is_none(root: Path) -> None:
+def test_tightest_limit_up_the_tree_counts_and_max_is_none(root: Path) -> None:
     mount = root / "sys/fs/cgroup"
     put(root / "proc/self/cgroup", "0::/pod/worker\n")
     put(mount / "pod/worker/memory.max", "max\n")
@@ -194,13 +194,13 @@ def test_cores_are_the_affinity_within_the_containers_quota(
     assert usable_cores(root) == cores
 
 
-def test_a_cgroup_path_never_leads_out_of_the_mount(root: Path) -> None:
+def test_cgroup_path_never_leads_out_of_the_mount(root: Path) -> None:
     put(root / "proc/self/cgroup", "0::/../../etc\n")
     put(root / "sys/etc/memory.max", "1\n")
     assert read_cpu(root).memory_total_bytes == 16 * GIB
 
 
-def test_the_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(root: Path) -> None:
+def test_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(root: Path) -> None:
     put(root / "proc/self/cgroup", "5:cpu:/a\n4:name=x,memory:/docker/abc\n0::/\n")
     group = root / "sys/fs/cgroup/memory"
     put(group / "memory.limit_in_bytes", f"{2 * GIB}\n")  # as a container sees its own
@@ -215,7 +215,7 @@ def test_the_memory_limit_of_a_container_of_cgroup_v1_counts_wherever_it_is_set(
     assert (device.memory_total_bytes, device.memory_free_bytes) == (GIB, GIB // 2)
 
 
-def test_a_limit_of_the_process_s_own_data_counts(root: Path) -> None:
+def test_limit_of_the_process_s_own_data_counts(root: Path) -> None:
     def limited(soft: str) -> tuple[int, int]:
         line = f"Max data size             {soft:<20} unlimited            bytes     \n"
         (root / "proc/self").mkdir(exist_ok=True)
@@ -228,13 +228,13 @@ def test_a_limit_of_the_process_s_own_data_counts(root: Path) -> None:
     assert limited("1000000") == (1_000_000, 1_000_000)
 
 
-def test_a_cgroup_v1_without_a_limit_says_nothing(root: Path) -> None:
+def test_cgroup_v1_without_a_limit_says_nothing(root: Path) -> None:
     put(root / "proc/self/cgroup", "4:memory:/\n")
     put(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
     assert read_cpu(root).memory_total_bytes == 16 * GIB
 
 
-def test_a_system_without_proc_still_has_memory_a_name_and_cores(
+def test_system_without_proc_still_has_memory_a_name_and_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -35,7 +35,7 @@ def test_what_is_begun_is_marked_until_it_ends(page: InFlightPage) -> None:
     assert page.marked() == []
 
 
-def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlightPage) -> None:
+def test_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     old, new = marks.number("m", "1", "sha256:a"), marks.number("m", "1", "sha256:b")
     running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
@@ -45,7 +45,7 @@ def test_a_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlig
     marks.end(loading)
 
 
-def test_the_same_files_keep_their_number_however_often_they_are_loaded(
+def test_same_files_keep_their_number_however_often_they_are_loaded(
     page: InFlightPage,
 ) -> None:
     marks = InFlightJournal(page)
@@ -83,7 +83,7 @@ def test_what_is_marked_when_the_device_is_lost_stays_so(page: InFlightPage) -> 
 
 
 @pytest.mark.parametrize("running", [0, 3, SLOTS])
-def test_a_model_that_ends_the_process_is_alone_marked_for_good(
+def test_model_that_ends_the_process_is_alone_marked_for_good(
     page: InFlightPage, running: int
 ) -> None:
     marks = InFlightJournal(page)
@@ -98,7 +98,7 @@ def test_a_model_that_ends_the_process_is_alone_marked_for_good(
     assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256:a")]
 
 
-def test_a_run_that_begins_while_another_is_convicted_is_not_marked(
+def test_run_that_begins_while_another_is_convicted_is_not_marked(
     page: InFlightPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = InFlightJournal(page)

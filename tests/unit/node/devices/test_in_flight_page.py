@@ -52,7 +52,7 @@ def test_what_a_killed_process_had_marked_is_still_there(tmp_path: Path) -> None
     page.close()
 
 
-def test_a_new_page_is_empty_private_and_of_its_full_size(tmp_path: Path) -> None:
+def test_new_page_is_empty_private_and_of_its_full_size(tmp_path: Path) -> None:
     path = tmp_path / "page"
     page = InFlightPage.create(path)
     assert page.marked() == []
@@ -73,7 +73,7 @@ def test_creating_again_leaves_an_earlier_writer_with_a_page_of_its_own(tmp_path
     later.close()
 
 
-def test_a_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -> None:
+def test_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     page.name(1, "a-longer-name", "1")
     page.name(2, "b", "22")
@@ -90,7 +90,7 @@ def test_a_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -
     page.close()
 
 
-def test_the_request_that_runs_is_reported_with_its_slot_until_that_is_used_again(
+def test_request_that_runs_is_reported_with_its_slot_until_that_is_used_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "page"
@@ -112,7 +112,7 @@ def test_the_request_that_runs_is_reported_with_its_slot_until_that_is_used_agai
     page.close()
 
 
-def test_the_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
+def test_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     name, version = "n" * MAX_NAME_BYTES, "9" * 20
     page.name(1, name, version, DIGEST)
@@ -122,7 +122,7 @@ def test_the_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
     page.close()
 
 
-def test_a_number_can_get_another_name(tmp_path: Path) -> None:
+def test_number_can_get_another_name(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     page.name(1, "iris", "1")
     page.name(1, "iris", "2")
@@ -131,7 +131,7 @@ def test_a_number_can_get_another_name(tmp_path: Path) -> None:
     page.close()
 
 
-def test_a_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     page.name(1, "iris", "1")
     with pytest.raises(IndexError):
@@ -141,7 +141,7 @@ def test_a_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     page.close()
 
 
-def test_a_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path) -> None:
+def test_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     name, version = "n" * MAX_NAME_BYTES, "9" * 20
     page.name(1, name, version, DIGEST)
@@ -160,7 +160,7 @@ def test_what_is_no_page_is_refused(tmp_path: Path) -> None:
         InFlightPage.open(tmp_path / "page")
 
 
-def test_a_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None:
+def test_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None:
     path = tmp_path / "page"
     page = InFlightPage.create(path)
     page.name(1, "iris", "1")
@@ -171,7 +171,7 @@ def test_a_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None
     page.close()
 
 
-def test_a_record_with_any_of_its_bytes_changed_is_no_record(tmp_path: Path) -> None:
+def test_record_with_any_of_its_bytes_changed_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "page"
     page = InFlightPage.create(path)
     page.name(1, "iris", "12", DIGEST)

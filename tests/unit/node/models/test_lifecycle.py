@@ -348,7 +348,7 @@ async def test_models_load_one_after_the_other_and_each_is_reported_of(rig: Rig)
     assert await rig.value("m", 4.0) == 8.0
 
 
-async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Rig) -> None:
+async def test_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Rig) -> None:
     rig.has(source_of("bad"), source_of("m"))
     rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
     rig.start()
@@ -360,9 +360,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Ri
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("x")])
-async def test_an_error_that_nobody_expected_fails_the_model_alone(
-    rig: Rig, error: Exception
-) -> None:
+async def test_error_that_nobody_expected_fails_the_model_alone(rig: Rig, error: Exception) -> None:
     rig.has(source_of("bad"), source_of("m"))
     rig.device.errors["bad/1"] = error
     rig.start()
@@ -399,7 +397,7 @@ async def test_whatever_a_folder_holds_is_advertised_as_failed_with_its_reason(
     advert_to_body(advert("node", "h:1", models=offers))  # receivers take it
 
 
-async def test_a_model_whose_settings_are_refused_fails_in_all_its_versions_until_they_are_mended(
+async def test_model_whose_settings_are_refused_fails_in_all_its_versions_until_they_are_mended(
     rig: Rig,
 ) -> None:
     rig.has(refused=[Refused("m", "", "capamesh.toml is not TOML", ("1", "2"))])
@@ -413,7 +411,7 @@ async def test_a_model_whose_settings_are_refused_fails_in_all_its_versions_unti
     assert rig.states(ModelState.FAILED) == []
 
 
-async def test_a_refused_model_without_a_version_gives_its_place_to_the_first_that_comes(
+async def test_refused_model_without_a_version_gives_its_place_to_the_first_that_comes(
     rig: Rig,
 ) -> None:
     rig.has(refused=[Refused("m", "", "'m' has no version folder")])
@@ -437,7 +435,7 @@ async def test_of_very_many_refused_models_an_advert_tells_some_and_the_log_all(
     assert rig.log.events.count("model_refused") == 200  # each once
 
 
-async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
+async def test_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n", manifest=Manifest(max_queue=3)))
     rig.start()
     await rig.ready("m/1", "n/1")
@@ -447,7 +445,7 @@ async def test_an_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> Non
     assert batchers[1]._max_in_flight == 3 + batchers[1].plan.batch_rows
 
 
-async def test_a_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
+async def test_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
     two = replace(source_of("m"), manifest=manifest(instances=2))
     rig.has(two, source_of("open"))
     rig.start()
@@ -471,7 +469,7 @@ async def test_what_models_take_is_off_the_runs_budget_before_they_are_offered_u
     await rig.until(lambda: rig.budget.models_bytes == 50)
 
 
-async def test_an_empty_folder_is_reported_of_once(rig: Rig) -> None:
+async def test_empty_folder_is_reported_of_once(rig: Rig) -> None:
     rig.start()
     await rig.followed()
     assert rig.reported == [[]]
@@ -479,7 +477,7 @@ async def test_an_empty_folder_is_reported_of_once(rig: Rig) -> None:
     assert rig.log.events == ["no_models"]
 
 
-async def test_a_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig) -> None:
+async def test_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig) -> None:
     rig.found = ConfigError("it cannot be read")
     rig.start()
     assert rig._task is not None
@@ -489,7 +487,7 @@ async def test_a_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Ri
     assert [str(error) for error in caught.value.exceptions] == ["it cannot be read"]
 
 
-async def test_a_model_that_no_advert_can_carry_fails_and_is_let_go(rig: Rig) -> None:
+async def test_model_that_no_advert_can_carry_fails_and_is_let_go(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("wide"))
     rig.start()
     await rig.ready("m/1")
@@ -509,7 +507,7 @@ async def test_what_is_noteworthy_of_a_model_is_logged(rig: Rig) -> None:
     assert rig.log.events == ["model_note", "model_note", "model_ready"]
 
 
-async def test_a_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None:
+async def test_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig.marks = InFlightJournal(page)
     seen: list[list[Marked]] = []
@@ -541,7 +539,7 @@ async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Pat
     await rig.until(lambda: page._records == {})
 
 
-async def test_a_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
+async def test_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
     rig: Rig, tmp_path: Path
 ) -> None:
     page = InFlightPage.create(tmp_path / "page")
@@ -564,7 +562,7 @@ async def test_a_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_a
 # following the folder
 
 
-async def test_a_model_that_appears_is_loaded(rig: Rig) -> None:
+async def test_model_that_appears_is_loaded(rig: Rig) -> None:
     put(rig.folder, "m/1/model.onnx")
     rig.start()
     await rig.ready("m/1")
@@ -576,7 +574,7 @@ async def test_a_model_that_appears_is_loaded(rig: Rig) -> None:
     assert [load[:3] for load in rig.device.loaded] == ["m/1", "n/1", "m/2"]
 
 
-async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
+async def test_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start()
     await rig.ready("m/1")
@@ -587,7 +585,7 @@ async def test_a_folder_that_has_not_changed_costs_no_word(rig: Rig) -> None:
     assert rig.before is rig.found  # so that no file is read again
 
 
-async def test_a_signature_that_is_added_or_removed_is_offered_and_nothing_is_loaded_for_it(
+async def test_signature_that_is_added_or_removed_is_offered_and_nothing_is_loaded_for_it(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m"))
@@ -606,7 +604,7 @@ async def test_a_signature_that_is_added_or_removed_is_offered_and_nothing_is_lo
     assert rig.device.loaded == ["m/1 0"]
 
 
-async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
+async def test_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(poll_s=0.05)
     await rig.ready("m/1")
@@ -625,7 +623,7 @@ async def test_the_folder_is_followed_however_often_routers_ask_for_changes(rig:
     assert left
 
 
-async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig) -> None:
+async def test_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start()
     await rig.ready("m/1")
@@ -636,7 +634,7 @@ async def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(rig: Rig
     assert rig.device.loaded == ["m/1 0", "n/1 0"]
 
 
-async def test_a_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_requests_first(
+async def test_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_requests_first(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="1"))
@@ -668,7 +666,7 @@ async def test_a_changed_model_is_loaded_before_the_old_one_goes_which_ends_its_
     assert not new.is_closed
 
 
-async def test_a_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> None:
+async def test_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"))
     rig.start()
     await rig.ready("m/1")
@@ -687,7 +685,7 @@ async def test_a_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -
 
 
 @pytest.mark.parametrize("version", ["1", ""])
-async def test_a_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version: str) -> None:
+async def test_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version: str) -> None:
     rig.has(source_of("m"), source_of("n"))
     rig.start()
     await rig.ready("m/1", "n/1")
@@ -710,7 +708,7 @@ async def test_why_a_model_fails_is_reported_without_where_the_folder_lies(rig: 
     assert rig.state("m") == (ModelState.FAILED, "'m/1/model.onnx' is odd")
 
 
-async def test_a_model_that_was_refused_is_tried_when_its_files_are_as_before(rig: Rig) -> None:
+async def test_model_that_was_refused_is_tried_when_its_files_are_as_before(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.device.errors["m/1"] = ModelInvalid("an operator is unknown")
     rig.start()
@@ -722,7 +720,7 @@ async def test_a_model_that_was_refused_is_tried_when_its_files_are_as_before(ri
     assert rig.device.loaded == ["m/1 0", "m/1 0"]
 
 
-async def test_a_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(rig: Rig) -> None:
+async def test_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n"))
     rig.start()
     await rig.ready("m/1", "n/1")
@@ -745,7 +743,7 @@ async def test_a_model_whose_files_are_gone_ends_its_requests_and_is_forgotten(r
 # what routers ask
 
 
-async def test_an_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> None:
+async def test_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n"))
     rig.start()
     await rig.ready("m/1", "n/1")
@@ -765,7 +763,7 @@ async def test_an_unloaded_model_stays_so_until_it_is_asked_for(rig: Rig) -> Non
     assert rig.device.loaded.count("m/1 0") == 2  # what is loaded is not loaded again
 
 
-async def test_an_unloaded_model_is_loaded_when_its_files_change(rig: Rig) -> None:
+async def test_unloaded_model_is_loaded_when_its_files_change(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"))
     rig.start()
     await rig.ready("m/1")
@@ -806,7 +804,7 @@ async def test_of_all_versions_those_are_loaded_that_can_be_and_the_others_are_n
     assert await rig.load("m", "1") == "model_unavailable: an operator is unknown"
 
 
-async def test_a_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: Rig) -> None:
+async def test_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"))
     rig.start(poll_s=0)
     await rig.ready("m/1")
@@ -821,7 +819,7 @@ async def test_a_load_says_that_it_failed_though_the_earlier_file_goes_on(rig: R
     assert rig.hosted("m").source.digest.endswith("2")
 
 
-async def test_a_change_that_fails_is_reported_of_at_once(rig: Rig) -> None:
+async def test_change_that_fails_is_reported_of_at_once(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"))
     rig.start(poll_s=0)
     await rig.ready("m/1")
@@ -831,7 +829,7 @@ async def test_a_change_that_fails_is_reported_of_at_once(rig: Rig) -> None:
     assert rig.reported[-1] == ["m/1 failed"]
 
 
-async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
+async def test_change_that_cannot_be_made_says_why(rig: Rig) -> None:
     rig.has(source_of("bad"), refused=[Refused("odd", "", "capamesh.toml is not TOML")])
     rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
     rig.start(poll_s=0)
@@ -850,7 +848,7 @@ async def test_a_change_that_cannot_be_made_says_why(rig: Rig) -> None:
     assert await rig.load("bad") == "done"
 
 
-async def test_a_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) -> None:
+async def test_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) -> None:
     rig.has()
     rig.start(poll_s=0)
     await rig.until(lambda: rig.reported)
@@ -862,7 +860,7 @@ async def test_a_load_finds_what_has_been_put_into_the_folder_since(rig: Rig) ->
     assert await rig.value("m") == 2.0
 
 
-async def test_a_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig) -> None:
+async def test_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n"), source_of("gone"))
     rig.start(poll_s=3600)
     await rig.ready("gone/1", "m/1", "n/1")
@@ -958,7 +956,7 @@ def held(name: str, *, digest: str = "", held_s: float = 3600.0) -> Verdict:
     return Verdict(name, "1", whole, "it was loading at three deaths", held_s=held_s)
 
 
-async def test_a_model_that_is_held_back_says_why_and_is_loaded_once_its_files_change(
+async def test_model_that_is_held_back_says_why_and_is_loaded_once_its_files_change(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="1"), source_of("n"))
@@ -975,7 +973,7 @@ async def test_a_model_that_is_held_back_says_why_and_is_loaded_once_its_files_c
     await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
 
 
-async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_not_held_back(
+async def test_model_whose_files_were_replaced_before_the_worker_started_is_not_held_back(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m", digest="2"), source_of("n", digest="2"))
@@ -984,7 +982,7 @@ async def test_a_model_whose_files_were_replaced_before_the_worker_started_is_no
     assert rig.state("n") == (ModelState.FAILED, "it was loading at three deaths")
 
 
-async def test_a_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
+async def test_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(verdicts=[held("m")])
     await rig.until(lambda: rig.states(ModelState.FAILED))
@@ -993,7 +991,7 @@ async def test_a_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig
     assert rig.states(ModelState.READY) == ["m/1"]
 
 
-async def test_a_model_that_is_held_back_is_tried_again_though_many_changes_wait_when_its_time_ends(
+async def test_model_that_is_held_back_is_tried_again_though_many_changes_wait_when_its_time_ends(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosting_module, "TRY_AGAIN_S", 0.0)
@@ -1009,14 +1007,14 @@ async def test_a_model_that_is_held_back_is_tried_again_though_many_changes_wait
     await rig.ready("m/1")
 
 
-async def test_a_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -> None:
+async def test_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n"))
     rig.start(poll_s=0, is_controllable=False, verdicts=[held("m", held_s=0.01)])
     await rig.ready("m/1", "n/1")
     assert rig.device.loaded == ["n/1 0", "m/1 0"]
 
 
-async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
+async def test_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(verdicts=[Verdict("m", "1", "", "", large_bytes=4, large_s=60.0, alone_s=60.0)])
     await rig.ready("m/1")
@@ -1027,7 +1025,7 @@ async def test_a_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
     await rig.until(lambda: "m/1 2" in rig.device.loaded)
 
 
-async def test_a_pipeline_that_is_held_back_is_not_made_when_its_models_load(rig: Rig) -> None:
+async def test_pipeline_that_is_held_back_is_not_made_when_its_models_load(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"), pipeline("p", "m"))
     rig.start(verdicts=[held("p")])
     await rig.ready("m/1")
@@ -1055,7 +1053,7 @@ def unused(rig: Rig, **seconds: float) -> None:
         rig.hosted(name).runner.last_used_s = time.monotonic() - ago_s
 
 
-async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for(
+async def test_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for(
     rig: Rig,
 ) -> None:
     rig.device.total_bytes = 130
@@ -1081,7 +1079,7 @@ async def test_the_model_that_was_unused_longest_gives_way_to_one_that_is_asked_
     assert rig.device.loaded.count("b/1 0") == 1
 
 
-async def test_a_model_that_gave_way_is_reported_of_before_the_other_is_loaded(rig: Rig) -> None:
+async def test_model_that_gave_way_is_reported_of_before_the_other_is_loaded(rig: Rig) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", 60), of_size("b", 60))
     rig.start(poll_s=0)
@@ -1159,7 +1157,7 @@ async def test_nothing_gives_way_to_what_nobody_asked_for_however_long_it_was_un
     assert rig.device.loaded == ["a/1 0", "b/1 0"]
 
 
-async def test_a_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_gives_way(
+async def test_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_gives_way(
     rig: Rig,
 ) -> None:
     rig.has(*(of_size(name, 40) for name in "abc"))
@@ -1256,7 +1254,7 @@ async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
     assert rig.state("busy")[0] is ModelState.UNLOADED
 
 
-async def test_a_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> None:
+async def test_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> None:
     rig.device.total_bytes = 100
     sources = (of_size("a", 40), of_size("m", 20), pipeline("p", "m"))
     rig.has(*sources)
@@ -1268,7 +1266,7 @@ async def test_a_pipeline_does_not_give_way_for_that_frees_nothing(rig: Rig) -> 
     assert rig.states(ModelState.READY) == ["m/1", "p/1", "z/1"]
 
 
-async def test_the_operator_s_limit_counts_where_it_is_less_than_what_is_free(rig: Rig) -> None:
+async def test_operator_s_limit_counts_where_it_is_less_than_what_is_free(rig: Rig) -> None:
     rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 40))
     rig.start(memory_limit_bytes=100)
     await rig.ready("a/1", "b/1")
@@ -1288,7 +1286,7 @@ async def test_what_failed_for_want_of_memory_is_tried_again_once_there_is_some(
     assert rig.device.loaded == ["a/1 0", "b/1 0"]
 
 
-async def test_a_new_file_needs_room_beside_the_old_one_which_never_gives_way_to_it(
+async def test_new_file_needs_room_beside_the_old_one_which_never_gives_way_to_it(
     rig: Rig,
 ) -> None:
     rig.device.total_bytes = 100
@@ -1307,7 +1305,7 @@ async def test_a_new_file_needs_room_beside_the_old_one_which_never_gives_way_to
 # pipelines
 
 
-async def test_a_pipeline_is_made_after_its_models_whatever_their_names(rig: Rig) -> None:
+async def test_pipeline_is_made_after_its_models_whatever_their_names(rig: Rig) -> None:
     rig.has(pipeline("a", "b", "m"), pipeline("b", "m", "z"), source_of("m"), source_of("z"))
     rig.start()
     await rig.ready("a/1", "b/1", "m/1", "z/1")
@@ -1316,7 +1314,7 @@ async def test_a_pipeline_is_made_after_its_models_whatever_their_names(rig: Rig
     assert await rig.value("a") == 8.0
 
 
-async def test_a_pipeline_without_one_of_its_models_says_so_and_is_made_when_that_comes(
+async def test_pipeline_without_one_of_its_models_says_so_and_is_made_when_that_comes(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m"), pipeline("p", "m", "z"))
@@ -1370,7 +1368,7 @@ async def test_pipelines_are_made_anew_when_a_model_changes_and_serve_all_the_wh
     assert await rig.value("a", 3.0) == 12.0
 
 
-async def test_a_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> None:
+async def test_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> None:
     rig.has(pipeline("a", "p"), source_of("m"), pipeline("p", "m"))
     rig.start()
     await rig.ready("a/1", "m/1", "p/1")
@@ -1393,7 +1391,7 @@ async def test_a_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -
     assert [one.name for one in rig.models.offers()] == ["a", "p"]
 
 
-async def test_a_pipeline_takes_the_newest_version_that_is_left_of_its_model(rig: Rig) -> None:
+async def test_pipeline_takes_the_newest_version_that_is_left_of_its_model(rig: Rig) -> None:
     fixed, newest = pipeline("fixed", "m/2"), pipeline("newest", "m")
     rig.has(fixed, source_of("m", "1"), source_of("m", "2"), newest)
     rig.start()
@@ -1426,7 +1424,7 @@ async def test_pipelines_are_made_anew_in_their_order_whichever_was_there_first(
     assert rig.device.models["m/1"].ran == [[1]]
 
 
-async def test_a_pipeline_whose_own_change_is_wrong_goes_on_as_it_was(rig: Rig) -> None:
+async def test_pipeline_whose_own_change_is_wrong_goes_on_as_it_was(rig: Rig) -> None:
     rig.has(source_of("m"), pipeline("p", "m", digest="1"))
     rig.start()
     await rig.ready("m/1", "p/1")
@@ -1445,7 +1443,7 @@ async def test_pipelines_in_a_circle_fail_and_hide_no_other(rig: Rig) -> None:
     assert rig.states(ModelState.FAILED) == ["a/1", "b/1"]
 
 
-async def test_a_pipeline_is_unloaded_alone(rig: Rig) -> None:
+async def test_pipeline_is_unloaded_alone(rig: Rig) -> None:
     put(rig.folder, "m/1/model.onnx")
     put(rig.folder, "p/capamesh.toml", PIPELINE)
     rig.start()
@@ -1485,7 +1483,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("where", ["_loaded", "load", "_marks"])
-async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
+async def test_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     rig.has(source_of("a"), source_of("b"), source_of("c"))
@@ -1502,7 +1500,7 @@ async def test_a_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_load_that_never_finds_memory_is_reported_of_and_hides_no_other(
+async def test_load_that_never_finds_memory_is_reported_of_and_hides_no_other(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.has(source_of("a"), source_of("b"))
@@ -1518,7 +1516,7 @@ RAN_OUT = [MemoryError("unable to allocate"), ModelInvalid("ONNX Runtime: std::b
 
 
 @pytest.mark.parametrize("error", RAN_OUT, ids=["Python's", "the runtime's"])
-async def test_a_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
+async def test_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
     rig: Rig, error: Exception
 ) -> None:
     rig.has(source_of("bad"), source_of("m"))
@@ -1545,7 +1543,7 @@ async def test_a_model_whose_load_runs_out_of_memory_is_away_until_there_is_more
     await rig.ready("bad/1", "m/1")  # nobody had to ask
 
 
-async def test_a_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(
+async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
@@ -1569,7 +1567,7 @@ async def test_a_request_has_a_model_tried_again_that_ran_out_of_memory_ever_mor
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_change_is_made_and_answered_though_there_was_no_memory_half_way(
+async def test_change_is_made_and_answered_though_there_was_no_memory_half_way(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.has(source_of("a"))
@@ -1591,7 +1589,7 @@ async def test_a_change_is_made_and_answered_though_there_was_no_memory_half_way
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_change_that_never_finds_memory_says_so(
+async def test_change_that_never_finds_memory_says_so(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.has(source_of("a"))

@@ -184,7 +184,7 @@ def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
 # what may share a run
 
 
-def test_a_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
+def test_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
     prepared = shop.prepare(DOUBLE)
     plan = prepared.plan
     assert (plan.is_batching, plan.max_rows, plan.shared) == (True, 0, frozenset())
@@ -200,7 +200,7 @@ def test_a_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "build", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
 )
-def test_a_model_whose_rows_influence_each_other_runs_requests_alone(
+def test_model_whose_rows_influence_each_other_runs_requests_alone(
     shop: Shop, build: Build
 ) -> None:
     prepared = shop.prepare(build)
@@ -229,7 +229,7 @@ def test_influence_through_whole_numbers_is_seen_too(shop: Shop) -> None:
     assert note.startswith("output 'y' of a request differs when it runs in a batch")
 
 
-def test_a_model_that_takes_no_other_number_than_0_is_batched_all_the_same(shop: Shop) -> None:
+def test_model_that_takes_no_other_number_than_0_is_batched_all_the_same(shop: Shop) -> None:
     build = whole_numbers(constant("table", 7.5), node("Gather", ["table", "ids"], ["y"]))
     prepared = shop.prepare(build)
     assert prepared.plan.is_batching
@@ -248,7 +248,7 @@ def test_a_model_that_takes_no_other_number_than_0_is_batched_all_the_same(shop:
     ],
     ids=["fixed", "one of two fixed", "a scalar", "none"],
 )
-def test_a_model_without_an_open_first_axis_runs_requests_alone(
+def test_model_without_an_open_first_axis_runs_requests_alone(
     shop: Shop, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto]
 ) -> None:
     prepared = shop.prepare((inputs, [value("y", P.FLOAT, None)], nodes))
@@ -279,7 +279,7 @@ def test_a_model_without_an_open_first_axis_runs_requests_alone(
     ],
     ids=["no batch axis", "fixed", "a scalar"],
 )
-def test_a_model_whose_outputs_cannot_be_divided_runs_requests_alone(
+def test_model_whose_outputs_cannot_be_divided_runs_requests_alone(
     shop: Shop, nodes: list[onnx.NodeProto], shape: list[int], why: str
 ) -> None:
     prepared = shop.prepare(([f32("x", "N", 2)], [f32("y", *shape)], nodes))
@@ -289,7 +289,7 @@ def test_a_model_whose_outputs_cannot_be_divided_runs_requests_alone(
     assert note.endswith("requests run alone")
 
 
-def test_a_scalar_is_shared_by_a_batch(shop: Shop) -> None:
+def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
     scaled: Build = (
         [f32("x", "N", 2), value("scale", P.FLOAT, [])],
         [f32("y", "N", 2)],
@@ -319,13 +319,13 @@ def test_text_and_several_outputs_are_batched(shop: Shop) -> None:
     ] == [[[b"bc"]], [[6, 8]]]
 
 
-def test_an_operator_may_turn_batching_off(shop: Shop) -> None:
+def test_operator_may_turn_batching_off(shop: Shop) -> None:
     prepared = shop.prepare(DOUBLE, "[batching]\nenabled = false")
     assert not prepared.plan.is_batching
     assert prepared.notes == ()
 
 
-def test_an_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
+def test_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
     prepared = shop.prepare(DOUBLE, "[batching]\nmax_rows = 6")
     assert (prepared.plan.batch_rows, prepared.plan.max_rows) == (6, 6)
     assert prepared.measured.profile is not None
@@ -355,7 +355,7 @@ def test_batching_that_is_asked_for_and_impossible_is_refused(
     )
 
 
-def test_a_model_that_does_not_run_on_generated_inputs_is_batched_only_when_reported(
+def test_model_that_does_not_run_on_generated_inputs_is_batched_only_when_reported(
     tmp_path: Path,
 ) -> None:
     prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
@@ -416,7 +416,7 @@ def test_ragged_rules_that_do_not_fit_the_model_are_refused(
     assert shop.refusal(PADDED, f"[[batching.ragged]]\n{lines}") == why
 
 
-def test_a_fixed_axis_and_text_cannot_be_padded(tmp_path: Path) -> None:
+def test_fixed_axis_and_text_cannot_be_padded(tmp_path: Path) -> None:
     toml = '[[batching.ragged]]\ninput = "x"'
     assert Shop(tmp_path / "a").refusal(DOUBLE, toml) == (
         "batching.ragged: axis 1 of input 'x' [-1, 2] is not open"
@@ -528,14 +528,14 @@ def npy(array: Any, *, like: Any = None) -> bytes:
 SEVEN = '[[warm_up]]\nfiles = {x = "in.npy"}\n'
 
 
-def test_a_warm_up_file_is_run(tmp_path: Path) -> None:
+def test_warm_up_file_is_run(tmp_path: Path) -> None:
     right, wrong = (npy(np.ones((1, width), np.float32)) for width in (7, 3))
     Shop(tmp_path / "a").prepare(ONLY_SEVEN, SEVEN, in_npy=right)
     refusal = Shop(tmp_path / "b").refusal(ONLY_SEVEN, SEVEN, in_npy=wrong)
     assert refusal.startswith("warm-up 1 does not run: ")
 
 
-def test_a_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> None:
+def test_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> None:
     toml = "[[warm_up]]\nfiles = {ids = 'in.npy'}\nshapes = {mask = [2, 3]}\n"
     ids = npy(np.ones((2, 3), np.int64))
     assert shop.prepare(PADDED, toml, in_npy=ids).plan.is_batching
@@ -562,20 +562,20 @@ def test_a_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> N
     ],
     ids=["junk", "empty", "pickle", "more than there is"],
 )
-def test_a_warm_up_file_that_is_no_array_is_refused(shop: Shop, raw: bytes, why: str) -> None:
+def test_warm_up_file_that_is_no_array_is_refused(shop: Shop, raw: bytes, why: str) -> None:
     refusal = shop.refusal(DOUBLE, SEVEN, in_npy=raw)
     assert refusal.startswith("warm-up 1 does not run: 'in.npy' cannot be read: "), refusal
     assert why in refusal
 
 
-def test_a_warm_up_file_is_never_read_as_a_zip(shop: Shop) -> None:
+def test_warm_up_file_is_never_read_as_a_zip(shop: Shop) -> None:
     stream = io.BytesIO()
     np.savez_compressed(stream, x=np.zeros((1, 2), np.float32))
     refusal = shop.refusal(DOUBLE, SEVEN, in_npy=stream.getvalue())
     assert "the magic string is not correct" in refusal
 
 
-def test_a_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> None:
+def test_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> None:
     pbtxt = """
         max_batch_size: 4
         model_warmup {
@@ -598,14 +598,12 @@ def test_a_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> 
         ("x = [1, 3]", "tensor 'x' has shape [1, 3], the model takes [-1, 2]"),
     ],
 )
-def test_a_warm_up_that_does_not_fit_the_model_is_refused(
-    shop: Shop, shapes: str, why: str
-) -> None:
+def test_warm_up_that_does_not_fit_the_model_is_refused(shop: Shop, shapes: str, why: str) -> None:
     toml = f"[[warm_up]]\n[[warm_up]]\nshapes = {{{shapes}}}"
     assert shop.refusal(DOUBLE, toml).startswith(f"warm-up 2 does not run: {why}")
 
 
-def test_a_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
+def test_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
     prepared = shop.prepare(ONLY_SEVEN, "[[warm_up]]\nshapes = {x = [1, 7]}\n")
     assert prepared.measured.profile is not None
     assert prepared.plan.is_batching
@@ -817,7 +815,7 @@ def test_numbers_of_rows_that_are_far_from_the_best_are_measured_once(bench: Ben
     assert {rows for rows in again if rows != 8} == {4}
 
 
-def test_a_slow_model_is_measured_within_the_budget(bench: Bench) -> None:
+def test_slow_model_is_measured_within_the_budget(bench: Bench) -> None:
     model = bench.timed(lambda rows: BUDGET_S * rows)
     began_s = bench.clock.now_s
     prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
@@ -844,7 +842,7 @@ def test_no_more_rows_are_tried_once_memory_is_short(bench: Bench) -> None:
     assert [rows for rows, _ in points(prepared)] == [1, 2, 4]
 
 
-def test_an_error_that_nobody_expected_lets_the_model_go(bench: Bench) -> None:
+def test_error_that_nobody_expected_lets_the_model_go(bench: Bench) -> None:
     model = bench.timed()
     model.error = ZeroDivisionError("odd")
     with pytest.raises(ZeroDivisionError):
@@ -875,7 +873,7 @@ def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
     assert not prepared.is_predictable
 
 
-def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
+def test_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
     model = bench.timed()
     warm_up = (WarmUp(shapes=(("x", (5, 2)),), count=3), WarmUp(count=2))
     bench.prepare(model, Rules(warm_up=warm_up))
@@ -896,7 +894,7 @@ def test_a_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
     ],
     ids=str,
 )
-def test_the_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
+def test_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
     bench: Bench, spec: TensorSpec, is_predictable: bool
 ) -> None:
     prepared = bench.prepare(bench.timed(inputs=(spec,)))
@@ -911,7 +909,7 @@ def test_the_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
 # what was measured before
 
 
-def test_a_second_start_measures_nothing(bench: Bench) -> None:
+def test_second_start_measures_nothing(bench: Bench) -> None:
     first = bench.prepare(bench.timed())
     model = bench.timed()
     second = bench.prepare(model)
@@ -953,7 +951,7 @@ def test_another_file_device_runtime_or_rule_is_measured_anew(bench: Bench) -> N
     assert not is_measured()
 
 
-def test_the_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
+def test_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
     h, following = (TensorSpec(name, Datatype.FP32, (-1, 2)) for name in ("h", "h_next"))
 
     class Cell(Timed):
@@ -978,7 +976,7 @@ def test_the_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> No
     assert len(model.ran) > 10
 
 
-def test_a_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
+def test_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
     steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
     for _ in range(2):
         member = bench.timed()
@@ -990,7 +988,7 @@ def test_a_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Be
         assert prepared.plan.is_batching
 
 
-def test_a_cache_of_junk_is_measured_anew_and_mended(bench: Bench, tmp_path: Path) -> None:
+def test_cache_of_junk_is_measured_anew_and_mended(bench: Bench, tmp_path: Path) -> None:
     bench.prepare(bench.timed())
     (file,) = (tmp_path / "profiles").iterdir()
     file.write_bytes(b"junk")
@@ -1000,7 +998,7 @@ def test_a_cache_of_junk_is_measured_anew_and_mended(bench: Bench, tmp_path: Pat
         assert (len(model.ran) > 10) is expected
 
 
-def test_a_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Path) -> None:
+def test_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     bench = Bench(tmp_path / "file" / "profiles")
     for _ in range(2):
@@ -1010,7 +1008,7 @@ def test_a_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Pat
         assert len(model.ran) > 10
 
 
-def test_the_memory_that_a_model_needs_is_its_files_until_more_was_measured(bench: Bench) -> None:
+def test_memory_that_a_model_needs_is_its_files_until_more_was_measured(bench: Bench) -> None:
     small, large = (replace(source_of(), size_bytes=size) for size in (100, 900))
     assert bench.preparation.needed_bytes(small) == 100
     bench.prepare(bench.timed())
@@ -1018,7 +1016,7 @@ def test_the_memory_that_a_model_needs_is_its_files_until_more_was_measured(benc
     assert bench.preparation.needed_bytes(large) == 900
 
 
-def test_the_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(
+def test_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(
     bench: Bench,
 ) -> None:
     bench.peak = 20_000
@@ -1028,7 +1026,7 @@ def test_the_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(
     assert bench.prepare(bench.timed()).measured == measured  # as kept on disk
 
 
-def test_the_memory_of_larger_batches_than_will_be_run_is_no_part_of_a_load_s_peak(
+def test_memory_of_larger_batches_than_will_be_run_is_no_part_of_a_load_s_peak(
     bench: Bench,
 ) -> None:
     before = bench.used
@@ -1043,7 +1041,7 @@ def test_the_memory_of_larger_batches_than_will_be_run_is_no_part_of_a_load_s_pe
     assert (measured.memory_bytes, measured.peak_bytes) == (702, 702)
 
 
-def test_the_memory_of_streams_is_counted_with_the_model_s(bench: Bench) -> None:
+def test_memory_of_streams_is_counted_with_the_model_s(bench: Bench) -> None:
     bench.peak = 20_000
     bench.streams, bench.stream = 2, bench.timed(beside(0.009))
 
@@ -1067,7 +1065,7 @@ def test_memory_that_others_gave_back_meanwhile_is_not_counted_against_a_model(
     assert bench.prepare(bench.timed(seconds)).measured.memory_bytes == 0
 
 
-def test_a_profile_is_made_of_medians(bench: Bench) -> None:
+def test_profile_is_made_of_medians(bench: Bench) -> None:
     scatter = iter([1.0, 1.0, *[0.001, 0.001, 0.5] * 100])
     model = bench.timed(lambda _: next(scatter))
     prepared = bench.prepare(model, Rules(batching=BatchingRules(is_enabled=False)))
@@ -1182,7 +1180,7 @@ def test_measured_streams_are_remembered_and_a_number_of_instances_ends_them(ben
     assert bench.prepare(bench.timed(slow), Rules(instances=2)).streams is None
 
 
-def test_a_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
+def test_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
     bench.streams, bench.stream = 2, bench.timed(beside(0.009))
     bench.prepare(bench.timed(slow))
     bench.stream = None
@@ -1195,7 +1193,7 @@ def test_a_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
 # what a run takes of the memory
 
 
-def test_the_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_longer(
+def test_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_longer(
     bench: Bench,
 ) -> None:
     model = bench.timed(lambda rows: 0.010 * rows)
@@ -1249,7 +1247,7 @@ def test_longer_rows_than_a_model_takes_are_not_held_against_it(bench: Bench) ->
     assert (1, 128) in model.from_rest
 
 
-def test_a_model_that_cannot_be_run_has_no_known_need(bench: Bench) -> None:
+def test_model_that_cannot_be_run_has_no_known_need(bench: Bench) -> None:
     model = bench.timed()
     model.error = RunFailed("never")
     assert bench.prepare(model).measured.need is None

@@ -22,7 +22,7 @@ from capamesh.node.repository import Refused
         (Refused("x" * 300, "", "r"), [], [("x" * 256, "0")]),
     ],
 )
-def test_a_refusal_is_of_these_model_versions(
+def test_refusal_is_of_these_model_versions(
     refused: Refused, known: list[tuple[str, str]], expected: list[tuple[str, str]]
 ) -> None:
     assert keys_of(refused, known) == expected  # type: ignore[arg-type]  # plain texts do

@@ -125,7 +125,7 @@ def test_what_is_counted_is_what_the_agent_reads() -> None:
     assert figures.models()["n", "1"].requests == {"ok": 1}
 
 
-def test_the_newest_ready_version_is_the_default_by_number() -> None:
+def test_newest_ready_version_is_the_default_by_number() -> None:
     models = ModelRegistry()
     nine, ten = hosted(version="9"), hosted(version="10")
     models.ready(ten)
@@ -158,7 +158,7 @@ def test_what_is_known_need_not_be_ready() -> None:
     assert not models.is_known(M, ANY)
 
 
-def test_a_model_that_takes_another_s_place_returns_it() -> None:
+def test_model_that_takes_another_s_place_returns_it() -> None:
     models = ModelRegistry()
     old, new = hosted(digest="a"), hosted(digest="b")
     assert models.ready(old) is None
@@ -169,7 +169,7 @@ def test_a_model_that_takes_another_s_place_returns_it() -> None:
     assert offer.digest == "sha256:" + "b".rjust(64, "0")
 
 
-def test_the_provider_is_what_a_loaded_model_has_shown() -> None:
+def test_provider_is_what_a_loaded_model_has_shown() -> None:
     models = ModelRegistry()
     assert models.provider == UNVERIFIED
     assert models.describe() == "none that is ready"
@@ -193,7 +193,7 @@ def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> 
     check_advert(models)
 
 
-def test_an_offer_says_how_a_model_is_served() -> None:
+def test_offer_says_how_a_model_is_served() -> None:
     state = TensorSpec("h", Datatype.FP32, (-1, 4))
     following = TensorSpec("h_next", Datatype.FP32, (-1, 4))
     plan = BatchPlan(
@@ -226,7 +226,7 @@ def test_an_offer_says_how_a_model_is_served() -> None:
     )
 
 
-def test_a_model_that_was_not_measured_tells_no_time() -> None:
+def test_model_that_was_not_measured_tells_no_time() -> None:
     offer = ready_offer(hosted())
     assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
     assert offer.is_idempotent
@@ -257,7 +257,7 @@ def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
     assert advert_problem(one.source, one.prepared) == ""
 
 
-def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
+def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     models = ModelRegistry()
     good, bad = running("good"), running("bad")
     models.ready(good)
@@ -274,7 +274,7 @@ def test_a_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     assert all(offer.reason == "" for offer in models.offers())
 
 
-def test_the_rows_that_memory_holds_are_reported_anew_when_other_models_take_of_it() -> None:
+def test_rows_that_memory_holds_are_reported_anew_when_other_models_take_of_it() -> None:
     models = ModelRegistry()
     one = running("m")
     budget = MemoryBudget(1_000)

@@ -28,7 +28,7 @@ async def test_what_finds_no_memory_is_run_again_with_the_reserve_let_go(reserve
     assert held == [True, False, False]
 
 
-async def test_a_task_group_that_finds_no_memory_is_run_again_too(reserve: Reserve) -> None:
+async def test_task_group_that_finds_no_memory_is_run_again_too(reserve: Reserve) -> None:
     count = 0
 
     async def run() -> None:

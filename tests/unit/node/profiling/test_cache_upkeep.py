@@ -58,7 +58,7 @@ def test_of_too_many_those_unused_for_longest_go(
     assert left == {f"{n}.json" for n in range(MAX_PROFILES)}
 
 
-def test_a_cache_that_is_not_there_or_that_refuses_is_left_alone(
+def test_cache_that_is_not_there_or_that_refuses_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert clean(tmp_path / "nowhere", NOW_S) == 0

@@ -34,7 +34,7 @@ def memory() -> Memory:
     return Memory()
 
 
-def test_the_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
+def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
     watch = MemoryWatch(memory)
     with watch:
         memory.at(5_000)

@@ -42,7 +42,7 @@ class Model:
         ((-1, 2), [], (-1, 2)),
     ],
 )
-def test_a_declaration_is_widened_by_what_was_seen(
+def test_declaration_is_widened_by_what_was_seen(
     declared: tuple[int, ...], seen: list[tuple[int, ...]], reported: tuple[int, ...]
 ) -> None:
     watch = OutputWatch(cast("LoadedModel", Model(*seen)))
@@ -54,7 +54,7 @@ def test_a_declaration_is_widened_by_what_was_seen(
 
 
 @pytest.mark.parametrize(("declared", "reported"), [([1, 2], (-1, 2)), (["n", 2], (-1, 2))])
-def test_a_model_that_declares_too_little_is_advertised_as_it_answers(
+def test_model_that_declares_too_little_is_advertised_as_it_answers(
     tmp_path: Path, declared: list[int | str], reported: tuple[int, ...]
 ) -> None:
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])

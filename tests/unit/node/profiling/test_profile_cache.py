@@ -54,7 +54,7 @@ def test_what_is_kept_is_given_back_and_only_under_its_own_key(
     assert cache.get({**key, "threads": "1"}) is None
 
 
-def test_the_latest_measurement_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_latest_measurement_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     cache = ProfileCache(tmp_path)
     later = Measured(None, 9, is_batching=False, note="it does not run")
     cache.put(KEY, MEASURED)
@@ -63,7 +63,7 @@ def test_the_latest_measurement_takes_the_place_of_the_one_before(tmp_path: Path
     assert only_file(tmp_path).suffix == ".json"
 
 
-def test_a_measurement_that_is_used_says_so_by_its_file_s_time(tmp_path: Path) -> None:
+def test_measurement_that_is_used_says_so_by_its_file_s_time(tmp_path: Path) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
     path = only_file(tmp_path)
@@ -74,7 +74,7 @@ def test_a_measurement_that_is_used_says_so_by_its_file_s_time(tmp_path: Path) -
     assert path.stat().st_mtime > 1_000
 
 
-def test_the_folder_is_made_when_it_is_needed_and_is_nobody_else_s(tmp_path: Path) -> None:
+def test_folder_is_made_when_it_is_needed_and_is_nobody_else_s(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     cache = ProfileCache(folder)
     assert cache.get(KEY) is None
@@ -101,7 +101,7 @@ def test_junk_is_no_measurement(tmp_path_factory: pytest.TempPathFactory, junk: 
     assert cache.get(KEY) == MEASURED
 
 
-def test_a_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) -> None:
+def test_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
     path = only_file(tmp_path)
@@ -134,7 +134,7 @@ def test_a_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) ->
     ],
     ids=str,
 )
-def test_a_file_with_another_value_than_was_written_is_no_measurement(
+def test_file_with_another_value_than_was_written_is_no_measurement(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     cache = ProfileCache(tmp_path)
@@ -147,7 +147,7 @@ def test_a_file_with_another_value_than_was_written_is_no_measurement(
     assert cache.get(KEY) is None
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+def test_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
     path = only_file(tmp_path)
@@ -158,14 +158,14 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 60_000, '{"key":' * 8_000], ids=["lists", "maps"])
-def test_a_file_that_is_nested_too_deep_is_no_measurement(tmp_path: Path, text: str) -> None:
+def test_file_that_is_nested_too_deep_is_no_measurement(tmp_path: Path, text: str) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
     only_file(tmp_path).write_text(text)
     assert cache.get(KEY) is None
 
 
-def test_a_full_disk_keeps_nothing_and_leaves_nothing(
+def test_full_disk_keeps_nothing_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ProfileCache(tmp_path)
@@ -180,7 +180,7 @@ def test_a_full_disk_keeps_nothing_and_leaves_nothing(
     assert only_file(tmp_path).suffix == ".json"
 
 
-def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache = ProfileCache(tmp_path / "file" / "profiles")
     cache.put(KEY, MEASURED)

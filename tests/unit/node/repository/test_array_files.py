@@ -64,7 +64,7 @@ def test_what_numpy_saved_comes_back(
 
 
 @given(st.integers(0, 200), st.binary(max_size=4))
-def test_a_file_cut_short_or_with_more_behind_it_is_refused(
+def test_file_cut_short_or_with_more_behind_it_is_refused(
     folder: Path, keep: int, more: bytes
 ) -> None:
     raw = saved(np.arange(8.0))
@@ -80,7 +80,7 @@ def test_a_file_cut_short_or_with_more_behind_it_is_refused(
         st.sampled_from("{}()[],:'-+0123456789 \n<f4descrshapefortran_orderTrueFals"), max_size=80
     )
 )
-def test_a_header_that_is_none_is_refused(folder: Path, header: str) -> None:
+def test_header_that_is_none_is_refused(folder: Path, header: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the same
         read_npy(file(folder, with_header(header)), MIB)
 
@@ -88,7 +88,7 @@ def test_a_header_that_is_none_is_refused(folder: Path, header: str) -> None:
 @pytest.mark.parametrize(
     "header", ["-" * 9000 + "1", "(" * 300, "'\\", "{1: 2, 'a': []}", "{[]: 1}"]
 )
-def test_a_header_that_troubles_pythons_parser_is_refused(tmp_path: Path, header: str) -> None:
+def test_header_that_troubles_pythons_parser_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the same
         read_npy(file(tmp_path, with_header(header)), MIB)
 
@@ -101,7 +101,7 @@ def test_a_header_that_troubles_pythons_parser_is_refused(tmp_path: Path, header
         ("(3,)", r"\[3\] of float32, and 8 bytes follow"),
     ],
 )
-def test_a_header_that_promises_what_does_not_follow_is_refused_before_room_is_made(
+def test_header_that_promises_what_does_not_follow_is_refused_before_room_is_made(
     tmp_path: Path, shape: str, why: str
 ) -> None:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
@@ -128,7 +128,7 @@ def test_python_objects_are_never_loaded(
     assert capsys.readouterr().out == ""
 
 
-def test_an_archive_is_no_array_and_an_array_no_archive(tmp_path: Path) -> None:
+def test_archive_is_no_array_and_an_array_no_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.ones(3))
     with pytest.raises(ValueError, match="magic string"):
         read_npy(tmp_path / "a.npz", MIB)
@@ -137,7 +137,7 @@ def test_an_archive_is_no_array_and_an_array_no_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_the_arrays_of_an_archive_come_back_by_name(tmp_path: Path, save: Any) -> None:
+def test_arrays_of_an_archive_come_back_by_name(tmp_path: Path, save: Any) -> None:
     save(tmp_path / "a.npz", x=np.arange(4), **{"in/y:0": np.array(["a", "bc"])})
     found = read_npz(tmp_path / "a.npz", MIB)
     assert {name: array.tolist() for name, array in found.items()} == {
@@ -146,7 +146,7 @@ def test_the_arrays_of_an_archive_come_back_by_name(tmp_path: Path, save: Any) -
     }
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
+def test_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.npz"
@@ -162,7 +162,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
         read_npz(path, 3 * MIB)
 
 
-def test_a_member_that_is_larger_than_it_says_gives_no_more_than_that(tmp_path: Path) -> None:
+def test_member_that_is_larger_than_it_says_gives_no_more_than_that(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(MIB, np.uint8))
     raw = (tmp_path / "a.npz").read_bytes()
     reported, real = struct.pack("<I", 1000), struct.pack("<I", MIB + 128)

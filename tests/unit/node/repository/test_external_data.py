@@ -42,7 +42,7 @@ def serialised(*initializers: onnx.TensorProto, nodes: tuple[onnx.NodeProto, ...
     return make_model(helper.make_graph(nodes, "g", [], [], initializers)).SerializeToString()
 
 
-def test_a_model_without_external_data_names_no_location() -> None:
+def test_model_without_external_data_names_no_location() -> None:
     assert external_locations(serialised(inline_tensor("w", 1000))) == frozenset()
 
 
@@ -92,7 +92,7 @@ def test_only_the_entry_called_location_is_one() -> None:
     assert external_locations(serialised(tensor)) == {"weights.bin"}
 
 
-def test_the_last_value_of_a_doubled_field_counts_as_protobuf_reads_it() -> None:
+def test_last_value_of_a_doubled_field_counts_as_protobuf_reads_it() -> None:
     entry = b"\x0a\x08location\x12\x01a\x12\x01b"  # key, value "a", value "b"
     tensor = b"\x6a" + bytes([len(entry)]) + entry
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
@@ -117,7 +117,7 @@ def test_locations_are_found_across_the_pages_of_a_large_file() -> None:
     }
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read_is_refused() -> None:
+def test_file_that_becomes_shorter_while_it_is_read_is_refused() -> None:
     class Shrinking(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(size)[:4]
@@ -170,7 +170,7 @@ def test_what_is_no_protobuf_is_refused(raw: bytes, complaint: str) -> None:
     assert complaint in caught.value.message
 
 
-def test_a_location_that_is_not_utf8_or_too_long_is_refused() -> None:
+def test_location_that_is_not_utf8_or_too_long_is_refused() -> None:
     raw = serialised(external_tensor("w", "LOCATION"))
     with pytest.raises(ModelInvalid, match="not UTF-8"):
         external_locations(raw.replace(b"LOCATION", b"LOCATI\xff\xfe"))
@@ -179,13 +179,13 @@ def test_a_location_that_is_not_utf8_or_too_long_is_refused() -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
-def test_the_locations_of_a_written_model_come_back(locations: list[str]) -> None:
+def test_locations_of_a_written_model_come_back(locations: list[str]) -> None:
     tensors = [external_tensor(f"w{index}", text) for index, text in enumerate(locations)]
     assert external_locations(serialised(*tensors)) == set(locations)
 
 
 @given(st.data())
-def test_a_cut_or_changed_model_raises_nothing_but_the_documented_error(
+def test_cut_or_changed_model_raises_nothing_but_the_documented_error(
     data: st.DataObject,
 ) -> None:
     raw = bytearray(serialised(external_tensor("w", "weights.bin"), inline_tensor("v")))
@@ -207,7 +207,7 @@ def test_junk_raises_nothing_but_the_documented_error(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin", "./w.bin", "a..b", "..w"])
-def test_a_location_below_the_model_is_accepted(location: str) -> None:
+def test_location_below_the_model_is_accepted(location: str) -> None:
     assert checked_location(location) == PurePosixPath(location)
 
 
@@ -226,7 +226,7 @@ def test_a_location_below_the_model_is_accepted(location: str) -> None:
         "a\0b",
     ],
 )
-def test_a_location_that_leaves_the_model_is_refused_on_any_system(location: str) -> None:
+def test_location_that_leaves_the_model_is_refused_on_any_system(location: str) -> None:
     with pytest.raises(ModelInvalid, match="external data location"):
         checked_location(location)
 

@@ -71,16 +71,16 @@ def test_what_is_no_model_is_left_alone(tmp_path: Path) -> None:
     assert found.refused == ()
 
 
-def test_an_empty_folder_has_no_models(tmp_path: Path) -> None:
+def test_empty_folder_has_no_models(tmp_path: Path) -> None:
     assert scan(tmp_path) == Scan((), ())
 
 
-def test_a_folder_that_is_not_there_is_a_config_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_folder_that_is_not_there_is_a_config_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'.*gone' cannot be read: No such file.*; create it"):
         scan(tmp_path / "gone")
 
 
-def test_a_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) -> None:
+def test_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) -> None:
     config = b"max_batch_size: 4 input { name: 'x' data_type: TYPE_FP32 dims: 2 } runtime: 'r'"
     put(tmp_path / "a/1/model.onnx", onnx_bytes())
     put(tmp_path / "a/config.pbtxt", config)
@@ -109,7 +109,7 @@ def test_a_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) 
 STEPS = b"[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}\n"
 
 
-def test_a_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_own(
+def test_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_own(
     tmp_path: Path,
 ) -> None:
     toml = put(tmp_path / "chain/capamesh.toml", STEPS)
@@ -128,7 +128,7 @@ def test_a_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_o
     assert scan(tmp_path).models[0].digest != chain.digest
 
 
-def test_an_ensemble_is_a_pipeline(tmp_path: Path) -> None:
+def test_ensemble_is_a_pipeline(tmp_path: Path) -> None:
     config = b"""
     platform: "ensemble"
     input { name: "x" data_type: TYPE_FP32 dims: 1 }
@@ -163,7 +163,7 @@ def test_steps_and_a_file_of_its_own_exclude_each_other(tmp_path: Path) -> None:
     assert "a pipeline cannot contain itself" in found.refused[2].reason
 
 
-def test_the_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) -> None:
+def test_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) -> None:
     toml = b"[[warm_up]]\nfiles = {y = 'two.npy', x = 'one.npy'}\n[[warm_up]]\n"
     for name in "ac":
         put(tmp_path / name / "1/model.onnx", onnx_bytes())
@@ -183,7 +183,7 @@ def test_the_files_that_warm_ups_name_lie_beside_the_manifest(tmp_path: Path) ->
     assert "outside the model folder; copy it inside" in found.refused[1].reason
 
 
-def test_the_files_of_one_warm_up_are_no_larger_than_a_request_may_be(tmp_path: Path) -> None:
+def test_files_of_one_warm_up_are_no_larger_than_a_request_may_be(tmp_path: Path) -> None:
     put(tmp_path / "m/1/model.onnx", onnx_bytes())
     toml = (
         "[[warm_up]]\nfiles = {x = 'one.npy', y = 'two.npy'}\n[[warm_up]]\nfiles = {x = 'one.npy'}"
@@ -201,7 +201,7 @@ def test_the_files_of_one_warm_up_are_no_larger_than_a_request_may_be(tmp_path: 
 
 
 @pytest.mark.parametrize("file", ["net.onnx", "sub/folder/net.bin"])
-def test_a_config_pbtxt_may_call_the_model_s_file_otherwise(tmp_path: Path, file: str) -> None:
+def test_config_pbtxt_may_call_the_model_s_file_otherwise(tmp_path: Path, file: str) -> None:
     put(tmp_path / "plain/1/model.onnx", onnx_bytes(location="w.bin"))
     put(tmp_path / "plain/1/w.bin", b"weights")
     put(tmp_path / "m/1" / file, onnx_bytes(location="w.bin"))
@@ -226,7 +226,7 @@ def only_reason(found: Scan) -> str:
     return refused.reason
 
 
-def test_a_folder_of_the_file_s_name_holds_it_and_its_weights(tmp_path: Path) -> None:
+def test_folder_of_the_file_s_name_holds_it_and_its_weights(tmp_path: Path) -> None:
     put(tmp_path / "m/1/model.onnx/model.onnx", onnx_bytes(location="w.bin"))
     put(tmp_path / "m/1/model.onnx/w.bin", b"weights")
     (source,) = scan(tmp_path).models
@@ -236,7 +236,7 @@ def test_a_folder_of_the_file_s_name_holds_it_and_its_weights(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("link", ["1", "1/sub", "1/sub/net.onnx"])
-def test_a_file_called_otherwise_is_not_reached_through_links_that_leave(
+def test_file_called_otherwise_is_not_reached_through_links_that_leave(
     tmp_path: Path, link: str
 ) -> None:
     root, away = tmp_path / "models", tmp_path / "away"
@@ -247,7 +247,7 @@ def test_a_file_called_otherwise_is_not_reached_through_links_that_leave(
     assert "outside the model folder; copy it inside" in only_refusal(scan(root)).reason
 
 
-def test_a_file_is_not_its_own_external_data(tmp_path: Path) -> None:
+def test_file_is_not_its_own_external_data(tmp_path: Path) -> None:
     put(tmp_path / "m/1/net.onnx", onnx_bytes(location="net.onnx"))
     put(tmp_path / "m/config.pbtxt", b"default_model_filename: 'net.onnx'")
     assert only_refusal(scan(tmp_path)).reason == (
@@ -255,7 +255,7 @@ def test_a_file_is_not_its_own_external_data(tmp_path: Path) -> None:
     )
 
 
-def test_the_manifest_beside_a_model_applies_to_all_its_versions(tmp_path: Path) -> None:
+def test_manifest_beside_a_model_applies_to_all_its_versions(tmp_path: Path) -> None:
     put(tmp_path / "digits/1/model.onnx", onnx_bytes())
     put(tmp_path / "digits/2/model.onnx", onnx_bytes())
     put(tmp_path / "digits/capamesh.toml", b"max_queue = 3")
@@ -302,7 +302,7 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "mod@el", "é", "x" * 251])
-def test_a_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -> None:
+def test_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path / name / "1" / "model.onnx", onnx_bytes())
     refused = scan(tmp_path).refused
     if len(name) > 250:  # a file system's own limit is lower than ours
@@ -318,7 +318,7 @@ def test_a_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -
     )
 
 
-def test_a_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path) -> None:
+def test_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path) -> None:
     put(tmp_path / "iris/1/model.onnx", onnx_bytes())
     put(tmp_path / "iris.onnx", onnx_bytes())
     found = scan(tmp_path)
@@ -330,7 +330,7 @@ def test_a_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path
     )
 
 
-def test_the_digest_is_of_names_sizes_and_contents_as_documented(tmp_path: Path) -> None:
+def test_digest_is_of_names_sizes_and_contents_as_documented(tmp_path: Path) -> None:
     content = onnx_bytes(location="w.bin")
     put(tmp_path / "m/1/model.onnx", content)
     put(tmp_path / "m/1/w.bin", b"weights")
@@ -343,7 +343,7 @@ def test_the_digest_is_of_names_sizes_and_contents_as_documented(tmp_path: Path)
     assert source.size_bytes == len(content) + 7
 
 
-def test_the_digest_depends_on_content_and_file_names_alone(tmp_path: Path) -> None:
+def test_digest_depends_on_content_and_file_names_alone(tmp_path: Path) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes())
     put(tmp_path / "b/7/model.onnx", onnx_bytes())
     put(tmp_path / "b/capamesh.toml", b"max_queue = 3")
@@ -357,7 +357,7 @@ def test_the_digest_depends_on_content_and_file_names_alone(tmp_path: Path) -> N
     assert len({a, d, e}) == 3
 
 
-def test_a_bare_file_owns_its_external_data_and_nothing_else_beside_it(tmp_path: Path) -> None:
+def test_bare_file_owns_its_external_data_and_nothing_else_beside_it(tmp_path: Path) -> None:
     put(tmp_path / "big.onnx", onnx_bytes(location="./big.data"))
     put(tmp_path / "big.data", b"weights")
     put(tmp_path / "other.onnx", onnx_bytes())
@@ -462,13 +462,13 @@ def test_links_that_stay_inside_are_followed_and_loops_are_refused(tmp_path: Pat
     assert "is a link to a folder; copy it inside" in found.refused[1].reason
 
 
-def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+def test_root_itself_may_be_a_link(tmp_path: Path) -> None:
     put(tmp_path / "real/m/1/model.onnx", onnx_bytes())
     (tmp_path / "link").symlink_to("real")
     assert names(scan(tmp_path / "link")) == [("m", "1")]
 
 
-def test_an_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
     put(tmp_path / "good.onnx", onnx_bytes())
     (tmp_path / "loop").symlink_to("loop")
     found = scan(tmp_path)
@@ -478,7 +478,7 @@ def test_an_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: P
     )
 
 
-def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+def test_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     (tmp_path / "m/1").mkdir(parents=True)
     os.mkfifo(tmp_path / "m/1/model.onnx")
     assert "is not an ordinary file" in only_refusal(scan(tmp_path)).reason

@@ -51,7 +51,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_scan_of_unchanged_models_opens_no_file(tmp_path: Path, opened: list[str]) -> None:
+def test_scan_of_unchanged_models_opens_no_file(tmp_path: Path, opened: list[str]) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes(location="w.bin"))
     put(tmp_path / "a/1/w.bin", b"weights")
     put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
@@ -85,7 +85,7 @@ def test_only_what_changed_is_opened_again(tmp_path: Path, opened: list[str]) ->
     assert after.models[1] == before.models[1]
 
 
-def test_a_file_put_in_anothers_place_with_its_size_and_time_is_noticed(tmp_path: Path) -> None:
+def test_file_put_in_anothers_place_with_its_size_and_time_is_noticed(tmp_path: Path) -> None:
     put(tmp_path / "a.onnx", onnx_bytes("one"))
     before = scan(tmp_path)
     put(tmp_path / "b", onnx_bytes("two")).rename(tmp_path / "a.onnx")
@@ -95,7 +95,7 @@ def test_a_file_put_in_anothers_place_with_its_size_and_time_is_noticed(tmp_path
     assert after.models[0].digest != before.models[0].digest
 
 
-def test_a_changed_manifest_makes_another_source_of_the_same_digest(tmp_path: Path) -> None:
+def test_changed_manifest_makes_another_source_of_the_same_digest(tmp_path: Path) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes())
     put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
     before = scan(tmp_path)
@@ -116,7 +116,7 @@ def test_changed_declarations_make_another_source(tmp_path: Path) -> None:
     assert poll(tmp_path, before).models[0] != before.models[0]
 
 
-def test_a_model_that_is_gone_is_gone_at_once(tmp_path: Path) -> None:
+def test_model_that_is_gone_is_gone_at_once(tmp_path: Path) -> None:
     path = put(tmp_path / "a.onnx", onnx_bytes())
     before = scan(tmp_path)
     path.unlink()
@@ -127,7 +127,7 @@ def test_a_model_that_is_gone_is_gone_at_once(tmp_path: Path) -> None:
     ("age_ns", "is_settled"),
     [(0, False), (10**9 - 1, False), (10**9, True), (1 - 10**9, False), (-(10**9), True)],
 )
-def test_a_model_is_settled_when_its_newest_file_is_a_second_from_now(
+def test_model_is_settled_when_its_newest_file_is_a_second_from_now(
     tmp_path: Path, age_ns: int, is_settled: bool
 ) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes())
@@ -137,14 +137,14 @@ def test_a_model_is_settled_when_its_newest_file_is_a_second_from_now(
     assert found.is_unsettled is not is_settled
 
 
-def test_a_first_scan_takes_files_as_they_are(tmp_path: Path) -> None:
+def test_first_scan_takes_files_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(onnx_bytes())
     found = scan(tmp_path)
     assert len(found.models) == 1
     assert not found.is_unsettled
 
 
-def test_a_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path: Path) -> None:
+def test_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path: Path) -> None:
     put(tmp_path / "good.onnx", onnx_bytes())
     before = scan(tmp_path)
     path = put(tmp_path / "new/1/model.onnx", onnx_bytes()[:9], NOW_NS)
@@ -160,7 +160,7 @@ def test_a_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path:
     "changed",
     ["m/1/model.onnx", "m/2/model.onnx", "m/1/extra", "m/capamesh.toml", "m/3/model.onnx"],
 )
-def test_a_model_that_is_being_changed_stays_as_it_was_with_all_versions(
+def test_model_that_is_being_changed_stays_as_it_was_with_all_versions(
     tmp_path: Path, changed: str
 ) -> None:
     put(tmp_path / "m/1/model.onnx", onnx_bytes())
@@ -184,7 +184,7 @@ def test_external_data_and_warm_up_files_are_waited_for_too(tmp_path: Path) -> N
     assert poll(tmp_path, Scan()) == Scan(is_unsettled=True)
 
 
-def test_a_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
+def test_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
     put(tmp_path / "m/1/model.onnx", b"half", NOW_NS)
     put(tmp_path / "m/2/model.onnx", onnx_bytes())
     put(tmp_path / "m/capamesh.toml", b"versions = {latest = 1}")
@@ -193,7 +193,7 @@ def test_a_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
     assert not found.is_unsettled
 
 
-def test_a_refused_name_is_refused_anew(tmp_path: Path) -> None:
+def test_refused_name_is_refused_anew(tmp_path: Path) -> None:
     put(tmp_path / "a b.onnx", onnx_bytes(), NOW_NS)
     found = poll(tmp_path, Scan())
     assert [one.name for one in found.refused] == ["a b"]
@@ -209,7 +209,7 @@ def test_what_earlier_scans_read_is_kept_only_for_files_that_are_there(tmp_path:
     assert len(poll(tmp_path, before).seen.locations) == 1
 
 
-def test_the_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
+def test_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes())

@@ -99,7 +99,7 @@ files = {ids = "typical.npy"}
     )
 
 
-def test_the_steps_of_a_pipeline_are_read_in_their_order() -> None:
+def test_steps_of_a_pipeline_are_read_in_their_order() -> None:
     raw = b"""
 [[step]]
 model = "tokens"
@@ -139,19 +139,19 @@ def test_versions_are_all_the_latest_or_specific_ones(
     assert parse_manifest(b"versions = " + versions, FILE).rules.versions == policy
 
 
-def test_a_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
+def test_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
     sequence = b"[[sequence.state]]\ninput = 'h'\noutput = 'n'"
     assert not parse_manifest(sequence, FILE).rules.is_idempotent
     with pytest.raises(ModelInvalid, match="gives another answer the second time"):
         parse_manifest(b"idempotent = true\n" + sequence, FILE)
 
 
-def test_an_empty_manifest_is_the_default_one() -> None:
+def test_empty_manifest_is_the_default_one() -> None:
     empty = Manifest("", (), allow_cpu_fallback=False, max_queue=None, rules=Rules())
     assert parse_manifest(b"", FILE) == empty
 
 
-def test_an_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
+def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     with pytest.raises(ModelInvalid) as caught:
         parse_manifest(b"max_qeue = 7", FILE)
     assert caught.value.message == (
@@ -161,7 +161,7 @@ def test_an_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     )
 
 
-def test_an_unknown_key_of_a_table_is_named_with_its_path() -> None:
+def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
     raw = b"[[batching.ragged]]\ninput = 'a'\n[[batching.ragged]]\ninput = 'b'\nlength = 3"
     with pytest.raises(ModelInvalid) as caught:
         parse_manifest(raw, FILE)
@@ -235,7 +235,7 @@ def test_an_unknown_key_of_a_table_is_named_with_its_path() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_file_the_value_and_the_limit(
+def test_wrong_value_is_refused_with_the_file_the_value_and_the_limit(
     raw: bytes, complaint: str
 ) -> None:
     with pytest.raises(ModelInvalid) as caught:

@@ -138,14 +138,14 @@ def test_what_contradicts_itself_is_named_by_its_key(rules: Rules, problem: str)
     assert rules_problem(rules, "m").startswith(problem)
 
 
-def test_a_manifest_names_its_file_before_the_problem() -> None:
+def test_manifest_names_its_file_before_the_problem() -> None:
     raw = b"[[warm_up]]\nfiles = {x = '../secret.npy'}"
     with pytest.raises(ModelInvalid, match=r"^f\.toml: warm_up\[0\]\.files\.x is '\.\./sec"):
         parse_manifest(raw, "f.toml")
 
 
 @pytest.mark.parametrize(("key", "value"), [("providers", "[]"), ("allow_cpu_fallback", "true")])
-def test_a_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
+def test_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
     step = "[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}"
     with pytest.raises(ModelInvalid, match=f"{key}: a pipeline runs on no provider"):
         parse_manifest(f"{key} = {value}\n{step}".encode(), "f.toml", "chain")

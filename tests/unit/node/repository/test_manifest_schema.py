@@ -243,7 +243,7 @@ def contradicts_itself(document: dict[str, Any]) -> bool:
     return False
 
 
-def test_the_examples_are_accepted_by_both() -> None:
+def test_examples_are_accepted_by_both() -> None:
     for document in (MODEL, PIPELINE, LATEST, SPECIFIC):
         assert fits(document, SCHEMA)
         assert parses(document)
@@ -273,13 +273,13 @@ def test_both_accept_and_refuse_the_same_values_at_every_key_and_limit() -> None
         (rule_tables._STEP, SCHEMA["$defs"]["step"]["properties"]),
     ],
 )
-def test_the_schema_has_the_keys_of_the_parser_in_their_order(
+def test_schema_has_the_keys_of_the_parser_in_their_order(
     keys: tuple[str, ...], properties: dict[str, Any]
 ) -> None:
     assert tuple(properties) == keys
 
 
-def test_the_schema_uses_no_keyword_that_this_test_does_not_read() -> None:
+def test_schema_uses_no_keyword_that_this_test_does_not_read() -> None:
     def keywords(schema: Any) -> Iterator[str]:
         if not isinstance(schema, dict):
             return

@@ -49,9 +49,7 @@ def test_what_is_signed_is_advertised_and_leaves_the_digest_as_it_is(
     assert (models / "bare.capamesh.sig").exists()
 
 
-def test_a_signature_of_other_files_is_not_advertised_and_said(
-    models: Path, tmp_path: Path
-) -> None:
+def test_signature_of_other_files_is_not_advertised_and_said(models: Path, tmp_path: Path) -> None:
     sign(models, tmp_path / "publisher.key", "--create-key")
     shutil.copy(SAMPLES / "breast_cancer/1/model.onnx", models / "digits/1/model.onnx")
     found, note = signed(models, "digits")
@@ -62,14 +60,14 @@ def test_a_signature_of_other_files_is_not_advertised_and_said(
 
 
 @pytest.mark.parametrize("content", [b"junk\n", b"\xff\xfe", b"# only words\n", b""])
-def test_a_damaged_file_of_signatures_hides_no_model(models: Path, content: bytes) -> None:
+def test_damaged_file_of_signatures_hides_no_model(models: Path, content: bytes) -> None:
     (models / "digits/capamesh.sig").write_bytes(content)
     found, note = signed(models, "digits")
     assert found == b""
     assert ("is not used" in note) is (b"#" not in content and bool(content))
 
 
-def test_a_link_out_of_the_models_folder_is_not_followed(models: Path, tmp_path: Path) -> None:
+def test_link_out_of_the_models_folder_is_not_followed(models: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("1 d p s\n")
     (models / "digits/capamesh.sig").symlink_to(tmp_path / "secret")
     assert "capamesh.sig is not used" in signed(models, "digits")[1]

@@ -41,7 +41,7 @@ def served(root: Path) -> list[str]:
         ("versions = {latest = 1}", "version_policy { all {} }", ["10"]),
     ],
 )
-def test_the_policy_chooses_by_number(
+def test_policy_chooses_by_number(
     tmp_path: Path, toml: str, pbtxt: str | None, expected: list[str]
 ) -> None:
     model(tmp_path, "1", "2", "10", toml=toml, pbtxt=pbtxt)
@@ -49,34 +49,34 @@ def test_the_policy_chooses_by_number(
     assert scan(tmp_path).refused == ()
 
 
-def test_a_specific_version_that_is_not_there_is_refused_and_hides_no_other(tmp_path: Path) -> None:
+def test_specific_version_that_is_not_there_is_refused_and_hides_no_other(tmp_path: Path) -> None:
     model(tmp_path, "1", toml="versions = {specific = [1, 7]}")
     assert served(tmp_path) == ["1"]
     reason = "version 7 is asked for and has no folder; put the model at 7/model.onnx"
     assert scan(tmp_path).refused == (Refused("m", "7", reason),)
 
 
-def test_a_broken_latest_version_is_refused_and_none_takes_its_place(tmp_path: Path) -> None:
+def test_broken_latest_version_is_refused_and_none_takes_its_place(tmp_path: Path) -> None:
     model(tmp_path, "1", "2", toml="versions = {latest = 1}")
     (tmp_path / "m/2/model.onnx").write_bytes(b"\x0b junk")
     assert served(tmp_path) == []
     assert [(one.name, one.version) for one in scan(tmp_path).refused] == [("m", "2")]
 
 
-def test_a_version_that_is_not_chosen_may_be_broken(tmp_path: Path) -> None:
+def test_version_that_is_not_chosen_may_be_broken(tmp_path: Path) -> None:
     model(tmp_path, "1", "2", toml="versions = {latest = 1}")
     (tmp_path / "m/1/model.onnx").write_bytes(b"\x0b junk")
     assert served(tmp_path) == ["2"]
     assert scan(tmp_path).refused == ()
 
 
-def test_a_folder_that_is_no_version_is_refused_whatever_the_policy(tmp_path: Path) -> None:
+def test_folder_that_is_no_version_is_refused_whatever_the_policy(tmp_path: Path) -> None:
     model(tmp_path, "01", "2", toml="versions = {latest = 1}")
     assert served(tmp_path) == ["2"]
     assert [one.version for one in scan(tmp_path).refused] == ["01"]
 
 
-def test_a_version_that_appears_takes_the_place_of_the_latest(tmp_path: Path) -> None:
+def test_version_that_appears_takes_the_place_of_the_latest(tmp_path: Path) -> None:
     model(tmp_path, "1", toml="versions = {latest = 1}")
     before = scan(tmp_path)
     (tmp_path / "m/2").mkdir()

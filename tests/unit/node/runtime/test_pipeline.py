@@ -106,7 +106,7 @@ def pipeline(
     return PipelineModel(name, version, steps, lambda model, _: models.get(model))
 
 
-def test_a_chain_computes_what_its_models_do_one_after_the_other() -> None:
+def test_chain_computes_what_its_models_do_one_after_the_other() -> None:
     chain: LoadedModel = pipeline(
         [
             step("double", {"x": "given"}, {"y": "doubled"}),
@@ -123,7 +123,7 @@ def test_a_chain_computes_what_its_models_do_one_after_the_other() -> None:
     assert chain.run(inputs, ["result"]) == [tensor("result", 12, 24)]
 
 
-def test_a_name_may_feed_several_steps_and_only_what_none_takes_is_an_output() -> None:
+def test_name_may_feed_several_steps_and_only_what_none_takes_is_an_output() -> None:
     chain = pipeline(
         [
             step("split", {"x": "in"}, {"low": "l", "high": "h"}),
@@ -157,7 +157,7 @@ def test_only_the_steps_and_outputs_that_are_asked_for_are_computed() -> None:
     assert (first.asked, second.asked, third.asked) == ([("high",)], [], [("y",)])
 
 
-def test_a_tensor_goes_from_step_to_step_without_a_copy() -> None:
+def test_tensor_goes_from_step_to_step_without_a_copy() -> None:
     first, second = double(), double()
     chain = pipeline(
         [step("first", {"x": "in"}, {"y": "mid"}), step("second", {"x": "mid"}, {"y": "out"})],
@@ -172,7 +172,7 @@ def test_a_tensor_goes_from_step_to_step_without_a_copy() -> None:
     assert np.shares_memory(second.taken[0].to_numpy(), result)
 
 
-def test_a_tensor_is_let_go_before_the_step_after_the_last_that_takes_it() -> None:
+def test_tensor_is_let_go_before_the_step_after_the_last_that_takes_it() -> None:
     alive: list[bool] = []
     results: list[weakref.ref[Array]] = []
 
@@ -202,7 +202,7 @@ def test_a_tensor_is_let_go_before_the_step_after_the_last_that_takes_it() -> No
     assert alive == [False]
 
 
-def test_the_switch_is_handed_to_every_step() -> None:
+def test_switch_is_handed_to_every_step() -> None:
     class Switch:
         def stop(self) -> None:
             raise AssertionError("nobody stops this run")
@@ -217,7 +217,7 @@ def test_the_switch_is_handed_to_every_step() -> None:
     assert model.stops == [switch, switch, None, None]
 
 
-def test_the_members_are_reported_once_each_and_the_provider_and_precision_of_all() -> None:
+def test_members_are_reported_once_each_and_the_provider_and_precision_of_all() -> None:
     one, two = double(), add()
     two.provider, two.precision = "CUDAExecutionProvider", ""
     steps = [
@@ -235,7 +235,7 @@ def test_the_members_are_reported_once_each_and_the_provider_and_precision_of_al
     assert pipeline(steps, one=one, two=two).precision == ""
 
 
-def test_a_name_that_several_steps_take_from_outside_has_the_narrowest_shape() -> None:
+def test_name_that_several_steps_take_from_outside_has_the_narrowest_shape() -> None:
     def taking(shape: tuple[int, ...]) -> Model:
         return Model([fp32("x", shape)], [fp32("y", shape)], lambda x: [x])
 
@@ -342,13 +342,13 @@ def test_steps_that_do_not_fit_are_refused_with_their_number(
     assert caught.value.message == complaint
 
 
-def test_the_most_steps_are_accepted() -> None:
+def test_most_steps_are_accepted() -> None:
     steps = [step("m", {"x": f"n{i}"}, {"y": f"n{i + 1}"}) for i in range(MAX_STEPS)]
     chain = pipeline(steps, m=Model([fp32("x")], [fp32("y")], lambda x: [x + 1]))
     assert chain.run([tensor("n0", 0)]) == [tensor(f"n{MAX_STEPS}", MAX_STEPS)]
 
 
-def test_a_pipeline_may_contain_another_but_none_that_contains_it() -> None:
+def test_pipeline_may_contain_another_but_none_that_contains_it() -> None:
     inner = pipeline([step("p", {"x": "a"}, {"y": "b"})], name=ModelName("inner"), p=double())
     middle = pipeline(
         [step("inner", {"a": "a"}, {"b": "b"})], name=ModelName("middle"), inner=inner
@@ -370,7 +370,7 @@ def test_another_version_of_a_name_is_another_model() -> None:
     assert chain.run([tensor("a", 3)]) == [tensor("b", 6)]
 
 
-def test_a_request_that_does_not_fit_is_reported_what_the_chain_takes() -> None:
+def test_request_that_does_not_fit_is_reported_what_the_chain_takes() -> None:
     chain = pipeline([step("add", {"a": "l", "b": "r"}, {"sum": "s"})], add=add())
     with pytest.raises(InvalidRequest) as caught:
         chain.validate([tensor("l", 1)])
@@ -395,7 +395,7 @@ def test_what_a_step_gives_is_checked_before_the_next_one_runs() -> None:
     assert last.asked == []
 
 
-def test_a_steps_failure_is_reported_with_its_number() -> None:
+def test_steps_failure_is_reported_with_its_number() -> None:
     def fail(x: Array) -> list[Array]:
         raise RunFailed("the device is on fire")
 
@@ -410,7 +410,7 @@ def test_a_steps_failure_is_reported_with_its_number() -> None:
     assert caught.value.message == "step 2 (broken): the device is on fire"
 
 
-def test_a_member_that_was_unloaded_makes_the_pipeline_unavailable() -> None:
+def test_member_that_was_unloaded_makes_the_pipeline_unavailable() -> None:
     def gone(x: Array) -> list[Array]:
         raise ModelUnavailable("the model has been unloaded")
 
@@ -419,7 +419,7 @@ def test_a_member_that_was_unloaded_makes_the_pipeline_unavailable() -> None:
         chain.run([tensor("a", 1)])
 
 
-def test_a_closed_pipeline_is_unavailable_and_leaves_its_models_to_their_owner() -> None:
+def test_closed_pipeline_is_unavailable_and_leaves_its_models_to_their_owner() -> None:
     chain = pipeline([step("m", {"x": "a"}, {"y": "b"})], m=double())
     chain.close()
     chain.close()

@@ -84,7 +84,7 @@ def test_open_sizes_stand_for_each_other_in_their_order() -> None:
     assert model.seen == [(3, 5, 2, 2)]
 
 
-def test_a_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
+def test_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
     declared = DeclaredIo(
         has_batch_axis=True,
         reshaped_inputs=(Reshape("x", (-1, 1), (-1,)),),
@@ -96,7 +96,7 @@ def test_a_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
     assert y.shape == (3, 1)
 
 
-def test_a_model_without_reshapes_is_itself() -> None:
+def test_model_without_reshapes_is_itself() -> None:
     model = Model((6,), (6,))
     assert reshaped(model, DeclaredIo()) is model
 
@@ -118,13 +118,13 @@ def test_a_model_without_reshapes_is_itself() -> None:
         ),
     ],
 )
-def test_a_reshape_that_the_model_has_not_is_refused(declared: DeclaredIo, reason: str) -> None:
+def test_reshape_that_the_model_has_not_is_refused(declared: DeclaredIo, reason: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
         reshaped(Model((1, 2, 3), (1, 2, 3)), declared)
     assert caught.value.message == reason
 
 
-def test_an_output_of_another_shape_than_declared_fails_the_run() -> None:
+def test_output_of_another_shape_than_declared_fails_the_run() -> None:
     declared = DeclaredIo(reshaped_outputs=(Reshape("y", (6,), (1, 2, 3)),))
     shaped = reshaped(Model((1, 2, 3), (-1, -1, -1), out=(2, 1, 3)), declared)
     with pytest.raises(RunFailed, match=r"output 'y' has shape \[2, 1, 3\]"):

@@ -81,7 +81,7 @@ def test_what_loaded_models_hold_is_not_there_for_runs() -> None:
     assert "runs have 500000 bytes on this node" in str(bench.refusal(400, 2))
 
 
-def test_a_single_row_that_is_too_large_is_refused_without_advice_that_does_not_help() -> None:
+def test_single_row_that_is_too_large_is_refused_without_advice_that_does_not_help() -> None:
     bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000)
     assert str(bench.refusal(1, 1_000)) == (
         "a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
@@ -123,7 +123,7 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
     other.submit(400, 2)
 
 
-def test_a_request_that_is_withdrawn_before_its_run_holds_no_memory() -> None:
+def test_request_that_is_withdrawn_before_its_run_holds_no_memory() -> None:
     bench = Bench()
     request = bench.submit(400, 2)
     bench.batcher.cancel(request, 0.0)
@@ -163,13 +163,13 @@ def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can(
     Bench(limit_bytes=0).submit(400, 2, left_s=2.0)  # a measurement is believed to the half
 
 
-def test_a_usual_request_that_has_little_time_is_late_and_not_wrong() -> None:
+def test_usual_request_that_has_little_time_is_late_and_not_wrong() -> None:
     bench = Bench(TEXTS, RunNeed(2, 1.0), limit_bytes=0)
     bench.submit(8, 2, left_s=0.001)
     assert isinstance(Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001), InvalidRequest)
 
 
-def test_a_device_that_became_faster_than_at_load_is_given_more() -> None:
+def test_device_that_became_faster_than_at_load_is_given_more() -> None:
     bench = Bench(limit_bytes=0)
     bench.batcher.time.slowdown = 0.5
     bench.submit(800, 2, left_s=2.0)
@@ -193,7 +193,7 @@ def test_longer_rows_are_expected_to_take_the_time_that_was_measured() -> None:
     bench.submit(1, 64 + 100, left_s=5.0)
 
 
-def test_a_model_that_was_not_measured_has_a_limit_by_its_inputs() -> None:
+def test_model_that_was_not_measured_has_a_limit_by_its_inputs() -> None:
     bench = Bench(need=None, profile=None, limit_bytes=100_000)
     assert str(bench.refusal(10_000, 2)) == (
         "a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
@@ -212,7 +212,7 @@ def test_a_model_that_was_not_measured_has_a_limit_by_its_inputs() -> None:
         (TEXTS, NEED, 1_000_000, 0),
     ],
 )
-def test_the_most_rows_are_reported_where_rows_alone_decide(
+def test_most_rows_are_reported_where_rows_alone_decide(
     plan: BatchPlan, need: RunNeed | None, limit_bytes: int, expected: int
 ) -> None:
     assert Bench(plan, need, limit_bytes=limit_bytes).bounds.most_rows == expected
@@ -236,7 +236,7 @@ def test_requests_are_looked_at_where_their_size_is_the_caller_s_to_say(
     assert bounds.usual_rows == usual
 
 
-def test_a_budget_says_what_is_held() -> None:
+def test_budget_says_what_is_held() -> None:
     budget = MemoryBudget(100)
     budget.models_bytes, budget.held_bytes = 30, 7
     assert repr(budget) == "MemoryBudget(7 of 70 bytes held)"

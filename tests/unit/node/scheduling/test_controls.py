@@ -90,7 +90,7 @@ def test_controls_are_no_inputs_of_callers() -> None:
         (Datatype.BYTES, 7, b"7"),
     ],
 )
-def test_an_id_is_given_in_the_model_s_own_type(
+def test_id_is_given_in_the_model_s_own_type(
     datatype: Datatype, key: int | str, expected: object
 ) -> None:
     plan = plan_of(ControlTensor("id", ControlKind.ID, datatype))
@@ -108,7 +108,7 @@ def test_an_id_is_given_in_the_model_s_own_type(
         ),
     ],
 )
-def test_an_id_that_the_model_cannot_take_is_the_caller_s_mistake(
+def test_id_that_the_model_cannot_take_is_the_caller_s_mistake(
     datatype: Datatype, key: int | str, reason: str
 ) -> None:
     plan = plan_of(ControlTensor("id", ControlKind.ID, datatype))
@@ -117,7 +117,7 @@ def test_an_id_that_the_model_cannot_take_is_the_caller_s_mistake(
     assert caught.value.message.startswith(reason)
 
 
-def test_a_control_without_a_batch_axis_has_one_element() -> None:
+def test_control_without_a_batch_axis_has_one_element() -> None:
     plan = BatchPlan(
         (TensorSpec("x", I32, (3,)), TensorSpec("start", I32, (1,))),
         (TensorSpec("y", I32, (3,)),),
@@ -129,7 +129,7 @@ def test_a_control_without_a_batch_axis_has_one_element() -> None:
 
 
 @pytest.mark.parametrize("is_batching", [True, False])
-def test_a_request_of_a_sequence_has_one_row_whether_it_shares_a_run_or_not(
+def test_request_of_a_sequence_has_one_row_whether_it_shares_a_run_or_not(
     *, is_batching: bool
 ) -> None:
     plan = plan_of(CONTROLS[0], is_batching=is_batching)
@@ -168,7 +168,7 @@ class Desk:
         self.batcher.finished(batch, results * len(batch.requests), self.now_s, run_s=0.01)
 
 
-def test_a_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silence() -> None:
+def test_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silence() -> None:
     desk = Desk(plan_of(CONTROLS[0]), SequenceRules(controls=CONTROLS[:1], idle_s=5.0))
     with pytest.raises(CapameshError, match="sequence 1 has not started here"):
         desk.submit(1)
@@ -201,7 +201,7 @@ def test_requests_of_different_sequences_share_a_run_and_each_has_its_own_contro
     assert joined["end"].ravel().tolist() == [0.5, 1.5]
 
 
-def test_a_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:
+def test_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:
     begin = np.array([[3, 4]], np.int32)
     state = StateTensor("s", "s_next", 0, (1, 2), "begin", begin.tobytes(), is_shown=True)
     plan = plan_of(CONTROLS[0], states=(state,))
@@ -220,7 +220,7 @@ def test_a_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declar
     assert _state(desk.batcher) == [[3, 4]]
 
 
-def test_a_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
+def test_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
     state = StateTensor("s", "s_next", NO_AXIS, (2,))
     plan = BatchPlan(
         (TensorSpec("x", I32, (-1,)), TensorSpec("s", I32, (2,))),

@@ -15,7 +15,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import SequenceMark
 
 
-def test_an_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_last() -> None:
+def test_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_last() -> None:
     desk = Desk(max_queue=3, batch_rows=1)
     running = desk.submit(priority=128)
     assert desk.take() == [running]
@@ -64,7 +64,7 @@ def test_bulk_work_gives_way_first_and_to_any_online_request() -> None:
     assert desk.batcher._bulk_rows == 0
 
 
-def test_a_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
+def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
     desk = Desk(limit_rows=16)
     rows = [desk.submit(2, priority=128) for _ in range(6)]
     desk.submit(4, priority=1)
@@ -141,7 +141,7 @@ def test_nobody_is_refused_while_a_lesser_one_waits_and_nobody_waits_who_is_lost
     assert desk.batcher.is_idle
 
 
-def test_a_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -> None:
+def test_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -> None:
     desk = Desk(limit_rows=2)
     step = desk.request(priority=200)
     step.sequence = SequenceMark("s", True, False)

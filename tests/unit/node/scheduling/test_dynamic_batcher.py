@@ -27,7 +27,7 @@ GENEROUS = ServiceProfile((ProfilePoint(1, 1e-6),))
 """A limit of two million rows."""
 
 
-def test_a_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs() -> None:
+def test_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs() -> None:
     desk = Desk()
     request = desk.submit(3)
     batch = desk.taken()
@@ -114,7 +114,7 @@ def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() ->
     assert desk.take() == [urgent, first]
 
 
-def test_the_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
+def test_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     desk = Desk(max_delay_us=1_000_000)
     requests = [desk.submit(left_s=0.060), desk.submit(left_s=0.050)]
     assert 0.020 < desk.batcher.next_event_s() < 0.030  # a run takes 10 to 15 ms
@@ -122,7 +122,7 @@ def test_the_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     assert sorted(desk.take(), key=requests.index) == requests
 
 
-def test_the_next_event_is_the_first_deadline_or_the_end_of_the_wait_for_company() -> None:
+def test_next_event_is_the_first_deadline_or_the_end_of_the_wait_for_company() -> None:
     desk = Desk(max_delay_us=5_000)
     assert desk.batcher.next_event_s() == math.inf
     desk.submit(left_s=0.5)
@@ -182,7 +182,7 @@ def test_over_the_limit_a_request_is_refused_at_once_with_a_time_to_come_back() 
     assert desk.batcher.meter.requests == {"ok": 0, "overloaded": 1}
 
 
-def test_a_refusal_names_a_time_even_when_nothing_is_queued() -> None:
+def test_refusal_names_a_time_even_when_nothing_is_queued() -> None:
     desk = Desk(instances=2, limit_rows=16)
     desk.submit(30)
     desk.taken()
@@ -191,7 +191,7 @@ def test_a_refusal_names_a_time_even_when_nothing_is_queued() -> None:
     assert refused.value.retry_after_s == pytest.approx(0.005)
 
 
-def test_an_idle_model_takes_a_request_of_more_rows_than_its_limit() -> None:
+def test_idle_model_takes_a_request_of_more_rows_than_its_limit() -> None:
     desk = Desk(limit_rows=16)
     request = desk.submit(100)
     assert desk.take() == [request]
@@ -207,7 +207,7 @@ def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -
     assert refused.value.retry_after_s > 0
 
 
-def test_a_short_deadline_is_no_reason_to_refuse_because_it_goes_first() -> None:
+def test_short_deadline_is_no_reason_to_refuse_because_it_goes_first() -> None:
     desk = Desk()
     desk.submit(8)
     batch = desk.taken()
@@ -218,14 +218,14 @@ def test_a_short_deadline_is_no_reason_to_refuse_because_it_goes_first() -> None
     assert desk.take() == [urgent]
 
 
-def test_a_deadline_that_has_passed_is_refused_as_such() -> None:
+def test_deadline_that_has_passed_is_refused_as_such() -> None:
     desk = Desk()
     with pytest.raises(DeadlineExceeded):
         desk.submit(left_s=0.0)
     assert desk.batcher.is_idle
 
 
-def test_a_refused_request_leaves_no_trace() -> None:
+def test_refused_request_leaves_no_trace() -> None:
     desk = Desk(max_rows=4, limit_rows=16)
     with pytest.raises(TooLarge):
         desk.submit(5)
@@ -284,7 +284,7 @@ def test_each_of_many_deadlines_is_kept_in_its_turn() -> None:
         assert request.state is RequestState.ENDED
 
 
-def test_a_batch_never_contains_what_expired_since_anyone_last_looked() -> None:
+def test_batch_never_contains_what_expired_since_anyone_last_looked() -> None:
     desk = Desk()
     late, timely = desk.submit(left_s=1.0), desk.submit(left_s=1.001)
     desk.now_s = 1.0
@@ -309,7 +309,7 @@ def test_cancelling_what_was_never_accepted_does_nothing() -> None:
     assert "cancelled" not in desk.batcher.meter.requests
 
 
-def test_a_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
+def test_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
     desk = Desk()
     cancelled, expiring = desk.submit(), desk.submit(left_s=1.0)
     batch = desk.taken()
@@ -326,7 +326,7 @@ def test_a_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
     assert (stops, desk.batcher.is_idle) == ([1.0], True)
 
 
-def test_an_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
+def test_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
     desk = Desk()
     desk.batcher.cancel(desk.submit(), 0.0)
     unwanted = desk.submit()
@@ -387,7 +387,7 @@ def test_what_one_answer_of_a_batch_cancels_is_not_answered_after_it(way: str) -
     assert desk.batcher._rows == 0
 
 
-def test_an_answer_may_submit_the_next_request() -> None:
+def test_answer_may_submit_the_next_request() -> None:
     desk = Desk()
     following: list[PendingRequest] = []
     first = desk.request()
@@ -410,7 +410,7 @@ def test_each_request_of_a_batch_gets_its_own_result() -> None:
     assert desk.batcher.meter.requests == {"ok": 1, "run_failed": 1}
 
 
-def test_a_run_that_was_not_whole_says_nothing_about_the_model() -> None:
+def test_run_that_was_not_whole_says_nothing_about_the_model() -> None:
     desk = Desk()
     desk.submit()
     batch = desk.taken()
@@ -446,7 +446,7 @@ def test_what_runs_can_be_failed_and_its_report_changes_nothing_then() -> None:
 # outputs
 
 
-def test_a_request_gets_the_outputs_it_asked_for_in_its_own_order() -> None:
+def test_request_gets_the_outputs_it_asked_for_in_its_own_order() -> None:
     desk = Desk()
     desk.submit(outputs=("z", "y"))
     desk.submit(outputs=("y",))
@@ -460,7 +460,7 @@ def test_a_request_gets_the_outputs_it_asked_for_in_its_own_order() -> None:
 # what is told of the load
 
 
-def test_an_idle_model_reports_no_load_and_its_whole_limit() -> None:
+def test_idle_model_reports_no_load_and_its_whole_limit() -> None:
     assert Desk(limit_rows=16).load() == LoadReport(
         in_flight=0,
         queued=0,
@@ -473,7 +473,7 @@ def test_an_idle_model_reports_no_load_and_its_whole_limit() -> None:
     )
 
 
-def test_the_load_counts_requests_and_times_what_waits_before_a_newcomer() -> None:
+def test_load_counts_requests_and_times_what_waits_before_a_newcomer() -> None:
     desk = Desk(limit_rows=16)
     for _ in range(3):
         desk.submit(4)
@@ -484,7 +484,7 @@ def test_the_load_counts_requests_and_times_what_waits_before_a_newcomer() -> No
     assert report.queue_us == 24_000  # one batch of four rows, and half of one before it
 
 
-def test_the_wait_of_requests_that_run_alone_is_by_the_rows_of_each() -> None:
+def test_wait_of_requests_that_run_alone_is_by_the_rows_of_each() -> None:
     desk = Desk(is_batching=False, profile=GENEROUS, max_in_flight=10)
     for _ in range(3):
         desk.submit(100)
@@ -568,7 +568,7 @@ def no_collector() -> Any:
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_the_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> None:
+def test_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> None:
     desk = Desk()
     kept = desk.submit()
     cancelled, data_of_cancelled = watched(desk)
@@ -615,7 +615,7 @@ def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
     assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
 
 
-def test_a_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
+def test_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
     desk = Desk()
 
     def broken(request: PendingRequest, result: Result) -> None:
@@ -648,7 +648,7 @@ def test_of_several_that_wait_what_would_be_late_is_answered_and_not_run() -> No
     assert other.state is RequestState.QUEUED
 
 
-def test_the_last_that_waits_is_run_however_late_it_seems() -> None:
+def test_last_that_waits_is_run_however_late_it_seems() -> None:
     desk = Desk(batch_rows=1)
     desk.submit()
     running = desk.taken()
@@ -753,7 +753,7 @@ def test_bulk_requests_fill_half_of_those_that_may_be_in_flight() -> None:
     desk.submit()
 
 
-def test_a_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_of_it() -> None:
+def test_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_of_it() -> None:
     desk = Desk(limit_rows=16)
     for _ in range(8):
         desk.submit()
@@ -789,7 +789,7 @@ def test_rows_without_data_count_for_nothing(is_batching: bool) -> None:
 # a model without a profile
 
 
-def test_a_model_that_was_never_measured_takes_as_many_as_its_runs_turn_out_to_allow() -> None:
+def test_model_that_was_never_measured_takes_as_many_as_its_runs_turn_out_to_allow() -> None:
     desk = Desk(profile=None, is_batching=False)
     assert desk.load().limit == 8
     for _ in range(3):

@@ -505,7 +505,7 @@ TestSequences = SequenceMachine.TestCase
 TestSequences.settings = settings(stateful_step_count=40)
 
 
-def test_a_sequence_whose_waiting_request_was_too_late_falls_silent_only_then() -> None:
+def test_sequence_whose_waiting_request_was_too_late_falls_silent_only_then() -> None:
     machine = SequenceMachine()
     machine.start(instances=1, delay_us=0, streams=None)
     machine.submit(1, 1, 0, None, False, False, sequence=0, marks=(True, False))

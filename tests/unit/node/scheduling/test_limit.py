@@ -50,21 +50,21 @@ def test_one_run_moves_the_speed_by_its_part_of_the_time_constant() -> None:
     assert limit.rows == round(200 * up)
 
 
-def test_a_device_that_stays_slow_is_never_taken_for_normal() -> None:
+def test_device_that_stays_slow_is_never_taken_for_normal() -> None:
     device = Device()
     assert device.run(5) == 200
     assert device.run(2, slowdown=10) == pytest.approx(20, abs=1)
     assert device.run(600, slowdown=10) == 20
 
 
-def test_the_limit_is_back_within_some_seconds_of_the_device() -> None:
+def test_limit_is_back_within_some_seconds_of_the_device() -> None:
     device = Device()
     device.run(25, slowdown=10)
     assert device.run(0.5) > 100
     assert device.run(2.5) > 195
 
 
-def test_the_limit_follows_when_next_to_nothing_is_in_flight() -> None:
+def test_limit_follows_when_next_to_nothing_is_in_flight() -> None:
     device = Device()
     device.run(60, slowdown=10, pause_s=1.0)
     assert device.limit.rows < 30
@@ -88,13 +88,13 @@ def test_what_is_averaged_is_rows_a_second_and_not_runs() -> None:
     assert 60 < device.limit.rows < 105  # lower, for it falls sooner than it rises
 
 
-def test_a_device_that_is_faster_than_its_profile_may_have_more() -> None:
+def test_device_that_is_faster_than_its_profile_may_have_more() -> None:
     device = Device()
     assert device.run(10, slowdown=0.5) == 400
     assert device.run(20, slowdown=0.01) == 200 * MOST_SPEED
 
 
-def test_a_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> None:
+def test_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> None:
     limit = ConcurrencyLimit(full_rows=1, row_s=4.0)
     assert limit.rows == 8
     for at in range(20):
@@ -105,9 +105,7 @@ def test_a_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> 
     assert limit.rows == 8
 
 
-def test_a_profile_that_was_too_slow_lends_no_longer_stock_once_the_device_has_shown_better() -> (
-    None
-):
+def test_profile_that_was_too_slow_lends_no_longer_stock_once_the_device_has_shown_better() -> None:
     limit = ConcurrencyLimit(full_rows=1, row_s=4.0)
     for at in range(40):
         limit.ran(0.5, 2.0, 2.0 * at)
@@ -116,7 +114,7 @@ def test_a_profile_that_was_too_slow_lends_no_longer_stock_once_the_device_has_s
     assert limit.rows == 4
 
 
-def test_a_model_without_a_profile_goes_by_what_its_runs_take() -> None:
+def test_model_without_a_profile_goes_by_what_its_runs_take() -> None:
     limit = ConcurrencyLimit(full_rows=2, row_s=0.0)
     assert limit.rows == 16
     limit.learnt(0.01)

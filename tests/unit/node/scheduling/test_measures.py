@@ -15,7 +15,7 @@ from capamesh.node.scheduling.stats import Meter
 PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.024)))
 
 
-def test_a_profile_is_believed_until_runs_are_slower_and_again_when_they_are_not() -> None:
+def test_profile_is_believed_until_runs_are_slower_and_again_when_they_are_not() -> None:
     time = ServiceTime(PROFILE)
     assert (time.run_s, time.slowdown) == (0.010, 1.0)
     assert time.expected_s(4) == pytest.approx(0.016)
@@ -40,7 +40,7 @@ def test_without_a_profile_the_first_run_is_the_measure_and_no_slowdown() -> Non
 
 
 @pytest.mark.parametrize("profile", [None, PROFILE])
-def test_a_run_of_no_rows_is_measured_as_one_of_a_row(profile: ServiceProfile | None) -> None:
+def test_run_of_no_rows_is_measured_as_one_of_a_row(profile: ServiceProfile | None) -> None:
     time = ServiceTime(profile)
     time.ran(1, 0.010)
     assert time.ran(0, 0.010) == pytest.approx(1.0)
@@ -62,7 +62,7 @@ def test_no_history_makes_a_prediction_negative_or_endless(
     assert 0 <= time.run_s <= 1e6
 
 
-def test_the_latency_at_a_load_is_smoothed_and_of_the_nearest_known_power_of_two() -> None:
+def test_latency_at_a_load_is_smoothed_and_of_the_nearest_known_power_of_two() -> None:
     latency = LatencyByLoad()
     assert latency.estimate_s(5) == 0.0
     latency.answered(5, 0.100)
@@ -75,14 +75,14 @@ def test_the_latency_at_a_load_is_smoothed_and_of_the_nearest_known_power_of_two
     assert latency.estimate_s(1) == pytest.approx(0.110)
 
 
-def test_a_bound_belongs_to_the_bucket_below_it_and_the_last_bucket_has_no_bound() -> None:
+def test_bound_belongs_to_the_bucket_below_it_and_the_last_bucket_has_no_bound() -> None:
     histogram = Buckets((1, 2, 4))
     for value in (0, 1, 1.5, 2, 4, 5):
         histogram.add(value)
     assert histogram.snapshot() == {"bounds": [1, 2, 4], "counts": [2, 2, 1, 1], "sum": 13.5}
 
 
-def test_a_meter_counts_answers_by_code_drops_by_reason_and_runs_by_size() -> None:
+def test_meter_counts_answers_by_code_drops_by_reason_and_runs_by_size() -> None:
     meter = Meter()
     assert meter.snapshot()["requests"] == {"ok": 0}
     for code in ("ok", "ok", "overloaded"):
@@ -97,14 +97,14 @@ def test_a_meter_counts_answers_by_code_drops_by_reason_and_runs_by_size() -> No
     assert meter.run_s.counts[5] == 1  # up to 5 ms
 
 
-def test_a_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted() -> None:
+def test_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted() -> None:
     time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
     assert time.ran(1, 16.0) == pytest.approx(10.0)
     assert time.predicted_s(1) == pytest.approx(0.0038)
     assert time.run_s == pytest.approx(0.0038)
 
 
-def test_a_device_that_is_a_hundred_times_slower_is_half_known_after_ten_runs() -> None:
+def test_device_that_is_a_hundred_times_slower_is_half_known_after_ten_runs() -> None:
     time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
     runs = 0
     while time.predicted_s(1) < 0.1:
@@ -113,7 +113,7 @@ def test_a_device_that_is_a_hundred_times_slower_is_half_known_after_ten_runs() 
     assert runs == 10
 
 
-def test_the_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> None:
+def test_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> None:
     time = ServiceTime(None)
     time.ran(1, 60.0)
     assert time.predicted_s(1) == pytest.approx(60.0)
@@ -121,7 +121,7 @@ def test_the_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> N
     assert time.predicted_s(1) == pytest.approx(60 + 0.1 * (600 - 60))
 
 
-def test_a_latency_counts_for_at_most_ten_of_those_before() -> None:
+def test_latency_counts_for_at_most_ten_of_those_before() -> None:
     latency = LatencyByLoad()
     latency.answered(1, 0.002)
     latency.answered(1, 16.0)

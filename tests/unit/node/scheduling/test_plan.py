@@ -89,14 +89,14 @@ def test_rows_are_stacked_in_order_and_each_request_gets_its_own_back() -> None:
     assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4], [5, 6]], [[7, 8]]]
 
 
-def test_a_request_that_runs_alone_is_not_copied() -> None:
+def test_request_that_runs_alone_is_not_copied() -> None:
     one = request(tensor("x", [[1, 2]]))
     PLAIN.prepare(one)
     assert PLAIN.join([one]) is one.inputs
     assert PLAIN.split([one], one.inputs, one.inputs)[0][0] is one.inputs[0]
 
 
-def test_a_request_alone_gets_outputs_that_are_not_by_rows() -> None:
+def test_request_alone_gets_outputs_that_are_not_by_rows() -> None:
     one = request(tensor("x", [[1, 2], [3, 4]]))
     PLAIN.prepare(one)
     boxes = tensor("y", [1, 2, 3, 4, 5])
@@ -174,7 +174,7 @@ def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
     assert (joined[1].shape, values(joined[1])) == ((), 16_000)
 
 
-def test_a_key_does_not_keep_a_shared_inputs_data() -> None:
+def test_key_does_not_keep_a_shared_inputs_data() -> None:
     plan = BatchPlan(
         (TensorSpec("x", F32, (-1, 1)), TensorSpec("table", F32, (-1,))),
         (),
@@ -198,7 +198,7 @@ def test_without_batching_a_request_counts_its_own_rows_and_a_batch_holds_one(
     assert one.key is None  # one group, however many wait
 
 
-def test_a_fixed_first_axis_is_no_number_of_rows() -> None:
+def test_fixed_first_axis_is_no_number_of_rows() -> None:
     plan = BatchPlan((TensorSpec("x", F32, (4, 2)),), (), batch_rows=8)
     assert plan.batch_rows == 1
     one = request(Tensor.from_numpy("x", np.zeros((4, 2), np.float32)))
@@ -245,7 +245,7 @@ def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() 
     assert values(share[0]) == [[8]]
 
 
-def test_a_mask_that_was_left_out_is_made_and_says_what_is_padding() -> None:
+def test_mask_that_was_left_out_is_made_and_says_what_is_padding() -> None:
     plan = ragged(mask="mask")
     requests = prepared(
         plan,
@@ -273,7 +273,7 @@ def test_no_mask_is_made_for_an_input_that_does_not_fit(ids: Tensor) -> None:
     assert ragged(mask="mask").completed((ids,)) == (ids,)
 
 
-def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
+def test_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
     plan = ragged(mask="mask", buckets=(4,))
     own = tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", [[0, 1, 1]], np.int64)
     one = request(*plan.completed(own))
@@ -282,7 +282,7 @@ def test_a_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("mask", [[[1, 1]], [[1, 1, 1, 1]], [1]])
-def test_a_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
+def test_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
     plan = ragged(mask="mask")
     with pytest.raises(InvalidRequest, match="must have the length 3"):
         plan.prepare(request(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
@@ -297,7 +297,7 @@ def test_a_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
         (Datatype.INT32, b"\x01\x00\x00\x00"),
     ],
 )
-def test_a_mask_is_one_in_its_own_datatype(datatype: Datatype, one: bytes) -> None:
+def test_mask_is_one_in_its_own_datatype(datatype: Datatype, one: bytes) -> None:
     plan = BatchPlan(
         (TensorSpec("x", datatype, (-1, -1)), TensorSpec("m", datatype, (-1, -1))),
         (),
@@ -320,7 +320,7 @@ def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
     assert bytes(plan.join([one])[0].data) == b"\x80\x3f\x80\xbf"
 
 
-def test_an_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
+def test_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
     plan = ragged()
     requests = prepared(
         plan,
@@ -332,7 +332,7 @@ def test_an_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
         plan.split(requests, [pooled], plan.join(requests))
 
 
-def test_an_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
+def test_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
     plan = ragged(outputs=())
     requests = prepared(
         plan,
@@ -343,7 +343,7 @@ def test_an_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
     assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4]]]
 
 
-def test_a_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for() -> None:
+def test_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for() -> None:
     plan = stateful(axis=1)
     assert [spec.name for spec in plan.public_inputs] == ["x"]
     assert [spec.name for spec in plan.public_outputs] == ["y"]
@@ -355,7 +355,7 @@ def test_a_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for(
         plan.prepare(request(*plan.completed((x,)), outputs=("y", "s_next")))
 
 
-def test_a_request_of_a_sequence_has_one_row() -> None:
+def test_request_of_a_sequence_has_one_row() -> None:
     plan = stateful(axis=1)
     with pytest.raises(InvalidRequest, match="has one row; input 'x' has 2"):
         plan.prepare(request(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
@@ -503,7 +503,7 @@ def mask_rows(mask: Tensor) -> list[int]:
 
 
 @given(models())
-def test_an_identity_model_gives_every_request_its_own_data_back_bit_for_bit(
+def test_identity_model_gives_every_request_its_own_data_back_bit_for_bit(
     model: tuple[BatchPlan, list[PendingRequest], list[tuple[Tensor, ...]]],
 ) -> None:
     plan, requests, inputs = model

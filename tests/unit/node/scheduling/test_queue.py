@@ -65,7 +65,7 @@ def test_lower_priority_numbers_go_first_then_earlier_deadlines_then_earlier_arr
     assert queue.take(1) == []
 
 
-def test_a_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
+def test_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
     queue = RequestQueue()
     first, second, third = request(3), request(4), request(2)
     put(queue, [first, second, third])
@@ -74,7 +74,7 @@ def test_a_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
     assert queue.take(8) == [third]
 
 
-def test_a_single_work_of_more_rows_than_a_batch_goes_alone() -> None:
+def test_single_work_of_more_rows_than_a_batch_goes_alone() -> None:
     queue = RequestQueue()
     small, huge, other = request(1, priority=1), request(100), request(1, priority=1)
     put(queue, [small, huge, other])
@@ -82,7 +82,7 @@ def test_a_single_work_of_more_rows_than_a_batch_goes_alone() -> None:
     assert queue.take(8) == [small, other]
 
 
-def test_the_next_in_order_is_not_overtaken_by_a_smaller_one_that_would_fit() -> None:
+def test_next_in_order_is_not_overtaken_by_a_smaller_one_that_would_fit() -> None:
     queue = RequestQueue()
     first, large, small = request(5), request(5), request(1)
     put(queue, [first, large, small])

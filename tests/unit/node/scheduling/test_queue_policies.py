@@ -13,7 +13,7 @@ REJECT = QueueRules(QueuePolicy(timeout_us=50_000))
 DELAY = QueueRules(QueuePolicy(timeout_us=50_000, is_delaying=True))
 
 
-def test_a_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadline() -> None:
+def test_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadline() -> None:
     desk = Desk(batch_rows=1, queue=REJECT)
     desk.submit()
     running = desk.taken()
@@ -31,7 +31,7 @@ def test_a_request_that_has_waited_its_time_is_refused_though_it_brought_no_dead
     assert desk.outcomes() == ["deadline_exceeded", "ok"]  # what runs has waited no longer
 
 
-def test_a_run_may_take_longer_than_a_request_may_wait() -> None:
+def test_run_may_take_longer_than_a_request_may_wait() -> None:
     desk = Desk(batch_rows=1, queue=REJECT)
     desk.submit()
     desk.finish(desk.taken(), run_s=3.0)
@@ -51,7 +51,7 @@ def test_what_stands_ready_behind_a_run_waits_still() -> None:
         assert desk.outcomes() == outcome
 
 
-def test_a_request_s_own_deadline_counts_beside_the_model_s() -> None:
+def test_request_s_own_deadline_counts_beside_the_model_s() -> None:
     desk = Desk(batch_rows=1, queue=REJECT)
     desk.submit()
     desk.taken()
@@ -82,7 +82,7 @@ def test_where_late_ones_are_delayed_they_go_behind_all_others_of_their_priority
     assert desk.outcomes() == ["ok"] * 5
 
 
-def test_a_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
+def test_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
     desk = Desk(batch_rows=1, queue=DELAY)
     desk.submit()
     desk.taken()
@@ -105,7 +105,7 @@ def test_delayed_bulk_work_stays_among_bulk_work() -> None:
     assert desk.take() == [bulk]
 
 
-def test_a_priority_that_the_model_does_not_know_becomes_its_default() -> None:
+def test_priority_that_the_model_does_not_know_becomes_its_default() -> None:
     levels = QueueRules(levels=3, default_level=2)
     desk = Desk(queue=levels)
     seen = [desk.submit(priority=one).priority for one in (1, 3, 4, 0, DEFAULT_PRIORITY)]
@@ -131,7 +131,7 @@ def test_each_priority_has_its_own_policy_and_places() -> None:
     assert desk.outcomes() == ["deadline_exceeded"] * 2  # those of priority 1 alone
 
 
-def test_a_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> None:
+def test_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> None:
     rules = QueueRules(QueuePolicy(timeout_us=1000, is_delaying=True, max_queue=1), 2, 2)
     desk = Desk(batch_rows=1, queue=rules)
     desk.submit()
@@ -143,7 +143,7 @@ def test_a_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> Non
         desk.submit(priority=1)
 
 
-def test_a_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
+def test_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
     desk = Desk(batch_rows=1, max_queue=1, queue=DELAY)
     desk.submit()
     desk.taken()

@@ -14,13 +14,13 @@ def x(value: float) -> list[Tensor]:
     return [Tensor.from_numpy("x", np.array([value], np.float32))]
 
 
-def test_a_model_whose_runs_succeed_has_nothing_said_of_it() -> None:
+def test_model_whose_runs_succeed_has_nothing_said_of_it() -> None:
     health = RunHealth()
     health.succeeded()
     assert (health.reason, health.is_doubted) == ("", False)
 
 
-def test_a_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
+def test_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
     health = RunHealth("it does not run on generated inputs: bad allocation")
     assert health.reason == (
         "no run has succeeded yet: it does not run on generated inputs: bad allocation"
@@ -50,7 +50,7 @@ def test_one_request_that_fails_again_and_again_says_nothing_of_the_model() -> N
     assert health.reason == ""
 
 
-def test_an_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() -> None:
+def test_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() -> None:
     desk = Desk(batch_rows=1)
 
     def run(value: float, *results: object) -> None:

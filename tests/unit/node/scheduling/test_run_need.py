@@ -16,7 +16,7 @@ from capamesh.protocol.tensors import Tensor
 NEED = RunNeed(elements=64, linear_bytes=10.0, square_bytes=0.5, element_s=0.001)
 
 
-def test_a_run_takes_memory_in_proportion_to_its_rows_and_more_than_that_to_their_length() -> None:
+def test_run_takes_memory_in_proportion_to_its_rows_and_more_than_that_to_their_length() -> None:
     assert MARGIN == 1.5
     assert NEED.bytes_of(1, 64) == NEED.row_bytes == 1.5 * (640 + 0.5 * 64**2)
     assert NEED.bytes_of(7, 64) == 7 * NEED.row_bytes
@@ -34,12 +34,12 @@ def test_one_sample_gives_a_need_in_proportion() -> None:
     assert need == RunNeed(elements=10, linear_bytes=100.0)
 
 
-def test_a_run_takes_at_least_what_goes_in_and_comes_out() -> None:
+def test_run_takes_at_least_what_goes_in_and_comes_out() -> None:
     need = fitted(RunSample(8, 10, 0, 0.1), None, least_row_bytes=40)
     assert need == RunNeed(elements=10, linear_bytes=4.0)
 
 
-def test_a_little_more_an_element_in_longer_rows_is_the_rounding_of_pools() -> None:
+def test_little_more_an_element_in_longer_rows_is_the_rounding_of_pools() -> None:
     need = fitted(RunSample(1, 10, 1_000, 0.1), RunSample(1, 80, 10_000, 0.8), least_row_bytes=1)
     assert need == RunNeed(10, 125.0, 0.0, pytest.approx(0.01))
 
@@ -61,7 +61,7 @@ def test_much_more_an_element_in_longer_rows_is_a_square() -> None:
         st.floats(0, 1e6),
     )
 )
-def test_a_need_is_read_as_it_was_written(need: RunNeed) -> None:
+def test_need_is_read_as_it_was_written(need: RunNeed) -> None:
     assert RunNeed.from_json(json.loads(json.dumps(need.to_json()))) == need
 
 
@@ -85,7 +85,7 @@ def test_junk_is_no_need(value: object) -> None:
         RunNeed.from_json(value)
 
 
-def test_a_text_is_one_element_whatever_its_length() -> None:
+def test_text_is_one_element_whatever_its_length() -> None:
     texts = Tensor.from_numpy("t", np.array([[b"a" * 1000, b""]], object))
     numbers = Tensor.from_numpy("x", np.zeros((3, 5), np.float32))
     assert elements_of([texts, numbers]) == 2 + 15

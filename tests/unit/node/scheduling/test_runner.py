@@ -166,7 +166,7 @@ async def test_what_comes_in_one_turn_of_the_loop_runs_together(
     rig.doubled(1, 2, 3)
 
 
-async def test_a_short_run_needs_no_thread(make: Make) -> None:
+async def test_short_run_needs_no_thread(make: Make) -> None:
     rig = make(profile=HERE)
     rig.submit(1)
     await rig.idle()
@@ -175,7 +175,7 @@ async def test_a_short_run_needs_no_thread(make: Make) -> None:
     assert rig.model.switches == [None]
 
 
-async def test_a_long_run_leaves_the_loop_free(make: Make) -> None:
+async def test_long_run_leaves_the_loop_free(make: Make) -> None:
     rig = make(profile=THREADS)
     await rig.hold(1)
     assert rig.answers == {}
@@ -201,7 +201,7 @@ async def test_how_long_a_run_is_predicted_to_be_decides_where_it_goes(
     assert (rig.model.threads == [threading.current_thread()]) is is_here
 
 
-async def test_a_model_whose_rows_do_not_tell_its_time_always_runs_in_a_thread(make: Make) -> None:
+async def test_model_whose_rows_do_not_tell_its_time_always_runs_in_a_thread(make: Make) -> None:
     rig = make(profile=HERE, may_run_here=False)
     rig.submit(1)
     await rig.idle()
@@ -274,7 +274,7 @@ async def test_one_bad_request_of_a_stream_fails_alone(make: Make) -> None:
     assert rig.model.ran == []
 
 
-async def test_a_request_waits_for_company_as_long_as_its_model_allows(make: Make) -> None:
+async def test_request_waits_for_company_as_long_as_its_model_allows(make: Make) -> None:
     rig = make(profile=HERE, max_delay_us=1_000)
     rig.submit(1)
     await asyncio.sleep(0)
@@ -286,7 +286,7 @@ async def test_a_request_waits_for_company_as_long_as_its_model_allows(make: Mak
     assert rig.model.ran == [[1, 2]]
 
 
-async def test_a_full_batch_does_not_wait_for_company(make: Make) -> None:
+async def test_full_batch_does_not_wait_for_company(make: Make) -> None:
     rig = make(profile=HERE, max_delay_us=10_000_000, batch_rows=2)
     for name in (1, 2, 3):
         rig.submit(name)
@@ -371,7 +371,7 @@ async def test_outputs_that_cannot_be_divided_are_made_alone(make: Make) -> None
 
 
 @both_ways
-async def test_a_model_whose_batches_alone_fail_is_not_batched_any_more(
+async def test_model_whose_batches_alone_fail_is_not_batched_any_more(
     make: Make, profile: ServiceProfile
 ) -> None:
     rig = make(profile=profile)
@@ -396,7 +396,7 @@ async def test_a_model_whose_batches_alone_fail_is_not_batched_any_more(
     rig.doubled(*range(2 * BATCH_DOUBTS), 10, 11)
 
 
-async def test_a_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
+async def test_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
     rig = make(profile=HERE)
 
     def act(values: list[float]) -> None:
@@ -412,7 +412,7 @@ async def test_a_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
     assert set(rig.codes().values()) == {"ok", "invalid_request"}
 
 
-async def test_a_batch_that_ran_as_one_says_how_long_batches_take(make: Make) -> None:
+async def test_batch_that_ran_as_one_says_how_long_batches_take(make: Make) -> None:
     rig = make(profile=ServiceProfile((ProfilePoint(1, 0.0001), ProfilePoint(2, 0.0002))))
 
     def act(_: list[float]) -> None:
@@ -425,7 +425,7 @@ async def test_a_batch_that_ran_as_one_says_how_long_batches_take(make: Make) ->
     assert rig.runner.scheduler.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
 
 
-async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(make: Make) -> None:
+async def test_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(make: Make) -> None:
     rig = make(profile=HERE)
 
     def act(values: list[float]) -> None:
@@ -441,7 +441,7 @@ async def test_a_batch_that_ran_in_parts_says_nothing_of_how_long_batches_take(m
 
 
 @both_ways
-async def test_a_listener_that_fails_does_not_keep_others_from_their_results(
+async def test_listener_that_fails_does_not_keep_others_from_their_results(
     make: Make, profile: ServiceProfile
 ) -> None:
     rig = make(profile=profile, batch_rows=0)
@@ -463,7 +463,7 @@ async def test_a_listener_that_fails_does_not_keep_others_from_their_results(
 
 
 @both_ways
-async def test_a_listener_may_submit_and_cancel(make: Make, profile: ServiceProfile) -> None:
+async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
 
     def again(request: PendingRequest, result: Result) -> None:
@@ -503,7 +503,7 @@ async def test_cancelling_the_last_makes_a_runner_idle(make: Make) -> None:
     assert (rig.model.ran, rig.answers) == ([], {})
 
 
-async def test_a_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> None:
+async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.gate.clear()
     requests = [rig.submit(name) for name in (1, 2)]
@@ -537,7 +537,7 @@ async def test_who_has_left_is_not_run_again_after_a_batch_has_failed(make: Make
     rig.doubled(1, 3)
 
 
-async def test_a_deadline_that_passes_while_another_run_goes_on_is_reported_by_a_tick(
+async def test_deadline_that_passes_while_another_run_goes_on_is_reported_by_a_tick(
     make: Make,
 ) -> None:
     rig = make(profile=THREADS)
@@ -555,7 +555,7 @@ async def test_a_deadline_that_passes_while_another_run_goes_on_is_reported_by_a
     rig.doubled(1, 3)
 
 
-async def test_a_run_past_all_its_deadlines_is_stopped(make: Make) -> None:
+async def test_run_past_all_its_deadlines_is_stopped(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.gate.clear()
     rig.submit(1, left_s=0.25)
@@ -582,7 +582,7 @@ async def test_over_the_limit_is_refused_and_changes_nothing(make: Make) -> None
 # the watchdog
 
 
-async def test_a_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make) -> None:
+async def test_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.gate.clear()
     rig.submit(1)
@@ -604,7 +604,7 @@ async def test_a_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make)
     assert rig.runner._handed == {}
 
 
-async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
+async def test_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
     rig = make(profile=THREADS, instances=2, batch_rows=1)
     await rig.hold(1)
     rig.clock.now_s += WATCHDOG_S
@@ -617,7 +617,7 @@ async def test_a_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
     assert rig.codes() == {1: "run_failed", 2: "ok"}
 
 
-async def test_a_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
+async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
     make: Make, tmp_path: Path
 ) -> None:
     page = InFlightPage.create(tmp_path / "page")
@@ -641,7 +641,7 @@ async def test_a_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
     assert rig.tick(1000) == ""
 
 
-async def test_a_batch_that_was_failed_is_not_run_again_in_parts(make: Make) -> None:
+async def test_batch_that_was_failed_is_not_run_again_in_parts(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.is_deaf = True
     rig.model.gate.clear()
@@ -669,7 +669,7 @@ async def test_closing_ends_the_threads_after_their_runs(make: Make) -> None:
     rig.doubled(1)
 
 
-def test_a_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
+def test_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
     async def leave() -> Rig:
         rig = Rig(profile=THREADS)
         await rig.hold(1)
@@ -683,7 +683,7 @@ def test_a_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
     assert rig.answers == {}
 
 
-async def test_a_runner_is_idle_when_nothing_runs_though_all_were_answered_before(
+async def test_runner_is_idle_when_nothing_runs_though_all_were_answered_before(
     make: Make,
 ) -> None:
     rig = make(profile=THREADS)
@@ -708,7 +708,7 @@ async def test_when_it_was_used_last_is_known(make: Make) -> None:
 
 
 @both_ways
-async def test_a_run_is_marked_while_it_goes_on(
+async def test_run_is_marked_while_it_goes_on(
     make: Make, profile: ServiceProfile, tmp_path: Path
 ) -> None:
     page = InFlightPage.create(tmp_path / "page")
@@ -737,7 +737,7 @@ async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
     return rig
 
 
-async def test_a_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
+async def test_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
     rig = await staged(make)
     assert rig.runner.scheduler.queued == 2  # it does not run yet
     await rig.idle()
@@ -768,7 +768,7 @@ async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(mak
     assert rig.runner.scheduler.meter.rows == 2
 
 
-async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
+async def test_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
     rig = await staged(make)
     for request in [request for request, name in rig.names.items() if name]:
         rig.runner.cancel(request)
@@ -778,7 +778,7 @@ async def test_a_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> No
     assert rig.runner.scheduler.meter.batches == 1
 
 
-async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
+async def test_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
     rig = await staged(make, watchdog_s=3.0)
     rig.clock.now_s += 4.0
     assert rig.tick(rig.clock.now_s) == ""
@@ -790,7 +790,7 @@ async def test_the_watchdog_leaves_what_is_ready_made_alone(make: Make) -> None:
 # which request is to blame
 
 
-async def test_a_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
+async def test_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
     tmp_path: Path,
 ) -> None:
     page = InFlightPage.create(tmp_path / "page")
@@ -844,7 +844,7 @@ async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_
     rig.close()
 
 
-async def test_a_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_path: Path) -> None:
+async def test_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig = Rig(marks=InFlightJournal(page), profile=THREADS)
     rig.model.is_deaf = True

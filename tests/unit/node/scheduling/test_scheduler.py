@@ -126,7 +126,7 @@ def test_what_is_over_the_limit_is_refused_and_not_in_flight(make: Callable[[int
 
 
 @both
-def test_a_cancelled_request_is_not_answered_whether_it_waits_or_runs(
+def test_cancelled_request_is_not_answered_whether_it_waits_or_runs(
     make: Callable[[], Desk],
 ) -> None:
     desk = make()
@@ -144,7 +144,7 @@ def test_a_cancelled_request_is_not_answered_whether_it_waits_or_runs(
 
 
 @both
-def test_the_next_event_is_the_first_deadline_and_expiring_answers_it(
+def test_next_event_is_the_first_deadline_and_expiring_answers_it(
     make: Callable[[], Desk],
 ) -> None:
     desk = make()
@@ -163,7 +163,7 @@ def test_the_next_event_is_the_first_deadline_and_expiring_answers_it(
 
 
 @both
-def test_a_batch_that_is_failed_while_it_runs_is_answered_at_once(make: Callable[[], Desk]) -> None:
+def test_batch_that_is_failed_while_it_runs_is_answered_at_once(make: Callable[[], Desk]) -> None:
     desk = make()
     requests = [desk.submit(9) for _ in range(2)]
     batch = desk.scheduler.take(0.0)
@@ -175,7 +175,7 @@ def test_a_batch_that_is_failed_while_it_runs_is_answered_at_once(make: Callable
     assert desk.scheduler.is_idle
 
 
-def test_a_one_shot_run_without_a_result_is_a_failed_run() -> None:
+def test_one_shot_run_without_a_result_is_a_failed_run() -> None:
     desk = one_shot()
     request = desk.submit(1)
     batch = desk.scheduler.take(0.0)
@@ -187,7 +187,7 @@ def test_a_one_shot_run_without_a_result_is_a_failed_run() -> None:
 # a model that runs in steps
 
 
-def test_an_answer_comes_part_by_part_and_ends_with_its_last_step() -> None:
+def test_answer_comes_part_by_part_and_ends_with_its_last_step() -> None:
     desk = in_steps()
     request = desk.submit(3)
     desk.step()
@@ -224,7 +224,7 @@ def test_who_leaves_frees_its_sequence_and_makes_room_for_the_next() -> None:
     assert (desk.parts[leaves], desk.ends) == ([100.0], {follows: 1.0})
 
 
-def test_a_step_that_fails_ends_all_that_were_in_it_and_no_other() -> None:
+def test_step_that_fails_ends_all_that_were_in_it_and_no_other() -> None:
     model = Countdown(max_sequences=2)
     desk = in_steps(model=model)
     first, second, waits = desk.submit(5), desk.submit(5), desk.submit(1)

@@ -107,7 +107,7 @@ class Desk:
         return int(answer[0].to_numpy()[0, 0])
 
 
-def test_a_sequence_goes_on_from_its_own_state_and_ends_with_its_end_mark() -> None:
+def test_sequence_goes_on_from_its_own_state_and_ends_with_its_end_mark() -> None:
     desk = Desk()
     assert desk.ask("a", 1, start=True) == 1
     assert desk.ask("b", 10, start=True) == 10
@@ -127,7 +127,7 @@ def test_numbers_and_texts_name_different_sequences() -> None:
         desk.submit("1", 1)
 
 
-def test_a_start_mark_starts_again_from_zero() -> None:
+def test_start_mark_starts_again_from_zero() -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     assert desk.ask("a", 5, start=True) == 5
@@ -140,7 +140,7 @@ def test_one_request_may_be_a_whole_sequence() -> None:
     assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
 
 
-def test_a_request_without_a_sequence_is_refused_and_reported_how_to_name_one() -> None:
+def test_request_without_a_sequence_is_refused_and_reported_how_to_name_one() -> None:
     desk = Desk()
     request = desk.submit("a", start=True)
     unnamed = PendingRequest(request.inputs, (), lambda _, __: None, arrived_s=0.0)
@@ -193,7 +193,7 @@ def test_sequences_whose_states_have_grown_to_different_lengths_do_not_share_a_b
 # failures
 
 
-def test_a_failed_run_leaves_the_state_as_it_was_and_may_be_sent_again() -> None:
+def test_failed_run_leaves_the_state_as_it_was_and_may_be_sent_again() -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     desk.submit("a", 2)
@@ -201,7 +201,7 @@ def test_a_failed_run_leaves_the_state_as_it_was_and_may_be_sent_again() -> None
     assert desk.ask("a", 2) == 3
 
 
-def test_a_failed_restart_leaves_the_old_state() -> None:
+def test_failed_restart_leaves_the_old_state() -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     desk.submit("a", 2, start=True)
@@ -209,7 +209,7 @@ def test_a_failed_restart_leaves_the_old_state() -> None:
     assert desk.ask("a", 2) == 3
 
 
-def test_a_sequence_whose_start_failed_has_not_started() -> None:
+def test_sequence_whose_start_failed_has_not_started() -> None:
     desk = Desk()
     desk.submit("a", 1, start=True)
     desk.run(desk.taken(), RunFailed("no memory"))
@@ -219,7 +219,7 @@ def test_a_sequence_whose_start_failed_has_not_started() -> None:
 
 
 @pytest.mark.parametrize("way", ["fails", "expires queued", "expires running", "is cancelled"])
-def test_an_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
+def test_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     request = desk.submit("a", 2, end=True, left_s=1.0)
@@ -240,7 +240,7 @@ def test_an_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
     assert len(desk.sequences) == 0
 
 
-def test_a_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> None:
+def test_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> None:
     """Its caller was told that it expired and sends it again: it must not count twice."""
     desk = Desk()
     desk.ask("a", 1, start=True)
@@ -278,7 +278,7 @@ def test_what_was_given_up_while_it_waited_for_its_turn_is_passed_over() -> None
     assert desk.ask("a", 0) == 5
 
 
-def test_a_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_is_withdrawn() -> (
+def test_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_is_withdrawn() -> (
     None
 ):
     desk = Desk()
@@ -293,7 +293,7 @@ def test_a_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_
     assert desk.ask("a", 0) == 4
 
 
-def test_a_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
+def test_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     end = desk.submit("a", 2, end=True)
@@ -305,7 +305,7 @@ def test_a_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
     assert desk.ask("a", 0) == 4
 
 
-def test_a_new_sequence_may_be_sent_behind_the_end_of_the_old_one() -> None:
+def test_new_sequence_may_be_sent_behind_the_end_of_the_old_one() -> None:
     desk = Desk()
     desk.submit("a", 1, start=True, end=True)
     desk.submit("a", 10, start=True)
@@ -316,7 +316,7 @@ def test_a_new_sequence_may_be_sent_behind_the_end_of_the_old_one() -> None:
     assert len(desk.sequences) == 0
 
 
-def test_an_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> None:
+def test_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> None:
     desk = Desk()
     desk.submit("a", 1, start=True, end=True)
     following = desk.submit("a", 10, start=True)
@@ -335,7 +335,7 @@ def test_an_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> N
         Tensor("other", I64, (1, 1), bytes(8)),
     ],
 )
-def test_an_output_that_cannot_be_the_next_state_fails_its_request_alone(state: Tensor) -> None:
+def test_output_that_cannot_be_the_next_state_fails_its_request_alone(state: Tensor) -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     odd, fine = desk.submit("a", 2), desk.submit("b", 2, start=True)
@@ -353,7 +353,7 @@ def test_an_output_that_cannot_be_the_next_state_fails_its_request_alone(state: 
 # how long states are kept
 
 
-def test_a_sequence_that_was_silent_for_its_time_is_forgotten_whoever_else_is_there() -> None:
+def test_sequence_that_was_silent_for_its_time_is_forgotten_whoever_else_is_there() -> None:
     desk = Desk(idle_s=60.0)
     desk.ask("a", 1, start=True)
     desk.now_s = 59.9
@@ -372,7 +372,7 @@ def test_silent_sequences_are_forgotten_while_no_request_comes_at_all() -> None:
     assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
 
 
-def test_a_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answered() -> None:
+def test_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answered() -> None:
     desk = Desk(idle_s=1.0)
     desk.ask("a", 1, start=True)
     desk.submit("a", 2)
@@ -386,7 +386,7 @@ def test_a_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answe
     assert desk.ask("a", 2) == 3
 
 
-def test_the_longest_silent_gives_way_when_memory_is_short() -> None:
+def test_longest_silent_gives_way_when_memory_is_short() -> None:
     desk = Desk(max_bytes=2 * KEPT_BYTES + 3 * 8)
     desk.ask("a", 1, start=True)
     desk.ask("b", 1, start=True)
@@ -425,7 +425,7 @@ def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> Non
     assert (desk.sequences.working, desk.batcher.is_idle) == (0, True)
 
 
-def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
+def test_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
     desk = Desk()
     desk.submit("a", 1, start=True)
     desk.submit("b", 2, start=True)
@@ -437,7 +437,7 @@ def test_a_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:
 
 
 @pytest.mark.parametrize("is_followed", [False, True])
-def test_a_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing(
+def test_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing(
     is_followed: bool,
 ) -> None:
     desk = Desk(profile=SHORT)

@@ -25,7 +25,7 @@ class StreamDesk(Desk):
         return [(batch.rows, batch.is_stream) for batch in self.batches]
 
 
-def test_a_lone_request_runs_on_all_threads_and_nothing_beside_it() -> None:
+def test_lone_request_runs_on_all_threads_and_nothing_beside_it() -> None:
     desk = StreamDesk()
     desk.submit()
     assert desk.kinds() == [(1, False)]
@@ -75,9 +75,7 @@ def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
     assert kinds == [(1, True)] * alone + [(1, False)]
 
 
-def test_a_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_all_threads() -> (
-    None
-):
+def test_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_all_threads() -> None:
     desk = StreamDesk()
     desk.submit()
     desk.kinds()
@@ -92,7 +90,7 @@ def test_a_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_
     assert desk.batcher.take(desk.now_s, is_ahead=True) is None
 
 
-def test_a_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
+def test_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
     desk = StreamDesk(is_batching=False, rows=1)
     for _ in range(5):
         desk.submit()
@@ -100,7 +98,7 @@ def test_a_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
     assert desk.batcher._full_batch_s() == 0.018
 
 
-def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
+def test_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
     desk = StreamDesk()
     desk.batcher.stop_batching()
     for _ in range(5):
@@ -108,7 +106,7 @@ def test_a_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> 
     assert desk.kinds() == [(1, True), (1, True)]
 
 
-def test_the_limit_and_the_wait_follow_the_streams() -> None:
+def test_limit_and_the_wait_follow_the_streams() -> None:
     desk = StreamDesk()
     assert desk.batcher.limit.rows == round(2.0 / (0.072 / 4 / 2))
     assert desk.batcher.slots == 2
@@ -122,7 +120,7 @@ def test_the_limit_and_the_wait_follow_the_streams() -> None:
     assert desk.batcher._full_batch_s() > 0.072  # slower than measured at load: it is told
 
 
-def test_a_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
+def test_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
     desk = StreamDesk()
     for _ in range(2):
         desk.submit()

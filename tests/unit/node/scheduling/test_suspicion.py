@@ -34,7 +34,7 @@ def test_nothing_is_known_against_most_models() -> None:
     assert suspicion.survived() == []
 
 
-def test_a_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
+def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
     digest = request_digest(x(1, 2))
     suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}), now_s=1_000.0)
     assert suspicion.is_looking
@@ -94,14 +94,14 @@ def _nobody(request: PendingRequest, result: object) -> None:
     """Nobody waits."""
 
 
-def test_a_request_is_large_where_it_has_more_rows_or_longer_ones_than_were_measured() -> None:
+def test_request_is_large_where_it_has_more_rows_or_longer_ones_than_were_measured() -> None:
     assert identity(4, 2)[1] == 0
     assert identity(5, 2)[1] == 40
     assert identity(1, 3)[1] == 12
     assert identity(1, 3, need=None)[1] == 0  # nobody knows what is usual
 
 
-def test_the_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
+def test_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
     plan = BatchPlan(
         (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
         (),

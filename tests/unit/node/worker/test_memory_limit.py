@@ -18,7 +18,7 @@ def cpu(total: int, free: int) -> int:
     return budget_bytes(is_gpu=False, total_bytes=total, free_bytes=free)
 
 
-def test_a_tenth_of_the_machine_or_what_its_agent_needs_is_left() -> None:
+def test_tenth_of_the_machine_or_what_its_agent_needs_is_left() -> None:
     assert (
         cpu(20 * GIB, 17 * GIB) == 12 * GIB
     )  # and a fifth of the rest for all but models and runs
@@ -29,7 +29,7 @@ def test_where_little_is_free_half_of_it_may_be_used() -> None:
     assert cpu(20 * GIB, GIB) == int(GIB / 2 / 1.25)
 
 
-def test_a_link_s_messages_may_take_a_quarter_of_it() -> None:
+def test_link_s_messages_may_take_a_quarter_of_it() -> None:
     assert messages_bytes(1024 * MIB) == 256 * MIB
     assert messages_bytes(100 * MIB) == 64 * MIB
     assert messages_bytes(100 * GIB) == messages_bytes(0) == 512 * MIB
@@ -44,7 +44,7 @@ def test_what_nobody_knows_is_no_limit() -> None:
     assert hold_to(0) == 0
 
 
-def test_a_system_that_does_not_say_what_a_process_has_gets_no_limit(tmp_path: Path) -> None:
+def test_system_that_does_not_say_what_a_process_has_gets_no_limit(tmp_path: Path) -> None:
     assert hold_to(GIB, proc=tmp_path) == 0
 
 
@@ -56,7 +56,7 @@ def python(code: str) -> str:
 
 
 @LINUX_ONLY
-def test_a_process_that_is_held_gets_no_more_memory_and_goes_on() -> None:
+def test_process_that_is_held_gets_no_more_memory_and_goes_on() -> None:
     assert (
         python(
             "from capamesh.node.worker.memory_limit import MIB, hold_to\n"
@@ -73,7 +73,7 @@ def test_a_process_that_is_held_gets_no_more_memory_and_goes_on() -> None:
 
 
 @LINUX_ONLY
-def test_a_limit_that_is_there_and_lower_stays() -> None:
+def test_limit_that_is_there_and_lower_stays() -> None:
     assert (
         python(
             "import resource\n"
@@ -87,7 +87,7 @@ def test_a_limit_that_is_there_and_lower_stays() -> None:
 
 
 @LINUX_ONLY
-def test_a_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
+def test_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
     tmp_path: Path,
 ) -> None:
     reported = python(

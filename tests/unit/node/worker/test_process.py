@@ -86,7 +86,7 @@ def free_bytes(offer: Message) -> int:
 
 
 @pytest.mark.parametrize(("seen", "reported"), [(300, 300), (2_000, 1_000)])
-async def test_an_offer_says_how_much_memory_is_free_now(
+async def test_offer_says_how_much_memory_is_free_now(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, seen: int, reported: int
 ) -> None:
     worker._tell()
@@ -117,7 +117,7 @@ async def test_what_is_long_unused_leaves_the_cache(
     cleaning.cancel()
 
 
-async def test_a_stuck_worker_says_why_before_it_ends_itself(
+async def test_stuck_worker_says_why_before_it_ends_itself(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
@@ -130,7 +130,7 @@ async def test_a_stuck_worker_says_why_before_it_ends_itself(
     assert sent == [{"type": "stuck", "reason": "loading m/1 has taken more than 9 s"}]
 
 
-async def test_a_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_once(
+async def test_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_once(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ended: list[int] = []
@@ -193,7 +193,7 @@ async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_
     assert len(asked) == 4
 
 
-async def test_the_operator_s_limit_on_models_takes_nothing_from_their_runs(
+async def test_operator_s_limit_on_models_takes_nothing_from_their_runs(
     worker: Worker, channel: Channel
 ) -> None:
     settings = replace(worker._start.settings, memory_limit_bytes=1)
@@ -255,7 +255,7 @@ async def test_what_is_on_offer_is_reported_a_moment_later_where_there_is_no_mem
     assert await channel.has("offer")
 
 
-async def test_a_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(
+async def test_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -257,7 +257,7 @@ async def rig(make: Make) -> Rig:
 # calls
 
 
-async def test_a_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
+async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1)
     assert not rig.service.is_quiet
@@ -283,7 +283,7 @@ async def test_a_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     assert rig.service.is_quiet
 
 
-async def test_a_short_model_s_calls_are_answered_without_a_thread(make: Make) -> None:
+async def test_short_model_s_calls_are_answered_without_a_thread(make: Make) -> None:
     rig = make(profile=SHORT)
     for stream in (1, 2, 3):
         rig.ask(stream, call()._replace(inputs=(fp32("x", [stream, 0]),)))
@@ -296,7 +296,7 @@ async def test_a_short_model_s_calls_are_answered_without_a_thread(make: Make) -
     assert rig.hosted.runner._threads == []
 
 
-async def test_a_run_s_time_is_reported(make: Make) -> None:
+async def test_run_s_time_is_reported(make: Make) -> None:
     rig = make(profile=SHORT)
 
     def act(_: list[float]) -> None:
@@ -319,7 +319,7 @@ async def test_a_run_s_time_is_reported(make: Make) -> None:
         (call("m", "", "z"), InvalidRequest, "the model takes x alone"),
     ],
 )
-async def test_a_call_that_cannot_be_run_is_refused_at_once(
+async def test_call_that_cannot_be_run_is_refused_at_once(
     rig: Rig, asked: InferCall, kind: type[CapameshError], message: str
 ) -> None:
     rig.ask(1, asked)
@@ -344,7 +344,7 @@ async def test_junk_is_an_invalid_request(rig: Rig, meta: bytes) -> None:
     ],
     ids=["texts", "empty"],
 )
-async def test_an_answer_over_a_limit_is_too_large_and_no_fault_of_the_link(
+async def test_answer_over_a_limit_is_too_large_and_no_fault_of_the_link(
     rig: Rig, output: Tensor
 ) -> None:
     rig.model.act = lambda _: [output]
@@ -354,7 +354,7 @@ async def test_an_answer_over_a_limit_is_too_large_and_no_fault_of_the_link(
     assert "'y'" in refusal.message
 
 
-async def test_a_request_that_breaks_the_service_costs_its_link_nothing(
+async def test_request_that_breaks_the_service_costs_its_link_nothing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(*_: object) -> None:
@@ -388,7 +388,7 @@ async def test_priority_bulk_and_sequence_reach_the_engine(rig: Rig) -> None:
     assert rig.model.ran == [[1], [2, 3, 1]]  # the bulk one was owed its share
 
 
-async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -> None:
+async def test_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -> None:
     rig = make(max_in_flight=2)
     await rig.hold()
     rig.ask(1)
@@ -408,7 +408,7 @@ async def test_a_refused_call_is_counted_and_leaves_nothing_behind(make: Make) -
 
 
 @pytest.mark.parametrize("result", [ValueError("odd"), SystemExit(1), MemoryError()])
-async def test_a_run_that_fails_is_reported_and_the_next_one_runs(
+async def test_run_that_fails_is_reported_and_the_next_one_runs(
     rig: Rig, result: BaseException
 ) -> None:
     def act(_: list[float]) -> None:
@@ -424,7 +424,7 @@ async def test_a_run_that_fails_is_reported_and_the_next_one_runs(
     assert isinstance(rig.link.answers[2], InferAnswer)
 
 
-async def test_an_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: Rig) -> None:
+async def test_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: Rig) -> None:
     rig.model.act = lambda _: [object()]
     rig.ask(1)
     await rig.idle()
@@ -437,14 +437,14 @@ async def test_an_answer_that_has_no_wire_form_is_an_error_and_not_silence(rig: 
 
 
 @pytest.mark.parametrize("budget_ms", [0, -5, -(2**63)])
-async def test_a_call_that_comes_too_late_is_not_queued(rig: Rig, budget_ms: int) -> None:
+async def test_call_that_comes_too_late_is_not_queued(rig: Rig, budget_ms: int) -> None:
     rig.ask(1, budget_ms=budget_ms)
     assert type(rig.link.refusal()) is DeadlineExceeded
     await rig.idle()
     assert rig.model.ran == []
 
 
-async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) -> None:
+async def test_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, budget_ms=1000)
     rig.ask(2, budget_ms=20_000)
@@ -458,7 +458,7 @@ async def test_a_call_that_becomes_too_late_while_it_waits_is_not_run(rig: Rig) 
     assert rig.model.ran == [[1], [1, 1]]
 
 
-async def test_a_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
+async def test_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, budget_ms=1000)
     rig.clock.now_s = 51.0
@@ -469,7 +469,7 @@ async def test_a_deadline_is_answered_while_a_run_goes_on(rig: Rig) -> None:
     assert rig.model.ran == [[1]]
 
 
-async def test_the_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Rig) -> None:
+async def test_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Rig) -> None:
     rig.model.is_deaf = True
     rig.model.gate.clear()
     rig.ask(1, budget_ms=1000)
@@ -486,7 +486,7 @@ async def test_the_deadline_of_what_runs_is_answered_before_the_run_ends(rig: Ri
 # the watchdog
 
 
-async def test_a_run_that_takes_too_long_is_answered_and_reported_once_if_it_does_not_stop(
+async def test_run_that_takes_too_long_is_answered_and_reported_once_if_it_does_not_stop(
     rig: Rig,
 ) -> None:
     rig.model.is_deaf = True
@@ -519,7 +519,7 @@ async def test_no_timer_is_left_when_nothing_is_under_way(rig: Rig) -> None:
         assert rig.service._active == set()
 
 
-async def test_the_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
+async def test_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
     await rig.hold(1)  # without a deadline: the watchdog's
     assert rig.hosted.runner._timer_due_s == rig.clock.now_s + WATCHDOG_S
     rig.ask(2, budget_ms=5000)
@@ -536,7 +536,7 @@ async def test_the_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
 # who has left
 
 
-async def test_a_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
+async def test_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
     rig.ask(2)
@@ -548,7 +548,7 @@ async def test_a_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
     assert rig.model.ran == [[1], [1]]
 
 
-async def test_a_cancelled_run_is_stopped(rig: Rig) -> None:
+async def test_cancelled_run_is_stopped(rig: Rig) -> None:
     rig.model.gate.clear()
     rig.ask(1)
     await asyncio.to_thread(rig.model.wait_started)
@@ -558,7 +558,7 @@ async def test_a_cancelled_run_is_stopped(rig: Rig) -> None:
     assert rig.link.answers == {}
 
 
-async def test_a_stream_used_again_after_a_cancel_gets_its_own_answer(rig: Rig) -> None:
+async def test_stream_used_again_after_a_cancel_gets_its_own_answer(rig: Rig) -> None:
     await rig.hold()
     rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
     rig.cancel(1)
@@ -570,7 +570,7 @@ async def test_a_stream_used_again_after_a_cancel_gets_its_own_answer(rig: Rig) 
     assert rig.model.ran == [[1], [6]]
 
 
-async def test_a_stream_used_again_while_its_cancelled_run_goes_on_gets_its_own_answer(
+async def test_stream_used_again_while_its_cancelled_run_goes_on_gets_its_own_answer(
     rig: Rig,
 ) -> None:
     rig.model.is_deaf = True
@@ -602,7 +602,7 @@ async def test_what_a_lost_link_asked_for_is_dropped_and_other_links_go_on(rig: 
 # loads and counts
 
 
-async def test_a_probe_tells_of_one_model_or_of_all(rig: Rig) -> None:
+async def test_probe_tells_of_one_model_or_of_all(rig: Rig) -> None:
     rig.service.free_bytes = 1_000
     _, other = rig.host("n", "1")
     other.gate.clear()
@@ -625,7 +625,7 @@ async def test_a_probe_tells_of_one_model_or_of_all(rig: Rig) -> None:
     assert rig.probe().in_flight == rig.probe("m").in_flight == 0
 
 
-async def test_the_load_in_an_answer_counts_none_of_those_that_ran_with_it(rig: Rig) -> None:
+async def test_load_in_an_answer_counts_none_of_those_that_ran_with_it(rig: Rig) -> None:
     await rig.hold()
     for stream in (1, 2, 3):
         rig.ask(stream)
@@ -645,7 +645,7 @@ async def test_each_batch_tells_the_load_after_it(rig: Rig) -> None:
 # changes that routers ask for
 
 
-async def test_a_change_is_passed_on_and_answered_when_it_is_done(rig: Rig) -> None:
+async def test_change_is_passed_on_and_answered_when_it_is_done(rig: Rig) -> None:
     for stream, asked in ((1, LOAD), (2, UNLOAD)):
         rig.receive(stream, encode_control(asked))
     assert [asked for asked, _ in rig.asked] == [LOAD, UNLOAD]
@@ -658,7 +658,7 @@ async def test_a_change_is_passed_on_and_answered_when_it_is_done(rig: Rig) -> N
     assert rig.model.ran == []
 
 
-async def test_a_change_that_is_not_allowed_is_refused_at_once(rig: Rig) -> None:
+async def test_change_that_is_not_allowed_is_refused_at_once(rig: Rig) -> None:
     rig.control_error = InvalidRequest("the operator does not let routers")
     rig.receive(1, encode_control(LOAD))
     assert rig.link.refusal(1) is rig.control_error
@@ -704,7 +704,7 @@ async def test_before_a_process_ends_everything_under_way_is_answered(rig: Rig) 
     assert rig.model.ran == [[1]]
 
 
-async def test_a_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: Rig) -> None:
+async def test_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: Rig) -> None:
     other = rig.add_link()
     other.membership_error = NotMember("revoked peer")
     rig.service.recheck_members()
@@ -728,7 +728,7 @@ async def test_only_routers_may_ask(rig: Rig, role: Role) -> None:
             rig.service.verify(hello, member.chain[0])
 
 
-async def test_a_router_has_a_limited_number_of_links_and_another_router_is_not_affected(
+async def test_router_has_a_limited_number_of_links_and_another_router_is_not_affected(
     rig: Rig,
 ) -> None:
     def of(peer: str) -> FakeLink:

@@ -19,7 +19,7 @@ from capamesh.protocol.adverts import parse_address
         ("a" * 253 + ":80", ("a" * 253, 80)),
     ],
 )
-def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
+def test_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
     assert parse_address(text) == expected
 
 

@@ -151,19 +151,19 @@ adverts = st.builds(
 
 
 @given(adverts)
-def test_an_advert_comes_back_through_the_wire(advert: NodeAdvert) -> None:
+def test_advert_comes_back_through_the_wire(advert: NodeAdvert) -> None:
     body = unpack_strictly(pack(advert_to_body(advert)), max_array_items=1024)
     assert isinstance(body, dict)
     assert advert_from_body(body, PEER, SEQUENCE) == advert
 
 
-def test_a_routers_advert_comes_back_through_the_wire() -> None:
+def test_routers_advert_comes_back_through_the_wire() -> None:
     body = unpack_strictly(pack(router_to_body(ROUTER)), max_array_items=1024)
     assert isinstance(body, dict)
     assert router_from_body(body, PEER, SEQUENCE) == ROUTER
 
 
-def test_the_field_names_on_the_wire_are_these() -> None:
+def test_field_names_on_the_wire_are_these() -> None:
     assert BODY == {
         "devices": [
             {
@@ -298,7 +298,7 @@ INPUT = ("models", 0, "inputs", 0)
         (("interval_s",), 60.0, "interval_s is 60.0"),
     ],
 )  # fmt: skip
-def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
+def test_field_that_does_not_fit_is_named_with_its_value_and_limit(
     path: tuple[str | int, ...], value: object, named: str
 ) -> None:
     with pytest.raises(AdvertRejected) as caught:
@@ -309,7 +309,7 @@ def test_a_field_that_does_not_fit_is_named_with_its_value_and_limit(
 
 
 @pytest.mark.parametrize("nodes", [-1, 2**63, 1e3, True, "9", None])
-def test_a_number_of_nodes_that_is_none_refuses_the_router_s_advert(nodes: object) -> None:
+def test_number_of_nodes_that_is_none_refuses_the_router_s_advert(nodes: object) -> None:
     with pytest.raises(AdvertRejected, match=r"^field: nodes is .*; it must be an integer"):
         router_from_body({**router_to_body(ROUTER), "nodes": nodes}, PEER, SEQUENCE)
 
@@ -333,7 +333,7 @@ def test_every_field_without_a_default_is_required(path: tuple[str | int, ...]) 
         advert_from_body(missing(path), PEER, SEQUENCE)
 
 
-def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_is_as_it_was() -> (
+def test_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_is_as_it_was() -> (
     None
 ):
     body = copy.deepcopy(BODY)
@@ -364,7 +364,7 @@ def test_an_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaul
     assert advert_to_body(older) == body
 
 
-def test_an_older_router_s_advert_tells_of_no_nodes() -> None:
+def test_older_router_s_advert_tells_of_no_nodes() -> None:
     older = replace(ROUTER, nodes=0)
     body = router_to_body(older)
     assert sorted(body) == ["agent_version", "link_addresses", "region"]
@@ -377,12 +377,12 @@ def test_unknown_fields_are_tolerated(path: tuple[str | int, ...]) -> None:
     assert advert_from_body(body, PEER, SEQUENCE) == ADVERT
 
 
-def test_a_whole_price_may_be_an_integer() -> None:
+def test_whole_price_may_be_an_integer() -> None:
     price = advert_from_body(changed(("price_per_million",), 2), PEER, SEQUENCE).price_per_million
     assert (price, type(price)) == (2.0, float)
 
 
-def test_an_unknown_state_is_not_ready_and_says_why() -> None:
+def test_unknown_state_is_not_ready_and_says_why() -> None:
     (offer,) = advert_from_body(changed((*MODEL, "state"), "paused"), PEER, SEQUENCE).models
     assert not offer.is_ready
     assert offer == replace(
@@ -392,7 +392,7 @@ def test_an_unknown_state_is_not_ready_and_says_why() -> None:
     )
 
 
-def test_an_unknown_datatype_makes_its_model_not_ready_and_leaves_the_others() -> None:
+def test_unknown_datatype_makes_its_model_not_ready_and_leaves_the_others() -> None:
     body = changed((*INPUT, "datatype"), "FP4")
     body["models"].append({**BODY["models"][0], "name": "other"})
     first, second = advert_from_body(body, PEER, SEQUENCE).models
@@ -401,13 +401,13 @@ def test_an_unknown_datatype_makes_its_model_not_ready_and_leaves_the_others() -
     assert second.is_ready
 
 
-def test_a_model_that_is_not_ready_needs_no_digest() -> None:
+def test_model_that_is_not_ready_needs_no_digest() -> None:
     body = changed((*MODEL, "digest"), "")
     body["models"][0]["state"] = "loading"
     assert advert_from_body(body, PEER, SEQUENCE).models[0].digest == ""
 
 
-def test_a_publisher_learns_that_its_advert_would_be_refused() -> None:
+def test_publisher_learns_that_its_advert_would_be_refused() -> None:
     with pytest.raises(ConfigError, match=r"refuse this advert: field: region is 'x"):
         advert_to_body(replace(ADVERT, region="x" * 65))
     with pytest.raises(ConfigError, match=r"link_addresses is '7100'; it must be host:port"):
@@ -416,7 +416,7 @@ def test_a_publisher_learns_that_its_advert_would_be_refused() -> None:
         advert_to_body(replace(ADVERT, interval_s=0))
 
 
-def test_a_long_reason_with_line_ends_and_undecodable_bytes_is_cut_and_cleaned_rather_than_refused() -> (
+def test_long_reason_with_line_ends_and_undecodable_bytes_is_cut_and_cleaned_rather_than_refused() -> (
     None
 ):
     offer = replace(ADVERT.models[0], state=ModelState.FAILED, reason="bad\n\udcff" + "x" * 600)

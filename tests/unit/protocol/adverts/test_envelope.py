@@ -98,25 +98,25 @@ def test_what_a_member_sealed_opens_to_the_same_with_its_verified_sender() -> No
     assert envelope.body == BODY
 
 
-def test_the_wire_is_what_the_documentation_tells_another_implementation() -> None:
+def test_wire_is_what_the_documentation_tells_another_implementation() -> None:
     payload, signature = msgpack.unpackb(GOOD)
     key = Ed25519PublicKey.from_public_bytes(identity(1).public_bytes)
     key.verify(signature, b"capamesh-envelope-1" + b"\x00" + payload)
     assert msgpack.unpackb(payload) == payload_of(NET.node) | {"body": BODY}
 
 
-def test_an_envelope_built_by_hand_opens() -> None:
+def test_envelope_built_by_hand_opens() -> None:
     assert open_envelope(forged(), TRUST, NOW_MS).body == {}
 
 
-def test_the_key_order_and_unknown_payload_fields_do_not_matter() -> None:
+def test_key_order_and_unknown_payload_fields_do_not_matter() -> None:
     parts = payload_of(NET.node) | {"later": [1]}
     raw = signed(msgpack.packb(dict(reversed(parts.items()))))
     assert open_envelope(raw, TRUST, NOW_MS).sequence == SEQUENCE
 
 
 @pytest.mark.parametrize("member", [NET.node, NET.router])
-def test_an_unknown_kind_opens_from_either_role(member: Membership) -> None:
+def test_unknown_kind_opens_from_either_role(member: Membership) -> None:
     raw = seal("demand", {}, member, SEQUENCE, NOW_MS)
     assert open_envelope(raw, TRUST, NOW_MS).kind == "demand"
 
@@ -172,7 +172,7 @@ def test_only_a_router_may_say_where_routers_are() -> None:
         ({"body": {1: 2}}, "malformed"),
     ],
 )
-def test_a_payload_that_does_not_fit_is_rejected_with_the_reason(
+def test_payload_that_does_not_fit_is_rejected_with_the_reason(
     parts: dict[str, object], reason: str
 ) -> None:
     assert reason_of(forged(**parts)) == reason
@@ -207,7 +207,7 @@ def test_bytes_that_are_no_envelope_are_malformed(raw: bytes) -> None:
     assert reason_of(raw) == "malformed"
 
 
-def test_the_size_is_checked_before_anything_is_read() -> None:
+def test_size_is_checked_before_anything_is_read() -> None:
     assert reason_of(b"\xc1" * (MAX_ENVELOPE_BYTES + 1)) == "oversize"
     assert reason_of(b"\xc1" * MAX_ENVELOPE_BYTES) == "malformed"
 
@@ -221,20 +221,20 @@ def test_the_size_is_checked_before_anything_is_read() -> None:
         (NOW_MS - 10 * MINUTE_MS - 1, "future"),
     ],
 )
-def test_an_envelope_is_good_for_ten_minutes_either_way(now_ms: int, reason: str | None) -> None:
+def test_envelope_is_good_for_ten_minutes_either_way(now_ms: int, reason: str | None) -> None:
     if reason is None:
         assert open_envelope(GOOD, TRUST, now_ms).body == BODY
     else:
         assert reason_of(GOOD, now_ms) == reason
 
 
-def test_a_boot_may_be_ten_minutes_ahead_and_no_more() -> None:
+def test_boot_may_be_ten_minutes_ahead_and_no_more() -> None:
     limit_ns = (NOW_MS + 10 * MINUTE_MS) * 1_000_000
     assert open_envelope(forged(seq=[limit_ns, 0]), TRUST, NOW_MS).sequence.boot_ns == limit_ns
     assert reason_of(forged(seq=[limit_ns + 1, 0])) == "future"
 
 
-def test_the_checks_come_in_the_documented_order() -> None:
+def test_checks_come_in_the_documented_order() -> None:
     late = {"at": NOW_MS - 11 * MINUTE_MS}
     no_chain = late | {"chain": [b"x", b"y"]}
     other_net = {"net": "cm-" + "0" * 32}
@@ -255,7 +255,7 @@ def test_times_may_be_judged_by_the_caller() -> None:
         check_time(opened.issued_at_ms, opened.sequence, NOW_MS)
 
 
-def test_the_documented_size_is_the_one_that_is_enforced() -> None:
+def test_documented_size_is_the_one_that_is_enforced() -> None:
     assert envelope.__doc__ is not None
     assert f"at most {MAX_ENVELOPE_BYTES:,} bytes" in envelope.__doc__
 
@@ -265,20 +265,20 @@ def test_another_members_signature_does_not_count() -> None:
     assert reason_of(signed(payload, NET.other_node.identity)) == "signature"
 
 
-def test_a_signature_made_for_another_purpose_does_not_count() -> None:
+def test_signature_made_for_another_purpose_does_not_count() -> None:
     payload = msgpack.packb(payload_of(NET.node))
     raw = msgpack.packb([payload, NET.node.identity.sign(payload)])
     assert reason_of(raw) == "signature"
 
 
-def test_a_member_of_another_network_is_no_member_here() -> None:
+def test_member_of_another_network_is_no_member_here() -> None:
     stranger = network().node
     assert reason_of(seal("advert", {}, stranger, SEQUENCE, NOW_MS)) == "network"
     parts = payload_of(stranger) | {"net": str(NET.node.network_id)}
     assert reason_of(signed(msgpack.packb(parts), stranger.identity)) == "membership"
 
 
-def test_a_revoked_member_is_no_member_any_more() -> None:
+def test_revoked_member_is_no_member_any_more() -> None:
     trust = NET.router.trust()
     open_envelope(GOOD, trust, NOW_MS)
     nothing_revoked = RevocationList.empty(NET.owner.network_id)
@@ -289,14 +289,14 @@ def test_a_revoked_member_is_no_member_any_more() -> None:
     assert caught.value.reason == "membership"
 
 
-def test_an_expired_member_is_no_member_any_more() -> None:
+def test_expired_member_is_no_member_any_more() -> None:
     late_ms = NOW_MS + 31 * 24 * 60 * MINUTE_MS
     raw = seal("advert", {}, NET.node, SEQUENCE, late_ms)
     assert reason_of(raw, late_ms) == "membership"
 
 
 @given(st.data())
-def test_a_changed_byte_is_always_rejected(data: st.DataObject) -> None:
+def test_changed_byte_is_always_rejected(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(GOOD) - 1))
     flip = data.draw(st.integers(1, 255))
     raw = bytearray(GOOD)
@@ -306,7 +306,7 @@ def test_a_changed_byte_is_always_rejected(data: st.DataObject) -> None:
 
 
 @given(st.integers(0, len(GOOD) - 1))
-def test_a_truncated_envelope_is_malformed(kept: int) -> None:
+def test_truncated_envelope_is_malformed(kept: int) -> None:
     assert reason_of(GOOD[:kept]) == "malformed"
 
 

@@ -24,9 +24,7 @@ from capamesh.protocol.adverts import FleetSize, advert_interval_s, newcomer_spr
         (2**63 - 1, 120),
     ],
 )
-def test_the_fleet_says_ten_adverts_a_second_between_10_and_120_s(
-    nodes: int, interval_s: int
-) -> None:
+def test_fleet_says_ten_adverts_a_second_between_10_and_120_s(nodes: int, interval_s: int) -> None:
     assert advert_interval_s(nodes) == interval_s
 
 
@@ -34,7 +32,7 @@ def test_the_fleet_says_ten_adverts_a_second_between_10_and_120_s(
     ("nodes", "spread_s"),
     [(0, 0), (5, 0.05), (100, 1), (1_000, 10), (10_000, 100), (12_000, 120), (2**63 - 1, 120)],
 )
-def test_a_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
+def test_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
     nodes: int, spread_s: float
 ) -> None:
     assert newcomer_spread_s(nodes) == spread_s
@@ -49,7 +47,7 @@ def test_up_to_1200_nodes_the_fleet_keeps_to_ten_adverts_a_second(nodes: int) ->
         assert nodes / interval_s <= 10
 
 
-def test_the_largest_number_reported_lately_counts_whatever_was_reported_since() -> None:
+def test_largest_number_reported_lately_counts_whatever_was_reported_since() -> None:
     reported = FleetSize()
     assert reported.at(0.0) == 0
     reported.reported(1_000, 0.0)
@@ -60,7 +58,7 @@ def test_the_largest_number_reported_lately_counts_whatever_was_reported_since()
     assert repr(reported) == "FleetSize(1000 nodes)"
 
 
-def test_a_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -> None:
+def test_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -> None:
     reported = FleetSize()
     reported.reported(1_000, 1.0)
     reported.reported(20, 290.0)
@@ -81,7 +79,7 @@ def test_a_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -
         max_size=30,
     )
 )
-def test_a_number_counts_for_five_minutes_at_least_and_for_ten_at_most(
+def test_number_counts_for_five_minutes_at_least_and_for_ten_at_most(
     words: list[tuple[float, int]],
 ) -> None:
     reported, now_s, said = FleetSize(), 0.0, list[tuple[float, int]]()

@@ -34,7 +34,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[PeerId]:
     return peers
 
 
-def test_the_same_body_is_checked_once_and_read_with_its_new_sequence(
+def test_same_body_is_checked_once_and_read_with_its_new_sequence(
     checked: list[PeerId],
 ) -> None:
     reader = AdvertReader()
@@ -66,14 +66,14 @@ def test_what_python_takes_for_the_same_is_not_the_same(key: str, value: object)
     assert reader.read(body, A, Sequence(1, 3)).price_per_million == 1.0
 
 
-def test_an_unknown_field_that_cannot_be_packed_is_tolerated_as_any_other() -> None:
+def test_unknown_field_that_cannot_be_packed_is_tolerated_as_any_other() -> None:
     body = {**BODY, "from_the_future": object()}
     reader = AdvertReader()
     for counter in (1, 2):
         assert reader.read(body, A, Sequence(1, counter)).models == SAID.models
 
 
-def test_a_body_that_was_refused_is_refused_again(checked: list[PeerId]) -> None:
+def test_body_that_was_refused_is_refused_again(checked: list[PeerId]) -> None:
     reader = AdvertReader()
     for counter in (1, 2):
         with pytest.raises(AdvertRejected):

@@ -28,7 +28,7 @@ def test_only_a_newer_sequence_is_acceptable(
     assert is_acceptable(known, new) is expected
 
 
-def test_a_source_counts_up_within_its_boot() -> None:
+def test_source_counts_up_within_its_boot() -> None:
     source = SequenceSource(boot_ns=7)
     assert [source.next(), source.next()] == [Sequence(7, 1), Sequence(7, 2)]
     assert repr(source) == "SequenceSource(2 sent since boot 7)"
@@ -45,7 +45,7 @@ def test_a_source_counts_up_within_its_boot() -> None:
         (NOW_NS + 10 * MINUTE_NS + 1, NOW_NS),
     ],
 )
-def test_a_boot_exceeds_the_last_one_unless_no_receiver_can_have_accepted_it(
+def test_boot_exceeds_the_last_one_unless_no_receiver_can_have_accepted_it(
     last_ns: int | None, expected_ns: int
 ) -> None:
     assert boot_ns_after(NOW_NS, last_ns) == expected_ns

@@ -24,7 +24,7 @@ def test_jitter_shortens_a_wait_by_up_to_half() -> None:
     assert Backoff(policy).failed(0, jitter=1.0) == 0.5
 
 
-def test_a_child_is_silent_when_its_limit_of_pings_went_unanswered() -> None:
+def test_child_is_silent_when_its_limit_of_pings_went_unanswered() -> None:
     watch = SilenceWatch(ping_every_s=1, start_limit_s=60, silent_limit_s=3)
     watch.heard()
     assert [watch.pinged() for _ in range(4)] == [False, False, False, True]
@@ -38,6 +38,6 @@ def test_any_message_clears_the_silence() -> None:
     assert [watch.pinged(), watch.pinged(), watch.pinged()] == [False, False, True]
 
 
-def test_a_child_that_has_not_spoken_yet_has_the_longer_start_limit() -> None:
+def test_child_that_has_not_spoken_yet_has_the_longer_start_limit() -> None:
     watch = SilenceWatch(ping_every_s=0.5, start_limit_s=2, silent_limit_s=1)
     assert [watch.pinged() for _ in range(5)] == [False, False, False, False, True]

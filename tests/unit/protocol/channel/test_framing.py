@@ -28,7 +28,7 @@ def frame(body: bytes) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-def test_a_frame_is_a_little_endian_length_and_a_msgpack_map() -> None:
+def test_frame_is_a_little_endian_length_and_a_msgpack_map() -> None:
     assert encode({"type": "ping"}) == b"\x0b\x00\x00\x00\x81\xa4type\xa4ping"
 
 
@@ -47,9 +47,7 @@ def test_messages_come_back_in_order_however_the_stream_is_cut(
 
 
 @given(messages, st.data())
-def test_a_truncated_message_yields_nothing(
-    message: dict[str, object], data: st.DataObject
-) -> None:
+def test_truncated_message_yields_nothing(message: dict[str, object], data: st.DataObject) -> None:
     stream = encode(message)
     cut = data.draw(st.integers(0, len(stream) - 1))
     decoder = Decoder()
@@ -80,12 +78,12 @@ def test_junk_raises_only_a_protocol_violation(junk: bytes) -> None:
         (msgpack.packb({1: "a"}), "not msgpack"),
     ],
 )
-def test_a_body_that_is_no_message_is_named(body: bytes, complaint: str) -> None:
+def test_body_that_is_no_message_is_named(body: bytes, complaint: str) -> None:
     with pytest.raises(ProtocolViolation, match=complaint):
         Decoder().feed(frame(body))
 
 
-def test_a_length_over_the_limit_is_refused_at_its_last_byte_before_any_body() -> None:
+def test_length_over_the_limit_is_refused_at_its_last_byte_before_any_body() -> None:
     decoder = Decoder()
     header = struct.pack("<I", MAX_MESSAGE_BYTES + 1)
     assert decoder.feed(header[:3]) == []
@@ -95,14 +93,14 @@ def test_a_length_over_the_limit_is_refused_at_its_last_byte_before_any_body() -
         decoder.feed(header[3:])
 
 
-def test_a_lower_limit_for_strangers_counts_the_body() -> None:
+def test_lower_limit_for_strangers_counts_the_body() -> None:
     body = msgpack.packb({"type": "x" * 10})
     assert Decoder(len(body)).feed(frame(body)) == [{"type": "x" * 10}]
     with pytest.raises(ProtocolViolation):
         Decoder(len(body) - 1).feed(frame(body))
 
 
-def test_the_largest_message_passes_and_one_byte_more_is_too_large() -> None:
+def test_largest_message_passes_and_one_byte_more_is_too_large() -> None:
     overhead = len(encode({"type": "d", "data": b"x" * 70_000})) - 4 - 70_000
     largest = {"type": "d", "data": bytes(MAX_MESSAGE_BYTES - overhead)}
     assert Decoder().feed(encode(largest)) == [largest]
@@ -114,6 +112,6 @@ def test_the_largest_message_passes_and_one_byte_more_is_too_large() -> None:
     "message",
     [{}, {"type": None}, {"type": 3}, {"type": "a", "x": object()}, {"type": "a", "x": 2**64}],
 )
-def test_a_message_that_cannot_be_sent_is_refused_at_the_sender(message: dict[str, object]) -> None:
+def test_message_that_cannot_be_sent_is_refused_at_the_sender(message: dict[str, object]) -> None:
     with pytest.raises(ProtocolViolation):
         encode(message)

@@ -94,21 +94,21 @@ def body_of(parts: list) -> memoryview:  # type: ignore[type-arg]
 
 @settings(max_examples=40, deadline=None)
 @given(_calls, st.none() | st.integers(-(2**63), 2**64 - 1))
-def test_a_call_comes_back_as_it_was(call: InferCall, budget_ms: int | None) -> None:
+def test_call_comes_back_as_it_was(call: InferCall, budget_ms: int | None) -> None:
     meta, body = encode_call(call, budget_ms)
     assert decode_call(meta, body_of(body), LIMITS) == (call, budget_ms)
 
 
 @settings(max_examples=40, deadline=None)
 @given(_answers)
-def test_an_answer_comes_back_as_it_was(answer: InferAnswer) -> None:
+def test_answer_comes_back_as_it_was(answer: InferAnswer) -> None:
     meta, body = encode_answer(answer)
     assert decode_answer(meta, body_of(body), LIMITS) == answer
 
 
 @settings(max_examples=40, deadline=None)
 @given(_loads)
-def test_a_load_comes_back_as_it_was(load: LoadReport) -> None:
+def test_load_comes_back_as_it_was(load: LoadReport) -> None:
     assert decode_load(encode_load(load)) == load
 
 
@@ -253,7 +253,7 @@ def test_more_tensors_than_the_limit_are_refused_before_they_are_read() -> None:
 @pytest.mark.parametrize(
     "load", [None, [], [0] * 5, [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, True], [0.0] * 6, "abcdef"]
 )
-def test_a_load_is_six_counts(load: object) -> None:
+def test_load_is_six_counts(load: object) -> None:
     with pytest.raises(ProtocolViolation, match="six counts are expected"):
         decode_load(pack({"l": load}))
 
@@ -267,13 +267,13 @@ def test_what_a_later_version_adds_is_ignored() -> None:
     assert decode_load(pack({"l": more})) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
 
 
-def test_a_load_of_an_earlier_version_is_read() -> None:
+def test_load_of_an_earlier_version_is_read() -> None:
     assert decode_load(pack({"l": [1, 2, 3, 4, 5, 6]})) == LoadReport(1, 2, 3, 4, 5, 6, 0, 0)
 
 
 @pytest.mark.parametrize("action", ControlAction)
 @pytest.mark.parametrize("version", ["", "7"])
-def test_a_change_comes_back_as_it_was(action: ControlAction, version: str) -> None:
+def test_change_comes_back_as_it_was(action: ControlAction, version: str) -> None:
     call = ControlCall(action, ModelName("m"), ModelVersion(version))
     assert decode_call(encode_control(call), NOTHING, LIMITS) == (call, None)
 
@@ -289,7 +289,7 @@ def test_a_change_comes_back_as_it_was(action: ControlAction, version: str) -> N
         {"x": "load", "m": "m", "v": None},
     ],
 )
-def test_a_broken_change_is_refused(raw: dict[str, object]) -> None:
+def test_broken_change_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         decode_call(pack(raw), NOTHING, LIMITS)
 
@@ -313,14 +313,14 @@ def test_a_broken_change_is_refused(raw: dict[str, object]) -> None:
         {"s": "x"},
     ],
 )
-def test_a_broken_priority_class_or_sequence_is_refused(wrong: dict[str, object]) -> None:
+def test_broken_priority_class_or_sequence_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         decode_call(pack({"m": "m", "i": [], **wrong}), NOTHING, LIMITS)
 
 
 @settings(max_examples=40, deadline=None)
 @given(_calls, st.none() | st.integers(0, 10_000))
-def test_a_call_that_was_seen_before_is_read_as_the_first_time(
+def test_call_that_was_seen_before_is_read_as_the_first_time(
     call: InferCall, budget_ms: int | None
 ) -> None:
     decoder = CallDecoder(LIMITS)
@@ -329,7 +329,7 @@ def test_a_call_that_was_seen_before_is_read_as_the_first_time(
         assert decoder.decode(meta, body_of(body)) == (call, budget_ms)
 
 
-def test_a_call_that_was_seen_before_is_given_its_own_data() -> None:
+def test_call_that_was_seen_before_is_given_its_own_data() -> None:
     decoder = CallDecoder(LIMITS)
     meta = pack({"m": "m", "i": [["x", "INT8", [2], 2], ["y", "INT8", [1], 1]]})
     decoder.decode(meta, memoryview(b"abc"))
@@ -355,7 +355,7 @@ def test_data_is_checked_also_of_a_call_that_was_seen_before(
 
 
 @pytest.mark.parametrize("body", [b"", b"ab", b"abcd"])
-def test_a_body_of_another_size_is_refused_also_when_its_metadata_was_seen(body: bytes) -> None:
+def test_body_of_another_size_is_refused_also_when_its_metadata_was_seen(body: bytes) -> None:
     decoder = CallDecoder(LIMITS)
     meta = pack({"m": "m", "i": [["x", "INT8", [3], 3]]})
     decoder.decode(meta, memoryview(b"abc"))
@@ -371,7 +371,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert 0 < len(decoder._known) <= MAX_KNOWN_CALLS
 
 
-def test_the_texts_of_all_tensors_are_counted_together() -> None:
+def test_texts_of_all_tensors_are_counted_together() -> None:
     inputs = tuple(Tensor(name, Datatype.BYTES, (2,), bytes(8)) for name in ("a", "b"))
     meta, body = encode_call(
         InferCall(ModelName("m"), ModelVersion(""), inputs, ()), budget_ms=None
@@ -386,7 +386,7 @@ def test_the_texts_of_all_tensors_are_counted_together() -> None:
 
 
 @pytest.mark.parametrize("junk", [None, "x", [1, 2], [-1] * 8, {}])
-def test_an_error_without_a_load_that_can_be_read_has_none(junk: object) -> None:
+def test_error_without_a_load_that_can_be_read_has_none(junk: object) -> None:
     error = Overloaded("full")
     assert load_with(error) is None
     error.load = junk
@@ -403,7 +403,7 @@ def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
     return meta, memoryview(b"".join(body))
 
 
-def test_an_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
+def test_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
     known = KnownTensors()
     first = described(Tensor("x", Datatype.FP32, (2, 1), b"12345678"))
     second = described(Tensor("x", Datatype.FP32, (2, 1), b"87654321"))

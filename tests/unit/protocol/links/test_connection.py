@@ -34,7 +34,7 @@ from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind, LinkLi
 OTHER_HELLO = encode_frame(FrameKind.HELLO, meta=hello(LinkLimits(message_bytes=1)).encode())
 
 
-def test_a_peer_may_introduce_itself_again_by_another_chain_while_requests_are_under_way() -> None:
+def test_peer_may_introduce_itself_again_by_another_chain_while_requests_are_under_way() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"meta", [bytes(600_000)])
     again = dataclasses.replace(hello(LinkLimits()), chain=(b"new leaf", b"new invite"))
@@ -55,7 +55,7 @@ def test_both_sides_hear_the_other_s_hello_first() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1024, 16 * 1024, 16 * 1024 + 1, 600_000, 5_000_000])
-def test_a_request_and_its_answer_arrive_whole(size: int) -> None:
+def test_request_and_its_answer_arrive_whole(size: int) -> None:
     wire = greeted()
     body = random.Random(size).randbytes(size)
     stream = wire.dialer.ask(b"meta", [body[: size // 3], body[size // 3 :]])
@@ -81,7 +81,7 @@ def test_either_side_may_ask() -> None:
     assert at_acceptor == [RequestReceived(mine, b"a", memoryview(b""))]
 
 
-def test_a_small_request_overtakes_a_large_one() -> None:
+def test_small_request_overtakes_a_large_one() -> None:
     wire = greeted()
     wire.dialer.ask(b"large", [bytes(3_000_000)])
     wire.step(wire.dialer, wire.acceptor, budget=1)
@@ -111,7 +111,7 @@ def test_no_more_than_the_credit_is_sent_until_the_receiver_grants_it() -> None:
     assert wire.dialer.queued_bytes == 700_000
 
 
-def test_a_response_in_several_messages_ends_with_the_final_one() -> None:
+def test_response_in_several_messages_ends_with_the_final_one() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"")
     wire.settle()
@@ -129,7 +129,7 @@ def test_a_response_in_several_messages_ends_with_the_final_one() -> None:
     assert wire.acceptor.is_idle
 
 
-def test_an_error_closes_the_stream_with_its_code_and_text() -> None:
+def test_error_closes_the_stream_with_its_code_and_text() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"")
     wire.settle()
@@ -171,7 +171,7 @@ def test_cancel_crossing_the_answer_loses_nothing_else() -> None:
     assert wire.acceptor.queued_bytes == 0
 
 
-def test_a_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
+def test_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"", [bytes(5_000_000)])
     wire.step(wire.dialer, wire.acceptor, budget=1)
@@ -194,7 +194,7 @@ def test_what_only_this_peer_does_not_take_is_the_peer_s_fault_and_not_the_calle
     assert repr(wire.dialer) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
 
 
-def test_a_peer_that_ignores_the_limit_is_refused_before_memory_is_taken() -> None:
+def test_peer_that_ignores_the_limit_is_refused_before_memory_is_taken() -> None:
     core = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=limits(message_bytes=1000))
     feed(core, encode_frame(FrameKind.HELLO, meta=hello(LinkLimits()).encode()))
     head = HEADER.pack(4, 0, 4_000_000_000, 1, FrameKind.REQUEST, 0, 0)
@@ -226,7 +226,7 @@ def test_more_streams_than_allowed_are_overloaded() -> None:
     assert [type(event.error) for event in at_dialer] == [Overloaded]
 
 
-def test_an_answer_over_the_limit_fails_only_its_own_request() -> None:
+def test_answer_over_the_limit_fails_only_its_own_request() -> None:
     wire = greeted(dialer=limits(message_bytes=1000))
     stream = wire.dialer.ask(b"")
     wire.settle()
@@ -291,7 +291,7 @@ def test_asking_before_the_peer_s_hello_is_refused() -> None:
         (OTHER_HELLO, "a second HELLO that changes more than the chain"),
     ],
 )
-def test_a_broken_rule_ends_the_connection_and_is_named(data: bytes, complaint: str) -> None:
+def test_broken_rule_ends_the_connection_and_is_named(data: bytes, complaint: str) -> None:
     wire = greeted()
     with pytest.raises(ProtocolViolation, match=complaint):
         feed(wire.acceptor, data)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from capamesh.protocol.links.held_parts import PART_BYTES, HeldParts
 
 
-def test_an_answer_s_parts_are_held_up_to_its_bound_and_one_more_is_refused() -> None:
+def test_answer_s_parts_are_held_up_to_its_bound_and_one_more_is_refused() -> None:
     parts = HeldParts(10 * PART_BYTES, 100 * PART_BYTES)
     assert [parts.take(1, PART_BYTES) for _ in range(5)] == [""] * 5
     assert parts.take(1, 0) == (

@@ -32,7 +32,7 @@ GOOD = {
     st.integers(1, 2**63),
     st.binary(max_size=16),
 )
-def test_an_introduction_comes_back_as_it_was(
+def test_introduction_comes_back_as_it_was(
     network: str, chain: tuple[bytes, ...], agent: str, credit: int, message: int, process: bytes
 ) -> None:
     hello = Hello(NetworkId(network), chain, agent, credit, message, process=process)

@@ -100,7 +100,7 @@ def test_any_sizes_cut_anywhere_arrive_whole(frames: list[tuple[int, int, int]],
     assert sink.frames == expected
 
 
-def test_a_large_body_is_read_straight_into_its_own_memory() -> None:
+def test_large_body_is_read_straight_into_its_own_memory() -> None:
     sink = Sink()
     incoming = Incoming(LIMITS, sink)
     feed(incoming, frame(1, b"m", bytes(100_000))[:50_000], 1 << 20)
@@ -109,7 +109,7 @@ def test_a_large_body_is_read_straight_into_its_own_memory() -> None:
     assert direct.obj is sink._memory
 
 
-def test_the_scratch_grows_for_large_metadata_and_shrinks_again() -> None:
+def test_scratch_grows_for_large_metadata_and_shrinks_again() -> None:
     sink = Sink()
     incoming = Incoming(LIMITS, sink)
     meta = random.Random(1).randbytes(1_000_000)
@@ -119,7 +119,7 @@ def test_the_scratch_grows_for_large_metadata_and_shrinks_again() -> None:
     assert len(incoming._scratch) == SCRATCH_BYTES
 
 
-def test_the_scratch_grows_while_reads_fill_it_though_they_end_within_bodies() -> None:
+def test_scratch_grows_while_reads_fill_it_though_they_end_within_bodies() -> None:
     sink = Sink()
     incoming = Incoming(LIMITS, sink)
     assert len(incoming.buffer()) < 10_000
@@ -138,7 +138,7 @@ def test_the_scratch_grows_while_reads_fill_it_though_they_end_within_bodies() -
         (HEADER.pack(0, 0, 0, 1, 4, 0, 1), "reserved field is 1"),
     ],
 )
-def test_a_header_over_the_limits_is_refused_before_anything_is_taken(
+def test_header_over_the_limits_is_refused_before_anything_is_taken(
     head: bytes, complaint: str
 ) -> None:
     sink = Sink()

@@ -64,7 +64,7 @@ async def stopped(task: asyncio.Task[None]) -> None:
         await task
 
 
-def test_a_peer_that_is_away_is_dialled_ever_more_rarely_but_never_less_than_every_2_s() -> None:
+def test_peer_that_is_away_is_dialled_ever_more_rarely_but_never_less_than_every_2_s() -> None:
     async def scenario() -> None:
         dial = Dialling(lambda: LinkLost("cannot reach it"))
         keeper, task = keeping(dial)
@@ -76,7 +76,7 @@ def test_a_peer_that_is_away_is_dialled_ever_more_rarely_but_never_less_than_eve
     virtual_time.run(scenario())
 
 
-def test_a_keeper_tells_when_it_dials_next() -> None:
+def test_keeper_tells_when_it_dials_next() -> None:
     async def scenario() -> None:
         dial = Dialling(lambda: LinkLost("away"))
         keeper, task = keeping(dial)
@@ -110,7 +110,7 @@ def test_news_of_the_peer_dials_at_once_and_just_once() -> None:
     virtual_time.run(scenario())
 
 
-def test_a_link_is_kept_until_it_ends_and_then_dialled_again() -> None:
+def test_link_is_kept_until_it_ends_and_then_dialled_again() -> None:
     async def scenario() -> None:
         dial = Dialling(FakeLink)
         keeper, task = keeping(dial)
@@ -134,7 +134,7 @@ def test_a_link_is_kept_until_it_ends_and_then_dialled_again() -> None:
     virtual_time.run(scenario())
 
 
-def test_a_link_that_never_lasts_is_backed_off_from_and_one_that_lasted_is_not() -> None:
+def test_link_that_never_lasts_is_backed_off_from_and_one_that_lasted_is_not() -> None:
     async def scenario() -> None:
         life_s = 1.0
 
@@ -176,7 +176,7 @@ def test_cancelling_ends_the_keeper_whether_it_dials_waits_or_is_linked(at_s: fl
     virtual_time.run(scenario())
 
 
-def test_an_error_that_is_no_lost_link_is_not_hidden() -> None:
+def test_error_that_is_no_lost_link_is_not_hidden() -> None:
     async def scenario() -> None:
         _, task = keeping(Dialling(ZeroDivisionError))
         with pytest.raises(ZeroDivisionError):
@@ -186,7 +186,7 @@ def test_an_error_that_is_no_lost_link_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("address", ["a..b:80", "a" * 70 + ":80"])
-async def test_an_advertised_name_that_cannot_be_one_is_a_lost_link(
+async def test_advertised_name_that_cannot_be_one_is_a_lost_link(
     tmp_path: Path, address: str
 ) -> None:
     now = dt.datetime.now(dt.UTC)
@@ -201,7 +201,7 @@ async def test_an_advertised_name_that_cannot_be_one_is_a_lost_link(
         await transport.dial(address, None)  # type: ignore[arg-type]  # nobody will answer
 
 
-def test_an_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_minutes() -> None:
+def test_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_minutes() -> None:
     async def scenario() -> None:
         dial = Dialling(lambda: LinkLost("refused"))
         keeper = LinkKeeper(dial, unanswered=UNANSWERED)  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ def test_an_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_min
     virtual_time.run(scenario())
 
 
-def test_an_address_that_answered_once_is_as_good_as_made_up_after_five_minutes() -> None:
+def test_address_that_answered_once_is_as_good_as_made_up_after_five_minutes() -> None:
     async def scenario() -> None:
         dial = Dialling(FakeLink)
         keeper = LinkKeeper(dial, unanswered=UNANSWERED)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def test_each_dial_waits_for_its_permit_and_tells_once_how_it_went() -> None:
     virtual_time.run(scenario())
 
 
-async def test_a_name_is_dialled_only_where_its_addresses_may_be(
+async def test_name_is_dialled_only_where_its_addresses_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = dt.datetime.now(dt.UTC)

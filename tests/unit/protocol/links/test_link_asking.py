@@ -50,7 +50,7 @@ class ResponseHandler:
         self._act()
 
 
-async def test_an_answer_is_reported_in_the_turn_in_which_it_is_read() -> None:
+async def test_answer_is_reported_in_the_turn_in_which_it_is_read() -> None:
     ends, asker = Ends(), ResponseHandler()
     stream = ends.link.ask(b"meta", [b"bo", b"dy"], asker)
     (asked,) = await ends.reads()
@@ -65,7 +65,7 @@ async def test_an_answer_is_reported_in_the_turn_in_which_it_is_read() -> None:
     assert asker.news == [(b"re", b"sult")]
 
 
-async def test_an_error_and_a_load_are_reported_likewise() -> None:
+async def test_error_and_a_load_are_reported_likewise() -> None:
     ends, asker, prober = Ends(), ResponseHandler(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     probe = ends.link.ask_load(b"which", prober)
@@ -81,7 +81,7 @@ async def test_an_error_and_a_load_are_reported_likewise() -> None:
     assert ends.is_idle
 
 
-async def test_an_asker_that_crashes_costs_no_other_its_answer() -> None:
+async def test_asker_that_crashes_costs_no_other_its_answer() -> None:
     def crash() -> None:
         raise asyncio.InvalidStateError
 
@@ -103,7 +103,7 @@ async def test_an_asker_that_crashes_costs_no_other_its_answer() -> None:
     assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 3
 
 
-async def test_a_probe_that_is_refused_is_reported_the_error() -> None:
+async def test_probe_that_is_refused_is_reported_the_error() -> None:
     ends, prober = Ends(), ResponseHandler()
     probe = ends.link.ask_load(b"", prober)
     await ends.reads()
@@ -130,7 +130,7 @@ async def test_what_is_withdrawn_is_reported_to_the_peer_once_and_its_late_answe
     assert asker.news == prober.news == []
 
 
-async def test_the_peer_hears_of_a_withdrawal() -> None:
+async def test_peer_hears_of_a_withdrawal() -> None:
     ends = Ends()
     stream = ends.link.ask(b"", [], ResponseHandler())
     await ends.reads()
@@ -150,7 +150,7 @@ async def test_what_is_withdrawn_before_it_is_written_never_reaches_the_peer() -
     assert ends.is_idle
 
 
-async def test_an_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
+async def test_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
     ends, second, third = Ends(), ResponseHandler(), ResponseHandler()
     streams: list[int] = []
 
@@ -173,7 +173,7 @@ async def test_an_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_rep
 
 
 @pytest.mark.parametrize("how", ["close", "lose", "abort", "violation"])
-async def test_a_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(how: str) -> None:
+async def test_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(how: str) -> None:
     ends = Ends()
     order: list[int] = []
     refused: list[str] = []
@@ -221,7 +221,7 @@ async def test_a_link_that_ends_tells_all_once_in_order_and_they_may_ask_again(h
     assert len(ends.owner.reasons) >= 1
 
 
-async def test_the_owner_hears_of_the_end_only_after_all_who_asked() -> None:
+async def test_owner_hears_of_the_end_only_after_all_who_asked() -> None:
     ends = Ends()
     asker = ResponseHandler()
     ends.owner.on_down = lambda: asker.news.append("owner")
@@ -230,7 +230,7 @@ async def test_the_owner_hears_of_the_end_only_after_all_who_asked() -> None:
     assert [type(news) for news in asker.news] == [LinkLost, str]
 
 
-async def test_a_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> None:
+async def test_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> None:
     for is_probe in (False, True):
         ends, asker, other = Ends(), ResponseHandler(), ResponseHandler()
         ask = ends.link.ask_load(b"", asker) if is_probe else ends.link.ask(b"", [], asker)
@@ -303,7 +303,7 @@ async def test_after_parts_comes_an_error_or_the_end_of_the_link_as_after_none()
         assert type(error) is (LinkLost if is_lost else RunFailed)
 
 
-async def test_a_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
+async def test_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
     ends = Ends()
     reader = Reader(lambda: ends.link.withdraw(stream))
     stream = ends.link.ask(b"", [], reader)
@@ -316,7 +316,7 @@ async def test_a_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
     assert ends.is_idle
 
 
-async def test_a_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_released() -> None:
+async def test_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_released() -> None:
     ends, reader = Ends(limits(message_bytes=10 * PART_BYTES)), Reader()
     stream = ends.link.ask(b"", [], reader)
     await ends.reads()

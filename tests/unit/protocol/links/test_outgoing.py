@@ -62,7 +62,7 @@ def test_large_bodies_are_views_of_what_was_given() -> None:
     assert first[1][0] == 7
 
 
-def test_a_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None:
+def test_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None:
     outgoing = Outgoing(CHUNK)
     outgoing.message(ASK, 1, b"m", [b"abcdef"], 6, FINAL, 4)
     assert sent(outgoing) == [(ASK, 1, 0, b"m", b"abcd")]
@@ -110,7 +110,7 @@ def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() ->
 
 
 @pytest.mark.parametrize("taken", [0, 1])
-def test_a_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
+def test_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
     outgoing = Outgoing(CHUNK)
     outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
     outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)

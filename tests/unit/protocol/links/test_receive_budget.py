@@ -68,7 +68,7 @@ def test_large_answers_wait_for_one_another_and_all_come_whole() -> None:
     assert sums(budget) == (0, 0, 0)
 
 
-def test_a_link_that_stalls_holds_half_and_others_go_past_it() -> None:
+def test_link_that_stalls_holds_half_and_others_go_past_it() -> None:
     budget = ReceiveBudget(200 * KB)
     stalled, busy = Pair(budget), Pair(budget)
     streams = [stalled.ask(bytes(80 * KB)) for _ in range(3)]
@@ -110,7 +110,7 @@ def test_too_many_beginnings_on_one_link_are_refused_alone() -> None:
     assert sums(budget) == (0, 0, 0)
 
 
-def test_a_peer_that_sends_more_than_was_allowed_breaks_the_rules() -> None:
+def test_peer_that_sends_more_than_was_allowed_breaks_the_rules() -> None:
     budget = ReceiveBudget(200 * KB)
     holder, pair = Pair(budget), Pair(budget)
     holder.ask(bytes(200 * KB))
@@ -127,7 +127,7 @@ def test_a_peer_that_sends_more_than_was_allowed_breaks_the_rules() -> None:
     assert sums(budget) == (200 * KB, 0, 0)
 
 
-def test_a_node_refuses_to_send_what_the_router_does_not_take() -> None:
+def test_node_refuses_to_send_what_the_router_does_not_take() -> None:
     pair = Pair(ReceiveBudget(400 * KB))
     pair.ask(bytes(200 * KB + 1))
     (event,) = pair.settle()

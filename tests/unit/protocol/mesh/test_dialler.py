@@ -78,7 +78,7 @@ def longest_wait_s(host: FakeHost, since_s: float) -> float:
 
 @pytest.mark.parametrize("away_s", [12.0, 25.0, 500.0])
 @pytest.mark.parametrize("life_s", [1.0, 60.0], ids=["short-lived", "lasting"])
-def test_a_peer_that_was_connected_is_found_within_a_second_however_long_it_was_away(
+def test_peer_that_was_connected_is_found_within_a_second_however_long_it_was_away(
     away_s: float, life_s: float
 ) -> None:
     async def scenario(host: FakeHost) -> None:
@@ -95,7 +95,7 @@ def test_a_peer_that_was_connected_is_found_within_a_second_however_long_it_was_
     dialling(scenario)
 
 
-def test_a_peer_that_never_was_there_costs_two_dials_a_minute_or_three() -> None:
+def test_peer_that_never_was_there_costs_two_dials_a_minute_or_three() -> None:
     async def scenario(host: FakeHost) -> None:
         await trio.sleep(600.0)
         assert 15.0 <= longest_wait_s(host, 0.0) <= 30.0

@@ -112,7 +112,7 @@ def test_what_is_signed_is_the_documented_concatenation() -> None:
     )
 
 
-def test_the_newer_revocation_list_travels_with_the_proof() -> None:
+def test_newer_revocation_list_travels_with_the_proof() -> None:
     listed = OWNER.revoke(
         RevocationList.empty(OWNER.network_id), peers=[THIRD.identity.peer_id], now=NOW
     )
@@ -174,7 +174,7 @@ def test_who_is_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
         ({"type": "x" * 500}, "malformed: 'x{20}' came"),
     ],
 )
-def test_a_bad_first_message_is_refused_by_name(fields: dict[str, object], why: str) -> None:
+def test_bad_first_message_is_refused_by_name(fields: dict[str, object], why: str) -> None:
     opener = side_of(Side.OPENER, NODE, ROUTER)
     with pytest.raises(NotMember, match=why):
         opener.receive(hello_of(ROUTER, **fields), NOW)
@@ -182,7 +182,7 @@ def test_a_bad_first_message_is_refused_by_name(fields: dict[str, object], why: 
     assert opener.was_refused is (fields.get("ok") is False)
 
 
-def test_an_expired_and_a_revoked_member_are_refused_by_name() -> None:
+def test_expired_and_a_revoked_member_are_refused_by_name() -> None:
     opener = side_of(Side.OPENER, NODE, ROUTER)
     with pytest.raises(NotMember, match="expired: router"):
         opener.receive(hello_of(ROUTER), NOW + timedelta(hours=2))
@@ -195,7 +195,7 @@ def test_an_expired_and_a_revoked_member_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"sig": b"x" * 64}, {"sig": b""}])
-def test_a_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) -> None:
+def test_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) -> None:
     opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
     proof = one(acceptor.receive(one(opener.first()), NOW))
     opener.receive(one(acceptor.first()), NOW)
@@ -204,7 +204,7 @@ def test_a_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) ->
 
 
 @pytest.mark.parametrize("fields", [{"sig": None}, {"list": "text"}])
-def test_a_proof_without_its_parts_is_refused(fields: dict[str, object]) -> None:
+def test_proof_without_its_parts_is_refused(fields: dict[str, object]) -> None:
     opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
     proof = one(acceptor.receive(one(opener.first()), NOW))
     opener.receive(one(acceptor.first()), NOW)
@@ -212,7 +212,7 @@ def test_a_proof_without_its_parts_is_refused(fields: dict[str, object]) -> None
         opener.receive(proof | fields, NOW)
 
 
-def test_a_proof_of_another_exchange_is_refused() -> None:
+def test_proof_of_another_exchange_is_refused() -> None:
     first = side_of(Side.OPENER, NODE, ROUTER)
     acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE)
     recorded = one(acceptor.receive(one(first.first()), NOW))
@@ -229,7 +229,7 @@ def test_a_proof_of_another_exchange_is_refused() -> None:
         second.receive(recorded, NOW)
 
 
-def test_a_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
+def test_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
     # A peer without the key that mirrors everything, nonce aside, has only our own signature to show.
     opener = side_of(Side.OPENER, NODE, ROUTER)
     ours = one(opener.receive(hello_of(ROUTER), NOW))
@@ -237,17 +237,17 @@ def test_a_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
         opener.receive(ours, NOW)
 
 
-def test_a_refusal_is_one_frame_and_its_reason_is_short() -> None:
+def test_refusal_is_one_frame_and_its_reason_is_short() -> None:
     assert one(refusal("no")) == {"type": "verdict", "ok": False, "why": "no"}
     assert len(one(refusal("x" * 10_000))["why"]) == 300
 
 
-def test_the_text_form_shows_no_key() -> None:
+def test_text_form_shows_no_key() -> None:
     shown = repr(side_of(Side.OPENER, NODE, ROUTER))
     assert shown == f"Handshake(OPENER with {ROUTER.identity.peer_id}: hello is due)"
 
 
-def test_a_message_over_the_limit_is_refused_before_it_arrives() -> None:
+def test_message_over_the_limit_is_refused_before_it_arrives() -> None:
     with pytest.raises(ProtocolViolation, match="the limit is 1052672"):
         stream_decoder().feed((MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))
 

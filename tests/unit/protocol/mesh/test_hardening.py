@@ -72,7 +72,7 @@ class Wire:
         self._fed_send.close()
 
 
-def test_a_peer_that_answers_pings_stays_connected_and_one_that_stops_is_closed() -> None:
+def test_peer_that_answers_pings_stays_connected_and_one_that_stops_is_closed() -> None:
     async def test() -> None:
         wire = Wire()
         wire.answers_pings = True
@@ -90,7 +90,7 @@ def test_a_peer_that_answers_pings_stays_connected_and_one_that_stops_is_closed(
     run_in_virtual_time(test)
 
 
-def test_a_close_ends_although_the_peer_does_not_read() -> None:
+def test_close_ends_although_the_peer_does_not_read() -> None:
     async def test() -> None:
         wire = Wire(is_read=False)
         yamux = WalledYamux(wire, PEER)
@@ -102,7 +102,7 @@ def test_a_close_ends_although_the_peer_does_not_read() -> None:
     run_in_virtual_time(test)
 
 
-def test_a_connection_with_too_much_unread_is_closed_before_more_is_read() -> None:
+def test_connection_with_too_much_unread_is_closed_before_more_is_read() -> None:
     async def test() -> None:
         wire = Wire()
         yamux = WalledYamux(wire, PEER)
@@ -140,7 +140,7 @@ class Stream:
         self.was_reset = True
 
 
-def test_a_failing_stream_handler_costs_the_peer_its_stream_only() -> None:
+def test_failing_stream_handler_costs_the_peer_its_stream_only() -> None:
     async def failing(_: object) -> None:
         raise ExceptionGroup("several", [ValueError("bad")])
 
@@ -163,7 +163,7 @@ def test_cancellation_passes_the_walls() -> None:
     run_in_virtual_time(test)
 
 
-def test_a_peer_has_a_limited_number_of_streams_and_others_have_theirs() -> None:
+def test_peer_has_a_limited_number_of_streams_and_others_have_theirs() -> None:
     async def test() -> None:
         async def handler(_: object) -> None:
             await trio.sleep(10)
@@ -184,7 +184,7 @@ def test_a_peer_has_a_limited_number_of_streams_and_others_have_theirs() -> None
     run_in_virtual_time(test)
 
 
-def test_a_failing_task_of_a_service_leaves_the_service_running_and_a_loop_starts_again(
+def test_failing_task_of_a_service_leaves_the_service_running_and_a_loop_starts_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TrioManager, "run_task", TrioManager.run_task)

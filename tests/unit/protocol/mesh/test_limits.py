@@ -37,7 +37,7 @@ def cached(router: MeshGossipSub, number: int, size_bytes: int = 10) -> bytes:
     return message.from_id + message.seqno
 
 
-def test_a_wanted_message_is_sent_once_however_often_its_id_is_repeated(
+def test_wanted_message_is_sent_once_however_often_its_id_is_repeated(
     router: MeshGossipSub,
 ) -> None:
     wanted = cached(router, 1)
@@ -65,7 +65,7 @@ def test_control_messages_for_unknown_topics_leave_no_trace(router: MeshGossipSu
     assert router.sent == {}
 
 
-def test_a_peers_wish_to_be_left_alone_is_bounded_and_its_friends_are_not_dialled(
+def test_peers_wish_to_be_left_alone_is_bounded_and_its_friends_are_not_dialled(
     router: MeshGossipSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 1000.0)
@@ -77,7 +77,7 @@ def test_a_peers_wish_to_be_left_alone_is_bounded_and_its_friends_are_not_dialle
     assert router.back_off == {TOPIC: {PEER: 4600}}
 
 
-def test_a_peer_that_forwards_too_fast_is_not_listened_to(
+def test_peer_that_forwards_too_fast_is_not_listened_to(
     router: MeshGossipSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 5.0)
@@ -127,19 +127,19 @@ def test_many_peers_on_one_address_are_not_punished(router: MeshGossipSub) -> No
         (b"\x00", (1, 0)),
     ],
 )
-def test_a_length_prefix_is_read_when_it_is_complete(
+def test_length_prefix_is_read_when_it_is_complete(
     prefix: bytes, found: tuple[int, int] | None
 ) -> None:
     assert _length_prefix(bytearray(prefix)) == found
 
 
 @pytest.mark.parametrize("prefix", [b"\x80\x80\x80\x80", b"\xff\xff\xff\x7f", b"\xff" * 12])
-def test_a_length_prefix_over_the_limit_is_refused(prefix: bytes) -> None:
+def test_length_prefix_over_the_limit_is_refused(prefix: bytes) -> None:
     with pytest.raises(ValueError, match=f"the limit is {MAX_RPC_BYTES}"):
         _length_prefix(bytearray(prefix))
 
 
-def test_an_address_to_dial_ends_in_a_peer_id() -> None:
+def test_address_to_dial_ends_in_a_peer_id() -> None:
     peer, addr = parse_target(f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER_TEXT}")
     assert (str(peer), str(addr)) == (PEER_TEXT, "/ip4/192.0.2.1/tcp/4001")
 
@@ -158,18 +158,18 @@ def test_an_address_to_dial_ends_in_a_peer_id() -> None:
         "/ip4/192.0.2.1/tcp/4001/p2p/" + "x" * 10_000,
     ],
 )
-def test_a_text_that_cannot_be_dialled_is_a_config_error(text: str) -> None:
+def test_text_that_cannot_be_dialled_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError, match="no address such as"):
         parse_target(text)
 
 
-def test_a_networks_service_type_fits_what_dns_sd_allows() -> None:
+def test_networks_service_type_fits_what_dns_sd_allows() -> None:
     kind = service_type(NetworkId("cm-0123456789abcdef0123456789abcdef"))
     assert kind == "_p2p-01234567._udp.local."
     assert len(kind.split(".")[0].removeprefix("_")) <= 15
 
 
-def test_a_wildcard_address_is_announced_by_its_port() -> None:
+def test_wildcard_address_is_announced_by_its_port() -> None:
     assert announced(["/ip4/192.0.2.1/tcp/1/p2p/x"]) == (["/ip4/192.0.2.1/tcp/1/p2p/x"], 0)
     assert announced(["/ip4/0.0.0.0/tcp/4001/p2p/x"]) == ([], 4001)
     assert announced([]) == ([], 0)

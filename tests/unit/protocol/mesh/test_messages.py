@@ -63,7 +63,7 @@ def test_every_message_survives_the_channel(message: object) -> None:
 
 
 @given(messages, st.data())
-def test_a_missing_or_wrong_field_is_named(message: object, data: st.DataObject) -> None:
+def test_missing_or_wrong_field_is_named(message: object, data: st.DataObject) -> None:
     raw = to_wire(message)
     names = [name for name in raw if name != "type"]
     if not names:
@@ -77,21 +77,21 @@ def test_a_missing_or_wrong_field_is_named(message: object, data: st.DataObject)
         from_wire(raw)
 
 
-def test_an_unknown_message_is_named() -> None:
+def test_unknown_message_is_named() -> None:
     with pytest.raises(ProtocolViolation, match="unknown mesh message 'new'"):
         from_wire({"type": "new"})
 
 
-def test_the_type_words_are_distinct() -> None:
+def test_type_words_are_distinct() -> None:
     assert len({kind.TYPE for kind in KINDS}) == len(KINDS)
 
 
-def test_a_start_never_shows_its_key() -> None:
+def test_start_never_shows_its_key() -> None:
     shown = repr(Start(b"s3cret", [b"chain"], b"", b"", ["/ip4/1.2.3.4/tcp/1"], [], False, ["t"]))
     assert shown == "Start(listen=['/ip4/1.2.3.4/tcp/1'], bootstrap=[], subscribe=['t'])"
 
 
-def test_a_start_that_does_not_fit_does_not_tell_its_key() -> None:
+def test_start_that_does_not_fit_does_not_tell_its_key() -> None:
     raw = to_wire(Start(b"key", [], b"", b"", [], [], False, []))
     with pytest.raises(ProtocolViolation) as caught:
         from_wire(raw | {"private_key": "s3cret"})
@@ -103,7 +103,7 @@ def test_topics_carry_the_network_id() -> None:
     assert demand_topic(NetworkId("cm-1")) == "capamesh/cm-1/demand"
 
 
-def test_a_payload_is_a_kind_byte_and_a_body() -> None:
+def test_payload_is_a_kind_byte_and_a_body() -> None:
     assert wrap(PayloadKind.ENVELOPE, b"abc") == b"Eabc"
     assert unwrap(b"Eabc") == (PayloadKind.ENVELOPE, b"abc")
     assert unwrap(b"R") == (PayloadKind.REVOCATIONS, b"")

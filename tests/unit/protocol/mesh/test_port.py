@@ -53,7 +53,7 @@ def in_virtual_time(test) -> None:  # noqa: ANN001 - a function without argument
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_a_place_is_kept_until_the_connection_ends() -> None:
+def test_place_is_kept_until_the_connection_ends() -> None:
     async def test() -> None:
         port = MeshPort(FEW)
         swarm, wire = Swarm(port), Wire()
@@ -70,7 +70,7 @@ def test_a_place_is_kept_until_the_connection_ends() -> None:
     in_virtual_time(test)
 
 
-def test_the_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -> None:
+def test_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -> None:
     async def test() -> None:
         port = MeshPort(FEW)
         swarm, wires = Swarm(port), [Wire() for _ in range(6)]
@@ -88,7 +88,7 @@ def test_the_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -
     in_virtual_time(test)
 
 
-def test_a_member_stays_while_strangers_come_and_its_next_connection_is_a_members_at_once() -> None:
+def test_member_stays_while_strangers_come_and_its_next_connection_is_a_members_at_once() -> None:
     async def test() -> None:
         port = MeshPort(FEW)
         swarm, member = Swarm(port), Wire("9.9.9.9")
@@ -134,7 +134,7 @@ def test_what_is_over_the_rate_or_cannot_be_upgraded_is_closed() -> None:
     in_virtual_time(test)
 
 
-def test_the_limits_fit_what_the_process_may_have() -> None:
+def test_limits_fit_what_the_process_may_have() -> None:
     assert limits_for_mesh(1024).connections == 896
     assert limits_for_mesh(1_048_576).connections == 4096
     few = limits_for_mesh(256)

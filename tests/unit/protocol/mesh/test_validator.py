@@ -55,14 +55,14 @@ def judge() -> Validator:
     return Validator(OWNER.ca_der, ALICE.trust())
 
 
-def test_a_members_envelope_is_accepted_without_its_kind_byte(judge: Validator) -> None:
+def test_members_envelope_is_accepted_without_its_kind_byte(judge: Validator) -> None:
     sent = payload(1)
     assert judge.judge(sent, A, NOW_MS) == ValidationResult(
         Verdict.ACCEPT, "", PayloadKind.ENVELOPE, sent[1:]
     )
 
 
-def test_the_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Validator) -> None:
+def test_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Validator) -> None:
     verdicts = [judge.judge(payload(n), A, NOW_MS) for n in (2, 2, 1, 3)]
     assert [(one.verdict, one.reason) for one in verdicts] == [
         (Verdict.ACCEPT, ""),
@@ -114,7 +114,7 @@ def test_what_was_dropped_does_not_use_up_its_sequence(judge: Validator) -> None
     assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
 
 
-def test_a_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_ignored() -> None:
+def test_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_ignored() -> None:
     trust = ALICE.trust()
     judge = Validator(OWNER.ca_der, trust)
     listed = OWNER.revoke(NOBODY, peers=[B], now=NOW)
@@ -127,7 +127,7 @@ def test_a_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_igno
     assert judge.judge(payload(1, BOB), B, NOW_MS) == ValidationResult(Verdict.IGNORE, "membership")
 
 
-def test_a_sender_above_its_rate_is_ignored_until_time_passes(judge: Validator) -> None:
+def test_sender_above_its_rate_is_ignored_until_time_passes(judge: Validator) -> None:
     numbers = count(1)
     burst = int(SENDER_BURST)
     for _ in range(burst):
@@ -194,7 +194,7 @@ def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent
     assert verdict(judge, 1, more, "advert", 3.0 + EXPIRE_AFTER_S) == ""
 
 
-def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Validator) -> None:
+def test_invites_members_have_a_rate_together_beside_that_of_each(judge: Validator) -> None:
     nodes = of_one_invite(2, members=2)
     reasons = [
         verdict(judge, counter, node, "advert", 0.0) for counter in range(1, 51) for node in nodes
@@ -205,14 +205,14 @@ def test_an_invites_members_have_a_rate_together_beside_that_of_each(judge: Vali
     assert verdict(judge, 1, ALICE, "advert", 0.0) == ""
 
 
-def test_a_clock_that_is_set_back_mutes_nobody(judge: Validator) -> None:
+def test_clock_that_is_set_back_mutes_nobody(judge: Validator) -> None:
     for counter in range(1, 51):
         assert judge.judge(payload(counter), A, NOW_MS, 0.0).reason == ""
     assert judge.judge(payload(51), A, NOW_MS - 300_000, 10.0).reason == ""
 
 
 @pytest.mark.parametrize("off_ms", [20 * 60_000, -20 * 60_000])
-def test_a_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int) -> None:
+def test_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int) -> None:
     own_ms = NOW_MS + off_ms
     judge = Validator(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
     for member in (ALICE, BOB, join()):

@@ -35,7 +35,7 @@ def pem(*certificates: bytes) -> bytes:
     )
 
 
-def test_a_joiner_gets_the_tokens_role_network_and_end(home: Network) -> None:
+def test_joiner_gets_the_tokens_role_network_and_end(home: Network) -> None:
     identity = Identity.generate()
     token = JoinToken.decode(home.router_token.encode(), home.now)
     membership = Membership.join(identity, token, home.now)
@@ -63,20 +63,20 @@ def test_one_token_admits_many(home: Network) -> None:
     assert len({member.invite_serial for member in members}) == 1
 
 
-def test_the_last_second_of_a_token_admits_and_the_next_does_not(home: Network) -> None:
+def test_last_second_of_a_token_admits_and_the_next_does_not(home: Network) -> None:
     ends = home.node_token.expires_at
     assert Membership.join(Identity.generate(), home.node_token, ends).expires_at == ends
     with pytest.raises(ConfigError, match=r"the join token expired at .*capamesh network token"):
         Membership.join(Identity.generate(), home.node_token, ends + SECOND)
 
 
-def test_a_joiner_whose_clock_is_behind_may_join_within_the_skew_alone(home: Network) -> None:
+def test_joiner_whose_clock_is_behind_may_join_within_the_skew_alone(home: Network) -> None:
     Membership.join(Identity.generate(), home.node_token, home.now - timedelta(minutes=20))
     with pytest.raises(ConfigError, match="set this machine's clock"):
         Membership.join(Identity.generate(), home.node_token, home.now - timedelta(minutes=21))
 
 
-def test_a_saved_membership_loads_again_and_keeps_no_invite_key(
+def test_saved_membership_loads_again_and_keeps_no_invite_key(
     home: Network, tmp_path: Path
 ) -> None:
     folder = tmp_path / "member"
@@ -94,7 +94,7 @@ def test_a_saved_membership_loads_again_and_keeps_no_invite_key(
     assert repr(home.node.identity.private_bytes) not in repr(home.node)
 
 
-def test_a_new_token_renews_a_folder_and_another_identity_does_not(
+def test_new_token_renews_a_folder_and_another_identity_does_not(
     home: Network, tmp_path: Path
 ) -> None:
     home.node.save(tmp_path)
@@ -105,14 +105,14 @@ def test_a_new_token_renews_a_folder_and_another_identity_does_not(
         home.router.save(tmp_path)
 
 
-def test_an_expired_membership_does_not_load(home: Network, tmp_path: Path) -> None:
+def test_expired_membership_does_not_load(home: Network, tmp_path: Path) -> None:
     home.node.save(tmp_path)
     assert Membership.load(tmp_path, home.node.expires_at) == home.node
     with pytest.raises(ConfigError, match=rf"{tmp_path}: .* expired: .*capamesh network token"):
         Membership.load(tmp_path, home.node.expires_at + SECOND)
 
 
-def test_an_exposed_key_is_refused(home: Network, tmp_path: Path) -> None:
+def test_exposed_key_is_refused(home: Network, tmp_path: Path) -> None:
     home.node.save(tmp_path)
     (tmp_path / IDENTITY_FILE).chmod(0o640)
     with pytest.raises(KeyExposed, match="mode 0640"):
@@ -122,7 +122,7 @@ def test_an_exposed_key_is_refused(home: Network, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [IDENTITY_FILE, CHAIN_FILE, NETWORK_FILE])
-def test_a_missing_or_garbled_file_is_named(home: Network, tmp_path: Path, name: str) -> None:
+def test_missing_or_garbled_file_is_named(home: Network, tmp_path: Path, name: str) -> None:
     home.node.save(tmp_path)
     (tmp_path / name).write_bytes(b"junk")
     with pytest.raises(ConfigError, match=f"/{name} is (damaged|no unencrypted PEM key)"):
@@ -158,7 +158,7 @@ def test_files_that_do_not_belong_together_do_not_load(
 
 
 @pytest.mark.parametrize("server_side", [True, False])
-def test_the_tls_context_takes_members_alone_over_tls_1_3(
+def test_tls_context_takes_members_alone_over_tls_1_3(
     home: Network, tmp_path: Path, server_side: bool
 ) -> None:
     context = tls_context(home.node, tmp_path, server_side=server_side)
@@ -169,9 +169,7 @@ def test_the_tls_context_takes_members_alone_over_tls_1_3(
     assert Membership.load(tmp_path, home.now) == home.node
 
 
-def test_the_tls_context_refuses_a_folder_of_another_membership(
-    home: Network, tmp_path: Path
-) -> None:
+def test_tls_context_refuses_a_folder_of_another_membership(home: Network, tmp_path: Path) -> None:
     home.node.save(tmp_path)
     with pytest.raises(ConfigError, match="holds another membership"):
         tls_context(home.router, tmp_path, server_side=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 
 
-def test_the_authority_is_named_and_may_have_one_more_authority_below_it(home: Network) -> None:
+def test_authority_is_named_and_may_have_one_more_authority_below_it(home: Network) -> None:
     certificate = x509.load_der_x509_certificate(home.owner.ca_der)
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert certificate.subject.rfc4514_string() == "CN=home"
@@ -28,7 +28,7 @@ def test_the_authority_is_named_and_may_have_one_more_authority_below_it(home: N
     assert certificate.not_valid_after_utc.year == 9999
 
 
-def test_an_invite_says_network_role_and_serial(home: Network) -> None:
+def test_invite_says_network_role_and_serial(home: Network) -> None:
     certificate = x509.load_der_x509_certificate(home.node_token.invite_der)
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert certificate.subject.rfc4514_string() == (
@@ -38,7 +38,7 @@ def test_an_invite_says_network_role_and_serial(home: Network) -> None:
     assert certificate.not_valid_after_utc == home.now + 30 * DAY
 
 
-def test_an_expiry_in_another_time_zone_and_with_a_fraction_is_the_same_second(
+def test_expiry_in_another_time_zone_and_with_a_fraction_is_the_same_second(
     home: Network,
 ) -> None:
     expires_at = (home.now + DAY + timedelta(milliseconds=900)).astimezone(
@@ -48,7 +48,7 @@ def test_an_expiry_in_another_time_zone_and_with_a_fraction_is_the_same_second(
     assert token.expires_at == home.now + DAY
 
 
-def test_an_invite_must_expire_later_than_now(home: Network) -> None:
+def test_invite_must_expire_later_than_now(home: Network) -> None:
     for expires_at in (home.now, home.now - DAY, home.now + timedelta(milliseconds=900)):
         with pytest.raises(ConfigError, match="of no use at"):
             home.owner.invite(Role.NODE, expires_at=expires_at, bootstrap=(), now=home.now)
@@ -65,7 +65,7 @@ def test_times_need_a_time_zone(home: Network) -> None:
 @pytest.mark.parametrize(
     "name", ["", " ", " home", "home ", "ho\nme", "é" * 33, "a" * 65, "\ud800"]
 )
-def test_a_network_needs_a_printable_name_of_64_bytes_at_most(home: Network, name: str) -> None:
+def test_network_needs_a_printable_name_of_64_bytes_at_most(home: Network, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a network: use 1 to 64 bytes"):
         NetworkOwner.create(name, home.now)
 
@@ -75,9 +75,7 @@ def test_any_printable_name_is_kept(home: Network, name: str) -> None:
     assert NetworkOwner.create(name, home.now).name == name
 
 
-def test_a_saved_owner_loads_again_with_a_key_for_itself_alone(
-    home: Network, tmp_path: Path
-) -> None:
+def test_saved_owner_loads_again_with_a_key_for_itself_alone(home: Network, tmp_path: Path) -> None:
     folder = tmp_path / "owner"
     home.owner.save(folder)
     home.owner.save(folder)
@@ -88,9 +86,7 @@ def test_a_saved_owner_loads_again_with_a_key_for_itself_alone(
     assert sorted(path.name for path in folder.iterdir()) == ["network.pem", "owner.key"]
 
 
-def test_an_owners_key_is_never_overwritten(
-    home: Network, stranger: Network, tmp_path: Path
-) -> None:
+def test_owners_key_is_never_overwritten(home: Network, stranger: Network, tmp_path: Path) -> None:
     home.owner.save(tmp_path)
     with pytest.raises(
         ConfigError,
@@ -100,11 +96,11 @@ def test_an_owners_key_is_never_overwritten(
     assert NetworkOwner.load(tmp_path) == home.owner
 
 
-def test_an_owner_never_shows_its_key(home: Network) -> None:
+def test_owner_never_shows_its_key(home: Network) -> None:
     assert repr(home.owner) == f"NetworkOwner(network_id={home.owner.network_id!r}, name='home')"
 
 
-def test_an_exposed_owner_key_is_refused(home: Network, tmp_path: Path) -> None:
+def test_exposed_owner_key_is_refused(home: Network, tmp_path: Path) -> None:
     home.owner.save(tmp_path)
     (tmp_path / OWNER_KEY_FILE).chmod(0o644)
     with pytest.raises(KeyExposed, match=r"owner's key .*owner\.key has mode 0644.*chmod 600"):

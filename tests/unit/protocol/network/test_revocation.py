@@ -44,7 +44,7 @@ def fields_of(home: Network) -> dict[str, object]:
     }
 
 
-def test_the_bytes_are_a_signature_and_a_sorted_map(home: Network) -> None:
+def test_bytes_are_a_signature_and_a_sorted_map(home: Network) -> None:
     raw = signed(home, fields_of(home))
     decoded = RevocationList.decode(raw, home.owner.ca_der)
     assert decoded == RevocationList(
@@ -98,7 +98,7 @@ def test_another_networks_list_is_refused(home: Network, stranger: Network) -> N
         home.owner.revoke(foreign, now=home.now)
 
 
-def test_an_owner_does_not_sign_what_a_forged_list_holds(home: Network) -> None:
+def test_owner_does_not_sign_what_a_forged_list_holds(home: Network) -> None:
     forged = dataclasses.replace(empty(home), version=4)
     with pytest.raises(ConfigError, match="version 4, is not signed by the owner"):
         home.owner.revoke(forged, now=home.now)
@@ -117,7 +117,7 @@ def test_what_is_no_peer_id_cannot_be_revoked(home: Network) -> None:
         home.owner.revoke(empty(home), peers=[PeerId("QmNoSuchPeer")], now=home.now)
 
 
-def test_a_list_is_refused_by_its_size_before_anything_else(
+def test_list_is_refused_by_its_size_before_anything_else(
     home: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
@@ -160,9 +160,7 @@ def test_a_list_is_refused_by_its_size_before_anything_else(
         {"more": 1},
     ],
 )
-def test_a_signed_list_of_another_form_is_malformed(
-    home: Network, change: dict[str, object]
-) -> None:
+def test_signed_list_of_another_form_is_malformed(home: Network, change: dict[str, object]) -> None:
     with pytest.raises(ProtocolViolation, match=r"^malformed: the revocation list "):
         RevocationList.decode(signed(home, fields_of(home) | change), home.owner.ca_der)
 
@@ -180,7 +178,7 @@ def test_junk_is_a_protocol_violation(home: Network, raw: bytes) -> None:
 
 
 @given(st.data())
-def test_a_changed_or_truncated_list_is_refused(home: Network, data: st.DataObject) -> None:
+def test_changed_or_truncated_list_is_refused(home: Network, data: st.DataObject) -> None:
     raw = bytearray(signed(home, fields_of(home)))
     if data.draw(st.booleans()):
         del raw[data.draw(st.integers(0, len(raw) - 1)) :]
@@ -190,12 +188,12 @@ def test_a_changed_or_truncated_list_is_refused(home: Network, data: st.DataObje
         RevocationList.decode(bytes(raw), home.owner.ca_der)
 
 
-def test_a_list_is_read_by_an_authority_alone(home: Network) -> None:
+def test_list_is_read_by_an_authority_alone(home: Network) -> None:
     with pytest.raises(ConfigError, match="network's certificate is not usable"):
         RevocationList.decode(b"", home.node.chain[0])
 
 
-def test_a_saved_list_loads_again_and_no_file_is_the_empty_list(
+def test_saved_list_loads_again_and_no_file_is_the_empty_list(
     home: Network, tmp_path: Path
 ) -> None:
     empty(home).save(tmp_path)
@@ -207,13 +205,13 @@ def test_a_saved_list_loads_again_and_no_file_is_the_empty_list(
     assert RevocationList.load(tmp_path, home.owner.ca_der) == issued
 
 
-def test_a_damaged_file_is_named(home: Network, tmp_path: Path) -> None:
+def test_damaged_file_is_named(home: Network, tmp_path: Path) -> None:
     (tmp_path / REVOCATIONS_FILE).write_bytes(b"junk")
     with pytest.raises(ConfigError, match=r"/revocations\.bin: bad signature.*restore it"):
         RevocationList.load(tmp_path, home.owner.ca_der)
 
 
-def test_the_empty_list_has_version_0_and_no_signature() -> None:
+def test_empty_list_has_version_0_and_no_signature() -> None:
     start = RevocationList.empty(NetworkId("cm-" + "0" * 32))
     assert (start.version, start.signature, start.peers, start.invites) == (
         0,

@@ -65,7 +65,7 @@ def later(home: Network) -> Rotated:
     return rotated(home)
 
 
-def test_the_network_keeps_its_id_and_name_under_another_key(home: Network, later: Rotated) -> None:
+def test_network_keeps_its_id_and_name_under_another_key(home: Network, later: Rotated) -> None:
     assert later.owner.network_id == home.owner.network_id == later.router.network_id
     assert later.owner.name == home.owner.name
     assert later.owner.private_key.private_bytes_raw() != home.owner.private_key.private_bytes_raw()
@@ -93,7 +93,7 @@ def test_once_reported_a_member_needs_no_successor_in_a_chain(
     assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
 
 
-def test_a_retired_key_admits_nobody_any_more_and_the_new_one_still_does(
+def test_retired_key_admits_nobody_any_more_and_the_new_one_still_does(
     home: Network, later: Rotated
 ) -> None:
     trust = home.node.trust()
@@ -104,7 +104,7 @@ def test_a_retired_key_admits_nobody_any_more_and_the_new_one_still_does(
     assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
 
 
-def test_a_new_token_makes_an_old_member_a_new_one_with_the_same_identity(
+def test_new_token_makes_an_old_member_a_new_one_with_the_same_identity(
     home: Network, later: Rotated
 ) -> None:
     token = later.owner.invite(
@@ -118,7 +118,7 @@ def test_a_new_token_makes_an_old_member_a_new_one_with_the_same_identity(
     assert trust.verify(renewed.chain, home.now).peer_id == home.node.identity.peer_id
 
 
-def test_a_member_that_heard_of_one_successor_takes_no_other(home: Network, later: Rotated) -> None:
+def test_member_that_heard_of_one_successor_takes_no_other(home: Network, later: Rotated) -> None:
     """The holder of the old key cannot hand the network to somebody else a second time."""
     fork = rotated(home)
     trust = home.node.trust()
@@ -146,7 +146,7 @@ def test_lists_of_an_earlier_key_replace_none_of_a_later_one(home: Network, late
     assert trust.verify(later.router.chain, home.now).role is Role.ROUTER
 
 
-def test_a_list_of_a_new_key_comes_back_from_its_bytes_and_keeps_what_was_revoked(
+def test_list_of_a_new_key_comes_back_from_its_bytes_and_keeps_what_was_revoked(
     home: Network, later: Rotated
 ) -> None:
     peer = home.router.identity.peer_id
@@ -254,7 +254,7 @@ def test_keys_are_changed_again_and_again_up_to_a_limit(home: Network) -> None:
         trust.verify(home.router.chain, home.now)
 
 
-def test_a_membership_with_a_successor_is_saved_and_loaded(
+def test_membership_with_a_successor_is_saved_and_loaded(
     tmp_path: Path, home: Network, later: Rotated
 ) -> None:
     later.router.save(tmp_path)
@@ -262,7 +262,7 @@ def test_a_membership_with_a_successor_is_saved_and_loaded(
     assert (loaded.chain, loaded.ca_der) == (later.router.chain, later.router.ca_der)
 
 
-def test_an_owner_that_is_changed_leaves_the_old_key_beside_the_new_one(
+def test_owner_that_is_changed_leaves_the_old_key_beside_the_new_one(
     tmp_path: Path, home: Network
 ) -> None:
     home.owner.save(tmp_path)
@@ -322,7 +322,7 @@ def test_no_owner_is_lost_wherever_changes_of_its_key_are_cut_off(
     assert kept.private_bytes_raw() == last.private_key.private_bytes_raw()
 
 
-def test_an_owner_is_made_and_changed_on_a_disk_without_hard_links(
+def test_owner_is_made_and_changed_on_a_disk_without_hard_links(
     tmp_path: Path, home: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:

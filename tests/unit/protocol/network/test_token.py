@@ -32,7 +32,7 @@ def parts_of(token: JoinToken) -> list[object]:
     return [list(token.bootstrap), token.invite_key, token.invite_der, token.ca_der]
 
 
-def test_a_token_decodes_to_what_was_invited(home: Network) -> None:
+def test_token_decodes_to_what_was_invited(home: Network) -> None:
     text = home.router_token.encode()
     assert text.startswith("capamesh1")
     assert len(text) < 1600
@@ -44,7 +44,7 @@ def test_a_token_decodes_to_what_was_invited(home: Network) -> None:
     assert token.bootstrap == ("/dns4/router.example/tcp/7400", "/ip4/192.0.2.7/tcp/7400")
 
 
-def test_the_layout_is_checksum_then_a_list_of_four(home: Network) -> None:
+def test_layout_is_checksum_then_a_list_of_four(home: Network) -> None:
     assert text_of(parts_of(home.node_token)) == home.node_token.encode()
 
 
@@ -52,13 +52,13 @@ def test_blanks_around_a_token_do_not_matter(home: Network) -> None:
     assert JoinToken.decode(f"  {home.node_token.encode()}\n", home.now) == home.node_token
 
 
-def test_a_token_never_shows_its_key(home: Network) -> None:
+def test_token_never_shows_its_key(home: Network) -> None:
     token = home.node_token
     assert repr(token.invite_key) not in repr(token)
     assert "invite_key" not in repr(token)
 
 
-def test_a_token_ends_with_its_invite(home: Network) -> None:
+def test_token_ends_with_its_invite(home: Network) -> None:
     text = home.node_token.encode()
     ends = home.node_token.expires_at
     assert JoinToken.decode(text, ends) == home.node_token
@@ -66,7 +66,7 @@ def test_a_token_ends_with_its_invite(home: Network) -> None:
         JoinToken.decode(text, ends + SECOND)
 
 
-def test_a_token_from_the_future_blames_the_clock(home: Network) -> None:
+def test_token_from_the_future_blames_the_clock(home: Network) -> None:
     with pytest.raises(
         ConfigError, match=r"valid from 2027-03-01T11:50:00Z.*set this machine's clock"
     ):
@@ -159,7 +159,7 @@ def test_bytes_with_a_true_checksum_are_a_config_error(home: Network, payload: b
 
 
 @given(st.data())
-def test_a_token_cut_short_is_reported_so(home: Network, data: st.DataObject) -> None:
+def test_token_cut_short_is_reported_so(home: Network, data: st.DataObject) -> None:
     text = home.node_token.encode()
     length = data.draw(st.integers(9, len(text) - 1))
     with pytest.raises(ConfigError, match=r"cut short or mistyped.*copy the whole of it again"):
@@ -168,7 +168,7 @@ def test_a_token_cut_short_is_reported_so(home: Network, data: st.DataObject) ->
 
 @settings(max_examples=100)
 @given(st.data())
-def test_a_mistyped_character_is_found(home: Network, data: st.DataObject) -> None:
+def test_mistyped_character_is_found(home: Network, data: st.DataObject) -> None:
     text = home.node_token.encode()
     position = data.draw(st.integers(0, len(text) - 1))
     letter = data.draw(st.sampled_from("ABCXYZabcxyz0189-_"))
@@ -203,7 +203,7 @@ def test_every_token_comes_back_from_its_text(home: Network, bootstrap: list[str
         (("a\x00",), "is no bootstrap address"),
     ],
 )
-def test_an_owner_cannot_put_what_is_no_address_into_a_token(
+def test_owner_cannot_put_what_is_no_address_into_a_token(
     home: Network, bootstrap: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -212,7 +212,7 @@ def test_an_owner_cannot_put_what_is_no_address_into_a_token(
         )
 
 
-def test_a_key_of_another_invite_is_refused(home: Network) -> None:
+def test_key_of_another_invite_is_refused(home: Network) -> None:
     with pytest.raises(ConfigError, match="key is not its invite's"):
         JoinToken.assemble(
             (),

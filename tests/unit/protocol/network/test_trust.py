@@ -92,7 +92,7 @@ def without(kind: type[x509.ExtensionType]) -> Change:
     return change
 
 
-def test_a_members_chain_yields_who_it_is(home: Network) -> None:
+def test_members_chain_yields_who_it_is(home: Network) -> None:
     member = home.node.trust().verify(home.node.chain, home.now)
     assert member == Member(
         peer_id=home.node.identity.peer_id,
@@ -106,7 +106,7 @@ def test_a_members_chain_yields_who_it_is(home: Network) -> None:
     )
 
 
-def test_the_role_comes_from_the_invite_and_is_checked_when_asked_for(home: Network) -> None:
+def test_role_comes_from_the_invite_and_is_checked_when_asked_for(home: Network) -> None:
     judge = home.node.trust()
     assert judge.verify(home.router.chain, home.now, role=Role.ROUTER).role is Role.ROUTER
     assert judge.verify(list(home.node.chain), home.now, role=Role.NODE).role is Role.NODE
@@ -114,7 +114,7 @@ def test_the_role_comes_from_the_invite_and_is_checked_when_asked_for(home: Netw
         judge.verify(home.node.chain, home.now, role=Role.ROUTER)
 
 
-def test_the_last_second_is_valid_and_the_next_is_not_even_for_a_remembered_chain(
+def test_last_second_is_valid_and_the_next_is_not_even_for_a_remembered_chain(
     home: Network,
 ) -> None:
     judge = home.node.trust()
@@ -127,7 +127,7 @@ def test_the_last_second_is_valid_and_the_next_is_not_even_for_a_remembered_chai
     assert judge.verify(home.node.chain, ends.astimezone(timezone(timedelta(hours=9))))
 
 
-def test_a_chain_is_valid_ten_minutes_early_by_skew_and_ten_by_its_own_start(home: Network) -> None:
+def test_chain_is_valid_ten_minutes_early_by_skew_and_ten_by_its_own_start(home: Network) -> None:
     judge = home.node.trust()
     starts = x509.load_der_x509_certificate(home.node.chain[0]).not_valid_before_utc
     assert starts == home.now - CLOCK_SKEW
@@ -136,7 +136,7 @@ def test_a_chain_is_valid_ten_minutes_early_by_skew_and_ten_by_its_own_start(hom
         judge.verify(home.node.chain, starts - 10 * MINUTE - SECOND)
 
 
-def test_a_revoked_peer_is_out_at_once_and_the_others_stay(home: Network) -> None:
+def test_revoked_peer_is_out_at_once_and_the_others_stay(home: Network) -> None:
     judge = home.node.trust()
     judge.verify(home.node.chain, home.now)
     revoked = home.owner.revoke(
@@ -150,7 +150,7 @@ def test_a_revoked_peer_is_out_at_once_and_the_others_stay(home: Network) -> Non
     assert judge.verify(home.router.chain, home.now).role is Role.ROUTER
 
 
-def test_a_revoked_invite_shuts_out_all_that_it_admitted(home: Network) -> None:
+def test_revoked_invite_shuts_out_all_that_it_admitted(home: Network) -> None:
     second = Membership.join(Identity.generate(), home.node_token, home.now)
     judge = home.node.trust()
     serial = judge.verify(second.chain, home.now).invite_serial
@@ -165,7 +165,7 @@ def test_a_revoked_invite_shuts_out_all_that_it_admitted(home: Network) -> None:
     assert later.verify(home.router.chain, home.now)
 
 
-def test_an_older_or_equal_list_changes_nothing_and_a_foreign_or_forged_one_is_refused(
+def test_older_or_equal_list_changes_nothing_and_a_foreign_or_forged_one_is_refused(
     home: Network, stranger: Network
 ) -> None:
     first = home.owner.revoke(
@@ -213,14 +213,14 @@ def test_remembered_chains_are_bounded_and_the_least_recent_goes(
     assert calls == [home.router.chain[0]]
 
 
-def test_a_chain_of_another_network_is_refused_even_under_the_same_name(
+def test_chain_of_another_network_is_refused_even_under_the_same_name(
     home: Network, stranger: Network
 ) -> None:
     with pytest.raises(NotMember, match=r"^wrong network: the invite is of 'cm-"):
         home.node.trust().verify(stranger.node.chain, home.now)
 
 
-def test_an_invite_of_one_network_with_a_leaf_of_another_is_refused(
+def test_invite_of_one_network_with_a_leaf_of_another_is_refused(
     home: Network, stranger: Network
 ) -> None:
     judge = home.node.trust()
@@ -230,12 +230,12 @@ def test_an_invite_of_one_network_with_a_leaf_of_another_is_refused(
         judge.verify((home.node.chain[0], stranger.node.chain[1]), home.now)
 
 
-def test_a_leaf_with_the_other_invite_of_its_own_network_is_refused(home: Network) -> None:
+def test_leaf_with_the_other_invite_of_its_own_network_is_refused(home: Network) -> None:
     with pytest.raises(NotMember, match=r"^bad signature: the leaf"):
         home.node.trust().verify((home.node.chain[0], home.router.chain[1]), home.now)
 
 
-def test_a_self_made_authority_with_the_same_name_and_network_id_is_refused(home: Network) -> None:
+def test_self_made_authority_with_the_same_name_and_network_id_is_refused(home: Network) -> None:
     key, invite_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     fake = x509.load_der_x509_certificate(certificates.issue_authority(key, "home", home.now))
     true_invite = x509.load_der_x509_certificate(home.router.chain[1])
@@ -256,7 +256,7 @@ def test_a_self_made_authority_with_the_same_name_and_network_id_is_refused(home
         home.node.trust().verify((leaf, invite.public_bytes(Encoding.DER)), home.now)
 
 
-def test_a_members_leaf_cannot_issue_another(home: Network) -> None:
+def test_members_leaf_cannot_issue_another(home: Network) -> None:
     issuer = x509.load_der_x509_certificate(home.node.chain[0])
     leaf = leaf_by(
         home.node.identity.private_key,
@@ -275,7 +275,7 @@ def test_a_members_leaf_cannot_issue_another(home: Network) -> None:
         judge.verify((leaf, *home.node.chain), home.now)
 
 
-def test_an_invite_cannot_issue_another_invite(home: Network) -> None:
+def test_invite_cannot_issue_another_invite(home: Network) -> None:
     key = Ed25519PrivateKey.from_private_bytes(home.node_token.invite_key)
     invite = x509.load_der_x509_certificate(home.node.chain[1])
     next_key = Ed25519PrivateKey.generate()
@@ -297,7 +297,7 @@ def test_an_invite_cannot_issue_another_invite(home: Network) -> None:
         home.node.trust().verify((leaf, promoted.public_bytes(Encoding.DER)), home.now)
 
 
-def test_the_authority_itself_is_no_invite_and_an_invite_no_leaf(home: Network) -> None:
+def test_authority_itself_is_no_invite_and_an_invite_no_leaf(home: Network) -> None:
     judge = home.node.trust()
     with pytest.raises(NotMember, match=r"^malformed: the invite is no authority of path length 0"):
         judge.verify((home.node.chain[0], home.owner.ca_der), home.now)
@@ -305,7 +305,7 @@ def test_the_authority_itself_is_no_invite_and_an_invite_no_leaf(home: Network) 
         judge.verify((home.node.chain[1], home.node.chain[1]), home.now)
 
 
-def test_a_leaf_of_a_node_invite_cannot_claim_to_be_a_router(home: Network) -> None:
+def test_leaf_of_a_node_invite_cannot_claim_to_be_a_router(home: Network) -> None:
     peer_id = home.node.identity.peer_id
 
     def claim(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
@@ -322,7 +322,7 @@ def test_a_leaf_of_a_node_invite_cannot_claim_to_be_a_router(home: Network) -> N
         home.node.trust().verify((leaf_with(home, claim), home.node.chain[1]), home.now)
 
 
-def test_a_leaf_for_another_peers_name_is_refused(home: Network) -> None:
+def test_leaf_for_another_peers_name_is_refused(home: Network) -> None:
     key = Ed25519PrivateKey.from_private_bytes(home.node_token.invite_key)
     invite = x509.load_der_x509_certificate(home.node.chain[1])
     leaf = leaf_by(
@@ -336,7 +336,7 @@ def test_a_leaf_for_another_peers_name_is_refused(home: Network) -> None:
         home.node.trust().verify((leaf, home.node.chain[1]), home.now)
 
 
-def test_a_leaf_that_names_another_network_is_refused(home: Network, stranger: Network) -> None:
+def test_leaf_that_names_another_network_is_refused(home: Network, stranger: Network) -> None:
     key = Ed25519PrivateKey.from_private_bytes(home.node_token.invite_key)
     invite = x509.load_der_x509_certificate(home.node.chain[1])
     leaf = leaf_by(key, invite, home.node.identity, network_id=stranger.owner.network_id)
@@ -373,18 +373,18 @@ def uri(text: str) -> x509.UniformResourceIdentifier:
         ),
     ],
 )
-def test_a_leaf_of_another_shape_is_refused(home: Network, change: Change, message: str) -> None:
+def test_leaf_of_another_shape_is_refused(home: Network, change: Change, message: str) -> None:
     leaf = leaf_with(home, change)
     with pytest.raises(NotMember, match=f"^malformed: the leaf .*{message}"):
         home.node.trust().verify((leaf, home.node.chain[1]), home.now)
 
 
-def test_an_unknown_extension_that_is_not_critical_is_tolerated(home: Network) -> None:
+def test_unknown_extension_that_is_not_critical_is_tolerated(home: Network) -> None:
     leaf = leaf_with(home, lambda builder: builder.add_extension(UNKNOWN, critical=False))
     assert home.node.trust().verify((leaf, home.node.chain[1]), home.now).role is Role.NODE
 
 
-def test_a_leaf_cannot_outlive_its_invite(home: Network) -> None:
+def test_leaf_cannot_outlive_its_invite(home: Network) -> None:
     leaf = leaf_with(
         home,
         lambda builder: setattr(builder, "_not_valid_after", datetime(2100, 1, 1)) or builder,  # noqa: DTZ001 - the builder's own field is naive UTC
@@ -395,7 +395,7 @@ def test_a_leaf_cannot_outlive_its_invite(home: Network) -> None:
         judge.verify((leaf, home.node.chain[1]), home.node.expires_at + SECOND)
 
 
-def test_a_leaf_on_another_kind_of_key_is_refused(home: Network) -> None:
+def test_leaf_on_another_kind_of_key_is_refused(home: Network) -> None:
     def other_key(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
         builder._public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
         return builder
@@ -415,7 +415,7 @@ def test_a_leaf_on_another_kind_of_key_is_refused(home: Network) -> None:
         ({"extra": True}, "malformed: the invite has the subject"),
     ],
 )
-def test_an_invite_of_another_shape_is_refused_even_from_the_owner(
+def test_invite_of_another_shape_is_refused_even_from_the_owner(
     home: Network, change: dict[str, Any], reason: str
 ) -> None:
     key, serial = Ed25519PrivateKey.generate(), x509.random_serial_number()
@@ -460,7 +460,7 @@ def test_what_is_no_chain_at_all_is_malformed(home: Network, chain: object) -> N
         home.node.trust().verify(chain, home.now)
 
 
-def test_a_giant_certificate_is_refused_by_its_size(home: Network) -> None:
+def test_giant_certificate_is_refused_by_its_size(home: Network) -> None:
     leaf, invite = home.node.chain
     message = f"has {MAX_CERTIFICATE_BYTES + 1} bytes, at most {MAX_CERTIFICATE_BYTES}"
     for chain in (
@@ -488,7 +488,7 @@ def test_junk_is_never_a_member(home: Network, chain: list[bytes]) -> None:
 
 
 @given(st.data())
-def test_a_truncated_certificate_is_never_a_member(home: Network, data: st.DataObject) -> None:
+def test_truncated_certificate_is_never_a_member(home: Network, data: st.DataObject) -> None:
     chain = list(home.node.chain)
     which = data.draw(st.integers(0, 1))
     length = data.draw(st.integers(0, len(chain[which]) - 1))
@@ -497,7 +497,7 @@ def test_a_truncated_certificate_is_never_a_member(home: Network, data: st.DataO
         home.node.trust().verify(chain, home.now)
 
 
-def test_a_signature_that_hides_unused_bits_is_no_other_spelling_of_the_chain(
+def test_signature_that_hides_unused_bits_is_no_other_spelling_of_the_chain(
     home: Network,
 ) -> None:
     """Half of all signatures end in a zero bit, which a bit string may call unused: same certificate, other bytes."""
@@ -546,7 +546,7 @@ def test_every_single_bit_of_both_certificates_counts(home: Network) -> None:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_a_leaf_that_a_token_holder_garbles_before_signing_is_refused_or_is_itself(
+def test_leaf_that_a_token_holder_garbles_before_signing_is_refused_or_is_itself(
     home: Network, data: st.DataObject
 ) -> None:
     """An invite's holder signs what it likes: the signed part is garbled and signed again."""
@@ -577,13 +577,13 @@ def test_trust_in_what_is_no_authority_is_a_config_error(home: Network, junk: by
             NetworkTrust(der)
 
 
-def test_an_authority_that_did_not_sign_itself_is_refused(home: Network) -> None:
+def test_authority_that_did_not_sign_itself_is_refused(home: Network) -> None:
     garbled = home.owner.ca_der[:-1] + bytes([home.owner.ca_der[-1] ^ 1])
     with pytest.raises(ConfigError, match=r"bad signature: the network's certificate"):
         NetworkTrust(garbled)
 
 
-def test_an_authority_on_another_kind_of_key_is_refused(home: Network) -> None:
+def test_authority_on_another_kind_of_key_is_refused(home: Network) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "home")])
     der = (
@@ -602,7 +602,7 @@ def test_an_authority_on_another_kind_of_key_is_refused(home: Network) -> None:
         NetworkTrust(der)
 
 
-def test_an_invite_read_by_another_authority_is_refused(home: Network, stranger: Network) -> None:
+def test_invite_read_by_another_authority_is_refused(home: Network, stranger: Network) -> None:
     with pytest.raises(NotMember, match=r"^wrong network"):
         read_invite(own_authority(stranger.owner.ca_der), home.node.chain[1])
 
@@ -613,7 +613,7 @@ def test_two_owners_of_one_name_make_two_networks(home: Network, stranger: Netwo
     assert NetworkOwner.create("home", home.now).network_id.startswith("cm-")
 
 
-def test_the_newest_list_is_made_into_bytes_once(home: Network) -> None:
+def test_newest_list_is_made_into_bytes_once(home: Network) -> None:
     trust = home.node.trust()
     assert trust.encoded_revocations == trust.revocations.encode()
     listed = home.owner.revoke(

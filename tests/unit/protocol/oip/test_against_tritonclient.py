@@ -63,7 +63,7 @@ def _raw(array: np.ndarray[Any, Any], datatype: Datatype) -> bytes:
 
 @pytest.mark.parametrize("shape", _SHAPES, ids=str)
 @pytest.mark.parametrize(("datatype", "is_binary"), _SENDABLE)
-def test_a_request_of_the_client_is_understood_and_ours_means_the_same(
+def test_request_of_the_client_is_understood_and_ours_means_the_same(
     datatype: Datatype, is_binary: bool, shape: tuple[int, ...]
 ) -> None:
     array = _array(datatype, shape)
@@ -111,7 +111,7 @@ def test_a_request_of_the_client_is_understood_and_ours_means_the_same(
     assert again.is_binary_default is is_binary
 
 
-def test_the_client_asks_for_binary_outputs_when_it_names_none() -> None:
+def test_client_asks_for_binary_outputs_when_it_names_none() -> None:
     theirs = triton.InferInput("x", [1], "FP32")
     theirs.set_data_from_numpy(np.zeros(1, np.float32))
     body, header_length = triton.InferenceServerClient.generate_request_body([theirs])
@@ -119,7 +119,7 @@ def test_the_client_asks_for_binary_outputs_when_it_names_none() -> None:
     assert (request.is_binary_default, request.outputs) == (True, ())
 
 
-def test_the_clients_mixed_request_is_understood_in_order() -> None:
+def test_clients_mixed_request_is_understood_in_order() -> None:
     arrays = {
         "a": np.arange(3, dtype=np.int64),
         "b": np.array([b"x", b"yz"], dtype=object),
@@ -140,7 +140,7 @@ def test_the_clients_mixed_request_is_understood_in_order() -> None:
 @pytest.mark.parametrize("shape", _SHAPES, ids=str)
 @pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", list(Datatype))
-def test_the_client_reads_our_answer_exactly(
+def test_client_reads_our_answer_exactly(
     datatype: Datatype, is_binary: bool, shape: tuple[int, ...]
 ) -> None:
     array = _array(datatype, shape)

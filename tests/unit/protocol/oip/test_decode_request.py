@@ -35,7 +35,7 @@ def _given(**fields: object) -> dict[str, object]:
     return {"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]} | fields
 
 
-def test_a_request_of_json_alone() -> None:
+def test_request_of_json_alone() -> None:
     body = (
         b'{"id":"7","parameters":{"priority":3,"note":"n","ratio":0.5,"on":true},'
         b'"inputs":[{"name":"x","datatype":"INT32","shape":[2,1],"data":[1,-2]}],'
@@ -64,7 +64,7 @@ def test_json_and_binary_inputs_mix_and_binary_ones_are_views_of_the_body() -> N
     assert (x.data, z.data) == (b"Abcdefgh", b"xyZ")
 
 
-def test_the_request_parameter_for_binary_output_becomes_the_default() -> None:
+def test_request_parameter_for_binary_output_becomes_the_default() -> None:
     parameters = {"binary_data_output": True, "k": 1}
     request = _decoded({"inputs": [], "parameters": parameters})
     assert request.is_binary_default is True
@@ -204,7 +204,7 @@ def test_scalar_and_empty_tensors_arrive_in_json_and_in_binary(datatype: Datatyp
         ),
     ],
 )
-def test_a_malformed_request_is_refused_with_the_value(
+def test_malformed_request_is_refused_with_the_value(
     message: object, binary: bytes, error: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=error):
@@ -241,14 +241,14 @@ def test_json_as_deep_as_the_parser_allows_is_still_only_an_invalid_request() ->
 
 
 @pytest.mark.parametrize("header_length", [-1, 3, 2**70])
-def test_a_json_length_outside_the_body_is_refused_with_both_numbers(header_length: int) -> None:
+def test_json_length_outside_the_body_is_refused_with_both_numbers(header_length: int) -> None:
     with pytest.raises(
         InvalidRequest, match=f"is {header_length}; .* from 0 to the body's 2 bytes"
     ):
         decode_request("m", "", b"{}", header_length)
 
 
-def test_a_body_of_raw_tensors_alone_is_refused() -> None:
+def test_body_of_raw_tensors_alone_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="no JSON in a body of 4 bytes"):
         decode_request("m", "", b"\0\0\0\0", 0)
 
@@ -278,7 +278,7 @@ def test_ten_thousand_inputs_arrive_in_order() -> None:
         assert list(decode_request("m", "", b"".join(buffers), header_length).inputs) == columns
 
 
-def test_an_error_stays_short_however_long_the_value_is() -> None:
+def test_error_stays_short_however_long_the_value_is() -> None:
     for value in ("v" * 100_000, [[["v" * 100] * 9] * 9] * 9, {"k" * 1000: "v" * 1000}):
         with pytest.raises(InvalidRequest) as caught:
             _decoded({"inputs": [_given(data=["1", value])]})
@@ -288,7 +288,7 @@ def test_an_error_stays_short_however_long_the_value_is() -> None:
         assert len(caught.value.message) < 500
 
 
-def test_the_header_length_is_read_strictly() -> None:
+def test_header_length_is_read_strictly() -> None:
     assert parse_header_length(None) is None
     assert parse_header_length(" 152 ") == 152
     for text in ("", "-1", "+1", "1.0", "0x10", "1_000", "1 2", "\u0661", "9" * 19):
@@ -296,7 +296,7 @@ def test_the_header_length_is_read_strictly() -> None:
             parse_header_length(text)
 
 
-def test_an_id_that_is_a_number_is_its_digits() -> None:
+def test_id_that_is_a_number_is_its_digits() -> None:
     assert _decoded({"inputs": [], "id": 7}).id == "7"
     assert _decoded({"inputs": [], "id": -(2**63)}).id == "-9223372036854775808"
 

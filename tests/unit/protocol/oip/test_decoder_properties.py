@@ -83,7 +83,7 @@ def _lists_of_tensors(draw: st.DrawFn) -> tuple[Tensor, ...]:
     st.booleans(),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
 )
-def test_a_request_round_trips(
+def test_request_round_trips(
     inputs: tuple[Tensor, ...],
     outputs: list[RequestedOutput],
     parameters: Parameters,
@@ -99,7 +99,7 @@ def test_a_request_round_trips(
 
 
 @given(_lists_of_tensors(), _parameters, st.lists(st.booleans(), min_size=3, max_size=3))
-def test_an_answer_round_trips_whatever_form_each_output_has(
+def test_answer_round_trips_whatever_form_each_output_has(
     outputs: tuple[Tensor, ...], parameters: Parameters, forms: list[bool]
 ) -> None:
     wanted = tuple(
@@ -112,7 +112,7 @@ def test_an_answer_round_trips_whatever_form_each_output_has(
 
 
 @given(_lists_of_tensors().filter(bool), st.booleans())
-def test_a_body_cut_anywhere_is_refused(inputs: tuple[Tensor, ...], is_binary: bool) -> None:
+def test_body_cut_anywhere_is_refused(inputs: tuple[Tensor, ...], is_binary: bool) -> None:
     buffers, header_length = encode_request(inputs, is_binary=is_binary)
     body = b"".join(buffers)
     for end in range(len(body)):
@@ -123,7 +123,7 @@ def test_a_body_cut_anywhere_is_refused(inputs: tuple[Tensor, ...], is_binary: b
 
 
 @given(_lists_of_tensors().filter(bool), st.integers(-2, 400))
-def test_a_wrong_json_length_is_refused(inputs: tuple[Tensor, ...], header_length: int) -> None:
+def test_wrong_json_length_is_refused(inputs: tuple[Tensor, ...], header_length: int) -> None:
     buffers, right = encode_request(inputs)
     if header_length == right:
         return

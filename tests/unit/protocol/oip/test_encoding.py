@@ -37,7 +37,7 @@ def _json(buffers: list[bytes | memoryview]) -> Any:
     return json.loads(buffers[0])
 
 
-def test_an_answer_in_json_is_one_buffer_without_a_json_length() -> None:
+def test_answer_in_json_is_one_buffer_without_a_json_length() -> None:
     buffers, header_length = encode_response(_RESPONSE, _request(id="7"))
     assert header_length is None
     assert buffers == [
@@ -48,7 +48,7 @@ def test_an_answer_in_json_is_one_buffer_without_a_json_length() -> None:
     ]
 
 
-def test_an_answer_in_binary_passes_the_very_buffers_on() -> None:
+def test_answer_in_binary_passes_the_very_buffers_on() -> None:
     raw = bytearray(b"\1\0\2\0")
     response = InferResponse("m", "", "", (Tensor("a", Datatype.INT16, (2,), raw), _B, _C))
     buffers, header_length = encode_response(response, _request(is_binary_default=True))
@@ -80,12 +80,12 @@ def test_outputs_come_as_requested_in_the_order_and_form_that_each_asks_for() ->
     assert header_length == len(buffers[0])
 
 
-def test_an_output_the_model_does_not_have_is_named_with_those_it_has() -> None:
+def test_output_the_model_does_not_have_is_named_with_those_it_has() -> None:
     with pytest.raises(InvalidRequest, match=r"'m' has no output 'q'; it has \['a', 'b', 'c'\]"):
         encode_response(_RESPONSE, _request(RequestedOutput("q")))
 
 
-def test_an_output_that_is_not_its_shape_is_the_peers_fault() -> None:
+def test_output_that_is_not_its_shape_is_the_peers_fault() -> None:
     response = InferResponse("m", "", "", (Tensor("a", Datatype.INT16, (2,), b"123"),))
     with pytest.raises(ProtocolViolation, match=r"malformed output: tensor 'a': INT16 .* got 3"):
         encode_response(response, _request())
@@ -113,7 +113,7 @@ def test_more_json_than_the_limit_is_too_large_over_all_outputs_together() -> No
         encode_response(response, _request(), Limits(max_json_answer_bytes=200))
 
 
-def test_a_binary_request_asks_for_binary_outputs() -> None:
+def test_binary_request_asks_for_binary_outputs() -> None:
     buffers, header_length = encode_request(
         [_A, _B],
         outputs=[RequestedOutput("p"), RequestedOutput("q", is_binary=False)],
@@ -132,7 +132,7 @@ def test_a_binary_request_asks_for_binary_outputs() -> None:
     assert buffers[1] is _A.data
 
 
-def test_a_json_request_is_one_buffer_and_leaves_the_outputs_in_json() -> None:
+def test_json_request_is_one_buffer_and_leaves_the_outputs_in_json() -> None:
     buffers, header_length = encode_request([_A], is_binary=False, parameters={"k": "v"})
     assert header_length is None
     assert buffers == [
@@ -141,18 +141,18 @@ def test_a_json_request_is_one_buffer_and_leaves_the_outputs_in_json() -> None:
     ]
 
 
-def test_a_request_without_inputs_has_no_binary_part() -> None:
+def test_request_without_inputs_has_no_binary_part() -> None:
     buffers, header_length = encode_request([])
     assert header_length is None
     assert decode_request("m", "", buffers[0], header_length).inputs == ()
 
 
-def test_an_input_that_is_not_its_shape_is_refused_before_it_is_sent() -> None:
+def test_input_that_is_not_its_shape_is_refused_before_it_is_sent() -> None:
     with pytest.raises(InvalidRequest, match="got 3"):
         encode_request([Tensor("a", Datatype.INT16, (2,), b"123")])
 
 
-def test_a_malformed_answer_is_the_peers_fault_and_an_overlong_one_too_large() -> None:
+def test_malformed_answer_is_the_peers_fault_and_an_overlong_one_too_large() -> None:
     for body in (b"", b"[]", b"{}", b'{"outputs":[{}]}', b'{"model_name":1,"outputs":[]}'):
         with pytest.raises(ProtocolViolation, match="malformed answer: "):
             decode_response(body, None)
@@ -162,7 +162,7 @@ def test_a_malformed_answer_is_the_peers_fault_and_an_overlong_one_too_large() -
         decode_response(b'{"outputs":[]}', None, Limits(max_message_bytes=3))
 
 
-def test_an_answer_reads_back_as_it_was() -> None:
+def test_answer_reads_back_as_it_was() -> None:
     for is_binary in (False, True):
         buffers, header_length = encode_response(
             _RESPONSE, _request(is_binary_default=is_binary, id="7")
@@ -171,6 +171,6 @@ def test_an_answer_reads_back_as_it_was() -> None:
         assert back == InferResponse("m", "3", "7", (_A, _B, _C), {"took_ms": 1.5})
 
 
-def test_an_error_body_is_json_whatever_the_message_holds() -> None:
+def test_error_body_is_json_whatever_the_message_holds() -> None:
     for message in ("", 'a "quoted" é\n', "\ud800"):
         assert json.loads(error_body(message)) == {"error": message}

@@ -40,7 +40,7 @@ def learnt(request: dict[str, Any], data: bytes) -> RequestForms:
 
 
 @pytest.mark.parametrize("kind", [bytes, memoryview])
-def test_a_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> None:
+def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> None:
     forms = learnt(REQUEST, b"12345678abc")
     body, length = body_of(REQUEST, b"87654321cba")
     read = forms.read("other", "2", kind(body), length)
@@ -84,7 +84,7 @@ def test_all_in_json_is_not_learnt() -> None:
     assert len(forms) == 0
 
 
-def test_the_oldest_form_makes_room() -> None:
+def test_oldest_form_makes_room() -> None:
     forms = RequestForms()
     for count in range(MAX_FORMS + 1):
         body, length = body_of({"inputs": [binary(f"x{count}", "INT8", [1], 1)]}, b"a")

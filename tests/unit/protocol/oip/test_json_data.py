@@ -82,14 +82,14 @@ def test_integers_one_beyond_the_range_are_refused_by_index_and_value(datatype: 
         (Datatype.BF16, f"[1, {10**400}]", "BF16 element 1 must be within the range of BF16"),
     ],
 )
-def test_a_value_the_datatype_cannot_hold_is_refused_by_index_and_value(
+def test_value_the_datatype_cannot_hold_is_refused_by_index_and_value(
     datatype: Datatype, text: str, error: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"tensor 'x': {error}"):
         _read(datatype, (2,), text)
 
 
-def test_the_largest_floats_of_each_width_are_within_the_range() -> None:
+def test_largest_floats_of_each_width_are_within_the_range() -> None:
     assert _read(Datatype.FP16, (1,), "[65519.99]").tolist() == [65504.0]
     assert _read(Datatype.FP32, (1,), "[3.4028235e38]").tolist() == [3.4028234663852886e38]
     assert _read(Datatype.BF16, (1,), "[3.3895e38]").tolist() == [0x7F7F]
@@ -140,7 +140,7 @@ def test_every_finite_16_bit_float_reads_back_to_the_same_bits() -> None:
     assert _read(Datatype.BF16, brain.shape, text).tobytes() == brain.tobytes()
 
 
-def test_a_hundred_thousand_random_fp32_patterns_read_back_to_the_same_bits() -> None:
+def test_hundred_thousand_random_fp32_patterns_read_back_to_the_same_bits() -> None:
     bits = np.random.default_rng(22).integers(0, 2**32, 100_000, dtype=np.uint32)
     values = bits.view(np.float32)
     values = values[np.isfinite(values)]

@@ -164,7 +164,7 @@ def test_long_requests_of_every_kind_arrive_whole() -> None:
     assert (d.data, asked.id, asked.outputs[0].name) == (b"\7", "i", "y")
 
 
-def test_a_culprit_is_named_by_its_place_in_the_whole_tensor() -> None:
+def test_culprit_is_named_by_its_place_in_the_whole_tensor() -> None:
     data = "[" + "0," * 99_999 + "300]"
     body = f'{{"inputs":[{_tensor("UINT8", [100_000], data)}]}}'.encode()
     with pytest.raises(InvalidRequest, match="UINT8 element 99999 must be from 0 to 255, got 300"):
@@ -191,7 +191,7 @@ def test_no_step_reads_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> Non
     assert taken >= len(sizes)
 
 
-def test_a_long_answer_is_written_in_steps_and_reads_back() -> None:
+def test_long_answer_is_written_in_steps_and_reads_back() -> None:
     floats = np.random.default_rng(2).random(50_000)
     words = np.array([b"w" * (index % 7) for index in range(30_000)] + [b'"\\' * 200_000], object)
     response = InferResponse(

@@ -45,7 +45,7 @@ _ROWS_OUT = [TensorSpec("y", Datatype.FP32, (-1, 3, 4))]
 @pytest.mark.parametrize(
     ("max_rows", "best_rows", "expected"), [(8, 1, 8), (8, 4, 8), (0, 16, 16), (1, 1, 1)]
 )
-def test_a_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
+def test_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
     max_rows: int, best_rows: int, expected: int
 ) -> None:
     body = model_config_body("m", _ROWS_IN, _ROWS_OUT, max_rows=max_rows, best_rows=best_rows)
@@ -76,7 +76,7 @@ def test_what_is_no_batch_of_rows_has_whole_shapes(
     ]
 
 
-def test_an_ensemble_and_a_model_of_sequences_say_that_they_are() -> None:
+def test_ensemble_and_a_model_of_sequences_say_that_they_are() -> None:
     ensemble = model_config_body("m", _ROWS_IN, _ROWS_OUT, scheduling=Scheduling.ENSEMBLE)
     assert (ensemble["platform"], ensemble["backend"]) == ("ensemble", "")
     metadata = model_metadata_body("m", ["1"], [], [], scheduling=Scheduling.ENSEMBLE)
@@ -87,7 +87,7 @@ def test_an_ensemble_and_a_model_of_sequences_say_that_they_are() -> None:
     assert "sequence_batching" not in model_config_body("m", _ROWS_IN, _ROWS_OUT)
 
 
-def test_an_index_entry_says_its_state_in_tritons_words() -> None:
+def test_index_entry_says_its_state_in_tritons_words() -> None:
     assert index_entry("m", "1", IndexState.READY) == {
         "name": "m",
         "version": "1",

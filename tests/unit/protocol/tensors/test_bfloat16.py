@@ -42,7 +42,7 @@ def test_ties_go_to_the_even_pattern_and_what_is_beyond_the_range_to_infinity() 
     assert rounded.tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80, 0xFF80]
 
 
-def test_a_nan_keeps_its_sign_and_never_becomes_infinity() -> None:
+def test_nan_keeps_its_sign_and_never_becomes_infinity() -> None:
     nans = np.array([0x7F800001, 0xFF800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert bf16_from_fp32(nans).tolist() == [0x7FC0, 0xFFC0, 0xFFFF]
 

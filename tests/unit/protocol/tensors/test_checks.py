@@ -12,7 +12,7 @@ from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked, join_el
 _GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
 
 
-def test_a_right_tensor_is_returned_itself() -> None:
+def test_right_tensor_is_returned_itself() -> None:
     assert checked(_GOOD) is _GOOD
 
 
@@ -49,7 +49,7 @@ def test_a_right_tensor_is_returned_itself() -> None:
         (Tensor("s", Datatype.BYTES, (0, 2**62), b""), "non-zero dimensions span"),
     ],
 )
-def test_a_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) -> None:
+def test_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         checked(tensor)
 
@@ -101,7 +101,7 @@ def test_junk_either_passes_and_can_be_read_or_is_an_invalid_request(
     assert tensor.to_numpy().shape == tuple(shape)
 
 
-def test_a_wrong_truth_is_found_wherever_it_is_without_memory_of_the_data_s_size() -> None:
+def test_wrong_truth_is_found_wherever_it_is_without_memory_of_the_data_s_size() -> None:
     data = bytearray(8 * 2**20)
     for index in (len(data) - 1, 2**20, 2**20 - 1):  # each before the one that was found last
         data[index] = 2

@@ -18,7 +18,7 @@ def test_every_fixed_size_datatype_is_as_wide_as_its_little_endian_numpy_dtype()
             assert datatype.numpy_dtype.newbyteorder("<") == datatype.numpy_dtype
 
 
-def test_a_datatype_is_its_own_name_and_is_found_by_it() -> None:
+def test_datatype_is_its_own_name_and_is_found_by_it() -> None:
     assert [str(datatype) for datatype in Datatype] == [
         *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
         *("FP16", "BF16", "FP32", "FP64", "BYTES"),
@@ -42,19 +42,19 @@ def test_numpy_dtypes_of_either_byte_order_have_their_datatype() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "V3"])
-def test_a_numpy_dtype_without_a_datatype_is_refused_by_name(dtype: str) -> None:
+def test_numpy_dtype_without_a_datatype_is_refused_by_name(dtype: str) -> None:
     with pytest.raises(InvalidRequest, match="has no datatype in the protocol"):
         Datatype.of_numpy(np.dtype(dtype))
 
 
-def test_a_spec_accepts_any_size_where_it_says_minus_one() -> None:
+def test_spec_accepts_any_size_where_it_says_minus_one() -> None:
     spec = TensorSpec("x", Datatype.FP32, (-1, 30))
     assert spec.accepts(Datatype.FP32, (7, 30)) is None
     assert spec.accepts(Datatype.FP32, (0, 30)) is None
     assert spec.accepts(Datatype.FP32, [1, 30]) is None
 
 
-def test_a_spec_says_why_a_tensor_does_not_fit() -> None:
+def test_spec_says_why_a_tensor_does_not_fit() -> None:
     spec = TensorSpec("x", Datatype.FP32, (-1, 30))
     assert spec.accepts(Datatype.FP64, (7, 30)) == "tensor 'x' is FP64, the model takes FP32"
     for shape in ((7, 31), (30,), (7, 30, 1), ()):

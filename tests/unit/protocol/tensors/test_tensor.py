@@ -14,7 +14,7 @@ _FIXED = [datatype for datatype in Datatype if datatype is not Datatype.BYTES]
 
 
 @given(st.data(), st.sampled_from(_FIXED))
-def test_a_numpy_array_of_any_fixed_datatype_and_shape_round_trips(
+def test_numpy_array_of_any_fixed_datatype_and_shape_round_trips(
     data: st.DataObject, datatype: Datatype
 ) -> None:
     shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -29,7 +29,7 @@ def test_a_numpy_array_of_any_fixed_datatype_and_shape_round_trips(
 
 
 @given(st.lists(st.binary(max_size=6), max_size=12), st.booleans())
-def test_a_bytes_array_of_any_shape_round_trips(elements: list[bytes], is_column: bool) -> None:
+def test_bytes_array_of_any_shape_round_trips(elements: list[bytes], is_column: bool) -> None:
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     if is_column:
@@ -42,7 +42,7 @@ def test_a_bytes_array_of_any_shape_round_trips(elements: list[bytes], is_column
     assert back.reshape(-1).tolist() == elements
 
 
-def test_a_fixed_size_tensor_is_viewed_without_a_copy_and_cannot_be_written() -> None:
+def test_fixed_size_tensor_is_viewed_without_a_copy_and_cannot_be_written() -> None:
     raw = bytearray(8)
     array = Tensor("x", Datatype.FP32, (2,), raw).to_numpy()
     raw[:4] = np.float32(1.5).tobytes()
@@ -51,7 +51,7 @@ def test_a_fixed_size_tensor_is_viewed_without_a_copy_and_cannot_be_written() ->
     assert not Tensor("x", Datatype.BYTES, (1,), b"\0\0\0\0").to_numpy().flags.writeable
 
 
-def test_a_contiguous_little_endian_array_is_shared_and_any_other_is_copied() -> None:
+def test_contiguous_little_endian_array_is_shared_and_any_other_is_copied() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert np.shares_memory(Tensor.from_numpy("x", array).to_numpy(), array)
     columns = Tensor.from_numpy("x", array.T)
@@ -96,7 +96,7 @@ def test_nothing_is_cast_silently() -> None:
         Tensor.from_numpy("x", np.zeros(2, np.int32), Datatype.BF16)
 
 
-def test_an_element_that_is_neither_bytes_nor_text_is_named() -> None:
+def test_element_that_is_neither_bytes_nor_text_is_named() -> None:
     with pytest.raises(InvalidRequest, match="element 1 is int; BYTES takes bytes or text"):
         Tensor.from_numpy("x", np.array(["a", 5], dtype=object))
     with pytest.raises(InvalidRequest, match="element 0 is text that UTF-8 cannot encode"):
@@ -122,13 +122,13 @@ def test_data_that_does_not_match_the_shape_is_refused_without_allocating(
         Tensor("x", datatype, shape, data).to_numpy()
 
 
-def test_a_tensor_does_not_show_its_data() -> None:
+def test_tensor_does_not_show_its_data() -> None:
     assert repr(Tensor("x", Datatype.INT8, (3,), b"abc")) == (
         "Tensor(name='x', datatype=<Datatype.INT8: 'INT8'>, shape=(3,))"
     )
 
 
-def test_the_size_of_a_view_is_in_bytes_whatever_its_items_are() -> None:
+def test_size_of_a_view_is_in_bytes_whatever_its_items_are() -> None:
     view = np.zeros((2, 3), np.float64).data
     assert Tensor("x", Datatype.FP64, (2, 3), view).size_bytes == 48
 

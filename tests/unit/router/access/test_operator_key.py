@@ -12,7 +12,7 @@ from capamesh.router.access import operator_key
 from capamesh.router.access.operator_key import KEY_FILE, OperatorKey, authorization_from
 
 
-def test_the_file_is_for_its_owner_alone_and_holds_256_bits(tmp_path: Path) -> None:
+def test_file_is_for_its_owner_alone_and_holds_256_bits(tmp_path: Path) -> None:
     OperatorKey.create(tmp_path)
     file = tmp_path / KEY_FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -51,7 +51,7 @@ def test_on_a_full_disk_the_last_key_stays_in_use_and_without_one_nobody_command
         (tmp_path / KEY_FILE).unlink(missing_ok=True)
 
 
-def test_a_file_that_others_could_write_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+def test_file_that_others_could_write_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     (tmp_path / KEY_FILE).symlink_to(elsewhere)
@@ -83,20 +83,20 @@ def test_it_is_not_shown_when_printed() -> None:
     assert repr(OperatorKey("secret-text")) == "OperatorKey(secret)"
 
 
-def test_a_folder_without_a_key_says_which_folder_is_wanted(tmp_path: Path) -> None:
+def test_folder_without_a_key_says_which_folder_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; --data is the folder of the router"):
         authorization_from(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "junk", "\u00e9" * 64, "a b" * 30])
-def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
+def test_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / KEY_FILE).write_text(text)
     (tmp_path / KEY_FILE).chmod(0o600)
     with pytest.raises(ConfigError, match="holds no operator's key"):
         authorization_from(tmp_path)
 
 
-def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
+def test_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     OperatorKey.create(tmp_path)
     (tmp_path / KEY_FILE).chmod(0o640)
     with pytest.raises(KeyExposed, match="chmod 600"):

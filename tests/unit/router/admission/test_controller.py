@@ -52,7 +52,7 @@ def test_online_requests_are_admitted_until_the_last_slot_is_taken() -> None:
     assert refusal(controller) is None
 
 
-def test_a_refusal_says_how_full_it_is_and_when_to_come_again() -> None:
+def test_refusal_says_how_full_it_is_and_when_to_come_again() -> None:
     controller = gate_of(replica("a", load=load(10, queue_ms=90)))
     error = refusal(controller)
     assert error is not None
@@ -94,7 +94,7 @@ def test_one_that_hammers_puts_off_itself_and_not_the_others() -> None:
     assert hints == [30.0, pytest.approx((1 - (0.5 / 300) ** 0.2) * 9 / 100)]
 
 
-def test_a_tenants_bookings_are_as_far_apart_as_its_part_of_what_gets_free() -> None:
+def test_tenants_bookings_are_as_far_apart_as_its_part_of_what_gets_free() -> None:
     controller = gate_of(replica("a", load=load(7, limit=9, queue_ms=70)), weights={"big": 3.0})
     for tenant in ("big", "small"):
         assert refusal(controller, tenant, priority=1) is None
@@ -145,7 +145,7 @@ def test_where_nobody_can_be_asked_it_is_not_called_overload() -> None:
         assert refusal(controller) is None
 
 
-def test_a_tenant_over_its_share_is_refused_before_all_is_full() -> None:
+def test_tenant_over_its_share_is_refused_before_all_is_full() -> None:
     controller = gate_of(replica("a", load=load(0, limit=100)))
     assert refusal(controller, "quiet") is None
     admitted = sum(refusal(controller, "flood") is None for _ in range(200))
@@ -178,7 +178,7 @@ def test_tenants_share_what_other_routers_leave() -> None:
 
 
 @pytest.mark.parametrize(("is_bulk", "priority"), [(True, 128), (False, 200), (False, 128)])
-def test_an_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
+def test_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
     is_bulk: bool, priority: int
 ) -> None:
     replicas = [replica(str(index), load=load(0, limit=100)) for index in range(20)]
@@ -190,7 +190,7 @@ def test_an_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
     assert counted(controller) == {}
 
 
-def test_a_liar_about_its_limit_does_not_open_the_gate() -> None:
+def test_liar_about_its_limit_does_not_open_the_gate() -> None:
     def flooded(liars_limit: int) -> AdmissionController:
         honest = [replica(str(index), rif=9, load=load(9, queue_ms=80)) for index in range(9)]
         liar = replica("liar", load=LoadReport(0, limit=liars_limit, run_us=1))
@@ -206,7 +206,7 @@ def test_a_liar_about_its_limit_does_not_open_the_gate() -> None:
     assert lied_to.saturation.slots == 9 * 10 + 40
 
 
-def test_a_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> None:
+def test_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> None:
     slow = [
         replica(str(index), rif=9, load=LoadReport(9, limit=10, queue_us=800_000, run_us=100_000))
         for index in range(9)
@@ -224,7 +224,7 @@ def test_a_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> Non
     assert refusal(controller, now_s=0.1, remaining_s=0.2) is None
 
 
-def test_a_nodes_refusal_closes_the_gate_for_as_long_as_it_said() -> None:
+def test_nodes_refusal_closes_the_gate_for_as_long_as_it_said() -> None:
     one = replica("a", load=load(2))
     controller = gate_of(one)
     assert refusal(controller) is None
@@ -240,7 +240,7 @@ def test_bulk_gives_way_long_before_online_requests_do() -> None:
     assert refusal(controller) is None
 
 
-def test_an_urgent_request_keeps_a_reserve_from_those_that_follow() -> None:
+def test_urgent_request_keeps_a_reserve_from_those_that_follow() -> None:
     controller = gate_of(replica("a", load=load(95, limit=100)))
     controller.admit("", 128, False, 0.0).release(0.0)
     controller.admit("", 1, False, 0.0).release(0.0)
@@ -248,7 +248,7 @@ def test_an_urgent_request_keeps_a_reserve_from_those_that_follow() -> None:
     assert refusal(controller, now_s=10.0) is None
 
 
-def test_a_permit_is_given_back_once() -> None:
+def test_permit_is_given_back_once() -> None:
     controller = gate_of(replica("a", load=load(0)))
     permit, other = controller.admit("a", 1, False, 0.0), controller.admit("b", 128, False, 0.0)
     assert (controller.under_way, controller.urgent_under_way) == (2, 1)

@@ -59,7 +59,7 @@ def test_weights_make_shares_larger_and_the_rest_have_that_of_the_star() -> None
     assert fair.standing("a", 71.2, 0.1) is Standing.WITHIN
 
 
-def test_a_tenant_with_nothing_under_way_may_always_have_one() -> None:
+def test_tenant_with_nothing_under_way_may_always_have_one() -> None:
     assert sharing(a=5, b=5, c=5).standing("d", 2, 0.0) is Standing.WITHIN
 
 
@@ -74,7 +74,7 @@ def test_who_was_there_of_late_counts_as_a_tenant_also_when_it_was_refused() -> 
         assert fair.standing("a", 8, 11.1) is Standing.ALONE
 
 
-def test_a_division_holds_for_a_while_and_a_clock_set_back_ends_it() -> None:
+def test_division_holds_for_a_while_and_a_clock_set_back_ends_it() -> None:
     fair = sharing(a=80, b=1)
     assert fair.standing("a", 90, 1.0) is Standing.FAIR
     for _ in range(40):
@@ -222,7 +222,7 @@ def test_somebody_that_wants_more_is_never_ahead_of_all(
             assert any(not is_ahead(fair, one, 8, 0.0, now_s) for one in wanting)
 
 
-def test_the_notes_on_a_tenant_are_its_own_and_its_part_is_by_weight() -> None:
+def test_notes_on_a_tenant_are_its_own_and_its_part_is_by_weight() -> None:
     fair = sharing({"a": 3.0}, a=1, b=1)
     fair.refused("a", 0.0)["why"] = 1.0
     assert fair.notes("a", 1.0) == ({"why": 1.0}, 0.75)
@@ -230,7 +230,7 @@ def test_the_notes_on_a_tenant_are_its_own_and_its_part_is_by_weight() -> None:
     assert fair.notes("c", 1.0) == ({}, 0.2)
 
 
-def test_a_look_at_the_notes_of_one_that_is_not_there_makes_it_no_tenant() -> None:
+def test_look_at_the_notes_of_one_that_is_not_there_makes_it_no_tenant() -> None:
     fair = sharing({"a": 3.0}, a=1)
     assert fair.notes("new", 0.0) == ({}, 0.25)
     assert len(fair) == 1

@@ -277,9 +277,7 @@ def test_below_capacity_nothing_is_refused() -> None:
     ("limit", "allowed_s"),
     [pytest.param(32, 5.0, id="slots"), pytest.param(200, 0.3, id="deadlines")],
 )
-def test_a_tenant_that_floods_is_refused_and_a_quiet_one_never(
-    limit: int, allowed_s: float
-) -> None:
+def test_tenant_that_floods_is_refused_and_a_quiet_one_never(limit: int, allowed_s: float) -> None:
     world, (router,) = simulate(
         Stream(2 * CAPACITY_PER_S, "flood"),
         Stream(0.1 * CAPACITY_PER_S, "quiet"),

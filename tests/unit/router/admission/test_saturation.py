@@ -28,13 +28,13 @@ def looked(*replicas: Replica, now_s: float = 0.0) -> Saturation:
     return saturation
 
 
-def test_a_long_queue_alone_fills_no_replica_that_has_slots_left() -> None:
+def test_long_queue_alone_fills_no_replica_that_has_slots_left() -> None:
     assert looked(replica("a", load=load(2, queue_ms=60_000))).level == pytest.approx(
         looked(replica("a", load=load(2))).level
     )
 
 
-def test_the_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
+def test_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
     a, b = replica("a", load=load(2)), replica("b", load=load(6))
     assert looked(a, b).level == pytest.approx(0.4)
     lose(b)
@@ -43,14 +43,14 @@ def test_the_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
     assert (saturation.in_flight, saturation.slots) == (2, 10)
 
 
-def test_a_fleet_that_has_just_vanished_is_unknown_and_not_full() -> None:
+def test_fleet_that_has_just_vanished_is_unknown_and_not_full() -> None:
     replicas = [replica(str(index), rif=5, load=load(5)) for index in range(3)]
     lose(*replicas)
     saturation = looked(*replicas)
     assert (saturation.level, saturation.slots, saturation.is_known) == (0, 0, False)
 
 
-def test_a_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
+def test_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
     def slots(*limits: int) -> float:
         return looked(
             *(replica(str(n), load=load(0, limit)) for n, limit in enumerate(limits))
@@ -87,7 +87,7 @@ def test_one_that_refused_is_not_taken_to_hold_more_than_it_did() -> None:
     assert saturation.slots == 60  # others have requests there
 
 
-def test_a_fleet_that_was_never_heard_of_is_empty_and_unknown() -> None:
+def test_fleet_that_was_never_heard_of_is_empty_and_unknown() -> None:
     for saturation in (looked(), looked(replica("a"), replica("b", rif=3))):
         assert saturation.level == 0
         assert not saturation.is_known
@@ -109,7 +109,7 @@ def test_who_is_silent_is_full_with_requests_of_ours_and_empty_without() -> None
     assert looked(slow, now_s=12.1).level == 1.0
 
 
-def test_the_first_requests_after_a_rest_do_not_make_a_replica_silent() -> None:
+def test_first_requests_after_a_rest_do_not_make_a_replica_silent() -> None:
     one = replica("a", rif=8, load=load(5, run_ms=100, queue_ms=900))
     one.busy_s = 60.0
     for now_s in (60.0, 60.1, 61.9):
@@ -120,7 +120,7 @@ def test_the_first_requests_after_a_rest_do_not_make_a_replica_silent() -> None:
     assert looked(one, now_s=60.1).level == 1.0
 
 
-def test_a_refusal_makes_a_replica_full_until_its_time_is_over_or_it_tells() -> None:
+def test_refusal_makes_a_replica_full_until_its_time_is_over_or_it_tells() -> None:
     one = replica("a", rif=1, load=load(1))
     replicas = (one,)
     saturation = Saturation()
@@ -230,7 +230,7 @@ def test_between_readings_what_comes_and_ends_moves_level_and_wait() -> None:
     assert saturation.extra == 0
 
 
-def test_the_wait_is_that_of_the_replica_which_would_answer_first() -> None:
+def test_wait_is_that_of_the_replica_which_would_answer_first() -> None:
     near = replica("a", rif=1, load=load(4, queue_ms=40, run_ms=10), rtt_s=0.005)
     far = replica("b", rif=1, load=load(0, latency_ms=20, run_ms=20), rtt_s=0.1)
     assert looked(near, far).wait_s == pytest.approx(0.04)
@@ -240,7 +240,7 @@ def test_the_wait_is_that_of_the_replica_which_would_answer_first() -> None:
     assert looked(near, far, idle).run_s == pytest.approx(0.025)
 
 
-def test_a_replica_that_left_the_fleet_is_not_counted() -> None:
+def test_replica_that_left_the_fleet_is_not_counted() -> None:
     a, b = replica("a", load=load(2)), replica("b", load=load(10))
     b.is_gone = True
     assert looked(a, b).level == pytest.approx(0.2)
@@ -258,7 +258,7 @@ _LOADS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(_LOADS, st.integers(0, 30), st.booleans(), st.floats(0, 20))), st.data())
-def test_a_reading_is_within_bounds_whatever_nodes_tell(
+def test_reading_is_within_bounds_whatever_nodes_tell(
     reported: list[tuple[LoadReport, int, bool, float]], data: st.DataObject
 ) -> None:
     replicas = tuple(

@@ -21,7 +21,7 @@ from capamesh.router.admission.shedding import Rank, Shedding, rank_of, shed_pro
         (255, True, Rank.BULK),
     ],
 )
-def test_a_request_has_a_rank(priority: int, is_bulk: bool, rank: Rank) -> None:
+def test_request_has_a_rank(priority: int, is_bulk: bool, rank: Rank) -> None:
     assert rank_of(priority, is_bulk=is_bulk) is rank
 
 
@@ -39,14 +39,14 @@ def test_a_request_has_a_rank(priority: int, is_bulk: bool, rank: Rank) -> None:
         (-0.1, 255, False, 0.0),
     ],
 )
-def test_the_fuller_and_the_lower_the_more_are_shed(
+def test_fuller_and_the_lower_the_more_are_shed(
     level: float, priority: int, is_bulk: bool, p: float
 ) -> None:
     assert shed_probability(level, priority, is_bulk=is_bulk) == pytest.approx(p, abs=5e-5)
 
 
 @given(st.floats(0, 2), st.floats(0, 2), st.integers(129, 255), st.integers(129, 255))
-def test_the_probability_is_one_and_rises_with_level_and_priority(
+def test_probability_is_one_and_rises_with_level_and_priority(
     level: float, other_level: float, priority: int, other: int
 ) -> None:
     low, high = sorted([level, other_level])
@@ -86,13 +86,13 @@ def test_low_ones_are_shed_by_chance_and_all_when_online_ones_are() -> None:
     assert not shedding.is_shed(Rank.BULK, 128, 0.0, 0.0, never)
 
 
-def test_the_seed_decides() -> None:
+def test_seed_decides() -> None:
     shedding, draw = Shedding(), random.Random(7).random
     shed = "".join(str(int(shedding.is_shed(Rank.LOW, 200, 0.45, 0.0, draw))) for _ in range(20))
     assert shed == "11010110111110110001"
 
 
-def test_the_limit_is_where_half_of_a_low_class_is_shed() -> None:
+def test_limit_is_where_half_of_a_low_class_is_shed() -> None:
     shedding = Shedding()
     assert shedding.limit(Rank.URGENT, 0, 0.0) == 1.05
     assert shedding.limit(Rank.ONLINE, 128, 0.0) == 1.0

@@ -49,7 +49,7 @@ def test_usual_requests_have_what_urgent_ones_leave() -> None:
     assert sum(answered) >= 0.97 * 4 * 400
 
 
-def test_a_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> None:
+def test_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> None:
     urgent = Callers(3, "a", priority=1, rest_s=0.02)
     usual, other = Callers(40, "a"), Callers(40, "b")
     loop = Loop(urgent, usual, other).run(6)
@@ -90,14 +90,12 @@ def test_as_many_urgent_ones_are_let_in_to_full_nodes_as_these_have_places() -> 
     assert controller.urgent_under_way == 10
 
 
-def test_an_urgent_request_has_no_wait_but_for_those_before_it() -> None:
+def test_urgent_request_has_no_wait_but_for_those_before_it() -> None:
     assert admitted(gate_at(10), 1, priority=128, remaining_s=0.15) == 0
     assert admitted(gate_at(10), 1, remaining_s=0.15) == 1
 
 
-def test_a_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> (
-    None
-):
+def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> None:
     controller = gate_at(10)
     (one,) = controller._replicas()
     controller.refused(one, 0.2, 0.0)

@@ -158,7 +158,7 @@ def earn_hedges(world: World, hedges: int) -> None:
 # the facade
 
 
-def test_a_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
+def test_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
     world = World("ab", Terms(policy="cheapest"))
     first = world.balancer.served(M, ANY)
     assert first is world.balancer.served(M, V1)
@@ -182,7 +182,7 @@ def test_names_that_nobody_replicas_leave_nothing_behind() -> None:
     assert world.balancer.served_models() == []
 
 
-def test_the_traffic_of_a_model_that_is_gone_is_forgotten_and_its_desks_still_work() -> None:
+def test_traffic_of_a_model_that_is_gone_is_forgotten_and_its_desks_still_work() -> None:
     world = World("a")
     (replica,) = world.replicas
     picker = world.sent(replica)
@@ -195,9 +195,7 @@ def test_the_traffic_of_a_model_that_is_gone_is_forgotten_and_its_desks_still_wo
         picker.choose((), 11.0)
 
 
-def test_a_replica_that_leaves_three_in_a_row_to_others_without_a_word_is_taken_for_silent() -> (
-    None
-):
+def test_replica_that_leaves_three_in_a_row_to_others_without_a_word_is_taken_for_silent() -> None:
     world = World("ab")
     replica = world.replicas[0]
     for number in range(3):
@@ -207,7 +205,7 @@ def test_a_replica_that_leaves_three_in_a_row_to_others_without_a_word_is_taken_
     assert replica.endpoint.health.reason == "silent for 1000 ms"
 
 
-def test_a_replica_that_tells_its_load_meanwhile_is_merely_slow() -> None:
+def test_replica_that_tells_its_load_meanwhile_is_merely_slow() -> None:
     world = World("ab")
     replica = world.replicas[0]
     for number in range(6):
@@ -228,7 +226,7 @@ def test_requests_that_their_callers_gave_up_soon_say_nothing_of_a_replica() -> 
     assert replica.endpoint.health.is_full
 
 
-def test_a_policy_knows_what_was_reported_before_its_first_request() -> None:
+def test_policy_knows_what_was_reported_before_its_first_request() -> None:
     world = World("ab")
     world.balancer.probe_answered(world.replicas[1], LOAD, 0.001, 9.0)
     assert (world.replicas[1].load, world.replicas[1].load_s) == (LOAD, 9.0)
@@ -238,7 +236,7 @@ def test_a_policy_knows_what_was_reported_before_its_first_request() -> None:
 # choosing
 
 
-def test_the_policy_sees_the_eligible_and_none_that_was_asked() -> None:
+def test_policy_sees_the_eligible_and_none_that_was_asked() -> None:
     world = World("abc")
     first, second, _ = world.replicas
     assert world.choice(10.0) == "a"
@@ -264,7 +262,7 @@ def test_when_no_link_is_up_the_error_says_what_is_wrong_with_whom() -> None:
         world.choice(10.0)
 
 
-def test_a_request_s_constraints_and_the_operator_s_hold_together() -> None:
+def test_request_s_constraints_and_the_operator_s_hold_together() -> None:
     world = World("ab", Terms(constraints=Constraints(regions=frozenset({"eu", "us"}))))
     world.replicas[0].advert = dataclasses.replace(world.replicas[0].advert, region="ap")
     assert world.choice(10.0) == "b"
@@ -282,7 +280,7 @@ def test_when_none_can_meet_the_deadline_the_soonest_tries() -> None:
     assert world.choice(10.02, world.replicas[1], picker=picker) == "a"
 
 
-def test_a_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_not() -> None:
+def test_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_not() -> None:
     world = World("ab")
     first, second = world.replicas
     second.endpoint.health.failed(9.9, is_hard=True)
@@ -317,7 +315,7 @@ def test_ejections_are_counted_again_only_after_a_while() -> None:
     assert world.choice(10.11) == "a"
 
 
-def test_a_request_may_ask_for_another_policy_and_all_policies_learn_from_all_requests() -> None:
+def test_request_may_ask_for_another_policy_and_all_policies_learn_from_all_requests() -> None:
     world = World("ab")
     replica = world.replicas[0]
     usual = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="prequal")
@@ -358,7 +356,7 @@ def test_each_way_to_end_ends_the_count_that_sent_began() -> None:
     assert picker.chosen == (replica,) * 3
 
 
-def test_an_answer_is_reported_to_all_whom_it_concerns() -> None:
+def test_answer_is_reported_to_all_whom_it_concerns() -> None:
     world = World("a")
     (replica,) = world.replicas
     replica.endpoint.network.rtt_s = 0.01
@@ -394,7 +392,7 @@ CLOSED, INHIBITED = CircuitState.CLOSED, CircuitState.INHIBITED
     ],
     ids=lambda value: getattr(value, "code", None),
 )
-def test_an_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
+def test_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
     error: CapameshError,
     of_replica: CircuitState,
     of_endpoint: CircuitState,
@@ -468,7 +466,7 @@ def test_what_is_wrong_for_one_version_may_be_right_for_another() -> None:
     assert replica.health.is_full
 
 
-def test_a_deadline_is_far_away_by_what_the_node_itself_takes() -> None:
+def test_deadline_is_far_away_by_what_the_node_itself_takes() -> None:
     world = World("a")
     (replica,) = world.replicas
     assert not world.picker().has_time_left(replica, 0.05)
@@ -516,7 +514,7 @@ def test_silence_is_the_node_s_unless_it_has_spoken_of_the_model_since() -> None
     assert [verdict.model for verdict in world.balancer.tick(10.6)] == ["", "m"]
 
 
-def test_a_silent_one_that_answers_after_all_is_back_at_once() -> None:
+def test_silent_one_that_answers_after_all_is_back_at_once() -> None:
     world = World("a")
     (replica,) = world.replicas
     picker = world.sent(replica)
@@ -525,7 +523,7 @@ def test_a_silent_one_that_answers_after_all_is_back_at_once() -> None:
     assert replica.endpoint.health.may_send(10.6)
 
 
-def test_a_lone_replica_that_works_through_a_burst_is_slow_and_not_silent() -> None:
+def test_lone_replica_that_works_through_a_burst_is_slow_and_not_silent() -> None:
     world = World("a", Terms(is_hedged=False))
     (replica,) = world.replicas
     world.answers(replica, 100, 0.14, 9.0)
@@ -550,7 +548,7 @@ def test_a_lone_replica_that_works_through_a_burst_is_slow_and_not_silent() -> N
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
 
 
-def test_a_replica_is_busy_since_its_requests_in_flight_were_none() -> None:
+def test_replica_is_busy_since_its_requests_in_flight_were_none() -> None:
     world = World("a")
     (replica,) = world.replicas
     first, second = world.sent(replica, 10.0), world.sent(replica, 11.0)
@@ -561,7 +559,7 @@ def test_a_replica_is_busy_since_its_requests_in_flight_were_none() -> None:
     assert replica.busy_s == 13.0
 
 
-def test_a_withdrawn_request_counts_only_where_it_took_longer_than_usual() -> None:
+def test_withdrawn_request_counts_only_where_it_took_longer_than_usual() -> None:
     world = World("a")
     (replica,) = world.replicas
     world.answers(replica, 3, 0.1, 10.0)
@@ -573,7 +571,7 @@ def test_a_withdrawn_request_counts_only_where_it_took_longer_than_usual() -> No
     assert world.served.window.count == 4
 
 
-def test_a_lost_link_s_many_requests_are_one_failure_to_the_watch_for_outliers() -> None:
+def test_lost_link_s_many_requests_are_one_failure_to_the_watch_for_outliers() -> None:
     world = World("abc")
     for replica in world.replicas:
         world.answers(replica, 30, 0.01, 10.0)
@@ -611,7 +609,7 @@ def test_who_is_slow_beside_the_others_is_reported_of_and_keeps_its_requests() -
     assert world.choice(12.5) == "a"
 
 
-def test_an_answer_of_who_is_gone_does_not_bring_it_back() -> None:
+def test_answer_of_who_is_gone_does_not_bring_it_back() -> None:
     world = World("ab")
     gone = world.replicas[0]
     picker = world.sent(gone)
@@ -636,7 +634,7 @@ def test_who_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
     assert liar.service_s() == 0.2
 
 
-def test_a_refusal_for_lack_of_room_is_reported_to_who_wants_to_know() -> None:
+def test_refusal_for_lack_of_room_is_reported_to_who_wants_to_know() -> None:
     world = World("a")
     (replica,) = world.replicas
     reported: list[tuple[Replica, float, float, bool]] = []
@@ -649,7 +647,7 @@ def test_a_refusal_for_lack_of_room_is_reported_to_who_wants_to_know() -> None:
 # budgets
 
 
-def test_a_request_earns_once_however_often_it_is_sent() -> None:
+def test_request_earns_once_however_often_it_is_sent() -> None:
     world = World("ab")
     first, second = world.replicas
     served = world.served
@@ -666,7 +664,7 @@ def test_a_request_earns_once_however_often_it_is_sent() -> None:
     assert not picker.try_hedge(10.0)
 
 
-def test_the_operator_may_forbid_retries_and_hedges() -> None:
+def test_operator_may_forbid_retries_and_hedges() -> None:
     world = World("a", Terms(is_retried=False, is_hedged=False))
     (replica,) = world.replicas
     world.answers(replica, 50, 0.1, 10.0)
@@ -694,13 +692,13 @@ def test_silence_is_measured_against_what_the_replica_is_expected_to_take() -> N
 # probes
 
 
-def test_a_send_is_followed_by_the_policy_s_probes_of_the_eligible() -> None:
+def test_send_is_followed_by_the_policy_s_probes_of_the_eligible() -> None:
     world = World("abc")
     world.endpoints[1].link = None
     assert [replica.endpoint.peer for replica in world.picker().probes(10.0)] == ["a", "c"]
 
 
-def test_a_probe_s_answer_is_a_measurement_and_a_sign_of_life() -> None:
+def test_probe_s_answer_is_a_measurement_and_a_sign_of_life() -> None:
     world = World("a")
     (replica,) = world.replicas
     world.sent(replica).failed(replica, LinkLost("reset"), 0.001, 10.0)
@@ -715,7 +713,7 @@ def test_a_probe_s_answer_is_a_measurement_and_a_sign_of_life() -> None:
     assert world.balancer.reprobes(10.5) == []
 
 
-def test_a_probe_without_answer_puts_out_only_who_is_on_its_way_back() -> None:
+def test_probe_without_answer_puts_out_only_who_is_on_its_way_back() -> None:
     world = World("ab")
     well, returning = world.replicas
     returning.endpoint.health.failed(4.5, is_hard=True)  # until 9.5, then a ramp
@@ -726,7 +724,7 @@ def test_a_probe_without_answer_puts_out_only_who_is_on_its_way_back() -> None:
     assert world.balancer.reprobes(10.1) == [returning]
 
 
-def test_a_new_link_ends_what_the_loss_of_the_last_began() -> None:
+def test_new_link_ends_what_the_loss_of_the_last_began() -> None:
     world = World("a")
     (replica,) = world.replicas
     world.sent(replica).failed(replica, LinkLost("reset"), 0.001, 10.0)
@@ -734,7 +732,7 @@ def test_a_new_link_ends_what_the_loss_of_the_last_began() -> None:
     assert replica.endpoint.health.may_send(10.3)
 
 
-def test_a_node_is_alive_after_a_probe_that_was_sent_then_or_a_new_link() -> None:
+def test_node_is_alive_after_a_probe_that_was_sent_then_or_a_new_link() -> None:
     world = World("a")
     (replica,) = world.replicas
     picker = world.picker()
@@ -760,7 +758,7 @@ def test_what_a_node_says_of_its_load_with_a_refusal_is_taken_over() -> None:
 # explanations
 
 
-def test_a_desk_explains_where_its_request_went() -> None:
+def test_desk_explains_where_its_request_went() -> None:
     world = World("abc")
     first, second, third = world.replicas
     third.endpoint.is_draining = True
@@ -868,7 +866,7 @@ def test_who_recovers_is_back_within_five_seconds_whatever_was_wrong() -> None:
         assert replica.endpoint.health.may_send(now_s)
 
 
-def test_a_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
+def test_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
     served = World().served
     passing = served.chooser("other", is_kept=False)
     kept = served.chooser("other")

@@ -63,7 +63,7 @@ def test_who_was_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
     assert repr(court.deaths) == "Deaths(0 open)"
 
 
-def test_a_link_that_returns_to_the_same_process_was_no_death() -> None:
+def test_link_that_returns_to_the_same_process_was_no_death() -> None:
     court, one = Court(), Suspicion()
     for name in "AB":
         court.die(name, one)
@@ -83,7 +83,7 @@ def test_another_process_of_the_same_node_proves_that_the_first_has_ended() -> N
     assert court.deaths.stand(one) is Stand.GUILTY
 
 
-def test_a_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
+def test_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
     court, one = Court(), Suspicion()
     court.die("A", one)
     court.die("B", one)
@@ -113,7 +113,7 @@ def test_of_two_that_were_in_the_same_deaths_the_one_that_is_answered_is_innocen
     assert repr(bystander) == "Suspicion(0 deaths)"
 
 
-def test_a_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -> None:
+def test_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -> None:
     court = Court()
     first, second, bystander = Suspicion(), Suspicion(), Suspicion()
     court.die("A", first, bystander)
@@ -142,7 +142,7 @@ def test_who_was_in_a_death_with_one_that_nobody_will_know_is_convicted_by_none(
     assert court.deaths.stand(one, is_final=True) is Stand.FREE
 
 
-def test_a_request_whose_client_left_may_be_the_culprit_for_a_minute() -> None:
+def test_request_whose_client_left_may_be_the_culprit_for_a_minute() -> None:
     for ago_s, stand in ((50.0, Stand.FREE), (61.0, Stand.GUILTY)):
         court, one = Court(), Suspicion()
         for name in "AB":

@@ -137,7 +137,7 @@ def test_what_the_request_asks_for_is_met_or_refused(constraints: Constraints, r
     assert refusal(replica(), constraints, (), NOW_S, 1.0) == reason
 
 
-def test_a_price_that_is_no_number_is_over_every_cap() -> None:
+def test_price_that_is_no_number_is_over_every_cap() -> None:
     one = replica(price=math.nan)
     assert refusal(one, Constraints(), (), NOW_S, 1.0) == "price nan is over the cap inf"
     assert not Constraints().are_met_by(one)
@@ -152,7 +152,7 @@ def test_two_sets_of_constraints_together_are_both() -> None:
     assert ANYWHERE.both(first) is first
 
 
-def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> None:
+def test_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> None:
     one = replica()
     cpu, gpu, dialling = (
         device(0, "a:7000"),
@@ -171,7 +171,7 @@ def test_the_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> 
     assert refusal(one, only_gpus, (), NOW_S, 1.0) == "device cpu or cuda is not cuda"
 
 
-def test_the_network_counts_to_what_is_expected_before_the_deadline() -> None:
+def test_network_counts_to_what_is_expected_before_the_deadline() -> None:
     far = replica(rtt_s=0.03, row_us=20_000)
     assert refusal(far, ANYWHERE, (), NOW_S, 0.051) == ""
     assert refusal(far, ANYWHERE, (), NOW_S, 0.049) == "deadline: 49 ms left, 50 ms expected"
@@ -213,7 +213,7 @@ LEVELS = [slow, suspected, inhibited, ejected]
 
 
 @pytest.mark.parametrize("level", range(len(LEVELS)))
-def test_the_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
+def test_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
     replicas = fleet("abcd")[level:]
     for one, put in zip(replicas, LEVELS[level:], strict=True):
         put(one)
@@ -268,7 +268,7 @@ _constraints = st.builds(
     st.booleans(),
     st.floats(0, 12),
 )
-def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
+def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
     puts: list[Callable[[Replica], None]],
     constraints: Constraints,
     is_asked: bool,
@@ -305,7 +305,7 @@ def test_the_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
     assert (resort is None) == bool(rules.obstacle(one))
 
 
-def test_a_bound_request_waits_for_a_replica_that_rests_recovers_or_is_slow_and_leaves_one_that_is_gone() -> (
+def test_bound_request_waits_for_a_replica_that_rests_recovers_or_is_slow_and_leaves_one_that_is_gone() -> (
     None
 ):
     def resting(one: Replica) -> None:
@@ -329,7 +329,7 @@ def test_a_bound_request_waits_for_a_replica_that_rests_recovers_or_is_slow_and_
 @pytest.mark.parametrize(
     "put", [unlinked, goaway, draining, retired, gone, inhibited, model_failed, ejected]
 )
-def test_a_replica_that_is_gone_or_known_to_fail_is_not_open(
+def test_replica_that_is_gone_or_known_to_fail_is_not_open(
     put: Callable[[Replica], None],
 ) -> None:
     one = replica("a")
@@ -339,9 +339,7 @@ def test_a_replica_that_is_gone_or_known_to_fail_is_not_open(
     assert not rules.is_open(one)
 
 
-def test_a_replica_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_was_asked() -> (
-    None
-):
+def test_replica_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_was_asked() -> None:
     one = replica("a")
     one.health.refused(NOW_S, 1.0)
     one.endpoint.is_suspected = True
@@ -352,7 +350,7 @@ def test_a_replica_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it
 
 
 @pytest.mark.parametrize("of_node", [False, True])
-def test_an_ejected_replica_is_open_to_none_and_one_that_recovers_to_its_share(
+def test_ejected_replica_is_open_to_none_and_one_that_recovers_to_its_share(
     of_node: bool,
 ) -> None:
     one = replica("a")
@@ -369,7 +367,7 @@ def test_an_ejected_replica_is_open_to_none_and_one_that_recovers_to_its_share(
 
 
 @pytest.mark.parametrize("put", [unlinked, goaway])
-def test_a_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
+def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
     put: Callable[[Replica], None],
 ) -> None:
     one = replica("a")

@@ -37,7 +37,7 @@ def explain(
     )
 
 
-def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
+def test_replica_is_explained_by_what_it_was_judged_by() -> None:
     load = LoadReport(in_flight=4, limit=8, latency_us=12_345)
     one = replica("a", rif=2, load=load, load_s=NOW_S - 0.25, rtt_s=0.002, price=2.0)
     found = explain(one, chosen=(one,))
@@ -86,7 +86,7 @@ def test_a_replica_is_explained_by_what_it_was_judged_by() -> None:
     }
 
 
-def test_the_chosen_come_first_then_the_others_that_could_then_those_that_could_not() -> None:
+def test_chosen_come_first_then_the_others_that_could_then_those_that_could_not() -> None:
     refused, free, inhibited, chosen = replicas = fleet("abcd")
     refused.endpoint.is_draining = True
     inhibited.endpoint.health.failed(NOW_S, is_hard=True, cause="silent")
@@ -113,7 +113,7 @@ def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
     assert found.replicas[1].refusal == "it hosts the model no more"
 
 
-def test_the_text_fits_a_header_whatever_the_fleet() -> None:
+def test_text_fits_a_header_whatever_the_fleet() -> None:
     replicas = [replica(f"peer-{number:046}-ü") for number in range(1000)]
     for one in replicas:
         one.endpoint.health.failed(NOW_S, is_hard=True, cause="x" * 1000)

@@ -15,7 +15,7 @@ def test_who_was_never_measured_is_believed() -> None:
     assert ReportedLoadCheck().believable(replica(rif=9), LIE, 5.0) is LIE
 
 
-def test_a_latency_far_below_what_was_measured_is_raised_to_half_of_it() -> None:
+def test_latency_far_below_what_was_measured_is_raised_to_half_of_it() -> None:
     load_check, liar = ReportedLoadCheck(), replica()
     load_check.measured(liar, 0.2, 5.0)
     reported = load_check.believable(liar, LIE, 5.0)

@@ -39,7 +39,7 @@ class Told:
 
 
 @in_virtual_time
-async def test_a_probe_names_the_model_and_its_reply_is_reported_with_its_round_trip(
+async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet = Fleet([], [])
@@ -60,7 +60,7 @@ async def test_a_probe_names_the_model_and_its_reply_is_reported_with_its_round_
 
 
 @in_virtual_time
-async def test_a_reply_that_does_not_come_is_given_up_at_the_limit(
+async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet = Fleet([], [])
@@ -85,7 +85,7 @@ async def test_a_reply_that_does_not_come_is_given_up_at_the_limit(
 
 @pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x80", b"\x81\xa1l\x01", b"\x81\xa1l\x91\xff"])
 @in_virtual_time
-async def test_a_reply_that_is_none_is_no_answer(meta: bytes) -> None:
+async def test_reply_that_is_none_is_no_answer(meta: bytes) -> None:
     fleet = Fleet([])
     (replica,) = fleet.replicas
     fleet.prober.ask([replica])
@@ -97,7 +97,7 @@ async def test_a_reply_that_is_none_is_no_answer(meta: bytes) -> None:
 
 
 @in_virtual_time
-async def test_an_error_or_a_link_that_ends_is_reported_once(
+async def test_error_or_a_link_that_ends_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fleet = Fleet([], [])
@@ -116,7 +116,7 @@ async def test_an_error_or_a_link_that_ends_is_reported_once(
 
 @pytest.mark.parametrize("refusal", [LinkLost("ended"), Overloaded("no room")])
 @in_virtual_time
-async def test_a_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
+async def test_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
     refusal: LinkLost | Overloaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet([], [], [])
@@ -131,7 +131,7 @@ async def test_a_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
 
 
 @in_virtual_time
-async def test_an_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_out_again() -> None:
+async def test_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_out_again() -> None:
     fleet = Fleet([])
     (replica,) = fleet.replicas
     health = replica.endpoint.health
@@ -166,7 +166,7 @@ async def test_closing_withdraws_all_for_good() -> None:
 
 
 @in_virtual_time
-async def test_the_probes_that_a_policy_wants_go_out_with_the_request() -> None:
+async def test_probes_that_a_policy_wants_go_out_with_the_request() -> None:
     fleet = Fleet([], [])
     fleet.served()
     fleet.in_order.wanted = [fleet.replicas[1]]

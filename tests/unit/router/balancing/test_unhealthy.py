@@ -7,7 +7,7 @@ from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Un
 from capamesh.router.fleet.replica import Replica
 
 
-def test_an_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_up() -> None:
+def test_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_up() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     assert not unhealthy
     one.endpoint.health.failed(10.0, is_hard=True)
@@ -24,7 +24,7 @@ def test_an_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_
     assert unhealthy.reprobes(10.17) == []
 
 
-def test_a_replica_in_trouble_twice_is_probed_once() -> None:
+def test_replica_in_trouble_twice_is_probed_once() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     one.endpoint.health.failed(10.0, is_hard=True)
     one.health.failed(10.0, is_hard=True)
@@ -55,7 +55,7 @@ def test_what_happens_is_reported_once_in_its_order() -> None:
     assert repr(unhealthy) == "UnhealthySet(0)"
 
 
-def test_a_refusal_is_no_trouble_and_the_well_are_not_noted() -> None:
+def test_refusal_is_no_trouble_and_the_well_are_not_noted() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     unhealthy.note(one, 10.0)
     assert not unhealthy

@@ -39,7 +39,7 @@ def leave(view: FleetView, peer: str) -> None:
         (ModelState.UNLOADING, "", "(unloading)"),
     ],
 )
-def test_a_model_that_is_not_ready_is_unavailable_and_why(
+def test_model_that_is_not_ready_is_unavailable_and_why(
     state: ModelState, reason: str, reported: str
 ) -> None:
     view = view_of(advert("A", "a:1", models=[offer("m", "1", state, reason), offer("n")]))
@@ -54,7 +54,7 @@ def test_a_model_that_is_not_ready_is_unavailable_and_why(
     assert other.message == "no node hosts model 'm'; hosted models: n"
 
 
-def test_a_model_that_failed_at_every_node_says_why_and_that_waiting_does_not_help() -> None:
+def test_model_that_failed_at_every_node_says_why_and_that_waiting_does_not_help() -> None:
     failed = [
         offer("m", "1", ModelState.FAILED, reason) for reason in ("no operator", "ended 3 times")
     ]
@@ -69,13 +69,13 @@ def test_a_model_that_failed_at_every_node_says_why_and_that_waiting_does_not_he
     assert repr(view.absent) == "AbsentModels(1 not ready, 0 left of late)"
 
 
-def test_a_version_that_is_not_ready_beside_one_that_is() -> None:
+def test_version_that_is_not_ready_beside_one_that_is() -> None:
     view = view_of(advert("A", models=[offer(version="2", state=ModelState.LOADING), offer()]))
     assert type(not_hosted(view, M, ModelVersion("2"))) is ModelUnavailable
     assert type(not_hosted(view, M, ModelVersion("3"))) is ModelNotFound
 
 
-def test_a_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
+def test_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
     view = view_of(advert("A"), advert("B"))
     leave(view, "A")
     leave(view, "B")
@@ -126,7 +126,7 @@ def test_what_is_known_of_those_that_left_is_bounded() -> None:
 # what restarts stays
 
 
-def test_a_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to() -> None:
+def test_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to() -> None:
     ready = advert("A", "a:1")
     view = view_of(ready)
     (replica,) = view.replicas(M, V1)
@@ -155,7 +155,7 @@ def test_a_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to(
     assert isinstance(not_hosted(view, M, V1), ModelFailed)
 
 
-def test_the_newest_version_is_one_that_does_not_just_load_again_if_there_is_one() -> None:
+def test_newest_version_is_one_that_does_not_just_load_again_if_there_is_one() -> None:
     both = advert("A", "a:1", models=[offer(version="1"), offer(version="2")])
     view = view_of(both)
     assert view.newest(M) == "2"

@@ -55,7 +55,7 @@ class Router(Members):
         return found
 
 
-def test_a_router_tells_how_many_nodes_are_in_its_own_view_and_where_it_is_dialled(
+def test_router_tells_how_many_nodes_are_in_its_own_view_and_where_it_is_dialled(
     tmp_path: Path,
 ) -> None:
     router = Router(tmp_path)
@@ -71,13 +71,13 @@ def test_a_router_tells_how_many_nodes_are_in_its_own_view_and_where_it_is_diall
     assert adverts[1].sequence > adverts[0].sequence
 
 
-def test_a_router_that_cannot_be_dialled_yet_announces_nothing(tmp_path: Path) -> None:
+def test_router_that_cannot_be_dialled_yet_announces_nothing(tmp_path: Path) -> None:
     router = Router(tmp_path)
     router.announcer.announce()
     assert router.published == []
 
 
-def test_a_renewed_membership_signs_what_is_announced_from_then_on(tmp_path: Path) -> None:
+def test_renewed_membership_signs_what_is_announced_from_then_on(tmp_path: Path) -> None:
     router = Router(tmp_path)
     router.announcer.listening("127.0.0.1:7100")
     token = router.network.invite(role=router.membership.role)
@@ -111,7 +111,7 @@ async def test_news_are_announced_at_once_and_all_is_again_every_ten_seconds(
 
 
 @in_virtual_time
-async def test_a_bug_in_announcing_is_logged_and_counted_and_the_next_advert_is_tried(
+async def test_bug_in_announcing_is_logged_and_counted_and_the_next_advert_is_tried(
     tmp_path: Path,
 ) -> None:
     router = Router(tmp_path)
@@ -127,7 +127,7 @@ async def test_a_bug_in_announcing_is_logged_and_counted_and_the_next_advert_is_
     announcing.cancel()
 
 
-def test_an_advert_that_this_router_cannot_make_is_logged(tmp_path: Path) -> None:
+def test_advert_that_this_router_cannot_make_is_logged(tmp_path: Path) -> None:
     router = Router(tmp_path)
     router.announcer.listening("127.0.0.1:7100")
     router.error = LocalError("it is too large")

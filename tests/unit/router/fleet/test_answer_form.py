@@ -39,7 +39,7 @@ def test_what_is_wanted_is_all_that_fits() -> None:
     assert form.misfit(answer(fp32("y", [1, 2]), N_OF_1), ("n", "y")) == ""
 
 
-def test_a_difference_is_reported_with_both_sides() -> None:
+def test_difference_is_reported_with_both_sides() -> None:
     form = AnswerForm(TWO)
     wrong_shape = answer(fp32("y", [1, 2, 3]), N_OF_1)
     assert form.misfit(wrong_shape, ()) == "output 'y' is FP32[1, 3], not FP32[-1, 2]"
@@ -66,7 +66,7 @@ def test_shapes(declared: tuple[int, ...], given: tuple[int, ...], fits: bool) -
     assert (form.misfit(answer(output), ()) == "") is fits
 
 
-def test_the_outputs_that_an_offer_lacks() -> None:
+def test_outputs_that_an_offer_lacks() -> None:
     form = AnswerForm(TWO)
     assert (form.lacks(("n", "y")), form.lacks(("y", "z")), form.lacks(("",))) == ("", "z", "''")
     assert form.names() == "'y', 'n'"

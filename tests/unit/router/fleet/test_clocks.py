@@ -6,7 +6,7 @@ from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.hearing import Now
 
 
-def test_the_mesh_s_clock_stands_still_until_it_is_resumed_and_while_it_is_paused() -> None:
+def test_mesh_s_clock_stands_still_until_it_is_resumed_and_while_it_is_paused() -> None:
     passed_s = 0.0
     clocks = Clocks(wall_ns=lambda: int((1_000 + passed_s) * 1e9), steady_s=lambda: 50.0 + passed_s)
     passed_s = 1.0

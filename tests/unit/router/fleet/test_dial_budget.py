@@ -40,7 +40,7 @@ def test_what_never_answers_holds_its_places_and_no_more() -> None:
     assert [dial.invite for dial in budget.due(60.0)] == ["honest"]
 
 
-def test_a_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
+def test_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
     budget = DialBudget(0.0)
     wanted(budget, "honest", 500)
     rounds = 0
@@ -89,7 +89,7 @@ def test_who_answers_and_hangs_up_again_and_again_is_rationed_too() -> None:
     assert begun == 150
 
 
-def test_a_dial_that_is_wanted_no_more_leaves_its_place_once() -> None:
+def test_dial_that_is_wanted_no_more_leaves_its_place_once() -> None:
     budget = DialBudget(0.0)
     dials = wanted(budget, "a", 6)
     budget.due(0.0)

@@ -29,7 +29,7 @@ def test_dials_of_one_invite_begin_five_at_once_and_then_five_a_second() -> None
     virtual_time.run(scenario())
 
 
-def test_a_dial_that_is_cancelled_makes_room_whether_it_waited_or_had_its_turn() -> None:
+def test_dial_that_is_cancelled_makes_room_whether_it_waited_or_had_its_turn() -> None:
     async def scenario() -> None:
         dialling = Dialling()
         held = [await dialling.permit("a", is_known=False) for _ in range(5)]

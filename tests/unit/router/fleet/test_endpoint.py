@@ -10,7 +10,7 @@ def fresh() -> Endpoint:
     return Endpoint(PeerId("peer-abcdef"), "10.0.0.1:7000")
 
 
-def test_a_endpoint_is_usable_only_with_a_usable_link_and_neither_draining_nor_retired() -> None:
+def test_endpoint_is_usable_only_with_a_usable_link_and_neither_draining_nor_retired() -> None:
     endpoint = fresh()
     assert not endpoint.is_usable
     link = FakeLink()
@@ -39,7 +39,7 @@ def test_each_request_is_counted_from_its_begin_to_its_end() -> None:
     assert endpoint.rif == 0
 
 
-def test_an_idle_endpoint_retires_at_once_and_a_busy_one_after_its_last_request_once() -> None:
+def test_idle_endpoint_retires_at_once_and_a_busy_one_after_its_last_request_once() -> None:
     reported: list[str] = []
     idle, busy = fresh(), fresh()
     idle.retire(lambda: reported.append("idle"))
@@ -57,5 +57,5 @@ def test_an_idle_endpoint_retires_at_once_and_a_busy_one_after_its_last_request_
     assert reported == ["idle", "busy"]
 
 
-def test_the_text_form_says_who_and_how_busy() -> None:
+def test_text_form_says_who_and_how_busy() -> None:
     assert repr(fresh()) == "Endpoint(abcdef at 10.0.0.1:7000, 0 in flight)"

@@ -119,7 +119,7 @@ def test_endless_identities_of_one_invite_take_sixty_four_places() -> None:
     assert repr(net.hearing.quotas) == "InviteQuotas(65 members of 2 invites)"
 
 
-def test_an_advert_that_takes_more_than_is_for_its_invite_is_refused_and_forgotten() -> None:
+def test_advert_that_takes_more_than_is_for_its_invite_is_refused_and_forgotten() -> None:
     net = network()
     small = Membership.join(Identity.generate(), invite(members=1), NOW)
     with pytest.raises(AdvertRejected, match="1048576 are for them"):
@@ -134,7 +134,7 @@ def test_an_advert_that_takes_more_than_is_for_its_invite_is_refused_and_forgott
 
 
 @pytest.mark.parametrize("off_ms", [20 * MINUTE_MS, -20 * MINUTE_MS])
-def test_a_router_that_is_20_minutes_off_hears_its_fleet_and_says_whose_clock_is_wrong(
+def test_router_that_is_20_minutes_off_hears_its_fleet_and_says_whose_clock_is_wrong(
     off_ms: int,
 ) -> None:
     net = network(off_ms=off_ms)
@@ -147,7 +147,7 @@ def test_a_router_that_is_20_minutes_off_hears_its_fleet_and_says_whose_clock_is
 
 
 @pytest.mark.parametrize("off_ms", [20 * MINUTE_MS, -20 * MINUTE_MS])
-def test_a_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on(
+def test_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on(
     off_ms: int,
 ) -> None:
     net = network()
@@ -163,7 +163,7 @@ def test_a_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on
     assert node.identity.peer_id in net.hearing.members
 
 
-def test_an_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:
+def test_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:
     net = network()
     for node in (joined(), joined(), joined()):
         net.hearing.heard(says(node), net.now)
@@ -171,7 +171,7 @@ def test_an_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() 
         net.hearing.heard(says(joined(), at_ms=T - 20 * MINUTE_MS), net.now)
 
 
-def test_a_member_that_answers_on_its_link_stays_whatever_becomes_of_its_adverts() -> None:
+def test_member_that_answers_on_its_link_stays_whatever_becomes_of_its_adverts() -> None:
     net = network()
     node, silent = joined(), joined()
     for one in (node, silent):
@@ -187,7 +187,7 @@ def test_a_member_that_answers_on_its_link_stays_whatever_becomes_of_its_adverts
     assert left[-1] == Left(node.identity.peer_id, LeftReason.EXPIRED)
 
 
-def test_a_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alone_does_not() -> (
+def test_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alone_does_not() -> (
     None
 ):
     net = network()
@@ -202,7 +202,7 @@ def test_a_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_a
         alone.hearing.heard(says(joined()), later)
 
 
-def test_a_membership_ends_by_the_routers_own_clock_whatever_members_say_of_the_time() -> None:
+def test_membership_ends_by_the_routers_own_clock_whatever_members_say_of_the_time() -> None:
     net = network()
     liars = [joined() for _ in range(5)]
     for node in liars:

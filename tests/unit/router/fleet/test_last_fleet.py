@@ -13,7 +13,7 @@ from capamesh.router.fleet.last_fleet import MAX_AGE_MS, MAX_BYTES, MAX_NODES, L
 A, B = PeerId("A"), PeerId("B")
 
 
-def test_the_newest_of_each_node_is_kept_until_it_leaves() -> None:
+def test_newest_of_each_node_is_kept_until_it_leaves() -> None:
     kept = LastFleet()
     kept.heard(A, b"a1", is_news=True)
     kept.heard(B, b"b1", is_news=True)
@@ -52,7 +52,7 @@ def test_nodes_and_bytes_are_bounded() -> None:
         (b"x" * (MAX_BYTES * 2), "too many"),
     ],
 )
-def test_a_file_that_is_damaged_old_or_from_the_future_is_refused(
+def test_file_that_is_damaged_old_or_from_the_future_is_refused(
     file: bytes, reported: str | None
 ) -> None:
     with pytest.raises(ValueError, match=reported):

@@ -40,13 +40,13 @@ def test_what_was_written_is_read(kept: Kept) -> None:
     assert not kept.fleet.is_changed
 
 
-def test_a_file_that_is_not_there_is_no_warning(kept: Kept) -> None:
+def test_file_that_is_not_there_is_no_warning(kept: Kept) -> None:
     assert kept.file.read() is None
     assert kept.log.events == []
 
 
 @pytest.mark.parametrize("damage", ["junk", "cut"])
-def test_a_file_that_is_damaged_is_a_warning_and_no_more(kept: Kept, damage: str) -> None:
+def test_file_that_is_damaged_is_a_warning_and_no_more(kept: Kept, damage: str) -> None:
     kept.file.write()
     whole = kept.path.read_bytes()
     kept.path.write_bytes(b"junk" if damage == "junk" else whole[:-1])
@@ -55,7 +55,7 @@ def test_a_file_that_is_damaged_is_a_warning_and_no_more(kept: Kept, damage: str
     assert warning["file"] == str(kept.path)
 
 
-def test_a_disk_that_refuses_the_last_fleet_is_told_of_once_until_it_has_taken_one(
+def test_disk_that_refuses_the_last_fleet_is_told_of_once_until_it_has_taken_one(
     kept: Kept,
 ) -> None:
     kept.path.mkdir()
@@ -70,7 +70,7 @@ def test_a_disk_that_refuses_the_last_fleet_is_told_of_once_until_it_has_taken_o
     assert len(kept.log.of("last_fleet_not_kept")) == 2
 
 
-def test_a_member_that_comes_and_goes_has_the_fleet_written_six_times_and_then_every_ten_seconds() -> (
+def test_member_that_comes_and_goes_has_the_fleet_written_six_times_and_then_every_ten_seconds() -> (
     None
 ):
     pace = WritePace(0.0)
@@ -78,14 +78,14 @@ def test_a_member_that_comes_and_goes_has_the_fleet_written_six_times_and_then_e
     assert written_s == [1, 2, 3, 4, 5, 6, 12, 22, 32]
 
 
-def test_a_fleet_that_does_not_change_is_written_every_five_minutes() -> None:
+def test_fleet_that_does_not_change_is_written_every_five_minutes() -> None:
     pace = WritePace(0.0)
     written_s = [now_s for now_s in range(1, 700) if pace.is_due(now_s, is_changed=False)]
     assert written_s == [300, 600]
 
 
 @in_virtual_time
-async def test_a_changed_fleet_is_written_after_a_second_and_once_more_at_the_end(
+async def test_changed_fleet_is_written_after_a_second_and_once_more_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()

@@ -51,7 +51,7 @@ class Pool:
         return link, side
 
 
-def test_a_node_that_dials_without_end_is_limited_and_others_still_come_in() -> None:
+def test_node_that_dials_without_end_is_limited_and_others_still_come_in() -> None:
     pool = Pool()
     links = [pool.visit("A") for _ in range(MAX_VISITS_OF_PEER)]
     assert [link.closed for link, _ in links] == [""] * 128
@@ -70,7 +70,7 @@ def test_a_node_that_dials_without_end_is_limited_and_others_still_come_in() -> 
     assert len(pool.visits) == 129
 
 
-def test_a_link_is_reported_once_its_endpoint_is_known_and_can_be_asked() -> None:
+def test_link_is_reported_once_its_endpoint_is_known_and_can_be_asked() -> None:
     pool = Pool()
     link, _ = pool.visit("A")
     (endpoint,) = pool.visits
@@ -84,7 +84,7 @@ def test_a_link_is_reported_once_its_endpoint_is_known_and_can_be_asked() -> Non
     assert dialled.link is again
 
 
-def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
+def test_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
     side = _NodeSide(pool.pool, endpoint)
     older, newer = Visit("B"), Visit("B")
@@ -96,7 +96,7 @@ def test_an_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     assert endpoint.link is None
 
 
-def test_a_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:
+def test_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:
     pool = Pool()
     most = DEFAULT_LIMITS.max_message_bytes
     for message_bytes in (1, most - 1):

@@ -24,7 +24,7 @@ def router(tmp_path: Path) -> Members:
     return Members(tmp_path)
 
 
-def test_an_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members) -> None:
+def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members) -> None:
     node = router.network.member()
     peer = node.identity.peer_id
     router.members.heard(says(node, 7001))
@@ -35,7 +35,7 @@ def test_an_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Memb
     assert router.hurried == [("127.0.0.1:7001", True)]
 
 
-def test_an_advert_that_says_the_same_again_is_read_once_and_has_its_node_dialled_now(
+def test_advert_that_says_the_same_again_is_read_once_and_has_its_node_dialled_now(
     router: Members,
 ) -> None:
     node = router.network.member()
@@ -51,7 +51,7 @@ def test_an_advert_that_says_the_same_again_is_read_once_and_has_its_node_dialle
     assert router.hurried == [("127.0.0.1:7001", True), ("127.0.0.1:7001", False)]
 
 
-def test_an_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dialled(
+def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dialled(
     router: Members,
 ) -> None:
     node = router.network.member()
@@ -63,7 +63,7 @@ def test_an_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_d
     assert router.log.of("node_changed") == [changed]
 
 
-def test_a_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Members) -> None:
+def test_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Members) -> None:
     node = router.network.member()
     router.members.heard(says(node))
     assert len(router.last_fleet) == 1
@@ -83,7 +83,7 @@ def test_what_is_not_believed_is_logged_and_changes_nothing(router: Members) -> 
     assert (router.peers, router.changes, len(router.last_fleet)) == ([], [], 0)
 
 
-def test_a_node_without_a_place_is_not_logged_for_each_of_its_adverts(router: Members) -> None:
+def test_node_without_a_place_is_not_logged_for_each_of_its_adverts(router: Members) -> None:
     token = router.network.invite(members=1)
     for _ in range(2):
         router.members.heard(says(router.network.member(token)))
@@ -91,7 +91,7 @@ def test_a_node_without_a_place_is_not_logged_for_each_of_its_adverts(router: Me
     assert [event for event, _ in router.log.events] == ["node_joined"]
 
 
-def test_a_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
+def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
     often, seldom = router.network.member(), router.network.member()
     router.members.heard(says(often, 7001, interval_s=10))
     router.members.heard(says(seldom, 7002, interval_s=100))
@@ -143,7 +143,7 @@ def test_what_a_held_node_comes_back_with_is_held(router: Members) -> None:
 # the last fleet
 
 
-def test_a_router_that_starts_again_knows_the_fleet_that_it_knew_last(
+def test_router_that_starts_again_knows_the_fleet_that_it_knew_last(
     router: Members, tmp_path: Path
 ) -> None:
     stays, goes = router.network.member(), router.network.member()
@@ -162,7 +162,7 @@ def test_a_router_that_starts_again_knows_the_fleet_that_it_knew_last(
     assert len(again.last_fleet) == 1
 
 
-def test_a_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
+def test_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
     router: Members, tmp_path: Path
 ) -> None:
     network, stays = router.network, router.network.member()

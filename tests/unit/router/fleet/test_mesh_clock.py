@@ -59,7 +59,7 @@ def test_what_is_heard_after_a_stop_and_before_the_tick_is_not_dated_into_the_fu
     assert clock.tick(301.0) == 1.0
 
 
-def test_a_sidecar_that_is_found_down_after_a_stop_does_not_make_the_stop_count() -> None:
+def test_sidecar_that_is_found_down_after_a_stop_does_not_make_the_stop_count() -> None:
     clock = MeshClock(0.0)
     clock.resume(0.0)
     assert clock.tick(0.5) == 0.5

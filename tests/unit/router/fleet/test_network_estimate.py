@@ -11,7 +11,7 @@ def test_nothing_measured_costs_nothing() -> None:
     assert network.budget_ms(40) == 40
 
 
-def test_the_first_round_trip_counts_whole_and_later_ones_an_eighth() -> None:
+def test_first_round_trip_counts_whole_and_later_ones_an_eighth() -> None:
     network = NetworkEstimate()
     network.round_trip(0.080)
     assert network.rtt_s == 0.080
@@ -20,7 +20,7 @@ def test_the_first_round_trip_counts_whole_and_later_ones_an_eighth() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_trip_that_took_no_time_was_not_measured(seconds: float) -> None:
+def test_trip_that_took_no_time_was_not_measured(seconds: float) -> None:
     network = NetworkEstimate()
     network.round_trip(seconds)
     assert network.rtt_s == 0.0
@@ -43,7 +43,7 @@ def test_small_bodies_and_impossible_times_say_nothing_of_bandwidth() -> None:
     assert network.bytes_per_s == 0.0
 
 
-def test_a_node_is_given_the_time_that_is_left_when_the_request_arrives() -> None:
+def test_node_is_given_the_time_that_is_left_when_the_request_arrives() -> None:
     network = NetworkEstimate()
     network.round_trip(0.050)
     assert network.budget_ms(1_000) == 975

@@ -18,7 +18,7 @@ def node(*devices: tuple[str, ...], models: int = 1) -> NodeAdvert:
     )
 
 
-def test_a_node_of_eight_devices_on_one_host_is_dialled_at_all_of_them() -> None:
+def test_node_of_eight_devices_on_one_host_is_dialled_at_all_of_them() -> None:
     addresses = [f"192.168.1.9:{port}" for port in range(5000, 5008)]
     found = dialled_of(node(*((address,) for address in addresses)), Inside.PRIVATE)
     assert found == Dialled(tuple(addresses))
@@ -60,7 +60,7 @@ def test_what_lies_further_inside_than_the_router_is_not_dialled() -> None:
     assert dialled_of(node(("224.0.0.1:80",), ("0.0.0.0:80",)), Inside.LOOPBACK).addresses == ()
 
 
-def test_the_more_models_a_node_has_the_fewer_of_its_addresses_are_dialled() -> None:
+def test_more_models_a_node_has_the_fewer_of_its_addresses_are_dialled() -> None:
     sixteen = [(f"a:{port}",) for port in range(1, 17)]
     assert len(dialled_of(node(*sixteen, models=256), Inside.LOOPBACK).addresses) == 16
     assert len(dialled_of(node(*sixteen, models=1024), Inside.LOOPBACK).addresses) == 4
@@ -69,5 +69,5 @@ def test_the_more_models_a_node_has_the_fewer_of_its_addresses_are_dialled() -> 
     )
 
 
-def test_an_address_that_is_named_twice_is_dialled_once() -> None:
+def test_address_that_is_named_twice_is_dialled_once() -> None:
     assert dialled_of(node(("a:1", "a:1"), ("a:1",)), Inside.LOOPBACK) == Dialled(("a:1",))

@@ -9,7 +9,7 @@ from capamesh.router.fleet.notices import Notices
 OVER = OverQuota("i", 64, 64, 1000, 5)
 
 
-def test_an_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> None:
+def test_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> None:
     notices = Notices()
     (reported,) = notices.about([OVER], None)
     assert reported.event == "invite_over_quota"
@@ -25,7 +25,7 @@ def test_an_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> Non
     assert len(notices.about([OVER], None)) == 1
 
 
-def test_a_wrong_clock_is_reported_once_and_so_is_a_right_one() -> None:
+def test_wrong_clock_is_reported_once_and_so_is_a_right_one() -> None:
     notices = Notices()
     assert notices.about([], Skew(3.0, 3)) == []
     (reported,) = notices.about([], Skew(1200.0, 3))

@@ -45,18 +45,18 @@ def after(view: FleetView, *overrides: Hold) -> list[str]:
     return states(view)
 
 
-def test_a_node_is_held_at_all_its_addresses_and_nobody_else_is() -> None:
+def test_node_is_held_at_all_its_addresses_and_nobody_else_is() -> None:
     view = fleet_of("1")
     assert after(view, said(OPEN)) == ["forced_open: closed"] * 2
     assert states(view, "B") == ["closed: closed"]
 
 
-def test_a_model_is_held_in_all_versions_or_in_one() -> None:
+def test_model_is_held_in_all_versions_or_in_one() -> None:
     assert after(fleet_of("1", "2"), said(OPEN, "m")) == ["closed: forced_open forced_open"] * 2
     assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed forced_open"] * 2
 
 
-def test_the_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it() -> None:
+def test_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it() -> None:
     view = fleet_of("1", "2")
     exact = (said(OPEN, "m"), said(CLOSED, "m", "2"))
     assert after(view, *exact) == ["closed: forced_open forced_closed"] * 2
@@ -106,7 +106,7 @@ def test_what_comes_later_is_held_too() -> None:
     assert states(view) == ["forced_open: forced_closed"] * 2
 
 
-def test_a_hold_does_not_forget_what_happened_meanwhile() -> None:
+def test_hold_does_not_forget_what_happened_meanwhile() -> None:
     view, kept = fleet_of("1"), Overrides()
     (first, _) = view.endpoints_of(A)
     kept.hold(said(CLOSED))

@@ -82,7 +82,7 @@ class AtOnce:
 
 
 @in_virtual_time
-async def test_a_clock_that_is_set_gives_no_model_away(
+async def test_clock_that_is_set_gives_no_model_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AtOnce(monkeypatch)
@@ -100,7 +100,7 @@ async def test_a_clock_that_is_set_gives_no_model_away(
 
 
 @in_virtual_time
-async def test_a_day_is_measured_by_the_clock_that_is_given(
+async def test_day_is_measured_by_the_clock_that_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AtOnce(monkeypatch)

@@ -38,7 +38,7 @@ def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
 
 
-def test_a_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Router) -> None:
+def test_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Router) -> None:
     network = router.network
     revoked, kept = network.invite(), network.invite()
     out = [network.member(revoked) for _ in "ab"]
@@ -58,7 +58,7 @@ def test_a_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Ro
     assert [values["reason"] for values in router.log.of("advert_rejected")] == ["membership"]
 
 
-def test_a_list_that_the_mesh_delivered_holds_and_is_not_passed_on(router: Router) -> None:
+def test_list_that_the_mesh_delivered_holds_and_is_not_passed_on(router: Router) -> None:
     node = router.network.member()
     router.members.heard(says(node))
     router.revocations.heard(router.network.revoking(peer=node.identity.peer_id))
@@ -67,7 +67,7 @@ def test_a_list_that_the_mesh_delivered_holds_and_is_not_passed_on(router: Route
     assert router.log.of("revocations_updated") == [{"version": 1, "is_kept": True}]
 
 
-def test_a_list_that_is_known_changes_nothing(router: Router) -> None:
+def test_list_that_is_known_changes_nothing(router: Router) -> None:
     encoded = router.network.revoking(peer=router.network.member().identity.peer_id)
     router.revocations.heard(encoded)
     router.told.clear()
@@ -75,7 +75,7 @@ def test_a_list_that_is_known_changes_nothing(router: Router) -> None:
     assert router.told == []
 
 
-def test_a_list_of_another_owner_is_refused(router: Router) -> None:
+def test_list_of_another_owner_is_refused(router: Router) -> None:
     other = Network()
     foreign = other.revoking(peer=other.member().identity.peer_id)
     with pytest.raises(InvalidRequest):

@@ -43,7 +43,7 @@ def left(peer: str) -> Left:
     return Left(PeerId(peer), LeftReason.GOODBYE)
 
 
-def test_a_node_is_a_endpoint_for_each_of_its_addresses_until_it_leaves() -> None:
+def test_node_is_a_endpoint_for_each_of_its_addresses_until_it_leaves() -> None:
     seen = Seen()
     seen.joined(advert("A", "a:1", "a:2"), advert("B", "b:1"))
     assert seen.replicas() == ["A@a:1", "A@a:2", "B@b:1"]
@@ -54,7 +54,7 @@ def test_a_node_is_a_endpoint_for_each_of_its_addresses_until_it_leaves() -> Non
     assert repr(seen.view) == "FleetView(1 nodes, 1 models)"
 
 
-def test_a_change_of_addresses_keeps_the_endpoints_that_stay() -> None:
+def test_change_of_addresses_keeps_the_endpoints_that_stay() -> None:
     seen = Seen()
     before = advert("A", "a:1", "a:2")
     seen.joined(before)
@@ -65,7 +65,7 @@ def test_a_change_of_addresses_keeps_the_endpoints_that_stay() -> None:
     assert [endpoint.address for endpoint in seen.gone] == ["a:1"]
 
 
-def test_the_newest_version_is_the_largest_number_not_the_last_text() -> None:
+def test_newest_version_is_the_largest_number_not_the_last_text() -> None:
     seen = Seen()
     seen.joined(
         advert("A", "a:1", models=[offer(version="9")]),
@@ -83,7 +83,7 @@ def test_the_newest_version_is_the_largest_number_not_the_last_text() -> None:
 
 
 @pytest.mark.parametrize("state", [ModelState.LOADING, ModelState.FAILED, ModelState.UNLOADING])
-def test_a_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState) -> None:
+def test_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState) -> None:
     seen = Seen()
     seen.joined(advert("A", "a:1", models=[offer(state=state)]))
     assert seen.replicas() == []
@@ -95,7 +95,7 @@ def test_a_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState)
     assert seen.replicas() == ["B@b:1"]
 
 
-def test_a_visitor_replicas_what_its_advert_says_whichever_comes_first() -> None:
+def test_visitor_replicas_what_its_advert_says_whichever_comes_first() -> None:
     for advert_first in (True, False):
         seen = Seen()
         visitor = Endpoint(PeerId("A"), "dialled-in-1")
@@ -114,7 +114,7 @@ def test_a_visitor_replicas_what_its_advert_says_whichever_comes_first() -> None
         assert seen.new == seen.gone == []
 
 
-def test_a_node_that_dials_is_unreached_while_it_has_not_dialled_and_takes_requests() -> None:
+def test_node_that_dials_is_unreached_while_it_has_not_dialled_and_takes_requests() -> None:
     seen = Seen()
     v1, visitor = ModelVersion("1"), Endpoint(PeerId("V"), "dialled-in-1")
     seen.joined(advert("A", "a:1"))
@@ -155,7 +155,7 @@ def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> N
     assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [False, False]
 
 
-def test_a_replica_is_the_same_for_as_long_as_that_endpoint_replicas_that_version() -> None:
+def test_replica_is_the_same_for_as_long_as_that_endpoint_replicas_that_version() -> None:
     seen = Seen()
     before = advert("A", "a:1", "a:2")
     seen.joined(before, advert("B", "b:1"))
@@ -176,7 +176,7 @@ def test_a_replica_is_the_same_for_as_long_as_that_endpoint_replicas_that_versio
     assert seen.replica("a:1") is not kept
 
 
-def test_a_tuple_of_replicas_is_the_same_until_one_comes_or_goes() -> None:
+def test_tuple_of_replicas_is_the_same_until_one_comes_or_goes() -> None:
     seen = Seen()
     both = [offer("m"), offer("n")]
     first = advert("A", "a:1", models=both)
@@ -318,7 +318,7 @@ def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) 
         assert (found.version if found else "") == newest
 
 
-def test_the_same_node_twice_in_an_advert_s_devices_is_one_endpoint_an_address() -> None:
+def test_same_node_twice_in_an_advert_s_devices_is_one_endpoint_an_address() -> None:
     seen = Seen()
     reported = advert("A", "a:1")
     seen.joined(dataclasses.replace(reported, devices=(*reported.devices, *reported.devices)))

@@ -48,7 +48,7 @@ def test_one_node_is_asked_for_a_model_at_a_time_and_for_its_newest_version() ->
     assert not loads.is_under_way(M)
 
 
-def test_a_node_loads_one_model_at_a_time() -> None:
+def test_node_loads_one_model_at_a_time() -> None:
     loads = WantedLoads()
     assert asked(loads, "a/1") == load("a/1")
     assert asked(loads, "a/1", "b/1", model="n") == load("b/1", "n")
@@ -91,7 +91,7 @@ def test_who_says_when_it_has_room_is_asked_then() -> None:
     assert loads.again_s(M, away("a/1"), 14.0) == 14.0 + MOST_REST_S
 
 
-def test_a_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
+def test_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
     loads = WantedLoads()
     many = [f"x/{number}" for number in range(900, 950)]
     assert asked(loads, *many, "a/1") == load("x/949")
@@ -111,7 +111,7 @@ def test_who_has_loaded_a_model_has_failed_no_more() -> None:
     assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
 
 
-def test_an_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
+def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
     loads = WantedLoads()
     first = load("x/1 of evil")
     loads.failed(first, ModelUnavailable("says so, and has it not"), 0.0, is_broken=True)

@@ -63,7 +63,7 @@ def test_what_is_held_is_given_back_and_no_more_is_held_than_there_is() -> None:
     assert (budget.used_bytes, budget.refused) == (0, 1)
 
 
-def test_a_body_that_arrives_is_charged_as_it_comes_and_held_once_it_is_here() -> None:
+def test_body_that_arrives_is_charged_as_it_comes_and_held_once_it_is_here() -> None:
     budget, _ = made()
     body = Body(budget)
     assert budget.begin(body, 10)
@@ -125,7 +125,7 @@ def test_who_trickles_is_ended_the_slowest_first() -> None:
     assert [body.reported for body in bodies] == [[], ["give up"], []]
 
 
-def test_the_oldest_may_go_on_when_all_wait_for_one_another() -> None:
+def test_oldest_may_go_on_when_all_wait_for_one_another() -> None:
     budget, _ = made()
     oldest, other = Body(budget), Body(budget)
     for body in (oldest, other):
@@ -153,7 +153,7 @@ def test_many_beginnings_are_refused_once_they_are_too_much() -> None:
     assert begun == [True] * let_in + [False] * (2000 - let_in)
 
 
-def test_an_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None:
+def test_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None:
     budget, clock = made()
     unread = Body(budget, is_arriving=False)
     assert budget.begin(unread, 90 * MIB)
@@ -165,7 +165,7 @@ def test_an_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> N
     assert (budget.used_bytes, budget.unread_bytes) == (20 * MIB, 0)
 
 
-def test_a_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more() -> None:
+def test_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more() -> None:
     budget, _ = made()
     bodies = [Body(budget) for _ in range(12)]
     for body in bodies:
@@ -180,7 +180,7 @@ def test_large_requests_leave_a_part_to_small_ones() -> None:
     assert [budget.hold(MIB) for _ in range(21)] == [True] * 20 + [False]
 
 
-def test_a_body_that_the_router_works_on_is_not_slow() -> None:
+def test_body_that_the_router_works_on_is_not_slow() -> None:
     budget, clock = made()
     busy = Body(budget)
     assert budget.begin(busy, 50 * MIB)

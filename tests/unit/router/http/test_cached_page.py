@@ -26,7 +26,7 @@ def pieces() -> Iterator[bytes]:
         yield b"x"
 
 
-async def test_a_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run() -> None:
+async def test_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run() -> None:
     page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     supervisor = 0
 
@@ -43,7 +43,7 @@ async def test_a_page_is_made_once_for_all_who_ask_meanwhile_and_lets_others_run
     assert supervisor >= 20
 
 
-async def test_a_page_is_kept_by_what_it_cost() -> None:
+async def test_page_is_kept_by_what_it_cost() -> None:
     clock = Clock()
     cheap, dear = (
         CachedPage(lambda: iter([b"a"]), clock=clock, work_clock=clock),
@@ -73,7 +73,7 @@ async def test_who_leaves_while_a_page_is_made_costs_no_more_than_who_stays() ->
     assert page.made == 1
 
 
-async def test_a_page_without_end_is_refused_and_not_begun_anew_for_each_who_asks(
+async def test_page_without_end_is_refused_and_not_begun_anew_for_each_who_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cached_page, "MOST_BYTES", 50)

@@ -22,7 +22,7 @@ class One:
         self.is_closed = True
 
 
-def test_the_longest_idle_is_closed_for_a_new_one() -> None:
+def test_longest_idle_is_closed_for_a_new_one() -> None:
     connections = Connections(3, 3)
     early, late, busy = (
         One("1.0.0.1", 5),
@@ -35,7 +35,7 @@ def test_the_longest_idle_is_closed_for_a_new_one() -> None:
     assert (len(connections), connections.hung_up, connections.turned_away) == (3, 1, 0)
 
 
-def test_a_connection_with_a_request_under_way_is_never_closed() -> None:
+def test_connection_with_a_request_under_way_is_never_closed() -> None:
     connections = Connections(2, 2)
     busy = [One(f"1.0.0.{n}", is_dispensable=False) for n in range(2)]
     assert all(connections.opened(each, 1) for each in busy)
@@ -48,7 +48,7 @@ def test_a_connection_with_a_request_under_way_is_never_closed() -> None:
     assert connections.opened(One("1.0.0.9"), 1 + LINE_UP_S)  # as soon as it is looked again
 
 
-def test_an_address_over_its_share_closes_its_own() -> None:
+def test_address_over_its_share_closes_its_own() -> None:
     connections = Connections(10, 2)
     other = One("2.0.0.1", 0)
     assert connections.opened(other, 1)
@@ -65,7 +65,7 @@ def test_this_machine_and_trusted_proxies_may_have_all(site: str) -> None:
     assert not any(each.is_closed for each in mine)
 
 
-def test_an_ipv6_house_is_one_address() -> None:
+def test_ipv6_house_is_one_address() -> None:
     assert site_of("2001:db8:1:2::7") == site_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
     assert site_of("2001:db8:1:3::7") != site_of("2001:db8:1:2::7")
     assert site_of("::ffff:1.2.3.4") == site_of("1.2.3.4") == "1.2.3.4"
@@ -81,7 +81,7 @@ def test_many_closed_for_one_another_leave_no_more_than_the_most() -> None:
     assert sum(map(len, connections._sites.values())) == 50
 
 
-def test_a_proxy_that_is_no_address_is_refused_by_its_text() -> None:
+def test_proxy_that_is_no_address_is_refused_by_its_text() -> None:
     with pytest.raises(ConfigError, match="--trusted-proxy 'proxy' is no address"):
         networks_of(("proxy",))
     assert networks_of(("10.0.0.7",)) == (ipaddress.ip_network("10.0.0.7/32"),)
@@ -97,7 +97,7 @@ def test_limits_come_of_the_machine_unless_they_are_given(tmp_path: object) -> N
     assert small.connections_per_site == small.connections // 2
 
 
-def test_a_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("cgroup")
     limit, none = folder / "max", folder / "none"
     limit.write_text(f"{2**30}\n")

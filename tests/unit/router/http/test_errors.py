@@ -79,13 +79,13 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
 @pytest.mark.parametrize(
     ("hint_s", "said"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (4.2, "5")]
 )
-def test_a_hint_is_rounded_up_to_whole_seconds(hint_s: float, said: str) -> None:
+def test_hint_is_rounded_up_to_whole_seconds(hint_s: float, said: str) -> None:
     kinds = (Overloaded, TooManyRequests, NoEndpoint)
     for error in [kind("come again", hint_s) for kind in kinds]:
         assert error_response(error).headers["Retry-After"] == said
 
 
-def test_a_new_error_gets_its_nearest_ancestor_s_status() -> None:
+def test_new_error_gets_its_nearest_ancestor_s_status() -> None:
     class OddError(ClientError):
         code = "odd"
 

@@ -38,7 +38,7 @@ def asked(*lines: str) -> InferTarget:
     return head.target
 
 
-def test_a_plain_inference_request_is_recognised_with_all_that_its_head_says() -> None:
+def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> None:
     assert read(
         "POST /v2/models/a.b_c-1~/versions/12/infer HTTP/1.1",
         "Content-Length: 7",
@@ -62,7 +62,7 @@ def test_without_a_version_or_a_header_length_both_are_left_open() -> None:
 @pytest.mark.parametrize(
     ("connection", "is_last"), [("close", True), ("Close", True), ("keep-alive", False)]
 )
-def test_a_client_says_whether_it_will_come_again(connection: str, is_last: bool) -> None:
+def test_client_says_whether_it_will_come_again(connection: str, is_last: bool) -> None:
     head = read(INFER, "Content-Length: 1", f"Connection: {connection}")
     assert head is not None
     assert head.is_last is is_last
@@ -144,12 +144,12 @@ def test_nobody_but_aiohttp_says_where_a_request_ends_that_is_not_plainly_right(
     assert read(*lines) is None
 
 
-def test_a_request_needs_a_host() -> None:
+def test_request_needs_a_host() -> None:
     assert Heads(LIMITS).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
     assert Heads(LIMITS).read(b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n") == Head(0, False, None)
 
 
-def test_a_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
+def test_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
     heads = Heads(LIMITS)
     first = read(INFER, "Content-Length: 1", heads=heads)
     assert read(INFER, "Content-Length: 1", heads=heads) is first
@@ -160,7 +160,7 @@ def test_a_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
     assert read(INFER, "Content-Length: 1", heads=heads) is not first
 
 
-def test_a_long_head_is_not_remembered() -> None:
+def test_long_head_is_not_remembered() -> None:
     heads = Heads(LIMITS)
     read(INFER, "Content-Length: 1", "Cookie: " + "x" * 2000, heads=heads)
     assert heads._known == {}
@@ -196,8 +196,6 @@ def test_junk_is_nobody_s_head(junk: bytes) -> None:
     st.integers(0, MOST),
     st.permutations(["Accept: */*", "User-Agent: x/1", "Inference-Header-Content-Length: 3"]),
 )
-def test_the_order_of_a_head_s_lines_does_not_matter(
-    model: str, length: int, lines: list[str]
-) -> None:
+def test_order_of_a_head_s_lines_does_not_matter(model: str, length: int, lines: list[str]) -> None:
     head = read(f"POST /v2/models/{model}/infer HTTP/1.1", *lines, f"Content-Length: {length}")
     assert head == Head(length, False, InferTarget(model, "", header_length=3))

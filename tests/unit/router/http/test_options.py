@@ -33,7 +33,7 @@ def asked(**headers: str) -> tuple[RoutingOptions, bool]:
     return options_of(CIMultiDict({"Host": "x", **named}), POLICIES)
 
 
-def test_a_request_without_such_headers_wishes_nothing() -> None:
+def test_request_without_such_headers_wishes_nothing() -> None:
     options, is_explained = options_of(CIMultiDict({"Host": "x", "X-Capa": "1"}), POLICIES)
     assert options is NO_OPTIONS
     assert not is_explained
@@ -70,7 +70,7 @@ def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
     ("value", "price"),
     [("0", 0.0), ("007", 7.0), ("1.", 1.0), (".5", 0.5), ("2E-3", 0.002), ("1e+3", 1000.0)],
 )
-def test_a_price_is_a_plain_number(value: str, price: float) -> None:
+def test_price_is_a_plain_number(value: str, price: float) -> None:
     assert asked(max_price=value)[0].constraints.max_price == price
 
 
@@ -79,7 +79,7 @@ PRICES += ["\u0663", "\uff11", "1e", "e1", "\udcff", "9" * 400, "free"]
 
 
 @pytest.mark.parametrize("value", PRICES)
-def test_a_price_that_is_none_is_refused(value: str) -> None:
+def test_price_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         asked(max_price=value)
     assert caught.value.message == (
@@ -89,7 +89,7 @@ def test_a_price_that_is_none_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("name", ["region", "device", "nodes"])
 @pytest.mark.parametrize("value", [",", " , ,", ",".join(map(str, range(65)))])
-def test_a_list_without_names_or_with_too_many_is_refused(name: str, value: str) -> None:
+def test_list_without_names_or_with_too_many_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         asked(**{name: value})
     assert caught.value.message == (
@@ -100,7 +100,7 @@ def test_a_list_without_names_or_with_too_many_is_refused(name: str, value: str)
 
 
 @pytest.mark.parametrize("value", ["yes", "2", "on", "-1", "truer", "\udcff"])
-def test_a_flag_that_is_none_is_refused(value: str) -> None:
+def test_flag_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         asked(explain=value)
     assert caught.value.message == f"X-Capamesh-Explain is {value!r}; 1 or 0 is expected"
@@ -109,12 +109,12 @@ def test_a_flag_that_is_none_is_refused(value: str) -> None:
 @pytest.mark.parametrize(
     ("value", "is_asked"), [("1", True), ("TRUE", True), ("0", False), ("False", False)]
 )
-def test_a_flag_is_one_of_few_words(value: str, is_asked: bool) -> None:
+def test_flag_is_one_of_few_words(value: str, is_asked: bool) -> None:
     assert asked(explain=value)[1] is is_asked
 
 
 @pytest.mark.parametrize("value", ["best", "P2C", "p2c,random", "x" * 200])
-def test_an_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
+def test_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         asked(policy=value)
     assert caught.value.message == (
@@ -123,7 +123,7 @@ def test_an_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None:
+def test_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         options_of(CIMultiDict({name: "7" * 1025}), POLICIES)
     assert caught.value.message == (

@@ -122,7 +122,7 @@ def test_in_one_invite_most_nodes_are_first() -> None:
     assert fleet.served() == "a"
 
 
-def test_a_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reported() -> None:
+def test_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reported() -> None:
     fleet = Fleet()
     for peer in "ABC":
         fleet.replicas(peer, at("1", "a"))
@@ -136,7 +136,7 @@ def test_a_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_repor
     assert fleet.owners.contested() == 0
 
 
-def test_a_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() -> None:
+def test_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
@@ -206,7 +206,7 @@ def test_who_hosted_the_file_for_a_while_cannot_replace_it_while_the_others_are_
     assert fleet.served() == "a"
 
 
-def test_a_restart_opens_nothing_anew() -> None:
+def test_restart_opens_nothing_anew() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
@@ -223,7 +223,7 @@ def test_a_restart_opens_nothing_anew() -> None:
 # rules and signatures
 
 
-def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_replicas_it() -> None:
+def test_rules_name_a_digest_and_no_other_is_served_even_if_nobody_replicas_it() -> None:
     fleet = Fleet(OwnerRules(digests={ModelVersion("1"): digest("c")}))
     fleet.replicas("A", at("1", "a"))
     assert (fleet.served(), fleet.owners.admits(M, ModelVersion("1"), digest("a"))) == ("c", False)
@@ -233,7 +233,7 @@ def test_the_rules_name_a_digest_and_no_other_is_served_even_if_nobody_replicas_
     assert fleet.served() == "a"
 
 
-def test_a_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_are_away() -> None:
+def test_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_are_away() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     for number in range(5):
         fleet.replicas(f"X{number}", at("1", "b"), invite=f"i{number}")
@@ -261,7 +261,7 @@ def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None
     assert fleet.owners._signed == {}
 
 
-def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already() -> None:
+def test_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a", signed_by=ALICE))
     fleet.replicas("B", at("1", "a", signed_by=ALICE), at("2", "b"))
@@ -280,7 +280,7 @@ def test_a_publisher_that_the_rules_come_to_name_has_signed_what_is_there_alread
     assert fleet.served() == "-"
 
 
-def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
+def test_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     fleet.replicas("A", at("1", "a"))
     fleet.replicas("A", at("1", "a", signed_by=ALICE))
@@ -288,7 +288,7 @@ def test_a_signature_that_comes_later_for_the_file_that_is_served_makes_it_signe
     assert shown["reason"] == "signed"
 
 
-def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
+def test_trusted_publishers_signature_counts_behind_that_of_another() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     theirs, trusted = (at("1", "a", signed_by=key).signed for key in (MALLORY, ALICE))
     fleet.replicas("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
@@ -297,7 +297,7 @@ def test_a_trusted_publishers_signature_counts_behind_that_of_another() -> None:
 
 
 @pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])
-def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
+def test_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
@@ -312,7 +312,7 @@ def test_a_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
 
 
-def test_a_flood_of_bad_signatures_costs_one_verification_an_advert(
+def test_flood_of_bad_signatures_costs_one_verification_an_advert(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
@@ -349,7 +349,7 @@ def test_all_that_is_there_at_the_start_is_trusted_where_all_nodes_have_it() -> 
     assert (fleet.trusted(), fleet.owners.on_trial()) == ("12", 0)
 
 
-def test_a_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
+def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
@@ -373,7 +373,7 @@ def test_at_the_start_most_invites_then_most_nodes_are_trusted_not_the_highest_v
     assert fleet.trusted() == "1"
 
 
-def test_a_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
+def test_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
     fleet = Fleet()
     for peer in "ABC":
         fleet.replicas(peer, at("1", "a"))
@@ -385,7 +385,7 @@ def test_a_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
     assert (fleet.trusted(), fleet.news()) == ("12", ["model_version_trusted"])
 
 
-def test_a_lone_node_that_goes_on_to_a_new_version_is_followed_at_once() -> None:
+def test_lone_node_that_goes_on_to_a_new_version_is_followed_at_once() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
@@ -438,7 +438,7 @@ def test_once_a_publisher_or_the_rules_have_spoken_all_else_is_for_those_who_nam
     assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
 
 
-def test_a_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
+def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
     fleet = Fleet(OwnerRules(weighted=frozenset({ModelVersion("2")})))
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
@@ -453,7 +453,7 @@ def away(version: str, letter: str) -> ModelOffer:
     return replace(at(version, letter), state=ModelState.UNLOADED)
 
 
-def test_a_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> None:
+def test_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> None:
     fleet = Fleet()
     fleet.replicas("A", away("1", "a"))
     fleet.settle()
@@ -490,7 +490,7 @@ def test_one_invite_can_bring_so_many_versions_and_others_are_unhurt(
     assert len(fleet.owners.pins()) == 6
 
 
-def test_an_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
+def test_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(owners_module, "MAX_OF_INVITE", 5)
@@ -512,7 +512,7 @@ def test_an_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
     assert fleet.served() == "a"
 
 
-def test_a_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news, "MAX_NEWS", 3)
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))

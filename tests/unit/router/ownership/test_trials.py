@@ -111,7 +111,7 @@ async def test_what_has_a_key_or_must_not_run_twice_is_never_sent_on_trial() -> 
 
 
 @in_virtual_time
-async def test_a_pinned_model_s_other_versions_get_nothing_and_its_other_files_neither() -> None:
+async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_neither() -> None:
     pinned = OwnerRules(digests={ModelVersion("1"): offer().digest})
     fleet, link = attacked(WRONG, rules=pinned)
     same = fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
@@ -140,7 +140,7 @@ async def test_what_answers_wrong_on_trial_is_counted_against_its_replica() -> N
 
 
 @in_virtual_time
-async def test_a_version_whose_file_nobody_replicas_any_more_is_not_replaced_by_another_file() -> (
+async def test_version_whose_file_nobody_replicas_any_more_is_not_replaced_by_another_file() -> (
     None
 ):
     fleet, _ = attacked(WRONG)

@@ -42,7 +42,7 @@ def test_replicas_share_the_keys_about_evenly() -> None:
     assert all(150 < count < 350 for count in counts.values())
 
 
-def test_a_key_stays_while_its_replica_is_eligible_and_returns_with_it() -> None:
+def test_key_stays_while_its_replica_is_eligible_and_returns_with_it() -> None:
     replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
     home = pick(policy, replicas, "session")
@@ -78,7 +78,7 @@ def test_who_is_there_but_not_eligible_moves_the_same_keys_as_who_has_left() -> 
     assert placed(replicas) == placed(replicas[:3] + replicas[4:])
 
 
-def test_a_newcomer_takes_about_its_share_and_nothing_else_moves() -> None:
+def test_newcomer_takes_about_its_share_and_nothing_else_moves() -> None:
     replicas = fleet("abcdefgh")
     before, after = placed(replicas[:-1]), placed(replicas)
     moved = {key for key in KEYS if before[key] != after[key]}
@@ -174,7 +174,7 @@ def half_lost() -> tuple[Affinity, tuple[Replica, ...]]:
     return policy, replicas
 
 
-def test_the_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out(
+def test_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out(
     half_lost: tuple[Affinity, tuple[Replica, ...]],
 ) -> None:
     policy, replicas = half_lost
@@ -183,7 +183,7 @@ def test_the_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_
     assert len({pick(policy, replicas, key, 0.11) for key in KEYS[:5]}) == 5
 
 
-def test_a_change_of_the_fleet_is_counted_at_once(
+def test_change_of_the_fleet_is_counted_at_once(
     half_lost: tuple[Affinity, tuple[Replica, ...]],
 ) -> None:
     policy, replicas = half_lost
@@ -200,7 +200,7 @@ def test_in_a_large_fleet_what_is_in_flight_is_summed_up_at_each_sixty_fourth_of
     assert homes == [True] * 9 + [False] * 11
 
 
-def test_a_dead_fleet_but_for_one_replica_still_finds_it() -> None:
+def test_dead_fleet_but_for_one_replica_still_finds_it() -> None:
     replicas = fleet([3] * 300)
     lose(*replicas[:299])
     policy = Affinity(random.Random(1))
@@ -238,7 +238,7 @@ class Watched(tuple[Replica, ...]):
         return super().__iter__()
 
 
-def test_an_idle_fleet_that_is_the_same_as_before_is_not_walked_through() -> None:
+def test_idle_fleet_that_is_the_same_as_before_is_not_walked_through() -> None:
     replicas = Watched(fleet("abcd"))
     policy = Affinity(random.Random(1))
     pick(policy, replicas, "k")
@@ -298,12 +298,12 @@ def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(hashed: list[
 
 
 @pytest.mark.parametrize("bound", [1.0, 0.0, -2.0, math.inf, math.nan])
-def test_a_bound_that_leaves_no_room_or_no_end_is_refused(bound: float) -> None:
+def test_bound_that_leaves_no_room_or_no_end_is_refused(bound: float) -> None:
     with pytest.raises(ConfigError, match=f"affinity with load bound {bound}"):
         Affinity(random.Random(1), bound)
 
 
-def test_a_sequence_stays_with_its_replica_however_much_that_has_to_do() -> None:
+def test_sequence_stays_with_its_replica_however_much_that_has_to_do() -> None:
     replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
     shape = replace(SHAPE, affinity="sequence 7", is_pinned=True)

@@ -36,7 +36,7 @@ def only(*replicas: Replica, band: float = 1.5, size_bytes: int = 8) -> str:
     return seen.pop()
 
 
-def test_the_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
+def test_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
     replicas = (reported("a", 3.0, 10_000), reported("b", 2.0, 15_000), reported("c", 1.0, 15_001))
     assert only(*replicas) == "b"
     assert only(*replicas, band=1.0) == "b"  # and within 5 ms of the fastest in any case
@@ -45,7 +45,7 @@ def test_the_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
     assert only(*replicas) == "c"  # the band is that of the fastest which is eligible
 
 
-def test_a_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that_is() -> None:
+def test_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that_is() -> None:
     dear, cheap = reported("d", 1.5, 100), reported("c", 0.5, 5100)
     assert only(dear, cheap) == "c"  # 51 times as slow, and 5 ms
     assert only(dear, reported("c", 0.5, 5101)) == "d"
@@ -56,7 +56,7 @@ def test_a_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that
     assert alone.pick((dear, cheap), lambda _: True, SHAPE, 0.0) is dear
 
 
-def test_the_way_there_counts_with_the_service() -> None:
+def test_way_there_counts_with_the_service() -> None:
     near, far = replica("n", price=3.0, row_us=10_000), replica("f", price=1.0, row_us=10_000)
     far.endpoint.network.rtt_s = 0.004
     assert only(near, far) == "f"
@@ -74,13 +74,13 @@ def test_of_equal_prices_the_less_busy_is_picked_and_idle_ones_share() -> None:
 
 
 @pytest.mark.parametrize("floor_s", [-0.001, math.inf, math.nan])
-def test_a_floor_that_is_no_time_is_refused(floor_s: float) -> None:
+def test_floor_that_is_no_time_is_refused(floor_s: float) -> None:
     with pytest.raises(ConfigError, match=f"cheapest with a floor of {floor_s} s"):
         Cheapest(random.Random(1), floor_s=floor_s)
 
 
 @pytest.mark.parametrize(("rif", "in_flight"), [(0, 4), (0, 7), (4, 0), (4, 2)])
-def test_a_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
+def test_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
     full = reported("f", 0.1, 10, rif=rif, in_flight=in_flight)
     assert only(full, reported("b", 2.0, 90_000)) == "b"
     assert only(full, replica("n", price=9.0, rif=1)) == "n"  # of unknown latency, and at work
@@ -150,11 +150,11 @@ def test_nobody_in_the_band_is_cheaper_and_nobody_full_is_picked_while_another_i
 
 
 @pytest.mark.parametrize("band", [0.0, 0.99, -1.0, math.inf, math.nan])
-def test_a_band_that_would_hold_nobody_or_everybody_is_refused(band: float) -> None:
+def test_band_that_would_hold_nobody_or_everybody_is_refused(band: float) -> None:
     with pytest.raises(ConfigError, match=f"cheapest with latency band {band}"):
         Cheapest(random.Random(1), band)
 
 
-def test_an_empty_sample_is_refused() -> None:
+def test_empty_sample_is_refused() -> None:
     with pytest.raises(ConfigError, match="cheapest with a sample of 0: at least 1 is needed"):
         Cheapest(random.Random(1), sample=0)

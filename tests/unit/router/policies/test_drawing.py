@@ -34,7 +34,7 @@ def test_two_different_replicas_are_drawn_by_two_numbers(
     assert pair(draw_two(fleet("abc"), usable, Draws(first, second).random)) == drawn
 
 
-def test_a_replica_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
+def test_replica_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
     replicas = fleet("abcd")
     lose(replicas[0])
     assert name(draw_one(replicas, usable, Draws(0.0, 0.0, 0.5).random)) == "c"
@@ -109,7 +109,7 @@ def test_what_is_drawn_is_eligible_distinct_and_as_much_as_there_is(
 
 
 @given(st.integers(1, 400), st.integers(0, 2**32))
-def test_a_draw_in_vain_asks_at_most_a_quarter_more_than_everybody(count: int, seed: int) -> None:
+def test_draw_in_vain_asks_at_most_a_quarter_more_than_everybody(count: int, seed: int) -> None:
     asked = 0
 
     def refuse(_: Replica) -> bool:

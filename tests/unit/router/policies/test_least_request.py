@@ -19,7 +19,7 @@ def test_in_a_small_fleet_the_least_busy_of_all_is_picked() -> None:
     assert picks(policy, replicas, 6) == "414141"
 
 
-def test_an_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:
+def test_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:
     assert picks(LeastRequest(random.Random(1)), fleet("abcd"), 9) == "abcdabcda"
     starts = Counter(
         picks(LeastRequest(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
@@ -32,7 +32,7 @@ def test_equally_busy_replicas_take_turns_whoever_stands_between_them() -> None:
     assert Counter(picks(LeastRequest(random.Random(2)), replicas, 100)) == {"0": 50, "4": 50}
 
 
-def test_a_fleet_that_shrinks_under_the_turn_is_served_on() -> None:
+def test_fleet_that_shrinks_under_the_turn_is_served_on() -> None:
     policy = LeastRequest(random.Random(1))
     assert picks(policy, fleet("abcd"), 4) == "abcd"
     assert picks(policy, fleet("ab"), 3) == "aba"

@@ -39,7 +39,7 @@ def test_of_the_two_drawn_the_less_busy_wins_and_the_first_of_equals(
     assert name(PowerOfTwo(Draws(*numbers)).pick(fleet("abc"), usable, SHAPE, 0.0)) == drawn[0]
 
 
-def test_the_busiest_of_all_is_never_picked_and_one_alone_always_is() -> None:
+def test_busiest_of_all_is_never_picked_and_one_alone_always_is() -> None:
     policy = PowerOfTwo(random.Random(3))
     replicas = fleet([9, 1, 0])
     assert set(picks(policy, replicas, 300)) == {"1", "2"}

@@ -20,7 +20,7 @@ from capamesh.router.policies.peak_ewma import PeakEwma
 E = 1 / math.e
 
 
-def test_the_first_latency_is_the_average_and_a_higher_one_replaces_it_at_once() -> None:
+def test_first_latency_is_the_average_and_a_higher_one_replaces_it_at_once() -> None:
     one = replica()
     observe(one, 0.1, 100.0)
     assert cost_s(one, 100.0) == 0.1
@@ -28,7 +28,7 @@ def test_the_first_latency_is_the_average_and_a_higher_one_replaces_it_at_once()
     assert cost_s(one, 100.001) == 1.0
 
 
-def test_a_lower_latency_draws_it_down_by_the_time_that_has_passed() -> None:
+def test_lower_latency_draws_it_down_by_the_time_that_has_passed() -> None:
     one = replica()
     observe(one, 1.0, 0.0)
     observe(one, 0.1, 10.0)  # one time constant: w = 1/e
@@ -38,7 +38,7 @@ def test_a_lower_latency_draws_it_down_by_the_time_that_has_passed() -> None:
     assert one.peak_cost_s == pytest.approx(0.4310914971)
 
 
-def test_the_average_fades_while_nothing_is_seen_and_reading_changes_nothing() -> None:
+def test_average_fades_while_nothing_is_seen_and_reading_changes_nothing() -> None:
     one = replica()
     observe(one, 0.5, 0.0)
     assert cost_s(one, 10.0) == pytest.approx(0.5 * E)
@@ -50,7 +50,7 @@ def test_the_average_fades_while_nothing_is_seen_and_reading_changes_nothing() -
 @pytest.mark.parametrize(
     ("asked_s", "counted_s"), [(0.001, 5.0), (5.0, 5.0), (20.0, 20.0), (1e9, 300.0)]
 )
-def test_a_failure_counts_as_five_seconds_at_least_and_five_minutes_at_most(
+def test_failure_counts_as_five_seconds_at_least_and_five_minutes_at_most(
     asked_s: float, counted_s: float
 ) -> None:
     one = replica()
@@ -59,7 +59,7 @@ def test_a_failure_counts_as_five_seconds_at_least_and_five_minutes_at_most(
     assert cost_s(one, 1.0) == counted_s
 
 
-def test_the_load_is_the_average_for_each_request_in_flight_and_the_new_one() -> None:
+def test_load_is_the_average_for_each_request_in_flight_and_the_new_one() -> None:
     one = replica(rif=3)
     observe(one, 0.25, 0.0)
     assert load_s(one, 0.0) == 1.0
@@ -78,7 +78,7 @@ def test_who_was_never_measured_is_tried_once_and_counts_as_a_second_meanwhile()
     st.lists(st.tuples(st.floats(0, 100), st.floats(-1, 50), st.booleans()), min_size=1),
     st.floats(0, 100),
 )
-def test_the_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_set_back(
+def test_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_set_back(
     seen: list[tuple[float, float, bool]], later_s: float
 ) -> None:
     one = replica()
@@ -104,7 +104,7 @@ def test_of_the_two_drawn_the_one_with_less_latency_for_its_requests_wins() -> N
         assert picks(PeakEwma(Draws(*draws)), replicas, 1) == "0"  # 0.12 s against 0.20 s
 
 
-def test_a_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
+def test_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
     replicas = fleet("abc")
     for known in replicas[:2]:
         observe(known, 0.01, 0.0)

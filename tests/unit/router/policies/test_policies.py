@@ -44,7 +44,7 @@ def test_every_policy_is_described_in_the_reference() -> None:
     assert [name for name, is_default in rows if is_default] == [DEFAULT_POLICY]
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
+def test_unknown_name_lists_those_there_are() -> None:
     known = "affinity, cheapest, least-request, p2c, peak-ewma, prequal, random, round-robin"
     with pytest.raises(ConfigError, match=f"policy 'best' is unknown; known: {known}$"):
         make_policy("best", random.Random(0))
@@ -58,7 +58,7 @@ def test_each_call_makes_a_policy_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(st.data())
-def test_the_pick_is_an_eligible_replica_and_none_only_when_there_is_none(
+def test_pick_is_an_eligible_replica_and_none_only_when_there_is_none(
     name: str, data: st.DataObject
 ) -> None:
     """Through traffic, reports, and replicas that come, go, lose their link and get it back."""
@@ -95,7 +95,7 @@ def test_the_pick_is_an_eligible_replica_and_none_only_when_there_is_none(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_seed_gives_the_same_picks_again(name: str) -> None:
+def test_seed_gives_the_same_picks_again(name: str) -> None:
     def run() -> list[int]:
         policy = make_policy(name, random.Random(42))
         replicas = fleet([0] * 40)
@@ -126,7 +126,7 @@ def test_one_replica_of_three_hundred_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [0, 3, 20, 40])
-def test_a_preview_tells_the_next_pick_and_changes_none(name: str, count: int) -> None:
+def test_preview_tells_the_next_pick_and_changes_none(name: str, count: int) -> None:
     """Through traffic, reports, replicas that come and go, and requests with and without a key."""
 
     def run(*, is_previewed: bool) -> tuple[list[str], list[str], list[str]]:

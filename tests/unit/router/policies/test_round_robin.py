@@ -45,7 +45,7 @@ def test_who_is_not_eligible_is_passed_over_and_keeps_its_place() -> None:
         ("ab", "xyz", "xyzx"),  # nobody is left of those that were known
     ],
 )
-def test_the_turn_stays_where_it_was_when_replicas_come_and_go(
+def test_turn_stays_where_it_was_when_replicas_come_and_go(
     served: str, change: str, follows: str
 ) -> None:
     by_name = dict(zip("abcdefxyz", fleet("abcdefxyz"), strict=True))
@@ -54,7 +54,7 @@ def test_the_turn_stays_where_it_was_when_replicas_come_and_go(
     assert picks(policy, tuple(by_name[one] for one in change), len(follows)) == follows
 
 
-def test_an_empty_fleet_in_between_forgets_nothing() -> None:
+def test_empty_fleet_in_between_forgets_nothing() -> None:
     replicas = fleet("abcd")
     policy = RoundRobin(random.Random(1))
     assert picks(policy, (), 1) == "-"

@@ -33,7 +33,7 @@ class Watched:
 
 
 @in_virtual_time
-async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -> None:
+async def test_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -> None:
     watched = Watched()
     (endpoint,), (link,) = watched.fleet.endpoints, watched.fleet.links
     endpoint.health.failed(watched.fleet.clock(), is_hard=True, cause="link_lost: reset")
@@ -45,7 +45,7 @@ async def test_a_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more()
 
 
 @in_virtual_time
-async def test_a_node_that_is_unlinked_is_so_from_now_on() -> None:
+async def test_node_that_is_unlinked_is_so_from_now_on() -> None:
     watched = Watched()
     (endpoint,) = watched.fleet.endpoints
     await asyncio.sleep(7)
@@ -54,7 +54,7 @@ async def test_a_node_that_is_unlinked_is_so_from_now_on() -> None:
 
 
 @in_virtual_time
-async def test_a_node_that_failed_is_asked_for_a_sign_of_life() -> None:
+async def test_node_that_failed_is_asked_for_a_sign_of_life() -> None:
     watched = Watched()
     fleet = watched.fleet
     (replica,), (link,) = fleet.replicas, fleet.links
@@ -83,7 +83,7 @@ async def test_what_becomes_of_a_node_s_health_is_logged_when_it_is_judged() -> 
 
 
 @in_virtual_time
-async def test_a_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
+async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
     monkeypatch: Any,
 ) -> None:
     watched = Watched()

@@ -29,7 +29,7 @@ def hear_a_node(parts: RouterParts) -> None:
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
 
 
-def test_an_address_that_nobody_can_be_reported_ends_the_start(
+def test_address_that_nobody_can_be_reported_ends_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def source(family: int) -> str:
@@ -40,7 +40,7 @@ def test_an_address_that_nobody_can_be_reported_ends_the_start(
         make_parts(tmp_path, link_host="::")
 
 
-def test_a_rules_file_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) -> None:
+def test_rules_file_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) -> None:
     missing = tmp_path / "no such rules.toml"
     with pytest.raises(ConfigError) as refusal:
         make_parts(tmp_path / "data", rules_file=missing)
@@ -88,13 +88,13 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
     assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
 
 
-def test_an_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:
+def test_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="policy 'best' is unknown; known: affinity, cheapest, "):
         make_parts(tmp_path / "data", policy="best")
     assert not (tmp_path / "data").exists()
 
 
-def test_a_request_that_the_rules_keep_from_every_node_is_not_reported_to_come_again(
+def test_request_that_the_rules_keep_from_every_node_is_not_reported_to_come_again(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "rules.toml"
@@ -107,7 +107,7 @@ def test_a_request_that_the_rules_keep_from_every_node_is_not_reported_to_come_a
     assert "(1 of 1: region eu is not us)" in error.message
 
 
-def test_a_router_that_starts_leaves_a_key_for_its_operator(tmp_path: Path) -> None:
+def test_router_that_starts_leaves_a_key_for_its_operator(tmp_path: Path) -> None:
     parts = make_parts(tmp_path)
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
     authorization = f"Bearer {(tmp_path / KEY_FILE).read_text().strip()}"

@@ -69,7 +69,7 @@ def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
 
 
-def test_a_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) -> None:
+def test_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) -> None:
     router.standing.write()
     assert router.shown == ("starting", "")
     router.standing.enter("serving")
@@ -84,7 +84,7 @@ def test_a_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router
     assert router.shown == ("draining", "")
 
 
-def test_a_status_is_not_written_again_while_the_state_is_the_same(router: Router) -> None:
+def test_status_is_not_written_again_while_the_state_is_the_same(router: Router) -> None:
     router.standing.enter("serving")
     router.standing.link_address = "10.1.2.3:4100"
     router.standing.tick()
@@ -96,7 +96,7 @@ def test_a_status_is_not_written_again_while_the_state_is_the_same(router: Route
     assert status["sidecar_pid"] == 7
 
 
-def test_a_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
+def test_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
     router: Router,
 ) -> None:
     router.members.heard(says(router.network.member()))
@@ -108,7 +108,7 @@ def test_a_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
     assert router.standing.shut_out.startswith("this router's membership has ended (")
 
 
-def test_a_router_whose_membership_has_expired_serves_while_a_node_takes_its_requests(
+def test_router_whose_membership_has_expired_serves_while_a_node_takes_its_requests(
     router: Router,
 ) -> None:
     router.members.heard(says(router.network.member()))

@@ -262,7 +262,7 @@ UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
 # one attempt
 
 
-def test_an_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -> None:
+def test_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     assert attempts.due_s == 110.0
@@ -287,13 +287,13 @@ def test_when_nobody_can_be_asked_the_desk_says_why() -> None:
     assert (attempts.due_s, picker.reported) == (math.inf, [])
 
 
-def test_a_request_whose_deadline_has_passed_is_sent_to_nobody() -> None:
+def test_request_whose_deadline_has_passed_is_sent_to_nobody() -> None:
     picker = ScriptedDesk()
     assert said(flight_at(picker).start(110.0)) == ["failed: deadline_exceeded"]
     assert (picker.reported, picker.asked_before) == ([], [])
 
 
-def test_the_budget_is_the_time_left_and_never_0() -> None:
+def test_budget_is_the_time_left_and_never_0() -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     full = Overloaded("full")
@@ -385,7 +385,7 @@ def test_when_all_have_refused_the_last_refusal_is_the_answer() -> None:
 
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
-def test_a_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshError) -> None:
+def test_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshError) -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
@@ -426,7 +426,7 @@ def test_refusals_do_not_use_up_the_attempts() -> None:
 
 
 @pytest.mark.parametrize("case", ["no token", "nobody else", "not safe", "at the deadline", "late"])
-def test_the_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
+def test_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
     error = DeadlineExceeded("late") if case == "late" else InvalidRequest("bad")
     picker = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
     picker.ample_s = 99.0
@@ -444,7 +444,7 @@ def test_what_was_never_sent_needs_no_second_opinion() -> None:
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
-def test_the_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
+def test_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
     error: CapameshError,
 ) -> None:
     picker = ScriptedDesk(opinions=9)
@@ -475,7 +475,7 @@ def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_reported_of()
 
 
 @pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN, *UNTRUE], ids=lambda error: error.code)
-def test_a_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
+def test_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
     picker = ScriptedDesk(opinions=9)
     attempts = started(picker)
     bad = InvalidRequest("bad")
@@ -485,7 +485,7 @@ def test_a_second_node_without_an_opinion_leaves_the_first_one_s(error: Capamesh
 
 
 @pytest.mark.parametrize("limit_s", [2.0, 99.0])
-def test_a_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
+def test_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
     picker = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
     attempts = started(picker)
     bad = InvalidRequest("bad")
@@ -496,7 +496,7 @@ def test_a_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: fl
     )
 
 
-def test_an_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
+def test_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
     for has_answer in (False, True):
         picker = ScriptedDesk(hedge_delay_s=1.0)
         attempts = started(picker, is_hedged=True)
@@ -533,12 +533,12 @@ def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: Capa
     )
 
 
-def test_a_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
+def test_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
     attempts = started(ScriptedDesk(), is_safe=False)
     assert fail(attempts, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
-def test_a_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
+def test_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
     picker = ScriptedDesk(opinions=9)
     attempts = started(picker)
     late = DeadlineExceeded("it waited too long")
@@ -706,7 +706,7 @@ def test_one_whose_link_is_lost_before_it_gives_a_sign_of_life_is_not_counted() 
     assert "died B" not in picker.reported
 
 
-def test_a_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
+def test_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     assert fail(attempts, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
@@ -750,7 +750,7 @@ def test_when_no_more_can_be_known_in_time_the_evidence_decides() -> None:
     assert tick(attempts, 110.0) == ["failed: request_kills"]
 
 
-def test_a_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
+def test_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
     picker = ScriptedDesk()
     picker.is_huge = True
     attempts = started(picker)
@@ -770,9 +770,7 @@ def test_what_must_not_run_twice_is_not_repeated_after_a_death() -> None:
     assert picker.reported[1:] == ["failed A link_lost 1", "died A", "unknown"]
 
 
-def test_a_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> (
-    None
-):
+def test_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> None:
     picker = ScriptedDesk("A")
     assert fail(started(picker), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
 
@@ -804,7 +802,7 @@ def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
     assert said(attempts.linked(103.5)) == ["send 2 to A, 6500 ms"]
 
 
-def test_a_client_that_leaves_waits_no_more() -> None:
+def test_client_that_leaves_waits_no_more() -> None:
     picker = ScriptedDesk("", can_wait=True)
     attempts = flight_at(picker)
     attempts.start(100.0)
@@ -830,7 +828,7 @@ def test_what_is_bound_to_a_node_that_refuses_it_is_reported_to_no_other(
 # the deadline
 
 
-def test_the_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
+def test_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
     picker = ScriptedDesk(hedge_delay_s=1.0)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 101.0)
@@ -848,14 +846,14 @@ def test_the_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
 
 
 @pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN], ids=lambda error: error.code)
-def test_a_failure_at_the_deadline_is_not_asked_elsewhere(error: CapameshError) -> None:
+def test_failure_at_the_deadline_is_not_asked_elsewhere(error: CapameshError) -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     assert fail(attempts, 0, error, 110.0) == ["failed: deadline_exceeded"]
     assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 10"])
 
 
-def test_an_answer_that_comes_before_the_late_tick_is_delivered() -> None:
+def test_answer_that_comes_before_the_late_tick_is_delivered() -> None:
     attempts = started(ScriptedDesk())
     assert answer(attempts, 0, 110.5) == ["answered by 0"]
 
@@ -863,7 +861,7 @@ def test_an_answer_that_comes_before_the_late_tick_is_delivered() -> None:
 # the hedge
 
 
-def test_a_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
+def test_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     assert attempts.due_s == 100.5
@@ -894,7 +892,7 @@ def test_no_hedge_for_what_must_not_or_shall_not_or_cannot_be(
     assert picker.hedges == 9
 
 
-def test_a_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
+def test_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
     picker = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     assert attempts.tick(100.5) == ()
@@ -912,7 +910,7 @@ def test_with_nobody_else_there_is_no_hedge_and_no_error() -> None:
     assert answer(attempts, 0, 101.0) == ["answered by 0"]
 
 
-def test_a_hedge_counts_as_an_attempt() -> None:
+def test_hedge_counts_as_an_attempt() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True, max_attempts=1)
     assert attempts.tick(100.5) == ()
@@ -924,7 +922,7 @@ def test_a_hedge_counts_as_an_attempt() -> None:
 
 
 @pytest.mark.parametrize(("loser", "winner"), [(0, 1), (1, 0)])
-def test_a_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> None:
+def test_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -941,9 +939,7 @@ def test_when_both_of_two_fail_a_third_is_asked() -> None:
     assert fail(attempts, 0, LinkLost("gone"), 102.0) == ["send 2 to C, 8000 ms"]
 
 
-def test_a_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_is_replaced() -> (
-    None
-):
+def test_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_is_replaced() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -952,7 +948,7 @@ def test_a_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_
     assert answer(attempts, 0, 102.0) == ["answered by 0"]
 
 
-def test_a_retry_alone_under_way_may_be_hedged_with_a_clock_of_its_own() -> None:
+def test_retry_alone_under_way_may_be_hedged_with_a_clock_of_its_own() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     assert len(fail(attempts, 0, LinkLost("gone"), 100.25)) == 1
@@ -975,7 +971,7 @@ def test_no_hedge_once_too_many_nodes_were_full() -> None:
 # silence
 
 
-def test_a_silent_attempt_is_reported_of_once_and_another_asked_while_it_may_still_answer() -> None:
+def test_silent_attempt_is_reported_of_once_and_another_asked_while_it_may_still_answer() -> None:
     picker = ScriptedDesk(first_byte_limit_s=0.5)
     attempts = started(picker)
     assert attempts.due_s == 100.5
@@ -1002,7 +998,7 @@ def test_where_nothing_can_be_done_about_silence_it_waits_until_the_deadline(
     assert tick(attempts, 110.0) == ["failed: deadline_exceeded", "withdraw 0"]
 
 
-def test_the_attempts_bound_silent_nodes_too() -> None:
+def test_attempts_bound_silent_nodes_too() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     attempts = started(picker)
     assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
@@ -1012,7 +1008,7 @@ def test_the_attempts_bound_silent_nodes_too() -> None:
     assert answer(attempts, 1, 104.0) == ["answered by 1", "withdraw 0", "withdraw 2"]
 
 
-def test_a_silent_attempt_is_no_reason_not_to_retry_another_s_failure() -> None:
+def test_silent_attempt_is_no_reason_not_to_retry_another_s_failure() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     attempts = started(picker)
     tick(attempts, 101.0)
@@ -1031,7 +1027,7 @@ def test_silence_while_a_hedge_may_still_answer_asks_nobody_more() -> None:
     assert picker.reported[3:] == ["silent B 1", "sent C"]
 
 
-def test_a_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
+def test_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -1040,7 +1036,7 @@ def test_a_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
     assert picker.retries == 8
 
 
-def test_a_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> None:
+def test_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> None:
     picker = ScriptedDesk(hedge_delay_s=2.0, first_byte_limit_s=1.0)
     attempts = started(picker, is_hedged=True)
     picker.limit_s = 1e9
@@ -1051,7 +1047,7 @@ def test_a_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> No
     assert tick(attempts, 104.0) == ["send 2 to C, 6000 ms"]
 
 
-def test_a_silent_attempt_without_a_retry_may_be_hedged() -> None:
+def test_silent_attempt_without_a_retry_may_be_hedged() -> None:
     picker = ScriptedDesk(retries=0, hedge_delay_s=2.0, first_byte_limit_s=1.0)
     attempts = started(picker, is_hedged=True)
     assert attempts.tick(101.0) == ()
@@ -1059,7 +1055,7 @@ def test_a_silent_attempt_without_a_retry_may_be_hedged() -> None:
     assert tick(attempts, 102.0) == ["send 1 to B, 8000 ms"]
 
 
-def test_a_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
+def test_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     attempts = started(picker)
     picker.answered_s["A"] = 100.5
@@ -1071,7 +1067,7 @@ def test_a_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
     assert picker.reported[1:] == ["silent A 3", "sent B"]
 
 
-def test_a_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
+def test_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     attempts = started(picker)
     picker.answered_s["A"] = 100.5
@@ -1090,7 +1086,7 @@ def test_answers_from_before_it_was_sent_say_nothing_of_a_node() -> None:
 # the end
 
 
-def test_a_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
+def test_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -1115,7 +1111,7 @@ def test_what_comes_after_the_end_is_ignored_and_counted_nowhere() -> None:
     assert (picker.reported, picker.retries, picker.hedges) == (reported, retries, hedges)
 
 
-def test_an_attempt_that_failed_cannot_answer_any_more() -> None:
+def test_attempt_that_failed_cannot_answer_any_more() -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     fail(attempts, 0, LinkLost("gone"), 101.0)
@@ -1124,7 +1120,7 @@ def test_an_attempt_that_failed_cannot_answer_any_more() -> None:
     assert picker.reported == ["sent A", "failed A link_lost 1", "sent B"]
 
 
-def test_the_picker_has_what_became_of_each_attempt() -> None:
+def test_picker_has_what_became_of_each_attempt() -> None:
     picker = ScriptedDesk(first_byte_limit_s=1.0)
     a, b, c = picker.replicas[:3]
     attempts = started(picker)
@@ -1384,7 +1380,7 @@ def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(REFUSALS), max_size=12), st.integers(0, 4), st.integers(0, 12))
-def test_a_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_than_allowed(
+def test_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_than_allowed(
     errors: list[CapameshError], max_refusals: int, replicas: int
 ) -> None:
     picker = ScriptedDesk("ABCDEFGHIJKL"[:replicas])
@@ -1403,7 +1399,7 @@ def test_a_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_t
     assert picker.retries == 9
 
 
-def test_the_picker_is_told_what_each_choice_is_for() -> None:
+def test_picker_is_told_what_each_choice_is_for() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]

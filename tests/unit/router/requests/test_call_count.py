@@ -121,7 +121,7 @@ class World:
 
 
 @in_virtual_time
-async def test_a_warm_request_costs_few_calls_and_frames_until_it_is_on_its_link() -> None:
+async def test_warm_request_costs_few_calls_and_frames_until_it_is_on_its_link() -> None:
     world = World()
     for _ in range(WARM):
         world.ask()

@@ -168,7 +168,7 @@ async def test_what_no_node_knows_or_has_failed_to_load_does_not_wait() -> None:
 
 
 @in_virtual_time
-async def test_a_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
+async def test_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
     fleet = Cold()
     step = call()._replace(sequence=SequenceMark("s"))
     with pytest.raises(ModelUnavailable):
@@ -201,7 +201,7 @@ async def test_where_one_node_cannot_the_next_is_asked() -> None:
 
 
 @in_virtual_time
-async def test_a_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
+async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
     fleet = Cold()
     patient, hasty = fleet.ask(allowed_s=30.0), fleet.ask(allowed_s=3.0)
     await supervisor()
@@ -222,7 +222,7 @@ async def test_a_node_that_says_when_it_has_room_is_waited_for_if_there_is_time(
 
 
 @in_virtual_time
-async def test_a_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
+async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     fleet = Cold()
     with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
         await fleet.ask(allowed_s=2.0)
@@ -279,7 +279,7 @@ async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time
 
 
 @in_virtual_time
-async def test_a_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
+async def test_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
     fleet = Cold()
     ended = linked(fleet.endpoints[0])
     ended.refusal = LinkLost("it has just ended")
@@ -296,9 +296,7 @@ def other(version: str) -> ModelOffer:
 
 
 @in_virtual_time
-async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_not_name_it() -> (
-    None
-):
+async def test_version_that_is_not_trusted_is_loaded_for_no_request_that_does_not_name_it() -> None:
     fleet = Cold("AB", owners=Owners())
     versions = [other(str(number)) for number in range(900, 950)]
     evil = fleet.away_at("X", [other("1"), *versions], invite="evil")
@@ -317,7 +315,7 @@ async def test_a_version_that_is_not_trusted_is_loaded_for_no_request_that_does_
 
 @in_virtual_time
 @pytest.mark.parametrize("answers", [True, False], ids=["lies", "never answers"])
-async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_is_asked_last(
+async def test_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_is_asked_last(
     answers: bool,
 ) -> None:
     fleet = Cold("", "m", "n", owners=Owners())
@@ -343,7 +341,7 @@ async def test_a_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invit
 
 
 @in_virtual_time
-async def test_a_load_is_over_as_soon_as_the_advert_shows_it() -> None:
+async def test_load_is_over_as_soon_as_the_advert_shows_it() -> None:
     fleet = Cold("A", "m", "n")
     asked = fleet.ask("m")
     await supervisor()
@@ -391,7 +389,7 @@ class Claimed(Cold):
     ],
     ids=lambda error: error.code,
 )
-async def test_a_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
+async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
     error: CapameshError,
 ) -> None:
     fleet = Claimed("A", failing(error))
@@ -408,7 +406,7 @@ async def test_a_node_that_fails_all_keeps_no_model_from_being_loaded_by_another
 
 
 @in_virtual_time
-async def test_the_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
+async def test_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
     fleet = Claimed("A", failing(RunFailed("the run failed")))
     asked = fleet.ask()
     await fleet.load("A")
@@ -430,7 +428,7 @@ async def test_what_may_not_run_twice_is_not_run_again_and_the_next_request_wait
 
 
 @in_virtual_time
-async def test_a_node_that_never_answers_keeps_others_from_loading_for_few_requests() -> None:
+async def test_node_that_never_answers_keeps_others_from_loading_for_few_requests() -> None:
     fleet = Claimed("A", hang)
     lost = [fleet.ask(allowed_s=2.0) for _ in range(MOST_MISSED)]
     await asyncio.sleep(1.9)
@@ -444,7 +442,7 @@ async def test_a_node_that_never_answers_keeps_others_from_loading_for_few_reque
 
 
 @in_virtual_time
-async def test_a_node_that_blames_every_caller_keeps_others_from_loading_for_few_requests() -> None:
+async def test_node_that_blames_every_caller_keeps_others_from_loading_for_few_requests() -> None:
     fleet = Claimed("A", failing(InvalidRequest("your request is wrong")))
     for _ in range(MOST_MISSED):
         assert fleet.asked() == {}
@@ -456,7 +454,7 @@ async def test_a_node_that_blames_every_caller_keeps_others_from_loading_for_few
 
 
 @in_virtual_time
-async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
+async def test_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
     None
 ):
     fleet = Claimed("A", echo)
@@ -472,7 +470,7 @@ async def test_a_node_to_which_there_is_never_a_link_does_not_count_once_a_reque
 
 
 @in_virtual_time
-async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
+async def test_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
     fleet = Claimed("A", echo)
     assert await fleet.ask() == "X"
     fleet.balancer.linked(fleet.endpoints[-1], fleet.clock())
@@ -490,7 +488,7 @@ async def test_a_node_whose_link_is_lost_is_waited_for_a_moment_before_another_i
 
 
 @in_virtual_time
-async def test_a_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
+async def test_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
     fleet = Claimed("A", echo)
     assert await fleet.ask() == "X"
     fleet.replicas[0].health.eject(fleet.clock())

@@ -132,7 +132,7 @@ async def supervisor(count: int = 1) -> None:
 
 
 @in_virtual_time
-async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
+async def test_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
     fleet = Fleet([echo])
     outcome = await infer(fleet)
     (replica,) = fleet.replicas
@@ -145,7 +145,7 @@ async def test_an_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
 
 
 @in_virtual_time
-async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> None:
+async def test_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> None:
     fleet = Fleet([hang])
     order: list[str] = []
 
@@ -166,7 +166,7 @@ async def test_an_answer_wakes_the_caller_in_the_turn_in_which_it_arrives() -> N
 
 
 @in_virtual_time
-async def test_the_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
+async def test_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
     fleet = Fleet([hang])
     task = begin(fleet)
     await supervisor()
@@ -177,7 +177,7 @@ async def test_the_request_is_counted_while_it_is_under_way_and_no_longer() -> N
 
 
 @in_virtual_time
-async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
+async def test_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
     full = failing(Overloaded("full"))
     fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], terms=ALONE)
     assert (await infer(fleet)).attempts == 3
@@ -185,7 +185,7 @@ async def test_the_budget_sent_is_the_time_that_is_left_and_never_none() -> None
 
 
 @in_virtual_time
-async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
+async def test_budget_sent_is_without_the_way_to_the_node() -> None:
     fleet = Fleet([echo])
     fleet.endpoints[0].network.rtt_s = 1.0
     await infer(fleet)
@@ -197,7 +197,7 @@ async def test_the_budget_sent_is_without_the_way_to_the_node() -> None:
 
 @pytest.mark.parametrize("error", REFUSALS, ids=code)
 @in_virtual_time
-async def test_a_refusal_moves_on_without_a_token_and_is_no_failure(error: CapameshError) -> None:
+async def test_refusal_moves_on_without_a_token_and_is_no_failure(error: CapameshError) -> None:
     fleet = Fleet([failing(error)], [failing(error)], [failing(error)], [echo])
     tokens = fleet.served().budget.balance(0.0)
     assert (await infer(fleet)).attempts == 4
@@ -221,7 +221,7 @@ async def test_when_too_many_are_full_the_softest_refusal_is_the_answer() -> Non
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=code)
 @in_virtual_time
-async def test_a_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
+async def test_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
     error: CapameshError,
 ) -> None:
     fleet = Fleet([failing(error)], [failing(error)], [echo], [echo])
@@ -235,7 +235,7 @@ async def test_a_failure_of_unknown_outcome_is_retried_elsewhere_for_a_token(
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=code)
 @in_virtual_time
-async def test_the_third_failure_of_unknown_outcome_is_the_answer(error: CapameshError) -> None:
+async def test_third_failure_of_unknown_outcome_is_the_answer(error: CapameshError) -> None:
     fleet = Fleet(*[[failing(error)]] * 4)
     with pytest.raises(type(error)) as caught:
         await infer(fleet)
@@ -265,7 +265,7 @@ async def test_one_node_alone_is_not_asked_again_after_it_failed() -> None:
 
 @pytest.mark.parametrize("error", FINAL, ids=code)
 @in_virtual_time
-async def test_the_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither(
+async def test_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither(
     error: CapameshError,
 ) -> None:
     fleet = Fleet([failing(error)], [failing(error)], [echo])
@@ -307,7 +307,7 @@ async def test_where_the_router_sees_that_a_request_is_wrong_no_other_node_is_as
 
 
 @in_virtual_time
-async def test_a_gray_node_fails_no_right_request_after_many_wrong_ones() -> None:
+async def test_gray_node_fails_no_right_request_after_many_wrong_ones() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))])
     fleet.node("B", *[failing(InvalidRequest("bad"))] * 200, echo)
     wrong = call("m", "1")._replace(inputs=(fp32("x", [1, 2, 3]),))
@@ -323,7 +323,7 @@ async def test_a_gray_node_fails_no_right_request_after_many_wrong_ones() -> Non
 
 
 @in_virtual_time
-async def test_a_node_that_was_proved_wrong_of_late_is_doubted_whatever_that_costs() -> None:
+async def test_node_that_was_proved_wrong_of_late_is_doubted_whatever_that_costs() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
     await infer(fleet)
     while fleet.served()._opinions.try_take(0.0):
@@ -360,7 +360,7 @@ async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
 
 
 @in_virtual_time
-async def test_a_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> None:
+async def test_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> None:
     fleet = Fleet([failing(DeadlineExceeded("it waited too long"))], [echo])
     fleet.replicas[0].reported(LoadReport(4, 3, 8, 0, 100_000, 0, 100_000), 0.0)
     with pytest.raises(DeadlineExceeded, match="it waited too long"):
@@ -390,7 +390,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("reply", GARBAGE)
 @in_virtual_time
-async def test_an_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
+async def test_answer_that_is_none_breaks_the_protocol(reply: Reply) -> None:
     fleet = Fleet([reply], [echo])
     assert (await infer(fleet)).attempts == 2
     (bad, _) = fleet.endpoints
@@ -494,7 +494,7 @@ BAD_ANSWERS = {
 
 @in_virtual_time
 @pytest.mark.parametrize("bad", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-async def test_an_answer_that_is_not_what_its_node_advertises_is_another_node_s_to_give(
+async def test_answer_that_is_not_what_its_node_advertises_is_another_node_s_to_give(
     bad: Answer,
 ) -> None:
     fleet = Fleet([answering(bad)], [echo])
@@ -506,14 +506,14 @@ async def test_an_answer_that_is_not_what_its_node_advertises_is_another_node_s_
 
 
 @in_virtual_time
-async def test_an_output_that_a_node_advertises_and_does_not_give_is_the_node_s_fault() -> None:
+async def test_output_that_a_node_advertises_and_does_not_give_is_the_node_s_fault() -> None:
     fleet = Fleet([answering(answer_of("1"))])
     with pytest.raises(ProtocolViolation, match="it has 0 outputs of 1"):
         await infer(fleet, call("m", "1", "y"))
 
 
 @in_virtual_time
-async def test_a_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_sent_it() -> None:
+async def test_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_sent_it() -> None:
     fleet = Fleet([echo], [echo])
     first = fleet.replicas[0]
     first.offer = replace(first.offer, outputs=())
@@ -522,7 +522,7 @@ async def test_a_node_that_does_not_advertise_the_output_that_is_asked_for_is_no
 
 
 @in_virtual_time
-async def test_a_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
+async def test_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
     fleet = Fleet([echo])
     unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800"))
     with pytest.raises(UnicodeEncodeError):
@@ -534,7 +534,7 @@ async def test_a_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
 
 
 @in_virtual_time
-async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in_that_very_call() -> (
+async def test_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in_that_very_call() -> (
     None
 ):
     fleet = Fleet([hang], [hang])
@@ -555,7 +555,7 @@ async def test_a_link_that_ends_fails_all_on_it_and_each_is_retried_elsewhere_in
 
 
 @in_virtual_time
-async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_answer() -> None:
+async def test_link_that_ends_under_a_request_that_may_not_run_twice_is_the_answer() -> None:
     fleet = Fleet()
     fleet.node("A", hang, models=(idempotent_not(offer()),))
     fleet.node("B", echo)
@@ -569,7 +569,7 @@ async def test_a_link_that_ends_under_a_request_that_may_not_run_twice_is_the_an
 
 
 @in_virtual_time
-async def test_an_asker_that_was_withdrawn_and_is_reported_all_the_same_says_nothing() -> None:
+async def test_asker_that_was_withdrawn_and_is_reported_all_the_same_says_nothing() -> None:
     fleet = Fleet([hang], [hang])
     learn(fleet)
     task = begin(fleet)
@@ -615,7 +615,7 @@ async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_wi
 
 
 @in_virtual_time
-async def test_a_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() -> None:
+async def test_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() -> None:
     fleet = Fleet([after(0.045, echo)], [after(0.045, echo)], [echo])
     learn(fleet)
     assert (await infer(fleet)).attempts == 2
@@ -626,7 +626,7 @@ async def test_a_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() 
 
 
 @in_virtual_time
-async def test_a_hedge_s_failure_leaves_the_first_to_answer() -> None:
+async def test_hedge_s_failure_leaves_the_first_to_answer() -> None:
     fleet = Fleet([after(0.04, echo)], [failing(RunFailed("crashed"))], [echo])
     learn(fleet)
     outcome = await infer(fleet)
@@ -652,7 +652,7 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
 
 
 @in_virtual_time
-async def test_a_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
+async def test_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
     fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], terms=ALONE)
     learn(fleet)
     slow = fleet.replicas[0]
@@ -664,7 +664,7 @@ async def test_a_later_attempt_s_silence_is_noticed_though_the_first_had_longer(
 
 
 @in_virtual_time
-async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
+async def test_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
     fleet = Fleet([hang], [echo], terms=ALONE)
     learn(fleet)
     fleet.links[0].load_reply = telling(LoadReport(1, 0, 8, 9, 10, 0))
@@ -678,7 +678,7 @@ async def test_a_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_ha
 
 
 @in_virtual_time
-async def test_a_silent_node_s_late_answer_still_wins() -> None:
+async def test_silent_node_s_late_answer_still_wins() -> None:
     fleet = Fleet([after(0.1, echo)], [hang], terms=ALONE)
     learn(fleet)
     outcome = await infer(fleet)
@@ -692,7 +692,7 @@ async def test_a_silent_node_s_late_answer_still_wins() -> None:
 
 
 @in_virtual_time
-async def test_the_deadline_ends_the_wait_and_withdraws_all() -> None:
+async def test_deadline_ends_the_wait_and_withdraws_all() -> None:
     fleet = Fleet([hang], [hang], [hang])
     learn(fleet)
     with pytest.raises(DeadlineExceeded, match=r"before the request's deadline, from [23] nodes"):
@@ -704,7 +704,7 @@ async def test_the_deadline_ends_the_wait_and_withdraws_all() -> None:
 
 
 @in_virtual_time
-async def test_a_deadline_that_has_passed_reaches_no_node() -> None:
+async def test_deadline_that_has_passed_reaches_no_node() -> None:
     fleet = Fleet([echo])
     with pytest.raises(DeadlineExceeded):
         await infer(fleet, allowed_s=0.0)
@@ -713,7 +713,7 @@ async def test_a_deadline_that_has_passed_reaches_no_node() -> None:
 
 
 @in_virtual_time
-async def test_a_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
+async def test_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
     fleet = Fleet([hang], [hang])
     learn(fleet)
     task = begin(fleet)
@@ -732,7 +732,7 @@ async def test_a_caller_that_leaves_withdraws_all_that_is_under_way() -> None:
 
 @pytest.mark.parametrize("is_failure", [False, True])
 @in_virtual_time
-async def test_a_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_silence(
+async def test_caller_that_leaves_in_the_turn_of_the_outcome_is_cancelled_in_silence(
     is_failure: bool,
 ) -> None:
     complaints: list[dict[str, Any]] = []
@@ -768,9 +768,7 @@ async def test_replicas_that_cannot_be_reached_are_not_the_same_as_no_replicas()
 
 
 @in_virtual_time
-async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_which_it_is_up() -> (
-    None
-):
+async def test_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_which_it_is_up() -> None:
     fleet = Fleet([echo], [echo])
     for link in list(fleet.links):
         link.end("the router was frozen")
@@ -789,7 +787,7 @@ async def test_a_request_waits_for_the_next_link_and_is_sent_in_the_turn_in_whic
 
 
 @in_virtual_time
-async def test_a_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -> None:
+async def test_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -> None:
     fleet = Fleet([hang])
     task = begin(fleet)
     await asyncio.sleep(0.05)
@@ -802,7 +800,7 @@ async def test_a_lone_node_whose_link_broke_is_asked_again_over_the_next_one() -
 
 
 @in_virtual_time
-async def test_a_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_link() -> None:
+async def test_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_link() -> None:
     fleet = Fleet()
     fleet.view.apply([Joined(advert("V"))])
     fleet.view.visit(Endpoint(PeerId("V"), "dialled-in-1"))
@@ -860,7 +858,7 @@ async def test_while_a_link_was_lost_of_late_its_node_is_waited_for_as_long_as_a
 
 @pytest.mark.parametrize("is_linked", [False, True])
 @in_virtual_time
-async def test_a_model_that_its_node_loads_again_is_waited_for(is_linked: bool) -> None:
+async def test_model_that_its_node_loads_again_is_waited_for(is_linked: bool) -> None:
     fleet = Fleet([echo])
     await infer(fleet)
     if not is_linked:
@@ -881,7 +879,7 @@ async def test_a_model_that_its_node_loads_again_is_waited_for(is_linked: bool) 
 
 
 @in_virtual_time
-async def test_a_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
+async def test_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     fleet = Fleet([echo])
@@ -911,7 +909,7 @@ async def test_only_so_many_wait_for_a_link_and_the_others_fail_at_once() -> Non
 
 
 @in_virtual_time
-async def test_a_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_behind() -> None:
+async def test_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_behind() -> None:
     fleet = Fleet([echo])
     fleet.links[0].end("reset")
     task = begin(fleet)
@@ -942,7 +940,7 @@ async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_ar
 
 
 @in_virtual_time
-async def test_a_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answered() -> None:
+async def test_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answered() -> None:
     fleet = Fleet([hang])
     reported: list[str] = []
     tasks = [begin(fleet) for _ in range(3)]
@@ -1008,7 +1006,7 @@ async def test_what_must_not_run_twice_goes_elsewhere_when_it_was_refused(case: 
 
 @pytest.mark.parametrize("case", ["sequence", "copy"])
 @in_virtual_time
-async def test_a_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str) -> None:
+async def test_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str) -> None:
     fleet, asked, named = once(case, failing(Overloaded("full", 0.25)), echo)
     with pytest.raises(Overloaded) as caught:
         await infer(fleet, asked, **named)
@@ -1018,7 +1016,7 @@ async def test_a_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str
 
 @pytest.mark.parametrize("error", REFUSALS, ids=code)
 @in_virtual_time
-async def test_a_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_state(
+async def test_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_state(
     error: CapameshError,
 ) -> None:
     fleet, asked, named = once("sequence", failing(error), echo)
@@ -1032,7 +1030,7 @@ async def test_a_sequence_that_its_node_refuses_reaches_no_node_that_lacks_its_s
 
 
 @in_virtual_time
-async def test_a_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_as_a_mistake() -> (
+async def test_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_as_a_mistake() -> (
     None
 ):
     unknown = failing(SequenceUnknown("it has not started here"))
@@ -1073,7 +1071,7 @@ async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
 
 
 @in_virtual_time
-async def test_a_copy_s_failures_are_in_no_metric() -> None:
+async def test_copy_s_failures_are_in_no_metric() -> None:
     fleet = Fleet([failing(RunFailed("crashed"))])
     with pytest.raises(RunFailed):
         await infer(fleet, is_copy=True)
@@ -1148,7 +1146,7 @@ ENDINGS: dict[str, tuple[list[Reply], Callable[[Fleet], object], str]] = {
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_a_request_s_body_is_let_go_of_at_its_end_without_the_collector(name: str) -> None:
+def test_request_s_body_is_let_go_of_at_its_end_without_the_collector(name: str) -> None:
     scripts, prepare, expected = ENDINGS[name]
 
     @in_virtual_time
@@ -1269,7 +1267,7 @@ def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_ov
 
 
 @in_virtual_time
-async def test_a_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_flight() -> None:
+async def test_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_flight() -> None:
     fleet = Fleet([hang])
     fleet.links[0].end("frozen")
     reports: list[dict[str, Any]] = []

@@ -70,7 +70,7 @@ class World:
 
 
 @in_virtual_time
-async def test_a_request_is_answered_and_counted_once() -> None:
+async def test_request_is_answered_and_counted_once() -> None:
     world = World(echo)
     world.submit(timeout=2_000_000, priority=3)
     assert await world.settled() == ["answered by A"]
@@ -80,7 +80,7 @@ async def test_a_request_is_answered_and_counted_once() -> None:
 
 
 @in_virtual_time
-async def test_a_request_without_parameters_has_the_routers_time_and_the_default_priority() -> None:
+async def test_request_without_parameters_has_the_routers_time_and_the_default_priority() -> None:
     world = World(hang)
     world.submit()
     assert world.fleet.links[0].budgets_ms == [30_000]
@@ -89,7 +89,7 @@ async def test_a_request_without_parameters_has_the_routers_time_and_the_default
 
 @pytest.mark.parametrize("is_explained", [False, True])
 @in_virtual_time
-async def test_an_error_is_counted_and_explained_if_that_was_asked_for(is_explained: bool) -> None:
+async def test_error_is_counted_and_explained_if_that_was_asked_for(is_explained: bool) -> None:
     world = World(failing(Overloaded("full", 1.0)), is_explained=is_explained)
     world.submit()
     why = ", version 1" if is_explained else ""
@@ -106,7 +106,7 @@ async def test_parameters_that_mean_nothing_are_the_callers_fault() -> None:
 
 
 @in_virtual_time
-async def test_a_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> None:
+async def test_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> None:
     world = World(failing(Overloaded("full", 1.0)))
     world.submit()
     world.shut_out = "the token has expired"
@@ -114,7 +114,7 @@ async def test_a_peers_failure_after_the_router_was_shut_out_is_told_as_that() -
 
 
 @in_virtual_time
-async def test_a_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
+async def test_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
     world = World(echo)
 
     def crash(*_: object) -> None:
@@ -127,7 +127,7 @@ async def test_a_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
 
 
 @in_virtual_time
-async def test_a_request_that_is_cancelled_is_withdrawn_and_says_nothing() -> None:
+async def test_request_that_is_cancelled_is_withdrawn_and_says_nothing() -> None:
     world = World(hang)
     world.submit()
     for _ in range(2):
@@ -138,7 +138,7 @@ async def test_a_request_that_is_cancelled_is_withdrawn_and_says_nothing() -> No
 
 
 @in_virtual_time
-async def test_a_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
+async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
     world = World(echo)
     world.fleet.links[0].refusal = Overloaded("full", 1.0)
     world.submit()

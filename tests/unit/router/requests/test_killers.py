@@ -58,7 +58,7 @@ def test_one_death_is_not_enough_and_two_of_the_same_are() -> None:
     assert killers.is_barred(target(1.0), FLEET, 20.0)
 
 
-def test_a_verdict_lasts_a_minute_then_ten_then_an_hour() -> None:
+def test_verdict_lasts_a_minute_then_ten_then_an_hour() -> None:
     killers, now_s = Killers(), 0.0
     for lasts_s in (60.0, 600.0, 3600.0):
         killers.note(target(1.0), 2, BOTH, now_s)
@@ -90,7 +90,7 @@ def test_one_node_s_word_bars_nothing_that_another_might_run() -> None:
     assert not killers.is_barred(target(1.0), replicas(A, B, Witness(PeerId("D"), "two")), 10.0)
 
 
-def test_an_answer_to_the_very_request_lifts_the_bar() -> None:
+def test_answer_to_the_very_request_lifts_the_bar() -> None:
     killers = Killers()
     killers.note(target(1.0), 2, BOTH, 10.0)
     killers.answered(target(2.0), 11.0)
@@ -100,7 +100,7 @@ def test_an_answer_to_the_very_request_lifts_the_bar() -> None:
     assert not killers.is_barred(target(1.0), FLEET, 11.0)
 
 
-def test_a_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
+def test_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killers = Killers()

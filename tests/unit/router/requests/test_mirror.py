@@ -10,7 +10,7 @@ V1, V3 = ModelVersion("1"), ModelVersion("3")
 KEYS = [f"sequence {index}" for index in range(2000)]
 
 
-def test_a_share_of_the_requests_is_mirrored() -> None:
+def test_share_of_the_requests_is_mirrored() -> None:
     mirror = Mirror(MirrorRule(V3, 0.1))
     assert mirror.wants(Draws(0.099))
     assert not mirror.wants(Draws(0.1))
@@ -29,7 +29,7 @@ def test_what_the_shadow_serves_itself_is_not_mirrored() -> None:
     assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.0), served=V1)
 
 
-def test_a_slow_shadow_gets_no_more_than_so_many_copies_at_a_time() -> None:
+def test_slow_shadow_gets_no_more_than_so_many_copies_at_a_time() -> None:
     mirror = Mirror(MirrorRule(V3, 1.0), most=2)
     mirror.began()
     mirror.began()

@@ -31,7 +31,7 @@ def reported(
     )
 
 
-def test_the_hint_is_the_next_attempt_at_a_link_of_a_node_that_may_have_it() -> None:
+def test_hint_is_the_next_attempt_at_a_link_of_a_node_that_may_have_it() -> None:
     dear, soon, late = (
         replica(name, price=price) for name, price in zip("abc", (9, 1, 1), strict=True)
     )

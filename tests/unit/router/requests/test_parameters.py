@@ -16,14 +16,14 @@ from capamesh.router.requests.parameters import priority_of, sequence_of, time_a
         ({"timeout": 90_000_000}, 30.0),
     ],
 )
-def test_the_time_allowed_is_the_callers_but_no_longer_than_the_routers(
+def test_time_allowed_is_the_callers_but_no_longer_than_the_routers(
     parameters: dict[str, object], seconds: float
 ) -> None:
     assert time_allowed_s(parameters, 30.0) == seconds
 
 
 @pytest.mark.parametrize("wrong", [True, -1, 1.5, "1", []])
-def test_a_time_that_is_none_is_refused(wrong: object) -> None:
+def test_time_that_is_none_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
         time_allowed_s({"timeout": wrong}, 30.0)
 
@@ -37,14 +37,14 @@ def test_a_time_that_is_none_is_refused(wrong: object) -> None:
         ({"priority": 255}, 255),
     ],
 )
-def test_a_priority_is_the_callers_and_the_middle_without_one(
+def test_priority_is_the_callers_and_the_middle_without_one(
     parameters: dict[str, object], priority: int
 ) -> None:
     assert priority_of(parameters) == priority
 
 
 @pytest.mark.parametrize("wrong", [True, -1, 256, 1.0, "1"])
-def test_a_priority_that_is_none_is_refused(wrong: object) -> None:
+def test_priority_that_is_none_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidRequest, match="priority"):
         priority_of({"priority": wrong})
 
@@ -61,7 +61,7 @@ def test_a_priority_that_is_none_is_refused(wrong: object) -> None:
         ({"sequence_id": 0, "sequence_start": False}, None),
     ],
 )
-def test_a_sequence_is_named_by_its_id_and_its_marks(
+def test_sequence_is_named_by_its_id_and_its_marks(
     parameters: dict[str, object], mark: SequenceMark | None
 ) -> None:
     assert sequence_of(parameters) == mark
@@ -81,6 +81,6 @@ def test_a_sequence_is_named_by_its_id_and_its_marks(
         {"sequence_id": 1, "sequence_end": "true"},
     ],
 )
-def test_a_sequence_that_is_none_is_refused(wrong: dict[str, object]) -> None:
+def test_sequence_that_is_none_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match="sequence"):
         sequence_of(wrong)

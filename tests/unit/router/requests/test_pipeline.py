@@ -18,7 +18,7 @@ def controller(fleet: Fleet) -> AdmissionController:
 
 
 @in_virtual_time
-async def test_a_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_wants_more() -> None:
+async def test_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_wants_more() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))])
     with pytest.raises(InvalidRequest):
         await fleet.infer(call(), NO_OPTIONS, 30.0)
@@ -30,7 +30,7 @@ async def test_a_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_want
 
 
 @in_virtual_time
-async def test_a_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
+async def test_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
     fleet = Fleet([echo])
     fleet.dispatch.killers = SimpleNamespace(  # type: ignore[assignment]
         is_empty=False, is_barred=lambda *_: True
@@ -41,7 +41,7 @@ async def test_a_request_that_kills_gives_its_permit_back_though_it_was_never_se
 
 
 @in_virtual_time
-async def test_a_policy_that_cannot_be_made_gives_the_permit_back() -> None:
+async def test_policy_that_cannot_be_made_gives_the_permit_back() -> None:
     fleet = Fleet([echo])
     with pytest.raises(Exception, match="no-such-policy"):
         await fleet.infer(call(), RoutingOptions(policy="no-such-policy"), 30.0)

@@ -72,7 +72,7 @@ def target(value: float) -> InferCall:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @in_virtual_time
-async def test_a_killer_ends_two_workers_is_reported_so_and_never_sent_again(count: int) -> None:
+async def test_killer_ends_two_workers_is_reported_so_and_never_sent_again(count: int) -> None:
     mortal = Mortal(count)
     assert await mortal.infer(1.0) == "ok"
     assert await mortal.infer(1000.0) == "request_kills"

@@ -85,9 +85,7 @@ def shadowed(fleet: Fleet, *scripts: Any) -> tuple[FakeLink, FakeLink]:
 
 
 @in_virtual_time
-async def test_the_newest_version_is_asked_unless_one_is_named_and_the_node_is_reported_which() -> (
-    None
-):
+async def test_newest_version_is_asked_unless_one_is_named_and_the_node_is_reported_which() -> None:
     fleet = Fleet()
     one, two = shadowed(fleet)
     assert await infer(fleet) == "B"
@@ -116,7 +114,7 @@ async def test_outputs_that_no_replica_has_are_refused_before_anything_is_sent()
 
 
 @in_virtual_time
-async def test_the_rules_split_requests_among_versions_and_keep_a_key_on_one() -> None:
+async def test_rules_split_requests_among_versions_and_keep_a_key_on_one() -> None:
     fleet = Fleet(rules=RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0)))))
     shadowed(fleet)
     answered = Counter([await infer(fleet) for _ in range(400)])
@@ -216,7 +214,7 @@ async def test_when_no_version_is_well_one_that_can_be_asked_at_all_goes_before_
 
 
 @in_virtual_time
-async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
+async def test_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, after(0.5, failing(RunFailed("bad"))))
     fleet.replicas[1].health.eject(fleet.clock(), "an outlier")
@@ -226,7 +224,7 @@ async def test_a_version_whose_only_node_is_ejected_gets_nothing_in_its_trials()
 
 
 @in_virtual_time
-async def test_a_version_whose_only_node_is_well_again_is_asked_again_by_the_clock_alone() -> None:
+async def test_version_whose_only_node_is_well_again_is_asked_again_by_the_clock_alone() -> None:
     fleet = Fleet()
     shadowed(fleet)
     fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
@@ -236,7 +234,7 @@ async def test_a_version_whose_only_node_is_well_again_is_asked_again_by_the_clo
 
 
 @in_virtual_time
-async def test_a_version_whose_only_node_recovers_gets_a_share_of_the_requests() -> None:
+async def test_version_whose_only_node_recovers_gets_a_share_of_the_requests() -> None:
     fleet = Fleet()
     shadowed(fleet)
     fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
@@ -246,7 +244,7 @@ async def test_a_version_whose_only_node_recovers_gets_a_share_of_the_requests()
 
 
 @in_virtual_time
-async def test_a_replica_that_recovers_gets_a_share_of_the_requests() -> None:
+async def test_replica_that_recovers_gets_a_share_of_the_requests() -> None:
     fleet = Fleet([echo], [echo])
     fleet.endpoints[0].health.failed(fleet.clock(), is_hard=True, cause="a test")
     await asyncio.sleep(INHIBITED_S + RAMP_S / 2)
@@ -280,7 +278,7 @@ async def test_who_waits_looks_again_when_a_hold_is_over() -> None:
 
 
 @in_virtual_time
-async def test_a_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another_node_s() -> None:
+async def test_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another_node_s() -> None:
     fleet = Fleet([echo], [echo])
     for link in list(fleet.links):
         link.end("frozen")
@@ -295,7 +293,7 @@ async def test_a_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another
 
 
 @in_virtual_time
-async def test_a_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_process_or_not() -> None:
+async def test_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_process_or_not() -> None:
     for process in (b"first", b"second"):
         fleet = Fleet()
         fleet.view.apply([Joined(advert("A"))])
@@ -318,7 +316,7 @@ async def test_a_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_proce
 
 
 @in_virtual_time
-async def test_the_newest_version_answers_again_once_its_node_is_back() -> None:
+async def test_newest_version_answers_again_once_its_node_is_back() -> None:
     fleet = Fleet()
     shadowed(fleet)
     killed(fleet)
@@ -328,7 +326,7 @@ async def test_the_newest_version_answers_again_once_its_node_is_back() -> None:
 
 
 @in_virtual_time
-async def test_a_version_that_a_request_names_is_not_replaced_by_another() -> None:
+async def test_version_that_a_request_names_is_not_replaced_by_another() -> None:
     fleet = Fleet()
     shadowed(fleet)
     killed(fleet)
@@ -358,7 +356,7 @@ async def test_versions_are_passed_by_one_by_one_and_the_newest_tells_why_none_c
 
 @pytest.mark.parametrize("error", [LinkLost("gone"), Draining("bye"), ModelUnavailable("loading")])
 @in_virtual_time
-async def test_a_request_whose_version_is_lost_under_it_is_answered_by_another(
+async def test_request_whose_version_is_lost_under_it_is_answered_by_another(
     error: CapameshError,
 ) -> None:
     fleet = Fleet()
@@ -388,7 +386,7 @@ async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> No
 
 
 @in_virtual_time
-async def test_a_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> None:
+async def test_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, failing(Overloaded("full")))
     with pytest.raises(Overloaded):
@@ -445,7 +443,7 @@ async def test_who_waits_for_a_link_takes_the_first_of_any_version() -> None:
 
 @pytest.mark.parametrize("put_out", OUT)
 @in_virtual_time
-async def test_the_weight_of_a_version_that_is_out_is_spread_over_the_others(
+async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(
     put_out: Callable[[Fleet], None],
 ) -> None:
     weights = ((V1, 3.0), (V2, 90.0), (ModelVersion("3"), 1.0))
@@ -496,7 +494,7 @@ async def test_what_the_gate_refuses_reaches_no_node_and_says_when_to_come_again
 
 
 @in_virtual_time
-async def test_a_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
+async def test_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
     fleet = Fleet([echo])
     fleet.replicas[0].reported(FULL._replace(in_flight=7, queue_us=0), 0.0)
     with pytest.raises(Overloaded):
@@ -506,7 +504,7 @@ async def test_a_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
 
 
 @in_virtual_time
-async def test_a_node_s_refusal_reaches_the_gate_also_after_its_model_was_away() -> None:
+async def test_node_s_refusal_reaches_the_gate_also_after_its_model_was_away() -> None:
     fleet = Fleet([failing(Overloaded("full", 0.5)), hang])
     fleet.node("Z", models=(offer(version="2"),))  # so that the model itself stays
     with pytest.raises(Overloaded):
@@ -533,7 +531,7 @@ async def test_a_node_s_refusal_reaches_the_gate_also_after_its_model_was_away()
 
 
 @in_virtual_time
-async def test_a_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -> None:
+async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -> None:
     fleet = Fleet()
     shadowed(fleet, hang)
     task = asyncio.create_task(infer(fleet, call("m", "1")))
@@ -553,7 +551,7 @@ async def test_a_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way()
     "script", [echo, failing(InvalidRequest("bad")), failing(RunFailed("crashed")), garbage(), hang]
 )
 @in_virtual_time
-async def test_the_gate_counts_each_request_until_it_ends_whichever_way(script: Any) -> None:
+async def test_gate_counts_each_request_until_it_ends_whichever_way(script: Any) -> None:
     fleet = Fleet([after(0.5, script)])
     task = asyncio.create_task(infer(fleet, allowed_s=1.0))
     await asyncio.sleep(0.1)
@@ -568,7 +566,7 @@ async def test_the_gate_counts_each_request_until_it_ends_whichever_way(script: 
 
 
 @in_virtual_time
-async def test_a_sequence_always_goes_by_affinity_and_is_bound() -> None:
+async def test_sequence_always_goes_by_affinity_and_is_bound() -> None:
     fleet = Fleet(*[[echo]] * 6)
     fleet.served()
     shapes: list[RequestShape] = []
@@ -592,7 +590,7 @@ async def test_a_sequence_always_goes_by_affinity_and_is_bound() -> None:
 
 
 @in_virtual_time
-async def test_a_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_node() -> None:
+async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_node() -> None:
     for reply in (failing(LinkLost("gone")), failing(Overloaded("full")), after(1.0, echo)):
         fleet = Fleet(*[[reply]] * 4)
         served = fleet.served()
@@ -607,9 +605,7 @@ async def test_a_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_
 
 
 @in_virtual_time
-async def test_the_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_hedged() -> (
-    None
-):
+async def test_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_hedged() -> None:
     fleet = Fleet(*[[after(0.04, echo)]] * 3)
     served = fleet.served()
     for _ in range(400):
@@ -626,7 +622,7 @@ async def test_the_requests_of_a_key_stay_at_its_node_however_slow_while_others_
 
 
 @in_virtual_time
-async def test_a_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
+async def test_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
     fleet = Fleet(*[[echo]] * 3)
     await infer(fleet, options=RoutingOptions(affinity="k"))
     assert set(fleet.policies) == {"in-order", "affinity"}
@@ -663,7 +659,7 @@ async def test_what_a_request_would_meet_is_explained_as_it_would_be_chosen() ->
 
 
 @in_virtual_time
-async def test_a_copy_goes_to_the_shadow_with_the_lowest_rank_and_its_answer_is_dropped() -> None:
+async def test_copy_goes_to_the_shadow_with_the_lowest_rank_and_its_answer_is_dropped() -> None:
     fleet = Fleet(rules=MIRRORED)
     one, two = shadowed(fleet)
     assert await infer(fleet, call("m", "1")) == "A"
@@ -678,7 +674,7 @@ async def test_a_copy_goes_to_the_shadow_with_the_lowest_rank_and_its_answer_is_
 
 
 @in_virtual_time
-async def test_a_shadow_that_fails_hangs_or_is_not_there_costs_the_request_nothing() -> None:
+async def test_shadow_that_fails_hangs_or_is_not_there_costs_the_request_nothing() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     for reply in (hang, failing(RunFailed("crashed")), failing(Overloaded("full")), garbage()):
@@ -716,7 +712,7 @@ async def test_no_more_than_so_many_copies_are_under_way_however_fast_requests_c
 
 
 @in_virtual_time
-async def test_a_copy_is_dropped_when_the_shadow_is_full_and_is_counted_apart() -> None:
+async def test_copy_is_dropped_when_the_shadow_is_full_and_is_counted_apart() -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet)
     fleet.view.replicas(M, V2)[0].reported(FULL, 0.0)
@@ -728,7 +724,7 @@ async def test_a_copy_is_dropped_when_the_shadow_is_full_and_is_counted_apart() 
 
 
 @in_virtual_time
-async def test_a_copy_goes_nowhere_that_its_request_may_not() -> None:
+async def test_copy_goes_nowhere_that_its_request_may_not() -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet)
     trusted = RoutingOptions(Constraints(peers=frozenset({PeerId("A"), PeerId("C")})))
@@ -742,7 +738,7 @@ async def test_a_copy_goes_nowhere_that_its_request_may_not() -> None:
 
 
 @in_virtual_time
-async def test_a_copied_sequence_stays_together_at_the_shadow() -> None:
+async def test_copied_sequence_stays_together_at_the_shadow() -> None:
     fleet = Fleet(rules=MIRRORED)
     fleet.node("A", models=(offer(version="1"),))
     shadows = [fleet.node(peer, models=(offer(version="2"),)) for peer in "BCDE"]
@@ -845,7 +841,7 @@ def end(ask: Ask) -> None:
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 @in_virtual_time
-async def test_an_explanation_changes_nothing(policy: str) -> None:
+async def test_explanation_changes_nothing(policy: str) -> None:
     """Not where the requests that follow it go, nor to which version."""
 
     async def answered_by(*, is_explained: bool) -> list[tuple[str, str]]:
@@ -875,7 +871,7 @@ async def test_an_explanation_changes_nothing(policy: str) -> None:
 
 
 @in_virtual_time
-async def test_an_explanation_names_whom_the_next_request_goes_to() -> None:
+async def test_explanation_names_whom_the_next_request_goes_to() -> None:
     fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")
     foreseen = [fleet.routing.explain(M, V1, NO_OPTIONS).chosen for _ in range(3)]
     assert foreseen == [foreseen[0]] * 3

@@ -43,7 +43,7 @@ async def test_what_ends_a_job_is_reported() -> None:
     assert await done is error
 
 
-async def test_a_cancelled_job_is_reported_nothing_and_takes_no_more_steps() -> None:
+async def test_cancelled_job_is_reported_nothing_and_takes_no_more_steps() -> None:
     log: list[str] = []
     slices = Slices()
     job = slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
@@ -56,7 +56,7 @@ async def test_a_cancelled_job_is_reported_nothing_and_takes_no_more_steps() -> 
     assert len(slices) == 0
 
 
-async def test_a_closed_one_stops_all() -> None:
+async def test_closed_one_stops_all() -> None:
     log: list[str] = []
     slices = Slices()
     slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
@@ -65,7 +65,7 @@ async def test_a_closed_one_stops_all() -> None:
     assert (log, len(slices)) == ([], 0)
 
 
-async def test_a_crash_in_what_one_job_tells_stops_no_other() -> None:
+async def test_crash_in_what_one_job_tells_stops_no_other() -> None:
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, object]] = []
     loop.set_exception_handler(lambda _, what: complaints.append(what))

@@ -18,7 +18,7 @@ KEYS = [f"sequence {index}" for index in range(2000)]
 
 
 @pytest.mark.parametrize(("draw", "version"), [(0.0, V1), (0.899, V1), (0.9, V2), (0.999999, V2)])
-def test_a_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
+def test_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
     assert SPLIT.pick(ALL, Draws(draw)) == version
 
 
@@ -27,19 +27,19 @@ def test_versions_get_their_weights_of_the_requests() -> None:
     assert Counter(SPLIT.pick(ALL, rng) for _ in range(2000)) == {V1: 1802, V2: 198}
 
 
-def test_a_version_that_is_asked_for_always_wins() -> None:
+def test_version_that_is_asked_for_always_wins() -> None:
     assert SPLIT.pick(ALL, Draws(), asked=V3, key="k") == V3
     assert SPLIT.pick((), Draws(), asked=ModelVersion("9")) == "9"
 
 
-def test_the_weight_of_a_version_that_nobody_replicas_is_spread() -> None:
+def test_weight_of_a_version_that_nobody_replicas_is_spread() -> None:
     split = VersionSplit([(V1, 50.0), (V2, 25.0), (V3, 25.0)])
     assert split.pick((V2, V3), Draws(0.49)) == V2
     assert split.pick((V2, V3), Draws(0.51)) == V3
     assert split.pick((V3,), Draws()) == V3
 
 
-def test_a_split_tells_which_versions_have_a_weight() -> None:
+def test_split_tells_which_versions_have_a_weight() -> None:
     assert [SPLIT.has(version) for version in (V1, V2, V3)] == [True, True, False]
     assert not VersionSplit().has(V1)
 
@@ -50,7 +50,7 @@ def test_without_a_hosted_version_of_weight_the_newest_is_asked() -> None:
     assert VersionSplit().pick(ALL, Draws()) == NEWEST
 
 
-def test_a_key_stays_on_its_version_and_keys_are_split_by_weight() -> None:
+def test_key_stays_on_its_version_and_keys_are_split_by_weight() -> None:
     picked = [SPLIT.pick(ALL, Draws(), key=key) for key in KEYS]
     assert picked == [SPLIT.pick(reversed_of(ALL), Draws(), key=key) for key in KEYS]
     assert Counter(picked) == {V1: 1801, V2: 199}
@@ -65,7 +65,7 @@ def test_more_weight_moves_keys_only_towards_it() -> None:
     assert moves[V1, V2] == pytest.approx(0.4 * len(KEYS), rel=0.1)
 
 
-def test_a_version_that_goes_moves_only_its_own_keys() -> None:
+def test_version_that_goes_moves_only_its_own_keys() -> None:
     split = VersionSplit([(V1, 1.0), (V2, 1.0), (V3, 1.0)])
     for key in KEYS[:300]:
         before = split.pick(ALL, Draws(), key=key)
@@ -74,7 +74,7 @@ def test_a_version_that_goes_moves_only_its_own_keys() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(ALL), st.floats(0, 1e6)), st.text(), st.integers(0, 9))
-def test_the_pick_is_hosted_and_has_weight(
+def test_pick_is_hosted_and_has_weight(
     weights: dict[ModelVersion, float], key: str, seed: int
 ) -> None:
     hosted = (V2, V3)

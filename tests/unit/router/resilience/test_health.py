@@ -21,7 +21,7 @@ def ejected(now_s: float = 0.0) -> Health:
     return health
 
 
-def test_a_new_one_is_in_full_use() -> None:
+def test_new_one_is_in_full_use() -> None:
     health = Health()
     assert health.is_full
     assert health.may_send(0.0)
@@ -48,7 +48,7 @@ def test_one_hard_failure_inhibits_for_five_seconds_and_a_ramp_follows() -> None
     assert health.state(17.0) is CLOSED
 
 
-def test_a_probes_answer_ends_an_inhibition_at_once() -> None:
+def test_probes_answer_ends_an_inhibition_at_once() -> None:
     health = Health()
     health.failed(0.0, is_hard=True)
     health.probed(1.0)
@@ -68,14 +68,14 @@ def test_who_was_away_for_a_blip_returns_without_a_ramp() -> None:
     assert health.is_full
 
 
-def test_a_late_answer_shows_that_a_silent_one_is_there() -> None:
+def test_late_answer_shows_that_a_silent_one_is_there() -> None:
     health = Health()
     health.failed(0.0, is_hard=True, cause="silent")
     health.answered(3.0)
     assert health.state(3.0) is RAMPING
 
 
-def test_a_probes_answer_is_not_believed_at_once_when_requests_fail_again() -> None:
+def test_probes_answer_is_not_believed_at_once_when_requests_fail_again() -> None:
     health = Health()
     health.failed(0.0, is_hard=True)
     health.probed(0.1)
@@ -92,7 +92,7 @@ def test_a_probes_answer_is_not_believed_at_once_when_requests_fail_again() -> N
     assert health.may_send(1.71)
 
 
-def test_a_probes_answer_says_nothing_of_a_model_that_fails() -> None:
+def test_probes_answer_says_nothing_of_a_model_that_fails() -> None:
     health = Health()
     health.failed(0.0, is_hard=False)
     assert not health.probe_due(0.09)
@@ -109,7 +109,7 @@ def test_soft_failures_inhibit_shortly_and_longer_each_time() -> None:
     assert health.reason == "a run failed"
 
 
-def test_an_answer_begins_the_row_of_failures_anew() -> None:
+def test_answer_begins_the_row_of_failures_anew() -> None:
     health = Health()
     for at_s in range(20):
         health.failed(at_s, is_hard=False)
@@ -118,7 +118,7 @@ def test_an_answer_begins_the_row_of_failures_anew() -> None:
     assert health.state(20.0) is not EJECTED
 
 
-def test_a_lost_link_that_fails_a_hundred_requests_is_one_failure() -> None:
+def test_lost_link_that_fails_a_hundred_requests_is_one_failure() -> None:
     one, hundred = Health(), Health()
     one.failed(0.0, is_hard=True)
     for _ in range(100):
@@ -129,7 +129,7 @@ def test_a_lost_link_that_fails_a_hundred_requests_is_one_failure() -> None:
     assert hundred.share(0.5) == one.share(0.5)
 
 
-def test_a_hard_failure_makes_a_soft_inhibition_hard() -> None:
+def test_hard_failure_makes_a_soft_inhibition_hard() -> None:
     health = Health()
     health.failed(0.0, is_hard=False)
     health.failed(0.05, is_hard=True, cause="link lost")
@@ -161,7 +161,7 @@ def test_time_does_not_end_an_inhibition_while_probes_are_asked_and_none_is_answ
     assert health.state(8.57) is RAMPING  # nobody asks any more: its link is down
 
 
-def test_a_probe_that_is_answered_late_ends_an_inhibition_all_the_same() -> None:
+def test_probe_that_is_answered_late_ends_an_inhibition_all_the_same() -> None:
     health = Health()
     health.failed(0.0, is_hard=True)
     health.probe_asked(4.9)
@@ -195,7 +195,7 @@ def test_each_healthy_interval_takes_one_from_the_count_of_ejections() -> None:
     assert health._until_s == pytest.approx(430.0)
 
 
-def test_a_trial_lets_few_through_and_one_answer_ends_an_ejection_for_failures_in_a_row() -> None:
+def test_trial_lets_few_through_and_one_answer_ends_an_ejection_for_failures_in_a_row() -> None:
     health = ejected()
     assert not health.may_send(4.49)
     assert health.may_send(4.5)
@@ -205,7 +205,7 @@ def test_a_trial_lets_few_through_and_one_answer_ends_an_ejection_for_failures_i
     assert health.state(4.5) is RAMPING
 
 
-def test_a_failed_trial_waits_for_the_next() -> None:
+def test_failed_trial_waits_for_the_next() -> None:
     health = ejected()
     health.failed(4.6, is_hard=False)
     assert health.state(4.6) is EJECTED
@@ -222,7 +222,7 @@ def test_answers_to_requests_sent_before_an_ejection_do_not_end_it() -> None:
     assert not health.may_send(1.0)
 
 
-def test_an_outlier_needs_three_answers_in_a_row_to_return() -> None:
+def test_outlier_needs_three_answers_in_a_row_to_return() -> None:
     health = Health()
     health.eject(0.0)
     health.answered(2.6)
@@ -255,7 +255,7 @@ def test_who_refused_is_avoided_for_the_time_it_reported_within_bounds() -> None
     assert health.state(60.0) is CLOSED
 
 
-def test_a_batch_of_failures_takes_no_more_than_the_least_share() -> None:
+def test_batch_of_failures_takes_no_more_than_the_least_share() -> None:
     health = Health()
     for _ in range(500):
         health.failed(0.0, is_hard=False)
@@ -264,7 +264,7 @@ def test_a_batch_of_failures_takes_no_more_than_the_least_share() -> None:
     assert health.share(5.0) > 0.6  # even if it is not sent anything
 
 
-def test_a_refusal_tells_its_cause() -> None:
+def test_refusal_tells_its_cause() -> None:
     health = Health()
     health.refused(0.0, 1.0, cause="draining")
     assert health.reason == "draining: asked to wait 1.00 s"
@@ -283,7 +283,7 @@ def test_refusals_neither_shorten_nor_end_an_inhibition() -> None:
     ("errors", "low", "high"),
     [(0.0, 1.0, 1.0), (0.01, 0.8, 1.0), (0.1, 0.35, 0.6), (0.3, 0.05, 0.2)],
 )
-def test_a_share_falls_with_the_error_rate(errors: float, low: float, high: float) -> None:
+def test_share_falls_with_the_error_rate(errors: float, low: float, high: float) -> None:
     rng, health, shares = random.Random(4), Health(), list[float]()
     for n in range(4000):
         now_s = n * 0.01
@@ -344,7 +344,7 @@ def test_one_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
     assert 100 <= victims <= 400  # of 6000: half a second of all, twice, and trials
 
 
-def test_the_operators_word_goes_before_all() -> None:
+def test_operators_word_goes_before_all() -> None:
     health = Health()
     health.hold(FORCED_OPEN)
     assert not health.may_send(0.0)
@@ -367,7 +367,7 @@ def test_the_operators_word_goes_before_all() -> None:
     assert health.state(10.0) is EJECTED
 
 
-def test_a_hold_that_is_lifted_leaves_a_healthy_one_in_full_use() -> None:
+def test_hold_that_is_lifted_leaves_a_healthy_one_in_full_use() -> None:
     health = Health()
     health.hold(FORCED_OPEN)
     health.hold(None)
@@ -380,7 +380,7 @@ def test_only_an_operators_states_can_be_held() -> None:
         Health().hold(RAMPING)
 
 
-def test_a_clock_that_is_set_back_wedges_nothing() -> None:
+def test_clock_that_is_set_back_wedges_nothing() -> None:
     health = Health()
     health.failed(1000.0, is_hard=True)
     health.may_send(1001.0)

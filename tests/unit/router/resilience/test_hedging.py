@@ -21,7 +21,7 @@ TYPICAL = [0.1] * 50 + [0.2] * 46 + [0.4] * 4
 """Half take 100 ms, 96 % at most 200 ms, the rest 400 ms."""
 
 
-def test_a_request_is_hedged_after_the_95th_percentile() -> None:
+def test_request_is_hedged_after_the_95th_percentile() -> None:
     assert Hedging(window_of(*TYPICAL)).delay_s(0.0) == pytest.approx(0.2, rel=0.05)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from capamesh.router.resilience.latency_window import LatencyWindow
 
 
-def test_an_empty_one_knows_nothing() -> None:
+def test_empty_one_knows_nothing() -> None:
     window = LatencyWindow()
     assert window.quantile(0.5, 0.0) == 0.0
     assert window.count == 0
@@ -32,7 +32,7 @@ def test_quantiles_of_one_to_a_hundred_milliseconds() -> None:
     sigma=st.floats(0.05, 1.5),
     q=st.sampled_from([0.5, 0.9, 0.95, 0.99]),
 )
-def test_a_quantile_is_within_five_percent_of_the_true_one(
+def test_quantile_is_within_five_percent_of_the_true_one(
     seed: int, middle: float, sigma: float, q: float
 ) -> None:
     rng = random.Random(seed)
@@ -98,7 +98,7 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert window.count == 0
 
 
-def test_a_read_is_fresh_after_50_ms_or_when_samples_have_doubled() -> None:
+def test_read_is_fresh_after_50_ms_or_when_samples_have_doubled() -> None:
     window = LatencyWindow()
     for _ in range(30):
         window.add(0.01, 0.0)
@@ -112,7 +112,7 @@ def test_a_read_is_fresh_after_50_ms_or_when_samples_have_doubled() -> None:
     assert window.quantile(0.9, 0.06) == pytest.approx(100.0, rel=0.05)
 
 
-def test_a_clock_that_is_set_back_wedges_nothing() -> None:
+def test_clock_that_is_set_back_wedges_nothing() -> None:
     window = LatencyWindow()
     for n in range(500):
         window.add(0.01, 1000.0 + n / 100)

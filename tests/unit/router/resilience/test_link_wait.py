@@ -3,7 +3,7 @@ from __future__ import annotations
 from capamesh.router.resilience.link_wait import LinkWait
 
 
-def test_a_link_wakes_all_who_wait_once_in_their_order() -> None:
+def test_link_wakes_all_who_wait_once_in_their_order() -> None:
     links, reported = LinkWait(), []
     for name in "abc":
         links.add(name, lambda name=name: reported.append(name))  # type: ignore[misc]

@@ -121,7 +121,7 @@ def test_among_many_with_many_requests_envoys_deviations_find_a_smaller_gap() ->
         assert ejected(watch.tick(4.0)) == expected
 
 
-def test_a_third_at_most_and_one_in_any_case_the_worst_first() -> None:
+def test_third_at_most_and_one_in_any_case_the_worst_first() -> None:
     for size, bad, expected in ((2, 1, 1), (3, 2, 1), (5, 2, 1), (7, 3, 2), (10, 4, 3)):
         replicas = fleet(size)
         watch = OutlierWatch[Replica]()
@@ -151,7 +151,7 @@ def test_one_alone_and_both_of_two_that_fail_are_kept() -> None:
     assert watch.tick(2.0) == []
 
 
-def test_a_busy_failing_one_does_not_hide_another() -> None:
+def test_busy_failing_one_does_not_hide_another() -> None:
     replicas = fleet(7)  # failing fast looks idle: it draws requests
     watch = OutlierWatch[Replica]()
     outcomes = dict.fromkeys(replicas, (0, 50)) | {replicas[0]: (1000, 1000), replicas[1]: (50, 50)}
@@ -229,7 +229,7 @@ def test_who_is_slow_beside_the_others_is_reported_of_once_and_not_ejected() -> 
     assert found == [Slow(c, "half of its answers take over 100 ms, 10 ms elsewhere")]
 
 
-def test_a_clock_that_is_set_back_wedges_nothing() -> None:
+def test_clock_that_is_set_back_wedges_nothing() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 1000.0)

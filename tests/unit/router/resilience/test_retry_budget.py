@@ -15,7 +15,7 @@ def withdrawn(budget: RetryBudget, now_s: float) -> int:
     return sum(budget.try_withdraw(now_s) for _ in range(1000))
 
 
-def test_the_reserve_is_there_from_the_first_and_time_does_not_refill_it() -> None:
+def test_reserve_is_there_from_the_first_and_time_does_not_refill_it() -> None:
     budget = RetryBudget()
     assert withdrawn(budget, 0.0) == 50
     assert withdrawn(budget, 1e6) == 0
@@ -30,7 +30,7 @@ def test_requests_refill_the_reserve_and_it_does_not_leak() -> None:
 
 
 @pytest.mark.parametrize("rate_per_s", [0.1, 1, 5, 50, 500])
-def test_a_fault_of_all_nodes_adds_a_quarter_at_most_and_the_reserve_at_any_rate(
+def test_fault_of_all_nodes_adds_a_quarter_at_most_and_the_reserve_at_any_rate(
     rate_per_s: float,
 ) -> None:
     budget, hedging = RetryBudget(), Hedging(LatencyWindow())
@@ -98,7 +98,7 @@ def test_at_a_steady_rate_twenty_percent_may_be_retried() -> None:
     assert retried == pytest.approx(2000, abs=2)
 
 
-def test_a_refused_withdrawal_takes_nothing() -> None:
+def test_refused_withdrawal_takes_nothing() -> None:
     budget = RetryBudget(NO_RESERVE)
     budget.deposit(0.0)
     before = budget.balance(0.0)
@@ -106,7 +106,7 @@ def test_a_refused_withdrawal_takes_nothing() -> None:
     assert budget.balance(0.0) == before
 
 
-def test_a_clock_that_is_set_back_neither_wedges_nor_pays() -> None:
+def test_clock_that_is_set_back_neither_wedges_nor_pays() -> None:
     budget = RetryBudget()
     for _ in range(500):
         budget.deposit(1000.0)

@@ -70,9 +70,7 @@ def test_what_workers_counted_is_reported_with_the_models_labels() -> None:
     )
 
 
-def test_the_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> (
-    None
-):
+def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> None:
     worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
     agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
     text = NodeTelemetry(lambda: [worker], read_loop=lambda: agent).exposition()
@@ -128,7 +126,7 @@ def test_metrics_are_read_anew_each_time() -> None:
     assert found == [["1"], ["2"]]
 
 
-async def test_the_page_serves_metrics_and_nothing_else() -> None:
+async def test_page_serves_metrics_and_nothing_else() -> None:
     async with (
         serve_metrics("127.0.0.1", 0, lambda: [UP]) as url,
         aiohttp.ClientSession() as session,
@@ -144,7 +142,7 @@ async def test_the_page_serves_metrics_and_nothing_else() -> None:
             assert answer.status == 405
 
 
-async def test_a_place_that_is_taken_is_named_with_the_option() -> None:
+async def test_place_that_is_taken_is_named_with_the_option() -> None:
     async with serve_metrics("127.0.0.1", 0, list) as url:
         port = int(url.split(":")[2].split("/")[0])
         with pytest.raises(ConfigError, match=f"at 127.0.0.1:{port}: .*; give another --metrics"):

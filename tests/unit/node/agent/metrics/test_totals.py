@@ -37,7 +37,7 @@ def reported(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dic
     }
 
 
-def test_a_message_becomes_figures() -> None:
+def test_message_becomes_figures() -> None:
     worker = WorkerFigures()
     worker.reported([reported(5, dropped={"expired": 2})])
     assert worker.models() == {
@@ -95,7 +95,7 @@ def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 2, 5, 9])
-def test_a_model_that_was_loaded_again_counts_on(before: int) -> None:
+def test_model_that_was_loaded_again_counts_on(before: int) -> None:
     worker = WorkerFigures()
     worker.reported([reported(before)])
     worker.reported([reported(5, load=2)])
@@ -119,7 +119,7 @@ def test_requests_that_end_after_their_model_was_replaced_are_counted_with_those
     assert worker.models()[M].requests == {"ok": 10}
 
 
-def test_a_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
+def test_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
     worker = WorkerFigures()
     worker.reported([reported(5), reported(1, "n", load=2)])
     worker.reported([reported(1, "n", load=2)])
@@ -174,7 +174,7 @@ def test_histograms_of_different_bounds_are_put_together() -> None:
         ({INF: 4}, 0.5, 0.0),
     ],
 )
-def test_a_quantile_lies_within_its_bucket(
+def test_quantile_lies_within_its_bucket(
     counts: dict[float, int], part: float, value: float | None
 ) -> None:
     assert Histogram(counts, 0.0).quantile(part) == (

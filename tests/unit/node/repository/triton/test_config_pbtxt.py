@@ -42,7 +42,7 @@ def complaint(text: str) -> str:
     return caught.value.message
 
 
-def test_a_whole_file_becomes_rules_and_declared_tensors() -> None:
+def test_whole_file_becomes_rules_and_declared_tensors() -> None:
     text = """
     name: "m"
     platform: "onnxruntime_onnx"
@@ -79,7 +79,7 @@ def test_a_whole_file_becomes_rules_and_declared_tensors() -> None:
     )
 
 
-def test_an_empty_file_says_only_that_the_latest_version_is_served() -> None:
+def test_empty_file_says_only_that_the_latest_version_is_served() -> None:
     assert parsed("") == ModelConfig(Manifest(rules=Rules(versions=LATEST)))
 
 
@@ -142,12 +142,12 @@ def test_every_datatype_has_its_own(name: str, datatype: Datatype) -> None:
     assert set(DATATYPES.values()) == set(Datatype)
 
 
-def test_a_warm_up_without_a_batch_axis_keeps_its_dims() -> None:
+def test_warm_up_without_a_batch_axis_keeps_its_dims() -> None:
     text = "model_warmup { inputs { key: 'x' value { data_type: TYPE_FP32 dims: [4, 2] } } }"
     assert rules(text).warm_up == (WarmUp((("x", (4, 2)),)),)
 
 
-def test_a_warm_up_from_a_file_has_its_shapes_and_may_fail() -> None:
+def test_warm_up_from_a_file_has_its_shapes_and_may_fail() -> None:
     text = """max_batch_size: 4 model_warmup { batch_size: 2 inputs {
         key: 'x' value { data_type: TYPE_INT64 dims: 7 input_data_file: 'ids' } } }"""
     assert rules(text).warm_up == (WarmUp((("x", (2, 7)),), must_run=False),)
@@ -161,7 +161,7 @@ def test_a_warm_up_from_a_file_has_its_shapes_and_may_fail() -> None:
         ("default_model_filename: 'a//b/./net'", "a/b/net"),
     ],
 )
-def test_the_model_s_file_may_be_called_otherwise(text: str, file: str) -> None:
+def test_model_s_file_may_be_called_otherwise(text: str, file: str) -> None:
     assert parsed(text).onnx_file == file
 
 
@@ -174,7 +174,7 @@ def test_optional_and_ragged_inputs_are_declared_as_such() -> None:
     )
 
 
-def test_an_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
+def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
     text = f"""
     platform: "ensemble" max_batch_size: 4 {IO}
     ensemble_scheduling {{ step [
@@ -372,11 +372,11 @@ def step(model: str, given: str, gives: str) -> str:
         ),
     ],
 )
-def test_an_ensemble_that_cannot_run_is_refused(text: str, reason: str) -> None:
+def test_ensemble_that_cannot_run_is_refused(text: str, reason: str) -> None:
     assert reason in complaint(text)
 
 
-def test_a_file_over_the_limit_or_of_other_bytes_is_refused() -> None:
+def test_file_over_the_limit_or_of_other_bytes_is_refused() -> None:
     with pytest.raises(ModelInvalid, match="has 65537 bytes, at most 65536 are allowed"):
         parse_config(b"#" * 65537, FILE, "m")
     with pytest.raises(ModelInvalid, match="is not UTF-8"):

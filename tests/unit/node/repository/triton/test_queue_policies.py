@@ -19,7 +19,7 @@ def queue(text: str) -> QueueRules:
     return parsed(f"max_batch_size: 4 dynamic_batching {{ {text} }}").manifest.rules.queue
 
 
-def test_a_default_timeout_and_its_action_are_kept() -> None:
+def test_default_timeout_and_its_action_are_kept() -> None:
     reject = "default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 5000 }"
     assert queue(reject) == QueueRules(QueuePolicy(5000))
     delay = "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5000 }"
@@ -77,7 +77,7 @@ def test_priorities_that_contradict_each_other_are_refused(text: str, expected: 
     assert expected in caught.value.message
 
 
-def test_a_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
+def test_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
     declared = parsed(
         "max_batch_size: 4 "
         "input { name: 'a' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } }"
@@ -89,14 +89,14 @@ def test_a_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
     assert declared.reshaped_outputs == (Reshape("c", (-1, -1, 6), (-1, -1, 2, 3)),)
 
 
-def test_a_reshape_without_a_batch_axis_is_whole() -> None:
+def test_reshape_without_a_batch_axis_is_whole() -> None:
     declared = parsed(
         "input { name: 'a' data_type: TYPE_FP32 dims: [3, 2] reshape { shape: [1, 3, 2] } }"
     ).declared
     assert declared.reshaped_inputs == (Reshape("a", (3, 2), (1, 3, 2)),)
 
 
-def test_a_gpu_has_the_file_for_its_compute_capability_and_others_the_default() -> None:
+def test_gpu_has_the_file_for_its_compute_capability_and_others_the_default() -> None:
     config = parsed(
         "default_model_filename: 'd.onnx' "
         "cc_model_filenames { key: '7.5' value: 't4/model.onnx' } "

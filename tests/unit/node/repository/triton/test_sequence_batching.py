@@ -77,13 +77,13 @@ def test_every_kind_of_control_input_becomes_a_control_tensor() -> None:
         ("TYPE_STRING", Datatype.BYTES),
     ],
 )
-def test_an_id_has_the_type_that_the_file_says(datatype: str, expected: Datatype) -> None:
+def test_id_has_the_type_that_the_file_says(datatype: str, expected: Datatype) -> None:
     config = parsed(sequence(control("CONTROL_SEQUENCE_CORRID", f"data_type: {datatype}")))
     (one,) = config.manifest.rules.sequence.controls
     assert one == ControlTensor("C", ControlKind.ID, expected)
 
 
-def test_a_state_starts_with_ones_for_open_dimensions_and_its_batch_axis_is_the_first() -> None:
+def test_state_starts_with_ones_for_open_dimensions_and_its_batch_axis_is_the_first() -> None:
     config = parsed(sequence(state(dims="[-1, 3]")))
     assert config.manifest.rules.sequence.states == (StateTensor("IN", "OUT", 0, (1, 1, 3)),)
     assert config.manifest.rules.sequence.idle_s == 60.0
@@ -91,14 +91,14 @@ def test_a_state_starts_with_ones_for_open_dimensions_and_its_batch_axis_is_the_
     assert config.declared.filled_in == {"IN"}
 
 
-def test_a_state_without_a_batch_axis_has_its_shape_alone() -> None:
+def test_state_without_a_batch_axis_has_its_shape_alone() -> None:
     config = parsed(sequence(state(dims="[4]"), rows=0))
     (one,) = config.manifest.rules.sequence.states
     assert one == StateTensor("IN", "OUT", NO_AXIS, (4,))
     assert config.manifest.rules.batching.is_enabled is False
 
 
-def test_an_initial_state_is_zero_or_lies_in_a_file() -> None:
+def test_initial_state_is_zero_or_lies_in_a_file() -> None:
     zero = "initial_state: { data_type: TYPE_INT32 dims: [ 2 ] zero_data: true name: 'i' }"
     (one,) = parsed(sequence(state(zero))).manifest.rules.sequence.states
     assert one == StateTensor("IN", "OUT", 0, (1, 2))
@@ -107,7 +107,7 @@ def test_an_initial_state_is_zero_or_lies_in_a_file() -> None:
     assert one == StateTensor("IN", "OUT", 0, (1, 2), initial_file="start")
 
 
-def test_a_state_whose_output_is_declared_is_shown_to_callers() -> None:
+def test_state_whose_output_is_declared_is_shown_to_callers() -> None:
     shown = "output { name: 'OUT' data_type: TYPE_INT32 dims: 1 }"
     (one,) = parsed(sequence(state(), more=shown)).manifest.rules.sequence.states
     assert one.is_shown

@@ -51,7 +51,7 @@ def test_every_form_of_a_field_is_read() -> None:
     assert third.choice("data_type", {name: name for name in ENUMS["DataType"]}, "") == "TYPE_FP32"
 
 
-def test_a_message_knows_the_lines_of_its_fields_those_too_that_are_not_read() -> None:
+def test_message_knows_the_lines_of_its_fields_those_too_that_are_not_read() -> None:
     top = read("name: 'a'\ninput {\n}\ninput [ {\nformat: FORMAT_NHWC }, {} ] batch_input { x: 1 }")
     _, second, _ = top.messages("input", 9)
     assert "format" in second
@@ -126,11 +126,11 @@ def test_what_cannot_be_read_is_refused_with_its_line(text: str, complaint: str)
     assert len(caught.value.message) > len(f"{FILE}, line 1: ") + 5
 
 
-def test_the_deepest_nesting_allowed_is_read() -> None:
+def test_deepest_nesting_allowed_is_read() -> None:
     assert "parameters" in read("parameters {" + "a {" * (MAX_DEPTH - 1) + "}" * MAX_DEPTH)
 
 
-def test_a_quote_without_an_end_takes_the_rest_of_its_line_at_once() -> None:
+def test_quote_without_an_end_takes_the_rest_of_its_line_at_once() -> None:
     line = '"' + 9 * r"\""
     assert list(_words(f"name: {line}\nplatform")) == [
         ("name", 1),
@@ -141,7 +141,7 @@ def test_a_quote_without_an_end_takes_the_rest_of_its_line_at_once() -> None:
 
 
 @given(st.text())
-def test_a_string_that_protobuf_wrote_comes_back(value: str) -> None:
+def test_string_that_protobuf_wrote_comes_back(value: str) -> None:
     written = text_format.MessageToString(model_config_pb2.ModelConfig(name=value))
     assert read(written).text("name", 4096) == value
 
@@ -266,7 +266,7 @@ def test_values_over_a_limit_are_refused_with_what_was_expected() -> None:
         list(twice.entries("cc_model_filenames", 9, 9))
 
 
-def test_the_fields_are_triton_s() -> None:
+def test_fields_are_triton_s() -> None:
     names = {
         "Input": "ModelInput",
         "Output": "ModelOutput",
@@ -285,7 +285,7 @@ def test_the_fields_are_triton_s() -> None:
         assert triton <= read_fields | set(SKIPPED.get(ours, ())), ours
 
 
-def test_a_node_without_such_a_file_does_not_load_protobuf() -> None:
+def test_node_without_such_a_file_does_not_load_protobuf() -> None:
     code = (
         "import sys, capamesh.node.repository.folder; "
         "sys.exit(any(name.startswith('google.protobuf') for name in sys.modules))"

@@ -156,7 +156,7 @@ def test_every_datatype_goes_in_and_out_bit_by_bit(
     assert bytes(out.data) == bytes(given.data)
 
 
-def test_the_signature_has_the_protocols_types_and_any_size_for_symbols(load: Load) -> None:
+def test_signature_has_the_protocols_types_and_any_size_for_symbols(load: Load) -> None:
     model = load(
         [value("x", P.FLOAT, ["N", 3, None])],
         [value("y", P.INT64, None), value("z", P.DOUBLE, ["N", 3, None])],
@@ -170,7 +170,7 @@ def test_the_signature_has_the_protocols_types_and_any_size_for_symbols(load: Lo
     assert model.provider == CPU
 
 
-def test_the_named_outputs_come_in_the_order_asked_for_and_all_by_default(
+def test_named_outputs_come_in_the_order_asked_for_and_all_by_default(
     two_inputs: LoadedModel,
 ) -> None:
     inputs = [fp32("b", [[10, 20]]), fp32("a", [[1, 2]])]
@@ -198,7 +198,7 @@ class Recorder:
         return [np.zeros(1, np.float32) for _ in names]
 
 
-def test_the_runtime_reads_a_tensors_own_bytes_unless_they_are_at_an_odd_address(
+def test_runtime_reads_a_tensors_own_bytes_unless_they_are_at_an_odd_address(
     two_inputs: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
@@ -213,7 +213,7 @@ def test_the_runtime_reads_a_tensors_own_bytes_unless_they_are_at_an_odd_address
     assert np.shares_memory(recorder.fed["b"], frame)
 
 
-def test_an_output_owns_its_bytes_when_the_inputs_buffer_is_reused(
+def test_output_owns_its_bytes_when_the_inputs_buffer_is_reused(
     identity: Callable[..., LoadedModel],
 ) -> None:
     for datatype in (Datatype.FP32, Datatype.BF16):
@@ -235,7 +235,7 @@ def test_threads_may_run_one_model_at_once(two_inputs: LoadedModel) -> None:
         assert list(pool.map(summed, range(200))) == [[[n + 1.0, 3.0]] for n in range(200)]
 
 
-def test_the_outputs_true_shape_counts_and_not_the_declared_one(load: Load) -> None:
+def test_outputs_true_shape_counts_and_not_the_declared_one(load: Load) -> None:
     model = load(
         [value("x", P.FLOAT, ["N", 2])],
         [value("y", P.INT64, None)],
@@ -329,7 +329,7 @@ def test_outputs_that_are_not_there_or_asked_for_twice_are_the_callers_fault(
         two_inputs.validate(inputs, ["sum", "sum"])
 
 
-def test_a_long_name_or_signature_does_not_make_a_long_message(load: Load) -> None:
+def test_long_name_or_signature_does_not_make_a_long_message(load: Load) -> None:
     inputs = [value(f"input-{index:04}", P.FLOAT, [1]) for index in range(200)]
     model = load(inputs, [value("y", P.FLOAT, [1])], [node("Identity", ["input-0000"], ["y"])])
     for request in ([fp32("x" * 100_000, [1])], []):
@@ -389,7 +389,7 @@ def test_what_the_runtime_calls_an_invalid_argument_is_the_callers_fault(load: L
     assert "idx=9 must be within the inclusive range [-3,2]" in caught.value.message
 
 
-def test_a_failed_run_is_the_peers_and_the_model_goes_on(
+def test_failed_run_is_the_peers_and_the_model_goes_on(
     load: Load, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = load(
@@ -423,7 +423,7 @@ def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run_where_nothing_c
         model.run([Tensor.from_numpy("x", np.array(["a"], object))])
 
 
-def test_a_closed_model_is_unavailable_and_closing_again_is_harmless(
+def test_closed_model_is_unavailable_and_closing_again_is_harmless(
     two_inputs: LoadedModel,
 ) -> None:
     two_inputs.close()
@@ -445,7 +445,7 @@ def tensor_type(kind: int = P.FLOAT) -> onnx.TypeProto:
         (tensor_type(P.FLOAT8E5M2), "tensor(float8e5m2)"),
     ],
 )
-def test_a_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
+def test_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
     load: Load, kind: onnx.TypeProto, shown: str
 ) -> None:
     with pytest.raises(ModelInvalid) as caught:
@@ -478,7 +478,7 @@ def test_complex_numbers_are_refused_at_load_by_name(load: Load) -> None:
         )
 
 
-def test_an_output_of_maps_is_refused_at_load_by_name(tmp_path: Path) -> None:
+def test_output_of_maps_is_refused_at_load_by_name(tmp_path: Path) -> None:
     element = onnx.TypeProto()
     element.sequence_type.elem_type.map_type.key_type = P.INT64
     element.sequence_type.elem_type.map_type.value_type.CopyFrom(
@@ -516,19 +516,19 @@ def test_text_in_beside_bfloat16_out_is_refused_at_load(load: Load) -> None:
         (b"\x0b", "not an ONNX file: wire type 3 at byte 0"),
     ],
 )
-def test_a_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelInvalid, match=complaint):
         OnnxBackend().load(source_of(path))
 
 
-def test_a_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
+def test_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalid, match="its file cannot be read: "):
         OnnxBackend().load(source_of(tmp_path / "model.onnx"))
 
 
-def test_an_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
+def test_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
     with pytest.raises(ModelInvalid) as caught:
         load(
             [value("x", P.FLOAT, [1])],
@@ -539,7 +539,7 @@ def test_an_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) 
     assert "No opset import for domain 'custom'" in caught.value.message
 
 
-def test_an_operator_of_a_library_is_refused_by_its_domain_and_name(tmp_path: Path) -> None:
+def test_operator_of_a_library_is_refused_by_its_domain_and_name(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [node("Own", ["x"], ["y"], domain="own.ops")],
         "g",
@@ -606,7 +606,7 @@ def test_external_data_beside_the_model_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["parent", "absolute", "link", "memory"])
-def test_the_runtime_itself_reads_no_external_data_outside_the_models_folder(
+def test_runtime_itself_reads_no_external_data_outside_the_models_folder(
     tmp_path: Path, how: str
 ) -> None:
     outside = tmp_path / "w.bin"
@@ -632,7 +632,7 @@ def small_model(folder: Path) -> Path:
     )
 
 
-def test_a_provider_that_this_runtime_lacks_is_refused_with_what_it_has(tmp_path: Path) -> None:
+def test_provider_that_this_runtime_lacks_is_refused_with_what_it_has(tmp_path: Path) -> None:
     manifest = Manifest(providers=("QuantumExecutionProvider",))
     with pytest.raises(ModelInvalid) as caught:
         OnnxBackend().load(source_of(small_model(tmp_path), manifest))
@@ -678,9 +678,7 @@ def fell_back(monkeypatch: pytest.MonkeyPatch) -> type[FellBack]:
     return session
 
 
-def test_a_silent_fall_back_to_the_cpu_is_refused(
-    tmp_path: Path, fell_back: type[FellBack]
-) -> None:
+def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[FellBack]) -> None:
     with pytest.raises(ModelInvalid) as caught:
         OnnxBackend("cuda", device_index=3).load(source_of(small_model(tmp_path)))
     assert caught.value.message == (
@@ -706,7 +704,7 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
 @pytest.mark.parametrize(
     "manifest", [Manifest(allow_cpu_fallback=True), Manifest(providers=(CUDA, CPU))]
 )
-def test_a_fall_back_that_the_manifest_allows_is_taken_and_reported(
+def test_fall_back_that_the_manifest_allows_is_taken_and_reported(
     tmp_path: Path, fell_back: type[FellBack], manifest: Manifest
 ) -> None:
     del fell_back
@@ -714,7 +712,7 @@ def test_a_fall_back_that_the_manifest_allows_is_taken_and_reported(
     assert loaded.provider == CPU
 
 
-def test_a_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
+def test_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
     tmp_path: Path, fell_back: type[FellBack]
 ) -> None:
     fell_back.providers, fell_back.busy = (CUDA, CPU), (CPU, CPU)
@@ -727,7 +725,7 @@ def test_a_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
     assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU
 
 
-def test_the_best_provider_that_took_an_operator_is_reported(
+def test_best_provider_that_took_an_operator_is_reported(
     tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensorrt = "TensorrtExecutionProvider"
@@ -771,7 +769,7 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
         blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
 
 
-def test_a_provider_known_by_its_name_alone_is_passed_on_without_options(
+def test_provider_known_by_its_name_alone_is_passed_on_without_options(
     tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openvino = "OpenVINOExecutionProvider"
@@ -785,14 +783,14 @@ def test_a_provider_known_by_its_name_alone_is_passed_on_without_options(
     assert fell_back.asked == {"providers": [(openvino, {})], "enable_fallback": False}
 
 
-def test_the_provider_found_after_loading_is_reported(
+def test_provider_found_after_loading_is_reported(
     tmp_path: Path, fell_back: type[FellBack]
 ) -> None:
     fell_back.providers = (CUDA, CPU)
     assert OnnxBackend("cuda").load(source_of(small_model(tmp_path))).provider == CUDA
 
 
-def test_a_model_may_run_on_the_cpu_where_its_provider_is_not_even_built_in(tmp_path: Path) -> None:
+def test_model_may_run_on_the_cpu_where_its_provider_is_not_even_built_in(tmp_path: Path) -> None:
     manifest = Manifest(providers=("QuantumExecutionProvider",), allow_cpu_fallback=True)
     assert OnnxBackend().load(source_of(small_model(tmp_path), manifest)).provider == CPU
 
@@ -806,7 +804,7 @@ def test_settings_that_make_no_sense_are_config_errors() -> None:
         OnnxBackend(memory_limit_bytes=-1)
 
 
-def test_a_session_spins_within_runs_only_and_has_the_threads_it_was_reported(
+def test_session_spins_within_runs_only_and_has_the_threads_it_was_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[onnxruntime.SessionOptions] = []

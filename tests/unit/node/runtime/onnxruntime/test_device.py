@@ -92,7 +92,7 @@ def twice(tmp_path: Path) -> OnnxModel:
     return load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
 
 
-def test_a_run_is_ended_by_its_switch_from_another_thread_and_says_so(
+def test_run_is_ended_by_its_switch_from_another_thread_and_says_so(
     endless: LoadedModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     switch = OnnxBackend().stop_switch()
@@ -113,7 +113,7 @@ def test_a_run_is_ended_by_its_switch_from_another_thread_and_says_so(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_switch_used_before_the_run_ends_it_at_once_and_no_other_run(
+def test_switch_used_before_the_run_ends_it_at_once_and_no_other_run(
     twice: OnnxModel, endless: LoadedModel
 ) -> None:
     switch = OnnxBackend().stop_switch()
@@ -126,13 +126,13 @@ def test_a_switch_used_before_the_run_ends_it_at_once_and_no_other_run(
     assert np.asarray(y.to_numpy()).tolist() == [4.0]
 
 
-def test_a_run_that_fails_by_itself_is_not_said_to_be_stopped(twice: OnnxModel) -> None:
+def test_run_that_fails_by_itself_is_not_said_to_be_stopped(twice: OnnxModel) -> None:
     wrong = Tensor.from_numpy("x", np.zeros((2, 2), np.float32))
     with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
         twice.run([wrong], (), OnnxBackend().stop_switch())
 
 
-def test_a_switch_of_another_backend_stops_nothing(twice: OnnxModel) -> None:
+def test_switch_of_another_backend_stops_nothing(twice: OnnxModel) -> None:
     class Other:
         def stop(self) -> None:
             """Be a switch."""
@@ -149,11 +149,11 @@ def test_small_and_large_outputs_have_their_own_bytes(twice: OnnxModel) -> None:
         np.testing.assert_array_equal(y.to_numpy(), x + x)
 
 
-def test_the_runtime_names_itself_with_its_version() -> None:
+def test_runtime_names_itself_with_its_version() -> None:
     assert OnnxBackend().runtime == f"onnxruntime {onnxruntime.__version__}"
 
 
-def test_the_free_memory_of_the_cpu_is_what_its_container_leaves(
+def test_free_memory_of_the_cpu_is_what_its_container_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(onnx_backend, "read_cpu", lambda: SimpleNamespace(memory_free_bytes=12_345))
@@ -197,7 +197,7 @@ class Nvml:
     ("device", "index", "expected"),
     [("cuda", 1, "8.6"), ("cuda", 0, ""), ("cuda", 2, ""), ("cpu", 1, "")],
 )
-def test_a_gpu_tells_its_compute_capability_where_its_driver_does(
+def test_gpu_tells_its_compute_capability_where_its_driver_does(
     monkeypatch: pytest.MonkeyPatch, device: DeviceKind, index: int, expected: str
 ) -> None:
     monkeypatch.setattr(onnx_backend, "GpuReader", lambda: GpuReader(Nvml()))
@@ -208,7 +208,7 @@ def test_a_gpu_tells_its_compute_capability_where_its_driver_does(
     ("index", "uuid", "free_bytes"),
     [(0, "", 20), (1, "", 40), (0, "GPU-1", 40), (2, "", 0), (0, "GPU-gone", 0)],
 )
-def test_the_free_memory_of_a_gpu_is_found_by_its_own_name_or_else_its_index(
+def test_free_memory_of_a_gpu_is_found_by_its_own_name_or_else_its_index(
     monkeypatch: pytest.MonkeyPatch, index: int, uuid: str, free_bytes: int
 ) -> None:
     monkeypatch.setattr(onnx_backend, "GpuReader", lambda: GpuReader(Nvml()))
@@ -231,13 +231,13 @@ def test_cuda_is_reported_its_device_and_its_limit() -> None:
     assert provider_options(CPU, limits, "sha256:ab") == {}
 
 
-def test_the_pools_that_shrink_are_those_of_the_device() -> None:
+def test_pools_that_shrink_are_those_of_the_device() -> None:
     assert shrinking(CPU, 3) == "cpu:0"
     assert shrinking(CUDA, 3) == "cpu:0;gpu:3"
     assert shrinking("TensorrtExecutionProvider", 0) == "cpu:0;gpu:0"
 
 
-def test_a_pool_shrinks_after_the_first_run_of_an_unusual_size_and_not_while_sizes_stay() -> None:
+def test_pool_shrinks_after_the_first_run_of_an_unusual_size_and_not_while_sizes_stay() -> None:
     watch = ArenaWatch()
     assert watch.is_due(100)
     assert not any(watch.is_due(size) for size in [100, 400, 100, 1] * 100)
@@ -245,7 +245,7 @@ def test_a_pool_shrinks_after_the_first_run_of_an_unusual_size_and_not_while_siz
     assert [watch.is_due(size) for size in (25_621, 25_621)] == [True, False]
 
 
-def test_a_pool_shrinks_once_after_runs_have_become_much_smaller() -> None:
+def test_pool_shrinks_once_after_runs_have_become_much_smaller() -> None:
     watch = ArenaWatch()
     for _ in range(WINDOW_RUNS):
         watch.is_due(1000)
@@ -280,7 +280,7 @@ def test_loading_and_closing_a_model_leaves_no_memory_behind(tmp_path: Path) -> 
     assert used[-1] - used[2] < 8 * MIB
 
 
-def test_a_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path: Path) -> None:
     model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
     assert model._live is not None
     session, bound = model._live
@@ -344,9 +344,7 @@ def test_whoever_owns_the_backend_is_reported_by_the_run_that_loses_the_device(
     assert reported == ([(loss, "MainThread")] if is_reported else [])
 
 
-def test_a_load_may_find_the_device_lost_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_may_find_the_device_lost_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise cuda_error(719, "unspecified launch failure")
 

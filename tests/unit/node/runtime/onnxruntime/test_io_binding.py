@@ -115,14 +115,14 @@ def test_buffers_are_used_again_while_shapes_and_outputs_stay_the_same(
     assert spy.bound == ["twice", "twice", "square", "square"]
 
 
-def test_an_answer_is_not_changed_by_the_next_run(sums: onnxruntime.InferenceSession) -> None:
+def test_answer_is_not_changed_by_the_next_run(sums: onnxruntime.InferenceSession) -> None:
     bound = BoundRuns(sums, "cpu", 0)
     (first,) = bound.run(feed(rows([1, 2])), ["twice"])
     (second,) = bound.run(feed(rows([10, 20])), ["twice"])
     assert (first.tolist(), second.tolist()) == ([[2, 4]], [[20, 40]])
 
 
-def test_an_output_whose_shape_depends_on_values_is_run_again_once_and_then_never_reused(
+def test_output_whose_shape_depends_on_values_is_run_again_once_and_then_never_reused(
     nonzero: onnxruntime.InferenceSession,
 ) -> None:
     spy = Spy(nonzero)
@@ -134,7 +134,7 @@ def test_an_output_whose_shape_depends_on_values_is_run_again_once_and_then_neve
     assert counts == [((2, 1), 1, 0), ((2, 2), 2, 1), ((2, 0), 3, 1), ((2, 1), 4, 1)]
 
 
-def test_a_failed_run_does_not_end_the_reuse_of_buffers(
+def test_failed_run_does_not_end_the_reuse_of_buffers(
     sums: onnxruntime.InferenceSession,
 ) -> None:
     spy = Spy(sums)
@@ -147,7 +147,7 @@ def test_a_failed_run_does_not_end_the_reuse_of_buffers(
     assert spy.bound == ["twice", "twice"]
 
 
-def test_a_failed_run_says_whose_fault_it_is_and_the_next_one_is_right(
+def test_failed_run_says_whose_fault_it_is_and_the_next_one_is_right(
     sums: onnxruntime.InferenceSession,
 ) -> None:
     bound = BoundRuns(sums, "cpu", 0)
@@ -159,7 +159,7 @@ def test_a_failed_run_says_whose_fault_it_is_and_the_next_one_is_right(
         assert twice.tolist() == [[2, 4]]
 
 
-def test_a_stopped_run_is_not_run_again(sums: onnxruntime.InferenceSession) -> None:
+def test_stopped_run_is_not_run_again(sums: onnxruntime.InferenceSession) -> None:
     spy = Spy(sums)
     bound = BoundRuns(spy, "cpu", 0)
     bound.run(feed(rows([1, 2])), ["twice"])

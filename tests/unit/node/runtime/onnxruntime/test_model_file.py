@@ -51,7 +51,7 @@ def test_weights_of_control_flow_are_counted_too() -> None:
     assert weights(model(zeros(P.FLOAT, 1), nodes=(choice,))) == {P.FLOAT: 15}
 
 
-def test_an_operator_whose_work_values_set_is_reported_wherever_it_is() -> None:
+def test_operator_whose_work_values_set_is_reported_wherever_it_is() -> None:
     plain = node("Relu", ["x"], ["y"])
     turns = node("Range", ["a", "b", "c"], ["w"])
     branch = helper.make_graph([turns], "b", [], [value("w", P.FLOAT, None)])
@@ -100,7 +100,7 @@ def spec(datatype: Datatype) -> TensorSpec:
         ({}, [Datatype.INT64, Datatype.BYTES], ""),
     ],
 )
-def test_the_precision_is_the_weights_or_without_any_the_signatures(
+def test_precision_is_the_weights_or_without_any_the_signatures(
     found: dict[int, int], datatypes: list[Datatype], expected: str
 ) -> None:
     assert precision(found, [spec(datatype) for datatype in datatypes]) == expected
@@ -133,7 +133,7 @@ def in_list() -> onnx.ModelProto:
     [model(nodes=(compiled(),)), in_branch(), in_list(), in_function()],
     ids=["graph", "branch", "list", "function"],
 )
-def test_a_model_that_brings_compiled_code_is_refused_wherever_it_hides(
+def test_model_that_brings_compiled_code_is_refused_wherever_it_hides(
     proto: onnx.ModelProto,
 ) -> None:
     with pytest.raises(ModelInvalid) as caught:
@@ -144,7 +144,7 @@ def test_a_model_that_brings_compiled_code_is_refused_wherever_it_hides(
     )
 
 
-def test_a_graph_that_nests_too_deeply_is_refused() -> None:
+def test_graph_that_nests_too_deeply_is_refused() -> None:
     raw = b""
     for _ in range(MAX_DEPTH):  # NodeProto.attribute, AttributeProto.g, GraphProto.node
         for tag in (0x32, 0x2A, 0x0A):
@@ -161,12 +161,12 @@ def _varint(number: int) -> bytes:
     return bytes([*raw, number])
 
 
-def test_a_name_longer_than_any_operators_is_refused() -> None:
+def test_name_longer_than_any_operators_is_refused() -> None:
     with pytest.raises(ModelInvalid, match="a name or shape of 4097 bytes at byte"):
         weights(model(nodes=(node("x" * 4097, [], []),)))
 
 
-def test_a_number_in_place_of_an_operators_name_is_refused() -> None:
+def test_number_in_place_of_an_operators_name_is_refused() -> None:
     one = b"\x20\x07"  # op_type as a number
     graph = b"\x0a" + bytes([len(one)]) + one
     with pytest.raises(ModelInvalid, match="a number as an operator's name at byte 5"):
@@ -180,7 +180,7 @@ ALONE = onnx.ModelProto(
 
 
 @given(st.integers(1, len(ALONE) - 1))
-def test_a_file_that_is_cut_anywhere_is_refused(length: int) -> None:
+def test_file_that_is_cut_anywhere_is_refused(length: int) -> None:
     with pytest.raises(ModelInvalid, match="cut short or broken"):
         contents_of(io.BytesIO(ALONE[:length]))
 

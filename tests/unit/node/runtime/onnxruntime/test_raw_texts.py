@@ -118,7 +118,7 @@ def test_texts_that_are_utf_8_are_run_by_the_binding(
     }
 
 
-def test_a_text_that_the_model_makes_may_be_any_bytes_too(tmp_path: Path) -> None:
+def test_text_that_the_model_makes_may_be_any_bytes_too(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("StringConcat", ["x", "end"], ["y"])],
@@ -141,7 +141,7 @@ def test_several_threads_may_run_it_at_once(model: LoadedModel) -> None:
     assert answers == [{"same": [[bytes([0xFF, n])] * 50]} for n in range(40)]
 
 
-def test_a_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
+def test_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
     switch = OnnxBackend().stop_switch()
     switch.stop()
     with pytest.raises(RunFailed, match="the run was stopped before its end"):
@@ -157,7 +157,7 @@ def test_what_the_model_does_not_take_is_refused_before(model: LoadedModel) -> N
         model.run([text, x._replace(shape=(1, 1, 1))])
 
 
-def test_a_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
+def test_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
     large = dataclasses.replace(
         source(write(tmp_path / "model.onnx")), size_bytes=MAX_MODEL_BYTES + 1
     )
@@ -166,7 +166,7 @@ def test_a_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_pa
         model.validate(inputs(ODD))
 
 
-def test_a_library_that_is_none_is_reported(tmp_path: Path) -> None:
+def test_library_that_is_none_is_reported(tmp_path: Path) -> None:
     (tmp_path / "junk.so").write_bytes(b"junk")
     with pytest.raises(OSError, match=r"junk\.so"):
         RawTextRuntime(tmp_path / "junk.so")

@@ -30,7 +30,7 @@ def agreement(*runs: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> OutputAgreeme
     return comparison.result()
 
 
-def test_the_largest_of_the_last_axis_decides_over_all_runs() -> None:
+def test_largest_of_the_last_axis_decides_over_all_runs() -> None:
     found = agreement(
         (np.array([[1, 2], [3, 1]], F), np.array([[1, 4], [3, 1]], F)),
         (np.array([[1, 2]], F), np.array([[2, 1]], F)),
@@ -38,7 +38,7 @@ def test_the_largest_of_the_last_axis_decides_over_all_runs() -> None:
     assert found == OutputAgreement("y", Measure.ARGMAX, 2 / 3, 3, 2.0, 4 / 6)
 
 
-def test_a_row_of_single_numbers_has_no_largest_and_is_judged_by_its_side_of_0() -> None:
+def test_row_of_single_numbers_has_no_largest_and_is_judged_by_its_side_of_0() -> None:
     found = agreement((np.array([-2, 3, 7], F), np.array([-1, 2, -1], F)))
     assert (found.measure, found.share, found.decisions) == (Measure.SIGN, 2 / 3, 3)
     assert agreement((np.array([[-2]], F), np.array([[2]], F))).share == 0.0
@@ -119,7 +119,7 @@ def test_it_is_reported_when_the_original_decides_the_same_each_time(
     assert agreement((first, first), (second, second)).is_uniform is is_uniform
 
 
-def test_the_worst_output_is_the_models() -> None:
+def test_worst_output_is_the_models() -> None:
     good = OutputAgreement("a", Measure.EQUAL, 1.0, 1, 0.0, 0.0)
     bad = OutputAgreement("b", Measure.EQUAL, 0.25, 4, 0.0, 0.0)
     assert overall((good, bad)) == 0.25

@@ -98,7 +98,7 @@ def test_generated_floats_are_standard_normal_and_their_seeds() -> None:
         assert first == again != other
 
 
-def test_the_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
+def test_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
     pair = [X, TensorSpec("y", Datatype.FP64, (-1,))]
     few, many = (synthetic_inputs(pair, rows=rows) for rows in (2, 5))
     for small, large in zip(few, many, strict=True):
@@ -129,7 +129,7 @@ def test_open_dimensions_get_the_smallest_size_that_runs() -> None:
     assert tensor.shape == (2, 16)
 
 
-def test_a_model_that_runs_on_no_generated_inputs_asks_for_real_ones() -> None:
+def test_model_that_runs_on_no_generated_inputs_asks_for_real_ones() -> None:
     model = FakeModel(TensorSpec("x", Datatype.FP32, (-1, -1)), least_open_dim=1000)
     with pytest.raises(
         ModelInvalid, match=r"1, 8, 16, 64, 224 .* \(1, 224\) is too small.*--inputs"
@@ -141,14 +141,14 @@ def test_a_model_that_runs_on_no_generated_inputs_asks_for_real_ones() -> None:
     assert fixed.ran == [(1, 3)]
 
 
-def test_the_rows_of_a_trial_go_round() -> None:
+def test_rows_of_a_trial_go_round() -> None:
     made = trial_inputs(FakeModel(X), None)
     (whole,) = made.take(0, GENERATED_ROWS)
     (over_the_end,) = made.take(GENERATED_ROWS - 1, 3)
     assert np.array_equal(over_the_end.to_numpy(), whole.to_numpy()[[-1, 0, 1]])
 
 
-def test_a_model_without_a_batch_axis_gets_several_runs_with_seeds_of_their_own() -> None:
+def test_model_without_a_batch_axis_gets_several_runs_with_seeds_of_their_own() -> None:
     made = trial_inputs(FakeModel(TensorSpec("x", Datatype.FP32, (1, 3))), None)
     assert (made.rows, made.is_batched) == (16, False)
     first, second, again = (made.take(start, 1)[0] for start in (0, 1, 16))
@@ -189,7 +189,7 @@ def test_lengths_that_do_not_run_are_left_out_and_1_is_taken_where_nothing_else_
     assert only.cases[0][0].shape == (GENERATED_ROWS,)
 
 
-def test_a_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
+def test_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
     (made,) = comparison_trials(FakeModel(TensorSpec("ids", Datatype.INT64, (1, 5))), None, RANGES)
     assert (made.rows, made.is_batched) == (GENERATED_RUNS, False)
     assert len({made.take(run, 1)[0].data.tobytes() for run in range(made.rows)}) == made.rows
@@ -207,7 +207,7 @@ def test_what_cannot_be_generated_is_asked_for() -> None:
         assert model.ran == []
 
 
-def test_a_model_without_inputs_is_compared_once() -> None:
+def test_model_without_inputs_is_compared_once() -> None:
     class Constant(FakeModel):
         def run(
             self,
@@ -282,7 +282,7 @@ class Boom:
         return print, ("unpickled",)
 
 
-def test_a_file_of_pickles_is_not_unpickled(
+def test_file_of_pickles_is_not_unpickled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "rows.npz", x=np.array([Boom()], object))
@@ -300,7 +300,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
             trial_inputs(FakeModel(X), tmp_path / name)
 
 
-def test_a_file_that_unpacks_to_too_much_is_refused(
+def test_file_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "MAX_INPUT_BYTES", 10_000)

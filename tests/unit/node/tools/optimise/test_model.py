@@ -157,7 +157,7 @@ def test_int8_weights_have_a_scale_a_column_and_7_bits_so_that_no_cpu_saturates(
     assert sorted(scales) == [10, 64]
 
 
-def test_a_model_that_decides_otherwise_is_not_written_and_nothing_is_left(tmp_path: Path) -> None:
+def test_model_that_decides_otherwise_is_not_written_and_nothing_is_left(tmp_path: Path) -> None:
     path = dense(tmp_path / "m.onnx")
     with pytest.raises(ModelInvalid) as caught:
         made(path, Conversion.INT8, min_agreement=1.0)
@@ -190,7 +190,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, *profiles: tuple[float, float]) -> No
     monkeypatch.setattr(optimising, "time_model", time_model)
 
 
-def test_a_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed(
+def test_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = dense(tmp_path / "m.onnx")
@@ -213,7 +213,7 @@ def test_a_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed
     assert report.to_json()["is_slower"] is True
 
 
-def test_a_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
+def test_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed(monkeypatch, (1.0, 2.0), (1.25, 1.0))
@@ -263,7 +263,7 @@ def test_fp16_halves_the_weights_and_keeps_the_signature(tmp_path: Path) -> None
     assert 0 < report.outputs[0].largest_difference < 0.5
 
 
-def test_a_graph_is_fused_and_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_graph_is_fused_and_gives_the_same_numbers(tmp_path: Path) -> None:
     path = dense(tmp_path / "m.onnx")
     report, folder = made(path, Conversion.GRAPH)
     assert report.agreement == 1.0
@@ -302,7 +302,7 @@ def test_where_there_is_nothing_to_convert_that_is_said(
     assert files(tmp_path) == ["m.onnx"]
 
 
-def test_a_tool_that_fails_is_one_line_and_leaves_nothing(
+def test_tool_that_fails_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -326,7 +326,7 @@ def test_weights_beyond_fp16_are_reported(tmp_path: Path) -> None:
     )
 
 
-def test_an_earlier_result_is_replaced_only_when_reported_and_other_versions_stay(
+def test_earlier_result_is_replaced_only_when_reported_and_other_versions_stay(
     tmp_path: Path,
 ) -> None:
     dense(tmp_path / "m/1/model.onnx")
@@ -347,14 +347,14 @@ def test_an_earlier_result_is_replaced_only_when_reported_and_other_versions_sta
     assert {entry.name for entry in tmp_path.iterdir()} == {"m", "m-graph"}
 
 
-def test_the_settings_of_a_bare_model_come_along(tmp_path: Path) -> None:
+def test_settings_of_a_bare_model_come_along(tmp_path: Path) -> None:
     path = dense(tmp_path / "m.onnx")
     (tmp_path / "m.capamesh.toml").write_text(MANIFEST)
     made(path, Conversion.GRAPH)
     assert (tmp_path / "m-graph/capamesh.toml").read_text() == MANIFEST
 
 
-def test_a_config_pbtxt_gets_the_new_name(tmp_path: Path) -> None:
+def test_config_pbtxt_gets_the_new_name(tmp_path: Path) -> None:
     dense(tmp_path / "m/1/model.onnx")
     text = 'name: "m"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
     (tmp_path / "m/config.pbtxt").write_text(text)
@@ -363,7 +363,7 @@ def test_a_config_pbtxt_gets_the_new_name(tmp_path: Path) -> None:
     assert (tmp_path / "m-graph/config.pbtxt").read_text() == expected
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     path = dense(tmp_path / "m.onnx")
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "no/where"):
@@ -371,7 +371,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
             made(path, Conversion.GRAPH, out=out)
 
 
-def test_a_pipeline_is_not_optimised_itself(tmp_path: Path) -> None:
+def test_pipeline_is_not_optimised_itself(tmp_path: Path) -> None:
     dense(tmp_path / "m.onnx")
     (tmp_path / "chain").mkdir()
     (tmp_path / "chain/capamesh.toml").write_text(PIPELINE)
@@ -429,14 +429,14 @@ def tokens(path: Path, *, spoilt: bool = False, kind: int = P.INT64) -> Path:
     return path
 
 
-def test_a_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
+def test_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
     path = tokens(tmp_path / "m.onnx", spoilt=True)
     with pytest.raises(ModelInvalid, match=r"makes the same decisions in 0.* of 258 cases"):
         made(path, Conversion.INT8)
     assert files(tmp_path) == ["m.onnx"]
 
 
-def test_a_model_of_tokens_is_compared_on_texts_of_several_lengths(tmp_path: Path) -> None:
+def test_model_of_tokens_is_compared_on_texts_of_several_lengths(tmp_path: Path) -> None:
     report, _ = made(tokens(tmp_path / "m.onnx"), Conversion.FP16, min_agreement=0.9)
     assert (report.rows, report.outputs[0].decisions) == (258, 258)
     assert report.agreement >= 0.9
@@ -501,7 +501,7 @@ def test_one_wrong_decision_must_be_within_the_bound(bound: float, needed: int) 
     assert needed_decisions(bound) == needed
 
 
-def test_a_model_that_fails_at_some_generated_rows_asks_for_real_ones(tmp_path: Path) -> None:
+def test_model_that_fails_at_some_generated_rows_asks_for_real_ones(tmp_path: Path) -> None:
     nodes = [
         node("ReduceMax", ["ids"], ["most"], keepdims=0),
         node("Gather", ["small", "most"], ["s"]),
@@ -522,7 +522,7 @@ def test_a_model_that_fails_at_some_generated_rows_asks_for_real_ones(tmp_path: 
 
 
 @pytest.mark.parametrize("place", ["net.onnx", "onnx/net.onnx", "model.onnx/model.onnx"])
-def test_a_model_whose_file_is_called_otherwise_keeps_the_name(tmp_path: Path, place: str) -> None:
+def test_model_whose_file_is_called_otherwise_keeps_the_name(tmp_path: Path, place: str) -> None:
     def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
 

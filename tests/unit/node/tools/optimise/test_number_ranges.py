@@ -91,13 +91,13 @@ TABLE = weight("table", 30, 4)
         *("one-hot", "the shorter of two", "fused"),
     ],
 )
-def test_a_number_that_is_looked_up_is_less_than_the_table_is_long(
+def test_number_that_is_looked_up_is_less_than_the_table_is_long(
     nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]
 ) -> None:
     assert ranges(nodes, weights) == {"ids": range(30)}
 
 
-def test_a_table_in_a_branch_counts_too() -> None:
+def test_table_in_a_branch_counts_too() -> None:
     branch = helper.make_graph([EMBED], "b", [], [value("y", P.FLOAT, None)])
     nodes = [node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
     assert ranges(nodes, [TABLE]) == {"ids": range(30)}

@@ -22,14 +22,14 @@ SLOWING = ServiceProfile(
 )
 
 
-def test_the_best_batch_is_the_smallest_within_1_percent_of_the_most_throughput() -> None:
+def test_best_batch_is_the_smallest_within_1_percent_of_the_most_throughput() -> None:
     assert SLOWING.best_rows == 2
     assert SLOWING.row_s == pytest.approx(1 / 199)
     barely_not = ServiceProfile((ProfilePoint(1, 1 / 98), ProfilePoint(2, 2 / 100)))
     assert barely_not.best_rows == 2
 
 
-def test_the_widest_batch_is_the_largest_within_4_percent_of_the_most_throughput() -> None:
+def test_widest_batch_is_the_largest_within_4_percent_of_the_most_throughput() -> None:
     assert SLOWING.widest_rows == 8
     just = ServiceProfile((ProfilePoint(2, 2 / 100), ProfilePoint(4, 4 / 96.1)))
     barely_not = ServiceProfile((ProfilePoint(2, 2 / 100), ProfilePoint(4, 4 / 95.9)))
@@ -68,7 +68,7 @@ steps = st.lists(st.tuples(st.integers(1, 1000), st.floats(1e-9, 1e6)), min_size
 
 
 @given(steps)
-def test_a_profile_survives_json_and_its_best_is_one_of_its_points(
+def test_profile_survives_json_and_its_best_is_one_of_its_points(
     increments: list[tuple[int, float]],
 ) -> None:
     rows, points = 0, []
@@ -110,7 +110,7 @@ def test_junk_is_refused_as_a_profile(value: object) -> None:
         {"points": [{"rows": index + 1, "seconds": 1.0} for index in range(65)]},
     ],
 )
-def test_a_profile_is_read_strictly(value: object) -> None:
+def test_profile_is_read_strictly(value: object) -> None:
     with pytest.raises(ConfigError, match="expected"):
         ServiceProfile.from_json(value)
 
@@ -136,7 +136,7 @@ def test_rows_are_doubled_until_three_doublings_bring_nothing_or_the_limit_is_me
     ) == [1, 2, 4, 8, 16, 32]
 
 
-def test_a_size_that_would_not_fit_into_the_time_left_is_not_begun() -> None:
+def test_size_that_would_not_fit_into_the_time_left_is_not_begun() -> None:
     assert measured(lambda rows: 0.01, 1000, left_s=0.02) == [
         1,
         2,
@@ -182,13 +182,13 @@ def test_each_size_is_run_several_times_and_the_first_run_does_not_count() -> No
     assert runs.calls == [1] * (1 + MIN_RUNS) + [2] * (1 + 5)  # a tenth of 100 s, 2 s each
 
 
-def test_the_time_allowed_ends_a_profile() -> None:
+def test_time_allowed_ends_a_profile() -> None:
     runs = FakeRuns(lambda rows: 1.0)
     timing = time_rows(runs.run, max_rows=1000, budget_s=15.0, clock_s=runs.clock_s)
     assert [point.rows for point in timing.profile.points] == [1, 2]
 
 
-def test_a_size_that_fails_ends_the_profile_with_its_reason_and_one_row_must_run() -> None:
+def test_size_that_fails_ends_the_profile_with_its_reason_and_one_row_must_run() -> None:
     def run(rows: int) -> None:
         if rows > 2:
             raise RunFailed("out of memory")
@@ -206,7 +206,7 @@ def test_a_size_that_fails_ends_the_profile_with_its_reason_and_one_row_must_run
         time_rows(refuse, max_rows=64, budget_s=1.0, clock_s=runs.clock_s)
 
 
-def test_a_chart_has_a_dot_for_each_point_and_marks_the_best() -> None:
+def test_chart_has_a_dot_for_each_point_and_marks_the_best() -> None:
     root = ET.fromstring(profile_svg("a < b & c", SLOWING))  # noqa: S314 - our own text
     space = "{http://www.w3.org/2000/svg}"
     assert next(root.iter(f"{space}text")).text == "a < b & c"

@@ -68,7 +68,7 @@ def test_nobody_is_picked_of_none_and_no_replica_is_probed() -> None:
 # what one more request would take
 
 
-def test_the_time_expected_is_the_run_and_twice_the_wait_and_the_way_there() -> None:
+def test_time_expected_is_the_run_and_twice_the_wait_and_the_way_there() -> None:
     policy, one = Prequal(random.Random(0)), replica("a", rtt_s=0.003)
     tell(policy, one, rif=2, run_us=10_000)  # waits 15 ms, for others' requests
     assert cost_s(policy, one) == pytest.approx(0.010 + 2 * 0.015 + 0.003)
@@ -86,7 +86,7 @@ def test_requests_that_run_beside_each_other_share_the_wait() -> None:
     assert cost_s(policy, one) - before == pytest.approx(2 * 0.002)
 
 
-def test_a_replica_that_never_reported_costs_nothing_but_the_way_until_a_request_is_under_way_there() -> (
+def test_replica_that_never_reported_costs_nothing_but_the_way_until_a_request_is_under_way_there() -> (
     None
 ):
     policy, one = Prequal(random.Random(0)), replica("a", rtt_s=0.02)
@@ -108,7 +108,7 @@ def test_what_an_idle_replica_reported_of_a_run_long_ago_is_doubted() -> None:
     assert cost_s(policy, one, 99.0) > 1.8
 
 
-def test_an_answer_that_came_sooner_than_an_idle_replica_says_is_believed_for_a_second() -> None:
+def test_answer_that_came_sooner_than_an_idle_replica_says_is_believed_for_a_second() -> None:
     policy, one = Prequal(random.Random(0)), replica("a", rtt_s=0.002)
     tell(policy, one, 5.0, run_us=2_000_000)
     peak_ewma.observe(one, 0.012, 5.0)
@@ -125,7 +125,7 @@ def test_an_answer_that_came_sooner_than_an_idle_replica_says_is_believed_for_a_
     st.integers(0, 10**7),
     st.floats(0, 100),
 )
-def test_the_time_expected_is_never_negative_nor_infinite_and_grows_with_what_is_sent(
+def test_time_expected_is_never_negative_nor_infinite_and_grows_with_what_is_sent(
     rif: int, own: int, queue_us: int, run_us: int, now_s: float
 ) -> None:
     policy, one = Prequal(random.Random(0)), replica("a")
@@ -142,7 +142,7 @@ def test_the_time_expected_is_never_negative_nor_infinite_and_grows_with_what_is
 # small fleets
 
 
-def test_a_small_fleet_sends_where_it_is_done_soonest() -> None:
+def test_small_fleet_sends_where_it_is_done_soonest() -> None:
     policy, (slow, fast, busy) = Prequal(random.Random(0)), fleet(3)
     replicas = (slow, fast, busy)
     tell(policy, slow, run_us=30_000)
@@ -172,7 +172,7 @@ def test_equal_replicas_take_turns_even_where_their_figures_differ_a_little() ->
     assert "".join(order) == "012340123401234"
 
 
-def test_a_new_replica_is_tried_by_one_request_at_a_time() -> None:
+def test_new_replica_is_tried_by_one_request_at_a_time() -> None:
     policy, replicas = Prequal(random.Random(0)), fleet(4)
     for one in replicas[:3]:
         tell(policy, one, run_us=10_000)
@@ -235,7 +235,7 @@ def test_of_the_pool_the_soonest_done_is_picked_and_its_entry_compensated() -> N
     assert "".join(picks) == "3535"  # 10, 12, 30, 36, then 50 ms
 
 
-def test_the_network_counts() -> None:
+def test_network_counts() -> None:
     policy, replicas = large()
     tell(policy, replicas[3], run_us=10_000)
     tell(policy, replicas[5], run_us=12_000)
@@ -243,7 +243,7 @@ def test_the_network_counts() -> None:
     assert policy.pick(replicas, usable, SHAPE, 0.0) is replicas[5]
 
 
-def test_an_ineligible_entry_is_passed_over_and_kept_and_a_gone_one_forgotten() -> None:
+def test_ineligible_entry_is_passed_over_and_kept_and_a_gone_one_forgotten() -> None:
     policy, replicas = large()
     for number in range(4):
         tell(policy, replicas[number], run_us=10_000 + number)
@@ -256,7 +256,7 @@ def test_an_ineligible_entry_is_passed_over_and_kept_and_a_gone_one_forgotten() 
 
 
 @pytest.mark.parametrize("age_s", [0.0, MAX_AGE_S + 0.01])
-def test_a_pool_without_a_choice_falls_back_to_a_few_replicas_drawn(age_s: float) -> None:
+def test_pool_without_a_choice_falls_back_to_a_few_replicas_drawn(age_s: float) -> None:
     policy, replicas = large(200, seed=5)
     tell(policy, replicas[0], run_us=9_000_000)
     if age_s:
@@ -288,7 +288,7 @@ def test_new_replicas_are_not_herded_onto() -> None:
     assert max(counts.values()) <= 2
 
 
-def test_a_pick_asks_for_the_eligibility_of_two_replicas_mostly_and_never_of_more_than_the_pools() -> (
+def test_pick_asks_for_the_eligibility_of_two_replicas_mostly_and_never_of_more_than_the_pools() -> (
     None
 ):
     policy, replicas = large(1000)
@@ -311,7 +311,7 @@ def test_a_pick_asks_for_the_eligibility_of_two_replicas_mostly_and_never_of_mor
     st.sets(st.integers(0, 39)),
     st.integers(0, 99),
 )
-def test_the_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
+def test_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
     reports: list[tuple[int, int, int]], bad: set[int], seed: int
 ) -> None:
     policy, replicas = Prequal(random.Random(seed)), fleet(40)
@@ -325,7 +325,7 @@ def test_the_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
         assert picked is min(usables, key=lambda one: cost_s(policy, one))
 
 
-def test_the_same_seed_makes_the_same_choices() -> None:
+def test_same_seed_makes_the_same_choices() -> None:
     def run(seed: int) -> list[str]:
         policy, replicas = Prequal(random.Random(seed)), fleet(60)
         rng, trace = random.Random(9), list[str]()
@@ -363,7 +363,7 @@ def test_each_request_probes_one_replica() -> None:
     assert [len(policy.probes(replicas, usable, float(at))) for at in range(100)] == [1] * 100
 
 
-def test_a_lone_replica_is_not_probed_for_its_answers_tell_all() -> None:
+def test_lone_replica_is_not_probed_for_its_answers_tell_all() -> None:
     policy, replicas = Prequal(random.Random(0)), fleet(1)
     assert not policy.probes(replicas, usable, 100.0)
     assert policy.probes(fleet(2), usable, 100.0)
@@ -381,14 +381,14 @@ def test_of_several_probes_each_goes_to_another_replica_uniformly() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 2.3])
-def test_a_fraction_of_a_probe_is_rounded_at_random(rate: float) -> None:
+def test_fraction_of_a_probe_is_rounded_at_random(rate: float) -> None:
     policy, replicas = Prequal(random.Random(2), probes_a_request=rate), fleet(100)
     numbers = [len(policy.probes(replicas, usable, float(at))) for at in range(2000)]
     assert set(numbers) <= {math.floor(rate), math.ceil(rate)}
     assert sum(numbers) / 2000 == pytest.approx(rate, abs=0.05)
 
 
-def test_a_replica_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way() -> None:
+def test_replica_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way() -> None:
     policy, replicas = Prequal(random.Random(0)), fleet(2)
     one = replicas[0]
 

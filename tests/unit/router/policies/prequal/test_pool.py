@@ -36,11 +36,11 @@ def names(pool: ProbePool) -> str:
 @pytest.mark.parametrize(
     ("replicas", "size"), [(1, 2), (3, 2), (8, 4), (25, 12), (32, 16), (100, 16)]
 )
-def test_a_pool_has_half_of_the_replicas_from_two_to_sixteen(replicas: int, size: int) -> None:
+def test_pool_has_half_of_the_replicas_from_two_to_sixteen(replicas: int, size: int) -> None:
     assert pool_size(replicas) == size
 
 
-def test_a_new_report_replaces_the_replicas_former_one_and_is_the_youngest() -> None:
+def test_new_report_replaces_the_replicas_former_one_and_is_the_youngest() -> None:
     pool, (a, b) = pool_of(), (replica("a"), replica("b"))
     report(a, pool, 1.0, rif=3)
     report(b, pool, 1.1)
@@ -62,7 +62,7 @@ def test_what_is_older_than_a_second_leaves_whatever_the_order_it_came_in() -> N
     assert pool.fresh(9.0) == []
 
 
-def test_a_full_pool_drops_its_oldest_entry() -> None:
+def test_full_pool_drops_its_oldest_entry() -> None:
     pool = pool_of(size=3)
     for at, name in enumerate("abcd"):
         report(replica(name), pool, at / 10)
@@ -71,7 +71,7 @@ def test_a_full_pool_drops_its_oldest_entry() -> None:
     assert names(pool) == "cd"
 
 
-def test_a_fleet_gets_what_is_known_of_each_of_its_replicas_in_its_order() -> None:
+def test_fleet_gets_what_is_known_of_each_of_its_replicas_in_its_order() -> None:
     pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
     report(a, pool, 1.0)
     report(b, pool, 1.1)
@@ -130,7 +130,7 @@ def test_who_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_back() -> 
     assert (len(pool), pool.known) == (0, {})
 
 
-def test_the_text_forms_say_what_is_known() -> None:
+def test_text_forms_say_what_is_known() -> None:
     pool, a = pool_of(size=4), replica("a")
     report(a, pool, 2.0, rif=3, latency_us=1500)
     assert repr(pool) == "ProbePool(1 of 4)"
