@@ -104,6 +104,8 @@ class ResponseHandler(Protocol):
     An answer in parts is an error to it (`PeerError`), and the request is withdrawn: its first part would pass for all.
     """
 
+    __slots__ = ()
+
     def answered(self, answer: Answer) -> None:
         """The answer is here."""
 
@@ -117,6 +119,8 @@ class PartsHandler(ResponseHandler, Protocol):
 
     Parts that are held too long end the request: see `Link.release`.
     """
+
+    __slots__ = ()
 
     def part_answered(self, part: Answer) -> None:
         """One more part of the answer is here; others follow."""

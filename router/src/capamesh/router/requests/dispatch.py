@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
@@ -28,6 +30,7 @@ from capamesh.protocol.links.calls import (
     decode_answer,
     encode_call,
 )
+from capamesh.protocol.links.link import ResponseHandler
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
@@ -213,10 +216,8 @@ class InFlightCall(Handle):
                         if isinstance(outcome, SequenceUnknown):
                             outcome = dispatch.sequences.judged(request, outcome)
                         elif isinstance(outcome, RequestKills) and not self._call.is_copy:
-                            asked, where = (
-                                _of_version(request, self._version),
-                                self._picker.witnesses,
-                            )
+                            asked = _of_version(request, self._version)
+                            where = self._picker.witnesses
                             dispatch.killers.note(asked, outcome.deaths, where, dispatch.clock())
                     case Probe(replica):
                         dispatch.prober.ask([replica])
@@ -351,8 +352,8 @@ class InFlightCall(Handle):
                 responder.fail(LocalError("the router failed on this request; see its log"))
 
 
-class _Attempt:
-    """One attempt of a call on one link: the `ResponseHandler` that the link knows."""
+class _Attempt(ResponseHandler):
+    """One attempt of a call on one link, as that link knows it."""
 
     __slots__ = ("_in_flight", "given", "link", "number", "replica", "stream")
 
@@ -365,14 +366,14 @@ class _Attempt:
         self.stream = 0
         self.given: InferAnswer | None = None
 
+    @override
     def answered(self, answer: Answer) -> None:
-        """Pass the node's answer on, unless it is not wanted any more."""
         if self.link is not None:
             self.link = None
             self._in_flight.answered(self, answer)
 
+    @override
     def failed(self, error: CapameshError) -> None:
-        """Pass on what the node refused or failed with, or how its link has ended."""
         if self.link is not None:
             self.link = None
             self._in_flight.failed(self, error)
