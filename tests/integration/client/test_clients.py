@@ -137,7 +137,7 @@ def test_readiness_is_the_answer_not_an_error(server: OipServer, connect: Connec
         (404, "model_not_found", ModelNotFound),
         (503, "overloaded", Overloaded),
         (429, "too_many_requests", TooManyRequests),
-        (503, "no_candidate", NoEndpoint),
+        (503, "no_endpoint", NoEndpoint),
         (400, "invalid_request", InvalidRequest),
         (504, "deadline_exceeded", DeadlineExceeded),
         (418, "of_the_future", PeerError),

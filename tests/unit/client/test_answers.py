@@ -56,7 +56,7 @@ def test_failure_with_code_and_message_says_just_the_message() -> None:
     [
         (429, "too_many_requests", "3", 3.0),
         (503, "overloaded", "30", 30.0),
-        (503, "no_candidate", "1", 1.0),
+        (503, "no_endpoint", "1", 1.0),
         (429, None, "2", 2.0),
         (503, None, "Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
         (503, "overloaded", None, 0.0),

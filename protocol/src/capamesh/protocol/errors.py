@@ -150,7 +150,7 @@ class SequenceLost(PeerError):
 class NoEndpoint(PeerError):
     """Peers host the model, but none can be reached now."""
 
-    code = "no_candidate"
+    code = "no_endpoint"
 
     def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message or self.code)

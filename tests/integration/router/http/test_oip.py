@@ -461,7 +461,7 @@ async def test_wish_that_an_unreachable_node_meets_is_worth_another_try(http: Ht
     http.node("A")
     http.node("B").end()
     response = await http.infer(BODY, headers={"X-Capamesh-Nodes": "B"})
-    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "no_candidate")
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "no_endpoint")
     assert response.headers["Retry-After"] == "1"
 
 

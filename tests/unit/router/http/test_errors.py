@@ -38,7 +38,7 @@ STATUSES = {
     "request_kills": 500,
     "sequence_unknown": 400,
     "sequence_lost": 410,
-    "no_candidate": 503,
+    "no_endpoint": 503,
     "nobody_fits": 503,
     "shut_out": 503,
     "protocol_violation": 502,

@@ -624,7 +624,7 @@ def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> No
 
 def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
     attempts = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
-    assert said(attempts.start(100.0)) == ["failed: no_candidate"]
+    assert said(attempts.start(100.0)) == ["failed: no_endpoint"]
     picker = ScriptedDesk("", can_wait=True)
     attempts = flight_at(picker)
     attempts.start(100.0)

@@ -1141,7 +1141,7 @@ ENDINGS: dict[str, tuple[list[Reply], Callable[[Fleet], object], str]] = {
     "refused": ([FULL, FULL], learn, "overloaded"),
     "late": ([hang, hang, hang], learn, "deadline_exceeded"),
     "left": ([hang, hang], learn, "cancelled"),
-    "nobody": ([], lambda fleet: fleet.node("A", models=(offer(),)).end(), "no_candidate"),
+    "nobody": ([], lambda fleet: fleet.node("A", models=(offer(),)).end(), "no_endpoint"),
 }
 
 
