@@ -385,7 +385,8 @@ class Fleet:
             self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, rng)
             return self.policies[name]
 
-        self.clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self.clock = loop.time
         self.balancer = Balancer(
             self.view,
             make_policy=made,
@@ -394,9 +395,13 @@ class Fleet:
             invite_of=lambda peer: (invites or {}).get(peer, ""),
         )
         self.telemetry = Telemetry()
-        self.prober = Prober(self.balancer, clock=self.clock)
+        self.prober = Prober(self.balancer, clock=self.clock, timers=loop)
         self.dispatch = Dispatch(
-            self.prober, clock=self.clock, limits=limits or Limits(), telemetry=self.telemetry
+            self.prober,
+            clock=self.clock,
+            timers=loop,
+            limits=limits or Limits(),
+            telemetry=self.telemetry,
         )
         self.routing = Routing(
             self.view,
@@ -405,6 +410,7 @@ class Fleet:
             rules or RoutingRules(),
             rng=rng,
             clock=self.clock,
+            timers=loop,
         )
         for peer, script in zip("ABCDEFGHIJ", scripts, strict=False):
             self.node(peer, *script)

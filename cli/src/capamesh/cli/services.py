@@ -44,7 +44,8 @@ def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
 
     async def serve() -> None:
         _stop_with(owner_fd)
-        await Router(RouterParts(settings, structlog.get_logger())).run()
+        parts = RouterParts(settings, structlog.get_logger(), asyncio.get_running_loop())
+        await Router(parts).run()
 
     uvloop.run(serve())
 

@@ -87,6 +87,7 @@ async def serving(
         RoutingRules(),
         rng=rng,
         clock=time.monotonic,
+        timers=asyncio.get_running_loop(),
     )
     page = RoutingApi(
         view,

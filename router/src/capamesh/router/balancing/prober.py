@@ -1,8 +1,7 @@
-"""Asks nodes for their load, and tells the balancer what they say or that they say nothing. IO: links, a timer."""
+"""Asks nodes for their load, and tells the balancer what they say or that they say nothing. IO: links."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.fleet.replica import Replica
+    from capamesh.router.timers import Timer, Timers
 
 PROBE_LIMIT_S = 1.0
 """Later replies say nothing of the present (the age at which Prequal drops a reply)."""
@@ -50,14 +50,20 @@ class Prober:
     """All probes of one router that are under way."""
 
     def __init__(
-        self, balancer: Balancer, *, clock: Callable[[], float], limit_s: float = PROBE_LIMIT_S
+        self,
+        balancer: Balancer,
+        *,
+        clock: Callable[[], float],
+        timers: Timers,
+        limit_s: float = PROBE_LIMIT_S,
     ) -> None:
         self._balancer = balancer
         self._clock = clock
+        self._timers = timers
         self._limit_s = limit_s
         self._under_way: deque[_Probe] = deque()
         """The oldest first; those that are over are met in time."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._is_closed = False
         self.sent = 0
         self.lost = 0
@@ -118,9 +124,7 @@ class Prober:
 
     def _sweep_later(self) -> None:
         due_s = self._under_way[0].sent_s + self._limit_s
-        self._timer = asyncio.get_running_loop().call_later(
-            max(0.0, due_s - self._clock()), self._sweep
-        )
+        self._timer = self._timers.call_later(max(0.0, due_s - self._clock()), self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None

@@ -64,12 +64,13 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Membership
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.settings import RouterSettings
+    from capamesh.router.timers import Timers
 
 
 class RouterParts:
     """Everything that one router consists of: what each part knows of the others is what it is given here."""
 
-    def __init__(self, settings: RouterSettings, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: RouterSettings, log: FilteringBoundLogger, timers: Timers) -> None:
         """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be."""
         self.settings = settings
         self.log = log
@@ -87,7 +88,7 @@ class RouterParts:
         self.link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._join_network(membership)
         self._make_fleet(membership)
-        self._make_requests()
+        self._make_requests(timers)
         self._make_control(membership)
 
     def _join_network(self, membership: Membership) -> None:
@@ -183,7 +184,7 @@ class RouterParts:
             today=today,
         )
 
-    def _make_requests(self) -> None:
+    def _make_requests(self, timers: Timers) -> None:
         """Make the parts that a request goes through."""
         settings = self.settings
         rng = random.Random()  # noqa: S311 - load balancing
@@ -194,19 +195,21 @@ class RouterParts:
             rules=self._terms_of,
             invite_of=self.hearing.quotas.invite_of,
         )
-        self.prober = Prober(self.balancer, clock=time.monotonic)
+        self.prober = Prober(self.balancer, clock=time.monotonic, timers=timers)
         self.routing = Routing(
             self.fleet,
             self.balancer,
             Dispatch(
                 self.prober,
                 clock=time.monotonic,
+                timers=timers,
                 limits=settings.limits,
                 telemetry=self.telemetry,
             ),
             self.rules,
             rng=rng,
             clock=time.monotonic,
+            timers=timers,
         )
         self.inference = Inference(
             self.fleet,

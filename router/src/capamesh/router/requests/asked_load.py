@@ -1,8 +1,8 @@
-"""One load of a model that a node was asked for, until its advert has the model ready or it could not be had. IO: links, timers."""
+"""One load of a model that a node was asked for, until its advert has the model ready or it could not be had. IO: links."""
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Answer, Link
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.fleet.wanted_loads import WantedLoad
+    from capamesh.router.timers import Timer, Timers
 
 PATIENCE_S = 60.0
 """A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
@@ -25,6 +26,7 @@ class LoadOwner(Protocol):
     """Who has asked for loads and is told what becomes of them."""
 
     fleet: FleetView
+    timers: Timers
 
     def settling(self, asked: AskedLoad, peer: PeerId) -> None:
         """Call `asked.look` at news of a node that says that it has loaded the model."""
@@ -46,19 +48,19 @@ class AskedLoad(ResponseHandler):
         self._link: Link | None = link
         """None: it is over."""
         self._stream = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def begin(self) -> None:
         """Ask the node. That its link has just ended is told later, as any failure is."""
         load, link = self._load, self._link
         assert link is not None  # noqa: S101 - it has just been made
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PATIENCE_S, self._overdue)
+        timers = self._owner.timers
+        self._timer = timers.call_later(PATIENCE_S, self._overdue)
         try:
             call = ControlCall(ControlAction.WANT, load.model, load.version)
             self._stream = link.ask(encode_control(call), (), self)
         except CapameshError as error:
-            loop.call_soon(self.failed, error.with_traceback(None))
+            timers.call_soon(partial(self.failed, error.with_traceback(None)))
 
     def answered(self, answer: Answer) -> None:
         """Look for the model in the node's advert, for the node says that it has loaded it."""
@@ -67,7 +69,7 @@ class AskedLoad(ResponseHandler):
             return
         assert self._timer is not None  # noqa: S101 - since it was asked
         self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(SETTLED_S, self._unsettled)
+        self._timer = self._owner.timers.call_later(SETTLED_S, self._unsettled)
         self._owner.settling(self, self._load.peer)
         self.look()
 

@@ -1,4 +1,4 @@
-"""Requests for a model that no node serves and some have no memory for: one node is asked to load it, and they wait. IO: links, timers.
+"""Requests for a model that no node serves and some have no memory for: one node is asked to load it, and they wait. IO: links.
 
 They wait within their deadline, in places of their own: whoever asks for what is away takes none from those who wait for
 a link. What is said of a model wakes those who wait for that model alone, and is worked out once for all of them. They
@@ -8,7 +8,6 @@ why, and when to come again; where one says to have it ready that does not serve
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Call, Responder
+    from capamesh.router.timers import Timer, Timers
 
 LOOK_AGAIN_S = 1.0
 """Where all that may be asked for at a time is under way, or no link is up (guess)."""
@@ -71,11 +71,13 @@ class ColdStarts(LoadOwner):
         fleet: FleetView,
         *,
         clock: Callable[[], float],
+        timers: Timers,
         start: Callable[[Call, Responder], Handle],
     ) -> None:
         """`start` sends a call on its way that has waited, or raises why that is not possible."""
         self.fleet = fleet
         self.clock = clock
+        self.timers = timers
         self.start = start
         self._loads = WantedLoads()
         self._settling: dict[PeerId, AskedLoad] = {}
@@ -271,7 +273,7 @@ class ColdStart(Handle):
         self._failure = failure
         self._handle: Handle | None = None
         """None: it has not set off."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     @property
     def picker(self) -> RequestPicker | None:
@@ -301,8 +303,7 @@ class ColdStart(Handle):
                 LOOK_AGAIN_S,
             )
         due_s = min(self._call.deadline_s, outlook.again_s)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(due_s - now_s, self.look)
+        self._timer = cold.timers.call_later(due_s - now_s, self.look)
         cold.add(self)
         return None
 
@@ -317,7 +318,7 @@ class ColdStart(Handle):
         except CapameshError as error:
             failure = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - others wait for the same news
-            asyncio.get_running_loop().call_exception_handler(
+            self._cold.timers.call_exception_handler(
                 {"message": "a request that waited for a load has crashed", "exception": error}
             )
             failure = LocalError("the router failed on this request; see its log")

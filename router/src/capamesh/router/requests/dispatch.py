@@ -1,11 +1,10 @@
-"""Sends calls over links: does what a `RequestAttempts` says and tells it what came of that. IO: links, the loop's timers.
+"""Sends calls over links: does what a `RequestAttempts` says and tells it what came of that. IO: links.
 
 All of it is callbacks: a node's answer is told to the call's responder in the very turn of the loop that read it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.prober import Prober
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.telemetry import Telemetry
+    from capamesh.router.timers import Timer, Timers
 
 Recover = Callable[[Call, Responder, "CapameshError"], Handle | None]
 """Returns how a call goes on that has failed, None where it does not: then its responder is still to be told."""
@@ -61,26 +61,19 @@ class Dispatch:
         prober: Prober,
         *,
         clock: Callable[[], float],
+        timers: Timers,
         limits: Limits,
         telemetry: Telemetry,
     ) -> None:
         self.prober = prober
         self.clock = clock
+        self.timers = timers
         self.limits = limits
         self.telemetry = telemetry
         self.known_tensors = KnownTensors()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.sequences = OpenSequences()
         self.killers = Killers()
         self.idempotency = Idempotency(clock)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of all its requests; before Python 3.12, to ask which it is takes a call of the system."""
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        return loop
 
     def start(
         self,
@@ -121,7 +114,6 @@ class InFlightCall(Handle):
         "_call",
         "_dispatch",
         "_is_listed",
-        "_loop",
         "_next",
         "_permit",
         "_picker",
@@ -171,9 +163,8 @@ class InFlightCall(Handle):
             # the first link to be up need not be that of the node with the sequence's state
             max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
         )
-        self._loop = dispatch.loop
         self._sent: list[_Attempt] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._armed_s = math.inf
 
     @property
@@ -332,7 +323,8 @@ class InFlightCall(Handle):
         if self._timer is not None:
             self._timer.cancel()
         self._armed_s = due_s
-        self._timer = self._loop.call_later(max(0.0, due_s - self._dispatch.clock()), self._tick)
+        dispatch = self._dispatch
+        self._timer = dispatch.timers.call_later(max(0.0, due_s - dispatch.clock()), self._tick)
 
     def _tick(self) -> None:
         self._timer, self._armed_s = None, math.inf
@@ -345,7 +337,7 @@ class InFlightCall(Handle):
             self.act(self.attempts.linked(self._dispatch.clock()))
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an outcome
             self.cancel()
-            self._loop.call_exception_handler(
+            self._dispatch.timers.call_exception_handler(
                 {"message": "a request that waited for a link has crashed", "exception": error}
             )
             if responder is not None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from capamesh.router.requests.call import Call, Handle, Responder
     from capamesh.router.requests.dispatch import Dispatch
     from capamesh.router.requests.models import RoutedModels
+    from capamesh.router.timers import Timers
 
 AFFINITY = "affinity"
 """The policy of requests that must meet at one node."""
@@ -55,6 +56,7 @@ class Pipeline:
         *,
         rng: random.Random,
         clock: Callable[[], float],
+        timers: Timers,
     ) -> None:
         self._fleet = fleet
         self._balancer = balancer
@@ -66,6 +68,7 @@ class Pipeline:
         self.cold = ColdStarts(
             fleet,
             clock=clock,
+            timers=timers,
             start=lambda call, responder: self.start(call, responder, is_cold=True),
         )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from capamesh.router.requests.call import RoutingOptions
     from capamesh.router.requests.dispatch import Dispatch
     from capamesh.router.rules import RoutingRules
+    from capamesh.router.timers import Timers
 
 EVEN_ODDS = 0.5
 """Where chance decides on a request, who asks whether it would be let in is told what is more likely."""
@@ -54,6 +55,7 @@ class Routing:
         *,
         rng: random.Random,
         clock: Callable[[], float],
+        timers: Timers,
     ) -> None:
         self._fleet = fleet
         self._balancer = balancer
@@ -61,7 +63,9 @@ class Routing:
         self.clock = clock
         """The clock of deadlines."""
         self._models = RoutedModels(fleet, balancer, rules, rng=rng)
-        self.pipeline = Pipeline(fleet, balancer, dispatch, self._models, rng=rng, clock=clock)
+        self.pipeline = Pipeline(
+            fleet, balancer, dispatch, self._models, rng=rng, clock=clock, timers=timers
+        )
 
     def __repr__(self) -> str:
         copies = len(self.pipeline.copies)
