@@ -20,8 +20,8 @@ from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import eviction as room_module
-from capamesh.node.models import lifecycle as hosting_module
-from capamesh.node.models import shortage
+from capamesh.node.models import folder_watch, shortage
+from capamesh.node.models import lifecycle as lifecycle_module
 from capamesh.node.models.eviction import (
     IDLE_LOADS,
     LEAST_IDLE_S,
@@ -162,7 +162,7 @@ class Rig:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        monkeypatch.setattr(hosting_module, "scan", self._scan)
+        monkeypatch.setattr(folder_watch, "scan", self._scan)
 
     def has(self, *sources: ModelSource, refused: Sequence[Refused] = ()) -> None:
         """Say what the folder has from now on."""
@@ -994,7 +994,7 @@ async def test_model_that_is_held_back_is_loaded_when_a_router_asks_for_it(rig: 
 async def test_model_that_is_held_back_is_tried_again_though_many_changes_wait_when_its_time_ends(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosting_module, "TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr(lifecycle_module, "TRY_AGAIN_S", 0.0)
     rig.has(source_of("m"))
     rig.start(verdicts=[Verdict("m", "1", "", "it kills", held_s=60.0)])
     await rig.until(lambda: rig.states(ModelState.FAILED) == ["m/1"])
@@ -1002,7 +1002,7 @@ async def test_model_that_is_held_back_is_tried_again_though_many_changes_wait_w
         rig.lifecycle.change(
             ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None
         )
-    ((key, source),) = rig.lifecycle._held.items()
+    ((key, source),) = rig.lifecycle._changes.held.items()
     rig.lifecycle._try_again(key, source)
     await rig.ready("m/1")
 
@@ -1488,7 +1488,7 @@ async def test_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
 ) -> None:
     rig.has(source_of("a"), source_of("b"), source_of("c"))
     rig.start()
-    loading = rig.lifecycle._loading
+    loading = rig.lifecycle._changes._loading
     if where == "load":
         monkeypatch.setattr(loading, "load", Short(loading.load))
     elif where == "_marks":
@@ -1505,7 +1505,7 @@ async def test_load_that_never_finds_memory_is_reported_of_and_hides_no_other(
 ) -> None:
     rig.has(source_of("a"), source_of("b"))
     rig.start(poll_s=0)
-    loading = rig.lifecycle._loading
+    loading = rig.lifecycle._changes._loading
     monkeypatch.setattr(loading, "load", Short(loading.load, shortage.TRIES))
     await rig.ready("b/1")
     assert rig.state("a") == (ModelState.UNLOADED, "this node has no memory to load it")
@@ -1580,7 +1580,7 @@ async def test_change_is_made_and_answered_though_there_was_no_memory_half_way(
     assert await rig.unload("a") == "done"
     assert rig.state("a")[0] is ModelState.UNLOADED
     await rig.until(lambda: rig.device.models["a/1"].is_closed)
-    await rig.until(lambda: lifecycle._loading.held_bytes == 0)
+    await rig.until(lambda: lifecycle._changes._loading.held_bytes == 0)
     answers: list[CapameshError | None] = []
     call = ControlCall(ControlAction.LOAD, ModelName("a"), ANY)
     lifecycle.change(call, Short(answers.append))
