@@ -20,8 +20,6 @@ LONG_STILL = frozenset(
         "benchmarks/engine.py",
         "benchmarks/scale.py",
         "node/src/capamesh/node/agent/agent.py",
-        "node/src/capamesh/node/models/lifecycle.py",
-        "node/src/capamesh/node/runtime/onnxruntime/backend.py",
         "node/src/capamesh/node/scheduling/dynamic_batcher.py",
         "node/src/capamesh/node/scheduling/plan.py",
         "node/src/capamesh/node/scheduling/runner.py",

@@ -16,6 +16,8 @@ from capamesh.protocol.tensors import Tensor, TensorSpec
 class StopSwitch(Protocol):
     """Ends a run early. Made by the backend, given to one run."""
 
+    __slots__ = ()
+
     def stop(self) -> None:
         """End the run as soon as the runtime looks; from any thread, before or after it has ended too."""
         ...
