@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster_load import digits_stream
+from engine_link import replaced
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
@@ -79,9 +80,7 @@ async def test_killed_worker_is_back_and_serves_again(
         await cluster.wait_routable(1)
         (before,) = cluster.nodes[0].status()["worker_pids"]
         os.kill(before, signal.SIGKILL)
-        async with asyncio.timeout(30):
-            while cluster.nodes[0].status()["worker_pids"] in ([before], [None]):
-                await asyncio.sleep(0.05)
+        await replaced(cluster.nodes[0], before)
         await cluster.wait_routable(1)
         seen = await digits_stream(
             cluster.http_url,

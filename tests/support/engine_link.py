@@ -153,6 +153,20 @@ async def until(read: Callable[[], Awaitable[T]], is_so: Callable[[T], bool]) ->
     return seen
 
 
+async def replaced(node: Process, before: int) -> dict[str, Any]:
+    """Wait until a router has a link to another process than the worker `before`; return the node's status then.
+
+    That a router sees the node as usable does not tell it: it may not have noticed yet that the process before is gone.
+    """
+
+    async def status() -> dict[str, Any]:
+        return node.status()
+
+    return await until(
+        status, lambda said: said["worker_pids"] not in ([before], [None]) and said["links"] > 0
+    )
+
+
 def row(*values: float) -> Any:
     """Return float32 [1, N]."""
     return np.array([values], np.float32)

@@ -57,6 +57,7 @@ class Care:
     def __init__(self, folder: Path, settings: NodeSettings | None = None) -> None:
         self.log = NullLog()
         self.now_s = 0.0
+        self.ups: list[int] = []
         self.downs: list[int] = []
         self.sent: list[ToWorker] = []
         settings = settings or NodeSettings(data_folder=folder, models_folder=folder)
@@ -65,6 +66,7 @@ class Care:
             CPU,
             start_of(settings, 3, CPU, "127.0.0.1"),
             on_message=lambda _, __: None,
+            on_up=self.ups.append,
             on_down=self.downs.append,
             log=self.log,  # type: ignore[arg-type]  # it logs nothing but names
             clock=lambda: self.now_s,
@@ -133,6 +135,7 @@ def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: 
     assert care.log.events.count("worker_died") == 3
     assert care.log.events.count("worker_guarded") == 1
     assert care.downs == [3, 3, 3]
+    assert care.ups == [3, 3, 3, 3, 3]  # the two starts whose messages were looked at, too
 
 
 def test_worker_that_ended_itself_says_why(care: Care) -> None:

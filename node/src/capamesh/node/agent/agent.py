@@ -19,7 +19,14 @@ from capamesh.node.agent.metrics.totals import LoopFigures
 from capamesh.node.agent.status import models_status, worker_status
 from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_of
 from capamesh.node.contract.loop_meter import LoopMeter
-from capamesh.node.contract.messages import DeviceOffer, Drained, Links, Renewed, Revocations
+from capamesh.node.contract.messages import (
+    DeviceOffer,
+    Drained,
+    Links,
+    Renewed,
+    Revocations,
+    Sandboxed,
+)
 from capamesh.node.devices.host import read_devices
 from capamesh.node.devices.nvml import GpuReader
 from capamesh.protocol.advertised_address import (
@@ -138,6 +145,7 @@ class NodeAgent:
                 device,
                 start_of(settings, number, device, self._advertised_host),
                 on_message=self._worker_said,
+                on_up=lambda _: self._write_status(),
                 on_down=self._worker_down,
                 log=log,
             )
@@ -216,7 +224,7 @@ class NodeAgent:
                     self._brief(self._workers[number])
                 if self._announcement.offered(number, message):
                     self._changed()
-            case Links():
+            case Links() | Sandboxed():
                 self._write_status()
             case Drained():
                 self._drained.add(number)

@@ -52,14 +52,17 @@ class WorkerHandle:
         start: Start,
         *,
         on_message: Callable[[int, ToAgent], None],
+        on_up: Callable[[int], None],
         on_down: Callable[[int], None],
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Start nothing yet. `on_up` is told of each new process before that has said a word, `on_down` of its end."""
         self.number = number
         self.device = device
         self._start = start
         self._on_message = on_message
+        self._on_up = on_up
         self._on_down = on_down
         self._log = log.bind(device=device.index)
         self._clock = clock
@@ -161,7 +164,7 @@ class WorkerHandle:
         )
 
     def _opening(self) -> Mapping[str, Any]:
-        """Return the start message of a new life."""
+        """Return the start message of a new life, whose process is there by now, and tell of it."""
         self._started_s = self._clock()
         verdicts = tuple(self._crashes.verdicts(self._started_s))
         start = replace(self._start, verdicts=verdicts)
@@ -170,6 +173,7 @@ class WorkerHandle:
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
             self._log.warning("no_running_page", error=error.message)
             start = replace(start, running_page="")
+        self._on_up(self.number)
         return to_wire(start)
 
     def _down(self, reason: str) -> None:
@@ -178,6 +182,7 @@ class WorkerHandle:
         self.last_down = reason
         self._figures.ended()
         self.links = 0
+        self.sandbox = ""
         if self._page is not None:
             marked = self._page.marked()
             self._page.close()
