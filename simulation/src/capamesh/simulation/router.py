@@ -138,7 +138,7 @@ class SimRouter:
         deadline_s = now_s + kind.deadline_s
         half_bytes = kind.size_bytes - kind.size_bytes // 2
         shape = self._shape(kind, half_bytes, key)
-        picker = RequestPicker.of(served, ANYWHERE, shape, deadline_s)
+        picker = RequestPicker(served, ANYWHERE, shape, deadline_s)
         attempts = RequestAttempts(
             picker,
             deadline_s=deadline_s,

@@ -135,7 +135,7 @@ class World:
         return self.fleet.replicas(M, V1)
 
     def picker(self, constraints: Constraints = ANYWHERE) -> RequestPicker:
-        return RequestPicker.of(self.served, constraints, SHAPE)
+        return RequestPicker(self.served, constraints, SHAPE)
 
     def choice(self, now_s: float, *asked: Replica, picker: RequestPicker | None = None) -> str:
         return (picker or self.picker()).choose(asked, now_s).endpoint.peer
@@ -274,7 +274,7 @@ def test_when_none_can_meet_the_deadline_the_soonest_tries() -> None:
     world = World("ab")
     for replica, latency_us in zip(world.replicas, (90_000, 80_000), strict=True):
         replica.reported(LoadReport(latency_us=latency_us), 9.0)
-    picker = RequestPicker.of(world.served, ANYWHERE, SHAPE, deadline_s=10.085)
+    picker = RequestPicker(world.served, ANYWHERE, SHAPE, deadline_s=10.085)
     assert world.choice(10.0, picker=picker) == "b"
     assert world.choice(10.02, picker=picker) == "b"
     assert world.choice(10.02, world.replicas[1], picker=picker) == "a"
@@ -318,9 +318,9 @@ def test_ejections_are_counted_again_only_after_a_while() -> None:
 def test_request_may_ask_for_another_policy_and_all_policies_learn_from_all_requests() -> None:
     world = World("ab")
     replica = world.replicas[0]
-    usual = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="prequal")
-    other = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="affinity")
-    again = RequestPicker.of(world.served, ANYWHERE, SHAPE, policy="affinity")
+    usual = RequestPicker(world.served, ANYWHERE, SHAPE, policy="prequal")
+    other = RequestPicker(world.served, ANYWHERE, SHAPE, policy="affinity")
+    again = RequestPicker(world.served, ANYWHERE, SHAPE, policy="affinity")
     assert list(world.policies) == ["prequal", "affinity"]
     for picker in (usual, other, again):
         picker.sent(picker.choose((), 10.0), 10.0)
@@ -407,7 +407,7 @@ def test_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
         of_endpoint,
     )
     assert replica.endpoint.failed == failed
-    assert bool(world.served._unhealthy) == bool(failed)
+    assert bool(world.served._unhealthy.noted) == bool(failed)
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
     assert (peak_ewma.cost_s(replica, 10.0) == 5.0) == bool(failed)
     if of_replica is not of_endpoint:
@@ -631,7 +631,7 @@ def test_who_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
     desks[0].answered(liar, lie, 0.2, 0.0, 8, 10.2)
     assert (liar.load.in_flight, liar.load.latency_us) == (4, 200_000)
     world.balancer.probe_answered(liar, lie, 0.001, 10.2)
-    assert liar.service_s() == 0.2
+    assert liar.service_s == 0.2
 
 
 def test_refusal_for_lack_of_room_is_reported_to_who_wants_to_know() -> None:

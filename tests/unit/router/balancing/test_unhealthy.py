@@ -9,10 +9,10 @@ from capamesh.router.fleet.replica import Replica
 
 def test_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_up() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
-    assert not unhealthy
+    assert not unhealthy.noted
     one.endpoint.health.failed(10.0, is_hard=True)
     unhealthy.note(one, 10.0)
-    assert unhealthy
+    assert unhealthy.noted
     assert unhealthy.reprobes(10.04) == []
     assert unhealthy.reprobes(10.05) == [one]
     assert unhealthy.reprobes(10.10) == []
@@ -48,17 +48,17 @@ def test_what_happens_is_reported_once_in_its_order() -> None:
     assert unhealthy.settle(10.5) == [
         Returned(one.endpoint.peer, "a:7000", "", "", "link_lost: reset")
     ]
-    assert unhealthy
+    assert unhealthy.noted
     assert unhealthy.settle(41.0) == [Returned(one.endpoint.peer, "a:7000", "m", "1", "90% failed")]
     unhealthy.settle(60.0)
-    assert not unhealthy
+    assert not unhealthy.noted
     assert repr(unhealthy) == "UnhealthySet(0)"
 
 
 def test_refusal_is_no_trouble_and_the_well_are_not_noted() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     unhealthy.note(one, 10.0)
-    assert not unhealthy
+    assert not unhealthy.noted
 
 
 def test_who_is_gone_is_forgotten_and_another_replica_of_the_endpoint_takes_over() -> None:
@@ -74,4 +74,4 @@ def test_who_is_gone_is_forgotten_and_another_replica_of_the_endpoint_takes_over
     assert unhealthy.reprobes(10.30) == [other]
     one.endpoint.is_retired = True
     unhealthy.settle(10.4)
-    assert not unhealthy
+    assert not unhealthy.noted

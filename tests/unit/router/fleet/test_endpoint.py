@@ -30,8 +30,8 @@ def test_endpoint_is_usable_only_with_a_usable_link_and_neither_draining_nor_ret
 
 def test_each_request_is_counted_from_its_begin_to_its_end() -> None:
     endpoint = fresh()
-    endpoint.began()
-    endpoint.began()
+    endpoint.rif += 1
+    endpoint.rif += 1
     assert endpoint.rif == 2
     endpoint.ended()
     assert endpoint.rif == 1
@@ -44,15 +44,15 @@ def test_idle_endpoint_retires_at_once_and_a_busy_one_after_its_last_request_onc
     idle, busy = fresh(), fresh()
     idle.retire(lambda: reported.append("idle"))
     assert reported == ["idle"]
-    busy.began()
-    busy.began()
+    busy.rif += 1
+    busy.rif += 1
     busy.retire(lambda: reported.append("busy"))
     busy.ended()
     assert reported == ["idle"]
     assert busy.rif == 1
     busy.ended()
     assert reported == ["idle", "busy"]
-    busy.began()
+    busy.rif += 1
     busy.ended()
     assert reported == ["idle", "busy"]
 

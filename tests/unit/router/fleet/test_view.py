@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.steps import run_through
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
@@ -174,6 +175,33 @@ def test_replica_is_the_same_for_as_long_as_that_endpoint_replicas_that_version(
     assert kept.is_gone
     seen.view.apply([Changed(after, unloaded)])
     assert seen.replica("a:1") is not kept
+
+
+def test_version_is_the_same_while_it_is_held_though_no_node_has_it_meanwhile() -> None:
+    seen = Seen()
+    seen.joined(advert("A", "a:1"))
+    hosted = seen.view.hosted(M, ModelVersion("1"))
+    assert [replica.endpoint.peer for replica in hosted.replicas] == ["A"]
+    seen.view.apply([left("A")])
+    assert (hosted.replicas, seen.view.rankings) == ((), {})
+    seen.joined(advert("B", "b:1"))
+    assert [replica.endpoint.peer for replica in hosted.replicas] == ["B"]
+    assert seen.view.hosted(M, ModelVersion("1")) is hosted
+
+
+def test_latency_to_expect_is_as_last_told_or_else_as_advertised() -> None:
+    seen = Seen()
+    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=500),)))
+    replica = seen.replica("a:1")
+    assert replica.service_s == 0.0005
+    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=700),)))
+    assert replica.service_s == 0.0007
+    replica.reported(LoadReport(queue_us=100, run_us=200), 1.0)
+    assert replica.service_s == 0.0003
+    replica.reported(LoadReport(queue_us=100, run_us=200, latency_us=400), 1.0)
+    assert replica.service_s == 0.0004
+    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=900),)))
+    assert replica.service_s == 0.0004
 
 
 def test_tuple_of_replicas_is_the_same_until_one_comes_or_goes() -> None:

@@ -27,7 +27,7 @@ REQUEST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: router\r\nContent-Length: 
 ANSWER = answer_of("1", fp32("y", [1, 2]))
 WARM = 50
 """Requests after which nothing is done for the first time."""
-MOST_CALLS = 138
+MOST_CALLS = 109
 """Measured; links, tensors and balancing have two thirds of them."""
 MOST_FRAMES = 11
 """Measured, from `buffer_updated` to `Link.ask`."""

@@ -100,7 +100,7 @@ def infer(
     served = fleet.served()
     shape = RequestShape(asked.model, served.version, 8, "", asked.sequence is not None)
     deadline_s = fleet.clock() + allowed_s
-    picker = RequestPicker.of(served, ANYWHERE, shape, deadline_s)
+    picker = RequestPicker(served, ANYWHERE, shape, deadline_s)
     return dispatched(fleet, picker, asked, deadline_s, **named)
 
 
@@ -805,7 +805,7 @@ async def test_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_
     fleet.view.apply([Joined(advert("V"))])
     fleet.view.visit(Endpoint(PeerId("V"), "dialled-in-1"))
     visitor = fleet.view.endpoints_of(PeerId("V"))[0]
-    picker = RequestPicker.of(
+    picker = RequestPicker(
         fleet.served(), ANYWHERE, RequestShape(ModelName("m"), ModelVersion("1"), 8), 30.0
     )
     fleet.view.leave(visitor)
@@ -1282,7 +1282,7 @@ async def test_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_fli
             errors.append(error)
 
     served, deadline_s = fleet.served(), fleet.clock() + 30.0
-    picker = RequestPicker.of(
+    picker = RequestPicker(
         served, ANYWHERE, RequestShape(served.model, served.version, 8), deadline_s
     )
     fleet.dispatch.start(Call(call("m", "1"), NO_OPTIONS, deadline_s), picker, Told())

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capamesh.protocol.errors import Overloaded, TooManyRequests
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
 from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
@@ -155,7 +156,8 @@ class AdmissionController:
 
         `remaining_s` is the time until its deadline.
         """
-        rank = rank_of(priority, is_bulk=is_bulk)
+        is_usual = priority == DEFAULT_PRIORITY and not is_bulk
+        rank = Rank.ONLINE if is_usual else rank_of(priority, is_bulk=is_bulk)
         decision = self.decide(tenant, priority, rank, now_s, remaining_s, self._draw)
         is_urgent = rank is Rank.URGENT
         if is_urgent:

@@ -124,7 +124,9 @@ class FairShare:
 
     def enter(self, tenant: str, now_s: float) -> None:
         """A request of `tenant` begins; one `leave` must follow."""
-        name = self._name(tenant, now_s)
+        name = tenant
+        if tenant in self._lodgers or not (tenant in self._busy or tenant in self._idle):
+            name = self._name(tenant, now_s)
         if name != tenant:
             self._lodgers[tenant] = self._lodgers.get(tenant, 0) + 1
         state = self._busy.get(name)

@@ -95,9 +95,7 @@ class _Reading:
         reported = [replica for replica in replicas if replica.load.limit]
         limits = sorted([replica.load.limit for replica in reported])
         self.usual_slots = limits[len(limits) // 2] if limits else 0
-        latencies = sorted(
-            [latency_s for replica in reported if (latency_s := replica.service_s())]
-        )
+        latencies = sorted([latency_s for replica in reported if (latency_s := replica.service_s)])
         self.least_s = latencies[(len(latencies) - 1) // 2] / MOST_TIMES if latencies else 0.0
         self.now_s = now_s
         self.counted = len(replicas)
@@ -134,7 +132,7 @@ class _Reading:
         self.slots += limit
         if self.now_s >= memory.urgent_full_until_s:
             self.urgent_slots += limit
-        latency_s = replica.service_s()
+        latency_s = replica.service_s
         age_s = self.now_s - replica.load_s
         stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
         if age_s > stale_s:

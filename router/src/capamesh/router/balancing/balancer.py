@@ -93,7 +93,7 @@ class Balancer:
 
     def reprobes(self, now_s: float) -> list[Replica]:
         """Return which of the inhibited to probe now; to be called every 50 ms or so."""
-        return self._unhealthy.reprobes(now_s) if self._unhealthy else []
+        return self._unhealthy.reprobes(now_s)
 
     def probe_answered(
         self, replica: Replica, load: LoadReport, rtt_s: float, now_s: float

@@ -128,7 +128,7 @@ class Eligibility:
         if self.constraints is not ANYWHERE and not self.constraints.are_met_by(replica):
             return False
         return (
-            replica.service_s() + endpoint.network.rtt_s <= self.deadline_s - self.now_s
+            replica.service_s + endpoint.network.rtt_s <= self.deadline_s - self.now_s
             or self.draw < DEADLINE_DOUBT
         )
 
@@ -222,7 +222,7 @@ class Eligibility:
             is_ejected = any(health.state(now_s) is CircuitState.EJECTED for health in poor)
             since_s = max(health.since_s for health in poor)
             return (3 if is_ejected else 2), since_s, replica.rif
-        soon_s = (replica.service_s() + endpoint.network.rtt_s) * (replica.rif + 1)
+        soon_s = (replica.service_s + endpoint.network.rtt_s) * (replica.rif + 1)
         return (1 if endpoint.is_suspected else 0), soon_s, replica.rif
 
     def _may(self, health: Health) -> bool:
@@ -265,7 +265,7 @@ class Eligibility:
 
     def _deadline_refusal(self, replica: Replica) -> str:
         left_s = self.deadline_s - self.now_s
-        expected_s = replica.service_s() + replica.endpoint.network.rtt_s
+        expected_s = replica.service_s + replica.endpoint.network.rtt_s
         if expected_s <= left_s or self.draw < DEADLINE_DOUBT:
             return ""
         return f"deadline: {left_s * 1e3:.0f} ms left, {expected_s * 1e3:.0f} ms expected"

@@ -88,7 +88,7 @@ def signals_of(replica: Replica, rules: Eligibility, chosen: tuple[Replica, ...]
         rif=replica.rif,
         reported_in_flight=load.in_flight,
         limit=load.limit,
-        latency_s=replica.service_s(),
+        latency_s=replica.service_s,
         rtt_s=endpoint.network.rtt_s,
         reported_s=now_s - replica.load_s,
         price=replica.advert.price_per_million,

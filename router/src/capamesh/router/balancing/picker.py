@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.deaths import Stand, Suspicion
-from capamesh.router.balancing.eligibility import Constraints, Eligibility, may_be_probed
+from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.purpose import Purpose
@@ -59,13 +59,13 @@ class RequestPicker:
         "_left",
         "_paid_for",
         "_policy",
-        "_shape",
         "_suspicion",
         "_trial",
         "_versions",
         "attempts",
         "chosen",
         "served",
+        "shape",
         "tried",
         "witnesses",
     )
@@ -73,25 +73,31 @@ class RequestPicker:
     def __init__(
         self,
         served: ServedModel,
-        policy: Policy,
         constraints: Constraints,
         shape: RequestShape,
-        deadline_s: float,
+        deadline_s: float = math.inf,
+        *,
+        policy: str = "",
         versions: OtherVersions | None = None,
         trial: ServedModel | None = None,
     ) -> None:
-        """The first attempt goes to a replica of `trial`, if one is fit; those after it to `served`."""
+        """Make the picker of a new request, whose `deadline_s` is on the clock of `now_s`; a `policy` of "" is the model's.
+
+        The first attempt goes to a replica of `trial`, if one is fit; those after it to `served`, or to those of
+        `versions`. Raises what making a policy of that name raises.
+        """
         self.served: ServedModel = served
         """Of the version that was chosen last."""
         self._versions = versions
         self._left: dict[ModelVersion, ServedModel] | None = None
         """By version: what it was chosen from as well. None: nothing else."""
-        self._policy = policy
-        self._constraints = served.terms.with_options(constraints)
+        self._policy: Policy = served.chooser(policy) if policy else served.policy
+        of_rules = served.terms.constraints
+        self._constraints = constraints if of_rules is ANYWHERE else of_rules.both(constraints)
         self._deadline_s = deadline_s
         self._last: Eligibility | None = None
         """The rules of the last choice."""
-        self._shape = shape
+        self.shape = shape
         self.attempts: list[Attempt] = []
         """What was sent of it so far, kept by `RequestAttempts`."""
         self.chosen: tuple[Replica, ...] = ()
@@ -105,25 +111,6 @@ class RequestPicker:
         """The replica whose word was doubted at the cost of an opinion."""
         self.tried: Replica | None = None
         """The replica of a version on trial that was asked first; None: none was."""
-
-    @classmethod
-    def of(
-        cls,
-        served: ServedModel,
-        constraints: Constraints,
-        shape: RequestShape,
-        deadline_s: float = math.inf,
-        *,
-        policy: str = "",
-        versions: OtherVersions | None = None,
-        trial: ServedModel | None = None,
-    ) -> RequestPicker:
-        """Return a new request's picker; `deadline_s` is on the clock of `now_s`, `policy` "" is the model's.
-
-        `versions` are those that another attempt may go to, None: this one alone; `trial` is the version that the first
-        goes to all the same. Raises what making a policy of that name raises.
-        """
-        return cls(served, served.chooser(policy), constraints, shape, deadline_s, versions, trial)
 
     @classmethod
     def foreseen(
@@ -141,40 +128,57 @@ class RequestPicker:
 
         Nobody is chosen for a request that is not let in. Raises what making a policy of that name raises.
         """
+        picker = cls(served, constraints, shape, deadline_s)
         with served.unspent():
-            chooser = served.chooser(policy, is_kept=False)
-        picker = cls(served, chooser, constraints, shape, deadline_s)
+            picker._policy = served.chooser(policy, is_kept=False)
         replica = picker.preview(now_s) if is_let_in else None
         if replica is not None:
             picker.chosen = (replica,)
         return picker.explain(now_s)
 
-    @property
-    def key(self) -> str:
-        """The key of the requests that should meet at one node; empty: it has none."""
-        return self._shape.affinity
-
-    @property
-    def size_bytes(self) -> int:
-        """The request's size."""
-        return self._shape.size_bytes
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether nodes give it the places of others that wait."""
-        return self._shape.is_urgent
-
     def choose(
-        self, asked: Collection[Replica], now_s: float, purpose: Purpose = Purpose.FIRST
+        self,
+        asked: Collection[Replica],
+        now_s: float,
+        purpose: Purpose = Purpose.FIRST,
+        *,
+        is_shunning: bool = False,
     ) -> Replica:
-        """Return a replica that is not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when none is left."""
-        if self._suspicion is None:
-            return self._choose(asked, now_s, purpose)
-        shunned = self._shunned(self._suspicion)
-        for each in shunned[:-1]:
-            with contextlib.suppress(CapameshError):
-                return self._choose({*asked, *each}, now_s, purpose)
-        return self._choose({*asked, *shunned[-1]}, now_s, purpose)
+        """Return a replica that is not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when none is left.
+
+        `is_shunning` says that `asked` has those to shun after deaths, too.
+        """
+        if self._suspicion is not None and not is_shunning:
+            shunned = self._shunned(self._suspicion)
+            for each in shunned[:-1]:
+                with contextlib.suppress(CapameshError):
+                    return self.choose({*asked, *each}, now_s, purpose, is_shunning=True)
+            return self.choose({*asked, *shunned[-1]}, now_s, purpose, is_shunning=True)
+        if purpose is Purpose.FIRST:
+            if self._trial is not None:
+                tried = self._try(self._trial, asked, now_s)
+                if tried is not None:
+                    return tried
+        elif purpose is Purpose.RETRY and self._versions is not None:
+            self._change_version(self._versions, asked, now_s)
+        served = self.served
+        replicas = served.hosted.replicas
+        rules = self._last = Eligibility(
+            self._constraints,
+            self._deadline_s,
+            asked,
+            now_s,
+            served.draw(),
+            served.is_panicking(replicas, now_s),
+        )
+        is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
+        replica = self._policy.pick(replicas, is_eligible, self.shape, now_s)
+        if replica is None:
+            is_extra = purpose is Purpose.HEDGE or purpose is Purpose.CROSS_CHECK
+            replica = rules.last_resort(replicas, is_extra=is_extra)
+        if replica is None:
+            raise served.nobody(rules)
+        return replica
 
     def _shunned(self, suspicion: Suspicion) -> list[list[Replica]]:
         """Return whom not to ask after deaths: a list that is tried first, and those to fall back on.
@@ -203,40 +207,13 @@ class RequestPicker:
         """Return all traffic that an attempt may go to."""
         return [self.served] if self._versions is None else self._versions.served_models()
 
-    def _choose(self, asked: Collection[Replica], now_s: float, purpose: Purpose) -> Replica:
-        if purpose is Purpose.FIRST:
-            if self._trial is not None:
-                tried = self._try(self._trial, asked, now_s)
-                if tried is not None:
-                    return tried
-        elif purpose is Purpose.RETRY and self._versions is not None:
-            self._change_version(self._versions, asked, now_s)
-        served = self.served
-        replicas = served.replicas
-        rules = self._last = Eligibility(
-            self._constraints,
-            self._deadline_s,
-            asked,
-            now_s,
-            served.draw(),
-            served.is_panicking(replicas, now_s),
-        )
-        is_eligible = rules.allows_bound if self._shape.is_pinned else rules.allows
-        replica = self._policy.pick(replicas, is_eligible, self._shape, now_s)
-        if replica is None:
-            is_extra = purpose is Purpose.HEDGE or purpose is Purpose.CROSS_CHECK
-            replica = rules.last_resort(replicas, is_extra=is_extra)
-        if replica is None:
-            raise served.nobody(rules)
-        return replica
-
     def sent(self, replica: Replica, now_s: float) -> None:
         """Part of `attempts.Picker`."""
         served = self.served
         if replica.rif == 0:
             replica.busy_s = now_s
         replica.rif += 1
-        replica.endpoint.began()
+        replica.endpoint.rif += 1
         if not self.chosen:  # later attempts earn nothing: they are what is paid for
             served.budget.deposit(now_s)
             served.hedging.sent(now_s)
@@ -270,7 +247,7 @@ class RequestPicker:
         """Part of `attempts.Picker`."""
         replica.rif -= 1
         of = self._of(replica)
-        of.failed(replica, error, elapsed_s, now_s, is_urgent=self._shape.is_urgent)
+        of.failed(replica, error, elapsed_s, now_s, is_urgent=self.shape.is_urgent)
         if isinstance(error, Overloaded) and of is self.served:
             self._versions = None  # a version that is full is not relieved by another
         replica.endpoint.ended()
@@ -319,7 +296,7 @@ class RequestPicker:
         return all(self._is_far_above(each) for each in replicas)
 
     def _is_far_above(self, replica: Replica) -> bool:
-        return 0 < usual_size_bytes(replica.offer) * FAR_ABOVE < self._shape.size_bytes
+        return 0 < usual_size_bytes(replica.offer) * FAR_ABOVE < self.shape.size_bytes
 
     def ended(self, *, is_guilty: bool) -> None:
         """Part of `attempts.Picker`."""
@@ -344,7 +321,7 @@ class RequestPicker:
 
     def wait_until_s(self, asked: Collection[Replica], now_s: float) -> float:
         """Part of `attempts.Picker`."""
-        if not self.served.links.has_room(self._shape.size_bytes):
+        if not self.served.links.has_room(self.shape.size_bytes):
             return -math.inf
         if self._suspicion is not None:
             asked = {*asked, *self._shunned(self._suspicion)[-1]}
@@ -395,7 +372,7 @@ class RequestPicker:
         if replica is self.tried:  # what it says of its own pace is not waited for
             of = self.served
             replica = of.replicas[0] if of.replicas else replica
-        expected_s = replica.latency_s(self._shape.size_bytes)
+        expected_s = replica.latency_s(self.shape.size_bytes)
         return of.hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
 
     def has_answered(self, replica: Replica, since_s: float) -> bool:
@@ -415,8 +392,8 @@ class RequestPicker:
                 served.draw(),
                 served.would_panic(replicas, now_s),
             )
-            is_eligible = rules.allows_bound if self._shape.is_pinned else rules.allows
-            replica = self._policy.preview(replicas, is_eligible, self._shape, now_s)
+            is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
+            replica = self._policy.preview(replicas, is_eligible, self.shape, now_s)
         return rules.last_resort(replicas, is_extra=False) if replica is None else replica
 
     def explain(self, now_s: float) -> Explanation:
@@ -442,7 +419,7 @@ class RequestPicker:
             self._constraints, self._deadline_s, asked, now_s, trial.draw()
         )
         policy = trial.chooser(self._policy.name)
-        shape = replace(self._shape, version=trial.version)
+        shape = replace(self.shape, version=trial.version)
         replica = policy.pick(trial.replicas, rules.allows, shape, now_s)
         if replica is not None:
             self._left = {trial.version: trial}
@@ -458,7 +435,7 @@ class RequestPicker:
         """Go on with the version that was asked before if a replica of it is open, else with another."""
         draw = self.served.draw()
         rules = Eligibility(self._constraints, self._deadline_s, asked, now_s, draw)
-        served = versions.open_from(self.served, rules, self._shape.affinity, is_second=True)
+        served = versions.open_from(self.served, rules, self.shape.affinity, is_second=True)
         if served is self.served:
             return
         if self._left is None:
@@ -466,7 +443,7 @@ class RequestPicker:
         self._left[self.served.version] = self.served
         self.served = served
         self._policy = served.chooser(self._policy.name)
-        self._shape = replace(self._shape, version=served.version)
+        self.shape = replace(self.shape, version=served.version)
 
     def _of(self, replica: Replica) -> ServedModel:
         if self._left is None:

@@ -93,10 +93,6 @@ class Terms:
     is_hedged: bool = True
     is_retried: bool = True
 
-    def with_options(self, constraints: Constraints) -> Constraints:
-        """Return what holds for a request that has `constraints` of its own."""
-        return constraints if self.constraints is ANYWHERE else self.constraints.both(constraints)
-
 
 class ServedModel:
     """The traffic of one version of a model. Every `now_s` is the caller's monotonic clock in seconds."""
@@ -116,6 +112,7 @@ class ServedModel:
         "deaths",
         "draw",
         "hedging",
+        "hosted",
         "is_full",
         "links",
         "lives",
@@ -144,7 +141,9 @@ class ServedModel:
         self._fleet = fleet
         self.model = model
         self.version = version
-        self.terms = terms
+        self.hosted = fleet.hosted(model, version)
+        """Who hosts it now."""
+        self.terms: Terms = terms
         self.links = links
         self.lives = lives
         self.deaths = deaths
@@ -176,7 +175,7 @@ class ServedModel:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """Who hosts it now; the same tuple for as long as its members are the same."""
-        return self._fleet.replicas(self.model, self.version)
+        return self.hosted.replicas
 
     def peers(self) -> Iterator[PeerId]:
         """Yield the nodes that host it, each once for each of its addresses."""
@@ -341,7 +340,7 @@ class ServedModel:
 
     def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
         """Return whether so much time is left that `replica` cannot have too little."""
-        expected_s = AMPLE_FACTOR * replica.service_s()
+        expected_s = AMPLE_FACTOR * replica.service_s
         return remaining_s - replica.endpoint.network.rtt_s > max(AMPLE_S, expected_s)
 
     def awaits_until_s(self, rules: Eligibility) -> float:
@@ -412,7 +411,7 @@ class ServedModel:
 
     def is_panicking(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
         """Return whether so many of the reachable are ejected that ejections must be ignored."""
-        if not self._unhealthy:
+        if not self._unhealthy.noted:
             return False
         if not 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
             self._panic_s = now_s
@@ -421,7 +420,7 @@ class ServedModel:
 
     def would_panic(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
         """Return what `is_panicking` would return now, and keep nothing of it."""
-        if not self._unhealthy:
+        if not self._unhealthy.noted:
             return False
         if 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
             return self._is_panicking

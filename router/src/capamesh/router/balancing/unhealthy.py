@@ -98,18 +98,15 @@ class _Trouble:
 class UnhealthySet:
     """All replicas and endpoints of a router that are not fully well."""
 
-    __slots__ = ("_of", "_verdicts")
+    __slots__ = ("_verdicts", "noted")
 
     def __init__(self) -> None:
-        self._of: dict[Health, _Trouble] = {}
+        self.noted: dict[Health, _Trouble] = {}
+        """What is noted of those that may be not well; empty: all are well."""
         self._verdicts: deque[Verdict] = deque(maxlen=MAX_VERDICTS)
 
     def __repr__(self) -> str:
-        return f"UnhealthySet({len(self._of)})"
-
-    def __bool__(self) -> bool:
-        """Whether anybody may be not well."""
-        return bool(self._of)
+        return f"UnhealthySet({len(self.noted)})"
 
     def note(self, replica: Replica, now_s: float) -> None:
         """Something bad has just been told to `replica.health` or to its endpoint's."""
@@ -122,7 +119,7 @@ class UnhealthySet:
     def reprobes(self, now_s: float) -> list[Replica]:
         """Return whom to probe now for a sign of life, at most once each until `probe_due` again."""
         due: list[Replica] = []
-        for trouble in self._of.values():
+        for trouble in self.noted.values():
             health, endpoint = trouble.health, trouble.replica.endpoint
             link = endpoint.link
             if link is not None and link.is_usable and health.probe_due(now_s):
@@ -133,10 +130,10 @@ class UnhealthySet:
 
     def settle(self, now_s: float) -> list[Verdict]:
         """Forget who is well again or gone; return what has happened since the last call, oldest first."""
-        for health, trouble in list(self._of.items()):
+        for health, trouble in list(self.noted.items()):
             self._show(trouble, now_s)
             if health.is_full or trouble.is_over:
-                del self._of[health]
+                del self.noted[health]
         verdicts = list(self._verdicts)
         self._verdicts.clear()
         return verdicts
@@ -144,9 +141,9 @@ class UnhealthySet:
     def _note(
         self, replica: Replica, health: Health, now_s: float, *, is_of_endpoint: bool
     ) -> None:
-        trouble = self._of.get(health)
+        trouble = self.noted.get(health)
         if trouble is None:
-            trouble = self._of[health] = _Trouble(replica, is_of_endpoint=is_of_endpoint)
+            trouble = self.noted[health] = _Trouble(replica, is_of_endpoint=is_of_endpoint)
         elif trouble.replica.is_gone:
             trouble.replica = replica
         self._show(trouble, now_s)

@@ -59,6 +59,7 @@ class Endpoint:
         self.left_s = -math.inf
         """When a request under way there was last given up; minus infinity: never."""
         self.rif = 0
+        """Counted up by whoever is about to send a request there; `ended` counts it down, exactly once."""
         self.answered = 0
         self.failed = 0
         self.is_draining = False
@@ -87,14 +88,8 @@ class Endpoint:
         else:
             self._on_idle = on_idle
 
-    # the in-request guard: each request is counted from before it is sent to whichever way it ends
-
-    def began(self) -> None:
-        """A request is about to be sent; `ended` must follow, exactly once."""
-        self.rif += 1
-
     def ended(self) -> None:
-        """A request that `began` is under way no more: answered, failed or withdrawn."""
+        """Count a request down that is under way no more: it was answered, failed or was withdrawn."""
         self.rif -= 1
         if self.rif == 0 and self._on_idle is not None:
             on_idle, self._on_idle = self._on_idle, None

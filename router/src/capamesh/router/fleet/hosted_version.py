@@ -18,9 +18,12 @@ NO_VERSION: Final = ModelVersion("")
 
 
 class HostedVersion:
-    """One version of a model: which nodes say to have it ready, and where it can be reached."""
+    """One version of a model: which nodes say to have it ready, and where it can be reached.
 
-    __slots__ = ("away", "by_endpoint", "offers", "replicas")
+    It is the same object for as long as anybody holds it, also while no node has the version.
+    """
+
+    __slots__ = ("__weakref__", "away", "by_endpoint", "offers", "replicas")
 
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
@@ -30,6 +33,7 @@ class HostedVersion:
         """Those of them that had it ready and are loading it again."""
         self.by_endpoint: dict[Endpoint, Replica] = {}
         self.replicas: tuple[Replica, ...] = ()
+        """Where it can be reached; the same tuple for as long as its members are the same."""
 
     def drop(self, endpoints: Iterable[Endpoint]) -> bool:
         """Remove the endpoints' replicas and return whether there were any."""
@@ -50,6 +54,10 @@ class Ranking(NamedTuple):
     """The largest trusted one that can be had, or is hosted at all; "" when none is trusted."""
     trials: tuple[ModelVersion, ...]
     """Those that are newer than all trusted, and get a small share of such requests."""
+
+
+NO_RANKING: Final = Ranking(frozenset(), NO_VERSION, ())
+"""Of a model that no node has."""
 
 
 def rank(

@@ -35,6 +35,7 @@ class Replica:
         "peak_seen_s",
         "refuted_s",
         "rif",
+        "service_s",
         "unheard",
     )
 
@@ -52,6 +53,8 @@ class Replica:
         """What the node last said of this model, by a probe's reply or an answer's."""
         self.load_s = -math.inf
         """When it was said, on the caller's clock; minus infinity: never."""
+        self.service_s = offer.row_us / 1e6
+        """The latency to expect at the load that was last told, network excluded; 0: unknown."""
         self.answered_s = -math.inf
         """When it last answered a request of this router's; minus infinity: never."""
         self.health = Health()
@@ -82,6 +85,12 @@ class Replica:
             form = self.form = AnswerForm(self.offer)
         return form
 
+    def advertised(self, offer: ModelOffer, advert: NodeAdvert) -> None:
+        """Take over what the node says of the model now."""
+        self.offer = offer
+        self.advert = advert
+        self.service_s = _service_s(self.load, offer)
+
     def set_away(self, is_away: bool) -> None:
         """Take over whether the node loads the model anew."""
         self.is_away = is_away
@@ -96,16 +105,17 @@ class Replica:
         self.load = load
         self.load_s = now_s
         self.unheard = 0
-
-    def service_s(self) -> float:
-        """Return the latency to expect at the load that was last told, network excluded; 0: unknown."""
-        load = self.load
-        if load.latency_us:
-            return load.latency_us / 1e6
-        if load.run_us or load.queue_us:
-            return (load.queue_us + load.run_us) / 1e6
-        return self.offer.row_us / 1e6
+        self.service_s = _service_s(load, self.offer)
 
     def latency_s(self, size_bytes: int) -> float:
         """Return the latency to expect of a request of `size_bytes`, network included."""
-        return self.service_s() + self.endpoint.network.transfer_s(size_bytes)
+        return self.service_s + self.endpoint.network.transfer_s(size_bytes)
+
+
+def _service_s(load: LoadReport, offer: ModelOffer) -> float:
+    """Return the latency to expect at a load; where that tells none, the one that is advertised."""
+    if load.latency_us:
+        return load.latency_us / 1e6
+    if load.run_us or load.queue_us:
+        return (load.queue_us + load.run_us) / 1e6
+    return offer.row_us / 1e6

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, assert_never
+from weakref import WeakValueDictionary
 
 from capamesh.protocol.adverts import ModelOffer, ModelState, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
@@ -16,7 +17,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.reach import Inside
 from capamesh.router.fleet.absent_models import AbsentModels
 from capamesh.router.fleet.endpoint import Endpoint
-from capamesh.router.fleet.hosted_version import NO_VERSION, HostedVersion, rank
+from capamesh.router.fleet.hosted_version import NO_RANKING, HostedVersion, Ranking, rank
 from capamesh.router.fleet.node_addresses import AddressRule, addresses_within
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.wanted_loads import Away
@@ -52,9 +53,12 @@ class FleetView:
         self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
         self._visiting: dict[PeerId, list[Endpoint]] = {}
         self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
-        self._newest: dict[ModelName, ModelVersion] = {}
-        self._trusted: dict[ModelName, frozenset[ModelVersion]] = {}
-        self._trials: dict[ModelName, tuple[ModelVersion, ...]] = {}
+        self._hosted: WeakValueDictionary[tuple[ModelName, ModelVersion], HostedVersion] = (
+            WeakValueDictionary()
+        )
+        """Those of `_models`, and others that somebody holds."""
+        self.rankings: dict[ModelName, Ranking] = {}
+        """How the versions of each model that some node has ready rank."""
         self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
         """What of each node is in `_models`."""
         self.absent = AbsentModels()
@@ -72,6 +76,14 @@ class FleetView:
             return ()
         hosted = versions.get(version or self.newest(model))
         return () if hosted is None else hosted.replicas
+
+    def hosted(self, model: ModelName, version: ModelVersion) -> HostedVersion:
+        """Return a version as the fleet hosts it: the same object for as long as it is held, also if no node has it."""
+        key = (model, version)
+        hosted = self._hosted.get(key)
+        if hosted is None:
+            hosted = self._hosted[key] = HostedVersion()
+        return hosted
 
     def replicas_at(self, endpoint: Endpoint) -> list[Replica]:
         """Return all that can be had at one endpoint."""
@@ -93,7 +105,7 @@ class FleetView:
         It is the largest trusted one that is hosted where there is a way to go, linked at the moment or not, and not
         just loaded again; else the largest trusted.
         """
-        return self._newest.get(model, NO_VERSION)
+        return self.rankings.get(model, NO_RANKING).newest
 
     def has(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether some node, reachable or not, has just this version ready."""
@@ -121,11 +133,7 @@ class FleetView:
 
     def trusted(self, model: ModelName) -> Collection[ModelVersion]:
         """Return those of `versions_ready` to which a request may go that names none."""
-        return self._trusted.get(model, frozenset())
-
-    def trials(self, model: ModelName) -> tuple[ModelVersion, ...]:
-        """Return the versions that are newer than all trusted, and get a small share of such requests."""
-        return self._trials.get(model, ())
+        return self.rankings.get(model, NO_RANKING).trusted
 
     def owned(self) -> list[dict[str, object]]:
         """Return who owns each model version that is hosted, for people and JSON; none where all are served."""
@@ -335,7 +343,7 @@ class FleetView:
             versions = self._models.setdefault(key[0], {})
             is_changed = key[1] not in versions
             if is_changed:
-                versions[key[1]] = HostedVersion()
+                versions[key[1]] = self.hosted(*key)
             hosted = versions[key[1]]
             hosted.offers[peer] = offer
             is_away = key in away
@@ -350,8 +358,7 @@ class FleetView:
                     replica = hosted.by_endpoint[endpoint] = Replica(endpoint, offer, advert)
                     is_changed = True
                 else:
-                    replica.offer = offer
-                    replica.advert = advert
+                    replica.advertised(offer, advert)
                 replica.set_away(is_away)
             self._settle(key, hosted, is_changed, is_moved=is_moved)
         if ready:
@@ -382,19 +389,8 @@ class FleetView:
         if versions:
             self._rank(model)
         else:
-            del self._models[model], self._trusted[model]
-            self._newest.pop(model, None)
-            self._trials.pop(model, None)
+            del self._models[model], self.rankings[model]
 
     def _rank(self, model: ModelName) -> None:
         """Find out anew which versions of a model are trusted, which is the newest of them, and which are tried."""
-        ranking = rank(model, self._models[model], self._owners)
-        self._trusted[model] = ranking.trusted
-        if ranking.newest:
-            self._newest[model] = ranking.newest
-        else:
-            self._newest.pop(model, None)
-        if ranking.trials:
-            self._trials[model] = ranking.trials
-        else:
-            self._trials.pop(model, None)
+        self.rankings[model] = rank(model, self._models[model], self._owners)

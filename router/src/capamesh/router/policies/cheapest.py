@@ -101,7 +101,7 @@ def _expected_s(replica: Replica, size_bytes: int) -> float:
     unreported = rif - load.in_flight
     if 0 < load.limit <= (rif if unreported > 0 else load.in_flight):
         return math.inf
-    service_s = replica.service_s()
+    service_s = replica.service_s
     if service_s == 0:
         return 0.0
     if unreported > 0:

@@ -154,10 +154,10 @@ class InFlightCall(Handle):
         self.attempts = RequestAttempts(
             picker,
             deadline_s=call.deadline_s,
-            size_bytes=picker.size_bytes,
+            size_bytes=picker.shape.size_bytes,
             is_safe=not is_alone and served.is_safe and dispatch.idempotency.holds(served),
             # a second node would learn what the key is to keep at one
-            is_hedged=served.terms.is_hedged and not picker.key,
+            is_hedged=served.terms.is_hedged and not picker.shape.affinity,
             is_pinned=sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state
@@ -223,7 +223,7 @@ class InFlightCall(Handle):
             if self.attempts.is_waiting:
                 self._is_listed = True
                 picker = self._picker
-                picker.served.links.add(self, self._linked, picker.size_bytes)
+                picker.served.links.add(self, self._linked, picker.shape.size_bytes)
                 if self.attempts.awaits_life:
                     picker.served.lives.add(self, self._linked)
         if responder is None or outcome is None:

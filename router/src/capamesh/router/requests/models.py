@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from capamesh.router.admission.controller import AdmissionController
@@ -50,7 +51,7 @@ class RoutedModel:
         if controller is None:
             controller = self.controllers[served.version] = AdmissionController(
                 served.model,
-                lambda: served.replicas,
+                partial(getattr, served.hosted, "replicas"),
                 self._rng,
                 weights=dict(self._rules.tenants),
             )

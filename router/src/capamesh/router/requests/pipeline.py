@@ -147,7 +147,7 @@ class Pipeline:
         is_urgent = request.priority < DEFAULT_PRIORITY and not request.is_bulk
         shape = RequestShape(request.model, served.version, size_bytes, key, is_pinned, is_urgent)
         policy = AFFINITY if is_pinned else options.policy or (AFFINITY if key else "")
-        return RequestPicker.of(
+        return RequestPicker(
             served,
             options.constraints,
             shape,

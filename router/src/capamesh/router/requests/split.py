@@ -22,19 +22,16 @@ _DRAWS = 2.0**64
 class VersionSplit:
     """Splits the requests of one model among its versions."""
 
-    __slots__ = ("_weights",)
+    __slots__ = ("_weights", "is_weighted")
 
     def __init__(self, weights: Iterable[tuple[ModelVersion, float]] = ()) -> None:
         """Take weights of at least 0 by version; none: the newest has all requests."""
         self._weights = tuple((version, weight) for version, weight in weights if weight > 0)
+        self.is_weighted = bool(self._weights)
+        """Whether the operator said which versions have requests."""
 
     def __repr__(self) -> str:
         return f"VersionSplit({', '.join(f'{v}: {weight:g}' for v, weight in self._weights)})"
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether the operator said which versions have requests."""
-        return bool(self._weights)
 
     def has(self, version: ModelVersion) -> bool:
         """Return whether the version has a weight."""

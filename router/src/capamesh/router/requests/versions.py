@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
+from capamesh.router.fleet.hosted_version import NO_RANKING
 from capamesh.router.requests.split import NEWEST, VersionSplit
 
 if TYPE_CHECKING:
@@ -62,14 +63,15 @@ class Versions:
 
         One of which a replica may be asked now, if there is any. Raises what `Balancer.served` raises.
         """
-        hosted = self._fleet.trusted(self._model)
-        picked = self._split.pick(hosted, self._rng, asked=asked, key=key)
+        ranking = self._fleet.rankings.get(self._model, NO_RANKING)
+        picked, split = asked or ranking.newest, self._split
+        if not asked and split.is_weighted:
+            picked = split.pick(ranking.trusted, self._rng, key=key)
         served = self._balancer.served(self._model, picked)
-        if asked or len(hosted) == 1:
+        if asked or len(ranking.trusted) == 1:
             return served
-        rules = Eligibility(
-            served.terms.with_options(constraints), now_s=now_s, draw=self._rng.random()
-        )
+        constraints = served.terms.constraints.both(constraints)
+        rules = Eligibility(constraints, now_s=now_s, draw=self._rng.random())
         return self.open_from(served, rules, key)
 
     def trial(self, served: ServedModel) -> ServedModel | None:
@@ -78,7 +80,7 @@ class Versions:
         A version is tried only where a request may be run twice: a trusted one answers in its place if the one on
         trial does not, or says that the request is wrong.
         """
-        trials = self._fleet.trials(self._model)
+        trials = self._fleet.rankings.get(self._model, NO_RANKING).trials
         if not trials or self._split.is_weighted:
             return None
         self._trial_credit += TRIAL_SHARE

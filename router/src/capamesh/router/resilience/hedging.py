@@ -68,7 +68,7 @@ class Hedging:
         """Return after how long a request is hedged, None when not: disabled, or too little is known."""
         if not self.is_enabled or self._window.count < FEW_SAMPLES:
             return None
-        return max(HEDGE_FLOOR_S, self._window.quantile(HEDGE_QUANTILE, now_s))
+        return max(HEDGE_FLOOR_S, self._window.read(now_s)[HEDGE_QUANTILE])
 
     def try_hedge(self, now_s: float) -> bool:
         """Take what a hedge costs; return False, and take nothing, when there is not enough."""
@@ -87,7 +87,8 @@ class Hedging:
         deadline, perhaps beyond it: one that is too tight is no fault of a node.
         """
         window = self._window
-        slow_s = window.quantile(SILENT_QUANTILE, now_s)
+        latencies_s = window.read(now_s)
+        slow_s = latencies_s[SILENT_QUANTILE]
         floor_s = SILENT_NEW_S if window.count < FEW_SAMPLES else SILENT_FLOOR_S
         usual_s = max(slow_s, expected_s)
         if usual_s > 0:
@@ -95,7 +96,7 @@ class Hedging:
             limit_s = min(limit_s, max(SILENT_MOST_S, SILENT_MOST_FACTOR * usual_s))
         else:
             limit_s = SILENT_MOST_S
-        left_s = remaining_s - window.quantile(0.5, now_s)
+        left_s = remaining_s - latencies_s[0.5]
         if left_s >= limit_s or left_s < max(floor_s, FAIR_FACTOR * usual_s):
             return limit_s
         return left_s

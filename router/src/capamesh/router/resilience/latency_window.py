@@ -9,6 +9,7 @@ they last longer, until there is enough to say something, up to 30 s.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 LEAST_S = 1e-5
 MOST_S = 3600.0
@@ -30,6 +31,20 @@ _MIDDLES: list[float] = [LEAST_S] + [LEAST_S * GROWTH ** (i - 0.5) for i in rang
 """What a sample of each bucket is taken for; the first holds what is not above the least."""
 
 
+class Quantiles(dict[float, float]):
+    """Latencies in seconds by the part of requests that does not exceed them, each worked out when it is first asked for."""
+
+    __slots__ = ("_work_out",)
+
+    def __init__(self, work_out: Callable[[float], float]) -> None:
+        super().__init__()
+        self._work_out = work_out
+
+    def __missing__(self, q: float) -> float:
+        latency_s = self[q] = self._work_out(q)
+        return latency_s
+
+
 class LatencyWindow:
     """Latencies of one model, of all its replicas. `now_s` is the caller's monotonic clock in seconds."""
 
@@ -40,27 +55,23 @@ class LatencyWindow:
         "_now",
         "_now_count",
         "_old",
-        "_old_count",
         "_turned_s",
+        "count",
     )
 
     def __init__(self) -> None:
         self._now = [0] * len(_MIDDLES)
         self._old = [0] * len(_MIDDLES)
         self._now_count = 0
-        self._old_count = 0
+        self.count = 0
+        """Samples that a quantile would be of, as of the last call."""
         self._turned_s = -math.inf
-        self._known: dict[float, float] = {}
+        self._known = Quantiles(self._quantile)
         self._known_s = -math.inf
         self._known_count = 0
 
     def __repr__(self) -> str:
-        return f"LatencyWindow({self._now_count} + {self._old_count} samples)"
-
-    @property
-    def count(self) -> int:
-        """Samples that a quantile would be of, as of the last call."""
-        return self._now_count + self._old_count
+        return f"LatencyWindow({self._now_count} + {self.count - self._now_count} samples)"
 
     def add(self, seconds: float, now_s: float) -> None:
         """Take in a latency; what is not above 0 counts as the least."""
@@ -72,28 +83,30 @@ class LatencyWindow:
             bucket = 0
         self._now[bucket] += 1
         self._now_count += 1
+        self.count += 1
 
     def quantile(self, q: float, now_s: float) -> float:
         """Return the latency in seconds that a part `q`, 0 to 1, of requests does not exceed; 0 when empty.
 
         By nearest rank; up to `READ_EVERY_S` old.
         """
+        return self.read(now_s)[q]
+
+    def read(self, now_s: float) -> Quantiles:
+        """Return the quantiles that hold now, to be asked at once: what `quantile` returns, of several in one call."""
         if not 0.0 <= now_s - self._turned_s < TURN_S:
             self._turn(now_s)
-        count = self._now_count + self._old_count
-        if not 0.0 <= now_s - self._known_s < READ_EVERY_S or count > 2 * self._known_count:
-            self._known = {}
+        known = self._known
+        if not 0.0 <= now_s - self._known_s < READ_EVERY_S or self.count > 2 * self._known_count:
+            known.clear()
             self._known_s = now_s
-            self._known_count = count
-        known = self._known.get(q)
-        if known is None:
-            known = self._known[q] = self._quantile(q, count)
+            self._known_count = self.count
         return known
 
-    def _quantile(self, q: float, count: int) -> float:
-        if count == 0:
+    def _quantile(self, q: float) -> float:
+        if self.count == 0:
             return 0.0
-        rank = max(1, math.ceil(q * count))
+        rank = max(1, math.ceil(q * self.count))
         for middle, now, old in zip(_MIDDLES, self._now, self._old, strict=True):
             rank -= now + old
             if rank <= 0:
@@ -108,11 +121,11 @@ class LatencyWindow:
         if filled_s < MOST_TURN_S and self._now_count < ENOUGH:
             return
         self._old, self._now = self._now, self._old
-        self._old_count = self._now_count
+        self.count = self._now_count
         self._now_count = 0
         self._now[:] = [0] * len(_MIDDLES)
         if filled_s >= 2 * MOST_TURN_S:
             self._old[:] = self._now
-            self._old_count = 0
+            self.count = 0
         self._turned_s = now_s
         self._known_s = -math.inf

@@ -166,9 +166,25 @@ class Prequal(PolicyBase):
         """Part of `Policy`."""
         if replicas is not self._replicas:
             self._fit(replicas)
-        size_bytes = request.size_bytes
-        if self._is_small:
-            return self._of_all(is_eligible, size_bytes, now_s)
+        if not self._is_small:
+            return self._of_pool(is_eligible, request.size_bytes, now_s)
+        entries = self._entries
+        costs_s = done_s(entries, request.size_bytes, now_s)
+        for _ in entries:
+            limit_s = min(costs_s) * ALIKE
+            best = -1
+            longest_s = math.inf
+            for at, cost_s in enumerate(costs_s):
+                if cost_s <= limit_s and entries[at].sent_s < longest_s:
+                    best, longest_s = at, entries[at].sent_s
+            replica = entries[best].replica
+            if is_eligible(replica):
+                return replica
+            costs_s[best] = math.inf
+        return None
+
+    def _of_pool(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Replica | None:
+        """Choose in a fleet of which not all replicas are looked at."""
         entries = self.pool.fresh(now_s)
         ranks = done_s(entries, size_bytes, now_s)
         best: Replica | None = None
@@ -189,7 +205,8 @@ class Prequal(PolicyBase):
 
     def sent(self, replica: Replica, now_s: float) -> None:
         """Part of `Policy`."""
-        self.pool.entry(replica).sent_s = now_s
+        entry = self.pool.known.get(replica) or self.pool.entry(replica)
+        entry.sent_s = now_s
 
     def probes(
         self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
@@ -238,23 +255,6 @@ class Prequal(PolicyBase):
         count = len(replicas)
         self._is_small = count <= SMALL_FLEET
         self._entries = self.pool.fit(replicas, size=pool_size(count))
-
-    def _of_all(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Replica | None:
-        """Choose in a small fleet."""
-        entries = self._entries
-        costs_s = done_s(entries, size_bytes, now_s)
-        for _ in entries:
-            limit_s = min(costs_s) * ALIKE
-            best = -1
-            longest_s = math.inf
-            for at, cost_s in enumerate(costs_s):
-                if cost_s <= limit_s and entries[at].sent_s < longest_s:
-                    best, longest_s = at, entries[at].sent_s
-            replica = entries[best].replica
-            if is_eligible(replica):
-                return replica
-            costs_s[best] = math.inf
-        return None
 
     def _of_some(
         self, only: Replica | None, is_eligible: IsEligible, size_bytes: int, now_s: float

@@ -92,7 +92,7 @@ class Entry:
     @property
     def latency_s(self) -> float:
         """As told, at the load of that time, network excluded; 0: unknown."""
-        return self.replica.service_s()
+        return self.replica.service_s
 
 
 class ProbePool:
@@ -177,7 +177,7 @@ class ProbePool:
         now_running = reported - load.queued
         if now_running > entry.parallel:
             entry.parallel = min(MAX_PARALLEL, now_running)
-        run_s = load.run_us / 1e6 or replica.service_s()
+        run_s = load.run_us / 1e6 or replica.service_s
         if run_s != entry.run_s:
             entry.run_s = run_s
             entry.ran_s = now_s
