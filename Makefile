@@ -7,7 +7,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile check lint types imports models bench compose-test \
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench compose-test \
         reference docs pins clean
 
 help: ## Say what can be made
@@ -36,6 +36,9 @@ test-chaos: $(READY) build/models ## Kill, freeze and cut off real processes und
 
 test-hostile: $(READY) build/models ## Attack real processes, the long attacks too
 	$(BIN)/pytest -m hostile tests/hostile $(ARGS)
+
+test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
+	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)
 
 check: lint types imports test-unit ## What every change must pass before the full tests
 	$(BIN)/pytest tests/integration/test_wheel.py
