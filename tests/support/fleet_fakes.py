@@ -401,7 +401,7 @@ class Fleet:
             clock=self.clock,
             timers=loop,
             limits=limits or Limits(),
-            telemetry=self.telemetry,
+            counts=self.telemetry,
         )
         self.routing = Routing(
             self.view,

@@ -14,10 +14,11 @@ from capamesh.protocol.reach import Inside
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.hearing import Hearing
 from capamesh.router.fleet.last_fleet import LastFleet
-from capamesh.router.fleet.membership import Dialler, FleetMembers
+from capamesh.router.fleet.membership import FleetMembers
 from capamesh.router.fleet.node_addresses import addresses_within
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.ownership_keeper import OwnerKeeper
+from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.rules import ModelRules
 
@@ -32,6 +33,9 @@ class EventLog:
         self.events.append((event, values))
 
     debug = info = warning = error = exception = _take
+
+    def bind(self, **_: object) -> EventLog:
+        return self
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """Return the values of each event of that name."""
@@ -73,16 +77,17 @@ class Members(Dialler):
         owners.fleet = self.fleet
         self.overrides = Overrides()
         self.last_fleet = LastFleet()
-        self.members = FleetMembers(
-            self.hearing,
-            owners,
+        self.updates = FleetUpdates(
             self.fleet,
             self.overrides,
-            self.last_fleet,
             self,
+            take=owners.take,
             on_changes=self.changes.append,
-            clocks=self.clocks,
+            clock=self.clocks.steady_s,
             log=log,
+        )
+        self.members = FleetMembers(
+            self.hearing, self.fleet, self.updates, self.last_fleet, clocks=self.clocks, log=log
         )
 
     def hurry(self, endpoint: Endpoint, *, is_changed: bool) -> None:

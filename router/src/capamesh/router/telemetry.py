@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName
@@ -82,7 +84,21 @@ class _Counts:
         yield counter
 
 
-class Telemetry:
+class AttemptCounts(Protocol):
+    """What counts the attempts at nodes that are more than one for each request."""
+
+    __slots__ = ()
+
+    def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
+        """Count one node that failed or refused."""
+        ...
+
+    def attempted_again(self, model: ModelName) -> None:
+        """Count a request that was sent to one more node."""
+        ...
+
+
+class Telemetry(AttemptCounts):
     """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
 
     def __init__(self) -> None:
@@ -140,12 +156,12 @@ class Telemetry:
         refused, labels = self._requests.refused, (model if is_known else "", error.code)
         refused[labels] = refused.get(labels, 0) + 1
 
+    @override
     def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
-        """One node failed or refused."""
         self._attempts_failed.labels(model=model, code=error.code).inc()
 
+    @override
     def attempted_again(self, model: ModelName) -> None:
-        """A request was sent to one more node."""
         self._attempts_extra.labels(model=model).inc()
 
     def crashed(self, loop: str) -> None:

@@ -134,9 +134,9 @@ def test_what_a_held_node_comes_back_with_is_held(router: Members) -> None:
     router.members.apply([Joined(advert("A", models=(offer(),), counter=3))])
     assert states(router) == set()
     visitor = Endpoint(A, "dialled-in-1")
-    router.members.visited(visitor)
+    router.updates.visited(visitor)
     assert states(router) == {"forced_open"}
-    router.members.visitor_left(visitor)
+    router.updates.visitor_left(visitor)
     assert states(router) == set()
 
 

@@ -9,6 +9,7 @@ from fleet_fakes import Fleet, echo, in_virtual_time
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import LinkLost
+from capamesh.router.balancing.unhealthy import Inhibited, Verdict
 from capamesh.router.process.health_watch import JUDGE_EVERY_S, REPROBE_EVERY_S, HealthWatch
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.supervision import Supervisor
@@ -21,14 +22,16 @@ class Watched:
         self.fleet = Fleet([echo])
         self.log = EventLog()
         log: Any = self.log
+        self.verdicts: list[Verdict] = []
         self.watch = HealthWatch(
             self.fleet.view,
             self.fleet.balancer,
             self.fleet.prober,
             self.fleet.routing,
-            Supervisor(self.fleet.telemetry, log, clock=self.fleet.clock),
-            log,
+            do=Supervisor(self.fleet.telemetry, log, clock=self.fleet.clock).do,
+            on_verdict=self.verdicts.append,
             clock=self.fleet.clock,
+            timers=asyncio.get_running_loop(),
         )
 
 
@@ -59,27 +62,26 @@ async def test_node_that_failed_is_asked_for_a_sign_of_life() -> None:
     fleet = watched.fleet
     (replica,), (link,) = fleet.replicas, fleet.links
     fleet.served().failed(replica, LinkLost("reset"), 0.1, fleet.clock())
-    watching = asyncio.create_task(watched.watch.run())
+    watched.watch.start()
     await asyncio.sleep(1.0)
     assert link.probes
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    watched.watch.close()
     assert not link.probing
     assert fleet.prober.sent == len(link.probes)
 
 
 @in_virtual_time
-async def test_what_becomes_of_a_node_s_health_is_logged_when_it_is_judged() -> None:
+async def test_verdict_on_a_node_s_health_is_told_when_it_is_judged() -> None:
     watched = Watched()
     fleet = watched.fleet
     (replica,) = fleet.replicas
     fleet.served().failed(replica, LinkLost("reset"), 0.1, fleet.clock())
-    watching = asyncio.create_task(watched.watch.run())
+    watched.watch.start()
     await asyncio.sleep(JUDGE_EVERY_S + 2 * REPROBE_EVERY_S)
-    watching.cancel()
-    assert [event for event, _ in watched.log.events] == ["node_inhibited"]
-    ((_, values),) = watched.log.events
-    assert (values["peer"], values["address"], values["reason"]) == ("A", "a:1", "link_lost: reset")
+    watched.watch.close()
+    (verdict,) = watched.verdicts
+    assert isinstance(verdict, Inhibited)
+    assert (verdict.peer, verdict.address, verdict.reason) == ("A", "a:1", "link_lost: reset")
 
 
 @in_virtual_time
@@ -98,9 +100,8 @@ async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
 
     monkeypatch.setattr(watched.fleet.balancer, "reprobes", crashing("reprobe"))
     monkeypatch.setattr(watched.fleet.routing, "tick", crashing("judge"))
-    watching = asyncio.create_task(watched.watch.run())
+    watched.watch.start()
     await asyncio.sleep(3 * JUDGE_EVERY_S + 1.5 * REPROBE_EVERY_S)
-    assert not watching.done()
     assert turns.count("judge") == 3
     assert turns.count("reprobe") > 3 * JUDGE_EVERY_S / REPROBE_EVERY_S - 3
     counted = watched.fleet.telemetry.exposition().decode()
@@ -109,4 +110,4 @@ async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
         assert f'capamesh_turns_crashed_total{{loop="{loop}"}} {times:.1f}' in counted
     crashed = [values["loop"] for values in watched.log.of("turn_crashed")]
     assert sorted(crashed) == ["judge", "reprobe"]
-    watching.cancel()
+    watched.watch.close()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from fleet_fakes import NullLog, advert
+from fleet_members import EventLog
 from router_parts import made_parts
 
 from capamesh.protocol import advertised_address as outward
-from capamesh.protocol.errors import ConfigError, NoEndpoint, Unsatisfiable
+from capamesh.protocol.errors import ConfigError, LinkLost, NoEndpoint, Unsatisfiable
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.operator_key import KEY_FILE
@@ -84,7 +85,7 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
         Constraints(regions=frozenset({"eu"})),
     )
     assert (served.is_safe, served.terms.is_hedged) == (False, True)
-    others = parts._terms_of(ModelName("x"))
+    others = parts.request_parts.terms_of(ModelName("x"))
     assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
 
 
@@ -112,6 +113,25 @@ def test_router_that_starts_leaves_a_key_for_its_operator(tmp_path: Path) -> Non
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
     authorization = f"Bearer {(tmp_path / KEY_FILE).read_text().strip()}"
     assert parts.operator_key.opens(authorization)
+
+
+def test_verdict_on_a_node_is_logged(tmp_path: Path) -> None:
+    log = EventLog()
+    parts = made_parts(tmp_path, log)
+    hear_a_node(parts)
+    now_s = parts.clocks.steady_s()
+    served = parts.balancer.served(ModelName("m"), ModelVersion("1"))
+    served.failed(served.replicas[0], LinkLost("reset"), 0.1, now_s)
+    parts.watch._judge()
+    assert log.of("node_inhibited") == [
+        {
+            "peer": "A",
+            "address": "127.0.0.1:1",
+            "model": "",
+            "version": "",
+            "reason": "link_lost: reset",
+        }
+    ]
 
 
 def test_news_of_a_node_wakes_who_waits_for_a_link(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import decode_load, encode_probe
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.link import Link
     from capamesh.router.balancing.balancer import Balancer
+    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.timers import Timer, Timers
 
@@ -28,7 +28,7 @@ class _Probe:
         self._prober = prober
         self.replica = replica
         self.sent_s = sent_s
-        self.link: Link | None = None
+        self.link: NodeLink | None = None
         """None: it is over."""
         self.stream = 0
 

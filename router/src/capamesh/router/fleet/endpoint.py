@@ -11,7 +11,7 @@ from capamesh.router.resilience.health import Health
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.protocol.links.link import Link
+    from capamesh.router.fleet.node_link import NodeLink
 
 
 class Endpoint:
@@ -42,7 +42,7 @@ class Endpoint:
     def __init__(self, peer: PeerId, address: str) -> None:
         self.peer = peer
         self.address = address
-        self.link: Link | None = None
+        self.link: NodeLink | None = None
         self.linked_s = -math.inf
         """When the newest link was up; minus infinity: none ever was."""
         self.unlinked_s = -math.inf

@@ -74,7 +74,7 @@ class _NodeSide:
                 link.close(refusal)
                 return
             self._endpoint = self._pool.visited(link)
-        self._endpoint.link = link
+        self._pool.links[self._endpoint] = self._endpoint.link = link
         link.on_round_trip = self._endpoint.network.round_trip
         self._pool.linked(self._endpoint)
 
@@ -83,6 +83,7 @@ class _NodeSide:
         endpoint = self._endpoint
         if endpoint is not None and endpoint.link is link:
             endpoint.link = None
+            del self._pool.links[endpoint]
             self._pool.unlinked(endpoint, reason)
 
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
@@ -144,6 +145,8 @@ class LinkPool:
         self._early: list[Endpoint] = []
         self._keepers: dict[Endpoint, tuple[LinkKeeper, asyncio.Task[None]]] = {}
         self._visitors: set[Endpoint] = set()
+        self.links: dict[Endpoint, Link] = {}
+        """Those that are up."""
         self._visit_numbers = itertools.count(1)
 
     async def run(self, replica: str, port: int, on_listening: Callable[[int], None]) -> None:
@@ -165,8 +168,8 @@ class LinkPool:
         finally:
             server.close()
             for endpoint in self._visitors:
-                if endpoint.link is not None:
-                    endpoint.link.close("the router is stopping")
+                if endpoint in self.links:
+                    self.links[endpoint].close("the router is stopping")
 
     def keep(self, endpoint: Endpoint) -> None:
         """Dial an endpoint and keep its link up; before `run`, as soon as that begins."""
@@ -210,18 +213,19 @@ class LinkPool:
         """Show this router's renewed membership on open links and new ones; raise `ConfigError` as the endpoint does."""
         hello = self._transport.renew(membership)
         for endpoint in (*self._keepers, *self._visitors):
-            if endpoint.link is not None:
-                endpoint.link.introduce(hello)
+            if endpoint in self.links:
+                self.links[endpoint].introduce(hello)
 
     def recheck_members(self) -> None:
         """End the links of peers that are revoked or have expired."""
         for endpoint in (*self._keepers, *self._visitors):
-            if endpoint.link is None:
+            link = self.links.get(endpoint)
+            if link is None:
                 continue
             try:
-                endpoint.link.recheck()
+                link.recheck()
             except NotMember as error:
-                endpoint.link.close(f"{error.code}: {error.message}")
+                link.close(f"{error.code}: {error.message}")
 
     def last_error(self, endpoint: Endpoint) -> str:
         """Return why the endpoint's link is down, for people."""
@@ -232,7 +236,7 @@ class LinkPool:
 
     def visiting(self) -> list[Link | None]:
         """Return the links of the nodes that dialled this router."""
-        return [endpoint.link for endpoint in self._visitors]
+        return [self.links.get(endpoint) for endpoint in self._visitors]
 
     def refusal_of_visit(self, member: Member) -> str:
         """Return why a node that dialled has no place beside the others of its invite, for people; "" when it has."""

@@ -1,25 +1,26 @@
-"""Looks after the health of all nodes as time goes by: asks failed ones for a sign of life, and judges outliers. IO: asyncio."""
+"""Looks after the health of all nodes as time goes by: asks failed ones for a sign of life, and judges outliers. IO: links."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.prober import Prober
+    from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.routing import Routing
-    from capamesh.router.supervision import Supervisor
+    from capamesh.router.timers import Timer, Timers
 
 REPROBE_EVERY_S = 0.05
 """Replicas that failed may be asked for a sign of life so often (guess: the first is due after as long)."""
 JUDGE_EVERY_S = 1.0
 """Replicas are compared with one another so often (guess: half the time in which an outlier is found)."""
+
+DoTurn = Callable[[str, Callable[[], None]], None]
+"""Does one turn of the loop of that name. A turn that it lets crash is the last."""
 
 
 class HealthWatch:
@@ -31,18 +32,24 @@ class HealthWatch:
         balancer: Balancer,
         prober: Prober,
         routing: Routing,
-        supervisor: Supervisor,
-        log: FilteringBoundLogger,
         *,
+        do: DoTurn,
+        on_verdict: Callable[[Verdict], None],
         clock: Callable[[], float],
+        timers: Timers,
     ) -> None:
+        """`on_verdict` is told what becomes of the nodes' health."""
         self._fleet = fleet
         self._balancer = balancer
         self._prober = prober
         self._routing = routing
-        self._supervisor = supervisor
-        self._log = log
+        self._do = do
+        self._on_verdict = on_verdict
         self._clock = clock
+        self._timers = timers
+        self._judged_s = 0.0
+        self._timer: Timer | None = None
+        """None: it does not watch."""
 
     def linked(self, endpoint: Endpoint) -> None:
         """Learn of a node that can be reached now how busy it is, and how far away."""
@@ -54,18 +61,24 @@ class HealthWatch:
         """Take in that a node cannot be reached any more."""
         self._balancer.unlinked(endpoint, self._clock())
 
-    async def run(self) -> None:
-        """Watch until cancelled; probes that are under way then end."""
-        judged_s = self._clock()
-        try:
-            while True:
-                await asyncio.sleep(REPROBE_EVERY_S)
-                self._supervisor.do("reprobe", self._reprobe)
-                if self._clock() - judged_s >= JUDGE_EVERY_S:
-                    judged_s = self._clock()
-                    self._supervisor.do("judge", self._judge)
-        finally:
+    def start(self) -> None:
+        """Watch until `close`."""
+        self._judged_s = self._clock()
+        self._timer = self._timers.call_later(REPROBE_EVERY_S, self._turn)
+
+    def close(self) -> None:
+        """Watch no more; probes that are under way end. Nothing happens when it does not watch."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
             self._prober.close()
+
+    def _turn(self) -> None:
+        self._do("reprobe", self._reprobe)
+        if self._clock() - self._judged_s >= JUDGE_EVERY_S:
+            self._judged_s = self._clock()
+            self._do("judge", self._judge)
+        self._timer = self._timers.call_later(REPROBE_EVERY_S, self._turn)
 
     def _reprobe(self) -> None:
         due = self._balancer.reprobes(self._clock())
@@ -75,11 +88,4 @@ class HealthWatch:
     def _judge(self) -> None:
         self._routing.tick()
         for verdict in self._balancer.tick(self._clock()):
-            self._log.info(
-                f"node_{type(verdict).__name__.lower()}",
-                peer=verdict.peer,
-                address=verdict.address,
-                model=verdict.model,
-                version=verdict.version,
-                reason=verdict.reason,
-            )
+            self._on_verdict(verdict)

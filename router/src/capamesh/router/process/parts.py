@@ -26,10 +26,6 @@ from capamesh.protocol.network import Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
 from capamesh.router.access.operator_key import OperatorKey
-from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
-from capamesh.router.balancing.prober import Prober
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.hearing import Hearing
@@ -42,16 +38,15 @@ from capamesh.router.fleet.notices import Notices
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.ownership_keeper import OwnerKeeper
 from capamesh.router.fleet.revocations import Revocations
+from capamesh.router.fleet.updates import FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.policies import POLICIES, make_policy
-from capamesh.router.process.health_watch import HealthWatch
+from capamesh.router.process.request_parts import RequestParts, Surroundings
 from capamesh.router.process.rules_file import load_rules
 from capamesh.router.process.standing import Standing
-from capamesh.router.requests.dispatch import Dispatch
-from capamesh.router.requests.routing import Routing
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
 
@@ -60,8 +55,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Membership
+    from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.settings import RouterSettings
     from capamesh.router.timers import Timers
@@ -187,30 +183,24 @@ class RouterParts:
     def _make_requests(self, timers: Timers) -> None:
         """Make the parts that a request goes through."""
         settings = self.settings
-        rng = random.Random()  # noqa: S311 - load balancing
-        self.balancer = Balancer(
-            self.fleet,
-            make_policy=lambda name: make_policy(name, rng),
-            rng=rng,
-            rules=self._terms_of,
-            invite_of=self.hearing.quotas.invite_of,
-        )
-        self.prober = Prober(self.balancer, clock=time.monotonic, timers=timers)
-        self.routing = Routing(
-            self.fleet,
-            self.balancer,
-            Dispatch(
-                self.prober,
-                clock=time.monotonic,
-                timers=timers,
-                limits=settings.limits,
-                telemetry=self.telemetry,
-            ),
-            self.rules,
-            rng=rng,
+        around = Surroundings(
             clock=time.monotonic,
             timers=timers,
+            rng=random.Random(),  # noqa: S311 - load balancing
+            counts=self.telemetry,
+            do=self.supervisor.do,
+            on_verdict=self._judged,
         )
+        self.request_parts = parts = RequestParts(
+            self.fleet,
+            self.rules,
+            around,
+            policy=settings.policy,
+            limits=settings.limits,
+            invite_of=self.hearing.quotas.invite_of,
+        )
+        self.balancer, self.prober = parts.balancer, parts.prober
+        self.routing, self.watch = parts.routing, parts.watch
         self.inference = Inference(
             self.fleet,
             self.routing,
@@ -218,7 +208,7 @@ class RouterParts:
             settings.timeout_s,
             settings.limits,
             self.log,
-            constraints_of=lambda model: self._terms_of(model).constraints,
+            constraints_of=lambda model: parts.terms_of(model).constraints,
             redial_s=self.pool.redial_s,
             shut_out=lambda: self.standing.shut_out,
         )
@@ -230,16 +220,17 @@ class RouterParts:
         self.overrides = Overrides()
         last_fleet = LastFleet()
         self.last_fleet = LastFleetFile(self.settings.data_folder, last_fleet, self.clocks, log)
-        self.members = FleetMembers(
-            self.hearing,
-            self.owners,
+        self.updates = FleetUpdates(
             self.fleet,
             self.overrides,
-            last_fleet,
             self.pool,
+            take=self.owners.take,
             on_changes=self.routing.heard,
-            clocks=self.clocks,
+            clock=self.clocks.steady_s,
             log=log,
+        )
+        self.members = FleetMembers(
+            self.hearing, self.fleet, self.updates, last_fleet, clocks=self.clocks, log=log
         )
         self.revocations = Revocations(
             self.trust,
@@ -261,15 +252,6 @@ class RouterParts:
             supervisor=self.supervisor,
             log=log,
         )
-        self.watch = HealthWatch(
-            self.fleet,
-            self.balancer,
-            self.prober,
-            self.routing,
-            self.supervisor,
-            log,
-            clock=time.monotonic,
-        )
 
     def reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
@@ -278,24 +260,10 @@ class RouterParts:
         except ConfigError as error:
             self.log.error("rules_refused", error=error.message)  # noqa: TRY400 - it is the file that is wrong
             return
-        self.rules = rules  # `_terms_of` goes by them
+        self.rules = rules  # the owners go by them
         self.owners.take_rules()
-        self.routing.take_rules(rules)
+        self.request_parts.take_rules(rules)
         self.log.info("rules_reloaded", file=str(file), models=len(rules.models))
-
-    def _terms_of(self, model: ModelName) -> Terms:
-        rules = self.rules.of(model)
-        constraints = Constraints(
-            rules.max_price,
-            frozenset(rules.regions) or None,
-            frozenset(rules.device_kinds) or None,
-        )
-        return Terms(
-            rules.policy or self.settings.policy,
-            ANYWHERE if constraints == ANYWHERE else constraints,
-            rules.is_hedged,
-            rules.is_retried,
-        )
 
     def _renewed(self, membership: Membership) -> None:
         """Show a renewed membership on links, in gossip and to the mesh; raise `ConfigError` when that cannot be."""
@@ -306,6 +274,17 @@ class RouterParts:
         self.revocations.renew(membership)
         self.mesh.renew(membership, self.home.bootstrap())
         self.announcer.renew(membership)
+
+    def _judged(self, verdict: Verdict) -> None:
+        event = f"node_{type(verdict).__name__.lower()}"
+        self.log.info(
+            event,
+            peer=verdict.peer,
+            address=verdict.address,
+            model=verdict.model,
+            version=verdict.version,
+            reason=verdict.reason,
+        )
 
     # what parts tell others that are made after them
 
@@ -332,10 +311,10 @@ class RouterParts:
         self.standing.write()
 
     def _visited(self, endpoint: Endpoint) -> None:
-        self.members.visited(endpoint)
+        self.updates.visited(endpoint)
 
     def _visitor_left(self, endpoint: Endpoint) -> None:
-        self.members.visitor_left(endpoint)
+        self.updates.visitor_left(endpoint)
 
     def _linked(self, endpoint: Endpoint) -> None:
         self.watch.linked(endpoint)

@@ -87,10 +87,10 @@ class Router:
                     tasks.create_task(self._parts.mesh.run()),
                     tasks.create_task(self._tick()),
                     tasks.create_task(self._parts.announcer.run()),
-                    tasks.create_task(self._parts.watch.run()),
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._parts.last_fleet.keep()),
                 ]
+                self._parts.watch.start()
                 await self._has_links.wait()
                 await self._serve_http(front)
                 self._parts.standing.enter("serving")
@@ -99,10 +99,12 @@ class Router:
                 self._parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await self._drain(front)
+                self._parts.watch.close()
                 for task in background:
                     task.cancel()
         finally:
             watch.stop()
+            self._parts.watch.close()
             front.close()
             await runner.cleanup()
             self._parts.owners.close()

@@ -11,7 +11,8 @@ from capamesh.protocol.links.link import ResponseHandler
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.protocol.links.link import Answer, Link
+    from capamesh.protocol.links.link import Answer
+    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.fleet.wanted_loads import WantedLoad
     from capamesh.router.timers import Timer, Timers
@@ -42,10 +43,10 @@ class AskedLoad(ResponseHandler):
 
     __slots__ = ("_link", "_load", "_owner", "_stream", "_timer")
 
-    def __init__(self, owner: LoadOwner, load: WantedLoad, link: Link) -> None:
+    def __init__(self, owner: LoadOwner, load: WantedLoad, link: NodeLink) -> None:
         self._owner = owner
         self._load = load
-        self._link: Link | None = link
+        self._link: NodeLink | None = link
         """None: it is over."""
         self._stream = 0
         self._timer: Timer | None = None

@@ -27,8 +27,8 @@ from capamesh.router.requests.call import Handle
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-    from capamesh.protocol.links.link import Link
     from capamesh.router.balancing.picker import RequestPicker
+    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Call, Responder
     from capamesh.router.timers import Timer, Timers
@@ -227,7 +227,7 @@ class ColdStarts(LoadOwner):
         reason = loads.reason(model, away)
         return _Outlook(True, now_s, again_s, reason, loads.has_hope(model, away, now_s))
 
-    def _link_to(self, peer: PeerId) -> Link | None:
+    def _link_to(self, peer: PeerId) -> NodeLink | None:
         for endpoint in self.fleet.endpoints_of(peer):
             if endpoint.is_usable:
                 return endpoint.link

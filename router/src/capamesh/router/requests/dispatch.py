@@ -40,13 +40,14 @@ from capamesh.router.requests.sequences import OpenSequences
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
-    from capamesh.protocol.links.link import Answer, Link
+    from capamesh.protocol.links.link import Answer
     from capamesh.protocol.tensors import Limits
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.prober import Prober
+    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.replica import Replica
-    from capamesh.router.telemetry import Telemetry
+    from capamesh.router.telemetry import AttemptCounts
     from capamesh.router.timers import Timer, Timers
 
 Recover = Callable[[Call, Responder, "CapameshError"], Handle | None]
@@ -63,13 +64,13 @@ class Dispatch:
         clock: Callable[[], float],
         timers: Timers,
         limits: Limits,
-        telemetry: Telemetry,
+        counts: AttemptCounts,
     ) -> None:
         self.prober = prober
         self.clock = clock
         self.timers = timers
         self.limits = limits
-        self.telemetry = telemetry
+        self.counts = counts
         self.known_tensors = KnownTensors()
         self.sequences = OpenSequences()
         self.killers = Killers()
@@ -303,7 +304,7 @@ class InFlightCall(Handle):
             attempt.stream = link.ask(meta, body, attempt)
             attempt.link = link
             if number and not self._call.is_copy:
-                dispatch.telemetry.attempted_again(request.model)
+                dispatch.counts.attempted_again(request.model)
         except CapameshError as error:
             self._count(error)
             return self.attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
@@ -314,7 +315,7 @@ class InFlightCall(Handle):
 
     def _count(self, error: CapameshError) -> None:
         if not self._call.is_copy:
-            self._dispatch.telemetry.attempt_failed(self._call.request.model, error)
+            self._dispatch.counts.attempt_failed(self._call.request.model, error)
 
     def _arm(self) -> None:
         due_s = self.attempts.due_s
@@ -353,7 +354,7 @@ class _Attempt(ResponseHandler):
         self._in_flight = in_flight
         self.number = number
         self.replica = replica
-        self.link: Link | None = None
+        self.link: NodeLink | None = None
         """None: it was not sent, or is over."""
         self.stream = 0
         self.given: InferAnswer | None = None

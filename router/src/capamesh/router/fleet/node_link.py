@@ -1,0 +1,45 @@
+"""What requests and probes ask of a link to a node. Pure.
+
+A `protocol.links.link.Link` is one as it is; a simulation has links of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from capamesh.protocol.links.link import LoadHandler, ResponseHandler
+    from capamesh.protocol.links.outgoing import Buffer
+
+
+class NodeLink(Protocol):
+    """A link to a node that is up, or has been."""
+
+    __slots__ = ()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new request may be sent."""
+        ...
+
+    @property
+    def peer_process(self) -> bytes:
+        """Which process of the node is at the other end; empty: it does not say."""
+        ...
+
+    def ask(self, meta: bytes, body: Sequence[Buffer], asker: ResponseHandler, /) -> int:
+        """Send a request, whose answer `asker` is told; return its number. Raises `LinkLost`."""
+        ...
+
+    def withdraw(self, stream: int, /) -> None:
+        """Want the answer to a request no more; its asker is told nothing."""
+        ...
+
+    def ask_load(self, meta: bytes, asker: LoadHandler, /) -> int:
+        """Ask for the node's load, which `asker` is told; return the probe's number. Raises `LinkLost`."""
+        ...
+
+    def withdraw_load(self, stream: int, /) -> None:
+        """Want the load no more; its asker is told nothing."""
+        ...
