@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import uvloop
+from typing_extensions import override
 
 from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, Role
 
@@ -32,7 +33,7 @@ LATE_S = 0.1
 Waiting = tuple[Link, int, memoryview]
 
 
-class BareServer:
+class BareServer(LinkHandler):
     """Runs one model on the raw bytes of its inputs, one row a request."""
 
     def __init__(
@@ -56,19 +57,21 @@ class BareServer:
         self._timer: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1)
 
+    @override
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkHandler`."""
         now = dt.datetime.now(dt.UTC)
         return check_hello(self._trust, hello, certificate, now, role=Role.ROUTER)
 
+    @override
     def link_up(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkHandler`."""
         if self._batch == 1:
             self._answer([(link, stream, body)], self._run([body]))
             return
@@ -110,18 +113,21 @@ class BareServer:
             at = end
         return self._session.run(None, feed)[0]
 
+    @override
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkHandler`."""
         return META
 
+    @override
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
 
 async def serve(folder: Path, model: Path, threads: int, batch: int, inputs: str) -> None:

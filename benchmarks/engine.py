@@ -31,6 +31,7 @@ from machine import keep
 from overhead import build_picture_model
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import CapameshError
@@ -39,7 +40,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall, encode_call
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Answer, Link
+from capamesh.protocol.links.link import Answer, Link, LinkHandler, ResponseHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor
@@ -70,37 +71,43 @@ class Case:
     in_flight: int
 
 
-class ResponseHandler:
+class RouterEnd(LinkHandler):
     """A router as far as a node can see."""
 
     def __init__(self, membership: Membership) -> None:
         self._trust = membership.trust()
 
+    @override
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkHandler`."""
         return check_hello(self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.NODE)
 
+    @override
     def link_up(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkHandler`."""
         return b"\x80"
 
+    @override
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
+    @override
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-class Caller:
+class Caller(ResponseHandler):
     """One caller that asks again once it is answered, by callbacks as the router does: the part of `ResponseHandler` of a link."""
 
     def __init__(self, link: Link, meta: bytes, body: list, ends_s: float) -> None:
@@ -139,8 +146,8 @@ class Caller:
         self._began_s = time.perf_counter()
         self._ask()
 
+    @override
     def answered(self, answer: Answer) -> None:
-        """Part of `ResponseHandler`."""
         del answer
         now_s = time.perf_counter()
         self.answers.append((now_s, now_s - self._began_s))
@@ -150,8 +157,8 @@ class Caller:
         else:
             self.done.set_result(None)
 
+    @override
     def failed(self, error: CapameshError) -> None:
-        """Part of `ResponseHandler`."""
         self.done.set_exception(error)
 
 
@@ -311,7 +318,7 @@ async def measure(seconds: float, names: list[str], threads: int, console: Conso
             owner = NetworkOwner.load(cluster.folder / "network")
             membership = member(owner, Role.ROUTER, folder / "asker")
             transport = LinkTransport(membership, folder / "asker", agent_version="bench")
-            asker = ResponseHandler(membership)
+            asker = RouterEnd(membership)
             status = cluster.nodes[0].status()
             node = await transport.dial(status["data_addresses"][0], asker)
             worker = status["worker_pids"][0]

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from typing_extensions import override
+
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import LocalError
@@ -54,6 +56,7 @@ class LocalCluster:
         self._router: Member | None = None
         self._last_number = 0
 
+    @override
     def __repr__(self) -> str:
         living = sum(node.is_running for node in self.nodes)
         return f"LocalCluster({self.folder}, {living} of {len(self.nodes)} nodes running)"

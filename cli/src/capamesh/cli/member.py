@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import make_folder
@@ -41,6 +43,7 @@ class Member:
         self.log_file = data_folder / LOG_FILE
         self._process = process
 
+    @override
     def __repr__(self) -> str:
         state = "running" if self.is_running else f"ended with {self._process.returncode}"
         return f"Member({self.name}, pid {self.pid}, {state})"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
+from typing_extensions import override
+
 from capamesh.client import Client
 from capamesh.client.answers import Answer, failure_of, read_json
 from capamesh.client.asks import Ask
@@ -16,6 +18,7 @@ from capamesh.protocol.errors import InvalidRequest, ModelNotFound, ProtocolViol
 class OperatorClient(Client):
     """Talks to one router."""
 
+    @override
     def __enter__(self) -> OperatorClient:
         super().__enter__()
         return self

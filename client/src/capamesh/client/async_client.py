@@ -8,6 +8,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
+from typing_extensions import override
 
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL
@@ -64,6 +65,7 @@ class AsyncClient:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._is_closed = False
 
+    @override
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
 

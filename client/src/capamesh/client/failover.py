@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Lock
 
+from typing_extensions import override
+
 from capamesh.client.address import RouterAddress
 from capamesh.client.asks import CutOff, Unreachable
 from capamesh.protocol.errors import (
@@ -33,6 +35,7 @@ class Failover:
         self._lock = Lock()
         self._favourite = self._routers[0]
 
+    @override
     def __repr__(self) -> str:
         return f"Failover({self._favourite.url} of {len(self._routers)})"
 

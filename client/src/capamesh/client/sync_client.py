@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL, RouterAddress
 from capamesh.client.answers import (
@@ -70,6 +72,7 @@ class Client:
         self._lock = threading.Lock()
         self._is_closed = False
 
+    @override
     def __repr__(self) -> str:
         idle = sum(map(len, self._idle.values()))
         return f"Client({self.url!r}, {idle} idle connections)"
@@ -292,6 +295,7 @@ class _NothingReadError(Exception):
 class _Response(http.client.HTTPResponse):
     """An answer that tells a connection without any answer from one that breaks in the middle of it."""
 
+    @override
     def begin(self) -> None:
         try:
             first = self.fp.peek(1)

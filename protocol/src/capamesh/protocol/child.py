@@ -8,6 +8,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy, SilenceWatch
 from capamesh.protocol.channel.framing import PING, PONG, Message
@@ -70,6 +72,7 @@ class Child:
         self._restart_reason = ""
         self.starts = 0
 
+    @override
     def __repr__(self) -> str:
         state = f"pid {self.pid}" if self.pid is not None else "down"
         return f"Child({self.name}: {state}, {self.starts} starts)"

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.descriptors import shares_of
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ class ConnectionLimiter:
         self.refused = 0
         self.displaced = 0
 
+    @override
     def __repr__(self) -> str:
         return f"ConnectionLimiter({self._open} open, {len(self._unproven)} unproven)"
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import is_acceptable
 from capamesh.protocol.errors import ConfigError
 
@@ -264,6 +266,7 @@ class FleetMembership:
     def __contains__(self, peer: object) -> bool:
         return peer in self._members
 
+    @override
     def __repr__(self) -> str:
         return f"FleetMembership({self.summary()})"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Member
@@ -66,6 +68,7 @@ class InviteQuotas:
     def __len__(self) -> int:
         return len(self._of_peer)
 
+    @override
     def __repr__(self) -> str:
         return f"InviteQuotas({len(self._of_peer)} members of {len(self._invites)} invites)"
 

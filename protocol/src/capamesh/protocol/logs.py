@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, TextIO, cast
 
 import structlog
+from typing_extensions import override
 
 from capamesh.protocol.log_rates import LogRates
 
@@ -87,6 +88,7 @@ def _shortened(_logger: object, _method: str, event: _Event) -> _Event:
 class _Records(logging.Handler):
     """Takes what others log the standard library's way."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()

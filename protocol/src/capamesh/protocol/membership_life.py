@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import NotMember
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class MembershipLife:
         self._warn_below = _first_warning(membership)
         self._is_ending = False
 
+    @override
     def __repr__(self) -> str:
         state = self.ended.state if self.ended is not None else "good"
         return f"MembershipLife({state}, until {self._membership.expires_at:%Y-%m-%dT%H:%M:%SZ})"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife
 
@@ -45,6 +47,7 @@ class MembershipUpkeep:
         self._log = log
         self._last_refusal = ""
 
+    @override
     def __repr__(self) -> str:
         return f"MembershipUpkeep({self._life!r})"
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import TIME_LIMIT_MS, check_time
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Skew:
         """Whether this is more than clocks may differ."""
         return abs(self.ahead_s) > WRONG_S
 
+    @override
     def __str__(self) -> str:
         way = "ahead of" if self.ahead_s > 0 else "behind"
         whose = (
@@ -160,6 +163,7 @@ class NetworkClock:
         agreeing = sum(abs(voice - middle) <= AGREE_MS for voice in voices)
         return (middle, agreeing) if 2 * agreeing > len(voices) else None
 
+    @override
     def __repr__(self) -> str:
         return f"NetworkClock({len(self._voices)} voices)"
 

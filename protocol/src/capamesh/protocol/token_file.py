@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import read_public
 
@@ -23,6 +25,7 @@ class TokenFile:
         self._seen: tuple[int, int, int] | None = None
         self._pending = ""
 
+    @override
     def __repr__(self) -> str:
         return f"TokenFile({self._path})"
 

@@ -10,6 +10,8 @@ import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import FleetSize, advert_interval_s, newcomer_spread_s
 
 if TYPE_CHECKING:
@@ -111,5 +113,6 @@ class AdvertSchedule:
         spread_s = newcomer_spread_s(self._reported.at(now_s))
         self._newcomer_s = min(self._newcomer_s, now_s + self._rng.uniform(0, spread_s))
 
+    @override
     def __repr__(self) -> str:
         return f"AdvertSchedule({self._reported!r}, due at {self.due_s:.2f} s)"

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_page import Marked, Phase
 
@@ -106,6 +108,7 @@ class CrashRecord:
     def __init__(self) -> None:
         self._models: dict[Key, _Model] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"CrashRecord({len(self._models)} models)"
 

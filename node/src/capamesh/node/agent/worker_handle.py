@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
+from typing_extensions import override
+
 from capamesh.node.agent.metrics.totals import WorkerFigures, WorkerSample
 from capamesh.node.agent.quarantine import CrashRecord
 from capamesh.node.contract.messages import (
@@ -87,6 +89,7 @@ class WorkerHandle:
             log=log,
         )
 
+    @override
     def __repr__(self) -> str:
         return f"WorkerHandle({self._child!r}, {self._crashes!r})"
 

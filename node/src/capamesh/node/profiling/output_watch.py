@@ -33,7 +33,7 @@ class OutputWatch:
         outputs: Sequence[str] = (),
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
-        """Part of `LoadedModel`."""
+        """Run the model as `LoadedModel.run` does, and remember the shapes of its outputs."""
         given = self._loaded.run(inputs, outputs, stop)
         for tensor in given:
             self._seen.setdefault(tensor.name, set()).add(tensor.shape)

@@ -26,30 +26,16 @@ class StopSwitch(Protocol):
 class LoadedModel(Protocol):
     """One model version on one device. Safe to use from several threads at once."""
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model says it gives; the tensors that `run` returns have their true shapes."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """What runs it, as found after loading, not as asked for."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
-        ...
-
-    @property
-    def is_data_dependent(self) -> bool:
-        """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
-        ...
+    inputs: tuple[TensorSpec, ...]
+    """What the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
+    outputs: tuple[TensorSpec, ...]
+    """What the model says it gives; the tensors that `run` returns have their true shapes."""
+    provider: str
+    """What runs it, as found after loading, not as asked for."""
+    precision: str
+    """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
+    is_data_dependent: bool
+    """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
@@ -172,6 +158,8 @@ class GenerativeModel(Protocol):
 
 class Backend(Protocol):
     """Loads models onto one device."""
+
+    __slots__ = ()
 
     @property
     def runtime(self) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
+from typing_extensions import override
+
 from capamesh.node.repository.rules import PipelineStep
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.signature import Signature
@@ -54,7 +56,7 @@ class _Call:
     """What nothing needs once the inputs are taken."""
 
 
-class PipelineModel:
+class PipelineModel(LoadedModel):
     """A chain of loaded models behind the `LoadedModel` protocol.
 
     It holds the models that `resolve` found when it was made; who unloads one makes its runs raise
@@ -112,10 +114,12 @@ class PipelineModel:
             model.contains(name, version) for model in self._nested
         )
 
+    @override
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request against what the chain takes; see `LoadedModel.validate`."""
         self._signature.validate(inputs, outputs)
 
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
@@ -150,9 +154,11 @@ class PipelineModel:
                 tensors[name] = _named(tensor, name)
         return [tensors[name] for name in wanted]
 
+    @override
     def give_back(self) -> None:
         """See `LoadedModel.give_back`; nothing is left with a pipeline, its models have theirs."""
 
+    @override
     def close(self) -> None:
         """Let go of the models, which are their owner's to close; runs in progress hold them."""
         self._plan = None

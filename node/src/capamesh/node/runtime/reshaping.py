@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.signature import Signature
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Tensor, TensorSpec
@@ -28,7 +31,7 @@ def reshaped(model: LoadedModel, declared: DeclaredIo) -> LoadedModel:
     return ReshapedModel(model, declared)
 
 
-class ReshapedModel:
+class ReshapedModel(LoadedModel):
     """A model behind the `LoadedModel` protocol, in its callers' shapes."""
 
     def __init__(self, model: LoadedModel, declared: DeclaredIo) -> None:
@@ -46,10 +49,12 @@ class ReshapedModel:
         self.is_data_dependent = model.is_data_dependent
         self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
 
+    @override
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request, whose tensors have the callers' shapes; see `LoadedModel.validate`."""
         self._signature.validate(inputs, outputs)
 
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
@@ -61,10 +66,12 @@ class ReshapedModel:
         given = self._model.run(inner, outputs, stop)
         return [_outward(tensor, self._outputs.get(tensor.name)) for tensor in given]
 
+    @override
     def give_back(self) -> None:
         """Give pooled memory back; see `LoadedModel.give_back`."""
         self._model.give_back()
 
+    @override
     def close(self) -> None:
         """Let go of the model; see `LoadedModel.close`."""
         self._model.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling.run_need import UNMEASURED_TIMES, RunNeed, elements_of
 from capamesh.node.scheduling.suspicion import Suspicion, size_of
@@ -43,6 +45,7 @@ class MemoryBudget:
         self.held_bytes = 0
         """By large requests that are accepted and have not ended."""
 
+    @override
     def __repr__(self) -> str:
         return f"MemoryBudget({self.held_bytes} of {self.room_bytes} bytes held)"
 

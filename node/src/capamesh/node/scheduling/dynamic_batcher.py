@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+from typing_extensions import override
+
 from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.bounds import RunBounds
 from capamesh.node.scheduling.latency import LatencyByLoad
@@ -122,30 +124,36 @@ class DynamicBatcher(Scheduler):
         self._expired_s = -math.inf
         """When deadlines were looked at last."""
 
+    @override
     def __repr__(self) -> str:
         return f"DynamicBatcher({len(self._queue)} queued, {len(self._running)} batches running)"
 
     # what the owner asks
 
     @property
+    @override
     def in_flight(self) -> int:
         """How many requests are accepted and not answered."""
         return len(self._live)
 
     @property
+    @override
     def queued(self) -> int:
         """How many requests in flight do not run."""
         return len(self._live) - sum(batch.wanted for batch in self._running if batch.has_begun)
 
     @property
+    @override
     def slots(self) -> int:
         """How many batches may run at the same time."""
         return self._streams.count if self._streams is not None else self._instances
 
+    @override
     def predicted_s(self, batch: Batch) -> float:
         """Return how long the run of a batch is expected to take now."""
         return (self._time_of_streams if batch.is_stream else self.time).predicted_s(batch.rows)
 
+    @override
     def next_event_s(self) -> float:
         """Return when `expire` or `take` may have something to do that they have not now, if nothing else happens.
 
@@ -162,10 +170,12 @@ class DynamicBatcher(Scheduler):
         return min(expire_s, self._ripe_s())
 
     @property
+    @override
     def is_idle(self) -> bool:
         """Whether nothing is in flight and nothing runs."""
         return not self._live and not self._running
 
+    @override
     def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
         """Return the load as it is now."""
         in_flight = len(self._live)
@@ -199,6 +209,7 @@ class DynamicBatcher(Scheduler):
 
     # what the owner tells
 
+    @override
     def submit(self, request: PendingRequest, now_s: float) -> None:
         """Accept `request`, whose inputs the model has validated, or refuse it.
 
@@ -233,6 +244,7 @@ class DynamicBatcher(Scheduler):
         if is_turn:
             self._put(request)
 
+    @override
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
         """Return the next batch to run; None when all slots are busy or nothing is due.
 
@@ -268,6 +280,7 @@ class DynamicBatcher(Scheduler):
         self._recent_peak = max(len(self._live), self._recent_peak // 2)
         return batch
 
+    @override
     def finished(
         self,
         batch: Batch,
@@ -332,6 +345,7 @@ class DynamicBatcher(Scheduler):
         if fault is not None:
             raise fault
 
+    @override
     def cancel(self, request: PendingRequest, now_s: float) -> None:
         """Nobody waits for `request` any more: it is never answered, and not run if it has not started."""
         if request.state is RequestState.ENDED:
@@ -341,6 +355,7 @@ class DynamicBatcher(Scheduler):
         self.meter.answered(Cancelled.code)
         self._give_up(request, "cancelled", now_s)
 
+    @override
     def expire(self, now_s: float) -> None:
         """Answer every work whose deadline has passed, running or not; forget silent sequences."""
         if self.sequences is not None:
@@ -364,12 +379,14 @@ class DynamicBatcher(Scheduler):
                 request, DeadlineExceeded(f"the deadline passed {where}"), "expired", now_s
             )
 
+    @override
     def fail(self, batch: Batch, error: CapameshError, now_s: float) -> None:
         """Answer every member of a batch that runs with `error`; the run itself is reported when it ends."""
         for request in batch.requests:
             if request.state is RequestState.RUNNING:
                 self._refuse(request, error, "", now_s)
 
+    @override
     def stop_batching(self) -> None:
         """Run every request alone from the next batch on: the model turned out not to allow batches."""
         self.plan = self.plan.unbatched()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from math import expm1
 
+from typing_extensions import override
+
 MAX_QUEUE_S = 2.0
 """No more than a device can run in this time may be in flight (guess: an online caller waits no longer)."""
 STOCK_BATCHES = 8
@@ -55,6 +57,7 @@ class ConcurrencyLimit:
         """The limit now."""
         self._reckon()
 
+    @override
     def __repr__(self) -> str:
         return f"ConcurrencyLimit({self.rows} rows at {self.speed:.2f} of the expected speed)"
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Tensor
@@ -99,6 +101,7 @@ class PendingRequest:
         self.held_bytes = 0
         """Of the device's memory, kept free for its run; 0 where it needs little."""
 
+    @override
     def __repr__(self) -> str:
         return f"PendingRequest({self.state.name}, {self.rows} rows, priority {self.priority:g})"
 
@@ -112,6 +115,8 @@ class PendingRequest:
 
 class RunPlan(Protocol):
     """How the requests of one batch become one run, and the outputs of that run theirs again."""
+
+    __slots__ = ()
 
     def join(self, requests: Sequence[PendingRequest]) -> Sequence[Tensor]:
         """Return the inputs of the run."""
@@ -174,5 +179,6 @@ class Batch:
         self.stop: Callable[[], None] | None = None
         """Ends the run early; set by whoever runs it."""
 
+    @override
     def __repr__(self) -> str:
         return f"Batch({len(self.requests)} requests, {self.rows} rows, {self.wanted} wanted)"

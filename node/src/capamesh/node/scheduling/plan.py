@@ -12,10 +12,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from capamesh.node.repository.rules import NO_AXIS, ControlTensor, RaggedInput, StateTensor
 from capamesh.node.scheduling.controls import Controls
-from capamesh.node.scheduling.pending_request import PendingRequest
+from capamesh.node.scheduling.pending_request import PendingRequest, RunPlan
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import (
     Datatype,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchPlan:
+class BatchPlan(RunPlan):
     """What one model's requests have in common. `inputs` and `outputs` are the model's own, states included."""
 
     inputs: tuple[TensorSpec, ...]
@@ -224,6 +225,7 @@ class BatchPlan:
 
     # the run
 
+    @override
     def join(self, requests: Sequence[PendingRequest]) -> tuple[Tensor, ...]:
         """Return the inputs of a batch."""
         if len(requests) == 1 and not self.ragged:
@@ -242,6 +244,7 @@ class BatchPlan:
             joined.append(parts[0] if len(parts) == 1 else _stacked(parts, axis))
         return tuple(joined)
 
+    @override
     def wanted(self, requests: Sequence[PendingRequest]) -> tuple[str, ...]:
         """Return the outputs to ask the model for: what any of `requests` wants and the states; empty for all."""
         if not requests[0].outputs:
@@ -253,6 +256,7 @@ class BatchPlan:
             names |= dict.fromkeys(request.outputs)
         return tuple(names | dict.fromkeys(state.output for state in self.states))
 
+    @override
     def split(
         self,
         requests: Sequence[PendingRequest],

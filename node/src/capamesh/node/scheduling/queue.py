@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 
+from typing_extensions import override
+
 from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
 
 BULK_SHARE = 0.1
@@ -133,6 +135,7 @@ class RequestQueue:
                     if request.state is RequestState.QUEUED:
                         yield request
 
+    @override
     def __repr__(self) -> str:
         return (
             f"RequestQueue({self._online.count} online, {self._bulk.count} bulk, {self.rows} rows)"

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling import Batch, PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState, RunPlan
@@ -112,6 +114,7 @@ class ModelRunner:
         self.batch_fault = ""
         """Why batching was given up; empty while it was not."""
 
+    @override
     def __repr__(self) -> str:
         return f"ModelRunner({self.scheduler!r})"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from capamesh.node.repository.rules import NO_AXIS, SequenceRules
 from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result
 from capamesh.node.scheduling.plan import BatchPlan
@@ -60,6 +62,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._known)
 
+    @override
     def __repr__(self) -> str:
         return f"Sequences({len(self._known)}, {self.size_bytes} bytes)"
 

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 
@@ -35,6 +37,7 @@ class Suspicion:
             self._large_until_s = now_s + verdict.large_s
             self._alone_until_s = now_s + verdict.alone_s
 
+    @override
     def __repr__(self) -> str:
         return f"Suspicion({len(self._refused)} refused, {len(self._suspects)} suspects)"
 

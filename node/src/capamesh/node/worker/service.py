@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.node.scheduling import Batch, PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import (
@@ -27,6 +29,7 @@ from capamesh.protocol.links.calls import (
     encode_done,
     encode_load,
 )
+from capamesh.protocol.links.link import LinkHandler
 from capamesh.protocol.links.transport import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Member, NetworkTrust
 
 
-class WorkerService:
+class WorkerService(LinkHandler):
     """The owner of all links of one worker."""
 
     def __init__(
@@ -78,19 +81,21 @@ class WorkerService:
         """The device's memory, as its owner read it last: reading it for every answer would cost more than
         the answer."""
 
+    @override
     def __repr__(self) -> str:
         return f"WorkerService({len(self._links)} links, {len(self._requests)} requests)"
 
     # LinkHandler
 
+    @override
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkHandler`: only routers of this network may ask."""
+        """Check that the peer is a router of this network: no one else may ask."""
         return check_hello(
             self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.ROUTER
         )
 
+    @override
     def link_up(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
         if is_one_too_many(self._links, link):
             return
         self._links.add(link)
@@ -99,8 +104,9 @@ class WorkerService:
         if self._is_draining:
             link.goaway("draining")
 
+    @override
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`: what its peer asked for is not wanted any more."""
+        """Withdraw the requests of a link that has ended."""
         if link in self._links:
             self._links.discard(link)
             self.on_links(len(self._links))
@@ -108,8 +114,9 @@ class WorkerService:
             self._withdraw(key)
         self._log.info("link_down", peer=link.member.peer_id if link.member else "", reason=reason)
 
+    @override
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkHandler`: queue a call or refuse it."""
+        """Queue a call or refuse it."""
         now_s = self._clock()
         key = link, stream
         hosted = None
@@ -144,21 +151,25 @@ class WorkerService:
             self._log.exception("request_broken")
             link.fail(stream, RunFailed(f"the request could not be taken in: {exc!r}"))
 
+    @override
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkHandler`: what has not started will not."""
+        """Withdraw a request; it does not start if it has not."""
         self._withdraw((link, stream))
 
+    @override
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkHandler`: the load of one model, or of the whole worker."""
+        """Return the load of the model that the probe names, or of the whole worker."""
         model, version = decode_probe(meta)
         hosted = self._models.find(model, version) if model else None
         return encode_load(self.load_report(hosted))
 
+    @override
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`: a router that leaves sends no more; nothing to do."""
+        """Do nothing: a router that leaves sends no more."""
 
+    @override
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkHandler`: run what came, in this very turn of the loop."""
+        """Run the requests of this read, in the same turn of the loop."""
         if self._due:
             due, self._due = self._due, {}
             for runner in due:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from typing_extensions import override
+
 MIN_INTERVAL_S: Final = 10
 """What up to 100 nodes keep: a dead one is forgotten after half a minute (the design's)."""
 MAX_INTERVAL_S: Final = 120
@@ -64,5 +66,6 @@ class FleetSize:
             self._before = 0
             self._turns_s = now_s + REPORTED_LATELY_S / 2
 
+    @override
     def __repr__(self) -> str:
         return f"FleetSize({max(self._now, self._before)} nodes)"

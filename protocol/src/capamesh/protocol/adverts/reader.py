@@ -11,6 +11,8 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts.body import advert_from_body
 from capamesh.protocol.msgpack_codec import pack
 
@@ -54,5 +56,6 @@ class AdvertReader:
     def __len__(self) -> int:
         return len(self._last)
 
+    @override
     def __repr__(self) -> str:
         return f"AdvertReader({len(self)} peers)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 FUTURE_LIMIT_NS = 600 * 1_000_000_000
 """How far ahead of a receiver's clock a boot time may be: 10 minutes, the clocks' allowed difference."""
 
@@ -59,5 +61,6 @@ class SequenceSource:
         self._sent += 1
         return Sequence(self._boot_ns, self._sent)
 
+    @override
     def __repr__(self) -> str:
         return f"SequenceSource({self._sent} sent since boot {self._boot_ns})"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
@@ -408,6 +410,7 @@ class KnownTensors:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[str, Datatype, tuple[int, ...], int]] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"KnownTensors({len(self._known)})"
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     Overloaded,
@@ -42,7 +44,7 @@ from capamesh.protocol.links.events import (
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.held_parts import HeldParts
 from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
-from capamesh.protocol.links.incoming import Incoming
+from capamesh.protocol.links.incoming import FrameSink, Incoming
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
 from capamesh.protocol.links.receive_budget import Claim, ReceiveBudget
 from capamesh.protocol.memory import body_memory
@@ -80,7 +82,7 @@ class _Message:
         return True
 
 
-class Connection:
+class Connection(FrameSink):
     """One side of a link. Raises `ProtocolViolation` when the peer breaks the rules; then it is of no more use."""
 
     def __init__(
@@ -114,6 +116,7 @@ class Connection:
         self._is_draining = False
         self.introduce(hello)
 
+    @override
     def __repr__(self) -> str:
         return (
             f"Connection({len(self._asked)} asked, {len(self._serving)} serving,"
@@ -269,10 +272,10 @@ class Connection:
 
     # FrameSink
 
+    @override
     def frame_started(
         self, kind: int, flags: int, stream: int, value: int, meta: bytes, body_bytes: int
     ) -> memoryview | None:
-        """Part of `FrameSink`: place the frame's body."""
         if self._peer_hello is None and kind != FrameKind.HELLO:
             raise ProtocolViolation(f"the first frame is of kind {kind}, not HELLO")
         message: _Message | None = None
@@ -303,8 +306,8 @@ class Connection:
         self._current = (kind, flags, stream, value, meta, message)
         return target
 
+    @override
     def frame_ended(self) -> None:
-        """Part of `FrameSink`: act on the frame."""
         assert self._current is not None  # noqa: S101 - `Incoming` starts a frame before it ends it
         kind, flags, stream, value, meta, message = self._current
         self._current = None

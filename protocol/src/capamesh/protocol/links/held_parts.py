@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from typing_extensions import override
+
 PART_BYTES: Final = 512
 """What a part takes of its holder's memory beside its data: an answer, a view, a place in some list (guess)."""
 
@@ -30,6 +32,7 @@ class HeldParts:
         """Whether any part is held."""
         return bool(self._held)
 
+    @override
     def __repr__(self) -> str:
         return f"HeldParts({len(self._held)} answers, {self.size_bytes} bytes)"
 

@@ -22,6 +22,8 @@ scratch buffer makes it four times larger."""
 class FrameSink(Protocol):
     """Receives frames; called by `Incoming` in order."""
 
+    __slots__ = ()
+
     def frame_started(
         self, kind: int, flags: int, stream: int, value: int, meta: bytes, body_bytes: int
     ) -> memoryview | None:

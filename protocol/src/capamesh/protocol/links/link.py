@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, assert_never, cast, runtime_checkable
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, LinkLost, PeerError, ProtocolViolation
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
@@ -62,6 +64,8 @@ class LinkTimes:
 
 class LinkHandler(Protocol):
     """What a link tells its owner. Called in the event loop; must not raise and must not block."""
+
+    __slots__ = ()
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         """Check an introduction against the TLS certificate (DER); raise `NotMember`."""
@@ -129,6 +133,8 @@ class PartsHandler(ResponseHandler, Protocol):
 class LoadHandler(Protocol):
     """Who waits for a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
 
+    __slots__ = ()
+
     def reported(self, meta: bytes) -> None:
         """The load is here."""
 
@@ -136,7 +142,7 @@ class LoadHandler(Protocol):
         """The peer answered with an error, or the link has ended (`LinkLost`)."""
 
 
-class _Awaited:
+class _Awaited(ResponseHandler, LoadHandler):
     """Waits for an answer, or for a load, in a future."""
 
     __slots__ = ("future",)
@@ -144,18 +150,18 @@ class _Awaited:
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
 
+    @override
     def answered(self, answer: Answer) -> None:
-        """Part of `ResponseHandler`."""
         if not self.future.done():
             self.future.set_result(answer)
 
+    @override
     def reported(self, meta: bytes) -> None:
-        """Part of `LoadHandler`."""
         if not self.future.done():
             self.future.set_result(meta)
 
+    @override
     def failed(self, error: CapameshError) -> None:
-        """Part of both."""
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -215,6 +221,7 @@ class Link(asyncio.BufferedProtocol):
         self._pinged_s = 0.0
         """When the ping was sent that is not answered yet; 0: none."""
 
+    @override
     def __repr__(self) -> str:
         peer = self.member.peer_id if self.member else "unverified"
         return f"Link({peer}, {self._core!r})"
@@ -386,8 +393,8 @@ class Link(asyncio.BufferedProtocol):
 
     # asyncio.BufferedProtocol
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of `BufferedProtocol`."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
         plain = cast("socket.socket | None", transport.get_extra_info("socket"))
@@ -396,8 +403,8 @@ class Link(asyncio.BufferedProtocol):
         self._timer = self._loop.call_later(self._times.hello_s, self._hello_overdue)
         self._flush_soon()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Part of `BufferedProtocol`."""
         is_sudden = self._end_reason is None and not self._goaway_reason
         if self._end_reason is None:
             self._end_reason = f"the connection was lost: {exc}" if exc else "the peer closed it"
@@ -418,12 +425,12 @@ class Link(asyncio.BufferedProtocol):
             self.ended.set_result(reason)
         self._owner.link_down(self, reason)
 
+    @override
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Part of `BufferedProtocol`."""
         return self._core.buffer()
 
+    @override
     def buffer_updated(self, nbytes: int) -> None:
-        """Part of `BufferedProtocol`."""
         self._last_heard_s = self._loop.time()
         if self._end_reason is not None:
             return
@@ -443,16 +450,17 @@ class Link(asyncio.BufferedProtocol):
             self._flush()  # not soon: a turn of the loop is dear at one request in flight, and a flood of
             # pings may fill megabytes until then
 
+    @override
     def eof_received(self) -> bool | None:
-        """Part of `BufferedProtocol`: a peer that closes its half has no answers to wait for."""
+        """Close the connection: a peer that ends its half waits for no answers."""
         return None
 
+    @override
     def pause_writing(self) -> None:
-        """Part of `BufferedProtocol`."""
         self._is_paused = True
 
+    @override
     def resume_writing(self) -> None:
-        """Part of `BufferedProtocol`."""
         self._is_paused = False
         self._flush()
 

@@ -10,6 +10,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.connection_limits import ConnectionLimiter, ConnectionLimits, Slot
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class LinkListener:
         for listening in self.sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
 
+    @override
     def __repr__(self) -> str:
         return f"LinkListener({self.limiter!r}, {len(self._handshakes)} in TLS)"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing_extensions import override
+
 
 class Claim:
     """What one body has of a budget."""
@@ -82,6 +84,7 @@ class ReceiveBudget:
         """By age."""
         self._is_granting = False
 
+    @override
     def __repr__(self) -> str:
         return (
             f"ReceiveBudget({self.granted_bytes} of {self.most_bytes}, {self.first_bytes} at once,"

@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
@@ -41,6 +43,7 @@ class HandshakeRefusals:
         noted = self._refused
 
         class WatchedObject(ssl.SSLObject):
+            @override
             def do_handshake(self) -> None:
                 try:
                     super().do_handshake()

@@ -15,6 +15,7 @@ import trio
 from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.rcmgr import Direction
+from typing_extensions import override
 
 from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.ids import PeerId
@@ -148,10 +149,12 @@ class Admission(INotifee):
         if abs((now - then).total_seconds() - (now_s - then_s)) > CLOCK_SET_S:
             self._refused_until_s.clear()
 
+    @override
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         """Start the clock on a new connection; libp2p waits for this, so it must not."""
         self._start(self._admit, conn)
 
+    @override
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
         """Forget a peer whose last connection ended."""
         peer = conn.muxed_conn.peer_id
@@ -160,15 +163,19 @@ class Admission(INotifee):
             if self._admitted.pop(peer, None) is not None:
                 self._on_change()
 
+    @override
     async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
         """Nothing to do."""
 
+    @override
     async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
         """Nothing to do."""
 
+    @override
     async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
         """Nothing to do."""
 
+    @override
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
         """Nothing to do."""
 

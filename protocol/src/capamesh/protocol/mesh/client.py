@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.protocol.child import Child, RestartPolicy
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import PeerId
@@ -104,6 +106,7 @@ class MeshClient:
             log=log,
         )
 
+    @override
     def __repr__(self) -> str:
         return f"MeshClient({self._child!r}, {len(self._members)} members connected)"
 

@@ -19,6 +19,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.score import PeerScorer, ScoreParams, TopicScoreParams
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -107,6 +108,7 @@ class MeshGossipSub(GossipSub):
         """Count bytes that are no RPC."""
         self.scorer.penalize_behavior(peer, _BAD_RPC_PENALTY)
 
+    @override
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
         """Send a checked message on.
 
@@ -123,6 +125,7 @@ class MeshGossipSub(GossipSub):
         for topic in topics:
             self.time_since_last_publish[topic] = int(time.time())
 
+    @override
     def remove_peer(self, peer_id: ID) -> None:
         """Forget a peer that is gone, but not what it did: a reconnect must not clear its name."""
         penalty = self.scorer.behavior_penalty.get(peer_id, 0.0)
@@ -134,6 +137,7 @@ class MeshGossipSub(GossipSub):
         if invalid and max(invalid.values()) > 0.1:
             self.scorer.invalid_messages[peer_id] = invalid
 
+    @override
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """Obey a peer's control messages, within limits and for known topics."""
         control = rpc.control
@@ -153,6 +157,7 @@ class MeshGossipSub(GossipSub):
                 prune.ClearField("peers")
                 await self.handle_prune(prune, sender_peer_id)
 
+    @override
     async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
         """Send each wanted message once.
 

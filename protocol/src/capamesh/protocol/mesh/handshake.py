@@ -44,6 +44,8 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
+from typing_extensions import override
+
 from capamesh.protocol.channel.framing import Decoder, Message, encode
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import verify_signature
@@ -154,6 +156,7 @@ class Handshake:
         self.revealed = b""
         """The list to send with the refusal of a remote that it names: it learns so that it is a member no more."""
 
+    @override
     def __repr__(self) -> str:
         return f"Handshake({self._side.name} with {self._remote}: {self._expected} is due)"
 

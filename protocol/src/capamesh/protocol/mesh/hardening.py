@@ -28,6 +28,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     Yamux,
 )
 from libp2p.tools.anyio_service.trio_manager import TrioManager
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -60,6 +61,7 @@ _RESTART_WAIT_S: Final = 1.0
 class WalledYamux(Yamux):
     """Yamux with a limit on what it buffers, a keepalive, and a close that always ends."""
 
+    @override
     async def _read_data_body(self, length: int) -> bytes:
         buffered = sum(len(buffer) for buffer in self.stream_buffers.values())
         if buffered + length > MAX_BUFFERED_BYTES:
@@ -69,6 +71,7 @@ class WalledYamux(Yamux):
             )
         return await super()._read_data_body(length)
 
+    @override
     async def _measure_rtt_loop(self) -> None:
         while not self.event_shutting_down.is_set():
             await trio.sleep(KEEPALIVE_EVERY_S)
@@ -87,6 +90,7 @@ class WalledYamux(Yamux):
         if not self.event_closed.is_set():
             await self._cleanup_on_error()
 
+    @override
     async def close(self, error_code: int = GO_AWAY_NORMAL) -> None:
         """Say goodbye if the peer reads, and close."""
         if self.event_closed.is_set():

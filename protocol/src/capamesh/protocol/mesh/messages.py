@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.schema import Mismatch, read
 
@@ -38,6 +40,7 @@ class Start:
     subscribe: list[str]
     """Topics to listen to."""
 
+    @override
     def __repr__(self) -> str:
         return (
             f"Start(listen={self.listen}, bootstrap={self.bootstrap}, subscribe={self.subscribe})"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 from libp2p.network.connection.raw_connection import RawConnection
+from typing_extensions import override
 
 from capamesh.protocol.connection_limits import ConnectionLimiter, ConnectionLimits, Rate
 from capamesh.protocol.descriptors import shares_of
@@ -57,6 +58,7 @@ class MeshPort:
         self._slots: dict[ID, set[Slot]] = {}
         """Of each peer that has said who it is."""
 
+    @override
     def __repr__(self) -> str:
         return f"MeshPort({self.limiter!r})"
 

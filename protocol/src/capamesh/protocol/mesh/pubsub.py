@@ -22,6 +22,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils import encode_varint_prefixed
+from typing_extensions import override
 
 from capamesh.protocol.identity import verify_signature
 from capamesh.protocol.ids import PeerId
@@ -106,6 +107,7 @@ class MemberPubsub(Pubsub):
         self._mark_msg_seen(message)
         await self.router.publish(self.my_id, message)
 
+    @override
     async def stream_handler(self, stream: INetStream) -> None:
         """Read a peer's stream, once the peer is a member."""
         peer = stream.muxed_conn.peer_id
@@ -119,6 +121,7 @@ class MemberPubsub(Pubsub):
                 self._note_reachable()
         await stream.reset()
 
+    @override
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Read RPCs until the stream ends or breaks a rule."""
         peer = stream.muxed_conn.peer_id
@@ -135,6 +138,7 @@ class MemberPubsub(Pubsub):
             self.router.penalize(peer)
             self._warn("bad_rpc", f"{peer}: {exc!r}"[:200])
 
+    @override
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """Check one message from `msg_forwarder`; deliver and forward it when it is good and new."""
         topic = msg.topicIDs[0] if len(msg.topicIDs) == 1 else ""
@@ -161,6 +165,7 @@ class MemberPubsub(Pubsub):
         self._deliver(topic, judgement, publisher, PeerId(msg_forwarder.to_base58()))
         await self.router.publish(msg_forwarder, msg)
 
+    @override
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """Note what a peer listens to."""
         super().handle_subscription(origin_id, sub_message)
@@ -178,6 +183,7 @@ class MemberPubsub(Pubsub):
         if rpc.HasField("control"):
             await self.router.handle_rpc(rpc, peer)
 
+    @override
     async def _handle_new_peer(self, peer_id: ID) -> None:
         if peer_id in self.peers or not await self._wait_member(peer_id):
             return
@@ -203,6 +209,7 @@ class MemberPubsub(Pubsub):
         await self._send_recent_messages_to_new_peer(peer_id)
         self._note_reachable()
 
+    @override
     def _handle_dead_peer(self, peer_id: ID) -> None:
         stream = self.peers.get(peer_id)
         try:

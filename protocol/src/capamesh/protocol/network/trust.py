@@ -6,6 +6,8 @@ import hashlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.network.certificates import CLOCK_SKEW
 from capamesh.protocol.network.chain import Admission, admit, chain_parts, own_authority
@@ -40,6 +42,7 @@ class NetworkTrust:
         if revocations is not None:
             self.update(revocations)
 
+    @override
     def __repr__(self) -> str:
         return (
             f"NetworkTrust({self.network_id}, revocations version {self._revocations.version}, "

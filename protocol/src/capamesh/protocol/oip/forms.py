@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.protocol.oip.messages import InferRequest
 from capamesh.protocol.tensors import Datatype, Tensor
 
@@ -39,6 +41,7 @@ class RequestForms:
     def __init__(self) -> None:
         self._forms: dict[bytes, _Form] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"RequestForms({len(self._forms)})"
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import bf16_from_fp32, bf16_from_fp64
@@ -29,6 +30,7 @@ class Tensor(NamedTuple):
     data: bytes | bytearray | memoryview
     """The raw bytes, shared, not copied: whoever owns the buffer must not change it."""
 
+    @override
     def __repr__(self) -> str:
         """Return it without its data, which may be megabytes."""
         return f"Tensor(name={self.name!r}, datatype={self.datatype!r}, shape={self.shape!r})"

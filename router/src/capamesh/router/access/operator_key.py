@@ -11,6 +11,8 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.private_files import read_private, replace_private
 
@@ -30,6 +32,7 @@ class OperatorKey:
         self.is_kept = is_kept
         """Whether the operator can read it."""
 
+    @override
     def __repr__(self) -> str:
         return "OperatorKey(secret)"
 

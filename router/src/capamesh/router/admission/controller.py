@@ -21,6 +21,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.router.admission.fair_share import FairShare, Standing
@@ -139,6 +141,7 @@ class AdmissionController:
         """Those of them that are urgent."""
         self.refusals = dict.fromkeys(Refusal, 0)
 
+    @override
     def __repr__(self) -> str:
         return (
             f"AdmissionController({self._model!r}, {self.under_way} under way, {self.saturation!r})"

@@ -20,6 +20,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from enum import IntEnum
 from typing import Any
 
+from typing_extensions import override
+
 ANONYMOUS = ""
 """All requests that name no tenant are one tenant's."""
 REST = "*"
@@ -111,6 +113,7 @@ class FairShare:
         self._busy_weight = sum(state.weight for state in self._busy.values())
         self._divided_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"FairShare({len(self._busy)} tenants busy, {len(self._idle)} idle)"
 

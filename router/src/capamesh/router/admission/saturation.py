@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.resilience.health import MOST_REFUSED_S, REFUSED_S
 
 if TYPE_CHECKING:
@@ -222,6 +224,7 @@ class Saturation:
         self.run_s = 0.0
         """What an answer takes, its queueing excluded, where it would be there first; 0: unknown."""
 
+    @override
     def __repr__(self) -> str:
         return f"Saturation({self.level:.2f}: {self.in_flight:.0f} of {self.slots:.0f} slots)"
 

@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable
 from enum import IntEnum
 
+from typing_extensions import override
+
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
 
 POWER = 5
@@ -74,6 +76,7 @@ class Shedding:
     def __init__(self) -> None:
         self._urgent_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"Shedding(last urgent request at {self._urgent_s:.1f} s)"
 

@@ -10,6 +10,8 @@ from collections import Counter, OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import ModelFailed, ModelUnavailable
 
@@ -47,6 +49,7 @@ class AbsentModels:
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()
         """Those that some node had ready and left, oldest first, and when `tick` first saw that."""
 
+    @override
     def __repr__(self) -> str:
         return f"AbsentModels({len(self._unready)} not ready, {len(self._lately)} left of late)"
 

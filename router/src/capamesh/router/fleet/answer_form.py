@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.tensors.spec import ANY_DIM
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class AnswerForm:
         self._known: set[tuple[tuple[object, ...], ...]] = set()
         """Names, datatypes and shapes of answers with all outputs that were found to fit."""
 
+    @override
     def __repr__(self) -> str:
         return f"AnswerForm({self.offer.name!r} {self.offer.version}, {len(self._specs)} outputs)"
 

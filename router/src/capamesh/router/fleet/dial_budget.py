@@ -11,6 +11,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from typing_extensions import override
+
 
 @dataclass(frozen=True, slots=True)
 class Ration:
@@ -156,6 +158,7 @@ class DialBudget:
             if not queue.waiting and queue.bucket.is_idle(now_s):
                 del self._queues[key]
 
+    @override
     def __repr__(self) -> str:
         waiting = sum(len(queue.waiting) for queue in self._queues.values())
         running = sum(one.running for one in self._all.values())

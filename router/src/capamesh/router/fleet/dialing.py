@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.fleet.dial_budget import DialBudget
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ class Dialling:
         self._waiting: dict[Dial, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    @override
     def __repr__(self) -> str:
         return f"Dialling({self._budget!r})"
 

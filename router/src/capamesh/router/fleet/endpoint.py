@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.fleet.network_estimate import NetworkEstimate
 from capamesh.router.resilience.health import Health
 
@@ -71,6 +73,7 @@ class Endpoint:
         """It left the fleet; requests under way are still answered."""
         self._on_idle: Callable[[], None] | None = None
 
+    @override
     def __repr__(self) -> str:
         return f"Endpoint({self.peer[-6:]} at {self.address}, {self.rif} in flight)"
 

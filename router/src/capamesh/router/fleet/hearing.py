@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
@@ -54,6 +56,7 @@ class Hearing:
         self.quotas = InviteQuotas()
         self.clock = NetworkClock(now.wall_ms, now.steady_s)
 
+    @override
     def __repr__(self) -> str:
         return f"Hearing({self.members!r}, {self.quotas!r}, {self.clock!r})"
 

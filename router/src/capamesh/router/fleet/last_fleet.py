@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts.envelope import MAX_ENVELOPE_BYTES
 from capamesh.protocol.msgpack_codec import pack, unpack
 
@@ -36,6 +38,7 @@ class LastFleet:
         self.is_changed = False
         """Whether a node has joined, changed or left since `encode`: what merely is said again need not be written."""
 
+    @override
     def __repr__(self) -> str:
         return f"LastFleet({len(self._envelopes)} nodes, {self._bytes} bytes)"
 

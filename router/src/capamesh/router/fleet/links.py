@@ -7,14 +7,18 @@ import datetime as dt
 import itertools
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
+from capamesh.protocol.links.link import LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.reach import Inside
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.dialing import Dialling
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.updates import Dialler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,15 +38,16 @@ RECHECK_MEMBERS_S = 60.0
 """How often links are checked for peers whose membership has expired (guess)."""
 
 
-class _NodeSide:
+class _NodeSide(LinkHandler):
     """The owner of links to nodes: they answer and never ask, so little comes from them."""
 
     def __init__(self, pool: LinkPool, endpoint: Endpoint | None) -> None:
         self._pool = pool
         self._endpoint = endpoint
 
+    @override
     def verify(self, hello: Hello, certificate: bytes) -> Member:
-        """Part of `LinkHandler`: the node that was dialled, or any node that dials.
+        """Check that the peer is the node that was dialled, or a node where the peer dialled.
 
         A node that takes smaller messages than this router takes requests is of no use: requests that it cannot
         have would be sent to it all the same. Raises `ProtocolViolation` for that.
@@ -63,8 +68,8 @@ class _NodeSide:
             peer=peer,
         )
 
+    @override
     def link_up(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
         if self._endpoint is None:
             if is_one_too_many(self._pool.visiting(), link, MAX_VISITS_OF_PEER):
                 return
@@ -78,35 +83,40 @@ class _NodeSide:
         link.on_round_trip = self._endpoint.network.round_trip
         self._pool.linked(self._endpoint)
 
+    @override
     def link_down(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`."""
         endpoint = self._endpoint
         if endpoint is not None and endpoint.link is link:
             endpoint.link = None
             del self._pool.links[endpoint]
             self._pool.unlinked(endpoint, reason)
 
+    @override
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        """Part of `LinkHandler`: a node has nothing to ask of a router."""
+        """Refuse the request: a node has nothing to ask of a router."""
         del meta, body
         link.fail(stream, NotMember("routers run no models; send requests to their HTTP address"))
 
+    @override
     def request_cancelled(self, link: Link, stream: int) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing: every request was refused at once."""
 
+    @override
     def load(self, meta: bytes) -> bytes:
-        """Part of `LinkHandler`: a router has no load to tell."""
+        """Return an empty load: a router has none."""
         del meta
         return b"\x80"
 
+    @override
     def goaway_received(self, link: Link, reason: str) -> None:
-        """Part of `LinkHandler`: the link itself knows; new requests go elsewhere."""
+        """Do nothing: the link takes no new requests by itself."""
 
+    @override
     def read_ended(self, link: Link) -> None:
-        """Part of `LinkHandler`."""
+        """Do nothing: every frame was acted on as it came."""
 
 
-class LinkPool:
+class LinkPool(Dialler):
     """One kept link for each endpoint that can be dialled, and the links of those that dialled."""
 
     def __init__(
@@ -195,6 +205,7 @@ class LinkPool:
         """How many dials wait for their turn."""
         return self._dialling.waiting if self._dialling is not None else 0
 
+    @override
     def hurry(self, endpoint: Endpoint, *, is_changed: bool = True) -> None:
         """An endpoint's node was heard: if its link is down, dial now.
 

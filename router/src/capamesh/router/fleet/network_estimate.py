@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 RTT_SMOOTHING = 0.125
 """Weight of the newest sample (RFC 6298 section 2)."""
 RATE_SMOOTHING = 0.25
@@ -21,6 +23,7 @@ class NetworkEstimate:
         self.bytes_per_s = 0.0
         """0: not measured."""
 
+    @override
     def __repr__(self) -> str:
         return f"NetworkEstimate({self.rtt_s * 1e3:.1f} ms, {self.bytes_per_s / 1e6:.1f} MB/s)"
 

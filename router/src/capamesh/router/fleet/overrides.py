@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.resilience.health import CircuitState, Health
 
@@ -38,6 +40,7 @@ class Overrides:
     def __init__(self) -> None:
         self._by_peer: dict[PeerId, dict[tuple[ModelName, ModelVersion], CircuitState | None]] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"Overrides(of {len(self._by_peer)} nodes)"
 

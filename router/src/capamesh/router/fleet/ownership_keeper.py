@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.router.ownership.owners import Judged, Owners
@@ -80,6 +82,7 @@ class OwnerKeeper:
         except ConfigError as error:
             log.warning("model_pins_lost", error=error.message)
 
+    @override
     def __repr__(self) -> str:
         return f"OwnerKeeper({self.owners!r} in {self._folder})"
 

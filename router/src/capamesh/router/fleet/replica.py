@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.answer_form import AnswerForm
 from capamesh.router.resilience.health import Health
+from capamesh.router.resilience.outliers import Watched
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer, NodeAdvert
     from capamesh.router.fleet.endpoint import Endpoint
 
 
-class Replica:
+class Replica(Watched):
     """What is chosen among: an endpoint for one model version. Compared by identity."""
 
     __slots__ = (
@@ -75,6 +78,7 @@ class Replica:
         self.is_out = False
         """Whether one of these two is so: nothing may be sent there."""
 
+    @override
     def __repr__(self) -> str:
         return f"Replica({self.offer.name!r} {self.offer.version} at {self.endpoint!r}, {self.rif} in flight)"
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, assert_never
 from weakref import WeakValueDictionary
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import ModelOffer, ModelState, NodeAdvert
 from capamesh.protocol.fleet import Change, Changed, Joined, Left, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
     from capamesh.router.ownership.owners import Judged, Owners
 
+_Key = tuple[ModelName, ModelVersion]
 _NONE: dict[ModelVersion, HostedVersion] = {}
 
 
@@ -53,17 +56,16 @@ class FleetView:
         self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
         self._visiting: dict[PeerId, list[Endpoint]] = {}
         self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
-        self._hosted: WeakValueDictionary[tuple[ModelName, ModelVersion], HostedVersion] = (
-            WeakValueDictionary()
-        )
+        self._hosted: WeakValueDictionary[_Key, HostedVersion] = WeakValueDictionary()
         """Those of `_models`, and others that somebody holds."""
         self.rankings: dict[ModelName, Ranking] = {}
         """How the versions of each model that some node has ready rank."""
-        self._ready: dict[PeerId, dict[tuple[ModelName, ModelVersion], ModelOffer]] = {}
+        self._ready: dict[PeerId, dict[_Key, ModelOffer]] = {}
         """What of each node is in `_models`."""
         self.absent = AbsentModels()
         """What else is known of: models that are not ready, or were here of late."""
 
+    @override
     def __repr__(self) -> str:
         return f"FleetView({len(self._adverts)} nodes, {len(self._models)} models)"
 
@@ -189,7 +191,7 @@ class FleetView:
 
     def offers(self) -> Steps[list[ModelOffer]]:
         """Return every model version that is known, ready or not, once, the readiest offer of each, in steps of a node."""
-        best: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
+        best: dict[_Key, ModelOffer] = {}
         for advert in list(self._adverts.values()):
             yield
             for offer in advert.models:
@@ -316,8 +318,8 @@ class FleetView:
         """
         advert = self._adverts.get(peer)
         before = self._ready.get(peer, {})
-        ready: dict[tuple[ModelName, ModelVersion], ModelOffer] = {}
-        away: set[tuple[ModelName, ModelVersion]] = set()
+        ready: dict[_Key, ModelOffer] = {}
+        away: set[_Key] = set()
         absent: list[ModelOffer] = []
         for offer in advert.models if advert is not None else ():
             key = (offer.name, offer.version)
@@ -367,12 +369,7 @@ class FleetView:
             self._ready.pop(peer, None)
 
     def _settle(
-        self,
-        key: tuple[ModelName, ModelVersion],
-        hosted: HostedVersion,
-        is_changed: bool,
-        *,
-        is_moved: bool = False,
+        self, key: _Key, hosted: HostedVersion, is_changed: bool, *, is_moved: bool = False
     ) -> None:
         """Make a version's tuple anew if its members changed, and forget what nobody has any more.
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, Overloaded
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class WantedLoads:
         self._broken: OrderedDict[str, int] = OrderedDict()
         """By invite, how often its nodes have broken their word and not kept it since."""
 
+    @override
     def __repr__(self) -> str:
         return f"WantedLoads({len(self._under_way)} under way, {len(self._rests)} rest)"
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from typing_extensions import override
 
 from capamesh.protocol.adverts import shown_version
 from capamesh.protocol.network import MAX_LIST_BYTES
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
+from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
 
 
-class FleetApi:
+class FleetApi(Pages):
     """The `/v1` routes and `/metrics`."""
 
     def __init__(
@@ -51,6 +53,7 @@ class FleetApi:
         self._nodes = CachedPage(self._pieces)
         self._metrics = CachedPage(telemetry.pieces)
 
+    @override
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
         return [

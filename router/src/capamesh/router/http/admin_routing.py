@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from typing_extensions import override
 
 from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -18,6 +19,7 @@ from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.explanation import replica_body
 from capamesh.router.fleet.overrides import Hold, Overrides
+from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import status_of
 from capamesh.router.http.options import MAX_CHARS, options_of
@@ -48,7 +50,7 @@ _MAX_DIGITS: Final = 18
 _QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
 
 
-class RoutingApi:
+class RoutingApi(Pages):
     """`/v1/models/MODEL/routing` and `/v1/nodes/PEER/circuit`."""
 
     def __init__(
@@ -76,6 +78,7 @@ class RoutingApi:
         self._timeout_s = timeout_s
         self._clock = clock
 
+    @override
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
         return [

@@ -61,6 +61,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Pages(Protocol):
     """A part of what is served."""
 
+    __slots__ = ()
+
     def routes(self) -> list[web.RouteDef]:
         """Return its routes."""
         ...

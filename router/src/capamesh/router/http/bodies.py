@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from aiohttp import StreamReader, web
+from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
 from capamesh.router.http.budget import BodyBudget, Charge
@@ -64,20 +65,20 @@ class _Body(Charge):
         if self.is_given_up:
             raise _no_room()
 
+    @override
     def go_on(self) -> None:
-        """Part of `Charge`."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
+    @override
     def give_up(self) -> None:
-        """Part of `Charge`."""
         self.is_given_up = True
         self.data = bytearray()
         self._content.set_exception(_no_room())  # whoever waits for more of it is told
         self.go_on()
 
+    @override
     def moved_bytes(self) -> int:
-        """Part of `Charge`."""
         return self.sent_bytes
 
     def arrived(self, held_bytes: int) -> None:

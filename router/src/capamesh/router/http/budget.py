@@ -13,6 +13,8 @@ from collections import deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -100,6 +102,7 @@ class BodyBudget:
         self._is_giving = False
         self._looked_s = -LOOK_EVERY_S
 
+    @override
     def __repr__(self) -> str:
         return f"BodyBudget({self.used_bytes} of {self.most_bytes}, {self.arriving_bytes} arriving)"
 

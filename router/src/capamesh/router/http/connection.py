@@ -27,13 +27,15 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.oip import error_body
-from capamesh.router.http.arrivals import ArrivingBody, UnreadAnswer
-from capamesh.router.http.connections import site_of
+from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
+from capamesh.router.http.connections import Connection, site_of
 from capamesh.router.http.errors import error_reply, too_slow_text
 from capamesh.router.http.exchange import Exchange
-from capamesh.router.http.half_closed import HalfClosed
+from capamesh.router.http.half_closed import HalfClosed, HalfConnection
 from capamesh.router.http.heads import END, may_become_head
 from capamesh.router.http.pages import is_busy, is_idle, is_waiting_for_body
 from capamesh.router.http.replies import JSON, Reply, head_of, size_of
@@ -64,7 +66,7 @@ class _State(Enum):
     LEFT = auto()
 
 
-class FrontConnection(asyncio.BufferedProtocol):
+class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Receiver):
     """One connection of a front."""
 
     __slots__ = (
@@ -123,6 +125,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         self.site = ""
         """Whose address the client has."""
 
+    @override
     def __repr__(self) -> str:
         return f"FrontConnection({self._state.name}, {len(self._rest)} bytes kept)"
 
@@ -134,6 +137,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         return self._pages is None or is_idle(self._pages)
 
     @property
+    @override
     def is_dispensable(self) -> bool:
         """Whether no request is lost with it: at most the beginning of a head."""
         match self._state:
@@ -150,6 +154,7 @@ class FrontConnection(asyncio.BufferedProtocol):
         patience_s = limits.idle_s if self._has_asked else limits.first_head_s
         return now_s - self.used_s > patience_s and self.is_idle
 
+    @override
     def hang_up(self) -> None:
         """Close it for another: there are too many."""
         self._transport.abort()
@@ -161,20 +166,24 @@ class FrontConnection(asyncio.BufferedProtocol):
     # for `HalfClosed`
 
     @property
+    @override
     def pages(self) -> RequestHandler | None:
         """What aiohttp has of this connection; None: nothing."""
         return self._pages
 
     @property
+    @override
     def has_rest(self) -> bool:
         """Whether something has been read that is not looked at yet."""
         return bool(self._rest)
 
     @property
+    @override
     def is_taking(self) -> bool:
         """Whether what was read is being looked at."""
         return self._is_taking
 
+    @override
     def is_owed(self) -> bool:
         """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
         if self._state is _State.RUNNING:
@@ -184,14 +193,15 @@ class FrontConnection(asyncio.BufferedProtocol):
         pages = self._pages
         return pages is not None and is_busy(pages) and not is_waiting_for_body(pages)
 
+    @override
     def is_surely_idle(self) -> bool:
         """Return whether aiohttp waits for a request; if not, it may be about to begin with one that it took just now."""
         return self._pages is None or is_idle(self._pages)
 
     # asyncio.BufferedProtocol
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of `BufferedProtocol`."""
         self._transport = cast(asyncio.Transport, transport)
         plain = cast("socket.socket | None", transport.get_extra_info("socket"))
         if plain is not None:  # a client that is gone without a word is found out
@@ -203,8 +213,8 @@ class FrontConnection(asyncio.BufferedProtocol):
             self._state = _State.LEFT
             self._transport.abort()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Part of `BufferedProtocol`."""
         self._disarm()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -222,10 +232,11 @@ class FrontConnection(asyncio.BufferedProtocol):
             pages.connection_lost(exc)
         self._front.closed(self)
 
+    @override
     def eof_received(self) -> bool:
-        """Part of `BufferedProtocol`: a client that ends its half behind a whole request may still read the answer.
+        """Keep the other half open (`True`) for a client that ends its own half behind a whole request.
 
-        Or it is gone: only an answer tells, and the first may well be that it is to go on. `True` keeps its half open.
+        The client may still read the answer, or may be gone: only sending to it tells, and the first bytes may be taken.
         """
         if not self.is_owed() and self.is_surely_idle():
             return False
@@ -234,8 +245,8 @@ class FrontConnection(asyncio.BufferedProtocol):
             self._half_closed.look()
         return not self._transport.is_closing()
 
+    @override
     def pause_writing(self) -> None:
-        """Part of `BufferedProtocol`."""
         self._is_unread = True
         if self._pages is not None:
             self._pages.pause_writing()
@@ -244,8 +255,8 @@ class FrontConnection(asyncio.BufferedProtocol):
         if not self._front.budget.begin(unread, unread.size_at_first_bytes):
             self._overdue_reader()
 
+    @override
     def resume_writing(self) -> None:
-        """Part of `BufferedProtocol`."""
         self._is_unread = False
         self._disarm()
         self._read_all()
@@ -255,16 +266,16 @@ class FrontConnection(asyncio.BufferedProtocol):
         if self._half_closed is not None:
             self._half_closed.end()
 
+    @override
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Part of `BufferedProtocol`."""
         del sizehint
         if self._body is not None:
             return self._body.buffer()
         front = self._front
         return front.scratch if self._pages is None else front.scratch_of_pages
 
+    @override
     def buffer_updated(self, nbytes: int) -> None:
-        """Part of `BufferedProtocol`."""
         body = self._body
         if body is not None:
             if body.took(nbytes):
@@ -470,8 +481,9 @@ class FrontConnection(asyncio.BufferedProtocol):
         if body is not None:
             body.drop()
 
+    @override
     def no_room(self) -> None:
-        """Part of `Receiver`: others need the room that this body has, and send faster."""
+        """End the request whose body arrives: others need its room, and send faster."""
         self._front.requests.ended()
         self._disarm()
         self._last_words(error_reply(self._no_room()))

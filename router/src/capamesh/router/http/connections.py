@@ -20,6 +20,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Connection(Protocol):
     """One of them."""
 
+    __slots__ = ()
+
     site: str
     used_s: float
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, ShutOut
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -116,6 +118,7 @@ class Exchange(InferenceRequest):
         self._request = asked
         self.submit(asked)
 
+    @override
     def cancel(self) -> None:
         """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
         self._on_reply = None
@@ -124,6 +127,7 @@ class Exchange(InferenceRequest):
             job.cancel()
         super().cancel()
 
+    @override
     def complete(self, outcome: Outcome) -> None:
         """Write the answer as a reply: short JSON at once, long in slices."""
         asked, answer = self._request, outcome.answer
@@ -178,6 +182,7 @@ class Exchange(InferenceRequest):
 
         return self._inference.packer.begin(reply.buffers, done)
 
+    @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
         self._job = None
         reply = error_reply(error)

@@ -45,6 +45,8 @@ def has_left(sock: _Socket | None) -> bool:
 class HalfConnection(Protocol):
     """What has to be known of a connection whose client has ended its half."""
 
+    __slots__ = ()
+
     @property
     def pages(self) -> RequestHandler | None:
         """What aiohttp has of the connection; None: nothing."""

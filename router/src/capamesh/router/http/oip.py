@@ -9,6 +9,7 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelState, shown_version
 from capamesh.protocol.errors import CapameshError, InvalidRequest
@@ -23,6 +24,7 @@ from capamesh.protocol.oip import (
     parse_object,
 )
 from capamesh.router.balancing.served_model import not_hosted
+from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
@@ -51,7 +53,7 @@ EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "s
 answered and its load and unload, by which any caller could take a model from all others, are not."""
 
 
-class InferenceApi:
+class InferenceApi(Pages):
     """The `/v2` routes."""
 
     def __init__(
@@ -68,6 +70,7 @@ class InferenceApi:
         self._index = CachedPage(lambda: self._index_pieces(is_ready_only=False))
         self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
 
+    @override
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, the busiest first."""
         routes = [

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.http.budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
@@ -72,6 +74,7 @@ class Front(FrontContext):
         self._date = ""
         self._date_until_s = 0.0
 
+    @override
     def __repr__(self) -> str:
         return f"Front({len(self.connections)} connections, {self.requests.count} requests)"
 
@@ -152,6 +155,7 @@ class Front(FrontContext):
 
     # for connections
 
+    @override
     def opened(self, connection: Connection) -> bool:
         """A client has connected; False: there are too many, and none of them can be spared."""
         now_s = self._loop.time()
@@ -162,20 +166,24 @@ class Front(FrontContext):
             self._nobody.clear()
         return is_taken
 
+    @override
     def closed(self, connection: Connection) -> None:
         """It is gone."""
         self.connections.closed(connection)
         if not len(self.connections):
             self._nobody.set()
 
+    @override
     def after(self, seconds: float, then: Callable[[], None]) -> asyncio.TimerHandle:
         """Call `then` after so long."""
         return self._loop.call_later(seconds, then)
 
+    @override
     def soon(self, then: Callable[[], None]) -> None:
         """Call `then` behind all that the loop is about to do."""
         self._loop.call_soon(then)
 
+    @override
     def date(self) -> str:
         """Return the time for an answer's head."""
         now_s = self._loop.time()

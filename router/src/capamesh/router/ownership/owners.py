@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from capamesh.protocol.adverts import ModelState
 from capamesh.router.ownership.descriptions import described, withheld
 from capamesh.router.ownership.news import News, OwnerNews
@@ -68,6 +70,7 @@ class Owners:
         """Whether `pins` returns something else than when it was last called, but for who holds them."""
         self.has_new_holders = False
 
+    @override
     def __repr__(self) -> str:
         return f"Owners({self._count} versions of {len(self._models)} models)"
 

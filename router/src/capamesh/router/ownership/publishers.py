@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.publishing import SIGNED_BYTES, is_signed, publisher_of
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Publishers:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str, str, bytes], bool] = OrderedDict()
 
+    @override
     def __repr__(self) -> str:
         return f"Publishers({len(self._known)} signatures remembered)"
 

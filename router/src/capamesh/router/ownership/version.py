@@ -23,6 +23,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.ownership.pins import MAX_KEPT_HOLDERS, Pin, Why
 from capamesh.router.ownership.quorum import first_among, votes, winner
 
@@ -101,6 +103,7 @@ class OwnedVersion:
         """From when on the first digest is not chosen anew."""
         self._known: dict[str, None] = {}
 
+    @override
     def __repr__(self) -> str:
         trust = "trusted" if self.is_trusted else "on trial"
         return (

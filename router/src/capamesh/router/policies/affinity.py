@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_two
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
@@ -71,6 +73,7 @@ class Affinity(PolicyBase):
         policy._rings = {version: ring.copy() for version, ring in self._rings.items()}
         return policy
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -78,7 +81,6 @@ class Affinity(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         if not request.affinity:
             pair = draw_two(replicas, is_eligible, self._draw)
             return pair and (pair[0] if pair[0].rif <= pair[1].rif else pair[1])

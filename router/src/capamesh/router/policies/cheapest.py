@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
@@ -57,6 +59,7 @@ class Cheapest(PolicyBase):
         self._sample = sample
         self._floor_s = floor_s
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -64,7 +67,6 @@ class Cheapest(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del now_s
         drawn = draw_some(replicas, is_eligible, self._draw, self._sample)
         if len(drawn) < 2:

@@ -12,6 +12,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
@@ -42,6 +44,7 @@ class LeastRequest(PolicyBase):
         """Where the next look at all begins: a fraction of the fleet until the first pick."""
         self._next = -1
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -49,7 +52,6 @@ class LeastRequest(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del request, now_s
         if len(replicas) <= SMALL_FLEET:
             return self._of_all(replicas, is_eligible)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.router.policies.drawing import draw_two
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
@@ -17,6 +19,7 @@ class PowerOfTwo(PolicyBase):
 
     name: ClassVar[str] = "p2c"
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -24,7 +27,6 @@ class PowerOfTwo(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del request, now_s
         pair = draw_two(replicas, is_eligible, self._draw)
         if pair is None:

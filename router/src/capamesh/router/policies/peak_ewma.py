@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.router.fleet.latency_ewma import load_s
 from capamesh.router.policies.drawing import draw_two
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
@@ -21,6 +23,7 @@ class PeakEwma(PolicyBase):
 
     name: ClassVar[str] = "peak-ewma"
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -28,7 +31,6 @@ class PeakEwma(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del request
         pair = draw_two(replicas, is_eligible, self._draw)
         if pair is None:

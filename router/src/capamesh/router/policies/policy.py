@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     import random
 
@@ -104,6 +106,7 @@ class PolicyBase(Policy):
         self._rng = rng
         self._draw = rng.random
 
+    @override
     def preview(
         self,
         replicas: Sequence[Replica],
@@ -115,12 +118,15 @@ class PolicyBase(Policy):
         with unspent(self._rng):
             return copy.copy(self).pick(replicas, is_eligible, request, now_s)
 
+    @override
     def reported(self, replica: Replica, now_s: float) -> None:
         """Keep nothing: the replica keeps its load itself."""
 
+    @override
     def sent(self, replica: Replica, now_s: float) -> None:
         """Keep nothing: the replica counts what is in flight itself."""
 
+    @override
     def probes(
         self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:

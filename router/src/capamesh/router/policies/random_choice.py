@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.router.policies.drawing import draw_one
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
@@ -17,6 +19,7 @@ class RandomChoice(PolicyBase):
 
     name: ClassVar[str] = "random"
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -24,6 +27,5 @@ class RandomChoice(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del request, now_s
         return draw_one(replicas, is_eligible, self._draw)

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class RoundRobin(PolicyBase):
         self._replicas: Sequence[Replica] | None = None
         self._next = 0
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -34,7 +37,6 @@ class RoundRobin(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         del request, now_s
         if not replicas:
             return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
 from capamesh.protocol.links.link import ResponseHandler
@@ -25,6 +27,8 @@ SETTLED_S = 2.0
 
 class LoadOwner(Protocol):
     """Who has asked for loads and is told what becomes of them."""
+
+    __slots__ = ()
 
     fleet: FleetView
     timers: Timers
@@ -63,6 +67,7 @@ class AskedLoad(ResponseHandler):
         except CapameshError as error:
             timers.call_soon(partial(self.failed, error.with_traceback(None)))
 
+    @override
     def answered(self, answer: Answer) -> None:
         """Look for the model in the node's advert, for the node says that it has loaded it."""
         del answer
@@ -80,6 +85,7 @@ class AskedLoad(ResponseHandler):
         if self._owner.fleet.has_ready(load.peer, load.model, load.version):
             self._end(None)
 
+    @override
     def failed(self, error: CapameshError) -> None:
         """End with what the node or the link said."""
         self._end(error)

@@ -63,6 +63,8 @@ class Picker(Protocol):
     `failed` and `withdrawn` exactly one follows each `sent`, and ends the in-request count that it began.
     """
 
+    __slots__ = ()
+
     attempts: list[Attempt]
     """What was sent so far, in that order: `RequestAttempts` fills it, and an explanation reads it."""
 

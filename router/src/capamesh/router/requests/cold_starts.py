@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     LocalError,
@@ -87,6 +89,7 @@ class ColdStarts(LoadOwner):
         self._bytes = 0
         self._outlooks: dict[tuple[ModelName, ModelVersion], _Outlook] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"ColdStarts({self._count} waiting, {self._loads!r})"
 
@@ -181,10 +184,12 @@ class ColdStarts(LoadOwner):
         """Any model may be had now, or be loaded."""
         self._wake(self._waiting)
 
+    @override
     def settling(self, asked: AskedLoad, peer: PeerId) -> None:
         """Look at the node's adverts: it says that it has loaded what it was asked for."""
         self._settling[peer] = asked
 
+    @override
     def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
         """Wake those who wait for a model that a node has loaded, or could not load."""
         self._settling.pop(load.peer, None)
@@ -276,10 +281,12 @@ class ColdStart(Handle):
         self._timer: Timer | None = None
 
     @property
+    @override
     def picker(self) -> RequestPicker | None:
         """What can explain where the call went; None: it has not set off."""
         return self._handle.picker if self._handle is not None else None
 
+    @override
     def cancel(self) -> None:
         """Wait no more, and withdraw the call if it has set off."""
         self._leave()

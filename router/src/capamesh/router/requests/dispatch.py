@@ -29,7 +29,7 @@ from capamesh.protocol.links.calls import (
     decode_answer,
     encode_call,
 )
-from capamesh.protocol.links.link import ResponseHandler
+from capamesh.protocol.links.link import Answer, ResponseHandler
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
@@ -169,12 +169,12 @@ class InFlightCall(Handle):
         self._armed_s = math.inf
 
     @property
+    @override
     def picker(self) -> RequestPicker:
-        """What can explain where the call went, also when it is over."""
         return self._picker
 
+    @override
     def cancel(self) -> None:
-        """Withdraw what is under way; nobody is told anything any more. Nothing happens when it is over."""
         self._recover = None
         if self._responder is not None:
             self._responder = None

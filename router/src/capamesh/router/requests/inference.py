@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     LocalError,
@@ -144,6 +146,7 @@ class InferenceRequest(Responder, ABC):
             self._service.log.error("request_crashed", model=self._target.model, exc_info=error)
             self._render_error(LocalError("the router failed on this request; see its log"), None)
 
+    @override
     def fail(self, error: CapameshError) -> None:
         """End with an error, in words for whoever asked."""
         service = self._service

@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.balancing.witnesses import Witness, are_enough
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Killers:
         """Bytes that went into digests since `_hashed_s`."""
         self._hashed_s = 0.0
 
+    @override
     def __repr__(self) -> str:
         return f"Killers({len(self._entries)})"
 

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import MAX_PRIORITY
 from capamesh.router.requests.call import Call, Handle, Outcome, Responder, RoutingOptions
@@ -36,6 +38,7 @@ class Mirror:
         self._most = most
         self.under_way = 0
 
+    @override
     def __repr__(self) -> str:
         return f"Mirror({self.rule.share:.0%} to {self.rule.version}, {self.under_way} under way)"
 
@@ -101,10 +104,12 @@ class _Copy(Responder):
         under_way.add(self)
         mirror.began()
 
+    @override
     def complete(self, outcome: Outcome) -> None:
         del outcome
         self.end()
 
+    @override
     def fail(self, error: CapameshError) -> None:
         del error
         self.end()

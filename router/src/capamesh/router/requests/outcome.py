@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.requests.call import Handle, Outcome, Responder
 
 if TYPE_CHECKING:
@@ -20,10 +22,12 @@ class _Awaited(Responder):
     def __init__(self) -> None:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
+    @override
     def complete(self, outcome: Outcome) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
 
+    @override
     def fail(self, error: CapameshError) -> None:
         if not self.future.done():
             self.future.set_exception(error)

@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
@@ -72,6 +74,7 @@ class Pipeline:
             start=lambda call, responder: self.start(call, responder, is_cold=True),
         )
 
+    @override
     def __repr__(self) -> str:
         return f"Pipeline({len(self.copies)} copies under way, {self.cold!r})"
 

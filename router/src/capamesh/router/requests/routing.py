@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.policies.policy import RequestShape, unspent
@@ -67,6 +69,7 @@ class Routing:
             fleet, balancer, dispatch, self._models, rng=rng, clock=clock, timers=timers
         )
 
+    @override
     def __repr__(self) -> str:
         copies = len(self.pipeline.copies)
         return f"Routing({len(self._models)} models, {copies} copies under way)"

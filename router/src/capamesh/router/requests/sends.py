@@ -10,6 +10,8 @@ import contextlib
 import math
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, Overloaded
 from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.purpose import Purpose
@@ -66,6 +68,7 @@ class Sends:
         self._hedge_s = math.inf
         self._due_s = math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._attempts)} attempts, {len(self._under_way)} under way)"
 

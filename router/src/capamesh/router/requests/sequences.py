@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import SequenceLost
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class OpenSequences:
         self._most = most
         self._known: OrderedDict[tuple[ModelName, int | str], None] = OrderedDict()
 
+    @override
     def __repr__(self) -> str:
         return f"OpenSequences({len(self._known)})"
 

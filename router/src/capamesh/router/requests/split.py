@@ -12,6 +12,8 @@ import random
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
 
+from typing_extensions import override
+
 from capamesh.protocol.ids import ModelVersion
 
 NEWEST = ModelVersion("")
@@ -30,6 +32,7 @@ class VersionSplit:
         self.is_weighted = bool(self._weights)
         """Whether the operator said which versions have requests."""
 
+    @override
     def __repr__(self) -> str:
         return f"VersionSplit({', '.join(f'{v}: {weight:g}' for v, weight in self._weights)})"
 

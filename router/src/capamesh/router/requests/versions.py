@@ -15,6 +15,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.balancing.eligibility import Constraints, Eligibility
 from capamesh.router.fleet.hosted_version import NO_RANKING
 from capamesh.router.requests.split import NEWEST, VersionSplit
@@ -53,6 +55,7 @@ class Versions:
         self._trial_credit = 0.0
         """How many requests may be sent on trial; below 1 none may."""
 
+    @override
     def __repr__(self) -> str:
         return f"Versions({self._model!r}, {self._split!r})"
 

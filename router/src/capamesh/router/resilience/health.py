@@ -23,6 +23,8 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import ConfigError
 
 INHIBITED_S = 5.0
@@ -140,6 +142,7 @@ class Health:
         self._errors = 0.0
         self._seen_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"Health({self._held or self._state}, {self._errors:.0%} errors)"
 

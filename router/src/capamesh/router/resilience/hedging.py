@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from capamesh.router.resilience.latency_window import LatencyWindow
 
@@ -55,6 +57,7 @@ class Hedging:
         self.is_enabled = is_enabled
         """Whether to hedge; first-byte limits are given in any case."""
 
+    @override
     def __repr__(self) -> str:
         return f"Hedging({self._paid // REQUESTS_A_HEDGE} hedges saved, {self._window!r})"
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from typing_extensions import override
+
 LEAST_S = 1e-5
 MOST_S = 3600.0
 """What is beyond these counts as they do (guess: faster is a lie, slower is given up)."""
@@ -70,6 +72,7 @@ class LatencyWindow:
         self._known_s = -math.inf
         self._known_count = 0
 
+    @override
     def __repr__(self) -> str:
         return f"LatencyWindow({self._now_count} + {self.count - self._now_count} samples)"
 

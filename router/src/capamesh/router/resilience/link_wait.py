@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+from typing_extensions import override
+
 MAX_WAITING = 512
 """At one router (guess: half a second of 1,000 requests a second). More fail at once."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -28,6 +30,7 @@ class LinkWait:
         self._is_news = False
         self._waiting: dict[Hashable, tuple[Callable[[], None], int]] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"LinkWait({len(self._waiting)} waiting, {self._bytes} bytes)"
 

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError, NoEndpoint, PeerError, is_refusal
 from capamesh.router.resilience.health import CircuitState, Health
 
@@ -69,6 +71,8 @@ MEDIAN_STEP = 1.05
 
 class Watched(Protocol):
     """What is watched: a `Replica`."""
+
+    __slots__ = ()
 
     health: Health
     is_gone: bool
@@ -173,6 +177,7 @@ class OutlierWatch(Generic[H]):
         self._requests = 0
         self._began_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"OutlierWatch({self._requests} requests at {len(self._tallies)} hosts)"
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 TTL_S = 10.0
 RETRY_SHARE = 0.2
 """Finagle's defaults: deposits count for 10 s, and 20 % may be retried. With the 5 % that may be hedged, that is the
@@ -51,6 +53,7 @@ class RetryBudget:
         self._balance = terms.reserve
         self._seen_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"RetryBudget({self._balance:.1f} retries saved)"
 

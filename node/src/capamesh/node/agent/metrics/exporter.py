@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from capamesh.protocol.loop_watch import BUSY, DELAY
 
@@ -61,6 +62,7 @@ class _Workers(Collector):
         self._read = read
         self._read_loop = read_loop
 
+    @override
     def collect(self) -> Iterator[Metric]:
         samples = list(self._read())
         yield from _processes(samples)

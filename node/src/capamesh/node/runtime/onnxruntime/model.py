@@ -11,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.node.repository.onnx_scan import Contents, precision
-from capamesh.node.runtime.api import StopSwitch
+from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.binding import INVALID_ARGUMENT, Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
@@ -59,7 +59,7 @@ class OnnxStopSwitch(StopSwitch):
             stop()
 
 
-class OnnxModel:
+class OnnxModel(LoadedModel):
     """One loaded model: a session of ONNX Runtime behind the `LoadedModel` protocol."""
 
     def __init__(
@@ -111,10 +111,12 @@ class OnnxModel:
                 "cannot return to Python: add a Cast to float after it"
             )
 
+    @override
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request; see `LoadedModel.validate`."""
         self._signature.validate(inputs, outputs)
 
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
@@ -166,6 +168,7 @@ class OnnxModel:
             self._shrink(session)
         return results
 
+    @override
     def give_back(self) -> None:
         """Give pooled memory back; see `LoadedModel.give_back`."""
         live = self._live
@@ -240,6 +243,7 @@ class OnnxModel:
                 results.append(Tensor(name, datatype, array.shape, array.data.cast("B")))
         return results
 
+    @override
     def close(self) -> None:
         """Let go of the session; runs in progress hold it until they end."""
         if self._live is not None:

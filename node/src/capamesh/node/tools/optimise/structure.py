@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from capamesh.node.tools.optimise.onnx_files import read_onnx
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Value:
     shape: tuple[int | str, ...] | None
     """Names are open dimensions, "?" those without a name; None: of any rank."""
 
+    @override
     def __str__(self) -> str:
         """Return it as people read it: `X fp32[batch,64]`."""
         shape = "any shape" if self.shape is None else ",".join(map(str, self.shape))

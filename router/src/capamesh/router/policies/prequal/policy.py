@@ -29,6 +29,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from capamesh.router.policies.drawing import draw_some
 from capamesh.router.policies.policy import PolicyBase
 from capamesh.router.policies.prequal.pool import Entry, ProbePool, pool_size
@@ -144,6 +146,7 @@ class Prequal(PolicyBase):
         """What is known of each of them, in their order."""
         self._is_small = True
 
+    @override
     def __repr__(self) -> str:
         return f"Prequal({self.pool!r} for {len(self._replicas)} hosts)"
 
@@ -156,6 +159,7 @@ class Prequal(PolicyBase):
         policy._is_small = self._is_small
         return policy
 
+    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -163,7 +167,6 @@ class Prequal(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
-        """Part of `Policy`."""
         if replicas is not self._replicas:
             self._fit(replicas)
         if not self._is_small:
@@ -199,15 +202,17 @@ class Prequal(PolicyBase):
                 return best  # there was a choice
         return self._of_some(best, is_eligible, size_bytes, now_s)
 
+    @override
     def reported(self, replica: Replica, now_s: float) -> None:
-        """Part of `Policy`. To be called after `replica.rif` has fallen by the request that was answered."""
+        """Add the replica's new load to the pool. `replica.rif` has already fallen by the request that was answered."""
         self.pool.add(replica, now_s)
 
+    @override
     def sent(self, replica: Replica, now_s: float) -> None:
-        """Part of `Policy`."""
         entry = self.pool.known.get(replica) or self.pool.entry(replica)
         entry.sent_s = now_s
 
+    @override
     def probes(
         self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:

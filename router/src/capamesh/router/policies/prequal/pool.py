@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
@@ -77,6 +79,7 @@ class Entry:
         self.asked_s = -math.inf
         """When this router last asked for its load."""
 
+    @override
     def __repr__(self) -> str:
         return f"Entry({self.replica!r}, rif {self.rif}, {self.latency_s * 1e3:.1f} ms, told {self.reported_s:.3f})"
 
@@ -109,6 +112,7 @@ class ProbePool:
         """Nothing in the pool was told before."""
         self.size = MAX_POOL
 
+    @override
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._pooled)} of {self.size})"
 
