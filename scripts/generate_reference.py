@@ -1,4 +1,4 @@
-"""Writes the pages of `docs/reference/` that say what the code says: HTTP, metrics, the command, settings.
+"""Writes the pages of `docs/reference/` that say what the code says, from HTTP routes to settings.
 
 `make reference` runs it. With `--check` it writes nothing, and its exit status says whether the pages are as they should be.
 """
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
+from error_reference import errors_page
+from reference_markdown import NOTE, code, sentence, table
+from sdk_reference import sdk_page
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import capamesh.router.http
 from capamesh.cli.application import application
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
-from capamesh.protocol.errors import CapameshError, ClientError, LocalError, PeerError
-from capamesh.router.http.errors import status_of
 from capamesh.router.settings import RouterSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
-NOTE = "<!-- Made by scripts/generate_reference.py: change the code, then run `make reference`. -->"
 TRITON = ("/config", "/repository/index")
 """Routes of the `/v2` tree that end so are Triton's extensions of the Open Inference Protocol."""
 LIBRARY_METRICS = {
@@ -54,27 +54,6 @@ class Metric(NamedTuple):
     kind: str
     labels: tuple[str, ...]
     help_text: str
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table of Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Return `text` as it stands in a table."""
-    return text.replace("|", "\\|")
-
-
-def code(text: str) -> str:
-    """Return `text` as code; nothing for an empty text."""
-    return f"`{text}`" if text else ""
-
-
-def sentence(docstring: str | None) -> str:
-    """Return a docstring as one paragraph of Markdown."""
-    return " ".join((docstring or "").split())
 
 
 # HTTP
@@ -108,23 +87,6 @@ def origin(path: str) -> str:
     return "Prometheus" if path == "/metrics" else "Capamesh"
 
 
-def errors() -> Iterator[tuple[str, ...]]:
-    """Yield code, status, fault and meaning of each error that an answer may carry."""
-
-    def below(kind: type[CapameshError]) -> Iterator[type[CapameshError]]:
-        for child in kind.__subclasses__():
-            if (
-                child.__module__ == kind.__module__
-            ):  # others have errors of their own, that no peer is told
-                yield child
-                yield from below(child)
-
-    for root, fault in ((ClientError, "caller"), (PeerError, "node"), (LocalError, "router")):
-        for kind in (root, *below(root)):
-            status = status_of(kind.__new__(kind))
-            yield code(kind.code), str(status), fault, sentence(kind.__doc__).splitlines()[0]
-
-
 def http_page() -> str:
     """Return the page on HTTP."""
     rows = [(code(f"{method} {path}"), origin(path), text) for method, path, text in routes()]
@@ -132,15 +94,9 @@ def http_page() -> str:
 # HTTP routes of a router
 
 What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
-is answered with `{{"error": "...", "code": "..."}}`; a `503` or `429` has the header `Retry-After`.
+is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and for people `{{"error": "..."}}`.
 
 {table(("route", "specified by", "does"), rows)}
-
-## Errors
-
-Every error that the network knows. Those that are about settings, keys and adverts are met in logs and commands, not by clients.
-
-{table(("code", "status", "whose fault", "means"), list(errors()))}
 """
 
 
@@ -407,6 +363,8 @@ def pages() -> dict[Path, str]:
     """Return the text of each page."""
     return {
         FOLDER / "http.md": http_page(),
+        FOLDER / "errors.md": errors_page(),
+        FOLDER / "sdk.md": sdk_page(),
         FOLDER / "metrics.md": metrics_page(),
         FOLDER / "command.md": command_page(),
         FOLDER / "settings.md": settings_page(),

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import generate_reference
 import pytest
 
+import capamesh.client
 from capamesh.node.agent.metrics.exporter import NodeTelemetry
 from capamesh.node.agent.metrics.totals import Histogram, LoopFigures
 
 ROOT = Path(__file__).resolve().parents[3]
 LOOP = LoopFigures(delay_s=Histogram({math.inf: 1}, 0.1), busy_s=Histogram({math.inf: 1}, 0.1))
-SCRIPT = ROOT / "scripts" / "generate_reference.py"
 
 
 @pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("generate_reference", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pages(reference: ModuleType) -> dict[str, str]:
+def pages() -> dict[str, str]:
     """Return the text of each page by the name of its file."""
-    return {path.name: text for path, text in reference.pages().items()}
+    return {path.name: text for path, text in generate_reference.pages().items()}
 
 
-@pytest.mark.parametrize("name", ["http.md", "metrics.md", "command.md", "settings.md"])
+@pytest.mark.parametrize(
+    "name", ["http.md", "errors.md", "sdk.md", "metrics.md", "command.md", "settings.md"]
+)
 def test_page_is_up_to_date(pages: dict[str, str], name: str) -> None:
     page = ROOT / "docs" / "reference" / name
     assert page.read_text() == pages[name], "run: make reference"
 
 
-def test_routes_and_errors_of_each_kind_are_on_the_page(pages: dict[str, str]) -> None:
+def test_routes_of_each_kind_are_on_the_page(pages: dict[str, str]) -> None:
     page = pages["http.md"]
     assert (
         "| `POST /v2/models/{model}/infer` | Open Inference Protocol v2 | Run one inference. |"
@@ -51,7 +39,42 @@ def test_routes_and_errors_of_each_kind_are_on_the_page(pages: dict[str, str]) -
     )
     assert "| `POST /v2/repository/index` | Triton's extensions |" in page
     assert "| `PUT /v1/nodes/{peer}/circuit` | Capamesh |" in page
-    assert "| `overloaded` | 503 | node |" in page
+
+
+def test_errors_are_with_those_whose_fault_they_are(pages: dict[str, str]) -> None:
+    _, callers, peers, own = pages["errors.md"].split("\n## ")
+    assert "| `too_large` | `TooLarge` | 413 | no |" in callers
+    assert "| `overloaded` | `Overloaded` | 503 | yes |" in peers
+    assert "| `nobody_fits` | `Unsatisfiable` | 503 | no |" in peers
+    assert "| `not_in_json` | `NotInJson` | 500 | no |" in own
+
+
+def test_client_has_its_signatures_arguments_and_errors(pages: dict[str, str]) -> None:
+    sections = {
+        section.partition("\n")[0]: section for section in re.split("\n##+ ", pages["sdk.md"])
+    }
+    assert (
+        "client.infer(\n    model: str,\n    inputs: Mapping[str, InputValue],\n    *,\n"
+        in sections["Client.infer"]
+    )
+    assert (
+        "\n- `timeout_s`: the deadline, which router and node keep too.\n"
+        in sections["Client.infer"]
+    )
+    assert "\n- `Overloaded`, `NoEndpoint`, `ModelUnavailable`: " in sections["Client.infer"]
+    assert "await client.close() -> None" in sections["AsyncClient.close"]
+    assert "\nTensor.from_numpy(" in sections["Tensor.from_numpy"]
+    assert "| `max_price` | `float \\| None` | `None` |" in sections["RoutingOptions"]
+    assert "| `node` | `str` |  | The peer id" in sections["Outputs"]
+    assert "`BF16`" in sections["Datatype"]
+
+
+def test_all_that_the_client_exports_is_on_the_page_and_explained(pages: dict[str, str]) -> None:
+    headings = re.findall("^## (.+)$", pages["sdk.md"], re.MULTILINE)
+    assert set(capamesh.client.__all__) <= set(headings)
+    tables = [line for line in pages["sdk.md"].splitlines() if line.startswith("| `")]
+    assert [line for line in tables if line.endswith("|  |")] == []
+    assert re.findall("```\n\n(?=#)", pages["sdk.md"]) == []
 
 
 def test_metrics_have_their_labels_and_those_made_in_a_loop_are_found(

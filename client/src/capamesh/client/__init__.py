@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs
+from capamesh.client.arrays import InputValue
 from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sync_client import Client
-from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from capamesh.client.async_client import AsyncClient
@@ -23,6 +24,8 @@ __all__ = [
     "Client",
     "Datatype",
     "HeldList",
+    "InputValue",
+    "Limits",
     "ModelEntry",
     "ModelMetadata",
     "Outputs",

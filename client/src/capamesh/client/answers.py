@@ -61,7 +61,7 @@ class Answer:
 
 
 class Outputs(dict[str, npt.NDArray[Any]]):
-    """A model's outputs by name, with who gave them."""
+    """The outputs of one inference, arrays by name, with who gave them."""
 
     __slots__ = ("explanation", "node", "router", "version")
 
@@ -82,17 +82,21 @@ class Outputs(dict[str, npt.NDArray[Any]]):
         self.router = router
         """The URL of the router that answered."""
         self.explanation = explanation
-        """Among whom and why the node was chosen; None unless `RoutingOptions.is_explained` asked for it."""
+        """Among whom and why the node was chosen; None where `RoutingOptions.is_explained` did not ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model version of the fleet; `state` is READY, LOADING, UNLOADING or UNAVAILABLE, `reason` why not."""
+    """A model version of the fleet."""
 
     name: str
+    """The model's name."""
     version: str
+    """The version's name."""
     state: str
+    """READY, LOADING, UNLOADING or UNAVAILABLE."""
     reason: str
+    """Why it is not ready; empty when it is."""
 
     @property
     def is_ready(self) -> bool:
@@ -105,18 +109,24 @@ class ModelMetadata:
     """A model's tensors; -1 in a shape stands for any size."""
 
     name: str
+    """The model's name."""
     versions: tuple[str, ...]
+    """The versions that nodes host."""
     platform: str
+    """What runs the model, in the protocol's words, such as `onnxruntime_onnx`."""
     inputs: tuple[TensorSpec, ...]
+    """The inputs that a request must have."""
     outputs: tuple[TensorSpec, ...]
+    """The outputs that a request may ask for."""
 
 
 class HeldList(NamedTuple):
     """The revocation list that a router holds and enforces."""
 
     version: int
+    """The version of the list, which its owner counts."""
     is_kept: bool
-    """Whether it is on the router's disk: else a restart loses it until another member tells of it."""
+    """Whether it is on the router's disk; where it is not, a restart loses it until another member tells of it."""
 
 
 def failure_of(answer: Answer, url: str) -> CapameshError:

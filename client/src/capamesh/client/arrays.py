@@ -13,7 +13,7 @@ from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, fp32_from_bf16
 
 InputValue: TypeAlias = "npt.NDArray[Any] | np.generic | Tensor | Sequence[Any] | float"
-"""An array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
+"""What may be given as an input: an array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
 
 NO_SPECS: Mapping[str, TensorSpec] = {}
 """Nothing is known of a model's inputs."""

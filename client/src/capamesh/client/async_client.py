@@ -38,9 +38,9 @@ _JOINED_BYTES = 64 * 1024
 
 
 class AsyncClient:
-    """Sends requests to a router from one event loop; `async with` or `close` ends its connections.
+    """A client that sends requests to a router from one event loop; `async with` or `close` ends its connections.
 
-    Several routers are used as `Client` does.
+    It uses several routers as `Client` does, and has the same methods.
     """
 
     def __init__(
@@ -52,9 +52,17 @@ class AsyncClient:
         max_connections: int = 100,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Connect to nothing yet. `timeout_s` and `routing` are for inferences that name none; `ConfigError`: no URL.
+        """Make a client, which connects to nothing before its first request.
 
-        Requests beyond `max_connections` at once wait for a connection (100 is aiohttp's own default).
+        Args:
+            url: where a router is, or where several are.
+            timeout_s: the deadline of inferences that name none.
+            routing: what inferences that name none ask of their way.
+            max_connections: how many requests run at once; more wait for a connection (100 is aiohttp's own default).
+            limits: how much a request and its answer may hold.
+
+        Raises:
+            ConfigError: a URL is none, or there are too few or too many.
         """
         self._failover = Failover(routers_of(url))
         self._timeout_s = timeout_s
@@ -82,7 +90,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """The router's that is asked first now."""
+        """The URL of the router that is asked first now."""
         return self._failover.favourite.url
 
     async def infer(
@@ -98,7 +106,7 @@ class AsyncClient:
         is_binary: bool = True,
         routing: RoutingOptions | None = None,
     ) -> Outputs:
-        """Run `model` once and return its outputs by name, as read-only arrays; see `Client.infer`."""
+        """Run `model` once and return its outputs by name; arguments and errors are those of `Client.infer`."""
         ask = asks.ask_infer(
             model,
             inputs,
@@ -130,23 +138,23 @@ class AsyncClient:
         return self._specs.learn(await self.metadata(model, version), version)
 
     async def models(self) -> list[ModelEntry]:
-        """Return all model versions of the fleet."""
+        """Return all model versions of the fleet, those that cannot be run now included."""
         return await self._exchange(asks.ask_models())
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """Return a model's inputs and outputs; raises `ModelNotFound`."""
+        """Return a model's inputs and outputs; raise `ModelNotFound` where nobody hosts it."""
         return await self._exchange(asks.ask_metadata(model, version))
 
     async def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether `model`, or any model at all, can be run now."""
+        """Return whether `model` can be run now; without a name, whether any model can be."""
         return await self._exchange(asks.ask_ready(model, version))
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes of the fleet as this router sees them (`/v1/nodes`)."""
+        """Return the nodes of the fleet as this router sees them: the entries of `GET /v1/nodes`."""
         return await self._exchange(asks.ask_nodes())
 
     async def revoke(self, signed_list: bytes) -> HeldList:
-        """Hand over an owner's signed revocation list; return which one the router holds then."""
+        """Hand an owner's signed revocation list to the router; return which list it holds then."""
         return await self._exchange(asks.ask_revoke(signed_list))
 
     async def close(self) -> None:

@@ -14,24 +14,28 @@ class RoutingOptions:
     """Who may run a request, for whom and how one of them is chosen; what is left out is the router's choice."""
 
     tenant: str = ""
-    """Whose request it is: the router's rules give each its share."""
+    """The tenant whose request it is; the router's rules give each tenant its share."""
     policy: str = ""
-    """How a node is chosen, instead of the model's own policy."""
+    """The policy by which a node is chosen, instead of the model's own."""
     affinity: str = ""
     """Requests of one key go to the same node as long as it can take them."""
     regions: Sequence[str] = ()
-    """Only nodes that say they are there."""
+    """Only nodes that say they are in one of these regions are asked."""
     devices: Sequence[str] = ()
-    """Only these kinds of devices: cpu, cuda."""
+    """Only devices of these kinds are asked: cpu, cuda."""
     nodes: Sequence[str] = ()
-    """Only nodes with these peer ids."""
+    """Only nodes with these peer ids are asked."""
     max_price: float | None = None
-    """For a million rows, in the network's unit: no dearer nodes."""
+    """No node is asked that takes more for a million rows, in the network's unit; None: any price."""
     is_explained: bool = False
-    """Whether the answer says among whom and why its node was chosen (`Outputs.explanation`)."""
+    """Whether `Outputs.explanation` says among whom and why the node was chosen."""
 
     def headers(self) -> dict[str, str]:
-        """Return the headers; raise `InvalidRequest` for what a header cannot hold."""
+        """Return the HTTP headers that say it, for programs that send requests by other means.
+
+        Raises:
+            InvalidRequest: a header cannot hold what is asked, or a price is none.
+        """
         price = self.max_price
         if price is not None and not 0 <= price < math.inf:
             raise InvalidRequest(f"max_price is {price!r}; give a number from 0, or None")

@@ -48,9 +48,9 @@ _READ_BYTES = 256 * 1024
 
 
 class Client:
-    """Sends requests to a router. Threads may share it; `with` or `close` ends its connections.
+    """A client that sends requests to a router. Threads may share it; `with` or `close` ends its connections.
 
-    Of several routers it keeps to one; when that cannot be reached, is no member of its network any more or reaches no
+    Of several routers it keeps to one. When that one cannot be reached, is no member of its network any more or reaches no
     node, the next one is asked the same, and the one that failed is asked last for some seconds.
     """
 
@@ -62,7 +62,17 @@ class Client:
         routing: RoutingOptions = ANYWHERE,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Connect to nothing yet. `timeout_s` and `routing` are for inferences that name none; `ConfigError`: no URL."""
+        """Make a client, which connects to nothing before its first request.
+
+        Args:
+            url: where a router is, or where several are.
+            timeout_s: the deadline of inferences that name none.
+            routing: what inferences that name none ask of their way.
+            limits: how much a request and its answer may hold.
+
+        Raises:
+            ConfigError: a URL is none, or there are too few or too many.
+        """
         self._failover = Failover(routers_of(url))
         self._timeout_s = timeout_s
         self._routing = routing
@@ -90,7 +100,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The router's that is asked first now."""
+        """The URL of the router that is asked first now."""
         return self._failover.favourite.url
 
     def infer(
@@ -108,15 +118,28 @@ class Client:
     ) -> Outputs:
         """Run `model` once and return its outputs by name, as read-only arrays.
 
-        `inputs`: arrays of the model's own dtypes and shapes; (nested) lists of numbers, which take the dtypes of the
-        model's metadata (asked for once), or of `str` and `bytes` for BYTES; a `Tensor` for BF16. Outputs: BF16 comes as float32, BYTES as object arrays of `bytes`.
-        `version` "" is any, `outputs` None all. `timeout_s` is the deadline that router and node keep too.
-        `parameters` are the protocol's, such as `{"priority": 1}` or a sequence's `sequence_id`.
-        `routing` says who may run it and asks for the reason; the `Outputs` tell the node that did.
-        `is_binary=False` sends and asks for JSON, which carries neither NaN nor infinities.
+        An output of BF16 comes as float32, one of BYTES as an array of `bytes` objects.
 
-        Raises what the network says (`ModelNotFound`, `InvalidRequest`, `Overloaded`, ...), `LinkLost`
-        when the router cannot be reached or goes away, `DeadlineExceeded`.
+        Args:
+            model: the model's name.
+            inputs: the inputs by name. An array has the model's own dtype and shape; numbers in (nested) lists take the dtype of
+                the model's metadata, which is asked for once; `str` and `bytes` in lists are BYTES; BF16 needs a `Tensor`.
+            version: the version to run; empty: the one that the router chooses.
+            outputs: the names of the outputs to return; None: all.
+            timeout_s: the deadline, which router and node keep too.
+            parameters: the protocol's parameters, such as `{"priority": 1}` or a sequence's `sequence_id`.
+            id: a text that comes back with the answer and marks the request in logs.
+            is_binary: whether tensors travel as bytes; as JSON they can hold neither NaN nor infinities.
+            routing: who may run the request and how one of them is chosen, and whether the answer says why.
+
+        Raises:
+            InvalidRequest: the model does not take these inputs, or an argument is wrong.
+            ModelNotFound: nobody hosts the model, or this version of it.
+            DeadlineExceeded: `timeout_s` has passed.
+            Overloaded, NoEndpoint, ModelUnavailable: nobody can run it now; their `retry_after_s` says when to ask again.
+            RunFailed: the model failed with these inputs.
+            TooLarge: the request or its answer is over `limits`, or over the router's.
+            LinkLost: the router cannot be reached, or the connection to it broke.
         """
         ask = asks.ask_infer(
             model,
@@ -151,23 +174,23 @@ class Client:
         )
 
     def models(self) -> list[ModelEntry]:
-        """Return all model versions of the fleet."""
+        """Return all model versions of the fleet, those that cannot be run now included."""
         return self._exchange(asks.ask_models())
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """Return a model's inputs and outputs; raises `ModelNotFound`."""
+        """Return a model's inputs and outputs; raise `ModelNotFound` where nobody hosts it."""
         return self._exchange(asks.ask_metadata(model, version))
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether `model`, or any model at all, can be run now."""
+        """Return whether `model` can be run now; without a name, whether any model can be."""
         return self._exchange(asks.ask_ready(model, version))
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes of the fleet as this router sees them (`/v1/nodes`)."""
+        """Return the nodes of the fleet as this router sees them: the entries of `GET /v1/nodes`."""
         return self._exchange(asks.ask_nodes())
 
     def revoke(self, signed_list: bytes) -> HeldList:
-        """Hand over an owner's signed revocation list; return which one the router holds then."""
+        """Hand an owner's signed revocation list to the router; return which list it holds then."""
         return self._exchange(asks.ask_revoke(signed_list))
 
     def close(self) -> None:

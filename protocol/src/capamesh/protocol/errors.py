@@ -18,7 +18,7 @@ class CapameshError(Exception):
     code: ClassVar[str] = "error"
     """How the error is named on the wire; never changes once released."""
     is_retryable: ClassVar[bool] = False
-    """Whether the same request may succeed at another peer."""
+    """Whether the same request may succeed at another peer, or later."""
     load: object = None
     """What the peer said with it of its load, as it travels; `links.calls.load_with` reads it."""
 
@@ -115,6 +115,7 @@ class ModelFailed(ModelUnavailable):
     """Each peer that has the model has failed to load it; to wait does not help."""
 
     code = "model_failed"
+    is_retryable = False
 
 
 class LinkLost(PeerError):
@@ -162,6 +163,7 @@ class Unsatisfiable(NoEndpoint):
     """Peers host the model, but none may have the request, as it or the operator asks; to wait does not help."""
 
     code = "nobody_fits"
+    is_retryable = False
 
 
 class ShutOut(NoEndpoint):
@@ -174,7 +176,6 @@ class ProtocolViolation(PeerError):
     """The peer broke the wire's rules; the link to it is closed."""
 
     code = "protocol_violation"
-    is_retryable = True
 
 
 class NotMember(PeerError):

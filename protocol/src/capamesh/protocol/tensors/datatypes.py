@@ -54,7 +54,9 @@ class Datatype(StrEnum):
         """Return the datatype of arrays of `dtype`, whatever its byte order.
 
         Objects, bytes and text are BYTES; the `bfloat16` that ml_dtypes adds to numpy is BF16.
-        InvalidRequest: a dtype that no datatype stands for, such as complex64.
+
+        Raises:
+            InvalidRequest: no datatype stands for the dtype, as for complex64.
         """
         dtype = np.dtype(dtype)
         native = _BY_DTYPE.get(dtype)

@@ -19,8 +19,11 @@ class TensorSpec:
     """A declared input or output: its name, datatype and shape, where -1 stands for any size."""
 
     name: str
+    """The name of the input or output."""
     datatype: Datatype
+    """The type of its elements."""
     shape: tuple[int, ...]
+    """The length of each dimension, -1 for any."""
 
     def accepts(self, datatype: Datatype, shape: Sequence[int]) -> str | None:
         """Return None when a tensor of `datatype` and `shape` fits, else why it does not."""

@@ -25,8 +25,11 @@ class Tensor(NamedTuple):
     """
 
     name: str
+    """The name of the input or output that it is."""
     datatype: Datatype
+    """The type of its elements."""
     shape: tuple[int, ...]
+    """The length of each dimension."""
     data: bytes | bytearray | memoryview
     """The raw bytes, shared, not copied: whoever owns the buffer must not change it."""
 
@@ -45,8 +48,10 @@ class Tensor(NamedTuple):
         """Return the elements as a read-only array of `shape` and `datatype.numpy_dtype`.
 
         Fixed-size datatypes are a view of `data`, without a copy; BF16 is its uint16 bit patterns
-        (see `fp32_from_bf16`). BYTES is an object array of `bytes`. InvalidRequest: the data does not
-        match the shape, which `checked` would have said in more detail.
+        (see `fp32_from_bf16`). BYTES is an object array of `bytes`.
+
+        Raises:
+            InvalidRequest: the data does not match the shape, which `checked` would have said in more detail.
         """
         if self.datatype.itemsize_bytes is None:
             elements = split_elements(self.data, math.prod(self.shape))
@@ -83,8 +88,10 @@ class Tensor(NamedTuple):
         or from floats, which are rounded to nearest, ties to even; nothing else is ever cast.
         BYTES takes `bytes`, or text, which is encoded as UTF-8; numpy's fixed-width bytes lose
         trailing zeros, which is numpy's doing: use an object array.
-        InvalidRequest: no datatype for the array, another datatype asked for, an element that is
-        neither bytes nor text.
+
+        Raises:
+            InvalidRequest: the array has no datatype or another than was asked for, or an element is neither bytes
+                nor text.
         """
         array = np.asarray(array)
         own = Datatype.of_numpy(array.dtype)
