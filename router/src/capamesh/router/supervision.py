@@ -25,7 +25,7 @@ class Supervisor:
         self._log = log
         self._clock = clock
         self._logged_s: dict[str, float] = {}
-        """By loop: when a crash of it was last written down."""
+        """The time at which a crash of each loop was last logged."""
 
     def do(self, loop: str, turn: Callable[[], None]) -> None:
         """Do one turn of the loop of that name."""

@@ -21,7 +21,7 @@ ReadCounts = Callable[[], Iterable[tuple[Sequence[str], float]]]
 """Returns the values of a counter's labels, and its count for them."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-"""From a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
+"""The bounds of the buckets: from a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
 
 
 class _Latencies:
@@ -31,7 +31,7 @@ class _Latencies:
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS_S) + 1)
-        """Of each bucket alone, the last of what is beyond all."""
+        """The count of each bucket alone; the last is of what is beyond all."""
         self.seconds = 0.0
 
 
@@ -41,7 +41,7 @@ class _Requests:
     def __init__(self) -> None:
         self.latencies: dict[ModelName, _Latencies] = {}
         self.refused: dict[tuple[str, str], int] = {}
-        """By model and error code."""
+        """The number of refusals, by model and error code."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -85,7 +85,7 @@ class _Counts:
 
 
 class AttemptCounts(Protocol):
-    """What counts the attempts at nodes that are more than one for each request."""
+    """The counters of attempts beyond the first of each request."""
 
     __slots__ = ()
 
@@ -184,7 +184,7 @@ class Telemetry(AttemptCounts):
 
 
 class _One:
-    """As much of a registry as making its text takes."""
+    """The part of a registry that making its text needs."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric

@@ -1,4 +1,4 @@
-"""What the parts of a router ask of time: to be called later. Pure.
+"""The interface to timers: parts of a router ask to be called later. Pure.
 
 An event loop of asyncio is `Timers` as it is; a simulation has its own, in virtual time.
 """
@@ -20,7 +20,7 @@ class Timer(Protocol):
 
 
 class Timers(Protocol):
-    """What calls functions later, each in a turn of its own."""
+    """A source of timers: it calls functions later, each in a turn of its own."""
 
     __slots__ = ()
 

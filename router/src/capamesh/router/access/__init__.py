@@ -1,1 +1,1 @@
-"""Who may do what at a router."""
+"""Access to a router: who may do what."""

@@ -30,7 +30,7 @@ class OperatorKey:
     def __init__(self, key: str, *, is_kept: bool = True) -> None:
         self._key = key.encode()
         self.is_kept = is_kept
-        """Whether the operator can read it."""
+        """True if it was written where the operator can read it."""
 
     @override
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""Which file a model's version is, and which versions a model's owner has brought: pins, trust, and who decides. Pure but for `pin_file`."""
+"""Decides which file a model's version is, and which versions are trusted: pins, votes, signatures. Pure but for `pin_file`."""

@@ -1,4 +1,4 @@
-"""Who owns a model version, and why nodes that say to host it are not asked, for people and JSON. Pure."""
+"""Describes, for people and JSON, who owns a model version and why some nodes that claim it are not asked. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator is told of who owns models, each thing once. Pure."""
+"""News of model ownership for the operator, each told once. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_REPORTED = 1024
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something that the operator is to be told."""
+    """One piece of news for the operator."""
 
     event: str
     model: ModelName
@@ -31,7 +31,7 @@ class News:
 
 
 class OwnerNews:
-    """What happened since it was last taken, and what has been told lately."""
+    """The news since they were last taken, and those that were told lately."""
 
     def __init__(self) -> None:
         self._news: list[News] = []

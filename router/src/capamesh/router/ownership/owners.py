@@ -1,6 +1,6 @@
-"""Who owns each model of the fleet: which file a version is, and which versions may be had without being named. Pure.
+"""The owners of the fleet's models: which file each version is, and which versions a request gets that names none. Pure.
 
-Which file a version is, `OwnedVersion` decides; which versions are trusted, `trusted_versions`.
+`OwnedVersion` decides which file a version is, `trusted_versions` which versions are trusted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_SHOWN = 2048
 
 @dataclass(slots=True)
 class Judged:
-    """Whose replicas have to be looked at again, because another digest is served or trusted."""
+    """The versions whose replicas must be looked at again, because another digest is served or trusted."""
 
     peers: set[PeerId] = field(default_factory=set[Any])
     models: set[ModelName] = field(default_factory=set[Any])
@@ -67,7 +67,7 @@ class Owners:
         self._has_room_left = True
         """False: what is being heard has brought more than may be remembered."""
         self.is_changed = False
-        """Whether `pins` returns something else than when it was last called, but for who holds them."""
+        """True if `pins` returns something else than when it was last called; a change of holders does not count."""
         self.has_new_holders = False
 
     @override

@@ -1,4 +1,4 @@
-"""What is known of who owns a model version: a pin, and how it is written to a file. Pure values.
+"""Pins: what is known of the owner of a model version, and how that is written to a file. Pure values.
 
 The file is JSON, so that an operator can read it:
 
@@ -34,14 +34,14 @@ _MAX_TEXT_CHARS = 256  # of a model's name in an advert, and more than any peer 
 
 
 class Why(StrEnum):
-    """Why a version is pinned to a digest; the first that applies holds."""
+    """The reason for which a version is pinned to a digest; the first that applies holds."""
 
     RULES = "rules"
     """The operator's rules name the digest."""
     SIGNED = "signed"
     """A publisher that this router accepts has signed it."""
     FIRST = "first_seen"
-    """It was there first, by most of those who brought the version."""
+    """The digest was there first, by most of those who brought the version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Pin:
     digest: str
     why: Why
     publisher: str = ""
-    """Who signed it, as a peer id; "" unless `why` is that."""
+    """The peer id of the publisher that signed it; "" unless `why` is a signature."""
     is_trusted: bool = False
-    """Whether requests that name no version may go to it as to any other."""
+    """True if requests that name no version may go to it as to any other."""
     holders: tuple[tuple[PeerId, str], ...] = ()
-    """Who hosts or has hosted it, with the invites that admitted them, the latest last."""
+    """The nodes that host or have hosted it, each with the invite that admitted it, the latest last."""
 
 
 def pins_to_json(pins: Iterable[Pin]) -> bytes:

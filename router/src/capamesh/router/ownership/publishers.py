@@ -1,4 +1,4 @@
-"""Which accepted publisher has signed what a node offers: each signature is verified once. Pure.
+"""Finds the accepted publisher that signed what a node offers, and verifies each signature once. Pure.
 
 Verifying costs 0.1 ms. A node whose advert has a signature that is not good may be lying in all of them, so no other new
 one of that advert is verified: a flood of bad ones costs one verification an advert.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName
 
 MAX_REMEMBERED = 16_384
-"""As many signatures as there are pins; 300 bytes each."""
+"""The most signatures that are remembered: as many as there are pins, at 300 bytes each."""
 
 
 class Publishers:

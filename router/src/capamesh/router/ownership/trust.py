@@ -1,4 +1,4 @@
-"""Which versions of a model are trusted: may be had by a request that names none. Pure.
+"""Decides which versions of a model are trusted: a request that names none may get them. Pure.
 
     the first that applies                                           the version is
     ---------------------------------------------------------------  ------------------------------------
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OwnerRules:
-    """What an operator says of who owns a model."""
+    """The operator's rules on who owns a model."""
 
     digests: Mapping[ModelVersion, str] = field(default_factory=dict[Any, str])
     """The digest that each version must have."""
     publishers: frozenset[str] | None = None
-    """Whose signatures count, and nothing without one does; None: those of the network, if there are signatures."""
+    """The publishers whose signatures count, and without one of them no version does; None for those of the network, if there
+    are signatures."""
     weighted: frozenset[ModelVersion] = frozenset()
     """The versions that requests are split among."""
 
@@ -56,7 +57,7 @@ class OwnedModel:
         self.peers: dict[PeerId, str] = {}
         self.settled_s = now_s + SETTLE_S
         self.due_s = -math.inf
-        """When time alone may change something."""
+        """The next time at which time alone may change something."""
 
     def is_owned(self) -> bool:
         """Return whether the rules or a publisher say what some version is."""
@@ -72,7 +73,7 @@ class OwnedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Electorate:
-    """Who decides whether a version is trusted, each with its invite."""
+    """The nodes that decide whether a version is trusted, each with its invite."""
 
     incumbents: Mapping[PeerId, str]
     everybody: Mapping[PeerId, str]

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 SETTLE_S = 10.0
-"""How long those who bring a new version are waited for before it is settled who was first (guess: a router that starts
-hears all nodes within a few seconds, since they advertise when a router appears)."""
+"""The wait for all nodes that bring a new version before it is settled who was first (guess: a router that starts hears
+all nodes within a few seconds, since they advertise when a router appears)."""
 GRACE_S = 30.0
-"""How long a version whose holders are all away is kept for them before others of their invites may stand in for them
-(guess: ten times what a node takes to restart)."""
+"""A version whose holders are all away is kept for them for this long before others of their invites may stand in for
+them (guess: ten times what a node takes to restart)."""
 KEEP_S = 86_400.0
 """The same before anybody may (guess: a provider that is away for a day has left)."""
 ABSTAIN_S = 600.0
-"""How long the vote of an invite whose holders have left is still counted as not given (guess: who is made to fail must
-not be outvoted by those who made it)."""
+"""The vote of an invite whose holders have left counts as not given for this long (guess: a node that was made to fail
+must not be outvoted by those who made it)."""
 MAX_ABSENT = 64
 """Holders that are not there and yet remembered (guess)."""
 MAX_KNOWN_DIGESTS = 16
@@ -50,14 +50,14 @@ MAX_KNOWN_DIGESTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one node says to host as the version."""
+    """The file that one node claims to be the version."""
 
     peer: PeerId
     invite: str
     """The serial number of the invite that admitted it."""
     digest: str
     publisher: str = ""
-    """Who has signed it, as was verified; "": nobody."""
+    """The publisher whose signature of it was verified; "" without one."""
 
 
 class OwnedVersion:
@@ -91,16 +91,16 @@ class OwnedVersion:
         self.why = Why.FIRST
         self.publisher = ""
         self.is_trusted = False
-        """Whether requests that name no version may go to it as to any other."""
+        """True if requests that name no version may go to it as to any other."""
         self.claims: dict[PeerId, Claim] = {}
         self.holders: dict[PeerId, str] = {}
-        """Who hosts or has hosted `digest`, by invite, the latest last."""
+        """The nodes that host or have hosted `digest`, each with its invite, the latest last."""
         self.left_s: dict[str, float] = {}
-        """By invite, when the last of its holders left that is not there any more."""
+        """The time at which the last holder of an invite left, for invites without a holder now."""
         self.seen_s = now_s
-        """When a holder was there last."""
+        """The last time at which a holder was there."""
         self.settled_s = now_s + SETTLE_S
-        """From when on the first digest is not chosen anew."""
+        """The time from which on the first digest is not chosen anew."""
         self._known: dict[str, None] = {}
 
     @override

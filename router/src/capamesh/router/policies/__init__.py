@@ -1,4 +1,4 @@
-"""Which replica gets a request: the seam, and the policies by name. Pure."""
+"""The policies, by name, that choose which replica gets a request. Pure."""
 
 from __future__ import annotations
 

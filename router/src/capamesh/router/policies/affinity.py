@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 BOUND = 1.25
-"""How far over the mean a replica may be loaded (guess): one place of five is left free. Keys that move when a replica
+"""A replica may be loaded this many times the mean (guess): one place of five is left free. Keys that move when a replica
 comes, goes or fills grow in number as (bound - 1)**-2 by the paper."""
 POINTS = 64
 """Points of a replica on the ring (guess): a replica's share of the keys varies by about 1 / sqrt(64)."""
@@ -39,12 +39,12 @@ MIN_STEPS = 64
 """Points after the key that are looked at before all replicas are (guess): one in a million keys meets no replica with
 room in so many where a fifth of the replicas has."""
 SUM_SHARE = 64
-"""What is in flight is summed up anew every (replicas / this) picks (guess): every time in fleets of less than 128,
+"""The requests in flight are summed anew every (replicas / this) picks (guess): every time in fleets of less than 128,
 and for about 2 us a pick in larger ones."""
 COUNT_SHARE = 8
 """Eligible replicas are counted anew every (replicas / this) picks (guess): about 2 us a pick."""
 COUNT_AGE_S = 0.1
-"""And no later than this (guess): how soon the bound follows when replicas fall out."""
+"""The sum of the requests in flight is never older than this (guess), so that the bound follows soon when replicas fall out."""
 
 _DIGEST = struct.Struct(">8Q")
 """A digest of 64 bytes, the longest of BLAKE2b, gives eight points."""
@@ -116,10 +116,10 @@ class _Ring:
         self.replicas: Sequence[Replica] = ()
         self._bound = bound
         self._numbers: dict[Replica, int] = {}
-        """Which replica of its node each is: a node with several workers has one for each."""
+        """The number of each replica among those of its node: a node has one for each of its workers."""
         self._owners: dict[int, Replica] = {}
         self._points: list[int] = []
-        """Those of all replicas, ascending."""
+        """The points of all replicas on the ring, ascending."""
         self._in_flight = 0
         self._summed_in = 0
         self._eligible = 0

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 BAND = 1.5
-"""How much slower than the fastest is as good (guess)."""
+"""A replica up to this many times slower than the fastest counts as equally good (guess)."""
 FLOOR_S = 0.005
-"""What is this much slower than the fastest is as good whatever the band says: of a model that runs 0.1 ms, the band
-alone is narrower than the scatter of what is measured, and the dearest node that happens to measure least would have
-all requests (guess: below what a caller over a network notices)."""
+"""A replica at most this much slower than the fastest counts as equally good whatever the band says. For a model that runs
+0.1 ms the band alone is narrower than the scatter of the measurements, and the dearest node that happens to measure
+least would get all requests (guess: below what a caller over a network notices)."""
 SAMPLE = 8
 """Replicas that are compared (guess): all of a small fleet; of a large one enough to meet a cheap one mostly."""
 
 
 class Cheapest(PolicyBase):
-    """Of a few replicas drawn at random, the cheapest whose expected latency is at most `band` times the least, or `floor_s` more.
+    """Chooses the cheapest of a few replicas drawn at random that are about as fast as the fastest of them.
+
+    About as fast is an expected latency of at most `band` times the least, or `floor_s` more.
 
     A replica with as many in flight as it takes is left out while another is not. One of unknown latency is in the
     band while nothing is under way there. Equal prices: the fewest of this router's requests in flight.

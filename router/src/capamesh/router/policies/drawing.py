@@ -18,7 +18,7 @@ Draw = Callable[[], float]
 """`random.Random.random`: several times cheaper than `sample()` or `choice()`; a bias of 2**-53 is none."""
 
 TRIES = 8
-"""Guess: with half of the replicas eligible, one draw in 256 is in vain so often."""
+"""Replicas are drawn this often before all are looked at (guess: with half of them eligible, one of 256 picks needs more)."""
 REPLICAS_A_TRY = 4
 """One more try for so many replicas (guess): a draw costs at most a quarter more than looking through all."""
 

@@ -41,7 +41,7 @@ class LeastRequest(PolicyBase):
         super().__init__(rng)
         self._choices = choices
         self._start = rng.random()
-        """Where the next look at all begins: a fraction of the fleet until the first pick."""
+        """The place at which the next look at all replicas begins: a fraction of the fleet until the first pick."""
         self._next = -1
 
     @override

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PowerOfTwo(PolicyBase):
-    """Of two different replicas drawn at random, the one with fewer of this router's requests in flight."""
+    """Chooses, of two different replicas drawn at random, the one with fewer of this router's requests in flight."""
 
     name: ClassVar[str] = "p2c"
 

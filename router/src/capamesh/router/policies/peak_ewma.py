@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class PeakEwma(PolicyBase):
-    """Of two different replicas drawn at random, the one with the lesser average latency x (in flight + 1).
+    """Chooses, of two different replicas drawn at random, the one with the lesser average latency x (in flight + 1).
 
-    The average itself is kept by whoever sees the answers (`fleet.latency_ewma`).
+    The average itself is kept where answers arrive (`fleet.latency_ewma`).
     """
 
     name: ClassVar[str] = "peak-ewma"

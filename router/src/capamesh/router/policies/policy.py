@@ -1,4 +1,4 @@
-"""What a policy sees and what it returns. Pure."""
+"""The interface of policies: the requests they are shown and the choice they return. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class RequestShape:
-    """What of a request may matter for where it goes."""
+    """The properties of a request that a policy may go by."""
 
     model: ModelName
     version: ModelVersion
@@ -27,15 +27,16 @@ class RequestShape:
     affinity: str = ""
     """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
     is_pinned: bool = False
-    """They must meet there, however much it has to do: the node keeps what the last one left."""
+    """True where requests with this key must go to the same replica, however busy it is, because the node keeps state between
+    them."""
     is_urgent: bool = False
     """Nodes give it the places of others that wait."""
 
 
 IsEligible = Callable[["Replica"], bool]
-"""Whether a request may go there now. Cheap; a policy calls it for those it looks at, not for all."""
+"""Says whether a request may go to a replica now. It is cheap; a policy calls it for the replicas it looks at, not for all."""
 MayBeProbed = Callable[["Replica", float], bool]
-"""Whether the load of a replica may be asked for at that instant. Cheap, as `IsEligible`."""
+"""Says whether the load of a replica may be asked for at that instant; it is as cheap as `IsEligible`."""
 
 
 @contextlib.contextmanager
@@ -96,7 +97,7 @@ class Policy(Protocol):
 
 
 class PolicyBase(Policy):
-    """What policies have in common: the random source, the preview, and hooks that do nothing.
+    """The common base of policies: the random source, the preview, and hooks that do nothing.
 
     A subclass writes `pick`. Where that changes more than attributes that it sets to other immutable values, the subclass
     also has a `__copy__` whose picks leave the original as it was.

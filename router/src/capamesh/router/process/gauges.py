@@ -1,4 +1,4 @@
-"""What a router's metrics read from its parts whenever they are asked for. Does no IO."""
+"""The gauges of a router, read from its parts whenever they are asked for. Does no IO."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class HealthWatch:
         self._timers = timers
         self._judged_s = 0.0
         self._timer: Timer | None = None
-        """None: it does not watch."""
+        """The timer of the next look; None while it does not watch."""
 
     def linked(self, endpoint: Endpoint) -> None:
         """Learn of a node that can be reached now how busy it is, and how far away."""

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 
 class RouterParts:
-    """Everything that one router consists of: what each part knows of the others is what it is given here."""
+    """The parts of one router, joined: what each part knows of the others is what it is given here."""
 
     def __init__(self, settings: RouterSettings, log: FilteringBoundLogger, timers: Timers) -> None:
         """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be."""

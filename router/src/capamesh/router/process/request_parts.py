@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the parts go by that is not theirs: a process has a real clock and an event loop, a simulation its own."""
+    """The surroundings of the parts: a process has a real clock and an event loop, a simulation its own."""
 
     clock: Callable[[], float]
     """Returns the time in seconds; it never goes backwards."""
     timers: Timers
-    """They go by the same clock."""
+    """The timers, which go by the same clock."""
     rng: random.Random
     counts: AttemptCounts
     do: DoTurn
@@ -43,7 +43,7 @@ class Surroundings:
 
 
 class RequestParts:
-    """What one router sends requests to its nodes with."""
+    """The parts with which one router sends requests to its nodes."""
 
     def __init__(
         self,

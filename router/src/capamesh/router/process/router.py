@@ -36,7 +36,7 @@ OPEN_TO_STRANGERS: Final = {
     "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
     " those you know",
 }
-"""What a router that listens beyond its machine tells its operator: it asks for no key, and speaks no TLS."""
+"""The warning to the operator of a router that listens beyond its machine: it asks for no key, and speaks no TLS."""
 
 
 class Router:

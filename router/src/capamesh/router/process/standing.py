@@ -1,4 +1,4 @@
-"""How a router stands: its state, whether it is a member still, and the status file that shows both. IO: the file."""
+"""The standing of a router: its state, its membership, and the status file that shows both. IO: the file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Standing:
         self.http_address = ""
         self.link_address = ""
         self.shut_out = ""
-        """Why this router refuses all requests: no node would take them. Empty: it does not."""
+        """The reason for which this router refuses all requests, since no node would take them; empty if it does not."""
         self._written_state = ""
 
     def enter(self, state: str) -> None:

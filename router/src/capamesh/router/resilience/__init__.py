@@ -1,1 +1,1 @@
-"""What keeps faults away from callers: health, budgets, hedging, ejection. Pure."""
+"""The parts that keep faults away from callers: health, budgets, hedging, ejection. Pure."""

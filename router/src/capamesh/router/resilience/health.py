@@ -28,14 +28,14 @@ from typing_extensions import override
 from capamesh.protocol.errors import ConfigError
 
 INHIBITED_S = 5.0
-"""After a hard failure (Dynamo's local inhibition)."""
+"""A hard failure inhibits for this long (Dynamo's local inhibition)."""
 SOFT_S = 0.1
-"""After one soft failure, doubling with each in a row (guess: a few runs of a model)."""
+"""The first soft failure inhibits for this long, each further one in a row for twice as long (guess: a few runs of a model)."""
 PROBE_FIRST_S = 0.05
 PROBE_MOST_S = 1.0
 """Re-probes while inhibited: after 50 ms, then at doubling distances up to 1 s (guess)."""
 PROBE_HOLD_S = 0.5
-"""From the second hard failure in a row a probe's answer ends nothing sooner than this, doubling (guess):
+"""From the second hard failure in a row on, a probe's answer ends no inhibition sooner than this, doubling (guess):
 a node that answers probes but no requests must not come back at each probe."""
 EJECT_AFTER = 5
 """Failures in a row (Envoy, gRPC A50)."""
@@ -43,9 +43,9 @@ EJECTED_S = 30.0
 MOST_EJECTED_S = 300.0
 """An ejection lasts the first times how many there were of late, up to the second (Envoy, gRPC A50)."""
 HEALTHY_INTERVAL_S = 10.0
-"""How many there were falls by one for each of these without (Envoy's interval)."""
+"""The count of ejections falls by one for each of these intervals without an ejection (Envoy's interval)."""
 TRIAL_EVERY_S = 2.5
-"""Guess: with the ramp of 2 s, in full use 5 s after a recovery."""
+"""Trial requests go to an inhibited replica this often (guess: with the ramp of 2 s, in full use 5 s after a recovery)."""
 TRIAL_ANSWERS = 3
 """Answers in a row that end an outlier's ejection; one ends that of who failed always (guess)."""
 RAMP_S = 2.0
@@ -57,12 +57,12 @@ UNHEARD_S = 2.0
 better probes (guess: twice the distance of probes). Found with benchmarks/chaos.py: a frozen node was sent one
 request in a hundred, whose hedges hid that it was silent, from when its 5 s were over until its link was given up."""
 BLIP_S = 0.2
-"""Who was away for less returns without a ramp (guess: nothing has gone cold, no queue has formed)."""
+"""A replica that was away for less returns without a ramp (guess: nothing has gone cold, no queue has formed)."""
 REFUSED_S = 0.05
 MOST_REFUSED_S = 2.0
-"""How long to avoid who refused and said no time, and the longest that it may ask for (guess)."""
+"""A replica that refused and named no time is avoided for this long, which is also the longest that one may ask for (guess)."""
 ERROR_WEIGHT = 1 / 16
-"""Of the newest outcome in the average (guess: 16 requests of memory)."""
+"""The weight of the newest outcome in the average (guess: 16 requests of memory)."""
 ERROR_DECAY_S = 2.0
 """The average also falls by time, or one whose share is small would hardly have the answers to earn
 it back (guess, from the 5 s in which who recovers must be back)."""
@@ -82,7 +82,7 @@ that read it at different moments (guess)."""
 
 
 class CircuitState(StrEnum):
-    """What a person is shown; `held_*` is the operator's word."""
+    """The state of a circuit as people are shown it; `held_*` was set by the operator."""
 
     CLOSED = "closed"
     INHIBITED = "inhibited"
@@ -120,9 +120,9 @@ class Health:
 
     def __init__(self) -> None:
         self.is_full = True
-        """It may be sent to and its share is 1. False at times when both are so: `may_send` sets it right."""
+        """True if it may be sent to with a share of 1. It may be False for a while although both are so: `may_send` sets it right."""
         self.since_s = -math.inf
-        """When the present inhibition, ejection or refusal, or the last one, began."""
+        """The time at which the present inhibition, ejection or refusal, or else the last one, began."""
         self._state = CircuitState.CLOSED
         self._held: CircuitState | None = None
         self._cause = ""
@@ -200,7 +200,7 @@ class Health:
 
     @property
     def reason(self) -> str:
-        """Why it is, or last was, not sent to, for people; empty when nothing ever happened."""
+        """Return, for people, why it is or last was not sent to; empty when nothing ever happened."""
         if self._held is CircuitState.FORCED_OPEN:
             return "the operator holds it open"
         if self._held is CircuitState.FORCED_CLOSED:
@@ -240,7 +240,10 @@ class Health:
     def refused(
         self, now_s: float, retry_after_s: float = 0.0, *, cause: str = "overloaded"
     ) -> None:
-        """It is overloaded, or `cause`: avoid it for the time it told, within bounds. No fault."""
+        """Avoid a replica that is overloaded, or that refused for `cause`, for the time that it named, within bounds.
+
+        That is no fault of the replica.
+        """
         self._settle(now_s)
         wait_s = min(retry_after_s, MOST_REFUSED_S) if retry_after_s > 0 else REFUSED_S
         self._avoid_until_s = max(self._avoid_until_s, now_s + wait_s)

@@ -1,7 +1,7 @@
-"""When a request is sent to a second node, and when silence is a fault of the first. Pure.
+"""Decides when a request is sent to a second node, and when silence is a fault of the first. Pure.
 
-A hedge (gRPC A6; Dean and Barroso, The Tail at Scale, 2013) is sent once a request has taken longer than 95 %
-of late do: by that choice one of 20 would be hedged. It cannot feed itself: under overload all become slow, the
+A hedge (gRPC A6; Dean and Barroso, The Tail at Scale, 2013) is sent once a request has taken longer than 95 % of
+recent ones do: by that choice one of 20 would be hedged. It cannot feed itself: under overload all become slow, the
 percentile follows, and whatever it says, no more than 5 % of requests are ever hedged, because each brings in a
 twentieth of the token that a hedge costs.
 
@@ -25,23 +25,23 @@ HEDGE_BURST = 10
 HEDGE_QUANTILE = 0.95
 """The Tail at Scale."""
 HEDGE_FLOOR_S = 0.001
-"""Guess: sooner, a second attempt costs the router more than it wins."""
+"""A hedge is sent no sooner than this (guess: a second attempt then costs the router more than it wins)."""
 FEW_SAMPLES = 20
-"""With fewer, a 95th percentile is the largest (one of 20)."""
+"""No percentile is taken of fewer samples: it would be the largest (one of 20)."""
 
 SILENT_QUANTILE = 0.99
 SILENT_FACTOR = 3.0
 """Silence is a fault after this many times the 99th percentile (guess)."""
 SILENT_EXPECTED_FACTOR = 4.0
-"""And not before this many times what this very replica is expected to take (guess: a slow device is no fault)."""
+"""Silence is no fault before this many times what this very replica is expected to take (guess: a slow device is no fault)."""
 SILENT_FLOOR_S = 0.05
-"""Guess: a pause of the collector, a lost packet sent again."""
+"""Silence is no fault before this (guess: a pause of the garbage collector, a lost packet sent again)."""
 SILENT_NEW_S = 5.0
 """The floor while few latencies are known (guess: first runs load libraries and tune kernels)."""
 SILENT_MOST_S = 30.0
 """A remote node's first byte (precedent: Mesh-LLM came down to it from 5 minutes)."""
 SILENT_MOST_FACTOR = 1.5
-"""But models that take longer than that have this many times their own time (guess)."""
+"""A model that takes longer than that is given this many times its own time (guess)."""
 FAIR_FACTOR = 2.0
 """A deadline does not make silence a fault before this many times what is usual (guess)."""
 
@@ -55,7 +55,7 @@ class Hedging:
         self._window = window
         self._paid = 0
         self.is_enabled = is_enabled
-        """Whether to hedge; first-byte limits are given in any case."""
+        """True if requests are hedged; first-byte limits are given in any case."""
 
     @override
     def __repr__(self) -> str:

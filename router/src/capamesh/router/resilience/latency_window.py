@@ -15,22 +15,22 @@ from typing_extensions import override
 
 LEAST_S = 1e-5
 MOST_S = 3600.0
-"""What is beyond these counts as they do (guess: faster is a lie, slower is given up)."""
+"""Samples beyond `LEAST_S` and `MOST_S` count as those (guess: faster is a lie, slower is given up)."""
 GROWTH = 1.1
-"""From bucket to bucket; the error is half of it, sqrt(1.1) - 1 = 4.9 %."""
+"""The factor from bucket to bucket; the error is half of it, sqrt(1.1) - 1 = 4.9 %."""
 TURN_S = 2.5
-"""How long a histogram fills, when it has enough by then (guess)."""
+"""A histogram fills for this long, if it has enough samples by then (guess)."""
 ENOUGH = 200
 """Samples (guess: two above the 99th percentile)."""
 MOST_TURN_S = 30.0
-"""How long it fills at most (guess)."""
+"""A histogram fills for at most this long (guess)."""
 READ_EVERY_S = 0.05
 """A quantile is computed no more often, unless the samples have become twice as many (guess)."""
 
 _PER_NAT = 1.0 / math.log(GROWTH)
 _BUCKETS = math.ceil(math.log(MOST_S / LEAST_S) * _PER_NAT) + 1
 _MIDDLES: list[float] = [LEAST_S] + [LEAST_S * GROWTH ** (i - 0.5) for i in range(1, _BUCKETS + 1)]
-"""What a sample of each bucket is taken for; the first holds what is not above the least."""
+"""The value that stands for a sample of each bucket; the first bucket holds all that is not above `LEAST_S`."""
 
 
 class Quantiles(dict[float, float]):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing_extensions import override
 
 MAX_WAITING = 512
-"""At one router (guess: half a second of 1,000 requests a second). More fail at once."""
+"""The most requests that wait at one router (guess: half a second of 1,000 requests a second). Further ones fail at once."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Their bodies together, which stay in memory meanwhile (guess: a sixteenth of a small router's memory); one that is
 larger may wait alone."""
@@ -50,7 +50,7 @@ class LinkWait:
         self._bytes += size_bytes
 
     def remove(self, waiter: Hashable) -> None:
-        """It waits no more. Does nothing when it did not."""
+        """Let a request wait no more; do nothing if it did not."""
         self._bytes -= self._waiting.pop(waiter, (None, 0))[1]
 
     def linked(self) -> None:

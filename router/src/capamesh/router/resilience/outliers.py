@@ -1,7 +1,7 @@
-"""Which replicas of a model fail more than the others do, so much that it is no chance. Pure.
+"""Finds replicas of a model that fail so much more than the others that it is no chance. Pure.
 
-Envoy ejects whose success rate is below the mean by 1.9 standard deviations, of at least 5 replicas with 100
-requests each, or who fails 85 % of 50. That is for fleets of many replicas: among 3 or 4 none can be as far from
+Envoy ejects a host whose success rate is below the mean by 1.9 standard deviations, of at least 5 replicas with 100
+requests each, or that fails 85 % of 50. That is for fleets of many replicas: among 3 or 4 none can be as far from
 the mean as 1.9 deviations; and where all fail alike, one of many replicas is so by chance at every other look. So
 here a replica stands out when it fails more than the *other* replicas (the mean of their rates, so that a busy one
 does not speak for all), and when that is a matter of significance:
@@ -9,15 +9,15 @@ does not speak for all), and when that is a matter of significance:
 - 85 % failed, 15 points more than the others, z >= 5 (once in 3 million looks by chance): out at once;
 - 15 points more, z >= 3.5, in two windows that follow each other: out. Two, because a bad batch fails many
   requests at one place once;
-- the same for 5 points and Envoy's 1.9 deviations, where there are its 5 replicas with 100 requests each. Who
-  fails less than that, or 10 % in a small fleet, keeps a smaller share of requests (see health.py): to eject it
+- the same for 5 points and Envoy's 1.9 deviations, where there are its 5 replicas with 100 requests each. A replica
+  that fails less than that, or 10 % in a small fleet, keeps a smaller share of requests (see health.py): to eject it
   would cost more than it saves.
 
 A window lasts 10 s (Envoy's interval), or only 2 s where there are requests enough: the tests count requests,
 not seconds, and each second less is a second of errors less. Where there are few it waits for more, up to 60 s.
 
 Refusals and missed deadlines are not to be recorded (`is_fault`): under overload they hit the best replicas as well.
-Who is slow is reported and not ejected: policies see latency themselves, and a fleet of unlike devices has
+A slow replica is reported and not ejected: policies see latency themselves, and a fleet of unlike devices has
 slow ones that are as good as others for what they take on.
 """
 
@@ -37,18 +37,18 @@ INTERVAL_S = 10.0
 """Envoy, gRPC A50."""
 FAST_INTERVAL_S = 2.0
 SLOW_INTERVAL_S = 60.0
-"""Guess: errors that are longer ago say little of now."""
+"""Windows of replicas with few requests last at most this long (guess: older errors say little of now)."""
 FAST_REQUESTS = 20
 MIN_REQUESTS = 10
 """Requests a replica, on average, that end a window after 2 s and after 10 s (guess); nobody is judged by fewer
 than the second, where Envoy has 50: one of three replicas at 3 requests a second has 10 in 10 s."""
 MIN_FAILURES = 5
-"""As many as in a row (Envoy)."""
+"""The fewest failures for which a replica is ejected: as many as in a row (Envoy)."""
 FAILING = 0.85
 """Envoy's failure percentage."""
 GAP = 0.15
 SMALL_GAP = 0.05
-"""By how much the failure rate exceeds the others' (guess)."""
+"""The smallest difference to the failure rate of the others that counts (guess)."""
 SURE_Z = 5.0
 LIKELY_Z = 3.5
 """Standard errors by which it does (guess: 3e-7, and 5e-8 for twice the second, in each look at a replica)."""
@@ -57,20 +57,20 @@ DEVIATION_REPLICAS = 5
 DEVIATION_REQUESTS = 100
 """Envoy, gRPC A50."""
 MOST_EJECTED = 0.33
-"""Of the replicas, and one in any case; Envoy's 10 % are less than one of a small fleet."""
+"""The largest share of the replicas that is ejected, but one in any case; Envoy's 10 % are less than one of a small fleet."""
 PANIC = 0.5
 """Envoy's panic threshold."""
 FORGET_WINDOWS = 5
 """A replica without requests counts as one of the fleet for so long (guess)."""
 SLOW_FACTOR = 3.0
 SLOW_SAMPLES = 50
-"""When a replica is reported as slow (guess)."""
+"""A replica is reported as slow from this many samples on (guess)."""
 MEDIAN_STEP = 1.05
 """The running median moves by 5 % a sample (guess: from a tenth of the truth to it in 50)."""
 
 
 class Watched(Protocol):
-    """What is watched: a `Replica`."""
+    """The part of a `Replica` that is watched here."""
 
     __slots__ = ()
 
@@ -98,14 +98,14 @@ class Slow(Generic[H]):
 
 
 def is_fault(error: CapameshError) -> bool:
-    """Whether an error says something of the replica: not the caller's, no refusal, no missed deadline."""
+    """Return whether an error says something of the replica: it is not the caller's fault, no refusal, no missed deadline."""
     return (
         isinstance(error, PeerError) and not isinstance(error, NoEndpoint) and not is_refusal(error)
     )
 
 
 def is_panic(eligible: int, replicas: int) -> bool:
-    """Whether so few of `replicas` remain that ejections must be ignored: the rest could not bear the load."""
+    """Return whether so few of `replicas` remain that ejections must be ignored, since the rest could not bear the load."""
     return eligible < PANIC * replicas
 
 
@@ -139,7 +139,7 @@ class _Tally:
 
 
 class _Fleet:
-    """What a replica is compared with: at least two that had enough requests, each speaking for itself alone."""
+    """The replicas that one is compared with: at least two that had enough requests, each counted once."""
 
     __slots__ = ("_inverse", "_others", "_rates", "deviant")
 

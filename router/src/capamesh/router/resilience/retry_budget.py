@@ -1,4 +1,4 @@
-"""How many requests may be sent once more, as a share of those sent: a token bucket. Pure.
+"""A token bucket for retries: the requests that may be sent once more, as a share of those sent. Pure.
 
 Retries help against a fault of one node and make a fault of all worse: under overload each retry is more load.
 So retries are paid from what first attempts bring in, and from a small reserve that is there from the start. The
@@ -29,7 +29,7 @@ and their time must not be counted twice (guess)."""
 
 @dataclass(frozen=True, slots=True)
 class BudgetTerms:
-    """What a budget grants. `ttl_s` is how long a deposit counts, in seconds; `reserve` is in tokens."""
+    """The terms of a budget. `ttl_s` is how long a deposit counts, in seconds; `reserve` is in tokens."""
 
     share: float = RETRY_SHARE
     ttl_s: float = TTL_S

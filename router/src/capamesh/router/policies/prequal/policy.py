@@ -42,22 +42,22 @@ if TYPE_CHECKING:
     from capamesh.router.policies.policy import IsEligible, MayBeProbed, RequestShape
 
 PROBES = 1.0
-"""For each request, fractions by chance. The paper takes three and finds its performance flat down to one (section
+"""The probes sent for each request; a fraction is sent by chance. The paper takes three and finds its performance flat down to one (section
 5). Here, where each answer tells the load too, one does no worse (measured: simulation, p99 at 100 nodes and 90 % load
 70 ms, with three 77; at 3, 5 and 8 nodes and 70 % load 142, 86 and 59 ms, with three 185, 87 and 58), and two are saved
 on both sides."""
 SMALL_FLEET = 24
-"""With so many replicas or fewer the paper's reuse budget is undefined for its own pool of 16, three probes and one
+"""A fleet of at most this many replicas is looked at whole. For such a fleet the paper's reuse budget is undefined for its own pool of 16, three probes and one
 removal a request; and looking at all of them costs little more than at 16."""
 WAIT_WEIGHT = 2.0
 """A second of waiting counts as so many of running (measured: simulation). With 1 each request goes where it is
 done soonest, and so much queues at the fast replicas that the mean suffers: 36 ms against 26 ms at 90 % load."""
 ALIKE = 1.1
-"""In a small fleet, replicas within this factor of the best are alike, and taken in turn: the longest not sent to is
-the nearest to being idle (measured: simulation; without, equal replicas did up to 9 % worse than round robin)."""
+"""Replicas of a small fleet within this factor of the best count as equal and are taken in turn: the one that was not
+sent to for longest is the nearest to being idle (measured: simulation; without, equal replicas did up to 9 % worse than round robin)."""
 UNKNOWN_S = 1.0
-"""What one request in flight costs at a replica that never told anything (Linkerd's default round trip time). With
-none in flight such a replica costs nothing but the way to it: so it is tried, by one request at a time."""
+"""The assumed cost of one request in flight at a replica that never reported its load (Linkerd's default round trip time).
+With none in flight such a replica costs nothing but the way to it, so it is tried by one request at a time."""
 DOUBT_AFTER_S = 1.0
 DOUBT_S = 10.0
 """A replica that has not run anything for `DOUBT_AFTER_S` may not be as slow any more as it was: what it told decays
@@ -68,7 +68,7 @@ SEEN_S = 1.0
 FALLBACK_DRAWS = 4
 """Replicas compared while the pool has no choice (guess: Prequal's synchronous mode asks 3 to 5)."""
 FRESH_S = 0.005
-"""Who told something so lately is not asked again (guess: a few milliseconds, less than a queue takes to turn)."""
+"""A replica whose load was reported within this time is not asked again (guess: less than a queue takes to turn)."""
 MIN_PROBE_S = 0.05
 PROBE_TRIPS = 4.0
 """A probe is under way for at most so many round trips, or `MIN_PROBE_S`; then another may follow (guess)."""
@@ -121,7 +121,7 @@ def _without_wait_s(entry: Entry, network_s: float, now_s: float) -> float:
 
 
 def _is_due(entry: Entry, now_s: float) -> bool:
-    """Whether to ask a replica: it told nothing just now, and no probe is under way to it."""
+    """Return whether to probe a replica: its load was not reported just now, and no probe is under way to it."""
     if now_s - entry.reported_s < FRESH_S:
         return False
     asked_s = entry.asked_s
@@ -143,7 +143,7 @@ class Prequal(PolicyBase):
         self.pool = ProbePool()
         self._replicas: Sequence[Replica] = ()
         self._entries: list[Entry] = []
-        """What is known of each of them, in their order."""
+        """The entries of the replicas, in the order of the replicas."""
         self._is_small = True
 
     @override

@@ -24,9 +24,9 @@ MAX_AGE_S = 1.0
 MAX_POOL = 16
 """The paper's pool (section 4): more did not help."""
 MIN_POOL = 2
-"""With one entry there is no choice (paper, section 4)."""
+"""The pool is used from this many entries on: with one there is no choice (paper, section 4)."""
 MAX_PARALLEL = 256
-"""Who claims to run more at the same time is believed so many (guess: twice a large batch)."""
+"""The most runs at the same time that a replica is believed to have (guess: twice a large batch)."""
 
 
 def pool_size(replica_count: int) -> int:
@@ -35,7 +35,7 @@ def pool_size(replica_count: int) -> int:
 
 
 class Entry:
-    """What one replica told last, and what this router did there since."""
+    """The newest load report of one replica, and what this router did there since."""
 
     __slots__ = (
         "asked_s",
@@ -56,28 +56,28 @@ class Entry:
         self.replica = replica
         self.network = replica.endpoint.network
         self.reported_s = -math.inf
-        """When it was told; minus infinity: never."""
+        """The time of the newest report; minus infinity while there is none."""
         self.reported_rif = -1
         """Requests in flight as told, of all routers; -1: never told."""
         self.others = 0
-        """Those of other routers: what was told, less this router's own at that time."""
+        """The requests in flight of other routers: the reported number less this router's own at that time."""
         self.parallel = 1
         """The most requests that were seen to run at the same time."""
         self.run_s = 0.0
-        """How long a run takes, as told, or else the latency; 0: unknown."""
+        """The duration of a run as reported, or else the latency; 0 while unknown."""
         self.ran_s = -math.inf
-        """When that was told to have changed, as it does with each run."""
+        """The time at which the reported duration last changed, as it does with each run."""
         self.share_s = 0.0
-        """By how much one more in flight makes the next one wait: a run's part of one that runs beside others."""
+        """The wait that one more request in flight adds for the next one: a run's share of the device while others run beside it."""
         self.wait_s = 0.0
-        """How long a new request would wait if none of this router's own were in flight; below 0: there is room.
+        """The wait of a new request if none of this router's own were in flight; negative while there is room.
 
-        It is what was told, for as many as were in flight then, less the shares of this router's own.
+        It is the reported wait, for as many as were in flight then, less the shares of this router's own requests.
         """
         self.sent_s = -math.inf
-        """When this router last sent a request there."""
+        """The time at which this router last sent a request there."""
         self.asked_s = -math.inf
-        """When this router last asked for its load."""
+        """The time at which this router last asked for its load."""
 
     @override
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Entry:
 
     @property
     def latency_s(self) -> float:
-        """As told, at the load of that time, network excluded; 0: unknown."""
+        """Return the latency as reported, at the load of that time, without the network; 0 while unknown."""
         return self.replica.service_s
 
 
@@ -105,11 +105,11 @@ class ProbePool:
 
     def __init__(self) -> None:
         self.known: dict[Replica, Entry] = {}
-        """What each replica told last, whether it is in the pool or not."""
+        """The entry of each replica that reported its load, whether it is in the pool or not."""
         self._pooled: dict[Replica, Entry] = {}
-        """In the order in which they came: dictionaries keep it."""
+        """The entries in the pool, in the order in which they came."""
         self._oldest_s = math.inf
-        """Nothing in the pool was told before."""
+        """No report in the pool is older than this."""
         self.size = MAX_POOL
 
     @override
