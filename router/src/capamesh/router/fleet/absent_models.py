@@ -1,7 +1,7 @@
-"""What is known of models that no node has ready: in which state they are, or that they were here of late. Pure.
+"""The models that no node has ready: in which state they are, or when they were last here. Pure.
 
-So that a caller is told "come again" of what loads, restarts or has just left with its node, "it failed, and why" of
-what failed, and "not found" only of what nobody knows, or what a node that is there has removed.
+A caller is told "come again" of a model that loads, restarts or has just left with its node, "it failed, and why" of
+one that failed, and "not found" only of one that nobody knows, or that a node which is there has removed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     _Key = tuple[ModelName, ModelVersion]
 
 LATELY_S = 120.0
-"""So long after its last node has left a model counts as one that will be back (guess: a node is restarted, or a machine
+"""A model counts as one that will be back for this long after its last node has left (guess: a node is restarted, or a machine
 started, within two minutes)."""
 MAX_LATELY = 1024
 """Models of which that is kept; those that left first are forgotten first (guess: more than are in use)."""
 LATELY_RETRY_S = 5.0
 LOADING_RETRY_S = 2.0
-"""When to come again (guess: a worker restarts within two seconds, a node within five)."""
+"""Callers are told to come again after this time (guess: a worker restarts within two seconds, a node within five)."""
 MOST_NODES = 64
 MOST_REASONS = 3
-"""Of how many nodes the states are looked at, and how many are told (guess: as much as one reads)."""
+"""The states of this many nodes are looked at and told (guess: as much as one reads)."""
 
 
 class AbsentModels:
@@ -45,9 +45,9 @@ class AbsentModels:
         self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
         self._unloaded: dict[ModelName, dict[ModelVersion, dict[PeerId, str]]] = {}
         self._of: dict[PeerId, set[ModelName]] = {}
-        """Which models of `_unready` have an entry of a node."""
+        """The models in `_unready` that have an entry of the node."""
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()
-        """Those that some node had ready and left, oldest first, and when `tick` first saw that."""
+        """The models that some node had ready when it left, oldest first, and when `tick` first saw that."""
 
     @override
     def __repr__(self) -> str:

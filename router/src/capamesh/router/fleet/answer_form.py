@@ -1,7 +1,7 @@
-"""What an answer of one replica must look like, by what that replica advertises. Pure.
+"""The form that an answer of one replica must have, by what that replica advertises. Pure.
 
-A replica's advert says which outputs it gives, of which datatype and shape; a caller relies on that. An answer that is
-something else breaks the node's own word, and is not passed on.
+A replica's advert says which outputs it gives, of which datatype and shape; a caller relies on that. An answer of another
+form breaks the node's own word, and is not passed on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_KNOWN = 64
 MAX_KNOWN_OUTPUTS = 16
 """Answers with more outputs are looked at anew each time (guess)."""
 SHOWN = 8
-"""So many outputs are named in a message (guess: enough to find the mistake)."""
+"""A message names at most this many outputs (guess: enough to find the mistake)."""
 
 
 class AnswerForm:

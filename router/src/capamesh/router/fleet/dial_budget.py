@@ -1,8 +1,8 @@
-"""When which address of a node may be dialled: bounded in number and rate, for each invite and in all. Pure.
+"""Decides when an address of a node may be dialled: dials are bounded in number and rate, for each invite and in all. Pure.
 
-Members choose what a router dials, so dials are rationed by the invite that admitted them: whoever holds a token makes
-any number of identities, and of invites there are as many as the owner gave. An address that has answered before is
-`known` and has a larger ration of its own: what never answers cannot keep a restarted node waiting.
+Members choose what a router dials, so dials are rationed by the invite that admitted them: a token makes any number of
+identities, but there are only as many invites as the owner gave. An address that has answered before is `known` and has a
+larger ration of its own, so that addresses that never answer cannot keep a restarted node waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 @dataclass(frozen=True, slots=True)
 class Ration:
-    """How many dials may be under way, and how many may begin in a second beyond a first few."""
+    """The number of dials that may be under way, and that may begin in a second beyond a first few."""
 
     at_once: int
     per_s: float
@@ -24,13 +24,13 @@ class Ration:
 
 
 NEW: Final = Ration(at_once=32, per_s=20.0, burst=40.0)
-"""Of addresses that never answered, in all. Guess: a fleet that answers is given its dials back at once."""
+"""The ration of all addresses that never answered (guess: a fleet that answers is given its dials back at once)."""
 NEW_OF_INVITE: Final = Ration(at_once=5, per_s=5.0, burst=5.0)
-"""Of one invite: at most 10 dials in any second, to whatever its members name."""
+"""The ration of one invite for addresses that never answered: at most 10 dials in any second."""
 KNOWN: Final = Ration(at_once=64, per_s=100.0, burst=200.0)
-"""Of addresses that answered, in all: at 1 to 2 ms of CPU a handshake, a sixth of a core (guess)."""
+"""The ration of all addresses that answered: at 1 to 2 ms of CPU a handshake, a sixth of a core (guess)."""
 KNOWN_OF_INVITE: Final = Ration(at_once=32, per_s=50.0, burst=100.0)
-"""Guess: an invite of 64 nodes with 8 devices each is linked again within 10 s."""
+"""The ration of one invite for addresses that answered (guess: 64 nodes with 8 devices each are linked again within 10 s)."""
 
 
 class _Bucket:
@@ -61,7 +61,7 @@ class _Bucket:
             self._tokens = min(self._ration.burst, self._tokens + 1.0)
 
     def is_idle(self, now_s: float) -> bool:
-        """Whether it is as good as a new one."""
+        """Return whether it is as good as a new one."""
         self._fill(now_s)
         return not self.running and self._tokens >= self._ration.burst
 

@@ -29,7 +29,7 @@ class Dialling:
 
     @property
     def waiting(self) -> int:
-        """How many dials wait for their turn."""
+        """The number of dials that wait for their turn."""
         return len(self._waiting)
 
     async def permit(self, invite: str, *, is_known: bool) -> Over:

@@ -46,31 +46,31 @@ class Endpoint:
         self.address = address
         self.link: NodeLink | None = None
         self.linked_s = -math.inf
-        """When the newest link was up; minus infinity: none ever was."""
+        """The time at which the newest link came up; minus infinity if none ever did."""
         self.unlinked_s = -math.inf
-        """When the newest link was lost; minus infinity: none ever was."""
+        """The time at which the newest link was lost; minus infinity if none ever was."""
         self.process = b""
-        """Which process of the node the newest link is to; empty: it did not say."""
+        """The process of the node that the newest link leads to; empty if it did not say."""
         self.process_s = -math.inf
-        """When that was first linked."""
+        """The time at which that process was first linked."""
         self.network = NetworkEstimate()
         self.health = Health()
-        """Of the node as a whole; each of its models has one of its own (`Replica.health`)."""
+        """The health of the endpoint as a whole; each of its models has one of its own (`Replica.health`)."""
         self.alive_s = -math.inf
-        """When it was certainly there: a probe that was sent then was answered; minus infinity: never."""
+        """The last time at which it was certainly alive, since a probe that was sent then was answered; minus infinity if never."""
         self.left_s = -math.inf
-        """When a request under way there was last given up; minus infinity: never."""
+        """The time at which a request under way there was last given up; minus infinity if never."""
         self.rif = 0
         """Counted up by whoever is about to send a request there; `ended` counts it down, exactly once."""
         self.answered = 0
         self.failed = 0
         self.is_draining = False
-        """Its advert says that it takes no new work."""
+        """True while its advert says that it takes no new work."""
         self.is_missed = False
         """A request has failed for want of a link to it, and there has been none since."""
         self.is_suspected = False
         self.is_retired = False
-        """It left the fleet; requests under way are still answered."""
+        """True once it has left the fleet; requests under way are still answered."""
         self._on_idle: Callable[[], None] | None = None
 
     @override
@@ -79,7 +79,7 @@ class Endpoint:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a new request may be sent to it."""
+        """Return whether a new request may be sent to it."""
         link = self.link
         return link is not None and link.is_usable and not self.is_draining and not self.is_retired
 

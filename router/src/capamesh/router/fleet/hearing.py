@@ -1,6 +1,6 @@
-"""What a router makes of what it hears: who is believed, who has a place, what changed. Pure: times come in.
+"""Turns the adverts that a router hears into changes of its fleet: who is believed, who has a place. Pure: times come in.
 
-It owns the members of the fleet, the quotas of their invites and the clock of the network; it is told of three clocks:
+`Hearing` owns the members of the fleet, the quotas of their invites and the clock of the network. It is given three clocks:
 the time of day, a steady one, and the mesh's, which stands still while nothing can be heard.
 """
 

@@ -27,13 +27,13 @@ class HostedVersion:
 
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
-        """Also of nodes that nobody can reach: that is another error than a model nobody has. Of one that is away
-        as it was when it was ready."""
+        """The offers of all nodes that host it, also of nodes that cannot be reached, which is another error than a model that
+        no node has. The offer of a replica that is away is the one it had when it was ready."""
         self.away: set[PeerId] = set()
-        """Those of them that had it ready and are loading it again."""
+        """The nodes among them that had it ready and are loading it again."""
         self.by_endpoint: dict[Endpoint, Replica] = {}
         self.replicas: tuple[Replica, ...] = ()
-        """Where it can be reached; the same tuple for as long as its members are the same."""
+        """The replicas at which it can be reached; the same tuple for as long as its members are the same."""
 
     def drop(self, endpoints: Iterable[Endpoint]) -> bool:
         """Remove the endpoints' replicas and return whether there were any."""
@@ -47,17 +47,17 @@ class HostedVersion:
 
 
 class Ranking(NamedTuple):
-    """Which versions of a model a request that names none may go to."""
+    """The versions of a model that a request which names none may go to."""
 
     trusted: frozenset[ModelVersion]
     newest: ModelVersion
     """The largest trusted one that can be had, or is hosted at all; "" when none is trusted."""
     trials: tuple[ModelVersion, ...]
-    """Those that are newer than all trusted, and get a small share of such requests."""
+    """The versions that are newer than all trusted ones, and get a small share of such requests."""
 
 
 NO_RANKING: Final = Ranking(frozenset(), NO_VERSION, ())
-"""Of a model that no node has."""
+"""The ranking of a model that no node has."""
 
 
 def rank(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_NODES = 4096
 MAX_BYTES = 16 * 1024 * 1024
-"""Of nodes beyond these nothing is kept (guess: enough to serve by until the rest is heard of)."""
+"""Nodes beyond this size are not kept (guess: enough to serve by until the rest is heard of)."""
 MAX_AGE_MS = 3_600_000
 """A file that is older, or from the future by as much, is not used (guess: addresses have found other owners by then,
 and a router that was away for an hour can wait two seconds more)."""
@@ -36,7 +36,7 @@ class LastFleet:
         self._envelopes: dict[PeerId, bytes] = {}
         self._bytes = 0
         self.is_changed = False
-        """Whether a node has joined, changed or left since `encode`: what merely is said again need not be written."""
+        """True if a node has joined, changed or left since `encode`; adverts that repeat what is known need not be written."""
 
     @override
     def __repr__(self) -> str:

@@ -19,9 +19,9 @@ LAST_FLEET_FILE = "fleet.bin"
 KEEP_FLEET_S = 1.0
 """A change of the fleet is written so soon (guess: nodes come and go seldom, and a second of it is heard anew)."""
 FLEET_EVERY_S = 10.0
-"""In the long run the file is written no more often (guess: a member that comes and goes must not wear the disk)."""
+"""The file is written no more often than this in the long run (guess: a member that comes and goes must not wear the disk)."""
 FLEET_BURST = 6.0
-"""So many changes are written as they come (guess: nodes that start one after the other, or load their models)."""
+"""This many changes are written as they come (guess: nodes that start one after the other, or load their models)."""
 RENEW_FLEET_S = 300.0
 """The file is written so often though nothing has changed, so that its age tells how long this router was away (guess)."""
 
@@ -55,7 +55,7 @@ class LastFleetFile:
         self._clocks = clocks
         self._log = log
         self._is_refused = False
-        """Whether the disk has refused the last one."""
+        """True while the disk has refused the last write."""
 
     def read(self) -> list[bytes] | None:
         """Return the envelopes in the file, none of which is verified; None when there is no file that can be used."""

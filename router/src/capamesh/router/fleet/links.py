@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 MAX_VISITS_OF_PEER = 128
 """A node has up to 64 devices, each with a worker that dials; the rest is for links that linger."""
 MAX_VISITS_OF_INVITE_MEMBER = 8
-"""Of all members of an invite together, times what it admits: few nodes have more devices (guess)."""
+"""All members of an invite together may have this many links from their side, times what the invite admits (guess: few
+nodes have more devices)."""
 RECHECK_MEMBERS_S = 60.0
-"""How often links are checked for peers whose membership has expired (guess)."""
+"""Links are checked this often for peers whose membership has expired (guess)."""
 
 
 class _NodeSide(LinkHandler):
@@ -156,7 +157,7 @@ class LinkPool(Dialler):
         self._keepers: dict[Endpoint, tuple[LinkKeeper, asyncio.Task[None]]] = {}
         self._visitors: set[Endpoint] = set()
         self.links: dict[Endpoint, Link] = {}
-        """Those that are up."""
+        """The links that are up."""
         self._visit_numbers = itertools.count(1)
 
     async def run(self, replica: str, port: int, on_listening: Callable[[int], None]) -> None:
@@ -202,7 +203,7 @@ class LinkPool(Dialler):
 
     @property
     def dials_waiting(self) -> int:
-        """How many dials wait for their turn."""
+        """The number of dials that wait for their turn."""
         return self._dialling.waiting if self._dialling is not None else 0
 
     @override

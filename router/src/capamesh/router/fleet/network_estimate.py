@@ -1,4 +1,4 @@
-"""How far away an endpoint is: round trip and bandwidth, as measured on its link. Pure."""
+"""The distance of an endpoint: round trip and bandwidth, as measured on its link. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing_extensions import override
 RTT_SMOOTHING = 0.125
 """Weight of the newest sample (RFC 6298 section 2)."""
 RATE_SMOOTHING = 0.25
-"""Guess: bodies that are large enough to say something are rare."""
+"""The weight of the newest rate (guess: bodies that are large enough to say something are rare)."""
 MIN_RATED_BYTES = 128 * 1024
 """Smaller bodies say nothing of bandwidth: they are one burst of packets (guess)."""
 

@@ -1,7 +1,7 @@
-"""Which of the addresses that a node advertises are dialled: few, of one host, and no further inside than this router is. Pure.
+"""Chooses the addresses of a node that are dialled: few, of one host, and no further inside than this router is. Pure.
 
 An advert may name 64 devices with 16 addresses each. Every address that is taken costs a router a link that it keeps
-dialling, and one host for each model that the node has ready; and whoever writes the advert says where to.
+dialling, and a replica for each model that the node has ready; and the author of the advert says where these lead.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MAX_OF_DEVICE: Final = 4
 MAX_OF_NODE: Final = 16
 """A worker a device: the largest single machines have 16 accelerators."""
 MAX_HOSTS_OF_NODE: Final = 4096
-"""Of a router's memory: an address times a model costs 1.1 KB. 256 models on each of 16 devices."""
+"""The most replicas of one node: each costs 1.1 KB of a router's memory. It is enough for 256 models on each of 16 devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """What is dialled of a node."""
+    """The addresses of one node that are dialled."""
 
     addresses: tuple[str, ...]
     refused: str = ""
-    """What is not, and why, for people; "" when all is."""
+    """The addresses that are not dialled, and why, for people; "" when all are."""
 
 
 AddressRule = Callable[["NodeAdvert"], Dialled]

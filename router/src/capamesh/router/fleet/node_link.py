@@ -1,4 +1,4 @@
-"""What requests and probes ask of a link to a node. Pure.
+"""The interface of a link to a node, as requests and probes need it. Pure.
 
 A `protocol.links.link.Link` is one as it is; a simulation has links of its own.
 """
@@ -20,12 +20,12 @@ class NodeLink(Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether a new request may be sent."""
+        """Return whether a new request may be sent."""
         ...
 
     @property
     def peer_process(self) -> bytes:
-        """Which process of the node is at the other end; empty: it does not say."""
+        """Return the process of the node at the other end; empty if it does not say."""
         ...
 
     def ask(self, meta: bytes, body: Sequence[Buffer], asker: ResponseHandler, /) -> int:

@@ -1,4 +1,4 @@
-"""What a router's operator should know and is told once, when it begins: invites over their quota, a clock that is wrong. Pure."""
+"""Notices for a router's operator, each told once, when it begins: invites over their quota, a clock that is wrong. Pure."""
 
 from __future__ import annotations
 

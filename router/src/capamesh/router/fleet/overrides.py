@@ -1,7 +1,7 @@
-"""What the operator has said of nodes: use them never, or always. Holds state, does no IO.
+"""The operator's overrides of health: a node is used never, or always. Holds state, does no IO.
 
-It is kept by peer and not where it takes effect, for that comes and goes: a node that restarts or dials again gets
-new endpoints, and a model that is loaded anew a new replica. `apply` is to be called whenever there may be such.
+Overrides are kept by peer and not where they take effect, for that comes and goes: a node that restarts or dials again
+gets new endpoints, and a model that is loaded anew a new replica. `apply` is to be called whenever there may be such.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _NODE = (ModelName(""), ModelVersion(""))
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What was said of a node, or of one of its models."""
+    """The override of a node, or of one of its models."""
 
     peer: PeerId
     model: ModelName
-    """Empty: the node as a whole."""
+    """The model; empty for the node as a whole."""
     version: ModelVersion
-    """Empty: all versions of the model."""
+    """The version; empty for all versions of the model."""
     state: CircuitState | None
     """`FORCED_OPEN`: gets no requests; `FORCED_CLOSED`: whatever is known against it is ignored; None: as it goes,
     although all versions of the model are held."""
@@ -46,7 +46,7 @@ class Overrides:
 
     @property
     def peers(self) -> list[PeerId]:
-        """Who is held, in the fleet or not."""
+        """Return the peers that have an override, in the fleet or not."""
         return list(self._by_peer)
 
     def of(self, peer: PeerId) -> list[Hold]:

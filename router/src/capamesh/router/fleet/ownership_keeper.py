@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from capamesh.router.rules import ModelRules
 
 SAVE_EVERY_S = 10.0
-"""How often pins are written at most, whatever changes (guess: members can change something at any time; a router that
-is killed forgets so much, and hears it anew)."""
+"""Pins are written no more often than this, whatever changes (guess: members can change something at any time; a router
+that is killed forgets this much, and hears it anew)."""
 HOLDERS_EVERY_S = 60.0
-"""How often pins are written because other nodes hold them than before (guess: who holds them changes little)."""
+"""Pins are written this often because other nodes hold them than before (guess: their holders change seldom)."""
 WARNED = frozenset({"model_digest_ignored", "model_digest_served", "model_version_on_trial"})
 
 
@@ -75,7 +75,7 @@ class OwnerKeeper:
         self._written = 0
         """The turn of the pins that are on the disk."""
         self._is_refused = False
-        """Whether the disk has refused the last ones."""
+        """True while the disk has refused the last write."""
         self._saved_s = -math.inf
         try:
             self.owners.remember(load_pins(folder), clock())

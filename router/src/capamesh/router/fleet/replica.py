@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Replica(Watched):
-    """What is chosen among: an endpoint for one model version. Compared by identity."""
+    """One endpoint for one model version, which policies choose among. Compared by identity."""
 
     __slots__ = (
         "advert",
@@ -46,37 +46,37 @@ class Replica(Watched):
         self.endpoint = endpoint
         self.offer = offer
         self.form: AnswerForm | None = None
-        """Of its answers, by an offer of its; None: it was not asked yet. See `answer_form`."""
+        """The form of its answers, by an offer of its; None while it was not asked yet. See `answer_form`."""
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
         self.busy_s = -math.inf
-        """Since when `rif` has not been 0."""
+        """The time since which `rif` has not been 0."""
         self.load = LoadReport()
-        """What the node last said of this model, by a probe's reply or an answer's."""
+        """The newest load report of this model, from a reply to a probe or from an answer."""
         self.load_s = -math.inf
-        """When it was said, on the caller's clock; minus infinity: never."""
+        """The time of that report on the caller's clock; minus infinity while there is none."""
         self.service_s = offer.row_us / 1e6
         """The latency to expect at the load that was last told, network excluded; 0: unknown."""
         self.answered_s = -math.inf
-        """When it last answered a request of this router's; minus infinity: never."""
+        """The last time at which it answered a request of this router; minus infinity if never."""
         self.health = Health()
-        """Of this model there; the endpoint has one of its own, for what ends all its models."""
+        """The health of this model there; the endpoint has one of its own, for what ends all its models."""
         self.peak_cost_s = 0.0
         """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
         self.peak_seen_s = -math.inf
         self.refuted_s = -math.inf
-        """When it last called the caller's fault what another answered; minus infinity: never."""
+        """The last time at which it blamed the caller for what another replica answered; minus infinity if never."""
         self.unheard = 0
         """Requests in a row that others answered, or nobody, while it told nothing of itself."""
         self.missed = 0
-        """What it has failed and refused since it last answered: see `serving`."""
+        """The number of requests that it failed or refused since it last answered: see `serving`."""
         self.is_gone = False
-        """It is hosted no more: answers under way still come."""
+        """True once it is hosted no more; answers under way still come."""
         self.is_away = False
-        """Its node says that it loads the model, which it had ready before: it is to be back."""
+        """True while its node says that it loads the model, which it had ready before: it is to be back."""
         self.is_out = False
-        """Whether one of these two is so: nothing may be sent there."""
+        """True if `is_gone` or `is_away`: nothing may be sent there."""
 
     @override
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Dialler(Protocol):
-    """What dials the endpoints of the fleet: the pool of links."""
+    """The pool of links, as far as it dials the endpoints of the fleet."""
 
     __slots__ = ()
 

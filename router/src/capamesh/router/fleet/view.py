@@ -1,6 +1,6 @@
-"""Which endpoints host which model, kept current from the fleet's changes. Holds state, does no IO.
+"""The view of the fleet: which endpoints host which model, kept current from changes. Holds state, does no IO.
 
-What is chosen among is a `Replica`: one model version at one endpoint. It is the same object, with all that was
+Policies choose among `Replica`s: one model version at one endpoint. A replica is the same object, with all that was
 learnt of it, for as long as that endpoint hosts that version; a tuple of replicas is the same object for as long
 as its members are, so that whoever derives something from it can tell by identity whether to do so again.
 """
@@ -57,13 +57,13 @@ class FleetView:
         self._visiting: dict[PeerId, list[Endpoint]] = {}
         self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
         self._hosted: WeakValueDictionary[_Key, HostedVersion] = WeakValueDictionary()
-        """Those of `_models`, and others that somebody holds."""
+        """The versions in `_models`, and others that somebody holds."""
         self.rankings: dict[ModelName, Ranking] = {}
-        """How the versions of each model that some node has ready rank."""
+        """The ranking of the versions of each model that some node has ready."""
         self._ready: dict[PeerId, dict[_Key, ModelOffer]] = {}
-        """What of each node is in `_models`."""
+        """The offers of each node that are in `_models`."""
         self.absent = AbsentModels()
-        """What else is known of: models that are not ready, or were here of late."""
+        """The other models that are known: they are not ready, or were here of late."""
 
     @override
     def __repr__(self) -> str:

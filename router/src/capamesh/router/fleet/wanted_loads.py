@@ -1,12 +1,12 @@
-"""Which node is asked to load a model that requests came for, and that no node has ready for want of memory. Pure.
+"""Chooses the node that is asked to load a model that requests came for and that no node has ready, for want of memory. Pure.
 
-A node unloads nothing for a model that nobody asks for, so somebody must ask. Strangers decide which models are asked
-for, so what they can bring about is bounded here: a model is loaded by one node at a time, a node loads one at a time,
-and one that could not is left alone with it for a while. The node itself lets only those models give way that were idle.
+A node unloads nothing for a model that nobody asks for, so a router must ask. Strangers decide which models are asked
+for, so their influence is bounded here: a model is loaded by one node at a time, a node loads one at a time, and one that
+could not is left alone with it for a while. The node itself lets only those models give way that were idle.
 
-Nor may a node keep a model from being loaded by others. Who does not answer, or says that it has loaded a model and then
-has it not, has broken its word: nodes of its invite are asked after all others, for whatever model; and those of one
-invite have half of the loads at most.
+Nor may a node keep a model from being loaded by others. A node that does not answer, or says that it has loaded a model
+and then does not have it, has broken its word: nodes of its invite are asked after all others, for whatever model; and
+those of one invite have half of the loads at most.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 MAX_LOADS = 8
-"""That one router asks for at the same time (guess: a router in front of hundreds of nodes has few cold models)."""
+"""The most loads that one router asks for at the same time (guess: a router in front of hundreds of nodes has few cold models)."""
 MAX_OF_INVITE = 4
-"""Of them with nodes of one invite (guess: who holds one invite must not hold up all loads)."""
+"""The most loads at nodes of one invite (guess: the holder of one invite must not hold up all loads)."""
 MAX_RESTS = 1024
 """Nodes and models whose failures are remembered; the oldest are forgotten first (guess)."""
 FIRST_REST_S = 2.0
@@ -41,7 +41,7 @@ class Away(NamedTuple):
     peer: PeerId
     version: ModelVersion
     invite: str
-    """That admitted the node."""
+    """The invite that admitted the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class WantedLoads:
         self._under_way: set[WantedLoad] = set()
         self._rests: OrderedDict[tuple[PeerId, ModelName], _Rest] = OrderedDict()
         self._broken: OrderedDict[str, int] = OrderedDict()
-        """By invite, how often its nodes have broken their word and not kept it since."""
+        """The number of times that nodes of an invite have broken their word and not kept it since."""
 
     @override
     def __repr__(self) -> str:
