@@ -150,7 +150,7 @@ async def test_deadline_that_has_passed_is_504(cluster: LocalCluster) -> None:
     assert "deadline" in answer["error"]
 
 
-async def test_after_all_that_nothing_is_in_flight(cluster: LocalCluster) -> None:
+async def test_requests_in_flight_are_none_after_all_that(cluster: LocalCluster) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(20):
         async with session.get(f"{cluster.http_url}/v1/nodes") as reply:
             nodes = (await reply.json())["nodes"]

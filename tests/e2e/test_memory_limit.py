@@ -81,7 +81,7 @@ def count(of: Mapping[str, str], state: str) -> int:
     return sum(one == state for one in of.values())
 
 
-async def test_what_serves_goes_on_and_what_is_asked_for_takes_the_place_of_one_that_is_not_used(
+async def test_requested_model_replaces_an_unused_one_and_serving_models_go_on(
     tmp_path: Path,
 ) -> None:
     models = tmp_path / "models"

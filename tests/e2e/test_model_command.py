@@ -155,7 +155,7 @@ def test_optimize_takes_one_conversion(models: Path, options: tuple[str, ...]) -
     assert "give one of --int8, --fp16 and --graph" in done.stderr
 
 
-def test_given_inputs_fit_one_model(models: Path, built_models: Path, tmp_path: Path) -> None:
+def test_supplied_inputs_fit_one_model(models: Path, built_models: Path, tmp_path: Path) -> None:
     rows = inputs(built_models, "digits", tmp_path / "rows.npz")
     several = run("check", models, "--inputs", rows)
     assert several.returncode == 2

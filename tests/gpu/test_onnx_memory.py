@@ -131,7 +131,7 @@ def test_run_over_the_memory_limit_fails_and_the_model_goes_on(tmp_path: Path) -
     assert unlimited.run([zeros(128 * MIB)])[0].size_bytes == 128 * MIB
 
 
-def test_what_an_unusually_large_run_took_on_the_gpu_is_given_back(tmp_path: Path) -> None:
+def test_gpu_memory_of_an_unusually_large_run_is_given_back(tmp_path: Path) -> None:
     nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
     nodes += [node("Add", ["a", "b"], ["c"]), node("ReduceMax", ["c"], ["y"])]
     model = OnnxBackend("cuda").load(source_of(tmp_path, nodes, ["N", 1024]))

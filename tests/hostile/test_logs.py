@@ -43,7 +43,7 @@ async def throw(address: tuple[str, int], data: bytes) -> int:
     return len(data)
 
 
-async def test_what_strangers_send_is_more_than_what_is_logged_of_it(
+async def test_log_is_smaller_than_what_strangers_send(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=1) as network:

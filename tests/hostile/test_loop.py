@@ -152,7 +152,7 @@ def events(network: AttackedNetwork, name: str) -> list[dict[str, object]]:
     return [line for line in map(json.loads, lines) if line["event"] == name]
 
 
-async def test_nothing_that_is_sent_keeps_the_loop_nor_costs_a_link(
+async def test_hostile_input_neither_blocks_the_loop_nor_costs_a_link(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     async with attacked(tmp_path, sample_models, nodes=2) as network:

@@ -47,7 +47,7 @@ async def test_node_whose_runs_fail_loses_its_share_and_no_request_fails(
         assert await still_in_flight(cluster.http_url) == {}
 
 
-async def test_nobody_is_ejected_when_all_nodes_have_too_much_to_do(
+async def test_nodes_that_are_all_overloaded_are_not_ejected(
     make_chaos: Callable[[], ChaosCluster],
 ) -> None:
     async with make_chaos() as cluster:

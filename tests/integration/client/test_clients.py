@@ -102,7 +102,7 @@ def test_model_name_with_odd_characters_stays_one_name(server: OipServer, connec
     assert server.paths == ["/v2/models/a%2Fb%20%25%3F%23/infer"]
 
 
-def test_without_a_deadline_none_is_sent(server: OipServer, connect: Connect) -> None:
+def test_deadline_that_is_not_set_is_not_sent(server: OipServer, connect: Connect) -> None:
     connect(server.url).infer("echo", {"X": np.ones(1)})
     connect(server.url, timeout_s=2.0).infer("echo", {"X": np.ones(1)})
     assert [dict(asked.parameters) for asked in server.asked] == [{}, {"timeout": 2_000_000}]

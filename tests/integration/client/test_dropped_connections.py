@@ -81,7 +81,7 @@ def test_connection_dropped_twice_is_lost(scripted: Start, connect: Connect) -> 
     assert server.accepted == 2
 
 
-def test_once_a_part_of_the_answer_came_nothing_is_sent_again(
+def test_request_whose_answer_has_begun_is_not_sent_again(
     scripted: Start, connect: Connect
 ) -> None:
     server = scripted(serve_one_and_half_of_the_next, serve_one)

@@ -103,7 +103,7 @@ def test_broken_connection_goes_to_the_next_router_but_not_within_a_sequence(
     assert len(server.asked) == 1
 
 
-def test_what_another_router_would_answer_alike_is_not_asked_again(
+def test_error_that_every_router_would_return_is_not_retried(
     server: OipServer, scripted: Start, connect: Connect
 ) -> None:
     wrong = scripted(refuse("invalid_request", "400 Bad Request"))
@@ -112,7 +112,7 @@ def test_what_another_router_would_answer_alike_is_not_asked_again(
     assert server.asked == []
 
 
-def test_when_all_routers_fail_all_their_reasons_are_reported(
+def test_error_names_the_reasons_of_all_routers_that_failed(
     scripted: Start, connect: Connect
 ) -> None:
     gone, shut_out = closed_url(), scripted(refuse("shut_out"))

@@ -519,7 +519,9 @@ async def test_answers_over_the_receive_limit_fail_alone_and_are_the_peers_fault
         await within(link.wait_ended())
 
 
-async def test_too_much_to_send_is_refused_at_once_and_the_link_goes_on(members: Members) -> None:
+async def test_request_over_the_limit_is_refused_at_once_and_the_link_goes_on(
+    members: Members,
+) -> None:
     async with town(members, limits=LinkLimits(send_bytes=20 * MB)) as here:
         asking = [asyncio.create_task(here.link.request(b"m", [bytes(6 * MB)])) for _ in range(5)]
         ended = await within(asyncio.gather(*asking, return_exceptions=True))

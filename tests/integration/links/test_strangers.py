@@ -157,7 +157,7 @@ async def test_member_whose_time_is_over_is_reported_that_its_certificate_may_be
             await within(members.transport(late, None, None).dial(here.address, owner))
 
 
-async def test_whoever_dials_a_listener_of_another_network_is_reported_so(
+async def test_dialler_of_a_listener_of_another_network_is_told_so(
     members: Members, strangers: Members
 ) -> None:
     async with raw_listener(strangers, hold_still) as (_, address), town(members) as here:
@@ -300,7 +300,7 @@ async def test_listener_with_the_chain_of_the_wanted_node_is_found_out(members: 
                 await within(here.router_endpoint.dial(address, owner))
 
 
-async def test_without_a_hello_in_time_both_sides_give_up(members: Members) -> None:
+async def test_both_sides_give_up_without_a_hello_in_time(members: Members) -> None:
     async with town(members, times=BRISK) as here:
         peer = await here.attacker()
         assert await peer.farewell() is None
@@ -313,7 +313,7 @@ async def test_without_a_hello_in_time_both_sides_give_up(members: Members) -> N
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("kind", [k for k in FrameKind if k != FrameKind.HELLO] + [0, 255])
-async def test_nothing_may_come_before_the_hello(members: Members, kind: int) -> None:
+async def test_frames_before_the_hello_are_refused(members: Members, kind: int) -> None:
     async with town(members) as here:
         peer = await here.attacker()
         await peer.send(encode_frame(kind, 1))  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ async def test_member_of_another_network_is_reported_why_and_disconnected_at_onc
     assert why.endswith(f"this is {fleet.network.owner.network_id}")
 
 
-async def test_what_a_stranger_publishes_is_never_delivered(
+async def test_message_of_a_stranger_is_never_delivered(
     fleet: Fleet, stranger: Attacker, outsiders: Network
 ) -> None:
     foreign = seal(
@@ -56,7 +56,7 @@ async def test_what_a_stranger_publishes_is_never_delivered(
         assert not router.has_heard(ours)
 
 
-async def test_what_a_member_publishes_before_it_has_proved_itself_is_not_delivered(
+async def test_message_of_a_member_before_its_proof_is_not_delivered(
     fleet: Fleet, attacker_of_first: AttackerOf
 ) -> None:
     membership = fleet.network.join(Role.NODE)

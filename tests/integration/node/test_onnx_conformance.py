@@ -156,7 +156,7 @@ def given(name: str, value: Any) -> Tensor:
     return Tensor(name, Datatype.BF16, tuple(value.shape()), raw)
 
 
-def test_what_onnx_runtime_gets_right_by_itself_arrives_right_over_the_wire(
+def test_answers_over_the_wire_are_right_where_onnx_runtime_alone_is_right(
     outcome: Outcome,
 ) -> None:
     assert outcome.failed == []

@@ -162,7 +162,7 @@ def test_closed_process_does_what_a_worker_does_and_nothing_else(home: Path) -> 
 
 @LANDLOCK_ONLY
 @pytest.mark.parametrize("is_dialing", [False, True])
-def test_only_a_node_that_dials_opens_connections(home: Path, is_dialing: bool) -> None:
+def test_connections_are_opened_only_by_a_node_that_dials(home: Path, is_dialing: bool) -> None:
     if landlock.version() < 4:
         pytest.skip("Landlock knows ports from version 4 on")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -186,7 +186,7 @@ def test_gpu_node_whose_driver_is_not_complete_is_left_open_and_says_why(home: P
 
 
 @LINUX_ONLY
-def test_what_a_kernel_lacks_is_said_and_the_rest_holds(home: Path) -> None:
+def test_sandbox_reports_what_the_kernel_lacks_and_the_rest_holds(home: Path) -> None:
     code = CLOSED.replace(
         "from capamesh.node.worker import sandbox\n",
         "from capamesh.node.worker import sandbox\n"

@@ -524,7 +524,7 @@ async def test_run_that_is_too_long_for_the_node_is_stopped_without_harm(town: T
     await town.at_rest()
 
 
-async def test_what_a_lost_link_asked_for_is_stopped(town: Town) -> None:
+async def test_requests_of_a_lost_link_are_stopped(town: Town) -> None:
     write_loop(town.folder)
     await town.until_ready("loop")
     leaving, staying = await town.asker(), await town.asker()

@@ -232,7 +232,7 @@ async def exchange(
 
 
 @LOOPS
-def test_on_a_socket_members_talk_whoever_dials(world: World, new_loop: NewLoop) -> None:
+def test_members_talk_over_a_socket_whoever_dials(world: World, new_loop: NewLoop) -> None:
     for server, client in ((world.node, world.router), (world.router, world.node)):
         met: list[bytes | None] = []
         contexts = server.context(server_side=True), client.context(server_side=False)
@@ -245,7 +245,7 @@ def test_on_a_socket_members_talk_whoever_dials(world: World, new_loop: NewLoop)
 
 @LOOPS
 @pytest.mark.parametrize("outsider", ["stranger", "expired"])
-def test_on_a_socket_an_outsider_that_dials_gets_nothing(
+def test_outsider_that_dials_over_a_socket_gets_nothing(
     world: World, new_loop: NewLoop, outsider: str
 ) -> None:
     guest: Saved = getattr(world, outsider)
@@ -262,7 +262,7 @@ def test_on_a_socket_an_outsider_that_dials_gets_nothing(
 
 @LOOPS
 @pytest.mark.parametrize("outsider", ["stranger", "expired"])
-def test_on_a_socket_an_outsider_that_listens_is_not_talked_to(
+def test_outsider_that_listens_on_a_socket_is_not_talked_to(
     world: World, new_loop: NewLoop, outsider: str
 ) -> None:
     guest: Saved = getattr(world, outsider)

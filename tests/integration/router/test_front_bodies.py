@@ -336,7 +336,7 @@ async def test_chunks_may_have_extensions_and_trailers(http: Http) -> None:
 
 
 @pytest.mark.parametrize("value", [b"100-continue", b"100-CONTINUE"])
-async def test_who_waits_to_be_reported_to_go_on_is_reported(http: Http, value: bytes) -> None:
+async def test_client_that_expects_100_continue_gets_it(http: Http, value: bytes) -> None:
     link = http.node("A")
     head = HEAD + b"Expect: %b\r\nContent-Length: %d\r\n\r\n" % (value, len(BODY))
     async with connected(http.client.port) as client:

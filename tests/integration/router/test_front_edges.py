@@ -31,7 +31,7 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_who_half_closes_behind_a_request_gets_its_answer(http: Http) -> None:
+async def test_client_that_half_closes_behind_a_request_gets_its_answer(http: Http) -> None:
     link = http.node("A", hang)
     async with connected(http.client.port) as client:
         await client.send(infer("one"))
@@ -46,7 +46,7 @@ async def test_who_half_closes_behind_a_request_gets_its_answer(http: Http) -> N
     assert b"Connection: close" in client.received
 
 
-async def test_who_half_closes_behind_several_requests_gets_all_answers(http: Http) -> None:
+async def test_client_that_half_closes_behind_several_requests_gets_all_answers(http: Http) -> None:
     link = http.node("A", hang, echo)
     async with connected(http.client.port) as client:
         await client.send(infer("one") + infer("two"))
@@ -92,7 +92,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     [of_kind("infer in chunks", "one"), packed("one"), infer("one")],
     ids=["in chunks", "packed", "plain"],
 )
-async def test_who_half_closes_gets_an_answer_however_long_it_takes(
+async def test_client_that_half_closes_gets_an_answer_however_long_it_takes(
     http: Http, looks: Looks, data: bytes
 ) -> None:
     link = http.node("A", hang)
@@ -108,7 +108,7 @@ async def test_who_half_closes_gets_an_answer_however_long_it_takes(
     check(answer, "infer", "one")
 
 
-async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answer(
+async def test_client_of_http_1_0_that_half_closes_is_sent_nothing_but_its_answer(
     http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(half_closed, "_LOOKS_S", (0.0,))
@@ -126,7 +126,7 @@ async def test_who_half_closes_and_speaks_http_1_0_is_sent_nothing_but_its_answe
 
 
 @pytest.mark.parametrize("first", ["infer", "infer in chunks"])
-async def test_who_half_closes_behind_a_row_of_requests_gets_all_answers(
+async def test_client_that_half_closes_behind_a_row_of_requests_gets_all_answers(
     http: Http, looks: Looks, first: str
 ) -> None:
     """Whoever serves them: each of the row is asked of the node once the one before is answered."""
@@ -148,7 +148,7 @@ async def test_who_half_closes_behind_a_row_of_requests_gets_all_answers(
 
 @pytest.mark.parametrize("cut", [b"POST /v2/mo", of_kind("infer in chunks", "two")[:-3]])
 @pytest.mark.parametrize("first", ["infer", "infer in chunks"])
-async def test_who_half_closes_within_a_second_request_gets_the_answer_to_the_first(
+async def test_client_that_half_closes_within_a_second_request_gets_the_answer_to_the_first(
     http: Http, looks: Looks, first: str, cut: bytes
 ) -> None:
     link = http.node("A", hang)
@@ -164,7 +164,7 @@ async def test_who_half_closes_within_a_second_request_gets_the_answer_to_the_fi
     assert len(link.asks) == 1
 
 
-async def test_who_half_closed_and_leaves_later_withdraws_its_request(
+async def test_client_that_half_closed_and_leaves_later_withdraws_its_request(
     http: Http, looks: Looks
 ) -> None:
     for kind in ("infer", "infer in chunks"):
@@ -180,7 +180,7 @@ async def test_who_half_closed_and_leaves_later_withdraws_its_request(
 
 
 @pytest.mark.parametrize("kind", ["metadata", "index", "infer in chunks", "nothing there"])
-async def test_who_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> None:
+async def test_client_that_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> None:
     http.node("A")
     async with connected(http.client.port) as client:
         await client.send(of_kind(kind, "one"))
@@ -189,7 +189,7 @@ async def test_who_half_closes_behind_a_page_gets_it(http: Http, kind: str) -> N
         assert await client.rest() == []
 
 
-async def test_who_half_closes_within_a_request_gets_nothing(http: Http) -> None:
+async def test_client_that_half_closes_within_a_request_gets_nothing(http: Http) -> None:
     link = http.node("A")
     chunks = of_kind("infer in chunks", "one")
     for data in (infer("one")[:20], infer("one")[:-1], chunks[:-1], chunks[:90], packed("o")[:-1]):
@@ -239,7 +239,7 @@ async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
             await client.ended()
 
 
-async def test_who_says_nothing_is_hung_up_on_soon_and_who_has_asked_later() -> None:
+async def test_client_that_says_nothing_is_hung_up_on_sooner_than_one_that_has_asked() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
         loop = asyncio.get_running_loop()
@@ -254,7 +254,7 @@ async def test_who_says_nothing_is_hung_up_on_soon_and_who_has_asked_later() -> 
                 assert loop.time() - began_s >= 0.1
 
 
-async def test_too_much_json_is_refused_before_it_is_read_with_what_to_do() -> None:
+async def test_too_much_json_is_refused_unread_with_what_to_do() -> None:
     async with tidy(limits=Limits(max_json_bytes=1000)) as http:
         async with connected(http.client.port) as client:
             await client.send(request(INFER, length=1001))
@@ -348,7 +348,7 @@ async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_clien
         await until(lambda: budget.used_bytes == 0)
 
 
-async def test_what_is_unpacked_is_within_the_budget_too() -> None:
+async def test_unpacked_body_is_within_the_budget_too() -> None:
     async with tidy(front_limits=SMALL) as http:
         http.node("A")
         assert http.front.budget.hold(3_500_000)
@@ -377,7 +377,7 @@ async def test_client_too_many_takes_the_place_of_the_longest_idle() -> None:
                 check(await busy.answer(), "infer", "runs")
 
 
-async def test_who_does_not_read_a_large_answer_is_charged_for_it() -> None:
+async def test_client_that_does_not_read_a_large_answer_is_charged_for_it() -> None:
     async with tidy(collects=True) as http:
         http.node("A", answering(answer_of("1", LARGE)))
         async with connected(http.client.port, receive_bytes=4096) as client:
@@ -446,7 +446,9 @@ async def test_request_that_is_here_whole_and_finds_no_room_may_stay_connected()
         assert http.front.requests.count == 0
 
 
-async def test_who_half_closes_while_an_answer_is_unread_gets_the_next_too(http: Http) -> None:
+async def test_client_that_half_closes_while_an_answer_is_unread_gets_the_next_too(
+    http: Http,
+) -> None:
     http.node("A", answering(answer_of("1", LARGE)), echo)
     raw = request(INFER, json_body("one", parameters={"binary_data_output": True}))
     async with connected(http.client.port, receive_bytes=4096) as client:

@@ -108,7 +108,7 @@ async def test_connection_is_kept_over_hundreds_of_requests_of_two_sorts(http: H
 
 @pytest.mark.parametrize("value", [b"close", b"Close", b"CLOSE", b"keep-alive, close", b" close "])
 @pytest.mark.parametrize("kind", ["infer", "no JSON", "unknown model", "metadata", "index"])
-async def test_who_asks_to_close_gets_an_answer_that_says_so_and_the_end(
+async def test_client_that_asks_to_close_gets_an_answer_that_says_so_and_the_end(
     http: Http, kind: str, value: bytes
 ) -> None:
     http.node("A")

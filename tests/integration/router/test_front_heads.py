@@ -273,7 +273,7 @@ async def test_odd_line_ends_before_a_request_are_nothing_or_refused(
 
 
 @pytest.mark.parametrize("count", [1, 64, 126])
-async def test_as_many_headers_as_there_may_be(http: Http, count: int) -> None:
+async def test_head_of_the_most_headers_is_taken(http: Http, count: int) -> None:
     http.node("A")
     data = post(HOST, LENGTH, *(b"X-%d: a" % n for n in range(count)), body=BODY)
     answers = await exchange(http.client.port, data + data + LAST)

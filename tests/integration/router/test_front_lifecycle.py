@@ -94,9 +94,7 @@ async def test_client_that_leaves_while_the_node_runs_withdraws_its_request(
 
 
 @pytest.mark.parametrize("leave", LEAVE)
-async def test_what_stood_behind_a_request_whose_client_left_is_not_run(
-    http: Http, leave: str
-) -> None:
+async def test_requests_behind_one_whose_client_left_are_not_run(http: Http, leave: str) -> None:
     link = http.node("A", hang)
     kinds = ["infer", "metadata", "infer", "infer in chunks", "no JSON", "infer"]
     async with connected(http.client.port) as client:

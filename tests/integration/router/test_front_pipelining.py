@@ -64,7 +64,7 @@ async def test_hundreds_of_requests_in_one_write(http: Http) -> None:
     ],
     ids="+".join,
 )
-async def test_what_comes_while_the_first_runs_is_answered_after_it(
+async def test_request_that_comes_while_the_first_runs_is_answered_after_it(
     http: Http, first: str, then: tuple[str, ...]
 ) -> None:
     link = http.node("A", hang, echo)
@@ -151,7 +151,7 @@ async def test_failure_in_a_row_is_one_answer_of_it(http: Http) -> None:
     assert answers[1].get("Retry-After") == "3"
 
 
-async def test_nothing_is_answered_after_the_answer_that_closes(http: Http) -> None:
+async def test_answer_that_closes_is_the_last(http: Http) -> None:
     link = http.node("A", hang, echo)
     closing = infer("last", b"Connection: close")
     async with connected(http.client.port) as client:
@@ -170,9 +170,7 @@ async def test_nothing_is_answered_after_the_answer_that_closes(http: Http) -> N
 
 
 @pytest.mark.parametrize("kind", ["infer", "metadata"])
-async def test_what_is_sent_in_one_write_behind_a_request_that_closes_is_no_request(
-    http: Http, kind: str
-) -> None:
+async def test_bytes_behind_a_request_that_closes_are_no_request(http: Http, kind: str) -> None:
     """Two answers are sane: the one that was asked for, or, as the client broke its word, 400. Never two."""
     link = http.node("A")
     closing = of_kind(kind, "one").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)

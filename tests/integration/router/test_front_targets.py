@@ -132,7 +132,7 @@ async def test_name_may_be_anything_that_can_be_written(http: Http, path: bytes,
         (b"http://x", 404, "there is nothing at"),
     ],
 )
-async def test_what_names_no_model_that_is_here_is_refused_and_the_connection_goes_on(
+async def test_target_of_an_unknown_model_is_refused_and_the_connection_goes_on(
     http: Http, target: bytes, status: int, said: str
 ) -> None:
     link = http.node("A")

@@ -60,7 +60,7 @@ def test_renewed_token_has_the_role_the_addresses_and_the_life_of_the_one_in_its
     assert abs(again.expires_at - now - dt.timedelta(days=2)) < dt.timedelta(minutes=1)
 
 
-def test_what_is_no_token_or_of_another_network_or_role_is_not_renewed(
+def test_token_that_is_broken_or_of_another_network_or_role_is_not_renewed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"

@@ -26,7 +26,7 @@ def test_place_is_a_host_and_a_port(text: str, place: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "8000", ":8000", "host", "host:", "host:70000", "::1:80", "h:-1"]
 )
-def test_what_is_no_place_is_refused_with_an_example(text: str) -> None:
+def test_invalid_place_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=r"127\.0\.0\.1:8000"):
         host_and_port(text, "--http")
 
@@ -48,7 +48,7 @@ def test_duration_is_a_count_and_a_unit(text: str, lasts: timedelta) -> None:
 @pytest.mark.parametrize(
     "text", ["", "30", "d", "0d", "-1d", "1.5h", "1y", "999999999w", "\u0661d"]
 )
-def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+def test_invalid_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="30d"):
         duration(text, "--expires")
 

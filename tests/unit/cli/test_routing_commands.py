@@ -275,7 +275,7 @@ def test_refusal_of_the_key_is_reported(
     assert capsys.readouterr().err == "capamesh: error: this takes the operator's key\n"
 
 
-def test_without_a_key_nothing_is_asked(
+def test_command_without_a_key_asks_nothing(
     router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["circuit", "p", "open", "--data", str(tmp_path)]) == 1
@@ -352,7 +352,7 @@ def test_nodes_can_be_listed_by_model(
     assert plain(second) == "A a:1 n/1 closed 100% 1 / 2 / - 1.5 ms 20 µs"
 
 
-def test_what_holds_for_a_node_is_shown_for_all_its_models(
+def test_hold_of_a_node_is_shown_for_all_its_models(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     link = {**LINK, "state": "forced_open", "models": [{**MODEL, "state": "closed"}]}

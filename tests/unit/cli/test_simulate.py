@@ -97,7 +97,7 @@ def test_time_in_which_none_of_the_faults_happens_is_refused(
         )
 
 
-def test_what_became_of_each_fault_is_reported(
+def test_outcome_of_each_fault_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "faulty.toml"
@@ -155,7 +155,7 @@ def test_policies_are_compared_and_drawn(
         ("run TINY --policy p2c --plot /absent/p.svg", "cannot write /absent/p.svg"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(
+def test_impossible_scenario_is_refused_in_one_line(
     tiny: str, line: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["sim", *line.replace("TINY", tiny).split()]) == 1
@@ -204,6 +204,6 @@ def test_numbers_are_listed_or_spanned(text: str, found: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,", "-1", "3-1", "1.5", "1-1001", "0-999,1000"])
-def test_what_is_no_list_of_numbers_is_a_usage_error(text: str) -> None:
+def test_invalid_list_of_numbers_is_a_usage_error(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no list of up to 1000 numbers"):
         numbers(text, "--seeds")

@@ -30,7 +30,7 @@ def test_size_is_bytes_or_a_number_and_its_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2G", "MiB", "-1", "1e9", "0x10", "1 000", "٣MiB"])
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_invalid_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="512MiB"):
         size_bytes(text, "--memory-limit")
 

@@ -228,7 +228,7 @@ def test_parameter_is_what_json_says_or_else_text(text: str, value: object) -> N
         (["binary_data_output=true"], "leave it out"),
     ],
 )
-def test_what_is_no_parameter_is_a_usage_error(texts: list[str], said: str) -> None:
+def test_invalid_parameter_is_a_usage_error(texts: list[str], said: str) -> None:
     with pytest.raises(typer.BadParameter, match=said):
         parse_parameters(texts)
 
@@ -281,7 +281,7 @@ def test_outputs_become_strict_json() -> None:
     assert json_of("S", np.array(3))["data"] == 3
 
 
-def test_what_infer_prints_as_json_is_an_input_of_the_next_infer(
+def test_json_that_infer_prints_is_an_input_of_the_next_infer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """NaN and infinities included, which JSON has no numbers for."""

@@ -36,7 +36,7 @@ def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
         ("http://ho st", "blanks"),
     ],
 )
-def test_what_is_no_url_is_refused_with_the_reason(url: str, why: str) -> None:
+def test_invalid_url_is_refused_with_the_reason(url: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         RouterAddress.parse(url)
 

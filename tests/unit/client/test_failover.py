@@ -73,7 +73,7 @@ def test_urls_are_read_and_counted() -> None:
         (InvalidRequest("x"), False, False),
     ],
 )
-def test_what_may_have_been_run_is_not_asked_again_in_a_sequence(
+def test_request_of_a_sequence_that_may_have_run_is_not_sent_again(
     error: CapameshError, when_repeatable: bool, in_a_sequence: bool
 ) -> None:
     assert is_for_another(error, is_repeatable=True) is when_repeatable

@@ -49,6 +49,6 @@ def test_every_option_is_what_the_router_understands() -> None:
         (RoutingOptions(max_price=math.nan), "max_price is nan"),
     ],
 )
-def test_what_a_header_cannot_hold_is_refused(options: RoutingOptions, said: str) -> None:
+def test_option_that_a_header_cannot_hold_is_refused(options: RoutingOptions, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         options.headers()

@@ -54,7 +54,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.168.1.9", "::1", "fe80::1", "node.example", ""])
-def test_what_names_one_place_is_itself(machine: type[FakeSocket], host: str) -> None:
+def test_address_that_names_one_place_is_itself(machine: type[FakeSocket], host: str) -> None:
     assert advertised_host(host) == host
 
 
@@ -83,7 +83,7 @@ def test_all_of_ipv6_on_a_machine_that_others_reach_over_ipv4_needs_an_address_t
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "name"])  # noqa: S104 - likewise
-def test_what_the_operator_says_wins(machine: type[FakeSocket], host: str) -> None:
+def test_word_of_the_operator_wins(machine: type[FakeSocket], host: str) -> None:
     assert advertised_host(host, "public.example") == "public.example"
 
 
@@ -118,7 +118,7 @@ def test_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -
         (OSError("could not bind on any address"), "could not bind on any address"),
     ],
 )
-def test_why_listening_failed_is_reported_once(error: OSError, reason: str) -> None:
+def test_reason_that_listening_failed_is_reported_once(error: OSError, reason: str) -> None:
     assert listen_reason(error) == reason
 
 

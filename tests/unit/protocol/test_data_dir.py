@@ -129,7 +129,7 @@ def test_token_or_a_folder_of_the_other_role_is_refused_and_changes_nothing(
         home.membership(None, other, NOW)
 
 
-def test_without_a_membership_or_with_one_that_is_over_it_says_what_to_do(tmp_path: Path) -> None:
+def test_error_without_a_valid_membership_says_what_to_do(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     with pytest.raises(ConfigError, match="holds no membership: give --token, from"):
         home.membership(None, Role.NODE, NOW)
@@ -357,7 +357,7 @@ def test_status_says_whether_its_process_still_runs(tmp_path: Path) -> None:
     leave(home)
 
 
-def test_what_a_member_said_of_itself_is_over_when_the_next_one_starts(tmp_path: Path) -> None:
+def test_status_of_a_member_is_over_when_the_next_one_starts(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     expires_at = LATER.isoformat()
     home.write_status({"role": "node", "state": "ready", "pid": 5, "expires_at": expires_at})

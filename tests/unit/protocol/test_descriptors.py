@@ -29,7 +29,7 @@ def test_each_use_has_a_share_of_the_limit(limit: int, shares: DescriptorShares)
     assert shares_of(limit) == shares
 
 
-def test_what_is_reserved_is_all_that_clients_do_not_get() -> None:
+def test_reserved_descriptors_are_all_that_clients_do_not_get() -> None:
     assert reserved_descriptors(1024) == 64 + 256
 
 

@@ -13,5 +13,5 @@ assert gc.isenabled()
 """
 
 
-def test_what_is_loaded_is_spared_and_the_collector_goes_on() -> None:
+def test_loaded_objects_are_spared_and_the_collector_goes_on() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)

@@ -52,7 +52,7 @@ def test_members_of_an_invite_share_what_is_for_them() -> None:
     assert quotas.refusal(member("b", invite="j"), 2 * BYTES_OF_MEMBER) == ""
 
 
-def test_one_that_takes_too_much_alone_has_no_place_and_is_reported_of() -> None:
+def test_member_that_takes_too_much_alone_has_no_place_and_is_reported() -> None:
     quotas = InviteQuotas()
     assert quotas.refusal(member("a", members=1), BYTES_OF_MEMBER + 1) != ""
     assert quotas.over() == [OverQuota("i", 1, 0, 0, 1)]
@@ -70,7 +70,7 @@ def test_member_that_comes_with_another_invite_leaves_the_first() -> None:
     assert repr(quotas) == "InviteQuotas(0 members of 0 invites)"
 
 
-def test_of_endless_identities_only_so_many_are_counted() -> None:
+def test_endless_identities_are_counted_only_up_to_a_bound() -> None:
     quotas = InviteQuotas()
     for peer in "ab":
         quotas.keep(member(peer), 0)

@@ -37,7 +37,7 @@ def said(program: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_what_others_log_warn_of_or_fail_with_is_json() -> None:
+def test_logs_warnings_and_errors_of_others_are_json() -> None:
     lines = said(
         """
 logging.getLogger("asyncio").error("task %s", 7)
@@ -141,7 +141,7 @@ def test_peer_has_its_share_and_all_together_have_theirs() -> None:
         max_size=300,
     )
 )
-def test_whoever_comes_however_often_the_memory_and_the_lines_are_bounded(
+def test_memory_and_lines_are_bounded_whoever_comes_however_often(
     lines: list[tuple[str, str, float]],
 ) -> None:
     rates, now_s, taken = LogRates(), 0.0, 0

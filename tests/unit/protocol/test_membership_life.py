@@ -29,7 +29,7 @@ def said(life: MembershipLife, until: dt.timedelta, step: dt.timedelta = HOUR) -
     ]
 
 
-def test_of_a_month_the_last_six_days_are_reported_daily_and_the_last_day_at_its_halves() -> None:
+def test_end_of_a_month_is_reported_daily_for_six_days_and_at_the_halves_of_the_last() -> None:
     mine = member(30 * DAY)
     life = MembershipLife(mine, mine.trust())
     at = [(hour, news.left) for hour, news in said(life, 30 * DAY) if isinstance(news, Ends)]

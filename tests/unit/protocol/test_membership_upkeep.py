@@ -115,7 +115,7 @@ def test_token_that_cannot_be_taken_is_reported_once_and_changes_nothing(
     assert member.log.names() == ["membership_renewed"]
 
 
-def test_what_cannot_be_shown_yet_is_tried_again(member: Member) -> None:
+def test_list_that_cannot_be_shown_yet_is_tried_again(member: Member) -> None:
     fails = True
     shown: list[Membership] = []
 
@@ -164,7 +164,7 @@ def test_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
     assert member.log.names() == ["membership_revoked"]
 
 
-def test_without_a_token_file_it_says_how_to_have_one(tmp_path: Path) -> None:
+def test_error_without_a_token_file_says_how_to_have_one(tmp_path: Path) -> None:
     log: Any = Log()
     home = DataDir(tmp_path, log)
     mine = home.membership(token(10 * DAY), Role.NODE, NOW)

@@ -25,7 +25,7 @@ plain_values = st.recursive(
 
 @settings(max_examples=40, deadline=None)
 @given(plain_values)
-def test_what_was_packed_comes_back(value: object) -> None:
+def test_packed_value_comes_back(value: object) -> None:
     raw = pack(value)
     assert unpack(raw, max_array_items=5) == value
     assert unpack_strictly(raw, max_array_items=5) == value
@@ -33,7 +33,7 @@ def test_what_was_packed_comes_back(value: object) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(plain_values, st.data())
-def test_what_is_cut_off_or_longer_is_refused(value: object, data: st.DataObject) -> None:
+def test_bytes_that_are_cut_off_or_longer_are_refused(value: object, data: st.DataObject) -> None:
     raw = pack(value)
     kept = raw[: data.draw(st.integers(0, len(raw) - 1))]
     for changed in (kept, raw + b"\0"):
@@ -78,7 +78,7 @@ def test_each_trick_is_refused(raw: bytes, why: str) -> None:
             read(raw, max_array_items=3)
 
 
-def test_only_what_is_signed_refuses_doubled_and_binary_keys() -> None:
+def test_doubled_and_binary_keys_are_refused_only_where_signed() -> None:
     doubled, binary = b"\x82\xa1a\x01\xa1a\x02", b"\x81\xc4\x01a\x01"
     assert unpack(doubled, max_array_items=0) == {"a": 2}
     assert unpack(binary, max_array_items=0) == {b"a": 1}

@@ -64,7 +64,7 @@ def test_honest_advert_is_in_time_whatever_liars_say() -> None:
     assert clock.is_in_time(T, T, 0.0)
 
 
-def test_without_a_majority_that_agrees_nobody_is_believed() -> None:
+def test_voices_without_a_majority_that_agrees_are_not_believed() -> None:
     clock = clock_of(0, 20 * MINUTE_MS, 40 * MINUTE_MS, -20 * MINUTE_MS)
     assert clock.skew(T, 0.0) is None
     assert clock.correction_ms(T, 0.0) == 0
@@ -106,7 +106,7 @@ def test_memberships_are_judged_by_the_reading_of_this_clock_that_peers_confirm(
     assert started_wrong.membership_ms(T + 6000, 6.0) == T + 6000  # set right
 
 
-def test_without_peers_the_clock_as_it_is_set_decides_on_memberships() -> None:
+def test_clock_without_peers_decides_on_memberships_as_it_is_set() -> None:
     assert clock_of().membership_ms(T + 40 * DAY_MS, 5.0) == T + 40 * DAY_MS
 
 

@@ -26,9 +26,7 @@ EVIL = "a\x1b]0;owned\x07\x1b[2J\u202egpj\u2066x\u2069\u2028b\u2029c\u200bd\x9b1
 TAKEN_OUT = "a\ufffd]0;owned\ufffd\ufffd[2J\ufffdgpj\ufffdx\ufffd b c\ufffdd\ufffd1me\ufffd"
 
 
-def test_what_drives_a_terminal_or_turns_a_line_around_is_taken_out_character_by_character() -> (
-    None
-):
+def test_characters_that_drive_a_terminal_or_turn_a_line_around_are_taken_out() -> None:
     assert plain(EVIL) == TAKEN_OUT
     assert plain("two\r\nlines\tand\x85more") == "two  lines and more"
     assert plain_lines("two\nlines\r\x1b") == "two\nlines \ufffd"

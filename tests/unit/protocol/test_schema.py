@@ -18,7 +18,7 @@ class Whole(Struct, frozen=True):
     price: float = 0.0
 
 
-def test_what_fits_becomes_a_struct_and_unknown_fields_are_skipped() -> None:
+def test_fitting_map_becomes_a_struct_and_unknown_fields_are_skipped() -> None:
     values = {"name": "a", "items": [{"size": 1, "raw": b"x", "new": 1}], "price": 2, "new": {}}
     assert read(values, Whole) == Whole("a", (Item(1, b"x"),), 2.0)
 
@@ -49,15 +49,13 @@ def test_what_fits_becomes_a_struct_and_unknown_fields_are_skipped() -> None:
         ({"name": "a", "price": "1"}, "price is '1'; it must be a finite number"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_value_and_limit(
-    values: dict[str, object], said: str
-) -> None:
+def test_misfit_is_named_with_its_value_and_limit(values: dict[str, object], said: str) -> None:
     with pytest.raises(Mismatch) as caught:
         read(values, Whole)
     assert str(caught.value) == said
 
 
-def test_of_a_secret_the_type_alone_is_told() -> None:
+def test_secret_is_told_by_its_type_alone() -> None:
     with pytest.raises(Mismatch) as caught:
         read({"name": b"s3cret"}, Whole, is_secret=True)
     assert str(caught.value) == "name is bytes; it must be text"

@@ -46,7 +46,7 @@ def test_every_key_is_read() -> None:
     )
 
 
-def test_without_rules_nothing_is_restricted() -> None:
+def test_traffic_without_rules_is_not_restricted() -> None:
     rules = read("").of(ModelName("m"))
     assert rules == ModelRules()
     assert (rules.policy, rules.max_price) == ("", math.inf)
@@ -115,7 +115,7 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
         ("tenants = { 'a b' = -1 }", 'm.tenants."a b" is -1, expected a number above 0'),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
+def test_error_in_the_rules_is_named_with_its_place_and_what_is_allowed(
     line: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
@@ -189,7 +189,7 @@ DIGEST = "sha256:" + "0a" * 32
 PUBLISHER = Identity.from_private_bytes(b"p" * 32).peer_id
 
 
-def test_who_owns_a_model_is_read() -> None:
+def test_owners_of_a_model_are_read() -> None:
     text = (
         f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
     )
@@ -214,6 +214,6 @@ def test_who_owns_a_model_is_read() -> None:
         ("[m]\npublishers = []", "expected a list of 1 to 1024"),
     ],
 )
-def test_who_owns_a_model_is_refused_where_it_is_not_well_formed(text: str, complaint: str) -> None:
+def test_owners_of_a_model_are_refused_where_not_well_formed(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         read_rules(text, "rules.toml", ("prequal",))

@@ -12,7 +12,7 @@ from capamesh.router.settings import RouterSettings
 SETTINGS = RouterSettings(Path("data"))
 
 
-def test_nothing_listens_beyond_this_machine_unless_reported_to() -> None:
+def test_router_does_not_listen_beyond_this_machine_unless_told_to() -> None:
     assert {SETTINGS.http_host, SETTINGS.mesh_host, SETTINGS.link_host} == {"127.0.0.1"}
     assert SETTINGS.advertised_host == ""
     assert not SETTINGS.use_mdns
@@ -28,7 +28,7 @@ def test_defaults_are_those_that_the_handbook_names() -> None:
     assert SETTINGS.body_budget_bytes == SETTINGS.max_connections == 0
 
 
-def test_without_rules_all_models_go_by_the_default_policy_which_there_is() -> None:
+def test_all_models_go_by_the_default_policy_without_rules() -> None:
     assert SETTINGS.rules_file is None
     assert SETTINGS.policy == "prequal"
     assert make_policy(SETTINGS.policy, random.Random(0)).name == "prequal"

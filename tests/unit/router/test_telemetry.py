@@ -39,14 +39,14 @@ def test_invented_model_names_make_no_series() -> None:
     assert "x42" not in text
 
 
-def test_what_is_watched_is_read_when_it_is_asked_for() -> None:
+def test_gauge_is_read_when_it_is_asked_for() -> None:
     telemetry, nodes = Telemetry(), [1, 2]
     telemetry.watch("capamesh_nodes", "Nodes", lambda: len(nodes))
     nodes.append(3)
     assert "capamesh_nodes 3.0" in telemetry.exposition().decode().splitlines()
 
 
-def test_how_late_the_loop_is_and_what_it_took_of_the_processor_are_reported_apart() -> None:
+def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
     telemetry = Telemetry()
     telemetry.loop_beat(0.3, 0.04)
     telemetry.loop_beat(0.0, 0.1)

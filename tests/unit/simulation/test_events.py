@@ -26,7 +26,7 @@ def test_run_until_leaves_what_is_later_and_shows_that_time() -> None:
     assert (seen, events.now_s, len(events)) == ([1], 2.0, 1)
 
 
-def test_what_should_have_been_happens_now() -> None:
+def test_overdue_event_happens_now() -> None:
     events, seen = Events(), []
     events.run_until(5.0)
     events.at(1.0, lambda: seen.append(events.now_s))

@@ -100,7 +100,7 @@ def test_messages_stay_in_order_whatever_the_jitter() -> None:
     assert [what for _, what in here.got] == list(range(200))
 
 
-def test_what_is_sent_in_a_short_partition_comes_when_it_heals() -> None:
+def test_message_sent_in_a_short_partition_comes_when_it_heals() -> None:
     here = Setting(STEADY)
     here.network.cut("us", "eu")
     here.link.to_node(0, here.take, "late")
@@ -127,7 +127,7 @@ def test_long_partition_ends_the_link_at_both_ends_and_what_was_sent_is_lost() -
     assert here.keeper.link is not here.link
 
 
-def test_when_a_node_ends_the_router_hears_of_it_after_what_was_sent_before() -> None:
+def test_end_of_a_node_is_heard_of_after_what_it_sent_before() -> None:
     here = Setting(STEADY)
     here.link.to_router(0, here.take, "answer")
     here.node.is_up = False
@@ -163,7 +163,7 @@ def test_node_that_asks_for_nothing_new_is_not_usable_but_still_answers() -> Non
     assert (here.link.is_usable, here.link.is_up) == (False, True)
 
 
-def test_once_stopped_nothing_is_dialled_and_nothing_is_left() -> None:
+def test_stopped_network_dials_nothing_and_leaves_nothing() -> None:
     here = Setting(STEADY)
     here.node.is_up = False
     here.link.close_at_node("the process ended")

@@ -99,7 +99,7 @@ class Setting:
         return self.caller.got
 
 
-def test_what_is_short_is_what_the_real_runner_calls_short() -> None:
+def test_short_run_is_what_the_real_runner_calls_short() -> None:
     assert runner.SHORT_S == model_module.SHORT_S
 
 
@@ -111,7 +111,7 @@ def test_requests_run_one_after_the_other_and_say_how_long_they_were_there() -> 
     assert [load.in_flight for load in here.caller.loads] == [1, 0]
 
 
-def test_what_waits_runs_together() -> None:
+def test_waiting_requests_run_together() -> None:
     here = Setting(BATCHING)
     for _ in range(5):
         here.ask()

@@ -61,7 +61,7 @@ def test_quantile_is_one_of_the_values() -> None:
     assert quantile([], 0.5) == 0.0
 
 
-def test_what_came_in_the_warm_up_is_not_counted() -> None:
+def test_requests_of_the_warm_up_are_not_counted() -> None:
     results = recorded()
     assert (results.requests, results.answered, results.probes) == (120, 100, 1)
     assert results.failed == {"overloaded": 20}

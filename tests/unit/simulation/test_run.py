@@ -76,7 +76,7 @@ def test_requests_whose_node_ends_are_answered_by_others() -> None:
     assert results.node_shares[0] < 0.1
 
 
-def test_what_may_not_run_twice_fails_with_its_node() -> None:
+def test_request_that_may_not_run_twice_fails_with_its_node() -> None:
     unsafe = replace(SMALL.requests[0], is_safe=False)
     fault = Fault(FaultKind.KILL, 1.0, 0.2, is_all=True, stagger_s=0.7)
     assert set(ill(fault, requests=(unsafe,), load=0.9).failed) == {"link_lost"}
@@ -130,7 +130,7 @@ def test_liar_costs_no_tenant_its_share_of_a_full_fleet() -> None:
 
 
 @pytest.mark.parametrize(("rate_per_s", "duration_s"), [(5.0, 300.0), (100.0, 20.0)])
-def test_where_all_requests_fail_retries_add_a_quarter_at_most_at_any_rate(
+def test_retries_add_a_quarter_at_most_where_all_requests_fail(
     rate_per_s: float, duration_s: float
 ) -> None:
     scenario = shipped_scenario("all-errors").shortened(duration_s, 0.0)

@@ -92,7 +92,7 @@ def test_capacity_is_that_of_the_model_which_is_full_first() -> None:
         ("title", "= title", "scenario x: not TOML"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_key_its_value_and_what_is_allowed(
+def test_error_in_a_scenario_is_named_with_its_key_its_value_and_what_is_allowed(
     old: str, new: str, says: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -155,7 +155,7 @@ async def test_all_replicas_are_shown_however_many(served: Served) -> None:
     assert len(found["replicas"]) == found["replica_count"] == 40
 
 
-async def test_what_a_request_may_ask_for_counts(served: Served) -> None:
+async def test_explanation_counts_what_a_request_may_ask_for(served: Served) -> None:
     served.node(ALPHA)
     served.node(OTHER)
     _, found = await served.explain(Nodes=ALPHA, Policy="p2c")
@@ -166,14 +166,14 @@ async def test_what_a_request_may_ask_for_counts(served: Served) -> None:
     assert found["policy"] == "affinity"
 
 
-async def test_when_nobody_may_have_it_all_reasons_are_shown(served: Served) -> None:
+async def test_explanation_shows_all_reasons_when_no_replica_is_eligible(served: Served) -> None:
     served.node(ALPHA)
     status, found = await served.explain(Max_Price="1")
     assert (status, found["chosen"]) == (200, [])
     assert found["replicas"][0]["refusal"] == "price 1.5 is over the cap 1.0"
 
 
-async def test_whether_a_request_would_be_let_in_counts_its_tenant_class_and_deadline(
+async def test_explanation_of_admission_counts_tenant_class_and_deadline(
     served: Served,
 ) -> None:
     served.node(ALPHA)
@@ -261,7 +261,7 @@ async def test_question_that_is_none_is_refused(
     "headers",
     [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}],
 )
-async def test_who_has_no_key_holds_nobody_and_is_reported_where_it_is(
+async def test_hold_without_the_key_is_refused_and_the_answer_says_where_the_key_is(
     served: Served, headers: dict[str, str]
 ) -> None:
     endpoint = served.node(ALPHA)
@@ -312,7 +312,7 @@ async def test_one_model_or_version_of_a_node_can_be_held(served: Served) -> Non
     assert (found["version"], found["chosen"]) == ("1", [ALPHA])
 
 
-async def test_who_waits_for_a_link_is_woken_when_a_hold_changes(served: Served) -> None:
+async def test_request_that_waits_for_a_link_is_woken_when_a_hold_changes(served: Served) -> None:
     served.node(ALPHA)
     woken: list[str] = []
     served.routing._balancer.links.add("waiter", lambda: woken.append("woken"))
@@ -333,7 +333,7 @@ async def test_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) 
     assert (await served.hold("12D3", {"state": "forced_open"}))[0] == 404
 
 
-async def test_who_is_away_and_held_can_be_let_go_of(served: Served) -> None:
+async def test_node_that_is_away_can_be_let_go_of(served: Served) -> None:
     served.node(ALPHA)
     await served.hold(ALPHA, {"state": "forced_open", "model": "m"})
     served.view.apply([Left(PeerId(ALPHA), LeftReason.EXPIRED)])

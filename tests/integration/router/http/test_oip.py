@@ -90,7 +90,7 @@ ERRORS: list[tuple[CapameshError, int]] = [
 
 
 @pytest.mark.parametrize(("error", "status"), ERRORS, ids=[e.code for e, _ in ERRORS])
-async def test_what_a_node_says_reaches_the_client_with_its_status(
+async def test_error_of_a_node_reaches_the_client_with_its_status(
     http: Http, error: CapameshError, status: int
 ) -> None:
     http.node("A", failing(error))

@@ -31,7 +31,7 @@ async def test_front_that_nobody_uses_need_not_wait_when_it_stops(http: Http) ->
     assert connections(http) == set()
 
 
-async def test_who_comes_again_while_a_front_stops_is_answered_and_asked_to_leave(
+async def test_client_that_asks_again_while_a_front_stops_is_answered_and_asked_to_leave(
     http: Http,
 ) -> None:
     http.node("A")
@@ -55,7 +55,7 @@ async def test_front_that_stops_accepts_nobody(http: Http) -> None:
         await asyncio.open_connection("127.0.0.1", http.client.port)
 
 
-async def test_who_is_idle_for_too_long_is_hung_up_on_and_who_waits_for_an_answer_is_not(
+async def test_idle_client_is_hung_up_on_and_one_that_waits_for_an_answer_is_not(
     http: Http,
 ) -> None:
     link = http.node("A", hang)
@@ -73,7 +73,7 @@ async def test_who_is_idle_for_too_long_is_hung_up_on_and_who_waits_for_an_answe
         assert [connection.is_idle for connection in connections(http)] == [False]
 
 
-async def test_who_is_not_idle_for_long_stays(http: Http) -> None:
+async def test_client_that_is_idle_for_a_moment_stays(http: Http) -> None:
     async with connected(http.client.port) as client:
         await client.send(LIVE)
         await client.answer()

@@ -44,7 +44,7 @@ def started(nodes: int = 0) -> AdvertSchedule:
 @pytest.mark.parametrize(
     ("nodes", "interval_s"), [(0, 10), (100, 10), (600, 60), (1_000, 100), (2**63 - 1, 120)]
 )
-def test_it_advertises_and_tells_how_often_by_the_number_of_nodes_that_routers_tell(
+def test_schedule_advertises_as_often_as_the_number_of_nodes_allows(
     nodes: int, interval_s: int
 ) -> None:
     schedule = started(nodes)
@@ -97,7 +97,7 @@ def test_change_is_said_after_those_close_to_it_and_again_3_s_later() -> None:
     assert schedule.due_s == 153.05
 
 
-def test_of_changes_in_a_row_the_last_is_said_again() -> None:
+def test_last_of_changes_in_a_row_is_said_again() -> None:
     schedule = started(1_000)
     for now_s in (50.0, 52.0, 54.0):
         schedule.changed(now_s)
@@ -205,7 +205,7 @@ sizes = st.integers(0, 3_000)
     st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=1),
     st.randoms(use_true_random=False),
 )
-def test_whatever_the_interval_does_one_loss_is_no_suspicion_and_two_no_expiry(
+def test_interval_that_changes_makes_one_loss_no_suspicion_and_two_no_expiry(
     events: list[tuple[float, int, bool]], losses: list[int], rng: random.Random
 ) -> None:
     """Of each word heard, as many that follow it are lost as `losses` says, over and over."""

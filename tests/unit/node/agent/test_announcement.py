@@ -38,7 +38,7 @@ def test_announcement_is_the_node_s_facts_and_its_workers_devices_and_models() -
     assert announcement.advert(S).is_draining
 
 
-def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
+def test_announcement_that_differs_only_in_its_sequence_is_no_news() -> None:
     announcement = Announcement(FACTS)
     assert announcement.offered(0, device_offer("h:1"))
     assert not announcement.offered(0, device_offer("h:1"))
@@ -65,7 +65,7 @@ def test_only_what_differs_in_more_than_its_sequence_is_news() -> None:
         (ModelState.UNLOADED, ModelState.UNLOADING, "unloading"),
     ],
 )
-def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
+def test_model_on_two_devices_is_shown_in_its_more_useful_state(
     first: ModelState, second: ModelState, shown: str
 ) -> None:
     for states in ((first, second), (second, first)):
@@ -75,9 +75,7 @@ def test_of_one_model_on_two_devices_the_more_useful_state_is_shown(
         assert said(announcement) == [f"m/1 {shown}"]
 
 
-def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_came_up_first() -> (
-    None
-):
+def test_model_ready_on_two_devices_is_shown_on_the_first_whatever_came_up_first() -> None:
     announcement = Announcement(FACTS)
     slow, fast = (dataclasses.replace(offer(), row_us=row_us) for row_us in (90, 10))
     announcement.offered(1, device_offer("h:2", models=[slow]))
@@ -87,7 +85,7 @@ def test_of_one_model_that_is_ready_on_two_devices_the_first_is_shown_whatever_c
     assert announcement.models_of(2) == []
 
 
-def test_what_a_lost_worker_had_is_loading_with_the_reason_until_it_offers_again() -> None:
+def test_models_of_a_lost_worker_are_loading_with_the_reason_until_it_offers_again() -> None:
     announcement = Announcement(FACTS)
     failed = offer("o", state=ModelState.FAILED, reason="no such operator")
     announcement.offered(0, device_offer("h:1", models=[offer("m"), offer("n"), failed]))
@@ -128,7 +126,7 @@ def test_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
         max_size=12,
     )
 )
-def test_whatever_workers_say_receivers_take_the_advert(
+def test_advert_is_taken_by_receivers_whatever_workers_say(
     steps: list[tuple[int, list[tuple[str, ModelState]] | None]],
 ) -> None:
     announcement = Announcement(FACTS)
@@ -154,7 +152,7 @@ def test_whatever_workers_say_receivers_take_the_advert(
     assert again.advert(S) == announcement.advert(S)
 
 
-def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_up_first() -> None:
+def test_advert_that_is_too_large_gives_up_the_model_with_the_most_tensors_first() -> None:
     announcement = Announcement(FACTS)
     wide = dataclasses.replace(offer("wide"), inputs=offer().inputs * 9)
     announcement.offered(0, device_offer("h:1", models=[offer("m"), wide]))
@@ -170,9 +168,7 @@ def test_when_the_advert_is_too_large_the_model_with_the_most_tensors_is_given_u
     assert [one.reason for one in announcement.models_of(0)] == [TOO_LARGE, TOO_LARGE]
 
 
-def test_when_the_advert_is_too_large_the_failed_models_are_left_out_before_any_is_given_up() -> (
-    None
-):
+def test_advert_that_is_too_large_leaves_out_failed_models_before_any_is_given_up() -> None:
     announcement = Announcement(FACTS)
     models = [
         offer("m"),

@@ -12,7 +12,7 @@ def router(peer: str, *addresses: str) -> RouterAdvert:
     return RouterAdvert(PeerId(peer), Sequence(1, 1), addresses, "eu", "0.1")
 
 
-def test_only_new_addresses_are_worth_telling() -> None:
+def test_addresses_are_told_only_when_new() -> None:
     routers = KnownRouters()
     assert not routers
     assert routers.heard(router("R", "r:1"), 0.0)

@@ -79,14 +79,14 @@ def test_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on
     assert record.refused() == {}
 
 
-def test_however_often_one_request_kills_the_model_is_not_held_back() -> None:
+def test_model_that_one_request_kills_again_and_again_is_not_held_back() -> None:
     record = Record()
     for _ in range(50):
         record.die(running(A))
         assert record.held_s() == 0
 
 
-def test_after_a_death_requests_run_alone_for_a_while_so_that_the_next_tells_which_it_was() -> None:
+def test_requests_run_alone_for_a_while_after_a_death_so_that_the_next_tells_which_it_was() -> None:
     record = Record()
     record.die(running())  # several together
     verdict = record.verdict()

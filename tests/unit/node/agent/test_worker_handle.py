@@ -207,7 +207,7 @@ def test_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> 
     assert care.start().verdicts == ()
 
 
-def test_without_a_page_the_worker_runs_all_the_same(tmp_path: Path) -> None:
+def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of the data folder")
     care = Care(
         tmp_path, NodeSettings(data_folder=tmp_path / "file" / "data", models_folder=tmp_path)
@@ -232,7 +232,7 @@ def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
     assert sample.loop.busy_s == Histogram({0.1: 6, math.inf: 0}, 0.25)
 
 
-def test_what_was_counted_of_a_model_goes_with_its_files(care: Care) -> None:
+def test_counts_of_a_model_go_with_its_files(care: Care) -> None:
     care.worker.heard(Metrics([COUNTED, {**COUNTED, "name": "n"}], LOOP))
     care.worker.heard(device_offer(models=[offer("n", state=ModelState.LOADING)]))
     assert set(care.worker.sample().models) == {("n", "1")}

@@ -97,14 +97,14 @@ def crossed(message: ToWorker | ToAgent) -> Any:
 
 
 @pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: message.TYPE)
-def test_what_an_agent_says_reaches_its_worker_as_it_was(message: ToWorker) -> None:
+def test_message_of_an_agent_reaches_its_worker_as_it_was(message: ToWorker) -> None:
     assert worker_message(crossed(message)) == message
     with pytest.raises(ProtocolViolation, match="to the agent"):
         agent_message(crossed(message))
 
 
 @pytest.mark.parametrize("message", TO_AGENT, ids=lambda message: message.TYPE)
-def test_what_a_worker_says_reaches_its_agent_as_it_was(message: ToAgent) -> None:
+def test_message_of_a_worker_reaches_its_agent_as_it_was(message: ToAgent) -> None:
     assert agent_message(crossed(message)) == message
     with pytest.raises(ProtocolViolation, match="to the worker"):
         worker_message(crossed(message))

@@ -105,7 +105,7 @@ def test_every_gpu_of_the_driver_is_a_device_and_they_share_the_cores(root: Path
     )
 
 
-def test_without_a_driver_the_cpu_is_the_one_device(root: Path) -> None:
+def test_host_without_a_driver_has_the_cpu_as_its_one_device(root: Path) -> None:
     cpu = DeviceInfo(0, "cpu", "Fast CPU @ 3 GHz", 16 * GIB, 8 * GIB, 8)
     assert read_devices(GpuReader(Driver([], is_there=False)), root=root) == (cpu,)
     assert read_devices(GpuReader(Driver([])), root=root) == (cpu,)

@@ -14,7 +14,7 @@ def page(tmp_path: Path) -> InFlightPage:
     return InFlightPage.create(tmp_path / "page")
 
 
-def test_what_is_begun_is_marked_until_it_ends(page: InFlightPage) -> None:
+def test_run_is_marked_from_its_beginning_to_its_end(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "22", "")
     assert m != n
@@ -56,7 +56,7 @@ def test_same_files_keep_their_number_however_often_they_are_loaded(
     assert len(page._records) == 4
 
 
-def test_what_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
+def test_model_that_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     kept = marks.number("n", "1", "")
     for digest in "abc":
@@ -70,7 +70,7 @@ def test_what_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
     assert marks.number("m", "1", "a") not in {kept, number}
 
 
-def test_what_is_marked_when_the_device_is_lost_stays_so(page: InFlightPage) -> None:
+def test_marks_at_the_loss_of_the_device_stay(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "1", "")
     ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
@@ -115,7 +115,7 @@ def test_run_that_begins_while_another_is_convicted_is_not_marked(
     assert page.marked() == [Marked("bad", "1", Phase.RUNNING)]
 
 
-def test_what_has_no_slot_goes_on_without_a_mark(page: InFlightPage) -> None:
+def test_run_without_a_slot_goes_on_without_a_mark(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     number = marks.number("m", "1", "")
     slots = [marks.begin(number, Phase.RUNNING) for _ in range(SLOTS)]
@@ -130,7 +130,7 @@ def test_what_has_no_slot_goes_on_without_a_mark(page: InFlightPage) -> None:
     assert page.marked() == []
 
 
-def test_without_a_page_nothing_is_marked() -> None:
+def test_journal_without_a_page_marks_nothing() -> None:
     marks = InFlightJournal(None)
     number = marks.number("m", "1", "")
     assert marks.number("m", "1", "") != number

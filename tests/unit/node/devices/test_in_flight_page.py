@@ -40,7 +40,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_had_marked_is_still_there(tmp_path: Path) -> None:
+def test_marks_of_a_killed_process_are_still_there(tmp_path: Path) -> None:
     path = tmp_path / "worker-0.running"
     page = InFlightPage.create(path)
     ended = subprocess.run([sys.executable, "-c", BREAKS, str(path), DIGEST], check=False)
@@ -152,7 +152,7 @@ def test_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path) 
     page.close()
 
 
-def test_what_is_no_page_is_refused(tmp_path: Path) -> None:
+def test_invalid_page_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot open the running page .*No such file"):
         InFlightPage.open(tmp_path / "page")
     (tmp_path / "page").write_bytes(bytes(PAGE_BYTES - 1))

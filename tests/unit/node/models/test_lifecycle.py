@@ -383,7 +383,7 @@ async def test_error_that_nobody_expected_fails_the_model_alone(rig: Rig, error:
         ("broken/capamesh.toml", "broken/0"),
     ],
 )
-async def test_whatever_a_folder_holds_is_advertised_as_failed_with_its_reason(
+async def test_broken_folder_is_advertised_as_failed_with_its_reason(
     rig: Rig, stray: str, shown: str
 ) -> None:
     put(rig.folder, stray, b"")
@@ -423,7 +423,7 @@ async def test_refused_model_without_a_version_gives_its_place_to_the_first_that
     await rig.until(lambda: not rig.models.offers())
 
 
-async def test_of_very_many_refused_models_an_advert_tells_some_and_the_log_all(rig: Rig) -> None:
+async def test_advert_tells_some_of_very_many_refused_models_and_the_log_all(rig: Rig) -> None:
     rig.has(
         source_of("m"), refused=[Refused(f"r{n:03}", "", "no version folder") for n in range(200)]
     )
@@ -457,7 +457,7 @@ async def test_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None
     assert not rig.hosted("open").runner._may_run_here
 
 
-async def test_what_models_take_is_off_the_runs_budget_before_they_are_offered_until_they_are_closed(
+async def test_memory_of_models_is_off_the_runs_budget_before_they_are_offered_until_they_are_closed(
     rig: Rig,
 ) -> None:
     rig.has(source_of("a", size_bytes=100), source_of("b", size_bytes=50))
@@ -499,7 +499,7 @@ async def test_model_that_no_advert_can_carry_fails_and_is_let_go(rig: Rig) -> N
     assert rig.device.models["wide/1"].is_closed
 
 
-async def test_what_is_noteworthy_of_a_model_is_logged(rig: Rig) -> None:
+async def test_notes_on_a_model_are_logged(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.device.notes = ("requests run alone", "a key is ignored")
     rig.start()
@@ -525,7 +525,7 @@ async def test_load_is_marked_while_it_goes_on(rig: Rig, tmp_path: Path) -> None
     assert page.marked() == []
 
 
-async def test_what_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Path) -> None:
+async def test_model_that_is_not_loaded_any_more_needs_no_mark(rig: Rig, tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig.marks = InFlightJournal(page)
     rig.device.errors["bad/1"] = ModelInvalid("an operator is unknown")
@@ -700,7 +700,7 @@ async def test_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version
     assert rig.log.events.count("model_refused") == 1
 
 
-async def test_why_a_model_fails_is_reported_without_where_the_folder_lies(rig: Rig) -> None:
+async def test_reason_of_a_failed_model_does_not_tell_where_the_folder_lies(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.device.errors["m/1"] = ModelInvalid(f"'{rig.folder.resolve()}/m/1/model.onnx' is odd")
     rig.start()
@@ -787,7 +787,7 @@ async def test_one_version_or_all_can_be_asked_for(rig: Rig) -> None:
     assert rig.states(ModelState.READY) == ["m/1", "m/2"]
 
 
-async def test_of_all_versions_those_are_loaded_that_can_be_and_the_others_are_named(
+async def test_load_of_all_versions_loads_those_that_it_can_and_names_the_others(
     rig: Rig,
 ) -> None:
     sources = tuple(source_of("m", str(number)) for number in (1, 2, 3))
@@ -871,7 +871,7 @@ async def test_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig
     assert rig.hosted("n").source.digest.endswith("2")
 
 
-async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> None:
+async def test_load_without_the_operator_s_leave_is_refused(rig: Rig) -> None:
     rig.has(source_of("m"))
     rig.start(is_controllable=False)
     await rig.ready("m/1")
@@ -881,7 +881,7 @@ async def test_without_the_operator_s_leave_nothing_can_be_asked(rig: Rig) -> No
     assert rig.states(ModelState.READY) == ["m/1"]
 
 
-async def test_what_is_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_of_memory(
+async def test_model_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_of_memory(
     rig: Rig,
 ) -> None:
     rig.has(source_of("m"), source_of("q"), source_of("u"))
@@ -896,7 +896,7 @@ async def test_what_is_wanted_for_a_request_is_loaded_only_if_it_is_away_for_wan
     assert rig.device.loaded == ["m/1 0", "u/1 0"]
 
 
-async def test_what_is_wanted_is_loaded_as_its_files_are_now_though_the_folder_is_read_once(
+async def test_wanted_model_is_loaded_as_its_files_are_now_though_the_folder_is_read_once(
     rig: Rig,
 ) -> None:
     rig.device.total_bytes = 100
@@ -911,7 +911,7 @@ async def test_what_is_wanted_is_loaded_as_its_files_are_now_though_the_folder_i
     assert rig.device.loaded == ["a/1 1", "b/1 2"]
 
 
-async def test_what_is_wanted_and_gone_meanwhile_is_forgotten(rig: Rig) -> None:
+async def test_wanted_model_that_is_gone_meanwhile_is_forgotten(rig: Rig) -> None:
     rig.device.total_bytes = 100
     a, b = source_of("a", size_bytes=80), source_of("b", size_bytes=80)
     rig.has(a, b)
@@ -1092,7 +1092,7 @@ async def test_model_that_gave_way_is_reported_of_before_the_other_is_loaded(rig
     assert rig.reported[-1] == ["a/1 unloaded", "b/1 ready"]
 
 
-async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> None:
+async def test_evicted_model_comes_back_when_the_one_it_gave_way_to_fails(rig: Rig) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", 40), of_size("b", 40), of_size("c", 80))
     rig.start(poll_s=0)
@@ -1109,7 +1109,7 @@ async def test_what_gave_way_to_a_model_that_then_fails_comes_back(rig: Rig) -> 
     assert rig.states(ModelState.READY) == ["c/1"]
 
 
-async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_once(
+async def test_evicted_model_comes_back_once_where_its_memory_was_not_enough(
     rig: Rig,
 ) -> None:
     rig.device.total_bytes = 100
@@ -1129,7 +1129,7 @@ async def test_what_gave_way_comes_back_where_that_was_not_enough_and_does_so_on
     await rig.ready("a/1", "b/1")
 
 
-async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_than_before(
+async def test_model_evicted_in_vain_comes_back_though_less_memory_is_free_than_before(
     rig: Rig,
 ) -> None:
     rig.device.total_bytes = 100
@@ -1143,7 +1143,7 @@ async def test_what_gave_way_for_nothing_comes_back_though_less_memory_is_free_t
     assert rig.states(ModelState.READY) == ["a/1"]
 
 
-async def test_nothing_gives_way_to_what_nobody_asked_for_however_long_it_was_unused(
+async def test_unused_model_does_not_give_way_to_one_that_was_not_requested(
     rig: Rig,
 ) -> None:
     big = [of_size(name, 40) for name in "abcd"]
@@ -1176,7 +1176,7 @@ async def test_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_g
 @pytest.mark.parametrize(
     ("load_s", "may_s"), [(0.0, LEAST_IDLE_S), (2.0, 2.0 * IDLE_LOADS), (600.0, MOST_IDLE_S)]
 )
-async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_reported_when_it_will(
+async def test_model_used_of_late_does_not_give_way_and_the_refusal_says_when_it_will(
     rig: Rig, load_s: float, may_s: float
 ) -> None:
     rig.has(of_size("a", 60), of_size("b", 60))
@@ -1194,7 +1194,7 @@ async def test_what_was_used_of_late_gives_way_to_nobody_and_it_is_reported_when
     assert await rig.want("b") == "done"
 
 
-async def test_what_the_process_uses_besides_its_models_is_not_the_models(rig: Rig) -> None:
+async def test_memory_of_the_process_besides_its_models_is_not_the_models(rig: Rig) -> None:
     rig.device.kept_bytes = 500_000
     rig.has(of_size("a", 40), of_size("b", 40))
     rig.start(memory_limit_bytes=100)
@@ -1205,7 +1205,7 @@ async def test_what_the_process_uses_besides_its_models_is_not_the_models(rig: R
     await rig.ready("b/1", "c/1")
 
 
-async def test_nothing_gives_way_where_all_that_could_would_not_be_enough(rig: Rig) -> None:
+async def test_models_do_not_give_way_where_all_of_them_would_not_be_enough(rig: Rig) -> None:
     rig.device.total_bytes = 100
     small = (of_size("a", 20), of_size("b", 20))
     rig.has(*small)
@@ -1276,7 +1276,9 @@ async def test_operator_s_limit_counts_where_it_is_less_than_what_is_free(rig: R
     assert "needs about 44 bytes of memory and 20 are free" in reason
 
 
-async def test_what_failed_for_want_of_memory_is_tried_again_once_there_is_some(rig: Rig) -> None:
+async def test_model_that_failed_for_want_of_memory_is_tried_again_once_there_is_some(
+    rig: Rig,
+) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", 80), of_size("b", 40))
     rig.start()

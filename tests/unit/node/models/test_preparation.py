@@ -611,7 +611,7 @@ def test_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> 
     assert not prepared.is_predictable
 
 
-def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop) -> None:
+def test_declaration_that_contradicts_the_model_is_refused(shop: Shop) -> None:
     pbtxt = """
         backend: "onnxruntime"
         max_batch_size: 8
@@ -623,7 +623,7 @@ def test_what_is_declared_otherwise_than_the_model_has_it_is_refused(shop: Shop)
     )
 
 
-def test_what_of_a_configuration_is_ignored_is_reported(shop: Shop) -> None:
+def test_ignored_parts_of_a_configuration_are_reported(shop: Shop) -> None:
     source = shop.put(DOUBLE)
     noted = replace(source, notes=("a key is ignored",))
     preparation = Preparation(shop.backend, ProfileCache(None), circumstances={}, clock=FakeClock())
@@ -786,7 +786,7 @@ def test_one_number_of_rows_is_measured_as_often_as_its_time_allows(bench: Bench
     assert model.ran == [1] * (2 + POINT_RUNS)
 
 
-def test_what_else_the_machine_does_decides_no_choice_of_rows(bench: Bench) -> None:
+def test_other_work_of_the_machine_decides_no_choice_of_rows(bench: Bench) -> None:
     seen: Counter[int] = Counter()
     model = bench.timed()
 
@@ -802,7 +802,7 @@ def test_what_else_the_machine_does_decides_no_choice_of_rows(bench: Bench) -> N
     assert prepared.plan.batch_rows == 4
 
 
-def test_what_is_measured_again_takes_turns_and_no_run_of_it_is_thrown_away(bench: Bench) -> None:
+def test_repeated_measurements_take_turns_and_no_run_of_them_is_thrown_away(bench: Bench) -> None:
     model = bench.timed(lambda rows: 0.8 * POINT_S * rows)
     bench.prepare(model, Rules(batching=BatchingRules(max_rows=2)))
     assert model.ran[-6:] == [1, 1, 2] * AGAIN
@@ -918,7 +918,7 @@ def test_second_start_measures_nothing(bench: Bench) -> None:
     assert second.measured.memory_bytes == 700
 
 
-def test_that_a_model_does_not_batch_is_remembered(tmp_path: Path) -> None:
+def test_model_that_does_not_batch_is_remembered_as_such(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "models")
     cache = ProfileCache(tmp_path / "profiles")
     source = shop.put(ROWS_INFLUENCE_EACH_OTHER["rows in reverse"])
@@ -1208,7 +1208,7 @@ def test_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_long
     assert need.row_bytes == 1_500
 
 
-def test_what_a_run_takes_is_at_least_its_inputs_and_outputs(bench: Bench) -> None:
+def test_need_of_a_run_is_at_least_its_inputs_and_outputs(bench: Bench) -> None:
     need = bench.prepare(bench.timed(lambda rows: 0.010 * rows)).measured.need
     assert need == RunNeed(elements=2, linear_bytes=8.0)  # two floats in, two out, each of 4 bytes
 
@@ -1253,7 +1253,7 @@ def test_model_that_cannot_be_run_has_no_known_need(bench: Bench) -> None:
     assert bench.prepare(model).measured.need is None
 
 
-def test_what_a_run_takes_is_remembered(bench: Bench) -> None:
+def test_need_of_a_run_is_remembered(bench: Bench) -> None:
     first = bench.prepare(bench.timed()).measured
     again = bench.timed()
     assert bench.prepare(again).measured.need == first.need

@@ -113,7 +113,7 @@ def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> N
     assert counted(models) == []
 
 
-def test_what_is_counted_is_what_the_agent_reads() -> None:
+def test_counts_are_what_the_agent_reads() -> None:
     models = ModelRegistry()
     models.ready(running(answered=3, in_flight=2))
     models.ready(running("n", answered=1))
@@ -144,7 +144,7 @@ def test_newest_ready_version_is_the_default_by_number() -> None:
     assert list(models) == []
 
 
-def test_what_is_known_need_not_be_ready() -> None:
+def test_known_model_need_not_be_ready() -> None:
     models = ModelRegistry()
     models.say(key("m", "11"), ModelState.LOADING)
     assert models.is_known(M, ModelVersion("11"))
@@ -232,7 +232,7 @@ def test_model_that_was_not_measured_tells_no_time() -> None:
     assert offer.is_idempotent
 
 
-def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:
+def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:
     models = ModelRegistry()
     for number in range(MAX_MODELS):
         models.say(key(f"a{number:04}", "1"), ModelState.FAILED, "broken")
@@ -247,7 +247,7 @@ def test_of_more_models_than_an_advert_holds_the_ready_ones_are_kept() -> None:
     check_advert(models)
 
 
-def test_what_no_advert_can_carry_is_said_before_it_is_offered() -> None:
+def test_model_that_no_advert_can_carry_is_reported_before_it_is_offered() -> None:
     wide = tuple(TensorSpec(f"x{number}", Datatype.FP32, (1,)) for number in range(1025))
     one = hosted(inputs=wide)
     problem = advert_problem(one.source, one.prepared)

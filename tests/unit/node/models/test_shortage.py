@@ -15,7 +15,9 @@ def reserve(monkeypatch: pytest.MonkeyPatch) -> Reserve:
     return Reserve(NullLog())  # type: ignore[arg-type]
 
 
-async def test_what_finds_no_memory_is_run_again_with_the_reserve_let_go(reserve: Reserve) -> None:
+async def test_run_that_finds_no_memory_is_repeated_with_the_reserve_let_go(
+    reserve: Reserve,
+) -> None:
     reserve.take()
     held: list[bool] = []
 

@@ -26,7 +26,7 @@ def put_engine(cache: Path, name: str, *, unused_s: float = 0.0) -> Path:
     return cache / name
 
 
-def test_what_was_not_used_for_long_is_removed_and_all_else_stays(tmp_path: Path) -> None:
+def test_entries_unused_for_long_are_removed_and_all_else_stays(tmp_path: Path) -> None:
     profiles = tmp_path / PROFILES
     old = [
         put(profiles / "a.json", unused_s=UNUSED_S),
@@ -45,7 +45,7 @@ def test_what_was_not_used_for_long_is_removed_and_all_else_stays(tmp_path: Path
     assert clean(tmp_path, NOW_S) == 0
 
 
-def test_of_too_many_those_unused_for_longest_go(
+def test_entries_unused_for_longest_go_when_there_are_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_upkeep, "MAX_ENGINES", 2)

@@ -42,7 +42,7 @@ def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
     assert (watch.held_bytes(), watch.peak_bytes()) == (2_000, 4_000)
 
 
-def test_it_may_be_entered_again_and_sees_nothing_between(memory: Memory) -> None:
+def test_watch_may_be_entered_again_and_sees_nothing_between(memory: Memory) -> None:
     watch = MemoryWatch(memory)
     with watch:
         memory.at(2_000)
@@ -60,7 +60,7 @@ def test_memory_that_others_gave_back_is_not_counted_against_anybody(memory: Mem
     assert (watch.held_bytes(), watch.peak_bytes()) == (0, 0)
 
 
-def test_it_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
+def test_watch_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError), MemoryWatch(memory):
         raise ZeroDivisionError

@@ -41,7 +41,7 @@ def only_file(folder: Path) -> Path:
 
 
 @given(measured=measurements, values=st.lists(st.text(max_size=20), min_size=2, max_size=2))
-def test_what_is_kept_is_given_back_and_only_under_its_own_key(
+def test_profile_is_given_back_only_under_its_own_key(
     tmp_path_factory: pytest.TempPathFactory, measured: Measured, values: list[str]
 ) -> None:
     cache = ProfileCache(tmp_path_factory.mktemp("cache"))
@@ -84,7 +84,7 @@ def test_folder_is_made_when_it_is_needed_and_is_nobody_else_s(tmp_path: Path) -
     assert only_file(folder).stat().st_mode & 0o777 == 0o600
 
 
-def test_without_a_folder_nothing_is_kept() -> None:
+def test_cache_without_a_folder_keeps_nothing() -> None:
     cache = ProfileCache(None)
     cache.put(KEY, MEASURED)
     assert cache.get(KEY) is None

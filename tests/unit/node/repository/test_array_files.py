@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ),
     st.booleans(),
 )
-def test_what_numpy_saved_comes_back(
+def test_array_that_numpy_saved_comes_back(
     folder: Path, array: npt.NDArray[Any], is_turned: bool
 ) -> None:
     array = array.T if is_turned else array

@@ -86,7 +86,7 @@ def test_locations_are_found_wherever_a_tensor_can_hide() -> None:
     }
 
 
-def test_only_the_entry_called_location_is_one() -> None:
+def test_location_is_only_the_entry_of_that_name() -> None:
     tensor = external_tensor("w", "weights.bin")
     tensor.external_data.add(key="checksum", value="../abc")
     assert external_locations(serialised(tensor)) == {"weights.bin"}
@@ -164,7 +164,7 @@ def test_too_many_nodes_are_refused_wherever_they_are(monkeypatch: pytest.Monkey
         (b"<html>", ""),
     ],
 )
-def test_what_is_no_protobuf_is_refused(raw: bytes, complaint: str) -> None:
+def test_bytes_that_are_no_protobuf_are_refused(raw: bytes, complaint: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
         external_locations(raw)
     assert complaint in caught.value.message

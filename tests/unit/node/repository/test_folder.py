@@ -59,7 +59,7 @@ def test_both_layouts_and_every_version_are_found_in_the_order_of_their_numbers(
     assert found.models[3].size_bytes == len(onnx_bytes())
 
 
-def test_what_is_no_model_is_left_alone(tmp_path: Path) -> None:
+def test_folder_that_is_no_model_is_left_alone(tmp_path: Path) -> None:
     put(tmp_path / "README.md", b"notes")
     put(tmp_path / ".git/1/model.onnx", b"junk")
     put(tmp_path / ".hidden.onnx", b"junk")

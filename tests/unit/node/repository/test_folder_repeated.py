@@ -72,7 +72,7 @@ def test_scan_of_unchanged_models_opens_no_file(tmp_path: Path, opened: list[str
     assert opened == []
 
 
-def test_only_what_changed_is_opened_again(tmp_path: Path, opened: list[str]) -> None:
+def test_scan_opens_again_only_what_changed(tmp_path: Path, opened: list[str]) -> None:
     put(tmp_path / "a.onnx", onnx_bytes(location="a.data"))
     put(tmp_path / "a.data", b"weights")
     put(tmp_path / "b.onnx", onnx_bytes())
@@ -200,7 +200,7 @@ def test_refused_name_is_refused_anew(tmp_path: Path) -> None:
     assert isinstance(found.refused[0], Refused)
 
 
-def test_what_earlier_scans_read_is_kept_only_for_files_that_are_there(tmp_path: Path) -> None:
+def test_results_of_earlier_scans_are_kept_only_for_files_that_are_there(tmp_path: Path) -> None:
     path = put(tmp_path / "a.onnx", onnx_bytes())
     put(tmp_path / "b.onnx", onnx_bytes())
     before = scan(tmp_path)

@@ -134,7 +134,7 @@ def test_rules_that_agree_have_no_problem(rules: Rules) -> None:
         ),
     ],
 )
-def test_what_contradicts_itself_is_named_by_its_key(rules: Rules, problem: str) -> None:
+def test_contradiction_is_named_by_its_key(rules: Rules, problem: str) -> None:
     assert rules_problem(rules, "m").startswith(problem)
 
 

@@ -249,7 +249,7 @@ def test_examples_are_accepted_by_both() -> None:
         assert parses(document)
 
 
-def test_both_accept_and_refuse_the_same_values_at_every_key_and_limit() -> None:
+def test_reader_and_schema_accept_the_same_values_at_every_key_and_limit() -> None:
     found: dict[bool, int] = {True: 0, False: 0}
     for path, document in documents():
         accepted = fits(document, SCHEMA)

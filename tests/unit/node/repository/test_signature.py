@@ -32,7 +32,7 @@ def sign(models: Path, key: Path, *options: str) -> int:
     return run(["model", "sign", str(models), "--key", str(key), *options])
 
 
-def test_what_is_signed_is_advertised_and_leaves_the_digest_as_it_is(
+def test_signature_is_advertised_and_leaves_the_digest_as_it_is(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {source.name: source.digest for source in scan(models).models}

@@ -141,7 +141,7 @@ def test_name_may_feed_several_steps_and_only_what_none_takes_is_an_output() -> 
         chain.validate([tensor("in", 5)], ["l"])
 
 
-def test_only_the_steps_and_outputs_that_are_asked_for_are_computed() -> None:
+def test_steps_and_outputs_are_computed_only_where_asked_for() -> None:
     first, second, third = split(), double(), double()
     chain = pipeline(
         [
@@ -379,7 +379,7 @@ def test_request_that_does_not_fit_is_reported_what_the_chain_takes() -> None:
     )
 
 
-def test_what_a_step_gives_is_checked_before_the_next_one_runs() -> None:
+def test_outputs_of_a_step_are_checked_before_the_next_one_runs() -> None:
     odd = Model([fp32("x")], [fp32("y")], lambda x: [x.reshape(1, -1)])
     last = double()
     chain = pipeline(

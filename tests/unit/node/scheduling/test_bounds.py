@@ -75,7 +75,7 @@ def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
     bench.submit(663, 2)
 
 
-def test_what_loaded_models_hold_is_not_there_for_runs() -> None:
+def test_memory_of_loaded_models_is_not_there_for_runs() -> None:
     bench = Bench()
     bench.budget.models_bytes = 500_000
     assert "runs have 500000 bytes on this node" in str(bench.refusal(400, 2))
@@ -95,7 +95,7 @@ def test_longer_rows_count_by_the_square_where_that_was_measured() -> None:
     assert isinstance(bench.refusal(8, 640), TooLarge)
 
 
-def test_as_many_rows_as_were_measured_are_not_even_looked_at() -> None:
+def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
     bench = Bench(limit_bytes=1)  # in which nothing fits
     bench.submit(8, 2)
     assert isinstance(bench.refusal(9, 2), TooLarge)
@@ -136,7 +136,7 @@ def test_small_requests_are_not_counted() -> None:
     assert bench.budget.held_bytes == 0
 
 
-def test_what_is_refused_for_another_reason_holds_no_memory() -> None:
+def test_request_refused_for_another_reason_holds_no_memory() -> None:
     plan = BatchPlan(
         (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
         (TensorSpec("y", F32, (-1, 2)), TensorSpec("h2", F32, (-1, 2))),

@@ -78,7 +78,7 @@ def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
         desk.submit(2, priority=1)
 
 
-def test_nobody_is_displaced_in_vain() -> None:
+def test_requests_are_not_displaced_in_vain() -> None:
     desk = Desk(limit_rows=16)
     desk.submit(12, priority=1)
     for _ in range(4):
@@ -90,7 +90,7 @@ def test_nobody_is_displaced_in_vain() -> None:
     assert desk.outcomes() == ["overloaded"] * 3
 
 
-def test_what_runs_or_is_ready_to_run_is_not_displaced() -> None:
+def test_request_that_runs_or_is_ready_to_run_is_not_displaced() -> None:
     desk = Desk(limit_rows=2, batch_rows=1)
     desk.submit(priority=128)
     desk.submit(priority=128)
@@ -109,7 +109,7 @@ def test_what_runs_or_is_ready_to_run_is_not_displaced() -> None:
     )
 )
 @settings(deadline=None)
-def test_nobody_is_refused_while_a_lesser_one_waits_and_nobody_waits_who_is_lost(
+def test_request_is_not_refused_while_a_lesser_one_waits_and_no_lost_one_waits(
     events: list[tuple[int, bool, int]],
 ) -> None:
     desk = Desk(limit_rows=12, batch_rows=2)
@@ -153,7 +153,7 @@ def test_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -
         desk.submit(priority=1)
 
 
-def test_who_is_reported_of_a_displacement_may_withdraw_the_others() -> None:
+def test_caller_told_of_a_displacement_may_withdraw_the_others() -> None:
     desk = Desk(limit_rows=4)
     lesser = [desk.request(priority=128) for _ in range(4)]
     for request in lesser:

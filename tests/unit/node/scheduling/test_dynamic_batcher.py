@@ -41,7 +41,7 @@ def test_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs(
     assert desk.batcher.is_idle
 
 
-def test_what_queued_while_the_instance_was_busy_runs_together_when_it_is_free() -> None:
+def test_requests_queued_while_the_instance_was_busy_run_together_when_it_is_free() -> None:
     desk = Desk()
     desk.submit()
     first = desk.taken()
@@ -51,7 +51,7 @@ def test_what_queued_while_the_instance_was_busy_runs_together_when_it_is_free()
     assert desk.take() == queued
 
 
-def test_as_many_batches_run_as_there_are_instances() -> None:
+def test_batches_run_at_once_are_as_many_as_instances() -> None:
     desk = Desk(instances=2, batch_rows=1)
     requests = [desk.submit() for _ in range(3)]
     first = desk.taken()
@@ -60,7 +60,7 @@ def test_as_many_batches_run_as_there_are_instances() -> None:
     assert desk.take() == [requests[2]]
 
 
-def test_without_batching_every_request_runs_alone_whatever_its_shape() -> None:
+def test_every_request_runs_alone_without_batching_whatever_its_shape() -> None:
     desk = Desk(is_batching=False, profile=GENEROUS)
     requests = [desk.submit() for _ in range(2)]
     for request in requests:
@@ -85,7 +85,7 @@ def test_batching_can_be_given_up_while_requests_are_queued() -> None:
 # the optional wait for company
 
 
-def test_with_a_delay_a_request_waits_so_long_for_company_and_no_longer() -> None:
+def test_request_waits_for_company_as_long_as_the_delay_and_no_longer() -> None:
     desk = Desk(max_delay_us=5_000)
     request = desk.submit()
     assert desk.take() == []
@@ -98,13 +98,13 @@ def test_with_a_delay_a_request_waits_so_long_for_company_and_no_longer() -> Non
     assert desk.batcher.next_event_s() == math.inf
 
 
-def test_with_a_delay_a_full_batch_goes_at_once() -> None:
+def test_full_batch_goes_at_once_in_spite_of_a_delay() -> None:
     desk = Desk(max_delay_us=5_000)
     requests = [desk.submit(4), desk.submit(4)]
     assert desk.take() == requests
 
 
-def test_more_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() -> None:
+def test_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() -> None:
     desk = Desk(max_delay_us=5_000)
     first = desk.submit(priority=9)
     desk.now_s = 0.004
@@ -149,7 +149,7 @@ def test_deadlines_that_pass_one_after_the_other_are_looked_at_together() -> Non
 
 
 @pytest.mark.parametrize(("slower", "is_taken"), [(1.0, True), (10.0, False)])
-def test_only_a_short_batch_is_taken_ahead(slower: float, is_taken: bool) -> None:
+def test_batch_is_taken_ahead_only_if_short(slower: float, is_taken: bool) -> None:
     points = (ProfilePoint(1, 0.01 * slower), ProfilePoint(8, AHEAD_S / 2 * slower))
     desk = Desk(profile=ServiceProfile(points))
     desk.submit()
@@ -159,7 +159,7 @@ def test_only_a_short_batch_is_taken_ahead(slower: float, is_taken: bool) -> Non
     assert (ahead is not None) is is_taken
 
 
-def test_without_a_delay_nothing_is_ever_due_later() -> None:
+def test_scheduler_without_a_delay_has_nothing_due_later() -> None:
     desk = Desk()
     desk.submit()
     assert desk.batcher.next_event_s() == math.inf
@@ -169,7 +169,7 @@ def test_without_a_delay_nothing_is_ever_due_later() -> None:
 # refusals
 
 
-def test_over_the_limit_a_request_is_refused_at_once_with_a_time_to_come_back() -> None:
+def test_request_over_the_limit_is_refused_at_once_with_a_time_to_come_back() -> None:
     desk = Desk(limit_rows=16)
     assert desk.load().limit == 16
     for _ in range(16):
@@ -338,7 +338,9 @@ def test_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
     assert desk.take() == [following]
 
 
-def test_what_one_answer_cancels_is_not_answered_even_if_its_turn_to_expire_had_come() -> None:
+def test_request_that_an_answer_cancels_is_not_answered_even_if_its_turn_to_expire_had_come() -> (
+    None
+):
     """A link that breaks while an answer is sent takes all its other requests with it."""
     desk = Desk()
     requests: list[PendingRequest] = []
@@ -363,7 +365,7 @@ def test_what_one_answer_cancels_is_not_answered_even_if_its_turn_to_expire_had_
 
 
 @pytest.mark.parametrize("way", ["finished", "fail"])
-def test_what_one_answer_of_a_batch_cancels_is_not_answered_after_it(way: str) -> None:
+def test_request_that_an_answer_of_its_batch_cancels_is_not_answered_after_it(way: str) -> None:
     desk = Desk()
     answered: list[PendingRequest] = []
     requests: list[PendingRequest] = []
@@ -420,14 +422,14 @@ def test_run_that_was_not_whole_says_nothing_about_the_model() -> None:
     assert desk.batcher.meter.batches == 1
 
 
-def test_what_ends_together_is_reported_in_the_order_in_which_it_came() -> None:
+def test_requests_that_end_together_are_reported_in_the_order_in_which_they_came() -> None:
     desk = Desk()
     requests = [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
     desk.batcher.expire(5.0)
     assert [request for request, _ in desk.answers] == requests
 
 
-def test_what_runs_can_be_failed_and_its_report_changes_nothing_then() -> None:
+def test_running_batch_can_be_failed_and_its_report_changes_nothing_then() -> None:
     desk = Desk(batch_rows=1, instances=2)
     running, beside, waiting = desk.submit(), desk.submit(), desk.submit()
     batch, other = desk.taken(), desk.taken()
@@ -585,7 +587,7 @@ def test_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> None:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("is_batching", [True, False])
-def test_what_has_run_is_let_go_without_waiting_for_the_collector(is_batching: bool) -> None:
+def test_batch_that_has_run_is_let_go_without_waiting_for_the_collector(is_batching: bool) -> None:
     desk = Desk(is_batching=is_batching)
     request, data = watched(desk)
     desk.batcher.submit(request, 0.0)
@@ -631,7 +633,7 @@ def test_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
     assert desk.batcher.is_idle
 
 
-def test_of_several_that_wait_what_would_be_late_is_answered_and_not_run() -> None:
+def test_waiting_request_that_would_be_late_is_answered_and_not_run() -> None:
     desk = Desk(batch_rows=1)  # a run takes 10 ms
     desk.submit()
     running = desk.taken()
@@ -659,7 +661,7 @@ def test_last_that_waits_is_run_however_late_it_seems() -> None:
 
 
 @pytest.mark.parametrize("others", [1, 2])
-def test_who_is_late_and_withdraws_all_that_waits_leaves_nothing_to_run(others: int) -> None:
+def test_late_request_that_withdraws_all_others_leaves_nothing_to_run(others: int) -> None:
     desk = Desk(batch_rows=1)
     desk.submit()
     running = desk.taken()
@@ -677,7 +679,7 @@ def test_who_is_late_and_withdraws_all_that_waits_leaves_nothing_to_run(others: 
     assert desk.batcher.is_idle
 
 
-def test_of_few_that_all_can_start_now_none_is_late_whose_run_ends_in_time() -> None:
+def test_requests_that_all_can_start_now_are_not_late_if_their_runs_end_in_time() -> None:
     desk = Desk()  # a run takes 10 to 24 ms
     requests = [desk.submit(left_s=0.018) for _ in range(8)]
     assert desk.take() == requests
@@ -686,7 +688,7 @@ def test_of_few_that_all_can_start_now_none_is_late_whose_run_ends_in_time() -> 
     assert [desk.take(), desk.take()] == [requests[:1], requests[1:]]
 
 
-def test_of_more_than_can_start_now_those_at_the_edge_are_late() -> None:
+def test_requests_at_the_edge_are_late_where_not_all_can_start_now() -> None:
     desk = Desk()
     for _ in range(9):
         desk.submit(left_s=0.018)
@@ -699,7 +701,7 @@ def test_of_more_than_can_start_now_those_at_the_edge_are_late() -> None:
 # what may wait
 
 
-def test_those_that_run_are_not_counted_as_waiting() -> None:
+def test_running_requests_are_not_counted_as_waiting() -> None:
     desk = Desk(batch_rows=2, max_queue=4, max_in_flight=1)
     for _ in range(6):
         desk.submit()  # two of them run at once
@@ -717,7 +719,7 @@ def test_those_that_run_are_not_counted_as_waiting() -> None:
         desk.submit()
 
 
-def test_of_a_model_with_streams_as_many_start_at_once_as_there_are() -> None:
+def test_requests_of_a_model_with_streams_start_at_once_as_many_as_there_are() -> None:
     streams = Streams(4, PROFILE, 1)
     desk = Desk(batch_rows=1, max_queue=1, streams=streams)
     for _ in range(5):

@@ -32,7 +32,7 @@ class Device:
         return self.limit.rows
 
 
-def test_it_starts_from_what_the_device_runs_in_its_time_by_the_profile() -> None:
+def test_limit_starts_from_what_the_device_runs_in_its_time_by_the_profile() -> None:
     assert ConcurrencyLimit(full_rows=16, row_s=0.001).rows == round(MAX_QUEUE_S / 0.001)
     assert ConcurrencyLimit(full_rows=16, row_s=9.0).rows == 16 * STOCK_BATCHES
     assert ConcurrencyLimit(full_rows=1, row_s=0.0).rows == STOCK_BATCHES
@@ -79,7 +79,7 @@ def test_one_hiccup_of_an_idle_device_says_little() -> None:
     assert device.limit.rows > 140
 
 
-def test_what_is_averaged_is_rows_a_second_and_not_runs() -> None:
+def test_average_is_of_rows_a_second_and_not_of_runs() -> None:
     """Nine runs in ten take 10 ms and one 100 ms: 10 rows in 190 ms, so 105 in two seconds."""
     device = Device()
     for _ in range(100):
@@ -135,7 +135,7 @@ def test_runs_that_took_no_time_at_all_by_the_clock_do_no_harm() -> None:
     st.just(0.0) | st.floats(1e-9, 10),
     st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 100), st.floats(-1, 2)), max_size=200),
 )
-def test_whatever_is_measured_the_queue_is_at_least_a_row_and_no_longer_than_its_time(
+def test_queue_is_at_least_a_row_and_no_longer_than_its_time_whatever_is_measured(
     full_rows: int, row_s: float, runs: list[tuple[float, float, float]]
 ) -> None:
     limit = ConcurrencyLimit(full_rows=full_rows, row_s=row_s)

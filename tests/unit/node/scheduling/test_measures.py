@@ -28,7 +28,7 @@ def test_profile_is_believed_until_runs_are_slower_and_again_when_they_are_not()
     assert time.run_s == pytest.approx(0.024)
 
 
-def test_without_a_profile_the_first_run_is_the_measure_and_no_slowdown() -> None:
+def test_first_run_without_a_profile_is_the_measure_and_no_slowdown() -> None:
     time = ServiceTime(None)
     assert (time.run_s, time.predicted_s(4)) == (0.0, FIRST_GUESS_S)
     assert time.ran(4, 0.040) == 1.0

@@ -187,7 +187,7 @@ def test_key_does_not_keep_a_shared_inputs_data() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (0, 2), (1, 2)])
-def test_without_batching_a_request_counts_its_own_rows_and_a_batch_holds_one(
+def test_request_without_batching_counts_its_own_rows_and_a_batch_holds_one(
     shape: tuple[int, ...],
 ) -> None:
     plan = PLAIN.unbatched()
@@ -206,9 +206,7 @@ def test_fixed_first_axis_is_no_number_of_rows() -> None:
     assert one.rows == 1
 
 
-def test_only_the_outputs_that_someone_wants_are_asked_for_and_all_where_someone_wants_all() -> (
-    None
-):
+def test_outputs_asked_for_are_those_that_a_request_wants_and_all_where_one_wants_all() -> None:
     a, b, every = (request(outputs=names) for names in (("p",), ("q", "p"), ()))
     assert PLAIN.wanted([a]) == ("p",)
     assert PLAIN.wanted([a, b]) == ("p", "q")

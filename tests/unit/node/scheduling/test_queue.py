@@ -129,7 +129,7 @@ def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries()
     assert sorted(one.order for one in queue) == [one.order for one in kept]
 
 
-def test_of_what_waits_endlessly_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
+def test_endless_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
     queue = RequestQueue()
     taken = {False: 0, True: 0}
     put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
@@ -193,7 +193,7 @@ def test_bulk_requests_without_rows_cannot_keep_online_work_from_running() -> No
     assert order.count(True) == 10
 
 
-def test_what_online_did_not_use_while_nothing_waited_is_not_owed_to_it_later() -> None:
+def test_share_that_online_did_not_use_is_not_owed_to_it_later() -> None:
     queue = RequestQueue()
     for _ in range(100):  # bulk alone, for long
         queue.put(request(is_bulk=True))
@@ -220,7 +220,7 @@ def urgency(one: PendingRequest) -> tuple[int, float, int]:
 
 
 @given(st.lists(st.one_of(PUTS, DROPS, TAKES), max_size=60))
-def test_whatever_is_put_dropped_and_taken_nothing_is_lost_doubled_or_out_of_order(
+def test_queue_loses_doubles_and_reorders_nothing_whatever_is_put_dropped_and_taken(
     steps: list[tuple[object, ...]],
 ) -> None:
     queue = RequestQueue()
@@ -259,7 +259,7 @@ def test_whatever_is_put_dropped_and_taken_nothing_is_lost_doubled_or_out_of_ord
         assert {id(one) for one in queue} == {id(one) for one in waiting}
 
 
-def test_who_came_since_others_gave_way_gives_way_before_those_of_a_higher_priority() -> None:
+def test_newcomer_gives_way_before_those_of_a_higher_priority() -> None:
     queue = RequestQueue()
     first, second = request(priority=5), request(priority=5)
     put(queue, [first, second])

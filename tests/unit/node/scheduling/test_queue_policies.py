@@ -38,7 +38,7 @@ def test_run_may_take_longer_than_a_request_may_wait() -> None:
     assert desk.outcomes() == ["ok"]
 
 
-def test_what_stands_ready_behind_a_run_waits_still() -> None:
+def test_batch_that_stands_ready_behind_a_run_waits_still() -> None:
     for rules, outcome in ((REJECT, ["deadline_exceeded"]), (DELAY, [])):
         desk = Desk(batch_rows=1, queue=rules)
         desk.submit()
@@ -62,7 +62,7 @@ def test_request_s_own_deadline_counts_beside_the_model_s() -> None:
     assert "the deadline passed before it ran" in str(desk.answers[0][1])
 
 
-def test_where_late_ones_are_delayed_they_go_behind_all_others_of_their_priority() -> None:
+def test_delayed_requests_go_behind_all_others_of_their_priority() -> None:
     desk = Desk(batch_rows=1, queue=DELAY)
     desk.submit(priority=3)
     running = desk.taken()

@@ -154,7 +154,7 @@ both_ways = pytest.mark.parametrize("profile", [HERE, THREADS], ids=["here", "in
 
 
 @both_ways
-async def test_what_comes_in_one_turn_of_the_loop_runs_together(
+async def test_requests_of_one_turn_of_the_loop_run_together(
     make: Make, profile: ServiceProfile
 ) -> None:
     rig = make(profile=profile)
@@ -189,7 +189,7 @@ async def test_long_run_leaves_the_loop_free(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("more_s", "is_here"), [(0.0, True), (1e-9, False)])
-async def test_how_long_a_run_is_predicted_to_be_decides_where_it_goes(
+async def test_predicted_time_of_a_run_decides_where_it_goes(
     make: Make, more_s: float, is_here: bool
 ) -> None:
     profile = ServiceProfile((ProfilePoint(1, 1e-6), ProfilePoint(2, SHORT_S + more_s)))
@@ -225,7 +225,7 @@ async def test_many_short_runs_give_others_in_the_loop_their_turn(make: Make) ->
     rig.doubled(1, 2, 3, 4, 5)
 
 
-async def test_as_many_batches_run_at_once_as_there_are_instances(make: Make) -> None:
+async def test_batches_run_at_once_are_as_many_as_instances(make: Make) -> None:
     rig = make(profile=THREADS, batch_rows=0, instances=2)
     rig.model.gate.clear()
     for name in (1, 2, 3):
@@ -341,7 +341,7 @@ class Custom(BaseException):
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_whatever_a_model_raises_fails_its_own_request_alone(
+async def test_exception_of_a_model_fails_its_own_request_alone(
     make: Make, profile: ServiceProfile, error: BaseException
 ) -> None:
     rig = make(profile=profile, batch_rows=0)
@@ -483,7 +483,7 @@ async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfil
 # what nobody waits for
 
 
-async def test_what_is_cancelled_while_it_waits_never_runs(make: Make) -> None:
+async def test_request_cancelled_while_it_waits_never_runs(make: Make) -> None:
     rig = make(profile=THREADS)
     await rig.hold(1)
     waiting = rig.submit(2)
@@ -520,7 +520,7 @@ async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> N
     assert rig.runner.scheduler.meter.requests == {"ok": 0, "cancelled": 2}
 
 
-async def test_who_has_left_is_not_run_again_after_a_batch_has_failed(make: Make) -> None:
+async def test_cancelled_request_is_not_run_again_after_its_batch_has_failed(make: Make) -> None:
     rig = make(profile=THREADS)
 
     def act(values: list[float]) -> None:
@@ -567,7 +567,7 @@ async def test_run_past_all_its_deadlines_is_stopped(make: Make) -> None:
     assert [switch and switch.is_used for switch in rig.model.switches] == [True]
 
 
-async def test_over_the_limit_is_refused_and_changes_nothing(make: Make) -> None:
+async def test_request_over_the_limit_is_refused_and_changes_nothing(make: Make) -> None:
     rig = make(profile=THREADS, max_in_flight=2)
     await rig.hold(1)
     rig.submit(2)
@@ -697,7 +697,7 @@ async def test_runner_is_idle_when_nothing_runs_though_all_were_answered_before(
     assert (rig.model.ran, rig.answers) == ([[1]], {})
 
 
-async def test_when_it_was_used_last_is_known(make: Make) -> None:
+async def test_time_of_the_last_use_is_known(make: Make) -> None:
     rig = make(profile=HERE)
     assert rig.runner.last_used_s == 100.0
     rig.clock.now_s = 130.0
@@ -745,7 +745,7 @@ async def test_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> No
     assert rig.model.ran == [[0.0], [1.0, 2.0]]
 
 
-async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> None:
+async def test_requests_that_do_not_fill_a_batch_wait_for_the_instance(make: Make) -> None:
     rig = make(may_run_here=False, batch_rows=3)
     await rig.hold(0.0)
     rig.submit(1.0)
@@ -757,7 +757,9 @@ async def test_what_does_not_fill_a_batch_waits_for_the_instance(make: Make) -> 
     assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]
 
 
-async def test_what_expires_while_it_is_ready_made_is_dropped_and_never_runs(make: Make) -> None:
+async def test_batch_that_expires_while_it_is_ready_made_is_dropped_and_never_runs(
+    make: Make,
+) -> None:
     rig = await staged(make)
     rig.clock.now_s += 6.0
     assert rig.tick(rig.clock.now_s) == ""
@@ -804,7 +806,7 @@ async def test_request_that_runs_alone_in_a_thread_is_marked_with_its_digest(
     rig.close()
 
 
-async def test_of_several_requests_that_run_together_none_is_reported(tmp_path: Path) -> None:
+async def test_requests_that_run_together_are_not_reported(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig = Rig(marks=InFlightJournal(page), profile=THREADS)
     await rig.hold()

@@ -115,7 +115,7 @@ def test_every_accepted_request_is_answered_once(make: Callable[[], Desk]) -> No
 
 
 @both
-def test_what_is_over_the_limit_is_refused_and_not_in_flight(make: Callable[[int], Desk]) -> None:
+def test_request_over_the_limit_is_refused_and_not_in_flight(make: Callable[[int], Desk]) -> None:
     desk = make(2)
     accepted = [desk.submit(1), desk.submit(1)]
     with pytest.raises(Overloaded):
@@ -211,7 +211,7 @@ def test_requests_join_and_leave_between_the_steps_of_others() -> None:
     assert model.left == {}  # every sequence was freed
 
 
-def test_who_leaves_frees_its_sequence_and_makes_room_for_the_next() -> None:
+def test_request_that_leaves_frees_its_sequence_and_makes_room_for_the_next() -> None:
     model = Countdown(max_sequences=1)
     desk = in_steps(model=model)
     leaves, follows = desk.submit(100), desk.submit(2)

@@ -252,7 +252,7 @@ def test_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> No
     assert desk.ask("a", 2) == 3
 
 
-def test_what_waits_behind_a_cancelled_run_goes_on_when_it_has_ended_and_not_before() -> None:
+def test_request_behind_a_cancelled_run_goes_on_when_that_has_ended_and_not_before() -> None:
     desk = Desk()
     desk.ask("a", 1, start=True)
     running, following = desk.submit("a", 2), desk.submit("a", 4)
@@ -266,7 +266,7 @@ def test_what_waits_behind_a_cancelled_run_goes_on_when_it_has_ended_and_not_bef
     assert desk.ask("a", 0) == 5
 
 
-def test_what_was_given_up_while_it_waited_for_its_turn_is_passed_over() -> None:
+def test_request_given_up_while_it_waited_for_its_turn_is_passed_over() -> None:
     desk = Desk()
     first, second, third = desk.submit("a", 1, start=True), desk.submit("a", 2), desk.submit("a", 4)
     desk.batcher.cancel(second, 0.0)
@@ -400,7 +400,7 @@ def test_longest_silent_gives_way_when_memory_is_short() -> None:
     assert desk.ask("a", 1) == 3
 
 
-def test_what_works_does_not_give_way_and_silent_ones_do_though_it_never_pauses() -> None:
+def test_working_sequence_does_not_give_way_and_silent_ones_do_though_it_never_pauses() -> None:
     desk = Desk(max_bytes=KEPT_BYTES + 2 * 8)
     desk.ask("silent", 1, start=True)
     desk.submit("busy", 1, start=True)

@@ -48,7 +48,7 @@ def test_no_run_of_one_thread_takes_more_rows_than_are_good_for_it() -> None:
     assert desk.kinds() == [(4, True), (4, True)]
 
 
-def test_what_comes_while_one_thread_is_free_runs_there_at_once() -> None:
+def test_request_that_comes_while_one_thread_is_free_runs_there_at_once() -> None:
     desk = StreamDesk()
     for _ in range(2):
         desk.submit()

@@ -25,7 +25,7 @@ def verdict(**what: object) -> Verdict:
     return Verdict("m", "1", "", "why", **what)  # type: ignore[arg-type]
 
 
-def test_nothing_is_known_against_most_models() -> None:
+def test_most_models_have_nothing_held_against_them() -> None:
     suspicion = Suspicion()
     suspicion.check(x(1), 0.0)
     suspicion.ended(request_digest(x(1)))
@@ -117,7 +117,7 @@ def test_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
     assert of(1) == of(2) == request_digest(x(1, 2))
 
 
-def test_what_is_held_against_a_model_is_looked_at_whatever_the_size_of_a_request() -> None:
+def test_suspicion_of_a_model_is_looked_at_whatever_the_size_of_a_request() -> None:
     refused = Suspicion(verdict(refused={request_digest(x(0, 0)).hex(): 9.0}), now_s=0.0)
     plan = BatchPlan((TensorSpec("x", F32, (-1, 2)),), (), is_batching=True, batch_rows=8)
     assert RunBounds(plan, NEED, PROFILE, MemoryBudget(0)).usual_rows == 4

@@ -25,7 +25,7 @@ def test_tenth_of_the_machine_or_what_its_agent_needs_is_left() -> None:
     assert cpu(1000 * MIB, 928 * MIB) == 640 * MIB
 
 
-def test_where_little_is_free_half_of_it_may_be_used() -> None:
+def test_half_of_little_free_memory_may_be_used() -> None:
     assert cpu(20 * GIB, GIB) == int(GIB / 2 / 1.25)
 
 
@@ -35,11 +35,11 @@ def test_link_s_messages_may_take_a_quarter_of_it() -> None:
     assert messages_bytes(100 * GIB) == messages_bytes(0) == 512 * MIB
 
 
-def test_of_a_gpu_most_is_for_models_and_runs() -> None:
+def test_most_of_a_gpu_is_for_models_and_runs() -> None:
     assert budget_bytes(is_gpu=True, total_bytes=80 * GIB, free_bytes=79 * GIB) == 72 * GIB
 
 
-def test_what_nobody_knows_is_no_limit() -> None:
+def test_unknown_memory_is_no_limit() -> None:
     assert cpu(0, 0) == 0
     assert hold_to(0) == 0
 

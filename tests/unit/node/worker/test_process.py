@@ -102,7 +102,7 @@ async def test_offer_says_how_much_memory_is_free_now(
     assert worker._service.free_bytes == seen
 
 
-async def test_what_is_long_unused_leaves_the_cache(
+async def test_entries_long_unused_leave_the_cache(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "CLEAN_S", 0.001)
@@ -237,7 +237,7 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
     assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
 
 
-async def test_what_is_on_offer_is_reported_a_moment_later_where_there_is_no_memory(
+async def test_offer_is_reported_a_moment_later_where_there_is_no_memory(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "PAUSE_S", 0.0)

@@ -585,7 +585,7 @@ async def test_stream_used_again_while_its_cancelled_run_goes_on_gets_its_own_an
     assert answer.outputs == (fp32("y", [12, 0]),)
 
 
-async def test_what_a_lost_link_asked_for_is_dropped_and_other_links_go_on(rig: Rig) -> None:
+async def test_requests_of_a_lost_link_are_dropped_and_other_links_go_on(rig: Rig) -> None:
     await rig.hold()
     other = rig.add_link()
     for stream in (1, 2, 3):
@@ -689,7 +689,7 @@ async def test_quiet_means_no_request_and_every_link_quiet(rig: Rig) -> None:
     assert rig.service.is_quiet
 
 
-async def test_before_a_process_ends_everything_under_way_is_answered(rig: Rig) -> None:
+async def test_everything_under_way_is_answered_before_a_process_ends(rig: Rig) -> None:
     rig.model.is_deaf = True
     link = await rig.hold(1)
     rig.ask(1)
@@ -715,7 +715,7 @@ async def test_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: 
 
 
 @pytest.mark.parametrize("role", [Role.ROUTER, Role.NODE])
-async def test_only_routers_may_ask(rig: Rig, role: Role) -> None:
+async def test_members_that_are_no_routers_may_not_ask(rig: Rig, role: Role) -> None:
     token = OWNER.invite(role, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     member = Membership.join(Identity.generate(), token, NOW)
     hello = Hello(member.network_id, member.chain, "test", 1, 1)

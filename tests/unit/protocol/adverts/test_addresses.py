@@ -48,7 +48,7 @@ def test_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> N
         "a" * 100_000,
     ],
 )
-def test_anything_else_is_refused_with_the_text(text: str) -> None:
+def test_other_texts_are_refused_with_the_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|port|address|interface|limit"):
         parse_address(text)
 

@@ -87,7 +87,7 @@ def reason_of(raw: bytes, now_ms: int = NOW_MS) -> str:
     return caught.value.reason
 
 
-def test_what_a_member_sealed_opens_to_the_same_with_its_verified_sender() -> None:
+def test_envelope_of_a_member_opens_to_the_same_with_its_verified_sender() -> None:
     envelope = open_envelope(GOOD, TRUST, NOW_MS)
     assert envelope.kind == "advert"
     assert envelope.network == NET.owner.network_id
@@ -122,14 +122,14 @@ def test_unknown_kind_opens_from_either_role(member: Membership) -> None:
 
 
 @pytest.mark.parametrize("kind", ["advert", "goodbye"])
-def test_only_a_node_may_advertise_or_say_goodbye(kind: str) -> None:
+def test_adverts_and_goodbyes_are_taken_from_nodes_only(kind: str) -> None:
     parts = payload_of(NET.router) | {"kind": kind}
     assert reason_of(signed(msgpack.packb(parts), NET.router.identity)) == "membership"
     with pytest.raises(LocalError, match=f"a router may not send '{kind}'; only a node may"):
         seal(kind, {}, NET.router, SEQUENCE, NOW_MS)
 
 
-def test_only_a_router_may_say_where_routers_are() -> None:
+def test_router_addresses_are_taken_from_routers_only() -> None:
     assert reason_of(forged(kind="router")) == "membership"
     with pytest.raises(LocalError, match="a node may not send 'router'; only a router may"):
         seal("router", {}, NET.node, SEQUENCE, NOW_MS)
@@ -316,7 +316,7 @@ def test_junk_is_rejected_as_malformed_even_when_signed(junk: bytes) -> None:
     assert reason_of(signed(junk)) == "malformed"
 
 
-def test_what_is_too_large_is_not_sealed() -> None:
+def test_oversize_body_is_not_sealed() -> None:
     with pytest.raises(ConfigError, match=r"has \d+ bytes; the limit is 262144: host fewer models"):
         seal("advert", {"x": "x" * MAX_ENVELOPE_BYTES}, NET.node, SEQUENCE, NOW_MS)
 
@@ -324,11 +324,11 @@ def test_what_is_too_large_is_not_sealed() -> None:
 @pytest.mark.parametrize(
     "body", [{"a": object()}, {"a": 2**64}, {"a": list(range(1025))}, {"a": {1: 2}}]
 )
-def test_what_no_receiver_would_open_is_not_sealed(body: dict[str, object]) -> None:
+def test_body_that_no_receiver_would_open_is_not_sealed(body: dict[str, object]) -> None:
     with pytest.raises(LocalError, match=r"plain msgpack values|no receiver would accept"):
         seal("advert", body, NET.node, SEQUENCE, NOW_MS)
 
 
-def test_only_what_no_honest_forwarder_can_pass_on_is_blamed() -> None:
+def test_forwarder_is_blamed_only_for_what_no_honest_one_can_pass_on() -> None:
     blamed = {reason.value for reason in RejectReason if is_forwarder_to_blame(reason)}
     assert blamed == {"malformed", "oversize", "signature", "field"}

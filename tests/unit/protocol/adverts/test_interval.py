@@ -39,7 +39,7 @@ def test_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_up_to_1200_nodes_the_fleet_keeps_to_ten_adverts_a_second(nodes: int) -> None:
+def test_fleet_of_up_to_1200_nodes_keeps_to_ten_adverts_a_second(nodes: int) -> None:
     interval_s = advert_interval_s(nodes)
     assert 10 <= interval_s <= 120
     assert interval_s <= advert_interval_s(nodes + 1)

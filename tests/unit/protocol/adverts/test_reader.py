@@ -56,7 +56,7 @@ def test_another_body_and_another_peer_s_are_checked(checked: list[PeerId]) -> N
 
 
 @pytest.mark.parametrize(("key", "value"), [("draining", 0), ("price_per_million", True)])
-def test_what_python_takes_for_the_same_is_not_the_same(key: str, value: object) -> None:
+def test_values_that_python_takes_for_equal_are_not_the_same(key: str, value: object) -> None:
     reader = AdvertReader()
     body = {**BODY, "price_per_million": 1}
     reader.read(body, A, Sequence(1, 1))
@@ -82,7 +82,7 @@ def test_body_that_was_refused_is_refused_again(checked: list[PeerId]) -> None:
     assert len(reader) == 0
 
 
-def test_it_forgets_who_left_and_who_was_silent_longest(checked: list[PeerId]) -> None:
+def test_reader_forgets_who_left_and_who_was_silent_longest(checked: list[PeerId]) -> None:
     reader = AdvertReader(max_peers=2)
     for counter, peer in enumerate((A, B, A, C), 1):
         reader.read(BODY, peer, Sequence(1, counter))
@@ -96,7 +96,7 @@ def test_it_forgets_who_left_and_who_was_silent_longest(checked: list[PeerId]) -
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.sampled_from(["eu", "us"]))))
-def test_it_reads_what_a_reader_without_memory_reads(words: list[tuple[PeerId, str]]) -> None:
+def test_reader_reads_what_one_without_memory_reads(words: list[tuple[PeerId, str]]) -> None:
     reader = AdvertReader(max_peers=1)
     for counter, (peer, region) in enumerate(words):
         said = replace(SAID, peer=peer, region=region, sequence=Sequence(1, counter))

@@ -22,7 +22,7 @@ NOW_NS = 1_790_000_000 * 10**9
         (Sequence(5, 9), Sequence(4, 10), False),
     ],
 )
-def test_only_a_newer_sequence_is_acceptable(
+def test_sequence_is_acceptable_only_if_newer(
     known: Sequence | None, new: Sequence, expected: bool
 ) -> None:
     assert is_acceptable(known, new) is expected

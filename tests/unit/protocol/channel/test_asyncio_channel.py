@@ -7,7 +7,7 @@ from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.channel.framing import encode
 
 
-async def test_what_came_in_one_read_is_there_for_the_next_reader() -> None:
+async def test_bytes_of_one_read_are_there_for_the_next_reader() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         channel = await AsyncioChannel.connect(ours)

@@ -10,7 +10,7 @@ def test_waits_double_from_the_first_to_the_most() -> None:
     assert [backoff.failed(ran_s=1.0) for _ in range(5)] == pytest.approx([0.2, 0.4, 0.8, 1.0, 1.0])
 
 
-def test_what_ran_long_enough_begins_again_at_the_first_wait() -> None:
+def test_backoff_begins_again_at_the_first_wait_after_a_long_run() -> None:
     backoff = Backoff(RestartPolicy(first_s=0.2, factor=2, most_s=10, stable_after_s=30))
     assert [backoff.failed(ran_s) for ran_s in (0, 0, 29.9, 30.0, 0)] == pytest.approx(
         [0.2, 0.4, 0.8, 0.2, 0.4]

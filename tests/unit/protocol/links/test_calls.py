@@ -125,7 +125,7 @@ def test_tensors_are_views_of_the_body_and_are_sent_without_a_copy() -> None:
 
 @settings(max_examples=40)
 @given(_calls.filter(lambda call: call.inputs), _answers.filter(lambda answer: answer.outputs))
-def test_whatever_is_cut_off_is_refused(call: InferCall, answer: InferAnswer) -> None:
+def test_truncated_call_is_refused(call: InferCall, answer: InferAnswer) -> None:
     meta, parts = encode_call(call, 5)
     body = body_of(parts)
     for end in range(len(meta)):
@@ -200,12 +200,12 @@ _tensor_like = st.tuples(
     | _values,
     st.binary(max_size=24),
 )
-def test_well_packed_junk_raises_nothing_but_what_is_documented(raw: object, body: bytes) -> None:
+def test_junk_that_is_well_packed_raises_only_what_is_documented(raw: object, body: bytes) -> None:
     expect_documented(pack(raw), body)
 
 
 @pytest.mark.parametrize("key", ["m", "v", "i", "o", "b", "q", "r", "l"])
-def test_what_is_nested_too_deeply_to_print_is_refused_like_any_junk(key: str) -> None:
+def test_nesting_too_deep_to_print_is_refused_like_any_junk(key: str) -> None:
     good = {"m": "m", "v": "1", "i": [], "o": [], "q": 0, "r": 0, "l": [0] * 6}
     good.pop(key, None)
     packed = pack(good)
@@ -258,7 +258,7 @@ def test_load_is_six_counts(load: object) -> None:
         decode_load(pack({"l": load}))
 
 
-def test_what_a_later_version_adds_is_ignored() -> None:
+def test_additions_of_a_later_version_are_ignored() -> None:
     raw = {"m": "m", "i": [["x", "INT8", [1], 1, "more"]], "new": {"a": 1}, "b": 7}
     call, budget_ms = decode_call(pack(raw), memoryview(b"\5"), LIMITS)
     assert budget_ms == 7
@@ -363,7 +363,7 @@ def test_body_of_another_size_is_refused_also_when_its_metadata_was_seen(body: b
         decoder.decode(meta, memoryview(body))
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_memory_of_known_ones_is_bounded() -> None:
     decoder = CallDecoder(LIMITS)
     for number in range(3 * MAX_KNOWN_CALLS):
         decoder.decode(pack({"m": f"m{number}", "i": []}), NOTHING)
@@ -425,7 +425,7 @@ def test_tensors_whose_elements_count_are_looked_at_each_time() -> None:
 
 
 @pytest.mark.parametrize("entry", [None, 3, [], ["x"], ["x", "FP32", 3, 4], ["x", [], [[]], {}]])
-def test_what_describes_no_tensor_is_not_known(entry: object) -> None:
+def test_description_of_no_tensor_is_not_known(entry: object) -> None:
     assert KnownTensors().find(entry) is None
 
 
@@ -442,7 +442,7 @@ def test_known_tensors_are_so_many() -> None:
 @pytest.mark.parametrize(
     "entry", [["x", "INT8", [True], 1], ["x", "INT8", [1], True], ["x", "INT8", [1.0], 1]]
 )
-def test_what_only_equals_a_known_description_is_not_taken_for_it(entry: object) -> None:
+def test_description_that_only_equals_a_known_one_is_not_taken_for_it(entry: object) -> None:
     known = KnownTensors()
     known.add(Tensor("x", Datatype.INT8, (1,), b"a"))
     assert known.find(["x", "INT8", [1], 1]) is not None

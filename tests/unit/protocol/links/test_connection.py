@@ -186,7 +186,7 @@ def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
         wire.dialer.ask(b"", [bytes(1001)])
 
 
-def test_what_only_this_peer_does_not_take_is_the_peer_s_fault_and_not_the_caller_s() -> None:
+def test_request_that_only_this_peer_does_not_take_is_the_peer_s_fault() -> None:
     wire = greeted(acceptor=limits(message_bytes=1))
     with pytest.raises(PeerError, match="2 bytes; this peer takes 1 at most") as caught:
         wire.dialer.ask(b"", [bytes(2)])
@@ -307,7 +307,7 @@ def test_broken_rule_ends_the_connection_and_is_named(data: bytes, complaint: st
         encode_frame(FrameKind.HELLO, meta=b"x" * 40_000),
     ],
 )
-def test_anything_but_a_proper_hello_first_is_refused(data: bytes) -> None:
+def test_first_frame_other_than_a_proper_hello_is_refused(data: bytes) -> None:
     core = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=LinkLimits())
     with pytest.raises(ProtocolViolation):
         feed(core, data)

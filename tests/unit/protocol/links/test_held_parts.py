@@ -27,7 +27,7 @@ def test_all_answers_together_are_bounded() -> None:
     assert [parts.take(4, 0), parts.take(4, 0)] == ["", ""]
 
 
-def test_what_is_released_makes_room_and_what_has_ended_leaves_nothing() -> None:
+def test_released_parts_make_room_and_an_ended_request_leaves_nothing() -> None:
     parts = HeldParts(3 * PART_BYTES, 100 * PART_BYTES)
     for _ in range(100):
         assert parts.take(1, PART_BYTES) == ""

@@ -42,7 +42,7 @@ def test_introduction_comes_back_as_it_was(
 @pytest.mark.parametrize(
     ("reported", "known"), [(5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")]
 )
-def test_which_process_it_is_may_be_unreported(reported: object, known: bytes) -> None:
+def test_process_may_be_left_out_of_a_hello(reported: object, known: bytes) -> None:
     assert Hello.decode(pack(GOOD)).process == b""
     assert Hello.decode(pack({**GOOD, "proc": reported})).process == known
 
@@ -84,7 +84,7 @@ def test_each_fault_is_named(change: dict[str, object], complaint: str) -> None:
 
 
 @pytest.mark.parametrize("key", GOOD)
-def test_what_is_nested_too_deeply_to_print_is_a_violation(key: str) -> None:
+def test_nesting_too_deep_to_print_is_a_violation(key: str) -> None:
     rest = pack({name: value for name, value in GOOD.items() if name != key})
     deep = b"\x91" * 1000 + b"\xc0"
     with pytest.raises(ProtocolViolation):

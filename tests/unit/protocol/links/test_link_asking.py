@@ -113,9 +113,7 @@ async def test_probe_that_is_refused_is_reported_the_error() -> None:
     assert ends.is_idle
 
 
-async def test_what_is_withdrawn_is_reported_to_the_peer_once_and_its_late_answer_to_nobody() -> (
-    None
-):
+async def test_withdrawn_request_is_told_to_the_peer_once_and_its_late_answer_to_nobody() -> None:
     ends, asker, prober = Ends(), ResponseHandler(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     probe = ends.link.ask_load(b"", prober)
@@ -142,7 +140,7 @@ async def test_peer_hears_of_a_withdrawal() -> None:
     assert await ends.reads() == []
 
 
-async def test_what_is_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
+async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
     ends = Ends()
     stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
     ends.link.withdraw(stream)
@@ -274,7 +272,9 @@ async def test_parts_are_reported_as_they_come_and_the_last_one_is_the_answer() 
     assert await ends.reads() == []  # nothing is withdrawn
 
 
-async def test_to_whoever_wants_one_answer_parts_are_an_error_and_the_rest_is_declined() -> None:
+async def test_answer_in_parts_is_an_error_to_who_wants_a_whole_one_and_the_rest_is_declined() -> (
+    None
+):
     ends, asker = Ends(), ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     await ends.reads()
@@ -288,7 +288,7 @@ async def test_to_whoever_wants_one_answer_parts_are_an_error_and_the_rest_is_de
     assert not ends.peer.respond(stream, b"2", [])
 
 
-async def test_after_parts_comes_an_error_or_the_end_of_the_link_as_after_none() -> None:
+async def test_error_or_end_of_the_link_comes_after_parts_as_after_none() -> None:
     for is_lost in (False, True):
         ends, reader = Ends(), Reader()
         stream = ends.link.ask(b"", [], reader)
@@ -348,7 +348,7 @@ async def test_parts_that_are_released_may_come_without_end() -> None:
     assert ends.link._core._parts.size_bytes == 0
 
 
-async def test_what_cannot_be_sent_is_raised_and_leaves_nothing_waiting() -> None:
+async def test_request_that_cannot_be_sent_raises_and_leaves_nothing_waiting() -> None:
     cases: list[tuple[Ends, list[bytes], type[CapameshError]]] = [
         (Ends(is_greeted=False), [], ProtocolViolation),
         (Ends(limits(send_bytes=1000)), [bytes(1001)], Overloaded),
@@ -391,7 +391,7 @@ async def test_waiting_for_an_answer_is_asking_and_its_cancellation_is_withdrawi
         await task
 
 
-async def test_in_any_order_of_events_each_asker_is_reported_once_or_has_withdrawn() -> None:
+async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events() -> None:
     for seed in range(150):
         rng = random.Random(seed)
         ends = Ends()

@@ -30,7 +30,7 @@ def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int,
     return frames(b"".join(outgoing.take(budget)))
 
 
-def test_nothing_queued_is_nothing_to_send() -> None:
+def test_empty_queue_has_nothing_to_send() -> None:
     outgoing = Outgoing(CHUNK)
     assert not outgoing
     assert outgoing.take(100) == []
@@ -77,7 +77,7 @@ def test_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
 
 
-def test_without_credit_the_header_alone_announces_the_message() -> None:
+def test_header_alone_announces_the_message_without_credit() -> None:
     outgoing = Outgoing(CHUNK)
     outgoing.message(ASK, 1, b"m", [b"abc"], 3, 0, 0)
     (buffer,) = outgoing.take(100)

@@ -82,7 +82,7 @@ def test_link_that_stalls_holds_half_and_others_go_past_it() -> None:
     assert sums(budget) == (0, 0, 0)
 
 
-def test_what_comes_in_one_frame_is_not_counted_and_what_fits_the_credit_does_not_wait() -> None:
+def test_message_of_one_frame_is_not_counted_and_one_that_fits_the_credit_does_not_wait() -> None:
     budget = ReceiveBudget(200 * KB)
     holder, other = Pair(budget), Pair(budget)
     holder.ask(bytes(200 * KB))
@@ -139,7 +139,7 @@ def test_node_refuses_to_send_what_the_router_does_not_take() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_sums_hold_all_is_given_back_and_the_oldest_goes_on(seed: int) -> None:
+def test_sums_hold_all_is_given_back_and_the_oldest_goes_on_whatever_happens(seed: int) -> None:
     rng = random.Random(seed)
     budget = ReceiveBudget(400 * KB)
     pairs = [Pair(budget) for _ in range(4)]
@@ -186,7 +186,7 @@ def test_giving_back_twice_counts_once() -> None:
     assert sums(budget) == (0, 0, 0)
 
 
-def test_without_a_budget_a_request_is_granted_at_once() -> None:
+def test_request_without_a_budget_is_granted_at_once() -> None:
     wire = greeted()
     wire.dialer.ask(b"", [bytes(3 << 20)])
     assert [type(event) for event in wire.settle()[1]] == [RequestReceived]

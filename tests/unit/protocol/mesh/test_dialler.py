@@ -104,7 +104,7 @@ def test_peer_that_never_was_there_costs_two_dials_a_minute_or_three() -> None:
     dialling(scenario)
 
 
-def test_one_that_left_long_ago_is_dialled_as_if_it_had_never_been_there() -> None:
+def test_peer_that_left_long_ago_is_dialled_as_if_it_had_never_been_there() -> None:
     async def scenario(host: FakeHost) -> None:
         host.is_there = True
         await trio.sleep(30.0)
@@ -117,7 +117,7 @@ def test_one_that_left_long_ago_is_dialled_as_if_it_had_never_been_there() -> No
     dialling(scenario)
 
 
-def test_one_that_does_not_refuse_but_fails_late_is_left_alone_for_longer() -> None:
+def test_peer_that_fails_late_without_a_refusal_is_left_alone_for_longer() -> None:
     async def scenario(host: FakeHost) -> None:
         host.is_there = True
         await trio.sleep(30.0)

@@ -81,7 +81,7 @@ def test_two_members_know_each_other_after_the_exchange() -> None:
     assert (opener.revocations, acceptor.revocations) == (b"", b"")
 
 
-def test_nobody_is_a_member_before_the_last_verdict() -> None:
+def test_peer_is_no_member_before_the_last_verdict() -> None:
     opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
     proof = acceptor.receive(one(opener.first()), NOW)
     verdict = acceptor.receive(one(opener.receive(one(acceptor.first()), NOW)), NOW)
@@ -92,7 +92,7 @@ def test_nobody_is_a_member_before_the_last_verdict() -> None:
     assert opener.member is not None
 
 
-def test_what_is_signed_is_the_documented_concatenation() -> None:
+def test_signature_is_over_the_documented_concatenation() -> None:
     signed = signed_bytes(
         Side.ACCEPTOR,
         NetworkId("cm-1"),
@@ -123,7 +123,7 @@ def test_newer_revocation_list_travels_with_the_proof() -> None:
     assert acceptor.revocations == b""
 
 
-def test_who_is_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
+def test_peer_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
     listed = OWNER.revoke(
         RevocationList.empty(OWNER.network_id), peers=[NODE.identity.peer_id], now=NOW
     )
@@ -280,7 +280,7 @@ json_like = st.recursive(
         json_like,
     ),
 )
-def test_well_formed_messages_with_any_fields_raise_only_not_member(
+def test_messages_with_any_fields_raise_only_not_member(
     kind: str, fields: dict[str, object]
 ) -> None:
     base = hello_of(ROUTER) if kind == "hello" else {}

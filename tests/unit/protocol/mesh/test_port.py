@@ -111,7 +111,7 @@ def test_member_stays_while_strangers_come_and_its_next_connection_is_a_members_
     in_virtual_time(test)
 
 
-def test_what_is_over_the_rate_or_cannot_be_upgraded_is_closed() -> None:
+def test_connection_over_the_rate_or_that_cannot_be_upgraded_is_closed() -> None:
     async def test() -> None:
         port = MeshPort(limits_for_mesh(1024))
         swarm = Swarm(port)

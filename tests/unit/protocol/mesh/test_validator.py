@@ -102,13 +102,13 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Validator) -> None
     ],
     ids=itertools.count(),  # not of the peers' ids, which differ from run to run
 )
-def test_what_is_dropped_is_named_and_only_what_nobody_honest_forwards_is_blamed(
+def test_dropped_message_is_named_and_blamed_only_if_nobody_honest_forwards_it(
     judge: Validator, sent: bytes, publisher: str, verdict: Verdict, reason: str
 ) -> None:
     assert judge.judge(sent, publisher, NOW_MS) == ValidationResult(verdict, reason)
 
 
-def test_what_was_dropped_does_not_use_up_its_sequence(judge: Validator) -> None:
+def test_dropped_message_does_not_use_up_its_sequence(judge: Validator) -> None:
     forgery = forged(payload(1))
     assert judge.judge(forgery, A, NOW_MS).verdict is Verdict.REJECT
     assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
@@ -177,7 +177,7 @@ def verdict(judge: Validator, counter: int, member: Membership, kind: str, now_s
     return judge.judge(sent, member.identity.peer_id, now_ms, now_s).reason
 
 
-def test_of_an_invite_only_so_many_are_passed_on_until_some_leave_or_fall_silent(
+def test_invite_has_only_so_many_passed_on_until_some_leave_or_fall_silent(
     judge: Validator,
 ) -> None:
     places = 2 + SPARE_PLACES
@@ -222,7 +222,7 @@ def test_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int
     assert judge.judge(strange, liar.identity.peer_id, own_ms, 1.0).reason in {"stale", "future"}
 
 
-def test_who_is_known_is_heard_whatever_its_clock_says_for_its_numbers_go_on(
+def test_known_sender_is_heard_whatever_its_clock_says_for_its_numbers_go_on(
     judge: Validator,
 ) -> None:
     assert judge.judge(payload(1), A, NOW_MS).reason == ""

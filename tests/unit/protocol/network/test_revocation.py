@@ -107,12 +107,12 @@ def test_owner_does_not_sign_what_a_forged_list_holds(home: Network) -> None:
 @pytest.mark.parametrize(
     "serial", ["", "ab", "AB" * 20, "0x" + "ab" * 19, "ab" * 21, "é" * 40, " " * 40]
 )
-def test_what_is_no_serial_cannot_be_revoked(home: Network, serial: str) -> None:
+def test_text_that_is_no_serial_cannot_be_revoked(home: Network, serial: str) -> None:
     with pytest.raises(ConfigError, match="is no invite's serial: one has 40 digits"):
         home.owner.revoke(empty(home), invites=[serial], now=home.now)
 
 
-def test_what_is_no_peer_id_cannot_be_revoked(home: Network) -> None:
+def test_text_that_is_no_peer_id_cannot_be_revoked(home: Network) -> None:
     with pytest.raises(ConfigError, match="'QmNoSuchPeer' is no peer id"):
         home.owner.revoke(empty(home), peers=[PeerId("QmNoSuchPeer")], now=home.now)
 

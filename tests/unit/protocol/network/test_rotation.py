@@ -82,7 +82,7 @@ def test_members_of_both_keys_take_each_other_though_nobody_was_reported(
     assert new.verify(home.node.chain, home.now).peer_id == home.node.identity.peer_id
 
 
-def test_once_reported_a_member_needs_no_successor_in_a_chain(
+def test_member_that_knows_the_successor_needs_none_in_a_chain(
     home: Network, later: Rotated
 ) -> None:
     trust = home.node.trust()
@@ -198,7 +198,7 @@ def test_no_changed_bit_of_a_chain_with_a_successor_makes_another_member(
         home.node.trust().verify([bytes(each) for each in chain], home.now)
 
 
-def test_only_the_owners_key_names_a_successor(home: Network, stranger: Network) -> None:
+def test_successor_is_named_by_the_owners_key_only(home: Network, stranger: Network) -> None:
     authority = own_authority(home.owner.ca_der)
     key = Ed25519PrivateKey.generate()
     for signer in (stranger.owner.private_key, key):
@@ -343,7 +343,7 @@ def test_owner_is_made_and_changed_on_a_disk_without_hard_links(
     }
 
 
-def test_what_an_owner_signs_at_the_limit_its_members_read(
+def test_list_that_an_owner_signs_at_the_limit_is_read_by_its_members(
     home: Network, later: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers = [Identity.generate().peer_id for _ in range(3)]

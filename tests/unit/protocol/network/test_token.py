@@ -105,7 +105,7 @@ def test_token_from_the_future_blames_the_clock(home: Network) -> None:
         (text_of([[], bytes(32), b"", bytes(9000)]), "malformed: "),
     ],
 )
-def test_what_is_no_token_is_refused_with_the_reason(
+def test_text_that_is_no_token_is_refused_with_the_reason(
     home: Network, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

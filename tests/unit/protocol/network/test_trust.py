@@ -455,7 +455,7 @@ def test_invite_of_another_shape_is_refused_even_from_the_owner(
         [[], []],
     ],
 )
-def test_what_is_no_chain_at_all_is_malformed(home: Network, chain: object) -> None:
+def test_bytes_that_are_no_chain_are_malformed(home: Network, chain: object) -> None:
     with pytest.raises(NotMember, match=r"^malformed: "):
         home.node.trust().verify(chain, home.now)
 

@@ -227,7 +227,7 @@ def test_malformed_request_is_refused_with_the_value(
         (b'{"inputs":[],"parameters":{"k":1e999}}', "parameter 'k' must be .*, got inf"),
     ],
 )
-def test_what_is_not_strict_json_is_refused(text: bytes, error: str) -> None:
+def test_lax_json_is_refused(text: bytes, error: str) -> None:
     with pytest.raises(InvalidRequest, match=error):
         decode_request("m", "", text, None)
 
@@ -311,7 +311,7 @@ def test_headers_among_the_parameters_are_left_out() -> None:
         _decoded({"inputs": [], "parameters": {"header": {}}})
 
 
-def test_how_an_answer_gives_what_json_has_no_number_for_is_asked_by_a_parameter() -> None:
+def test_parameter_asks_how_an_answer_gives_what_json_has_no_number_for() -> None:
     assert not _decoded({"inputs": []}).is_non_finite_text
     asked = _decoded({"inputs": [], "parameters": {"non_finite_output": "text", "k": 1}})
     assert (asked.is_non_finite_text, dict(asked.parameters)) == (True, {"k": 1})

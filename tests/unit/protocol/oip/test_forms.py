@@ -49,7 +49,7 @@ def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> 
     np.testing.assert_array_equal(read.inputs[1].to_numpy(), np.frombuffer(b"cba", np.uint8))
 
 
-def test_nothing_else_is_taken_for_it() -> None:
+def test_other_forms_are_not_taken_for_it() -> None:
     forms = learnt(REQUEST, b"12345678abc")
     body, length = body_of(REQUEST, b"12345678abc")
     assert forms.read("m", "", body + b"d", length) is None
@@ -70,7 +70,7 @@ def test_nothing_else_is_taken_for_it() -> None:
         ({"inputs": [binary("x" * 400, "INT8", [1], 1), binary("y" * 700, "INT8", [1], 1)]}, b"ab"),
     ],
 )
-def test_what_has_to_be_looked_at_each_time_is_not_learnt(
+def test_request_that_has_to_be_looked_at_each_time_is_not_learnt(
     request_: dict[str, Any], data: bytes
 ) -> None:
     assert len(learnt(request_, data)) == 0

@@ -150,7 +150,7 @@ def test_hundred_thousand_random_fp32_patterns_read_back_to_the_same_bits() -> N
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("datatype", [Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64])
-def test_what_json_has_no_number_for_is_an_error_that_says_to_use_binary(
+def test_value_without_a_json_number_is_an_error_that_says_to_use_binary(
     value: float, datatype: Datatype
 ) -> None:
     dtype = np.float64 if datatype is Datatype.BF16 else datatype.numpy_dtype

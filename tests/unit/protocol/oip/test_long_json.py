@@ -115,12 +115,12 @@ def _read_whole(body: bytes) -> object:
         ('{"a":NaN}', "the literal NaN"),
     ],
 )
-def test_what_is_no_request_is_refused_with_its_place(body: str, error: str) -> None:
+def test_text_that_is_no_request_is_refused_with_its_place(body: str, error: str) -> None:
     with pytest.raises(InvalidRequest, match=error):
         decode_request("m", "", body.encode(), None)
 
 
-def test_only_data_may_be_long() -> None:
+def test_parts_other_than_data_may_not_be_long() -> None:
     long = "[" + "0," * 50_000 + "0]"
     for body in (
         f'{{"inputs":[],"x":{long}}}',
@@ -212,7 +212,7 @@ def test_long_answer_is_written_in_steps_and_reads_back() -> None:
     assert z["data"] == [each.decode() for each in words]
 
 
-def test_what_json_has_no_number_for_comes_back_as_the_text_that_was_asked_for() -> None:
+def test_value_without_a_json_number_comes_back_as_the_text_that_was_asked_for() -> None:
     rng = random.Random(3)
     special = [np.nan, np.inf, -np.inf, 0.1, -0.0]
     for datatype, dtype in (

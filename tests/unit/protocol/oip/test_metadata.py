@@ -66,7 +66,7 @@ def test_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
         ([], _ROWS_OUT, 8, 8),
     ],
 )
-def test_what_is_no_batch_of_rows_has_whole_shapes(
+def test_model_without_a_batch_of_rows_has_whole_shapes(
     inputs: list[TensorSpec], outputs: list[TensorSpec], max_rows: int, best_rows: int
 ) -> None:
     body = model_config_body("m", inputs, outputs, max_rows=max_rows, best_rows=best_rows)

@@ -87,7 +87,7 @@ def test_bf16_takes_bit_patterns_floats_and_foreign_bfloat16_alike() -> None:
     assert Tensor.from_numpy("x", np.zeros(1, ml_dtypes.bfloat16)).datatype is Datatype.BF16
 
 
-def test_nothing_is_cast_silently() -> None:
+def test_values_are_not_cast_silently() -> None:
     with pytest.raises(
         InvalidRequest, match="an array of int64 is INT64, not INT32; cast it first"
     ):

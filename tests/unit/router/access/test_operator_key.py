@@ -30,7 +30,7 @@ def test_each_start_has_a_key_of_its_own_and_the_last_one_is_void(tmp_path: Path
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
 
 
-def test_on_a_full_disk_the_last_key_stays_in_use_and_without_one_nobody_commands(
+def test_last_key_stays_in_use_on_a_full_disk_and_without_one_nobody_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     OperatorKey.create(tmp_path)
@@ -75,11 +75,11 @@ def test_file_that_others_could_write_is_replaced_and_not_written_into(tmp_path:
         ("Bearer \udcff", False),
     ],
 )
-def test_only_the_key_itself_opens(authorization: str, is_open: bool) -> None:
+def test_keys_other_than_the_key_itself_do_not_open(authorization: str, is_open: bool) -> None:
     assert OperatorKey("secret").opens(authorization) is is_open
 
 
-def test_it_is_not_shown_when_printed() -> None:
+def test_key_is_not_shown_when_printed() -> None:
     assert repr(OperatorKey("secret-text")) == "OperatorKey(secret)"
 
 

@@ -80,7 +80,7 @@ def test_each_that_is_refused_is_reported_of_another_slot() -> None:
     assert last.retry_after_s == 30.0
 
 
-def test_one_that_hammers_puts_off_itself_and_not_the_others() -> None:
+def test_hammering_caller_puts_off_itself_and_not_the_others() -> None:
     controller = gate_of(
         replica("a", load=load(9, limit=9, queue_ms=90))
     )  # 100 slots a second get free
@@ -109,13 +109,13 @@ def test_tenants_bookings_are_as_far_apart_as_its_part_of_what_gets_free() -> No
     assert hints["small"][2] - hints["small"][1] == pytest.approx(1 / (0.25 * rate))
 
 
-def test_without_a_known_rate_a_second_is_reported() -> None:
+def test_refusal_without_a_known_rate_says_a_second() -> None:
     error = refusal(gate_of(replica("a", load=LoadReport(4, limit=4))))
     assert error is not None
     assert error.retry_after_s == 1.0
 
 
-def test_who_would_wait_past_its_deadline_is_refused_and_who_has_time_is_not() -> None:
+def test_request_that_would_wait_past_its_deadline_is_refused_and_one_with_time_is_not() -> None:
     controller = gate_of(replica("a", load=load(5, limit=100, queue_ms=50)))
     assert refusal(controller, remaining_s=0.06 * 1.75 + 0.001) is None
     error = refusal(controller, remaining_s=0.06)
@@ -130,7 +130,7 @@ def test_who_would_wait_past_its_deadline_is_refused_and_who_has_time_is_not() -
     assert refusal(controller, remaining_s=0.5) is None
 
 
-def test_what_no_idle_node_could_do_in_time_is_not_called_overload() -> None:
+def test_request_that_no_idle_node_could_do_in_time_is_not_called_overload() -> None:
     assert refusal(gate_of(replica("a", load=load(0))), remaining_s=0.001) is None
     assert (
         refusal(gate_of(replica("a", load=load(1, limit=100, queue_ms=5))), remaining_s=0.001)
@@ -138,7 +138,7 @@ def test_what_no_idle_node_could_do_in_time_is_not_called_overload() -> None:
     )
 
 
-def test_where_nobody_can_be_asked_it_is_not_called_overload() -> None:
+def test_absence_of_nodes_to_ask_is_not_called_overload() -> None:
     lost = replica("a", load=load(10))
     lose(lost)
     for controller in (gate_of(), gate_of(lost), gate_of(replica("b"))):

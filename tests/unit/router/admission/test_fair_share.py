@@ -41,7 +41,7 @@ def test_one_tenant_alone_has_nobody_to_be_fair_to() -> None:
     assert FairShare().standing("", 10, 0.0) is Standing.ALONE
 
 
-def test_one_may_have_what_the_other_leaves_and_no_more() -> None:
+def test_tenant_may_have_what_the_other_leaves_and_no_more() -> None:
     assert sharing(a=79, b=10).standing("a", 90, 0.0) is Standing.FAIR
     assert sharing(a=80, b=10).standing("a", 90, 0.0) is Standing.OVER
     assert sharing(a=80, b=10).standing("b", 90, 0.0) is Standing.WITHIN
@@ -63,7 +63,7 @@ def test_tenant_with_nothing_under_way_may_always_have_one() -> None:
     assert sharing(a=5, b=5, c=5).standing("d", 2, 0.0) is Standing.WITHIN
 
 
-def test_who_was_there_of_late_counts_as_a_tenant_also_when_it_was_refused() -> None:
+def test_tenant_of_late_counts_also_when_it_was_refused() -> None:
     for meet in ("enter", "refused"):
         fair = sharing(a=8)
         getattr(fair, meet)("b", 1.0)
@@ -119,7 +119,9 @@ def test_more_tenants_than_have_a_part_each_share_one() -> None:
     assert fair._busy_weight == 0
 
 
-def test_who_invents_a_name_for_each_request_gets_one_more_part_and_not_one_for_each() -> None:
+def test_caller_that_invents_a_name_for_each_request_gets_one_more_part_and_not_one_for_each() -> (
+    None
+):
     fair = FairShare()
     for index in range(1000):
         fair.enter(f"invented {index}", 0.0)
@@ -143,7 +145,7 @@ def is_ahead(fair: FairShare, tenant: str, slots: float, free: float, now_s: flo
     return found
 
 
-def test_nobody_gets_ahead_by_weight_of_one_that_was_refused_of_late() -> None:
+def test_weight_gets_no_tenant_ahead_of_one_that_was_refused_of_late() -> None:
     fair = FairShare({"gold": 3.0})
     for _ in range(3):
         fair.enter("gold", 0.0)
@@ -162,7 +164,7 @@ def test_nobody_gets_ahead_by_weight_of_one_that_was_refused_of_late() -> None:
     assert not fair.is_wanted
 
 
-def test_what_was_not_used_while_idle_is_not_owed() -> None:
+def test_share_not_used_while_idle_is_not_owed() -> None:
     fair = FairShare()
     fair.enter("a", 0.0)
     for _ in range(1000):
@@ -182,7 +184,7 @@ def test_what_was_not_used_while_idle_is_not_owed() -> None:
     assert not is_ahead(fair, "b", 16, 0.0, 1.5)
 
 
-def test_what_nodes_had_no_room_for_does_not_count() -> None:
+def test_requests_that_nodes_had_no_room_for_do_not_count() -> None:
     fair = FairShare()
     fair.enter("b", 0.0)
     fair.enter("a", 0.0)
@@ -201,7 +203,7 @@ def test_what_nodes_had_no_room_for_does_not_count() -> None:
     st.dictionaries(st.sampled_from("0123"), st.floats(0.1, 10.0), max_size=4),
 )
 @settings(deadline=None)
-def test_somebody_that_wants_more_is_never_ahead_of_all(
+def test_tenant_that_wants_more_is_never_ahead_of_all(
     events: list[tuple[int, bool, float]], weights: dict[str, float]
 ) -> None:
     fair = FairShare(weights)
@@ -243,7 +245,7 @@ _STEPS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60
 
 @settings(max_examples=100, deadline=None)
 @given(_STEPS, st.floats(0, 40))
-def test_nobody_is_over_its_share_while_one_with_more_is_not(
+def test_tenant_is_not_over_its_share_while_one_with_more_is_not(
     steps: list[tuple[str, bool]], slots: float
 ) -> None:
     fair = FairShare()

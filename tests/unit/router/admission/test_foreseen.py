@@ -50,7 +50,7 @@ def reported(
 @pytest.mark.parametrize("tenant", ["hog", "other", "new"])
 @pytest.mark.parametrize("priority", [1, 128, 200])
 @pytest.mark.parametrize("remaining_s", [0.05, 30.0])
-def test_what_is_foreseen_is_what_a_request_is_reported(
+def test_foreseen_verdict_is_what_a_request_gets(
     in_flight: int, tenant: str, priority: int, remaining_s: float
 ) -> None:
     controller = busy(in_flight)
@@ -61,7 +61,7 @@ def test_what_is_foreseen_is_what_a_request_is_reported(
         assert seen == reported(controller, tenant, priority, is_bulk, remaining_s)
 
 
-def test_to_foresee_costs_the_requests_that_follow_nothing() -> None:
+def test_foreseeing_costs_the_requests_that_follow_nothing() -> None:
     asked, left_alone = busy(10), busy(10)
     for _ in range(20):
         for tenant, priority in (("hog", 1), ("other", 128), ("new", 200)):

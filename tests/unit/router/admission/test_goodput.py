@@ -244,7 +244,7 @@ def goodput(world: World) -> float:
         pytest.param(200, 0.1, id="a deadline after few runs"),
     ],
 )
-def test_at_twice_the_load_nine_tenths_of_what_the_nodes_can_do_are_answered_in_time(
+def test_goodput_at_twice_the_load_is_nine_tenths_of_what_the_nodes_can_do(
     routers: int, limit: int, allowed_s: float
 ) -> None:
     world, _ = simulate(
@@ -254,7 +254,7 @@ def test_at_twice_the_load_nine_tenths_of_what_the_nodes_can_do_are_answered_in_
 
 
 @pytest.mark.parametrize("allowed_s", [0.3, 0.1])
-def test_without_the_gate_most_of_the_work_would_be_done_too_late(allowed_s: float) -> None:
+def test_most_of_the_work_would_be_done_too_late_without_the_gate(allowed_s: float) -> None:
     world, _ = simulate(Stream(2 * CAPACITY_PER_S), limit=200, allowed_s=allowed_s, is_gated=False)
     assert goodput(world) < 0.5
 
@@ -267,7 +267,7 @@ def test_most_refusals_are_the_routers_own_and_not_the_nodes() -> None:
     assert asked_in_vain[0] < asked_in_vain[1] / 4
 
 
-def test_below_capacity_nothing_is_refused() -> None:
+def test_requests_below_capacity_are_not_refused() -> None:
     world, (router,) = simulate(Stream(0.8 * CAPACITY_PER_S))
     assert set(world.outcomes) == {"answered"}
     assert sum(router.controller.refusals.values()) == 0

@@ -63,7 +63,7 @@ def test_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
     assert slots(10, 10**9) == 10**9 + 10  # nobody can tell who lies
 
 
-def test_one_that_refused_is_not_taken_to_hold_more_than_it_did() -> None:
+def test_replica_that_refused_is_not_taken_to_hold_more_than_it_did() -> None:
     full, others = (
         replica("a", rif=12, load=load(0, 10**9)),
         [replica(n, load=load(0)) for n in "bcd"],
@@ -93,14 +93,14 @@ def test_fleet_that_was_never_heard_of_is_empty_and_unknown() -> None:
         assert not saturation.is_known
 
 
-def test_one_never_heard_of_counts_as_empty_with_as_many_slots_as_the_others() -> None:
+def test_replica_never_heard_of_counts_as_empty_with_as_many_slots_as_the_others() -> None:
     saturation = looked(replica("a", load=load(10)), replica("b"))
     assert saturation.level == 0.5
     assert saturation.slots == 20
     assert saturation.wait_s == 0
 
 
-def test_who_is_silent_is_full_with_requests_of_ours_and_empty_without() -> None:
+def test_silent_replica_is_full_with_requests_of_ours_and_empty_without() -> None:
     silent, unasked = replica("a", rif=1, load=load(1)), replica("b", load=load(10))
     assert looked(silent, unasked, now_s=1.9).level == pytest.approx((0.1 + 0.05) / 2)
     assert looked(silent, unasked, now_s=2.1).level == 0.5
@@ -140,7 +140,7 @@ def test_refusal_makes_a_replica_full_until_its_time_is_over_or_it_tells() -> No
     saturation.refused(replica("gone"), 1.0, 0.5)
 
 
-def test_one_that_was_heard_of_only_by_its_refusal_is_full_unless_its_link_is_lost() -> None:
+def test_replica_heard_of_only_by_its_refusal_is_full_unless_its_link_is_lost() -> None:
     one, other = replica("a"), replica("b", load=load(2))
     replicas = (one, other)
     saturation = Saturation()
@@ -193,7 +193,7 @@ def test_replicas_are_read_again_only_when_it_is_due_or_they_are_others() -> Non
     assert reads == 14
 
 
-def test_of_a_large_fleet_some_in_turn_are_read_and_stand_for_all() -> None:
+def test_some_replicas_of_a_large_fleet_are_read_in_turn_and_stand_for_all() -> None:
     read: list[Replica] = []
 
     def is_open(one: Replica, _: float) -> bool:
@@ -212,7 +212,7 @@ def test_of_a_large_fleet_some_in_turn_are_read_and_stand_for_all() -> None:
     assert [replicas.index(one) for one in read] == [*range(256, 300), *range(84)]
 
 
-def test_between_readings_what_comes_and_ends_moves_level_and_wait() -> None:
+def test_level_and_wait_move_between_readings_with_what_comes_and_ends() -> None:
     one = replica("a", load=load(4, queue_ms=40, run_ms=10))
     replicas = (one,)
     saturation = Saturation()

@@ -82,7 +82,7 @@ def admitted(
     return done
 
 
-def test_as_many_urgent_ones_are_let_in_to_full_nodes_as_these_have_places() -> None:
+def test_urgent_requests_are_let_in_to_full_nodes_up_to_their_places() -> None:
     controller = gate_at(10)
     assert admitted(controller, 5, priority=128) == 0
     assert admitted(controller, 20) == 11  # and a little more, for what may just have become free

@@ -41,7 +41,7 @@ def test_numbers_of_callers_do_not_matter_as_long_as_both_want_more(gold: int, i
     assert answered[0] / answered[1] == pytest.approx(3.0, rel=0.1)
 
 
-def test_what_the_favoured_do_not_want_is_left_to_the_others() -> None:
+def test_share_that_the_favoured_do_not_want_is_left_to_the_others() -> None:
     gold, iron = Callers(2, "gold"), Callers(60, "iron")
     loop = Loop(gold, iron, weights=WEIGHTS).run(SECONDS)
     answered = {each: loop.tally(each).outcomes["answered"] for each in (gold, iron)}
@@ -50,7 +50,9 @@ def test_what_the_favoured_do_not_want_is_left_to_the_others() -> None:
     assert answered[iron] > 3 * answered[gold]
 
 
-def test_one_that_comes_and_goes_gets_no_more_than_its_part_and_costs_the_others_little() -> None:
+def test_tenant_that_comes_and_goes_gets_no_more_than_its_part_and_costs_the_others_little() -> (
+    None
+):
     gold, iron = Callers(40, "gold", rest_s=1.0), Callers(60, "iron")
     loop = Loop(gold, iron, weights=WEIGHTS).run(SECONDS)
     assert loop.tally(gold).refused <= 0.15

@@ -245,7 +245,7 @@ def test_policy_sees_the_eligible_and_none_that_was_asked() -> None:
     assert world.choice(10.0, first) == "c"
 
 
-def test_when_no_link_is_up_the_error_says_what_is_wrong_with_whom() -> None:
+def test_error_without_a_link_says_what_is_wrong_with_whom() -> None:
     world = World("abc")
     for endpoint in world.endpoints[:2]:
         endpoint.link = None
@@ -270,7 +270,7 @@ def test_request_s_constraints_and_the_operator_s_hold_together() -> None:
         world.choice(10.0, picker=world.picker(Constraints(regions=frozenset({"us"}))))
 
 
-def test_when_none_can_meet_the_deadline_the_soonest_tries() -> None:
+def test_soonest_replica_tries_when_none_can_meet_the_deadline() -> None:
     world = World("ab")
     for replica, latency_us in zip(world.replicas, (90_000, 80_000), strict=True):
         replica.reported(LoadReport(latency_us=latency_us), 9.0)
@@ -294,7 +294,7 @@ def test_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_no
     assert picker.choose([first], 10.0, Purpose.HEDGE) is second
 
 
-def test_when_more_than_half_are_ejected_ejections_are_ignored() -> None:
+def test_ejections_are_ignored_when_more_than_half_are_ejected() -> None:
     world = World("abc")
     for count, replica in enumerate(world.replicas[:2], 1):
         replica.health.eject(10.0)
@@ -416,7 +416,7 @@ def test_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
         assert one.may_send(until_s + 0.001)
 
 
-def test_who_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> None:
+def test_replica_that_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> None:
     world = World("ab")
     replica, other = world.replicas
     error = InvalidRequest("odd shape")
@@ -432,7 +432,7 @@ def test_who_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> No
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
 
 
-def test_only_an_opinion_that_was_taken_is_given_back() -> None:
+def test_opinion_is_given_back_only_if_it_was_taken() -> None:
     world = World("ab")
     replica, other = world.replicas
     error, opinions = InvalidRequest("odd shape"), world.served._opinions
@@ -456,7 +456,7 @@ def test_only_an_opinion_that_was_taken_is_given_back() -> None:
         assert repr(opinions) == "Opinions(47.0 left)"
 
 
-def test_what_is_wrong_for_one_version_may_be_right_for_another() -> None:
+def test_request_that_is_wrong_for_one_version_may_be_right_for_another() -> None:
     world = World("a")
     world.join("b", version="2")
     (replica,), (other,) = world.replicas, world.fleet.replicas(M, ModelVersion("2"))
@@ -584,7 +584,7 @@ def test_lost_link_s_many_requests_are_one_failure_to_the_watch_for_outliers() -
     ]
 
 
-def test_who_fails_most_of_what_others_answer_is_ejected_and_reported_of() -> None:
+def test_replica_that_fails_most_of_what_others_answer_is_ejected_and_reported() -> None:
     world = World("abc")
     first = world.replicas[0]
     for replica in world.replicas[1:]:
@@ -599,7 +599,7 @@ def test_who_fails_most_of_what_others_answer_is_ejected_and_reported_of() -> No
     assert reported[0].reason == "100% of 40 requests failed, 0% elsewhere"
 
 
-def test_who_is_slow_beside_the_others_is_reported_of_and_keeps_its_requests() -> None:
+def test_replica_that_is_slow_beside_the_others_is_reported_and_keeps_its_requests() -> None:
     world = World("abc")
     for replica, elapsed_s in zip(world.replicas, (0.5, 0.01, 0.01), strict=True):
         world.answers(replica, 120, elapsed_s, 10.0)
@@ -623,7 +623,7 @@ def test_answer_of_who_is_gone_does_not_bring_it_back() -> None:
     assert gone.rif == gone.endpoint.rif == 0
 
 
-def test_who_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
+def test_replica_that_always_says_that_it_is_idle_and_fast_is_not_believed() -> None:
     world = World("a")
     (liar,) = world.replicas
     lie = LoadReport(limit=1000, latency_us=1)
@@ -746,7 +746,7 @@ def test_node_is_alive_after_a_probe_that_was_sent_then_or_a_new_link() -> None:
     assert not picker.is_back(replica, 11.0)
 
 
-def test_what_a_node_says_of_its_load_with_a_refusal_is_taken_over() -> None:
+def test_load_that_a_node_reports_with_a_refusal_is_taken_over() -> None:
     world = World("a")
     (replica,) = world.replicas
     refusal = Overloaded("full")
@@ -794,7 +794,7 @@ def _is_desk(picker: Picker) -> Picker:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5))
-def test_whatever_happens_counts_return_to_zero_and_a_link_that_is_up_is_tried(
+def test_counts_return_to_zero_and_a_link_that_is_up_is_tried_whatever_happens(
     seed: int, nodes: int
 ) -> None:
     rng = random.Random(seed)
@@ -849,7 +849,7 @@ def test_whatever_happens_counts_return_to_zero_and_a_link_that_is_up_is_tried(
         world.balancer.tick(now_s)
 
 
-def test_who_recovers_is_back_within_five_seconds_whatever_was_wrong() -> None:
+def test_replica_that_recovers_is_back_within_five_seconds_whatever_was_wrong() -> None:
     for error in (RunFailed("x"), LinkLost("x"), Overloaded("x", 60.0), Draining("x")):
         world = World("a")
         (replica,) = world.replicas

@@ -47,7 +47,7 @@ def test_one_death_is_no_proof() -> None:
     assert court.deaths.stand(one, is_final=True) is Stand.FREE
 
 
-def test_who_was_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
+def test_request_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
     court, one = Court(), Suspicion()
     court.die("A", one)
     court.die("B", one)
@@ -94,7 +94,7 @@ def test_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
     assert court.deaths.stand(one) is Stand.OPEN
 
 
-def test_of_two_that_were_in_the_same_deaths_the_one_that_is_answered_is_innocent() -> None:
+def test_answered_one_of_two_in_the_same_deaths_is_innocent() -> None:
     court, killer, bystander = Court(), Suspicion(), Suspicion()
     court.die("A", killer, bystander)
     court.die("B", killer, bystander)
@@ -129,7 +129,7 @@ def test_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -
     assert court.deaths.stand(second) is Stand.GUILTY
 
 
-def test_who_was_in_a_death_with_one_that_nobody_will_know_is_convicted_by_none() -> None:
+def test_request_in_a_death_with_an_unknown_one_is_convicted_by_none() -> None:
     court, one, gone = Court(), Suspicion(), Suspicion()
     court.die("A", one, gone)
     court.die("B", one, gone)

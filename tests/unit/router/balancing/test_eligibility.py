@@ -109,7 +109,7 @@ def test_each_refusal_says_why(put: Callable[[Replica], None], reason: str) -> N
     assert Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S).allows(one) == (reason == "")
 
 
-def test_who_was_asked_is_not_asked_again() -> None:
+def test_replica_that_was_asked_is_not_asked_again() -> None:
     one = replica()
     assert refusal(one, ANYWHERE, {one}, NOW_S, 1.0) == "it was asked already"
     assert refusal(one, ANYWHERE, {replica()}, NOW_S, 1.0) == ""
@@ -133,7 +133,9 @@ def test_who_was_asked_is_not_asked_again() -> None:
         ),
     ],
 )
-def test_what_the_request_asks_for_is_met_or_refused(constraints: Constraints, reason: str) -> None:
+def test_constraints_of_the_request_are_met_or_refused(
+    constraints: Constraints, reason: str
+) -> None:
     assert refusal(replica(), constraints, (), NOW_S, 1.0) == reason
 
 
@@ -186,7 +188,7 @@ def test_one_request_in_fifty_doubts_that_a_replica_is_too_slow() -> None:
     assert not rules.allows(one)
 
 
-def test_who_recovers_has_the_lucky_part_of_the_requests() -> None:
+def test_recovering_replica_has_the_lucky_part_of_the_requests() -> None:
     one = replica()
     ramping(one)
     rules = Eligibility(now_s=NOW_S, draw=0.54)
@@ -197,7 +199,7 @@ def test_who_recovers_has_the_lucky_part_of_the_requests() -> None:
     assert rules.refusal(one) == "ramping: 55% of its requests for now"
 
 
-def test_in_a_panic_ejections_are_ignored_and_inhibitions_are_not() -> None:
+def test_ejections_are_ignored_in_a_panic_and_inhibitions_are_not() -> None:
     out, silent, held = fleet("abc")
     ejected(out)
     inhibited(silent)
@@ -223,7 +225,7 @@ def test_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
     assert rules.last_resort(replicas, is_extra=True) is worth_it
 
 
-def test_among_the_too_slow_the_soonest_and_among_the_inhibited_the_first_due() -> None:
+def test_soonest_of_the_too_slow_and_first_due_of_the_inhibited_are_picked() -> None:
     slower, sooner, busy = (
         replica(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 70))
     )

@@ -104,7 +104,7 @@ def test_chosen_come_first_then_the_others_that_could_then_those_that_could_not(
     assert {each.refusal for each in capped.replicas} >= {"price 1.5 is over the cap 1.0"}
 
 
-def test_who_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
+def test_replica_that_was_chosen_and_is_gone_meanwhile_is_still_explained() -> None:
     gone, here = fleet("ab")
     gone.is_gone = True
     found = explain(here, chosen=(gone, here))
@@ -127,7 +127,7 @@ def test_text_fits_a_header_whatever_the_fleet() -> None:
     assert math.isinf(explain(*replicas).replicas[0].reported_s)
 
 
-def test_what_became_of_each_attempt_is_told_by_the_time_since_the_first() -> None:
+def test_outcome_of_each_attempt_is_told_by_the_time_since_the_first() -> None:
     one, other = replica("a"), replica("b")
     attempts = (
         AttemptRecord(one, 100.0, 100.0015, "overloaded: " + "x" * 200),

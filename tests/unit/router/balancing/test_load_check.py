@@ -11,7 +11,7 @@ from capamesh.router.balancing.load_check import FADE_S, ReportedLoadCheck
 LIE = LoadReport(in_flight=0, limit=64, latency_us=1, run_us=1)
 
 
-def test_who_was_never_measured_is_believed() -> None:
+def test_replica_that_was_never_measured_is_believed() -> None:
     assert ReportedLoadCheck().believable(replica(rif=9), LIE, 5.0) is LIE
 
 
@@ -31,7 +31,7 @@ def test_saying_nothing_of_latency_is_no_way_around(load: LoadReport) -> None:
     assert load_check.believable(liar, load, 5.0).latency_us == 100_000
 
 
-def test_what_was_measured_fades_so_that_a_load_that_fell_is_believed() -> None:
+def test_measured_load_fades_so_that_one_that_fell_is_believed() -> None:
     load_check, one = ReportedLoadCheck(), replica()
     load_check.measured(one, 0.2, 5.0)
     reported = load_check.believable(one, LIE, 5.0 + FADE_S)
@@ -52,7 +52,7 @@ def test_one_slow_answer_hardly_counts_and_one_fast_answer_does() -> None:
     assert load_check.believable(one, LIE, 5.0).latency_us == 37_500
 
 
-def test_who_claims_to_be_idle_has_at_least_half_of_what_this_router_has_there() -> None:
+def test_replica_that_claims_to_be_idle_has_at_least_half_of_what_this_router_has_there() -> None:
     load_check, near, far = ReportedLoadCheck(), replica(rif=8), replica(rif=8, rtt_s=0.3)
     for one in (near, far):
         load_check.measured(one, 0.1, 5.0)
@@ -62,7 +62,7 @@ def test_who_claims_to_be_idle_has_at_least_half_of_what_this_router_has_there()
     assert load_check.believable(near, busy, 5.0) is busy
 
 
-def test_who_tells_of_far_less_than_is_measured_answer_by_answer_is_not_believed_at_all() -> None:
+def test_replica_that_reports_far_less_than_is_measured_is_not_believed_at_all() -> None:
     load_check, liar, honest = ReportedLoadCheck(), replica("a"), replica("b")
     slow = LoadReport(latency_us=170_000)
     for _ in range(9):

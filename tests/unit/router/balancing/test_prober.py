@@ -179,7 +179,7 @@ async def test_probes_that_a_policy_wants_go_out_with_the_request() -> None:
     assert fleet.counts == {}
 
 
-def test_whatever_becomes_of_probes_none_is_forgotten_or_reported_twice() -> None:
+def test_probes_are_neither_forgotten_nor_reported_twice() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:
         rng = random.Random(seed)

@@ -32,7 +32,7 @@ def test_replica_in_trouble_twice_is_probed_once() -> None:
     assert unhealthy.reprobes(10.05) == [one]
 
 
-def test_what_happens_is_reported_once_in_its_order() -> None:
+def test_events_are_reported_once_in_their_order() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     one.endpoint.health.failed(10.0, is_hard=True, cause="link_lost: reset")
     unhealthy.note(one, 10.0)
@@ -61,7 +61,7 @@ def test_refusal_is_no_trouble_and_the_well_are_not_noted() -> None:
     assert not unhealthy.noted
 
 
-def test_who_is_gone_is_forgotten_and_another_replica_of_the_endpoint_takes_over() -> None:
+def test_replica_that_is_gone_is_forgotten_and_another_of_its_endpoint_takes_over() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     other = Replica(one.endpoint, offer("n"), one.advert)
     one.endpoint.health.failed(10.0, is_hard=True)

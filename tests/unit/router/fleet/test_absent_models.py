@@ -92,7 +92,7 @@ def test_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
     assert type(not_hosted(view, M, V1)) is ModelNotFound
 
 
-def test_what_a_node_that_is_there_removes_is_not_found_at_once() -> None:
+def test_model_that_a_present_node_removes_is_not_found_at_once() -> None:
     before = advert("A", "a:1", models=[offer(), offer("n")])
     view = view_of(before)
     removed = advert("A", "a:1", models=[offer("n")], counter=2)
@@ -101,7 +101,7 @@ def test_what_a_node_that_is_there_removes_is_not_found_at_once() -> None:
     assert repr(view.absent) == "AbsentModels(0 not ready, 0 left of late)"
 
 
-def test_what_a_node_that_drains_or_has_just_started_does_not_speak_of_may_be_back() -> None:
+def test_model_that_a_draining_or_just_started_node_does_not_name_may_be_back() -> None:
     before = advert("A", "a:1", models=[offer(), offer("n")])
     for after in (
         replace(advert("A", "a:1", models=[offer("n")], counter=2), is_draining=True),
@@ -113,7 +113,7 @@ def test_what_a_node_that_drains_or_has_just_started_does_not_speak_of_may_be_ba
         assert type(not_hosted(view, M, ANY)) is ModelUnavailable
 
 
-def test_what_is_known_of_those_that_left_is_bounded() -> None:
+def test_memory_of_models_that_left_is_bounded() -> None:
     view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
     for at in range(MAX_LATELY + 50):
         view.apply([Joined(advert("A", models=[offer(f"m{at}")]))])

@@ -30,7 +30,7 @@ def test_all_outputs_in_any_order_and_of_any_open_dimension_fit(
     assert AnswerForm(TWO).misfit(answer(*outputs), ()) == ""
 
 
-def test_what_is_wanted_is_all_that_fits() -> None:
+def test_answer_that_is_wanted_is_all_that_fits() -> None:
     form = AnswerForm(TWO)
     assert form.misfit(answer(N_OF_1), ("n",)) == ""
     assert form.misfit(answer(N_OF_1), ()) == "it has 1 outputs of 2"

@@ -30,7 +30,7 @@ def test_one_invite_begins_ten_dials_in_the_first_second_whatever_it_names() -> 
     assert 0.0 < wait_s <= 0.2
 
 
-def test_what_never_answers_holds_its_places_and_no_more() -> None:
+def test_address_that_never_answers_holds_its_places_and_no_more() -> None:
     budget = DialBudget(0.0)
     wanted(budget, "evil", 100)
     assert len(budget.due(0.0)) == 5
@@ -79,7 +79,7 @@ def test_addresses_that_answered_before_have_places_of_their_own() -> None:
     assert len(budget.due(0.0)) == 3
 
 
-def test_who_answers_and_hangs_up_again_and_again_is_rationed_too() -> None:
+def test_address_that_answers_and_hangs_up_again_and_again_is_rationed_too() -> None:
     budget, begun = DialBudget(0.0), 0
     wanted(budget, "evil", 1000, is_known=True)
     for step in range(101):
@@ -108,7 +108,7 @@ def test_dial_that_is_wanted_no_more_leaves_its_place_once() -> None:
         st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), st.floats(0, 0.5)), max_size=80
     )
 )
-def test_never_more_are_under_way_than_may_be_and_every_dial_has_its_turn(
+def test_dials_under_way_are_never_more_than_may_be_and_each_has_its_turn(
     steps: list[tuple[int, bool, bool, float]],
 ) -> None:
     budget, now_s = DialBudget(0.0), 0.0

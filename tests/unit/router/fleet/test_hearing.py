@@ -83,7 +83,7 @@ def nobody(_: PeerId) -> bool:
     return False
 
 
-def test_of_an_invite_the_first_that_are_heard_have_places_until_they_leave() -> None:
+def test_first_members_of_an_invite_have_places_until_they_leave() -> None:
     net, token = network(), invite(members=2)
     nodes = [Membership.join(Identity.generate(), token, NOW) for _ in range(4)]
     for node in nodes[:2]:

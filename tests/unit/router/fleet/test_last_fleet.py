@@ -65,5 +65,5 @@ def test_no_junk_is_more_than_an_error_of_value(junk: bytes) -> None:
         decode(junk, 1000)
 
 
-def test_what_is_no_envelope_in_a_file_is_left_out() -> None:
+def test_bytes_of_a_file_that_are_no_envelope_are_left_out() -> None:
     assert decode(pack([1, 1000, [b"a", 1, "b", None, [b"c"]]]), 1000) == [b"a"]

@@ -34,7 +34,7 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(tmp_path)
 
 
-def test_what_was_written_is_read(kept: Kept) -> None:
+def test_last_fleet_is_read_as_it_was_written(kept: Kept) -> None:
     kept.file.write()
     assert kept.file.read() == [b"advert"]
     assert not kept.fleet.is_changed

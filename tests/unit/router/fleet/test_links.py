@@ -105,7 +105,7 @@ def test_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refu
             _NodeSide(pool.pool, None).verify(hello, b"")
 
 
-def test_of_an_invite_as_many_nodes_may_dial_as_it_admits_and_have_so_many_links() -> None:
+def test_invite_lets_as_many_nodes_dial_as_it_admits_with_so_many_links() -> None:
     pool = Pool()
     for peer in "ABC":
         assert pool.visit(peer, "i", members=3)[0].closed == ""

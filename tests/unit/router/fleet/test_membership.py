@@ -74,7 +74,7 @@ def test_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Memb
     assert router.log.of("node_left") == [gone]
 
 
-def test_what_is_not_believed_is_logged_and_changes_nothing(router: Members) -> None:
+def test_disbelieved_message_is_logged_and_changes_nothing(router: Members) -> None:
     node = router.network.member()
     forged = bytearray(says(node))
     forged[-1] ^= 1
@@ -121,7 +121,7 @@ def states(router: Members) -> set[str]:
     }
 
 
-def test_what_a_held_node_comes_back_with_is_held(router: Members) -> None:
+def test_models_that_a_held_node_comes_back_with_are_held(router: Members) -> None:
     for model in ("", "m"):
         router.overrides.hold(Hold(A, ModelName(model), ModelVersion(""), CircuitState.FORCED_OPEN))
     first = advert("A", "a:1")

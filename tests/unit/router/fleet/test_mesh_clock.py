@@ -50,7 +50,7 @@ def test_time_in_which_the_process_itself_was_stopped_does_not_count() -> None:
     assert clock.tick(243.5) == 3.5
 
 
-def test_what_is_heard_after_a_stop_and_before_the_tick_is_not_dated_into_the_future() -> None:
+def test_message_heard_after_a_stop_and_before_the_tick_is_not_dated_into_the_future() -> None:
     clock = MeshClock(0.0)
     clock.resume(0.0)
     assert clock.tick(0.5) == 0.5

@@ -5,7 +5,7 @@ import pytest
 from capamesh.router.fleet.network_estimate import MIN_RATED_BYTES, NetworkEstimate
 
 
-def test_nothing_measured_costs_nothing() -> None:
+def test_endpoint_without_a_measurement_costs_nothing() -> None:
     network = NetworkEstimate()
     assert network.transfer_s(10**9) == 0.0
     assert network.budget_ms(40) == 40

@@ -48,7 +48,7 @@ def test_another_host_than_the_first_is_not_dialled() -> None:
     assert found == Dialled(("a:1", "a:2"), "b:1: one host a node is dialled, here a")
 
 
-def test_what_lies_further_inside_than_the_router_is_not_dialled() -> None:
+def test_address_further_inside_than_the_router_is_not_dialled() -> None:
     found = dialled_of(node(("127.0.0.1:80",), ("10.0.0.1:80",), ("8.8.8.8:80",)), Inside.GLOBAL)
     assert found.addresses == ("8.8.8.8:80",)
     assert found.refused == (
@@ -60,7 +60,7 @@ def test_what_lies_further_inside_than_the_router_is_not_dialled() -> None:
     assert dialled_of(node(("224.0.0.1:80",), ("0.0.0.0:80",)), Inside.LOOPBACK).addresses == ()
 
 
-def test_more_models_a_node_has_the_fewer_of_its_addresses_are_dialled() -> None:
+def test_node_of_more_models_has_fewer_of_its_addresses_dialled() -> None:
     sixteen = [(f"a:{port}",) for port in range(1, 17)]
     assert len(dialled_of(node(*sixteen, models=256), Inside.LOOPBACK).addresses) == 16
     assert len(dialled_of(node(*sixteen, models=1024), Inside.LOOPBACK).addresses) == 4

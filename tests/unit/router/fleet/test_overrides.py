@@ -56,7 +56,7 @@ def test_model_is_held_in_all_versions_or_in_one() -> None:
     assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed forced_open"] * 2
 
 
-def test_more_exact_word_counts_and_the_wider_one_that_follows_replaces_it() -> None:
+def test_exact_hold_counts_and_a_wider_one_that_follows_replaces_it() -> None:
     view = fleet_of("1", "2")
     exact = (said(OPEN, "m"), said(CLOSED, "m", "2"))
     assert after(view, *exact) == ["closed: forced_open forced_closed"] * 2
@@ -68,7 +68,7 @@ def test_one_version_can_be_let_go_of_while_the_others_stay_held() -> None:
     assert after(fleet_of("1", "2"), *overrides) == ["closed: forced_open closed"] * 2
 
 
-def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_it() -> None:
+def test_letting_go_of_a_node_lets_go_of_its_models_and_keeps_nothing_of_it() -> None:
     view, kept = fleet_of("1"), Overrides()
     for hold in (said(OPEN), said(OPEN, "m"), said(CLOSED, "m", "1")):
         kept.hold(hold)
@@ -81,14 +81,14 @@ def test_to_let_go_of_a_node_is_to_let_go_of_its_models_and_nothing_is_kept_of_i
     assert all(endpoint.health.is_full for endpoint in view.endpoints_of(A))
 
 
-def test_to_let_go_of_who_is_not_held_keeps_nothing() -> None:
+def test_letting_go_of_a_node_that_is_not_held_keeps_nothing() -> None:
     kept = Overrides()
     kept.hold(said(None))
     kept.hold(said(None, "m", "1"))
     assert kept.peers == []
 
 
-def test_what_comes_later_is_held_too() -> None:
+def test_later_models_are_held_too() -> None:
     view, kept = fleet_of("1"), Overrides()
     kept.hold(said(OPEN))
     kept.hold(said(CLOSED, "m"))

@@ -265,7 +265,7 @@ _steps = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(_steps)
-def test_whatever_happens_the_index_is_what_the_adverts_say(steps: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_index_is_what_the_adverts_say_whatever_happens(steps: list[tuple]) -> None:  # type: ignore[type-arg]
     seen = Seen()
     adverts: dict[str, NodeAdvert] = {}
     visitors: dict[str, list[Endpoint]] = {peer: [] for peer in PEERS}

@@ -62,7 +62,7 @@ def test_no_more_loads_are_under_way_than_may_be() -> None:
     assert asked(loads, "x/1", model="x") is None
 
 
-def test_who_could_not_is_left_alone_for_twice_as_long_each_time() -> None:
+def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() -> None:
     loads = WantedLoads()
     now_s = 0.0
     for rest_s in (FIRST_REST_S, 2 * FIRST_REST_S, 4 * FIRST_REST_S):
@@ -80,7 +80,7 @@ def test_who_could_not_is_left_alone_for_twice_as_long_each_time() -> None:
         now_s += MOST_REST_S
 
 
-def test_who_says_when_it_has_room_is_asked_then() -> None:
+def test_node_that_says_when_it_has_room_is_asked_then() -> None:
     loads = WantedLoads()
     assert asked(loads, "a/1") is not None
     loads.failed(load("a/1"), Overloaded("others are in use", 4.0), 10.0)
@@ -101,7 +101,7 @@ def test_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
     assert asked(loads, *many, "a/1", now_s=FIRST_REST_S) == load("a/1")  # who failed least
 
 
-def test_who_has_loaded_a_model_has_failed_no_more() -> None:
+def test_node_that_has_loaded_a_model_has_failed_no_more() -> None:
     loads = WantedLoads()
     assert asked(loads, "a/1") is not None
     loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
@@ -139,7 +139,7 @@ def test_nodes_of_one_invite_have_half_of_the_loads_at_most() -> None:
     )
 )
 @settings(deadline=None)
-def test_whatever_strangers_ask_for_a_node_and_a_model_are_busy_once(
+def test_node_and_model_are_busy_once_whatever_strangers_ask_for(
     events: list[tuple[int, int, bool, float]],
 ) -> None:
     loads = WantedLoads()
@@ -156,7 +156,7 @@ def test_whatever_strangers_ask_for_a_node_and_a_model_are_busy_once(
         assert len({one.model for one in under_way}) == len(under_way)
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_memory_of_known_ones_is_bounded() -> None:
     loads = WantedLoads()
     for at in range(MAX_RESTS + 100):
         loads.failed(load("a/1", model=str(at)), ModelUnavailable(), 0.0)

@@ -53,7 +53,7 @@ def made(most: int = 100 * MIB, arriving: int = 50 * MIB) -> tuple[BodyBudget, C
     return BodyBudget(most, arriving, clock=clock), clock
 
 
-def test_what_is_held_is_given_back_and_no_more_is_held_than_there_is() -> None:
+def test_bytes_held_are_given_back_and_never_more_than_there_are() -> None:
     budget, _ = made(100, 50)
     assert budget.hold(60)
     assert not budget.hold(41)
@@ -76,7 +76,7 @@ def test_body_that_arrives_is_charged_as_it_comes_and_held_once_it_is_here() -> 
     assert budget.used_bytes == 0
 
 
-def test_who_stands_still_is_ended_for_who_needs_the_room() -> None:
+def test_body_that_stands_still_is_ended_for_one_that_needs_the_room() -> None:
     budget, clock = made()
     still = Body(budget)
     budget.begin(still, 0)
@@ -92,7 +92,7 @@ def test_who_stands_still_is_ended_for_who_needs_the_room() -> None:
     assert budget.arriving_bytes == STEP_BYTES + 1000
 
 
-def test_who_makes_progress_is_waited_for() -> None:
+def test_body_that_makes_progress_is_waited_for() -> None:
     budget, clock = made()
     fast, new = Body(budget), Body(budget)
     for body in (fast, new):
@@ -109,7 +109,7 @@ def test_who_makes_progress_is_waited_for() -> None:
     assert budget.grow(new, STEP_BYTES)
 
 
-def test_who_trickles_is_ended_the_slowest_first() -> None:
+def test_trickling_bodies_are_ended_the_slowest_first() -> None:
     budget, clock = made()
     bodies = [Body(budget) for _ in range(3)]
     for body in bodies:

@@ -62,7 +62,7 @@ async def test_page_is_kept_by_what_it_cost() -> None:
     assert dear.made == 2
 
 
-async def test_who_leaves_while_a_page_is_made_costs_no_more_than_who_stays() -> None:
+async def test_client_that_leaves_while_a_page_is_made_costs_no_more_than_one_that_stays() -> None:
     page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     for _ in range(5):
         asker = asyncio.create_task(page.body())
@@ -84,7 +84,7 @@ async def test_page_without_end_is_refused_and_not_begun_anew_for_each_who_asks(
     assert page.made == 1
 
 
-async def test_what_crashes_while_a_page_is_made_is_reported_to_all_who_ask() -> None:
+async def test_crash_while_a_page_is_made_is_reported_to_all_who_ask() -> None:
     def broken() -> Iterator[bytes]:
         yield b""
         raise ZeroDivisionError

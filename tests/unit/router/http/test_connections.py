@@ -58,7 +58,7 @@ def test_address_over_its_share_closes_its_own() -> None:
 
 
 @pytest.mark.parametrize("site", ["127.0.0.1", "::1", "10.1.2.3", ""])
-def test_this_machine_and_trusted_proxies_may_have_all(site: str) -> None:
+def test_loopback_and_trusted_proxies_may_have_all(site: str) -> None:
     connections = Connections(10, 2, networks_of(("10.0.0.0/8", "fd00::7")))
     mine = [One(site_of(site), n) for n in range(10)]
     assert all(connections.opened(each, 5) for each in mine)

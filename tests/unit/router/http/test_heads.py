@@ -55,7 +55,7 @@ def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> 
     )
 
 
-def test_without_a_version_or_a_header_length_both_are_left_open() -> None:
+def test_version_and_header_length_are_left_open_where_not_given() -> None:
     assert asked(INFER, "content-length: 0") == InferTarget("m", "", header_length=None)
 
 
@@ -88,7 +88,7 @@ def test_client_says_whether_it_will_come_again(connection: str, is_last: bool) 
     ],
     ids=" | ".join,
 )
-def test_what_is_no_plain_inference_request_is_for_aiohttp_up_to_its_end(
+def test_request_that_is_no_plain_inference_is_for_aiohttp_up_to_its_end(
     lines: tuple[str, ...],
 ) -> None:
     head = read(*lines)
@@ -138,7 +138,7 @@ def test_what_is_no_plain_inference_request_is_for_aiohttp_up_to_its_end(
     ],
     ids=lambda lines: " | ".join(lines)[:60],
 )
-def test_nobody_but_aiohttp_says_where_a_request_ends_that_is_not_plainly_right(
+def test_aiohttp_alone_says_where_a_request_ends_that_is_not_plainly_right(
     lines: tuple[str, ...],
 ) -> None:
     assert read(*lines) is None
@@ -181,7 +181,7 @@ def test_long_head_is_not_remembered() -> None:
         (b"GET /" + b"x" * MAX_HEAD_BYTES, False),
     ],
 )
-def test_only_what_may_become_a_head_is_waited_for(part: bytes, may: bool) -> None:
+def test_bytes_are_waited_for_only_if_they_may_become_a_head(part: bytes, may: bool) -> None:
     assert may_become_head(part) is may
 
 

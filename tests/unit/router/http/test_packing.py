@@ -10,7 +10,7 @@ import pytest
 from capamesh.router.http.packing import AT_ONCE, MOST_WAITING, Packer, takes_gzip
 
 
-async def test_when_there_is_much_to_pack_the_rest_goes_as_it_is() -> None:
+async def test_rest_goes_as_it_is_when_there_is_much_to_pack() -> None:
     packer = Packer()
     done: list[bytes | None] = []
     begun = [packer.begin([b"x" * 10**6], done.append) for _ in range(20)]
@@ -38,5 +38,5 @@ async def test_when_there_is_much_to_pack_the_rest_goes_as_it_is() -> None:
         ("*", False),
     ],
 )
-def test_who_takes_gzip_says_so(accepted: str, takes: bool) -> None:
+def test_client_that_takes_gzip_says_so(accepted: str, takes: bool) -> None:
     assert takes_gzip(accepted) is takes

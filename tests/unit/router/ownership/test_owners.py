@@ -113,7 +113,7 @@ def test_most_invites_are_first_whoever_was_heard_first_and_then_it_is_settled()
     assert fleet.served() == "a"
 
 
-def test_in_one_invite_most_nodes_are_first() -> None:
+def test_most_nodes_are_first_within_one_invite() -> None:
     fleet = Fleet()
     fleet.replicas("X", at("1", "b"))
     fleet.replicas("A", at("1", "a"))
@@ -162,7 +162,7 @@ def test_newcomers_change_nothing_however_many_they_are() -> None:
     assert fleet.served() == "a"
 
 
-def test_when_the_holders_are_away_their_invite_stands_in_soon_and_others_after_a_day() -> None:
+def test_invite_of_absent_holders_stands_in_soon_and_others_after_a_day() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.replicas("X", at("1", "b"), invite="evil")
@@ -180,7 +180,7 @@ def test_when_the_holders_are_away_their_invite_stands_in_soon_and_others_after_
     assert fleet.served() == "b"
 
 
-def test_whoever_comes_back_within_the_grace_finds_its_file_served() -> None:
+def test_holder_that_comes_back_within_the_grace_finds_its_file_served() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
@@ -192,7 +192,7 @@ def test_whoever_comes_back_within_the_grace_finds_its_file_served() -> None:
     assert fleet.served() == "a"
 
 
-def test_who_hosted_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
+def test_host_of_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.replicas("X", at("1", "a"), invite="evil")
@@ -362,7 +362,7 @@ def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_o
     assert fleet.owners.admits(M, ModelVersion("9"), digest("b"))
 
 
-def test_at_the_start_most_invites_then_most_nodes_are_trusted_not_the_highest_version() -> None:
+def test_trust_at_the_start_goes_by_most_invites_then_most_nodes_not_the_highest_version() -> None:
     fleet = Fleet()
     fleet.replicas("X", at("9", "b"), invite="evil")
     assert fleet.trusted() == "9"
@@ -413,7 +413,7 @@ def test_most_of_all_invites_are_a_quorum_where_they_are_two_at_least() -> None:
     assert fleet.trusted() == "12"
 
 
-def test_when_those_with_the_trusted_version_are_away_others_have_to_wait_for_their_place() -> None:
+def test_others_wait_for_their_place_when_those_with_the_trusted_version_are_away() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
@@ -427,7 +427,7 @@ def test_when_those_with_the_trusted_version_are_away_others_have_to_wait_for_th
     assert fleet.trusted() == "12"
 
 
-def test_once_a_publisher_or_the_rules_have_spoken_all_else_is_for_those_who_name_it() -> None:
+def test_word_of_a_publisher_or_the_rules_leaves_all_else_to_those_who_name_it() -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
     fleet.replicas("X", at("9", "b"))
     fleet.settle()
@@ -466,7 +466,7 @@ def test_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> N
     assert "does not trust yet" in fleet.owners.withheld(M, ModelVersion(""))
 
 
-def test_what_was_unloaded_on_purpose_has_no_digest_and_counts_for_nothing() -> None:
+def test_version_unloaded_on_purpose_has_no_digest_and_counts_for_nothing() -> None:
     fleet = Fleet()
     fleet.replicas("A", replace(away("1", "a"), digest=""))
     assert fleet.owners.pins() == []
@@ -522,7 +522,7 @@ def test_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) 
     assert fleet.news() == []
 
 
-def test_what_is_open_is_decided_in_turns_and_nothing_is_forgotten(
+def test_open_questions_are_decided_in_turns_and_none_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(owners_module, "LOOKS", 1)
@@ -562,7 +562,7 @@ def test_one_invite_changes_nothing_about_a_model_whose_node_is_there(
 
 
 @given(STEPS, st.booleans())
-def test_at_most_one_digest_is_served_and_it_was_brought_by_somebody(
+def test_digest_served_is_at_most_one_and_was_brought_by_somebody(
     steps: list[tuple[str, str, float]], is_restarted: bool
 ) -> None:
     fleet = Fleet()
@@ -582,7 +582,7 @@ def test_at_most_one_digest_is_served_and_it_was_brought_by_somebody(
 
 
 @given(st.permutations(["A", "B", "C", "X"]))
-def test_at_the_start_the_order_in_which_nodes_are_heard_does_not_matter(order: list[str]) -> None:
+def test_order_in_which_nodes_are_heard_at_the_start_does_not_matter(order: list[str]) -> None:
     fleet = Fleet()
     for peer in order:
         if peer == "X":

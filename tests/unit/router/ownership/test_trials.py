@@ -89,7 +89,7 @@ async def test_no_request_depends_on_a_version_on_trial(evil: Reply) -> None:
 
 
 @in_virtual_time
-async def test_at_most_a_hundredth_of_the_requests_is_answered_by_a_version_on_trial() -> None:
+async def test_version_on_trial_answers_at_most_a_hundredth_of_the_requests() -> None:
     fleet, link = attacked(WRONG)
     answered = Counter([await infer(fleet) for _ in range(1050)])
     assert answered["X"] == len(link.asks) == 10
@@ -97,7 +97,7 @@ async def test_at_most_a_hundredth_of_the_requests_is_answered_by_a_version_on_t
 
 
 @in_virtual_time
-async def test_what_has_a_key_or_must_not_run_twice_is_never_sent_on_trial() -> None:
+async def test_request_with_a_key_or_that_must_not_run_twice_is_never_sent_on_trial() -> None:
     fleet, link = attacked(WRONG)
     for number in range(300):
         await infer(fleet, options=RoutingOptions(affinity=f"key {number}"))
@@ -132,7 +132,7 @@ async def test_weights_are_the_operator_s_word_and_leave_nothing_to_trials() -> 
 
 
 @in_virtual_time
-async def test_what_answers_wrong_on_trial_is_counted_against_its_replica() -> None:
+async def test_wrong_answer_on_trial_is_counted_against_its_replica() -> None:
     fleet, link = attacked(failing(InvalidRequest("your request is wrong")))
     for _ in range(2000):
         await infer(fleet)

@@ -57,7 +57,7 @@ def test_key_stays_while_its_replica_is_eligible_and_returns_with_it() -> None:
     assert pick(policy, replicas, "session") == home
 
 
-def test_when_one_of_eight_leaves_only_its_keys_move_and_they_spread_over_all() -> None:
+def test_departure_of_one_of_eight_moves_only_its_keys_and_spreads_them_over_all() -> None:
     replicas = fleet("abcdefgh")
     policy = Affinity(random.Random(1))
     before = {key: pick(policy, replicas, key) for key in KEYS}
@@ -72,7 +72,7 @@ def test_when_one_of_eight_leaves_only_its_keys_move_and_they_spread_over_all() 
     assert {key: pick(policy, back, key) for key in KEYS} == before
 
 
-def test_who_is_there_but_not_eligible_moves_the_same_keys_as_who_has_left() -> None:
+def test_replica_that_is_not_eligible_moves_the_same_keys_as_one_that_has_left() -> None:
     replicas = fleet("abcdefgh")
     lose(replicas[3])
     assert placed(replicas) == placed(replicas[:3] + replicas[4:])
@@ -101,7 +101,7 @@ def test_workers_of_one_node_share_its_keys_and_are_reported_apart() -> None:
     assert [home is pair[1] for home in homes_again] == [home is pair[1] for home in homes]
 
 
-def test_over_its_bound_a_replica_spills_to_the_next_on_the_ring_and_keeps_what_it_has() -> None:
+def test_replica_over_its_bound_spills_to_the_next_on_the_ring_and_keeps_what_it_has() -> None:
     replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
     home = pick(policy, replicas, "hot")
@@ -144,9 +144,7 @@ def test_no_request_goes_over_the_bound_whatever_is_in_flight(
         ended.rif = max(0, ended.rif - rng.randrange(2))
 
 
-def test_in_a_large_fleet_the_bound_is_off_by_no_more_than_what_changed_since_the_last_count() -> (
-    None
-):
+def test_bound_of_a_large_fleet_is_off_by_no_more_than_what_changed_since_the_last_count() -> None:
     replicas = fleet([0] * 1000)
     policy = Affinity(random.Random(1))
     rng = random.Random(2)
@@ -190,7 +188,7 @@ def test_change_of_the_fleet_is_counted_at_once(
     assert len({pick(policy, replicas[1:], key, 0.05) for key in KEYS[:5]}) == 5
 
 
-def test_in_a_large_fleet_what_is_in_flight_is_summed_up_at_each_sixty_fourth_of_it() -> None:
+def test_requests_in_flight_of_a_large_fleet_are_summed_up_at_each_sixty_fourth_of_it() -> None:
     replicas = fleet([4] * 640)
     policy = Affinity(random.Random(1))
     home = pick(policy, replicas, "k")

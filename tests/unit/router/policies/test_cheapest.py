@@ -65,7 +65,7 @@ def test_way_there_counts_with_the_service() -> None:
     assert only(near, far, size_bytes=1500) == "n"  # 15.5 ms against 10
 
 
-def test_of_equal_prices_the_less_busy_is_picked_and_idle_ones_share() -> None:
+def test_less_busy_of_equal_prices_is_picked_and_idle_ones_share() -> None:
     assert only(reported("a", 1.0, 9, rif=1, in_flight=1), reported("b", 1.0, 9)) == "b"
     counts = Counter(
         picks(Cheapest(random.Random(1)), tuple(reported(one, 1.0, 9) for one in "abcd"), 2000)
@@ -87,7 +87,7 @@ def test_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None
     assert only(full, reported("e", 2.0, 90_000, rif=6, in_flight=6)) == ("f" if rif < 6 else "e")
 
 
-def test_what_was_sent_since_the_report_is_waited_for() -> None:
+def test_requests_sent_since_the_report_are_waited_for() -> None:
     busy = reported("b", 1.0, 10_000, rif=1, in_flight=1)
     other = reported("o", 2.0, 14_000)
     assert only(busy, other) == "b"
@@ -95,7 +95,7 @@ def test_what_was_sent_since_the_report_is_waited_for() -> None:
     assert only(busy, other, band=1.4) == "o"
 
 
-def test_who_reported_nothing_is_tried_with_one_request_at_a_time() -> None:
+def test_replica_that_reported_nothing_is_tried_with_one_request_at_a_time() -> None:
     known, unknown = reported("k", 2.0, 10_000), replica("u", price=1.0)
     assert only(known, unknown) == "u"
     unknown.rif = 1
@@ -105,7 +105,7 @@ def test_who_reported_nothing_is_tried_with_one_request_at_a_time() -> None:
     assert only(replica("x", rif=2), replica("y", rif=1), replica("z", rif=3)) == "y"
 
 
-def test_of_a_large_fleet_eight_are_compared() -> None:
+def test_eight_of_a_large_fleet_are_compared() -> None:
     replicas = tuple(reported(str(index), float(index), 10) for index in range(80))
     policy = Cheapest(random.Random(1))
     asked: list[Replica] = []
@@ -129,7 +129,7 @@ def test_of_a_large_fleet_eight_are_compared() -> None:
     ),
     st.integers(0, 2**32),
 )
-def test_nobody_in_the_band_is_cheaper_and_nobody_full_is_picked_while_another_is_not(
+def test_pick_is_the_cheapest_in_the_band_and_not_full_while_another_is_not(
     drawn: list[tuple[int, int, int, int]], seed: int
 ) -> None:
     replicas = tuple(

@@ -41,7 +41,7 @@ def test_replica_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
     assert pair(draw_two(replicas, usable, Draws(0.0, 0.99, 0.0, 0.5).random)) == "db"
 
 
-def test_after_as_many_tries_as_there_are_replicas_a_small_fleet_is_looked_through() -> None:
+def test_small_fleet_is_looked_through_after_as_many_tries_as_replicas() -> None:
     replicas = fleet("abcd")
     lose(replicas[0], replicas[1])
     in_vain = [0.0] * 5
@@ -50,7 +50,7 @@ def test_after_as_many_tries_as_there_are_replicas_a_small_fleet_is_looked_throu
     assert pair(draw_two(replicas, usable, Draws(*in_vain[1:], 0.99, 0.0).random)) == "dc"
 
 
-def test_nobody_is_drawn_where_nobody_is_eligible_and_the_only_one_twice() -> None:
+def test_draw_is_empty_where_nobody_is_eligible_and_the_only_one_twice() -> None:
     replicas = fleet("abc")
     draw = random.Random(1).random
     assert (
@@ -88,7 +88,7 @@ def test_every_ordered_choice_of_some_is_as_likely(gone: int) -> None:
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 2**32), st.integers(1, 12))
-def test_what_is_drawn_is_eligible_distinct_and_as_much_as_there_is(
+def test_drawn_replicas_are_eligible_distinct_and_as_many_as_there_are(
     up: list[bool], seed: int, wanted: int
 ) -> None:
     replicas = fleet([0] * len(up))

@@ -11,7 +11,7 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.least_request import SMALL_FLEET, LeastRequest
 
 
-def test_in_a_small_fleet_the_least_busy_of_all_is_picked() -> None:
+def test_least_busy_of_all_is_picked_in_a_small_fleet() -> None:
     replicas = fleet([3, 2, 4, 1, 2])
     policy = LeastRequest(random.Random(1))
     assert picks(policy, replicas, 5) == "33333"
@@ -50,7 +50,7 @@ def test_eligibility_is_asked_only_of_those_that_would_be_picked() -> None:
     assert asked == ["0", "3"]
 
 
-def test_of_a_large_fleet_the_least_busy_of_two_drawn_is_picked() -> None:
+def test_least_busy_of_two_drawn_is_picked_in_a_large_fleet() -> None:
     replicas = fleet([0] + [4] * SMALL_FLEET)
     counts = Counter(picks(LeastRequest(random.Random(1)), replicas, 1700).replace("1", ""))
     assert 150 < counts["0"] < 350  # every drawing of two meets it with chance 2 in 17

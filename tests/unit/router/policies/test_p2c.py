@@ -29,7 +29,7 @@ def test_idle_replicas_share_about_evenly() -> None:
         ((0.9, 0.5), "cb"),
     ],
 )
-def test_of_the_two_drawn_the_less_busy_wins_and_the_first_of_equals(
+def test_less_busy_of_the_two_drawn_wins_and_the_first_of_equals(
     numbers: tuple[float, float], drawn: str
 ) -> None:
     for busy in drawn:

@@ -66,7 +66,7 @@ def test_load_is_the_average_for_each_request_in_flight_and_the_new_one() -> Non
     assert load_s(one, 10.0) == pytest.approx(E)
 
 
-def test_who_was_never_measured_is_tried_once_and_counts_as_a_second_meanwhile() -> None:
+def test_replica_that_was_never_measured_is_tried_once_and_counts_as_a_second_meanwhile() -> None:
     one = replica()
     assert cost_s(one, 50.0) == DEFAULT_RTT_S == 1.0
     assert load_s(one, 50.0) == 0.0
@@ -93,7 +93,7 @@ def test_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_
     assert cost_s(one, now_s + later_s) <= cost_s(one, now_s)
 
 
-def test_of_the_two_drawn_the_one_with_less_latency_for_its_requests_wins() -> None:
+def test_less_latency_for_its_requests_wins_of_the_two_drawn() -> None:
     replicas = fleet([2, 9])
     observe(replicas[0], 0.04, 0.0)
     observe(replicas[1], 0.01, 0.0)
@@ -117,7 +117,7 @@ def test_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
     assert set(picks(policy, replicas, 50)) == {"a", "b", "c"}
 
 
-def test_who_fails_fast_is_left_alone_for_a_while() -> None:
+def test_replica_that_fails_fast_is_left_alone_for_a_while() -> None:
     replicas = fleet("abc")
     for one in replicas:
         observe(one, 0.01, 0.0)

@@ -17,7 +17,7 @@ def test_replicas_take_turns_from_a_start_that_the_seed_gives() -> None:
     assert all(70 < starts[one] < 130 for one in "abcd")
 
 
-def test_who_is_not_eligible_is_passed_over_and_keeps_its_place() -> None:
+def test_replica_that_is_not_eligible_is_passed_over_and_keeps_its_place() -> None:
     replicas = fleet("abcd")
     policy = RoundRobin(random.Random(1))
     assert picks(policy, replicas, 1) == "a"

@@ -272,14 +272,14 @@ def test_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -
     assert (attempts.due_s, attempts.attempts) == (math.inf, 1)
 
 
-def test_nothing_is_due_before_the_start() -> None:
+def test_attempts_have_nothing_due_before_the_start() -> None:
     attempts = flight_at(ScriptedDesk())
     assert attempts.due_s == math.inf
     assert attempts.tick(1e9) == ()
     assert repr(attempts) == "RequestAttempts(0 attempts, 0 under way)"
 
 
-def test_when_nobody_can_be_asked_the_desk_says_why() -> None:
+def test_desk_says_why_when_nobody_can_be_asked() -> None:
     picker = ScriptedDesk("")
     picker.nobody = ModelNotFound("no node hosts model 'm'")
     attempts = flight_at(picker)
@@ -308,7 +308,7 @@ def test_budget_is_the_time_left_and_never_0() -> None:
 
 @pytest.mark.parametrize("is_safe", [True, False])
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-def test_who_refused_did_not_run_it_so_another_is_asked_without_a_retry_token(
+def test_refusal_did_not_run_it_so_another_is_asked_without_a_retry_token(
     error: CapameshError, is_safe: bool
 ) -> None:
     picker = ScriptedDesk(retries=0)
@@ -324,7 +324,7 @@ def test_who_refused_did_not_run_it_so_another_is_asked_without_a_retry_token(
     assert picker.retries == 0
 
 
-def test_what_was_never_sent_is_asked_elsewhere_whatever_the_error() -> None:
+def test_request_that_was_never_sent_is_asked_elsewhere_whatever_the_error() -> None:
     picker = ScriptedDesk(retries=0)
     attempts = started(picker, is_safe=False, max_attempts=1)
     lost = LinkLost("the link has just ended")
@@ -348,7 +348,7 @@ def test_one_full_node_more_than_is_allowed_ends_it_with_the_smallest_hint_that_
     assert attempts.due_s == math.inf
 
 
-def test_after_a_full_node_no_other_is_asked_where_the_desk_says_that_all_are_full() -> None:
+def test_full_node_is_the_last_asked_where_the_desk_says_that_all_are_full() -> None:
     picker = ScriptedDesk("abc", passes=1)
     attempts = RequestAttempts(picker, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
     attempts.start(0.0)
@@ -374,7 +374,7 @@ def test_nodes_that_leave_or_load_do_not_count_as_full() -> None:
     assert fail(attempts, 5, Overloaded("f"), 101.0) == ["failed: overloaded"]
 
 
-def test_when_all_have_refused_the_last_refusal_is_the_answer() -> None:
+def test_last_refusal_is_the_answer_when_all_have_refused() -> None:
     attempts = started(ScriptedDesk("AB"))
     attempts.failed(0, Overloaded("full", 1.0), 101.0)
     last = Draining("leaving")
@@ -395,21 +395,21 @@ def test_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshEr
 
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
-def test_what_must_not_run_twice_is_not_retried(error: CapameshError) -> None:
+def test_request_that_must_not_run_twice_is_not_retried(error: CapameshError) -> None:
     picker = ScriptedDesk()
     attempts = started(picker, is_safe=False)
     assert attempts.failed(0, error, 101.0) == (Failed(error),)
     assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 1"])
 
 
-def test_without_a_token_there_is_no_retry() -> None:
+def test_retry_needs_a_token() -> None:
     picker = ScriptedDesk(retries=1)
     attempts = started(picker)
     assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
     assert fail(attempts, 1, LinkLost("gone"), 101.0) == ["failed: link_lost"]
 
 
-def test_with_nobody_left_the_failure_itself_is_the_answer() -> None:
+def test_failure_itself_is_the_answer_with_nobody_left() -> None:
     attempts = started(ScriptedDesk("A"))
     assert fail(attempts, 0, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
 
@@ -437,7 +437,7 @@ def test_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: s
     assert picker.retries == 9
 
 
-def test_what_was_never_sent_needs_no_second_opinion() -> None:
+def test_request_that_was_never_sent_needs_no_second_opinion() -> None:
     attempts = started(ScriptedDesk(opinions=1))
     error = TooLarge("a message of 1 GB")
     assert attempts.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
@@ -461,7 +461,7 @@ def test_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
     assert (picker.retries, picker.opinions) == (9, 8)
 
 
-def test_who_calls_a_fault_of_the_caller_s_what_another_answers_is_reported_of() -> None:
+def test_node_that_blames_the_caller_for_what_another_answers_is_refuted() -> None:
     picker = ScriptedDesk(opinions=1)
     attempts = started(picker)
     assert fail(attempts, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
@@ -514,7 +514,9 @@ def test_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
 
 
 @pytest.mark.parametrize("error", UNTRUE, ids=lambda error: error.code)
-def test_what_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(error: CapameshError) -> None:
+def test_error_that_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(
+    error: CapameshError,
+) -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     assert fail(attempts, 0, error, 100.25) == ["send 1 to B, 9750 ms"]
@@ -549,7 +551,7 @@ def test_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
 # without a link
 
 
-def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
+def test_request_without_a_link_waits_for_one_and_is_sent_then() -> None:
     picker = ScriptedDesk("", can_wait=True)
     attempts = flight_at(picker)
     assert attempts.start(100.0) == ()
@@ -565,7 +567,7 @@ def test_without_a_link_it_waits_for_one_and_is_sent_then() -> None:
 
 @pytest.mark.parametrize(("deadline_s", "due_s"), [(110.0, 103.0), (101.0, 101.0)])
 @pytest.mark.parametrize("event", ["tick", "linked"])
-def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
+def test_request_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
     deadline_s: float, due_s: float, event: str
 ) -> None:
     picker = ScriptedDesk("", can_wait=True)
@@ -581,7 +583,7 @@ def test_it_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
     assert attempts.linked(due_s) == attempts.tick(due_s) == ()
 
 
-def test_it_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
+def test_request_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
     for back_s, due_s in ((101.0, 103.0), (107.0, 107.0), (150.0, 110.0)):
         picker = ScriptedDesk("", can_wait=True)
         picker.back_s = back_s
@@ -598,7 +600,9 @@ def test_it_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
     assert str(final.error) == "nobody is left (waited 20.0 s for a link)"
 
 
-def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_new_link() -> None:
+def test_request_looks_once_more_before_it_gives_up_for_one_who_became_fit_without_a_new_link() -> (
+    None
+):
     picker = ScriptedDesk("", can_wait=True)
     attempts = flight_at(picker)
     attempts.start(100.0)
@@ -607,7 +611,7 @@ def test_before_it_gives_up_it_looks_once_more_for_one_who_became_fit_without_a_
     assert (attempts.is_waiting, attempts.due_s) == (False, 110.0)
 
 
-def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
+def test_request_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
     picker = ScriptedDesk("", can_wait=True)
     attempts = flight_at(picker)
     attempts.start(100.0)
@@ -622,7 +626,7 @@ def test_one_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> No
     assert said(attempts.tick(103.0)) == ["failed: overloaded"]
 
 
-def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
+def test_request_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
     attempts = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
     assert said(attempts.start(100.0)) == ["failed: no_endpoint"]
     picker = ScriptedDesk("", can_wait=True)
@@ -635,7 +639,7 @@ def test_it_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
     assert fail(attempts, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
 
 
-def test_who_was_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
+def test_replica_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
     picker = ScriptedDesk("AB", can_wait=True)
     attempts = started(picker)
     picker.linked_s = {"A": 99.0}
@@ -661,7 +665,7 @@ def sudden() -> LinkLost:
     return error
 
 
-def test_what_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
+def test_request_that_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
     picker = ScriptedDesk("A", can_wait=True)
     attempts = started(picker)
     assert fail(attempts, 0, sudden(), 101.0) == []
@@ -672,7 +676,7 @@ def test_what_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> 
     assert "unknown" not in picker.reported
 
 
-def test_who_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
+def test_replica_that_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
     for sign_s in (101.01, math.inf):
         picker = ScriptedDesk("AB")
         attempts = started(picker)
@@ -689,7 +693,7 @@ def test_who_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
         assert not attempts.awaits_life
 
 
-def test_one_whose_link_is_lost_before_it_gives_a_sign_of_life_is_not_counted() -> None:
+def test_replica_whose_link_is_lost_before_a_sign_of_life_is_not_counted() -> None:
     picker = ScriptedDesk("AB", can_wait=True)
     attempts = started(picker)
     picker.alive_s = {"B": 100.9}
@@ -718,7 +722,7 @@ def test_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
     assert picker.reported[-1] == "guilty"
 
 
-def test_while_it_is_open_who_is_guilty_the_request_waits_and_may_be_cleared() -> None:
+def test_request_waits_while_it_is_open_who_is_guilty_and_may_be_cleared() -> None:
     for outcome in (Stand.FREE, Stand.GUILTY, Stand.OPEN):
         picker = ScriptedDesk()
         attempts = flight_at(picker, deadline_s=200.0)
@@ -741,7 +745,7 @@ def test_while_it_is_open_who_is_guilty_the_request_waits_and_may_be_cleared() -
             assert picker.reported[-1] == "unknown"
 
 
-def test_when_no_more_can_be_known_in_time_the_evidence_decides() -> None:
+def test_evidence_decides_when_no_more_can_be_known_in_time() -> None:
     picker = ScriptedDesk()
     attempts = started(picker)
     attempts.failed(0, sudden(), 101.0)
@@ -763,7 +767,7 @@ def test_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
     assert fail(attempts, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
-def test_what_must_not_run_twice_is_not_repeated_after_a_death() -> None:
+def test_request_that_must_not_run_twice_is_not_repeated_after_a_death() -> None:
     picker = ScriptedDesk()
     attempts = started(picker, is_safe=False)
     assert fail(attempts, 0, sudden(), 101.0) == ["failed: link_lost"]
@@ -816,7 +820,7 @@ def test_client_that_leaves_waits_no_more() -> None:
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-def test_what_is_bound_to_a_node_that_refuses_it_is_reported_to_no_other(
+def test_request_bound_to_a_node_that_refuses_it_goes_to_no_other(
     error: CapameshError,
 ) -> None:
     picker = ScriptedDesk()
@@ -902,7 +906,7 @@ def test_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
     assert picker.hedges == -1
 
 
-def test_with_nobody_else_there_is_no_hedge_and_no_error() -> None:
+def test_hedge_with_nobody_else_there_is_none_and_no_error() -> None:
     picker = ScriptedDesk("A", hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     assert attempts.tick(100.5) == ()
@@ -931,7 +935,7 @@ def test_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> N
     assert answer(attempts, winner, 102.0) == [f"answered by {winner}"]
 
 
-def test_when_both_of_two_fail_a_third_is_asked() -> None:
+def test_third_replica_is_asked_when_both_of_two_fail() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -986,7 +990,7 @@ def test_silent_attempt_is_reported_of_once_and_another_asked_while_it_may_still
 @pytest.mark.parametrize(
     ("is_safe", "retries", "names"), [(False, 9, "AB"), (True, 0, "AB"), (True, 9, "A")]
 )
-def test_where_nothing_can_be_done_about_silence_it_waits_until_the_deadline(
+def test_request_waits_until_the_deadline_where_nothing_can_be_done_about_silence(
     is_safe: bool, retries: int, names: str
 ) -> None:
     picker = ScriptedDesk(names, retries=retries, first_byte_limit_s=0.5)
@@ -1096,7 +1100,7 @@ def test_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
     assert attempts.abandon(102.0) == ()
 
 
-def test_what_comes_after_the_end_is_ignored_and_counted_nowhere() -> None:
+def test_answer_after_the_end_is_ignored_and_counted_nowhere() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True)
     tick(attempts, 100.5)
@@ -1336,7 +1340,7 @@ EVENTS = st.one_of(
     st.integers(0, 10**6),
     st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 1.0])), max_size=30),
 )
-def test_whatever_happens_it_ends_once_and_every_attempt_is_ended_once(
+def test_request_and_every_attempt_end_once_whatever_happens(
     seed: int, script: list[tuple[tuple[str, int | None, CapameshError | None], float]]
 ) -> None:
     seen = Observed(seed)

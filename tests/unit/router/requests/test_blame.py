@@ -54,7 +54,9 @@ FAULTS: list[tuple[CapameshError, Fault, Fault]] = [
 
 
 @pytest.mark.parametrize(("error", "sent", "unsent"), FAULTS, ids=str)
-def test_whose_fault_an_error_is(error: CapameshError, sent: Fault, unsent: Fault) -> None:
+def test_fault_of_an_error_is_told_by_its_class(
+    error: CapameshError, sent: Fault, unsent: Fault
+) -> None:
     assert fault_of(error, is_unsent=False) is sent
     assert fault_of(error, is_unsent=True) is unsent
 
@@ -74,7 +76,7 @@ VERDICTS: list[tuple[CapameshError, type[CapameshError], type[CapameshError]]] =
 
 
 @pytest.mark.parametrize(("error", "hardly", "enough"), VERDICTS, ids=str)
-def test_what_can_only_be_the_node_s_fault_is(
+def test_error_that_can_only_be_the_node_s_fault_is(
     error: CapameshError, hardly: type[CapameshError], enough: type[CapameshError]
 ) -> None:
     for has_time_left, wanted in ((False, hardly), (True, enough)):
@@ -115,7 +117,7 @@ def test_another_node_is_asked_on_the_caller_s_fault_only_where_that_does_no_har
         (True, True, True, True),
     ],
 )
-def test_which_ends_of_links_count_as_deaths(
+def test_ends_of_links_that_count_as_deaths(
     is_sudden: bool, is_first: bool, is_alive: bool, wanted: bool
 ) -> None:
     assert is_death(is_sudden=is_sudden, is_first=is_first, is_alive=is_alive) is wanted
@@ -133,7 +135,7 @@ def test_which_ends_of_links_count_as_deaths(
         (False, False, True, None),
     ],
 )
-def test_which_attempts_whose_links_ended_count_as_runs(
+def test_attempts_whose_links_ended_that_count_as_runs(
     is_sudden: bool, is_death_: bool, is_before_last: bool, wanted: bool | None, is_silent: bool
 ) -> None:
     found = is_run(
@@ -156,7 +158,7 @@ def test_which_attempts_whose_links_ended_count_as_runs(
         *((stand, True, 1) for stand in Stand if stand not in {Stand.FREE, Stand.GUILTY}),
     ],
 )
-def test_which_requests_are_told_that_they_end_processes(
+def test_requests_that_are_told_that_they_end_processes(
     stand: Stand, is_too_large: bool, deaths: int
 ) -> None:
     error = killing(stand, is_too_large=is_too_large)

@@ -158,7 +158,7 @@ async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_the
 
 
 @in_virtual_time
-async def test_what_no_node_knows_or_has_failed_to_load_does_not_wait() -> None:
+async def test_model_that_no_node_knows_or_has_failed_to_load_is_not_waited_for() -> None:
     fleet = Cold("A", state=ModelState.FAILED)
     with pytest.raises(ModelUnavailable, match="failed: no room"):
         await fleet.ask()
@@ -177,7 +177,7 @@ async def test_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
 
 
 @in_virtual_time
-async def test_where_one_node_cannot_the_next_is_asked() -> None:
+async def test_next_node_is_asked_where_one_cannot() -> None:
     fleet = Cold("AB")
     asked = fleet.ask()
     await supervisor()
@@ -237,7 +237,7 @@ async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
 
 
 @in_virtual_time
-async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_one() -> None:
+async def test_node_is_asked_as_soon_as_there_is_a_link_and_not_before() -> None:
     fleet = Cold()
     link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
     asked = fleet.ask()
@@ -252,7 +252,7 @@ async def test_nobody_is_asked_without_a_link_and_somebody_as_soon_as_there_is_o
 
 
 @in_virtual_time
-async def test_who_leaves_waits_no_more_and_the_load_goes_on() -> None:
+async def test_request_that_leaves_waits_no_more_and_the_load_goes_on() -> None:
     fleet = Cold()
     asked = fleet.ask()
     await supervisor()
@@ -406,7 +406,7 @@ async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
 
 
 @in_virtual_time
-async def test_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
+async def test_request_that_such_a_node_fails_waits_for_the_load() -> None:
     fleet = Claimed("A", failing(RunFailed("the run failed")))
     asked = fleet.ask()
     await fleet.load("A")
@@ -416,7 +416,7 @@ async def test_very_request_that_such_a_node_fails_waits_for_the_load() -> None:
 
 
 @in_virtual_time
-async def test_what_may_not_run_twice_is_not_run_again_and_the_next_request_waits() -> None:
+async def test_request_that_may_not_run_twice_is_not_run_again_and_the_next_waits() -> None:
     fleet = Cold("A")
     fleet.node("X", failing(RunFailed("half way")), models=[idempotent_not(offer())])
     with pytest.raises(RunFailed, match="half way"):
@@ -499,7 +499,7 @@ async def test_node_that_is_ejected_does_not_count_however_lately_it_has_answere
 
 @in_virtual_time
 @pytest.mark.parametrize("has_answered", [False, True])
-async def test_who_says_to_load_it_again_counts_only_if_it_has_answered_within_a_minute(
+async def test_node_that_says_to_load_it_again_counts_only_if_it_has_answered_within_a_minute(
     has_answered: bool,
 ) -> None:
     fleet = Claimed("A", echo)
@@ -528,7 +528,7 @@ async def test_one_failure_of_a_node_that_answers_has_nothing_loaded_elsewhere()
 
 
 @in_virtual_time
-async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
+async def test_node_that_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), failing(RunFailed("still not")), echo)
     first = fleet.ask()
     await supervisor()
@@ -542,7 +542,7 @@ async def test_who_says_to_have_the_model_is_tried_where_no_other_can_load_it() 
 
 
 @in_virtual_time
-async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_model() -> None:
+async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     first = fleet.ask()
     await supervisor()
@@ -556,7 +556,7 @@ async def test_who_waits_for_a_load_that_then_fails_tries_who_says_to_have_the_m
 
 
 @in_virtual_time
-async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
+async def test_load_that_no_node_can_be_asked_for_is_not_waited_for() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
     first = fleet.ask(allowed_s=5.0)
@@ -569,7 +569,7 @@ async def test_nobody_waits_for_a_load_that_no_node_can_be_asked_for() -> None:
 
 
 @in_virtual_time
-async def test_who_leaves_after_a_failure_waits_no_more() -> None:
+async def test_request_that_leaves_after_a_failure_waits_no_more() -> None:
     fleet = Claimed("A", failing(RunFailed("no")))
     asked = fleet.ask()
     await supervisor()

@@ -208,7 +208,7 @@ async def test_refusal_moves_on_without_a_token_and_is_no_failure(error: Capames
 
 
 @in_virtual_time
-async def test_when_too_many_are_full_the_softest_refusal_is_the_answer() -> None:
+async def test_softest_refusal_is_the_answer_when_too_many_are_full() -> None:
     fleet = Fleet(
         *[[failing(Overloaded(f"come in {seconds}", seconds))] for seconds in (3, 1, 2, 9, 9)]
     )
@@ -245,7 +245,7 @@ async def test_third_failure_of_unknown_outcome_is_the_answer(error: CapameshErr
 
 
 @in_virtual_time
-async def test_without_a_token_there_is_no_retry() -> None:
+async def test_retry_needs_a_token() -> None:
     fleet = Fleet([failing(RunFailed("crashed"))], [echo])
     while fleet.served().budget.try_withdraw(0.0):
         pass
@@ -292,7 +292,7 @@ async def test_callers_who_are_wrong_take_no_retry_from_those_who_are_not() -> N
 
 
 @in_virtual_time
-async def test_where_the_router_sees_that_a_request_is_wrong_no_other_node_is_asked() -> None:
+async def test_wrong_request_that_the_router_sees_through_is_asked_of_no_other_node() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
     for wrong in (
         call("m", "1")._replace(inputs=(fp32("z", [1, 2]),)),
@@ -343,7 +343,7 @@ async def test_node_that_was_proved_wrong_of_late_is_doubted_whatever_that_costs
 
 @pytest.mark.parametrize("error", [*FINAL, *UNTRUE], ids=code)
 @in_virtual_time
-async def test_who_blames_callers_at_once_fails_no_request_and_soon_gets_none(
+async def test_node_that_blames_callers_at_once_fails_no_request_and_soon_gets_none(
     error: CapameshError,
 ) -> None:
     fleet = Fleet([failing(error)], [after(0.01, echo)], [after(0.01, echo)], policy="prequal")
@@ -372,7 +372,7 @@ async def test_node_that_says_late_when_two_of_its_runs_are_left_is_right() -> N
 
 @pytest.mark.parametrize("wire", ["local_error", "config_error", "model_invalid", "error", "news"])
 @in_virtual_time
-async def test_what_is_local_to_a_node_is_a_failed_node_to_the_router(wire: str) -> None:
+async def test_local_error_of_a_node_is_a_failed_node_to_the_router(wire: str) -> None:
     fleet = Fleet([failing(from_wire(wire, "its disk is full"))], [echo])
     assert (await infer(fleet)).attempts == 2
     assert [endpoint.failed for endpoint in fleet.endpoints] == [1, 0]
@@ -432,7 +432,7 @@ def refuse_full(fleet: Fleet) -> None:
 @pytest.mark.parametrize("prevent", [unlink, refuse_lost, refuse_full])
 @pytest.mark.parametrize("is_sequence", [False, True])
 @in_virtual_time
-async def test_what_could_not_be_sent_goes_elsewhere_without_a_token(
+async def test_request_that_could_not_be_sent_goes_elsewhere_without_a_token(
     prevent: Callable[[Fleet], None], is_sequence: bool
 ) -> None:
     if is_sequence and prevent is refuse_full:
@@ -450,7 +450,7 @@ async def test_what_could_not_be_sent_goes_elsewhere_without_a_token(
 
 
 @in_virtual_time
-async def test_what_no_link_takes_is_the_error_of_the_last() -> None:
+async def test_request_that_no_link_takes_fails_with_the_error_of_the_last() -> None:
     fleet = Fleet([echo], [echo])
     for link in fleet.links:
         link.refusal = LinkLost("the link has ended: reset")
@@ -460,7 +460,7 @@ async def test_what_no_link_takes_is_the_error_of_the_last() -> None:
 
 
 @in_virtual_time
-async def test_what_is_too_large_for_a_link_is_the_caller_s_fault() -> None:
+async def test_request_too_large_for_a_link_is_the_caller_s_fault() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].refusal = TooLarge("a message of 1 GB")
     with pytest.raises(TooLarge):
@@ -470,7 +470,7 @@ async def test_what_is_too_large_for_a_link_is_the_caller_s_fault() -> None:
 
 
 @in_virtual_time
-async def test_what_only_one_node_does_not_take_goes_to_another_and_counts_against_that_one() -> (
+async def test_request_that_only_one_node_does_not_take_goes_to_another_and_counts_against_that_one() -> (
     None
 ):
     fleet = Fleet([echo], [echo])
@@ -592,7 +592,7 @@ async def test_asker_that_was_withdrawn_and_is_reported_all_the_same_says_nothin
 
 @pytest.mark.parametrize("winner", [0, 1])
 @in_virtual_time
-async def test_of_a_hedge_and_its_first_whoever_answers_wins_and_the_loser_is_withdrawn(
+async def test_hedge_and_its_first_race_and_the_loser_is_withdrawn(
     winner: int,
 ) -> None:
     fleet = Fleet([hang], [hang])
@@ -821,7 +821,7 @@ async def test_node_that_dials_is_waited_for_though_nothing_is_left_of_its_last_
 
 
 @in_virtual_time
-async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> None:
+async def test_error_without_a_link_in_time_says_how_long_was_waited() -> None:
     fleet = Fleet([echo])
     fleet.links[0].end("killed")
     for allowed_s, waited_s in ((30.0, 3.0), (0.5, 0.5)):
@@ -833,9 +833,7 @@ async def test_without_a_link_in_time_the_error_says_how_long_was_waited() -> No
 
 
 @in_virtual_time
-async def test_while_a_link_was_lost_of_late_its_node_is_waited_for_as_long_as_a_restart_takes() -> (
-    None
-):
+async def test_node_whose_link_was_lost_of_late_is_waited_for_as_long_as_a_restart_takes() -> None:
     fleet = Fleet([echo])
     await asyncio.sleep(100.0)
     fleet.links[0].end("killed")
@@ -895,7 +893,7 @@ async def test_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
 
 
 @in_virtual_time
-async def test_only_so_many_wait_for_a_link_and_the_others_fail_at_once() -> None:
+async def test_requests_that_wait_for_a_link_are_bounded_and_the_others_fail_at_once() -> None:
     fleet = Fleet([echo])
     fleet.links[0].end("killed")
     tasks = [begin(fleet) for _ in range(MAX_WAITING + 2)]
@@ -921,7 +919,7 @@ async def test_caller_that_leaves_while_it_waits_for_a_link_leaves_nothing_behin
 
 
 @in_virtual_time
-async def test_nobody_waits_for_a_link_where_the_operator_s_word_or_the_rules_are_in_the_way() -> (
+async def test_link_is_not_waited_for_where_the_operator_s_word_or_the_rules_are_in_the_way() -> (
     None
 ):
     fleet = Fleet([echo])
@@ -977,7 +975,9 @@ ONCE = ["rules", "all say so", "one says so", "sequence", "copy"]
 @pytest.mark.parametrize("case", ONCE)
 @pytest.mark.parametrize("error", UNKNOWN, ids=code)
 @in_virtual_time
-async def test_what_must_not_run_twice_is_not_retried(case: str, error: CapameshError) -> None:
+async def test_request_that_must_not_run_twice_is_not_retried(
+    case: str, error: CapameshError
+) -> None:
     fleet, asked, named = once(case, failing(error), echo)
     with pytest.raises(type(error)):
         await infer(fleet, asked, **named)
@@ -987,7 +987,7 @@ async def test_what_must_not_run_twice_is_not_retried(case: str, error: Capamesh
 
 @pytest.mark.parametrize("case", ONCE)
 @in_virtual_time
-async def test_what_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_for_silence(
+async def test_request_that_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_for_silence(
     case: str,
 ) -> None:
     fleet, asked, named = once(case, after(1.0, echo), echo)
@@ -999,7 +999,9 @@ async def test_what_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_for_sile
 
 @pytest.mark.parametrize("case", ["rules", "all say so", "one says so"])
 @in_virtual_time
-async def test_what_must_not_run_twice_goes_elsewhere_when_it_was_refused(case: str) -> None:
+async def test_request_that_must_not_run_twice_goes_elsewhere_when_it_was_refused(
+    case: str,
+) -> None:
     fleet, asked, named = once(case, failing(Overloaded("full")), echo)
     assert (await infer(fleet, asked, **named)).attempts == 2
 
@@ -1050,7 +1052,7 @@ async def test_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_a
 
 
 @in_virtual_time
-async def test_what_the_nodes_offer_is_read_again_when_it_changes() -> None:
+async def test_offer_of_the_nodes_is_read_again_when_it_changes() -> None:
     fleet = Fleet([failing(RunFailed("crashed"))], [echo])
     assert (await infer(fleet)).attempts == 2
     for replica in fleet.replicas:  # as from an advert that changes nothing else
@@ -1236,7 +1238,9 @@ def end(ask: Ask) -> None:
     ask.link.end("the node has crashed")
 
 
-def test_whatever_happens_nothing_is_left_in_flight_and_nobody_is_asked_twice_over_a_link() -> None:
+def test_requests_in_flight_end_and_no_replica_is_asked_twice_over_a_link_whatever_happens() -> (
+    None
+):
     asked = 0
     for seed in range(300):
 

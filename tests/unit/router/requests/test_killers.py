@@ -33,7 +33,7 @@ def target(value: float, version: str = "1") -> InferCall:
     return call("m", version)._replace(inputs=(fp32("x", [value, 0]),))
 
 
-def test_only_the_very_request_is_barred() -> None:
+def test_requests_other_than_the_very_killer_are_not_barred() -> None:
     killers = Killers()
     assert not killers
     killers.note(target(1.0), 2, BOTH, 10.0)
@@ -69,7 +69,7 @@ def test_verdict_lasts_a_minute_then_ten_then_an_hour() -> None:
     assert repr(killers) == "Killers(1)"  # the first is forgotten
 
 
-def test_those_remembered_are_bounded_and_the_oldest_forgotten_first() -> None:
+def test_killers_remembered_are_bounded_and_the_oldest_forgotten_first() -> None:
     killers = Killers()
     for value in range(MAX_KILLERS + 10):
         killers.note(target(float(value)), 2, BOTH, 0.0)
@@ -112,7 +112,7 @@ def test_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
     killers.answered(target(1.0), 70.0)
 
 
-def test_what_looks_like_a_killer_is_looked_at_for_so_many_bytes_a_second(
+def test_requests_that_look_like_a_killer_are_looked_at_for_so_many_bytes_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = 0
@@ -139,7 +139,7 @@ def test_what_looks_like_a_killer_is_looked_at_for_so_many_bytes_a_second(
 
 
 @pytest.mark.parametrize("at", [0, WHOLE_BYTES // 2 - 1, -1])
-def test_of_a_large_tensor_both_ends_and_its_size_count(at: int) -> None:
+def test_large_tensor_counts_by_both_ends_and_its_size(at: int) -> None:
     data = bytearray(WHOLE_BYTES + 100)
     large = Tensor("x", Datatype.INT8, (1, len(data)), data)
     before = digest(call()._replace(inputs=(large,)))

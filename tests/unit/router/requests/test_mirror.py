@@ -24,7 +24,7 @@ def test_requests_of_one_key_are_mirrored_all_or_none() -> None:
     assert sum(wanted) == 201
 
 
-def test_what_the_shadow_serves_itself_is_not_mirrored() -> None:
+def test_requests_of_the_shadow_itself_are_not_mirrored() -> None:
     assert not Mirror(MirrorRule(V3, 1.0)).wants(Draws(), served=V3)
     assert Mirror(MirrorRule(V3, 1.0)).wants(Draws(0.0), served=V1)
 

@@ -41,14 +41,14 @@ def test_hint_is_the_next_attempt_at_a_link_of_a_node_that_may_have_it() -> None
     assert (type(error), error.message, error.retry_after_s) == (NoEndpoint, ERROR.message, 2.5)
 
 
-def test_without_a_link_to_wait_for_there_is_no_hint_but_that_it_is_unknown() -> None:
+def test_hint_without_a_link_to_wait_for_is_that_it_is_unknown() -> None:
     assert reported().retry_after_s == 0.0
     leaving = replica("a")
     leaving.endpoint.is_draining = True
     assert reported(leaving, waits_s={leaving.endpoint: 3.0}).retry_after_s == 0.0
 
 
-def test_whom_the_operator_holds_open_no_time_brings_back() -> None:
+def test_node_that_the_operator_holds_open_comes_back_at_no_time() -> None:
     held, dear = replica("a"), replica("b", price=9)
     lose(held, dear)
     held.endpoint.health.hold(CircuitState.FORCED_OPEN)

@@ -138,7 +138,7 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
 
 @pytest.mark.parametrize("apart_s", [0.0, 0.002, 0.05, 0.6])
 @in_virtual_time
-async def test_when_all_workers_are_killed_at_once_nobody_is_blamed_and_all_is_answered(
+async def test_death_of_all_workers_at_once_is_blamed_on_no_request_and_all_are_answered(
     apart_s: float,
 ) -> None:
     mortal = Mortal(3)
@@ -168,7 +168,7 @@ async def test_when_all_workers_are_killed_at_once_nobody_is_blamed_and_all_is_a
 
 
 @in_virtual_time
-async def test_while_nobody_kills_no_digest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_digest_is_not_made_while_nobody_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     mortal = Mortal(2)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     assert await mortal.infer(1.0) == "ok"
@@ -246,7 +246,7 @@ async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
 
 
 @in_virtual_time
-async def test_what_one_node_has_said_bars_no_request_from_one_that_comes_later() -> None:
+async def test_word_of_one_node_bars_no_request_from_one_that_comes_later() -> None:
     liar = Liar({"A": 2}, "", {})
     for _ in range(2):
         with pytest.raises(RequestKills):

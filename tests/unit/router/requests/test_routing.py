@@ -152,7 +152,7 @@ OUT = [killed, draining, forced_open, never_dialled, silent]
 
 @pytest.mark.parametrize("put_out", OUT)
 @in_virtual_time
-async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_answers(
+async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
     put_out: Callable[[Fleet], None],
 ) -> None:
     fleet = Fleet()
@@ -175,7 +175,7 @@ async def test_while_the_newest_version_s_only_node_is_out_the_next_older_one_an
 
 
 @in_virtual_time
-async def test_what_has_a_key_does_not_change_its_version_as_another_s_run_has_failed_there() -> (
+async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_has_failed_there() -> (
     None
 ):
     fleet = Fleet()
@@ -196,9 +196,7 @@ async def test_what_has_a_key_does_not_change_its_version_as_another_s_run_has_f
 
 
 @in_virtual_time
-async def test_when_no_version_is_well_one_that_can_be_asked_at_all_goes_before_the_newest() -> (
-    None
-):
+async def test_version_that_can_be_asked_at_all_goes_before_the_newest_when_none_is_well() -> None:
     for weights in ((), ((V1, 1.0), (V2, 9.0))):
         fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
         shadowed(fleet)
@@ -253,7 +251,7 @@ async def test_replica_that_recovers_gets_a_share_of_the_requests() -> None:
 
 
 @in_virtual_time
-async def test_after_a_change_of_version_the_new_version_s_own_policy_chooses() -> None:
+async def test_policy_of_the_new_version_chooses_after_a_change_of_version() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, failing(Draining("goes")))
     assert await infer(fleet) == "A"
@@ -265,7 +263,7 @@ async def test_after_a_change_of_version_the_new_version_s_own_policy_chooses() 
 
 
 @in_virtual_time
-async def test_who_waits_looks_again_when_a_hold_is_over() -> None:
+async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].end("killed")
     fleet.replicas[1].health.hold(CircuitState.FORCED_OPEN)
@@ -410,7 +408,7 @@ async def test_another_version_is_not_asked_whether_a_request_is_wrong() -> None
 
 
 @in_virtual_time
-async def test_what_may_have_run_goes_to_no_version_that_must_not_run_it_twice() -> None:
+async def test_request_that_may_have_run_goes_to_no_version_that_must_not_run_it_twice() -> None:
     fleet = Fleet()
     fleet.node("A", echo, models=(idempotent_not(offer(version="1")),))
     fleet.node("B", failing(LinkLost("gone")), models=(offer(version="2"),))
@@ -422,7 +420,7 @@ async def test_what_may_have_run_goes_to_no_version_that_must_not_run_it_twice()
 
 
 @in_virtual_time
-async def test_who_waits_for_a_link_takes_the_first_of_any_version() -> None:
+async def test_request_that_waits_for_a_link_takes_the_first_of_any_version() -> None:
     fleet = Fleet()
     shadowed(fleet)
     for link in list(fleet.links):
@@ -482,7 +480,9 @@ async def test_names_that_nobody_replicas_leave_nothing_behind() -> None:
 
 
 @in_virtual_time
-async def test_what_the_gate_refuses_reaches_no_node_and_says_when_to_come_again() -> None:
+async def test_request_that_the_gate_refuses_reaches_no_node_and_is_told_when_to_come_again() -> (
+    None
+):
     fleet = Fleet([echo])
     fleet.replicas[0].reported(FULL, 0.0)
     with pytest.raises(Overloaded, match="it would wait") as caught:
@@ -634,7 +634,7 @@ async def test_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
 
 
 @in_virtual_time
-async def test_what_a_request_would_meet_is_explained_as_it_would_be_chosen() -> None:
+async def test_explanation_names_what_would_be_chosen() -> None:
     fleet = Fleet(*[[echo]] * 5)
     explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
     assert (explanation.policy, explanation.chosen) == ("in-order", ("A",))
@@ -773,7 +773,7 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor
 # all together
 
 
-def test_whatever_happens_gates_replicas_and_copies_are_empty_in_the_end() -> None:
+def test_gates_replicas_and_copies_are_empty_in_the_end_whatever_happens() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:
         rng = random.Random(seed)

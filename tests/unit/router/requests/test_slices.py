@@ -35,7 +35,7 @@ async def test_jobs_take_turns_and_a_short_one_overtakes_a_long() -> None:
     assert len(slices) == 0
 
 
-async def test_what_ends_a_job_is_reported() -> None:
+async def test_end_of_a_job_is_reported() -> None:
     slices = Slices()
     done: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     error = ZeroDivisionError("x")

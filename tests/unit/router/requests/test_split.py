@@ -44,7 +44,7 @@ def test_split_tells_which_versions_have_a_weight() -> None:
     assert not VersionSplit().has(V1)
 
 
-def test_without_a_hosted_version_of_weight_the_newest_is_asked() -> None:
+def test_newest_version_is_asked_without_a_hosted_one_of_weight() -> None:
     assert SPLIT.pick((V3,), Draws()) == NEWEST
     assert SPLIT.pick((), Draws()) == NEWEST
     assert VersionSplit().pick(ALL, Draws()) == NEWEST

@@ -57,7 +57,7 @@ def test_probes_answer_ends_an_inhibition_at_once() -> None:
     assert health.share(1.0) < 0.11
 
 
-def test_who_was_away_for_a_blip_returns_without_a_ramp() -> None:
+def test_replica_away_for_a_blip_returns_without_a_ramp() -> None:
     health = Health()
     health.failed(0.0, is_hard=True)
     health.probed(0.15)
@@ -138,7 +138,9 @@ def test_hard_failure_makes_a_soft_inhibition_hard() -> None:
     assert health.may_send(5.05)
 
 
-def test_re_probes_are_due_after_50_ms_then_at_doubling_distances_up_to_a_second() -> None:
+def test_probes_of_the_ejected_are_due_after_50_ms_then_at_doubling_distances_up_to_a_second() -> (
+    None
+):
     health = Health()
     health.failed(0.0, is_hard=True)
     asked: list[float] = []
@@ -236,7 +238,7 @@ def test_outlier_needs_three_answers_in_a_row_to_return() -> None:
     assert health.reason == "an outlier among its peers"
 
 
-def test_who_refused_is_avoided_for_the_time_it_reported_within_bounds() -> None:
+def test_replica_that_refused_is_avoided_for_the_time_it_reported_within_bounds() -> None:
     health = Health()
     health.refused(0.0, 0.5)
     assert not health.is_full
@@ -298,7 +300,7 @@ def test_share_falls_with_the_error_rate(errors: float, low: float, high: float)
 
 @pytest.mark.parametrize("phase_s", [0.0, 0.7, 1.4, 2.1, 2.5])
 @pytest.mark.parametrize("is_hard", [False, True])
-def test_who_recovers_is_in_full_use_five_seconds_later(phase_s: float, is_hard: bool) -> None:
+def test_recovered_replica_is_in_full_use_five_seconds_later(phase_s: float, is_hard: bool) -> None:
     rng, health = random.Random(8), Health()
     recovered_s = 40.0 + phase_s
     for n in range(int((recovered_s + 5.0) * 100)):  # 100 requests a second draw
@@ -315,7 +317,7 @@ def test_who_recovers_is_in_full_use_five_seconds_later(phase_s: float, is_hard:
     assert health.is_full
 
 
-def test_one_that_always_fails_gets_next_to_nothing() -> None:
+def test_replica_that_always_fails_gets_next_to_nothing() -> None:
     rng, health = random.Random(8), Health()
     sent = 0
     for n in range(6000):  # 100 requests a second for a minute, failing at once
@@ -326,7 +328,7 @@ def test_one_that_always_fails_gets_next_to_nothing() -> None:
     assert 5 <= sent <= 30
 
 
-def test_one_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
+def test_replica_that_answers_probes_but_no_requests_gets_next_to_nothing() -> None:
     rng, health = random.Random(8), Health()
     silent_at: list[float] = []
     victims = 0
@@ -375,7 +377,7 @@ def test_hold_that_is_lifted_leaves_a_healthy_one_in_full_use() -> None:
     assert health.is_full
 
 
-def test_only_an_operators_states_can_be_held() -> None:
+def test_states_other_than_the_operators_cannot_be_held() -> None:
     with pytest.raises(ConfigError, match="forced_open"):
         Health().hold(RAMPING)
 
@@ -432,7 +434,7 @@ def happen(health: Health, event: str, now_s: float) -> None:
 
 @settings(max_examples=70, deadline=None)
 @given(events=EVENTS)
-def test_whatever_happens_it_may_be_tried_within_six_seconds_and_its_share_is_in_bounds(
+def test_replica_may_be_tried_within_six_seconds_and_its_share_is_in_bounds_whatever_happens(
     events: list[tuple[str, float]],
 ) -> None:
     health, now_s = Health(), 1000.0
@@ -449,7 +451,7 @@ def test_whatever_happens_it_may_be_tried_within_six_seconds_and_its_share_is_in
 
 @settings(max_examples=70, deadline=None)
 @given(events=EVENTS)
-def test_whatever_happened_it_is_in_full_use_in_the_end_if_it_is_left_alone(
+def test_replica_left_alone_is_in_full_use_in_the_end_whatever_happened(
     events: list[tuple[str, float]],
 ) -> None:
     health, now_s = Health(), 1000.0
@@ -462,7 +464,7 @@ def test_whatever_happened_it_is_in_full_use_in_the_end_if_it_is_left_alone(
     assert health.state(now_s + 400.0) is CLOSED
 
 
-def test_who_asked_for_a_moment_without_requests_is_resting_and_nothing_else_is() -> None:
+def test_replica_that_asked_for_a_moment_without_requests_is_resting_and_no_other_is() -> None:
     health = Health()
     assert not health.is_resting(0.0)
     health.refused(0.0, 0.5)

@@ -107,7 +107,7 @@ def test_fast_models_are_given_50_ms() -> None:
     assert Hedging(window_of(*[0.001] * 100)).first_byte_limit_s(0.0, 0.001, math.inf) == 0.05
 
 
-def test_while_little_is_known_more_time_is_given() -> None:
+def test_more_time_is_given_while_little_is_known() -> None:
     new = Hedging(LatencyWindow())
     assert new.first_byte_limit_s(0.0, 0.0, math.inf) == 30.0
     assert new.first_byte_limit_s(0.0, 0.01, math.inf) == 5.0

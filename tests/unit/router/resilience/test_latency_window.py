@@ -55,7 +55,7 @@ def test_quantile_is_within_five_percent_of_the_true_one(
         max_size=50,
     )
 )
-def test_whatever_is_added_a_quantile_is_a_plausible_time(
+def test_quantile_is_a_plausible_time_whatever_is_added(
     steps: list[tuple[float, float, float]],
 ) -> None:
     window, now_s = LatencyWindow(), 0.0
@@ -79,7 +79,7 @@ def test_five_seconds_after_a_change_nothing_is_left_of_what_was_before(
         assert window.quantile(q, 25.01) == pytest.approx(after_s, rel=0.05)
 
 
-def test_with_little_traffic_it_remembers_longer() -> None:
+def test_window_remembers_longer_with_little_traffic() -> None:
     window = LatencyWindow()
     for second in range(25):
         window.add(0.1, second)
@@ -87,7 +87,7 @@ def test_with_little_traffic_it_remembers_longer() -> None:
     assert window.quantile(0.5, 25.0) == pytest.approx(0.1, rel=0.05)
 
 
-def test_what_was_long_ago_is_forgotten() -> None:
+def test_samples_of_long_ago_are_forgotten() -> None:
     window = LatencyWindow()
     for _ in range(500):
         window.add(0.1, 0.0)

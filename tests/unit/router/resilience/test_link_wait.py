@@ -16,7 +16,7 @@ def test_link_wakes_all_who_wait_once_in_their_order() -> None:
     assert reported == ["a", "c"]
 
 
-def test_who_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
+def test_request_that_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
     links, reported = LinkWait(), []
 
     def again() -> None:
@@ -30,7 +30,7 @@ def test_who_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None
     assert reported == ["a", "a"]
 
 
-def test_one_who_is_woken_may_send_another_away() -> None:
+def test_woken_request_may_send_another_away() -> None:
     links, reported = LinkWait(), []
     links.add("a", lambda: links.remove("b"))
     links.add("b", lambda: reported.append("b"))
@@ -54,7 +54,7 @@ def test_news_from_those_who_are_woken_comes_after_the_round_and_nests_no_calls(
     assert len(links) == 0
 
 
-def test_it_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:
+def test_wait_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:
     links = LinkWait(most=2, most_bytes=100)
     assert links.has_room(1000)
     links.add("a", lambda: None, 60)

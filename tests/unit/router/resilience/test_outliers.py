@@ -55,7 +55,7 @@ def ejected(verdicts: list[Outlier[Replica] | Slow[Replica]]) -> str:
     return "".join(v.replica.name for v in verdicts if isinstance(v, Outlier))
 
 
-def test_one_of_three_that_fails_always_is_out_after_two_seconds() -> None:
+def test_failing_one_of_three_is_out_after_two_seconds() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 0.0)
@@ -64,7 +64,7 @@ def test_one_of_three_that_fails_always_is_out_after_two_seconds() -> None:
     assert watch.tick(4.0) == []
 
 
-def test_with_few_requests_a_window_lasts_until_there_are_enough() -> None:
+def test_window_of_few_requests_lasts_until_there_are_enough() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 9), b: (0, 9), c: (9, 9)}, 0.0)
@@ -73,7 +73,7 @@ def test_with_few_requests_a_window_lasts_until_there_are_enough() -> None:
     assert ejected(watch.tick(10.5)) == "c"
 
 
-def test_by_fewer_than_ten_requests_nobody_is_judged() -> None:
+def test_replica_is_not_judged_by_fewer_than_ten_requests() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 9), b: (0, 9), c: (9, 9)}, 0.0)
@@ -81,7 +81,7 @@ def test_by_fewer_than_ten_requests_nobody_is_judged() -> None:
     assert watch.tick(70.0) == []
 
 
-def test_of_two_that_have_twelve_requests_each_either_may_be_so_by_chance() -> None:
+def test_either_of_two_with_twelve_requests_each_may_be_so_by_chance() -> None:
     for size, expected in ((12, ""), (13, "b")):
         a, b = fleet(2)
         watch = OutlierWatch[Replica]()
@@ -89,7 +89,7 @@ def test_of_two_that_have_twelve_requests_each_either_may_be_so_by_chance() -> N
         assert ejected(watch.tick(10.0)) == expected
 
 
-def test_one_that_fails_a_third_must_do_so_in_two_windows() -> None:
+def test_replica_that_fails_a_third_must_do_so_in_two_windows() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     outcomes = {a: (1, 50), b: (0, 50), c: (17, 50)}
@@ -110,7 +110,7 @@ def test_one_bad_batch_ejects_nobody() -> None:
     assert watch.tick(6.0) == []
 
 
-def test_among_many_with_many_requests_envoys_deviations_find_a_smaller_gap() -> None:
+def test_deviations_as_envoy_s_find_a_smaller_gap_among_many_with_many_requests() -> None:
     replicas = fleet(6)
     for size, expected in ((200, "f"), (60, "")):
         watch = OutlierWatch[Replica]()
@@ -132,7 +132,7 @@ def test_third_at_most_and_one_in_any_case_the_worst_first() -> None:
         assert out == "".join(replica.name for replica in replicas[:bad][::-1])[:expected]
 
 
-def test_who_is_out_already_counts_and_is_not_judged_again() -> None:
+def test_ejected_replica_counts_and_is_not_judged_again() -> None:
     replicas = fleet(4)
     replicas[0].health.eject(0.0)
     watch = OutlierWatch[Replica]()
@@ -140,7 +140,7 @@ def test_who_is_out_already_counts_and_is_not_judged_again() -> None:
     assert watch.tick(2.0) == []
 
 
-def test_one_alone_and_both_of_two_that_fail_are_kept() -> None:
+def test_lone_replica_and_both_of_two_that_fail_are_kept() -> None:
     (a,) = fleet(1)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (50, 50)}, 0.0)
@@ -161,7 +161,7 @@ def test_busy_failing_one_does_not_hide_another() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5, 10])
 @pytest.mark.parametrize("errors", [0.002, 0.1, 0.5, 0.9, 1.0])
-def test_where_all_fail_alike_nobody_is_ejected(size: int, errors: float) -> None:
+def test_replicas_that_all_fail_alike_are_not_ejected(size: int, errors: float) -> None:
     rng, replicas, watch = random.Random(size), fleet(size), OutlierWatch[Replica]()
     out = ""
     for second in range(200):
@@ -183,7 +183,7 @@ def test_where_all_fail_alike_nobody_is_ejected(size: int, errors: float) -> Non
         max_size=6,
     )
 )
-def test_never_more_than_a_third_or_one_are_out_and_never_all(
+def test_ejected_replicas_are_at_most_a_third_or_one_and_never_all(
     windows: list[list[tuple[int, int]]],
 ) -> None:
     replicas, watch, out = fleet(7), OutlierWatch[Replica](), set[str]()
@@ -198,7 +198,7 @@ def test_never_more_than_a_third_or_one_are_out_and_never_all(
     assert len(out) < max(2, known)
 
 
-def test_who_is_gone_is_forgotten() -> None:
+def test_replica_that_is_gone_is_forgotten() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 0.0)
@@ -207,7 +207,7 @@ def test_who_is_gone_is_forgotten() -> None:
     assert repr(watch) == "OutlierWatch(0 requests at 2 hosts)"
 
 
-def test_who_has_no_requests_for_long_is_forgotten() -> None:
+def test_replica_without_requests_for_long_is_forgotten() -> None:
     a, b = fleet(2)
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20)}, 0.0)
@@ -217,7 +217,7 @@ def test_who_has_no_requests_for_long_is_forgotten() -> None:
     assert repr(watch) == "OutlierWatch(60 requests at 1 hosts)"
 
 
-def test_who_is_slow_beside_the_others_is_reported_of_once_and_not_ejected() -> None:
+def test_replica_that_is_slow_beside_the_others_is_reported_once_and_not_ejected() -> None:
     a, b, c = fleet(3)
     watch = OutlierWatch[Replica]()
     found: list[Outlier[Replica] | Slow[Replica]] = []
@@ -250,7 +250,7 @@ def test_clock_that_is_set_back_wedges_nothing() -> None:
         (InvalidRequest(), False),
     ],
 )
-def test_only_errors_of_the_replica_itself_are_faults(error: CapameshError, expected: bool) -> None:
+def test_faults_are_errors_of_the_replica_itself_only(error: CapameshError, expected: bool) -> None:
     assert is_fault(error) is expected
 
 

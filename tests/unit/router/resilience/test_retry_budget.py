@@ -89,7 +89,7 @@ def test_deposits_above_the_reserve_are_worth_less_with_time() -> None:
     assert withdrawn(budget, 1000.0) == 50
 
 
-def test_at_a_steady_rate_twenty_percent_may_be_retried() -> None:
+def test_twenty_percent_of_a_steady_rate_may_be_retried() -> None:
     budget = RetryBudget(NO_RESERVE)
     retried = 0
     for n in range(10_000):

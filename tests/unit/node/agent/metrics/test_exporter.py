@@ -37,7 +37,7 @@ def lines(text: bytes, beginning: str = "capamesh_node_") -> list[str]:
     return [line for line in text.decode().splitlines() if line.startswith(beginning)]
 
 
-def test_what_workers_counted_is_reported_with_the_models_labels() -> None:
+def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
     of = 'device="0",model="m",version="1"'
     assert sorted(lines(NodeTelemetry(lambda: [UP, DOWN]).exposition())) == sorted(
         [

@@ -72,7 +72,7 @@ def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> 
     assert after.run_s.sum == pytest.approx(0.07)
 
 
-def test_what_a_worker_s_loop_did_is_summed_over_its_lives() -> None:
+def test_loop_counts_of_a_worker_are_summed_over_its_lives() -> None:
     worker, meter = WorkerFigures(), LoopMeter()
     assert worker.loop().delay_s.count == 0
     meter.beat(0.3, 0.03)
@@ -131,7 +131,7 @@ def test_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
     assert worker.models()["n", "1"].requests == {"ok": 1}
 
 
-def test_of_models_that_are_gone_nothing_is_kept() -> None:
+def test_totals_of_models_that_are_gone_are_not_kept() -> None:
     worker = WorkerFigures()
     worker.reported([reported(5), reported(1, "n", load=2)])
     worker.ended()
@@ -143,7 +143,7 @@ def test_of_models_that_are_gone_nothing_is_kept() -> None:
     assert worker.models() == {}
 
 
-def test_what_a_model_whose_files_are_gone_still_answers_is_not_counted() -> None:
+def test_answers_of_a_model_whose_files_are_gone_are_not_counted() -> None:
     worker = WorkerFigures()
     worker.reported([reported(5), reported(1, "n", load=2)])
     worker.keep({("n", "1")})
@@ -221,6 +221,6 @@ def test_putting_histograms_together_commutes_and_associates(
     assert (a + b).count == a.count + b.count
 
 
-def test_at_rest_keeps_the_counts_alone() -> None:
+def test_totals_at_rest_keep_the_counts_alone() -> None:
     figures = ModelFigures.from_message(reported(5))
     assert figures.at_rest() == replace(figures, memory_bytes=0, in_flight=0, limit=0)

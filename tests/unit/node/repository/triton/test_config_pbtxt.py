@@ -243,7 +243,7 @@ def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
         ),
     ],
 )
-def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -> None:
+def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note: str) -> None:
     (found,) = parsed(text).notes
     assert found.startswith(note)
 
@@ -321,7 +321,7 @@ def test_what_only_tunes_triton_is_ignored_with_one_note(text: str, note: str) -
         ("ensemble_scheduling {}", "platform: 'ensemble' and ensemble_scheduling belong together"),
     ],
 )
-def test_what_we_cannot_honour_is_refused_by_name(text: str, reason: str) -> None:
+def test_fields_that_cannot_be_honoured_are_refused_by_name(text: str, reason: str) -> None:
     message = complaint(text)
     assert message.startswith(FILE)
     assert reason in message

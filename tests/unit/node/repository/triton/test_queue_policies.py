@@ -27,7 +27,7 @@ def test_default_timeout_and_its_action_are_kept() -> None:
     assert queue("") == QueueRules()
 
 
-def test_without_priorities_the_number_that_may_wait_is_the_model_s() -> None:
+def test_number_that_may_wait_without_priorities_is_the_model_s() -> None:
     config = parsed("dynamic_batching { default_queue_policy { max_queue_size: 7 } }")
     assert config.manifest.max_queue == 7
     assert config.manifest.rules.queue == QueueRules()

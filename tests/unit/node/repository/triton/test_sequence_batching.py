@@ -113,7 +113,7 @@ def test_state_whose_output_is_declared_is_shown_to_callers() -> None:
     assert one.is_shown
 
 
-def test_without_controls_and_states_a_request_belongs_to_no_sequence() -> None:
+def test_request_without_controls_and_states_belongs_to_no_sequence() -> None:
     config = parsed(sequence("direct {}"))
     assert config.manifest.rules.sequence == SequenceRules()
     assert config.notes == (
@@ -141,7 +141,7 @@ def test_without_controls_and_states_a_request_belongs_to_no_sequence() -> None:
         ),
     ],
 )
-def test_of_a_strategy_its_delay_is_kept(strategy: str, delay_us: int, notes: list[str]) -> None:
+def test_delay_of_a_strategy_is_kept(strategy: str, delay_us: int, notes: list[str]) -> None:
     config = parsed(sequence(f"{strategy} {state()}"))
     assert config.manifest.rules.batching.max_delay_us == delay_us
     assert len(config.notes) == len(notes)
@@ -221,7 +221,7 @@ START = "kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1]"
         ("generative_sequence: true", "generative_sequence: a request is run once; remove it"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_place(text: str, expected: str) -> None:
+def test_meaningless_configuration_is_refused_with_its_place(text: str, expected: str) -> None:
     assert expected in complaint(sequence(text))
 
 
@@ -230,6 +230,6 @@ def test_sequences_exclude_other_ways_of_batching() -> None:
     assert "sequence_batching: excludes dynamic_batching; remove one" in complaint(text)
 
 
-def test_what_the_node_fills_in_cannot_be_an_input_of_callers() -> None:
+def test_input_that_the_node_fills_in_cannot_be_one_of_callers() -> None:
     text = sequence(state(), more="input { name: 'IN' data_type: TYPE_INT32 dims: 1 }")
     assert "input: 'IN' is filled in by sequence_batching; remove it here" in complaint(text)

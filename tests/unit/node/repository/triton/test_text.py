@@ -62,7 +62,7 @@ def test_message_knows_the_lines_of_its_fields_those_too_that_are_not_read() -> 
     assert top.refused("output", "no").message == f"{FILE}: output: no"
 
 
-def test_what_is_in_a_skipped_field_does_not_matter() -> None:
+def test_content_of_a_skipped_field_does_not_matter() -> None:
     top = read(
         "parameters { key: 'k' value { colour: [1, { deep {} }] } } optimization { name: 7 }"
     )
@@ -118,7 +118,7 @@ def test_what_is_in_a_skipped_field_does_not_matter() -> None:
         ("name: §", "line 1: "),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_line(text: str, complaint: str) -> None:
+def test_unreadable_text_is_refused_with_its_line(text: str, complaint: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
         read(text)
     assert caught.value.message.startswith(f"{FILE}, line ")
@@ -193,7 +193,7 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(_PIECES, max_size=8).map(" ".join))
-def test_of_the_fields_that_are_read_the_same_is_read_as_by_protobuf_with_all_fields(
+def test_fields_that_are_read_are_read_as_by_protobuf_with_all_fields(
     text: str,
 ) -> None:
     try:

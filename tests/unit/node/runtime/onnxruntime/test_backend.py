@@ -375,7 +375,7 @@ def test_inputs_that_do_not_fit_each_other_are_the_callers_fault(two_inputs: Loa
     assert "\n" not in caught.value.message
 
 
-def test_what_the_runtime_calls_an_invalid_argument_is_the_callers_fault(load: Load) -> None:
+def test_invalid_argument_of_the_runtime_is_the_callers_fault(load: Load) -> None:
     model = load(
         [value("x", P.FLOAT, ["N"]), value("i", P.INT64, ["M"])],
         [value("y", P.FLOAT, ["M"])],

@@ -257,7 +257,7 @@ def test_pool_shrinks_once_after_runs_have_become_much_smaller() -> None:
     assert not any(watch.is_due(250) for _ in range(3 * WINDOW_RUNS))
 
 
-def test_what_an_unusually_large_run_took_is_given_back_after_it(tmp_path: Path) -> None:
+def test_memory_of_an_unusually_large_run_is_given_back_after_it(tmp_path: Path) -> None:
     nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
     nodes += [node("Add", ["a", "b"], ["c"]), node("ReduceMax", ["c"], ["y"])]
     model = load(tmp_path, nodes, ["N", 1024])
@@ -325,7 +325,7 @@ def test_other_errors_leave_the_device(error: RuntimeError) -> None:
 
 
 @pytest.mark.parametrize(("device", "is_reported"), [("cuda", True), ("cpu", False)])
-def test_whoever_owns_the_backend_is_reported_by_the_run_that_loses_the_device(
+def test_owner_of_the_backend_is_told_by_the_run_that_loses_the_device(
     tmp_path: Path, device: onnx_backend.DeviceKind, is_reported: bool
 ) -> None:
     def fail(*_: object) -> None:

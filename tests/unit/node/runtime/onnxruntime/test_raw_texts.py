@@ -100,7 +100,9 @@ def test_any_bytes_go_in_and_come_out_as_they_were(model: LoadedModel) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.binary(max_size=40), max_size=6))
-def test_what_goes_in_comes_out_whatever_it_is(shared: LoadedModel, texts: list[bytes]) -> None:
+def test_bytes_come_out_as_they_went_in_whatever_they_are(
+    shared: LoadedModel, texts: list[bytes]
+) -> None:
     asked = inputs(texts)
     shared.validate(asked)
     assert values(shared.run(asked, ["same"])) == {"same": [texts]}
@@ -149,7 +151,7 @@ def test_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
     assert model.run(inputs(ODD))  # others are not
 
 
-def test_what_the_model_does_not_take_is_refused_before(model: LoadedModel) -> None:
+def test_inputs_that_the_model_does_not_take_are_refused_before_the_run(model: LoadedModel) -> None:
     text, x = inputs(ODD)
     with pytest.raises(InvalidRequest, match=r"inputs \['x'\] are missing"):
         model.validate([text])

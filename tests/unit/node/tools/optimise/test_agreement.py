@@ -64,7 +64,9 @@ def test_probabilities_are_judged_by_their_side_of_a_half() -> None:
         (np.array(["a", "b", "", "c"], object), np.array(["a", "b", "", "d"], object)),
     ],
 )
-def test_what_is_no_float_must_be_equal(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> None:
+def test_outputs_that_are_no_floats_must_be_equal(
+    before: npt.NDArray[Any], after: npt.NDArray[Any]
+) -> None:
     assert agreement((before, after)) == OutputAgreement("y", Measure.EQUAL, 3 / 4, 4, 0.0, 0.0)
 
 
@@ -113,7 +115,7 @@ def test_bfloat16_is_compared_as_numbers() -> None:
         (np.ones((0, 2), F), np.ones((0, 2), F), True),
     ],
 )
-def test_it_is_reported_when_the_original_decides_the_same_each_time(
+def test_original_that_decides_the_same_each_time_is_reported(
     first: npt.NDArray[Any], second: npt.NDArray[Any], *, is_uniform: bool
 ) -> None:
     assert agreement((first, first), (second, second)).is_uniform is is_uniform

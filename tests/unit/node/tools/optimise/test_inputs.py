@@ -107,14 +107,14 @@ def test_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
     assert not np.isin(left.to_numpy(), right.to_numpy()).any()
 
 
-def test_only_the_first_open_dimension_is_the_rows() -> None:
+def test_rows_are_the_first_open_dimension_only() -> None:
     spec = TensorSpec("x", Datatype.FP32, (-1, 3, -1))
     assert generated_shape(spec, rows=7, open_dim=8) == (7, 3, 8)
     assert generated_shape(TensorSpec("x", Datatype.FP32, (2, -1)), rows=7) == (2, 1)
     assert generated_shape(TensorSpec("x", Datatype.FP32, ()), rows=7) == ()
 
 
-def test_what_no_message_may_carry_is_not_made() -> None:
+def test_inputs_that_no_message_may_carry_are_not_made() -> None:
     with pytest.raises(TooLarge, match=r"input 'x' of shape .* has 4000000000000 bytes"):
         synthetic_inputs([TensorSpec("x", Datatype.FP32, (-1, 10**9))], rows=1000)
 
@@ -195,7 +195,7 @@ def test_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
     assert len({made.take(run, 1)[0].data.tobytes() for run in range(made.rows)}) == made.rows
 
 
-def test_what_cannot_be_generated_is_asked_for() -> None:
+def test_input_that_cannot_be_generated_is_asked_for() -> None:
     for spec, message in (
         (K, r"its input 'k' \(INT64\) may hold"),
         (TensorSpec("t", Datatype.BYTES, (-1,)), r"its input 't' \(BYTES\) may hold"),
@@ -221,7 +221,7 @@ def test_model_without_inputs_is_compared_once() -> None:
     assert (made.rows, made.take(0, 1)) == (1, ())
 
 
-def test_given_rows_are_what_models_are_compared_on(tmp_path: Path) -> None:
+def test_supplied_rows_are_what_models_are_compared_on(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", k=np.array([7, 8]))
     (made,) = comparison_trials(FakeModel(K), tmp_path / "rows.npz", {})
     assert (made.is_given, made.rows) == (True, 2)
@@ -234,7 +234,7 @@ def test_large_rows_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial_inputs(FakeModel(X), None).rows == 1
 
 
-def test_given_rows_are_read_by_the_inputs_names(tmp_path: Path) -> None:
+def test_supplied_rows_are_read_by_the_inputs_names(tmp_path: Path) -> None:
     file = tmp_path / "rows.npz"
     x, k = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8])
     np.savez(file, x=x, k=k)
@@ -245,7 +245,7 @@ def test_given_rows_are_read_by_the_inputs_names(tmp_path: Path) -> None:
     assert taken[1].to_numpy().tolist() == [8, 7]
 
 
-def test_given_text_and_bfloat16_become_the_models_types(tmp_path: Path) -> None:
+def test_supplied_text_and_bfloat16_become_the_models_types(tmp_path: Path) -> None:
     text, half = TensorSpec("t", Datatype.BYTES, (-1,)), TensorSpec("h", Datatype.BF16, (-1,))
     np.savez(tmp_path / "rows.npz", t=np.array(["a", "bé"]), h=np.array([1, 2], np.float32))
     taken = trial_inputs(FakeModel(text, half), tmp_path / "rows.npz").take(0, 2)
@@ -267,7 +267,7 @@ def test_given_text_and_bfloat16_become_the_models_types(tmp_path: Path) -> None
         ({"x": np.ones((2, 3), np.complex64), "k": np.array([1, 2])}, "complex64"),
     ],
 )
-def test_given_rows_that_do_not_fit_are_refused(
+def test_supplied_rows_that_do_not_fit_are_refused(
     tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
     np.savez(tmp_path / "rows.npz", **arrays)  # type: ignore[arg-type]  # numpy takes keywords of its own too
@@ -291,7 +291,7 @@ def test_file_of_pickles_is_not_unpickled(
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.ones(3))
     (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04junk")
     (tmp_path / "empty.npz").write_bytes(b"")

@@ -223,7 +223,7 @@ def test_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
     assert report.to_json()["is_slower"] is False
 
 
-def test_what_seemed_slower_is_measured_again_and_the_best_of_both_counts(
+def test_variant_that_seemed_slower_is_measured_again_and_the_best_of_both_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed(monkeypatch, (1.0, 2.0), (3.0, 6.0), (1.5, 3.0), (1.0, 2.0))
@@ -293,7 +293,7 @@ def test_large_weights_stay_in_a_file_of_their_own(
 
 
 @pytest.mark.parametrize("conversion", [Conversion.INT8, Conversion.FP16])
-def test_where_there_is_nothing_to_convert_that_is_said(
+def test_model_with_nothing_to_convert_is_said_to_be_so(
     tmp_path: Path, conversion: Conversion
 ) -> None:
     path = write(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], [], 10)

@@ -139,7 +139,7 @@ def test_small_datatypes_are_full_of_usual_numbers(datatype: int, expected: rang
     ],
     ids=["computed with", "a table made at run time", "also", "empty", "one-hot", "with an offset"],
 )
-def test_what_nothing_tells_of_is_left_out(
+def test_unknown_range_is_left_out(
     nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]
 ) -> None:
     assert ranges(nodes, weights) == {}

@@ -56,7 +56,7 @@ def test_seconds_are_interpolated_and_go_on_by_the_last_slope() -> None:
         ((2, 1.0), (1, 1.0)),
     ],
 )
-def test_what_was_not_measured_is_no_profile(points: tuple[tuple[int, float], ...]) -> None:
+def test_profile_is_none_where_nothing_was_measured(points: tuple[tuple[int, float], ...]) -> None:
     with pytest.raises(ValueError, match=r"profile|point"):
         ServiceProfile(tuple(ProfilePoint(*point) for point in points))
     given_json = {"points": [{"rows": rows, "seconds": seconds} for rows, seconds in points]}

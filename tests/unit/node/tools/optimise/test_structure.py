@@ -93,7 +93,7 @@ def test_refused_model_is_found_with_its_reason(tmp_path: Path) -> None:
         one_model(tmp_path / "my model.onnx")
 
 
-def test_what_is_no_model_says_what_to_give(tmp_path: Path) -> None:
+def test_file_that_is_no_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     loop = tmp_path / "elsewhere" / "loop"
     loop.parent.mkdir()
@@ -203,7 +203,7 @@ def test_junk_has_no_structure(tmp_path: Path) -> None:
         read_structure(tmp_path / "m.onnx")
 
 
-def test_without_the_onnx_package_the_line_to_run_is_said(
+def test_error_without_the_onnx_package_gives_the_line_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = identity(tmp_path / "m.onnx")
@@ -279,7 +279,7 @@ def test_models_own_rules_are_checked_as_a_node_does(tmp_path: Path) -> None:
     assert "warm-up 1 does not run" in check(one_model(tmp_path / "m")).reason
 
 
-def test_what_a_node_would_log_is_noted(tmp_path: Path) -> None:
+def test_remarks_that_a_node_would_log_are_noted(tmp_path: Path) -> None:
     mixing = write(
         tmp_path / "m.onnx",
         [node("ReduceMean", ["x"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],

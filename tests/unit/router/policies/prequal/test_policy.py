@@ -52,12 +52,12 @@ def counted(
     return rule, asked
 
 
-def test_it_is_the_policy_of_that_name() -> None:
+def test_prequal_is_the_policy_of_that_name() -> None:
     assert POLICIES["prequal"] is Prequal
     assert repr(make_policy("prequal", random.Random(0))).startswith("Prequal(ProbePool(0 of 16")
 
 
-def test_nobody_is_picked_of_none_and_no_replica_is_probed() -> None:
+def test_empty_fleet_has_no_pick_and_no_probe() -> None:
     policy = Prequal(random.Random(0))
     assert policy.pick((), usable, SHAPE, 0.0) is None
     assert list(policy.probes((), usable, 0.0)) == []
@@ -95,7 +95,7 @@ def test_replica_that_never_reported_costs_nothing_but_the_way_until_a_request_i
     assert cost_s(policy, one) == 2.02
 
 
-def test_what_an_idle_replica_reported_of_a_run_long_ago_is_doubted() -> None:
+def test_old_report_of_an_idle_replica_is_doubted() -> None:
     policy, one = Prequal(random.Random(0)), replica("a")
     tell(policy, one, 5.0, run_us=2_000_000)
     assert cost_s(policy, one, 6.0) == 2.0
@@ -193,7 +193,7 @@ def test_new_replica_is_tried_by_one_request_at_a_time() -> None:
         max_size=SMALL_FLEET,
     )
 )
-def test_in_a_small_fleet_no_eligible_replica_is_done_much_sooner_and_each_is_asked_at_most_once(
+def test_small_fleet_has_no_eligible_replica_done_much_sooner_and_each_is_asked_at_most_once(
     states: list[tuple[int, int, int, bool]],
 ) -> None:
     policy, replicas = Prequal(random.Random(0)), fleet(len(states))
@@ -222,7 +222,7 @@ def large(count: int = 100, seed: int = 0) -> tuple[Prequal, tuple[Replica, ...]
     return policy, replicas
 
 
-def test_of_the_pool_the_soonest_done_is_picked_and_its_entry_compensated() -> None:
+def test_soonest_done_of_the_pool_is_picked_and_its_entry_compensated() -> None:
     policy, replicas = large()
     for number, run_us in ((3, 10_000), (5, 12_000), (7, 50_000)):
         tell(policy, replicas[number], run_us=run_us)
@@ -267,7 +267,7 @@ def test_pool_without_a_choice_falls_back_to_a_few_replicas_drawn(age_s: float) 
     assert len(asked) <= 10
 
 
-def test_in_the_fall_back_a_lone_entry_is_compared_too() -> None:
+def test_lone_entry_is_compared_in_the_fall_back_too() -> None:
     policy, replicas = large()
     for one in replicas:
         one.rif = 3
@@ -344,7 +344,7 @@ def test_same_seed_makes_the_same_choices() -> None:
     assert run(4) != run(5)
 
 
-def test_when_the_fleet_changes_who_left_is_forgotten_and_the_mode_follows() -> None:
+def test_change_of_the_fleet_forgets_who_left_and_the_mode_follows() -> None:
     policy, replicas = large(30)
     for one in replicas:
         tell(policy, one)
@@ -369,7 +369,7 @@ def test_lone_replica_is_not_probed_for_its_answers_tell_all() -> None:
     assert policy.probes(fleet(2), usable, 100.0)
 
 
-def test_of_several_probes_each_goes_to_another_replica_uniformly() -> None:
+def test_each_of_several_probes_goes_to_another_replica_uniformly() -> None:
     policy, replicas = Prequal(random.Random(0), probes_a_request=3), fleet(100)
     counts: Counter[Replica] = Counter()
     for at in range(3000):

@@ -50,7 +50,7 @@ def test_new_report_replaces_the_replicas_former_one_and_is_the_youngest() -> No
     assert (entry.rif, entry.latency_s, entry.reported_s) == (5, 0.007, 1.2)
 
 
-def test_what_is_older_than_a_second_leaves_whatever_the_order_it_came_in() -> None:
+def test_entry_older_than_a_second_leaves_whatever_the_order_it_came_in() -> None:
     pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
     report(b, pool, 1.5)
     report(a, pool, 1.0)
@@ -95,7 +95,7 @@ def test_own_requests_are_counted_exactly_and_others_as_reported() -> None:
     assert (entry.others, entry.rif) == (0, 4)
 
 
-def test_how_many_run_beside_each_other_is_learnt_and_bounded() -> None:
+def test_number_of_runs_beside_each_other_is_learnt_and_bounded() -> None:
     pool, a = pool_of(), replica("a")
     for in_flight, queued, parallel in (
         (0, 0, 1),
@@ -114,7 +114,7 @@ def test_how_many_run_beside_each_other_is_learnt_and_bounded() -> None:
     assert entry.wait_s == pytest.approx(0.006 - 3 * 0.002)
 
 
-def test_who_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_back() -> None:
+def test_replica_that_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_back() -> None:
     pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
     for one in (a, b, c):
         report(one, pool, 0.0, rif=7)
