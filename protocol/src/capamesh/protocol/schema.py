@@ -1,102 +1,320 @@
-"""Reads decoded values into structs, and says in the reader's words what does not fit. The only importer of msgspec. Pure.
+"""Reads decoded values into structs, and says what does not fit. The only importer of msgspec. Pure.
 
-A schema is a frozen struct whose annotations carry the limits. Fields that it does not have are skipped, a field
-without a default is required, and nothing is converted but a whole number into a float: a bool is no integer, text
-is no bytes.
+A schema is a frozen struct whose annotations carry the limits. A field without a default is required, and nothing is
+converted but a whole number into a float: a bool is no integer, text is no bytes. A `Struct` skips fields that it does
+not have, for a newer peer may send them; a `Table` refuses them, for a person meant another key.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-import reprlib
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from datetime import date, datetime, time
+from functools import cache
+from itertools import repeat
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field, inspect
 
 from capamesh.protocol.plain_text import PLAIN_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["PLAIN", "Meta", "Mismatch", "Struct", "read", "shown"]
+__all__ = [
+    "DISTINCT",
+    "PLAIN",
+    "Meta",
+    "Mismatch",
+    "Struct",
+    "Table",
+    "field",
+    "meaning",
+    "quoted",
+    "read",
+    "shown",
+]
 
 _Value = TypeVar("_Value")
 
 PLAIN: Final = Meta(pattern=PLAIN_PATTERN)
 """Of text of a stranger: no character that could drive a terminal or turn a line around."""
-_PLAIN_SAID: Final = "text without control, bidirectional or invisible characters"
 
-_PLACE: Final = re.compile(r"(?P<reason>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
-_MISSING: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
-_STEP: Final = re.compile(r"\[(\d+)\]|([^.\[]+)")
-_EXPECTED: Final = "Expected "
-_WORDS: Final = {
-    "`int`": "an integer",
-    "`float`": "a finite number",
-    "`str`": "text",
-    "`bytes`": "bytes",
-    "`bool`": "true or false",
-    "`array`": "an array",
-    "`object`": "a map",
-}
+_SHOWN_CHARS: Final = 80  # guess: enough to find the value again
+_SHOWN_VALUES: Final = 8  # guess: a shape, or a short list of names
+_SHOWN_BITS: Final = 100  # guess; Python refuses to print a number of more than 4,300 digits
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60  # characters of a refused value in a log line: a guess
+_BELOW: Final = " - at `"
+"""Stands in msgspec's complaints of what is inside a value, before its path."""
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Mismatch(ValueError):
     """A value does not fit its schema; the text names the field's path, its value and the limit."""
 
 
-def read(values: Mapping[str, object], schema: type[_Value], *, is_secret: bool = False) -> _Value:
-    """Return `values` as a `schema`, a struct or a dataclass.
+DISTINCT: Final = Meta(extra_json_schema={"uniqueItems": True})
+"""Of a list in a `Table`: each of its entries is there once."""
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a file that people write: a key that it does not have is refused."""
+
+    def __post_init__(self) -> None:
+        """Check what annotations cannot say; the ValueError of an overriding method begins with the key."""
+        for name in _distinct_fields(type(self)):
+            values = cast("Sequence[object] | None", getattr(self, name)) or ()
+            if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+                raise ValueError(f"{name} has {shown(twice[0])} twice; name it once")
+
+
+def meaning(words: str) -> Meta:
+    """Return a mark of a type: `words` say what is expected where its limits alone would say it worse."""
+    return Meta(extra={"meaning": words})
+
+
+def read(values: object, schema: type[_Value], *, is_secret: bool = False) -> _Value:
+    """Return `values` as a `schema`, a struct or a dataclass, or a dict or tuple of them.
 
     Raises `Mismatch` at the first field that does not fit; of what is secret it tells the value's type alone.
     """
     try:
         return msgspec.convert(values, schema, builtin_types=(bytes,))
     except msgspec.ValidationError as exc:
-        raise Mismatch(_said(values, str(exc), is_secret=is_secret)) from exc
+        raise Mismatch(_said(values, schema, is_secret=is_secret)) from exc
 
 
 def shown(value: object) -> str:
-    """Return a refused value for a message: short, whatever it is."""
-    return _short.repr(value)
+    """Return a refused value for a message: short, and without walking into it.
+
+    A table nested thousands deep cannot be printed, nor a number of thousands of digits.
+    """
+    match value:
+        case dict():
+            return f"a table of {len(cast('dict[object, object]', value))} keys"
+        case list() | tuple():
+            values = cast("Sequence[object]", value)
+            is_plain = not any(isinstance(each, dict | list | tuple) for each in values)
+            if not (0 < len(values) <= _SHOWN_VALUES and is_plain):
+                return f"a list of {len(values)}"
+            text = f"[{', '.join(map(shown, values))}]"
+        case bool():
+            text = str(value).lower()
+        case int() if value.bit_length() > _SHOWN_BITS:
+            text = f"a number of {value.bit_length()} bits"
+        case str() if len(value) > _SHOWN_CHARS:
+            return f"{value[:_SHOWN_CHARS]!r}… ({len(value)} characters)"
+        case bytes():
+            text = f"{len(value)} bytes"
+        case datetime() | date() | time():
+            text = f"the time {value.isoformat()}"
+        case _:
+            text = repr(value)
+    return text[:_SHOWN_CHARS]
 
 
-def _said(values: Mapping[str, object], complaint: str, *, is_secret: bool) -> str:
-    """Return msgspec's complaint with the value that it is of."""
-    match = _PLACE.fullmatch(complaint)
-    reason, path = (match["reason"], match["path"] or "") if match else (complaint, "")
-    if missing := _MISSING.fullmatch(reason):
-        return f"{path}.{missing[1]} is missing; add it".removeprefix(".")
-    for theirs, ours in _WORDS.items():
-        reason = reason.replace(theirs, ours)
-    if "regex" in reason:
-        reason = _EXPECTED + _PLAIN_SAID
-    limit = reason.removeprefix(_EXPECTED).partition(", got ")[0]
-    value = _at(values, path)
-    if is_secret:
-        return f"{path} is {type(value).__name__}; it must be {limit}"
-    seen = f"of length {length}" if (length := _length(value, limit)) else shown(value)
-    return f"{path} is {seen}; it must be {limit}"
+def quoted(name: str) -> str:
+    """Return a name as TOML writes it, short."""
+    short = name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
+    return short if _BARE.fullmatch(short) else f'"{repr(short)[1:-1]}"'
 
 
-def _length(value: object, limit: str) -> int:
-    """Return the length of `value` where `limit` is one of the length of an array or of bytes; else 0."""
-    is_of_length = " of length " in limit and isinstance(value, list | bytes)
-    return len(cast("list[object] | bytes", value)) if is_of_length else 0
+class _Place(NamedTuple):
+    """A place in a document: its path for people, what stands there, and what may."""
+
+    path: str
+    value: object
+    kind: Any
+
+    def at(self, name: str) -> str:
+        """Return the path of what is called `name` in this place."""
+        return f"{self.path}.{quoted(name)}" if self.path else quoted(name)
+
+    def inside(self) -> Iterator[_Place]:
+        """Yield the places in this one whose type is known."""
+        table, items = _table_or_list(self.value)
+        for kind in _options(self.kind):
+            arguments = get_args(kind)
+            if table is not None:
+                kinds = {name: each for name, (each, _) in _fields(kind).items()}
+                if get_origin(kind) is dict:
+                    kinds = dict.fromkeys(table, arguments[1])
+                for name in kinds:
+                    if name in table:
+                        yield _Place(self.at(name), table[name], kinds[name])
+            elif items is not None and get_origin(kind) in {list, tuple}:
+                is_fixed = get_origin(kind) is tuple and arguments[-1] is not Ellipsis
+                item_kinds = arguments if is_fixed else repeat(arguments[0])
+                for index, (item, each) in enumerate(zip(items, item_kinds, strict=False)):
+                    yield _Place(f"{self.path}[{index}]", item, each)
+
+    def problem(self) -> Exception | None:
+        """Return msgspec's complaint, or None where the value fits."""
+        try:
+            msgspec.convert(self.value, self.kind, builtin_types=(bytes,))
+        except msgspec.ValidationError as exc:
+            return exc
+        return None
 
 
-def _at(values: object, path: str) -> object:
-    """Return what stands at `path`, None where nothing does."""
-    for match in _STEP.finditer(path):
-        index, key = match.groups()
-        if index is not None and isinstance(values, list):
-            values = cast("list[object]", values)[int(index)]
-        elif key is not None and isinstance(values, dict):
-            values = cast("dict[str, object]", values).get(key)
-        else:
-            return None
-    return values
+def _said(values: object, schema: object, *, is_secret: bool) -> str:
+    """Return what is wrong at the innermost place that does not fit, and what would be right there."""
+    place = _Place("", values, schema)
+    while _BELOW in str(place.problem()):
+        inner = next((each for each in place.inside() if each.problem()), None)
+        if inner is None:  # an unknown key that looks like a path
+            break
+        place = inner
+    table, _ = _table_or_list(place.value)
+    if table is not None and (said := _keys_said(place, table)):
+        return said
+    if (problem := place.problem()) and problem.__cause__:  # a check of the schema's own
+        return f"{place.path}.{problem.__cause__}".removeprefix(".")
+    seen = f"of type {type(place.value).__name__}" if is_secret else shown(place.value)
+    return f"{place.path or 'it'} is {seen}, expected {_expected(place.kind)}"
+
+
+def _keys_said(place: _Place, given: dict[str, object]) -> str:
+    """Return what is wrong with the keys of a table: one unknown, one missing, one that is no such name; or ""."""
+    for kind in _options(place.kind):
+        fields = _fields(kind)
+        if fields and issubclass(kind, Table):
+            for key in given:
+                if key not in fields:
+                    near = difflib.get_close_matches(key[:_SHOWN_CHARS], fields, 1)
+                    hint = f" (did you mean {near[0]}?)" if near else ""
+                    return (
+                        f"unknown key {place.at(key)}{hint}; allowed keys are {', '.join(fields)}"
+                    )
+        for name, (_, is_required) in fields.items():
+            if is_required and name not in given:
+                return f"{place.at(name)} is missing; add it"
+        if get_origin(kind) is dict:
+            key_kind = get_args(kind)[0]
+            for key in given:
+                if _Place("", key, key_kind).problem():
+                    return f"{place.path or 'it'} has the key {shown(key)}, expected {_expected(key_kind)}"
+    return ""
+
+
+@cache
+def _distinct_fields(table: type[Table]) -> tuple[str, ...]:
+    """Return the names of the lists in a table that are marked `DISTINCT`."""
+    hints = get_type_hints(table, include_extras=True)
+    return tuple(
+        name
+        for name in hints
+        if any(DISTINCT in get_args(each) for each in (hints[name], *get_args(hints[name])))
+    )
+
+
+def _table_or_list(value: object) -> tuple[dict[str, object] | None, list[object] | None]:
+    """Return `value` as what it is, None for what it is not."""
+    return (
+        cast("dict[str, object]", value) if isinstance(value, dict) else None,
+        cast("list[object]", value) if isinstance(value, list) else None,
+    )
+
+
+def _options(kind: object) -> Iterator[Any]:
+    """Yield the types that a value may have, without their limits."""
+    if get_origin(kind) is Annotated:
+        yield from _options(get_args(kind)[0])
+    elif get_origin(kind) in {Union, UnionType}:
+        for option in get_args(kind):
+            yield from _options(option)
+    else:
+        yield kind
+
+
+@cache
+def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
+    """Return type and whether it is required of each field of a struct or dataclass, by its name in a document."""
+    described = inspect.type_info(kind)
+    if not isinstance(described, inspect.StructType | inspect.DataclassType):
+        return {}
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.encode_name: (hints[each.name], each.required) for each in described.fields}
+
+
+def _expected(kind: object) -> str:
+    """Return what a type takes, for a message."""
+    return _meaning_of(inspect.type_info(kind))
+
+
+def _meaning_of(kind: inspect.Type) -> str:  # noqa: PLR0911 - a line a type
+    match kind:
+        case inspect.Metadata(extra={"meaning": str(words)}):
+            return words
+        case inspect.Metadata():
+            return _meaning_of(kind.type)
+        case inspect.UnionType():
+            options = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+            return " or ".join(map(_meaning_of, options))
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"a whole number{_range(kind)}"
+        case inspect.FloatType():
+            return f"a number{_range(kind)}"
+        case inspect.StrType(pattern=pattern):
+            text = "printable text" if pattern == PLAIN_PATTERN else "text"
+            return f"{text}{_count(kind, 'characters')}"
+        case inspect.BytesType():
+            return _count(kind, "bytes").removeprefix(" of ") or "bytes"
+        case inspect.VarTupleType():
+            return f"a list{_count(kind, 'entries')}{_each(kind.item_type)}"
+        case inspect.TupleType():
+            return f"a list of {', '.join(map(_meaning_of, kind.item_types))}"
+        case inspect.DictType():
+            return f"a table{_count(kind, 'entries')}{_each(kind.value_type)}"
+        case inspect.EnumType():
+            return f"one of {', '.join(str(each.value) for each in kind.cls)}"
+        case inspect.LiteralType():
+            return " or ".join(map(repr, kind.values))
+        case inspect.StructType() | inspect.DataclassType():
+            return f"a table with {', '.join(each.encode_name for each in kind.fields)}"
+        case _:
+            return type(kind).__name__.removesuffix("Type").lower()
+
+
+def _each(kind: inspect.Type) -> str:
+    is_table = isinstance(kind, inspect.StructType | inspect.DataclassType | inspect.AnyType)
+    return "" if is_table else f", each {_meaning_of(kind)}"
+
+
+def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    low = f" above {_number(kind.gt)}" if kind.gt is not None else ""
+    if kind.ge is not None:
+        low = f" from {_number(kind.ge)}"
+    high = "" if kind.le is None else f" to {_number(kind.le)}"
+    return f"{low}{high}"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
+
+
+def _count(
+    kind: inspect.StrType | inspect.BytesType | inspect.VarTupleType | inspect.DictType, unit: str
+) -> str:
+    low, high = kind.min_length, kind.max_length
+    if high is None:
+        return f" of at least {low} {unit}" if low else ""
+    if low == high:
+        return f" of {high} {unit}"
+    return f" of {low} to {high} {unit}" if low else f" of at most {high} {unit}"

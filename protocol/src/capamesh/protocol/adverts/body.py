@@ -331,7 +331,7 @@ def _read(body: Mapping[str, object], schema: type[_Schema]) -> _Schema:
 
 def _refuse(path: str, value: object, limit: str) -> NoReturn:
     """Raise for the field at `path`: its `value` breaks `limit`."""
-    raise AdvertRejected(RejectReason.FIELD, f"{path} is {shown(value)}; it must be {limit}")
+    raise AdvertRejected(RejectReason.FIELD, f"{path} is {shown(value)}, expected {limit}")
 
 
 def _read_devices(wires: tuple[_WireDevice, ...]) -> tuple[Device, ...]:
@@ -341,7 +341,7 @@ def _read_devices(wires: tuple[_WireDevice, ...]) -> tuple[Device, ...]:
         if one.index in devices:
             _refuse(f"{path}.index", one.index, "another than the devices before it have")
         if one.memory_free > one.memory_total:
-            limit = f'an integer in 0..{one.memory_total}, "memory_total"'
+            limit = f'a whole number from 0 to {one.memory_total}, "memory_total"'
             _refuse(f"{path}.memory_free", one.memory_free, limit)
         devices[one.index] = Device(
             index=one.index,
