@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules, read_rules
+from capamesh.router.process.rules_keys import read_rules
+from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
 
 POLICIES = ("p2c", "prequal")
 
 
 def read(text: str) -> RoutingRules:
-    return read_rules(text, "rules.toml", POLICIES)
+    return read_rules(text.encode(), "rules.toml", POLICIES)
 
 
 def test_every_key_is_read() -> None:
@@ -73,27 +74,33 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
     [
         (
             "polcy = 'p2c'",
-            "rules.toml: m has the unknown key 'polcy'; allowed are policy, weights,",
+            "rules.toml: unknown key m.polcy (did you mean policy?); allowed keys are policy, weights,",
         ),
         ("policy = 'best'", "rules.toml: m.policy is 'best', expected one of p2c, prequal"),
-        ("policy = 1", "rules.toml: m.policy is 1, expected one of p2c, prequal"),
-        ("policy = ['p2c']", "rules.toml: m.policy is ['p2c'], expected one of"),
+        ("policy = 1", "rules.toml: m.policy is 1, expected text"),
+        ("policy = ['p2c']", "rules.toml: m.policy is ['p2c'], expected text"),
         ("weights = 1", "rules.toml: m.weights is 1, expected a table"),
         (
             "weights = {}",
             "rules.toml: m.weights is a table of 0 keys, expected a table of 1 to 1024",
         ),
-        ("weights = { 1 = -1 }", "m.weights.1 is -1, expected a number from 0 to 1e+06"),
+        ("weights = { 1 = -1 }", "m.weights.1 is -1, expected a number from 0 to 1000000"),
         ("weights = { 1 = 'x' }", "m.weights.1 is 'x', expected a number from 0"),
         ("weights = { 1 = nan }", "m.weights.1 is nan, expected a number from 0"),
         ("weights = { 1 = inf }", "m.weights.1 is inf, expected a number from 0"),
         ("weights = { 1 = true }", "m.weights.1 is true, expected a number from 0"),
         ("weights = { 1 = 0, 2 = 0 }", "m.weights are all 0, expected one above 0"),
-        ("weights = { v1 = 1 }", "m.weights names the version 'v1', expected digits"),
+        (
+            "weights = { v1 = 1 }",
+            "m.weights has the key 'v1', expected the digits of a version as text",
+        ),
         ("mirror = '3'", "rules.toml: m.mirror is '3', expected a table"),
         ("mirror = { version = '3' }", "rules.toml: m.mirror.share is missing; add it"),
         ("mirror = { share = 0.1 }", "rules.toml: m.mirror.version is missing; add it"),
-        ("mirror = { version = 3, share = 0.1 }", "m.mirror.version is 3, expected a version's"),
+        (
+            "mirror = { version = 3, share = 0.1 }",
+            "m.mirror.version is 3, expected the digits of a version",
+        ),
         (
             "mirror = { version = '3', share = 0 }",
             "m.mirror.share is 0, expected a number above 0 to 1",
@@ -101,16 +108,16 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
         ("mirror = { version = '3', share = 1.1 }", "m.mirror.share is 1.1, expected a number"),
         (
             "mirror = { version = '3', part = 1 }",
-            "m.mirror has the unknown key 'part'; allowed are version",
+            "unknown key m.mirror.part; allowed keys are version",
         ),
         ("hedge = 1", "rules.toml: m.hedge is 1, expected true or false"),
         ("retry = 'no'", "rules.toml: m.retry is 'no', expected true or false"),
         ("max_price = -2", "rules.toml: m.max_price is -2, expected a number from 0"),
         ("regions = 'eu'", "rules.toml: m.regions is 'eu', expected a list of 1 to"),
-        ("regions = []", "rules.toml: m.regions is [], expected a list of 1 to"),
-        ("regions = ['eu', 'eu']", "rules.toml: m.regions is ['eu', 'eu'], expected a list"),
-        ("regions = ['']", "rules.toml: m.regions is '', expected a list of 1 to"),
-        ("device_kinds = [1]", "rules.toml: m.device_kinds is 1, expected a list of 1 to"),
+        ("regions = []", "rules.toml: m.regions is a list of 0, expected a list of 1 to"),
+        ("regions = ['eu', 'eu']", "rules.toml: m.regions has 'eu' twice; name it once"),
+        ("regions = ['']", "rules.toml: m.regions[0] is '', expected text of 1 to"),
+        ("device_kinds = [1]", "rules.toml: m.device_kinds[0] is 1, expected text of 1 to"),
         ("tenants = { acme = 0 }", "m.tenants.acme is 0, expected a number above 0"),
         ("tenants = { 'a b' = -1 }", 'm.tenants."a b" is -1, expected a number above 0'),
     ],
@@ -127,11 +134,11 @@ def test_error_in_the_rules_is_named_with_its_place_and_what_is_allowed(
     [
         ("[m", "rules.toml is not TOML: "),
         ("policy = 'p2c'", "rules.toml: policy is 'p2c', expected the table of a model"),
-        ("'*' = 3", 'rules.toml: "*" is 3, expected a table'),
+        ("'*' = 3", 'rules.toml: "*" is 3, expected the table of a model'),
         ("['*']\nweights = { 1 = 1 }", 'rules.toml: "*".weights stands for all models'),
         ("['*']\nmirror = { version = '1', share = 1 }", 'rules.toml: "*".mirror stands for all'),
-        ("['']", 'rules.toml: "" is a name of 0 characters'),
-        (f"[{'n' * 300}]", "is a name of 300 characters, expected 1 to 256"),
+        ("['']", "rules.toml: it has the key '', expected text of 1 to 256"),
+        (f"[{'n' * 300}]", "(300 characters), expected text of 1 to 256 characters"),
         (f"[m]\nhedge = {'9' * 5000}", "rules.toml is not TOML: "),
         (f"[m]\nhedge = {'9' * 100}", "rules.toml: m.hedge is a number of 333 bits, expected"),
         (f"[m]\nregions = {'[' * 9999}", "rules.toml is not TOML: "),
@@ -172,7 +179,7 @@ def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None
         read(f"[m]\n{key} = {value}\n")
     except ConfigError as error:
         complaint = error.message
-    assert not complaint or complaint.startswith("rules.toml: m")
+    assert not complaint or " m." in complaint
 
 
 def test_example_in_the_how_to_is_true() -> None:
@@ -180,8 +187,8 @@ def test_example_in_the_how_to_is_true() -> None:
     examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     assert examples
     for example in examples:
-        read_rules(example, "rules.toml", ("prequal", "cheapest"))
-    whole = read_rules(examples[0], "rules.toml", ("prequal", "cheapest"))
+        read_rules(example.encode(), "rules.toml", ("prequal", "cheapest"))
+    whole = read_rules(examples[0].encode(), "rules.toml", ("prequal", "cheapest"))
     assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
 
 
@@ -193,7 +200,7 @@ def test_owners_of_a_model_are_read() -> None:
     text = (
         f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
     )
-    rules = read_rules(text, "rules.toml", ("prequal",))
+    rules = read_rules(text.encode(), "rules.toml", ("prequal",))
     of_m = rules.of(ModelName("m"))
     assert (of_m.digests, of_m.publishers) == ((("1", DIGEST),), (PUBLISHER,))
     assert rules.of(ModelName("n")).publishers == (PUBLISHER,)
@@ -208,12 +215,15 @@ def test_owners_of_a_model_are_read() -> None:
             '[m]\ndigests = { "1" = "sha256:00" }',
             r"m.digests.1 is 'sha256:00', expected \"sha256:\"",
         ),
-        (f'[m]\ndigests = {{ "v1" = "{DIGEST}" }}', "names the version 'v1', expected digits"),
-        ("[m]\ndigests = {}", "expected a table of 1 to 1024 versions"),
-        ('[m]\npublishers = ["12D3KooW"]', "m.publishers is '12D3KooW', expected publishers as"),
+        (
+            f'[m]\ndigests = {{ "v1" = "{DIGEST}" }}',
+            "has the key 'v1', expected the digits of a version",
+        ),
+        ("[m]\ndigests = {}", "expected a table of 1 to 1024 entries"),
+        ('[m]\npublishers = ["12D3KooW"]', "m.publishers has '12D3KooW', expected publishers as"),
         ("[m]\npublishers = []", "expected a list of 1 to 1024"),
     ],
 )
 def test_owners_of_a_model_are_refused_where_not_well_formed(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        read_rules(text, "rules.toml", ("prequal",))
+        read_rules(text.encode(), "rules.toml", ("prequal",))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
-from capamesh.protocol.errors import ConfigError
-from capamesh.router.rules import RoutingRules, read_rules
+from capamesh.protocol.private_files import read_public
+from capamesh.router.process.rules_keys import read_rules
+from capamesh.router.rules import RoutingRules
+
+MAX_RULES_BYTES: Final = 4 * 2**20  # 10,000 models of 400 bytes, which take 3 s (measured)
 
 
 def load_rules(file: Path | None, policies: Collection[str]) -> RoutingRules:
@@ -16,8 +20,5 @@ def load_rules(file: Path | None, policies: Collection[str]) -> RoutingRules:
     """
     if file is None:
         return RoutingRules()
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"the rules in {file} cannot be read: {exc}") from exc
-    return read_rules(text, str(file), policies)
+    raw = read_public(file, "the rules file", limit_bytes=MAX_RULES_BYTES)
+    return read_rules(raw, str(file), policies)
