@@ -1,4 +1,4 @@
-"""Every link in the documents leads to a file, and to a heading where it names one."""
+"""Every link in the documents leads to a file, and to a heading where it names one; in the site, to a page of the site."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("protocol", "node", "router", "client", "simulation", "cli")
+SITE = ROOT / "docs"
 OTHERS = ("docs", "benchmarks", "deploy", "examples", "scripts", "tests")
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
@@ -53,6 +54,8 @@ def broken(page: Path, text: str) -> Iterator[str]:
             yield f"{target}: no such file"
         elif anchor and anchor not in anchors(leads_to):
             yield f"{target}: no such heading"
+        elif folder.is_relative_to(SITE) and not leads_to.is_relative_to(SITE):
+            yield f"{target}: not in the site, which has the pages of docs/ alone"
 
 
 @pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -65,4 +68,7 @@ def test_links_to_nowhere_are_found() -> None:
     assert list(broken(ROOT / "ARCHITECTURE.md", text)) == [
         "nowhere.md: no such file",
         "README.md#no-heading: no such heading",
+    ]
+    assert list(broken(SITE / "decisions" / "README.md", "[a](../../README.md)")) == [
+        "../../README.md: not in the site, which has the pages of docs/ alone"
     ]
