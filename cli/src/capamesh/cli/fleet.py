@@ -45,7 +45,7 @@ def nodes(
     if by_model:
         print_table(
             (
-                "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/told/limit", "QUEUED", "RUN",
+                "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "QUEUED", "RUN",
             ),
             [row for node in found for row in _model_rows(node)],
         )  # fmt: skip
