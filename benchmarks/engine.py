@@ -38,9 +38,10 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.asking import Answer, ResponseHandler
 from capamesh.protocol.links.calls import InferCall, encode_call
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Answer, Link, LinkHandler, ResponseHandler
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
 from capamesh.protocol.tensors import Tensor

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
+from link_awaiting import probe, request
 from prometheus_client.parser import text_string_to_metric_families
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -105,7 +106,7 @@ async def ask(
         ModelVersion(""),
         tuple(Tensor.from_numpy(name, array) for name, array in inputs.items()),
     )
-    answer = await link.request(*encode_call(call, budget_ms))
+    answer = await request(link, *encode_call(call, budget_ms))
     outputs = decode_answer(answer.meta, answer.body, Limits()).outputs
     return {tensor.name: tensor.to_numpy() for tensor in outputs}
 
@@ -113,12 +114,12 @@ async def ask(
 async def control(link: Link, action: ControlAction, model: str) -> None:
     """Have a model loaded or unloaded; raise why the node did not."""
     call = ControlCall(action, ModelName(model), ModelVersion(""))
-    await link.request(encode_control(call))
+    await request(link, encode_control(call))
 
 
 async def load_of(link: Link, model: str) -> LoadReport:
     """Return how busy the worker is with a model now."""
-    return decode_load(await link.probe(encode_probe(ModelName(model), ModelVersion(""))))
+    return decode_load(await probe(link, encode_probe(ModelName(model), ModelVersion(""))))
 
 
 async def metrics_text(node: Process) -> str:

@@ -12,7 +12,8 @@ from link_wire import feed, hello
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import Event
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.link import Link, LinkTimes
+from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.network import ALPN
 
 
@@ -91,7 +92,7 @@ class Ends:
         self.peer = Connection(is_dialer=False, hello=hello(LinkLimits()), limits=LinkLimits())
         self.link.connection_made(self.transport)  # type: ignore[arg-type]  # likewise
         if is_greeted:
-            self.link._flush()
+            self.link._writer.flush()
             self.read()
             self.deliver()
 
@@ -124,4 +125,4 @@ class Ends:
 
     @property
     def is_idle(self) -> bool:
-        return not self.link._waiting and not self.link._probing
+        return not self.link._askers.requests and not self.link._askers.loads

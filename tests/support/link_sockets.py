@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from link_awaiting import request
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import Hello, unpack_map
-from capamesh.protocol.links.link import Link, LinkTimes
+from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import (
     Member,
@@ -263,7 +265,7 @@ async def town(
         for end in (*node.links, *router.links):
             end.abort("the test failed")
         raise
-    answer = await within(link.request(b"are you there", [b"x" * 70_000]))
+    answer = await within(request(link, b"are you there", [b"x" * 70_000]))
     assert answer.meta == b"are you there"
     assert answer.body == b"x" * 70_000
     await node.until(lambda: len(node.links) == 1)
@@ -288,8 +290,8 @@ def is_at_rest(link: Link) -> bool:
         repr(core) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
         and core.queued_bytes == 0
         and not core.has_output()
-        and not link._waiting
-        and not link._probing
+        and not link._askers.requests
+        and not link._askers.loads
     )
 
 

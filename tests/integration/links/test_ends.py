@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from link_awaiting import probe, request
 from link_sockets import (
     BRISK,
     HOST,
@@ -30,7 +31,7 @@ from link_sockets import (
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.frames import FrameKind
-from capamesh.protocol.links.link import LinkTimes
+from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.network import Role
 
 MB = 1_000_000
@@ -56,9 +57,9 @@ async def test_every_request_fails_when_the_peer_ends_in_the_middle_of_an_answer
     async with town(members) as here, raw_listener(members, break_off) as (_, address):
         owner = Side(members.trust(), Role.NODE)
         link = await here.router_endpoint.dial(address, owner)
-        asking = [asyncio.create_task(link.request(b"m", [bytes(200_000)])) for _ in range(20)]
-        probing = asyncio.create_task(link.probe())
-        await eventually(lambda: link._core._reserved_bytes == MB, "no answer began")
+        asking = [asyncio.create_task(request(link, b"m", [bytes(200_000)])) for _ in range(20)]
+        probing = asyncio.create_task(probe(link))
+        await eventually(lambda: link._core._streams.reserved_bytes == MB, "no answer began")
         go.set()
         for waiting in (*asking, probing):
             with pytest.raises(
@@ -67,9 +68,9 @@ async def test_every_request_fails_when_the_peer_ends_in_the_middle_of_an_answer
                 await within(waiting)
         assert (await owner.reason()).startswith(("the peer closed it", "the connection was lost"))
         with pytest.raises(LinkLost, match="the link has ended: "):
-            await link.request(b"m")
+            await request(link, b"m")
         with pytest.raises(LinkLost, match="the link has ended: "):
-            await link.probe()
+            await probe(link)
 
 
 NODE = """
@@ -121,9 +122,9 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
         patient = LinkTimes(hello_s=10, ping_every_s=0.1, silent_s=0.3)
         transport = members.transport(here.router_member, None, patient)
         link = await transport.dial(address, Side(members.trust(), Role.NODE))
-        asking = [asyncio.create_task(link.request(b"hold")) for _ in range(10)]
-        asking.append(asyncio.create_task(link.request(b"give 200000000")))
-        await eventually(lambda: link._core._reserved_bytes > 0, "no answer began")
+        asking = [asyncio.create_task(request(link, b"hold")) for _ in range(10)]
+        asking.append(asyncio.create_task(request(link, b"give 200000000")))
+        await eventually(lambda: link._core._streams.reserved_bytes > 0, "no answer began")
         os.kill(pid, kind)
         reason = (
             "silent for 0" if kind == signal.SIGSTOP else "the peer closed it|connection was lost"
@@ -135,12 +136,12 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
 
 async def test_process_that_was_stopped_itself_does_not_blame_its_peers(members: Members) -> None:
     async with town(members, times=BRISK) as here:
-        asking = asyncio.create_task(here.link.request(b"hold"))
+        asking = asyncio.create_task(request(here.link, b"hold"))
         node_link, stream = (await here.node.until(lambda: here.node.held))[0]
         for _ in range(2):
             time.sleep(1.5 * BRISK.silent_s)  # noqa: ASYNC251 - the very thing: a loop that stands still
-            await within(here.link.probe())
-            await within(node_link.probe())
+            await within(probe(here.link))
+            await within(probe(node_link))
         assert node_link.respond(stream, b"", [b"after all"])
         assert (await within(asking)).body == b"after all"
         assert not here.node.reasons
@@ -150,9 +151,9 @@ async def test_process_that_was_stopped_itself_does_not_blame_its_peers(members:
 @ON_ONE_LOOP
 async def test_idle_link_lives_on_its_pings(members: Members) -> None:
     async with town(members, times=BRISK) as here:
-        core, start = here.link._core, here.link._last_heard_s
+        core, start = here.link._core, here.link._liveness.heard_s
         await eventually(
-            lambda: here.link._last_heard_s > start + 3 * BRISK.silent_s, f"no pings: {core!r}"
+            lambda: here.link._liveness.heard_s > start + 3 * BRISK.silent_s, f"no pings: {core!r}"
         )
         assert here.link.is_usable
 
@@ -202,7 +203,7 @@ async def test_slow_line_that_is_busy_one_way_is_not_taken_for_a_silent_peer(
     async with town(members, times=BRISK) as here, slow_line(here.port, 16 * MB) as address:
         owner = Side(members.trust(), Role.NODE)
         link = await here.router_endpoint.dial(address, owner)
-        answer = await within(link.request(b"give %d" % back, [bytes(there)]))
+        answer = await within(request(link, b"give %d" % back, [bytes(there)]))
         assert len(answer.body) == back
         link.close("done")
         await within(link.wait_ended())

@@ -8,11 +8,13 @@ import random
 import socket
 
 import pytest
+from link_awaiting import probe, request
 from link_sockets import HOST, Members, Side, Town, is_at_rest, town, within
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.link import UNSENT_BYTES, LinkTimes
+from capamesh.protocol.links.liveness import LinkTimes
+from capamesh.protocol.links.writer import UNSENT_BYTES
 from capamesh.protocol.network import Membership, RevocationList, Role
 from capamesh.protocol.network.chain import read_authority, read_invite
 
@@ -21,8 +23,8 @@ KIB, MB = 1024, 1_000_000
 
 async def test_dialer_and_the_acceptor_both_ask_over_one_link(members: Members) -> None:
     async with town(members) as here:
-        there = await within(here.link.request(b"to the node", [b"abc", memoryview(b"def")]))
-        back = await within(here.node_link.request(b"to the router", [b"ghi"]))
+        there = await within(request(here.link, b"to the node", [b"abc", memoryview(b"def")]))
+        back = await within(request(here.node_link, b"to the router", [b"ghi"]))
         assert (there.meta, bytes(there.body)) == (b"to the node", b"abcdef")
         assert (back.meta, bytes(back.body)) == (b"to the router", b"ghi")
 
@@ -34,7 +36,7 @@ async def test_node_dials_a_router_and_is_asked_over_that_link(members: Members)
         address = f"{HOST}:{server.sockets[0].getsockname()[1]}"
         dialled = await here.node_endpoint.dial(address, node)
         (accepted,) = await router.until(lambda: router.links)
-        answer = await within(accepted.request(b"m", [b"x" * 50_000]))
+        answer = await within(request(accepted, b"m", [b"x" * 50_000]))
         assert answer.body == b"x" * 50_000
         dialled.close("done")
         assert await router.reason() == "the peer closed it: done"
@@ -45,7 +47,7 @@ async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
     members: Members,
 ) -> None:
     async with town(members) as here:
-        asked = asyncio.create_task(here.link.request(b"give 3000000"))
+        asked = asyncio.create_task(request(here.link, b"give 3000000"))
         old, invite = (
             here.node_member,
             read_invite(read_authority(members.owner.ca_der), here.node_member.chain[1]),
@@ -70,7 +72,7 @@ async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
         )
         here.router.trust.update(revoked)
         here.router.recheck()
-        answer = await within(here.link.request(b"m", [b"still there"]))
+        answer = await within(request(here.link, b"m", [b"still there"]))
         assert answer.body == b"still there"
         again = await here.router_endpoint.dial(
             here.address, here.router
@@ -88,7 +90,7 @@ async def test_body_of_any_size_comes_back_as_it_was(members: Members, size: int
     body = random.Random(size).randbytes(size)
     async with town(members) as here:
         for end in (here.link, here.node_link):
-            answer = await within(end.request(b"m", [body]))
+            answer = await within(request(end, b"m", [body]))
             assert answer.body == body
 
 
@@ -104,7 +106,7 @@ async def test_two_hundred_requests_of_mixed_sizes_at_once_come_back_to_whom_the
 
         async def ask(number: int, size: int) -> None:
             body = random.Random(number).randbytes(size)
-            answer = await ends[number % 2].request(b"%d" % number, [body[:7], body[7:]])
+            answer = await request(ends[number % 2], b"%d" % number, [body[:7], body[7:]])
             assert answer.meta == b"%d" % number
             assert answer.body == body
 
@@ -119,16 +121,16 @@ async def test_small_request_is_answered_while_fifty_megabytes_are_under_way(
 ) -> None:
     async with town(members) as here:
         large = (
-            here.link.request(b"m", [bytes(50 * MB)])
+            request(here.link, b"m", [bytes(50 * MB)])
             if direction == "there"
-            else here.link.request(b"give 50000000")
+            else request(here.link, b"give 50000000")
         )
         transfer = asyncio.create_task(large)
         core = here.node_link._core if direction == "there" else here.link._core
-        await under_way(here, lambda: core._reserved_bytes > 0)
+        await under_way(here, lambda: core._streams.reserved_bytes > 0)
         answers = 0
         while not transfer.done() and answers < 3:
-            assert (await within(here.link.request(b"s", [bytes(KIB)]))).body == bytes(KIB)
+            assert (await within(request(here.link, b"s", [bytes(KIB)]))).body == bytes(KIB)
             answers += not transfer.done()
         assert answers == 3
         assert len((await within(transfer)).body) == 50 * MB
@@ -150,13 +152,13 @@ async def test_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
     async with town(members) as here:
         body = [bytes(30 * MB)] if meta == b"m" else []
         for _ in range(3):
-            transfer = asyncio.create_task(here.link.request(meta, body))
+            transfer = asyncio.create_task(request(here.link, meta, body))
             core = here.node_link._core if meta == b"m" else here.link._core
-            await under_way(here, lambda core=core: core._reserved_bytes > 0)
+            await under_way(here, lambda core=core: core._streams.reserved_bytes > 0)
             transfer.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await transfer
-            assert (await within(here.link.request(b"next", [b"1"]))).body == b"1"
+            assert (await within(request(here.link, b"next", [b"1"]))).body == b"1"
             await under_way(here, lambda: is_at_rest(here.link) and is_at_rest(here.node_link))
 
 
@@ -165,12 +167,12 @@ async def under_way(here: Town, condition: object) -> None:
     assert callable(condition)
     async with asyncio.timeout(10):
         while not condition():
-            await here.link.probe()
+            await probe(here.link)
 
 
 async def test_owner_hears_of_a_cancelled_request_that_it_holds(members: Members) -> None:
     async with town(members) as here:
-        waiting = asyncio.create_task(here.link.request(b"hold"))
+        waiting = asyncio.create_task(request(here.link, b"hold"))
         link, stream = (await here.node.until(lambda: here.node.held))[0]
         waiting.cancel()
         assert await here.node.until(lambda: list(here.node.cancelled)) == [stream]
@@ -181,20 +183,20 @@ async def test_error_answer_is_raised_and_one_answer_too_large_is_reported(
     members: Members,
 ) -> None:
     async with town(members, limits=LinkLimits(message_bytes=MB)) as here:
-        asking = asyncio.create_task(here.link.request(b"hold"))
+        asking = asyncio.create_task(request(here.link, b"hold"))
         link, stream = (await here.node.until(lambda: here.node.held))[0]
         assert link.fail(stream, InvalidRequest("no such input"))
         with pytest.raises(InvalidRequest, match="no such input"):
             await within(asking)
         with pytest.raises(TooLarge, match="a message of 1000001 bytes"):
-            await within(here.link.request(b"m", [bytes(MB + 1)]))
+            await within(request(here.link, b"m", [bytes(MB + 1)]))
         with pytest.raises(TooLarge, match="a message of 1000001 bytes"):
-            await within(here.link.request(b"give 1000001"))
+            await within(request(here.link, b"give 1000001"))
 
 
 async def test_goaway_lets_what_is_under_way_finish_and_says_why(members: Members) -> None:
     async with town(members) as here:
-        before = asyncio.create_task(here.link.request(b"hold"))
+        before = asyncio.create_task(request(here.link, b"hold"))
         link, stream = (await here.node.until(lambda: here.node.held))[0]
         link.goaway("draining")
         assert await here.router.until(lambda: list(here.router.goaways)) == ["draining"]
@@ -207,8 +209,8 @@ async def test_goaway_lets_what_is_under_way_finish_and_says_why(members: Member
 
 async def test_probe_tells_the_load_of_either_side(members: Members) -> None:
     async with town(members) as here:
-        assert await within(here.link.probe()) == b"load"
-        assert await within(here.node_link.probe()) == b"load"
+        assert await within(probe(here.link)) == b"load"
+        assert await within(probe(here.node_link)) == b"load"
 
 
 async def test_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_once(
@@ -217,19 +219,19 @@ async def test_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_o
     async with town(members) as here:
         owner = Side(members.trust(), Role.NODE)
         link = await here.router_endpoint.dial(here.address, owner)
-        asking = asyncio.create_task(link.request(b"hold"))
-        probing = asyncio.create_task(link.request(b"hold"))
+        asking = asyncio.create_task(request(link, b"hold"))
+        probing = asyncio.create_task(request(link, b"hold"))
         node_link, _ = (await here.node.until(lambda: len(here.node.held) == 2 and here.node.held))[
             0
         ]
-        asked_back = asyncio.create_task(node_link.request(b"hold"))
+        asked_back = asyncio.create_task(request(node_link, b"hold"))
         await owner.until(lambda: owner.held)
         link.close("moving house")
         for waiting in (asking, probing):
             with pytest.raises(LinkLost, match="moving house"):
                 await within(waiting)
         with pytest.raises(LinkLost, match="moving house"):
-            await within(link.request(b"m"))
+            await within(request(link, b"m"))
         with pytest.raises(LinkLost, match="the peer closed it: moving house"):
             await within(asked_back)
         assert await within(link.wait_ended()) == "moving house"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from link_awaiting import probe, request
 from link_sockets import (
     BRISK,
     ON_ONE_LOOP,
@@ -177,7 +178,7 @@ async def test_peer_of_an_earlier_release_is_shown_a_renewed_chain_on_another_li
         while (frame := await peer.frame()).kind != RESPONSE:
             assert frame.kind != FrameKind.HELLO
         assert frame.meta == b"answered"
-        link._tick()
+        link._liveness._beat()
         assert await peer.farewell() == "the membership was renewed: dial again"
         assert await here.node.reason() == "the membership was renewed: dial again"
 
@@ -261,7 +262,7 @@ async def test_hundred_thousand_pings_that_are_read_do_not_keep_others_waiting(
         pongs = asyncio.create_task(count_pongs(peer, 100_000))
         served = 0
         while not pongs.done():
-            assert (await within(here.link.request(b"m", [b"x"]))).body == b"x"
+            assert (await within(request(here.link, b"m", [b"x"]))).body == b"x"
             served += 1
         await sending
         assert served > 0
@@ -345,7 +346,7 @@ async def test_bodies_over_the_receive_limit_are_refused_before_memory_is_taken(
         # what is left of a refused body comes all the same, and is not kept
         await peer.send(head(100_000, kind=CHUNK, stream=399) + bytes(100_000))
         (link,) = here.node.links - {here.node_link}
-        assert link._core._reserved_bytes == 6 * MB
+        assert link._core._streams.reserved_bytes == 6 * MB
         for stream in (1, 3):
             await peer.send(encode_frame(FrameKind.CANCEL, stream))
         await peer.send(message(REQUEST, 403, b"m", b"room", END | FINAL, 4))
@@ -380,8 +381,8 @@ async def test_frozen_peer_with_requests_in_flight_fails_them_with_the_reason(
     thawed = asyncio.Event()
     async with town(members, times=BRISK) as here, raw_listener(members, freeze) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
-        asking = [asyncio.create_task(link.request(b"m", [bytes(MB)])) for _ in range(20)]
-        asking.append(asyncio.create_task(link.probe()))  # type: ignore[arg-type]
+        asking = [asyncio.create_task(request(link, b"m", [bytes(MB)])) for _ in range(20)]
+        asking.append(asyncio.create_task(probe(link)))  # type: ignore[arg-type]
         for waiting in asking:
             with pytest.raises(LinkLost, match=r"ended: silent for 0\."):
                 await within(waiting)
@@ -398,8 +399,8 @@ async def test_closing_a_link_whose_peer_reads_nothing_ends_it_all_the_same(
     thawed = asyncio.Event()
     async with town(members, times=BRISK) as here, raw_listener(members, freeze) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
-        asking = asyncio.create_task(link.request(b"m", [bytes(30 * MB)]))
-        await eventually(lambda: link._is_paused, "never paused")
+        asking = asyncio.create_task(request(link, b"m", [bytes(30 * MB)]))
+        await eventually(lambda: link._writer.is_paused, "never paused")
         link.close("no longer wanted")
         assert await within(asking_failed(asking), 0.2)
         assert await within(link.wait_ended()) == "no longer wanted"
@@ -428,7 +429,7 @@ async def test_early_answer_frees_what_was_still_to_be_sent(members: Members) ->
     ):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
         for _ in range(5):
-            assert (await within(link.request(b"m", [bytes(MB)]))).body == b"early"
+            assert (await within(request(link, b"m", [bytes(MB)]))).body == b"early"
             assert is_at_rest(link)
         link.close("done")
         await within(link.wait_ended())
@@ -462,7 +463,7 @@ async def test_answer_of_the_wrong_kind_ends_the_link_and_the_wait(
 
     async with town(members) as here, raw_listener(members, confuse) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
-        asking = link.request(b"m") if kind == REQUEST else link.probe()
+        asking = request(link, b"m") if kind == REQUEST else probe(link)
         with pytest.raises(LinkLost, match=f"protocol_violation: {reason}"):
             await within(asking)
         await within(link.wait_ended())
@@ -481,7 +482,7 @@ async def test_answer_without_end_fails_once_and_leaves_no_stream_open(
     async with town(members) as here, raw_listener(members, go_on) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
         with pytest.raises(PeerError, match="a whole answer was asked for"):
-            await within(link.request(b"m"))
+            await within(request(link, b"m"))
         async with asyncio.timeout(10):
             while not is_at_rest(link):  # the cancellation is on its way
                 await asyncio.sleep(0)
@@ -505,16 +506,16 @@ async def test_answers_over_the_receive_limit_fail_alone_and_are_the_peers_fault
         raw_listener(members, forgiving(give)) as (_, address),
     ):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
-        first = asyncio.create_task(link.request(b"m"))
-        await eventually(lambda: link._core._reserved_bytes == 3 * MB, "no first answer")
+        first = asyncio.create_task(request(link, b"m"))
+        await eventually(lambda: link._core._streams.reserved_bytes == 3 * MB, "no first answer")
         with pytest.raises(PeerError, match="3000000 bytes are being received; no room"):
-            await within(link.request(b"m"))
+            await within(request(link, b"m"))
         with pytest.raises(TooLarge, match="an answer of 4000001 bytes"):
-            await within(link.request(b"m"))
+            await within(request(link, b"m"))
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert link._core._reserved_bytes == 0
+        assert link._core._streams.reserved_bytes == 0
         link.close("done")
         await within(link.wait_ended())
 
@@ -523,7 +524,7 @@ async def test_request_over_the_limit_is_refused_at_once_and_the_link_goes_on(
     members: Members,
 ) -> None:
     async with town(members, limits=LinkLimits(send_bytes=20 * MB)) as here:
-        asking = [asyncio.create_task(here.link.request(b"m", [bytes(6 * MB)])) for _ in range(5)]
+        asking = [asyncio.create_task(request(here.link, b"m", [bytes(6 * MB)])) for _ in range(5)]
         ended = await within(asyncio.gather(*asking, return_exceptions=True))
         refused = [one for one in ended if isinstance(one, Overloaded)]
         assert "no room for 6000000 more within 20000000" in refused[0].message

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import pytest
+from link_awaiting import request
 from link_sockets import (
     BRISK,
     HOST,
@@ -45,7 +46,7 @@ async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def served(here: Town) -> None:
-    assert (await within(here.link.request(b"m", [b"meanwhile"]))).body == b"meanwhile"
+    assert (await within(request(here.link, b"m", [b"meanwhile"]))).body == b"meanwhile"
 
 
 # before the handshake is over
@@ -218,7 +219,7 @@ async def test_peer_that_is_revoked_meanwhile_is_hung_up_on_and_its_requests_are
         evil = members.join(Role.ROUTER)
         owner = Side(members.trust(), Role.NODE)
         link = await members.transport(evil, None, None).dial(here.address, owner)
-        asking = asyncio.create_task(link.request(b"hold"))
+        asking = asyncio.create_task(request(link, b"hold"))
         node_link, stream = (await here.node.until(lambda: here.node.held))[0]
         here.node.recheck()
         assert link.is_usable
@@ -374,10 +375,10 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
     router = Side(members.trust(), Role.NODE)
     router_endpoint = members.transport(router_membership, None, None)
     link = await within(router_endpoint.dial(f"{HOST}:{port}", router))
-    assert (await within(link.request(b"still there"))).meta == b"still there"
+    assert (await within(request(link, b"still there"))).meta == b"still there"
     assert repr(server.limiter) == "ConnectionLimiter(8 open, 7 unproven)"
     more = [await within(asyncio.open_connection(HOST, port)) for _ in range(20)]
-    assert (await within(link.request(b"and still"))).meta == b"and still"
+    assert (await within(request(link, b"and still"))).meta == b"and still"
     server.close()
     link.close("the test is over")
     await within(link.wait_ended())

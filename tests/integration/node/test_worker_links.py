@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from fleet_fakes import NullLog
+from link_awaiting import probe, request
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
 
@@ -189,7 +190,7 @@ class ResponseHandler:
         sequence: SequenceMark | None = None,
     ) -> InferAnswer:
         call = InferCall(ModelName(model), ANY, inputs, outputs, sequence=sequence)
-        answer = await self.link.request(*encode_call(call, budget_ms))
+        answer = await request(self.link, *encode_call(call, budget_ms))
         return decode_answer(answer.meta, answer.body, Limits())
 
     async def outputs(self, model: str, *inputs: Tensor, **how: Any) -> list[Any]:
@@ -197,11 +198,11 @@ class ResponseHandler:
         return [output.to_numpy().tolist() for output in answer.outputs]
 
     async def change(self, action: ControlAction, model: str) -> None:
-        await within(self.link.request(encode_control(ControlCall(action, ModelName(model), ANY))))
+        await within(request(self.link, encode_control(ControlCall(action, ModelName(model), ANY))))
 
     async def load(self, model: str = "") -> LoadReport:
         meta = encode_probe(ModelName(model), ANY) if model else b""
-        return decode_load(await within(self.link.probe(meta)))
+        return decode_load(await within(probe(self.link, meta)))
 
     async def until(self, model: str, *, running: int) -> None:
         """Ask again and again until so many requests run."""

@@ -26,8 +26,6 @@ LONG_STILL = frozenset(
         "node/src/capamesh/node/worker/process.py",
         "protocol/src/capamesh/protocol/adverts/body.py",
         "protocol/src/capamesh/protocol/links/calls.py",
-        "protocol/src/capamesh/protocol/links/connection.py",
-        "protocol/src/capamesh/protocol/links/link.py",
         "protocol/src/capamesh/protocol/network/chain.py",
         "protocol/src/capamesh/protocol/oip/decoding.py",
         "router/src/capamesh/router/balancing/picker.py",

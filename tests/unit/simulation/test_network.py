@@ -9,7 +9,7 @@ import pytest
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links import keeper as real_keeper
-from capamesh.protocol.links.link import LinkTimes
+from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.simulation import network as network_module
 from capamesh.simulation.events import Events

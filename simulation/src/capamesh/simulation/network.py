@@ -26,7 +26,7 @@ REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0
 PING_EVERY_S = 2.0
 SILENT_S = 6.0
 HELLO_S = 5.0
-"""As `protocol.links.link.LinkTimes`; a test compares them."""
+"""As `protocol.links.liveness.LinkTimes`; a test compares them."""
 DIAL_TRIPS = 3
 """Round trips until a link is up: TCP, TLS 1.3, HELLO."""
 

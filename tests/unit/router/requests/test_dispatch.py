@@ -58,8 +58,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.asking import Answer
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
-from capamesh.protocol.links.link import Answer
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.opinions import MOST

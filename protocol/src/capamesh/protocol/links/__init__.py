@@ -1,5 +1,6 @@
 """Links: framed, multiplexed connections between routers and nodes over mutual TLS 1.3.
 
-`frames` is the wire, `connection` the core without IO, `link` and `endpoint` the asyncio shell, `calls`
-what is said over it.
+`frames` is the wire and `calls` what is said over it. `connection` is the core of a link, without IO: `receiver` and
+`outgoing` are its halves, `streams` what they share. `link` is its asyncio shell, with `asking` (who waits for what),
+`liveness` (deadlines), `introduction` (who is there) and `writer`. `transport` dials and listens.
 """

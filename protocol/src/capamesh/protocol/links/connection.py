@@ -17,7 +17,6 @@ unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from typing_extensions import override
 
@@ -27,62 +26,18 @@ from capamesh.protocol.errors import (
     PeerError,
     ProtocolViolation,
     TooLarge,
-    from_wire,
 )
-from capamesh.protocol.links.events import (
-    ErrorReceived,
-    Event,
-    GoawayReceived,
-    HelloReceived,
-    LoadReceived,
-    PongReceived,
-    ProbeReceived,
-    RequestCancelled,
-    RequestReceived,
-    ResponseReceived,
-)
-from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
-from capamesh.protocol.links.held_parts import HeldParts
-from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
-from capamesh.protocol.links.incoming import FrameSink, Incoming
+from capamesh.protocol.links.events import Event
+from capamesh.protocol.links.frames import FINAL, FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
-from capamesh.protocol.links.receive_budget import Claim, ReceiveBudget
-from capamesh.protocol.memory import body_memory
-from capamesh.protocol.msgpack_codec import pack
-from capamesh.protocol.plain_text import plain
-
-MAX_STREAM = 2**32 - 1
-MAX_ERROR_CHARS = 8192
-"""Longer error texts are cut: they are for a person to read."""
-MAX_AFTER_MS = 3_600_000
-"""A hint of more than an hour is no hint."""
+from capamesh.protocol.links.reasons import error_frame, goaway_frame
+from capamesh.protocol.links.receive_budget import ReceiveBudget
+from capamesh.protocol.links.receiver import Receiver
+from capamesh.protocol.links.streams import Streams
 
 
-class _Message:
-    """A message that is being received."""
-
-    __slots__ = ("claim", "filled", "is_request", "memory", "meta", "total")
-
-    def __init__(self, meta: bytes, total: int, claim: Claim | None, *, is_request: bool) -> None:
-        self.meta = meta
-        self.total = total
-        self.claim = claim
-        """What it has of the budget for all links; None: nothing."""
-        self.memory = body_memory(total if claim is None or claim.is_granted else claim.first_bytes)
-        self.filled = 0
-        self.is_request = is_request
-
-    def widen(self, begin: int) -> bool:
-        """Have memory for all of it, of which so much is here; False: only the beginning was to come, or it had it."""
-        claim = self.claim
-        if claim is None or not claim.is_granted or len(self.memory) == self.total:
-            return False
-        first, self.memory = self.memory, body_memory(self.total)
-        self.memory[:begin] = first[:begin]
-        return True
-
-
-class Connection(FrameSink):
+class Connection:
     """One side of a link. Raises `ProtocolViolation` when the peer breaks the rules; then it is of no more use."""
 
     def __init__(
@@ -99,29 +54,18 @@ class Connection(FrameSink):
         `on_output` is told when there is something to send because others have given room back.
         """
         self._limits = limits
-        self._room = budget.link(self._granted) if budget is not None else None
-        self._on_output = on_output
-        self._incoming = Incoming(limits, self, most_meta_bytes=MAX_HELLO_BYTES)
         self._outgoing = Outgoing(limits.chunk_bytes)
-        self._events: list[Event] = []
-        self._next_stream = 1 if is_dialer else 2
-        self._peer_parity = 0 if is_dialer else 1
-        self._peer_hello: Hello | None = None
-        self._asked: set[int] = set()
-        self._serving: dict[int, int] = {}
-        self._messages: dict[int, _Message] = {}
-        self._parts = HeldParts(limits.message_bytes, limits.receive_bytes)
-        self._reserved_bytes = 0
-        self._current: tuple[int, int, int, int, bytes, _Message | None] | None = None
+        self._streams = Streams(
+            self._outgoing, limits, is_dialer=is_dialer, budget=budget, on_output=on_output
+        )
+        self._receiver = Receiver(self._streams, self._outgoing, limits)
+        self._incoming = self._receiver.incoming
         self._is_draining = False
         self.introduce(hello)
 
     @override
     def __repr__(self) -> str:
-        return (
-            f"Connection({len(self._asked)} asked, {len(self._serving)} serving,"
-            f" {len(self._messages)} receiving, {self._reserved_bytes} bytes)"
-        )
+        return f"Connection({self._streams!r})"
 
     # what the owner does with its socket
 
@@ -132,9 +76,10 @@ class Connection(FrameSink):
     def received(self, count: int) -> list[Event]:
         """Take the `count` bytes that were written to `buffer()`; return what they mean, in order."""
         self._incoming.received(count)
-        events = self._events
+        receiver = self._receiver
+        events = receiver.events
         if events:
-            self._events = []
+            receiver.events = []
         return events
 
     def has_output(self) -> bool:
@@ -165,7 +110,7 @@ class Connection(FrameSink):
                 f"{self._outgoing.queued_bytes} bytes wait for this peer; no room for {total} more within"
                 f" {self._limits.send_bytes}"
             )
-        stream = self._open()
+        stream = self._streams.open()
         self._outgoing.message(
             FrameKind.REQUEST, stream, meta, body, total, FINAL, peer.initial_credit_bytes
         )
@@ -174,20 +119,17 @@ class Connection(FrameSink):
     def probe(self, meta: bytes = b"") -> int:
         """Ask for the peer's load; return the stream that the answer will carry."""
         self._greeted()
-        stream = self._open()
+        stream = self._streams.open()
         self._outgoing.frame(encode_frame(FrameKind.PROBE, stream, meta=meta))
         return stream
 
     def cancel(self, stream: int) -> None:
         """Give up a request of ours: its answer, if one comes, is dropped."""
-        if stream not in self._asked:
-            return
-        self._close_asked(stream)
-        self._outgoing.frame(encode_frame(FrameKind.CANCEL, stream))
+        self._streams.cancel(stream)
 
     def release(self, stream: int, size_bytes: int) -> None:
         """A part of an answer has been passed on: others may come in its place. `size_bytes` has its metadata too."""
-        self._parts.release(stream, size_bytes)
+        self._streams.parts.release(stream, size_bytes)
 
     # answering
 
@@ -195,7 +137,8 @@ class Connection(FrameSink):
         self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
     ) -> bool:
         """Send an answer to the peer's request, or the next part of it; False when the peer has given it up."""
-        if stream not in self._serving:
+        streams = self._streams
+        if stream not in streams.serving:
             return False
         peer = self._greeted()
         try:
@@ -211,7 +154,7 @@ class Connection(FrameSink):
             self.fail(stream, error)
             return True
         if is_final:
-            self._reserved_bytes -= self._serving.pop(stream)
+            streams.reserved_bytes -= streams.serving.pop(stream)
         self._outgoing.message(
             FrameKind.RESPONSE,
             stream,
@@ -225,11 +168,12 @@ class Connection(FrameSink):
 
     def fail(self, stream: int, error: CapameshError) -> bool:
         """Answer the peer's request with an error; False when the peer has given it up."""
-        if stream not in self._serving:
+        streams = self._streams
+        if stream not in streams.serving:
             return False
-        self._reserved_bytes -= self._serving.pop(stream)
+        streams.reserved_bytes -= streams.serving.pop(stream)
         self._outgoing.drop(stream)
-        self._send_error(stream, error)
+        self._outgoing.frame(error_frame(stream, error))
         return True
 
     def send_load(self, stream: int, meta: bytes) -> None:
@@ -251,278 +195,27 @@ class Connection(FrameSink):
         if self._is_draining:
             return
         self._is_draining = True
-        meta = pack({"reason": reason})
-        self._outgoing.frame(encode_frame(FrameKind.GOAWAY, meta=meta))
+        self._outgoing.frame(goaway_frame(reason))
 
     def end(self) -> None:
-        """Nothing more will be received: give back what its messages have of the budget."""
-        self._messages.clear()
-        if self._room is not None:
-            self._room.close()
+        """Receive nothing more: give back what the messages have of the budget."""
+        self._streams.end()
 
     @property
     def serving_count(self) -> int:
         """How many of the peer's requests are being received or handled."""
-        return len(self._serving)
+        return len(self._streams.serving)
 
     @property
     def is_idle(self) -> bool:
         """Whether no stream is open and nothing waits to be sent."""
-        return not (self._asked or self._serving or self._outgoing)
-
-    # FrameSink
-
-    @override
-    def frame_started(
-        self, kind: int, flags: int, stream: int, value: int, meta: bytes, body_bytes: int
-    ) -> memoryview | None:
-        if self._peer_hello is None and kind != FrameKind.HELLO:
-            raise ProtocolViolation(f"the first frame is of kind {kind}, not HELLO")
-        message: _Message | None = None
-        target: memoryview | None = None
-        if kind == FrameKind.CHUNK:
-            message = self._messages.get(stream)
-        elif kind == FrameKind.REQUEST:
-            message = self._request_started(stream, meta, value, flags)
-        elif kind == FrameKind.RESPONSE:
-            message = self._response_started(stream, meta, value, flags)
-        elif body_bytes:
-            raise ProtocolViolation(f"a frame of kind {kind} with a body of {body_bytes} bytes")
-        if message is not None:
-            begin, message.filled = message.filled, message.filled + body_bytes
-            if message.filled > len(message.memory) and (
-                not message.widen(begin) or message.filled > message.total
-            ):
-                raise ProtocolViolation(
-                    f"stream {stream} sent {message.filled} bytes of a body of {message.total}, of which"
-                    f" {len(message.memory)} were to come"
-                )
-            if bool(flags & END) != (message.filled == message.total):
-                raise ProtocolViolation(
-                    f"stream {stream} {'ended' if flags & END else 'did not end'} at {message.filled} of"
-                    f" {message.total} bytes"
-                )
-            target = message.memory[begin : message.filled]
-        self._current = (kind, flags, stream, value, meta, message)
-        return target
-
-    @override
-    def frame_ended(self) -> None:
-        assert self._current is not None  # noqa: S101 - `Incoming` starts a frame before it ends it
-        kind, flags, stream, value, meta, message = self._current
-        self._current = None
-        if message is not None:
-            if flags & END:
-                self._message_ended(stream, message, flags)
-            return
-        match kind:
-            case FrameKind.CHUNK | FrameKind.REQUEST | FrameKind.RESPONSE:
-                pass
-            case FrameKind.PING:
-                self._outgoing.frame(encode_frame(FrameKind.PONG, value=value))
-            case FrameKind.PONG:
-                self._events.append(PongReceived(value))
-            case FrameKind.CREDIT:
-                self._outgoing.grant(stream, value)
-            case FrameKind.PROBE:
-                self._events.append(ProbeReceived(stream, meta))
-            case FrameKind.LOAD:
-                if stream in self._asked:
-                    self._close_asked(stream)
-                    self._events.append(LoadReceived(stream, meta))
-            case FrameKind.ERROR:
-                self._error_ended(stream, meta)
-            case FrameKind.CANCEL:
-                self._cancel_ended(stream)
-            case FrameKind.GOAWAY:
-                reason = _text(unpack_map(meta, "GOAWAY").get("reason"))
-                self._events.append(GoawayReceived(plain(reason[:MAX_ERROR_CHARS])))
-            case FrameKind.HELLO:
-                self._hello_ended(meta)
-            case _:
-                raise ProtocolViolation(f"a frame of unknown kind {kind}")
-
-    def _hello_ended(self, meta: bytes) -> None:
-        hello, before = Hello.decode(meta), self._peer_hello
-        if before is not None and replace(hello, chain=before.chain) != before:
-            raise ProtocolViolation("a second HELLO that changes more than the chain")
-        self._peer_hello = hello
-        if before is None:
-            self._incoming.widen()
-        self._events.append(HelloReceived(hello))
-
-    def _request_started(self, stream: int, meta: bytes, total: int, flags: int) -> _Message | None:
-        if stream == 0 or stream % 2 != self._peer_parity:
-            raise ProtocolViolation(
-                f"a request on stream {stream}, which is not the peer's to open"
-            )
-        if stream in self._serving:
-            raise ProtocolViolation(f"a second request on open stream {stream}")
-        limits = self._limits
-        if total > limits.message_bytes:
-            self._send_error(
-                stream,
-                TooLarge(
-                    f"a request of {total} bytes; this node takes {limits.message_bytes} at most"
-                ),
-            )
-            return None
-        if len(self._serving) >= limits.streams:
-            self._send_error(
-                stream,
-                Overloaded(f"{limits.streams} requests are open on this link; try another node"),
-            )
-            return None
-        if self._reserved_bytes + total > limits.receive_bytes:
-            self._send_error(
-                stream,
-                Overloaded(
-                    f"{self._reserved_bytes} bytes are being received; no room for {total} more within"
-                    f" {limits.receive_bytes}"
-                ),
-            )
-            return None
-        message = self._reserve(stream, meta, total, flags, is_request=True)
-        if message is None:
-            self._send_error(stream, Overloaded(self._no_room(f"a request of {total}")))
-        else:
-            self._serving[stream] = total
-        return message
-
-    def _response_started(
-        self, stream: int, meta: bytes, total: int, flags: int
-    ) -> _Message | None:
-        if stream not in self._asked:
-            return None
-        if stream in self._messages:
-            raise ProtocolViolation(
-                f"a second response on stream {stream} before the first has ended"
-            )
-        limits = self._limits
-        error: CapameshError
-        if total > limits.message_bytes:
-            error = TooLarge(
-                f"an answer of {total} bytes; at most {limits.message_bytes} are taken: ask for fewer rows or outputs"
-            )
-        elif self._room is not None:
-            message = self._reserve(stream, meta, total, flags, is_request=False)
-            if message is not None:
-                return message
-            error = PeerError(self._no_room(f"an answer of {total}"))
-        elif self._reserved_bytes + total > limits.receive_bytes:
-            # not `Overloaded`: the peer did run the request
-            error = PeerError(
-                f"{self._reserved_bytes} bytes are being received; no room for an answer of {total}"
-                f" within {limits.receive_bytes}"
-            )
-        else:
-            return self._reserve(stream, meta, total, flags, is_request=False)
-        self.cancel(stream)
-        self._events.append(ErrorReceived(stream, error))
-        return None
-
-    def _reserve(
-        self, stream: int, meta: bytes, total: int, flags: int, *, is_request: bool
-    ) -> _Message | None:
-        """Take memory for a message; None: all links together have no room for it."""
-        room, credit = self._room, self._limits.initial_credit_bytes
-        claim: Claim | None = None
-        if room is not None and not flags & END:  # what ends with its first frame is here already
-            claim = room.take(stream, total, credit)
-            if claim is None:
-                return None
-        self._reserved_bytes += total
-        message = _Message(meta, total, claim, is_request=is_request)
-        self._messages[stream] = message
-        if room is None and total > credit:
-            self._outgoing.frame(encode_frame(FrameKind.CREDIT, stream, value=total - credit))
-        return message
-
-    def _granted(self, stream: int, more_bytes: int) -> None:
-        """There is room for all of a body that has waited."""
-        self._outgoing.frame(encode_frame(FrameKind.CREDIT, stream, value=more_bytes))
-        self._on_output()
-
-    def _no_room(self, what: str) -> str:
-        return f"too many bodies come at once over the links of this process: no room for {what} bytes; ask later"
-
-    def _pop_message(self, stream: int) -> _Message | None:
-        """Forget a message that is being received, and give back what it has of the budget."""
-        message = self._messages.pop(stream, None)
-        if message is not None and message.claim is not None:
-            message.claim.room.give_back(message.claim)
-        return message
-
-    def _message_ended(self, stream: int, message: _Message, flags: int) -> None:
-        if self._pop_message(stream) is None:
-            return  # cancelled while its last bytes came
-        if message.is_request:
-            self._events.append(RequestReceived(stream, message.meta, message.memory))
-            return
-        self._reserved_bytes -= message.total
-        is_final = bool(flags & FINAL)
-        if is_final:
-            self._close_asked(stream)
-        elif reason := self._parts.take(stream, len(message.meta) + message.total):
-            self.cancel(stream)
-            self._events.append(ErrorReceived(stream, PeerError(reason)))
-            return
-        self._events.append(ResponseReceived(stream, message.meta, message.memory, is_final))
-
-    def _error_ended(self, stream: int, meta: bytes) -> None:
-        if stream not in self._asked:
-            return
-        raw = unpack_map(meta, "ERROR")
-        self._close_asked(stream)
-        after_ms = raw.get("after_ms")
-        error = from_wire(
-            _text(raw.get("code")),
-            _text(raw.get("message"))[:MAX_ERROR_CHARS],
-            min(after_ms, MAX_AFTER_MS) / 1000 if type(after_ms) is int and after_ms > 0 else 0.0,
-        )
-        error.load = raw.get("l")
-        self._events.append(ErrorReceived(stream, error))
-
-    def _cancel_ended(self, stream: int) -> None:
-        reserved = self._serving.pop(stream, None)
-        if reserved is None:
-            self._outgoing.drop(stream)
-            return
-        self._reserved_bytes -= reserved
-        self._outgoing.drop(stream)
-        if self._pop_message(stream) is None:
-            self._events.append(RequestCancelled(stream))
-
-    def _send_error(self, stream: int, error: CapameshError) -> None:
-        meta: dict[str, object] = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
-        if isinstance(error, Overloaded) and error.retry_after_s > 0:
-            meta["after_ms"] = min(int(error.retry_after_s * 1000) + 1, MAX_AFTER_MS)
-        if error.load is not None:
-            meta["l"] = error.load
-        self._outgoing.frame(encode_frame(FrameKind.ERROR, stream, meta=pack(meta)))
-
-    def _close_asked(self, stream: int) -> None:
-        self._asked.discard(stream)
-        self._outgoing.drop(stream)  # a peer may answer before it has read the whole request
-        if self._parts:
-            self._parts.end(stream)
-        message = self._pop_message(stream)
-        if message is not None:
-            self._reserved_bytes -= message.total
-
-    def _open(self) -> int:
-        stream = self._next_stream
-        while stream in self._asked:
-            stream = stream + 2 if stream + 2 <= MAX_STREAM else 1 + self._peer_parity
-        following = stream + 2
-        self._next_stream = following if following <= MAX_STREAM else 1 + self._peer_parity
-        self._asked.add(stream)
-        return stream
+        return not (self._streams.asked or self._streams.serving or self._outgoing)
 
     def _greeted(self) -> Hello:
-        if self._peer_hello is None:
+        hello = self._receiver.peer_hello
+        if hello is None:
             raise ProtocolViolation("the peer has not introduced itself yet")
-        return self._peer_hello
+        return hello
 
     def _check_outgoing(
         self, meta: bytes, body: Sequence[Buffer], most_bytes: int, advice: str = ""
@@ -537,8 +230,3 @@ class Connection(FrameSink):
                 f" {self._limits.meta_bytes} are sent{advice}"
             )
         return total
-
-
-def _text(value: object) -> str:
-    """Return `value` if it is text, else none: `str` of a deeply nested list raises `RecursionError`."""
-    return value if isinstance(value, str) else ""

@@ -19,8 +19,9 @@ from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Link, LinkHandler, LinkTimes
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.listener import LinkListener, bind
+from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.refusals import HandshakeRefusals
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context

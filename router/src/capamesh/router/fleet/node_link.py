@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.link import LoadHandler, ResponseHandler
+    from capamesh.protocol.links.asking import LoadHandler, ResponseHandler
     from capamesh.protocol.links.outgoing import Buffer
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
+from capamesh.protocol.links.asking import ResponseHandler
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
-from capamesh.protocol.links.link import ResponseHandler
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.protocol.links.link import Answer
+    from capamesh.protocol.links.asking import Answer
     from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.fleet.wanted_loads import WantedLoad

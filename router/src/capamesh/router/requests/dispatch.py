@@ -22,6 +22,7 @@ from capamesh.protocol.errors import (
     RequestKills,
     SequenceUnknown,
 )
+from capamesh.protocol.links.asking import Answer, ResponseHandler
 from capamesh.protocol.links.calls import (
     InferAnswer,
     InferCall,
@@ -29,7 +30,6 @@ from capamesh.protocol.links.calls import (
     decode_answer,
     encode_call,
 )
-from capamesh.protocol.links.link import Answer, ResponseHandler
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
@@ -40,7 +40,7 @@ from capamesh.router.requests.sequences import OpenSequences
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
-    from capamesh.protocol.links.link import Answer
+    from capamesh.protocol.links.asking import Answer
     from capamesh.protocol.tensors import Limits
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker

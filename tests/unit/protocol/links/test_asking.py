@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from link_awaiting import probe, request
 from link_ends import Ends
 from link_wire import limits
 
@@ -19,6 +20,7 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
+from capamesh.protocol.links.asking import Answer, PartsHandler
 from capamesh.protocol.links.events import (
     ProbeReceived,
     RequestCancelled,
@@ -26,7 +28,6 @@ from capamesh.protocol.links.events import (
 )
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.held_parts import PART_BYTES
-from capamesh.protocol.links.link import Answer, PartsHandler
 
 
 class ResponseHandler:
@@ -107,7 +108,7 @@ async def test_probe_that_is_refused_is_reported_the_error() -> None:
     ends, prober = Ends(), ResponseHandler()
     probe = ends.link.ask_load(b"", prober)
     await ends.reads()
-    ends.peer._send_error(probe, RunFailed("no load"))
+    ends.peer._receiver._refuse(probe, RunFailed("no load"))
     ends.deliver()
     assert [type(news) for news in prober.news] == [RunFailed]
     assert ends.is_idle
@@ -235,7 +236,7 @@ async def test_load_for_a_request_or_an_answer_to_a_probe_ends_the_link() -> Non
         ends.link.ask(b"", [], other)
         await ends.reads()
         if is_probe:
-            ends.peer._serving[ask] = 0
+            ends.peer._streams.serving[ask] = 0
             ends.peer.respond(ask, b"", [])
         else:
             ends.peer.send_load(ask, b"")
@@ -329,7 +330,7 @@ async def test_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_releas
     assert "5632 bytes of an answer in parts are not released" in error.message
     assert ends.is_idle
     assert await ends.reads() == [RequestCancelled(stream)]
-    assert ends.link._core._parts.size_bytes == 0
+    assert ends.link._core._streams.parts.size_bytes == 0
 
 
 async def test_parts_that_are_released_may_come_without_end() -> None:
@@ -345,7 +346,7 @@ async def test_parts_that_are_released_may_come_without_end() -> None:
     ends.peer.respond(stream, b"end", [])
     ends.deliver()
     assert reader.news == [(b"end", b"")]
-    assert ends.link._core._parts.size_bytes == 0
+    assert ends.link._core._streams.parts.size_bytes == 0
 
 
 async def test_request_that_cannot_be_sent_raises_and_leaves_nothing_waiting() -> None:
@@ -375,7 +376,7 @@ async def test_waiting_for_an_answer_is_asking_and_its_cancellation_is_withdrawi
     ends = Ends()
 
     def wait() -> Awaitable[object]:
-        return ends.link.probe(b"p") if is_probe else ends.link.request(b"r", [b"x"])
+        return probe(ends.link, b"p") if is_probe else request(ends.link, b"r", [b"x"])
 
     task = asyncio.ensure_future(wait())
     (asked,) = await ends.reads()
@@ -411,7 +412,7 @@ async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events()
                     assert stream not in askers
                     askers[stream] = asker, is_probe
                 case 2:
-                    ends.link._flush()
+                    ends.link._writer.flush()
                     open_at_peer += [
                         (event.stream, isinstance(event, ProbeReceived))
                         for event in ends.read()

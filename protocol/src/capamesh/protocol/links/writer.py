@@ -1,0 +1,89 @@
+"""Writes what the core of a link has to send, as fast as its socket takes it. IO: asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final, cast
+
+from capamesh.protocol.links.connection import Connection
+
+WRITE_AHEAD_BYTES: Final = 512 * 1024
+"""Handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
+UNSENT_BYTES: Final = 128 * 1024
+"""What the kernel may hold before it is on the wire. A small message waits behind it: at 32 Mbit/s, behind a
+16 MB body, 0.3 s instead of 1.1 s with the kernel's own choice, at the same throughput (measured)."""
+
+
+class LinkWriter:
+    """The sending half of one link's socket."""
+
+    __slots__ = (
+        "_core",
+        "_give_up",
+        "_is_due",
+        "_loop",
+        "_most_bytes",
+        "_transport",
+        "is_held",
+        "is_paused",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        core: Connection,
+        most_bytes: int,
+        give_up: Callable[[str], None],
+    ) -> None:
+        """`give_up` is told why when more than `most_bytes` wait that the peer does not read."""
+        self._loop = loop
+        self._core = core
+        self._most_bytes = most_bytes
+        self._give_up = give_up
+        self._transport: asyncio.Transport | None = None
+        self._is_due = False
+        self.is_paused = False
+        """The socket takes nothing for now."""
+        self.is_held = False
+        """Something is read, after which all is written in one go."""
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """Write to `transport` from now on."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
+        plain = cast("socket.socket | None", transport.get_extra_info("socket"))
+        if plain is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Windows has no such option
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Write in the loop's next turn, with what is said until then."""
+        if not self._is_due and not self.is_held:
+            self._is_due = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write now; give up a peer that does not read."""
+        self._is_due = False
+        if self._transport is not None:
+            self.write()
+            if self._core.queued_bytes > self._most_bytes:
+                self._give_up(f"{self._core.queued_bytes} bytes wait that the peer does not read")
+
+    def write(self) -> None:
+        """Write as much as the socket takes."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while not self.is_paused and self._core.has_output():
+            buffers = self._core.take(WRITE_AHEAD_BYTES)
+            if len(buffers) == 1:
+                transport.write(buffers[0])
+            else:
+                transport.writelines(buffers)
+
+    def end(self) -> None:
+        """Write nothing more."""
+        self._transport = None
