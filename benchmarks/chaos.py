@@ -1,4 +1,4 @@
-"""Measures what clients see of faults. Real processes, 10,000 requests a fault, and the bars that the design sets.
+"""What do clients see of faults? Real processes, 10,000 requests a fault, and the bars that the design sets.
 
 `python benchmarks/chaos.py [--only kill,freeze,silent,gray,overload,rolling] [--scale 1.0]`. Three nodes and a router share
 this machine with the load, which comes at a fixed rate whatever becomes of it; latencies count from when a request was
@@ -66,7 +66,7 @@ OVERLOAD_TURNS = 5000
 """20 ms: so that refusing a request costs next to nothing of a node's time, on cores that all share."""
 REQUESTS = 10_000
 FIRST_S = 1.0
-"""The time in which a fault is to be found."""
+"""What a fault may take to be found."""
 SETTLED = 300
 """Requests at first that are not counted: nothing is known of any latency yet."""
 AFTER_RETURN = 300
@@ -77,16 +77,15 @@ MAX_RETURN_P99 = 2.0
 MAX_BAD_SHARE = 0.001
 MAX_RETURN_S = 5.0
 ROLLING_LOAD = 0.25
-"""The load during a rolling restart, as a part of the capacity: a process that starts keeps one of the cores, which all
-share here, for 2 to 4 s."""
+"""Of the capacity: a process that starts keeps one of the cores, which all share here, for 2 to 4 s."""
 MIN_RETURN_SHARE = 0.1
-"""The least share of one of three equal nodes; policies that go by latency share unevenly from second to second (guess)."""
+"""Of three equal nodes; policies that go by latency share unevenly from second to second (guess)."""
 MIN_GOODPUT = 0.9
 MAX_EXTRA = 0.25
 DEADLINE_S = 0.5
 FAULT_ROUNDS = 3
-"""The rounds of a fault. Quantiles count by their median, all else by its worst or its whole: a machine that stands still
-for a moment itself is in the p99 of a few seconds."""
+"""Of quantiles the median counts, of all else the worst or the whole: a machine that stands still for a moment itself
+is in the p99 of a few seconds."""
 
 
 @dataclass(slots=True)
@@ -159,7 +158,7 @@ FAULTS = {"kill": to_kill, "freeze": to_freeze, "silent": to_silence}
 
 @dataclass(slots=True)
 class FaultSeen:
-    """The view that clients had of one fault."""
+    """What clients saw of one fault."""
 
     failed: int
     left: int
@@ -168,7 +167,7 @@ class FaultSeen:
     """Both in parts of the normal one."""
     bad_share: float
     return_s: float
-    """Seconds from the node's recovery until it has answered a request."""
+    """From its recovery until it has answered a request."""
     return_share: float
     notes: dict[str, Any]
 

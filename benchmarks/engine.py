@@ -1,4 +1,4 @@
-"""Measures how close a node is to ONNX Runtime itself. One node, asked over its link as a router asks, no router between.
+"""How close is a node to ONNX Runtime itself? One node, asked over its link as a router asks, no router between.
 
 `python benchmarks/engine.py [--seconds 20]`. Compared in one run: ONNX Runtime in a loop in a process of its own,
 at every batch; the same behind a link, at its best batch and one request at a time (`bare_server.py`), so that the
@@ -50,7 +50,7 @@ SEED = 20260801
 ROUNDS = 5
 """The machine's mood changes within seconds: both sides are asked in turns."""
 WARM_UP_S = 1.0
-"""Seconds before the first turn (guess: arenas have grown and threads are there after some batches)."""
+"""Before the first turn (guess: arenas have grown and threads are there after some batches)."""
 HOUR = dt.timedelta(hours=1)
 BARS = {
     "tiny_per_second": 25_000.0,
@@ -59,7 +59,7 @@ BARS = {
     "resnet_ratio": 0.97,
     "picture_added_us": 250.0,
 }
-"""The bars that the design sets for a node."""
+"""What the design asks of a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +113,13 @@ class RouterEnd(LinkHandler):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The figures of one load."""
+    """What one load saw."""
 
     per_second: float
     p50_us: float
     p99_us: float
     cpu_us: float = 0.0
-    """The CPU time of the server's process for each request."""
+    """Of the server's process, for each request."""
 
 
 def cpu_s(pid: int) -> float:
@@ -139,7 +139,7 @@ class Caller(ResponseHandler):
         self._ends_s = ends_s
         self._began_s = 0.0
         self.answers: list[tuple[float, float]] = []
-        """The answers: the time when each was here, and the seconds it had taken."""
+        """When each was here, and how many seconds it had taken."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ask(self) -> None:

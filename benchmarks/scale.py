@@ -1,4 +1,4 @@
-"""Measures how a router scales with the fleet: memory, bytes, CPU and staleness of what it knows, by production code.
+"""How does a router scale with the fleet? Memory, bytes, CPU and staleness of what it knows, by production code.
 
 `python benchmarks/scale.py [--nodes 100,1000,10000] [--parts view,mesh,staleness,simulator] [--quick]`. A node has
 one GPU and 5 of 50 models, each with three tensors; its adverts are sealed with keys and chains of their own. CPU is
@@ -50,6 +50,7 @@ from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import PayloadKind, adverts_topic, demand_topic, wrap
 from capamesh.protocol.mesh.messages import Heard, from_wire, to_wire
 from capamesh.protocol.mesh.validator import Validator, Verdict
+from capamesh.protocol.model_digest import digest_of
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, Role
 from capamesh.protocol.tensors import Datatype, TensorSpec
@@ -64,11 +65,11 @@ MODELS_OF_NODE, ALL_MODELS = 5, 50
 INTERVALS_S = (5.0, 10.0, 20.0, 30.0, 60.0)
 LOSSES = (0.0, 0.01, 0.1)
 REPEATS = {100: 15, 1000: 5}
-"""The repetitions of a measurement, by the number of nodes; 2 where the fleet is larger."""
+"""Of a measurement, by the number of nodes; 2 where it is larger."""
 CPU_BUDGET, BANDWIDTH_BUDGET = 0.05, 1e6
-"""The part of one core, and the bits a second, that a router may spend on hearing of its fleet (the design's)."""
+"""Of one core, and bits a second, that a router may spend on hearing of its fleet (the design's)."""
 COPIES = {"one": 1, "ours": 4, "D = 6": 6}
-"""The copies of a message that a router receives: `MeshGossipSub` has degree 4, GossipSub's own is 6."""
+"""How often a router receives a message: `MeshGossipSub` has degree 4, GossipSub's own is 6."""
 NOISE_YAMUX_BYTES = 12 + 2 + 16
 """A yamux header, and the length and tag of a noise frame; TCP and IP are left out."""
 TICK_S, GOSSIP_S = 0.5, 0.5
@@ -88,7 +89,7 @@ def offer(number: int, state: ModelState = ModelState.READY) -> ModelOffer:
     return ModelOffer(
         ModelName(name),
         ModelVersion("1"),
-        "sha256:" + hashlib.sha256(name.encode()).hexdigest(),
+        digest_of(hashlib.sha256(name.encode()).digest()),
         state,
         "" if state is ModelState.READY else "unloaded by its operator",
         (
@@ -162,7 +163,7 @@ def make_fleet(count: int, file: Path) -> None:
 
 
 class Knowing:
-    """The work of `router.service` on an envelope, but for its links and its log."""
+    """What `router.service` does with an envelope, but for its links and its log."""
 
     def __init__(self, ca_der: bytes, now_ms: int, count: int) -> None:
         self.trust = NetworkTrust(ca_der)
@@ -567,7 +568,7 @@ async def measure_mesh(
 
 
 class Beliefs:
-    """The beliefs of one router about each node, beside the truth. In virtual time."""
+    """What one router believes of each node, beside what is true. In virtual time."""
 
     def __init__(self, nodes: int, interval_s: float, missed: int) -> None:
         self.ttl_s = (missed + 0.5) * interval_s

@@ -27,7 +27,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The figures of one run of wrk."""
+    """What one run of wrk saw."""
 
     requests: int
     duration_us: int

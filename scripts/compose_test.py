@@ -35,19 +35,19 @@ NODES = ("node-1", "node-2", "node-3")
 MEMBERS = ("router", *NODES)
 
 BUILD_LIMIT_S = 1500.0
-"""The longest build (guess: the first compiles fastecdsa and fetches 300 MB)."""
+"""Guess: the first build compiles fastecdsa and fetches 300 MB."""
 COMMAND_LIMIT_S = 180.0
-"""The longest time of a command (guess: bringing up five containers takes 30 s on two cores)."""
+"""Guess: bringing up five containers takes 30 s on two cores."""
 WAIT_LIMIT_S = 90.0
 """Twice the 30 s after which a silent node is given up, and a start."""
 REQUEST_LIMIT_S = 30.0
 """A router's own limit for a request that names none."""
 
 STREAMS = 4
-"""The streams of requests at once; more than one node serves at a time."""
+"""As many requests at once; more than one node serves at a time."""
 STREAM_BEFORE_S = 3.0
 STREAM_AFTER_S = 8.0
-"""Seconds that the streams go on after the kill (guess: the kill is noticed within a second)."""
+"""Guess: the kill is noticed within a second; this is a while longer."""
 MIN_ACCURACY = 0.95
 """The model's own on these pictures is above that (scripts/build_models.py prints it)."""
 
@@ -58,7 +58,7 @@ class Failed(Exception):  # as pytest's own
 
 @dataclass(slots=True)
 class Report:
-    """The checks that were made, in their order."""
+    """What was checked, in order."""
 
     rows: list[tuple[bool, str, str]] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def all_held(self) -> bool:
-        """Return whether every claim held."""
+        """Whether every claim held."""
         return bool(self.rows) and all(held for held, _, _ in self.rows)
 
     def table(self) -> str:
@@ -136,7 +136,7 @@ class Stack:
         return found
 
     def is_healthy(self, service: str) -> bool:
-        """Return whether a service's container runs and its health check says yes."""
+        """Whether a service's container runs and its health check says yes."""
         state = self.inspect(service)["State"]
         return bool(state["Running"]) and state["Health"]["Status"] == "healthy"
 

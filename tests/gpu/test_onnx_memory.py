@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from model_files import source_at
 from onnx import helper
 
 from capamesh.node.devices.nvml import GpuReader
 from capamesh.node.repository import Manifest, ModelSource
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.errors import ModelInvalid, RunFailed
-from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor
 
 P = onnx.TensorProto
@@ -56,7 +56,7 @@ def source_of(
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    return ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, manifest)
+    return source_at(path, manifest)
 
 
 def network(folder: Path, manifest: Manifest = Manifest()) -> ModelSource:  # noqa: B008  # frozen

@@ -31,7 +31,7 @@ OUTPUTS = (
     TensorSpec("label", Datatype.INT64, (-1,)),
     TensorSpec("probabilities", Datatype.FP32, (-1, 10)),
 )
-OTHER = "sha256:" + "e" * 64
+OTHER = "sha256-chunks:" + "e" * 64
 WRONG_LABEL = 42
 REQUESTS = 400
 SLOW_S = 0.05

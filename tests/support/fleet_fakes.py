@@ -75,7 +75,13 @@ def offer(
     name: str = "m", version: str = "1", state: ModelState = ModelState.READY, reason: str = ""
 ) -> ModelOffer:
     return ModelOffer(
-        ModelName(name), ModelVersion(version), "sha256:" + "0" * 64, state, reason, SPEC, OUT
+        ModelName(name),
+        ModelVersion(version),
+        "sha256-chunks:" + "0" * 64,
+        state,
+        reason,
+        SPEC,
+        OUT,
     )
 
 

@@ -96,7 +96,7 @@ def _publish(spec: Mapping[str, Any]) -> None:
             ),
             models=tuple(
                 ModelOffer(
-                    *(f"{group.get('name', 'made-up')}-{number}", "1", "sha256:" + "0" * 64),  # type: ignore[arg-type]  # plain texts
+                    *(f"{group.get('name', 'made-up')}-{number}", "1", "sha256-chunks:" + "0" * 64),  # type: ignore[arg-type]  # plain texts
                     *(ModelState.READY, "", tensors, tensors),
                 )
                 for number in range(group.get("models", 1))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from fleet_fakes import OUT, SPEC
 
-from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.repository import Manifest, ModelSource, VerifiedContent
+from capamesh.node.repository.chunks import ChunkList
 from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.scheduling import (
@@ -164,8 +165,13 @@ def source_of(
     return ModelSource(
         ModelName(name),
         ModelVersion(version),
-        Path(f"{name}/{version}/model.onnx"),
-        "sha256:" + (digest or "0").rjust(64, "0"),
-        size_bytes,
+        VerifiedContent(
+            Path(f"{name}/{version}/model.onnx"),
+            "sha256-chunks:" + (digest or "0").rjust(64, "0"),
+            size_bytes,
+            ChunkList(()),
+            (),
+            0,
+        ),
         manifest or Manifest(),
     )

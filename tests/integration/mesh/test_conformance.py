@@ -159,7 +159,7 @@ REAL = NodeAdvert(
         ModelOffer(
             ModelName("größe"),
             ModelVersion("999999999999999999"),
-            "sha256:" + "a0" * 32,
+            "sha256-chunks:" + "a0" * 32,
             ModelState.READY,
             "",
             (TensorSpec("x", Datatype.FP32, (-1, 2**40)),),

@@ -17,7 +17,7 @@ from capamesh.protocol.publishing import (
 )
 
 ALICE = Identity.from_private_bytes(b"a" * 32)
-DIGEST = "sha256:" + "0" * 64
+DIGEST = "sha256-chunks:" + "0" * 64
 SIGNED = sign(ALICE, "m", "1", DIGEST)
 
 
@@ -27,7 +27,7 @@ def test_signature_is_of_just_this_name_version_and_digest() -> None:
     assert is_signed(SIGNED, "m", "1", DIGEST)
     assert not is_signed(SIGNED, "n", "1", DIGEST)
     assert not is_signed(SIGNED, "m", "2", DIGEST)
-    assert not is_signed(SIGNED, "m", "1", "sha256:" + "1" * 64)
+    assert not is_signed(SIGNED, "m", "1", "sha256-chunks:" + "1" * 64)
 
 
 @given(st.integers(0, SIGNED_BYTES * 8 - 1))
@@ -51,7 +51,8 @@ def test_file_of_signatures_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["1 sha256:0", "one d 12D3 AA==", f"1 d {ALICE.peer_id} !", f"1 d {ALICE.peer_id} AA=="]
+    "line",
+    ["1 sha256-chunks:0", "one d 12D3 AA==", f"1 d {ALICE.peer_id} !", f"1 d {ALICE.peer_id} AA=="],
 )
 def test_line_that_is_no_signature_is_named(line: str) -> None:
     with pytest.raises(ConfigError, match="line 2"):

@@ -192,7 +192,7 @@ def test_example_in_the_how_to_is_true() -> None:
     assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
 
 
-DIGEST = "sha256:" + "0a" * 32
+DIGEST = "sha256-chunks:" + "0a" * 32
 PUBLISHER = Identity.from_private_bytes(b"p" * 32).peer_id
 
 
@@ -213,7 +213,7 @@ def test_owners_of_a_model_are_read() -> None:
         (f'["*"]\ndigests = {{ "1" = "{DIGEST}" }}', "stands for all models"),
         (
             '[m]\ndigests = { "1" = "sha256:00" }',
-            r"m.digests.1 is 'sha256:00', expected \"sha256:\"",
+            r"m.digests.1 is 'sha256:00', expected \"sha256-chunks:\" .*; other forms are other versions'",
         ),
         (
             f'[m]\ndigests = {{ "v1" = "{DIGEST}" }}',

@@ -9,6 +9,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples
+from capamesh.protocol.model_digest import short_digest
 
 NODES_EPILOG = examples(
     "capamesh nodes",
@@ -114,14 +115,15 @@ def file_text(owned: dict[str, Any] | None) -> str:
     if owned is None:
         return "-"
     digest = str(owned.get("digest", ""))
-    lines = [digest[:19] or "none"]
+    lines = [short_digest(digest) or "none"]
     why = {"rules": "by the rules", "signed": f"signed by {str(owned.get('publisher'))[-8:]}"}
     lines.append(why.get(str(owned.get("reason")), "first seen"))
     if owned.get("standing") != "trusted":
         lines.append(str(owned.get("standing")))
     others: list[dict[str, Any]] = owned.get("others", [])
     lines += [
-        f"not asked: {other.get('nodes')} with {str(other.get('digest'))[:19]}" for other in others
+        f"not asked: {other.get('nodes')} with {short_digest(str(other.get('digest')))}"
+        for other in others
     ]
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ group.callback(invoke_without_command=True)(teach)
 
 
 class Device(StrEnum):
-    """A device that runs a model."""
+    """What runs a model."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""The work of `capamesh model sign`. IO: reads models, writes signature files and keys, prints."""
+"""What `capamesh model sign` does and prints. IO: reads models, writes signature files and keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from capamesh.node.repository.signature import read_signatures, signature_path
 from capamesh.node.tools.optimise.finding import find_models
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.model_digest import short_digest
 from capamesh.protocol.publishing import SignedVersion, sign, signatures_to_text
 
 
@@ -46,7 +47,10 @@ def sign_models(path: Path, key: Path, *, may_create_key: bool, as_json: bool) -
     else:
         print_table(
             ("MODEL", "VERSION", "DIGEST", "SIGNED IN"),
-            [(row["name"], row["version"], row["digest"][:19] + "…", row["file"]) for row in rows],
+            [
+                (row["name"], row["version"], short_digest(row["digest"]) + "…", row["file"])
+                for row in rows
+            ],
         )
         hint(
             f"Publisher {publisher.peer_id}. Routers accept it that came with an invite that names it:\n"

@@ -14,6 +14,7 @@ from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import Cancelled, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.model_digest import ALGORITHM
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class SimModel:
         return ModelOffer(
             ModelName(self.spec.name),
             VERSION,
-            "sha256:" + "0" * 64,
+            f"{ALGORITHM}:{'0' * 64}",
             ModelState.READY,
             "",
             _SPEC,

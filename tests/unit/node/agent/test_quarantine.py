@@ -25,7 +25,7 @@ from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_page import Marked, Phase
 
 ABORTED = "killed by signal 6 (Aborted)"
-OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
+OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
 A, B, C, D = (letter * 16 for letter in "abcd")
 """Requests."""
 

@@ -29,7 +29,7 @@ from capamesh.node.devices.in_flight_page import InFlightPage, Phase
 from capamesh.protocol.adverts import ModelState
 
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
-OLD, NEW = "sha256:" + "00" * 32, "sha256:" + "11" * 32
+OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
 COUNTED: dict[str, Any] = {
     "name": "m",
     "version": "1",

@@ -16,32 +16,32 @@ def page(tmp_path: Path) -> InFlightPage:
 
 def test_run_is_marked_from_its_beginning_to_its_end(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
-    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "22", "")
+    m, n = marks.number("m", "1", "sha256-chunks:a"), marks.number("n", "22", "")
     assert m != n
     loading = marks.begin(n, Phase.LOADING)
     first, second = marks.begin(m, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
     assert sorted(page.marked(), key=repr) == sorted(
         [
             Marked("n", "22", Phase.LOADING),
-            Marked("m", "1", Phase.RUNNING, "sha256:a"),
-            Marked("m", "1", Phase.RUNNING, "sha256:a"),
+            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
+            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
         ],
         key=repr,
     )
     marks.end(loading)
     marks.end(first)
-    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
     marks.end(second)
     assert page.marked() == []
 
 
 def test_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
-    old, new = marks.number("m", "1", "sha256:a"), marks.number("m", "1", "sha256:b")
+    old, new = marks.number("m", "1", "sha256-chunks:a"), marks.number("m", "1", "sha256-chunks:b")
     running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
-    assert {one.digest for one in page.marked()} == {"sha256:a", "sha256:b"}
+    assert {one.digest for one in page.marked()} == {"sha256-chunks:a", "sha256-chunks:b"}
     marks.end(running)
-    assert page.marked() == [Marked("m", "1", Phase.LOADING, "sha256:b")]
+    assert page.marked() == [Marked("m", "1", Phase.LOADING, "sha256-chunks:b")]
     marks.end(loading)
 
 
@@ -49,9 +49,13 @@ def test_same_files_keep_their_number_however_often_they_are_loaded(
     page: InFlightPage,
 ) -> None:
     marks = InFlightJournal(page)
-    numbers = [marks.number("m", "1", "sha256:a") for _ in range(3)]
+    numbers = [marks.number("m", "1", "sha256-chunks:a") for _ in range(3)]
     assert len(set(numbers)) == 1
-    others = [("n", "1", "sha256:a"), ("m", "2", "sha256:a"), ("m", "1", "sha256:b")]
+    others = [
+        ("n", "1", "sha256-chunks:a"),
+        ("m", "2", "sha256-chunks:a"),
+        ("m", "1", "sha256-chunks:b"),
+    ]
     assert len({numbers[0], *(marks.number(*other) for other in others)}) == 4
     assert len(page._records) == 4
 
@@ -72,14 +76,14 @@ def test_model_that_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> N
 
 def test_marks_at_the_loss_of_the_device_stay(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
-    m, n = marks.number("m", "1", "sha256:a"), marks.number("n", "1", "")
+    m, n = marks.number("m", "1", "sha256-chunks:a"), marks.number("n", "1", "")
     ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
     marks.end(ended)
     marks.settle()
     marks.end(running)
     assert marks.begin(n, Phase.RUNNING) == NO_SLOT
     marks.blame(n, Phase.LOADING)  # whatever takes too long now waits for the device
-    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256:a")]
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
 
 
 @pytest.mark.parametrize("running", [0, 3, SLOTS])
@@ -87,7 +91,7 @@ def test_model_that_ends_the_process_is_alone_marked_for_good(
     page: InFlightPage, running: int
 ) -> None:
     marks = InFlightJournal(page)
-    others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256:a")
+    others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256-chunks:a")
     slots = [marks.begin(others, Phase.RUNNING) for _ in range(running)]
     loading = marks.begin(bad, Phase.LOADING)
     marks.blame(bad, Phase.LOADING)
@@ -95,7 +99,7 @@ def test_model_that_ends_the_process_is_alone_marked_for_good(
         marks.end(slot)
     assert marks.begin(others, Phase.RUNNING) == NO_SLOT
     marks.blame(others, Phase.RUNNING)  # the first is what everything waits for
-    assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256:a")]
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256-chunks:a")]
 
 
 def test_run_that_begins_while_another_is_convicted_is_not_marked(

@@ -24,7 +24,7 @@ from capamesh.node.devices.in_flight_page import (
 )
 from capamesh.protocol.errors import ConfigError
 
-DIGEST = "sha256:" + "0a" * 32
+DIGEST = "sha256-chunks:" + "0a" * 32
 BREAKS = """
 import os, signal, sys
 from pathlib import Path

@@ -35,7 +35,7 @@ from capamesh.node.models.refusals import MAX_SHOWN
 from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
-from capamesh.node.repository import Manifest, ModelSource, Refused, Scan, scan
+from capamesh.node.repository import ContentChanged, Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.repository.rules import PipelineStep, Rules
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.pipeline import PipelineModel
@@ -343,7 +343,7 @@ async def test_models_load_one_after_the_other_and_each_is_reported_of(rig: Rig)
     first, second = rig.models.offers()
     assert (first.inputs, first.outputs, first.reason) == (SPEC, OUT, "")
     assert first.digest == second.digest
-    assert first.digest.startswith("sha256:")
+    assert first.digest.startswith("sha256-chunks:")
     assert rig.scans == 1
     assert await rig.value("m", 4.0) == 8.0
 
@@ -906,7 +906,7 @@ async def test_wanted_model_is_loaded_as_its_files_are_now_though_the_folder_is_
     await rig.ready("a/1")
     await rig.until(lambda: rig.states(ModelState.UNLOADED) == ["b/1"])
     rig.device.total_bytes = 1_000
-    rig.has(a, replace(b, digest=a.digest[:-1] + "2"))
+    rig.has(a, source_of("b", size_bytes=80, digest="2"))
     assert await rig.want("b") == "done"
     assert rig.device.loaded == ["a/1 1", "b/1 2"]
 
@@ -1625,3 +1625,22 @@ async def test_another_folder_in_its_place_that_this_process_may_not_read_is_rep
     rig.folder.symlink_to(releases[1])
     await rig.until(lambda: rig.moved)
     assert rig.states(ModelState.READY) == ["a/1"]
+
+
+# files that change while they are loaded
+
+
+async def test_model_whose_files_changed_while_they_were_loaded_is_tried_at_the_next_look(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m"), source_of("n"))
+    rig.device.errors["m/1"] = ContentChanged("'m/1/model.onnx' was changed while it was read")
+    rig.start()
+    await rig.ready("n/1")
+    assert rig.state("m") == (
+        ModelState.FAILED,
+        "'m/1/model.onnx' was changed while it was read",
+    )
+    await rig.until(lambda: rig.device.loaded.count("m/1 0") > 1)  # its files are as before
+    del rig.device.errors["m/1"]
+    await rig.ready("m/1", "n/1")

@@ -1009,7 +1009,7 @@ def test_disk_that_takes_nothing_costs_another_measurement_alone(tmp_path: Path)
 
 
 def test_memory_that_a_model_needs_is_its_files_until_more_was_measured(bench: Bench) -> None:
-    small, large = (replace(source_of(), size_bytes=size) for size in (100, 900))
+    small, large = (source_of(size_bytes=size) for size in (100, 900))
     assert bench.preparation.needed_bytes(small) == 100
     bench.prepare(bench.timed())
     assert bench.preparation.needed_bytes(small) == 700

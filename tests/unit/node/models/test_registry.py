@@ -166,7 +166,7 @@ def test_model_that_takes_another_s_place_returns_it() -> None:
     assert models.find(M, ANY) is new
     offer = models.offer(key("m", "1"))
     assert offer is not None
-    assert offer.digest == "sha256:" + "b".rjust(64, "0")
+    assert offer.digest == "sha256-chunks:" + "b".rjust(64, "0")
 
 
 def test_provider_is_what_a_loaded_model_has_shown() -> None:
@@ -183,13 +183,15 @@ def test_provider_is_what_a_loaded_model_has_shown() -> None:
 
 def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
     models = ModelRegistry()
-    models.say(key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256:" + "1" * 64)
+    models.say(
+        key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256-chunks:" + "1" * 64
+    )
     models.ready(hosted())
     models.say(key("a", "1"), ModelState.UNLOADED, "unloaded on request")
     assert states(models) == ["a/1 unloaded", "m/1 ready", "m/2 failed"]
     failed = models.offer(key("m", "2"))
     assert failed is not None
-    assert (failed.reason, failed.digest) == ("an operator is unknown", "sha256:" + "1" * 64)
+    assert (failed.reason, failed.digest) == ("an operator is unknown", "sha256-chunks:" + "1" * 64)
     check_advert(models)
 
 
@@ -211,7 +213,7 @@ def test_offer_says_how_a_model_is_served() -> None:
     assert offer == ModelOffer(
         M,
         ModelVersion("7"),
-        "sha256:" + "d".rjust(64, "0"),
+        "sha256-chunks:" + "d".rjust(64, "0"),
         ModelState.READY,
         "",
         SPEC,

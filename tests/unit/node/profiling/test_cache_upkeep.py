@@ -31,11 +31,11 @@ def test_entries_unused_for_long_are_removed_and_all_else_stays(tmp_path: Path) 
     old = [
         put(profiles / "a.json", unused_s=UNUSED_S),
         put(profiles / ".new-cut-short", unused_s=UNUSED_S + 1),
-        put_engine(tmp_path, "sha256-00", unused_s=UNUSED_S),
+        put_engine(tmp_path, "sha256-chunks-00", unused_s=UNUSED_S),
     ]
     kept = [
         put(profiles / "b.json", unused_s=UNUSED_S - 1),
-        put_engine(tmp_path, "sha256-11", unused_s=UNUSED_S - 1),
+        put_engine(tmp_path, "sha256-chunks-11", unused_s=UNUSED_S - 1),
         put(tmp_path / "TensorrtExecutionProvider.timing", unused_s=9 * UNUSED_S),
         put(tmp_path / "notes" / "mine.txt", unused_s=9 * UNUSED_S),
     ]

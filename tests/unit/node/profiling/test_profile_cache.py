@@ -14,7 +14,7 @@ from capamesh.node.profiling import profile_cache
 from capamesh.node.profiling.profile_cache import MAX_FILE_BYTES, Measured, ProfileCache
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 
-KEY = {"digest": "sha256:00", "device": "cpu"}
+KEY = {"digest": "sha256-chunks:00", "device": "cpu"}
 PROFILE = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(2, 0.0015)))
 MEASURED = Measured(PROFILE, 123, is_batching=True)
 

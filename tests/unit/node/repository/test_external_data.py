@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from capamesh.node.repository import external_data
 from capamesh.node.repository.external_data import checked_location
+from capamesh.node.repository.onnx_scan import contents_of
 from capamesh.protocol.errors import ModelInvalid
 
 F32 = onnx.TensorProto.FLOAT
 
 
 def external_locations(raw: bytes) -> frozenset[str]:
-    return external_data.external_locations(io.BytesIO(raw))
+    return contents_of(io.BytesIO(raw)).locations
 
 
 def external_tensor(name: str, location: str) -> onnx.TensorProto:
@@ -123,7 +123,7 @@ def test_file_that_becomes_shorter_while_it_is_read_is_refused() -> None:
             return super().read(size)[:4]
 
     with pytest.raises(ModelInvalid, match="became shorter while it was read"):
-        external_data.external_locations(Shrinking(serialised(inline_tensor("w"))))
+        contents_of(Shrinking(serialised(inline_tensor("w"))))
 
 
 def test_nesting_deeper_than_protobuf_allows_is_refused() -> None:
@@ -136,7 +136,7 @@ def test_nesting_deeper_than_protobuf_allows_is_refused() -> None:
 
 
 def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capamesh.node.repository.external_data.MAX_FIELDS", 10)
+    monkeypatch.setattr("capamesh.node.repository.onnx_scan.MAX_FIELDS", 10)
     with pytest.raises(ModelInvalid, match="more than 10 fields"):
         external_locations(b"\x08\x01" * 11)
 
@@ -144,9 +144,9 @@ def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_many_nodes_are_refused_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "body", [], [])
     node = helper.make_node("If", ["p"], ["y"], then_branch=body, else_branch=body)
-    monkeypatch.setattr("capamesh.node.repository.external_data.MAX_NODES", 3)
+    monkeypatch.setattr("capamesh.node.repository.onnx_scan.MAX_NODES", 3)
     external_locations(serialised(nodes=(node,)))
-    monkeypatch.setattr("capamesh.node.repository.external_data.MAX_NODES", 2)
+    monkeypatch.setattr("capamesh.node.repository.onnx_scan.MAX_NODES", 2)
     with pytest.raises(ModelInvalid, match="more than 2 nodes"):
         external_locations(serialised(nodes=(node,)))
 

@@ -6,11 +6,22 @@ import hashlib
 import os
 from pathlib import Path
 
+import msgpack
 import onnx
 import pytest
 from onnx import helper
 
-from capamesh.node.repository import DeclaredIo, Manifest, Refused, Scan, scan
+from capamesh.node.repository import (
+    DeclaredIo,
+    FileStamp,
+    Manifest,
+    Refused,
+    Scan,
+    file_stamp,
+    origin,
+    scan,
+)
+from capamesh.node.repository.chunks import FileChunks
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -330,17 +341,21 @@ def test_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path) 
     )
 
 
-def test_digest_is_of_names_sizes_and_contents_as_documented(tmp_path: Path) -> None:
+def test_digest_is_of_names_sizes_and_chunks_as_documented(tmp_path: Path) -> None:
     content = onnx_bytes(location="w.bin")
+    weights = bytes(4 * 2**20) + b"weights"
     put(tmp_path / "m/1/model.onnx", content)
-    put(tmp_path / "m/1/w.bin", b"weights")
-    stream = b"".join(
-        len(part).to_bytes(8, "little") + part
-        for part in (b"model.onnx", content, b"w.bin", b"weights")
+    put(tmp_path / "m/1/w.bin", weights)
+    hashes = [hashlib.sha256(part).digest() for part in (content, weights[: 4 * 2**20], b"weights")]
+    listed = msgpack.packb(
+        [
+            [b"model.onnx", len(content), 4 * 2**20, hashes[:1]],
+            [b"w.bin", len(weights), 4 * 2**20, hashes[1:]],
+        ]
     )
     (source,) = scan(tmp_path).models
-    assert source.digest == f"sha256:{hashlib.sha256(stream).hexdigest()}"
-    assert source.size_bytes == len(content) + 7
+    assert source.digest == f"sha256-chunks:{hashlib.sha256(listed).hexdigest()}"
+    assert source.size_bytes == len(content) + len(weights)
 
 
 def test_digest_depends_on_content_and_file_names_alone(tmp_path: Path) -> None:
@@ -376,20 +391,23 @@ def test_unchanged_files_are_not_read_again_and_changed_ones_are(
 ) -> None:
     put(tmp_path / "a/1/model.onnx", onnx_bytes("a"))
     changed = put(tmp_path / "b/1/model.onnx", onnx_bytes("b"))
+    monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
     before = scan(tmp_path)
     changed.write_bytes(onnx_bytes("B"))
     os.utime(changed, ns=(1, 1))
     read: list[str] = []
 
-    def digest_of(files: tuple[object, ...]) -> str:
-        read.append(str(files))
-        return "sha256:new"
+    real = origin.hash_file
 
-    monkeypatch.setattr("capamesh.node.repository.folder.digest_of", digest_of)
+    def hash_file(file: FileStamp) -> FileChunks:
+        read.append(str(file.path.relative_to(tmp_path)))
+        return real(file)
+
+    monkeypatch.setattr(origin, "hash_file", hash_file)
     after = scan(tmp_path, before=before)
     assert after.models[0] == before.models[0]
-    assert after.models[1].digest == "sha256:new"
-    assert len(read) == 1
+    assert after.models[1].digest != before.models[1].digest
+    assert read == ["b/1/model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -498,3 +516,28 @@ def test_sizes_and_counts_over_the_limits_are_refused_before_anything_is_read(
     with path.open("r+b") as stream:
         stream.truncate(2**31)  # sparse
     assert "has 2147483648 bytes, 1 to 2147483647" in only_refusal(scan(tmp_path)).reason
+
+
+STATEFUL = b"""
+sequence_batching {
+  state {
+    input_name: "IN" output_name: "OUT" data_type: TYPE_INT32 dims: [ 1 ]
+    initial_state: { data_type: TYPE_INT32 dims: [ 1 ] data_file: "start" name: "i" }
+  }
+}
+"""
+
+
+def test_file_that_a_state_begins_with_is_part_of_each_version(tmp_path: Path) -> None:
+    put(tmp_path / "m/config.pbtxt", STATEFUL)
+    put(tmp_path / "m/initial_state/start", b"\1\0\0\0")
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    (source,) = scan(tmp_path).models
+    assert [file.name for file in source.files] == ["initial_state/start", "model.onnx"]
+    assert source.content.read("initial_state/start") == b"\1\0\0\0"
+    put(tmp_path / "m/initial_state/start", b"\2\0\0\0")
+    assert scan(tmp_path).models[0].digest != source.digest
+    put(tmp_path / "m/1/initial_state/start", b"\1\0\0\0")
+    assert only_refusal(scan(tmp_path)).reason == (
+        "'initial_state/start' is in the version's folder and beside it; remove one"
+    )

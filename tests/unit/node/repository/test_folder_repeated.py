@@ -9,7 +9,17 @@ import onnx
 import pytest
 from onnx import helper
 
-from capamesh.node.repository import Refused, Scan, folder, folder_files, scan
+from capamesh.node.repository import (
+    ContentChanged,
+    FileStamp,
+    Refused,
+    Scan,
+    file_stamp,
+    folder_files,
+    origin,
+    scan,
+)
+from capamesh.node.repository.chunks import FileChunks
 
 NOW_NS = 10**18
 OLD_NS = NOW_NS - 10**10
@@ -24,6 +34,12 @@ def onnx_bytes(name: str = "g", location: str | None = None) -> bytes:
         tensor.external_data.add(key="location", value=location)
     graph = helper.make_graph([], name, [], [], [tensor])
     return helper.make_model(graph, ir_version=10).SerializeToString()
+
+
+@pytest.fixture(autouse=True)
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every change give another time, however soon it is made."""
+    monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
 
 
 def put(path: Path, content: bytes, modified_ns: int = OLD_NS) -> Path:
@@ -43,9 +59,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = Path.open
 
-    def logged(path: Path, mode: str = "r") -> object:
+    def logged(path: Path, mode: str = "r", buffering: int = -1) -> object:
         names.append(path.name)
-        return real(path, mode)
+        return real(path, mode, buffering)
 
     monkeypatch.setattr(Path, "open", logged)
     return names
@@ -80,7 +96,7 @@ def test_scan_opens_again_only_what_changed(tmp_path: Path, opened: list[str]) -
     put(tmp_path / "a.data", b"WEIGHTS")
     opened.clear()
     after = scan(tmp_path, before=before)
-    assert opened == ["a.data", "a.onnx"]  # for the digest; its locations are known
+    assert opened == ["a.data"]  # the chunks of the other file are known
     assert after.models[0] != before.models[0]
     assert after.models[1] == before.models[1]
 
@@ -204,9 +220,9 @@ def test_results_of_earlier_scans_are_kept_only_for_files_that_are_there(tmp_pat
     path = put(tmp_path / "a.onnx", onnx_bytes())
     put(tmp_path / "b.onnx", onnx_bytes())
     before = scan(tmp_path)
-    assert len(before.seen.locations) == 2
+    assert len(before.seen.contents) == 2
     path.unlink()
-    assert len(poll(tmp_path, before).seen.locations) == 1
+    assert len(poll(tmp_path, before).seen.contents) == 1
 
 
 def test_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
@@ -218,13 +234,57 @@ def test_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
     put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
     put(tmp_path / "b/1/model.onnx", onnx_bytes("other"))
     read: list[str] = []
-    real = folder.digest_of
+    real = origin.hash_file
 
-    def digest_of(files: tuple[folder_files.FileStamp, ...]) -> str:
-        read.extend(str(file.path.relative_to(tmp_path)) for file in files)
-        return real(files)
+    def hash_file(file: FileStamp) -> FileChunks:
+        read.append(str(file.path.relative_to(tmp_path)))
+        return real(file)
 
-    monkeypatch.setattr(folder, "digest_of", digest_of)
+    monkeypatch.setattr(origin, "hash_file", hash_file)
     after = poll(tmp_path, before)
     assert read == ["b/1/model.onnx"]
     assert after.models[0].manifest.max_queue == 3
+
+
+def test_file_that_was_too_new_to_tell_of_a_change_is_hashed_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    put(tmp_path / "a.onnx", onnx_bytes())
+    monkeypatch.setattr(file_stamp, "TICK_NS", 10**12)
+    before = scan(tmp_path)
+    monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
+    opened.clear()
+    after = poll(tmp_path, before)
+    assert opened == ["a.onnx"]
+    opened.clear()
+    assert poll(tmp_path, after) == before
+    assert opened == []
+
+
+def test_file_that_changed_while_it_was_read_is_read_again_though_it_looks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(stream: object) -> None:
+        raise ContentChanged("it was changed while it was read")
+
+    put(tmp_path / "a.onnx", onnx_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_files, "contents_of", changing)
+        before = scan(tmp_path)
+    assert [one.reason for one in before.refused] == ["it was changed while it was read"]
+    assert [one.name for one in poll(tmp_path, before).models] == ["a"]
+
+
+def test_model_whose_manifest_is_being_written_is_not_hashed_again_afterwards(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    before = scan(tmp_path)
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3", NOW_NS)
+    during = poll(tmp_path, before)
+    assert during.is_unsettled
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
+    opened.clear()
+    (after,) = poll(tmp_path, during).models
+    assert after.manifest.max_queue == 3
+    assert opened.count("model.onnx") == 1  # its operators are looked at; its bytes are known

@@ -29,7 +29,7 @@ from capamesh.protocol.tensors import Datatype, TensorSpec
 
 PEER = PeerId("12D3KooWPeer")
 SEQUENCE = Sequence(1_000, 3)
-DIGEST = "sha256:" + "0a" * 32
+DIGEST = "sha256-chunks:" + "0a" * 32
 
 ADVERT = NodeAdvert(
     peer=PEER,
@@ -103,7 +103,7 @@ offers = st.builds(
     ModelOffer,
     name=texts(1, 256).map(ModelName),
     version=st.integers(0, 10**18 - 1).map(str).map(ModelVersion),
-    digest=st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.hex()),
+    digest=st.binary(min_size=32, max_size=32).map(lambda raw: "sha256-chunks:" + raw.hex()),
     state=st.sampled_from(ModelState),
     reason=texts(0, 512),
     inputs=st.lists(specs, max_size=3).map(tuple),
@@ -452,3 +452,28 @@ def test_junk_in_any_field_is_read_or_rejected(path: tuple[str | int, ...], valu
 def test_adverts_that_differ_in_sequence_and_interval_alone_say_the_same() -> None:
     assert ADVERT.says_the_same_as(replace(ADVERT, sequence=Sequence(2_000, 1), interval_s=10))
     assert not ADVERT.says_the_same_as(replace(ADVERT, is_draining=True))
+
+
+OLD_DIGEST = "sha256:" + "0a" * 32
+
+
+@pytest.mark.parametrize("state", ["ready", "unloaded", "loading", "paused"])
+def test_model_named_by_the_digest_of_another_version_failed_and_says_why(state: str) -> None:
+    body = changed((*MODEL, "digest"), OLD_DIGEST)
+    body["models"][0]["state"] = state
+    body["models"].append({**BODY["models"][0], "name": "other"})
+    first, second = advert_from_body(body, PEER, SEQUENCE).models
+    assert (first.state, first.digest) == (ModelState.FAILED, "")
+    assert (first.inputs, first.outputs) == ((), ())
+    if state != "paused":
+        assert first.reason == (
+            "sha256:0a0a0a0a0a0a is a digest of another version of Capamesh; this one names files by sha256-chunks:…"
+        )
+    assert second.is_ready
+
+
+def test_model_that_failed_keeps_its_own_reason_whatever_its_digest() -> None:
+    body = changed((*MODEL, "digest"), OLD_DIGEST)
+    body["models"][0] |= {"state": "failed", "reason": "no memory"}
+    (offer,) = advert_from_body(body, PEER, SEQUENCE).models
+    assert (offer.state, offer.digest, offer.reason) == (ModelState.FAILED, "", "no memory")

@@ -50,14 +50,14 @@ class Kept:
         )
 
     def joins(self, peer: str, letter: str, version: str = "1") -> None:
-        offered = replace(offer("m", version), digest="sha256:" + letter * 64)
+        offered = replace(offer("m", version), digest="sha256-chunks:" + letter * 64)
         self.keeper.take([Joined(advert(peer, models=[offered]))])
 
     def leaves(self, peer: str) -> None:
         self.keeper.take([Left(PeerId(peer), LeftReason.EXPIRED)])
 
     def serves(self, letter: str) -> bool:
-        return self.keeper.owners.admits(M, V1, "sha256:" + letter * 64)
+        return self.keeper.owners.admits(M, V1, "sha256-chunks:" + letter * 64)
 
     async def tick(self) -> None:
         self.keeper.tick()

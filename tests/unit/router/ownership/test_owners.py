@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.publishing import sign
@@ -25,7 +26,7 @@ ALICE, MALLORY = Identity.generate(), Identity.generate()
 
 
 def digest(letter: str) -> str:
-    return "sha256:" + letter * 64
+    return "sha256-chunks:" + letter * 64
 
 
 def at(version: str, letter: str, *, signed_by: Identity | None = None) -> ModelOffer:
@@ -170,7 +171,7 @@ def test_invite_of_absent_holders_stands_in_soon_and_others_after_a_day() -> Non
     fleet.leaves("A")
     fleet.wait(GRACE_S)
     assert fleet.served() == "a"
-    assert "is sha256:aaaa" in fleet.owners.withheld(M, ModelVersion("1"))
+    assert "is sha256-chunks:aaaa" in fleet.owners.withheld(M, ModelVersion("1"))
     fleet.replicas("A2", at("1", "c"), invite="honest")
     assert fleet.served() == "c"
     fleet.leaves("A2")
@@ -610,3 +611,15 @@ PINS = st.builds(
 @given(st.lists(PINS, max_size=3))
 def test_pins_come_back_from_their_file(pins: list[Pin]) -> None:
     assert pins_from_json(pins_to_json(pins)) == pins
+
+
+def test_pin_of_the_digest_of_another_version_is_left_out_of_those_that_come_back() -> None:
+    old = Pin(M, ModelVersion("1"), "sha256:" + "a" * 64, Why.FIRST)
+    new = Pin(M, ModelVersion("2"), digest("b"), Why.FIRST)
+    assert pins_from_json(pins_to_json([old, new])) == [new]
+
+
+def test_pin_whose_digest_is_junk_makes_its_file_unreadable() -> None:
+    junk = Pin(M, ModelVersion("1"), digest("b")[:-1], Why.FIRST)
+    with pytest.raises(ConfigError, match="a pin that is not well formed"):
+        pins_from_json(pins_to_json([junk]))

@@ -46,7 +46,7 @@ EVIL = ModelVersion("999999999999999999")
 
 
 def other(version: str = EVIL) -> ModelOffer:
-    return replace(offer("m", version), digest="sha256:" + "e" * 64)
+    return replace(offer("m", version), digest="sha256-chunks:" + "e" * 64)
 
 
 async def infer(

@@ -292,7 +292,7 @@ async def test_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() ->
 
 
 def other(version: str) -> ModelOffer:
-    return replace(offer("m", version, AWAY), digest="sha256:" + "e" * 64)
+    return replace(offer("m", version, AWAY), digest="sha256-chunks:" + "e" * 64)
 
 
 @in_virtual_time

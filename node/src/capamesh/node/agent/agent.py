@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.network_clock import Skew
 
 CHECK_ROUTERS_EVERY_S = 10.0
-"""The agent checks this often whether a router is reached (guess: as often as a router advertises)."""
+"""How soon it is told that no router is reached (guess: as often as a router advertises)."""
 FAREWELL_S = 0.5
 """Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
 
@@ -159,7 +159,7 @@ class NodeAgent:
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
-        """The state of the agent's own life; while it is serving, `_standing` says more."""
+        """Of its own life; while it is serving, `_standing` says more."""
         self._metrics_url = ""
         self._loop_meter = LoopMeter()
 

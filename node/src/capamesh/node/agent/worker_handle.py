@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.framing import Message
 
 CACHE_FOLDER = "cache"
-"""The folder, in the data folder, of measured profiles and compiled engines, which may be deleted at any time."""
+"""In the data folder: measured profiles and compiled engines, which may be deleted at any time."""
 
 
 class WorkerHandle:
@@ -75,11 +75,11 @@ class WorkerHandle:
         self._is_leaving = False
         self._stuck = ""
         self.sandbox = ""
-        """The sandbox that the worker reported; empty before it did."""
+        """What it is kept to, as it said; empty before it did."""
         self.links = 0
-        """The links of routers that can ask the worker, as it last reported."""
+        """Of routers that can ask it, as it told last."""
         self.last_down = ""
-        """The reason for which the worker was last lost; empty while it never was."""
+        """Why it was lost the last time; empty while it never was."""
         self._child = Child(
             f"worker-{number}",
             [sys.executable, "-P", "-m", "capamesh.node.worker"],
@@ -95,7 +95,7 @@ class WorkerHandle:
 
     @property
     def is_leaving(self) -> bool:
-        """Return whether the worker was asked to drain."""
+        """Whether it was asked to drain."""
         return self._is_leaving
 
     @property

@@ -1,1 +1,1 @@
-"""The contract between the agent and its workers, their only meeting point: settings, verdicts, messages and measures."""
+"""What the agent and its workers share: settings, verdicts and measures. Their only meeting point."""

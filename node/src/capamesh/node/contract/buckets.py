@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class Buckets:
-    """Counts of values in buckets; the agent makes a `metrics.totals.Histogram` of them."""
+    """How many values were in each bucket; `figures.Histogram` is what becomes of it elsewhere."""
 
     __slots__ = ("_bounds", "counts", "total")
 

@@ -22,33 +22,34 @@ from typing import TYPE_CHECKING, Final, Self
 
 from capamesh.node.devices.request_digest import DIGEST_BYTES
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.model_digest import DIGEST_CHARS
 from capamesh.protocol.private_files import replace_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SLOTS: Final = 64
-"""The most things that are marked at once (guess: four times the instances and loads of a busy device)."""
+"""How many things may be marked at once (guess: four times the instances and loads of a busy device)."""
 SLOT_BYTES: Final = 384
 """The header and the longest text, in whole cache lines of 64 bytes."""
 PAGE_BYTES: Final = SLOTS * SLOT_BYTES
 
 MAX_NAME_BYTES: Final = 256
-"""The longest name, as in the models folder: 256 characters, all ASCII."""
+"""As in the models folder: 256 characters, all ASCII."""
 MAX_VERSION_BYTES: Final = 20
-"""The longest version, as in an advert: 20 decimal digits."""
-MAX_DIGEST_BYTES: Final = 71
-""""sha256:" and 64 hexadecimal digits."""
+"""As in an advert: 20 decimal digits."""
+MAX_DIGEST_BYTES: Final = DIGEST_CHARS
+"""As in an advert: all ASCII."""
 
 _HEADER: Final = struct.Struct("<IBHBB")  # CRC-32, phase, bytes of name, version and digest
 _REQUEST: Final = struct.Struct(f"<IQ{DIGEST_BYTES}s")  # CRC-32, bytes of inputs, digest
 _REQUEST_AT: Final = SLOT_BYTES - _REQUEST.size
 _PHASE_AT: Final = 4
-"""The place of the phase in a record: after its CRC-32."""
+"""Where in a record the phase is: after its CRC-32."""
 
 
 class Phase(IntEnum):
-    """The phase of a model: what is being done with it."""
+    """What is being done with a model."""
 
     LOADING = 1
     RUNNING = 2
@@ -56,7 +57,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """The content of a slot."""
+    """What a slot says."""
 
     name: str
     version: str
@@ -66,7 +67,7 @@ class Marked:
     request: str = ""
     """The digest of the only request that runs, in hexadecimal; empty where several do, or it was not told."""
     large_bytes: int = 0
-    """The size of the inputs, where that is more than a model's usual requests have."""
+    """Of its inputs, where that is more than a model's usual requests have."""
 
 
 class InFlightPage:

@@ -15,6 +15,7 @@ from capamesh.node.models.dependencies import is_member, members, members_first
 from capamesh.node.models.eviction import NoRoom, Room
 from capamesh.node.models.loader import RanShort
 from capamesh.node.models.shortage import TRIES, Reserve
+from capamesh.node.repository import ContentChanged
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import ModelInvalid
 
@@ -152,6 +153,9 @@ class ModelChanges:
         except RanShort as short:
             self.away[key_of(source)] = source
             raise self._room.ran_short(source, short.message) from short
+        except ContentChanged:
+            self.away[key_of(source)] = source  # until the folder tells what it is now
+            raise
         except MemoryError as exc:
             self.away[key_of(source)] = source
             raise NoRoom("this node has no memory to load it", soon_s=TRY_AGAIN_S) from exc

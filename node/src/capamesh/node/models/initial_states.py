@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capamesh.node.repository.triton.sequence_batching import INITIAL_FOLDER, MAX_INITIAL_BYTES
+from capamesh.node.repository.triton.sequence_batching import INITIAL_FOLDER
 from capamesh.protocol.errors import ModelInvalid
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def with_initial_states(source: ModelSource) -> Rules:
     """Return the rules of `source` with the contents of the files that its states begin with.
 
-    ModelInvalid: a file cannot be read, or holds another number of bytes than its state has.
+    ModelInvalid: a file cannot be read, is not the one that the digest was taken from, or holds another number of bytes
+    than its state has.
     """
     rules = source.manifest.rules
-    if not source.state_files:
+    if not any(state.initial_file for state in rules.sequence.states):
         return rules
     states = tuple(_read(source, state) for state in rules.sequence.states)
     return replace(rules, sequence=replace(rules.sequence, states=states))
@@ -29,12 +30,9 @@ def _read(source: ModelSource, state: StateTensor) -> StateTensor:
     if not state.initial_file:
         return state
     name = f"{INITIAL_FOLDER}/{state.initial_file}"
-    stamp = next((file for file in source.state_files if file.name == name), None)
-    if stamp is None:
-        raise ModelInvalid(f"{name!r} is not in the model's folder")
     try:
-        with stamp.path.open("rb") as stream:
-            initial = stream.read(MAX_INITIAL_BYTES + 1)  # the file may have grown since
+        return replace(state, initial=source.content.read(name))
+    except KeyError as exc:
+        raise ModelInvalid(f"{name!r} is not in the model's folder") from exc
     except OSError as exc:
         raise ModelInvalid(f"{name!r} cannot be read: {exc}") from exc
-    return replace(state, initial=initial)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.models.eviction import held_bytes
 from capamesh.node.models.registry import HostedModel, ModelRegistry, advert_problem
+from capamesh.node.repository import ContentChanged
 from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
 from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Scheduler, Suspicion
@@ -124,6 +125,8 @@ class ModelLoading:
             return await asyncio.to_thread(
                 self._preparation.prepare, source, partial(self._loaded, source)
             )
+        except ContentChanged:
+            raise
         except CapameshError as error:
             if is_out_of_memory(error):
                 raise RanShort(error.message) from None

@@ -1,1 +1,1 @@
-"""Measurements of a model before it serves: time, memory, and whether rows of a batch are independent."""
+"""What is measured of a model before it serves: time, memory, and whether rows of a batch are independent."""

@@ -15,18 +15,19 @@ from typing import Final
 from capamesh.node.runtime.onnxruntime.providers import engine_folder
 
 UNUSED_S: Final = 90 * 86_400.0
-"""An entry that no start of a model has used for this long is removed (guess: a quarter; a worker seldom runs that long)."""
+"""What was used by no start of a model for so long is removed (guess: a quarter; a worker seldom runs that long)."""
 MAX_PROFILES: Final = 1_000
-"""The most profiles, of a few KB each (guess: ten times the models of a full node); those unused for longest go first."""
+"""Of a few KB each (guess: ten times the models of a full node); those unused for longest go first."""
 MAX_ENGINES: Final = 100
-"""The most engines, each as large as its model's weights (guess: more are not on the device at the same time)."""
+"""Of as much as the model's weights each (guess: more are no longer on the device at the same time)."""
 PROFILES: Final = "profiles"
 
 
 def clean(folder: Path, now_s: float) -> int:
     """Remove what is due in the cache `folder`; return how many files and folders. What cannot be removed stays."""
     profiles = (folder / PROFILES).glob("*")
-    batchers = folder.glob(engine_folder(folder, "sha256:*").name)
+    # Of digests of the form before this one, too: nobody asks for those any more.
+    batchers = folder.glob(engine_folder(folder, "sha256*:*").name)
     return _clean(profiles, MAX_PROFILES, now_s, Path.unlink) + _clean(
         batchers, MAX_ENGINES, now_s, shutil.rmtree
     )

@@ -1,4 +1,4 @@
-"""Measures how fast a model is, by rows: on all threads, and on one thread each beside one another. Runs it, for seconds."""
+"""How fast a model is, by rows: on all threads, and on one thread each beside one another. Runs it, for seconds."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from capamesh.node.runtime.api import Backend, LoadedModel
 
 BUDGET_S: Final = 3.0
-"""The time for measuring one model at its first load (guess: a start that people wait for)."""
+"""For measuring one model at its first load (guess: a start that people wait for)."""
 POINT_S: Final = 0.25
-"""The time for one number of rows."""
+"""For one number of rows."""
 POINT_RUNS: Final = 25
 """A median of more is no better."""
 AGAIN: Final = 2
 AGAIN_S: Final = 2.0
 CONTENDING: Final = 0.85
-"""A choice that comes this near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
+"""What comes so near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
 whatever else a machine does only adds. Measured: by one time each, ResNet-18 on two threads seemed no faster with 4
 rows than with one in every other start, and it is 6 % faster; and in one start of twelve its streams, which do as
 much as all threads, were found to do less than `STREAM_SHARE` of that."""
@@ -69,7 +69,7 @@ class _Measure(Protocol):
 
 
 class _Timed(NamedTuple):
-    """A measurement, and how to repeat it."""
+    """What was measured once, and how to measure it again."""
 
     point: ProfilePoint
     measure: Callable[[], ProfilePoint]

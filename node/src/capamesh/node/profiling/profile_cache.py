@@ -1,4 +1,4 @@
-"""Measurements of models, kept for the next start. Reads and writes small files.
+"""What was measured of models, kept for the next start. Reads and writes small files.
 
 A file a model and circumstances: its digest, the device, the runtime, the threads. One that cannot be read
 is measured again; a full disk costs no more than that.
@@ -26,19 +26,18 @@ MAX_FILE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measurements of one model on one device."""
+    """What one model takes on one device."""
 
     profile: ServiceProfile | None
-    """The times of runs; None if the model could not be run on generated inputs."""
+    """None: it could not be run on generated inputs."""
     memory_bytes: int
-    """The memory of the device that it holds once all its sessions are loaded and have run."""
+    """Of the device, that it holds once all its sessions are loaded and have run."""
     is_batching: bool
-    """True if a batch gave what its parts give."""
+    """Whether a batch gave what its parts give."""
     note: str = ""
-    """The reason, for people, why it has no profile or does not batch; empty otherwise."""
+    """Why it has no profile or does not batch, for people; empty otherwise."""
     stream_profile: ServiceProfile | None = None
-    """The times of one of several runs of one thread each beside one another; None if they do no more than one run of all
-    threads."""
+    """Of one of several runs of one thread each beside one another; None: they do no more than one of all."""
     peak_bytes: int = 0
     """The most that was seen while its sessions were loaded; what measuring larger batches takes is no part of it."""
     need: RunNeed | None = None

@@ -6,9 +6,24 @@ be a `capamesh.toml` or Triton's `config.pbtxt`. A folder whose file has steps i
 
 from __future__ import annotations
 
+from capamesh.node.repository.content import VerifiedContent
 from capamesh.node.repository.declared import DeclaredIo
+from capamesh.node.repository.file_stamp import ContentChanged, FileStamp
 from capamesh.node.repository.folder import Refused, Scan, scan
 from capamesh.node.repository.manifest import Manifest
-from capamesh.node.repository.source import FileStamp, ModelSource
+from capamesh.node.repository.origin import FolderOrigin, ModelOrigin
+from capamesh.node.repository.source import ModelSource
 
-__all__ = ["DeclaredIo", "FileStamp", "Manifest", "ModelSource", "Refused", "Scan", "scan"]
+__all__ = [
+    "ContentChanged",
+    "DeclaredIo",
+    "FileStamp",
+    "FolderOrigin",
+    "Manifest",
+    "ModelOrigin",
+    "ModelSource",
+    "Refused",
+    "Scan",
+    "VerifiedContent",
+    "scan",
+]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from capamesh.node.repository.digest import digest_of
+from capamesh.node.repository.file_stamp import FileStamp
 from capamesh.node.repository.folder_files import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -26,7 +26,7 @@ from capamesh.node.repository.folder_files import (
 from capamesh.node.repository.rule_checks import MODEL_NAME
 from capamesh.node.repository.rules import VersionChoice, VersionPolicy
 from capamesh.node.repository.signature import signature_path, signatures_of
-from capamesh.node.repository.source import FileStamp, ModelSource
+from capamesh.node.repository.source import ModelSource
 from capamesh.node.repository.triton.config_pbtxt import ONNX_FILE, ModelConfig
 from capamesh.node.repository.triton.sequence_batching import INITIAL_FOLDER, MAX_INITIAL_BYTES
 from capamesh.protocol.errors import ConfigError, ModelInvalid
@@ -114,7 +114,6 @@ class _Scanner:
         self._root = root
         self._compute_capability = compute_capability
         self._before = before
-        self._sources_before = {(source.name, source.version): source for source in before.models}
         self._files = FolderFiles(root, before.seen, now_ns)
         self._models: dict[tuple[str, str], ModelSource] = {}
         self._refused: list[Refused] = []
@@ -123,7 +122,10 @@ class _Scanner:
     def result(self) -> Scan:
         """Return what was found; of the models that are not settled, what was there before."""
         models = [model for model in self._models.values() if model.name not in self._unsettled]
-        models += [model for model in self._before.models if model.name in self._unsettled]
+        for model in self._before.models:
+            if model.name in self._unsettled:
+                models.append(model)
+                self._files.keep(model.content)
         refused = [one for one in self._refused if one.name not in self._unsettled]
         refused += [one for one in self._before.refused if one.name in self._unsettled]
         return Scan(
@@ -196,13 +198,11 @@ class _Scanner:
         try:
             self._check_version(name, version, onnx)
             if folder is not None and config.manifest.rules.steps:
-                path, files = folder, self._pipeline_files(folder, onnx)
+                content = self._files.verified(folder, self._pipeline_files(folder, onnx))
             else:
                 path = onnx if folder is None else self._onnx_path(folder / version, onnx)
-                files = (*self._files.of_version(path), *beside.states)
-            before = self._sources_before.get((name, ModelVersion(version)))
-            is_same = before is not None and before.files == files
-            digest = before.digest if before is not None and is_same else digest_of(files)
+                content = self._files.of_version(path, beside.states)
+            digest = content.digest
             beside_it = signature_path(folder, onnx, name)
             signatures, problem = signatures_of(self._files, beside_it, name, version, digest)
         except (ModelInvalid, OSError) as exc:
@@ -214,14 +214,10 @@ class _Scanner:
         self._models[name, version] = ModelSource(
             name=name,
             version=ModelVersion(version),
-            path=path,
-            digest=digest,
-            size_bytes=sum(file.size_bytes for file in files),
+            content=content,
             manifest=config.manifest,
-            files=files,
             declared=config.declared,
             warm_up_files=beside.warm_up,
-            state_files=beside.states,
             folder=folder,
             notes=(*config.notes, problem) if problem else config.notes,
             signed=signatures[0] if signatures else b"",

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from capamesh.node.repository.external_data import checked_location, external_locations
+from capamesh.node.repository.chunks import MAX_VERSION_BYTES, MAX_VERSION_FILES, FileChunks
+from capamesh.node.repository.content import VerifiedContent
+from capamesh.node.repository.external_data import checked_location
+from capamesh.node.repository.file_stamp import ContentChanged, FileStamp, opened, stamp_of
 from capamesh.node.repository.limits import MAX_MANIFEST_BYTES
 from capamesh.node.repository.manifest import parse_manifest
-from capamesh.node.repository.source import FileStamp
+from capamesh.node.repository.onnx_scan import OnnxContents, contents_of
+from capamesh.node.repository.origin import FolderOrigin
 from capamesh.node.repository.triton.config_pbtxt import ONNX_FILE, ModelConfig, parse_config
 from capamesh.protocol.errors import ModelInvalid
 
 MAX_ONNX_BYTES: Final = 2**31 - 1  # protobuf reads no more; larger weights go to external data
-MAX_VERSION_BYTES: Final = 256 * 2**30  # guess: more than any one device's memory
-MAX_VERSION_FILES: Final = 10_000  # guess: a large model exported with one file a tensor has 1,000
 MAX_WARM_UP_BYTES: Final = 256 * 2**20  # of one: tensors.Limits.max_message_bytes
 SETTLE_NS: Final = 1_000_000_000  # guess: a copy in progress writes more often
 
@@ -40,7 +43,9 @@ class Seen:
     """What files said, or why they were refused, by their stamps. Filled by one scan, read by the next."""
 
     configs: dict[tuple[FileStamp, ...], ModelConfig | str] = field(default_factory=dict)
-    locations: dict[FileStamp, tuple[str, ...] | str] = field(default_factory=dict)
+    contents: dict[FileStamp, OnnxContents | str] = field(default_factory=dict)
+    """What an ONNX file holds."""
+    chunks: dict[FileStamp, FileChunks] = field(default_factory=dict)
     signatures: dict[tuple[FileStamp, str, str], tuple[tuple[bytes, ...], str]] = field(
         default_factory=dict
     )
@@ -88,7 +93,7 @@ class FolderFiles:
 
         def read() -> ModelConfig:
             first = stamps[0]
-            with first.path.open("rb") as stream:
+            with opened(first) as stream:
                 raw = stream.read(MAX_MANIFEST_BYTES + 1)
             if first.path != toml:
                 return parse_config(raw, str(first.path), model)
@@ -98,8 +103,8 @@ class FolderFiles:
 
         return _once(stamps, self.before.configs, self.seen.configs, read)
 
-    def of_version(self, onnx_path: Path) -> tuple[FileStamp, ...]:
-        """Return every file of the version whose ONNX file is `onnx_path`, sorted by name.
+    def of_version(self, onnx_path: Path, beside: tuple[FileStamp, ...] = ()) -> VerifiedContent:
+        """Return every file of the version whose ONNX file is `onnx_path`, and those `beside` its folder, verified.
 
         Raises ModelInvalid, Unsettled, OSError.
         """
@@ -115,25 +120,51 @@ class FolderFiles:
             for stamp in self._walk(folder):
                 if stamp.path != onnx_path:
                     files.setdefault(stamp.name, stamp)
-        for location in self._locations(onnx):
+        contents = self._contents(onnx)
+        for location in _locations(onnx, contents):
             if location not in files:
                 path = folder / location
                 self.check_inside(path)
                 files[location] = self.stamp(location, path)
+        for stamp in beside:
+            if stamp.name in files:
+                raise ModelInvalid(
+                    f"{stamp.name!r} is in the version's folder and beside it; remove one"
+                )
+            files[stamp.name] = stamp
         total_bytes = sum(file.size_bytes for file in files.values())
         if total_bytes > MAX_VERSION_BYTES or len(files) > MAX_VERSION_FILES:
             raise ModelInvalid(
                 f"{len(files)} files of {total_bytes} bytes; at most {MAX_VERSION_FILES} files of "
                 f"{MAX_VERSION_BYTES} bytes are allowed"
             )
-        return tuple(files[name] for name in sorted(files))
+        return self.verified(onnx_path, tuple(files.values()), contents)
+
+    def verified(
+        self,
+        path: Path,
+        files: tuple[FileStamp, ...],
+        onnx: OnnxContents = OnnxContents(),  # noqa: B008 - immutable
+    ) -> VerifiedContent:
+        """Return `files` verified, each read once for each of its stamps. Raises ContentChanged, OSError."""
+        content = FolderOrigin(
+            path, files, onnx, ChainMap(self.seen.chunks, self.before.chunks)
+        ).verified()
+        self.keep(content)
+        return content
+
+    def keep(self, content: VerifiedContent) -> None:
+        """Let the next scan know the chunks of a content by its stamps."""
+        for file, chunks in zip(content.files, content.chunks.files, strict=True):
+            if file.is_sure(content.verified_ns):
+                self.seen.chunks[file] = chunks
 
     def _stamp(self, name: str, path: Path, status: os.stat_result) -> FileStamp:
         if not stat.S_ISREG(status.st_mode):
             raise ModelInvalid(f"{str(path)!r} is not an ordinary file")
         if self._now_ns is not None and abs(self._now_ns - status.st_mtime_ns) < SETTLE_NS:
             raise Unsettled
-        return FileStamp(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return stamp_of(name, path, status)
 
     def _walk(self, top: Path) -> Iterator[FileStamp]:
         """Yield the files below `top`; raises ModelInvalid at a folder that is a link."""
@@ -158,22 +189,23 @@ class FolderFiles:
                 else:
                     pending.append((path, f"{name}/"))
 
-    def _locations(self, onnx: FileStamp) -> tuple[str, ...]:
-        """Return the external files that the ONNX file names, as normalised relative paths."""
-        own = {ONNX_FILE, onnx.path.name}
+    def _contents(self, onnx: FileStamp) -> OnnxContents:
+        """Return what the ONNX file holds."""
 
-        def read() -> tuple[str, ...]:
-            with onnx.path.open("rb") as stream:
-                locations = external_locations(stream)
-            names = {location: checked_location(location).as_posix() for location in locations}
-            for location, name in names.items():
-                if name in own:
-                    raise ModelInvalid(
-                        f"external data location {location!r} is the ONNX file's own name"
-                    )
-            return tuple(sorted(set(names.values())))
+        def read() -> OnnxContents:
+            with opened(onnx) as stream:
+                return contents_of(stream)
 
-        return _once(onnx, self.before.locations, self.seen.locations, read)
+        return _once(onnx, self.before.contents, self.seen.contents, read)
+
+
+def _locations(onnx: FileStamp, contents: OnnxContents) -> list[str]:
+    """Return the external files that the ONNX file names, as normalised relative paths."""
+    names = {location: checked_location(location).as_posix() for location in contents.locations}
+    for location, name in names.items():
+        if name in {ONNX_FILE, onnx.path.name}:
+            raise ModelInvalid(f"external data location {location!r} is the ONNX file's own name")
+    return sorted(set(names.values()))
 
 
 _Key = TypeVar("_Key")
@@ -190,6 +222,8 @@ def _once(
     if found is None:
         try:
             found = read()
+        except ContentChanged:
+            raise
         except ModelInvalid as exc:
             found = exc.message
     seen[key] = found

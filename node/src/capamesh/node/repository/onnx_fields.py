@@ -35,13 +35,18 @@ class Pages:
         if not 0 <= index < len(self._page):
             index = position % _PAGE_BYTES
             self._start = position - index
-            self._page = self.slice(self._start, self._start + _PAGE_BYTES)
+            self._page = self._read(self._start, self._start + _PAGE_BYTES)
             if index >= len(self._page):
                 raise ModelInvalid("the ONNX file became shorter while it was read; scan it again")
         return self._page[index]
 
     def slice(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` to `stop`, or to the stream's end."""
+        if self._start <= start and stop <= self._start + len(self._page):
+            return self._page[start - self._start : stop - self._start]
+        return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> bytes:
         self._stream.seek(start)
         return self._stream.read(stop - start)
 

@@ -1,14 +1,16 @@
-"""Looks into an ONNX file for what a session does not tell: its weights and operators. Reads a given stream.
+"""Walks through an ONNX file once, and tells what a node must know before it loads it. Reads a given stream.
 
-It also refuses what would be handed to a device's driver as it is. The file is walked by lengths, and
-weights are skipped; field numbers are those of onnx.proto.
+That is the other files that it names, its weights and its operators, none of which a session tells. What would be handed
+to a device's driver as it is, is refused. The file, a protobuf, is walked by lengths and weights are skipped; field
+numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import BinaryIO, Final, NamedTuple
 
 from capamesh.node.repository.onnx_fields import MAX_DEPTH, MAX_FIELDS, Pages
@@ -16,11 +18,17 @@ from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 MAX_SHORT_BYTES: Final = 4096  # guess: ten times any operator's name, or any tensor's rank
+MAX_NODES: Final = (
+    500_000  # guess: ten times the fields of a 135M-parameter decoder; a runtime plans each
+)
+MAX_LOCATION_BYTES: Final = 4096  # Linux's PATH_MAX
+MAX_RANK: Final = 64  # numpy's; the product of more could take hours
 MOST: Final = 0.9
 """The share of a model's weights that names its precision (guess: leaves out biases and scales)."""
 
 _OP_TYPE: Final = 4  # in NodeProto
 _DIMS, _DATA_TYPE = 1, 2  # in TensorProto
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2  # in StringStringEntryProto
 _COMPILED_OPS: Final = frozenset({b"EPContext"})
 """Operators whose content a provider gives its driver to execute, machine code included."""
 _OPEN_OPS: Final = frozenset(
@@ -43,76 +51,129 @@ _FLOATS: Final = {
 
 
 class _Message(enum.Enum):
+    """The messages between a model and its tensors and operators."""
+
     MODEL = enum.auto()
     GRAPH = enum.auto()
     NODE = enum.auto()
     ATTRIBUTE = enum.auto()
+    WEIGHT = enum.auto()
+    """A tensor among a graph's initializers; the others are values of attributes and parts of sparse tensors."""
     TENSOR = enum.auto()
+    SPARSE_TENSOR = enum.auto()
     FUNCTION = enum.auto()
+    TRAINING = enum.auto()
+    ENTRY = enum.auto()
 
 
 _CHILDREN: Final[dict[_Message, dict[int, _Message]]] = {
-    _Message.MODEL: {7: _Message.GRAPH, 25: _Message.FUNCTION},
-    _Message.GRAPH: {1: _Message.NODE, 5: _Message.TENSOR},
+    _Message.MODEL: {7: _Message.GRAPH, 20: _Message.TRAINING, 25: _Message.FUNCTION},
+    _Message.GRAPH: {1: _Message.NODE, 5: _Message.WEIGHT, 15: _Message.SPARSE_TENSOR},
     _Message.NODE: {5: _Message.ATTRIBUTE},
-    _Message.ATTRIBUTE: {6: _Message.GRAPH, 11: _Message.GRAPH},
-    _Message.TENSOR: {},
+    _Message.ATTRIBUTE: {
+        5: _Message.TENSOR,
+        6: _Message.GRAPH,
+        10: _Message.TENSOR,
+        11: _Message.GRAPH,
+        22: _Message.SPARSE_TENSOR,
+        23: _Message.SPARSE_TENSOR,
+    },
+    _Message.WEIGHT: {13: _Message.ENTRY},
+    _Message.TENSOR: {13: _Message.ENTRY},
+    _Message.SPARSE_TENSOR: {1: _Message.TENSOR, 2: _Message.TENSOR},
     _Message.FUNCTION: {7: _Message.NODE, 11: _Message.ATTRIBUTE},
+    _Message.TRAINING: {1: _Message.GRAPH, 2: _Message.GRAPH},
+    _Message.ENTRY: {},
 }
 
 
-class Contents(NamedTuple):
+class OnnxContents(NamedTuple):
     """What an ONNX file holds."""
 
-    weights: dict[int, int]
-    """How many elements the weights have of each TensorProto.DataType."""
-    is_data_dependent: bool
+    locations: frozenset[str] = frozenset()
+    """The external files that its tensors name, as they are written in it."""
+    weights: Mapping[int, int] = MappingProxyType({})
+    """The elements that its weights have of each TensorProto.DataType."""
+    is_data_dependent: bool = False
     """Whether some operator's work depends on more than the shapes of the inputs."""
 
 
-def contents_of(stream: BinaryIO) -> Contents:
-    """Return what the ONNX file holds.
+def contents_of(stream: BinaryIO) -> OnnxContents:
+    """Return what the ONNX file in `stream` holds, by one walk through it.
 
-    ModelInvalid: an operator that holds compiled code; no ONNX file; too deep or too many fields.
+    Raises ModelInvalid: not a protobuf; nested too deeply, too many fields or nodes; a name that is too long; an external
+    location that is no text; an operator that holds compiled code.
     """
-    is_data_dependent = False
-    elements: dict[int, int] = {}
-    model = Pages(stream)
-    pending = [(0, model.size_bytes, _Message.MODEL, 0)]
-    budget = MAX_FIELDS
-    while pending:
-        position, end, message, depth = pending.pop()
+    walk = _Walk(Pages(stream))
+    walk.through()
+    return OnnxContents(frozenset(walk.locations), walk.weights, walk.is_data_dependent)
+
+
+class _Walk:
+    """One walk through a file, and what it has found."""
+
+    def __init__(self, model: Pages) -> None:
+        self.locations: set[str] = set()
+        self.weights: dict[int, int] = {}
+        self.is_data_dependent = False
+        self._model = model
+        self._fields = self._nodes = 0
+
+    def through(self) -> None:
+        """Walk through the whole file."""
+        self._message(0, self._model.size_bytes, _Message.MODEL, 0)
+
+    def _message(self, position: int, end: int, message: _Message, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise ModelInvalid(f"the ONNX file nests messages deeper than {MAX_DEPTH}")
-        children = _CHILDREN[message]
+        children, next_field = _CHILDREN[message], self._model.field
         dims: list[int] = []
         data_type = 0
+        key = location = b""
         while position < end:
-            budget -= 1
-            if budget < 0:
+            self._fields += 1
+            if self._fields > MAX_FIELDS:
                 raise ModelInvalid(f"the ONNX file has more than {MAX_FIELDS} fields")
-            number, is_bytes, value, start, position = model.field(position, end)
-            if message is _Message.TENSOR:
-                if number == _DATA_TYPE:
-                    data_type = value
-                elif number == _DIMS:
-                    dims.extend(_packed(model, start, position) if is_bytes else [value])
+            number, is_bytes, value, start, position = next_field(position, end)
+            if is_bytes and number in children:
+                child = children[number]
+                if child is _Message.NODE:
+                    self._nodes += 1
+                    if self._nodes > MAX_NODES:
+                        raise ModelInvalid(f"the ONNX file has more than {MAX_NODES} nodes")
+                self._message(start, position, child, depth + 1)
             elif message is _Message.NODE and number == _OP_TYPE:
-                if not is_bytes:
+                self._operator(start, position, is_bytes=is_bytes)
+            elif message is _Message.WEIGHT and number == _DATA_TYPE:
+                data_type = value
+            elif message is _Message.WEIGHT and number == _DIMS:
+                dims.extend(_packed(self._model, start, position) if is_bytes else [value])
+                if len(dims) > MAX_RANK:
                     raise ModelInvalid(
-                        f"the ONNX file has a number as an operator's name at byte {start}"
+                        f"the ONNX file has a weight of more than {MAX_RANK} dimensions"
                     )
-                op_type = _short(model, start, position)
-                _check_op(op_type)
-                is_data_dependent = is_data_dependent or op_type in _OPEN_OPS
-            elif is_bytes and number in children:
-                pending.append((start, position, children[number], depth + 1))
-        if message is _Message.TENSOR:
-            elements[data_type] = elements.get(data_type, 0) + math.prod(dims)
-    return Contents(elements, is_data_dependent)
+            elif message is _Message.ENTRY and is_bytes and number == _ENTRY_KEY:
+                key = _entry_bytes(self._model, start, position)
+            elif message is _Message.ENTRY and is_bytes and number == _ENTRY_VALUE:
+                location = _entry_bytes(self._model, start, position)
+        if message is _Message.WEIGHT:
+            self.weights[data_type] = self.weights.get(data_type, 0) + math.prod(dims)
+        elif key == b"location":
+            self.locations.add(_text(location))
+
+    def _operator(self, start: int, stop: int, *, is_bytes: bool) -> None:
+        if not is_bytes:
+            raise ModelInvalid(f"the ONNX file has a number as an operator's name at byte {start}")
+        op_type = _short(self._model, start, stop)
+        if op_type in _COMPILED_OPS:
+            raise ModelInvalid(
+                f"the model has an operator {op_type.decode()}, which holds code compiled for a device; "
+                "export it as an ordinary ONNX model"
+            )
+        self.is_data_dependent = self.is_data_dependent or op_type in _OPEN_OPS
 
 
-def precision(weights: dict[int, int], specs: Sequence[TensorSpec]) -> str:
+def precision(weights: Mapping[int, int], specs: Sequence[TensorSpec]) -> str:
     """Return what a model's numbers are, by its weights, or by its inputs and outputs without any.
 
     "fp32", "fp16", "bf16", "fp64", "int8" (also of packed 4-bit weights, which look so), "mixed",
@@ -131,14 +192,6 @@ def precision(weights: dict[int, int], specs: Sequence[TensorSpec]) -> str:
     if len(found) > 1:
         return "mixed"
     return found.pop() if found else ""
-
-
-def _check_op(op_type: bytes) -> None:
-    if op_type in _COMPILED_OPS:
-        raise ModelInvalid(
-            f"the model has an operator {op_type.decode()}, which holds code compiled for a device; "
-            "export it as an ordinary ONNX model"
-        )
 
 
 def _packed(model: Pages, start: int, stop: int) -> Iterator[int]:
@@ -161,3 +214,19 @@ def _too_long(start: int, stop: int) -> ModelInvalid:
         f"the ONNX file has a name or shape of {stop - start} bytes at byte {start}; at most "
         f"{MAX_SHORT_BYTES} are allowed"
     )
+
+
+def _entry_bytes(data: Pages, start: int, stop: int) -> bytes:
+    if stop - start > MAX_LOCATION_BYTES:
+        raise ModelInvalid(
+            f"an external-data entry of {stop - start} bytes at byte {start}; "
+            f"at most {MAX_LOCATION_BYTES} are allowed"
+        )
+    return data.slice(start, stop)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise ModelInvalid(f"external data location {raw[:80]!r} is not UTF-8") from exc

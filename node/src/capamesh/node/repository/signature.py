@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError, ModelInvalid
+from capamesh.protocol.model_digest import is_other_digest, short_digest
 from capamesh.protocol.private_files import read_public
 from capamesh.protocol.publishing import (
     MAX_FILE_BYTES,
@@ -72,7 +73,12 @@ def _verified(path: Path, name: str, version: str, digest: str) -> tuple[tuple[b
             good.append(signed)
     if good or not mine:
         return tuple(good), ""
+    if all(is_other_digest(each.digest) for each in mine):
+        return (), (
+            f"{path.name} signs version {version} by {short_digest(mine[0].digest)}…, a digest of another version of"
+            " Capamesh: sign it again with `capamesh model sign`"
+        )
     return (), (
-        f"{path.name} has no good signature of version {version} with {digest[:19]}…, the files that are"
+        f"{path.name} has no good signature of version {version} with {short_digest(digest)}…, the files that are"
         " here: sign them again with `capamesh model sign`"
     )

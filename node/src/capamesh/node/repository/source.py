@@ -1,26 +1,15 @@
-"""One version of one model as it lies on disk, as a value. Pure."""
+"""One version of one model: its verified content, and how it is to be served, as a value. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from capamesh.node.repository.content import VerifiedContent
 from capamesh.node.repository.declared import DeclaredIo
+from capamesh.node.repository.file_stamp import FileStamp
 from capamesh.node.repository.manifest import Manifest
 from capamesh.protocol.ids import ModelName, ModelVersion
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """A file of a model and what tells that it has changed without reading it."""
-
-    name: str
-    """Relative to the ONNX file's folder, with `/`; the ONNX file itself is always `model.onnx`."""
-    path: Path
-    size_bytes: int
-    modified_ns: int
-    changed_ns: int = 0
-    """When its inode was last changed: a file put in another's place may bring that one's time and size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +18,13 @@ class ModelSource:
 
     name: ModelName
     version: ModelVersion
-    path: Path
-    """The ONNX file; of a pipeline, the model's folder."""
-    digest: str
-    """`sha256:` and 64 hexadecimal digits over every file of the version; layouts do not change it. Of a
-    pipeline, over the file that says its steps."""
-    size_bytes: int
-    """Of every file that the digest is of."""
+    content: VerifiedContent
+    """Its files; layouts do not change its digest. Of a pipeline, the file that says its steps."""
     manifest: Manifest
-    files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
-    """What the digest was taken from, sorted by name."""
     declared: DeclaredIo = field(default_factory=DeclaredIo)
     """Tensors as `config.pbtxt` declares them, to be compared with the model's own."""
     warm_up_files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
     """The files that the manifest's warm-ups name, by that name."""
-    state_files: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
-    """The files that states begin with, as `initial_state/NAME`; `files` has them too."""
     folder: Path | None = field(default=None, repr=False, compare=False)
     """The folder of the model's versions; None: a bare file has none."""
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
@@ -54,6 +34,26 @@ class ModelSource:
     """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
     also_signed: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
     """Other publishers' good signatures, in the file's order."""
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file; of a pipeline, the model's folder."""
+        return self.content.path
+
+    @property
+    def digest(self) -> str:
+        """The digest of every file of the version; see `capamesh.protocol.model_digest`."""
+        return self.content.digest
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of every file that the digest is of."""
+        return self.content.size_bytes
+
+    @property
+    def files(self) -> tuple[FileStamp, ...]:
+        """The files that the digest is of, sorted by name."""
+        return self.content.files
 
     @property
     def is_pipeline(self) -> bool:

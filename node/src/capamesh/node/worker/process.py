@@ -64,22 +64,22 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.listener import LinkListener
 
 RECHECK_MEMBERS_S = 60.0
-"""Links are checked this often for peers whose membership has expired (guess)."""
+"""How often links are checked for peers whose membership has expired (guess)."""
 QUIET_S = 0.5
 """A drained worker leaves after this long without a request: what crossed the goaway on the wire
 has arrived by then (guess: several round trips around the world)."""
 QUIET_STEP_S = 0.05
 OBSERVE_S = 0.5
-"""The free memory in an answer may be this old (guess: probes are as old)."""
+"""How old the free memory in an answer may be (guess: probes are as old)."""
 HOARD_SHARE = 0.25
-"""The share of the memory for runs that idle models may keep of their earlier ones (guess: large runs follow large ones)."""
+"""Of the memory for runs, what idle models may keep of their earlier ones (guess: large runs follow large ones)."""
 METRICS_TURNS = 4
 """Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
 CLEAN_S = 3600.0
-"""Entries that are long unused leave the cache this often, and this long after the start first: the models of the folder
-have used theirs by then (guess)."""
+"""How often what is long unused leaves the cache, and how long after the start first: the models of the folder have
+used theirs by then (guess)."""
 FLUSH_S = 0.2
-"""The time that a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
+"""What a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
 STUCK_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
 
@@ -148,7 +148,7 @@ class Worker:
         self._has_reported = False
         self._is_ending = False
         self._leaving: asyncio.Task[None] | None = None
-        """The task that drains the worker for another folder of models."""
+        """For another folder of models."""
         self._service = WorkerService(
             self._models,
             self._trust,
@@ -162,9 +162,9 @@ class Worker:
         self._address = ""
         self._free_bytes = start.memory_free_bytes
         self._rest_bytes = 0
-        """The memory that this process has without any model."""
+        """What this process has without any model."""
         self._kept_bytes = 0
-        """The memory that was left when all models were last made to give back; 0 where some were busy."""
+        """What was left when all models were last made to give back, 0 where some were busy."""
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""

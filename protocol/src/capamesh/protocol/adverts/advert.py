@@ -1,4 +1,4 @@
-"""The adverts of nodes and routers, as values. Pure."""
+"""What nodes and routers tell about themselves, as values. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown_version(version: str) -> str:
 
 
 class Scheduling(StrEnum):
-    """The scheduling of a model's requests, where callers must know it."""
+    """How a model's requests are put together, where callers must know it."""
 
     PLAIN = ""
     """Each request is a matter of its own."""
@@ -35,7 +35,7 @@ class Scheduling(StrEnum):
 
 
 class ModelState(StrEnum):
-    """The state of a model at a node; only `READY` takes requests."""
+    """Where a node is with a model; only `READY` takes requests."""
 
     LOADING = "loading"
     READY = "ready"
@@ -60,9 +60,9 @@ class Device:
     memory_total_bytes: int
     memory_free_bytes: int
     data_addresses: tuple[str, ...]
-    """The addresses at which this device's worker listens, each "host:port"; none for a node that only dials."""
+    """Where this device's worker listens, each "host:port"; none for a node that only dials."""
     runtime: str = ""
-    """The runtime that executes the models, with its version: "onnxruntime 1.31.1"; "" where it was not told."""
+    """What executes the models, with its version: "onnxruntime 1.31.1"; "" where it was not told."""
     driver: str = ""
     """The version of the device's driver; "" for a CPU, or where it was not told."""
 
@@ -74,26 +74,26 @@ class ModelOffer:
     name: ModelName
     version: ModelVersion
     digest: str
-    """"sha256:" and 64 hexadecimal digits of the model's files; may be "" while not ready."""
+    """The digest of the model's files, as `model_digest` has it; may be "" while not ready."""
     state: ModelState
     reason: str
-    """The reason, for people, why it failed or is not loaded; "" otherwise."""
+    """Why it failed or is not loaded, for people; "" otherwise."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     provider: str = ""
-    """The execution provider that runs it, as found after loading; "" before, or where it was not told."""
+    """What runs it, as found after loading; "" before, or where it was not told."""
     precision: str = ""
-    """The precision of its numbers: "fp32", "fp16", "int8", "mixed", …; "" where it was not told."""
+    """What its numbers are: "fp32", "fp16", "int8", "mixed", …; "" where it was not told."""
     best_rows: int = 0
     """The batch with the most rows a second, as measured; 0: unknown."""
     row_us: int = 0
     """Service time of one row in a batch of `best_rows`, in microseconds; 0: unknown."""
     max_rows: int = 0
-    """The most rows of one request; 0 for no limit, or unknown."""
+    """Of one request; 0: no limit, or unknown."""
     memory_bytes: int = 0
-    """The memory that it occupies on the device; 0 if unknown."""
+    """What it occupies on the device; 0: unknown."""
     is_idempotent: bool = True
-    """True if a request may be run again elsewhere when its outcome is unknown."""
+    """Whether a request may be run again elsewhere when its outcome is unknown."""
     signed: bytes = b""
     """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
     also_signed: tuple[bytes, ...] = ()
@@ -102,7 +102,7 @@ class ModelOffer:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether it takes requests."""
+        """Whether it takes requests."""
         return self.state is ModelState.READY
 
 
@@ -116,20 +116,20 @@ class NodeAdvert:
     models: tuple[ModelOffer, ...]
     region: str
     price_per_million: float
-    """The price of a million rows, in the unit that the network's operator defined; 0 is free."""
+    """For a million rows, in the unit that the network's operator defined; 0 is free."""
     agent_version: str
     is_draining: bool
     interval_s: int = MIN_INTERVAL_S
     """The next advert comes after so long, give or take a tenth, unless it is lost."""
 
     def says_the_same_as(self, other: NodeAdvert) -> bool:
-        """Return whether the two differ in nothing but their sequence and when the next one comes."""
+        """Whether the two differ in nothing but their sequence and when the next one comes."""
         return self == replace(other, sequence=self.sequence, interval_s=self.interval_s)
 
 
 @dataclass(frozen=True, slots=True)
 class RouterAdvert:
-    """The advert of a router: where nodes that cannot be dialled reach it."""
+    """Where nodes that cannot be dialled reach a router."""
 
     peer: PeerId
     sequence: Sequence
@@ -138,4 +138,4 @@ class RouterAdvert:
     region: str
     agent_version: str
     nodes: int = 0
-    """The number of nodes in its own view, others' counts left out; 0 for none, or not told."""
+    """How many are in its own view, others' counts left out; 0: none, or not told."""

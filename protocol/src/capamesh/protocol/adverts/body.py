@@ -18,7 +18,7 @@ field with a default can be added without a new wire version):
       "name"              text 1..256
       "version"           text, 1..20 decimal digits; 1..18 without a leading zero where "ready"; "0" for a failed model
                           of which no version is known
-      "digest"            text: "sha256:" and 64 lower-case hexadecimal digits; or "" unless "ready"
+      "digest"            text: "sha256-chunks:" and 64 lower-case hexadecimal digits; or "" unless "ready"
       "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
       "reason"            text 0..512
       "inputs", "outputs" array, up to 1,024, of maps:
@@ -69,6 +69,7 @@ from capamesh.protocol.adverts.reasons import RejectReason
 from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.model_digest import EXPECTED, MAX_DIGEST_CHARS, is_digest, other_form
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
 from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read, shown
@@ -90,7 +91,6 @@ MAX_NAME_CHARS: Final = 256
 MAX_REASON_CHARS: Final = 512
 MAX_WORD_CHARS: Final = 32
 MAX_LABEL_CHARS: Final = 64
-DIGEST_CHARS: Final = 71  # "sha256:" and 32 bytes in hexadecimal digits
 MAX_DEVICE_INDEX: Final = 65_535
 MAX_PRICE: Final = 1e12  # times any row count stays finite
 MAX_REPORTED_INTERVAL_S: Final = (
@@ -136,7 +136,7 @@ class _WireModel(Struct, frozen=True, gc=False):
 
     name: Annotated[_Name, Meta(min_length=1)]
     version: _Word
-    digest: Annotated[str, Meta(max_length=DIGEST_CHARS), PLAIN]
+    digest: Annotated[str, Meta(max_length=MAX_DIGEST_CHARS), PLAIN]
     state: Annotated[_Word, Meta(min_length=1)]
     reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS), PLAIN]
     inputs: _Tensors
@@ -181,7 +181,6 @@ class _WireRouter(Struct, frozen=True, gc=False):
     nodes: _Count = 0
 
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _VERSION = re.compile(r"[0-9]{1,20}\Z")
 # Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
 _READY_VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
@@ -386,23 +385,25 @@ def _read_offer(one: _WireModel, at: int) -> ModelOffer:
     if is_ready and _READY_VERSION.match(one.version) is None:
         limit = "1 to 18 decimal digits without a leading zero to be ready"
         _refuse(f"models[{at}].version", one.version, limit)
-    if _DIGEST.match(one.digest) is None and (one.digest or is_ready):
-        limit = '"sha256:" and 64 lower-case hexadecimal digits'
-        _refuse(f"models[{at}].digest", one.digest, limit)
-    reason = one.reason
+    digest, reason, other = one.digest, one.reason, other_form(one.digest)
+    if not is_digest(digest) and not other and (digest or is_ready):
+        _refuse(f"models[{at}].digest", digest, EXPECTED)
     if one.state not in _STATES:
         reason = f"its state {one.state!r} is not known to this version"
     inputs, outputs = _read_specs(one.inputs), _read_specs(one.outputs)
     if inputs is None or outputs is None:
         state, inputs, outputs = ModelState.FAILED, (), ()
         reason = "it has a tensor of a datatype that is not known to this version"
+    if other:  # its files cannot be told from others, so that it is not asked
+        reason = other if state is not ModelState.FAILED else reason
+        digest, state, inputs, outputs = "", ModelState.FAILED, (), ()
     others = one.also_signed
     if len(others) % SIGNED_BYTES:
         _refuse(f"models[{at}].also_signed", len(others), f"{SIGNED_BYTES} bytes for each")
     return ModelOffer(
         name=ModelName(one.name),
         version=ModelVersion(one.version),
-        digest=one.digest,
+        digest=digest,
         state=state,
         reason=reason,
         inputs=inputs,

@@ -62,7 +62,7 @@ MAX_ENVELOPE_BYTES: Final = 256 * 1024
 """Measured: 250 models with two tensors each take 53 KiB. Gossip repeats it to every peer: a guess."""
 
 TIME_LIMIT_MS: Final = 600_000
-"""The most that `at` may be from the receiver's clock, either way: 10 minutes, as for certificates."""
+"""How far `at` may be from the receiver's clock, either way: 10 minutes, as for certificates."""
 
 MAX_CERTIFICATE_BYTES: Final = 4096
 """Ten times what an Ed25519 certificate of this network takes: a guess."""
@@ -82,7 +82,7 @@ _SENDERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The message of a verified member. `body` is decoded but its fields are not checked yet."""
+    """What a verified member said. `body` is decoded but its fields are not checked yet."""
 
     kind: str
     """May be unknown to this program: the receiver skips it then."""
@@ -91,7 +91,7 @@ class Envelope:
     sequence: Sequence
     issued_at_ms: int
     wire_bytes: int
-    """The length of the whole envelope."""
+    """How long the whole envelope is."""
     body: dict[str, object] = field(repr=False)  # may be 256 KiB of a stranger's nesting
 
 
@@ -193,7 +193,7 @@ _Certificate: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CER
 
 
 class _WireVersion(Struct, frozen=True):
-    """The part that every version of a payload has."""
+    """What every version of a payload has."""
 
     v: _Count
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 MAX_WAITING_MESSAGES: Final = 10_000
-"""The most messages that wait (guess: some seconds of the adverts of a large fleet, for an owner that is busy)."""
+"""Guess: some seconds of the adverts of a large fleet, for an owner that is busy for a moment."""
 
 _READ_BYTES: Final = 256 * 1024
-"""The bytes that are read at a time, as at the other end (guess)."""
+"""Guess: as the other end."""
 
 
 class TrioChannel:

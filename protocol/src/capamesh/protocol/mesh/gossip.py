@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import NetworkId
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
-"""The largest payload (guess: room for a revocation list of some 15,000 peers; an envelope has its own, lower limit)."""
+"""Guess: room for a revocation list of some 15,000 peers; an envelope has its own, lower limit."""
 
 
 class PayloadKind(Enum):
-    """The kind of a payload, which is its first byte."""
+    """What the first byte of a payload says that the rest is."""
 
     ENVELOPE = b"E"
     REVOCATIONS = b"R"

@@ -40,22 +40,22 @@ if TYPE_CHECKING:
     Warn = Callable[[str, object], None]
 
 MAX_BUFFERED_BYTES: Final = 8 * 2**20
-"""The most buffered bytes of a connection (guess: it carries gossip of about 1 MiB a message on a handful of streams)."""
+"""Guess: a connection carries gossip of at most about 1 MiB a message on a handful of streams."""
 
 MAX_STREAMS_PER_PEER: Final = 32
-"""The most streams of a peer (guess: gossip, handshake, identify and ping need one or two each)."""
+"""Guess: gossip, handshake, identify and ping need one or two each."""
 
 KEEPALIVE_EVERY_S: Final = 10.0
-"""A keepalive is sent this often (guess: as often as an advert is due)."""
+"""Guess: as often as an advert is due."""
 
 KEEPALIVE_LIMIT_S: Final = 10.0
-"""A keepalive must be answered within this time (guess: a peer whose event loop is starved for longer is of no use)."""
+"""Guess: a peer whose event loop is starved for longer is of no use to the mesh."""
 
 _CLOSE_LIMIT_S: Final = 1.0
-"""A close may take this long (guess: a goodbye to a peer that reads takes milliseconds)."""
+"""Guess: a word of goodbye to a peer that reads takes milliseconds."""
 
 _RESTART_WAIT_S: Final = 1.0
-"""A loop that failed restarts after this time (guess: one heartbeat, so that it does not spin)."""
+"""Guess: one heartbeat, so that a loop that fails at once does not spin."""
 
 
 class WalledYamux(Yamux):

@@ -46,7 +46,7 @@ NEXT_KEY_FILE = "owner.key.next"
 
 @dataclass(frozen=True, slots=True)
 class NetworkOwner:
-    """The owner of a network, who may admit to it: the key and the certificate (DER). The text form hides the key."""
+    """Who may admit to a network: its key and its certificate (DER). The text form hides the key."""
 
     network_id: NetworkId
     name: str

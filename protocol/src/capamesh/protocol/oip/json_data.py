@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS = 4096
 """Elements turned into text in a step (measured: 2 ms of FP32)."""
 _CHUNK_BYTES = 128 * 1024
-"""The bytes of BYTES elements in a chunk (measured: 0.5 ms of what has to be escaped)."""
+"""And bytes of BYTES (measured: 0.5 ms of what has to be escaped)."""
 
 _FLOATS = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""The values of the texts of non-finite numbers, as protobuf's JSON writes them, too."""
+"""As protobuf's JSON writes them, too."""
 _NON_FINITE_TEXTS = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
-"""The JSON texts of non-finite numbers, by numpy's texts."""
+"""By numpy's texts."""
 _KINDS: dict[Datatype, tuple[frozenset[type], str]] = {
     datatype: (frozenset({int}), "an integer") for datatype in Datatype
 } | {

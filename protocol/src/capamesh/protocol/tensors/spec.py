@@ -1,4 +1,4 @@
-"""The declaration of one of a model's tensors. Pure."""
+"""What a model declares about one of its tensors. Pure."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from capamesh.protocol.model_digest import short_digest
 from capamesh.router.ownership.pins import Why
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def withheld(
     owned = versions.get(version)
     if owned is None or not owned.claims or owned.is_hosted():
         return ""
-    others = sorted({claim.digest[:19] for claim in owned.claims.values()})[:4]
+    others = sorted({short_digest(claim.digest) for claim in owned.claims.values()})[:4]
     return (
         f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
         f" that name ({', '.join(others)}…) and are not asked"
@@ -50,7 +51,7 @@ def _why_text(owned: OwnedVersion) -> str:
             how = f"as {owned.publisher} has signed it"
         case Why.FIRST:
             how = "as it was first seen"
-    return f"{owned.digest[:19]}… {how}"
+    return f"{short_digest(owned.digest)}… {how}"
 
 
 def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:

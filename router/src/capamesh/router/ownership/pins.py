@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.model_digest import is_digest, is_other_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 """`MAX_PINS` pins with as many holders as are kept and usual names have a third of that."""
 
 _VERSION = re.compile(r"[0-9]{1,20}\Z")  # as in an advert
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _MAX_TEXT_CHARS = 256  # of a model's name in an advert, and more than any peer id
 
 
@@ -99,17 +99,23 @@ def pins_from_json(raw: bytes) -> list[Pin]:
     entries = cast("list[object]", listed)
     if len(entries) > MAX_PINS:
         raise ConfigError(f"it has {len(entries)} pins; at most {MAX_PINS} are kept")
-    return [_pin(entry) for entry in entries]
+    return [pin for entry in entries if (pin := _pin(entry)) is not None]
 
 
-def _pin(entry: object) -> Pin:
+def _pin(entry: object) -> Pin | None:
+    """Return a pin; None where its digest is of another version of Capamesh, so that nobody can host it any more."""
     try:
         fields = cast("Mapping[str, object]", entry if isinstance(entry, dict) else {})
         holders = cast("list[list[object]]", fields["holders"])
+        digest = _text(fields["digest"])
+        if is_other_digest(digest):
+            return None
+        if not is_digest(digest):
+            raise ValueError(digest[:80])  # noqa: TRY301 - as of any other field
         return Pin(
             model=ModelName(_text(fields["model"])),
             version=ModelVersion(_like(_VERSION, fields["version"])),
-            digest=_like(_DIGEST, fields["digest"]),
+            digest=digest,
             why=Why(_text(fields["why"])),
             publisher=_text(fields["publisher"], may_be_empty=True),
             is_trusted=fields["is_trusted"] is True,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.model_digest import short_digest
 from capamesh.router.ownership.pins import MAX_KEPT_HOLDERS, Pin, Why
 from capamesh.router.ownership.quorum import first_among, votes, winner
 
@@ -107,7 +108,7 @@ class OwnedVersion:
     def __repr__(self) -> str:
         trust = "trusted" if self.is_trusted else "on trial"
         return (
-            f"OwnedVersion({self.model!r} {self.version} is {self.digest[:15]!r}, {self.why},"
+            f"OwnedVersion({self.model!r} {self.version} is {short_digest(self.digest)!r}, {self.why},"
             f" {trust}, {len(self.claims)} nodes)"
         )
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.model_digest import DIGEST_PATTERN, EXPECTED
 from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, meaning, quoted, shown
 from capamesh.protocol.toml_text import read_toml
 from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
@@ -39,8 +40,8 @@ _Version: TypeAlias = Annotated[
 ]
 _Digest: TypeAlias = Annotated[
     str,
-    Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)"),  # likewise
-    meaning('"sha256:" and 64 lower-case hexadecimal digits, as `capamesh models` shows them'),
+    Meta(pattern=DIGEST_PATTERN),
+    meaning(f"{EXPECTED}, as `capamesh models` shows them; other forms are other versions'"),
 ]
 
 

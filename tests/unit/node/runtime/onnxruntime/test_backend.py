@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from model_files import source_at
 from onnx import helper
 
-from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.repository import ContentChanged, Manifest, ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
@@ -27,7 +29,6 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     RunFailed,
 )
-from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 P = onnx.TensorProto
@@ -58,7 +59,7 @@ Load = Callable[..., LoadedModel]
 
 
 def source_of(path: Path, manifest: Manifest = Manifest()) -> ModelSource:  # noqa: B008  # frozen
-    return ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, manifest)
+    return source_at(path, manifest)
 
 
 def write(
@@ -524,8 +525,10 @@ def test_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, compla
 
 
 def test_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
+    source = source_of(small_model(tmp_path))
+    source.path.unlink()
     with pytest.raises(ModelInvalid, match="its file cannot be read: "):
-        OnnxBackend().load(source_of(tmp_path / "model.onnx"))
+        OnnxBackend().load(source)
 
 
 def test_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
@@ -744,7 +747,9 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
     fell_back.providers = (tensorrt, CPU)
     cache = tmp_path / "cache"
     backend = OnnxBackend("cuda", device_index=1, cache_folder=cache)
-    backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
+    source = source_of(small_model(tmp_path), Manifest(providers=(tensorrt,)))
+    engines = cache / source.digest.replace(":", "-")
+    backend.load(source)
     assert fell_back.asked == {
         "providers": [
             (
@@ -752,7 +757,7 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
                 {
                     "device_id": "1",
                     "trt_engine_cache_enable": "1",
-                    "trt_engine_cache_path": str(cache / "sha256-0"),
+                    "trt_engine_cache_path": str(engines),
                     "trt_timing_cache_enable": "1",
                     "trt_timing_cache_path": str(cache),
                 },
@@ -760,10 +765,10 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
         ],
         "enable_fallback": False,
     }
-    assert (cache / "sha256-0").stat().st_mode & 0o777 == 0o700
-    os.utime(cache / "sha256-0", (1_000, 1_000))
+    assert engines.stat().st_mode & 0o777 == 0o700
+    os.utime(engines, (1_000, 1_000))
     backend.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
-    assert (cache / "sha256-0").stat().st_mtime > 1_000  # it is in use
+    assert engines.stat().st_mtime > 1_000  # it is in use
     blocked = OnnxBackend("cuda", cache_folder=small_model(tmp_path))
     with pytest.raises(ModelInvalid, match="the folder for its compiled engines cannot be made: "):
         blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
@@ -819,3 +824,34 @@ def test_session_spins_within_runs_only_and_has_the_threads_it_was_reported(
     (options,) = seen
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+def test_file_that_is_not_the_verified_one_is_not_given_to_the_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(small_model(tmp_path))
+    write(
+        tmp_path / "other",
+        [value("x", P.FLOAT, [1])],
+        [value("y", P.FLOAT, [1])],
+        [node("Neg", ["x"], ["y"])],
+    ).rename(source.path)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", pytest.fail)
+    with pytest.raises(ContentChanged, match="has other bytes than sha256-chunks:"):
+        OnnxBackend().load(source)
+
+
+def test_file_that_is_changed_while_the_runtime_reads_it_gives_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(small_model(tmp_path))
+    real = onnxruntime.InferenceSession
+
+    def swapping(path: str, *args: Any, **more: Any) -> object:
+        Path(path).write_bytes(b"")
+        small_model(tmp_path / "again").rename(path)
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", swapping)
+    with pytest.raises(ContentChanged, match="was changed while it was read"):
+        OnnxBackend().load(source)

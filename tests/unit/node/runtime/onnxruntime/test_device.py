@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from model_files import source_at
 from onnx import helper
 
 from capamesh.node.devices.nvml import GpuReader
-from capamesh.node.repository import Manifest, ModelSource
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.arena import WINDOW_RUNS, ArenaWatch
@@ -23,7 +23,6 @@ from capamesh.node.runtime.onnxruntime.cuda_faults import LOST, device_loss
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
 from capamesh.node.runtime.onnxruntime.providers import DeviceLimits, provider_options, shrinking
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
-from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor
 
 P = onnx.TensorProto
@@ -50,7 +49,7 @@ def load(
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    source = source_at(path)
     return OnnxBackend().load(source)
 
 
@@ -218,17 +217,17 @@ def test_free_memory_of_a_gpu_is_found_by_its_own_name_or_else_its_index(
 
 def test_cuda_is_reported_its_device_and_its_limit() -> None:
     limits = DeviceLimits(2, memory_limit_bytes=3 * 2**30)
-    assert provider_options(CUDA, limits, "sha256:ab") == {
+    assert provider_options(CUDA, limits, "sha256-chunks:ab") == {
         "device_id": "2",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
         "gpu_mem_limit": "3221225472",
     }
-    assert provider_options("TensorrtExecutionProvider", limits, "sha256:ab") == {
+    assert provider_options("TensorrtExecutionProvider", limits, "sha256-chunks:ab") == {
         "device_id": "2",
         "trt_max_workspace_size": "3221225472",
     }
-    assert provider_options(CPU, limits, "sha256:ab") == {}
+    assert provider_options(CPU, limits, "sha256-chunks:ab") == {}
 
 
 def test_pools_that_shrink_are_those_of_the_device() -> None:
@@ -351,7 +350,7 @@ def test_load_may_find_the_device_lost_too(tmp_path: Path, monkeypatch: pytest.M
     reported: list[str] = []
     load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
     path = tmp_path / "model.onnx"
-    source = ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    source = source_at(path)
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(ModelInvalid, match="CUDA failure 719"):
         OnnxBackend("cuda", on_lost=reported.append).load(source)

@@ -13,9 +13,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_files import source_at
 from onnx import helper
 
-from capamesh.node.repository import Manifest, ModelSource
+from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
@@ -25,7 +26,6 @@ from capamesh.node.runtime.onnxruntime.raw_texts import (
     RawTextSession,
 )
 from capamesh.protocol.errors import InvalidRequest, RunFailed
-from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Tensor
 
 pytestmark = pytest.mark.skipif(
@@ -37,7 +37,7 @@ ODD = [b"\xff\xfe\x00\x80", b"", b"a\x00b", b"\x00", b"\xf0\x9f", "grün".encode
 
 
 def source(path: Path) -> ModelSource:
-    return ModelSource(ModelName("m"), ModelVersion("1"), path, "sha256:0", 0, Manifest())
+    return source_at(path)
 
 
 def write(path: Path) -> Path:
@@ -160,9 +160,9 @@ def test_inputs_that_the_model_does_not_take_are_refused_before_the_run(model: L
 
 
 def test_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
-    large = dataclasses.replace(
-        source(write(tmp_path / "model.onnx")), size_bytes=MAX_MODEL_BYTES + 1
-    )
+    small = source(write(tmp_path / "model.onnx"))
+    content = dataclasses.replace(small.content, size_bytes=MAX_MODEL_BYTES + 1)
+    large = dataclasses.replace(small, content=content)
     model = OnnxBackend().load(large)
     with pytest.raises(InvalidRequest, match="Python binding, which takes no others"):
         model.validate(inputs(ODD))

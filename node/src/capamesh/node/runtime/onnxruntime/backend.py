@@ -19,7 +19,6 @@ from typing_extensions import override
 from capamesh.node.devices.host import read_cpu, resident_bytes
 from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
-from capamesh.node.repository.onnx_scan import Contents, contents_of
 from capamesh.node.runtime.api import Backend, LoadedModel
 from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.cuda_faults import device_loss
@@ -144,22 +143,15 @@ class OnnxBackend(Backend):
         usable = [name for name in wanted if name in available]
         if not usable and not may_fall_back:
             raise _not_on(wanted, f"this ONNX Runtime has only {', '.join(available)}")
-        contents = _contents(source.path)
         self._make_engine_folder(usable, source.digest)
         try:
-            session = ort.InferenceSession(
-                str(source.path),
-                _session_options(threads),
-                providers=[
-                    (name, provider_options(name, self._limits, source.digest))
-                    for name in usable or [CPU]
-                ],
-                enable_fallback=False,  # else a failing device turns into the CPU in mid-run
-            )
-            provider, has_its_work = _provider(session)
-        except Exception as exc:  # ONNX Runtime's errors share no other base
-            self._look_after_device(exc)
-            raise ModelInvalid(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+            with source.content.reading() as path:
+                session, provider, has_its_work = self._session(
+                    path, source.digest, usable or [CPU], threads
+                )
+                raw = self._raw_session(source, path, session) if provider == CPU else None
+        except OSError as exc:
+            raise ModelInvalid(f"its file cannot be read: {exc}") from exc
         if provider not in wanted and not may_fall_back:
             # Where a provider's libraries are missing, ONNX Runtime logs it and takes the CPU.
             why = f"ONNX Runtime fell back to {provider}, as its log above explains"
@@ -169,13 +161,33 @@ class OnnxBackend(Backend):
         return OnnxModel(
             session,
             provider,
-            contents,
+            source.content.onnx,
             self._limits.device_index,
             self._look_after_device,
-            self._raw_session(source, session) if provider == CPU else None,
+            raw,
         )
 
-    def _raw_session(self, source: ModelSource, session: Untyped) -> RawTextSession | None:
+    def _session(
+        self, path: Path, digest: str, providers: Sequence[str], threads: int
+    ) -> tuple[Untyped, str, bool]:
+        """Return a session of the file at `path`, and what `_provider` says of it."""
+        try:
+            session = ort.InferenceSession(
+                str(path),
+                _session_options(threads),
+                providers=[
+                    (name, provider_options(name, self._limits, digest)) for name in providers
+                ],
+                enable_fallback=False,  # else a failing device turns into the CPU in mid-run
+            )
+            return session, *_provider(session)
+        except Exception as exc:  # ONNX Runtime's errors share no other base
+            self._look_after_device(exc)
+            raise ModelInvalid(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+
+    def _raw_session(
+        self, source: ModelSource, path: Path, session: Untyped
+    ) -> RawTextSession | None:
         """Return what runs the model with texts that are no UTF-8; None where it takes no texts, or nothing can."""
         takes_texts = any(arg.type == "tensor(string)" for arg in session.get_inputs())
         if not takes_texts or source.size_bytes > MAX_MODEL_BYTES:
@@ -186,7 +198,7 @@ class OnnxBackend(Backend):
         raw = self._raw_sessions.get(source.digest)
         if raw is None:
             try:
-                raw = self._raw_sessions[source.digest] = RawTextSession(runtime, source.path)
+                raw = self._raw_sessions[source.digest] = RawTextSession(runtime, path)
             except RunFailed:
                 return None  # of another version than the binding, it may lack an operator
         return raw
@@ -242,14 +254,6 @@ def _session_options(threads: int) -> object:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
-
-
-def _contents(path: Path) -> Contents:
-    try:
-        with path.open("rb") as stream:
-            return contents_of(stream)
-    except OSError as exc:
-        raise ModelInvalid(f"its file cannot be read: {exc}") from exc
 
 
 def _provider(session: Untyped) -> tuple[str, bool]:

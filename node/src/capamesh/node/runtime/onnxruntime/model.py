@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy.typing as npt
 from typing_extensions import override
 
-from capamesh.node.repository.onnx_scan import Contents, precision
+from capamesh.node.repository.onnx_scan import OnnxContents, precision
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.binding import INVALID_ARGUMENT, Untyped, one_line, ort
@@ -66,7 +66,7 @@ class OnnxModel(LoadedModel):
         self,
         session: Untyped,
         provider: str,
-        contents: Contents,
+        contents: OnnxContents,
         device_index: int,
         on_error: Callable[[Exception], None],
         raw: RawTextSession | None = None,

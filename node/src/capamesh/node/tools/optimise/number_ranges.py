@@ -1,7 +1,7 @@
-"""The ranges of whole numbers that a model's inputs may hold, found from what its graph does with them. Pure.
+"""Which whole numbers a model's inputs may hold, found from what its graph does with them. Pure.
 
-A number that is looked up in a table must be less than the table is long: the graph says how long. A number that is
-only computed with may be anything, and the graph does not say what is usual: it gets no range.
+A number that is looked up in a table must be less than the table is long: the graph says how long. What is
+only computed with may be anything, and the graph does not say what is usual: no range is given for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOOKUPS: Final[dict[str, dict[int, int]]] = {
     "com.microsoft.GatherBlockQuantized": {1: 0},
     "com.microsoft.EmbedLayerNormalization": {0: 2, 1: 4, 8: 3},
 }
-"""The inputs of each operator that are looked up, and the input in which they are."""
+"""By operator: which inputs are looked up, and in which."""
 _AXES: Final = frozenset({"axis", "gather_axis"})
 """Attributes that say along which axis of the table, 0 where they are missing."""
 _MAX_STEPS: Final = 16  # guess: a table is dequantized and cast
@@ -74,7 +74,7 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.shapes: dict[str, Sequence[int]] = {}
-        """The shapes of constants."""
+        """Of constants."""
         self._counts: dict[str, int] = {}
         """Constants of one whole number."""
         self._uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}

@@ -16,7 +16,7 @@ _Untyped = Any
 
 INSTALL: Final = "pip install 'capamesh[optimize]'"
 DATA_SUFFIX: Final = ".data"
-"""The suffix of the file beside `model.onnx` that takes the weights which do not fit into it (ONNX's own habit)."""
+"""Of the file beside `model.onnx` that takes the weights which do not fit into it (ONNX's own habit)."""
 INLINE_BYTES: Final = 1_900_000_000
 """Above, weights go into a file of their own: protobuf reads 2**31 - 1 bytes, and operators need some too."""
 _MIN_EXTERNAL_BYTES: Final = 1024

@@ -1,4 +1,4 @@
-"""Puts an optimised model in its place: built in a hidden folder beside it, then renamed. Writes files."""
+"""Where an optimised model goes: built in a hidden folder beside it, then renamed into place. Writes files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
-from capamesh.node.repository.external_data import checked_location, external_locations
+from capamesh.node.repository.external_data import checked_location
 from capamesh.node.repository.folder_files import CONFIG_FILE, MANIFEST_FILE
 from capamesh.node.repository.triton.config_pbtxt import ONNX_FILE
 from capamesh.protocol.errors import ConfigError
@@ -30,7 +30,7 @@ class Building:
     name: str
     version: str
     onnx_name: PurePath
-    """The path of its ONNX file, relative to the version's folder, as in the original, whose settings come along."""
+    """Of its ONNX file, relative to the version's folder: as in the original, whose settings come along."""
 
     @property
     def model_folder(self) -> Path:
@@ -39,7 +39,7 @@ class Building:
 
     @property
     def onnx_file(self) -> Path:
-        """Return the path at which the model itself goes."""
+        """Where the model itself goes."""
         return self.version_folder / self.onnx_name
 
     @property
@@ -110,8 +110,7 @@ def models_folder(source: ModelSource) -> Path:
 
 def copy_companions(source: ModelSource, building: Building) -> None:
     """Copy what belongs to `source` besides its ONNX file and its weights: manifest, labels, other files."""
-    with source.path.open("rb") as stream:
-        weights = {checked_location(name).as_posix() for name in external_locations(stream)}
+    weights = {checked_location(name).as_posix() for name in source.content.onnx.locations}
     for file in source.files:
         if file.name != ONNX_FILE and file.name not in weights:
             _copy(file.path, building.onnx_file.parent / file.name)

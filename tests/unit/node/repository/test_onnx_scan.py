@@ -189,3 +189,27 @@ def test_file_that_is_cut_anywhere_is_refused(length: int) -> None:
 def test_junk_is_counted_or_refused_and_never_fails_otherwise(raw: bytes) -> None:
     with contextlib.suppress(ModelInvalid):
         assert all(count >= 0 for count in contents_of(io.BytesIO(raw)).weights.values())
+
+
+def test_weight_of_more_dimensions_than_any_array_has_is_refused() -> None:
+    for dims in (b"\x08\x02" * 65, b"\x0a\x41" + b"\x02" * 65):  # one by one, and packed
+        graph = b"\x2a" + _varint(len(dims)) + dims
+        with pytest.raises(ModelInvalid, match="a weight of more than 64 dimensions"):
+            contents_of(io.BytesIO(b"\x3a" + _varint(len(graph)) + graph))
+
+
+def test_one_walk_finds_files_weights_and_operators() -> None:
+    outside = P(name="e", data_type=P.FLOAT, dims=[2, 3], data_location=P.EXTERNAL)
+    outside.external_data.add(key="location", value="weights.bin")
+    constant = P(name="c", data_type=P.FLOAT, dims=[100], data_location=P.EXTERNAL)
+    constant.external_data.add(key="location", value="constant.bin")
+    proto = model(
+        zeros(P.FLOAT, 5),
+        outside,
+        nodes=(node("Constant", [], ["k"], value=constant), node("Range", ["a", "b", "c"], ["y"])),
+    )
+    assert contents_of(io.BytesIO(proto.SerializeToString())) == (
+        {"weights.bin", "constant.bin"},
+        {P.FLOAT: 11},  # a constant is no weight
+        True,
+    )

@@ -1,0 +1,27 @@
+"""Model files of a test as a node would have them: verified, with what their ONNX file holds."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from capamesh.node.repository import FolderOrigin, Manifest, ModelSource, VerifiedContent
+from capamesh.node.repository.file_stamp import stamp_of
+from capamesh.node.repository.onnx_scan import contents_of
+from capamesh.protocol.ids import ModelName, ModelVersion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def content_at(path: Path, *others: Path) -> VerifiedContent:
+    """Return the ONNX file at `path` and the `others` beside it, verified."""
+    files = [stamp_of("model.onnx", path, path.stat())]
+    files += [stamp_of(other.name, other, other.stat()) for other in others]
+    onnx = contents_of(io.BytesIO(path.read_bytes()))
+    return FolderOrigin(path, tuple(files), onnx).verified()
+
+
+def source_at(path: Path, manifest: Manifest | None = None) -> ModelSource:
+    """Return the model "m" whose ONNX file is at `path`, with nothing beside it."""
+    return ModelSource(ModelName("m"), ModelVersion("1"), content_at(path), manifest or Manifest())

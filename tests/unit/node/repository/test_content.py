@@ -1,0 +1,346 @@
+"""Verified content: what an origin gives is hashed, and what is loaded is what was hashed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from capamesh.node.repository import (
+    ContentChanged,
+    FileStamp,
+    FolderOrigin,
+    ModelOrigin,
+    VerifiedContent,
+    file_stamp,
+)
+from capamesh.node.repository import content as content_module
+from capamesh.node.repository import origin as origin_module
+from capamesh.node.repository.chunks import (
+    CHUNK_BYTES,
+    ChunkHasher,
+    ChunkList,
+    FileChunks,
+    read_chunk_list,
+)
+from capamesh.node.repository.content import hash_file
+from capamesh.node.repository.file_stamp import stamp_of
+from capamesh.protocol.errors import ModelInvalid
+
+MODEL = bytes(CHUNK_BYTES) + b"model"
+WORDS = b"words"
+
+
+class MemoryOrigin(ModelOrigin):
+    """A version whose chunk list and chunks somebody sends, who is not believed: `folder` gets what is verified."""
+
+    def __init__(
+        self, digest: str, listed: bytes, files: Mapping[str, bytes], folder: Path
+    ) -> None:
+        self._digest = digest
+        self._listed = listed
+        self._files = files
+        self._folder = folder
+
+    @override
+    def verified(self) -> VerifiedContent:
+        began_ns = time.time_ns()
+        chunks = read_chunk_list(self._listed, self._digest)
+        for file in chunks.files:
+            path = self._folder / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as stream:
+                for index in range(len(file.hashes)):
+                    start = index * CHUNK_BYTES
+                    data = self._files[file.name][start : start + CHUNK_BYTES]
+                    if problem := file.chunk_problem(index, data):
+                        raise ModelInvalid(problem)
+                    stream.write(data)
+        stamps = tuple(stamp(self._folder / file.name, file.name) for file in chunks.files)
+        path = self._folder / "model.onnx"
+        return VerifiedContent(path, self._digest, chunks.size_bytes, chunks, stamps, began_ns)
+
+
+def stamp(path: Path, name: str = "") -> FileStamp:
+    return stamp_of(name or path.name, path, path.stat())
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every change give another time, however soon it is made."""
+    monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(MODEL)
+    (tmp_path / "words.txt").write_bytes(WORDS)
+    return tmp_path
+
+
+def in_folder(folder: Path) -> VerifiedContent:
+    files = (stamp(folder / "words.txt"), stamp(folder / "model.onnx"))
+    return FolderOrigin(folder / "model.onnx", files).verified()
+
+
+def load(content: VerifiedContent) -> bytes:
+    """Return what a loader reads."""
+    with content.reading() as path:
+        return path.read_bytes()
+
+
+def test_content_of_a_folder_is_what_its_files_have(folder: Path) -> None:
+    content = in_folder(folder)
+    assert [file.name for file in content.files] == ["model.onnx", "words.txt"]
+    assert content.digest == content.chunks.digest()
+    assert content.size_bytes == len(MODEL) + len(WORDS)
+    assert [content.chunks.files[0].chunk_problem(0, MODEL[:CHUNK_BYTES])] == [""]
+    assert load(content) == MODEL
+    assert content.read("words.txt") == WORDS
+    with pytest.raises(KeyError):
+        content.read("other.txt")
+
+
+def test_folder_and_a_sender_give_the_same_content(folder: Path, tmp_path: Path) -> None:
+    ours = in_folder(folder)
+    sent = {"model.onnx": MODEL, "words.txt": WORDS}
+    theirs = MemoryOrigin(ours.digest, ours.chunks.packed(), sent, tmp_path / "sent").verified()
+    assert (theirs.digest, theirs.chunks, load(theirs)) == (ours.digest, ours.chunks, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("sent", "complaint"),
+    [
+        (b"\1" + MODEL[1:], "chunk 0 of 'model.onnx' has other bytes"),
+        (MODEL[:-1] + b"L", "chunk 1 of 'model.onnx' has other bytes"),
+        (MODEL[:-1], "chunk 1 of 'model.onnx' has 4 bytes, expected 5"),
+        (MODEL + b"!", "chunk 1 of 'model.onnx' has 6 bytes, expected 5"),
+        (b"", "chunk 0 of 'model.onnx' has 0 bytes"),
+    ],
+    ids=["first chunk", "last chunk", "truncated", "appended", "nothing"],
+)
+def test_sender_that_lies_about_a_chunk_is_found_by_that_chunk(
+    folder: Path, tmp_path: Path, sent: bytes, complaint: str
+) -> None:
+    ours = in_folder(folder)
+    origin = MemoryOrigin(
+        ours.digest, ours.chunks.packed(), {"model.onnx": sent, "words.txt": WORDS}, tmp_path / "s"
+    )
+    with pytest.raises(ModelInvalid) as caught:
+        origin.verified()
+    assert complaint in caught.value.message
+
+
+def test_file_known_by_its_stamp_is_not_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = in_folder(folder)
+    known = dict(zip(before.files, before.chunks.files, strict=True))
+    monkeypatch.setattr(origin_module, "hash_file", pytest.fail)
+    after = FolderOrigin(before.path, before.files, known=known).verified()
+    assert after == before
+
+
+@pytest.mark.usefixtures("ticks")
+def test_file_that_was_only_touched_is_hashed_again_and_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = in_folder(folder)
+    os.utime(folder / "words.txt", (1, 1))
+    read: list[str] = []
+
+    def logged(file: FileStamp) -> FileChunks:
+        read.append(file.name)
+        return hash_file(file)
+
+    monkeypatch.setattr(content_module, "hash_file", logged)
+    assert load(content) == MODEL
+    assert read == ["words.txt"]
+
+
+def flipped(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(CHUNK_BYTES)
+        stream.write(b"M")
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, CHUNK_BYTES)
+
+
+def appended(path: Path) -> None:
+    with path.open("ab") as stream:
+        stream.write(b"!")
+
+
+def swapped(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(MODEL[:-1] + b"L")
+    other.rename(path)
+
+
+def linked(path: Path) -> None:
+    other = path.with_name("elsewhere")
+    other.write_bytes(MODEL[:-1] + b"L")
+    path.unlink()
+    path.symlink_to(other)
+
+
+CHANGED = r"model\.onnx' (was changed while it was read|has other bytes than sha256-chunks:)"
+"""The second where the change was made in the same tick of the clock as the one before."""
+ATTACKS = [flipped, truncated, appended, swapped, linked]
+
+
+def in_secret(attack: Callable[[Path], None], path: Path) -> None:
+    """Change the file, and give it the time that it had."""
+    before = path.stat()
+    attack(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_file_that_is_changed_between_hash_and_load_is_not_loaded(
+    folder: Path, attack: Callable[[Path], None]
+) -> None:
+    content = in_folder(folder)
+    in_secret(attack, content.path)
+    with pytest.raises(ContentChanged, match=f"model.onnx' has other bytes than {content.digest}"):
+        load(content)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_file_that_is_changed_while_it_is_loaded_is_refused(
+    folder: Path, attack: Callable[[Path], None]
+) -> None:
+    content = in_folder(folder)
+    with pytest.raises(ContentChanged, match=CHANGED):  # noqa: SIM117
+        with content.reading() as path:
+            in_secret(attack, path)
+
+
+def test_file_beside_the_model_is_verified_too(folder: Path) -> None:
+    content = in_folder(folder)
+    (folder / "words.txt").write_bytes(b"WORDS")
+    with pytest.raises(ContentChanged, match=r"words\.txt' has other bytes"):
+        load(content)
+
+
+@pytest.mark.parametrize("raw", [b"WORDS", b"word", b"words!", b""])
+def test_small_file_that_is_read_has_the_bytes_that_were_hashed(folder: Path, raw: bytes) -> None:
+    content = in_folder(folder)
+    in_secret(lambda path: path.write_bytes(raw) and None, folder / "words.txt")
+    with pytest.raises(ContentChanged, match=r"words\.txt' has other bytes"):
+        content.read("words.txt")
+
+
+def same(path: Path) -> None:
+    """Change the file as if in the same tick of the clock: it keeps its stamp."""
+    with path.open("r+b") as stream:
+        stream.write(b"\1")
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the times of all files stand still, and be too new to tell of a change."""
+    monkeypatch.setattr(file_stamp, "TICK_NS", 10**12)
+    monkeypatch.setattr(content_module, "_now", lambda file: file)
+    monkeypatch.setattr(file_stamp, "_check", lambda file, descriptor: None)
+
+
+@pytest.mark.usefixtures("still")
+def test_change_in_the_same_tick_as_the_one_before_is_found_at_the_load(folder: Path) -> None:
+    content = in_folder(folder)
+    same(content.path)
+    with pytest.raises(ContentChanged, match="has other bytes"):  # noqa: SIM117
+        with content.reading():
+            pytest.fail("the loader was given the file")
+
+
+@pytest.mark.usefixtures("still")
+def test_change_in_the_same_tick_as_the_one_before_is_found_after_the_load(folder: Path) -> None:
+    content = in_folder(folder)
+    with pytest.raises(ContentChanged, match="has other bytes"):  # noqa: SIM117
+        with content.reading() as path:
+            same(path)
+
+
+def test_link_to_the_verified_bytes_is_as_good_as_the_file(folder: Path) -> None:
+    content = in_folder(folder)
+    moved = folder / "moved"
+    content.path.rename(moved)
+    content.path.symlink_to(moved)
+    assert load(content) == MODEL
+
+
+def test_file_that_is_gone_is_an_error_of_the_system(folder: Path) -> None:
+    content = in_folder(folder)
+    content.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        load(content)
+
+
+def test_file_of_another_stamp_is_not_hashed(folder: Path) -> None:
+    before = stamp(folder / "model.onnx")
+    in_secret(flipped, folder / "model.onnx")
+    with pytest.raises(ContentChanged, match="was changed while it was read"):
+        hash_file(before)
+
+
+@pytest.mark.parametrize("attack", [flipped, truncated, appended])
+def test_file_that_is_written_to_while_it_is_hashed_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, attack: Callable[[Path], None]
+) -> None:
+    real = ChunkHasher.update
+    left = [attack]
+
+    def update(hasher: ChunkHasher, data: memoryview) -> None:
+        if left:
+            left.pop()(folder / "model.onnx")
+        real(hasher, data)
+
+    monkeypatch.setattr(ChunkHasher, "update", update)
+    with pytest.raises(ContentChanged, match="was changed while it was read"):
+        hash_file(stamp(folder / "model.onnx"))
+
+
+def test_file_that_grows_without_an_end_is_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkHasher.update
+    updates: list[int] = []
+
+    def update(hasher: ChunkHasher, data: memoryview) -> None:
+        updates.append(len(data))
+        with (folder / "model.onnx").open("ab") as stream:
+            stream.write(data)
+        real(hasher, data)
+
+    monkeypatch.setattr(ChunkHasher, "update", update)
+    with pytest.raises(ContentChanged):
+        hash_file(stamp(folder / "model.onnx"))
+    assert sum(updates) <= len(MODEL)
+
+
+def test_large_file_is_hashed_without_being_held(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+    real = ChunkHasher.update
+
+    def update(hasher: ChunkHasher, data: memoryview) -> None:
+        pieces.append(len(data))
+        real(hasher, data)
+
+    monkeypatch.setattr(ChunkHasher, "update", update)
+    assert hash_file(stamp(folder / "model.onnx")).size_bytes == len(MODEL)
+    assert sum(pieces) == len(MODEL)
+    assert max(pieces) <= 2**20
+
+
+def test_content_without_files_has_the_digest_of_an_empty_list() -> None:
+    content = FolderOrigin(Path("nowhere"), ()).verified()
+    assert content.digest == ChunkList(()).digest()
